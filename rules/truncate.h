@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* truncate.h - top-k, top-p and min-p as one value threshold on a row.
+ *
+ * Each filter keeps an upper level set {z >= cut}: ties at the edge stay, and the set is a function
+ * of the values alone (rules.md 4.1).  The cut is found without sorting: logits map to ordered
+ * 32-bit keys, and four levels of 256 bins narrow the key down.  A bin holds counts, or masses as
+ * integers in units of 2^-40 of the largest weight: integers, so any order of adding gives the same
+ * cut. */
+#ifndef SPC_RULES_TRUNCATE_H
+#define SPC_RULES_TRUNCATE_H
+
+#include "row.h"
+
+enum { SPC_CUT_LEVELS = 4, SPC_CUT_BINS = 256 };
+
+/* Larger logit, larger key; -0 and +0 share one. */
+SPC_FN uint32_t spc_key_of_logit(float logit)
+{
+    uint32_t bits = spc_float_bits(logit + 0.0f);
+
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+SPC_FN float spc_logit_of_key(uint32_t key)
+{
+    return spc_bits_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+/* A weight in (0, 1] as an integer mass. */
+SPC_FN uint64_t spc_mass_of(float weight)
+{
+    return (uint64_t)(weight * 1099511627776.0f);
+}
+
+/* The search for a cut: the keys still in question share the first 8 * level bits with prefix. */
+typedef struct {
+    uint32_t prefix;
+    int32_t level;
+    uint64_t above;  /* mass of all keys above those in question */
+    uint64_t target; /* the set must hold at least this much */
+} spc_cut;
+
+SPC_FN spc_cut spc_cut_begin(uint64_t target)
+{
+    spc_cut c;
+
+    c.prefix = 0;
+    c.level = 0;
+    c.above = 0;
+    c.target = target > 0 ? target : 1;
+    return c;
+}
+
+/* Bin of a key at the present level, or -1 when the key is out of question. */
+SPC_FN int32_t spc_cut_bin(spc_cut c, uint32_t key)
+{
+    int32_t shift = 24 - 8 * c.level;
+
+    if (c.level > 0 && (key ^ c.prefix) >> (shift + 8) != 0) return -1;
+    return (int32_t)(key >> shift & 255u);
+}
+
+/* Go one level down into the bin in which the target is reached from above.  bins: [SPC_CUT_BINS].
+ */
+SPC_FN spc_cut spc_cut_descend(spc_cut c, const uint64_t *bins)
+{
+    int32_t bin = SPC_CUT_BINS - 1;
+
+    while (bin > 0 && c.above + bins[bin] < c.target) {
+        c.above += bins[bin];
+        bin--;
+    }
+    c.prefix |= (uint32_t)bin << (24 - 8 * c.level);
+    c.level++;
+    return c;
+}
+
+/* Mass that a nucleus must hold: the least integer that is at least top_p of the total. */
+SPC_FN uint64_t spc_nucleus_target(float top_p, uint64_t total)
+{
+    double wanted = (double)top_p * (double)total;
+    uint64_t target = (uint64_t)wanted;
+
+    return (double)target < wanted ? target + 1 : target;
+}
+
+/* min-p: least logit kept; log_min_p = ln(min_p), rounded once from double. */
+SPC_FN float spc_min_p_cut(float max, float temperature, float log_min_p)
+{
+    return max + temperature * log_min_p;
+}
+
+#endif
