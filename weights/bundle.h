@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bundle.h - a model as it lies on disk or in memory: named files, and the tensors inside them. */
+#ifndef SPC_WEIGHTS_BUNDLE_H
+#define SPC_WEIGHTS_BUNDLE_H
+
+#include <stdbool.h>
+
+#include <spc/status.h>
+
+#include "tensor.h"
+
+typedef struct spc_bundle spc_bundle;
+
+/* A file that is already in memory (the embedded models). */
+typedef struct {
+    const char *name; /* "config.json"; borrowed until the bundle is closed */
+    const void *data; /* [bytes], borrowed until the bundle is closed */
+    size_t bytes;
+} spc_blob;
+
+/* Open the folder of a Hugging Face checkpoint: maps model.safetensors, or every shard that
+ * model.safetensors.index.json names, read-only, and checks every header.  Nothing is copied but
+ * tensors whose bytes are not aligned for their type.
+ * Fails with SPC_EIO, SPC_EFORMAT, SPC_ENOMEM; safe on untrusted files. */
+spc_status spc_bundle_open(const char *folder, spc_bundle **out, spc_error *err);
+
+/* The same over files in memory; `where` names them in messages ("embedded:verifier").  The array
+ * is copied, names and bytes are borrowed. */
+spc_status spc_bundle_open_memory(const char *where, const spc_blob *files, int32_t count,
+                                  spc_bundle **out, spc_error *err);
+
+/* Close and unmap.  NULL is allowed.  Every view of it ends here. */
+void spc_bundle_close(spc_bundle *bundle);
+
+/* What to call this model in messages: the folder as given, or `where`. */
+const char *spc_bundle_where(const spc_bundle *bundle);
+
+/* Contents of a text file of the model ("config.json", "tokenizer.json"), borrowed until the bundle
+ * closes (read on first use and kept; not thread-safe).  SPC_EIO when there is none, named in full.
+ */
+spc_status spc_bundle_file(spc_bundle *bundle, const char *name, const char **data, size_t *bytes,
+                           spc_error *err);
+
+/* Does the model have a file of that name?  (A file that is there and unreadable still counts.) */
+bool spc_bundle_has_file(const spc_bundle *bundle, const char *name);
+
+/* Number of tensors, and the i-th in the order of names; the i-th is NULL when out of range. */
+int32_t spc_bundle_count(const spc_bundle *bundle);
+const spc_tensor *spc_bundle_tensor(const spc_bundle *bundle, int32_t i);
+
+/* The tensor of that name, or NULL. */
+const spc_tensor *spc_bundle_find(const spc_bundle *bundle, const char *name);
+
+/* Bytes of all tensors together. */
+uint64_t spc_bundle_bytes(const spc_bundle *bundle);
+
+#endif

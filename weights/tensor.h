@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tensor.h - element types of weights, and a named view of one tensor. */
+#ifndef SPC_WEIGHTS_TENSOR_H
+#define SPC_WEIGHTS_TENSOR_H
+
+#include <stdint.h>
+
+/* id, name in safetensors, bytes per element.  Which of them a backend can multiply is the
+ * backend's own business; all of them can be read and listed. */
+#define SPC_DTYPE_MAP(X)     \
+    X(F32, "F32", 4)         \
+    X(F16, "F16", 2)         \
+    X(BF16, "BF16", 2)       \
+    X(F64, "F64", 8)         \
+    X(F8_E4M3, "F8_E4M3", 1) \
+    X(F8_E5M2, "F8_E5M2", 1) \
+    X(I64, "I64", 8)         \
+    X(I32, "I32", 4)         \
+    X(I16, "I16", 2)         \
+    X(I8, "I8", 1)           \
+    X(U64, "U64", 8)         \
+    X(U32, "U32", 4)         \
+    X(U16, "U16", 2)         \
+    X(U8, "U8", 1)           \
+    X(BOOL, "BOOL", 1)
+
+#define SPC_DTYPE_ENUM(id, name, bytes) SPC_DTYPE_##id,
+typedef enum { SPC_DTYPE_MAP(SPC_DTYPE_ENUM) SPC_DTYPE_COUNT } spc_dtype;
+#undef SPC_DTYPE_ENUM
+
+enum { SPC_TENSOR_MAX_RANK = 8 };
+
+/* A view: name and data are borrowed from the bundle and live as long as it does. */
+typedef struct {
+    const char *name;                   /* "model.layers.0.mlp.up_proj.weight" */
+    spc_dtype dtype;                    /* of every element */
+    int32_t rank;                       /* 0 (a scalar) to SPC_TENSOR_MAX_RANK */
+    int64_t shape[SPC_TENSOR_MAX_RANK]; /* [rank], outermost first, row-major */
+    const void *data;                   /* shape's product of elements, aligned for dtype */
+    uint64_t bytes;                     /* of data */
+} spc_tensor;
+
+/* Name as in safetensors, and bytes per element. */
+const char *spc_dtype_name(spc_dtype dtype);
+uint32_t spc_dtype_bytes(spc_dtype dtype);
+
+#endif

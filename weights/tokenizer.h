@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tokenizer.h - tokenizer.json to ids and back.  Immutable after open: share it between threads. */
+#ifndef SPC_WEIGHTS_TOKENIZER_H
+#define SPC_WEIGHTS_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <spc/status.h>
+
+typedef struct spc_tokenizer spc_tokenizer;
+
+/* Parse the text of a tokenizer.json; `where` names it in messages.  The text is not kept.
+ * SPC_EFORMAT: not JSON, or it contradicts itself.  SPC_EMODEL: a kind that is not supported, named
+ * together with what is.  Safe on untrusted text. */
+spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
+                              spc_tokenizer **out, spc_error *err);
+void spc_tokenizer_close(spc_tokenizer *tokenizer); /* NULL is allowed */
+
+/* Ids are 0 .. size - 1, added tokens included (some of them may be holes without a piece). */
+int32_t spc_tokenizer_size(const spc_tokenizer *tokenizer);
+
+/* Encode UTF-8 text.  Added tokens that stand in the text become their id; `special` runs the
+ * post-processor as well (a BOS, say).  Bytes that are not UTF-8 are SPC_EINPUT with their offset.
+ *
+ * ids      receives the ids; malloc'd, the caller frees; NULL when count is 0
+ * count    how many */
+spc_status spc_tokenizer_encode(const spc_tokenizer *tokenizer, const char *text, size_t bytes,
+                                bool special, int32_t **ids, int32_t *count, spc_error *err);
+
+/* The bytes that one id decodes to inside a text, borrowed from the tokenizer; not terminated; may
+ * be part of a UTF-8 character.  NULL with *bytes = 0 for a hole or an id out of range. */
+const char *spc_tokenizer_piece(const spc_tokenizer *tokenizer, int32_t id, size_t *bytes);
+
+/* Is the id a special token (left out of what a user reads)? */
+bool spc_tokenizer_is_special(const spc_tokenizer *tokenizer, int32_t id);
+
+/* The id of a token by its exact content, added tokens included; -1: none. */
+int32_t spc_tokenizer_find(const spc_tokenizer *tokenizer, const char *content);
+
+/* Decode all ids.  SPC_EINPUT names the first id that is out of range.  Bytes that do not form
+ * UTF-8 become U+FFFD, as the reference tokenizers write them.
+ *
+ * text   receives malloc'd, terminated text, the caller frees */
+spc_status spc_tokenizer_decode(const spc_tokenizer *tokenizer, const int32_t *ids, int32_t count,
+                                bool skip_special, char **text, spc_error *err);
+
+/* First id on which two tokenizers disagree (other bytes, other special flag, other merges that
+ * make it), or -1 when they agree on every id both have.  Sizes may differ (padding); compare them
+ * apart. */
+int32_t spc_tokenizer_difference(const spc_tokenizer *a, const spc_tokenizer *b);
+
+#endif
