@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend.h - what a device must be able to do: the verbs.
+ *
+ * A runner is one model on one device: weights, KV caches of all slots, scratch.  The CPU backend
+ * defines what each verb means; every other backend is tested against it.  All memory is reserved
+ * by load: the verbs after it allocate nothing.  Calls on runners of one backend come from one
+ * thread at a time (the engine holds a lock).
+ *
+ * round.c composes a round from forward, draw, verify and rewind.  The composed round waits for
+ * every drafted token; a backend that can run whole rounds by itself will offer that as one more
+ * verb. */
+#ifndef SPC_HOST_BACKEND_H
+#define SPC_HOST_BACKEND_H
+
+#include "rules/row.h"
+#include "weights/bundle.h"
+
+#include "plan.h"
+
+#include <spc/spc.h>
+#include <spc/verify.h>
+
+typedef struct spc_backend spc_backend;
+typedef struct spc_runner spc_runner;
+
+/* How much a runner must be able to hold; fixed at load. */
+typedef struct {
+    int32_t slots;   /* sequences whose KV cache exists at once */
+    int32_t context; /* tokens per slot */
+    int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
+    int32_t outputs; /* logits rows kept at once */
+} spc_limits;
+
+/* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
+ * there, then it attends to positions 0 .. position[r].  The rows of one slot are consecutive, in
+ * rising order of position, and begin at that slot's KV length. */
+typedef struct {
+    int32_t count;           /* 1 .. limits.rows */
+    const int32_t *slot;     /* [count] */
+    const int32_t *token;    /* [count], 0 .. vocab - 1 */
+    const int32_t *position; /* [count] */
+    const int32_t *output;   /* [count] logits row to leave the result in, or -1: none wanted */
+} spc_rows;
+
+/* One sequence inside a round.  Row i of the lane has its logits in row `output + i` of the drafter
+ * and of the verifier. */
+typedef struct {
+    const spc_row_params *params; /* rule, sampling, seed; constant while the session lives */
+    int64_t position;             /* of the token that row 0 predicts */
+    int32_t output;               /* logits row of row 0 */
+    int32_t drafts;               /* rows with a draft */
+    uint32_t salt;                /* rules.md 1.3: 0, or of the round under block verification */
+    bool bonus;                   /* verify: draw the token after a fully kept draft */
+    int32_t *draft;               /* [drafts] drafted tokens; draw writes them, verify reads */
+    spc_row_stats *stats;         /* [drafts] of the drafter's rows; draw writes, verify reads */
+} spc_lane;
+
+typedef struct {
+    const char *name; /* "cpu" */
+
+    /* Open a device.  threads: 0 chooses.  isa: NULL chooses the widest vector unit, otherwise one
+     * by name; an unknown or absent one is SPC_EUSAGE and lists what there is. */
+    spc_status (*open)(spc_backend **out, int32_t threads, const char *isa, spc_error *err);
+    void (*close)(spc_backend *backend);               /* NULL allowed */
+    const char *(*device)(const spc_backend *backend); /* "cpu, 2 threads, avx512" */
+
+    /* Bytes that load would take beside the weights: exactly what it will reserve. */
+    size_t (*memory)(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);
+    /* Bind the plan to the tensors of a bundle and reserve every byte the runner will ever use.
+     * Every tensor is checked for name, shape and type (SPC_ESHAPE names tensor, expected, found).
+     * The CPU reads weights in place: the bundle must outlive the runner. */
+    spc_status (*load)(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
+                       const spc_limits *limits, spc_runner **out, spc_error *err);
+    void (*unload)(spc_runner *runner); /* NULL allowed */
+
+    /* Run rows; leave the logits rows asked for.  Advances the KV length of each slot.  A row's
+     * result depends on its own slot alone: not on its neighbours, their number or their order. */
+    spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);
+    /* Logits row, [vocab] float32, valid until the next forward that writes it. */
+    const float *(*logits)(const spc_runner *runner, int32_t output);
+    /* KV length of a slot, in tokens. */
+    int32_t (*length)(const spc_runner *runner, int32_t slot);
+    /* Forget KV entries at and after length (<= the present one): sets a counter, copies nothing.
+     */
+    void (*rewind)(spc_runner *runner, int32_t slot, int32_t length);
+
+    /* Draw draft i of every lane that has drafts > i from the drafter's row i: writes
+     * lane->draft[i], -1 when the row is bad, and lane->stats[i]. */
+    spc_status (*draw)(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
+                       spc_error *err);
+    /* Decide what the round emits, one verdict per lane (spc/verify.h).  drafter may be NULL when
+     * no rule among the lanes reads its rows. */
+    spc_status (*verify)(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
+                         int32_t count, spc_verdict *out, spc_error *err);
+} spc_backend_ops;
+
+extern const spc_backend_ops spc_backend_cpu;
+
+#endif

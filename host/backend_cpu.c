@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cpu.c - runs plans on the CPU and thereby defines what a plan means.
+ *
+ * Weights are read where they are mapped.  Linear ops and attention are split over a team of
+ * threads, outputs against outputs and heads against heads, so that no sum depends on the number of
+ * threads; everything else is a plain loop on the calling thread. */
+#include "cpu_kernels.h"
+#include "cpu_round.h"
+#include "cpu_threads.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile. */
+enum { LINEAR_GRAIN = 8, ALIGNMENT = 64 };
+
+struct spc_backend {
+    spc_team *team;
+    const spc_cpu_kernels *kernels;
+    char device[64];
+};
+
+struct spc_runner {
+    spc_backend *backend;
+    const spc_plan *plan;
+    spc_limits limits;
+    void *arena;        /* everything below lies in it */
+    spc_matrix *matrix; /* [weights] as they lie in the checkpoint */
+    float **vector;     /* [weights] vectors as float32; NULL for matrices */
+    float **buffer;     /* [buffers] each [rows, dim] */
+    float **out;        /* [rows] where the rows of a linear op begin */
+    float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
+    float *logits;      /* [outputs, vocab] */
+    float *key;         /* [slots, layers, kv_heads, context, head_dim] */
+    float *value;       /* the same */
+    int32_t *length;    /* [slots] tokens in the cache */
+    float *cosine;      /* [context, head_dim / 2] */
+    float *sine;        /* the same */
+    float *scores;      /* [threads, context] */
+};
+
+/* ---- open -------------------------------------------------------------------------------------
+ */
+
+static void cpu_close(spc_backend *b)
+{
+    if (!b) return;
+    spc_team_close(b->team);
+    free(b);
+}
+
+static spc_status cpu_open(spc_backend **out, int32_t threads, const char *isa, spc_error *err)
+{
+    char known[64];
+    spc_backend *b = calloc(1, sizeof *b);
+    spc_status status;
+
+    *out = NULL;
+    if (!b) return spc_error_set(err, SPC_ENOMEM, "no memory for the CPU backend");
+    b->kernels = spc_cpu_kernels_find(isa, known);
+    if (!b->kernels) {
+        free(b);
+        return spc_error_set(err, SPC_EUSAGE,
+                             "isa: expected one of %s (what this machine has), found "
+                             "'%.20s'",
+                             known, isa);
+    }
+    status = spc_team_open(threads, &b->team, err);
+    if (status != SPC_OK) {
+        free(b);
+        return status;
+    }
+    (void)snprintf(b->device, sizeof b->device, "cpu, %d thread%s, %s",
+                   (int)spc_team_count(b->team), spc_team_count(b->team) == 1 ? "" : "s",
+                   b->kernels->name);
+    *out = b;
+    return SPC_OK;
+}
+
+static const char *cpu_device(const spc_backend *b)
+{
+    return b->device;
+}
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+/* Sizes that say so instead of wrapping. */
+static size_t times(size_t a, int64_t b)
+{
+    if (b == 0) return 0;
+    return a > SIZE_MAX / 2 / (size_t)b ? SIZE_MAX / 2 : a * (size_t)b;
+}
+
+/* The next piece of the arena; base NULL only counts. */
+typedef struct {
+    char *base;
+    size_t used;
+} carver;
+
+static void *carve(carver *c, size_t bytes)
+{
+    size_t at = c->used;
+
+    if (bytes > SIZE_MAX / 2 - ALIGNMENT || c->used > SIZE_MAX / 2 - bytes) {
+        c->used = SIZE_MAX / 2;
+        return NULL;
+    }
+    c->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return c->base ? c->base + at : NULL;
+}
+
+/* Lay out everything a runner owns: once counting, once for real. */
+static size_t lay_out(spc_runner *r, char *base)
+{
+    const spc_plan *plan = r->plan;
+    const spc_config *c = &plan->config;
+    const spc_limits *l = &r->limits;
+    carver to = {base, 0};
+    size_t cache = times(
+        times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
+        c->head_dim);
+    size_t angles = times(times(sizeof(float), l->context), c->head_dim / 2);
+
+    r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
+    r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
+    r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        float *vector = NULL;
+
+        if (plan->weight[i].cols == 0) {
+            vector = carve(&to, times(sizeof *vector, plan->weight[i].rows));
+        }
+        if (base) r->vector[i] = vector;
+    }
+    for (int32_t i = 0; i < plan->buffer_count; i++) {
+        float *buffer = carve(&to, times(times(sizeof *buffer, l->rows), plan->buffer[i].dim));
+
+        if (base) r->buffer[i] = buffer;
+    }
+    r->out = carve(&to, times(sizeof *r->out, l->rows > l->outputs ? l->rows : l->outputs));
+    r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
+    r->logits = carve(&to, times(times(sizeof(float), l->outputs), c->vocab));
+    r->key = carve(&to, cache);
+    r->value = carve(&to, cache);
+    r->length = carve(&to, times(sizeof *r->length, l->slots));
+    r->cosine = carve(&to, angles);
+    r->sine = carve(&to, angles);
+    r->scores =
+        carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
+    return to.used;
+}
+
+static size_t cpu_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+{
+    spc_runner counted = {.backend = (spc_backend *)(uintptr_t)b, .plan = plan, .limits = *limits};
+
+    return lay_out(&counted, NULL);
+}
+
+/* ---- load -------------------------------------------------------------------------------------
+ */
+
+static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
+{
+    const spc_weight *w = &r->plan->weight[i];
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const char *where = spc_bundle_where(bundle);
+    int32_t rank = w->cols > 0 ? 2 : 1;
+
+    if (!t) {
+        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
+                             where, w->name);
+    }
+    if (t->rank != rank || t->shape[0] != w->rows || (rank == 2 && t->shape[1] != w->cols)) {
+        return spc_error_set(
+            err, SPC_ESHAPE,
+            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
+            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
+            where, w->name, (int)w->rows, rank == 2 ? ", " : "", (int)w->cols, (int)t->rank,
+            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
+    }
+    if (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_BF16 && t->dtype != SPC_DTYPE_F16) {
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, F16",
+                             where, w->name, spc_dtype_name(t->dtype));
+    }
+    r->matrix[i] = (spc_matrix){t->data, t->dtype, w->rows, w->cols};
+    for (int32_t k = 0; rank == 1 && k < w->rows; k++) {
+        r->vector[i][k] = spc_element(t->data, t->dtype, k);
+    }
+    return SPC_OK;
+}
+
+/* Turns per token of rotary pair i.  Scalings as transformers' modeling_rope_utils has them. */
+static double rope_frequency(const spc_config *c, int32_t i)
+{
+    const spc_rope *rope = &c->rope;
+    double frequency = pow(rope->theta, -2.0 * i / c->head_dim);
+    double turns = rope->original_context * frequency / (2 * 3.14159265358979323846);
+
+    if (rope->kind == SPC_ROPE_LINEAR) return frequency / rope->factor;
+    if (rope->kind != SPC_ROPE_LLAMA3 || turns > rope->high_freq_factor) return frequency;
+    if (turns < rope->low_freq_factor) return frequency / rope->factor;
+
+    double smooth =
+        (turns - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
+
+    return (1 - smooth) * frequency / rope->factor + smooth * frequency;
+}
+
+/* Nearest bfloat16, ties to even. */
+static double round_bfloat16(double value)
+{
+    union {
+        float f;
+        uint32_t u;
+    } pun = {(float)value};
+
+    pun.u += 0x7fffu + (pun.u >> 16 & 1u);
+    pun.u &= 0xffff0000u;
+    return (double)pun.f;
+}
+
+static void fill_angles(spc_runner *r)
+{
+    int32_t half = r->plan->config.head_dim / 2;
+
+    for (int32_t i = 0; i < half; i++) {
+        double frequency = rope_frequency(&r->plan->config, i);
+
+        if (r->plan->config.rope.bfloat16) frequency = round_bfloat16(frequency);
+        for (int32_t position = 0; position < r->limits.context; position++) {
+            r->cosine[(int64_t)position * half + i] = (float)cos(position * frequency);
+            r->sine[(int64_t)position * half + i] = (float)sin(position * frequency);
+        }
+    }
+}
+
+static void cpu_unload(spc_runner *r)
+{
+    if (!r) return;
+    free(r->arena);
+    free(r);
+}
+
+static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                           const spc_limits *limits, spc_runner **out, spc_error *err)
+{
+    spc_runner *r = calloc(1, sizeof *r);
+    size_t bytes = cpu_memory(b, plan, limits);
+    spc_status status = SPC_OK;
+
+    *out = NULL;
+    if (r && bytes < SIZE_MAX / 2) r->arena = aligned_alloc(ALIGNMENT, bytes);
+    if (!r || !r->arena) {
+        free(r);
+        return spc_error_set(
+            err, SPC_ENOMEM,
+            "%s: no memory for KV caches and scratch: %zu MiB for %d sessions of %d "
+            "tokens; lower sessions or context",
+            spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context);
+    }
+    r->backend = b;
+    r->plan = plan;
+    r->limits = *limits;
+    (void)lay_out(r, r->arena);
+    memset(r->length, 0, (size_t)limits->slots * sizeof *r->length);
+    for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
+        status = bind_weight(r, weights, i, err);
+    }
+    if (status != SPC_OK) {
+        cpu_unload(r);
+        return status;
+    }
+    fill_angles(r);
+    *out = r;
+    return SPC_OK;
+}
+
+/* ---- ops --------------------------------------------------------------------------------------
+ */
+
+/* Several matrices over one input: their outputs stand behind each other. */
+typedef struct {
+    const spc_cpu_kernels *kernels;
+    const spc_matrix *matrix[SPC_OP_WEIGHTS];
+    const float *in; /* [rows, cols] */
+    int32_t rows;
+    float *const *out; /* [rows] */
+} linear_job;
+
+static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    const linear_job *job = user;
+    int32_t at = 0;
+
+    (void)thread;
+    for (int32_t k = 0; k < SPC_OP_WEIGHTS && job->matrix[k]; k++) {
+        int32_t rows = job->matrix[k]->rows;
+        int32_t first = from > at ? from - at : 0, last = to - at < rows ? to - at : rows;
+
+        if (first < last) {
+            job->kernels->linear(job->matrix[k], first, last, job->in, job->rows, job->out, at);
+        }
+        at += rows;
+    }
+}
+
+static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t rows)
+{
+    linear_job job = {r->backend->kernels, {NULL, NULL, NULL}, in, rows, r->out};
+    int32_t outputs = 0;
+
+    for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+        job.matrix[k] = &r->matrix[op->weight[k]];
+        outputs += job.matrix[k]->rows;
+    }
+    spc_team_run(r->backend->team, outputs, LINEAR_GRAIN, linear_share, &job);
+}
+
+static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    int32_t dim = r->plan->buffer[op->out].dim;
+
+    for (int32_t i = 0; i < rows; i++) r->out[i] = r->buffer[op->out] + (int64_t)i * dim;
+    run_linear(r, op, r->buffer[op->a], rows);
+}
+
+/* Logits of the wanted rows only. */
+static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    int32_t dim = r->plan->config.dim, vocab = r->plan->config.vocab, wanted = 0;
+
+    for (int32_t i = 0; i < rows->count; i++) {
+        if (rows->output[i] < 0) continue;
+        memcpy(r->wanted + (int64_t)wanted * dim, r->buffer[op->a] + (int64_t)i * dim,
+               (size_t)dim * sizeof(float));
+        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * vocab;
+    }
+    if (wanted > 0) run_linear(r, op, r->wanted, wanted);
+}
+
+static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    const spc_matrix *m = &r->matrix[op->weight[0]];
+    float *out = r->buffer[op->out];
+
+    for (int32_t i = 0; i < rows->count; i++) {
+        for (int32_t k = 0; k < m->cols; k++) {
+            *out++ = spc_element(m->data, m->dtype, (int64_t)rows->token[i] * m->cols + k);
+        }
+    }
+}
+
+static void cpu_norm(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    int32_t dim = r->plan->buffer[op->out].dim;
+    float eps = (float)r->plan->config.norm_eps;
+
+    for (int32_t i = 0; i < rows; i++) {
+        r->backend->kernels->norm(r->buffer[op->a] + (int64_t)i * dim, r->vector[op->weight[0]],
+                                  dim, eps, r->buffer[op->out] + (int64_t)i * dim);
+    }
+}
+
+static void cpu_add(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    int64_t count = (int64_t)r->plan->buffer[op->out].dim * rows;
+    const float *a = r->buffer[op->a], *b = r->buffer[op->b];
+    float *out = r->buffer[op->out];
+
+    for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
+}
+
+static void cpu_glu(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    int32_t dim = r->plan->buffer[op->out].dim;
+
+    for (int32_t i = 0; i < rows; i++) {
+        const float *gate = r->buffer[op->a] + (int64_t)i * 2 * dim;
+
+        r->backend->kernels->glu(gate, gate + dim, dim, r->buffer[op->out] + (int64_t)i * dim);
+    }
+}
+
+/* Rotate queries and keys: entry i of a head turns with entry i + head_dim / 2. */
+static void cpu_rope(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    const spc_config *c = &r->plan->config;
+    int32_t half = c->head_dim / 2, width = r->plan->buffer[op->a].dim;
+
+    for (int32_t i = 0; i < rows->count; i++) {
+        const float *cosine = r->cosine + (int64_t)rows->position[i] * half;
+        const float *sine = r->sine + (int64_t)rows->position[i] * half;
+        float *head = r->buffer[op->a] + (int64_t)i * width;
+
+        for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
+            for (int32_t k = 0; k < half; k++) {
+                float x = head[k], y = head[k + half];
+
+                head[k] = x * cosine[k] - y * sine[k];
+                head[k + half] = y * cosine[k] + x * sine[k];
+            }
+        }
+    }
+}
+
+/* Where the cache of a slot's head begins. */
+static int64_t cache_at(const spc_runner *r, int32_t slot, int32_t layer, int32_t head)
+{
+    const spc_config *c = &r->plan->config;
+    int64_t index = ((int64_t)slot * c->layers + layer) * c->kv_heads + head;
+
+    return index * r->limits.context * c->head_dim;
+}
+
+static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    const spc_config *c = &r->plan->config;
+    int32_t width = r->plan->buffer[op->a].dim, dim = c->head_dim;
+
+    for (int32_t i = 0; i < rows->count; i++) {
+        const float *key = r->buffer[op->a] + (int64_t)i * width + c->heads * dim;
+        const float *value = key + c->kv_heads * dim;
+
+        for (int32_t h = 0; h < c->kv_heads; h++) {
+            int64_t at =
+                cache_at(r, rows->slot[i], op->layer, h) + (int64_t)rows->position[i] * dim;
+
+            memcpy(r->key + at, key + h * dim, (size_t)dim * sizeof *key);
+            memcpy(r->value + at, value + h * dim, (size_t)dim * sizeof *value);
+        }
+    }
+}
+
+typedef struct {
+    spc_runner *runner;
+    const spc_op *op;
+    const spc_rows *rows;
+} attend_job;
+
+/* Items are (row, head). */
+static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    const attend_job *job = user;
+    spc_runner *r = job->runner;
+    const spc_config *c = &r->plan->config;
+    int32_t width = r->plan->buffer[job->op->a].dim, out = r->plan->buffer[job->op->out].dim;
+    float scale = (float)(1.0 / sqrt((double)c->head_dim));
+
+    for (int32_t item = from; item < to; item++) {
+        int32_t row = item / c->heads, head = item % c->heads;
+        int64_t cache =
+            cache_at(r, job->rows->slot[row], job->op->layer, head / (c->heads / c->kv_heads));
+
+        r->backend->kernels->attend(
+            r->buffer[job->op->a] + (int64_t)row * width + head * c->head_dim, r->key + cache,
+            r->value + cache, job->rows->position[row] + 1, c->head_dim, scale,
+            r->scores + (int64_t)thread * r->limits.context,
+            r->buffer[job->op->out] + (int64_t)row * out + head * c->head_dim);
+    }
+}
+
+static void cpu_attend(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    attend_job job = {r, op, rows};
+
+    write_cache(r, op, rows);
+    spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
+}
+
+/* ---- forward ----------------------------------------------------------------------------------
+ */
+
+static void check_rows(spc_runner *r, const spc_rows *rows)
+{
+    assert(rows->count >= 1 && rows->count <= r->limits.rows);
+    for (int32_t i = 0; i < rows->count; i++) {
+        assert(rows->slot[i] >= 0 && rows->slot[i] < r->limits.slots);
+        assert(rows->token[i] >= 0 && rows->token[i] < r->plan->config.vocab);
+        assert(rows->output[i] < r->limits.outputs);
+        assert(rows->position[i] == r->length[rows->slot[i]]);
+        assert(rows->position[i] < r->limits.context);
+        r->length[rows->slot[i]]++;
+    }
+}
+
+static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    (void)err;
+    check_rows(r, rows);
+    for (int32_t i = 0; i < r->plan->op_count; i++) {
+        const spc_op *op = &r->plan->op[i];
+
+        switch (op->kind) {
+        case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
+        case SPC_OP_NORM: cpu_norm(r, op, rows->count); break;
+        case SPC_OP_LINEAR: cpu_linear(r, op, rows->count); break;
+        case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
+        case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
+        case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
+        case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
+        default: cpu_head(r, op, rows); break;
+        }
+    }
+    return SPC_OK;
+}
+
+static const float *cpu_logits(const spc_runner *r, int32_t output)
+{
+    assert(output >= 0 && output < r->limits.outputs);
+    return r->logits + (int64_t)output * r->plan->config.vocab;
+}
+
+static int32_t cpu_length(const spc_runner *r, int32_t slot)
+{
+    return r->length[slot];
+}
+
+static void cpu_rewind(spc_runner *r, int32_t slot, int32_t length)
+{
+    assert(length >= 0 && length <= r->length[slot]);
+    r->length[slot] = length;
+}
+
+static spc_status cpu_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
+                           spc_error *err)
+{
+    return spc_cpu_draw(drafter->logits, drafter->plan->config.vocab, lanes, count, i, NULL, err);
+}
+
+static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
+                             int32_t count, spc_verdict *out, spc_error *err)
+{
+    return spc_cpu_verify(drafter ? drafter->logits : NULL, verifier->logits,
+                          verifier->plan->config.vocab, lanes, count, NULL, out, err);
+}
+
+const spc_backend_ops spc_backend_cpu = {
+    "cpu",       cpu_open,   cpu_close,  cpu_device, cpu_memory, cpu_load,  cpu_unload,
+    cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw,   cpu_verify};

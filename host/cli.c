@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli.c - the program spc: picks a command, hands it its arguments, and exits with the code of the
+ * class of what went wrong. */
+#include "cli.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const spc_cli_command *const commands[] = {&spc_cli_run, &spc_cli_demo, &spc_cli_info,
+                                                  &spc_cli_logits, &spc_cli_tokenize};
+
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+/* A closed descriptor would be taken by the next file that is opened, and results written into it.
+ * On stdout a descriptor that cannot be written keeps the failure visible. */
+static bool fill_closed_descriptors(void)
+{
+    static const int mode[] = {O_RDONLY, O_RDONLY, O_WRONLY};
+
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        if (open("/dev/null", mode[fd]) != fd) return false;
+    }
+    return true;
+}
+
+static void print_help(void)
+{
+    spc_cli_print("spc - decoding of language models by speculative cascades\n\n"
+                  "usage: spc COMMAND [options]\n\ncommands:\n");
+    for (int i = 0; i < COMMANDS; i++) {
+        spc_cli_print("  %-10s%s\n", commands[i]->name, commands[i]->summary);
+    }
+    spc_cli_print("\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
+                  "MODEL and DIR are folders of Hugging Face checkpoints, or %s and\n"
+                  "%s, the translation pair inside this program.\n\n"
+                  "Results go to stdout, all else to stderr.  A failure is one line on stderr; exit "
+                  "codes:\n"
+                  "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
+                  "written),\n7 internal, %d interrupted by Ctrl-C.\n",
+                  SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED);
+}
+
+static int run_command(const spc_cli_command *command, int argc, char **argv)
+{
+    spc_error error;
+    spc_cli_line line;
+    void *args = calloc(1, command->bytes);
+    int code = 0;
+
+    if (!args) return spc_cli_fail_with(SPC_ENOMEM, "no memory for the arguments");
+    command->init(args);
+    if (spc_cli_parse(command, argc, argv, args, &line, &error) != SPC_OK) {
+        code = spc_cli_fail(&error);
+    } else if (line.help) {
+        spc_cli_help(command);
+    } else {
+        code = command->run(args, &line);
+    }
+    spc_cli_parse_free(args, &line);
+    free(args);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    if (!fill_closed_descriptors()) return spc_status_exit_code(SPC_EINTERNAL);
+    (void)signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write, told like any other */
+    if (argc < 2) {
+        return spc_cli_fail_with(SPC_EUSAGE, "expected a command, found nothing; see spc --help");
+    }
+
+    const char *name = argv[1];
+
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i]->name, name) == 0) {
+            return spc_cli_finish(run_command(commands[i], argc - 2, argv + 2));
+        }
+    }
+
+    bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
+
+    if (!help && strcmp(name, "--version") != 0) {
+        return spc_cli_fail_with(SPC_EUSAGE,
+                                 "unknown command '%s'; known: run, demo, info, logits, tokenize",
+                                 name);
+    }
+    if (argc > 2) {
+        return spc_cli_fail_with(SPC_EUSAGE, "unexpected argument '%s' behind %s", argv[2], name);
+    }
+    if (help) {
+        print_help();
+    } else {
+        spc_cli_print("spc %d.%d.%d\n", SPC_VERSION_MAJOR, SPC_VERSION_MINOR, SPC_VERSION_PATCH);
+    }
+    return spc_cli_finish(0);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli.h - inside the program spc: commands as tables of options, errors, results on stdout.
+ *
+ * A command is a table: the parser and --help read the same one, so help cannot lie.  Only the
+ * files cli*.c print. */
+#ifndef SPC_HOST_CLI_H
+#define SPC_HOST_CLI_H
+
+#include <spc/spc.h>
+
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+
+/* ---- options (cli_args.c) ------------------------------------------------------------------- */
+
+/* What an option takes, and the type of its field. */
+typedef enum {
+    SPC_CLI_FLAG,   /* nothing; bool */
+    SPC_CLI_INT,    /* a whole number of low to high; int32_t */
+    SPC_CLI_SEED,   /* a whole number of 0 to 2^63 - 1; uint64_t */
+    SPC_CLI_REAL,   /* a number of low to high; double */
+    SPC_CLI_TEXT,   /* any text; const char * */
+    SPC_CLI_CHOICE, /* one of the words in `value`, separated by '|'; int32_t, its index */
+    SPC_CLI_LIST    /* any text, and the option may be repeated; spc_cli_list */
+} spc_cli_kind;
+
+typedef struct {
+    const char **item; /* [count], items borrowed from argv */
+    int32_t count;
+} spc_cli_list;
+
+typedef struct {
+    const char *name;  /* without dashes */
+    const char *value; /* what help calls the value; NULL for a flag */
+    const char *help;  /* one line or two; the default is added from the command's init */
+    spc_cli_kind kind;
+    size_t offset;    /* of the field in the command's arguments */
+    double low, high; /* INT, REAL; low == high: any number */
+} spc_cli_option;
+
+enum { SPC_CLI_OPTIONS = 40 };
+
+typedef struct spc_cli_command spc_cli_command;
+
+/* What stood on the command line beside the values of options. */
+typedef struct {
+    const spc_cli_command *command;
+    spc_cli_list words;          /* arguments that are no options; item is owned */
+    bool given[SPC_CLI_OPTIONS]; /* by index in command->option */
+    bool help;                   /* --help or -h: nothing else counts */
+} spc_cli_line;
+
+struct spc_cli_command {
+    const char *name;
+    const char *words;   /* what follows the options: "[PROMPT ...]" */
+    const char *summary; /* one line */
+    const char *about;   /* further lines of help; may be "" */
+    int32_t words_low, words_high;
+    const spc_cli_option *option; /* [option_count] */
+    int32_t option_count;
+    size_t bytes;             /* of its arguments */
+    void (*init)(void *args); /* fill in defaults */
+    /* Do it; returns the exit code, after telling of any error. */
+    int (*run)(const void *args, const spc_cli_line *line);
+};
+
+/* Read the command line behind the command's name into args, which hold the defaults.
+ * SPC_EUSAGE names the option, what was expected and what was found. */
+spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, void *args,
+                         spc_cli_line *line, spc_error *err);
+void spc_cli_parse_free(void *args, spc_cli_line *line);
+
+/* Was this option given?  It must be in the command's table. */
+bool spc_cli_given(const spc_cli_line *line, const char *name);
+
+/* The command's help on stdout. */
+void spc_cli_help(const spc_cli_command *command);
+
+/* A whole number, written in decimal digits and nothing else. */
+bool spc_cli_read_int(const char *text, int64_t low, int64_t high, int64_t *out);
+
+/* ---- commands ------------------------------------------------------------------------------- */
+
+extern const spc_cli_command spc_cli_run;      /* cli_run.c */
+extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
+extern const spc_cli_command spc_cli_info;     /* cli_info.c */
+extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
+extern const spc_cli_command spc_cli_tokenize; /* cli_info.c */
+
+/* ---- errors, results (cli_io.c) ------------------------------------------------------------- */
+
+/* Say on stderr, in one line, what went wrong; returns the exit code of its class. */
+int spc_cli_fail(const spc_error *err);
+/* The same for an error of the command's own. */
+int spc_cli_fail_with(spc_status status, const char *format, ...) SPC_PRINTF(2, 3);
+
+/* Put results on stdout.  A failed write is remembered: spc_cli_finish tells of it. */
+void spc_cli_put(const char *text, size_t bytes);
+void spc_cli_print(const char *format, ...) SPC_PRINTF(1, 2);
+/* One JSON value and a newline; takes over the value.  A NULL value (no memory to build it) is
+ * remembered like a failed write. */
+void spc_cli_put_json(json_t *value);
+/* Flush stdout.  False when something could not be written, now or before. */
+bool spc_cli_flush(void);
+/* The exit code of a command that ends with `code`: that of the failed output if there was one. */
+int spc_cli_finish(int code);
+
+/* Exit code after Ctrl-C, as shells have it. */
+enum { SPC_CLI_INTERRUPTED = 130 };
+
+/* Set by Ctrl-C once spc_cli_catch_interrupt has been called; a second Ctrl-C kills. */
+extern volatile sig_atomic_t spc_cli_interrupted;
+void spc_cli_catch_interrupt(void);
+
+/* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
+void spc_cli_progress(const char *text);
+/* spc_progress_fn: loading of weights as such a line. */
+void spc_cli_loading(void *user, uint64_t done, uint64_t total);
+
+/* "9.6 MiB" for people. */
+enum { SPC_CLI_SIZE_BYTES = 32 };
+const char *spc_cli_size(uint64_t bytes, char text[SPC_CLI_SIZE_BYTES]);
+
+/* Everything a stream holds from here on, malloc'd and terminated. */
+spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *bytes,
+                            spc_error *err);
+
+/* A JSON array of ids; `where` names it in messages.
+ *
+ * ids   receives malloc'd ids; never NULL on success */
+spc_status spc_cli_read_ids(const json_t *array, const char *where, int32_t **ids, int32_t *count,
+                            spc_error *err);
+json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
+
+/* ---- prompts (cli_io.c) --------------------------------------------------------------------- */
+
+typedef struct {
+    char *text;      /* [bytes], terminated; NULL: given as ids */
+    size_t bytes;    /* of text */
+    int32_t *ids;    /* [count], where there is no text */
+    int32_t count;   /* of ids */
+    json_t *id;      /* what the file calls it, or NULL */
+    char where[256]; /* "argument 1", "prompts.jsonl: line 7" */
+} spc_cli_prompt;
+
+void spc_cli_prompt_free(spc_cli_prompt *prompt);
+
+/* Where prompts come from: words of the command line, lines of text, or lines of JSON. */
+typedef struct {
+    const spc_cli_list *words; /* NULL: a stream */
+    FILE *in;
+    const char *name; /* of the stream */
+    bool json;        /* lines are JSON */
+    int64_t line;     /* words or lines handed out */
+    char *buffer;     /* getline's */
+    size_t capacity;
+} spc_cli_source;
+
+/* words where there are any; otherwise `input` ("-": stdin) as JSON lines; otherwise stdin as text. */
+spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
+                               spc_error *err);
+void spc_cli_source_close(spc_cli_source *source);
+/* The next prompt; *got is false at the end. */
+spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
+                               spc_error *err);
+
+/* ---- sequences (cli_io.c) ------------------------------------------------------------------- */
+
+/* Languages of the embedded pair, as words of an option and as marks of the prompt. */
+#define SPC_CLI_LANGUAGES "de|es|fr"
+enum { SPC_CLI_LANGUAGE_COUNT = 3 };
+
+/* Text as a prompt of the embedded pair: <s> <2de> text <sep>.
+ * SPC_EUSAGE: the model has no such tokens. */
+spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const char *text,
+                               size_t bytes, int32_t **ids, int32_t *count, spc_error *err);
+
+/* What a rule text says, in canonical form.  SPC_ERULE
+ *
+ * sequential   receives: it runs one model alone, nothing is drafted and verified */
+enum { SPC_CLI_RULE_BYTES = 96 };
+spc_status spc_cli_rule(const char *rule, char canonical[SPC_CLI_RULE_BYTES], bool *sequential,
+                        spc_error *err);
+
+/* Sums of counters over sequences. */
+void spc_cli_stats_add(spc_stats *total, const spc_stats *one);
+int64_t spc_cli_sum(const int64_t *by_position);
+json_t *spc_cli_json_counts(const int64_t *by_position, int32_t count);
+/* a / b, 0 where b is 0. */
+double spc_cli_ratio(double a, double b);
+/* Seconds inside steps. */
+double spc_cli_seconds(const spc_stats *stats);
+/* Counters as fields of an object: tokens, rounds, ... by position up to gamma. */
+void spc_cli_json_stats(json_t *object, const spc_stats *stats, int32_t gamma);
+
+#endif

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_args.c - the command line read against a command's table, and the help printed from it.
+ *
+ * Stricter than getopt: numbers are read whole, an option given twice and a value that a flag cannot
+ * take are errors, and names are not abbreviated. */
+#include "cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+bool spc_cli_read_int(const char *text, int64_t low, int64_t high, int64_t *out)
+{
+    const char *digits = text + (text[0] == '-');
+    char *end;
+
+    if (!*digits || strspn(digits, "0123456789") != strlen(digits)) return false;
+    errno = 0;
+
+    intmax_t value = strtoimax(text, &end, 10);
+
+    if (errno != 0 || *end || value < low || value > high) return false;
+    *out = value;
+    return true;
+}
+
+/* Plain decimals: strtod alone would take "nan", "0x1p3" and leading blanks as well. */
+static bool read_real(const char *text, double low, double high, double *out)
+{
+    char *end;
+
+    if (!*text || strspn(text, "0123456789.-+eE") != strlen(text)) return false;
+
+    double value = strtod(text, &end);
+
+    if (*end || !(value - value == 0.0)) return false; /* inf - inf is no 0 */
+    if (low < high && (value < low || value > high)) return false;
+    *out = value;
+    return true;
+}
+
+/* Index of a word in "token|block"; -1: it is none of them. */
+static int32_t read_choice(const char *choices, const char *word)
+{
+    size_t length = strlen(word);
+
+    for (int32_t i = 0;; i++) {
+        size_t bytes = strcspn(choices, "|");
+
+        if (bytes == length && memcmp(choices, word, bytes) == 0) return i;
+        if (!choices[bytes]) return -1;
+        choices += bytes + 1;
+    }
+}
+
+static spc_status bad_number(const spc_cli_option *o, const char *value, spc_error *err)
+{
+    const char *kind = o->kind == SPC_CLI_REAL ? "number" : "whole number";
+
+    if (o->low == o->high) {
+        return spc_error_set(err, SPC_EUSAGE, "--%s: expected a %s%s, found '%s'", o->name, kind,
+                             o->kind == SPC_CLI_SEED ? " of 0 to 2^63 - 1" : "", value);
+    }
+    return spc_error_set(err, SPC_EUSAGE, "--%s: expected a %s of %.10g to %.10g, found '%s'",
+                         o->name, kind, o->low, o->high, value);
+}
+
+static spc_status set_value(const spc_cli_option *o, char *args, const char *value, spc_error *err)
+{
+    void *field = args + o->offset;
+    int64_t whole = 0;
+
+    switch (o->kind) {
+    case SPC_CLI_FLAG: *(bool *)field = true; return SPC_OK;
+    case SPC_CLI_INT:
+        if (!spc_cli_read_int(value, (int64_t)o->low, (int64_t)o->high, &whole)) break;
+        *(int32_t *)field = (int32_t)whole;
+        return SPC_OK;
+    case SPC_CLI_SEED:
+        if (!spc_cli_read_int(value, 0, INT64_MAX, &whole)) break;
+        *(uint64_t *)field = (uint64_t)whole;
+        return SPC_OK;
+    case SPC_CLI_REAL:
+        if (!read_real(value, o->low, o->high, field)) break;
+        return SPC_OK;
+    case SPC_CLI_TEXT: *(const char **)field = value; return SPC_OK;
+    case SPC_CLI_CHOICE:
+        *(int32_t *)field = read_choice(o->value, value);
+        if (*(int32_t *)field >= 0) return SPC_OK;
+        return spc_error_set(err, SPC_EUSAGE, "--%s: expected %s, found '%s'", o->name, o->value,
+                             value);
+    case SPC_CLI_LIST: {
+        spc_cli_list *list = field;
+
+        list->item[list->count++] = value;
+        return SPC_OK;
+    }
+    }
+    return bad_number(o, value, err);
+}
+
+/* ---- the line -------------------------------------------------------------------------------- */
+
+/* Lists get room for every argument there is: then nothing can overflow. */
+static spc_status reserve_lists(const spc_cli_command *c, int argc, char *args, spc_cli_line *line,
+                                spc_error *err)
+{
+    size_t room = (size_t)argc + 1;
+
+    line->words.item = calloc(room, sizeof *line->words.item);
+    if (!line->words.item) goto no_memory;
+    for (int32_t i = 0; i < c->option_count; i++) {
+        if (c->option[i].kind != SPC_CLI_LIST) continue;
+        spc_cli_list *list = (void *)(args + c->option[i].offset);
+
+        list->item = calloc(room, sizeof *list->item);
+        if (!list->item) goto no_memory;
+    }
+    return SPC_OK;
+no_memory:
+    return spc_error_set(err, SPC_ENOMEM, "no memory for %d arguments", argc);
+}
+
+void spc_cli_parse_free(void *args, spc_cli_line *line)
+{
+    const spc_cli_command *c = line->command;
+
+    for (int32_t i = 0; c && i < c->option_count; i++) {
+        if (c->option[i].kind != SPC_CLI_LIST) continue;
+        free(((spc_cli_list *)(void *)((char *)args + c->option[i].offset))->item);
+    }
+    free(line->words.item);
+}
+
+/* The option that "--name" or "--name=value" means; its index, or -1. */
+static int32_t find_option(const spc_cli_command *c, const char *name, size_t bytes)
+{
+    for (int32_t i = 0; i < c->option_count; i++) {
+        if (strlen(c->option[i].name) == bytes && memcmp(c->option[i].name, name, bytes) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* One option, with its value behind '=' or in the next argument; *at moves over what it takes. */
+static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cli_line *line,
+                              spc_error *err)
+{
+    const spc_cli_command *c = line->command;
+    const char *name = argv[*at] + 2, *value = NULL;
+    size_t bytes = strcspn(name, "=");
+    int32_t index = argv[*at][1] == '-' ? find_option(c, name, bytes) : -1;
+
+    if (index < 0) {
+        return spc_error_set(err, SPC_EUSAGE, "unknown option %.*s; see spc %s --help",
+                             (int)(bytes + 2), argv[*at], c->name);
+    }
+
+    const spc_cli_option *o = &c->option[index];
+
+    if (line->given[index] && o->kind != SPC_CLI_LIST) {
+        return spc_error_set(err, SPC_EUSAGE, "--%s is given twice", o->name);
+    }
+    line->given[index] = true;
+    if (name[bytes] == '=') value = name + bytes + 1;
+    if (o->kind == SPC_CLI_FLAG) {
+        if (value) {
+            return spc_error_set(err, SPC_EUSAGE, "--%s takes no value, found '%s'", o->name,
+                                 value);
+        }
+        return set_value(o, args, NULL, err);
+    }
+    if (!value && *at + 1 < argc) value = argv[++*at];
+    if (!value) {
+        return spc_error_set(err, SPC_EUSAGE, "--%s: expected %s, found nothing", o->name,
+                             o->value);
+    }
+    return set_value(o, args, value, err);
+}
+
+static spc_status check_words(const spc_cli_line *line, spc_error *err)
+{
+    const spc_cli_command *c = line->command;
+
+    if (line->words.count < c->words_low) {
+        return spc_error_set(err, SPC_EUSAGE, "spc %s: expected %s, found nothing; see spc %s --help",
+                             c->name, c->words, c->name);
+    }
+    if (line->words.count > c->words_high) {
+        return spc_error_set(err, SPC_EUSAGE, "spc %s: unexpected argument '%s'; see spc %s --help",
+                             c->name, line->words.item[c->words_high], c->name);
+    }
+    return SPC_OK;
+}
+
+spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, void *args,
+                         spc_cli_line *line, spc_error *err)
+{
+    bool words_only = false;
+
+    memset(line, 0, sizeof *line);
+    line->command = command;
+
+    spc_status status = reserve_lists(command, argc, args, line, err);
+
+    for (int i = 0; i < argc && status == SPC_OK; i++) {
+        const char *word = argv[i];
+
+        if (!words_only && strcmp(word, "--") == 0) {
+            words_only = true;
+        } else if (words_only || word[0] != '-' || !word[1]) {
+            line->words.item[line->words.count++] = word;
+        } else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+            line->help = true;
+            return SPC_OK;
+        } else {
+            status = take_option(argc, argv, &i, args, line, err);
+        }
+    }
+    return status == SPC_OK ? check_words(line, err) : status;
+}
+
+bool spc_cli_given(const spc_cli_line *line, const char *name)
+{
+    int32_t index = find_option(line->command, name, strlen(name));
+
+    return index >= 0 && line->given[index];
+}
+
+/* ---- help ------------------------------------------------------------------------------------ */
+
+enum { HELP_COLUMN = 30 };
+
+/* Range and default of an option, " (0 to 16; default 5)", as the parser has them. */
+static void help_default(const spc_cli_option *o, const char *args, char *text, size_t bytes)
+{
+    const void *field = args + o->offset;
+    char range[64] = "", value[160] = "";
+
+    if (o->low < o->high && o->high < 2147483647.0) {
+        (void)snprintf(range, sizeof range, "%.10g to %.10g", o->low, o->high);
+    }
+    switch (o->kind) {
+    case SPC_CLI_INT: (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field); break;
+    case SPC_CLI_SEED:
+        (void)snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)field);
+        break;
+    case SPC_CLI_REAL: (void)snprintf(value, sizeof value, "%.10g", *(const double *)field); break;
+    case SPC_CLI_TEXT: {
+        const char *given = *(const char *const *)field;
+
+        if (given) (void)snprintf(value, sizeof value, "%s", given);
+        break;
+    }
+    case SPC_CLI_CHOICE: {
+        const char *word = o->value;
+
+        if (*(const int32_t *)field < 0) break; /* there is no default */
+        for (int32_t i = 0; i < *(const int32_t *)field; i++) word += strcspn(word, "|") + 1;
+        (void)snprintf(value, sizeof value, "%.*s", (int)strcspn(word, "|"), word);
+        break;
+    }
+    case SPC_CLI_FLAG:
+    case SPC_CLI_LIST: break;
+    }
+    text[0] = '\0';
+    if (!range[0] && !value[0]) return;
+    (void)snprintf(text, bytes, " (%s%s%s%s)", range, range[0] && value[0] ? "; " : "",
+                   value[0] ? "default " : "", value);
+}
+
+static void help_option(const spc_cli_option *o, const char *args)
+{
+    char left[HELP_COLUMN * 3], tail[256];
+    int width = snprintf(left, sizeof left, "  --%s%s%s", o->name, o->value ? " " : "",
+                         o->value ? o->value : "");
+    const char *help = o->help;
+
+    help_default(o, args, tail, sizeof tail);
+    spc_cli_print("%-*s", HELP_COLUMN, left);
+    if (width >= HELP_COLUMN) spc_cli_print("\n%-*s", HELP_COLUMN, "");
+    while (strchr(help, '\n')) {
+        size_t line = strcspn(help, "\n");
+
+        spc_cli_print("%.*s\n%-*s", (int)line, help, HELP_COLUMN, "");
+        help += line + 1;
+    }
+    spc_cli_print("%s%s%s\n", help, tail, o->kind == SPC_CLI_LIST ? "; may be repeated" : "");
+}
+
+void spc_cli_help(const spc_cli_command *c)
+{
+    char *args = calloc(1, c->bytes);
+
+    if (!args) return;
+    c->init(args);
+    spc_cli_print("spc %s [options]%s%s\n\n%s.\n", c->name, c->words[0] ? " " : "", c->words,
+                  c->summary);
+    if (c->about[0]) spc_cli_print("%s\n", c->about);
+    spc_cli_print("\noptions:\n");
+    for (int32_t i = 0; i < c->option_count; i++) help_option(&c->option[i], args);
+    spc_cli_print("%-*s%s\n", HELP_COLUMN, "  --help", "this text");
+    free(args);
+}

@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine.c - opening and closing: both models, their tokenizer, the device, the scratch of a step.
+ */
+#include "engine.h"
+
+#include "weights/demo/demo.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions. */
+enum { CHUNK_ROWS = 64, SESSIONS_MAX = 4096 };
+
+void spc_engine_options_init(spc_engine_options *options)
+{
+    memset(options, 0, sizeof *options);
+    options->verifier = SPC_EMBEDDED_VERIFIER;
+    options->drafter = SPC_EMBEDDED_DRAFTER;
+    options->sessions = 1;
+}
+
+spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
+{
+    spc_blob files[SPC_DEMO_FILES];
+    int32_t count = 0;
+
+    *out = NULL;
+    if (strncmp(name, "embedded:", 9) != 0) return spc_bundle_open(name, out, err);
+    if (strcmp(name, SPC_EMBEDDED_DRAFTER) == 0) count = spc_demo_files(SPC_DEMO_DRAFTER, files);
+    if (strcmp(name, SPC_EMBEDDED_VERIFIER) == 0) count = spc_demo_files(SPC_DEMO_VERIFIER, files);
+    if (count == 0) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "%s: no such embedded model in this build; known: %s, %s", name,
+                             SPC_EMBEDDED_DRAFTER, SPC_EMBEDDED_VERIFIER);
+    }
+    return spc_bundle_open_memory(name, files, count, out, err);
+}
+
+/* ---- models -----------------------------------------------------------------------------------
+ */
+
+static spc_status open_model(const char *name, spc_model *model, spc_error *err)
+{
+    spc_status status = spc_open_bundle(name, &model->bundle, err);
+
+    if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
+    if (status != SPC_OK) return status;
+    return spc_plan_build(&model->config, name, &model->plan, err);
+}
+
+/* The tokenizer of a model, or NULL when its folder has none. */
+static spc_status open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
+{
+    const char *where = spc_bundle_where(model->bundle), *json;
+    size_t bytes;
+
+    *out = NULL;
+    if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
+
+    spc_status status = spc_bundle_file(model->bundle, "tokenizer.json", &json, &bytes, err);
+
+    if (status != SPC_OK) return status;
+    return spc_tokenizer_open(where, json, bytes, out, err);
+}
+
+static spc_status load_model(spc_engine *engine, spc_model *model, const spc_limits *limits,
+                             spc_error *err)
+{
+    spc_status status =
+        engine->ops->load(engine->backend, model->plan, model->bundle, limits, &model->runner, err);
+
+    if (status != SPC_OK) return status;
+    model->memory_bytes = engine->ops->memory(engine->backend, model->plan, limits);
+    model->weight_bytes = spc_plan_weight_bytes(model->plan, model->bundle);
+    return SPC_OK;
+}
+
+static void close_model(const spc_engine *engine, spc_model *model)
+{
+    if (engine->ops) engine->ops->unload(model->runner);
+    spc_plan_close(model->plan);
+    spc_bundle_close(model->bundle);
+}
+
+/* Do the two models speak of the same tokens? */
+static spc_status check_pair(spc_engine *engine, spc_tokenizer *drafter_tokenizer, spc_error *err)
+{
+    const spc_model *d = &engine->drafter, *v = &engine->verifier;
+    const char *drafter = spc_bundle_where(d->bundle), *verifier = spc_bundle_where(v->bundle);
+
+    if (d->config.vocab != v->config.vocab) {
+        return spc_error_set(
+            err, SPC_EMODEL,
+            "drafter %s and verifier %s do not pair: vocab_size %d against %d; both "
+            "must come from one tokenizer",
+            drafter, verifier, (int)d->config.vocab, (int)v->config.vocab);
+    }
+    if (!drafter_tokenizer || !engine->tokenizer) return SPC_OK;
+
+    int32_t id = spc_tokenizer_difference(drafter_tokenizer, engine->tokenizer);
+
+    if (id >= 0) {
+        size_t a_bytes, b_bytes;
+        const char *a = spc_tokenizer_piece(drafter_tokenizer, id, &a_bytes);
+        const char *b = spc_tokenizer_piece(engine->tokenizer, id, &b_bytes);
+
+        return spc_error_set(
+            err, SPC_EMODEL,
+            "drafter %s and verifier %s do not pair: their tokenizers first differ "
+            "at id %d ('%.*s' against '%.*s')",
+            drafter, verifier, (int)id, a_bytes < 32 ? (int)a_bytes : 32, a ? a : "",
+            b_bytes < 32 ? (int)b_bytes : 32, b ? b : "");
+    }
+    return SPC_OK;
+}
+
+static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_tokenizer *drafter_tokenizer = NULL;
+    spc_status status = open_model(o->verifier, &engine->verifier, err);
+
+    if (status == SPC_OK) status = open_tokenizer(&engine->verifier, &engine->tokenizer, err);
+    if (status != SPC_OK || !o->drafter) return status;
+    status = open_model(o->drafter, &engine->drafter, err);
+    if (status == SPC_OK) status = open_tokenizer(&engine->drafter, &drafter_tokenizer, err);
+    if (status == SPC_OK) status = check_pair(engine, drafter_tokenizer, err);
+    spc_tokenizer_close(drafter_tokenizer);
+    return status;
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------
+ */
+
+static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *err)
+{
+    int32_t context = engine->verifier.config.context;
+
+    if (engine->drafter.plan && engine->drafter.config.context < context) {
+        context = engine->drafter.config.context;
+    }
+    if (wanted < 0 || wanted == 1 || wanted > context) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "context: expected 0 (what the models allow) or 2 to %d, found %d",
+                             (int)context, (int)wanted);
+    }
+    engine->context = wanted > 0 ? wanted : context;
+    return SPC_OK;
+}
+
+static spc_limits limits_of(const spc_engine *engine)
+{
+    int32_t round = engine->sessions * SPC_LANE_ROWS;
+    spc_limits limits = {engine->sessions, engine->context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                         round};
+
+    return limits;
+}
+
+/* Arrays of a step; sizes follow from the number of sessions. */
+static spc_status reserve(spc_engine *engine, spc_error *err)
+{
+    spc_scratch *s = &engine->scratch;
+    size_t sessions = (size_t)engine->sessions;
+
+    s->rows = limits_of(engine).rows;
+    s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
+    s->lane = calloc(sessions * 2, sizeof *s->lane);
+    s->verdict = calloc(sessions * 2, sizeof *s->verdict);
+    s->group = calloc(sessions, sizeof *s->group);
+    engine->slot = calloc(sessions, sizeof *engine->slot);
+    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot) {
+        return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
+                             (int)engine->sessions);
+    }
+    s->token = s->slot + s->rows;
+    s->position = s->token + s->rows;
+    s->output = s->position + s->rows;
+    s->bonus = s->lane + sessions;
+    for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
+        size_t bytes;
+
+        (void)spc_tokenizer_piece(engine->tokenizer, id, &bytes);
+        if (bytes > engine->longest_token) engine->longest_token = bytes;
+    }
+    return SPC_OK;
+}
+
+static spc_status new_engine(spc_engine **out, spc_error *err)
+{
+    spc_engine *engine = calloc(1, sizeof *engine);
+
+    *out = NULL;
+    if (!engine || pthread_mutex_init(&engine->lock, NULL) != 0) {
+        free(engine);
+        return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
+    }
+    *out = engine;
+    return SPC_OK;
+}
+
+/* ---- open and close ---------------------------------------------------------------------------
+ */
+
+static void tell_progress(const spc_engine_options *o, const spc_engine *engine, bool verifier_done)
+{
+    uint64_t v = spc_bundle_bytes(engine->verifier.bundle);
+    uint64_t d = engine->drafter.bundle ? spc_bundle_bytes(engine->drafter.bundle) : 0;
+
+    if (o->progress) o->progress(o->user, verifier_done ? v : 0, v + d);
+    if (o->progress && verifier_done && engine->drafter.runner) o->progress(o->user, v + d, v + d);
+}
+
+static spc_status check_engine_options(const spc_engine_options *o, spc_error *err)
+{
+    if (!o->verifier) {
+        return spc_error_set(err, SPC_EUSAGE, "verifier: expected a model folder, found none");
+    }
+    if (o->sessions < 1 || o->sessions > SESSIONS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d", SESSIONS_MAX,
+                             (int)o->sessions);
+    }
+    if (o->threads < 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "threads: expected 0 (one per core) or more, found %d",
+                             (int)o->threads);
+    }
+    return SPC_OK;
+}
+
+spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
+{
+    spc_engine *engine = NULL;
+    spc_status status = check_engine_options(options, err);
+
+    *out = NULL;
+    if (status == SPC_OK) status = new_engine(&engine, err);
+    if (status != SPC_OK) return status;
+    engine->ops = &spc_backend_cpu;
+    engine->sessions = options->sessions;
+    status = open_pair(engine, options, err);
+    if (status == SPC_OK) status = choose_context(engine, options->context, err);
+    if (status != SPC_OK) goto fail;
+    engine->vocab = engine->verifier.config.vocab;
+    status = engine->ops->open(&engine->backend, options->threads, options->isa, err);
+    if (status != SPC_OK) goto fail;
+
+    spc_limits limits = limits_of(engine);
+
+    tell_progress(options, engine, false);
+    status = load_model(engine, &engine->verifier, &limits, err);
+    if (status == SPC_OK && engine->drafter.plan) {
+        status = load_model(engine, &engine->drafter, &limits, err);
+    }
+    if (status == SPC_OK) status = reserve(engine, err);
+    if (status != SPC_OK) goto fail;
+    tell_progress(options, engine, true);
+    if (options->log) options->log(options->user, engine->ops->device(engine->backend));
+    *out = engine;
+    return SPC_OK;
+fail:
+    spc_engine_close(engine);
+    return status;
+}
+
+spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
+                               spc_runner *drafter, spc_runner *verifier, int32_t vocab,
+                               int32_t context, int32_t sessions, spc_engine **out, spc_error *err)
+{
+    spc_engine *engine;
+    spc_status status = new_engine(&engine, err);
+
+    *out = NULL;
+    if (status != SPC_OK) {
+        ops->unload(drafter);
+        ops->unload(verifier);
+        ops->close(backend);
+        return status;
+    }
+    engine->ops = ops;
+    engine->backend = backend;
+    engine->drafter.runner = drafter;
+    engine->verifier.runner = verifier;
+    engine->vocab = vocab;
+    engine->context = context;
+    engine->sessions = sessions;
+    status = reserve(engine, err);
+    if (status != SPC_OK) {
+        spc_engine_close(engine);
+        return status;
+    }
+    *out = engine;
+    return SPC_OK;
+}
+
+void spc_engine_close(spc_engine *engine)
+{
+    if (!engine) return;
+    free(engine->slot);
+    free(engine->scratch.group);
+    free(engine->scratch.verdict);
+    free(engine->scratch.lane);
+    free(engine->scratch.slot);
+    close_model(engine, &engine->drafter);
+    close_model(engine, &engine->verifier);
+    if (engine->ops) engine->ops->close(engine->backend);
+    spc_tokenizer_close(engine->tokenizer);
+    (void)pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+/* ---- what an engine tells ---------------------------------------------------------------------
+ */
+
+void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
+{
+    memset(out, 0, sizeof *out);
+    out->device = engine->ops->device(engine->backend);
+    out->vocab = engine->vocab;
+    out->context = engine->context;
+    out->sessions = engine->sessions;
+    out->drafter = engine->drafter.runner != NULL;
+    out->tokenizer = engine->tokenizer != NULL;
+    out->verifier_weight_bytes = engine->verifier.weight_bytes;
+    out->drafter_weight_bytes = engine->drafter.weight_bytes;
+    out->verifier_memory_bytes = engine->verifier.memory_bytes;
+    out->drafter_memory_bytes = engine->drafter.memory_bytes;
+}
+
+static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
+{
+    if (engine->tokenizer) return SPC_OK;
+    return spc_error_set(err, SPC_EMODEL,
+                         "the model has no tokenizer (tokenizer.json): give prompts as ids");
+}
+
+spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
+                             int32_t **ids, int32_t *count, spc_error *err)
+{
+    spc_status status = need_tokenizer(engine, err);
+
+    *ids = NULL;
+    *count = 0;
+    if (status != SPC_OK) return status;
+    return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
+}
+
+spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
+                             bool skip_special, char **text, spc_error *err)
+{
+    spc_status status = need_tokenizer(engine, err);
+
+    *text = NULL;
+    if (status != SPC_OK) return status;
+    return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, err);
+}
+
+/* Rows [from, to) of a teacher-forced text into logits. */
+static spc_status logits_chunk(spc_engine *engine, int32_t slot, const int32_t *ids, int32_t from,
+                               int32_t to, float *logits, spc_error *err)
+{
+    spc_scratch *s = &engine->scratch;
+    spc_rows rows = {to - from, s->slot, s->token, s->position, s->output};
+
+    for (int32_t i = 0; i < rows.count; i++) {
+        s->slot[i] = slot;
+        s->token[i] = ids[from + i];
+        s->position[i] = from + i;
+        s->output[i] = i;
+    }
+
+    spc_status status = engine->ops->forward(engine->verifier.runner, &rows, err);
+
+    for (int32_t i = 0; i < rows.count && status == SPC_OK; i++) {
+        memcpy(logits + (size_t)(from + i) * (size_t)engine->vocab,
+               engine->ops->logits(engine->verifier.runner, i),
+               (size_t)engine->vocab * sizeof *logits);
+    }
+    return status;
+}
+
+static spc_status check_ids(const spc_engine *engine, const int32_t *ids, int32_t count,
+                            spc_error *err)
+{
+    if (count < 1 || count > engine->context) {
+        return spc_error_set(err, count < 1 ? SPC_EINPUT : SPC_EFULL,
+                             "expected 1 to %d ids (the context), found %d", (int)engine->context,
+                             (int)count);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (ids[i] >= 0 && ids[i] < engine->vocab) continue;
+        return spc_error_set(err, SPC_EINPUT, "id %d: expected 0 to %d, found %d", (int)i,
+                             (int)engine->vocab - 1, (int)ids[i]);
+    }
+    return SPC_OK;
+}
+
+spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int32_t count, float *logits,
+                             spc_error *err)
+{
+    spc_status status = check_ids(engine, ids, count, err);
+    int32_t slot = 0, chunk = limits_of(engine).outputs;
+
+    if (status != SPC_OK) return status;
+    pthread_mutex_lock(&engine->lock);
+    while (slot < engine->sessions && engine->slot[slot]) slot++;
+    if (slot == engine->sessions) {
+        pthread_mutex_unlock(&engine->lock);
+        return spc_error_set(err, SPC_EFULL, "no free session: all %d are open; close one",
+                             (int)engine->sessions);
+    }
+    engine->ops->rewind(engine->verifier.runner, slot, 0);
+    for (int32_t from = 0; from < count && status == SPC_OK; from += chunk) {
+        int32_t to = count - from < chunk ? count : from + chunk;
+
+        status = logits_chunk(engine, slot, ids, from, to, logits, err);
+    }
+    engine->ops->rewind(engine->verifier.runner, slot, 0);
+    pthread_mutex_unlock(&engine->lock);
+    return status;
+}

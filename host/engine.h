@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine.h - inside an engine: two runners, their tokenizer, the slots of its sessions, scratch of
+ * a step. */
+#ifndef SPC_HOST_ENGINE_H
+#define SPC_HOST_ENGINE_H
+
+#include "weights/config.h"
+#include "weights/tokenizer.h"
+
+#include "backend.h"
+
+#include <pthread.h>
+
+/* Logits rows of one session: gamma + 1 of them, and one more where the last is a draft too. */
+enum { SPC_LANE_ROWS = SPC_GAMMA_MAX + 2 };
+
+/* One of the two models. */
+typedef struct {
+    spc_bundle *bundle; /* owned; the runner reads weights in it */
+    spc_plan *plan;     /* owned */
+    spc_runner *runner; /* owned; NULL: there is no such model */
+    spc_config config;
+    uint64_t weight_bytes; /* read by one row */
+    uint64_t memory_bytes; /* reserved by the runner */
+} spc_model;
+
+/* Rows under construction for one forward, and the lanes of one step.  Sized once. */
+typedef struct {
+    int32_t *slot, *token, *position, *output; /* [rows] */
+    int32_t count;                             /* rows in use */
+    int32_t rows;                              /* most rows of one forward */
+    spc_lane *lane;                            /* [sessions] */
+    spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
+    spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
+    spc_session **group;                       /* [sessions] those of one strategy in a step */
+} spc_scratch;
+
+struct spc_engine {
+    pthread_mutex_t lock; /* held while a model runs and while slots change hands */
+    const spc_backend_ops *ops;
+    spc_backend *backend; /* owned */
+    spc_model drafter;
+    spc_model verifier;
+    spc_tokenizer *tokenizer; /* owned; NULL: prompts are ids */
+    size_t longest_token;     /* bytes of the longest piece */
+    int32_t vocab;
+    int32_t context;
+    int32_t sessions;
+    spc_session **slot; /* [sessions] who holds it; NULL: free */
+    spc_scratch scratch;
+    spc_log_fn log;
+    void *user;
+};
+
+/* Open a model by the name users give: a folder, or SPC_EMBEDDED_DRAFTER / SPC_EMBEDDED_VERIFIER.
+ */
+spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err);
+
+/* An engine over runners that exist already (tests bring their own backend).  Takes over backend
+ * and runners, also when it fails; drafter may be NULL. */
+spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
+                               spc_runner *drafter, spc_runner *verifier, int32_t vocab,
+                               int32_t context, int32_t sessions, spc_engine **out, spc_error *err);
+
+#endif

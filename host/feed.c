@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* feed.c - gathering rows for a forward: several sessions, long prompts in chunks. */
+#include "session.h"
+
+#include <assert.h>
+#include <time.h>
+
+uint64_t spc_now_ns(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
+{
+    spc_scratch *s = &engine->scratch;
+    spc_rows rows = {s->count, s->slot, s->token, s->position, s->output};
+
+    if (s->count == 0) return SPC_OK;
+    s->count = 0;
+    return engine->ops->forward(model->runner, &rows, err);
+}
+
+spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
+                    int32_t wanted, int32_t output, spc_error *err)
+{
+    spc_scratch *s = &engine->scratch;
+    int32_t from = engine->ops->length(model->runner, session->slot);
+
+    assert(from < to && to <= engine->context && wanted >= from && wanted < to);
+    for (int32_t i = from; i < to; i++) {
+        if (s->count == s->rows) {
+            spc_status status = spc_feed_flush(engine, model, err);
+
+            if (status != SPC_OK) return status;
+            if (i > from && i <= wanted) session->counters.prefill_calls++;
+        }
+        s->slot[s->count] = session->slot;
+        s->token[s->count] = session->token[i];
+        s->position[s->count] = i;
+        s->output[s->count] = i >= wanted ? output + (i - wanted) : -1;
+        s->count++;
+    }
+    return SPC_OK;
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan.c - building, measuring and printing plans; the table of architectures. */
+#include "plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const spc_architecture *const architectures[] = {&spc_arch_llama};
+enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
+
+const char *spc_op_name(spc_op_kind kind)
+{
+#define SPC_OP_NAME(id, name) name,
+    static const char *const names[] = {SPC_OP_MAP(SPC_OP_NAME)};
+#undef SPC_OP_NAME
+
+    return (unsigned)kind < SPC_OP_COUNT ? names[kind] : "unknown";
+}
+
+/* ---- appending --------------------------------------------------------------------------------
+ */
+
+/* Room for one more element; returns the array, or NULL and remembers. */
+static void *grow(spc_plan *plan, void *array, int32_t count, int32_t *capacity, size_t size)
+{
+    int32_t wanted = *capacity ? *capacity * 2 : 32;
+    void *grown;
+
+    if (count < *capacity) return array;
+    grown = realloc(array, (size_t)wanted * size);
+    if (!grown) {
+        plan->no_memory = true;
+        return array;
+    }
+    *capacity = wanted;
+    return grown;
+}
+
+int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim)
+{
+    plan->buffer =
+        grow(plan, plan->buffer, plan->buffer_count, &plan->buffer_capacity, sizeof *plan->buffer);
+    if (plan->no_memory) return 0;
+    plan->buffer[plan->buffer_count] = (spc_buffer){name, dim};
+    return plan->buffer_count++;
+}
+
+int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t cols)
+{
+    spc_weight *w;
+
+    plan->weight =
+        grow(plan, plan->weight, plan->weight_count, &plan->weight_capacity, sizeof *plan->weight);
+    if (plan->no_memory) return 0;
+    w = &plan->weight[plan->weight_count];
+    (void)snprintf(w->name, sizeof w->name, "%s", name);
+    w->rows = rows;
+    w->cols = cols;
+    return plan->weight_count++;
+}
+
+void spc_plan_op(spc_plan *plan, spc_op op)
+{
+    plan->op = grow(plan, plan->op, plan->op_count, &plan->op_capacity, sizeof *plan->op);
+    if (!plan->no_memory) plan->op[plan->op_count++] = op;
+}
+
+/* ---- build ------------------------------------------------------------------------------------
+ */
+
+spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan **out,
+                          spc_error *err)
+{
+    char known[256] = "";
+    size_t used = 0;
+    spc_plan *plan;
+    int32_t i = 0;
+
+    *out = NULL;
+    while (i < ARCHITECTURES && strcmp(architectures[i]->name, config->architecture) != 0) i++;
+    if (i == ARCHITECTURES) {
+        for (i = 0; i < ARCHITECTURES && used < sizeof known; i++) {
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "",
+                                     architectures[i]->name);
+        }
+        return spc_error_set(err, SPC_EMODEL,
+                             "%s/config.json: unknown architecture '%s'; known: %s", where,
+                             config->architecture, known);
+    }
+    plan = calloc(1, sizeof *plan);
+    if (plan) {
+        plan->config = *config;
+        architectures[i]->build(config, plan);
+    }
+    if (!plan || plan->no_memory) {
+        spc_plan_close(plan);
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for its plan", where);
+    }
+    *out = plan;
+    return SPC_OK;
+}
+
+void spc_plan_close(spc_plan *plan)
+{
+    if (!plan) return;
+    free(plan->op);
+    free(plan->buffer);
+    free(plan->weight);
+    free(plan);
+}
+
+/* ---- measures ---------------------------------------------------------------------------------
+ */
+
+/* Is a weight read by another op than EMBED, which takes a single row of it? */
+static bool is_multiplied(const spc_plan *plan, int32_t weight)
+{
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        for (int32_t k = 0; k < SPC_OP_WEIGHTS; k++) {
+            if (plan->op[i].kind != SPC_OP_EMBED && plan->op[i].weight[k] == weight) return true;
+        }
+    }
+    return false;
+}
+
+uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)
+{
+    uint64_t total = 0;
+
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        const spc_weight *w = &plan->weight[i];
+        const spc_tensor *t = spc_bundle_find(bundle, w->name);
+
+        if (!t) continue;
+        total += is_multiplied(plan, i) ? t->bytes : t->bytes / (uint64_t)w->rows;
+    }
+    return total;
+}
+
+uint64_t spc_plan_parameters(const spc_plan *plan)
+{
+    uint64_t total = 0;
+
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        const spc_weight *w = &plan->weight[i];
+
+        total += (uint64_t)w->rows * (uint64_t)(w->cols > 0 ? w->cols : 1);
+    }
+    return total;
+}
+
+uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context)
+{
+    const spc_config *c = &plan->config;
+    uint64_t row = (uint64_t)c->kv_heads * (uint64_t)c->head_dim * 2 * sizeof(float);
+
+    return row * (uint64_t)c->layers * (uint64_t)context;
+}
+
+/* ---- print ------------------------------------------------------------------------------------
+ */
+
+static const char *buffer_name(const spc_plan *plan, int32_t i)
+{
+    return i >= 0 ? plan->buffer[i].name : "-";
+}
+
+void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *text), void *user)
+{
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+        char text[512];
+        size_t used =
+            (size_t)snprintf(text, sizeof text, "%-7s %s%s%s -> %s", spc_op_name(op->kind),
+                             op->a >= 0 ? buffer_name(plan, op->a) : "token",
+                             op->b >= 0 ? ", " : "", op->b >= 0 ? buffer_name(plan, op->b) : "",
+                             op->out >= 0 ? buffer_name(plan, op->out) : "logits");
+
+        for (int32_t k = 0; k < SPC_OP_WEIGHTS && used < sizeof text; k++) {
+            const spc_weight *w = op->weight[k] >= 0 ? &plan->weight[op->weight[k]] : NULL;
+
+            if (!w) continue;
+            used += (size_t)snprintf(text + used, sizeof text - used,
+                                     w->cols ? "  %s [%d, %d]" : "  %s [%d]", w->name, (int)w->rows,
+                                     (int)w->cols);
+        }
+        line(user, text);
+    }
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan.h - a model as data: a flat array of ops over named buffers and named weights.
+ *
+ * Architectures write plans, backends run them, and neither knows the other.  A plan says what one
+ * row of tokens goes through; how many rows there are, and where their keys and values lie, is the
+ * backend's business. */
+#ifndef SPC_HOST_PLAN_H
+#define SPC_HOST_PLAN_H
+
+#include "weights/config.h"
+
+/* What an op computes, per row.  a, b: buffers read; out: buffer written; w: weights.
+ *
+ * EMBED   out = row `token` of w[0]
+ * NORM    out = a / sqrt(mean(a^2) + eps) * w[0]                   (RMSNorm)
+ * LINEAR  out = w[0] a, and w[1] a, w[2] a behind it where there are several
+ * ROPE    the first `heads` + `kv_heads` heads of a rotated by their position, in place
+ * ATTEND  keys and values of a go into the cache of `layer`; out = attention over positions 0 ..
+ * own; a holds queries [heads, head_dim], keys and values [kv_heads, head_dim] GLU     out =
+ * silu(a[0 .. n)) * a[n .. 2n) ADD     out = a + b HEAD    logits = w[0] a, only for rows whose
+ * logits are wanted */
+#define SPC_OP_MAP(X)   \
+    X(EMBED, "embed")   \
+    X(NORM, "norm")     \
+    X(LINEAR, "linear") \
+    X(ROPE, "rope")     \
+    X(ATTEND, "attend") \
+    X(GLU, "glu")       \
+    X(ADD, "add")       \
+    X(HEAD, "head")
+
+#define SPC_OP_ENUM(id, name) SPC_OP_##id,
+typedef enum { SPC_OP_MAP(SPC_OP_ENUM) SPC_OP_COUNT } spc_op_kind;
+#undef SPC_OP_ENUM
+
+enum { SPC_OP_WEIGHTS = 3, SPC_PLAN_NAME = 80 };
+
+typedef struct {
+    spc_op_kind kind;
+    int32_t out, a, b;              /* buffers; -1: none */
+    int32_t weight[SPC_OP_WEIGHTS]; /* indices of weights; -1: none */
+    int32_t layer;                  /* ATTEND */
+} spc_op;
+
+/* Activations of one row. */
+typedef struct {
+    const char *name; /* a literal */
+    int32_t dim;      /* floats per row */
+} spc_buffer;
+
+typedef struct {
+    char name[SPC_PLAN_NAME]; /* as in the checkpoint */
+    int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
+} spc_weight;
+
+typedef struct {
+    spc_config config;  /* the sizes ops take: heads, head_dim, rope, eps ... */
+    spc_op *op;         /* [op_count] */
+    spc_buffer *buffer; /* [buffer_count] */
+    spc_weight *weight; /* [weight_count] */
+    int32_t op_count, buffer_count, weight_count;
+    int32_t op_capacity, buffer_capacity, weight_capacity;
+    bool no_memory; /* an append failed; spc_plan_build reports it */
+} spc_plan;
+
+/* Plan of a model; unknown architectures are SPC_EMODEL and the known ones are listed.
+ *
+ * where   names the model in messages */
+spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan **out,
+                          spc_error *err);
+void spc_plan_close(spc_plan *plan); /* NULL is allowed */
+
+/* For architectures: append, and get the index.  Failures are remembered in the plan. */
+int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim);
+int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t cols);
+void spc_plan_op(spc_plan *plan, spc_op op);
+
+/* An architecture: its name in config.json, and who writes its plan. */
+typedef struct {
+    const char *name;
+    void (*build)(const spc_config *config, spc_plan *plan);
+} spc_architecture;
+
+extern const spc_architecture spc_arch_llama;
+
+const char *spc_op_name(spc_op_kind kind);
+
+/* Bytes of weights that a row reads: every weight of the plan, of the embedding one row only unless
+ * it is the head too.  Weights that the bundle lacks count as nothing. */
+uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle);
+
+/* Elements of all weights. */
+uint64_t spc_plan_parameters(const spc_plan *plan);
+
+/* Bytes of keys and values of one sequence, float32. */
+uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context);
+
+/* One line per op: "linear  normed -> qkv  model.layers.0.self_attn.q_proj.weight [512, 320] ...".
+ *
+ * line   called for each, terminated text without newline */
+void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *text), void *user);
+
+#endif

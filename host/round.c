@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* round.c - one speculative round of several sessions: draft, score, verify, commit.
+ *
+ * token[0 .. n) are the committed tokens of a session; token[n - 1] is pending: it stands in
+ * neither KV cache.  Between rounds the verifier's cache holds n - 1 tokens; the drafter's the
+ * same, or fewer after a round that did not need it.  The drafts of a round lie behind the
+ * committed tokens, in token[n .. n + g).
+ *
+ *   1 DRAFT   g times: the drafter runs one row per session, a token is drawn from it
+ *   2 SCORE   the verifier runs the pending token and the drafts in one pass: g + 1 rows
+ *   3 VERIFY  the rule decides (verify.c).  A bonus token from the target distribution needs the
+ *             drafter's row g too: it is run now, only for sessions that kept every draft
+ *   4 COMMIT  token by token until one ends the sequence; both caches are cut to n' - 1: lengths
+ * only
+ *
+ * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1. */
+#include "session.h"
+
+#include "rules/finish.h"
+
+#include <assert.h>
+
+/* Is the last row of a round a draft like the others? */
+static bool steps(const spc_session *s)
+{
+    return s->params.bonus == SPC_BONUS_STEP && s->params.rule.path != SPC_RULE_VERIFIER_ONLY;
+}
+
+/* Does the token after a fully kept draft need the drafter's row? */
+static bool bonus_uses_drafter(const spc_session *s, const spc_lane *lane)
+{
+    if (!spc_rule_uses_drafter(&s->params.rule)) return false;
+    return s->params.bonus == SPC_BONUS_TARGET || lane->drafts == 0;
+}
+
+static int32_t round_gamma(const spc_session *s)
+{
+    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return 0;
+    return spc_round_gamma(s->gamma, s->length - s->prompt, s->budget, s->length,
+                           s->engine->context);
+}
+
+static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
+{
+    s->round_gamma = round_gamma(s);
+    s->round_failed = false;
+    lane->params = &s->params;
+    lane->position = s->length;
+    lane->output = index * SPC_LANE_ROWS;
+    lane->drafts = s->round_gamma + (steps(s) ? 1 : 0);
+    lane->salt = s->params.verify == SPC_VERIFY_BLOCK ? (uint32_t)s->length + 1u : 0u;
+    lane->bonus = false;
+    lane->draft = s->token + s->length;
+    lane->stats = s->stats;
+}
+
+/* ---- 1 draft ----------------------------------------------------------------------------------
+ */
+
+/* What the drawn token means for the rest of the draft: none behind an end of sequence, none behind
+ * a row that gave no token. */
+static void round_drafted(spc_session *s, spc_lane *lane, int32_t i)
+{
+    s->counters.drafter_calls++;
+    if (lane->draft[i] < 0) {
+        lane->drafts = i;
+        s->round_failed = true;
+        return;
+    }
+    if (i < s->round_gamma) s->counters.drafted[i]++;
+    if (spc_session_is_stop(s, lane->draft[i])) lane->drafts = i + 1;
+}
+
+static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                              spc_error *err)
+{
+    spc_lane *lane = engine->scratch.lane;
+    spc_model *drafter = &engine->drafter;
+
+    for (int32_t i = 0; i < SPC_LANE_ROWS; i++) {
+        bool any = false;
+
+        for (int32_t k = 0; k < count; k++) {
+            spc_session *s = sessions[k];
+
+            if (i >= lane[k].drafts) continue;
+            any = true;
+            spc_status status = spc_feed(engine, drafter, s, s->length + i, s->length + i - 1,
+                                         lane[k].output + i, err);
+            if (status != SPC_OK) return status;
+        }
+        if (!any) break;
+
+        spc_status status = spc_feed_flush(engine, drafter, err);
+
+        if (status == SPC_OK) status = engine->ops->draw(drafter->runner, lane, count, i, err);
+        if (status != SPC_OK) return status;
+        for (int32_t k = 0; k < count; k++) {
+            if (i < lane[k].drafts) round_drafted(sessions[k], &lane[k], i);
+        }
+    }
+    return SPC_OK;
+}
+
+/* ---- 2 score ----------------------------------------------------------------------------------
+ */
+
+/* Is a token to be drawn after a fully kept draft?  Not where the draft ends the sequence or broke
+ * off, and not where the last row was a draft itself. */
+static bool wants_bonus(const spc_session *s, const spc_lane *lane)
+{
+    if (s->round_failed) return false;
+    if (steps(s)) return false;
+    return lane->drafts == 0 || !spc_session_is_stop(s, lane->draft[lane->drafts - 1]);
+}
+
+static spc_status round_score(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                              spc_error *err)
+{
+    spc_lane *lane = engine->scratch.lane;
+    spc_model *verifier = &engine->verifier;
+
+    for (int32_t k = 0; k < count; k++) {
+        spc_session *s = sessions[k];
+        int32_t rows = lane[k].drafts + (wants_bonus(s, &lane[k]) ? 1 : 0);
+
+        if (rows == 0) continue; /* the first draft already broke off */
+        spc_status status =
+            spc_feed(engine, verifier, s, s->length + rows - 1, s->length - 1, lane[k].output, err);
+        if (status != SPC_OK) return status;
+        s->counters.verifier_calls++;
+    }
+    return spc_feed_flush(engine, verifier, err);
+}
+
+/* ---- 3 verify ---------------------------------------------------------------------------------
+ */
+
+/* Sessions whose bonus token needs the drafter's row behind the last draft: run it, draw, and
+ * append to the verdict. */
+static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                              uint64_t *drafter_ns, spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+    spc_verdict *verdict = scratch->verdict, *late = scratch->verdict + engine->sessions;
+    uint64_t start = spc_now_ns();
+    int32_t late_count = 0;
+    spc_status status = SPC_OK;
+
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+        spc_session *s = sessions[k];
+        spc_lane *lane = &scratch->lane[k];
+        int32_t behind = s->length + lane->drafts;
+
+        if (verdict[k].status & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER)) continue;
+        if (!wants_bonus(s, lane) || lane->bonus || verdict[k].accepted < lane->drafts) continue;
+        status = spc_feed(engine, &engine->drafter, s, behind, behind - 1,
+                          lane->output + lane->drafts, err);
+        s->counters.drafter_calls++;
+        scratch->bonus[late_count] = *lane;
+        scratch->bonus[late_count].position += lane->drafts;
+        scratch->bonus[late_count].output += lane->drafts;
+        scratch->bonus[late_count].drafts = 0;
+        scratch->bonus[late_count].bonus = true;
+        late_count++;
+    }
+    if (late_count == 0 || status != SPC_OK) return status;
+    status = spc_feed_flush(engine, &engine->drafter, err);
+    *drafter_ns = spc_now_ns() - start;
+    if (status != SPC_OK) return status;
+    status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner, scratch->bonus,
+                                 late_count, late, err);
+
+    for (int32_t k = 0, j = 0; k < count && j < late_count && status == SPC_OK; k++) {
+        if (scratch->bonus[j].params != &sessions[k]->params) continue;
+        spc_verdict *v = &verdict[k];
+
+        v->status |= late[j].status;
+        v->deferred |= late[j].deferred << scratch->lane[k].drafts;
+        v->drawn = late[j].drawn;
+        if (late[j].count > 0) v->token[v->count++] = late[j].token[0];
+        j++;
+    }
+    return status;
+}
+
+static spc_status round_verify(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                               uint64_t *drafter_ns, spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+
+    for (int32_t k = 0; k < count; k++) {
+        spc_lane *lane = &scratch->lane[k];
+
+        lane->bonus = wants_bonus(sessions[k], lane) && !bonus_uses_drafter(sessions[k], lane);
+    }
+
+    spc_status status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner,
+                                            scratch->lane, count, scratch->verdict, err);
+
+    if (status != SPC_OK) return status;
+    return round_bonus(engine, sessions, count, drafter_ns, err);
+}
+
+/* ---- 4 commit ---------------------------------------------------------------------------------
+ */
+
+/* Count row i of the round, whose token is kept: counters hold nothing of tokens behind a stop. */
+static void count_row(spc_session *s, const spc_verdict *v, int32_t i)
+{
+    if (i >= s->round_gamma || i >= v->verified) {
+        s->counters.bonus++;
+        return;
+    }
+    s->counters.verified[i]++;
+    s->counters.accepted[i] += i < v->accepted;
+    s->counters.rejected[i] += i >= v->accepted;
+    s->counters.deferred[i] += v->deferred >> i & 1u;
+}
+
+static spc_token_origin origin_of(const spc_lane *lane, const spc_verdict *v, int32_t i)
+{
+    if (i < v->accepted) return SPC_TOKEN_ACCEPTED;
+    return v->accepted < lane->drafts ? SPC_TOKEN_RESIDUAL : SPC_TOKEN_BONUS;
+}
+
+/* Cut both caches to what the next round starts from.  Never lengthens one. */
+static void round_rewind(spc_session *s)
+{
+    const spc_backend_ops *ops = s->engine->ops;
+    spc_runner *drafter = s->engine->drafter.runner, *verifier = s->engine->verifier.runner;
+    int32_t run = s->length - 1; /* all but the pending token has been run */
+
+    if (ops->length(verifier, s->slot) > run) ops->rewind(verifier, s->slot, run);
+    if (drafter && ops->length(drafter, s->slot) > run) ops->rewind(drafter, s->slot, run);
+    assert(s->finish == SPC_FINISH_FAILED || ops->length(verifier, s->slot) == run);
+}
+
+static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict *v)
+{
+    int32_t first = s->length, kept = 0;
+
+    s->counters.rounds++;
+    s->counters.zero_residuals += (v->status & SPC_STATUS_ZERO_RESIDUAL) != 0;
+    while (kept < v->count && s->finish == SPC_FINISH_RUNNING) {
+        count_row(s, v, kept);
+        (void)spc_session_keep(s, v->token[kept], origin_of(lane, v, kept),
+                               v->deferred >> kept & 1u);
+        kept++;
+    }
+    s->counters.discarded += v->count - kept;
+    if (s->finish == SPC_FINISH_RUNNING) {
+        if (v->status & SPC_STATUS_BAD_VERIFIER) {
+            spc_session_fail_row(s, false, first + v->count);
+        } else if (v->status & SPC_STATUS_BAD_DRAFTER ||
+                   (s->round_failed && v->accepted == lane->drafts)) {
+            spc_session_fail_row(s, true, first + v->count);
+        }
+    }
+    round_rewind(s);
+}
+
+static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                             spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+    uint64_t late_ns = 0, start = spc_now_ns();
+    spc_status status;
+
+    for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
+    status = round_draft(engine, sessions, count, err);
+    if (status != SPC_OK) return status;
+
+    uint64_t drafted = spc_now_ns();
+
+    status = round_score(engine, sessions, count, err);
+    if (status == SPC_OK) status = round_verify(engine, sessions, count, &late_ns, err);
+    if (status != SPC_OK) return status;
+
+    uint64_t verified = spc_now_ns();
+
+    for (int32_t k = 0; k < count; k++) {
+        round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
+    }
+
+    uint64_t committed = spc_now_ns();
+
+    for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
+        spc_stats *c = &sessions[k]->counters;
+
+        c->draft_ns += (drafted - start + late_ns) / (uint64_t)count;
+        c->verify_ns += (verified - drafted - late_ns) / (uint64_t)count;
+        c->other_ns += (committed - verified) / (uint64_t)count;
+    }
+    return SPC_OK;
+}
+
+const spc_strategy spc_strategy_round = {"round", round_step};

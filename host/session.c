@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
+#include "session.h"
+
+#include "rules/finish.h"
+#include "weights/utf8.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void spc_session_options_init(spc_session_options *options)
+{
+    memset(options, 0, sizeof *options);
+    options->rule = "strict";
+    options->gamma = 5;
+    options->temperature = 1.0f;
+    options->top_p = 1.0f;
+    options->nucleus = true;
+}
+
+const char *spc_finish_name(spc_finish finish)
+{
+#define SPC_FINISH_NAME(id, text) text,
+    static const char *const names[] = {SPC_FINISH_MAP(SPC_FINISH_NAME)};
+#undef SPC_FINISH_NAME
+
+    return (unsigned)finish < SPC_FINISH_COUNT ? names[finish] : "unknown";
+}
+
+/* ---- open -------------------------------------------------------------------------------------
+ */
+
+static spc_status read_params(const spc_session_options *o, spc_row_params *params, spc_error *err)
+{
+    char message[SPC_RULE_MESSAGE_BYTES];
+
+    memset(params, 0, sizeof *params);
+    if (!o->rule) return spc_error_set(err, SPC_ERULE, "rule: expected a rule text, found none");
+    if (!spc_rule_parse(o->rule, &params->rule, message)) {
+        return spc_error_set(err, SPC_ERULE, "%s", message);
+    }
+    params->sampling.temperature = o->temperature;
+    params->sampling.top_k = o->top_k;
+    params->sampling.top_p = o->top_p;
+    params->sampling.min_p = o->min_p;
+    params->seed = o->seed;
+    params->verify = (int32_t)o->verify;
+    params->bonus = (int32_t)o->bonus;
+    params->nucleus = o->nucleus;
+    return spc_params_check(params, err);
+}
+
+static spc_status check_options(const spc_engine *engine, const spc_session_options *o,
+                                const spc_row_params *params, spc_error *err)
+{
+    if (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d, found %d", SPC_GAMMA_MAX,
+                             (int)o->gamma);
+    }
+    if (o->max_tokens < 0) {
+        return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
+                             (int)o->max_tokens);
+    }
+    if (!engine->drafter.runner && params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "rule %s needs a drafter, and the engine was opened without one: give "
+                             "a drafter, or use rule verifier-only",
+                             o->rule);
+    }
+    if (o->stop_count > 0 && !engine->tokenizer) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "stop strings need a tokenizer, and this model has none "
+                             "(tokenizer.json): leave them out");
+    }
+    for (int32_t i = 0; i < o->stop_count; i++) {
+        if (o->stop[i] && o->stop[i][0]) continue;
+        return spc_error_set(err, SPC_EUSAGE, "stop string %d is empty", (int)i + 1);
+    }
+    return SPC_OK;
+}
+
+static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, int32_t count,
+                               spc_error *err)
+{
+    if (!prompt || count < 1) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "empty prompt: expected at least one token (a BOS, say), found none");
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (prompt[i] >= 0 && prompt[i] < engine->vocab) continue;
+        return spc_error_set(err, SPC_EINPUT,
+                             "prompt token %d: expected an id of 0 to %d, found %d", (int)i,
+                             (int)engine->vocab - 1, (int)prompt[i]);
+    }
+    if (count >= engine->context) {
+        return spc_error_set(
+            err, SPC_EFULL,
+            "prompt of %d tokens leaves no room in a context of %d: shorten it, or "
+            "open the engine with a larger context",
+            (int)count, (int)engine->context);
+    }
+    return SPC_OK;
+}
+
+/* Take a free slot; -1 when there is none. */
+static int32_t take_slot(spc_engine *engine, spc_session *session)
+{
+    int32_t taken = -1;
+
+    pthread_mutex_lock(&engine->lock);
+    for (int32_t i = 0; i < engine->sessions && taken < 0; i++) {
+        if (engine->slot[i]) continue;
+        engine->slot[i] = session;
+        taken = i;
+    }
+    if (taken >= 0) {
+        engine->ops->rewind(engine->verifier.runner, taken, 0);
+        if (engine->drafter.runner) engine->ops->rewind(engine->drafter.runner, taken, 0);
+    }
+    pthread_mutex_unlock(&engine->lock);
+    return taken;
+}
+
+spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
+                            const int32_t *prompt, int32_t count, spc_session **out, spc_error *err)
+{
+    spc_row_params params;
+    spc_session *s = NULL;
+    spc_status status;
+
+    *out = NULL;
+    status = read_params(options, &params, err);
+    if (status == SPC_OK) status = check_options(engine, options, &params, err);
+    if (status == SPC_OK) status = check_prompt(engine, prompt, count, err);
+    if (status != SPC_OK) return status;
+
+    s = calloc(1, sizeof *s);
+    if (s) s->token = malloc((size_t)engine->context * sizeof *s->token);
+    if (!s || !s->token) {
+        status = spc_error_set(err, SPC_ENOMEM, "no memory for a session of %d tokens",
+                               (int)engine->context);
+        goto fail;
+    }
+    status = spc_text_init(&s->text, options->stop, options->stop_count, engine->longest_token,
+                           options->on_text, options->user, err);
+    if (status != SPC_OK) goto fail;
+    memcpy(s->token, prompt, (size_t)count * sizeof *prompt);
+    s->engine = engine;
+    s->strategy =
+        params.rule.kind == SPC_RULE_DRAFTER_ONLY ? &spc_strategy_drafter : &spc_strategy_round;
+    s->params = params;
+    s->gamma = options->gamma;
+    s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
+    s->ignore_stop = options->ignore_stop;
+    s->prompt = s->length = count;
+    s->finish = SPC_FINISH_RUNNING;
+    s->reads_text = engine->tokenizer && (options->stop_count > 0 || options->on_text);
+    s->on_token = options->on_token;
+    s->user = options->user;
+    s->counters.prompt_tokens = count;
+    s->counters.output_hash = 0xcbf29ce484222325u; /* FNV-1a */
+    atomic_init(&s->cancel, false);
+    s->slot = take_slot(engine, s);
+    if (s->slot < 0) {
+        status = spc_error_set(err, SPC_EFULL,
+                               "no free session: all %d are open; close one, or open the engine "
+                               "with more sessions",
+                               (int)engine->sessions);
+        goto fail;
+    }
+    *out = s;
+    return SPC_OK;
+fail:
+    if (s) {
+        spc_text_free(&s->text);
+        free(s->token);
+        free(s);
+    }
+    return status;
+}
+
+void spc_session_close(spc_session *session)
+{
+    if (!session) return;
+    pthread_mutex_lock(&session->engine->lock);
+    session->engine->slot[session->slot] = NULL;
+    pthread_mutex_unlock(&session->engine->lock);
+    spc_text_free(&session->text);
+    free(session->token);
+    free(session);
+}
+
+/* ---- what is kept -----------------------------------------------------------------------------
+ */
+
+bool spc_session_is_stop(const spc_session *s, int32_t token)
+{
+    const spc_config *config = &s->engine->verifier.config;
+
+    for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
+        if (config->stop[i] == token) return true;
+    }
+    return false;
+}
+
+static void hash_token(uint64_t *hash, int32_t token)
+{
+    for (int32_t byte = 0; byte < 4; byte++) {
+        *hash ^= (uint32_t)token >> (8 * byte) & 255u;
+        *hash *= 0x100000001b3u;
+    }
+}
+
+/* Feed the token's bytes to the text; true when they complete a stop string. */
+static bool follow_text(spc_session *s, int32_t token)
+{
+    size_t bytes;
+    const char *piece;
+
+    if (!s->reads_text || spc_tokenizer_is_special(s->engine->tokenizer, token)) return false;
+    piece = spc_tokenizer_piece(s->engine->tokenizer, token, &bytes);
+    return spc_text_push(&s->text, piece, bytes);
+}
+
+static spc_finish finish_of(spc_end end)
+{
+    switch (end) {
+    case SPC_END_STOP: return SPC_FINISH_STOP_TOKEN;
+    case SPC_END_BUDGET: return SPC_FINISH_MAX_TOKENS;
+    case SPC_END_CONTEXT: return SPC_FINISH_CONTEXT;
+    default: return SPC_FINISH_RUNNING;
+    }
+}
+
+bool spc_session_keep(spc_session *s, int32_t token, spc_token_origin origin, bool deferred)
+{
+    spc_token told = {token, s->length, origin, deferred};
+
+    s->token[s->length++] = token;
+    s->counters.tokens++;
+    hash_token(&s->counters.output_hash, token);
+    s->finish = finish_of(spc_end_of(spc_session_is_stop(s, token), s->length - s->prompt,
+                                     s->budget, s->length, s->engine->context));
+    bool stopped = follow_text(s, token);
+
+    if (stopped) {
+        s->finish = SPC_FINISH_STOP_STRING;
+    } else if (s->finish != SPC_FINISH_RUNNING) {
+        spc_text_finish(&s->text);
+    }
+    if (s->on_token && !s->on_token(s->user, &told) && s->finish == SPC_FINISH_RUNNING) {
+        s->finish = SPC_FINISH_CANCELLED;
+        spc_text_finish(&s->text);
+    }
+    return s->finish == SPC_FINISH_RUNNING;
+}
+
+void spc_session_fail(spc_session *s, const spc_error *error)
+{
+    s->finish = SPC_FINISH_FAILED;
+    s->error = *error;
+    spc_text_finish(&s->text);
+}
+
+void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
+{
+    spc_error error;
+
+    (void)spc_error_set(
+        &error, SPC_ENUMERIC,
+        "%s: logits for position %d hold NaN or infinity; %lld tokens before it are "
+        "kept; check the model's weights",
+        drafter ? "drafter" : "verifier", (int)position, (long long)s->counters.tokens);
+    spc_session_fail(s, &error);
+}
+
+/* ---- steps ------------------------------------------------------------------------------------
+ */
+
+/* Run a step of the sessions among these that share a strategy and have not ended. */
+static spc_status step_group(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                             const spc_strategy *strategy)
+{
+    spc_session **group = engine->scratch.group;
+    spc_error error;
+    int32_t members = 0;
+
+    for (int32_t i = 0; i < count; i++) {
+        spc_session *s = sessions[i];
+
+        if (s->strategy != strategy || s->finish != SPC_FINISH_RUNNING) continue;
+        if (atomic_load(&s->cancel)) {
+            s->finish = SPC_FINISH_CANCELLED;
+            spc_text_finish(&s->text);
+            continue;
+        }
+        group[members++] = s;
+    }
+    if (members == 0) return SPC_OK;
+
+    spc_status status = strategy->step(engine, group, members, &error);
+
+    for (int32_t i = 0; i < members && status != SPC_OK; i++) spc_session_fail(group[i], &error);
+    return status;
+}
+
+static spc_status check_group(const spc_engine *engine, spc_session *const *sessions, int32_t count,
+                              spc_error *err)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (!sessions[i] || sessions[i]->engine != engine) {
+            return spc_error_set(err, SPC_EUSAGE, "session %d of the step is not of this engine",
+                                 (int)i);
+        }
+        for (int32_t j = 0; j < i; j++) {
+            if (sessions[j] != sessions[i]) continue;
+            return spc_error_set(err, SPC_EUSAGE, "session %d of the step is also number %d",
+                                 (int)i, (int)j);
+        }
+    }
+    return SPC_OK;
+}
+
+spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                           spc_error *err)
+{
+    spc_status status = check_group(engine, sessions, count, err);
+
+    if (status != SPC_OK) return status;
+    pthread_mutex_lock(&engine->lock);
+    (void)step_group(engine, sessions, count, &spc_strategy_round);
+    (void)step_group(engine, sessions, count, &spc_strategy_drafter);
+    pthread_mutex_unlock(&engine->lock);
+    for (int32_t i = 0; i < count; i++) {
+        if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
+        if (err) *err = sessions[i]->error;
+        return sessions[i]->error.status;
+    }
+    return SPC_OK;
+}
+
+spc_status spc_session_step(spc_session *session, spc_error *err)
+{
+    return spc_engine_step(session->engine, &session, 1, err);
+}
+
+spc_status spc_session_run(spc_session *session, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    do {
+        status = spc_session_step(session, err);
+    } while (status == SPC_OK && session->finish == SPC_FINISH_RUNNING);
+    return status;
+}
+
+void spc_session_cancel(spc_session *session)
+{
+    atomic_store(&session->cancel, true);
+}
+
+/* ---- what a session tells ---------------------------------------------------------------------
+ */
+
+spc_finish spc_session_finish(const spc_session *session)
+{
+    return session->finish;
+}
+
+const spc_error *spc_session_error(const spc_session *session)
+{
+    return session->finish == SPC_FINISH_FAILED ? &session->error : NULL;
+}
+
+const int32_t *spc_session_tokens(const spc_session *session, int32_t *count)
+{
+    *count = session->length - session->prompt;
+    return session->token + session->prompt;
+}
+
+void spc_session_stats(const spc_session *session, spc_stats *out)
+{
+    *out = session->counters;
+}
+
+/* Bytes of all kept pieces; out: room for them, or NULL to count. */
+static size_t join_pieces(const spc_session *s, char *out)
+{
+    size_t total = 0;
+
+    for (int32_t i = s->prompt; i < s->length; i++) {
+        size_t bytes;
+        const char *piece = spc_tokenizer_piece(s->engine->tokenizer, s->token[i], &bytes);
+
+        if (!piece || spc_tokenizer_is_special(s->engine->tokenizer, s->token[i])) continue;
+        if (out) memcpy(out + total, piece, bytes);
+        total += bytes;
+    }
+    return total;
+}
+
+spc_status spc_session_text(const spc_session *s, char **text, spc_error *err)
+{
+    *text = NULL;
+    if (!s->engine->tokenizer) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "the model has no tokenizer (tokenizer.json): there is no text");
+    }
+
+    size_t bytes = join_pieces(s, NULL);
+    char *raw = malloc(bytes + 1);
+
+    if (!raw) goto no_memory;
+    (void)join_pieces(s, raw);
+    if (s->finish == SPC_FINISH_STOP_STRING) bytes = (size_t)s->text.bytes;
+    *text = malloc(spc_utf8_sanitise(raw, bytes, NULL) + 1);
+    if (!*text) goto no_memory;
+    (void)spc_utf8_sanitise(raw, bytes, *text);
+    free(raw);
+    return SPC_OK;
+no_memory:
+    free(raw);
+    return spc_error_set(err, SPC_ENOMEM, "no memory for a text of %zu bytes", bytes);
+}

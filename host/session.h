@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session.h - inside a session: one sequence, its options, its counters; and what a strategy is. */
+#ifndef SPC_HOST_SESSION_H
+#define SPC_HOST_SESSION_H
+
+#include "engine.h"
+#include "text.h"
+
+#include <stdatomic.h>
+
+/* A strategy makes one step of several sessions that share it.  Each session's own failure goes
+ * into the session; what fails here fails all of them. */
+typedef struct {
+    const char *name;
+    spc_status (*step)(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                       spc_error *err);
+} spc_strategy;
+
+extern const spc_strategy spc_strategy_round;   /* round.c: any one-round rule, and verifier-only */
+extern const spc_strategy spc_strategy_drafter; /* sequential.c: the drafter alone */
+
+struct spc_session {
+    spc_engine *engine;
+    const spc_strategy *strategy;
+    spc_row_params params;
+    int32_t slot;
+    int32_t gamma;
+    int32_t budget; /* new tokens allowed, >= 1 */
+    bool ignore_stop;
+
+    int32_t *token; /* [engine->context] prompt, what was kept, behind it the drafts of a round */
+    int32_t prompt; /* tokens of the prompt */
+    int32_t length; /* tokens held; token[length - 1] is pending: in neither KV cache */
+    spc_finish finish;
+    spc_error error;    /* when FAILED */
+    atomic_bool cancel; /* set from any thread */
+
+    /* the present round */
+    spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */
+    int32_t round_gamma;                /* gamma, or what budget and context leave of it */
+    bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
+
+    spc_text_stream text;
+    bool reads_text; /* stop strings or on_text: the bytes of tokens are followed */
+    spc_token_fn on_token;
+    void *user;
+    spc_stats counters;
+};
+
+/* Is it one of the model's end-of-sequence ids, and does this session heed them? */
+bool spc_session_is_stop(const spc_session *session, int32_t token);
+
+/* Keep one more token: append, count, tell, and find out whether it ends the sequence.  Returns
+ * false when it does; session->finish says why. */
+bool spc_session_keep(spc_session *session, int32_t token, spc_token_origin origin, bool deferred);
+
+/* End with an error that names the model and the position of the row that is bad. */
+void spc_session_fail_row(spc_session *session, bool drafter, int32_t position);
+
+/* End with this error. */
+void spc_session_fail(spc_session *session, const spc_error *error);
+
+/* ---- rows of a forward under construction (feed.c) ---- */
+
+/* Feed what a model lacks of token[0 .. to) of a session; rows are gathered, and run whenever a
+ * forward is full.  The rows from position `wanted` on leave their logits in row output, output +
+ * 1, ... */
+spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
+                    int32_t wanted, int32_t output, spc_error *err);
+/* Run what is gathered. */
+spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
+
+/* Monotonic clock, in nanoseconds. */
+uint64_t spc_now_ns(void);
+
+#endif
