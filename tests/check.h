@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* check.h - the rule headers in double, where their identities hold to 1e-12.
+ *
+ * Include it before anything else: it decides what spc_real is.  Facts of a row pair come from
+ * probability rows (toyrows.h); what is checked is what the headers make of them. */
+#ifndef SPC_TESTS_CHECK_H
+#define SPC_TESTS_CHECK_H
+
+#define SPC_REAL double
+
+#include "rules/target.h"
+
+#include "toyrows.h"
+
+enum { CHECK_MAX = 16 };
+
+/* A rule by its parts. */
+static inline spc_rule rule_of(spc_rule_kind kind, double alpha, bool processed, bool solve)
+{
+    spc_rule rule;
+
+    cr_assert(spc_rule_make(kind, alpha, processed ? SPC_GATE_PROCESSED : SPC_GATE_UNSCALED, solve,
+                            &rule));
+    return rule;
+}
+
+static inline spc_row check_row(const ref_rows *r)
+{
+    spc_row row;
+
+    row.drafter.top = r->q1[ref_top(r->q1, r->n)];
+    row.drafter.entropy = ref_entropy(r->q1, r->n);
+    row.verifier.top = r->p1[ref_top(r->p1, r->n)];
+    row.verifier.entropy = ref_entropy(r->p1, r->n);
+    row.surprise = -log(r->p1[ref_top(r->q1, r->n)]);
+    row.tv = ref_over(r->p, r->q, r->n);
+    return row;
+}
+
+static inline spc_entry check_entry(const ref_rows *r, int32_t v)
+{
+    spc_entry e;
+
+    e.mix.drafter = r->q[v];
+    e.mix.verifier = r->p[v];
+    e.gap.drafter = log(r->q1[v] / r->q1[ref_top(r->q1, r->n)]);
+    e.gap.verifier = log(r->p1[v] / r->p1[ref_top(r->p1, r->n)]);
+    return e;
+}
+
+/* What the headers make of a rule on a row pair. */
+typedef struct {
+    spc_target target;
+    double pi[CHECK_MAX], accept[CHECK_MAX], residual[CHECK_MAX];
+    int32_t steps; /* of Newton's method, lossy */
+} check_law;
+
+static inline void check_scale(const ref_rows *r, check_law *law)
+{
+    spc_target *t = &law->target;
+    double rejected = 0, s = 1;
+
+    for (int32_t v = 0; v < r->n; v++) rejected += spc_lossy_rejected(*t, check_entry(r, v));
+    if (!t->solve) {
+        t->scale = spc_lossy_share(rejected, ref_over(r->p, r->q, r->n));
+        return;
+    }
+    while (rejected > 0 && law->steps < SPC_LOSSY_STEPS) {
+        spc_pair above = {0, 0};
+
+        for (int32_t v = 0; v < r->n; v++) {
+            spc_pair e = spc_lossy_above(s, check_entry(r, v));
+
+            above.drafter += e.drafter;
+            above.verifier += e.verifier;
+        }
+        double next = spc_lossy_newton(s, rejected, above);
+        if (next >= s) break;
+        s = next;
+        law->steps++;
+    }
+    t->scale = rejected > 0 ? s : 0;
+}
+
+static inline check_law check_of(const ref_rows *r, spc_rule rule)
+{
+    check_law law;
+
+    memset(&law, 0, sizeof law);
+    law.target = spc_target_begin(rule, check_row(r), r->nucleus);
+    if (law.target.form == SPC_TARGET_SELECT) {
+        for (int32_t v = 0; v < r->n; v++) {
+            law.target.eta += spc_target_outside(law.target, check_entry(r, v));
+        }
+    }
+    if (law.target.form == SPC_TARGET_LENIENT) check_scale(r, &law);
+    for (int32_t v = 0; v < r->n; v++) {
+        spc_entry e = check_entry(r, v);
+        double kept = spc_target_kept(law.target, e);
+
+        law.pi[v] = spc_target_probability(law.target, e);
+        law.accept[v] = e.mix.drafter > 0 ? fmin(1, kept / e.mix.drafter) : 0;
+        law.residual[v] = spc_target_residual(law.target, e);
+    }
+    return law;
+}
+
+static inline double gap_of(const double *a, const double *b, int32_t n)
+{
+    double worst = 0;
+
+    for (int32_t v = 0; v < n; v++) worst = fmax(worst, fabs(a[v] - b[v]));
+    return worst;
+}
+
+/* Rows given as probabilities, gate and processed alike. */
+static inline ref_rows rows_from(const double *drafter, const double *verifier, int32_t n)
+{
+    ref_rows r = ref_rows_of(n);
+
+    for (int32_t v = 0; v < n; v++) {
+        r.q[v] = r.q1[v] = drafter[v];
+        r.p[v] = r.p1[v] = verifier[v];
+    }
+    return r;
+}
+
+/* A random row pair of the given kind under random or plain options. */
+static inline ref_rows random_rows(dice *d, rows_kind kind, bool plain)
+{
+    static const double spreads[] = {0.3, 1, 2, 4}, temperatures[] = {0, 0.3, 1, 1.5};
+    float drafter[CHECK_MAX], verifier[CHECK_MAX];
+    ref_options o = ref_plain;
+    ref_rows r = ref_rows_of(2 + dice_below(d, 11));
+
+    dice_rows(d, kind, r.n, spreads[dice_below(d, 4)], drafter, verifier);
+    if (!plain) {
+        o.temperature = temperatures[dice_below(d, 4)];
+        o.top_k = dice_below(d, 2) * 3;
+        o.top_p = dice_below(d, 2) ? 0.8 : 1;
+        o.min_p = dice_below(d, 2) ? 0.1 : 0;
+        o.processed = dice_below(d, 2);
+        o.nucleus = dice_below(d, 2);
+    }
+    ref_fill(&r, drafter, verifier, &o);
+    return r;
+}
+
+/* One-round rules and the parameters they are tried with. */
+static const struct {
+    spc_rule_kind kind;
+    bool solve;
+    int32_t count;
+    double alpha[5];
+} check_rules[] = {
+    {SPC_RULE_STRICT, false, 1, {0}},
+    {SPC_RULE_LOSSY, false, 4, {0, 0.1, 0.5, 0.9}},
+    {SPC_RULE_LOSSY, true, 4, {0, 0.1, 0.5, 0.9}},
+    {SPC_RULE_CHOW, false, 4, {0, 0.1, 0.5, 1}},
+    {SPC_RULE_DIFF, false, 5, {-1, -0.2, 0, 0.2, 1}},
+    {SPC_RULE_OPT, false, 5, {-1.5, -0.3, 0, 0.3, 1.5}},
+    {SPC_RULE_CHOW_LOG, false, 3, {0, 0.5, 2}},
+    {SPC_RULE_DIFF_LOG, false, 3, {-1, 0, 1}},
+    {SPC_RULE_OPT_LOG, false, 3, {-1, 0, 1}},
+    {SPC_RULE_TOKEN_V1, false, 5, {-1, 0, 0.1, 0.5, 1}},
+    {SPC_RULE_TOKEN_V2, false, 5, {-1, 0, 0.1, 0.5, 1}},
+    {SPC_RULE_TOKEN_V3, false, 5, {-0.5, 0, 0.3, 0.8, 1}},
+    {SPC_RULE_BILD, false, 3, {0, 1, 4}},
+    {SPC_RULE_LOSSY_GREEDY, false, 4, {0, 0.3, 0.8, 1}},
+};
+enum { CHECK_RULES = sizeof check_rules / sizeof *check_rules };
+
+#endif

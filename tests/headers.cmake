@@ -1,0 +1,29 @@
+# headers.cmake - every public header alone in a file, as C99, as C++17 and, where there is one, for nvcc.
+#
+#   cmake -DROOT=<source tree> -DCC=<C> -DCXX=<C++ or empty> -DNVCC=<nvcc or empty> -DOUT=<folder> -P headers.cmake
+file(GLOB headers ${ROOT}/rules/*.h ${ROOT}/host/include/spc/*.h)
+set(flags -pedantic-errors -Wall -Wextra -Werror -Wno-unused-function -I${ROOT} -I${ROOT}/host/include
+  -fsyntax-only)
+file(MAKE_DIRECTORY ${OUT})
+
+function(compile what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE code ERROR_VARIABLE said OUTPUT_VARIABLE said)
+  if(NOT code EQUAL 0)
+    message(SEND_ERROR "${what}:\n${said}")
+  endif()
+endfunction()
+
+foreach(header ${headers})
+  get_filename_component(name ${header} NAME_WE)
+  file(WRITE ${OUT}/${name}.c "#include \"${header}\"\n")
+  file(WRITE ${OUT}/${name}.cpp "#include \"${header}\"\n")
+  file(WRITE ${OUT}/${name}.cu "#include \"${header}\"\n")
+  compile("${header} as C99" ${CC} -std=c99 ${flags} ${OUT}/${name}.c)
+  if(CXX)
+    compile("${header} as C++17" ${CXX} -std=c++17 ${flags} ${OUT}/${name}.cpp)
+  endif()
+  if(NVCC)
+    compile("${header} as CUDA" ${NVCC} -std=c++17 -arch=sm_80 --fmad=false -I${ROOT}
+      -I${ROOT}/host/include -cubin -o ${OUT}/${name}.cubin ${OUT}/${name}.cu)
+  endif()
+endforeach()

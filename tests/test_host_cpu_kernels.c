@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cpu_kernels.c - every vector unit against plain loops in double, on sizes that do not
+ * fill a vector, and bit for bit where bits are promised. */
+#include "host/cpu_kernels.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COLS = 70, OUTS = 33, ROWS = 9, UNITS = 3, DTYPES = 3 };
+
+static const char *const names[UNITS] = {"portable", "avx2", "avx512"};
+static const spc_dtype dtypes[DTYPES] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F16};
+
+/* In [-1, 1), from a fixed sequence. */
+static float next_value(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (float)(*state >> 8) / 8388608.0f - 1.0f;
+}
+
+/* A matrix in memory of exactly its size, so that a read behind its end is seen by a sanitizer. */
+static void *make_matrix(spc_dtype dtype, int32_t rows, int32_t cols, uint32_t seed)
+{
+    size_t count = (size_t)rows * (size_t)cols;
+    void *data = malloc(count * spc_dtype_bytes(dtype));
+
+    cr_assert_not_null(data);
+    for (size_t i = 0; i < count; i++) {
+        float x = next_value(&seed);
+        uint32_t bits;
+
+        memcpy(&bits, &x, sizeof bits);
+        switch (dtype) {
+        case SPC_DTYPE_BF16: ((uint16_t *)data)[i] = (uint16_t)(bits >> 16); break;
+        case SPC_DTYPE_F16: /* exponents 2^-15 .. 2^-1, both signs: no infinities */
+            ((uint16_t *)data)[i] = (uint16_t)(bits >> 16 & 0x8000u) |
+                                    (uint16_t)((seed >> 9 & 15u) << 10) |
+                                    (uint16_t)(seed >> 13 & 1023u);
+            break;
+        default: ((float *)data)[i] = x;
+        }
+    }
+    return data;
+}
+
+static float *make_rows(int32_t count, uint32_t seed)
+{
+    return make_matrix(SPC_DTYPE_F32, 1, count, seed);
+}
+
+/* What a half is, from its definition. */
+static double half_value(uint16_t half)
+{
+    int exponent = half >> 10 & 31, part = half & 1023;
+    double size = exponent ? ldexp(1024 + part, exponent - 25) : ldexp(part, -24);
+
+    return half & 0x8000 ? -size : size;
+}
+
+static double element(const void *data, spc_dtype dtype, int32_t i)
+{
+    uint32_t bits;
+    float x;
+
+    if (dtype == SPC_DTYPE_F16) return half_value(((const uint16_t *)data)[i]);
+    if (dtype == SPC_DTYPE_F32) return (double)((const float *)data)[i];
+    bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+    memcpy(&x, &bits, sizeof x);
+    return (double)x;
+}
+
+static void multiply(const spc_cpu_kernels *unit, const spc_matrix *m, const float *in,
+                     int32_t rows, int32_t stride, float *out)
+{
+    float *begin[ROWS];
+
+    for (int32_t r = 0; r < rows; r++) begin[r] = out + r * stride;
+    unit->linear(m, 0, m->rows, in, rows, begin, 0);
+}
+
+static void check_linear(const spc_cpu_kernels *unit, const spc_matrix *m, int32_t rows)
+{
+    float *in = make_rows(rows * m->cols, 7), out[ROWS * OUTS];
+
+    multiply(unit, m, in, rows, OUTS, out);
+    for (int32_t r = 0; r < rows; r++) {
+        for (int32_t o = 0; o < m->rows; o++) {
+            double sum = 0.0, size = 0.0;
+
+            for (int32_t c = 0; c < m->cols; c++) {
+                double term =
+                    element(m->data, m->dtype, o * m->cols + c) * (double)in[r * m->cols + c];
+
+                sum += term;
+                size += fabs(term);
+            }
+            /* at most COLS / 16 + 5 roundings, each below 2^-24 of the terms' size */
+            cr_assert(fabs((double)out[r * OUTS + o] - sum) <= 12 * 6e-8 * size + 1e-30,
+                      "%s, %s, [%d, %d], row %d of %d", unit->name, spc_dtype_name(m->dtype),
+                      (int)m->rows, (int)m->cols, (int)r, (int)rows);
+        }
+    }
+    free(in);
+}
+
+Test(host_cpu_kernels, products_of_any_size_are_those_of_a_double_loop)
+{
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t d = 0; unit && d < DTYPES; d++) {
+            for (int32_t cols = 1; cols <= COLS; cols++) {
+                int32_t outs = 1 + cols * 7 % OUTS;
+                void *data = make_matrix(dtypes[d], outs, cols, (uint32_t)cols);
+                spc_matrix m = {data, dtypes[d], outs, cols};
+
+                for (int32_t rows = 1; rows <= ROWS; rows++) check_linear(unit, &m, rows);
+                free(data);
+            }
+            for (int32_t outs = 1; outs <= OUTS; outs++) {
+                void *data = make_matrix(dtypes[d], outs, 37, (uint32_t)outs);
+                spc_matrix m = {data, dtypes[d], outs, 37};
+
+                for (int32_t rows = 1; rows <= ROWS; rows++) check_linear(unit, &m, rows);
+                free(data);
+            }
+        }
+    }
+}
+
+Test(host_cpu_kernels, a_row_has_the_same_bits_beside_any_others_and_in_any_range)
+{
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t d = 0; unit && d < DTYPES; d++) {
+            void *data = make_matrix(dtypes[d], OUTS, COLS, 3);
+            spc_matrix m = {data, dtypes[d], OUTS, COLS};
+            float *in = make_rows(ROWS * COLS, 11), all[ROWS * OUTS], one[OUTS];
+
+            multiply(unit, &m, in, ROWS, OUTS, all);
+            for (int32_t r = 0; r < ROWS; r++) {
+                multiply(unit, &m, in + r * COLS, 1, OUTS, one);
+                cr_assert_arr_eq(one, all + r * OUTS, sizeof one);
+            }
+            for (int32_t from = 0; from < OUTS; from++) { /* ranges as threads get them */
+                float part[OUTS + 5], *begin = part;
+
+                unit->linear(&m, from, OUTS, in, 1, &begin, 5);
+                cr_assert_arr_eq(part + 5 + from, all + from, (size_t)(OUTS - from) * sizeof *part);
+            }
+            free(in);
+            free(data);
+        }
+    }
+}
+
+Test(host_cpu_kernels, avx2_and_avx512_agree_to_the_bit)
+{
+    const spc_cpu_kernels *narrow = spc_cpu_kernels_find("avx2", NULL);
+    const spc_cpu_kernels *wide = spc_cpu_kernels_find("avx512", NULL);
+
+    if (!narrow || !wide) return;
+    for (int32_t cols = 1; cols <= COLS; cols++) {
+        float *in = make_rows(ROWS * cols, 5), *weight = make_rows(cols, 6);
+        float a[ROWS * OUTS], b[ROWS * OUTS], x[COLS], y[COLS], scores[ROWS];
+
+        for (int32_t d = 0; d < DTYPES; d++) {
+            void *data = make_matrix(dtypes[d], OUTS, cols, 9);
+            spc_matrix m = {data, dtypes[d], OUTS, cols};
+
+            multiply(narrow, &m, in, ROWS, OUTS, a);
+            multiply(wide, &m, in, ROWS, OUTS, b);
+            cr_assert_arr_eq(a, b, sizeof a);
+            free(data);
+        }
+        narrow->norm(in, weight, cols, 1e-5f, x);
+        wide->norm(in, weight, cols, 1e-5f, y);
+        cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
+        narrow->glu(in, weight, cols, x);
+        wide->glu(in, weight, cols, y);
+        cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
+        narrow->attend(weight, in, in, ROWS, cols, 0.3f, scores, x);
+        wide->attend(weight, in, in, ROWS, cols, 0.3f, scores, y);
+        cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
+        free(in);
+        free(weight);
+    }
+}
+
+Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
+{
+    static const int32_t counts[] = {1, 2, 15, 16, 17, 63, 64, 65, 130};
+    enum { MOST = 130 };
+
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t dim = 2; unit && dim <= COLS; dim += 2) {
+            for (size_t n = 0; n < sizeof counts / sizeof *counts; n++) {
+                int32_t count = counts[n];
+                float *query = make_rows(dim, 1), *keys = make_rows(count * dim, 2);
+                float *values = make_rows(count * dim, 3), scores[MOST], out[COLS];
+                double weight[MOST], max = -INFINITY, sum = 0.0;
+
+                unit->attend(query, keys, values, count, dim, 2.5f, scores, out);
+                for (int32_t k = 0; k < count; k++) {
+                    weight[k] = 0.0;
+                    for (int32_t c = 0; c < dim; c++) {
+                        weight[k] += (double)query[c] * (double)keys[k * dim + c];
+                    }
+                    weight[k] *= 2.5;
+                    max = weight[k] > max ? weight[k] : max;
+                }
+                for (int32_t k = 0; k < count; k++) sum += weight[k] = exp(weight[k] - max);
+                for (int32_t c = 0; c < dim; c++) {
+                    double mean = 0.0;
+
+                    for (int32_t k = 0; k < count; k++) {
+                        mean += weight[k] / sum * (double)values[k * dim + c];
+                    }
+                    cr_assert(fabs((double)out[c] - mean) <= 2e-5, "%s, dim %d, %d positions",
+                              unit->name, (int)dim, (int)count);
+                }
+                free(query);
+                free(keys);
+                free(values);
+            }
+        }
+    }
+}
+
+Test(host_cpu_kernels, norm_and_glu_are_those_of_double_loops)
+{
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t dim = 1; unit && dim <= COLS; dim++) {
+            float *in = make_rows(dim, 21), *weight = make_rows(dim, 22), out[COLS];
+            double square = 0.0;
+
+            unit->norm(in, weight, dim, 1e-5f, out);
+            for (int32_t i = 0; i < dim; i++) square += (double)in[i] * (double)in[i];
+            for (int32_t i = 0; i < dim; i++) {
+                double exact = (double)in[i] / sqrt(square / dim + 1e-5) * (double)weight[i];
+
+                cr_assert(fabs((double)out[i] - exact) <= 1e-6 * fabs(exact) + 1e-30);
+            }
+            for (int32_t i = 0; i < dim; i++) in[i] *= 30.0f;
+            unit->glu(in, weight, dim, out);
+            for (int32_t i = 0; i < dim; i++) {
+                double x = (double)in[i], exact = x / (1 + exp(-x)) * (double)weight[i];
+
+                cr_assert(fabs((double)out[i] - exact) <= 3e-6 * fabs(exact) + 1e-30, "%g", x);
+            }
+            free(in);
+            free(weight);
+        }
+    }
+}
+
+Test(host_cpu_kernels, glu_survives_the_ends_of_the_range)
+{
+    static const float gate[] = {-1e30f, -1000.0f, -88.0f, 0.0f, 88.0f, 1000.0f, 1e30f};
+    static const float up[] = {1, 1, 1, 1, 1, 1, 1};
+
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+        float out[7];
+
+        if (!unit) continue;
+        unit->glu(gate, up, 7, out);
+        for (int32_t i = 0; i < 7; i++) {
+            double exact = i < 3 ? 0.0 : (double)gate[i];
+
+            cr_assert(fabs((double)out[i] - exact) <= 1e-6 * fabs(exact) + 1e-30, "%g gives %g",
+                      (double)gate[i], (double)out[i]);
+        }
+    }
+}
+
+Test(host_cpu_kernels, a_nan_stays_a_nan)
+{
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t at = 0; unit && at < 20; at++) {
+            float x[20], ones[20], out[20], scores[20];
+
+            for (int32_t i = 0; i < 20; i++) x[i] = ones[i] = 1.0f;
+            x[at] = NAN;
+            unit->norm(x, ones, 20, 1e-5f, out);
+            cr_assert(isnan(out[0]) && isnan(out[19]), "norm");
+            unit->glu(x, ones, 20, out);
+            cr_assert(isnan(out[at]), "glu");
+            unit->attend(ones, ones, x, 1, 20, 1.0f, scores, out);
+            cr_assert(isnan(out[at]), "attention, value");
+            unit->attend(ones, x, ones, 1, 20, 1.0f, scores, out);
+            cr_assert(isnan(out[0]), "attention, key: a broken cache must not look sound");
+        }
+    }
+}
+
+Test(host_cpu_kernels, every_half_is_widened_exactly)
+{
+    for (uint32_t h = 0; h < 65536; h++) {
+        uint16_t half = (uint16_t)h;
+        float x = spc_element(&half, SPC_DTYPE_F16, 0);
+
+        if ((h & 0x7c00u) == 0x7c00u) {
+            cr_assert((h & 1023u) ? isnan(x) : x == (h >> 15 ? -INFINITY : INFINITY), "%04x",
+                      (unsigned)h);
+        } else {
+            cr_assert_eq((double)x, half_value(half), "%04x", (unsigned)h);
+        }
+    }
+}
+
+Test(host_cpu_kernels, units_are_found_by_name_and_listed)
+{
+    char known[64];
+
+    cr_assert_not_null(spc_cpu_kernels_find("portable", known));
+    cr_assert(strstr(known, "portable"));
+    cr_assert_null(spc_cpu_kernels_find("none", NULL));
+    cr_assert_not_null(spc_cpu_kernels_find(NULL, NULL));
+    for (int32_t u = 0; u < UNITS; u++) {
+        cr_assert_eq(spc_cpu_kernels_find(names[u], NULL) != NULL, strstr(known, names[u]) != NULL,
+                     "%s", known);
+    }
+}

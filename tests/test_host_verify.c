@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows. */
+#include "toyround.h"
+
+#include <criterion/criterion.h>
+#include <limits.h>
+
+enum { V = 8, ROWS = 5 };
+
+static float drafter[ROWS * V], verifier[ROWS * V];
+
+static void fill(dice *d, rows_kind kind)
+{
+    for (int32_t i = 0; i < ROWS; i++) {
+        dice_rows(d, kind, V, 1.5, drafter + i * V, verifier + i * V);
+    }
+}
+
+static void draft_all(const spc_row_params *p, const spc_verify_args *a, int32_t *draft,
+                      spc_row_stats *stats)
+{
+    for (int32_t i = 0; i < a->drafts; i++) {
+        draft[i] = spc_draft_sample(a->drafter + i * a->drafter_stride, a->vocab, p,
+                                    a->position + i, a->salt, &stats[i]);
+    }
+}
+
+/* What holds for every verdict. */
+static void expect_form(const spc_verify_args *a, const spc_verdict *out, const char *what)
+{
+    cr_expect(out->accepted >= 0 && out->accepted <= a->drafts, "%s", what);
+    cr_expect(out->count == out->accepted + out->drawn, "%s", what);
+    cr_expect(out->verified <= a->drafts && out->verified <= out->accepted + 1, "%s", what);
+    for (int32_t i = 0; i < SPC_GAMMA_MAX + 2; i++) {
+        if (i < out->accepted) cr_expect_eq(out->token[i], a->draft[i], "%s", what);
+        if (i < out->count) cr_expect(out->token[i] >= 0 && out->token[i] < a->vocab, "%s", what);
+        if (i >= out->count) cr_expect_eq(out->token[i], -1, "%s: slot %d is used", what, (int)i);
+    }
+}
+
+static bool same_tokens(const spc_verdict *a, const spc_verdict *b)
+{
+    return a->count == b->count && a->accepted == b->accepted && a->drawn == b->drawn &&
+           memcmp(a->token, b->token, sizeof a->token) == 0 && a->status == b->status;
+}
+
+/* ---- parameters ---- */
+
+static void expect_refused(spc_row_params p, spc_status status, const char *name)
+{
+    spc_error err = {SPC_OK, ""};
+
+    cr_expect_eq(spc_params_check(&p, &err), status, "%s", name);
+    cr_expect_eq(err.status, status, "%s", name);
+    cr_expect_not_null(strstr(err.message, name), "'%s' does not name %s", err.message, name);
+    cr_expect_eq(spc_params_check(&p, NULL), status, "nobody listens");
+}
+
+Test(host_verify, parameters_out_of_range_are_refused_by_name)
+{
+    static const float temperatures[] = {-1, NAN, INFINITY, 1e-5f};
+    static const float shares[] = {-0.1f, 1.1f, NAN};
+    const spc_row_params good = params_of("strict", 1);
+    spc_row_params p = good;
+
+    for (int i = 0; i < 4; i++) {
+        p.sampling.temperature = temperatures[i];
+        expect_refused(p, SPC_EUSAGE, "temperature");
+    }
+    for (int i = 0; i < 3; i++) {
+        p = good;
+        p.sampling.top_p = shares[i];
+        expect_refused(p, SPC_EUSAGE, "top-p");
+        p = good;
+        p.sampling.min_p = shares[i];
+        expect_refused(p, SPC_EUSAGE, "min-p");
+    }
+    p = good;
+    p.sampling.top_p = 0;
+    expect_refused(p, SPC_EUSAGE, "top-p");
+    p = good;
+    p.sampling.top_k = -1;
+    expect_refused(p, SPC_EUSAGE, "top-k");
+    p = good;
+    p.verify = 2;
+    expect_refused(p, SPC_EUSAGE, "verify");
+    p = good;
+    p.bonus = -1;
+    expect_refused(p, SPC_EUSAGE, "bonus");
+    p = good;
+    p.rule.kind = p.rule.path = SPC_RULE_COUNT;
+    expect_refused(p, SPC_ERULE, "rule");
+}
+
+Test(host_verify, parameters_that_do_not_go_together_are_refused)
+{
+    spc_row_params p = params_of("lossy-greedy:alpha=0.5", 0);
+
+    p.sampling.temperature = 1;
+    expect_refused(p, SPC_ERULE, "lossy-greedy");
+    p = params_of("strict", 1);
+    p.verify = SPC_VERIFY_BLOCK;
+    p.bonus = SPC_BONUS_STEP;
+    expect_refused(p, SPC_EUNSUPPORTED, "bonus=step");
+}
+
+/* ---- form ---- */
+
+Test(host_verify, a_verdict_is_kept_drafts_one_drawn_token_and_a_sentinel)
+{
+    dice d = {1};
+
+    for (int i = 0; i < 40 * TOY_RULES; i++) {
+        spc_row_params p = params_of(toy_rules[i % TOY_RULES], 1);
+        int32_t draft[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict out, again, blind;
+
+        p.seed = dice_word(&d);
+        p.verify = dice_below(&d, 2);
+        fill(&d, (rows_kind)(i % ROWS_KINDS));
+        spc_verify_args a = args_of(&p, drafter, verifier, V, dice_below(&d, 5), draft);
+        draft_all(&p, &a, draft, stats);
+        a.bonus = dice_below(&d, 2);
+        a.stats = stats;
+        memset(&out, 0x55, sizeof out);
+        spc_verify(&a, &out);
+        expect_form(&a, &out, toy_rules[i % TOY_RULES]);
+        cr_expect_eq(out.status & ~(uint32_t)SPC_STATUS_ZERO_RESIDUAL, 0);
+        cr_expect_eq(out.drawn, out.accepted < a.drafts || a.bonus);
+        cr_expect_eq(out.verified, out.accepted < a.drafts ? out.accepted + 1 : a.drafts);
+        cr_expect_eq(out.deferred >> (out.verified + (a.bonus && out.accepted == a.drafts)), 0);
+
+        spc_verify(&a, &again);
+        cr_expect_eq(memcmp(&out, &again, sizeof out), 0, "asked again, the same");
+        a.stats = NULL;
+        spc_verify(&a, &blind);
+        cr_expect_eq(memcmp(&out, &blind, sizeof out), 0, "statistics are only kept, not needed");
+    }
+}
+
+Test(host_verify, rows_may_be_padded_and_unaligned)
+{
+    enum { STRIDE = V + 5 };
+    dice d = {2};
+
+    for (int i = 0; i < 200; i++) {
+        spc_row_params p = params_of(toy_rules[i % TOY_RULES], 1);
+        int32_t draft[ROWS];
+        float wide[2][1 + ROWS * STRIDE];
+        spc_row_stats stats[ROWS];
+        spc_verdict plain, padded;
+
+        p.seed = dice_word(&d);
+        fill(&d, ROWS_RANDOM);
+        for (int32_t k = 0; k < 1 + ROWS * STRIDE; k++) wide[0][k] = wide[1][k] = NAN;
+        for (int32_t k = 0; k < ROWS; k++) {
+            memcpy(wide[0] + 1 + k * STRIDE, drafter + k * V, V * sizeof(float));
+            memcpy(wide[1] + 1 + k * STRIDE, verifier + k * V, V * sizeof(float));
+        }
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 4, draft);
+        draft_all(&p, &a, draft, stats);
+        a.bonus = true;
+        spc_verify(&a, &plain);
+        a.drafter = wide[0] + 1;
+        a.verifier = wide[1] + 1;
+        a.drafter_stride = a.verifier_stride = STRIDE;
+        spc_verify(&a, &padded);
+        cr_expect_eq(memcmp(&plain, &padded, sizeof plain), 0);
+    }
+}
+
+/* ---- rows whose answer is known ---- */
+
+Test(host_verify, one_hot_rows_that_agree_keep_every_draft)
+{
+    for (int i = 0; i < 2 * TOY_RULES; i++) {
+        spc_row_params p = params_of(toy_rules[i / 2], 1);
+        int32_t draft[ROWS];
+        spc_verdict out;
+
+        p.verify = i % 2;
+        for (int32_t k = 0; k < ROWS * V; k++) {
+            drafter[k] = verifier[k] = k % V == (3 * (k / V) + 1) % V ? 5.0f : -INFINITY;
+        }
+        for (int32_t k = 0; k < ROWS; k++) draft[k] = (3 * k + 1) % V;
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 4, draft);
+        a.bonus = true;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.accepted, 4, "%s", toy_rules[i / 2]);
+        cr_expect_eq(out.token[4], 13 % V, "%s", toy_rules[i / 2]);
+        cr_expect_eq(out.status, 0);
+    }
+}
+
+Test(host_verify, disjoint_rows_reject_at_once_and_draw_from_the_verifier)
+{
+    static const char *const rules[] = {
+        "strict",          "lossy:alpha=0.9", "lossy:alpha=0.9,beta=solve",
+        "diff:alpha=-1",   "bild:alpha=3",    "token-v3:alpha=0.5",
+        "token-v2:alpha=1"};
+    dice d = {3};
+
+    for (int i = 0; i < 700; i++) {
+        spc_row_params p = params_of(rules[i % 7], 1);
+        int32_t draft[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict out;
+
+        p.seed = dice_word(&d);
+        p.verify = dice_below(&d, 2);
+        fill(&d, ROWS_DISJOINT);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 3, draft);
+        draft_all(&p, &a, draft, stats);
+        spc_verify(&a, &out);
+        cr_expect_eq(out.accepted, 0, "%s", rules[i % 7]);
+        cr_expect_eq(out.count, 1);
+        cr_expect_eq(out.token[0] % 2, 1, "odd tokens are the verifier's");
+    }
+}
+
+Test(host_verify, a_residual_with_one_entry_determines_the_token)
+{
+    static const float q[] = {2, 0, 1, 0}, p1[] = {0, 0, 1, 3};
+    spc_row_params p = params_of("strict", 1);
+    int32_t draft[1] = {0}, rejected = 0;
+    float low[4], high[4];
+    double sq = 0, sp = 0;
+
+    for (int v = 0; v < 4; v++) {
+        sq += exp((double)q[v]);
+        sp += exp((double)p1[v]);
+    }
+    for (int v = 0; v < 4; v++) { /* p exceeds q at token 3 alone */
+        low[v] = (float)((double)q[v] - log(sq));
+        high[v] = (float)((double)p1[v] - log(sp));
+    }
+    for (p.seed = 0; p.seed < 500; p.seed++) {
+        spc_verify_args a = args_of(&p, low, high, 4, 1, draft);
+        spc_verdict out;
+
+        spc_verify(&a, &out);
+        if (out.accepted) continue;
+        rejected++;
+        cr_assert_eq(out.token[0], 3);
+    }
+    cr_expect_gt(rejected, 300);
+}
+
+/* The only residual entry weighs 1e-38, so that its arrival time overflows for one seed in some
+ * hundred: never a token without weight. */
+Test(host_verify, a_vanishing_residual_still_gives_a_token_of_the_row)
+{
+    static const float q[] = {-INFINITY, -INFINITY, 0}, p1[] = {-INFINITY, -87, 0};
+    spc_row_params p = params_of("strict", 1);
+    int32_t draft[1] = {-1};
+
+    for (p.seed = 0; p.seed < 5000; p.seed++) {
+        spc_verify_args a = args_of(&p, q, p1, 3, 1, draft);
+        spc_verdict out;
+
+        spc_verify(&a, &out);
+        cr_assert(out.token[0] == 1 || out.token[0] == 2, "seed %d: token %d", (int)p.seed,
+                  (int)out.token[0]);
+    }
+}
+
+Test(host_verify, equal_rows_keep_everything_and_a_rejection_of_them_draws_the_target)
+{
+    dice d = {4};
+
+    for (int i = 0; i < 400; i++) {
+        spc_row_params p = params_of(toy_rules[i % TOY_RULES], 1);
+        int32_t draft[ROWS], none[ROWS] = {-1, 0, 0, 0, 0};
+        spc_row_stats stats[ROWS];
+        spc_verdict out;
+
+        if (strncmp(toy_rules[i % TOY_RULES], "token", 5) == 0) continue; /* pi is not q there */
+        p.seed = dice_word(&d);
+        fill(&d, ROWS_EQUAL);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 4, draft);
+        draft_all(&p, &a, draft, stats);
+        spc_verify(&a, &out);
+        cr_expect_eq(out.accepted, 4, "%s", toy_rules[i % TOY_RULES]);
+        a.draft = none;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.count, 1);
+        cr_expect_eq(out.status, SPC_STATUS_ZERO_RESIDUAL | SPC_STATUS_BAD_DRAFT);
+        expect_form(&a, &out, toy_rules[i % TOY_RULES]);
+    }
+}
+
+/* rules.md 3.4.12 */
+Test(host_verify, instances_that_always_pick_the_verifier_give_the_tokens_of_strict)
+{
+    static const char *const rules[] = {"lossy:alpha=0", "lossy:alpha=0,beta=solve",
+                                        "diff:alpha=-1", "token-v2:alpha=-0.5",
+                                        "token-v3:alpha=-0.5"};
+    dice d = {5};
+
+    for (int i = 0; i < 2000; i++) {
+        static const float temperatures[] = {0, 0.5f, 1, 1.5f};
+        spc_row_params strict = params_of("strict", temperatures[i % 4]);
+        spc_row_params other = params_of(rules[i % 5], temperatures[i % 4]);
+        int32_t draft[ROWS], same[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict a_out, b_out;
+
+        fill(&d, (rows_kind)(i % ROWS_KINDS));
+        strict.seed = other.seed = dice_word(&d);
+        strict.verify = other.verify = dice_below(&d, 2);
+        strict.sampling.top_k = other.sampling.top_k = dice_below(&d, 2) * 3;
+        spc_verify_args a = args_of(&strict, drafter, verifier, V, 4, draft), b = a;
+        draft_all(&strict, &a, draft, stats);
+        b.params = &other;
+        draft_all(&other, &b, same, stats);
+        cr_expect_eq(memcmp(draft, same, 4 * sizeof *draft), 0);
+        a.bonus = b.bonus = true;
+        spc_verify(&a, &a_out);
+        spc_verify(&b, &b_out);
+        cr_expect(same_tokens(&a_out, &b_out), "%s", rules[i % 5]);
+    }
+}
+
+Test(host_verify, temperature_0_is_the_first_maximum_and_needs_no_randomness)
+{
+    dice d = {6};
+
+    for (int i = 0; i < 1000; i++) {
+        spc_row_params p = params_of(i % 2 ? "lossy-greedy:alpha=0.4" : "token-v3:alpha=0.4", 0);
+        ref_rows r = ref_rows_of(V);
+        ref_options o = options_of(&p);
+        int32_t draft[1];
+        spc_row_stats stats;
+        spc_verdict out, other;
+
+        fill(&d, ROWS_TIED);
+        ref_fill(&r, drafter, verifier, &o);
+        ref_law(&r, SPC_RULE_TOKEN_V3, 0.4, false);
+        draft[0] = spc_draft_sample(drafter, V, &p, 10, 0, &stats);
+        cr_expect_eq(draft[0], ref_top(r.q1, V));
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
+        spc_verify(&a, &out);
+        cr_expect_eq(out.token[0], ref_top(r.pi, V));
+        p.seed = dice_word(&d);
+        spc_verify(&a, &other);
+        cr_expect(same_tokens(&out, &other));
+        ref_rows_free(&r);
+    }
+}
+
+/* ---- bad rows and bad drafts ---- */
+
+enum { WIDE = 5000 }; /* two tiles */
+
+static void spoil(float *row, int32_t vocab, int how, int32_t at)
+{
+    if (how < 2) row[at % vocab] = how == 0 ? NAN : INFINITY;
+    for (int32_t v = 0; how == 2 && v < vocab; v++) row[v] = -INFINITY;
+}
+
+Test(host_verify, a_bad_row_gives_no_draft)
+{
+    static float row[WIDE];
+    static const int32_t vocabs[] = {1, 2, 7, WIDE};
+    spc_row_params p = params_of("opt:alpha=0.2", 1);
+
+    for (int i = 0; i < 4; i++) {
+        for (int how = 0; how < 3; how++) {
+            for (int32_t at = 0; at < WIDE; at += 833) {
+                spc_row_stats stats;
+
+                memset(row, 0, sizeof row);
+                spoil(row, vocabs[i], how, at);
+                cr_expect_eq(spc_draft_sample(row, vocabs[i], &p, 3, 0, &stats), -1);
+                cr_expect(stats.bad);
+                cr_expect_eq(spc_plain_sample(row, vocabs[i], &p, 3, &stats), -1);
+                p.sampling.temperature = 1 - p.sampling.temperature; /* greedy, and back */
+            }
+        }
+    }
+}
+
+Test(host_verify, a_needed_row_that_is_bad_ends_the_run_before_it)
+{
+    dice d = {7};
+
+    for (int i = 0; i < 20 * TOY_RULES; i++) {
+        const char *rule = toy_rules[i % TOY_RULES];
+        spc_row_params p = params_of(rule, 1);
+        int32_t draft[ROWS], bad = dice_below(&d, ROWS);
+        bool of_drafter = dice_below(&d, 2);
+        spc_verdict out;
+
+        fill(&d, ROWS_EQUAL); /* so that drafts are kept until then */
+        p.verify = dice_below(&d, 2);
+        for (int32_t k = 0; k < ROWS; k++) draft[k] = dice_below(&d, V);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, ROWS - 1, draft);
+        a.bonus = true;
+        spc_verify(&a, &out);
+        if (out.accepted < ROWS - 1) continue; /* a token rule may reject equal rows */
+        spoil((of_drafter ? drafter : verifier) + bad * V, V, dice_below(&d, 3), 5);
+        spc_verify(&a, &out);
+        expect_form(&a, &out, rule);
+        if (of_drafter && bad == ROWS - 1 && strcmp(rule, "strict") == 0) {
+            cr_expect_eq(out.status, 0, "strict needs no drafter row for a bonus");
+        } else if (out.count == ROWS) {
+            cr_expect(!of_drafter && strncmp(rule, "chow", 4) == 0, "%s", rule);
+            cr_expect(p.verify == SPC_VERIFY_TOKEN || bad == ROWS - 1, "blocks read every row");
+        } else if (p.verify == SPC_VERIFY_BLOCK && out.drawn) {
+            cr_expect_lt(out.accepted, bad, "%s: a shorter block may stop earlier", rule);
+        } else {
+            cr_expect_eq(out.count, bad, "%s", rule);
+            cr_expect_eq(out.drawn, 0);
+            cr_expect_eq(out.status, of_drafter ? SPC_STATUS_BAD_DRAFTER : SPC_STATUS_BAD_VERIFIER,
+                         "%s", rule);
+        }
+    }
+}
+
+Test(host_verify, a_bad_row_that_is_not_needed_does_no_harm)
+{
+    spc_row_params chow = params_of("chow:alpha=1", 1), strict = params_of("strict", 1);
+    int32_t draft[ROWS] = {0, 1, 2, 3, 4};
+    spc_verdict out;
+    dice d = {8};
+
+    fill(&d, ROWS_RANDOM);
+    for (int32_t k = 0; k < ROWS; k++) spoil(verifier + k * V, V, k % 3, k);
+    spc_verify_args a = args_of(&chow, drafter, verifier, V, ROWS - 1, draft);
+    a.bonus = true;
+    spc_verify(&a, &out); /* never defers: no verifier row is read */
+    cr_expect_eq(out.accepted, ROWS - 1);
+    cr_expect_eq(out.count, ROWS);
+    cr_expect_eq(out.status, 0);
+
+    fill(&d, ROWS_DISJOINT); /* rejected at 0: rows behind do not matter */
+    for (int32_t k = 1; k < ROWS; k++) spoil((k % 2 ? drafter : verifier) + k * V, V, k % 3, k);
+    draft[0] = 0;
+    a = args_of(&strict, drafter, verifier, V, ROWS - 1, draft);
+    a.bonus = true;
+    spc_verify(&a, &out);
+    cr_expect_eq(out.count, 1);
+    cr_expect_eq(out.status, 0);
+}
+
+/* An id outside the vocabulary, or one that the drafter's row excludes, is rejected; the token in
+ * its place is one of the target's. */
+Test(host_verify, a_draft_that_is_none_is_rejected_and_replaced)
+{
+    static const int32_t ids[] = {-1, V, V + 5, INT_MIN, INT_MAX, 2};
+    dice d = {9};
+
+    for (int i = 0; i < 60 * TOY_RULES; i++) {
+        const char *rule = toy_rules[i % TOY_RULES];
+        spc_row_params p = params_of(rule, 1);
+        ref_rows r = ref_rows_of(V);
+        ref_options o;
+        int32_t draft[1] = {ids[i / TOY_RULES % 6]};
+        spc_verdict out;
+
+        p.seed = dice_word(&d);
+        p.verify = dice_below(&d, 2);
+        if (i % 3 == 0) p.sampling.top_k = 4;
+        fill(&d, ROWS_RANDOM);
+        drafter[2] = -INFINITY;
+        o = options_of(&p);
+        ref_fill(&r, drafter, verifier, &o);
+        ref_law(&r, (spc_rule_kind)p.rule.kind, p.rule.alpha, p.rule.solve != 0);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
+        spc_verify(&a, &out);
+        expect_form(&a, &out, rule);
+        cr_expect_eq(out.accepted, 0, "%s", rule);
+        cr_expect_eq(out.count, 1, "%s", rule);
+        cr_expect(out.status & SPC_STATUS_BAD_DRAFT, "%s", rule);
+        cr_expect_gt(r.pi[out.token[0]], 0, "%s: token %d", rule, (int)out.token[0]);
+        ref_rows_free(&r);
+    }
+}
+
+Test(host_verify, the_last_id_of_the_vocabulary_is_a_draft_like_others)
+{
+    spc_row_params p = params_of("chow:alpha=1", 1);
+    int32_t draft[1] = {V - 1};
+    spc_verdict out;
+    dice d = {10};
+
+    fill(&d, ROWS_RANDOM);
+    spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
+    spc_verify(&a, &out);
+    cr_expect_eq(out.token[0], V - 1);
+    cr_expect_eq(out.status, 0);
+}
+
+Test(host_verify, a_vocabulary_of_one_token_has_one_answer)
+{
+    static const float row[2] = {-3, 4};
+    int32_t draft[1] = {0};
+
+    for (int i = 0; i < TOY_RULES; i++) {
+        spc_row_params p = params_of(toy_rules[i], 0.7f);
+        spc_verify_args a = args_of(&p, row, row, 1, 1, draft);
+        spc_verdict out;
+
+        a.bonus = true;
+        spc_verify(&a, &out);
+        cr_expect(out.count == 2 && out.token[0] == 0 && out.token[1] == 0, "%s", toy_rules[i]);
+        cr_expect_eq(out.status, 0);
+    }
+}
+
+/* ---- truncation ---- */
+
+static int32_t left(const float *z, int32_t n, int32_t top_k, float top_p, float min_p)
+{
+    spc_row_params p = params_of("strict", 1);
+    spc_row_stats stats;
+    int32_t count = 0;
+
+    p.sampling.top_k = top_k;
+    p.sampling.top_p = top_p;
+    p.sampling.min_p = min_p;
+    cr_assert_geq(spc_draft_sample(z, n, &p, 0, 0, &stats), 0);
+    for (int32_t v = 0; v < n; v++) {
+        count += spc_row_probability(spc_softmax_of(stats, 1), z[v], v) > 0;
+    }
+    return count;
+}
+
+/* rules.md 4.1 */
+Test(host_verify, truncation_keeps_what_the_worked_examples_keep)
+{
+    const float a[] = {logf(.4f), logf(.3f), logf(.2f), logf(.1f)}, b[] = {1, 1, 1, 1};
+    const float c[] = {logf(.2f), logf(.4f), logf(.2f), logf(.2f)};
+    const float e[] = {logf(.5f), logf(.3f), logf(.2f)};
+
+    cr_expect_eq(left(a, 4, 0, 0.7f, 0), 2);
+    cr_expect_eq(left(b, 4, 0, 0.5f, 0), 4, "ties stay");
+    cr_expect_eq(left(c, 4, 2, 1, 0), 4, "ties at the edge stay");
+    cr_expect_eq(left(e, 3, 2, 0.6f, 0), 1, "top-p is measured after top-k");
+    cr_expect_eq(left(e, 3, 0, 1, 0.5f), 2);
+    cr_expect_eq(left(e, 3, 0, 1e-6f, 0), 1, "never empty");
+    cr_expect_eq(left(e, 3, 1, 1, 1), 1);
+}
+
+Test(host_verify, truncation_that_is_off_changes_no_bit)
+{
+    dice d = {11};
+
+    for (int i = 0; i < 300; i++) {
+        spc_row_params off = params_of("token-v3:alpha=0.5", 0.8f), on = off;
+        spc_row_stats a, b;
+
+        on.sampling.top_k = i % 2 ? V : V + 3;
+        fill(&d, (rows_kind)(i % ROWS_KINDS));
+        off.seed = on.seed = dice_word(&d);
+        cr_expect_eq(spc_draft_sample(drafter, V, &off, 5, 0, &a),
+                     spc_draft_sample(drafter, V, &on, 5, 0, &b));
+        cr_expect_eq(memcmp(&a, &b, sizeof a), 0);
+    }
+}
+
+/* Support and mass against a sort in double; bf16 logits are full of ties.  Rows whose nucleus ends
+ * within 1e-5 of top-p, where float and double may differ, are left out. */
+Test(host_verify, truncation_keeps_what_sorting_keeps)
+{
+    enum { N = 300 };
+    dice d = {12};
+
+    for (int i = 0; i < 600; i++) {
+        static const float temperatures[] = {0.3f, 1, 2};
+        spc_row_params p = params_of("strict", temperatures[i % 3]);
+        float z[N];
+        double exact[N], less[N], more[N];
+        spc_row_stats stats;
+
+        p.sampling.top_k = dice_below(&d, 3) * 20;
+        if (dice_below(&d, 2)) p.sampling.top_p = 0.3f + 0.6f * (float)dice_uniform(&d);
+        if (dice_below(&d, 2)) p.sampling.min_p = 0.1f * (float)dice_uniform(&d);
+        for (int32_t v = 0; v < N; v++) {
+            z[v] = (float)(3 * dice_gauss(&d));
+            if (i % 2) z[v] = bf16_of(z[v]);
+            if (i % 5 == 0 && v % 3 == 0) z[v] = -INFINITY;
+        }
+        ref_softmax(z, N, (double)p.sampling.temperature, exact);
+        memcpy(less, exact, sizeof less);
+        memcpy(more, exact, sizeof more);
+        const spc_sampling *s = &p.sampling;
+        double slack = s->top_p < 1 ? 1e-5 : 0;
+        ref_truncate(exact, N, s->top_k, (double)s->top_p, (double)s->min_p);
+        ref_truncate(less, N, s->top_k, (double)s->top_p - slack, (double)s->min_p * (1 + 1e-5));
+        ref_truncate(more, N, s->top_k, (double)s->top_p + slack, (double)s->min_p * (1 - 1e-5));
+        if (memcmp(less, more, sizeof less) != 0) continue;
+        int32_t token = spc_draft_sample(z, N, &p, i, 0, &stats);
+        cr_expect_gt(exact[token], 0);
+        for (int32_t v = 0; v < N; v++) {
+            double got =
+                (double)spc_row_probability(spc_softmax_of(stats, p.sampling.temperature), z[v], v);
+
+            cr_assert_eq(got > 0, exact[v] > 0, "row %d token %d", i, (int)v);
+            cr_assert_float_eq(got, exact[v], 1e-5 * exact[v]);
+        }
+    }
+}
+
+Test(host_verify, every_emitted_token_is_in_the_truncated_support_of_its_target)
+{
+    dice d = {13};
+
+    for (int i = 0; i < 200 * TOY_RULES; i++) {
+        spc_row_params p = params_of(toy_rules[i % TOY_RULES], 1);
+        ref_rows r = ref_rows_of(V);
+        int32_t draft[1];
+        spc_row_stats stats;
+        spc_verdict out;
+
+        p.seed = dice_word(&d);
+        p.verify = dice_below(&d, 2);
+        p.nucleus = dice_below(&d, 2);
+        p.sampling.top_k = 3;
+        fill(&d, ROWS_RANDOM);
+        ref_options o = options_of(&p);
+        ref_fill(&r, drafter, verifier, &o);
+        ref_law(&r, (spc_rule_kind)p.rule.kind, p.rule.alpha, p.rule.solve != 0);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
+        draft_all(&p, &a, draft, &stats);
+        spc_verify(&a, &out);
+        cr_expect_gt(r.pi[out.token[0]], 0, "%s", toy_rules[i % TOY_RULES]);
+        ref_rows_free(&r);
+    }
+}
