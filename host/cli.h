@@ -133,7 +133,8 @@ spc_status spc_cli_read_ids(const json_t *array, const char *where, int32_t **id
                             spc_error *err);
 json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
 
-/* ---- prompts (cli_io.c) --------------------------------------------------------------------- */
+/* ---- prompts (cli_prompt.c) ---------------------------------------------------------------------
+ */
 
 typedef struct {
     char *text;      /* [bytes], terminated; NULL: given as ids */
@@ -157,7 +158,8 @@ typedef struct {
     size_t capacity;
 } spc_cli_source;
 
-/* words where there are any; otherwise `input` ("-": stdin) as JSON lines; otherwise stdin as text. */
+/* words where there are any; otherwise `input` ("-": stdin) as JSON lines; otherwise stdin as text.
+ */
 spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
                                spc_error *err);
 void spc_cli_source_close(spc_cli_source *source);
@@ -165,7 +167,8 @@ void spc_cli_source_close(spc_cli_source *source);
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err);
 
-/* ---- sequences (cli_io.c) ------------------------------------------------------------------- */
+/* ---- sequences (cli_prompt.c) -------------------------------------------------------------------
+ */
 
 /* Languages of the embedded pair, as words of an option and as marks of the prompt. */
 #define SPC_CLI_LANGUAGES "de|es|fr"
@@ -179,8 +182,7 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
 /* What a rule text says, in canonical form.  SPC_ERULE
  *
  * sequential   receives: it runs one model alone, nothing is drafted and verified */
-enum { SPC_CLI_RULE_BYTES = 96 };
-spc_status spc_cli_rule(const char *rule, char canonical[SPC_CLI_RULE_BYTES], bool *sequential,
+spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
                         spc_error *err);
 
 /* Sums of counters over sequences. */
@@ -191,7 +193,8 @@ json_t *spc_cli_json_counts(const int64_t *by_position, int32_t count);
 double spc_cli_ratio(double a, double b);
 /* Seconds inside steps. */
 double spc_cli_seconds(const spc_stats *stats);
-/* Counters as fields of an object: tokens, rounds, ... by position up to gamma. */
-void spc_cli_json_stats(json_t *object, const spc_stats *stats, int32_t gamma);
+/* Counters as fields of an object: tokens, rounds, ... by position up to gamma.  False: no memory.
+ */
+bool spc_cli_json_stats(json_t *object, const spc_stats *stats, int32_t gamma);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_args.c - the command line read against a command's table, and the help printed from it.
  *
- * Stricter than getopt: numbers are read whole, an option given twice and a value that a flag cannot
- * take are errors, and names are not abbreviated. */
+ * Stricter than getopt: numbers are read whole, an option given twice and a value that a flag
+ * cannot take are errors, and names are not abbreviated. */
 #include "cli.h"
 
 #include <errno.h>
@@ -187,8 +187,9 @@ static spc_status check_words(const spc_cli_line *line, spc_error *err)
     const spc_cli_command *c = line->command;
 
     if (line->words.count < c->words_low) {
-        return spc_error_set(err, SPC_EUSAGE, "spc %s: expected %s, found nothing; see spc %s --help",
-                             c->name, c->words, c->name);
+        return spc_error_set(err, SPC_EUSAGE,
+                             "spc %s: expected %s, found nothing; see spc %s --help", c->name,
+                             c->words, c->name);
     }
     if (line->words.count > c->words_high) {
         return spc_error_set(err, SPC_EUSAGE, "spc %s: unexpected argument '%s'; see spc %s --help",
@@ -245,7 +246,9 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
         (void)snprintf(range, sizeof range, "%.10g to %.10g", o->low, o->high);
     }
     switch (o->kind) {
-    case SPC_CLI_INT: (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field); break;
+    case SPC_CLI_INT:
+        (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field);
+        break;
     case SPC_CLI_SEED:
         (void)snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)field);
         break;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions. */
-enum { CHUNK_ROWS = 64, SESSIONS_MAX = 4096 };
+enum { CHUNK_ROWS = 64 };
 
 void spc_engine_options_init(spc_engine_options *options)
 {
@@ -147,11 +147,10 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
     return SPC_OK;
 }
 
-static spc_limits limits_of(const spc_engine *engine)
+spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
-    int32_t round = engine->sessions * SPC_LANE_ROWS;
-    spc_limits limits = {engine->sessions, engine->context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
-                         round};
+    int32_t round = sessions * SPC_LANE_ROWS;
+    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round};
 
     return limits;
 }
@@ -162,7 +161,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     spc_scratch *s = &engine->scratch;
     size_t sessions = (size_t)engine->sessions;
 
-    s->rows = limits_of(engine).rows;
+    s->rows = spc_engine_limits(engine->sessions, engine->context).rows;
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
@@ -215,9 +214,9 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
     if (!o->verifier) {
         return spc_error_set(err, SPC_EUSAGE, "verifier: expected a model folder, found none");
     }
-    if (o->sessions < 1 || o->sessions > SESSIONS_MAX) {
-        return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d", SESSIONS_MAX,
-                             (int)o->sessions);
+    if (o->sessions < 1 || o->sessions > SPC_SESSIONS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d",
+                             SPC_SESSIONS_MAX, (int)o->sessions);
     }
     if (o->threads < 0) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -244,7 +243,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     status = engine->ops->open(&engine->backend, options->threads, options->isa, err);
     if (status != SPC_OK) goto fail;
 
-    spc_limits limits = limits_of(engine);
+    spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
 
     tell_progress(options, engine, false);
     status = load_model(engine, &engine->verifier, &limits, err);
@@ -398,7 +397,7 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int32_t cou
                              spc_error *err)
 {
     spc_status status = check_ids(engine, ids, count, err);
-    int32_t slot = 0, chunk = limits_of(engine).outputs;
+    int32_t slot = 0, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);

@@ -12,7 +12,7 @@
 #include <pthread.h>
 
 /* Logits rows of one session: gamma + 1 of them, and one more where the last is a draft too. */
-enum { SPC_LANE_ROWS = SPC_GAMMA_MAX + 2 };
+enum { SPC_LANE_ROWS = SPC_GAMMA_MAX + 2, SPC_SESSIONS_MAX = 4096 };
 
 /* One of the two models. */
 typedef struct {
@@ -55,6 +55,9 @@ struct spc_engine {
 /* Open a model by the name users give: a folder, or SPC_EMBEDDED_DRAFTER / SPC_EMBEDDED_VERIFIER.
  */
 spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err);
+
+/* What each runner of an engine must hold. */
+spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 
 /* An engine over runners that exist already (tests bring their own backend).  Takes over backend
  * and runners, also when it fails; drafter may be NULL. */

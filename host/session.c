@@ -158,7 +158,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->on_token = options->on_token;
     s->user = options->user;
     s->counters.prompt_tokens = count;
-    s->counters.output_hash = 0xcbf29ce484222325u; /* FNV-1a */
+    s->counters.output_hash = SPC_HASH_NONE;
     atomic_init(&s->cancel, false);
     s->slot = take_slot(engine, s);
     if (s->slot < 0) {
@@ -203,12 +203,15 @@ bool spc_session_is_stop(const spc_session *s, int32_t token)
     return false;
 }
 
-static void hash_token(uint64_t *hash, int32_t token)
+uint64_t spc_hash_tokens(uint64_t hash, const int32_t *token, int32_t count)
 {
-    for (int32_t byte = 0; byte < 4; byte++) {
-        *hash ^= (uint32_t)token >> (8 * byte) & 255u;
-        *hash *= 0x100000001b3u;
+    for (int32_t i = 0; i < count; i++) {
+        for (int32_t byte = 0; byte < 4; byte++) {
+            hash ^= (uint32_t)token[i] >> (8 * byte) & 255u;
+            hash *= 0x100000001b3u;
+        }
     }
+    return hash;
 }
 
 /* Feed the token's bytes to the text; true when they complete a stop string. */
@@ -238,7 +241,7 @@ bool spc_session_keep(spc_session *s, int32_t token, spc_token_origin origin, bo
 
     s->token[s->length++] = token;
     s->counters.tokens++;
-    hash_token(&s->counters.output_hash, token);
+    s->counters.output_hash = spc_hash_tokens(s->counters.output_hash, &token, 1);
     s->finish = finish_of(spc_end_of(spc_session_is_stop(s, token), s->length - s->prompt,
                                      s->budget, s->length, s->engine->context));
     bool stopped = follow_text(s, token);

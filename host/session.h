@@ -70,6 +70,11 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
 /* Run what is gathered. */
 spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 
+/* FNV-1a, 64 bit, over ids as little-endian int32, continued from `hash`; begin with SPC_HASH_NONE.
+ */
+#define SPC_HASH_NONE 0xcbf29ce484222325u
+uint64_t spc_hash_tokens(uint64_t hash, const int32_t *token, int32_t count);
+
 /* Monotonic clock, in nanoseconds. */
 uint64_t spc_now_ns(void);
 

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_prompt.c - where prompts come from, how text becomes one, and counters added up for display.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- prompts --------------------------------------------------------------------------------- */
+
+void spc_cli_prompt_free(spc_cli_prompt *prompt)
+{
+    free(prompt->text);
+    free(prompt->ids);
+    json_decref(prompt->id);
+    memset(prompt, 0, sizeof *prompt);
+}
+
+spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
+                               spc_error *err)
+{
+    memset(source, 0, sizeof *source);
+    if (words->count > 0 && input) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "prompts come from the command line or from --input, not from both");
+    }
+    if (words->count > 0) {
+        source->words = words;
+        return SPC_OK;
+    }
+    source->json = input != NULL;
+    source->in = stdin;
+    source->name = "stdin";
+    if (!input || strcmp(input, "-") == 0) return SPC_OK;
+    source->name = input;
+    source->in = fopen(input, "r");
+    if (source->in) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT, "%s: cannot be opened: %s", input, strerror(errno));
+}
+
+void spc_cli_source_close(spc_cli_source *source)
+{
+    if (source->in && source->in != stdin) (void)fclose(source->in);
+    free(source->buffer);
+    memset(source, 0, sizeof *source);
+}
+
+static spc_status take_text(spc_cli_prompt *prompt, const char *text, size_t bytes, spc_error *err)
+{
+    prompt->text = malloc(bytes + 1);
+    if (!prompt->text) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for a prompt of %zu bytes",
+                             prompt->where, bytes);
+    }
+    memcpy(prompt->text, text, bytes);
+    prompt->text[bytes] = '\0';
+    prompt->bytes = bytes;
+    return SPC_OK;
+}
+
+/* {"prompt": "text"} or {"ids": [1, 2]}, either with an "id" of any kind. */
+static spc_status take_json(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+{
+    json_error_t why;
+    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &why);
+    const json_t *text = json_object_get(root, "prompt"), *ids = json_object_get(root, "ids");
+    spc_status status;
+
+    if (!root) {
+        return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
+    }
+    if (!json_is_object(root) || !text == !ids) {
+        status = spc_error_set(err, SPC_EINPUT,
+                               "%s: expected an object with either \"prompt\" or \"ids\"",
+                               prompt->where);
+    } else if (text && !json_is_string(text)) {
+        status = spc_error_set(err, SPC_EINPUT, "%s: \"prompt\" is not a string", prompt->where);
+    } else if (text) {
+        status = take_text(prompt, json_string_value(text), json_string_length(text), err);
+    } else {
+        status = spc_cli_read_ids(ids, prompt->where, &prompt->ids, &prompt->count, err);
+    }
+    prompt->id = json_incref(json_object_get(root, "id"));
+    json_decref(root);
+    return status;
+}
+
+/* The next line, without its end; false behind the last one. */
+static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status, spc_error *err)
+{
+    ssize_t read;
+
+    *status = SPC_OK;
+    errno = 0;
+    read = getline(&source->buffer, &source->capacity, source->in);
+    if (read < 0) {
+        if (ferror(source->in) && !spc_cli_interrupted) {
+            *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 " cannot be read: %s",
+                                    source->name, source->line + 1, strerror(errno));
+        } else if (errno == ENOMEM) {
+            *status = spc_error_set(err, SPC_ENOMEM, "%s: no memory for line %" PRId64,
+                                    source->name, source->line + 1);
+        }
+        return false;
+    }
+    source->line++;
+    *bytes = (size_t)read;
+    if (*bytes > 0 && source->buffer[*bytes - 1] == '\n') --*bytes;
+    if (*bytes > 0 && source->buffer[*bytes - 1] == '\r') --*bytes;
+    return true;
+}
+
+static bool is_blank(const char *line, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (line[i] != ' ' && line[i] != '\t') return false;
+    }
+    return true;
+}
+
+spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
+                               spc_error *err)
+{
+    size_t bytes;
+    spc_status status;
+
+    memset(prompt, 0, sizeof *prompt);
+    *got = false;
+    if (source->words) {
+        if (source->line == source->words->count) return SPC_OK;
+
+        const char *word = source->words->item[source->line++];
+
+        (void)snprintf(prompt->where, sizeof prompt->where, "prompt %" PRId64, source->line);
+        *got = true;
+        return take_text(prompt, word, strlen(word), err);
+    }
+    do {
+        if (!next_line(source, &bytes, &status, err)) return status;
+    } while (source->json && is_blank(source->buffer, bytes));
+    (void)snprintf(prompt->where, sizeof prompt->where, "%.200s: line %" PRId64, source->name,
+                   source->line);
+    *got = true;
+    if (source->json) return take_json(prompt, source->buffer, bytes, err);
+    return take_text(prompt, source->buffer, bytes, err);
+}
+
+/* ---- text to ids ----------------------------------------------------------------------------- */
+
+/* The id of one special token by its text. */
+static spc_status find_mark(const spc_engine *engine, const char *mark, int32_t *id, spc_error *err)
+{
+    int32_t *ids, count;
+    spc_status status = spc_engine_encode(engine, mark, strlen(mark), false, &ids, &count, err);
+
+    if (status != SPC_OK) return status;
+    if (count == 1) *id = ids[0];
+    free(ids);
+    if (count == 1) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--to: the verifier's tokenizer has no token %s: --to is for the embedded "
+                         "pair and models with its prompt format",
+                         mark);
+}
+
+spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const char *text,
+                               size_t bytes, int32_t **ids, int32_t *count, spc_error *err)
+{
+    static const char *const marks[SPC_CLI_LANGUAGE_COUNT] = {"<2de>", "<2es>", "<2fr>"};
+    int32_t begin = 0, target = 0, separator = 0, *sentence, length, *prompt;
+    spc_status status = find_mark(engine, "<s>", &begin, err);
+
+    *ids = NULL;
+    *count = 0;
+    if (status == SPC_OK) status = find_mark(engine, marks[language], &target, err);
+    if (status == SPC_OK) status = find_mark(engine, "<sep>", &separator, err);
+    if (status == SPC_OK) {
+        status = spc_engine_encode(engine, text, bytes, false, &sentence, &length, err);
+    }
+    if (status != SPC_OK) return status;
+    prompt = malloc(((size_t)length + 3) * sizeof *prompt);
+    if (prompt) {
+        prompt[0] = begin;
+        prompt[1] = target;
+        if (length > 0) memcpy(prompt + 2, sentence, (size_t)length * sizeof *prompt);
+        prompt[length + 2] = separator;
+        *ids = prompt;
+        *count = length + 3;
+    }
+    free(sentence);
+    return prompt ? SPC_OK : spc_error_set(err, SPC_ENOMEM, "no memory for a prompt");
+}
+
+spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
+                        spc_error *err)
+{
+    spc_rule parsed;
+    char message[SPC_RULE_MESSAGE_BYTES];
+
+    if (!spc_rule_parse(rule, &parsed, message)) {
+        return spc_error_set(err, SPC_ERULE, "%s", message);
+    }
+    spc_rule_format(&parsed, canonical);
+    *sequential = parsed.kind == SPC_RULE_VERIFIER_ONLY || parsed.kind == SPC_RULE_DRAFTER_ONLY;
+    return SPC_OK;
+}
+
+/* ---- counters -------------------------------------------------------------------------------- */
+
+void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
+{
+    total->prompt_tokens += one->prompt_tokens;
+    total->tokens += one->tokens;
+    total->discarded += one->discarded;
+    total->rounds += one->rounds;
+    total->verifier_calls += one->verifier_calls;
+    total->drafter_calls += one->drafter_calls;
+    total->prefill_calls += one->prefill_calls;
+    for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
+        total->drafted[i] += one->drafted[i];
+        total->verified[i] += one->verified[i];
+        total->accepted[i] += one->accepted[i];
+        total->rejected[i] += one->rejected[i];
+        total->deferred[i] += one->deferred[i];
+    }
+    total->bonus += one->bonus;
+    total->zero_residuals += one->zero_residuals;
+    total->draft_ns += one->draft_ns;
+    total->verify_ns += one->verify_ns;
+    total->other_ns += one->other_ns;
+}
+
+int64_t spc_cli_sum(const int64_t *by_position)
+{
+    int64_t sum = 0;
+
+    for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) sum += by_position[i];
+    return sum;
+}
+
+json_t *spc_cli_json_counts(const int64_t *by_position, int32_t count)
+{
+    json_t *array = json_array();
+
+    for (int32_t i = 0; i < count; i++) {
+        if (json_array_append_new(array, json_integer(by_position[i])) == 0) continue;
+        json_decref(array);
+        return NULL;
+    }
+    return array;
+}
+
+double spc_cli_ratio(double a, double b)
+{
+    return b > 0.0 || b < 0.0 ? a / b : 0.0;
+}
+
+double spc_cli_seconds(const spc_stats *stats)
+{
+    return (double)(stats->draft_ns + stats->verify_ns + stats->other_ns) * 1e-9;
+}
+
+bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
+{
+    const struct {
+        const char *name;
+        const int64_t *count;
+    } by_position[] = {{"drafted", s->drafted},
+                       {"verified", s->verified},
+                       {"accepted", s->accepted},
+                       {"rejected", s->rejected},
+                       {"deferred", s->deferred}};
+    const struct {
+        const char *name;
+        int64_t count;
+    } counts[] = {{"prompt_tokens", s->prompt_tokens},   {"tokens", s->tokens},
+                  {"discarded", s->discarded},           {"rounds", s->rounds},
+                  {"verifier_calls", s->verifier_calls}, {"drafter_calls", s->drafter_calls},
+                  {"prefill_calls", s->prefill_calls},   {"bonus", s->bonus},
+                  {"zero_residuals", s->zero_residuals}};
+    const struct {
+        const char *name;
+        double value;
+    } reals[] = {
+        {"tokens_per_second", spc_cli_ratio((double)s->tokens, spc_cli_seconds(s))},
+        {"tokens_per_verifier_call", spc_cli_ratio((double)s->tokens, (double)s->verifier_calls)},
+        {"drafter_ms", (double)s->draft_ns * 1e-6},
+        {"verifier_ms", (double)s->verify_ns * 1e-6},
+        {"other_ms", (double)s->other_ns * 1e-6},
+    };
+    char hash[17];
+    int failed = 0;
+
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        failed |= json_object_set_new(object, counts[i].name, json_integer(counts[i].count));
+    }
+    for (size_t i = 0; i < sizeof by_position / sizeof *by_position; i++) {
+        failed |= json_object_set_new(object, by_position[i].name,
+                                      spc_cli_json_counts(by_position[i].count, gamma));
+    }
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+        failed |= json_object_set_new(object, reals[i].name, json_real(reals[i].value));
+    }
+    (void)snprintf(hash, sizeof hash, "%016" PRIx64, s->output_hash);
+    failed |= json_object_set_new(object, "output_hash", json_string(hash));
+    return failed == 0;
+}
