@@ -4,8 +4,11 @@
  *
  *     bench_decode [--model FOLDER] [--threads N] [--isa NAME] [--context N] [--seconds S] [--json]
  *
- * A round scores gamma + 1 rows at once, so the last column, the ratio to one row, is what scoring
- * costs beside plain decoding. */
+ * A round scores gamma + 1 rows at once, so the ratio to one row is what scoring costs beside plain
+ * decoding.  Two states of the caches: `memory`, everything pushed out before each forward, as for
+ * a model that is larger than they are (a second core's own second-level cache keeps what it has);
+ * `caches`, as the forward before left them, where a model as small as the embedded ones can stay.
+ */
 #include "bench/measure.h"
 #include "host/backend.h"
 #include "host/engine.h"
@@ -33,6 +36,7 @@ typedef struct {
     uint64_t weight_bytes;
     int32_t context; /* tokens in the cache */
     int32_t rows;    /* of the measured forward */
+    char *flush;     /* [READ_BYTES] to push weights out of the caches with */
     int32_t slot[ROWS_MAX], token[ROWS_MAX], position[ROWS_MAX], output[ROWS_MAX];
     spc_error error;
 } model;
@@ -118,6 +122,14 @@ static void rewind_slot(void *user)
     m->ops->rewind(m->runner, 0, m->context);
 }
 
+static void rewind_and_evict(void *user)
+{
+    model *m = user;
+
+    rewind_slot(m);
+    measure_evict(m->flush, READ_BYTES);
+}
+
 static bool forward(void *user)
 {
     model *m = user;
@@ -164,15 +176,14 @@ static void close_model(model *m)
 /* ---- the table --------------------------------------------------------------------------------
  */
 
-static void print_row(const model *m, const options *o, const char *name, double read_rate,
-                      const measure_times *t, double one_row)
+static void print_row(const model *m, const options *o, const char *name, const char *from,
+                      double read_rate, const measure_times *t, double one_row)
 {
     double rate = (double)m->weight_bytes / t->median * 1e-6;
 
     if (!o->json) {
-        (void)printf("%5d %10.4f %8.4f %8.4f %8.2f %9.1f %7.0f%% %7.2f\n", (int)m->rows, t->median,
-                     t->p10, t->p90, (double)m->weight_bytes * 1e-6, rate, 100 * rate / read_rate,
-                     t->median / one_row);
+        (void)printf("%-8s %4d %10.4f %8.4f %8.4f %8.1f %7.0f%% %10.2f\n", from, (int)m->rows,
+                     t->median, t->p10, t->p90, rate, 100 * rate / read_rate, t->median / one_row);
         return;
     }
 
@@ -181,6 +192,7 @@ static void print_row(const model *m, const options *o, const char *name, double
     measure_line_text(&line, "bench", "forward");
     measure_line_text(&line, "model", name);
     measure_line_text(&line, "device", m->ops->device(m->backend));
+    measure_line_text(&line, "weights_from", from);
     measure_line_integer(&line, "context", m->context);
     measure_line_integer(&line, "rows", m->rows);
     measure_line_number(&line, "median_ms", t->median);
@@ -195,26 +207,36 @@ static void print_row(const model *m, const options *o, const char *name, double
     measure_line_end(&line);
 }
 
-static bool bench_model(model *m, const char *name, const options *o, double read_rate)
+/* The table of one state of the caches. */
+static bool bench_rows(model *m, const options *o, const char *name, bool evict, double read_rate)
 {
     static const int32_t counts[] = {1, 2, 4, 6, 8};
     double one_row = 0.0;
-    bool ok = open_model(m, name, o) == SPC_OK;
 
-    if (ok && !o->json) {
-        (void)printf("\n%s, %s, %d tokens in the cache\n", name, m->ops->device(m->backend),
-                     (int)o->context);
-        (void)printf(" rows  median ms      p10      p90       MB      GB/s of read to 1 row\n");
-    }
-    for (size_t i = 0; ok && i < sizeof counts / sizeof *counts; i++) {
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         measure_times times;
 
         m->rows = counts[i];
-        ok = measure_run(forward, rewind_slot, m, 20, o->seconds, &times);
-        if (!ok) break;
+        if (!measure_run(forward, evict ? rewind_and_evict : rewind_slot, m, 20, o->seconds,
+                         &times)) {
+            return false;
+        }
         if (i == 0) one_row = times.median;
-        print_row(m, o, name, read_rate, &times, one_row);
+        print_row(m, o, name, evict ? "memory" : "caches", read_rate, &times, one_row);
     }
+    return true;
+}
+
+static bool bench_model(model *m, const char *name, const options *o, double read_rate)
+{
+    bool ok = open_model(m, name, o) == SPC_OK;
+
+    if (ok && !o->json) {
+        (void)printf("\n%s, %s, %d tokens in the cache, %.2f MB of weights per forward\n", name,
+                     m->ops->device(m->backend), (int)o->context, (double)m->weight_bytes * 1e-6);
+        (void)printf("weights  rows  median ms      p10      p90     GB/s of read to one row\n");
+    }
+    ok = ok && bench_rows(m, o, name, true, read_rate) && bench_rows(m, o, name, false, read_rate);
     if (!ok) (void)fprintf(stderr, "bench_decode: %s\n", m->error.message);
     close_model(m);
     return ok;
@@ -245,6 +267,8 @@ int main(int count, char **arguments)
     double read_rate = measure_read_rate(threads, READ_BYTES);
     bool ok = read_rate > 0;
 
+    m.flush = calloc(1, READ_BYTES);
+    ok = ok && m.flush;
     if (!ok) (void)fprintf(stderr, "bench_decode: the read rate could not be measured\n");
     if (ok && !o.json) {
         (void)printf("memory read rate: %.1f GB/s (%d threads over %d MiB)\n", read_rate,
@@ -256,5 +280,6 @@ int main(int count, char **arguments)
              bench_model(&m, SPC_EMBEDDED_DRAFTER, &o, read_rate);
     }
     m.ops->close(m.backend);
+    free(m.flush);
     return ok ? 0 : spc_status_exit_code(m.error.status);
 }

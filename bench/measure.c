@@ -150,6 +150,11 @@ double measure_read_rate(int32_t threads, size_t bytes)
     return best;
 }
 
+void measure_evict(char *buffer, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) ((volatile char *)buffer)[i]++;
+}
+
 /* ---- JSON lines -------------------------------------------------------------------------------
  */
 

@@ -33,6 +33,10 @@ double measure_quantile(double *values, int32_t count, double quantile);
  * caches; best of several passes.  0: no memory or no threads. */
 double measure_read_rate(int32_t threads, size_t bytes);
 
+/* Push everything else out of the caches of this core and of those that cores share, by writing to
+ * buffer [bytes], which is far larger than they are. */
+void measure_evict(char *buffer, size_t bytes);
+
 /* One JSON object on one line. */
 typedef struct {
     FILE *file; /* NULL: nothing is written */

@@ -62,6 +62,23 @@ static inline float lanes_sum(lanes v)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
+{
+    __m256 a8 = _mm256_add_ps(a.low, a.high), b8 = _mm256_add_ps(b.low, b.high);
+    __m256 c8 = _mm256_add_ps(c.low, c.high), d8 = _mm256_add_ps(d.low, d.high);
+    /* 8 to 4 lanes: a and b in one register, c and d in another */
+    __m256 ab =
+        _mm256_add_ps(_mm256_permute2f128_ps(a8, b8, 0x20), _mm256_permute2f128_ps(a8, b8, 0x31));
+    __m256 cd =
+        _mm256_add_ps(_mm256_permute2f128_ps(c8, d8, 0x20), _mm256_permute2f128_ps(c8, d8, 0x31));
+    /* 4 to 2: a, c | b, d; then 2 to 1 */
+    __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    __m256 one = _mm256_add_ps(two, _mm256_permute_ps(two, 0xb1));
+    __m128 ac = _mm256_castps256_ps128(one), bd = _mm256_extractf128_ps(one, 1);
+
+    _mm_storeu_ps(out, _mm_unpacklo_ps(_mm_shuffle_ps(ac, ac, 0x08), _mm_shuffle_ps(bd, bd, 0x08)));
+}
+
 #define BLOCK_OUT  2
 #define BLOCK_WIDE 4
 #define BLOCK_ROWS 3

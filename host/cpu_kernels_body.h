@@ -10,6 +10,7 @@
  *   lanes_store(float *, lanes)
  *   lanes_fma(a, b, c)           a b + c
  *   lanes_sum(lanes)             fold by halving
+ *   lanes_sum4(out, a, b, c, d)  four of them at once, to out[0 .. 4): the same additions
  *   BLOCK_OUT, BLOCK_ROWS        tile whose accumulators fit the registers
  * and the name UNIT. */
 
@@ -47,11 +48,27 @@ ALWAYS_INLINE lanes weights_tail(const void *data, spc_dtype dtype, int64_t i, i
     return weights_at(part, dtype, 0);
 }
 
+ALWAYS_INLINE int32_t bytes_of(spc_dtype dtype)
+{
+    return dtype == SPC_DTYPE_F32 ? 4 : 2;
+}
+
+/* Ask for the weights that the tile after the next will read.  A tile's rows are short streams that
+ * a hardware prefetcher leaves again before it has warmed up; with several rows of input the
+ * arithmetic hides nothing of that.  (bench_decode, 6 rows: 0.53 ms without, 0.42 ms with.) */
+ALWAYS_INLINE void prefetch(const char *weights, int32_t bytes)
+{
+#pragma GCC unroll 16
+    for (int32_t at = 0; at < bytes; at += 64) __builtin_prefetch(weights + at);
+}
+
 /* A tile of outs x rows accumulators; both are constants where this is inlined. */
 ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t first,
                         int32_t outs, const float *in, int32_t rows, float *const *out, int32_t at)
 {
     lanes sum[BLOCK_WIDE][BLOCK_ROWS];
+    const char *ahead = (const char *)data + (first + 2 * outs) * cols * bytes_of(dtype);
+    const int32_t step = 16 * outs * bytes_of(dtype);
     int32_t c = 0;
 
 #pragma GCC unroll 16
@@ -62,6 +79,8 @@ ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t
     for (; c + 16 <= cols; c += 16) {
         lanes w[BLOCK_WIDE];
 
+        prefetch(ahead, step);
+        ahead += step;
 #pragma GCC unroll 16
         for (int32_t o = 0; o < outs; o++) w[o] = weights_at(data, dtype, (first + o) * cols + c);
 #pragma GCC unroll 16
@@ -86,9 +105,17 @@ ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t
         }
     }
 #pragma GCC unroll 16
-    for (int32_t o = 0; o < outs; o++) {
+    for (int32_t r = 0; r < rows; r++) {
+        int32_t o = 0;
+
+#if BLOCK_WIDE >= 4
 #pragma GCC unroll 16
-        for (int32_t r = 0; r < rows; r++) out[r][at + o] = lanes_sum(sum[o][r]);
+        for (; o + 4 <= outs; o += 4) {
+            lanes_sum4(out[r] + at + o, sum[o][r], sum[o + 1][r], sum[o + 2][r], sum[o + 3][r]);
+        }
+#endif
+#pragma GCC unroll 16
+        for (; o < outs; o++) out[r][at + o] = lanes_sum(sum[o][r]);
     }
 }
 
@@ -165,25 +192,64 @@ static float exponentials(float *score, int32_t count, float max)
     return lanes_sum(lanes_load(lane));
 }
 
+/* score[k] = query . key k, for count keys. */
+static void scores_of(const float *query, const float *keys, int32_t count, int32_t dim,
+                      float *score)
+{
+    int32_t k = 0;
+
+    for (; k + 4 <= count && dim % 16 == 0; k += 4) {
+        const float *key = keys + (int64_t)k * dim;
+        lanes sum[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
+
+        for (int32_t i = 0; i < dim; i += 16) {
+            lanes q = lanes_load(query + i);
+
+#pragma GCC unroll 4
+            for (int32_t j = 0; j < 4; j++) {
+                sum[j] = lanes_fma(q, lanes_load(key + (int64_t)j * dim + i), sum[j]);
+            }
+        }
+        lanes_sum4(score + k, sum[0], sum[1], sum[2], sum[3]);
+    }
+    for (; k < count; k++) score[k] = dot(query, keys + (int64_t)k * dim, dim);
+}
+
+/* out = sum over k of score[k] values[k], `chunks` times 16 entries of it (a constant where this is
+ * inlined): the chunks' sums are independent and hide each other's latency. */
+ALWAYS_INLINE void mix_values(const float *score, const float *values, int32_t count, int32_t dim,
+                              int32_t chunks, float *out)
+{
+    lanes sum[4];
+
+#pragma GCC unroll 4
+    for (int32_t j = 0; j < chunks; j++) sum[j] = lanes_zero();
+    for (int32_t k = 0; k < count; k++) {
+        lanes weight = lanes_set(score[k]);
+
+#pragma GCC unroll 4
+        for (int32_t j = 0; j < chunks; j++) {
+            sum[j] = lanes_fma(weight, lanes_load(values + (int64_t)k * dim + 16 * j), sum[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int32_t j = 0; j < chunks; j++) lanes_store(out + 16 * j, sum[j]);
+}
+
 static void attend(const float *query, const float *keys, const float *values, int32_t count,
                    int32_t dim, float scale, float *scores, float *out)
 {
     float max = -SPC_INFINITY, inverse;
     int32_t c = 0;
 
+    scores_of(query, keys, count, dim, scores);
     for (int32_t k = 0; k < count; k++) {
-        scores[k] = dot(query, keys + (int64_t)k * dim, dim) * scale;
+        scores[k] *= scale;
         max = scores[k] > max ? scores[k] : max;
     }
     inverse = 1.0f / exponentials(scores, count, max);
-    for (; c + 16 <= dim; c += 16) {
-        lanes sum = lanes_zero();
-
-        for (int32_t k = 0; k < count; k++) {
-            sum = lanes_fma(lanes_set(scores[k]), lanes_load(values + (int64_t)k * dim + c), sum);
-        }
-        lanes_store(out + c, sum);
-    }
+    for (; c + 64 <= dim; c += 64) mix_values(scores, values + c, count, dim, 4, out + c);
+    for (; c + 16 <= dim; c += 16) mix_values(scores, values + c, count, dim, 1, out + c);
     for (; c < dim; c++) {
         float sum = 0.0f;
 

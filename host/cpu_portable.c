@@ -104,6 +104,14 @@ static inline float lanes_sum(lanes v)
     return v.lane[0];
 }
 
+static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
+{
+    out[0] = lanes_sum(a);
+    out[1] = lanes_sum(b);
+    out[2] = lanes_sum(c);
+    out[3] = lanes_sum(d);
+}
+
 #define BLOCK_OUT  1
 #define BLOCK_WIDE 1
 #define BLOCK_ROWS 3

@@ -60,7 +60,8 @@ struct spc_team {
 
 _Static_assert(SPC_TEAM_MAX *PARTS < 1 << 16, "parts fit the claim word");
 
-/* ---- waiting ----------------------------------------------------------------------------------- */
+/* ---- waiting -----------------------------------------------------------------------------------
+ */
 
 static void relax(void)
 {
@@ -114,7 +115,8 @@ static bool spin(const member *m, bool (*ready)(const member *m))
     }
 }
 
-/* ---- work -------------------------------------------------------------------------------------- */
+/* ---- work --------------------------------------------------------------------------------------
+ */
 
 /* Claim and run parts of one share until none is left. */
 static void work_share(spc_team *t, int32_t index, _Atomic uint64_t *share)
