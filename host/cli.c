@@ -33,14 +33,15 @@ static void print_help(void)
     for (int i = 0; i < COMMANDS; i++) {
         spc_cli_print("  %-10s%s\n", commands[i]->name, commands[i]->summary);
     }
-    spc_cli_print("\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
-                  "MODEL and DIR are folders of Hugging Face checkpoints, or %s and\n"
-                  "%s, the translation pair inside this program.\n\n"
-                  "Results go to stdout, all else to stderr.  A failure is one line on stderr; exit "
-                  "codes:\n"
-                  "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
-                  "written),\n7 internal, %d interrupted by Ctrl-C.\n",
-                  SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED);
+    spc_cli_print(
+        "\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
+        "MODEL and DIR are folders of Hugging Face checkpoints, or %s and\n"
+        "%s, the translation pair inside this program.\n\n"
+        "Results go to stdout, all else to stderr.  A failure is one line on stderr; exit "
+        "codes:\n"
+        "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
+        "written),\n7 internal, %d interrupted by Ctrl-C.\n",
+        SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED);
 }
 
 static int run_command(const spc_cli_command *command, int argc, char **argv)
@@ -83,9 +84,8 @@ int main(int argc, char **argv)
     bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
 
     if (!help && strcmp(name, "--version") != 0) {
-        return spc_cli_fail_with(SPC_EUSAGE,
-                                 "unknown command '%s'; known: run, demo, info, logits, tokenize",
-                                 name);
+        return spc_cli_fail_with(
+            SPC_EUSAGE, "unknown command '%s'; known: run, demo, info, logits, tokenize", name);
     }
     if (argc > 2) {
         return spc_cli_fail_with(SPC_EUSAGE, "unexpected argument '%s' behind %s", argv[2], name);

@@ -5,7 +5,7 @@
  * (rules/row.h), reads a row only where the rule needs it, and turns decisions into a verdict. */
 #include "chance.h"
 
-#include "rules/block.h"
+#include "rules/pair.h"
 #include "rules/truncate.h"
 
 #include <assert.h>
@@ -22,18 +22,6 @@
 #endif
 
 enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
-
-static int32_t tile_count(int32_t vocab)
-{
-    return (vocab + SPC_TILE - 1) / SPC_TILE;
-}
-
-static int32_t tile_width(int32_t vocab, int32_t tile)
-{
-    int32_t left = vocab - tile * SPC_TILE;
-
-    return left < SPC_TILE ? left : SPC_TILE;
-}
 
 /* ---- one row ----------------------------------------------------------------------------------
  */
@@ -169,9 +157,9 @@ static void restrict_sums(const float *logits, int32_t vocab, const spc_row_para
 
     stats->sum = 0.0f;
     if (entropy) stats->moment = 0.0f;
-    for (int32_t t = 0; t < tile_count(vocab); t++) {
+    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
         const float *z = logits + (size_t)t * SPC_TILE;
-        int32_t n = tile_width(vocab, t);
+        int32_t n = spc_tile_width(vocab, t);
 
         tile_kept(z, n, s, weight);
         tile_weight[t] = spc_tile_sum(weight, n);
@@ -183,22 +171,17 @@ static void restrict_sums(const float *logits, int32_t vocab, const spc_row_para
     }
 }
 
-/* Does the rule look at largest probabilities or entropies? */
-static bool reads_gate(int32_t path)
+/* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
+ * tile relative to the row's maximum (unused at T = 0). */
+static void row_statistics(const spc_round *round, spc_logits row, spc_row_stats *stats)
 {
-    return path != SPC_RULE_STRICT && path != SPC_RULE_LOSSY && path != SPC_RULE_TOKEN_V3 &&
-           path != SPC_RULE_LOSSY_GREEDY && path != SPC_RULE_DRAFTER_ONLY &&
-           path != SPC_RULE_VERIFIER_ONLY;
-}
-
-/* Statistics of a row as its sequence needs them.  tile_weight: [TILES_MAX], receives the weight of
- * each tile relative to the row's maximum (unused at T = 0). */
-static void row_statistics(const float *logits, int32_t vocab, const spc_row_params *params,
-                           spc_row_stats *stats, float *tile_weight)
-{
+    const float *logits = row.data;
+    const spc_row_params *params = round->params;
+    int32_t vocab = round->vocab;
+    float *tile_weight = round->tile_weight;
     const spc_sampling *sampling = &params->sampling;
     bool greedy = !(sampling->temperature > 0.0f);
-    bool gate = reads_gate(params->rule.path);
+    bool gate = spc_reads_gate(params->rule.path);
     bool processed = params->rule.gate == SPC_GATE_PROCESSED;
     bool entropy = (spc_rule_facts((spc_rule_kind)params->rule.path) & SPC_FACT_ENTROPY) != 0;
     row_needs needs = {spc_temperature_scale(sampling->temperature), !greedy, gate && !processed,
@@ -206,9 +189,9 @@ static void row_statistics(const float *logits, int32_t vocab, const spc_row_par
     spc_partial all = spc_partial_none();
     float tile_top[TILES_MAX];
 
-    for (int32_t t = 0; t < tile_count(vocab); t++) {
-        spc_partial p =
-            tile_partial(logits + (size_t)t * SPC_TILE, tile_width(vocab, t), t * SPC_TILE, needs);
+    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
+        spc_partial p = tile_partial(logits + (size_t)t * SPC_TILE, spc_tile_width(vocab, t),
+                                     t * SPC_TILE, needs);
         tile_top[t] = p.max;
         tile_weight[t] = p.sum;
         all = spc_partial_merge(all, p, needs.scale);
@@ -228,7 +211,7 @@ static void row_statistics(const float *logits, int32_t vocab, const spc_row_par
         restrict_sums(logits, vocab, params, entropy && processed, stats, tile_weight);
         return;
     }
-    for (int32_t t = 0; t < tile_count(vocab); t++) {
+    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
         tile_weight[t] *= spc_exp2((tile_top[t] - all.max) * needs.scale);
     }
 }
@@ -285,54 +268,50 @@ static int32_t race_entries(const float *weight, int32_t count, int32_t tile, sp
 }
 
 /* A token from one processed row, given its statistics and tile weights. */
-static int32_t draw_row(const float *logits, int32_t vocab, const spc_row_stats *stats,
-                        float temperature, const float *tile_weight, spc_key key,
-                        spc_stream_id stream, const spc_chance *chance)
+static int32_t draw_row(const spc_round *round, spc_logits row, spc_row_stats stats, spc_key key,
+                        spc_stream_id stream)
 {
     float weight[SPC_TILE];
-    spc_softmax s = spc_softmax_of(*stats, temperature);
+    const float *logits = row.data;
+    const spc_chance *chance = round->chance;
+    spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
+    int32_t tiles = spc_tile_count(round->vocab);
 
     if (s.greedy) return s.top;
 
-    int32_t tile = chance ? 0 : race_tiles(tile_weight, tile_count(vocab), key, stream);
+    int32_t tile = chance ? 0 : race_tiles(round->tile_weight, tiles, key, stream);
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    tile_kept(logits + (size_t)tile * SPC_TILE, tile_width(vocab, tile), s, weight);
-    if (chance) return chance->pick(chance->user, weight, vocab);
-    return race_entries(weight, tile_width(vocab, tile), tile, key, stream);
-}
-
-static spc_key key_at(const spc_row_params *params, int64_t position, uint32_t salt)
-{
-    spc_key key = {params->seed, (uint64_t)position, salt};
-
-    return key;
+    tile_kept(logits + (size_t)tile * SPC_TILE, spc_tile_width(round->vocab, tile), s, weight);
+    if (chance) return chance->pick(chance->user, weight, round->vocab);
+    return race_entries(weight, spc_tile_width(round->vocab, tile), tile, key, stream);
 }
 
 static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *params, spc_key key,
                       spc_stream_id stream, spc_row_stats *stats, const spc_chance *chance)
 {
     float tile_weight[TILES_MAX];
+    spc_logits row = {logits, SPC_LOGITS_F32};
+    spc_round round = {
+        .params = params, .vocab = vocab, .tile_weight = tile_weight, .chance = chance};
 
     assert(vocab >= 1 && vocab <= SPC_VOCAB_MAX && (!chance || vocab <= SPC_TILE));
-    row_statistics(logits, vocab, params, stats, tile_weight);
-    if (stats->bad) return -1;
-    return draw_row(logits, vocab, stats, params->sampling.temperature, tile_weight, key, stream,
-                    chance);
+    row_statistics(&round, row, stats);
+    return stats->bad ? -1 : draw_row(&round, row, *stats, key, stream);
 }
 
 int32_t spc_draft_sample_by(const float *logits, int32_t vocab, const spc_row_params *params,
                             int64_t position, uint32_t salt, spc_row_stats *stats,
                             const spc_chance *chance)
 {
-    return sample(logits, vocab, params, key_at(params, position, salt), SPC_STREAM_DRAFT, stats,
-                  chance);
+    return sample(logits, vocab, params, spc_key_at(params, position, salt), SPC_STREAM_DRAFT,
+                  stats, chance);
 }
 
 int32_t spc_plain_sample_by(const float *logits, int32_t vocab, const spc_row_params *params,
                             int64_t position, spc_row_stats *stats, const spc_chance *chance)
 {
-    return sample(logits, vocab, params, key_at(params, position, 0), SPC_STREAM_BONUS, stats,
+    return sample(logits, vocab, params, spc_key_at(params, position, 0), SPC_STREAM_BONUS, stats,
                   chance);
 }
 
@@ -351,80 +330,8 @@ int32_t spc_plain_sample(const float *logits, int32_t vocab, const spc_row_param
 /* ---- a pair of rows ---------------------------------------------------------------------------
  */
 
-typedef struct {
-    const float *logits; /* [vocab] */
-    spc_row_stats stats;
-    spc_softmax softmax;
-    bool ready; /* stats and softmax are there */
-} side;
-
-typedef struct {
-    const spc_row_params *params;
-    int32_t vocab;
-    side drafter;
-    side verifier;
-    spc_target target;
-    float tile_weight[TILES_MAX]; /* of the verifier's row, or of the last fold */
-} row_pair;
-
-/* What is summed over a pair of rows. */
-typedef enum {
-    SUM_TV,       /* max(0, p - q) */
-    SUM_OUTSIDE,  /* q outside A: eta */
-    SUM_REJECTED, /* max(0, q - p/l): R of lossy */
-    SUM_ABOVE_DRAFTER,
-    SUM_ABOVE_VERIFIER, /* q and p where s p > q: Newton's step for beta */
-    SUM_RESIDUAL,       /* weight of the draw after a rejection */
-    SUM_TARGET,         /* pi */
-    SUM_BLOCK           /* max(0, w pi - q) */
-} summand;
-
-static void prepare(row_pair *pair, side *s, const spc_row_stats *known)
-{
-    if (s->ready) return;
-    if (known) {
-        s->stats = *known;
-    } else {
-        row_statistics(s->logits, pair->vocab, pair->params, &s->stats, pair->tile_weight);
-    }
-    s->softmax = spc_softmax_of(s->stats, pair->params->sampling.temperature);
-    s->ready = true;
-}
-
-static spc_entry entry_of(const row_pair *pair, int32_t token)
-{
-    float temperature = pair->params->sampling.temperature;
-    spc_gate gate = (spc_gate)pair->params->rule.gate;
-    const side *d = &pair->drafter, *v = &pair->verifier;
-    spc_entry e = {{0, 0}, {0, 0}};
-
-    if (d->ready) {
-        e.mix.drafter = spc_row_probability(d->softmax, d->logits[token], token);
-        e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, d->logits[token], token);
-    }
-    if (v->ready) {
-        e.mix.verifier = spc_row_probability(v->softmax, v->logits[token], token);
-        e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, v->logits[token], token);
-    }
-    return e;
-}
-
-static float summand_of(const row_pair *pair, summand what, float x, spc_entry e)
-{
-    switch (what) {
-    case SUM_TV: return spc_positive(e.mix.verifier - e.mix.drafter);
-    case SUM_OUTSIDE: return spc_target_outside(pair->target, e);
-    case SUM_REJECTED: return spc_lossy_rejected(pair->target, e);
-    case SUM_ABOVE_DRAFTER: return spc_lossy_above(x, e).drafter;
-    case SUM_ABOVE_VERIFIER: return spc_lossy_above(x, e).verifier;
-    case SUM_RESIDUAL: return spc_target_residual(pair->target, e);
-    case SUM_TARGET: return spc_target_probability(pair->target, e);
-    default: return spc_block_residual(x, spc_target_probability(pair->target, e), e.mix.drafter);
-    }
-}
-
 /* Processed probabilities of one tile. */
-static void tile_probabilities(const side *s, int32_t tile, int32_t count, float *out)
+static void tile_probabilities(const spc_side *s, int32_t tile, int32_t count, float *out)
 {
     int32_t offset = tile * SPC_TILE;
 
@@ -433,19 +340,20 @@ static void tile_probabilities(const side *s, int32_t tile, int32_t count, float
     } else if (s->softmax.greedy) {
         for (int32_t i = 0; i < count; i++) out[i] = offset + i == s->softmax.top ? 1.0f : 0.0f;
     } else {
-        tile_kept(s->logits + offset, count, s->softmax, out);
+        tile_kept((const float *)s->logits.data + offset, count, s->softmax, out);
         for (int32_t i = 0; i < count; i++) out[i] *= s->softmax.inverse;
     }
 }
 
 /* The summand of every entry of a tile; x is w of block verification, s of Newton's step. */
-static void tile_summands(const row_pair *pair, summand what, float x, int32_t tile, float *out)
+static void tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
+                          float *out)
 {
     float drafter[SPC_TILE], verifier[SPC_TILE];
-    int32_t offset = tile * SPC_TILE, count = tile_width(pair->vocab, tile);
-    float temperature = pair->params->sampling.temperature;
-    spc_gate gate = (spc_gate)pair->params->rule.gate;
-    const side *d = &pair->drafter, *v = &pair->verifier;
+    int32_t offset = tile * SPC_TILE, count = spc_tile_width(pair->round->vocab, tile);
+    float temperature = pair->round->params->sampling.temperature;
+    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
+    const spc_side *d = &pair->drafter, *v = &pair->verifier;
     bool gaps = pair->target.form == SPC_TARGET_SELECT;
 
     tile_probabilities(d, tile, count, drafter);
@@ -455,342 +363,83 @@ static void tile_summands(const row_pair *pair, summand what, float x, int32_t t
         spc_entry e = {{drafter[i], verifier[i]}, {0, 0}};
 
         if (gaps) {
-            e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, d->logits[token], token);
-            e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, v->logits[token], token);
+            e.gap.drafter =
+                spc_gate_gap(d->stats, gate, temperature, spc_logit(d->logits, token), token);
+            e.gap.verifier =
+                spc_gate_gap(v->stats, gate, temperature, spc_logit(v->logits, token), token);
         }
-        out[i] = summand_of(pair, what, x, e);
+        out[i] = spc_pair_summand(pair, what, x, e);
     }
 }
 
-/* Sum over the row; leaves the tiles' sums in pair->tile_weight. */
-static float fold(row_pair *pair, summand what, float x)
+/* Sum over the row; leaves the tiles' sums in pair->round->tile_weight. */
+static float fold(spc_row_pair *pair, spc_summand what, float x)
 {
     float value[SPC_TILE], sum = 0.0f;
 
-    for (int32_t t = 0; t < tile_count(pair->vocab); t++) {
+    for (int32_t t = 0; t < spc_tile_count(pair->round->vocab); t++) {
         tile_summands(pair, what, x, t, value);
-        pair->tile_weight[t] = spc_tile_sum(value, tile_width(pair->vocab, t));
-        sum += pair->tile_weight[t];
+        pair->round->tile_weight[t] = spc_tile_sum(value, spc_tile_width(pair->round->vocab, t));
+        sum += pair->round->tile_weight[t];
     }
     return sum;
 }
 
 /* A token with probability proportional to the summand; -1 when nothing weighs anything. */
-static int32_t draw_fold(row_pair *pair, summand what, float x, spc_key key, spc_stream_id stream,
-                         const spc_chance *chance)
+static int32_t draw_fold(spc_row_pair *pair, spc_summand what, float x, spc_key key,
+                         spc_stream_id stream)
 {
+    const spc_chance *chance = pair->round->chance;
     float weight[SPC_TILE];
 
     if (!(fold(pair, what, x) > 0.0f)) return -1;
 
-    int32_t tile = chance ? 0 : race_tiles(pair->tile_weight, tile_count(pair->vocab), key, stream);
+    int32_t tile = chance ? 0
+                          : race_tiles(pair->round->tile_weight, spc_tile_count(pair->round->vocab),
+                                       key, stream);
 
     if (tile < 0) return -1;
     tile_summands(pair, what, x, tile, weight);
-    if (chance) return chance->pick(chance->user, weight, pair->vocab);
-    return race_entries(weight, tile_width(pair->vocab, tile), tile, key, stream);
+    if (chance) return chance->pick(chance->user, weight, pair->round->vocab);
+    return race_entries(weight, spc_tile_width(pair->round->vocab, tile), tile, key, stream);
 }
 
-/* ---- what a rule makes of a pair ---------------------------------------------------------------
- */
-
-/* beta solved: s = 1/beta (rules.md 6.7). */
-static float solve_scale(row_pair *pair, float rejected)
+static bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
 {
-    float s = rejected > 0.0f ? 1.0f : 0.0f;
+    const spc_chance *chance = round->chance;
 
-    for (int32_t step = 0; step < SPC_LOSSY_STEPS && rejected > 0.0f; step++) {
-        spc_pair above = {fold(pair, SUM_ABOVE_DRAFTER, s), fold(pair, SUM_ABOVE_VERIFIER, s)};
-        float next = spc_lossy_newton(s, rejected, above);
-
-        if (next >= s) break;
-        s = next;
-    }
-    return s;
-}
-
-/* The sums that pi, or a residual, needs beyond the decision: eta, or the scale of lossy. */
-static void complete(row_pair *pair)
-{
-    spc_target *t = &pair->target;
-
-    if (t->form == SPC_TARGET_SELECT) t->eta = fold(pair, SUM_OUTSIDE, 0);
-    if (t->form == SPC_TARGET_LENIENT) {
-        float rejected = fold(pair, SUM_REJECTED, 0);
-
-        t->scale = t->solve ? solve_scale(pair, rejected)
-                            : spc_lossy_share(rejected, fold(pair, SUM_TV, 0));
-    }
-}
-
-/* A row that is needed and bad: say whose. */
-static bool is_bad(const row_pair *pair, uint32_t *status)
-{
-    if (pair->drafter.ready && pair->drafter.stats.bad) *status |= SPC_STATUS_BAD_DRAFTER;
-    if (pair->verifier.ready && pair->verifier.stats.bad) *status |= SPC_STATUS_BAD_VERIFIER;
-    return (*status & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER)) != 0;
-}
-
-/* Read the rows as far as the rule needs them and choose the target's form.  false: a needed row is
- * bad.  known: statistics of the drafter's row, or NULL. */
-static bool decide(row_pair *pair, const spc_row_stats *known, uint32_t *status)
-{
-    const spc_row_params *params = pair->params;
-    const spc_rule *rule = &params->rule;
-    int32_t facts = spc_rule_facts((spc_rule_kind)rule->path);
-    spc_row row;
-
-    memset(&row, 0, sizeof row);
-    if (pair->drafter.logits) {
-        prepare(pair, &pair->drafter, known);
-        if (is_bad(pair, status)) return false;
-        row.drafter = spc_gate_of(pair->drafter.stats, (spc_gate)rule->gate);
-    }
-    if (!spc_defers_by_drafter(*rule) || spc_defers(*rule, row)) {
-        prepare(pair, &pair->verifier, NULL);
-        if (is_bad(pair, status)) return false;
-        row.verifier = spc_gate_of(pair->verifier.stats, (spc_gate)rule->gate);
-    }
-    if (facts & SPC_FACT_SURPRISE) {
-        spc_entry top = entry_of(pair, pair->drafter.stats.top);
-
-        row.surprise = -spc_log(row.verifier.top) - top.gap.verifier;
-    }
-    pair->target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
-    if (facts & SPC_FACT_TV) row.tv = fold(pair, SUM_TV, 0);
-    pair->target =
-        spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
-    return true;
-}
-
-static row_pair pair_at(const spc_verify_args *args, int32_t row, bool drafter)
-{
-    row_pair pair;
-
-    memset(&pair.drafter, 0, sizeof pair.drafter);
-    memset(&pair.verifier, 0, sizeof pair.verifier);
-    pair.params = args->params;
-    pair.vocab = args->vocab;
-    if (drafter) pair.drafter.logits = args->drafter + row * args->drafter_stride;
-    pair.verifier.logits = args->verifier + row * args->verifier_stride;
-    return pair;
-}
-
-/* ---- the round --------------------------------------------------------------------------------
- */
-
-static void emit(spc_verdict *out, int32_t token)
-{
-    out->token[out->count++] = token;
-}
-
-static void mark_deferred(spc_verdict *out, int32_t row, bool deferred)
-{
-    if (deferred) out->deferred |= 1u << row;
-}
-
-/* pi itself. */
-static int32_t draw_target(row_pair *pair, spc_key key, spc_stream_id stream,
-                           const spc_chance *chance)
-{
-    float temperature = pair->params->sampling.temperature;
-    const side *s = NULL;
-
-    if (pair->target.form == SPC_TARGET_KEEP) s = &pair->drafter;
-    if (pair->target.form == SPC_TARGET_DEFER) s = &pair->verifier;
-    if (s) {
-        spc_row_stats stats;
-
-        /* the tile weights of this row were not kept: they come with its statistics */
-        row_statistics(s->logits, pair->vocab, pair->params, &stats, pair->tile_weight);
-        return draw_row(s->logits, pair->vocab, &stats, temperature, pair->tile_weight, key, stream,
-                        chance);
-    }
-    complete(pair);
-    return draw_fold(pair, SUM_TARGET, 0, key, stream, chance);
-}
-
-/* The token after a fully kept draft, or the only one of a round without drafts. */
-static void draw_bonus(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
-{
-    int32_t row = args->drafts;
-    bool from_verifier = args->params->bonus == SPC_BONUS_VERIFIER && args->drafts > 0;
-    bool drafter = !from_verifier && spc_rule_uses_drafter(&args->params->rule);
-    row_pair pair = pair_at(args, row, drafter);
-    spc_key key = key_at(args->params, args->position + row, args->salt);
-
-    if (from_verifier) {
-        prepare(&pair, &pair.verifier, NULL);
-        if (is_bad(&pair, &out->status)) return;
-        pair.target.form = SPC_TARGET_DEFER;
-    } else if (!decide(&pair, NULL, &out->status)) {
-        return;
-    }
-
-    int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS, chance);
-
-    if (pair.target.form != SPC_TARGET_SELECT) {
-        mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
-    } else {
-        mark_deferred(out, row, spc_target_defers(pair.target, entry_of(&pair, token)));
-    }
-    emit(out, token);
-    out->drawn = 1;
-}
-
-/* The token in place of a rejected draft: from the residual, or from pi where rounding left none.
- */
-static void draw_residual(row_pair *pair, summand what, float x, spc_key key,
-                          const spc_chance *chance, spc_verdict *out)
-{
-    int32_t token = draw_fold(pair, what, x, key, SPC_STREAM_RESIDUAL, chance);
-
-    if (token < 0) {
-        out->status |= SPC_STATUS_ZERO_RESIDUAL;
-        token = draw_target(pair, key, SPC_STREAM_RESIDUAL, chance);
-    }
-    emit(out, token);
-    out->drawn = 1;
-}
-
-/* Is the draft a token that its own row could have given? */
-static bool is_draft(const spc_verify_args *args, int32_t row)
-{
-    return args->draft[row] >= 0 && args->draft[row] < args->vocab;
-}
-
-static bool keeps(float kept, float drafter, spc_key key, const spc_chance *chance)
-{
     if (!chance || !(drafter > 0.0f) || kept >= drafter || !(kept > 0.0f)) {
         return spc_accepts(kept, drafter, spc_uniform(key, SPC_STREAM_ACCEPT, 0));
     }
     return chance->keep(chance->user, kept, drafter);
 }
 
-/* Judge the draft of one row.  Returns true when it is kept; otherwise a token was drawn in its
- * place or a bad row ended the run. */
-static bool judge(const spc_verify_args *args, int32_t i, const spc_chance *chance,
-                  spc_verdict *out)
-{
-    row_pair pair = pair_at(args, i, true);
-    spc_key key = key_at(args->params, args->position + i, args->salt);
-    bool kept = false;
+/* ---- the round ---- */
 
-    if (!decide(&pair, args->stats ? &args->stats[i] : NULL, &out->status)) return false;
-    out->verified++;
-    if (is_draft(args, i)) {
-        spc_entry e = entry_of(&pair, args->draft[i]);
-        bool deferred = spc_target_defers(pair.target, e);
-
-        mark_deferred(out, i, deferred);
-        if (!(e.mix.drafter > 0)) out->status |= SPC_STATUS_BAD_DRAFT;
-        if (deferred && pair.target.form == SPC_TARGET_SELECT) complete(&pair);
-        kept = keeps(spc_target_kept(pair.target, e), e.mix.drafter, key, chance);
-    } else {
-        out->status |= SPC_STATUS_BAD_DRAFT;
-    }
-    if (kept) return true;
-
-    /* A rejection draws from both rows; a rule that kept the drafter's row cannot reject, unless
-     * the draft was not drawn from it. */
-    prepare(&pair, &pair.verifier, NULL);
-    if (is_bad(&pair, &out->status)) return false;
-    if (pair.target.form == SPC_TARGET_SELECT || pair.target.solve) complete(&pair);
-    draw_residual(&pair, SUM_RESIDUAL, 0, key, chance, out);
-    return false;
-}
-
-static void verify_token(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
-{
-    for (int32_t i = 0; i < args->drafts; i++) {
-        if (!judge(args, i, chance, out)) return;
-        emit(out, args->draft[i]);
-        out->accepted++;
-    }
-    if (args->bonus) draw_bonus(args, chance, out);
-}
-
-/* Block verification looks at every row, so a bad row anywhere matters: drafts from it on are
- * dropped, as if the draft had been that much shorter, and the round ends in the row's status only
- * when every draft before it is kept. */
-static void verify_block(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
-{
-    float weight[SPC_GAMMA_MAX + 2], residual[SPC_GAMMA_MAX + 2];
-    int32_t g = args->drafts, kept = 0;
-    uint32_t trouble = 0;
-
-    weight[0] = 1.0f;
-    for (int32_t i = 0; i < g; i++) {
-        row_pair pair = pair_at(args, i, true);
-
-        if (!decide(&pair, args->stats ? &args->stats[i] : NULL, &trouble)) {
-            g = i;
-            break;
-        }
-        prepare(&pair, &pair.verifier, NULL);
-        if (is_bad(&pair, &trouble)) {
-            g = i;
-            break;
-        }
-        complete(&pair);
-        residual[i] = fold(&pair, SUM_BLOCK, weight[i]);
-        weight[i + 1] = 0.0f;
-        if (!is_draft(args, i)) {
-            out->status |= SPC_STATUS_BAD_DRAFT;
-            continue;
-        }
-
-        spc_entry e = entry_of(&pair, args->draft[i]);
-        bool deferred = spc_target_defers(pair.target, e);
-
-        mark_deferred(out, i, deferred);
-        if (!(e.mix.drafter > 0)) {
-            out->status |= SPC_STATUS_BAD_DRAFT; /* weight 0 also where pi = q: never kept */
-            continue;
-        }
-        weight[i + 1] =
-            deferred || pair.target.form == SPC_TARGET_SELECT
-                ? spc_block_weight(weight[i], spc_target_probability(pair.target, e), e.mix.drafter)
-                : weight[i]; /* pi = q: the factor is exactly 1 */
-    }
-    for (int32_t i = g; i >= 1 && kept == 0; i--) {
-        float chance_of = i == g ? weight[g] : spc_block_chance(weight[i], residual[i]);
-        spc_key key = key_at(args->params, args->position + i - 1, args->salt);
-
-        if (keeps(chance_of, 1.0f, key, chance)) kept = i;
-    }
-    out->accepted = kept;
-    out->verified = kept + 1 < args->drafts ? kept + 1 : args->drafts;
-    out->deferred &= (2u << (out->verified > 0 ? out->verified - 1 : 0)) - 1u;
-    for (int32_t i = 0; i < kept; i++) emit(out, args->draft[i]);
-    if (kept < g) {
-        row_pair pair = pair_at(args, kept, true);
-        uint32_t fine = 0;
-
-        (void)decide(&pair, args->stats ? &args->stats[kept] : NULL, &fine);
-        prepare(&pair, &pair.verifier, NULL);
-        complete(&pair);
-        draw_residual(&pair, SUM_BLOCK, weight[kept],
-                      key_at(args->params, args->position + kept, args->salt), chance, out);
-    } else if (g < args->drafts) {
-        out->status |= trouble;
-        out->verified = kept;
-    } else if (args->bonus) {
-        draw_bonus(args, chance, out);
-    }
-}
+#define ROUND_FN static
+#include "rules/round_body.h"
 
 void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
 {
+    float tile_weight[TILES_MAX];
+    spc_round round = {args->params,
+                       {args->drafter, SPC_LOGITS_F32},
+                       {args->verifier, SPC_LOGITS_F32},
+                       args->drafter_stride,
+                       args->verifier_stride,
+                       args->vocab,
+                       args->drafts,
+                       args->draft,
+                       args->stats,
+                       args->position,
+                       args->salt,
+                       args->bonus,
+                       tile_weight,
+                       chance};
+
     assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
     assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
-    memset(out, 0, sizeof *out);
-    for (int32_t i = 0; i < SPC_GAMMA_MAX + 2; i++) out->token[i] = -1;
-    if (args->params->verify == SPC_VERIFY_BLOCK && args->drafts > 0) {
-        verify_block(args, chance, out);
-    } else {
-        verify_token(args, chance, out);
-    }
+    decide_round(&round, out);
 }
 
 void spc_verify(const spc_verify_args *args, spc_verdict *out)

@@ -42,16 +42,6 @@ spc_rule_shape spc_rule_shape_of(spc_rule_kind kind)
     return infos[kind].shape;
 }
 
-int32_t spc_rule_facts(spc_rule_kind kind)
-{
-    return infos[kind].facts;
-}
-
-bool spc_rule_uses_drafter(const spc_rule *rule)
-{
-    return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY;
-}
-
 static bool has_alpha(spc_rule_kind kind)
 {
     return !isnan(infos[kind].low);

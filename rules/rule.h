@@ -86,17 +86,31 @@ void spc_rule_format(const spc_rule *rule, char *text);
  */
 bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, spc_rule *rule);
 
-/* Name, shape and facts (SPC_FACT_*) of a kind. */
+/* Name and shape of a kind. */
 const char *spc_rule_name(spc_rule_kind kind);
 spc_rule_shape spc_rule_shape_of(spc_rule_kind kind);
-int32_t spc_rule_facts(spc_rule_kind kind);
-
-/* Does the target distribution of this rule contain the drafter's distribution?  When not, no
- * drafter row is needed for a token that has no draft. */
-bool spc_rule_uses_drafter(const spc_rule *rule);
 
 #ifdef __cplusplus
 }
 #endif
+
+/* Facts of a row (SPC_FACT_*) that a kind asks for. */
+SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
+{
+#define SPC_RULE_FACTS(id, name, shape, low, high, facts) \
+    case SPC_RULE_##id: return facts;
+    switch (kind) {
+        SPC_RULE_MAP(SPC_RULE_FACTS)
+    default: return 0;
+    }
+#undef SPC_RULE_FACTS
+}
+
+/* Does the target distribution of this rule contain the drafter's distribution?  When not, no
+ * drafter row is needed for a token that has no draft. */
+SPC_FN bool spc_rule_uses_drafter(const spc_rule *rule)
+{
+    return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY;
+}
 
 #endif

@@ -13,6 +13,8 @@ function(compile what)
   endif()
 endfunction()
 
+list(FILTER headers EXCLUDE REGEX "_body\\.h$") # they need what their includer defines
+
 foreach(header ${headers})
   get_filename_component(name ${header} NAME_WE)
   file(WRITE ${OUT}/${name}.c "#include \"${header}\"\n")

@@ -13,40 +13,13 @@
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
-#include "rules/row.h"
+#include "rules/round.h"
 
 #include <spc/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Longest draft. */
-#define SPC_GAMMA_MAX 16
-
-/* Largest vocabulary. */
-#define SPC_VOCAB_MAX (1 << 20)
-
-/* Decide draft by draft, or by one joint coin over the whole draft (same law, at least as many
- * kept). */
-typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
-
-/* Where the token after a fully kept draft comes from.
- *
- * TARGET    the target distribution, from the rows of both models: the law does not depend on gamma
- * VERIFIER  the verifier's distribution: needs no drafter row, but the law then depends on gamma
- * STEP      there is none: the last row had a draft of its own and was judged like the others */
-typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
-
-/* How one sequence is decoded.  Check with spc_params_check before use. */
-typedef struct {
-    spc_rule rule;         /* from spc_rule_parse; one-round rules only */
-    spc_sampling sampling; /* temperature and truncation of both models */
-    uint64_t seed;         /* of the sequence */
-    int32_t verify;        /* spc_verify_mode */
-    int32_t bonus;         /* spc_bonus_mode */
-    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus (rules.md 4.3) */
-} spc_row_params;
 
 /* SPC_OK, or what is out of range or does not go together. */
 SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err);
@@ -86,17 +59,6 @@ typedef struct {
     bool bonus; /* draw a bonus token when all drafts are kept (params->bonus says from
                    what).  false: leave that row to a later call with drafts = 0 */
 } spc_verify_args;
-
-/* What became of the round. */
-typedef struct {
-    int32_t count;    /* tokens emitted: the kept drafts, then at most one more */
-    int32_t accepted; /* drafts kept */
-    int32_t verified; /* drafts that reached a verdict: min(accepted + 1, drafts) */
-    int32_t drawn;    /* 1: the last token was drawn here (residual or bonus), 0: all are drafts */
-    int32_t token[SPC_GAMMA_MAX + 2]; /* [count], then -1 */
-    uint32_t deferred; /* bit i: row i turned to the verifier (verified rows, bonus row) */
-    uint32_t status;   /* SPC_STATUS_* of rules/row.h; bad rows end the sequence */
-} spc_verdict;
 
 /* Decide one sequence.  A needed row that is bad ends the run before it: kept drafts stay, no
  * further token, status says which model's row.  A draft outside the vocabulary or excluded by its

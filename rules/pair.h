@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pair.h - the two rows of one position side by side: a token's numbers in both, and what is summed
+ * over them. */
+#ifndef SPC_RULES_PAIR_H
+#define SPC_RULES_PAIR_H
+
+#include "accept.h"
+#include "block.h"
+#include "round.h"
+
+/* Does the rule look at largest probabilities or entropies? */
+SPC_FN bool spc_reads_gate(int32_t path)
+{
+    return path != SPC_RULE_STRICT && path != SPC_RULE_LOSSY && path != SPC_RULE_TOKEN_V3 &&
+           path != SPC_RULE_LOSSY_GREEDY && path != SPC_RULE_DRAFTER_ONLY &&
+           path != SPC_RULE_VERIFIER_ONLY;
+}
+
+SPC_FN spc_key spc_key_at(const spc_row_params *params, int64_t position, uint32_t salt)
+{
+    spc_key key = {params->seed, (uint64_t)position, salt};
+
+    return key;
+}
+
+typedef struct {
+    spc_logits logits; /* [vocab] */
+    spc_row_stats stats;
+    spc_softmax softmax;
+    bool ready; /* stats and softmax are there */
+} spc_side;
+
+typedef struct {
+    const spc_round *round;
+    spc_side drafter;
+    spc_side verifier;
+    spc_target target;
+} spc_row_pair;
+
+/* What is summed over a pair of rows. */
+typedef enum {
+    SPC_SUM_TV,             /* max(0, p - q) */
+    SPC_SUM_OUTSIDE,        /* q outside A: eta */
+    SPC_SUM_REJECTED,       /* max(0, q - p/l): R of lossy */
+    SPC_SUM_ABOVE_DRAFTER,  /* q and ... */
+    SPC_SUM_ABOVE_VERIFIER, /* ... p where s p > q: Newton's step for beta */
+    SPC_SUM_RESIDUAL,       /* weight of the draw after a rejection */
+    SPC_SUM_TARGET,         /* pi */
+    SPC_SUM_BLOCK           /* max(0, w pi - q) */
+} spc_summand;
+
+SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafter)
+{
+    spc_row_pair pair;
+
+    pair.round = round;
+    pair.drafter.logits.data = 0;
+    pair.drafter.logits.type = round->drafter.type;
+    pair.drafter.ready = false;
+    pair.verifier.ready = false;
+    if (drafter) {
+        pair.drafter.logits = spc_logits_row(round->drafter, row, round->drafter_stride);
+    }
+    pair.verifier.logits = spc_logits_row(round->verifier, row, round->verifier_stride);
+    return pair;
+}
+
+SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
+{
+    float temperature = pair->round->params->sampling.temperature;
+    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
+    const spc_side *d = &pair->drafter, *v = &pair->verifier;
+    spc_entry e;
+
+    e.mix.drafter = e.mix.verifier = e.gap.drafter = e.gap.verifier = 0;
+    if (d->ready) {
+        float logit = spc_logit(d->logits, token);
+
+        e.mix.drafter = spc_row_probability(d->softmax, logit, token);
+        e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, logit, token);
+    }
+    if (v->ready) {
+        float logit = spc_logit(v->logits, token);
+
+        e.mix.verifier = spc_row_probability(v->softmax, logit, token);
+        e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, logit, token);
+    }
+    return e;
+}
+
+/* x: w of block verification, s of Newton's step. */
+SPC_FN spc_real spc_pair_summand(const spc_row_pair *pair, spc_summand what, spc_real x,
+                                 spc_entry e)
+{
+    switch (what) {
+    case SPC_SUM_TV: return spc_positive(e.mix.verifier - e.mix.drafter);
+    case SPC_SUM_OUTSIDE: return spc_target_outside(pair->target, e);
+    case SPC_SUM_REJECTED: return spc_lossy_rejected(pair->target, e);
+    case SPC_SUM_ABOVE_DRAFTER: return spc_lossy_above(x, e).drafter;
+    case SPC_SUM_ABOVE_VERIFIER: return spc_lossy_above(x, e).verifier;
+    case SPC_SUM_RESIDUAL: return spc_target_residual(pair->target, e);
+    case SPC_SUM_TARGET: return spc_target_probability(pair->target, e);
+    default: return spc_block_residual(x, spc_target_probability(pair->target, e), e.mix.drafter);
+    }
+}
+
+#endif

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* round_body.h - what a round decides, written once for the CPU and for kernels.
+ *
+ * Included by a file that has defined, for the rows it can walk:
+ *   ROUND_FN                                    static, or static __device__
+ *   row_statistics(round, row, stats)           statistics of a row; leaves round->tile_weight
+ *   fold(pair, what, x)                         sum over both rows; leaves round->tile_weight
+ *   draw_row(round, row, stats, key, stream)    a token from a row whose tile weights are there
+ *   draw_fold(pair, what, x, key, stream)       a token by the summand; -1: nothing weighs anything
+ *   keeps(round, kept, drafter, key)            the coin
+ * On a device every thread of a block calls these together and gets the same answer, so that all
+ * threads walk through this file side by side. */
+
+ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *known)
+{
+    if (s->ready) return;
+    if (known) {
+        s->stats = *known;
+    } else {
+        row_statistics(pair->round, s->logits, &s->stats);
+    }
+    s->softmax = spc_softmax_of(s->stats, pair->round->params->sampling.temperature);
+    s->ready = true;
+}
+
+/* ---- what a rule makes of a pair ---------------------------------------------------------------
+ */
+
+/* beta solved: s = 1/beta (rules.md 6.7). */
+ROUND_FN float solve_scale(spc_row_pair *pair, float rejected)
+{
+    float s = rejected > 0.0f ? 1.0f : 0.0f;
+
+    for (int32_t step = 0; step < SPC_LOSSY_STEPS && rejected > 0.0f; step++) {
+        spc_pair above = {fold(pair, SPC_SUM_ABOVE_DRAFTER, s),
+                          fold(pair, SPC_SUM_ABOVE_VERIFIER, s)};
+        float next = spc_lossy_newton(s, rejected, above);
+
+        if (next >= s) break;
+        s = next;
+    }
+    return s;
+}
+
+/* The sums that pi, or a residual, needs beyond the decision: eta, or the scale of lossy. */
+ROUND_FN void complete(spc_row_pair *pair)
+{
+    spc_target *t = &pair->target;
+
+    if (t->form == SPC_TARGET_SELECT) t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
+    if (t->form == SPC_TARGET_LENIENT) {
+        float rejected = fold(pair, SPC_SUM_REJECTED, 0);
+
+        t->scale = t->solve ? solve_scale(pair, rejected)
+                            : spc_lossy_share(rejected, fold(pair, SPC_SUM_TV, 0));
+    }
+}
+
+/* A row that is needed and bad: say whose. */
+ROUND_FN bool is_bad(const spc_row_pair *pair, uint32_t *status)
+{
+    if (pair->drafter.ready && pair->drafter.stats.bad) *status |= SPC_STATUS_BAD_DRAFTER;
+    if (pair->verifier.ready && pair->verifier.stats.bad) *status |= SPC_STATUS_BAD_VERIFIER;
+    return (*status & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER)) != 0;
+}
+
+/* Read the rows as far as the rule needs them and choose the target's form.  false: a needed row is
+ * bad.  known: statistics of the drafter's row, or 0. */
+ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *status)
+{
+    const spc_row_params *params = pair->round->params;
+    const spc_rule *rule = &params->rule;
+    int32_t facts = spc_rule_facts((spc_rule_kind)rule->path);
+    spc_row row;
+
+    row.drafter.top = row.drafter.entropy = row.verifier.top = row.verifier.entropy = 0;
+    row.surprise = row.tv = 0;
+    if (pair->drafter.logits.data) {
+        prepare(pair, &pair->drafter, known);
+        if (is_bad(pair, status)) return false;
+        row.drafter = spc_gate_of(pair->drafter.stats, (spc_gate)rule->gate);
+    }
+    if (!spc_defers_by_drafter(*rule) || spc_defers(*rule, row)) {
+        prepare(pair, &pair->verifier, 0);
+        if (is_bad(pair, status)) return false;
+        row.verifier = spc_gate_of(pair->verifier.stats, (spc_gate)rule->gate);
+    }
+    if (facts & SPC_FACT_SURPRISE) {
+        spc_entry top = spc_pair_entry(pair, pair->drafter.stats.top);
+
+        row.surprise = -spc_log(row.verifier.top) - top.gap.verifier;
+    }
+    pair->target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
+    if (facts & SPC_FACT_TV) row.tv = fold(pair, SPC_SUM_TV, 0);
+    pair->target =
+        spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
+    return true;
+}
+
+/* ---- the round --------------------------------------------------------------------------------
+ */
+
+ROUND_FN void emit(spc_verdict *out, int32_t token)
+{
+    out->token[out->count++] = token;
+}
+
+ROUND_FN void mark_deferred(spc_verdict *out, int32_t row, bool deferred)
+{
+    if (deferred) out->deferred |= 1u << row;
+}
+
+/* pi itself. */
+ROUND_FN int32_t draw_target(spc_row_pair *pair, spc_key key, spc_stream_id stream)
+{
+    const spc_side *s = 0;
+
+    if (pair->target.form == SPC_TARGET_KEEP) s = &pair->drafter;
+    if (pair->target.form == SPC_TARGET_DEFER) s = &pair->verifier;
+    if (s) {
+        spc_row_stats stats;
+
+        /* the tile weights of this row were not kept: they come with its statistics */
+        row_statistics(pair->round, s->logits, &stats);
+        return draw_row(pair->round, s->logits, stats, key, stream);
+    }
+    complete(pair);
+    return draw_fold(pair, SPC_SUM_TARGET, 0, key, stream);
+}
+
+/* The token after a fully kept draft, or the only one of a round without drafts. */
+ROUND_FN void draw_bonus(const spc_round *round, spc_verdict *out)
+{
+    int32_t row = round->drafts;
+    bool from_verifier = round->params->bonus == SPC_BONUS_VERIFIER && round->drafts > 0;
+    bool drafter = !from_verifier && spc_rule_uses_drafter(&round->params->rule);
+    spc_row_pair pair = spc_pair_at(round, row, drafter);
+    spc_key key = spc_key_at(round->params, round->position + row, round->salt);
+
+    if (from_verifier) {
+        prepare(&pair, &pair.verifier, 0);
+        if (is_bad(&pair, &out->status)) return;
+        pair.target.form = SPC_TARGET_DEFER;
+    } else if (!decide(&pair, 0, &out->status)) {
+        return;
+    }
+
+    int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS);
+
+    if (pair.target.form != SPC_TARGET_SELECT) {
+        mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
+    } else {
+        mark_deferred(out, row, spc_target_defers(pair.target, spc_pair_entry(&pair, token)));
+    }
+    emit(out, token);
+    out->drawn = 1;
+}
+
+/* The token in place of a rejected draft: from the residual, or from pi where rounding left none.
+ */
+ROUND_FN void draw_residual(spc_row_pair *pair, spc_summand what, float x, spc_key key,
+                            spc_verdict *out)
+{
+    int32_t token = draw_fold(pair, what, x, key, SPC_STREAM_RESIDUAL);
+
+    if (token < 0) {
+        out->status |= SPC_STATUS_ZERO_RESIDUAL;
+        token = draw_target(pair, key, SPC_STREAM_RESIDUAL);
+    }
+    emit(out, token);
+    out->drawn = 1;
+}
+
+/* Is the draft a token that its own row could have given? */
+ROUND_FN bool is_draft(const spc_round *round, int32_t row)
+{
+    return round->draft[row] >= 0 && round->draft[row] < round->vocab;
+}
+
+/* Judge the draft of one row.  Returns true when it is kept; otherwise a token was drawn in its
+ * place or a bad row ended the run. */
+ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
+{
+    spc_row_pair pair = spc_pair_at(round, i, true);
+    spc_key key = spc_key_at(round->params, round->position + i, round->salt);
+    bool kept = false;
+
+    if (!decide(&pair, round->stats ? &round->stats[i] : 0, &out->status)) return false;
+    out->verified++;
+    if (is_draft(round, i)) {
+        spc_entry e = spc_pair_entry(&pair, round->draft[i]);
+        bool deferred = spc_target_defers(pair.target, e);
+
+        mark_deferred(out, i, deferred);
+        if (!(e.mix.drafter > 0)) out->status |= SPC_STATUS_BAD_DRAFT;
+        if (deferred && pair.target.form == SPC_TARGET_SELECT) complete(&pair);
+        kept = keeps(round, spc_target_kept(pair.target, e), e.mix.drafter, key);
+    } else {
+        out->status |= SPC_STATUS_BAD_DRAFT;
+    }
+    if (kept) return true;
+
+    /* A rejection draws from both rows; a rule that kept the drafter's row cannot reject, unless
+     * the draft was not drawn from it. */
+    prepare(&pair, &pair.verifier, 0);
+    if (is_bad(&pair, &out->status)) return false;
+    if (pair.target.form == SPC_TARGET_SELECT || pair.target.solve) complete(&pair);
+    draw_residual(&pair, SPC_SUM_RESIDUAL, 0, key, out);
+    return false;
+}
+
+ROUND_FN void verify_token(const spc_round *round, spc_verdict *out)
+{
+    for (int32_t i = 0; i < round->drafts; i++) {
+        if (!judge(round, i, out)) return;
+        emit(out, round->draft[i]);
+        out->accepted++;
+    }
+    if (round->bonus) draw_bonus(round, out);
+}
+
+/* Block verification looks at every row, so a bad row anywhere matters: drafts from it on are
+ * dropped, as if the draft had been that much shorter, and the round ends in the row's status only
+ * when every draft before it is kept. */
+ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
+{
+    float weight[SPC_GAMMA_MAX + 2], residual[SPC_GAMMA_MAX + 2];
+    int32_t g = round->drafts, kept = 0;
+    uint32_t trouble = 0;
+
+    weight[0] = 1.0f;
+    for (int32_t i = 0; i < g; i++) {
+        spc_row_pair pair = spc_pair_at(round, i, true);
+
+        if (!decide(&pair, round->stats ? &round->stats[i] : 0, &trouble)) {
+            g = i;
+            break;
+        }
+        prepare(&pair, &pair.verifier, 0);
+        if (is_bad(&pair, &trouble)) {
+            g = i;
+            break;
+        }
+        complete(&pair);
+        residual[i] = fold(&pair, SPC_SUM_BLOCK, weight[i]);
+        weight[i + 1] = 0.0f;
+        if (!is_draft(round, i)) {
+            out->status |= SPC_STATUS_BAD_DRAFT;
+            continue;
+        }
+
+        spc_entry e = spc_pair_entry(&pair, round->draft[i]);
+        bool deferred = spc_target_defers(pair.target, e);
+
+        mark_deferred(out, i, deferred);
+        if (!(e.mix.drafter > 0)) {
+            out->status |= SPC_STATUS_BAD_DRAFT; /* weight 0 also where pi = q: never kept */
+            continue;
+        }
+        weight[i + 1] =
+            deferred || pair.target.form == SPC_TARGET_SELECT
+                ? spc_block_weight(weight[i], spc_target_probability(pair.target, e), e.mix.drafter)
+                : weight[i]; /* pi = q: the factor is exactly 1 */
+    }
+    for (int32_t i = g; i >= 1 && kept == 0; i--) {
+        float chance_of = i == g ? weight[g] : spc_block_chance(weight[i], residual[i]);
+        spc_key key = spc_key_at(round->params, round->position + i - 1, round->salt);
+
+        if (keeps(round, chance_of, 1.0f, key)) kept = i;
+    }
+    out->accepted = kept;
+    out->verified = kept + 1 < round->drafts ? kept + 1 : round->drafts;
+    out->deferred &= (2u << (out->verified > 0 ? out->verified - 1 : 0)) - 1u;
+    for (int32_t i = 0; i < kept; i++) emit(out, round->draft[i]);
+    if (kept < g) {
+        spc_row_pair pair = spc_pair_at(round, kept, true);
+        uint32_t fine = 0;
+
+        (void)decide(&pair, round->stats ? &round->stats[kept] : 0, &fine);
+        prepare(&pair, &pair.verifier, 0);
+        complete(&pair);
+        draw_residual(&pair, SPC_SUM_BLOCK, weight[kept],
+                      spc_key_at(round->params, round->position + kept, round->salt), out);
+    } else if (g < round->drafts) {
+        out->status |= trouble;
+        out->verified = kept;
+    } else if (round->bonus) {
+        draw_bonus(round, out);
+    }
+}
+
+/* The whole round. */
+ROUND_FN void decide_round(const spc_round *round, spc_verdict *out)
+{
+    out->count = out->accepted = out->verified = out->drawn = 0;
+    out->deferred = out->status = 0;
+    for (int32_t i = 0; i < SPC_GAMMA_MAX + 2; i++) out->token[i] = -1;
+    if (round->params->verify == SPC_VERIFY_BLOCK && round->drafts > 0) {
+        verify_block(round, out);
+    } else {
+        verify_token(round, out);
+    }
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuda_runtime_api.h - kernels on the CPU: every thread of a block is a fiber.
+ *
+ * Stands in for the toolkit's header of this name when a .cu file is compiled by a C++ compiler, so
+ * that the logic of kernels is tested where there is no GPU: barriers, shuffles, who reads what.
+ * Fibers take turns at barriers only, so races between two barriers stay invisible: that is what
+ * compute-sanitizer on a device is for.  "Device" memory is host memory. */
+#ifndef SPC_TESTS_FIBERS_H
+#define SPC_TESTS_FIBERS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+typedef enum {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2
+} cudaError_t;
+typedef struct CUstream_st *cudaStream_t;
+
+enum { cudaMemAttachGlobal = 1 };
+
+static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    *out = malloc(bytes > 0 ? bytes : 1);
+    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+static inline cudaError_t cudaFree(void *memory)
+{
+    free(memory);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}
+
+static inline const char *cudaGetErrorString(cudaError_t error)
+{
+    return error == cudaSuccess ? "no error" : "error";
+}
+
+static inline cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+#ifdef __cplusplus
+#include <math.h>
+
+#define __device__
+#define __global__
+#define __shared__
+#define __grid_constant__
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(threads)
+
+struct fiber_index {
+    unsigned x;
+};
+
+/* Of the fiber that runs now. */
+extern fiber_index threadIdx, blockIdx;
+
+/* Run body(user) as `blocks` blocks of `threads` fibers, block after block. */
+void fiber_run(int blocks, int threads, void (*body)(void *user), void *user);
+
+/* Wait for all fibers of the block that have not returned. */
+void __syncthreads(void);
+int __syncthreads_or(int value);
+/* Of all 32 lanes of a warp; the mask must say so. */
+uint64_t fiber_shuffle_down(uint64_t bits, int delta);
+
+static inline float __shfl_down_sync(unsigned, float value, int delta)
+{
+    union {
+        float f;
+        uint32_t u;
+    } pun;
+
+    pun.f = value;
+    pun.u = (uint32_t)fiber_shuffle_down(pun.u, delta);
+    return pun.f;
+}
+
+static inline unsigned long long __shfl_down_sync(unsigned, unsigned long long value, int delta)
+{
+    return fiber_shuffle_down(value, delta);
+}
+
+static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value)
+{
+    unsigned long long old = *at;
+
+    *at += value;
+    return old;
+}
+
+template <typename Args> struct fiber_call {
+    void (*kernel)(Args);
+    Args args;
+
+    static void run(void *user)
+    {
+        fiber_call *call = (fiber_call *)user;
+
+        call->kernel(call->args);
+    }
+};
+
+template <typename Args>
+static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, const Args &args)
+{
+    fiber_call<Args> call = {kernel, args};
+
+    fiber_run(blocks, threads, &fiber_call<Args>::run, &call);
+    return cudaSuccess;
+}
+#endif
+
+#endif
