@@ -24,7 +24,7 @@ typedef struct {
     int32_t threads;
     int32_t context; /* tokens in the cache before the measured rows */
     double seconds;  /* per line of the table */
-    bool json;
+    bool json, help;
 } options;
 
 typedef struct {
@@ -41,13 +41,21 @@ typedef struct {
     spc_error error;
 } model;
 
+static const char help[] =
+    "bench_decode: time of one forward by number of rows, and its share of the memory read rate\n"
+    "\n"
+    "  --model MODEL   a folder, embedded:verifier or embedded:drafter (default: both embedded)\n"
+    "  --threads N     CPU threads; 0: one per core (default)\n"
+    "  --isa NAME      portable, avx2, avx512 (default: the widest)\n"
+    "  --context N     tokens in the KV cache before the measured rows (default 32)\n"
+    "  --seconds S     measured per line of the table, at least 20 runs (default 1)\n"
+    "  --json          JSON lines instead of a table\n"
+    "  --help          this text\n";
+
 static int usage(const char *problem, const char *value)
 {
-    (void)fprintf(stderr,
-                  "bench_decode: %s%s\n"
-                  "usage: bench_decode [--model FOLDER] [--threads N] [--isa NAME] [--context N]\n"
-                  "                    [--seconds S] [--json]\n",
-                  problem, value ? value : "");
+    (void)fprintf(stderr, "bench_decode: %s%s; see bench_decode --help\n", problem,
+                  value ? value : "");
     return 2;
 }
 
@@ -62,11 +70,15 @@ static bool read_number(const char *text, long least, long most, long *out)
 
 static int read_options(int count, char **arguments, options *o)
 {
-    *o = (options){NULL, NULL, 0, 32, 1.0, false};
+    *o = (options){NULL, NULL, 0, 32, 1.0, false, false};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i];
         long number;
 
+        if (strcmp(name, "--help") == 0) {
+            o->help = true;
+            continue;
+        }
         if (strcmp(name, "--json") == 0) {
             o->json = true;
             continue;
@@ -258,6 +270,7 @@ int main(int count, char **arguments)
     int wrong = read_options(count, arguments, &o);
 
     if (wrong) return wrong;
+    if (o.help) return fputs(help, stdout) < 0;
     if (m.ops->open(&m.backend, o.threads, o.isa, &m.error) != SPC_OK) {
         (void)fprintf(stderr, "bench_decode: %s\n", m.error.message);
         return spc_status_exit_code(m.error.status);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- info ------------------------------------------------------------------------------------ */
@@ -282,43 +283,47 @@ static spc_status parse_ids(const char *text, int32_t **ids, int32_t *count, spc
 }
 
 /* One float32 tensor "logits" [count, vocab] as a safetensors file: the length of the header, the
- * header, the data.  Writes beside the file and renames: there is never half a file of that name.
- */
-static spc_status write_logits(const char *path, const float *logits, int32_t count, int32_t vocab,
-                               spc_error *err)
+ * header, the data.  0, or errno of what failed. */
+static int write_tensor(const char *path, const float *logits, int32_t count, int32_t vocab)
 {
     uint64_t bytes = (uint64_t)count * (uint64_t)vocab * sizeof *logits;
-    char header[160], *partial = malloc(strlen(path) + sizeof ".partial");
+    char header[160];
     unsigned char length[8];
     int used = snprintf(header, sizeof header,
                         "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%" PRId32 ",%" PRId32
                         "],\"data_offsets\":[0,%" PRIu64 "]}}",
                         count, vocab, bytes);
-    bool good;
-    FILE *file;
+    FILE *file = fopen(path, "wb");
+    int why = 0;
 
-    if (!partial) return spc_error_set(err, SPC_ENOMEM, "no memory for a file name");
+    if (!file) return errno;
     while (used % 8 != 0) header[used++] = ' ';
     for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)used >> (8 * i));
+    if (fwrite(length, 1, 8, file) != 8 || fwrite(header, 1, (size_t)used, file) != (size_t)used ||
+        fwrite(logits, 1, bytes, file) != bytes) {
+        why = errno;
+    }
+    if (fclose(file) != 0 && why == 0) why = errno;
+    return why;
+}
+
+/* Writes beside the file and renames: there is never half a file of that name.  What is no file (a
+ * device, a pipe) is written to as it is: a rename would put a file in its place. */
+static spc_status write_logits(const char *path, const float *logits, int32_t count, int32_t vocab,
+                               spc_error *err)
+{
+    struct stat there;
+    bool direct = stat(path, &there) == 0 && !S_ISREG(there.st_mode);
+    char *partial = malloc(strlen(path) + sizeof ".partial");
+    int why;
+
+    if (!partial) return spc_error_set(err, SPC_ENOMEM, "no memory for a file name");
     (void)sprintf(partial, "%s.partial", path);
-    file = fopen(partial, "wb");
-    good = file && fwrite(length, 1, 8, file) == 8 &&
-           fwrite(header, 1, (size_t)used, file) == (size_t)used &&
-           fwrite(logits, 1, bytes, file) == bytes;
-
-    int why = errno;
-
-    if (file && fclose(file) != 0 && good) {
-        why = errno;
-        good = false;
-    }
-    if (good && rename(partial, path) != 0) {
-        why = errno;
-        good = false;
-    }
-    if (!good && file) (void)unlink(partial);
+    why = write_tensor(direct ? path : partial, logits, count, vocab);
+    if (!direct && why == 0 && rename(partial, path) != 0) why = errno;
+    if (!direct && why != 0) (void)unlink(partial);
     free(partial);
-    if (good) return SPC_OK;
+    if (why == 0) return SPC_OK;
     return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
                          strerror(why));
 }

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_plan.c - plans: which ops in which order over which weights, and what they weigh,
+ * against numbers worked out by hand. */
+#include "host/plan.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
+
+/* A model folder, read, and its plan. */
+typedef struct {
+    spc_bundle *bundle;
+    spc_config config;
+    spc_plan *plan;
+} fixture;
+
+enum { TINY, TINY_TIED, DRAFTER, VERIFIER, MODELS };
+
+static const struct {
+    const char *folder;
+    int32_t layers, ops, weights;
+    uint64_t parameters, row_bytes, kv_bytes; /* kv: of the longest context */
+} models[MODELS] = {
+    /* 2 * 389 * 96 + 3 * (96 * (2 + 96 + 24 + 24 + 96) + 3 * 160 * 96) + 96 parameters of 4 bytes;
+     * a row reads one row of the embedding and all of the head; 128 tokens * 3 layers * 2 * 24 */
+    [TINY] = {SPC_TEST_VECTORS "/llama", 3, 36, 30, 282720, 4 * (282720 - 388 * 96), 73728},
+    [TINY_TIED] = {SPC_TEST_VECTORS "/llama31-rope", 3, 36, 29, 245376, 4 * 245376, 73728},
+    /* 6144 * 128 + 2 * (128 * (2 + 128 + 64 + 64 + 128) + 3 * 384 * 128) + 128, of 2 bytes */
+    [DRAFTER] = {SPC_SOURCE_DIR "/weights/demo/drafter", 2, 25, 20, 1180288, 2360576, 524288},
+    /* 6144 * 320 + 6 * (320 * (2 + 512 + 256 + 256 + 512) + 3 * 896 * 320) + 320, of 2 bytes */
+    [VERIFIER] = {SPC_SOURCE_DIR "/weights/demo/verifier", 6, 69, 56, 10080320, 20160640, 6291456},
+};
+
+static fixture open_fixture(int32_t model)
+{
+    const char *folder = models[model].folder;
+    fixture f;
+    spc_error error;
+
+    cr_assert_eq(spc_bundle_open(folder, &f.bundle, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_config_read(f.bundle, &f.config, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_plan_build(&f.config, folder, &f.plan, &error), SPC_OK, "%s", error.message);
+    return f;
+}
+
+static void close_fixture(fixture *f)
+{
+    spc_plan_close(f->plan);
+    spc_bundle_close(f->bundle);
+}
+
+/* ---- ops --------------------------------------------------------------------------------------
+ */
+
+/* Ops of one layer; an embedding stands before the layers, a norm and the head behind them. */
+static const spc_op_kind layer_ops[] = {SPC_OP_NORM,   SPC_OP_LINEAR, SPC_OP_ROPE, SPC_OP_ATTEND,
+                                        SPC_OP_LINEAR, SPC_OP_ADD,    SPC_OP_NORM, SPC_OP_LINEAR,
+                                        SPC_OP_GLU,    SPC_OP_LINEAR, SPC_OP_ADD};
+
+static spc_op_kind expected_op(int32_t i, int32_t layers)
+{
+    int32_t in_layers = i - 1;
+
+    if (i == 0) return SPC_OP_EMBED;
+    if (in_layers < layers * COUNT(layer_ops)) return layer_ops[in_layers % COUNT(layer_ops)];
+    return in_layers == layers * COUNT(layer_ops) ? SPC_OP_NORM : SPC_OP_HEAD;
+}
+
+Test(host_plan, ops_stand_in_the_order_of_the_architecture)
+{
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f = open_fixture(m);
+        int32_t attends = 0;
+
+        cr_assert_eq(f.plan->op_count, models[m].ops, "%s", models[m].folder);
+        for (int32_t i = 0; i < f.plan->op_count; i++) {
+            const spc_op *op = &f.plan->op[i];
+
+            cr_expect_eq(op->kind, expected_op(i, models[m].layers), "%s: op %d is %s",
+                         models[m].folder, (int)i, spc_op_name(op->kind));
+            if (op->kind == SPC_OP_ATTEND) cr_expect_eq(op->layer, attends++);
+        }
+        cr_expect_eq(attends, models[m].layers, "each layer has a cache of its own");
+        close_fixture(&f);
+    }
+}
+
+Test(host_plan, an_op_reads_only_what_an_earlier_one_wrote)
+{
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f = open_fixture(m);
+        bool written[16] = {false};
+
+        cr_assert_leq(f.plan->buffer_count, COUNT(written));
+        for (int32_t i = 0; i < f.plan->op_count; i++) {
+            const spc_op *op = &f.plan->op[i];
+
+            cr_expect(op->a < 0 ? op->kind == SPC_OP_EMBED : written[op->a], "op %d", (int)i);
+            cr_expect(op->b < 0 ? op->kind != SPC_OP_ADD : written[op->b], "op %d", (int)i);
+            if (op->out >= 0) written[op->out] = true;
+        }
+        close_fixture(&f);
+    }
+}
+
+Test(host_plan, a_buffer_holds_what_its_ops_write)
+{
+    static const struct {
+        const char *name;
+        int32_t dim;
+    } buffers[] = {/* of the tiny model: 4 heads and 1 key/value head of 24, 96 wide, 160 inside */
+                   {"hidden", 96},    {"normed", 96}, {"qkv", 96 + 24 + 24}, {"attended", 96},
+                   {"projected", 96}, {"gated", 320}, {"product", 160}};
+    fixture f = open_fixture(TINY);
+
+    cr_assert_eq(f.plan->buffer_count, COUNT(buffers));
+    for (int32_t i = 0; i < COUNT(buffers); i++) {
+        cr_expect_str_eq(f.plan->buffer[i].name, buffers[i].name);
+        cr_expect_eq(f.plan->buffer[i].dim, buffers[i].dim, "%s", buffers[i].name);
+    }
+    close_fixture(&f);
+}
+
+Test(host_plan, op_names_are_different_words)
+{
+    for (int32_t i = 0; i < SPC_OP_COUNT; i++) {
+        cr_expect_str_neq(spc_op_name((spc_op_kind)i), "unknown");
+        for (int32_t j = 0; j < i; j++) {
+            cr_expect_str_neq(spc_op_name((spc_op_kind)i), spc_op_name((spc_op_kind)j));
+        }
+    }
+    cr_expect_str_eq(spc_op_name(SPC_OP_COUNT), "unknown");
+    cr_expect_str_eq(spc_op_name((spc_op_kind)-1), "unknown");
+}
+
+/* ---- weights ----------------------------------------------------------------------------------
+ */
+
+static void expect_weight(const spc_plan *plan, int32_t i, const char *name, int32_t rows,
+                          int32_t cols)
+{
+    const spc_weight *w = &plan->weight[i];
+
+    cr_expect_str_eq(w->name, name);
+    cr_expect(w->rows == rows && w->cols == cols, "%s: [%d, %d]", name, (int)w->rows, (int)w->cols);
+}
+
+Test(host_plan, weights_have_the_names_and_shapes_of_the_checkpoint)
+{
+    static const struct {
+        const char *name;
+        int32_t rows, cols;
+    } in_layer[] = {/* of the tiny model, as the layer's ops come upon them */
+                    {"self_attn.q_proj", 96, 96}, {"self_attn.k_proj", 24, 96},
+                    {"self_attn.v_proj", 24, 96}, {"input_layernorm", 96, 0},
+                    {"self_attn.o_proj", 96, 96}, {"mlp.gate_proj", 160, 96},
+                    {"mlp.up_proj", 160, 96},     {"post_attention_layernorm", 96, 0},
+                    {"mlp.down_proj", 96, 160}};
+    fixture f = open_fixture(TINY);
+    int32_t at = 0;
+
+    cr_assert_eq(f.plan->weight_count, models[TINY].weights);
+    expect_weight(f.plan, at++, "model.embed_tokens.weight", 389, 96);
+    for (int32_t layer = 0; layer < 3; layer++) {
+        for (int32_t k = 0; k < COUNT(in_layer); k++) {
+            char name[SPC_PLAN_NAME];
+
+            (void)snprintf(name, sizeof name, "model.layers.%d.%s.weight", (int)layer,
+                           in_layer[k].name);
+            expect_weight(f.plan, at++, name, in_layer[k].rows, in_layer[k].cols);
+        }
+    }
+    expect_weight(f.plan, at++, "model.norm.weight", 96, 0);
+    expect_weight(f.plan, at++, "lm_head.weight", 389, 96);
+    close_fixture(&f);
+}
+
+Test(host_plan, a_plan_asks_for_every_tensor_of_its_model_once)
+{
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f = open_fixture(m);
+
+        cr_expect_eq(f.plan->weight_count, models[m].weights);
+        cr_expect_eq(f.plan->weight_count, spc_bundle_count(f.bundle), "%s", models[m].folder);
+        for (int32_t i = 0; i < f.plan->weight_count; i++) {
+            const spc_weight *w = &f.plan->weight[i];
+            const spc_tensor *t = spc_bundle_find(f.bundle, w->name);
+
+            cr_assert_not_null(t, "%s: %s", models[m].folder, w->name);
+            cr_expect_eq(t->rank, w->cols > 0 ? 2 : 1, "%s", w->name);
+            cr_expect_eq(t->shape[0], w->rows, "%s", w->name);
+            if (w->cols > 0) cr_expect_eq(t->shape[1], w->cols, "%s", w->name);
+            for (int32_t j = 0; j < i; j++) cr_expect_str_neq(f.plan->weight[j].name, w->name);
+        }
+        close_fixture(&f);
+    }
+}
+
+Test(host_plan, a_tied_head_is_the_embedding)
+{
+    static const bool tied[MODELS] = {[TINY_TIED] = true, [DRAFTER] = true, [VERIFIER] = true};
+
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f = open_fixture(m);
+        const spc_op *first = &f.plan->op[0], *last = &f.plan->op[f.plan->op_count - 1];
+
+        cr_expect_eq(first->weight[0] == last->weight[0], tied[m], "%s", models[m].folder);
+        cr_expect_str_eq(f.plan->weight[last->weight[0]].name,
+                         tied[m] ? "model.embed_tokens.weight" : "lm_head.weight");
+        cr_expect_eq(last->out, -1, "logits are no buffer of a row");
+        close_fixture(&f);
+    }
+}
+
+/* ---- measures ---------------------------------------------------------------------------------
+ */
+
+Test(host_plan, parameters_and_bytes_are_those_worked_out_by_hand)
+{
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f = open_fixture(m);
+        uint64_t kv = models[m].kv_bytes, longest = (uint64_t)f.config.context;
+
+        cr_expect_eq(spc_plan_parameters(f.plan), models[m].parameters, "%s", models[m].folder);
+        cr_expect_eq(spc_plan_weight_bytes(f.plan, f.bundle), models[m].row_bytes, "%s",
+                     models[m].folder);
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, f.config.context), kv, "%s", models[m].folder);
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, 3), 3 * kv / longest);
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, INT32_MAX), INT32_MAX * (kv / longest),
+                     "it does not wrap");
+        close_fixture(&f);
+    }
+}
+
+Test(host_plan, a_weight_that_the_bundle_lacks_has_no_bytes)
+{
+    fixture untied = open_fixture(TINY), tied = open_fixture(TINY_TIED);
+    uint64_t head = 389 * 96 * sizeof(float), row = 96 * sizeof(float);
+
+    cr_expect_eq(spc_plan_weight_bytes(untied.plan, tied.bundle), models[TINY].row_bytes - head,
+                 "no lm_head there");
+    cr_expect_eq(spc_plan_weight_bytes(tied.plan, untied.bundle), models[TINY_TIED].row_bytes);
+    cr_expect_eq(models[TINY].row_bytes, models[TINY_TIED].row_bytes + row);
+    close_fixture(&tied);
+    close_fixture(&untied);
+}
+
+/* ---- errors, print ----------------------------------------------------------------------------
+ */
+
+Test(host_plan, an_unknown_architecture_is_named_with_the_known_ones)
+{
+    static const char *const unknown[] = {"GPT2LMHeadModel", "LlamaForCausalLM2", "Llama",
+                                          "llamaforcausallm", ""};
+    fixture f = open_fixture(TINY);
+
+    for (int32_t i = 0; i < COUNT(unknown); i++) {
+        spc_plan *plan = f.plan;
+        spc_config config = f.config;
+        spc_error error;
+        char quoted[96];
+
+        (void)snprintf(config.architecture, sizeof config.architecture, "%s", unknown[i]);
+        (void)snprintf(quoted, sizeof quoted, "'%s'", unknown[i]);
+        cr_expect_eq(spc_plan_build(&config, "some/model", &plan, &error), SPC_EMODEL);
+        cr_expect_null(plan);
+        cr_expect_eq(error.status, SPC_EMODEL);
+        cr_expect(strstr(error.message, quoted) && strstr(error.message, "some/model") &&
+                      strstr(error.message, "known: LlamaForCausalLM"),
+                  "%s", error.message);
+        cr_expect_eq(spc_plan_build(&config, "some/model", &plan, NULL), SPC_EMODEL);
+    }
+    spc_plan_close(NULL);
+    close_fixture(&f);
+}
+
+typedef struct {
+    char text[80][400];
+    int32_t count;
+} lines;
+
+static void take_line(void *user, const char *text)
+{
+    lines *l = user;
+
+    cr_assert_lt(l->count, COUNT(l->text));
+    cr_assert_lt(strlen(text), sizeof *l->text);
+    cr_expect_null(strchr(text, '\n'));
+    (void)strcpy(l->text[l->count++], text);
+}
+
+Test(host_plan, a_printed_plan_names_buffers_weights_and_shapes)
+{
+    static const struct {
+        int32_t line;
+        const char *text;
+    } expected[] = {
+        {0, "embed   token -> hidden  model.embed_tokens.weight [389, 96]"},
+        {1, "norm    hidden -> normed  model.layers.0.input_layernorm.weight [96]"},
+        {2, "linear  normed -> qkv  model.layers.0.self_attn.q_proj.weight [96, 96]"
+            "  model.layers.0.self_attn.k_proj.weight [24, 96]"
+            "  model.layers.0.self_attn.v_proj.weight [24, 96]"},
+        {3, "rope    qkv -> qkv"},
+        {4, "attend  qkv -> attended"},
+        {5, "linear  attended -> projected  model.layers.0.self_attn.o_proj.weight [96, 96]"},
+        {6, "add     hidden, projected -> hidden"},
+        {7, "norm    hidden -> normed  model.layers.0.post_attention_layernorm.weight [96]"},
+        {8, "linear  normed -> gated  model.layers.0.mlp.gate_proj.weight [160, 96]"
+            "  model.layers.0.mlp.up_proj.weight [160, 96]"},
+        {9, "glu     gated -> product"},
+        {10, "linear  product -> projected  model.layers.0.mlp.down_proj.weight [96, 160]"},
+        {11, "add     hidden, projected -> hidden"},
+        {32, "linear  product -> projected  model.layers.2.mlp.down_proj.weight [96, 160]"},
+        {34, "norm    hidden -> normed  model.norm.weight [96]"},
+        {35, "head    normed -> logits  lm_head.weight [389, 96]"},
+    };
+    static lines l;
+    fixture f = open_fixture(TINY);
+
+    spc_plan_print(f.plan, take_line, &l);
+    cr_assert_eq(l.count, 36);
+    for (int32_t i = 0; i < COUNT(expected); i++) {
+        cr_expect_str_eq(l.text[expected[i].line], expected[i].text);
+    }
+    close_fixture(&f);
+}
+
+Test(host_plan, a_plan_prints_one_line_per_op_and_the_tied_head_by_its_tensor)
+{
+    static lines l;
+    fixture f = open_fixture(VERIFIER);
+
+    spc_plan_print(f.plan, take_line, &l);
+    cr_assert_eq(l.count, models[VERIFIER].ops);
+    for (int32_t i = 0; i < l.count; i++) {
+        const char *name = spc_op_name(f.plan->op[i].kind);
+
+        cr_expect_eq(strncmp(l.text[i], name, strlen(name)), 0, "%s", l.text[i]);
+    }
+    cr_expect_str_eq(l.text[68], "head    normed -> logits  model.embed_tokens.weight [6144, 320]");
+    close_fixture(&f);
+}
