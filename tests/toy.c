@@ -36,7 +36,8 @@ void toy_logits(const toy_pair *pair, bool drafter, const int32_t *prefix, int32
 
         out[at] = pair->spread * ((float)(h >> 40) / 16777216.0f - 0.5f);
     }
-    if (count == (drafter ? pair->bad_drafter : pair->bad_verifier) && count > 0) out[0] = NAN;
+    if (count != (drafter ? pair->bad_drafter : pair->bad_verifier) || count == 0) return;
+    out[0] = pair->bad_value != 0 ? pair->bad_value : NAN;
 }
 
 /* ---- the backend ------------------------------------------------------------------------------

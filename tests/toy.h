@@ -20,6 +20,7 @@ typedef struct {
     bool reversed;            /* the drafter prefers what the verifier does not */
     int32_t bad_drafter;      /* rows that predict this position hold NaN; 0: none */
     int32_t bad_verifier;     /* the same */
+    float bad_value;          /* what they hold instead; 0: NaN */
     const spc_chance *chance; /* NULL: Philox */
 } toy_pair;
 
