@@ -240,14 +240,16 @@ static void attend(const float *query, const float *keys, const float *values, i
                    int32_t dim, float scale, float *scores, float *out)
 {
     float max = -SPC_INFINITY, inverse;
-    int32_t c = 0;
+    int32_t c = 0, bad = 0;
 
     scores_of(query, keys, count, dim, scores);
     for (int32_t k = 0; k < count; k++) {
         scores[k] *= scale;
+        bad |= !(scores[k] - scores[k] == 0.0f);
         max = scores[k] > max ? scores[k] : max;
     }
-    inverse = 1.0f / exponentials(scores, count, max);
+    /* exp2 answers NaN with 0: a broken key must not pass for one that nobody attends to */
+    inverse = bad ? NAN : 1.0f / exponentials(scores, count, max);
     for (; c + 64 <= dim; c += 64) mix_values(scores, values + c, count, dim, 4, out + c);
     for (; c + 16 <= dim; c += 16) mix_values(scores, values + c, count, dim, 1, out + c);
     for (; c < dim; c++) {

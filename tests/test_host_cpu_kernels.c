@@ -299,6 +299,8 @@ Test(host_cpu_kernels, a_nan_stays_a_nan)
             cr_assert(isnan(out[at]), "attention, value");
             unit->attend(ones, x, ones, 1, 20, 1.0f, scores, out);
             cr_assert(isnan(out[0]), "attention, key: a broken cache must not look sound");
+            unit->attend(ones, x, ones, 5, 4, 1.0f, scores, out); /* one key of five */
+            cr_assert(isnan(out[0]) && isnan(out[3]), "attention, one key of several");
         }
     }
 }
