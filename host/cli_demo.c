@@ -2,6 +2,7 @@
 /* cli_demo.c - spc demo: the embedded pair translates a few sentences four ways, and what each
  * costs. */
 #include "cli.h"
+#include "cpu_threads.h"
 
 #include <inttypes.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@ typedef struct {
 static const spc_cli_option options[] = {
     {"gamma", "N", "draft length", SPC_CLI_INT, offsetof(demo_args, gamma), 1, SPC_GAMMA_MAX},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(demo_args, threads), 0,
-     4096},
+     SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(demo_args, isa), 0, 0},
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_info.c - spc info, spc logits, spc tokenize: one model looked at. */
 #include "cli.h"
+#include "cpu_threads.h"
 #include "engine.h"
 
 #include <errno.h>
@@ -243,7 +244,7 @@ static const spc_cli_option logits_options[] = {
     {"output", "FILE", "where to write, as safetensors", SPC_CLI_TEXT,
      offsetof(logits_args, output), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(logits_args, threads), 0,
-     4096},
+     SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(logits_args, isa), 0, 0},
 };

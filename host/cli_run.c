@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_run.c - spc run: prompts in, continuations out, in the order of the prompts. */
 #include "cli.h"
+#include "cpu_threads.h"
 #include "session.h"
 
 #include <inttypes.h>
@@ -59,7 +60,7 @@ static const spc_cli_option options[] = {
            4096),
     OPTION("context", "N", "tokens per prompt and continuation; 0: what the models allow", INT,
            context, 0, INT32_MAX),
-    OPTION("threads", "N", "CPU threads; 0: one per core", INT, threads, 0, 4096),
+    OPTION("threads", "N", "CPU threads; 0: one per core", INT, threads, 0, SPC_TEAM_MAX),
     OPTION("isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", TEXT, isa,
            0, 0),
     OPTION("json", NULL, "one JSON object per prompt: text, ids, counters", FLAG, json, 0, 0),
@@ -152,6 +153,12 @@ static spc_status prompt_ids(const run_state *run, spc_cli_prompt *prompt, spc_e
     return spc_error_set(err, status, "%s: %s", prompt->where, inner.message);
 }
 
+/* Within what --seed takes, so that a result can be had again by itself. */
+static uint64_t seed_of(const run_state *run, int64_t index)
+{
+    return (run->args->seed + (uint64_t)index) & (uint64_t)INT64_MAX;
+}
+
 /* Begin the next prompt, if there is one. */
 static spc_status begin_job(run_state *run, spc_error *err)
 {
@@ -170,7 +177,7 @@ static spc_status begin_job(run_state *run, spc_error *err)
         status = spc_error_set(err, SPC_ENOMEM, "%s: no memory", prompt.where);
         goto done;
     }
-    run->options.seed = run->args->seed + (uint64_t)run->prompts;
+    run->options.seed = seed_of(run, run->prompts);
     status =
         spc_session_open(run->engine, &run->options, prompt.ids, prompt.count, &j->session, &inner);
     if (status != SPC_OK) {

@@ -381,9 +381,8 @@ static spc_status check_ids(const spc_engine *engine, const int32_t *ids, int32_
                             spc_error *err)
 {
     if (count < 1 || count > engine->context) {
-        return spc_error_set(err, count < 1 ? SPC_EINPUT : SPC_EFULL,
-                             "expected 1 to %d ids (the context), found %d", (int)engine->context,
-                             (int)count);
+        return spc_error_set(err, SPC_EINPUT, "expected 1 to %d ids (the context), found %d",
+                             (int)engine->context, (int)count);
     }
     for (int32_t i = 0; i < count; i++) {
         if (ids[i] >= 0 && ids[i] < engine->vocab) continue;

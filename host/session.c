@@ -67,6 +67,10 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "a drafter, or use rule verifier-only",
                              o->rule);
     }
+    if (o->stop_count < 0) {
+        return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 or more, found %d",
+                             (int)o->stop_count);
+    }
     if (o->stop_count > 0 && !engine->tokenizer) {
         return spc_error_set(err, SPC_EUSAGE,
                              "stop strings need a tokenizer, and this model has none "

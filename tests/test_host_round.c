@@ -11,9 +11,6 @@ enum { PROMPT = 3, GAMMA = 4 };
 
 static const prompt start = {{1, 0, 1}, PROMPT};
 
-static const spc_bonus_mode bonuses[] = {SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP};
-enum { BONUSES = sizeof bonuses / sizeof *bonuses };
-
 /* The first ones have the drafter's own row as their target where both models are equal; a token
  * rule sharpens it. */
 static const char *const rules[] = {
@@ -128,7 +125,6 @@ Test(host_round, both_caches_end_where_the_next_round_begins_after_every_outcome
                 int32_t rows = gamma + (o.bonus == SPC_BONUS_STEP);
                 uint32_t wanted = ((1u << rows) - 1) | 1u << (GAMMA + 1);
 
-                /* rejected in row GAMMA and all kept are different bits only with gamma < GAMMA */
                 cr_expect_eq(check_lengths(&o) & wanted, wanted,
                              "%s gamma %d verify %d bonus %d: not every outcome", some[r],
                              (int)gamma, (int)o.verify, (int)o.bonus);
@@ -168,26 +164,19 @@ Test(host_round, a_drafter_that_fell_behind_catches_up)
 {
     static const toy_pair pair = {.seed = 9, .vocab = 8, .context = 64, .sessions = 1, .spread = 3};
     spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("strict", 0, 1, 30);
-    decoded wanted, got;
-
-    o.bonus = SPC_BONUS_STEP; /* tokens do not depend on gammas */
-    wanted = decode(engine, &o, &start);
-    o.bonus = SPC_BONUS_TARGET;
-
+    spc_session_options o = options_of("strict", 0, 0, 30);
+    decoded wanted = decode(engine, &o, &start), got;
     spc_session *s = open_session(engine, &o, &start);
 
     for (int32_t round = 0; round < 6; round++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
     cr_assert_eq(engine->ops->length(engine->drafter.runner, 0), 0);
     s->gamma = 4;
-    s->params.bonus = SPC_BONUS_STEP;
+    cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect_geq(engine->ops->length(engine->drafter.runner, 0), s->length - 2);
+    cr_expect_eq(sum_of(s->counters.drafted), 4);
     cr_assert_eq(spc_session_run(s, NULL), SPC_OK);
     got = decoded_of(s);
-    cr_expect_eq(engine->ops->length(engine->drafter.runner, 0), s->length - 1);
-    cr_expect_eq(got.count, 30);
-    /* the first six came from the bonus stream, the rest continue from their own prefix */
-    cr_expect_gt(sum_of(got.stats.drafted), 0);
-    cr_expect_eq(wanted.count, 30);
+    cr_expect(same_tokens(&got, &wanted));
     spc_session_close(s);
     spc_engine_close(engine);
 }
@@ -429,6 +418,66 @@ Test(host_round, with_bonus_step_the_demo_pair_gives_one_text_for_every_gamma)
             cr_expect(same_tokens(&d, &first), "%s: gamma %d", rules[r], (int)gamma);
         }
         cr_expect_gt(first.count, 1);
+    }
+    spc_engine_close(engine);
+}
+
+/* The origin of every token of a session. */
+typedef struct {
+    spc_token_origin origin[64];
+    int32_t count;
+} origins;
+
+static bool note_origin(void *user, const spc_token *token)
+{
+    origins *o = user;
+
+    o->origin[o->count++] = token->origin;
+    return true;
+}
+
+/* The first token behind a prefix in a round without drafts. */
+static int32_t draw_behind(spc_engine *engine, const spc_session_options *options, const decoded *d,
+                           int32_t count)
+{
+    spc_session_options o = *options;
+    prompt p = start;
+
+    memcpy(p.id + p.count, d->token, (size_t)count * sizeof *d->token);
+    p.count += count;
+    o.gamma = 0;
+    o.max_tokens = 1;
+    o.on_token = NULL;
+    return decode(engine, &o, &p).token[0];
+}
+
+/* Its random numbers are those of its own position, whenever it is drawn. */
+Test(host_round, a_bonus_token_is_the_one_a_round_without_drafts_draws)
+{
+    static const toy_pair pair = {
+        .seed = 23, .vocab = 24, .context = 64, .sessions = 1, .spread = 3};
+    spc_engine *engine = toy_engine(&pair);
+
+    for (int32_t r = 0; r < RULES; r++) {
+        int32_t compared = 0;
+
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            spc_session_options o = options_of(rules[r], 2, 1, 40);
+            origins seen = {.count = 0};
+
+            o.seed = seed;
+            o.on_token = note_origin;
+            o.user = &seen;
+            decoded d = decode(engine, &o, &start);
+
+            for (int32_t i = 0; i < d.count; i++) {
+                if (seen.origin[i] != SPC_TOKEN_BONUS) continue;
+                cr_expect_eq(draw_behind(engine, &o, &d, i), d.token[i], "%s: token %d", rules[r],
+                             (int)i);
+                compared++;
+            }
+        }
+        cr_expect_gt(compared, 10, "%s", rules[r]);
     }
     spc_engine_close(engine);
 }

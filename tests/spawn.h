@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* spawn.h - run the program spc as its users do: arguments and stdin in, stdout, stderr and the
+ * exit code out. */
+#ifndef SPC_TESTS_SPAWN_H
+#define SPC_TESTS_SPAWN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+/* Is the program under AddressSanitizer?  (Program and tests are built alike.) */
+#if defined(__SANITIZE_ADDRESS__)
+#define SPAWN_SANITISED true
+#elif defined(__has_feature)
+#define SPAWN_SANITISED (__has_feature(address_sanitizer))
+#else
+#define SPAWN_SANITISED false
+#endif
+
+/* How a run differs from a plain one; all zero: nothing on stdin, stdout captured. */
+typedef struct {
+    const char *in;          /* stdin; NULL: nothing */
+    size_t in_bytes;         /* of it; 0: up to its terminator */
+    const char *out_path;    /* a file that stdout goes to instead of the result */
+    bool in_closed;          /* there is no stdin */
+    bool out_closed;         /* there is no stdout */
+    bool in_held;            /* stdin has no end as long as the program runs */
+    int32_t interrupt_after; /* lines of stdout before Ctrl-C; 0: never */
+    uint64_t address_space;  /* bytes the program may map; 0: as it likes */
+    uint64_t file_bytes;     /* largest file it may write; 0: as it likes */
+} spawn_options;
+
+typedef struct {
+    int code;  /* exit code; -N: signal N killed it */
+    char *out; /* [out_bytes], terminated */
+    char *err; /* [err_bytes], terminated */
+    size_t out_bytes, err_bytes;
+} spawn_result;
+
+/* Run SPC_BINARY.  The test fails when it cannot be started or has not ended after a minute; then
+ * it is killed.
+ *
+ * args   what follows the program's name; ends with NULL */
+spawn_result spawn(const char *const *args, const spawn_options *options);
+void spawn_free(spawn_result *result);
+
+/* The same for arguments written down: SPAWN("stdin", "run", "--json"). */
+#define SPAWN(input, ...) \
+    spawn((const char *const[]){__VA_ARGS__, NULL}, &(const spawn_options){.in = (input)})
+
+/* One that must succeed: its stdout, malloc'd.  Anything on stderr but the statistics of a run
+ * fails the test. */
+char *spawn_output(const char *const *args, const char *input);
+#define OUTPUT(input, ...) spawn_output((const char *const[]){__VA_ARGS__, NULL}, (input))
+
+/* The same where every line of stdout is JSON: an array of the lines' values. */
+json_t *spawn_json(const char *const *args, const char *input);
+#define JSON(input, ...) spawn_json((const char *const[]){__VA_ARGS__, NULL}, (input))
+
+/* The values of lines of JSON; the test fails at one that is none. */
+json_t *parse_lines(const char *text);
+
+/* Ends of line in a text. */
+int32_t count_lines(const char *text);
+
+#endif

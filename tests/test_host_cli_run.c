@@ -1,0 +1,586 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cli_run.c - spc run: where prompts come from, what results hold, and what every option
+ * does to them. */
+#include <spc/verify.h>
+
+#include "folder.h"
+#include "spawn.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+#define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
+#define TINY         SPC_TEST_VECTORS "/llama"
+
+#define FIRST  "The train to the coast leaves at seven."
+#define SECOND "Can you tell me where the station is?"
+#define THIRD  "My grandmother still writes letters by hand."
+#define THREE  FIRST "\n" SECOND "\n" THIRD "\n"
+
+/* ---- looking at results -----------------------------------------------------------------------
+ */
+
+static const json_t *field(const json_t *results, size_t i, const char *name)
+{
+    const json_t *value = json_object_get(json_array_get(results, i), name);
+
+    cr_assert_not_null(value, "result %d has no %s", (int)i, name);
+    return value;
+}
+
+static json_int_t whole(const json_t *results, size_t i, const char *name)
+{
+    const json_t *value = field(results, i, name);
+
+    cr_assert(json_is_integer(value), "%s", name);
+    return json_integer_value(value);
+}
+
+static const char *string(const json_t *results, size_t i, const char *name)
+{
+    const json_t *value = field(results, i, name);
+
+    cr_assert(json_is_string(value), "%s", name);
+    return json_string_value(value);
+}
+
+/* Sum of an array by position, which must have this length. */
+static json_int_t sum(const json_t *results, size_t i, const char *name, size_t length)
+{
+    const json_t *array = field(results, i, name), *item;
+    json_int_t total = 0;
+    size_t k;
+
+    cr_assert(json_is_array(array), "%s", name);
+    cr_expect_eq(json_array_size(array), length, "%s", name);
+    json_array_foreach(array, k, item)
+    {
+        cr_expect(json_is_integer(item) && json_integer_value(item) >= 0, "%s", name);
+        total += json_integer_value(item);
+    }
+    return total;
+}
+
+/* Take out what a clock wrote. */
+static json_t *without_times(json_t *results)
+{
+    static const char *const times[] = {"tokens_per_second", "drafter_ms", "verifier_ms",
+                                        "other_ms"};
+    json_t *result;
+    size_t i;
+
+    json_array_foreach(results, i, result)
+    {
+        for (int32_t k = 0; k < COUNT(times); k++) {
+            cr_expect_eq(json_object_del(result, times[k]), 0, "%s", times[k]);
+        }
+    }
+    return results;
+}
+
+static void expect_equal(json_t *a, json_t *b, const char *what)
+{
+    char *left = json_dumps(a, JSON_COMPACT), *right = json_dumps(b, JSON_COMPACT);
+
+    cr_expect(json_equal(a, b), "%s: %s and %s", what, left, right);
+    free(left);
+    free(right);
+    json_decref(a);
+    json_decref(b);
+}
+
+static void expect_same(char *a, char *b, const char *what)
+{
+    cr_expect_str_eq(a, b, "%s: '%s' and '%s'", what, a, b);
+    free(a);
+    free(b);
+}
+
+/* FNV-1a over ids as little-endian int32, written anew. */
+static uint64_t hash_of(uint64_t hash, const json_t *ids)
+{
+    const json_t *id;
+    size_t i;
+
+    json_array_foreach(ids, i, id)
+    {
+        uint32_t value = (uint32_t)json_integer_value(id);
+        unsigned char byte[4] = {(unsigned char)value, (unsigned char)(value >> 8),
+                                 (unsigned char)(value >> 16), (unsigned char)(value >> 24)};
+
+        for (int32_t k = 0; k < 4; k++) hash = (hash ^ byte[k]) * 1099511628211u;
+    }
+    return hash;
+}
+
+static const uint64_t hash_of_nothing = 14695981039346656037u;
+
+/* Arguments put together from two lists; both end with NULL. */
+typedef struct {
+    const char *arg[48];
+} arguments;
+
+static arguments join(const char *const *first, const char *const *second)
+{
+    arguments a = {{NULL}};
+    int32_t count = 0;
+
+    for (; *first; first++) a.arg[count++] = *first;
+    for (; second && *second; second++) a.arg[count++] = *second;
+    cr_assert_lt(count, COUNT(a.arg));
+    return a;
+}
+
+/* ---- prompts ----------------------------------------------------------------------------------
+ */
+
+Test(host_cli_run, prompts_mean_the_same_however_they_are_given)
+{
+    static const char *const texts[] = {FIRST "\n" SECOND "\n", FIRST "\n" SECOND,
+                                        FIRST "\r\n" SECOND "\r\n"};
+    static const char lines[] = "{\"prompt\":\"" FIRST "\"}\n\n  \n{\"prompt\":\"" SECOND "\"}\n";
+    static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};
+    static const char *const words[] = {"--", FIRST, SECOND, NULL};
+    static const char *const input[] = {"--input", "-", NULL};
+    folder f = folder_open();
+    char path[FOLDER_PATH], *expected = spawn_output(join(args, words).arg, NULL);
+    const char *file[] = {"--input", path, NULL};
+
+    cr_expect_eq(count_lines(expected), 2);
+    for (int32_t i = 0; i < COUNT(texts); i++) {
+        expect_same(spawn_output(args, texts[i]), strdup(expected), "lines of text");
+    }
+    expect_same(spawn_output(join(args, input).arg, lines), strdup(expected), "lines of JSON");
+    folder_path(&f, "prompts.jsonl", path);
+    folder_write(&f, "prompts.jsonl", lines, sizeof lines - 1);
+    expect_same(spawn_output(join(args, file).arg, NULL), expected, "a file");
+    folder_close(&f);
+}
+
+Test(host_cli_run, a_translation_is_the_sentence_between_its_marks)
+{
+    static const struct {
+        const char *to, *prompt, *begin;
+    } table[] = {{"de", "<s><2de>" FIRST "<sep>", "Der Zug"},
+                 {"es", "<s><2es>" FIRST "<sep>", "El tren"},
+                 {"fr", "<s><2fr>" FIRST "<sep>", "Le train"}};
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        json_t *ids = JSON(table[i].prompt, "tokenize", "embedded:verifier");
+        json_t *line = json_pack("{s:O}", "ids", json_array_get(ids, 0));
+        char *input = json_dumps(line, 0);
+        char *text = OUTPUT(NULL, "run", "--temperature", "0", "--to", table[i].to, FIRST);
+
+        cr_expect_eq(strncmp(text, table[i].begin, strlen(table[i].begin)), 0, "%s", text);
+        expect_same(OUTPUT(NULL, "run", "--temperature", "0", table[i].prompt), strdup(text),
+                    "text");
+        expect_same(OUTPUT(input, "run", "--temperature", "0", "--input", "-"), text, "ids");
+        free(input);
+        json_decref(line);
+        json_decref(ids);
+    }
+}
+
+Test(host_cli_run, an_id_of_any_type_is_handed_on)
+{
+    static const char *const ids[] = {"\"a \\u00e9\"", "17",          "-2.5",      "true",
+                                      "null",          "[1,[\"b\"]]", "{\"k\":{}}"};
+    char input[1024] = "{\"prompt\":\"no id\"}\n";
+
+    for (int32_t i = 0; i < COUNT(ids); i++) {
+        size_t used = strlen(input);
+
+        (void)snprintf(input + used, sizeof input - used, "{\"id\":%s,\"prompt\":\"Hello.\"}\n",
+                       ids[i]);
+    }
+    json_t *results = JSON(input, "run", "--json", "--max-tokens", "2", "--input", "-");
+
+    cr_assert_eq(json_array_size(results), COUNT(ids) + 1);
+    cr_expect_null(json_object_get(json_array_get(results, 0), "id"));
+    for (int32_t i = 0; i < COUNT(ids); i++) {
+        json_t *expected = json_loads(ids[i], JSON_DECODE_ANY, NULL);
+
+        cr_expect(json_equal(field(results, (size_t)i + 1, "id"), expected), "%s", ids[i]);
+        json_decref(expected);
+    }
+    json_decref(results);
+}
+
+Test(host_cli_run, a_model_without_tokenizer_goes_from_ids_to_ids)
+{
+    static const struct {
+        const char *drafter, *rule;
+    } table[] = {{"none", "verifier-only"}, {TINY, "strict"}, {TINY, "drafter-only"}};
+    json_t *golden = read_json(TINY "/golden.json");
+    json_t *line = json_pack("{s:O}", "ids", json_object_get(golden, "prompt"));
+    const json_t *greedy = json_object_get(golden, "greedy"), *id;
+    char *input = json_dumps(line, 0), expected[1024] = "";
+    size_t i, used = 0;
+
+    json_array_foreach(greedy, i, id)
+    {
+        used += (size_t)snprintf(expected + used, sizeof expected - used,
+                                 i ? " %" JSON_INTEGER_FORMAT : "%" JSON_INTEGER_FORMAT,
+                                 json_integer_value(id));
+    }
+    (void)strcpy(expected + used, "\n");
+    for (int32_t k = 0; k < COUNT(table); k++) {
+        char *text = OUTPUT(input, "run", "--verifier", TINY, "--drafter", table[k].drafter,
+                            "--rule", table[k].rule, "--temperature", "0", "--max-tokens", "24",
+                            "--ignore-stop", "--input", "-");
+        json_t *results = JSON(input, "run", "--verifier", TINY, "--drafter", table[k].drafter,
+                               "--rule", table[k].rule, "--temperature", "0", "--max-tokens", "24",
+                               "--ignore-stop", "--json", "--input", "-");
+
+        cr_expect_str_eq(text, expected, "%s", table[k].rule);
+        cr_expect(json_equal(field(results, 0, "ids"), greedy), "%s", table[k].rule);
+        cr_expect_null(json_object_get(json_array_get(results, 0), "text"));
+        free(text);
+        json_decref(results);
+    }
+    free(input);
+    json_decref(line);
+    json_decref(golden);
+}
+
+/* ---- results ----------------------------------------------------------------------------------
+ */
+
+static void expect_field_types(const json_t *results, size_t i)
+{
+    static const char *const strings[] = {"text", "finish", "rule", "output_hash"};
+    static const char *const wholes[] = {
+        "index",  "gamma",          "seed",          "prompt_tokens", "tokens", "discarded",
+        "rounds", "verifier_calls", "drafter_calls", "prefill_calls", "bonus",  "zero_residuals"};
+    static const char *const reals[] = {"tokens_per_second", "tokens_per_verifier_call",
+                                        "drafter_ms", "verifier_ms", "other_ms"};
+    static const char *const arrays[] = {"ids",      "drafted",  "verified",
+                                         "accepted", "rejected", "deferred"};
+    int32_t fields = COUNT(strings) + COUNT(wholes) + COUNT(reals) + COUNT(arrays);
+
+    for (int32_t k = 0; k < COUNT(strings); k++) (void)string(results, i, strings[k]);
+    for (int32_t k = 0; k < COUNT(wholes); k++) cr_expect_geq(whole(results, i, wholes[k]), 0);
+    for (int32_t k = 0; k < COUNT(reals); k++) {
+        cr_expect(json_real_value(field(results, i, reals[k])) >= 0.0, "%s", reals[k]);
+    }
+    for (int32_t k = 0; k < COUNT(arrays); k++) {
+        cr_expect(json_is_array(field(results, i, arrays[k])), "%s", arrays[k]);
+    }
+    cr_expect_eq(json_object_size(json_array_get(results, i)), fields, "and no other field");
+}
+
+/* Counters of one result against each other. */
+static void expect_consistent(const json_t *results, size_t i, size_t gamma)
+{
+    static const char *const by_position[] = {"drafted", "verified", "accepted", "rejected",
+                                              "deferred"};
+    json_int_t total[5], tokens = whole(results, i, "tokens");
+    double per_call = json_real_value(field(results, i, "tokens_per_verifier_call"));
+    double calls = (double)whole(results, i, "verifier_calls");
+    char hash[32];
+
+    expect_field_types(results, i);
+    for (int32_t k = 0; k < 5; k++) total[k] = sum(results, i, by_position[k], gamma);
+    for (size_t k = 0; k < gamma; k++) {
+        json_int_t at[5];
+
+        for (int32_t n = 0; n < 5; n++) {
+            at[n] = json_integer_value(json_array_get(field(results, i, by_position[n]), k));
+        }
+        cr_expect_leq(at[1], at[0], "position %d: verified of drafted", (int)k);
+        cr_expect_eq(at[2] + at[3], at[1], "position %d: accepted and rejected", (int)k);
+        cr_expect_leq(at[4], at[1], "position %d: deferred of verified", (int)k);
+    }
+    cr_expect_eq(json_array_size(field(results, i, "ids")), tokens);
+    cr_expect_eq(total[1] + whole(results, i, "bonus"), tokens, "a token is of a draft or bonus");
+    cr_expect_eq(whole(results, i, "index"), (json_int_t)i);
+    cr_expect_eq(whole(results, i, "gamma"), (json_int_t)gamma);
+    cr_expect_leq(whole(results, i, "verifier_calls"), whole(results, i, "rounds"));
+    cr_expect(fabs(per_call * calls - (double)tokens) < 1e-6 * (double)tokens, "%g", per_call);
+    (void)snprintf(hash, sizeof hash, "%016" PRIx64,
+                   hash_of(hash_of_nothing, field(results, i, "ids")));
+    cr_expect_str_eq(string(results, i, "output_hash"), hash);
+}
+
+Test(host_cli_run, json_results_hold_every_field_and_their_counters_agree)
+{
+    static const char *const rules[] = {"strict", "token-v3:alpha=0.5", "opt:alpha=0.2",
+                                        "lossy:alpha=0.3", "verifier-only"};
+    static const char *const bonuses[] = {"target", "verifier", "step"};
+    static const char *const gammas[] = {"0", "3", "16"};
+
+    for (int32_t r = 0; r < COUNT(rules); r++) {
+        for (int32_t g = 0; g < COUNT(gammas); g++) {
+            const char *bonus = bonuses[(r + g) % COUNT(bonuses)];
+            json_t *results = JSON(THREE, "run", "--json", "--to", "fr", "--rule", rules[r],
+                                   "--gamma", gammas[g], "--batch", "2", "--bonus", bonus);
+
+            cr_assert_eq(json_array_size(results), 3);
+            for (size_t i = 0; i < 3; i++) {
+                expect_consistent(results, i, (size_t)atoi(gammas[g]));
+                cr_expect_str_eq(string(results, i, "rule"), rules[r]);
+            }
+            json_decref(results);
+        }
+    }
+}
+
+Test(host_cli_run, text_is_the_same_plain_streamed_and_in_json)
+{
+    static const char *const table[][6] = {
+        {"--to", "de"}, {"--to", "es", "--stop", "a"}, {"--max-tokens", "40", "--ignore-stop"}};
+    static const char *const plain[] = {"run", NULL}, *const stream[] = {"run", "--stream", NULL};
+    static const char *const as_json[] = {"run", "--json", NULL};
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        char *text = spawn_output(join(plain, table[i]).arg, THREE), joined[4096] = "";
+        json_t *results = spawn_json(join(as_json, table[i]).arg, THREE);
+
+        expect_same(spawn_output(join(stream, table[i]).arg, THREE), strdup(text), "streamed");
+        for (size_t k = 0; k < 3; k++) {
+            (void)strcat(strcat(joined, string(results, k, "text")), "\n");
+        }
+        cr_expect_str_eq(text, joined);
+        json_decref(results);
+        free(text);
+    }
+}
+
+Test(host_cli_run, results_do_not_depend_on_batch_threads_or_silence)
+{
+    static const char *const base[] = {
+        "run", "--json", "--to", "es", "--rule", "token-v3:alpha=0.3", NULL};
+    static const char *const table[][4] = {{"--batch", "2"},   {"--batch", "4"},
+                                           {"--batch", "64"},  {"--threads", "1"},
+                                           {"--threads", "3"}, {"--quiet"}};
+    static const char text[] = THREE FIRST "\n" SECOND "\n";
+    json_t *expected = without_times(spawn_json(base, text));
+
+    cr_expect_eq(json_array_size(expected), 5);
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        expect_equal(without_times(spawn_json(join(base, table[i]).arg, text)),
+                     json_incref(expected), table[i][0]);
+    }
+    json_decref(expected);
+}
+
+/* The end of the statistics: "hash 0123456789abcdef\n". */
+static void expect_statistics(const char *err, const json_t *results)
+{
+    uint64_t hash = hash_of_nothing;
+    json_int_t tokens = 0;
+    char head[96], tail[64];
+
+    for (size_t i = 0; i < json_array_size(results); i++) {
+        hash = hash_of(hash, field(results, i, "ids"));
+        tokens += whole(results, i, "tokens");
+    }
+    (void)snprintf(head, sizeof head, "spc: strict: %" JSON_INTEGER_FORMAT " tokens, ", tokens);
+    (void)snprintf(tail, sizeof tail, ", hash %016" PRIx64 "\n", hash);
+    cr_expect_eq(strncmp(err, head, strlen(head)), 0, "%s in %s", head, err);
+    cr_expect(strlen(err) > strlen(tail) && !strcmp(err + strlen(err) - strlen(tail), tail),
+              "%s in %s", tail, err);
+    cr_expect_eq(count_lines(err), 1);
+}
+
+Test(host_cli_run, statistics_are_one_line_on_stderr_and_quiet_leaves_them_out)
+{
+    spawn_result told = SPAWN(THREE, "run", "--to", "de", "--json");
+    spawn_result quiet = SPAWN(THREE, "run", "--to", "de", "--json", "--quiet");
+    json_t *results = parse_lines(told.out);
+
+    cr_expect_eq(told.code, 0);
+    cr_expect_eq(quiet.code, 0);
+    expect_statistics(told.err, results);
+    cr_expect_eq(quiet.err_bytes, 0, "%s", quiet.err);
+    json_decref(results);
+    spawn_free(&told);
+    spawn_free(&quiet);
+}
+
+/* ---- what options do --------------------------------------------------------------------------
+ */
+
+Test(host_cli_run, every_option_changes_results)
+{
+    static const char *const base[] = {"run", "--json", NULL};
+    static const struct {
+        const char *with[12];
+        int32_t more; /* arguments of `with` that make the difference, at its end */
+    } table[] = {
+        {{"--gamma", "2"}, 2},
+        {{"--gamma", "0"}, 2},
+        {{"--temperature", "0.2"}, 2},
+        {{"--top-k", "2"}, 2},
+        {{"--top-p", "0.3"}, 2},
+        {{"--min-p", "0.5"}, 2},
+        {{"--seed", "1"}, 2},
+        {{"--rule", "opt:alpha=0.2"}, 2},
+        {{"--rule", "drafter-only"}, 2},
+        {{"--rule", "verifier-only"}, 2},
+        {{"--verify", "block"}, 2},
+        {{"--bonus", "step"}, 2},
+        {{"--rule", "token-v3:alpha=0.9", "--bonus", "verifier"}, 2},
+        {{"--rule", "token-v3:alpha=0.9", "--top-p", "0.3", "--no-nucleus"}, 1},
+        {{"--to", "de"}, 2},
+        {{"--ignore-stop", "--max-tokens", "80"}, 3},
+        {{"--max-tokens", "4"}, 2},
+        {{"--context", "20"}, 2},
+        {{"--stop", "a"}, 2},
+        {{"--drafter", "embedded:verifier"}, 2},
+        {{"--verifier", "embedded:drafter"}, 2},
+    };
+    static const char text[] = "<s><2fr>" FIRST "<sep>\n<s><2es>" SECOND "<sep>\n"
+                               "<s><2de>" THIRD "<sep>\n";
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        const char *without[COUNT(table[i].with)] = {NULL};
+        int32_t count = 0;
+
+        while (table[i].with[count]) count++;
+        for (int32_t k = 0; k < count - table[i].more; k++) without[k] = table[i].with[k];
+
+        json_t *plain = without_times(spawn_json(join(base, without).arg, text));
+        json_t *changed = without_times(spawn_json(join(base, table[i].with).arg, text));
+
+        cr_assert_eq(json_array_size(plain), 3);
+        cr_assert_eq(json_array_size(changed), 3);
+        cr_expect_not(json_equal(plain, changed), "%s changes nothing",
+                      table[i].with[count - table[i].more]);
+        json_decref(plain);
+        json_decref(changed);
+    }
+}
+
+Test(host_cli_run, cutting_all_but_the_likeliest_token_is_greedy)
+{
+    static const char *const base[] = {"run", "--to", "de", "--seed", "7", NULL};
+    static const char *const greedy[] = {"--temperature", "0", NULL};
+    static const char *const table[][4] = {
+        {"--top-k", "1"}, {"--top-p", "1e-6"}, {"--min-p", "1"}, {"--temperature", "0.0001"}};
+    char *expected = spawn_output(join(base, greedy).arg, THREE);
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        expect_same(spawn_output(join(base, table[i]).arg, THREE), strdup(expected), table[i][0]);
+    }
+    free(expected);
+}
+
+Test(host_cli_run, a_seed_counts_up_over_prompts_and_matters_only_above_temperature_0)
+{
+    json_t *both = JSON(FIRST "\n" FIRST "\n", "run", "--json", "--to", "de", "--seed", "5");
+    json_t *second = JSON(FIRST "\n", "run", "--json", "--to", "de", "--seed", "6");
+
+    cr_expect_eq(whole(both, 0, "seed"), 5);
+    cr_expect_eq(whole(both, 1, "seed"), 6);
+    cr_expect(json_equal(field(both, 1, "ids"), field(second, 0, "ids")));
+    cr_expect_str_eq(string(both, 1, "text"), string(second, 0, "text"));
+    json_decref(both);
+    json_decref(second);
+    expect_same(OUTPUT(THREE, "run", "--to", "fr", "--temperature", "0", "--seed", "1"),
+                OUTPUT(THREE, "run", "--to", "fr", "--temperature=0", "--seed=9"), "greedy");
+
+    char *one = OUTPUT(THREE, "run", "--seed", "1", "--max-tokens", "60", "--ignore-stop");
+    char *nine = OUTPUT(THREE, "run", "--seed", "9", "--max-tokens", "60", "--ignore-stop");
+
+    cr_expect_str_neq(one, nine);
+    free(one);
+    free(nine);
+}
+
+Test(host_cli_run, strict_is_the_verifiers_own_text_when_greedy)
+{
+    static const char *const table[][8] = {
+        {"--rule", "strict"},
+        {"--rule", "strict", "--gamma", "1"},
+        {"--rule", "strict", "--gamma", "16", "--batch", "3"},
+        {"--rule", "strict", "--verify", "block"},
+        {"--rule", "strict", "--bonus", "step"},
+        {"--rule", "verifier-only", "--drafter", "none"},
+        {"--rule", "drafter-only", "--drafter", "embedded:verifier"},
+    };
+    static const char *const base[] = {"run", "--temperature", "0", "--to", "es", NULL};
+    static const char *const only[] = {"--rule", "verifier-only", NULL};
+    char *expected = spawn_output(join(base, only).arg, THREE);
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        expect_same(spawn_output(join(base, table[i]).arg, THREE), strdup(expected), table[i][1]);
+    }
+    free(expected);
+}
+
+Test(host_cli_run, a_drafter_that_is_the_verifier_is_always_accepted)
+{
+    json_t *results = JSON(THREE, "run", "--json", "--to", "de", "--drafter", "embedded:verifier");
+
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect_eq(sum(results, i, "rejected", 5), 0);
+        cr_expect_gt(sum(results, i, "accepted", 5), 0);
+    }
+    json_decref(results);
+}
+
+/* ---- where a text ends ------------------------------------------------------------------------
+ */
+
+Test(host_cli_run, a_stop_text_ends_the_text_before_it)
+{
+    char *full = OUTPUT(NULL, "run", "--to", "de", "--temperature", "0", FIRST);
+    char *stop = strchr(strchr(full, ' ') + 1, ' '), word[64] = "";
+
+    cr_assert_not_null(stop, "%s", full);
+    (void)strncpy(word, stop, strcspn(stop + 1, " ") + 1);
+
+    json_t *results = JSON(NULL, "run", "--to", "de", "--temperature", "0", "--json", "--stop",
+                           "never there", "--stop", word, FIRST);
+
+    cr_expect_str_eq(string(results, 0, "finish"), "stop-string");
+    *strstr(full, word) = '\0';
+    cr_expect_str_eq(string(results, 0, "text"), full);
+    json_decref(results);
+    free(full);
+}
+
+/* Ids of the first result are the first of the longer ids. */
+static void expect_prefix(const json_t *results, const json_t *longer)
+{
+    const json_t *ids = field(results, 0, "ids"), *id;
+    size_t i;
+
+    cr_expect_lt(json_array_size(ids), json_array_size(field(longer, 0, "ids")));
+    json_array_foreach(ids, i, id)
+    {
+        cr_expect(json_equal(id, json_array_get(field(longer, 0, "ids"), i)), "token %d", (int)i);
+    }
+}
+
+Test(host_cli_run, a_budget_a_context_and_an_end_of_sequence_end_a_text)
+{
+    static const char *const base[] = {"run", "--json", "--to", "de", "--temperature", "0", NULL};
+    static const char *const on[] = {"--ignore-stop", "--max-tokens", "60", FIRST, NULL};
+    static const struct {
+        const char *with[6], *finish;
+        int32_t tokens, total; /* with the prompt; 0: any */
+    } table[] = {{{FIRST}, "stop-token", 0, 0},
+                 {{"--max-tokens", "1", FIRST}, "max-tokens", 1, 0},
+                 {{"--max-tokens", "4", FIRST}, "max-tokens", 4, 0},
+                 {{"--context", "18", FIRST}, "context", 0, 18},
+                 {{"--ignore-stop", "--context", "40", FIRST}, "context", 0, 40}};
+    json_t *longest = spawn_json(join(base, on).arg, NULL);
+
+    cr_expect_str_eq(string(longest, 0, "finish"), "max-tokens");
+    cr_expect_eq(whole(longest, 0, "tokens"), 60);
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        json_t *results = spawn_json(join(base, table[i].with).arg, NULL);
+        json_int_t tokens = whole(results, 0, "tokens");
+
+        cr_expect_str_eq(string(results, 0, "finish"), table[i].finish, "case %d", (int)i);
+        if (table[i].tokens > 0) cr_expect_eq(tokens, table[i].tokens);
+        if (table[i].total > 0) {
+            cr_expect_eq(tokens + whole(results, 0, "prompt_tokens"), table[i].total);
+        }
+        expect_prefix(results, longest);
+        json_decref(results);
+    }
+    json_decref(longest);
+}

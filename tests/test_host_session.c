@@ -1,0 +1,989 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_session.c - where a sequence ends and what is kept of the round it ends in; text;
+ * results that do not depend on company; options and prompts that are refused. */
+#include "decode.h"
+#include "toy.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdio.h>
+
+enum { GAMMA = 4, RUN = GAMMA + 1 }; /* tokens of a fully kept round */
+
+static const char sentence[] = "<s><2de>The cat sleeps on the old chair.<sep>";
+
+static const prompt start = {{1, 0, 1}, 3};
+
+static spc_session_options options_of(const char *rule, int32_t gamma, float temperature)
+{
+    spc_session_options o;
+
+    spc_session_options_init(&o);
+    o.rule = rule;
+    o.gamma = gamma;
+    o.temperature = temperature;
+    return o;
+}
+
+/* Equal models, greedy: every round keeps its RUN tokens, and they are those of any other run. */
+static const toy_pair equal = {
+    .seed = 6, .vocab = TOY_VOCAB, .context = 64, .sessions = 1, .spread = 4, .equal = true};
+
+static decoded free_run(spc_engine *engine, const prompt *p, int32_t max_tokens)
+{
+    spc_session_options o = options_of("strict", GAMMA, 0);
+
+    o.max_tokens = max_tokens;
+    o.ignore_stop = true;
+    return decode(engine, &o, p);
+}
+
+static bool occurs_before(const decoded *d, int32_t at)
+{
+    for (int32_t i = 0; i < at; i++) {
+        if (d->token[i] == d->token[at]) return true;
+    }
+    return false;
+}
+
+/* Tokens of a session that ended at `count` of those a longer one has. */
+static void expect_end(const decoded *d, const decoded *whole, spc_finish finish, int32_t count,
+                       const char *what)
+{
+    cr_expect_eq(d->status, SPC_OK);
+    cr_expect_eq(d->finish, finish, "%s: %s, not %s", what, spc_finish_name(d->finish),
+                 spc_finish_name(finish));
+    cr_expect_eq(d->count, count, "%s: %d tokens, not %d", what, (int)d->count, (int)count);
+    cr_expect(begins_with(d, whole, d->count), "%s: other tokens", what);
+    cr_expect_eq(d->stats.tokens, d->count);
+}
+
+/* ---- where a run ends -------------------------------------------------------------------------
+ */
+
+Test(host_session, a_stop_token_ends_the_sequence_wherever_it_stands_in_a_run)
+{
+    static const spc_bonus_mode bonuses[] = {SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP};
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 20);
+    uint32_t tried = 0;
+
+    for (int32_t c = 0; c < 3 * 15; c++) {
+        int32_t at = c / 3;
+        spc_session_options o = options_of("strict", GAMMA, 0);
+
+        if (occurs_before(&whole, at)) continue;
+        o.bonus = bonuses[c % 3];
+        o.max_tokens = 20;
+        toy_stop_at(engine, whole.token[at]);
+        decoded d = decode(engine, &o, &start);
+
+        expect_end(&d, &whole, SPC_FINISH_STOP_TOKEN, at + 1, "stop token");
+        cr_expect_eq(d.stats.discarded, 0, "nothing is drafted behind a stop token");
+        cr_expect_leq(sum_of(d.stats.drafted), at + 1);
+        tried |= 1u << at % RUN;
+    }
+    cr_expect_eq(tried, (1u << RUN) - 1, "every position of a run");
+    spc_engine_close(engine);
+}
+
+/* A draft that would end the sequence and is rejected does not end it: tokens are those of a
+ * session that knows no stop token, up to the first one that was kept. */
+Test(host_session, a_rejected_stop_token_stops_nothing)
+{
+    const toy_pair pair = {
+        .seed = 8, .vocab = 6, .context = 64, .sessions = 1, .spread = 4, .reversed = true};
+    spc_engine *engine = toy_engine(&pair);
+    int32_t beyond_first_round = 0;
+
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        spc_session_options o = options_of("strict", GAMMA, 1);
+        decoded whole, d;
+        int32_t at = 0;
+
+        o.seed = seed;
+        o.bonus = SPC_BONUS_STEP;
+        o.max_tokens = 40;
+        o.ignore_stop = true;
+        toy_stop_at(engine, (int32_t)(seed % 6));
+        whole = decode(engine, &o, &start);
+        o.ignore_stop = false;
+        d = decode(engine, &o, &start);
+        while (at < whole.count && whole.token[at] != (int32_t)(seed % 6)) at++;
+        if (at == whole.count) continue;
+        expect_end(&d, &whole, SPC_FINISH_STOP_TOKEN, at + 1, "stop token");
+        beyond_first_round += sum_of(d.stats.rejected) > 1;
+    }
+    cr_expect_gt(beyond_first_round, 20);
+    spc_engine_close(engine);
+}
+
+Test(host_session, a_stop_token_ends_sequential_decoding_too)
+{
+    static const char *const rules[] = {"verifier-only", "drafter-only"};
+
+    for (int32_t r = 0; r < 2; r++) {
+        spc_engine *engine = toy_engine(&equal);
+        spc_session_options o = options_of(rules[r], GAMMA, 0);
+        decoded whole = free_run(engine, &start, 20), d;
+        int32_t at = 9;
+
+        while (occurs_before(&whole, at)) at++;
+        toy_stop_at(engine, whole.token[at]);
+        d = decode(engine, &o, &start);
+        expect_end(&d, &whole, SPC_FINISH_STOP_TOKEN, at + 1, rules[r]);
+        spc_engine_close(engine);
+    }
+}
+
+Test(host_session, ignore_stop_goes_on_behind_a_stop_token)
+{
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 20), d;
+
+    toy_stop_at(engine, whole.token[6]);
+    d = free_run(engine, &start, 20);
+    expect_end(&d, &whole, SPC_FINISH_MAX_TOKENS, 20, "ignored");
+    spc_engine_close(engine);
+}
+
+Test(host_session, the_budget_ends_a_run_at_any_position)
+{
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 20);
+
+    for (int32_t max = 1; max <= 15; max++) {
+        spc_session_options o = options_of("strict", GAMMA, 0);
+
+        o.max_tokens = max;
+        decoded d = decode(engine, &o, &start);
+
+        expect_end(&d, &whole, SPC_FINISH_MAX_TOKENS, max, "budget");
+        cr_expect_eq(d.stats.discarded, 0, "a round is cut before it drafts too much");
+        cr_expect_eq(sum_of(d.stats.drafted), max - d.stats.rounds);
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session, the_context_ends_a_run_at_any_position)
+{
+    toy_pair large = equal;
+    spc_engine *wide = toy_engine(&large);
+    decoded whole = free_run(wide, &start, 20);
+
+    for (int32_t room = 1; room <= 15; room++) {
+        toy_pair pair = equal;
+
+        pair.context = start.count + room;
+        spc_engine *engine = toy_engine(&pair);
+        spc_session_options o = options_of("strict", GAMMA, 0);
+        decoded d = decode(engine, &o, &start);
+
+        expect_end(&d, &whole, SPC_FINISH_CONTEXT, room, "context");
+        o.bonus = SPC_BONUS_STEP;
+        d = decode(engine, &o, &start);
+        expect_end(&d, &whole, SPC_FINISH_CONTEXT, room, "context, bonus=step");
+        spc_engine_close(engine);
+    }
+    spc_engine_close(wide);
+}
+
+Test(host_session, an_ended_session_stays_as_it_is)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+
+    o.max_tokens = 7;
+    spc_session *s = open_session(engine, &o, &start);
+
+    cr_assert_eq(spc_session_run(s, NULL), SPC_OK);
+    decoded before = decoded_of(s);
+
+    spc_session_cancel(s);
+    cr_expect_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect_eq(spc_session_run(s, NULL), SPC_OK);
+    decoded after = decoded_of(s);
+
+    cr_expect(same_tokens(&before, &after));
+    cr_expect_eq(before.stats.rounds, after.stats.rounds);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+/* ---- callbacks and cancelling -----------------------------------------------------------------
+ */
+
+typedef struct {
+    int32_t told;
+    int32_t end_at; /* return false for this token */
+    int32_t id[64], position[64];
+    spc_session *cancel; /* cancelled when end_at is told; NULL: end by returning false */
+} listener;
+
+static bool listen(void *user, const spc_token *token)
+{
+    listener *l = user;
+
+    l->id[l->told] = token->id;
+    l->position[l->told] = token->position;
+    if (l->told++ != l->end_at) return true;
+    if (l->cancel) spc_session_cancel(l->cancel);
+    return l->cancel != NULL;
+}
+
+Test(host_session, on_token_hears_every_kept_token_once_and_in_order)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    listener l = {.end_at = -1};
+
+    o.max_tokens = 23;
+    o.on_token = listen;
+    o.user = &l;
+    decoded d = decode(engine, &o, &start);
+
+    cr_assert_eq(l.told, d.count);
+    for (int32_t i = 0; i < d.count; i++) {
+        cr_expect_eq(l.id[i], d.token[i]);
+        cr_expect_eq(l.position[i], start.count + i);
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session, on_token_ends_the_session_at_its_token)
+{
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 20);
+
+    for (int32_t at = 0; at < 12; at++) {
+        spc_session_options o = options_of("strict", GAMMA, 0);
+        listener l = {.end_at = at};
+
+        o.max_tokens = 20;
+        o.on_token = listen;
+        o.user = &l;
+        decoded d = decode(engine, &o, &start);
+
+        expect_end(&d, &whole, SPC_FINISH_CANCELLED, at + 1, "on_token");
+        cr_expect_eq(d.stats.discarded, RUN - 1 - at % RUN, "the rest of the run");
+        cr_expect_eq(l.told, at + 1);
+        cr_expect_eq(sum_of(d.stats.accepted) + d.stats.bonus, at + 1, "and not counted");
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session, a_cancelled_session_ends_at_its_next_step)
+{
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 20);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    listener l = {.end_at = 1};
+
+    o.on_token = listen;
+    o.user = &l;
+    for (int32_t steps = 0; steps < 3; steps++) {
+        spc_session *s = open_session(engine, &o, &start);
+
+        l = (listener){.end_at = -1};
+        for (int32_t i = 0; i < steps; i++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+        spc_session_cancel(s);
+        cr_expect_eq(spc_session_finish(s), SPC_FINISH_RUNNING);
+        cr_expect_eq(spc_session_step(s, NULL), SPC_OK);
+        decoded d = decoded_of(s);
+
+        expect_end(&d, &whole, SPC_FINISH_CANCELLED, steps * RUN, "between steps");
+        spc_session_close(s);
+    }
+
+    spc_session *s = open_session(engine, &o, &start);
+
+    l = (listener){.end_at = 1, .cancel = s};
+    cr_assert_eq(spc_session_run(s, NULL), SPC_OK);
+    decoded d = decoded_of(s);
+
+    expect_end(&d, &whole, SPC_FINISH_CANCELLED, RUN, "from a callback");
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+static void *cancel_from_elsewhere(void *user)
+{
+    spc_session_cancel(user);
+    return NULL;
+}
+
+Test(host_session, another_thread_may_cancel)
+{
+    toy_pair pair = equal;
+    pthread_t thread;
+
+    pair.context = 4096;
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("strict", 1, 0);
+    spc_session *s = open_session(engine, &o, &start);
+
+    cr_assert_eq(pthread_create(&thread, NULL, cancel_from_elsewhere, s), 0);
+    while (s->finish == SPC_FINISH_RUNNING && s->length < 2000) {
+        cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    }
+    (void)pthread_join(thread, NULL);
+    cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect_eq(s->finish, SPC_FINISH_CANCELLED);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+/* ---- text -------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    char text[DECODE_TEXT];
+    size_t bytes;
+} sink;
+
+static void take(void *user, const char *text, size_t bytes)
+{
+    sink *s = user;
+
+    cr_assert_leq(s->bytes + bytes, sizeof s->text);
+    memcpy(s->text + s->bytes, text, bytes);
+    s->bytes += bytes;
+}
+
+/* The verifier drafts for itself: runs of RUN tokens with text. */
+static spc_engine *open_twins(void)
+{
+    return open_demo(DEMO_VERIFIER, 1, 2);
+}
+
+/* A session with text: what on_text got and what spc_session_text says. */
+typedef struct {
+    decoded d;
+    sink heard;
+    char *text;
+} told;
+
+static void run_text(spc_engine *engine, spc_session_options *o, const prompt *p, told *out)
+{
+    spc_session *s;
+    spc_error error;
+
+    memset(&out->heard, 0, sizeof out->heard);
+    o->on_text = take;
+    if (!o->on_token) o->user = &out->heard;
+    s = open_session(engine, o, p);
+    cr_assert_eq(spc_session_run(s, &error), SPC_OK);
+    cr_assert_eq(spc_session_text(s, &out->text, &error), SPC_OK);
+    out->d = decoded_of(s);
+    spc_session_close(s);
+    cr_expect_eq(out->heard.bytes, strlen(out->text), "heard %zu bytes, not '%s'", out->heard.bytes,
+                 out->text);
+    cr_expect_eq(memcmp(out->heard.text, out->text, out->heard.bytes), 0, "heard '%.*s', not '%s'",
+                 (int)out->heard.bytes, out->heard.text, out->text);
+}
+
+/* Bytes of kept tokens, special ones left out; ends[i]: where token i ends. */
+static size_t bytes_of(const spc_engine *engine, const decoded *d, char *out, size_t *ends)
+{
+    size_t total = 0;
+
+    for (int32_t i = 0; i < d->count; i++) {
+        size_t bytes = 0;
+        const char *piece = spc_tokenizer_piece(engine->tokenizer, d->token[i], &bytes);
+
+        if (!spc_tokenizer_is_special(engine->tokenizer, d->token[i])) {
+            cr_assert_lt(total + bytes, DECODE_TEXT);
+            memcpy(out + total, piece, bytes);
+            total += bytes;
+        }
+        ends[i] = total;
+    }
+    out[total] = '\0';
+    return total;
+}
+
+/* Run with one stop string and compare with where it stands in the text of a free run. */
+static void expect_stop(spc_engine *engine, const prompt *p, const decoded *whole, const char *stop)
+{
+    char text[DECODE_TEXT];
+    size_t ends[DECODE_TOKENS];
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    int32_t count = 0;
+    told t;
+
+    (void)bytes_of(engine, whole, text, ends);
+    const char *at = strstr(text, stop);
+
+    cr_assert_not_null(at);
+    while (ends[count] < (size_t)(at - text) + strlen(stop)) count++;
+    count++;
+    o.max_tokens = whole->count;
+    o.ignore_stop = true;
+    o.stop = &stop;
+    o.stop_count = 1;
+    run_text(engine, &o, p, &t);
+    expect_end(&t.d, whole, SPC_FINISH_STOP_STRING, count, stop);
+    cr_expect(strlen(t.text) == (size_t)(at - text) && strncmp(t.text, text, strlen(t.text)) == 0,
+              "stop '%s' in '%s': '%s'", stop, text, t.text);
+    cr_expect_eq(t.d.stats.discarded, (RUN - count % RUN) % RUN, "'%s': token %d", stop,
+                 (int)count);
+    free(t.text);
+}
+
+/* Stop strings cut out of the text itself: inside a token, a whole token, across two and three. */
+Test(host_session, a_stop_string_ends_the_sequence_wherever_it_stands_in_a_run)
+{
+    spc_engine *engine = open_twins();
+    prompt p = prompt_of(engine, sentence);
+    decoded whole = free_run(engine, &p, 4 * RUN); /* whole rounds */
+    char text[DECODE_TEXT], stop[64];
+    size_t ends[DECODE_TOKENS], bytes = bytes_of(engine, &whole, text, ends);
+    uint32_t positions = 0;
+
+    cr_assert_gt(bytes, 20);
+    for (int32_t i = 0; i < 2 * RUN; i++) {
+        size_t begin = i ? ends[i - 1] : 0;
+
+        for (size_t from = begin; from < begin + 2; from++) {
+            for (size_t to = from + 1; to <= from + 7 && to < bytes; to += 2) {
+                (void)snprintf(stop, sizeof stop, "%.*s", (int)(to - from), text + from);
+                if (strspn(stop, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,") <
+                    to - from) {
+                    continue; /* part of a character */
+                }
+                expect_stop(engine, &p, &whole, stop);
+                positions |= 1u << i % RUN;
+            }
+        }
+    }
+    cr_expect_eq(positions, (1u << RUN) - 1, "every position of a run");
+    spc_engine_close(engine);
+}
+
+Test(host_session, a_stop_string_that_never_comes_changes_nothing)
+{
+    static const char *const stops[] = {"zzzzqqqq", "\x01\x02"};
+    spc_engine *engine = open_twins();
+    prompt p = prompt_of(engine, sentence);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    told plain, t;
+
+    o.max_tokens = 25;
+    run_text(engine, &o, &p, &plain);
+    o.stop = stops;
+    o.stop_count = 2;
+    run_text(engine, &o, &p, &t);
+    cr_expect(same_tokens(&plain.d, &t.d));
+    cr_expect_str_eq(plain.text, t.text);
+    cr_expect_gt(strlen(t.text), 10);
+    free(plain.text);
+    free(t.text);
+    spc_engine_close(engine);
+}
+
+/* Random tokens are full of characters that were cut; both ways of reading say the same. */
+Test(host_session, on_text_and_session_text_agree)
+{
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 2);
+    prompt p = prompt_of(engine, sentence);
+    int32_t replaced = 0;
+
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        spc_session_options o = options_of("drafter-only", 0, seed % 2 ? 1.0f : 6.0f);
+        told t;
+
+        o.seed = seed;
+        o.max_tokens = 60;
+        run_text(engine, &o, &p, &t);
+        replaced += strstr(t.text, "\xef\xbf\xbd") != NULL;
+        free(t.text);
+    }
+    cr_expect_gt(replaced, 0, "some text held bytes that are no characters");
+    spc_engine_close(engine);
+}
+
+Test(host_session, special_tokens_are_no_text)
+{
+    spc_engine *engine = open_twins();
+    prompt p = prompt_of(engine, "<s><2de>Good morning.<sep>");
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    told t;
+
+    o.max_tokens = 60;
+    run_text(engine, &o, &p, &t);
+    cr_assert_eq(t.d.finish, SPC_FINISH_STOP_TOKEN);
+    cr_assert_eq(t.d.token[t.d.count - 1], 2);
+    cr_expect_null(strstr(t.text, "</s>"), "'%s'", t.text);
+    cr_expect_gt(strlen(t.text), 3);
+    free(t.text);
+    spc_engine_close(engine);
+}
+
+/* ---- company ----------------------------------------------------------------------------------
+ */
+
+enum { PARTY = 6, PARTY_TOKENS = 22 };
+
+/* Six sessions that differ in everything. */
+static const struct {
+    const char *rule;
+    int32_t gamma;
+    float temperature, top_p;
+    int32_t top_k;
+    spc_verify_mode verify;
+    spc_bonus_mode bonus;
+    int32_t prompt; /* tokens */
+    int32_t max_tokens;
+} party[PARTY] = {
+    {"strict", 5, 0, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, 4, PARTY_TOKENS},
+    {"token-v3:alpha=0.5", 3, 1, 0.9f, 0, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, 90, PARTY_TOKENS},
+    {"opt:alpha=0.1", 4, 0.8f, 1, 0, SPC_VERIFY_BLOCK, SPC_BONUS_TARGET, 1, PARTY_TOKENS},
+    {"verifier-only", 5, 1, 1, 40, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, 7, 9},
+    {"drafter-only", 5, 1, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, 65, PARTY_TOKENS},
+    {"lossy:alpha=0.3", 2, 1.3f, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_STEP, 30, PARTY_TOKENS},
+};
+
+static spc_session *open_member(spc_engine *engine, int32_t i)
+{
+    spc_session_options o = options_of(party[i].rule, party[i].gamma, party[i].temperature);
+    prompt p = prompt_made(party[i].prompt, engine->vocab, 77u + (uint32_t)i);
+
+    o.top_p = party[i].top_p;
+    o.top_k = party[i].top_k;
+    o.verify = party[i].verify;
+    o.bonus = party[i].bonus;
+    o.seed = 1000u + (uint64_t)i;
+    o.max_tokens = party[i].max_tokens;
+    o.ignore_stop = true;
+    return open_session(engine, &o, &p);
+}
+
+static bool any_running(spc_session *const *s)
+{
+    for (int32_t i = 0; i < PARTY; i++) {
+        if (s[i]->finish == SPC_FINISH_RUNNING) return true;
+    }
+    return false;
+}
+
+/* Who steps in turn `turn` of a schedule, and in which order; returns how many. */
+typedef int32_t (*schedule_fn)(int32_t turn, int32_t *who);
+
+static int32_t one_after_another(int32_t turn, int32_t *who)
+{
+    who[0] = turn / 64 % PARTY; /* 64 steps are more than any of them needs */
+    return 1;
+}
+
+static int32_t in_turns(int32_t turn, int32_t *who)
+{
+    who[0] = turn % PARTY;
+    return 1;
+}
+
+static int32_t together(int32_t turn, int32_t *who)
+{
+    (void)turn;
+    for (int32_t i = 0; i < PARTY; i++) who[i] = i;
+    return PARTY;
+}
+
+static int32_t backwards(int32_t turn, int32_t *who)
+{
+    (void)turn;
+    for (int32_t i = 0; i < PARTY; i++) who[i] = PARTY - 1 - i;
+    return PARTY;
+}
+
+static int32_t odd_groups(int32_t turn, int32_t *who)
+{
+    uint32_t mask = (uint32_t)(turn * 37 + 11) % 64u;
+    int32_t count = 0;
+
+    for (int32_t i = 0; i < PARTY; i++) {
+        int32_t member = (i * 5 + turn) % PARTY;
+
+        if (mask >> member & 1u || turn > 200) who[count++] = member;
+    }
+    return count;
+}
+
+static const struct {
+    const char *name;
+    schedule_fn who;
+} schedules[] = {{"one after another", one_after_another},
+                 {"in turns", in_turns},
+                 {"together", together},
+                 {"backwards", backwards},
+                 {"odd groups", odd_groups}};
+enum { SCHEDULES = sizeof schedules / sizeof *schedules };
+
+static void run_party(spc_engine *engine, schedule_fn schedule, decoded *out)
+{
+    spc_session *s[PARTY], *group[PARTY];
+
+    for (int32_t i = 0; i < PARTY; i++) s[i] = open_member(engine, i);
+    for (int32_t turn = 0; any_running(s); turn++) {
+        int32_t who[PARTY], count = schedule(turn, who);
+
+        for (int32_t i = 0; i < count; i++) group[i] = s[who[i]];
+        cr_assert_eq(spc_engine_step(engine, group, count, NULL), SPC_OK);
+        cr_assert_lt(turn, 1000);
+    }
+    for (int32_t i = 0; i < PARTY; i++) {
+        out[i] = decoded_of(s[i]);
+        spc_session_close(s[i]);
+    }
+}
+
+static void expect_same_party(const decoded *a, const decoded *b, const char *what)
+{
+    for (int32_t i = 0; i < PARTY; i++) {
+        cr_expect_eq(a[i].status, SPC_OK);
+        cr_expect_eq(a[i].count, party[i].max_tokens, "%s: session %d: %d tokens", what, (int)i,
+                     (int)a[i].count);
+        cr_expect(same_tokens(&a[i], &b[i]), "%s: session %d", what, (int)i);
+        cr_expect_eq(a[i].stats.output_hash, b[i].stats.output_hash);
+        cr_expect_eq(sum_of(a[i].stats.accepted), sum_of(b[i].stats.accepted));
+        cr_expect_eq(a[i].stats.rounds, b[i].stats.rounds);
+    }
+}
+
+/* Every session in an engine of its own. */
+static void run_alone(spc_engine *(*open)(int32_t sessions, int32_t threads), decoded *out)
+{
+    for (int32_t i = 0; i < PARTY; i++) {
+        spc_engine *engine = open(1, 1);
+        spc_session *s = open_member(engine, i);
+
+        cr_assert_eq(spc_session_run(s, NULL), SPC_OK);
+        out[i] = decoded_of(s);
+        spc_session_close(s);
+        spc_engine_close(engine);
+    }
+}
+
+static spc_engine *demo_party(int32_t sessions, int32_t threads)
+{
+    return open_demo(DEMO_DRAFTER, sessions, threads);
+}
+
+static spc_engine *toy_party(int32_t sessions, int32_t threads)
+{
+    static toy_pair pair = {.seed = 31, .vocab = 40, .context = 128, .spread = 4};
+
+    (void)threads;
+    pair.sessions = sessions;
+    return toy_engine(&pair);
+}
+
+static void expect_no_company(spc_engine *(*open)(int32_t sessions, int32_t threads),
+                              int32_t most_threads)
+{
+    decoded alone[PARTY], d[PARTY];
+
+    run_alone(open, alone);
+    for (int32_t threads = 1; threads <= most_threads; threads++) {
+        spc_engine *engine = open(PARTY, threads);
+
+        for (int32_t i = 0; i < SCHEDULES; i++) {
+            char what[64];
+
+            (void)snprintf(what, sizeof what, "%s, %d threads", schedules[i].name, (int)threads);
+            run_party(engine, schedules[i].who, d);
+            expect_same_party(d, alone, what);
+        }
+        spc_engine_close(engine);
+    }
+}
+
+Test(host_session, tokens_do_not_depend_on_company)
+{
+    expect_no_company(toy_party, 1);
+}
+
+Test(host_session, tokens_of_the_demo_pair_do_not_depend_on_company_or_threads)
+{
+    expect_no_company(demo_party, 3);
+}
+
+/* ---- sessions from several threads ---- */
+
+enum { RUNNERS = 4 };
+
+typedef struct {
+    spc_engine *engine;
+    int32_t member;
+    decoded d;
+} runner;
+
+static void *run_member(void *user)
+{
+    runner *r = user;
+    spc_session *s;
+
+    for (int32_t again = 0; again < 3; again++) { /* slots change hands in between */
+        s = open_member(r->engine, r->member);
+        (void)spc_session_run(s, NULL);
+        r->d = decoded_of(s);
+        spc_session_close(s);
+    }
+    return NULL;
+}
+
+static void expect_threads_apart(spc_engine *(*open)(int32_t sessions, int32_t threads))
+{
+    decoded alone[PARTY];
+    runner r[RUNNERS];
+    pthread_t thread[RUNNERS];
+    spc_engine *engine = open(RUNNERS, 1);
+
+    run_alone(open, alone);
+    for (int32_t i = 0; i < RUNNERS; i++) {
+        r[i].engine = engine;
+        r[i].member = i;
+        cr_assert_eq(pthread_create(&thread[i], NULL, run_member, &r[i]), 0);
+    }
+    for (int32_t i = 0; i < RUNNERS; i++) (void)pthread_join(thread[i], NULL);
+    for (int32_t i = 0; i < RUNNERS; i++) {
+        cr_expect_eq(r[i].d.status, SPC_OK);
+        cr_expect(same_tokens(&r[i].d, &alone[i]), "session %d", (int)i);
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session, sessions_run_from_several_threads_at_once)
+{
+    expect_threads_apart(toy_party);
+    expect_threads_apart(demo_party);
+}
+
+/* ---- what is refused --------------------------------------------------------------------------
+ */
+
+typedef enum { IS_INT, IS_FLOAT, IS_TEXT } option_kind;
+
+#define OPTION(name) offsetof(spc_session_options, name)
+
+/* One option each, and a word of the message. */
+static const struct {
+    size_t option;
+    option_kind kind;
+    double value;
+    const char *text;
+    spc_status status;
+    const char *word;
+} refused[] = {
+    {OPTION(gamma), IS_INT, -1, NULL, SPC_EUSAGE, "gamma"},
+    {OPTION(gamma), IS_INT, SPC_GAMMA_MAX + 1, NULL, SPC_EUSAGE, "gamma"},
+    {OPTION(temperature), IS_FLOAT, -1, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, 1e-5, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, INFINITY, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(top_k), IS_INT, -1, NULL, SPC_EUSAGE, "top-k"},
+    {OPTION(top_p), IS_FLOAT, 0, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(top_p), IS_FLOAT, 1.01, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(top_p), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(min_p), IS_FLOAT, -0.1, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(min_p), IS_FLOAT, 1.01, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(min_p), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(max_tokens), IS_INT, -1, NULL, SPC_EUSAGE, "max-tokens"},
+    {OPTION(verify), IS_INT, 2, NULL, SPC_EUSAGE, "verify"},
+    {OPTION(verify), IS_INT, -1, NULL, SPC_EUSAGE, "verify"},
+    {OPTION(bonus), IS_INT, 3, NULL, SPC_EUSAGE, "bonus"},
+    {OPTION(bonus), IS_INT, -1, NULL, SPC_EUSAGE, "bonus"},
+    {OPTION(rule), IS_TEXT, 0, NULL, SPC_ERULE, "rule"},
+    {OPTION(rule), IS_TEXT, 0, "stricter", SPC_ERULE, "stricter"},
+    {OPTION(rule), IS_TEXT, 0, "token-v3:alpha=7", SPC_ERULE, "alpha"},
+    {OPTION(rule), IS_TEXT, 0, "lossy-greedy:alpha=0.5", SPC_ERULE, "lossy-greedy"},
+    {OPTION(stop_count), IS_INT, -1, NULL, SPC_EUSAGE, "stop"},
+    {OPTION(stop_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop"}, /* the toy has no tokenizer */
+};
+
+static void set_option(spc_session_options *o, size_t i)
+{
+    char *at = (char *)o + refused[i].option;
+
+    switch (refused[i].kind) {
+    case IS_INT: *(int32_t *)(void *)at = (int32_t)refused[i].value; break;
+    case IS_FLOAT: *(float *)(void *)at = (float)refused[i].value; break;
+    default: *(const char **)(void *)at = refused[i].text;
+    }
+}
+
+Test(host_session, an_option_out_of_range_is_named)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session *s;
+
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        spc_session_options o = options_of("strict", GAMMA, 1);
+        spc_error error = {SPC_OK, ""};
+
+        set_option(&o, i);
+        cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error),
+                     refused[i].status, "case %d: %s", (int)i, error.message);
+        cr_expect_eq(error.status, refused[i].status);
+        cr_expect_null(s);
+        cr_expect_not_null(strstr(error.message, refused[i].word), "case %d: '%s' without '%s'",
+                           (int)i, error.message, refused[i].word);
+        cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, NULL),
+                     refused[i].status, "without a place for the message");
+    }
+    /* no slot was lost on the way */
+    spc_session_options o = options_of("strict", GAMMA, 1);
+
+    s = open_session(engine, &o, &start);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session, options_that_do_not_go_together_are_refused)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    spc_session *s;
+    spc_error error;
+
+    o.verify = SPC_VERIFY_BLOCK;
+    o.bonus = SPC_BONUS_STEP;
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error), SPC_EUNSUPPORTED);
+    cr_expect(strstr(error.message, "bonus=step") && strstr(error.message, "lock"), "%s",
+              error.message);
+    cr_expect_null(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session, an_empty_stop_string_is_refused)
+{
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
+    static const char *const empty[] = {"a", ""}, *const missing[] = {NULL};
+    static const char *const *const lists[] = {empty, missing};
+    prompt p = prompt_of(engine, sentence);
+
+    for (int32_t i = 0; i < 2; i++) {
+        spc_session_options o = options_of("strict", GAMMA, 1);
+        spc_session *s;
+        spc_error error;
+
+        o.stop = lists[i];
+        o.stop_count = 2 - i;
+        cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
+        cr_expect(strstr(error.message, i ? "stop string 1" : "stop string 2"), "%s",
+                  error.message);
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session, a_prompt_that_does_not_fit_is_refused)
+{
+    enum { CONTEXT = 64 };
+    static const struct {
+        int32_t count, at, id;
+        spc_status status;
+        const char *word;
+    } cases[] = {{0, 0, 1, SPC_EINPUT, "empty"},           {-1, 0, 1, SPC_EINPUT, "empty"},
+                 {5, 3, TOY_VOCAB, SPC_EINPUT, "token 3"}, {5, 0, -1, SPC_EINPUT, "token 0"},
+                 {CONTEXT, 0, 1, SPC_EFULL, "64"},         {CONTEXT + 1, 0, 1, SPC_EFULL, "65"}};
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    spc_session *s;
+    spc_error error;
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        prompt p = prompt_made(80, TOY_VOCAB, 1);
+
+        p.id[cases[i].at] = cases[i].id;
+        cr_expect_eq(spc_session_open(engine, &o, p.id, cases[i].count, &s, &error),
+                     cases[i].status, "case %d", (int)i);
+        cr_expect_not_null(strstr(error.message, cases[i].word), "case %d: %s", (int)i,
+                           error.message);
+        cr_expect_null(s);
+    }
+    cr_expect_eq(spc_session_open(engine, &o, NULL, 3, &s, &error), SPC_EINPUT);
+
+    prompt longest = prompt_made(CONTEXT - 1, TOY_VOCAB, 1);
+    decoded d = decode(engine, &o, &longest);
+
+    cr_expect_eq(d.count, 1, "room for one token is enough");
+    cr_expect_eq(d.finish, SPC_FINISH_CONTEXT);
+    spc_engine_close(engine);
+}
+
+Test(host_session, sessions_beyond_the_slots_are_refused_until_one_closes)
+{
+    toy_pair pair = equal;
+
+    pair.sessions = 3;
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    decoded whole = free_run(engine, &start, 20);
+    spc_session *s[3], *more;
+    spc_error error;
+
+    o.max_tokens = 20;
+    for (int32_t i = 0; i < 3; i++) s[i] = open_session(engine, &o, &start);
+    cr_assert_eq(spc_session_run(s[1], NULL), SPC_OK);
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &more, &error), SPC_EFULL);
+    cr_expect(strstr(error.message, "3"), "%s", error.message);
+    cr_expect_null(more);
+    spc_session_close(s[1]);
+    s[1] = open_session(engine, &o, &start); /* the slot's caches begin anew */
+    cr_assert_eq(spc_session_run(s[1], NULL), SPC_OK);
+    decoded d = decoded_of(s[1]);
+
+    cr_expect(same_tokens(&d, &whole));
+    for (int32_t i = 0; i < 3; i++) spc_session_close(s[i]);
+    spc_session_close(NULL);
+    spc_engine_close(engine);
+}
+
+Test(host_session, a_step_of_the_wrong_sessions_runs_nothing)
+{
+    toy_pair pair = equal;
+
+    pair.sessions = 2;
+    spc_engine *engine = toy_engine(&pair), *other = toy_engine(&pair);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    spc_session *a = open_session(engine, &o, &start), *b = open_session(other, &o, &start);
+    spc_session *const groups[][2] = {{a, a}, {a, b}, {a, NULL}};
+    spc_error error;
+
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        cr_expect_eq(spc_engine_step(engine, groups[i], 2, &error), SPC_EUSAGE);
+        cr_expect(strstr(error.message, "session 1"), "%s", error.message);
+        cr_expect_eq(decoded_of(a).stats.rounds, 0, "case %d", (int)i);
+    }
+    cr_expect_eq(spc_engine_step(engine, groups[0], 0, &error), SPC_OK, "nobody is no error");
+    spc_session_close(a);
+    spc_session_close(b);
+    spc_engine_close(other);
+    spc_engine_close(engine);
+}
+
+Test(host_session, without_a_tokenizer_there_is_no_text)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    spc_session *s = open_session(engine, &o, &start);
+    char *text;
+    spc_error error;
+
+    cr_expect_eq(spc_session_text(s, &text, &error), SPC_EMODEL);
+    cr_expect_null(text);
+    cr_expect(strstr(error.message, "tokenizer"), "%s", error.message);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session, every_finish_has_a_name)
+{
+    for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            cr_expect_str_neq(spc_finish_name((spc_finish)i), spc_finish_name((spc_finish)j));
+        }
+    }
+    cr_expect_str_eq(spc_finish_name(SPC_FINISH_STOP_STRING), "stop-string");
+    cr_expect_str_eq(spc_finish_name((spc_finish)99), "unknown");
+}

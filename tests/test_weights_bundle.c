@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_weights_bundle.c - a model's files: a folder, shards, memory; and what is wrong with them.
+ */
+#include "weights/bundle.h"
+
+#include "folder.h"
+
+#include <criterion/criterion.h>
+
+static const char index_name[] = "model.safetensors.index.json";
+
+/* A safetensors file of one U8 tensor [bytes], all of them `value`. */
+static void write_shard(const folder *f, const char *name, const char *tensor, int32_t bytes,
+                        int value)
+{
+    char file[512];
+    int length = snprintf(file + 8, sizeof file - 8,
+                          "{\"%s\":{\"dtype\":\"U8\",\"shape\":[%d],\"data_offsets\":[0,%d]}}",
+                          tensor, (int)bytes, (int)bytes);
+
+    for (int i = 0; i < 8; i++) file[i] = (char)((uint64_t)length >> (8 * i));
+    memset(file + 8 + length, value, (size_t)bytes);
+    folder_write(f, name, file, 8 + (size_t)length + (size_t)bytes);
+}
+
+static void write_text(const folder *f, const char *name, const char *text)
+{
+    folder_write(f, name, text, strlen(text));
+}
+
+static void expect_refused(const folder *f, spc_status want, const char *word)
+{
+    spc_bundle *bundle = (spc_bundle *)1;
+    spc_error err = {SPC_OK, ""};
+    spc_status status = spc_bundle_open(f->path, &bundle, &err);
+
+    cr_assert_eq(status, want, "%s: status %d: %s", word, (int)status, err.message);
+    cr_assert_null(bundle);
+    cr_assert_not_null(strstr(err.message, word), "expected '%s' in: %s", word, err.message);
+    cr_assert_not_null(strstr(err.message, f->path), "the folder is not named: %s", err.message);
+}
+
+Test(weights_bundle, one_file)
+{
+    folder f = folder_open();
+    spc_bundle *bundle;
+    spc_error err;
+    const char *text;
+    size_t bytes;
+
+    write_shard(&f, "model.safetensors", "a", 5, 7);
+    write_text(&f, "config.json", "{}");
+    write_text(&f, "empty.txt", "");
+    cr_assert_eq(spc_bundle_open(f.path, &bundle, &err), SPC_OK, "%s", err.message);
+    cr_assert_str_eq(spc_bundle_where(bundle), f.path);
+    cr_assert_eq(spc_bundle_count(bundle), 1);
+    cr_assert_eq(spc_bundle_bytes(bundle), 5);
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "a")->data)[4], 7);
+    cr_assert_null(spc_bundle_find(bundle, "b"));
+    cr_assert_null(spc_bundle_tensor(bundle, 1));
+    cr_assert_null(spc_bundle_tensor(bundle, -1));
+    cr_assert(spc_bundle_has_file(bundle, "config.json"));
+    cr_assert(!spc_bundle_has_file(bundle, "tokenizer.json"));
+    cr_assert_eq(spc_bundle_file(bundle, "config.json", &text, &bytes, &err), SPC_OK);
+    cr_assert(bytes == 2 && memcmp(text, "{}", 2) == 0);
+    cr_assert_eq(spc_bundle_file(bundle, "empty.txt", &text, &bytes, &err), SPC_OK);
+    cr_assert_eq(bytes, 0);
+    cr_assert_eq(spc_bundle_file(bundle, "tokenizer.json", &text, &bytes, &err), SPC_EIO);
+    cr_assert_not_null(strstr(err.message, "tokenizer.json"));
+    spc_bundle_close(bundle);
+    folder_close(&f);
+}
+
+Test(weights_bundle, shards_in_the_order_of_names)
+{
+    folder f = folder_open();
+    spc_bundle *bundle;
+    spc_error err;
+
+    write_shard(&f, "one.safetensors", "z", 1, 1);
+    write_shard(&f, "two.safetensors", "a", 2, 2);
+    write_text(
+        &f, index_name,
+        "{\"metadata\":{},\"weight_map\":{\"z\":\"one.safetensors\",\"a\":\"two.safetensors\"}}");
+    cr_assert_eq(spc_bundle_open(f.path, &bundle, &err), SPC_OK, "%s", err.message);
+    cr_assert_eq(spc_bundle_count(bundle), 2);
+    cr_assert_str_eq(spc_bundle_tensor(bundle, 0)->name, "a");
+    cr_assert_str_eq(spc_bundle_tensor(bundle, 1)->name, "z");
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "a")->data)[1], 2);
+    cr_assert_eq(spc_bundle_bytes(bundle), 3);
+    spc_bundle_close(bundle);
+    folder_close(&f);
+}
+
+Test(weights_bundle, bad_indexes)
+{
+    static const struct {
+        const char *index;
+        spc_status status;
+        const char *word;
+    } cases[] = {
+        {"{", SPC_EFORMAT, "line 1"},
+        {"{}", SPC_EFORMAT, "weight_map"},
+        {"{\"weight_map\":{\"a\":1}}", SPC_EFORMAT, "'a'"},
+        {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", SPC_EIO, "gone.safetensors"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"same.safetensors\"}}", SPC_EFORMAT,
+         "two files"},
+        {"{\"weight_map\":{\"a\":\"short.safetensors\"}}", SPC_EFORMAT, "short.safetensors"},
+    };
+    folder f = folder_open();
+
+    write_shard(&f, "one.safetensors", "a", 1, 1);
+    write_shard(&f, "same.safetensors", "a", 1, 1);
+    write_text(&f, "short.safetensors", "1234567");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text(&f, index_name, cases[i].index);
+        expect_refused(&f, cases[i].status, cases[i].word);
+    }
+    folder_close(&f);
+}
+
+Test(weights_bundle, folders_that_are_none)
+{
+    folder f = folder_open(), none = f;
+    spc_bundle *bundle;
+    spc_error err;
+
+    expect_refused(&f, SPC_EIO, "model.safetensors");
+    folder_path(&f, "gone", none.path);
+    expect_refused(&none, SPC_EIO, "expected a model folder");
+    write_text(&f, "file", "x");
+    folder_path(&f, "file", none.path);
+    expect_refused(&none, SPC_EIO, "found a file");
+    cr_assert_eq(spc_bundle_open("", &bundle, &err), SPC_EIO);
+    folder_close(&f);
+}
+
+Test(weights_bundle, files_in_memory)
+{
+    static const char empty[] = "\x02\0\0\0\0\0\0\0{}";
+    spc_blob files[] = {{"model.safetensors", empty, sizeof empty - 1}, {"config.json", "[]", 2}};
+    spc_bundle *bundle;
+    spc_error err;
+    const char *text;
+    size_t bytes;
+
+    cr_assert_eq(spc_bundle_open_memory("embedded:x", files, 2, &bundle, &err), SPC_OK);
+    cr_assert_eq(spc_bundle_count(bundle), 0);
+    cr_assert_null(spc_bundle_find(bundle, "a"));
+    cr_assert(spc_bundle_has_file(bundle, "config.json"));
+    cr_assert_eq(spc_bundle_file(bundle, "config.json", &text, &bytes, &err), SPC_OK);
+    cr_assert(bytes == 2 && memcmp(text, "[]", 2) == 0);
+    cr_assert_eq(spc_bundle_file(bundle, "none", &text, &bytes, &err), SPC_EIO);
+    cr_assert_not_null(strstr(err.message, "embedded:x/none"), "%s", err.message);
+    spc_bundle_close(bundle);
+    cr_assert_eq(spc_bundle_open_memory("embedded:x", files + 1, 1, &bundle, &err), SPC_EIO);
+    spc_bundle_close(NULL);
+}
