@@ -34,9 +34,9 @@ test-asan:
 	@.ci/test build/asan -LE slow
 
 test-slow:
-	@.ci/packages test
+	@.ci/packages fuzz
 	@CC=clang $(CMAKE) $(GENERATOR) -S . -B build/fuzz -DSPC_FUZZ=ON -DSPC_SANITIZE=ON -DSPC_CUDA=OFF -DSPC_BENCH=OFF
-	@$(CMAKE) --build build/fuzz
+	@$(CMAKE) --build build/fuzz --target fuzzers
 	@.ci/test build/fuzz -L slow
 
 bench:

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,14 +53,12 @@ static spc_status no_memory(const char *where, spc_error *err)
 /* ---- files ------------------------------------------------------------------------------------
  */
 
-/* "folder/name", malloc'd. */
-static char *path_of(const spc_bundle *b, const char *name)
+/* "folder/name"; false when it is longer than any path can be. */
+static bool path_of(const spc_bundle *b, const char *name, char path[PATH_MAX])
 {
-    size_t bytes = strlen(b->folder) + strlen(name) + 2;
-    char *path = malloc(bytes);
+    int length = snprintf(path, PATH_MAX, "%s/%s", b->folder, name);
 
-    if (path) (void)snprintf(path, bytes, "%s/%s", b->folder, name);
-    return path;
+    return length >= 0 && length < PATH_MAX;
 }
 
 /* Map a regular file read-only. */
@@ -99,11 +98,12 @@ static spc_status open_named(spc_bundle *b, const char *name, const open_file **
         return SPC_OK;
     }
     if (b->folder) {
-        char *path = path_of(b, name);
+        char path[PATH_MAX];
 
-        if (!path) return no_memory(b->where, err);
+        if (!path_of(b, name, path)) {
+            return spc_error_set(err, SPC_EIO, "%.200s...: the path is too long", b->where);
+        }
         status = map_file(path, &f, err);
-        free(path);
     } else {
         for (int32_t i = 0; i < b->blob_count; i++) {
             if (strcmp(b->blob[i].name, name) != 0) continue;
@@ -131,10 +131,9 @@ bool spc_bundle_has_file(const spc_bundle *b, const char *name)
     bool found = false;
 
     if (b->folder) {
-        char *path = path_of(b, name);
+        char path[PATH_MAX];
 
-        found = path && access(path, F_OK) == 0;
-        free(path);
+        found = path_of(b, name, path) && access(path, F_OK) == 0;
     }
     for (int32_t i = 0; i < b->blob_count && !found; i++) {
         found = strcmp(b->blob[i].name, name) == 0;

@@ -255,7 +255,7 @@ static spc_status open_json(spc_bundle *bundle, const char *name, reader *r, spc
     if (status != SPC_OK) return status;
     r->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
     if (!r->root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory;
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
 
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s", r->where,
                              problem.line, problem.text);

@@ -235,7 +235,7 @@ static spc_status read_header(const char *where, const unsigned char *data, uint
     }
     *header = json_loadb((const char *)data + 8, (size_t)*length, JSON_REJECT_DUPLICATES, &problem);
     if (!*header) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory;
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
 
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: header: %s", where,
                              problem.text);

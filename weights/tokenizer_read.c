@@ -628,7 +628,7 @@ spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
 
     *out = NULL;
     if (!root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory;
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
 
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT,
                              "%s/tokenizer.json: line %d: %s", where, problem.line, problem.text);
