@@ -77,7 +77,8 @@ static spc_status translate(spc_engine *engine, const demo_args *a, int32_t inde
     status = spc_session_open(engine, &o, ids, count, &session, err);
     free(ids);
     if (status == SPC_OK) status = spc_session_run(session, err);
-    if (status == SPC_OK) status = spc_session_text(session, &results->text[index][rule], err);
+    if (status == SPC_OK)
+        status = spc_session_text(session, &results->text[index][rule], NULL, err);
     if (status == SPC_OK) {
         const char *verifier = results->text[index][0];
 

@@ -458,10 +458,10 @@ static spc_status decode(const spc_tokenizer *tokenizer, const tokenize_args *a,
     status = spc_cli_read_ids(array, "stdin", &ids, &count, err);
     json_decref(array);
     if (status != SPC_OK) return status;
-    status = spc_tokenizer_decode(tokenizer, ids, count, !a->special, &text, &inner);
+    status = spc_tokenizer_decode(tokenizer, ids, count, !a->special, &text, &bytes, &inner);
     free(ids);
     if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
-    spc_cli_put(text, strlen(text));
+    spc_cli_put(text, bytes);
     free(text);
     return SPC_OK;
 }

@@ -92,7 +92,8 @@ typedef struct job {
     spc_session *session; /* while it is decoded */
     json_t *id;           /* what the file calls it, or NULL */
     int64_t index;
-    char *text;      /* of the result; NULL: the model has no tokenizer */
+    char *text; /* [bytes] of the result; NULL: the model has no tokenizer */
+    size_t bytes;
     int32_t *tokens; /* [count] */
     int32_t count;
     spc_finish finish;
@@ -213,7 +214,7 @@ static void end_job(run_state *run, job *j)
         (void)spc_error_set(&error, SPC_ENOMEM, "no memory for a result");
         note_error(run, &error);
     }
-    if (facts.tokenizer && spc_session_text(j->session, &j->text, &error) != SPC_OK) {
+    if (facts.tokenizer && spc_session_text(j->session, &j->text, &j->bytes, &error) != SPC_OK) {
         note_error(run, &error);
     }
     if (spc_session_error(j->session)) note_error(run, spc_session_error(j->session));
@@ -240,7 +241,7 @@ static json_t *job_json(const run_state *run, const job *j)
     int failed = json_object_set_new(object, "index", json_integer(j->index));
 
     if (j->id) failed |= json_object_set(object, "id", j->id);
-    if (j->text) failed |= json_object_set_new(object, "text", json_string(j->text));
+    if (j->text) failed |= json_object_set_new(object, "text", json_stringn(j->text, j->bytes));
     failed |= json_object_set_new(object, "ids", spc_cli_json_ids(j->tokens, j->count));
     failed |= json_object_set_new(object, "finish", json_string(spc_finish_name(j->finish)));
     failed |= json_object_set_new(object, "rule", json_string(run->rule));
@@ -258,7 +259,7 @@ static void print_job(const run_state *run, const job *j)
         spc_cli_put_json(job_json(run, j));
         return;
     }
-    if (!run->args->stream && j->text) spc_cli_put(j->text, strlen(j->text));
+    if (!run->args->stream && j->text) spc_cli_put(j->text, j->bytes);
     for (int32_t i = 0; i < j->count && !j->text; i++) {
         spc_cli_print("%s%" PRId32, i > 0 ? " " : "", j->tokens[i]);
     }

@@ -344,13 +344,14 @@ spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t 
 }
 
 spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
-                             bool skip_special, char **text, spc_error *err)
+                             bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
     spc_status status = need_tokenizer(engine, err);
 
     *text = NULL;
+    if (bytes) *bytes = 0;
     if (status != SPC_OK) return status;
-    return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, err);
+    return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
 }
 
 /* Rows [from, to) of a teacher-forced text into logits. */

@@ -406,26 +406,28 @@ static size_t join_pieces(const spc_session *s, char *out)
     return total;
 }
 
-spc_status spc_session_text(const spc_session *s, char **text, spc_error *err)
+spc_status spc_session_text(const spc_session *s, char **text, size_t *bytes, spc_error *err)
 {
     *text = NULL;
+    if (bytes) *bytes = 0;
     if (!s->engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL,
                              "the model has no tokenizer (tokenizer.json): there is no text");
     }
 
-    size_t bytes = join_pieces(s, NULL);
-    char *raw = malloc(bytes + 1);
+    size_t length = join_pieces(s, NULL);
+    char *raw = malloc(length + 1);
 
     if (!raw) goto no_memory;
     (void)join_pieces(s, raw);
-    if (s->finish == SPC_FINISH_STOP_STRING) bytes = (size_t)s->text.bytes;
-    *text = malloc(spc_utf8_sanitise(raw, bytes, NULL) + 1);
+    if (s->finish == SPC_FINISH_STOP_STRING) length = (size_t)s->text.bytes;
+    *text = malloc(spc_utf8_sanitise(raw, length, NULL) + 1);
     if (!*text) goto no_memory;
-    (void)spc_utf8_sanitise(raw, bytes, *text);
+    length = spc_utf8_sanitise(raw, length, *text);
+    if (bytes) *bytes = length;
     free(raw);
     return SPC_OK;
 no_memory:
     free(raw);
-    return spc_error_set(err, SPC_ENOMEM, "no memory for a text of %zu bytes", bytes);
+    return spc_error_set(err, SPC_ENOMEM, "no memory for a text of %zu bytes", length);
 }

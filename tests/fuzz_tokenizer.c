@@ -17,7 +17,7 @@ static void encode_and_decode(const spc_tokenizer *tokenizer, const char *text, 
 
     if (spc_tokenizer_encode(tokenizer, text, bytes, true, &ids, &count, &err) != SPC_OK) return;
     if (spc_utf8_invalid(text, bytes) != bytes) abort(); /* encoded what is no text */
-    if (spc_tokenizer_decode(tokenizer, ids, count, false, &back, &err) == SPC_OK) {
+    if (spc_tokenizer_decode(tokenizer, ids, count, false, &back, NULL, &err) == SPC_OK) {
         if (spc_utf8_invalid(back, strlen(back)) != strlen(back)) abort();
         free(back);
     }

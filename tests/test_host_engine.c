@@ -244,7 +244,7 @@ Test(host_engine, a_model_without_a_tokenizer_decodes_ids)
     cr_expect_not(facts.tokenizer);
     cr_expect_eq(spc_engine_encode(engine, "a", 1, false, &ids, &count, &error), SPC_EMODEL);
     cr_expect(strstr(error.message, "tokenizer"), "%s", error.message);
-    cr_expect_eq(spc_engine_decode(engine, p.id, 1, false, &text, &error), SPC_EMODEL);
+    cr_expect_eq(spc_engine_decode(engine, p.id, 1, false, &text, NULL, &error), SPC_EMODEL);
     cr_expect_null(text);
 
     spc_session_options_init(&so);
@@ -471,13 +471,14 @@ Test(host_engine, text_goes_to_ids_and_back)
                                         " two  spaces\n", "\xf0\x9f\x90\x88 123"};
     spc_engine *engine = open_demo(NULL, 1, 1);
     char *text;
+    size_t bytes;
     int32_t *ids, count;
     spc_error error;
 
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         prompt p = prompt_of(engine, texts[i]);
 
-        cr_assert_eq(spc_engine_decode(engine, p.id, p.count, true, &text, &error), SPC_OK);
+        cr_assert_eq(spc_engine_decode(engine, p.id, p.count, true, &text, NULL, &error), SPC_OK);
         cr_expect_str_eq(text, texts[i]);
         free(text);
     }
@@ -486,15 +487,20 @@ Test(host_engine, text_goes_to_ids_and_back)
 
     cr_expect_eq(p.count, 3);
     cr_expect(p.id[0] == 1 && p.id[2] == 3);
-    cr_assert_eq(spc_engine_decode(engine, p.id, 3, true, &text, &error), SPC_OK);
+    cr_assert_eq(spc_engine_decode(engine, p.id, 3, true, &text, NULL, &error), SPC_OK);
     cr_expect_str_eq(text, "a");
     free(text);
+    cr_assert_eq(spc_engine_encode(engine, "a\0b", 3, false, &ids, &count, &error), SPC_OK);
+    cr_assert_eq(spc_engine_decode(engine, ids, count, true, &text, &bytes, &error), SPC_OK);
+    cr_expect(bytes == 3 && memcmp(text, "a\0b", 4) == 0, "a zero byte is text like any other");
+    free(text);
+    free(ids);
     cr_assert_eq(spc_engine_encode(engine, "", 0, false, &ids, &count, &error), SPC_OK);
     cr_expect(!ids && count == 0);
     cr_expect_eq(spc_engine_encode(engine, "ab\xff", 3, false, &ids, &count, &error), SPC_EINPUT);
     cr_expect(!ids && count == 0 && strstr(error.message, "2"), "%s", error.message);
     p.id[1] = 1 << 20;
-    cr_expect_eq(spc_engine_decode(engine, p.id, 3, true, &text, &error), SPC_EINPUT);
+    cr_expect_eq(spc_engine_decode(engine, p.id, 3, true, &text, NULL, &error), SPC_EINPUT);
     cr_expect(!text && strstr(error.message, "1048576"), "%s", error.message);
     spc_engine_close(engine);
 }

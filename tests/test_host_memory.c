@@ -225,7 +225,7 @@ static spc_status decode_ids(void *user, spc_error *err)
 {
     const bench *b = user;
     char *text;
-    spc_status status = spc_engine_decode(b->engine, b->p.id, b->p.count, false, &text, err);
+    spc_status status = spc_engine_decode(b->engine, b->p.id, b->p.count, false, &text, NULL, err);
 
     if ((status == SPC_OK) != (text != NULL)) return SPC_EINTERNAL;
     free(text);
@@ -236,7 +236,7 @@ static spc_status read_text(void *user, spc_error *err)
 {
     const bench *b = user;
     char *text;
-    spc_status status = spc_session_text(b->session, &text, err);
+    spc_status status = spc_session_text(b->session, &text, NULL, err);
 
     if ((status == SPC_OK) != (text != NULL)) return SPC_EINTERNAL;
     free(text);

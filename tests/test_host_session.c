@@ -374,7 +374,7 @@ static void run_text(spc_engine *engine, spc_session_options *o, const prompt *p
     if (!o->on_token) o->user = &out->heard;
     s = open_session(engine, o, p);
     cr_assert_eq(spc_session_run(s, &error), SPC_OK);
-    cr_assert_eq(spc_session_text(s, &out->text, &error), SPC_OK);
+    cr_assert_eq(spc_session_text(s, &out->text, NULL, &error), SPC_OK);
     out->d = decoded_of(s);
     spc_session_close(s);
     cr_expect_eq(out->heard.bytes, strlen(out->text), "heard %zu bytes, not '%s'", out->heard.bytes,
@@ -970,7 +970,7 @@ Test(host_session, without_a_tokenizer_there_is_no_text)
     char *text;
     spc_error error;
 
-    cr_expect_eq(spc_session_text(s, &text, &error), SPC_EMODEL);
+    cr_expect_eq(spc_session_text(s, &text, NULL, &error), SPC_EMODEL);
     cr_expect_null(text);
     cr_expect(strstr(error.message, "tokenizer"), "%s", error.message);
     spc_session_close(s);

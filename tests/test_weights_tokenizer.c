@@ -60,7 +60,7 @@ static void expect_golden(const char *name)
 
         expect_ids(name, t, text, false, json_object_get(row, "ids"));
         expect_ids(name, t, text, true, json_object_get(row, "ids_special"));
-        cr_assert_eq(spc_tokenizer_decode(t, ids, count, false, &decoded, NULL), SPC_OK);
+        cr_assert_eq(spc_tokenizer_decode(t, ids, count, false, &decoded, NULL, NULL), SPC_OK);
         cr_expect_str_eq(decoded, json_string_value(json_object_get(row, "decoded")));
         free(decoded);
         free(ids);
@@ -119,7 +119,7 @@ Test(weights_tokenizer, decodes_what_it_encoded_for_random_text)
         }
         text[bytes] = '\0';
         cr_assert_eq(spc_tokenizer_encode(t, text, bytes, false, &ids, &count, NULL), SPC_OK);
-        cr_assert_eq(spc_tokenizer_decode(t, ids, count, false, &decoded, NULL), SPC_OK);
+        cr_assert_eq(spc_tokenizer_decode(t, ids, count, false, &decoded, NULL, NULL), SPC_OK);
         cr_assert_str_eq(decoded, text);
         free(decoded);
         free(ids);
@@ -146,7 +146,7 @@ Test(weights_tokenizer, names_an_id_it_cannot_decode)
     spc_error error;
     char *text;
 
-    cr_assert_eq(spc_tokenizer_decode(t, ids, 3, false, &text, &error), SPC_EINPUT);
+    cr_assert_eq(spc_tokenizer_decode(t, ids, 3, false, &text, NULL, &error), SPC_EINPUT);
     cr_expect_not_null(strstr(error.message, "1000000"));
     spc_tokenizer_close(t);
 }

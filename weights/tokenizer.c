@@ -314,12 +314,13 @@ spc_status spc_tokenizer_encode(const spc_tokenizer *t, const char *text, size_t
  */
 
 spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int32_t count,
-                                bool skip_special, char **text, spc_error *err)
+                                bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
-    size_t total = 0, bytes;
+    size_t total = 0, length = 0, piece_bytes;
     char *raw;
 
     *text = NULL;
+    if (bytes) *bytes = 0;
     for (int32_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= t->size) {
             return spc_error_set(err, SPC_EINPUT, "id %d: expected 0 to %d, found %d", (int)i,
@@ -330,15 +331,16 @@ spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int3
     raw = malloc(total + 1);
     total = 0;
     for (int32_t i = 0; raw && i < count; i++) {
-        const char *piece = spc_tokenizer_piece(t, ids[i], &bytes);
+        const char *piece = spc_tokenizer_piece(t, ids[i], &piece_bytes);
 
         if (!piece || (skip_special && t->piece[ids[i]].special)) continue;
-        memcpy(raw + total, piece, bytes);
-        total += bytes;
+        memcpy(raw + total, piece, piece_bytes);
+        total += piece_bytes;
     }
     if (raw) *text = malloc(spc_utf8_sanitise(raw, total, NULL) + 1);
-    if (*text) (void)spc_utf8_sanitise(raw, total, *text);
+    if (*text) length = spc_utf8_sanitise(raw, total, *text);
     free(raw);
+    if (bytes) *bytes = length;
     return *text ? SPC_OK
                  : spc_error_set(err, SPC_ENOMEM, "no memory to decode %d ids", (int)count);
 }

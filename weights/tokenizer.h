@@ -42,9 +42,10 @@ int32_t spc_tokenizer_find(const spc_tokenizer *tokenizer, const char *content);
 /* Decode all ids.  SPC_EINPUT names the first id that is out of range.  Bytes that do not form
  * UTF-8 become U+FFFD, as the reference tokenizers write them.
  *
- * text   receives malloc'd, terminated text, the caller frees */
+ * text    receives malloc'd, terminated text, the caller frees
+ * bytes   receives its length; may be NULL */
 spc_status spc_tokenizer_decode(const spc_tokenizer *tokenizer, const int32_t *ids, int32_t count,
-                                bool skip_special, char **text, spc_error *err);
+                                bool skip_special, char **text, size_t *bytes, spc_error *err);
 
 /* First id on which two tokenizers disagree (other bytes, other special flag, other merges that
  * make it), or -1 when they agree on every id both have.  Sizes may differ (padding); compare them

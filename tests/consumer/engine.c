@@ -24,7 +24,7 @@ int main(void)
     if (spc_engine_open(&engine_options, &engine, &error) ||
         spc_engine_encode(engine, prompt, strlen(prompt), false, &ids, &count, &error) ||
         spc_session_open(engine, &session_options, ids, count, &session, &error) ||
-        spc_session_run(session, &error) || spc_session_text(session, &text, &error)) {
+        spc_session_run(session, &error) || spc_session_text(session, &text, NULL, &error)) {
         fprintf(stderr, "%s\n", error.message);
     } else {
         printf("%s\n", text);

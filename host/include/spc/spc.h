@@ -110,9 +110,10 @@ SPC_API spc_status spc_engine_encode(const spc_engine *engine, const char *text,
 
 /* Ids to text; bytes that form no UTF-8 become U+FFFD.
  *
- * text   receives malloc'd, terminated text, free() it */
+ * text    receives malloc'd, terminated text, free() it
+ * bytes   receives its length, for texts that hold zero bytes; may be NULL */
 SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
-                                     bool skip_special, char **text, spc_error *err);
+                                     bool skip_special, char **text, size_t *bytes, spc_error *err);
 
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
  * free session slot (SPC_EFULL when there is none).
@@ -226,8 +227,10 @@ SPC_API const int32_t *spc_session_tokens(const spc_session *session, int32_t *c
 
 /* Text of the kept tokens: special tokens left out, cut before a stop string.
  *
- * text   receives malloc'd, terminated text, free() it */
-SPC_API spc_status spc_session_text(const spc_session *session, char **text, spc_error *err);
+ * text    receives malloc'd, terminated text, free() it
+ * bytes   receives its length, for texts that hold zero bytes; may be NULL */
+SPC_API spc_status spc_session_text(const spc_session *session, char **text, size_t *bytes,
+                                    spc_error *err);
 
 /* Counters of rules.md 5.7.  Arrays are by draft position, 0 first. */
 typedef struct {
