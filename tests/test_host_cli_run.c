@@ -256,7 +256,7 @@ static void expect_field_types(const json_t *results, size_t i)
                                         "drafter_ms", "verifier_ms", "other_ms"};
     static const char *const arrays[] = {"ids",      "drafted",  "verified",
                                          "accepted", "rejected", "deferred"};
-    int32_t fields = COUNT(strings) + COUNT(wholes) + COUNT(reals) + COUNT(arrays);
+    size_t fields = COUNT(strings) + COUNT(wholes) + COUNT(reals) + COUNT(arrays);
 
     for (int32_t k = 0; k < COUNT(strings); k++) (void)string(results, i, strings[k]);
     for (int32_t k = 0; k < COUNT(wholes); k++) cr_expect_geq(whole(results, i, wholes[k]), 0);
@@ -291,7 +291,7 @@ static void expect_consistent(const json_t *results, size_t i, size_t gamma)
         cr_expect_eq(at[2] + at[3], at[1], "position %d: accepted and rejected", (int)k);
         cr_expect_leq(at[4], at[1], "position %d: deferred of verified", (int)k);
     }
-    cr_expect_eq(json_array_size(field(results, i, "ids")), tokens);
+    cr_expect_eq((json_int_t)json_array_size(field(results, i, "ids")), tokens);
     cr_expect_eq(total[1] + whole(results, i, "bonus"), tokens, "a token is of a draft or bonus");
     cr_expect_eq(whole(results, i, "index"), (json_int_t)i);
     cr_expect_eq(whole(results, i, "gamma"), (json_int_t)gamma);

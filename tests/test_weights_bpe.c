@@ -13,7 +13,7 @@ static spc_bpe bpe_of(const spc_merge *merges, int32_t count)
     spc_merge *copy = malloc(((size_t)count + 1) * sizeof *copy);
     spc_bpe bpe;
 
-    memcpy(copy, merges, (size_t)count * sizeof *copy);
+    for (int32_t i = 0; i < count; i++) copy[i] = merges[i];
     cr_assert(spc_bpe_init(&bpe, copy, count));
     return bpe;
 }

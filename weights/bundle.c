@@ -251,6 +251,7 @@ static int by_name(const void *a, const void *b)
 /* Sort for finding, keeping each aligned copy with the bundle (their order does not matter). */
 static spc_status sort_tensors(spc_bundle *b, spc_error *err)
 {
+    if (b->list.count == 0) return SPC_OK;
     qsort(b->list.tensor, (size_t)b->list.count, sizeof *b->list.tensor, by_name);
     for (int32_t i = 0; i < b->list.count; i++) {
         b->bytes += b->list.tensor[i].bytes;
