@@ -254,6 +254,53 @@ static bool bench_model(model *m, const char *name, const options *o, double rea
     return ok;
 }
 
+/* ---- loading ---- */
+
+typedef struct {
+    spc_engine_options options;
+    spc_error error;
+} loader;
+
+static bool load_and_close(void *user)
+{
+    loader *l = user;
+    spc_engine *engine;
+
+    if (spc_engine_open(&l->options, &engine, &l->error) != SPC_OK) return false;
+    spc_engine_close(engine);
+    return true;
+}
+
+/* Open an engine on the embedded pair: map, check, parse both tokenizers, reserve. */
+static bool bench_load(const options *o)
+{
+    loader l;
+    measure_times t;
+
+    spc_engine_options_init(&l.options);
+    l.options.threads = o->threads;
+    l.options.isa = o->isa;
+    if (!measure_run(load_and_close, NULL, &l, 20, o->seconds, &t)) {
+        (void)fprintf(stderr, "bench_decode: %s\n", l.error.message);
+        return false;
+    }
+    if (!o->json) {
+        (void)printf("\nopening an engine on the embedded pair: %.1f ms (%.1f to %.1f)\n", t.median,
+                     t.p10, t.p90);
+        return true;
+    }
+
+    measure_line line = measure_line_begin(stdout);
+
+    measure_line_text(&line, "bench", "load");
+    measure_line_number(&line, "median_ms", t.median);
+    measure_line_number(&line, "p10_ms", t.p10);
+    measure_line_number(&line, "p90_ms", t.p90);
+    measure_line_integer(&line, "runs", t.runs);
+    measure_line_end(&line);
+    return true;
+}
+
 /* Threads of the backend, from its description: what the read rate is measured with. */
 static int32_t threads_of(const char *device)
 {
@@ -290,7 +337,7 @@ int main(int count, char **arguments)
     if (ok && o.model) ok = bench_model(&m, o.model, &o, read_rate);
     if (ok && !o.model) {
         ok = bench_model(&m, SPC_EMBEDDED_VERIFIER, &o, read_rate) &&
-             bench_model(&m, SPC_EMBEDDED_DRAFTER, &o, read_rate);
+             bench_model(&m, SPC_EMBEDDED_DRAFTER, &o, read_rate) && bench_load(&o);
     }
     m.ops->close(m.backend);
     free(m.flush);
