@@ -45,16 +45,8 @@ template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t
     return block_sum(&scratch.block, lane);
 }
 
-/* What the sums of a row are needed for; as in host/verify.c. */
-struct row_needs {
-    float scale;   /* log2(e) / T */
-    bool mixing;   /* the processed distribution (not at T = 0) */
-    bool unscaled; /* the gate's sum at temperature 1 */
-    bool entropy;  /* and its moment */
-};
-
 static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_t tile,
-                                           row_needs needs)
+                                           spc_row_needs needs)
 {
     const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
     spc_partial p = spc_partial_none();
@@ -90,12 +82,6 @@ static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_
         return weight > 0.0f ? gap / 1.0f * weight : 0.0f;
     });
     return p;
-}
-
-static __device__ bool truncates(spc_sampling s, int32_t vocab)
-{
-    return s.temperature > 0.0f &&
-           ((s.top_k > 0 && s.top_k < vocab) || s.top_p < 1.0f || s.min_p > 0.0f);
 }
 
 /* Least key of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
@@ -192,12 +178,7 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, spc_l
                                                    spc_row_stats *stats)
 {
     const spc_row_params *params = round->params;
-    const spc_sampling sampling = params->sampling;
-    const bool greedy = !(sampling.temperature > 0.0f);
-    const bool processed = params->rule.gate == SPC_GATE_PROCESSED;
-    const bool entropy = (spc_rule_facts((spc_rule_kind)params->rule.path) & SPC_FACT_ENTROPY) != 0;
-    const row_needs needs = {spc_temperature_scale(sampling.temperature), !greedy,
-                             spc_reads_gate(params->rule.path) && !processed, entropy};
+    const spc_row_needs needs = spc_needs_of(params, round->vocab);
     const int32_t tiles = spc_tile_count(round->vocab);
     spc_partial all = spc_partial_none();
 
@@ -212,20 +193,13 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, spc_l
         all = spc_partial_merge(all, p, needs.scale);
     }
     __syncthreads();
-    stats->max = all.max;
-    stats->top = all.top;
-    stats->bad = all.bad || !(all.max > -SPC_INFINITY);
-    stats->sum = greedy ? 1.0f : all.sum;
-    stats->sum_one = all.sum_one;
-    stats->moment = all.moment;
-    stats->cut = -SPC_INFINITY;
-    if (stats->bad || greedy) return;
-
-    if (truncates(sampling, round->vocab)) {
-        stats->cut = truncation_cut(row, round->vocab, &sampling, all.max);
+    *stats = spc_stats_of(all, needs);
+    if (stats->bad || !needs.mixing) return;
+    if (needs.truncates) {
+        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all.max);
     }
-    if (truncates(sampling, round->vocab) || (entropy && processed)) {
-        restrict_sums(round, row, entropy && processed, stats);
+    if (needs.restricts) {
+        restrict_sums(round, row, needs.processed_moment, stats);
         return;
     }
     for (int32_t t = threadIdx.x; t < tiles; t += SPC_LANES) {

@@ -59,14 +59,6 @@ SPC_CLONES static void tile_moment(const float *logits, int32_t count, float max
     }
 }
 
-/* What the sums of a row are needed for. */
-typedef struct {
-    float scale;   /* log2(e) / T */
-    bool mixing;   /* the processed distribution (not at T = 0) */
-    bool unscaled; /* the gate's sum at temperature 1 */
-    bool entropy;  /* and its moment */
-} row_needs;
-
 static int32_t first_of(const float *logits, int32_t count, float value)
 {
     int32_t i = 0;
@@ -75,7 +67,8 @@ static int32_t first_of(const float *logits, int32_t count, float value)
     return i;
 }
 
-static spc_partial tile_partial(const float *logits, int32_t count, int32_t offset, row_needs needs)
+static spc_partial tile_partial(const float *logits, int32_t count, int32_t offset,
+                                spc_row_needs needs)
 {
     spc_partial p = spc_partial_none();
     float one[SPC_TILE], moment[SPC_TILE];
@@ -96,12 +89,6 @@ static spc_partial tile_partial(const float *logits, int32_t count, int32_t offs
         }
     }
     return p;
-}
-
-static bool truncates(spc_sampling s, int32_t vocab)
-{
-    return s.temperature > 0.0f &&
-           ((s.top_k > 0 && s.top_k < vocab) || s.top_p < 1.0f || s.min_p > 0.0f);
 }
 
 /* Least key of the set that holds `target` counts (by_mass false) or masses, from the top. */
@@ -179,13 +166,7 @@ static void row_statistics(const spc_round *round, spc_logits row, spc_row_stats
     const spc_row_params *params = round->params;
     int32_t vocab = round->vocab;
     float *tile_weight = round->tile_weight;
-    const spc_sampling *sampling = &params->sampling;
-    bool greedy = !(sampling->temperature > 0.0f);
-    bool gate = spc_reads_gate(params->rule.path);
-    bool processed = params->rule.gate == SPC_GATE_PROCESSED;
-    bool entropy = (spc_rule_facts((spc_rule_kind)params->rule.path) & SPC_FACT_ENTROPY) != 0;
-    row_needs needs = {spc_temperature_scale(sampling->temperature), !greedy, gate && !processed,
-                       entropy};
+    spc_row_needs needs = spc_needs_of(params, vocab);
     spc_partial all = spc_partial_none();
     float tile_top[TILES_MAX];
 
@@ -196,19 +177,11 @@ static void row_statistics(const spc_round *round, spc_logits row, spc_row_stats
         tile_weight[t] = p.sum;
         all = spc_partial_merge(all, p, needs.scale);
     }
-    memset(stats, 0, sizeof *stats);
-    stats->max = all.max;
-    stats->top = all.top;
-    stats->bad = all.bad || !(all.max > -SPC_INFINITY);
-    stats->sum = greedy ? 1.0f : all.sum;
-    stats->sum_one = all.sum_one;
-    stats->moment = all.moment;
-    stats->cut = -SPC_INFINITY;
-    if (stats->bad || greedy) return;
-
-    if (truncates(*sampling, vocab)) stats->cut = truncation_cut(logits, vocab, sampling, all.max);
-    if (truncates(*sampling, vocab) || (entropy && processed)) {
-        restrict_sums(logits, vocab, params, entropy && processed, stats, tile_weight);
+    *stats = spc_stats_of(all, needs);
+    if (stats->bad || !needs.mixing) return;
+    if (needs.truncates) stats->cut = truncation_cut(logits, vocab, &params->sampling, all.max);
+    if (needs.restricts) {
+        restrict_sums(logits, vocab, params, needs.processed_moment, stats, tile_weight);
         return;
     }
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {

@@ -16,6 +16,49 @@ SPC_FN bool spc_reads_gate(int32_t path)
            path != SPC_RULE_VERIFIER_ONLY;
 }
 
+/* What the statistics of a row must hold for a sequence: which sums are taken. */
+typedef struct {
+    float scale;           /* log2(e) / T */
+    bool mixing;           /* the processed distribution (not at T = 0) */
+    bool unscaled;         /* the gate's sum at temperature 1 */
+    bool entropy;          /* and its moment */
+    bool truncates;        /* a cut has to be found */
+    bool restricts;        /* sums are taken again over what truncation left ... */
+    bool processed_moment; /* ... with the moment of the processed row */
+} spc_row_needs;
+
+SPC_FN spc_row_needs spc_needs_of(const spc_row_params *params, int32_t vocab)
+{
+    const spc_sampling *s = &params->sampling;
+    bool processed = params->rule.gate == SPC_GATE_PROCESSED;
+    spc_row_needs needs;
+
+    needs.scale = spc_temperature_scale(s->temperature);
+    needs.mixing = s->temperature > 0.0f;
+    needs.unscaled = spc_reads_gate(params->rule.path) && !processed;
+    needs.entropy = (spc_rule_facts((spc_rule_kind)params->rule.path) & SPC_FACT_ENTROPY) != 0;
+    needs.truncates =
+        needs.mixing && ((s->top_k > 0 && s->top_k < vocab) || s->top_p < 1.0f || s->min_p > 0.0f);
+    needs.processed_moment = needs.mixing && needs.entropy && processed;
+    needs.restricts = needs.truncates || needs.processed_moment;
+    return needs;
+}
+
+/* Statistics from the partial of the whole row, before any truncation. */
+SPC_FN spc_row_stats spc_stats_of(spc_partial all, spc_row_needs needs)
+{
+    spc_row_stats stats;
+
+    stats.max = all.max;
+    stats.top = all.top;
+    stats.bad = all.bad || !(all.max > -SPC_INFINITY);
+    stats.sum = needs.mixing ? all.sum : 1.0f;
+    stats.sum_one = all.sum_one;
+    stats.moment = all.moment;
+    stats.cut = -SPC_INFINITY;
+    return stats;
+}
+
 SPC_FN spc_key spc_key_at(const spc_row_params *params, int64_t position, uint32_t salt)
 {
     spc_key key = {params->seed, (uint64_t)position, salt};
