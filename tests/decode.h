@@ -46,6 +46,17 @@ static inline spc_engine *open_demo(const char *drafter, int32_t sessions, int32
     return engine;
 }
 
+static inline spc_session_options options_of(const char *rule, int32_t gamma, float temperature)
+{
+    spc_session_options o;
+
+    spc_session_options_init(&o);
+    o.rule = rule;
+    o.gamma = gamma;
+    o.temperature = temperature;
+    return o;
+}
+
 static inline prompt prompt_of(const spc_engine *engine, const char *text)
 {
     prompt p;

@@ -18,15 +18,11 @@ static const char *const rules[] = {
     "bild:alpha=1", "token-v3:alpha=0.5", "token-v1:alpha=0.2"};
 enum { RULES = sizeof rules / sizeof *rules, FAITHFUL = RULES - 2 };
 
-static spc_session_options options_of(const char *rule, int32_t gamma, float temperature,
-                                      int32_t max_tokens)
+static spc_session_options options_for(const char *rule, int32_t gamma, float temperature,
+                                       int32_t max_tokens)
 {
-    spc_session_options o;
+    spc_session_options o = options_of(rule, gamma, temperature);
 
-    spc_session_options_init(&o);
-    o.rule = rule;
-    o.gamma = gamma;
-    o.temperature = temperature;
     o.max_tokens = max_tokens;
     return o;
 }
@@ -119,7 +115,7 @@ Test(host_round, both_caches_end_where_the_next_round_begins_after_every_outcome
 
     for (size_t r = 0; r < sizeof some / sizeof *some; r++) {
         for (int32_t gamma = 1; gamma <= GAMMA; gamma++) {
-            spc_session_options o = options_of(some[r], gamma, 1, 0);
+            spc_session_options o = options_for(some[r], gamma, 1, 0);
 
             do {
                 int32_t rows = gamma + (o.bonus == SPC_BONUS_STEP);
@@ -144,7 +140,7 @@ Test(host_round, without_drafts_the_drafter_runs_only_for_rules_that_read_it)
 
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         spc_engine *engine = toy_engine(&pair);
-        spc_session_options o = options_of(cases[c].rule, 0, 1, 0);
+        spc_session_options o = options_for(cases[c].rule, 0, 1, 0);
         spc_session *s = open_session(engine, &o, &start);
 
         for (int32_t round = 1; round <= 5; round++) {
@@ -164,7 +160,7 @@ Test(host_round, a_drafter_that_fell_behind_catches_up)
 {
     static const toy_pair pair = {.seed = 9, .vocab = 8, .context = 64, .sessions = 1, .spread = 3};
     spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("strict", 0, 0, 30);
+    spc_session_options o = options_for("strict", 0, 0, 30);
     decoded wanted = decode(engine, &o, &start), got;
     spc_session *s = open_session(engine, &o, &start);
 
@@ -188,7 +184,7 @@ Test(host_round, a_round_scores_one_row_more_than_it_drafts)
 
     for (int32_t gamma = 0; gamma <= SPC_GAMMA_MAX; gamma++) {
         spc_engine *engine = toy_engine(&pair);
-        spc_session_options o = options_of("strict", gamma, 1, 0);
+        spc_session_options o = options_for("strict", gamma, 1, 0);
         spc_session *s = open_session(engine, &o, &start);
         spc_stats stats;
 
@@ -214,7 +210,7 @@ Test(host_round, a_long_prompt_is_fed_in_chunks_that_are_counted)
 
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         prompt p = prompt_made(lengths[i], 16, 5);
-        spc_session_options o = options_of("strict", 2, 1, 6), plain = o;
+        spc_session_options o = options_for("strict", 2, 1, 6), plain = o;
 
         plain.rule = "verifier-only";
         cr_expect_eq(decode(engine, &o, &p).stats.prefill_calls, 2 * ((p.count - 1) / chunk),
@@ -232,7 +228,7 @@ static void expect_all_kept(spc_engine *engine, const prompt *p, const char *wha
 {
     for (int32_t r = 0; r < FAITHFUL; r++) {
         for (int32_t t = 0; t <= 1; t++) {
-            spc_session_options o = options_of(rules[r], GAMMA, (float)t, 33);
+            spc_session_options o = options_for(rules[r], GAMMA, (float)t, 33);
 
             o.seed = 5;
             do {
@@ -270,7 +266,7 @@ Test(host_round, a_demo_model_that_drafts_for_itself_keeps_every_draft)
 {
     spc_engine *engine = open_demo(DEMO_VERIFIER, 1, 2);
     prompt p = prompt_of(engine, "<s><2de>The cat sleeps.<sep>");
-    spc_session_options o = options_of("strict", GAMMA, 0, 24);
+    spc_session_options o = options_for("strict", GAMMA, 0, 24);
 
     for (int32_t t = 0; t <= 1; t++) {
         o.temperature = (float)t;
@@ -288,12 +284,12 @@ Test(host_round, a_demo_model_that_drafts_for_itself_keeps_every_draft)
 static void expect_plain_tokens(spc_engine *engine, const prompt *p, const int32_t *gammas,
                                 int32_t count, const char *what)
 {
-    spc_session_options o = options_of("verifier-only", 0, 0, 28);
+    spc_session_options o = options_for("verifier-only", 0, 0, 28);
     decoded plain = decode(engine, &o, p);
 
     cr_assert_gt(plain.count, 3, "%s: %d tokens", what, (int)plain.count);
     for (int32_t i = 0; i < count; i++) {
-        o = options_of("strict", gammas[i], 0, 28);
+        o = options_for("strict", gammas[i], 0, 28);
         do {
             decoded d = decode(engine, &o, p);
 
@@ -317,7 +313,7 @@ Test(host_round, strict_and_greedy_is_the_verifier_alone)
                          .spread = 4,
                          .reversed = seed % 4 == 0};
         spc_engine *engine = toy_engine(&pair);
-        spc_session_options o = options_of("strict", 4, 0, 28);
+        spc_session_options o = options_for("strict", 4, 0, 28);
 
         expect_plain_tokens(engine, &start, gammas, sizeof gammas / sizeof *gammas, "toy");
         rejected += sum_of(decode(engine, &o, &start).stats.rejected);
@@ -356,7 +352,7 @@ Test(host_round, with_bonus_step_one_seed_gives_one_text_for_every_gamma)
             decoded first = {.count = 0};
 
             for (int32_t gamma = 0; gamma <= 6; gamma++) {
-                spc_session_options o = options_of(rules[r], gamma, seed % 2 ? 1.0f : 0.7f, 40);
+                spc_session_options o = options_for(rules[r], gamma, seed % 2 ? 1.0f : 0.7f, 40);
 
                 o.bonus = SPC_BONUS_STEP;
                 o.seed = seed;
@@ -382,7 +378,7 @@ Test(host_round, with_bonus_step_a_changing_gamma_gives_the_same_text)
     spc_engine *engine = toy_engine(&pair);
 
     for (int32_t r = 0; r < RULES; r++) {
-        spc_session_options o = options_of(rules[r], 3, 1, 40);
+        spc_session_options o = options_for(rules[r], 3, 1, 40);
 
         o.bonus = SPC_BONUS_STEP;
         decoded wanted = decode(engine, &o, &start), got;
@@ -408,7 +404,7 @@ Test(host_round, with_bonus_step_the_demo_pair_gives_one_text_for_every_gamma)
         decoded first = {.count = 0};
 
         for (int32_t gamma = 0; gamma <= 5; gamma++) {
-            spc_session_options o = options_of(rules[r], gamma, 1, 20);
+            spc_session_options o = options_for(rules[r], gamma, 1, 20);
 
             o.bonus = SPC_BONUS_STEP;
             o.seed = 3;
@@ -462,7 +458,7 @@ Test(host_round, a_bonus_token_is_the_one_a_round_without_drafts_draws)
         int32_t compared = 0;
 
         for (uint64_t seed = 0; seed < 6; seed++) {
-            spc_session_options o = options_of(rules[r], 2, 1, 40);
+            spc_session_options o = options_for(rules[r], 2, 1, 40);
             origins seen = {.count = 0};
 
             o.seed = seed;
@@ -530,7 +526,7 @@ Test(host_round, a_bad_row_ends_the_session_before_its_token)
     for (int32_t c = 0; c < 3 * 2 * 2; c++) {
         bool drafter = c % 2;
         float value = values[c / 2 % 2];
-        spc_session_options o = options_of(some[c / 4], LONG, 1, 20);
+        spc_session_options o = options_for(some[c / 4], LONG, 1, 20);
 
         do {
             decoded clean = decode_bad(&o, drafter, 0, value);
@@ -560,7 +556,7 @@ Test(host_round, a_bad_row_behind_a_rejection_does_not_count)
         int32_t at = PROMPT + c / 2 % 10;
         toy_pair pair = {
             .seed = 40 + (uint64_t)c, .vocab = 8, .context = 64, .sessions = 1, .spread = 5};
-        spc_session_options o = options_of("strict", 4, 1, 20);
+        spc_session_options o = options_for("strict", 4, 1, 20);
         decoded clean, d;
         spc_engine *engine = toy_engine(&pair);
 
@@ -578,7 +574,7 @@ Test(host_round, a_bad_row_behind_a_rejection_does_not_count)
 Test(host_round, a_model_that_is_not_asked_may_be_bad)
 {
     for (int32_t position = PROMPT; position < PROMPT + 6; position++) {
-        spc_session_options o = options_of("verifier-only", 3, 1, 10);
+        spc_session_options o = options_for("verifier-only", 3, 1, 10);
 
         cr_expect_eq(decode_bad(&o, true, position, 0).status, SPC_OK);
         o.rule = "drafter-only";
@@ -592,7 +588,7 @@ Test(host_round, a_failure_stays_with_its_session)
 {
     toy_pair pair = {.seed = 4, .vocab = 16, .context = 64, .sessions = 2, .spread = 3};
     spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("token-v3:alpha=0.5", 3, 1, 12);
+    spc_session_options o = options_for("token-v3:alpha=0.5", 3, 1, 12);
     prompt other = {{5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 1, 2, 3, 4, 5, 6, 7, 8}, 19};
     decoded clean = decode(engine, &o, &other);
 
@@ -673,7 +669,7 @@ Test(host_round, counters_add_up)
 
     for (int32_t r = 0; r < RULES; r++) {
         for (int32_t gamma = 0; gamma <= 6; gamma++) {
-            spc_session_options o = options_of(rules[r], gamma, 1, 45);
+            spc_session_options o = options_for(rules[r], gamma, 1, 45);
 
             do {
                 tally t = {{0, 0, 0}};
@@ -704,7 +700,7 @@ Test(host_round, deferrals_are_those_of_the_rule)
     spc_engine *engine = toy_engine(&pair);
 
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        spc_session_options o = options_of(cases[c].rule, 3, 1, 40);
+        spc_session_options o = options_for(cases[c].rule, 3, 1, 40);
         decoded d = decode(engine, &o, &start);
 
         cr_expect_eq(sum_of(d.stats.deferred), cases[c].defers ? sum_of(d.stats.verified) : 0, "%s",
@@ -719,7 +715,7 @@ Test(host_round, the_drafter_alone_counts_its_tokens)
     static const toy_pair pair = {
         .seed = 2, .vocab = 16, .context = 64, .sessions = 1, .spread = 4};
     spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("drafter-only", 3, 1, 17);
+    spc_session_options o = options_for("drafter-only", 3, 1, 17);
     decoded d = decode(engine, &o, &start);
 
     cr_expect_eq(d.count, 17);
