@@ -327,17 +327,19 @@ static void tile_summands(const spc_row_pair *pair, spc_summand what, float x, i
     float temperature = pair->round->params->sampling.temperature;
     spc_gate gate = (spc_gate)pair->round->params->rule.gate;
     const spc_side *d = &pair->drafter, *v = &pair->verifier;
-    bool gaps = pair->target.form == SPC_TARGET_SELECT;
+    bool gaps = spc_target_has_set(pair->target.form);
 
     tile_probabilities(d, tile, count, drafter);
     tile_probabilities(v, tile, count, verifier);
     for (int32_t i = 0; i < count; i++) {
         int32_t token = offset + i;
-        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}};
+        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top};
 
-        if (gaps) {
+        if (gaps && d->ready) {
             e.gap.drafter =
                 spc_gate_gap(d->stats, gate, temperature, spc_logit(d->logits, token), token);
+        }
+        if (gaps && v->ready) {
             e.gap.verifier =
                 spc_gate_gap(v->stats, gate, temperature, spc_logit(v->logits, token), token);
         }

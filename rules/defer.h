@@ -50,6 +50,12 @@ SPC_FN bool spc_defer_bild(spc_row row, spc_rule rule)
     return row.surprise > (spc_real)rule.alpha;
 }
 
+/* r-fuzzy: the rows are too far from each other (arXiv 2502.20704). */
+SPC_FN bool spc_defer_fuzzy(spc_row row, spc_rule rule)
+{
+    return row.divergence > (spc_real)rule.alpha;
+}
+
 /* Row rules: true when the target of this row is the verifier's distribution. */
 SPC_FN bool spc_defers(spc_rule rule, spc_row row)
 {
@@ -61,6 +67,7 @@ SPC_FN bool spc_defers(spc_rule rule, spc_row row)
     case SPC_RULE_DIFF_LOG: return spc_defer_diff_log(row, rule);
     case SPC_RULE_OPT_LOG: return spc_defer_opt_log(row, rule);
     case SPC_RULE_BILD: return spc_defer_bild(row, rule);
+    case SPC_RULE_FUZZY: return spc_defer_fuzzy(row, rule);
     case SPC_RULE_DRAFTER_ONLY: return false;
     default: return true; /* strict, verifier-only */
     }
@@ -94,12 +101,22 @@ SPC_FN spc_real spc_token_v3_cut(spc_rule rule)
     return rule.alpha < 1 ? (spc_real)rule.log_keep : -(spc_real)SPC_INFINITY;
 }
 
+/* typical: p(v) at least min(eps, sqrt(eps) exp(-H(p))), as a gap to the maximum
+ * (arXiv 2401.10774, with >=; the maximum itself is always above). */
+SPC_FN spc_real spc_typical_cut(spc_row row, spc_rule rule)
+{
+    spc_real all = (spc_real)rule.log_keep, half = all / 2 - row.verifier.entropy;
+
+    return (all < half ? all : half) - spc_real_log(row.verifier.top);
+}
+
 SPC_FN spc_real spc_token_cut(spc_rule rule, spc_row row)
 {
     switch (rule.path) {
     case SPC_RULE_TOKEN_V1: return spc_token_v1_cut(row, rule);
     case SPC_RULE_TOKEN_V2: return spc_token_v2_cut(row, rule);
-    default: return spc_token_v3_cut(rule); /* token-v3, lossy-greedy */
+    case SPC_RULE_TYPICAL: return spc_typical_cut(row, rule);
+    default: return spc_token_v3_cut(rule); /* token-v3, lossy-greedy, truncate, head */
     }
 }
 

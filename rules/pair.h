@@ -13,7 +13,9 @@ SPC_FN bool spc_reads_gate(int32_t path)
 {
     return path != SPC_RULE_STRICT && path != SPC_RULE_LOSSY && path != SPC_RULE_TOKEN_V3 &&
            path != SPC_RULE_LOSSY_GREEDY && path != SPC_RULE_DRAFTER_ONLY &&
-           path != SPC_RULE_VERIFIER_ONLY;
+           path != SPC_RULE_VERIFIER_ONLY && path != SPC_RULE_TRUNCATE &&
+           path != SPC_RULE_TRUNCATE_Q && path != SPC_RULE_HEAD && path != SPC_RULE_TYPICAL &&
+           path != SPC_RULE_ENSEMBLE && path != SPC_RULE_FUZZY;
 }
 
 /* What the statistics of a row must hold for a sequence: which sums are taken. */
@@ -82,14 +84,19 @@ typedef struct {
 
 /* What is summed over a pair of rows. */
 typedef enum {
-    SPC_SUM_TV,             /* max(0, p - q) */
-    SPC_SUM_OUTSIDE,        /* q outside A: eta */
-    SPC_SUM_REJECTED,       /* max(0, q - p/l): R of lossy */
-    SPC_SUM_ABOVE_DRAFTER,  /* q and ... */
-    SPC_SUM_ABOVE_VERIFIER, /* ... p where s p > q: Newton's step for beta */
-    SPC_SUM_RESIDUAL,       /* weight of the draw after a rejection */
-    SPC_SUM_TARGET,         /* pi */
-    SPC_SUM_BLOCK           /* max(0, w pi - q) */
+    SPC_SUM_TV,              /* max(0, p - q) */
+    SPC_SUM_OUTSIDE,         /* q outside A: eta */
+    SPC_SUM_REJECTED,        /* max(0, q - p/l): R of lossy */
+    SPC_SUM_ABOVE_DRAFTER,   /* q and ... */
+    SPC_SUM_ABOVE_VERIFIER,  /* ... p where s p > q: Newton's step for beta */
+    SPC_SUM_RESIDUAL,        /* weight of the draw after a rejection */
+    SPC_SUM_TARGET,          /* pi */
+    SPC_SUM_INSIDE_DRAFTER,  /* q(A) */
+    SPC_SUM_INSIDE_VERIFIER, /* p(A) */
+    SPC_SUM_HEAD,            /* max(0, q - p) outside A */
+    SPC_SUM_JS,              /* divergences of fuzzy */
+    SPC_SUM_KL,
+    SPC_SUM_BLOCK /* max(0, w pi - q) */
 } spc_summand;
 
 SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafter)
@@ -116,6 +123,7 @@ SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
     spc_entry e;
 
     e.mix.drafter = e.mix.verifier = e.gap.drafter = e.gap.verifier = 0;
+    e.top = v->ready && token == v->stats.top;
     if (d->ready) {
         float logit = spc_logit(d->logits, token);
 
@@ -143,6 +151,11 @@ SPC_FN spc_real spc_pair_summand(const spc_row_pair *pair, spc_summand what, spc
     case SPC_SUM_ABOVE_VERIFIER: return spc_lossy_above(x, e).verifier;
     case SPC_SUM_RESIDUAL: return spc_target_residual(pair->target, e);
     case SPC_SUM_TARGET: return spc_target_probability(pair->target, e);
+    case SPC_SUM_INSIDE_DRAFTER: return spc_target_inside(pair->target, e).drafter;
+    case SPC_SUM_INSIDE_VERIFIER: return spc_target_inside(pair->target, e).verifier;
+    case SPC_SUM_HEAD: return spc_head_missing(pair->target, e);
+    case SPC_SUM_JS: return spc_divergence_js(e);
+    case SPC_SUM_KL: return spc_divergence_kl(e);
     default: return spc_block_residual(x, spc_target_probability(pair->target, e), e.mix.drafter);
     }
 }

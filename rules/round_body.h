@@ -47,7 +47,19 @@ ROUND_FN void complete(spc_row_pair *pair)
 {
     spc_target *t = &pair->target;
 
-    if (t->form == SPC_TARGET_SELECT) t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
+    if (t->form == SPC_TARGET_SELECT || t->form == SPC_TARGET_TYPICAL) {
+        t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
+    }
+    if (t->form == SPC_TARGET_CUT_Q) {
+        float inside = fold(pair, SPC_SUM_INSIDE_DRAFTER, 0);
+
+        t->scale = inside > 0 && inside < 1 ? 1 / inside : 1;
+        if (!(inside > 0)) t->form = SPC_TARGET_CUT; /* nothing of the drafter is left */
+    }
+    if (t->form == SPC_TARGET_CUT) t->scale = 1 / fold(pair, SPC_SUM_INSIDE_VERIFIER, 0);
+    if (t->form == SPC_TARGET_HEAD) {
+        t->scale = spc_lossy_share(fold(pair, SPC_SUM_HEAD, 0), fold(pair, SPC_SUM_TV, 0));
+    }
     if (t->form == SPC_TARGET_LENIENT) {
         float rejected = fold(pair, SPC_SUM_REJECTED, 0);
 
@@ -74,7 +86,7 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
     spc_row row;
 
     row.drafter.top = row.drafter.entropy = row.verifier.top = row.verifier.entropy = 0;
-    row.surprise = row.tv = 0;
+    row.surprise = row.tv = row.divergence = 0;
     if (pair->drafter.logits.data) {
         prepare(pair, &pair->drafter, known);
         if (is_bad(pair, status)) return false;
@@ -92,6 +104,9 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
     }
     pair->target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
     if (facts & SPC_FACT_TV) row.tv = fold(pair, SPC_SUM_TV, 0);
+    if (facts & SPC_FACT_DIVERGENCE) {
+        row.divergence = fold(pair, rule->kl ? SPC_SUM_KL : SPC_SUM_JS, 0);
+    }
     pair->target =
         spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
     return true;
@@ -147,10 +162,10 @@ ROUND_FN void draw_bonus(const spc_round *round, spc_verdict *out)
 
     int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS);
 
-    if (pair.target.form != SPC_TARGET_SELECT) {
-        mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
-    } else {
+    if (spc_target_has_set(pair.target.form)) {
         mark_deferred(out, row, spc_target_defers(pair.target, spc_pair_entry(&pair, token)));
+    } else {
+        mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
     }
     emit(out, token);
     out->drawn = 1;
@@ -193,7 +208,7 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
 
         mark_deferred(out, i, deferred);
         if (!(e.mix.drafter > 0)) out->status |= SPC_STATUS_BAD_DRAFT;
-        if (deferred && pair.target.form == SPC_TARGET_SELECT) complete(&pair);
+        if (spc_target_coin_sums(pair.target, deferred)) complete(&pair);
         kept = keeps(round, spc_target_kept(pair.target, e), e.mix.drafter, key);
     } else {
         out->status |= SPC_STATUS_BAD_DRAFT;
@@ -204,7 +219,7 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
      * the draft was not drawn from it. */
     prepare(&pair, &pair.verifier, 0);
     if (is_bad(&pair, &out->status)) return false;
-    if (pair.target.form == SPC_TARGET_SELECT || pair.target.solve) complete(&pair);
+    if (spc_target_residual_sums(pair.target)) complete(&pair);
     draw_residual(&pair, SPC_SUM_RESIDUAL, 0, key, out);
     return false;
 }
@@ -258,7 +273,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
             continue;
         }
         weight[i + 1] =
-            deferred || pair.target.form == SPC_TARGET_SELECT
+            deferred || spc_target_has_set(pair.target.form)
                 ? spc_block_weight(weight[i], spc_target_probability(pair.target, e), e.mix.drafter)
                 : weight[i]; /* pi = q: the factor is exactly 1 */
     }

@@ -131,14 +131,16 @@ typedef struct {
 typedef struct {
     spc_pair mix; /* processed probabilities: q(v), p(v) */
     spc_pair gap; /* spc_gate_gap of both rows */
+    bool top;     /* the token is the verifier's first maximum */
 } spc_entry;
 
 /* Facts of a row pair: all that a rule may ask before it looks at single tokens. */
 typedef struct {
     spc_gate_facts drafter;
     spc_gate_facts verifier;
-    spc_real surprise; /* -ln of the verifier's gate probability of the drafter's top token */
-    spc_real tv;       /* sum of max(0, p - q) over processed rows */
+    spc_real surprise;   /* -ln of the verifier's gate probability of the drafter's top token */
+    spc_real tv;         /* sum of max(0, p - q) over processed rows */
+    spc_real divergence; /* Jensen-Shannon, or KL(p||q), of processed rows (fuzzy) */
 } spc_row;
 
 /* ---- sums in the canonical order ------------------------------------------------------------- */

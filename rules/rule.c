@@ -12,25 +12,53 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SPC_NO_ALPHA  ((double)NAN)
 #define SPC_ANY_LOW   (-DBL_MAX)
 #define SPC_ANY_HIGH  DBL_MAX
 #define SPC_BELOW_ONE 0x1.fffffffffffffp-1 /* the largest double below 1 */
 
+/* Keys in the order of the canonical text; the first ones name the rule's number. */
+enum {
+    KEY_ALPHA,
+    KEY_EPS,
+    KEY_W,
+    KEY_FALLBACK,
+    KEY_NONE,
+    KEY_BETA = KEY_NONE,
+    KEY_DIV,
+    KEY_ROLLBACK,
+    KEY_WINDOW,
+    KEY_GATE,
+    KEY_COUNT
+};
+static const struct {
+    const char *name;
+    int32_t bit; /* SPC_HAS_*, 0: a rule's number */
+} keys[KEY_COUNT] = {{"alpha", 0},
+                     {"eps", 0},
+                     {"w", 0},
+                     {"fallback", 0},
+                     {"beta", SPC_HAS_BETA},
+                     {"div", SPC_HAS_DIV},
+                     {"rollback", SPC_HAS_ROLLBACK},
+                     {"window", SPC_HAS_WINDOW},
+                     {"gate", SPC_HAS_GATE}};
+
 typedef struct {
     const char *name;
     spc_rule_shape shape;
-    double low, high; /* range of alpha; NAN: the rule has none */
-    int32_t facts;
+    int number;       /* KEY_* of its number; KEY_NONE: the rule has none */
+    double low, high; /* range of the number */
+    int32_t has;      /* SPC_HAS_* */
 } rule_info;
 
-#define SPC_RULE_INFO(id, name, shape, low, high, facts) \
-    {name, SPC_SHAPE_##shape, low, high, facts},
+#define SPC_RULE_INFO(id, name, shape, key, low, high, keys, facts) \
+    {name, SPC_SHAPE_##shape, KEY_##key, low, high, keys},
 static const rule_info infos[] = {SPC_RULE_MAP(SPC_RULE_INFO)};
 #undef SPC_RULE_INFO
 
-enum { KEY_ALPHA, KEY_BETA, KEY_GATE, KEY_COUNT };
-static const char *const keys[] = {"alpha", "beta", "gate"};
+/* Of bild-dynamic (rules.md 5.5). */
+#define DEFAULT_ROLLBACK 5.0
+#define DEFAULT_WINDOW   10
 
 const char *spc_rule_name(spc_rule_kind kind)
 {
@@ -42,17 +70,15 @@ spc_rule_shape spc_rule_shape_of(spc_rule_kind kind)
     return infos[kind].shape;
 }
 
-static bool has_alpha(spc_rule_kind kind)
+static bool has_number(spc_rule_kind kind)
 {
-    return !isnan(infos[kind].low);
+    return infos[kind].number != KEY_NONE;
 }
 
-/* A row rule has a gate, and so has a token rule; lossy and strict compare nothing but p and q. */
 static bool has_key(spc_rule_kind kind, int key)
 {
-    if (key == KEY_ALPHA) return has_alpha(kind);
-    if (key == KEY_BETA) return kind == SPC_RULE_LOSSY;
-    return has_alpha(kind) && kind != SPC_RULE_LOSSY && kind != SPC_RULE_LOSSY_GREEDY;
+    if (keys[key].bit == 0) return infos[kind].number == key;
+    return (infos[kind].has & keys[key].bit) != 0;
 }
 
 /* Instances that choose the verifier on every row (rules.md 3.4.12). */
@@ -63,7 +89,10 @@ static bool is_strict(spc_rule_kind kind, double alpha)
     case SPC_RULE_LOSSY: return alpha == 0;
     case SPC_RULE_DIFF: return alpha == -1;
     case SPC_RULE_TOKEN_V2:
-    case SPC_RULE_TOKEN_V3: return alpha < 0;
+    case SPC_RULE_TOKEN_V3:
+    case SPC_RULE_HEAD: return alpha < 0;
+    case SPC_RULE_ENSEMBLE:
+    case SPC_RULE_TRUNCATE: return alpha == 1;
     default: return false;
     }
 }
@@ -71,7 +100,7 @@ static bool is_strict(spc_rule_kind kind, double alpha)
 bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, spc_rule *rule)
 {
     if ((unsigned)kind >= SPC_RULE_COUNT) return false;
-    if (!has_alpha(kind)) {
+    if (!has_number(kind)) {
         alpha = 0;
     } else if (!(alpha >= infos[kind].low && alpha <= infos[kind].high)) {
         return false;
@@ -80,10 +109,15 @@ bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, 
     rule->kind = (int32_t)kind;
     rule->path = (int32_t)(is_strict(kind, alpha) ? SPC_RULE_STRICT : kind);
     rule->gate = (int32_t)(has_key(kind, KEY_GATE) ? gate : SPC_GATE_UNSCALED);
+    if (kind == SPC_RULE_TYPICAL) rule->gate = SPC_GATE_PROCESSED; /* H(p), p(v) of its set */
     rule->solve = has_key(kind, KEY_BETA) && solve;
+    rule->kl = 0;
+    rule->window = has_key(kind, KEY_WINDOW) ? DEFAULT_WINDOW : 0;
+    rule->rollback = has_key(kind, KEY_ROLLBACK) ? DEFAULT_ROLLBACK : 0;
     rule->alpha = alpha;
     rule->keep = 1 - alpha;
     rule->log_keep = alpha < 1 ? log1p(-alpha) : -HUGE_VAL;
+    if (kind == SPC_RULE_TYPICAL) rule->log_keep = alpha > 0 ? log(alpha) : -HUGE_VAL;
     rule->inverse = alpha < 1 ? 1 / (1 - alpha) : 1;
     return true;
 }
@@ -167,28 +201,52 @@ static bool parse_number(piece p, double *value)
 
 typedef struct {
     bool seen[KEY_COUNT];
-    double alpha;
-    bool solve;
+    double alpha, rollback, window;
+    bool solve, kl;
     spc_gate gate;
 } settings;
 
+static bool parse_key_number(int key, piece value, double *out, char *message)
+{
+    char format[64];
+
+    if (parse_number(value, out)) return true;
+    (void)snprintf(format, sizeof format, "%s: expected a decimal number, found '%%.*s'%%s",
+                   keys[key].name);
+    say(message, format, value, "");
+    return false;
+}
+
+/* One of two words; *second receives whether it is the second. */
+static bool parse_word(piece value, const char *first, const char *second, bool *is_second)
+{
+    *is_second = piece_is(value, second);
+    return *is_second || piece_is(value, first);
+}
+
 static bool parse_value(int key, piece value, settings *s, char *message)
 {
+    bool processed;
+
     switch (key) {
-    case KEY_ALPHA:
-        if (parse_number(value, &s->alpha)) return true;
-        say(message, "alpha: expected a decimal number, found '%.*s'%s", value, "");
-        return false;
     case KEY_BETA:
-        s->solve = piece_is(value, "solve");
-        if (s->solve || piece_is(value, "1")) return true;
+        if (parse_word(value, "1", "solve", &s->solve)) return true;
         say(message, "beta: expected 1 or solve, found '%.*s'%s", value, "");
         return false;
-    default:
-        s->gate = piece_is(value, "processed") ? SPC_GATE_PROCESSED : SPC_GATE_UNSCALED;
-        if (s->gate == SPC_GATE_PROCESSED || piece_is(value, "unscaled")) return true;
-        say(message, "gate: expected unscaled or processed, found '%.*s'%s", value, "");
+    case KEY_DIV:
+        if (parse_word(value, "js", "kl", &s->kl)) return true;
+        say(message, "div: expected js or kl, found '%.*s'%s", value, "");
         return false;
+    case KEY_GATE:
+        if (!parse_word(value, "unscaled", "processed", &processed)) {
+            say(message, "gate: expected unscaled or processed, found '%.*s'%s", value, "");
+            return false;
+        }
+        s->gate = processed ? SPC_GATE_PROCESSED : SPC_GATE_UNSCALED;
+        return true;
+    case KEY_ROLLBACK: return parse_key_number(key, value, &s->rollback, message);
+    case KEY_WINDOW: return parse_key_number(key, value, &s->window, message);
+    default: return parse_key_number(key, value, &s->alpha, message);
     }
 }
 
@@ -197,7 +255,7 @@ static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, ch
     piece name = take(text, "=,");
     int key = 0;
 
-    while (key < KEY_COUNT && !(piece_is(name, keys[key]) && has_key(kind, key))) key++;
+    while (key < KEY_COUNT && !(piece_is(name, keys[key].name) && has_key(kind, key))) key++;
     if (key == KEY_COUNT) {
         say(message, "unknown key '%.*s' for rule %s", name, infos[kind].name);
         return false;
@@ -218,25 +276,52 @@ static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, ch
 static void say_range(char *message, spc_rule_kind kind, double alpha)
 {
     const rule_info *r = &infos[kind];
+    const char *key = keys[r->number].name;
 
     if (!message) return;
-    if (kind == SPC_RULE_LOSSY) {
+    if (r->high < 1 && r->high > 0) { /* SPC_BELOW_ONE */
         (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                       "%s: alpha must be at least 0 and below 1, found %g", r->name, alpha);
+                       "%s: %s must be at least %g and below 1, found %g", r->name, key, r->low,
+                       alpha);
     } else if (r->high < SPC_ANY_HIGH) {
         (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                       "%s: alpha must be between %g and %g, found %g", r->name, r->low, r->high,
+                       "%s: %s must be between %g and %g, found %g", r->name, key, r->low, r->high,
                        alpha);
     } else {
-        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES, "%s: alpha must be at least %g, found %g",
-                       r->name, r->low, alpha);
+        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES, "%s: %s must be at least %g, found %g",
+                       r->name, key, r->low, alpha);
     }
+}
+
+/* The keys of bild-dynamic beside its number. */
+static bool take_window(const settings *s, spc_rule *rule, char *message)
+{
+    if (s->seen[KEY_ROLLBACK]) rule->rollback = s->rollback;
+    if (s->seen[KEY_WINDOW]) rule->window = s->window <= 1e6 ? (int32_t)s->window : 0;
+    if (rule->rollback < 0) {
+        if (message) {
+            (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
+                           "%s: rollback must be at least 0, found %g", infos[rule->kind].name,
+                           rule->rollback);
+        }
+        return false;
+    }
+    if (s->seen[KEY_WINDOW] && (rule->window < 1 || (double)rule->window != s->window)) {
+        if (message) {
+            (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
+                           "%s: window must be a whole number of 1 to 1000000, found %g",
+                           infos[rule->kind].name, s->window);
+        }
+        return false;
+    }
+    return true;
 }
 
 bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
 {
-    settings s = {{false, false, false}, 0, false, SPC_GATE_UNSCALED};
+    settings s = {{false}, 0, 0, 0, false, false, SPC_GATE_UNSCALED};
     piece name = take(&text, ":");
+    spc_rule made;
     int kind = 0;
 
     while (kind < SPC_RULE_COUNT && !piece_is(name, infos[kind].name)) kind++;
@@ -248,14 +333,21 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
         text++; /* the ':' or ',' before a setting */
         if (!parse_setting(&text, (spc_rule_kind)kind, &s, message)) return false;
     }
-    if (has_alpha((spc_rule_kind)kind) && !s.seen[KEY_ALPHA]) {
-        say(message, "rule '%.*s' needs alpha: write %s", name, "NAME:alpha=NUMBER");
+    if (has_number((spc_rule_kind)kind) && !s.seen[infos[kind].number]) {
+        char wanted[48];
+
+        (void)snprintf(wanted, sizeof wanted, "%s: write NAME:%s=NUMBER",
+                       keys[infos[kind].number].name, keys[infos[kind].number].name);
+        say(message, "rule '%.*s' needs %s", name, wanted);
         return false;
     }
-    if (!spc_rule_make((spc_rule_kind)kind, s.alpha, s.gate, s.solve, rule)) {
+    if (!spc_rule_make((spc_rule_kind)kind, s.alpha, s.gate, s.solve, &made)) {
         say_range(message, (spc_rule_kind)kind, s.alpha);
         return false;
     }
+    made.kl = s.kl;
+    if (!take_window(&s, &made, message)) return false;
+    *rule = made;
     return true;
 }
 
@@ -283,10 +375,29 @@ static void format_number(double value, char *text, size_t bytes)
 void spc_rule_format(const spc_rule *rule, char *text)
 {
     spc_rule_kind kind = (spc_rule_kind)rule->kind;
-    char number[32] = "";
+    const rule_info *r = &infos[kind];
+    char number[32];
+    size_t used = (size_t)snprintf(text, SPC_RULE_TEXT_BYTES, "%s", r->name);
+    char mark = ':';
 
-    if (has_alpha(kind)) format_number(rule->alpha, number, sizeof number);
-    (void)snprintf(text, SPC_RULE_TEXT_BYTES, "%s%s%s%s%s", infos[kind].name,
-                   has_alpha(kind) ? ":alpha=" : "", number, rule->solve ? ",beta=solve" : "",
-                   rule->gate == SPC_GATE_PROCESSED ? ",gate=processed" : "");
+#define PUT(...)                                                                        \
+    do {                                                                                \
+        used += (size_t)snprintf(text + used, SPC_RULE_TEXT_BYTES - used, __VA_ARGS__); \
+        mark = ',';                                                                     \
+    } while (0)
+    if (has_number(kind)) {
+        format_number(rule->alpha, number, sizeof number);
+        PUT("%c%s=%s", mark, keys[r->number].name, number);
+    }
+    if (rule->solve) PUT("%cbeta=solve", mark);
+    if (rule->kl) PUT("%cdiv=kl", mark);
+    if (has_key(kind, KEY_ROLLBACK) && rule->rollback != DEFAULT_ROLLBACK) {
+        format_number(rule->rollback, number, sizeof number);
+        PUT("%crollback=%s", mark, number);
+    }
+    if (has_key(kind, KEY_WINDOW) && rule->window != DEFAULT_WINDOW) {
+        PUT("%cwindow=%d", mark, (int)rule->window);
+    }
+    if (has_key(kind, KEY_GATE) && rule->gate == SPC_GATE_PROCESSED) PUT("%cgate=processed", mark);
+#undef PUT
 }

@@ -8,29 +8,42 @@
 
 #include "portable.h"
 
-/* id, name, shape, least alpha, largest alpha, bits of what the row facts must hold (row.h).
+/* id, name, shape, key of its number, least and largest number, other keys, row facts.
  *
  * Shapes: ROW chooses one model for the whole row; TOKEN keeps the drafter on a set of tokens;
- * LOSSY keeps the drafter within a factor; SEQUENTIAL is no one-round rule and belongs to a
- * strategy.  NONE in the range column: the rule has no alpha. */
-#define SPC_RULE_MAP(X)                                                                   \
-    X(STRICT, "strict", ROW, SPC_NO_ALPHA, 0, 0)                                          \
-    X(LOSSY, "lossy", LOSSY, 0, SPC_BELOW_ONE, 0)                                         \
-    X(CHOW, "chow", ROW, 0, 1, 0)                                                         \
-    X(DIFF, "diff", ROW, -1, 1, 0)                                                        \
-    X(OPT, "opt", ROW, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_FACT_TV)                            \
-    X(CHOW_LOG, "chow-log", ROW, 0, SPC_ANY_HIGH, SPC_FACT_ENTROPY)                       \
-    X(DIFF_LOG, "diff-log", ROW, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_FACT_ENTROPY)             \
-    X(OPT_LOG, "opt-log", ROW, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_FACT_ENTROPY | SPC_FACT_TV) \
-    X(TOKEN_V1, "token-v1", TOKEN, -1, 1, 0)                                              \
-    X(TOKEN_V2, "token-v2", TOKEN, -1, 1, 0)                                              \
-    X(TOKEN_V3, "token-v3", TOKEN, -1, 1, 0)                                              \
-    X(BILD, "bild", ROW, 0, SPC_ANY_HIGH, SPC_FACT_SURPRISE)                              \
-    X(LOSSY_GREEDY, "lossy-greedy", TOKEN, 0, 1, 0)                                       \
-    X(DRAFTER_ONLY, "drafter-only", SEQUENTIAL, SPC_NO_ALPHA, 0, 0)                       \
-    X(VERIFIER_ONLY, "verifier-only", SEQUENTIAL, SPC_NO_ALPHA, 0, 0)
+ * LOSSY keeps the drafter within a factor; MIX is any other one-round target; SEQUENTIAL is no
+ * one-round rule and belongs to a strategy.  Key NONE: the rule has no number; the number is called
+ * alpha in code, whatever its key.  Other keys: bits SPC_HAS_*.  Row facts: bits SPC_FACT_* of what
+ * a decision needs (row.h). */
+#define SPC_RULE_MAP(X)                                                                            \
+    X(STRICT, "strict", ROW, NONE, 0, 0, 0, 0)                                                     \
+    X(LOSSY, "lossy", LOSSY, ALPHA, 0, SPC_BELOW_ONE, SPC_HAS_BETA, 0)                             \
+    X(CHOW, "chow", ROW, ALPHA, 0, 1, SPC_HAS_GATE, 0)                                             \
+    X(DIFF, "diff", ROW, ALPHA, -1, 1, SPC_HAS_GATE, 0)                                            \
+    X(OPT, "opt", ROW, ALPHA, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_HAS_GATE, SPC_FACT_TV)                \
+    X(CHOW_LOG, "chow-log", ROW, ALPHA, 0, SPC_ANY_HIGH, SPC_HAS_GATE, SPC_FACT_ENTROPY)           \
+    X(DIFF_LOG, "diff-log", ROW, ALPHA, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_HAS_GATE, SPC_FACT_ENTROPY) \
+    X(OPT_LOG, "opt-log", ROW, ALPHA, SPC_ANY_LOW, SPC_ANY_HIGH, SPC_HAS_GATE,                     \
+      SPC_FACT_ENTROPY | SPC_FACT_TV)                                                              \
+    X(TOKEN_V1, "token-v1", TOKEN, ALPHA, -1, 1, SPC_HAS_GATE, 0)                                  \
+    X(TOKEN_V2, "token-v2", TOKEN, ALPHA, -1, 1, SPC_HAS_GATE, 0)                                  \
+    X(TOKEN_V3, "token-v3", TOKEN, ALPHA, -1, 1, SPC_HAS_GATE, 0)                                  \
+    X(BILD, "bild", ROW, ALPHA, 0, SPC_ANY_HIGH, SPC_HAS_GATE, SPC_FACT_SURPRISE)                  \
+    X(LOSSY_GREEDY, "lossy-greedy", TOKEN, ALPHA, 0, 1, 0, 0)                                      \
+    X(TRUNCATE, "truncate", MIX, ALPHA, 0, 1, 0, 0)                                                \
+    X(TRUNCATE_Q, "truncate-q", MIX, ALPHA, 0, 1, 0, 0)                                            \
+    X(HEAD, "head", MIX, ALPHA, -1, 1, 0, 0)                                                       \
+    X(TYPICAL, "typical", MIX, EPS, 0, 1, 0, SPC_FACT_ENTROPY)                                     \
+    X(ENSEMBLE, "ensemble", MIX, W, 0, 1, 0, 0)                                                    \
+    X(FUZZY, "fuzzy", ROW, ALPHA, 0, SPC_ANY_HIGH, SPC_HAS_DIV, SPC_FACT_DIVERGENCE)               \
+    X(DRAFTER_ONLY, "drafter-only", SEQUENTIAL, NONE, 0, 0, 0, 0)                                  \
+    X(VERIFIER_ONLY, "verifier-only", SEQUENTIAL, NONE, 0, 0, 0, 0)                                \
+    X(SEQ_CHOW, "seq-chow", SEQUENTIAL, ALPHA, 0, 1, SPC_HAS_GATE, 0)                              \
+    X(TOKEN_CHOW, "token-chow", SEQUENTIAL, ALPHA, 0, 1, SPC_HAS_GATE, 0)                          \
+    X(BILD_DYNAMIC, "bild-dynamic", SEQUENTIAL, FALLBACK, 0, SPC_ANY_HIGH,                         \
+      SPC_HAS_ROLLBACK | SPC_HAS_WINDOW, 0)
 
-#define SPC_RULE_ENUM(id, name, shape, low, high, facts) SPC_RULE_##id,
+#define SPC_RULE_ENUM(id, name, shape, key, low, high, keys, facts) SPC_RULE_##id,
 typedef enum { SPC_RULE_MAP(SPC_RULE_ENUM) SPC_RULE_COUNT } spc_rule_kind;
 #undef SPC_RULE_ENUM
 
@@ -38,11 +51,21 @@ typedef enum {
     SPC_SHAPE_ROW,
     SPC_SHAPE_TOKEN,
     SPC_SHAPE_LOSSY,
+    SPC_SHAPE_MIX,
     SPC_SHAPE_SEQUENTIAL
 } spc_rule_shape;
 
 /* Row facts that cost a look at whole rows. */
-enum { SPC_FACT_TV = 1, SPC_FACT_ENTROPY = 2, SPC_FACT_SURPRISE = 4 };
+enum { SPC_FACT_TV = 1, SPC_FACT_ENTROPY = 2, SPC_FACT_SURPRISE = 4, SPC_FACT_DIVERGENCE = 8 };
+
+/* Keys beside the number. */
+enum {
+    SPC_HAS_GATE = 1,
+    SPC_HAS_BETA = 2,
+    SPC_HAS_DIV = 4,
+    SPC_HAS_ROLLBACK = 8,
+    SPC_HAS_WINDOW = 16
+};
 
 /* Which rows the gate reads: softmax of the logits as they are, or after temperature and
  * truncation. */
@@ -57,9 +80,12 @@ typedef struct {
                      row (rules.md 3.4.12), otherwise kind */
     int32_t gate; /* spc_gate */
     int32_t solve;   /* lossy: 1 solves beta, 0 takes beta = 1 */
-    double alpha;    /* 0 where the rule has none */
+    int32_t kl;      /* fuzzy: 1 compares KL(p||q), 0 the Jensen-Shannon divergence */
+    int32_t window;  /* bild-dynamic: most drafts between two looks of the verifier */
+    double alpha;    /* the rule's number, whatever its key; 0 where it has none */
+    double rollback; /* bild-dynamic: surprise beyond which a draft is taken back */
     double keep;     /* 1 - alpha */
-    double log_keep; /* ln(1 - alpha); -inf at alpha = 1 */
+    double log_keep; /* ln(1 - alpha); -inf at alpha = 1.  typical: ln(eps) */
     double inverse;  /* 1 / (1 - alpha); 1 at alpha = 1, where it is not used */
 } spc_rule;
 
@@ -82,8 +108,8 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message);
  * text   [SPC_RULE_TEXT_BYTES], terminated */
 void spc_rule_format(const spc_rule *rule, char *text);
 
-/* Build a rule from its parts.  false, and *rule untouched, when alpha is out of the rule's range.
- */
+/* Build a rule from its parts, further keys at their defaults.  false, and *rule untouched, when
+ * alpha is out of the rule's range. */
 bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, spc_rule *rule);
 
 /* Name and shape of a kind. */
@@ -97,7 +123,7 @@ spc_rule_shape spc_rule_shape_of(spc_rule_kind kind);
 /* Facts of a row (SPC_FACT_*) that a kind asks for. */
 SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
 {
-#define SPC_RULE_FACTS(id, name, shape, low, high, facts) \
+#define SPC_RULE_FACTS(id, name, shape, key, low, high, keys, facts) \
     case SPC_RULE_##id: return facts;
     switch (kind) {
         SPC_RULE_MAP(SPC_RULE_FACTS)
@@ -110,7 +136,8 @@ SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
  * drafter row is needed for a token that has no draft. */
 SPC_FN bool spc_rule_uses_drafter(const spc_rule *rule)
 {
-    return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY;
+    return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY &&
+           rule->path != SPC_RULE_TRUNCATE;
 }
 
 #endif

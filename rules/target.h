@@ -3,12 +3,17 @@
  *
  * Whatever the rule, a step is: draft v from q; keep it with probability min(1, pi(v) / q(v));
  * otherwise draw from max(0, pi - q).  It emits exactly pi (rules.md 2).  This file says what pi
- * is, what the acceptance compares and what the residual weighs, in four forms (rules.md 3.1):
+ * is, what the acceptance compares and what the residual weighs (rules.md 3.1, 3.5):
  *
  *   KEEP     pi = q                                 row rule that does not defer
  *   DEFER    pi = p                                 row rule that defers, strict
  *   SELECT   pi = q on a set A, plus eta p          token rules; eta = q outside A
- *   LENIENT  pi = min(q, p/l) plus what is missing  lossy, l = 1 - alpha */
+ *   LENIENT  pi = min(q, p/l) plus what is missing  lossy, l = 1 - alpha
+ *   CUT      pi = p on A, renormalised              truncate
+ *   CUT_Q    pi = q on A, renormalised              truncate-q
+ *   HEAD     pi = q on A, min(q, p) elsewhere, plus what is missing as in strict
+ *   TYPICAL  pi = q on A, the rest on the verifier's best token
+ *   BLEND    pi = (1 - w) q + w p                   ensemble */
 #ifndef SPC_RULES_TARGET_H
 #define SPC_RULES_TARGET_H
 
@@ -18,21 +23,45 @@ typedef enum {
     SPC_TARGET_KEEP,
     SPC_TARGET_DEFER,
     SPC_TARGET_SELECT,
-    SPC_TARGET_LENIENT
+    SPC_TARGET_LENIENT,
+    SPC_TARGET_CUT,
+    SPC_TARGET_CUT_Q,
+    SPC_TARGET_HEAD,
+    SPC_TARGET_TYPICAL,
+    SPC_TARGET_BLEND
 } spc_target_form;
 
 typedef struct {
     spc_target_form form;
-    spc_real cut;      /* SELECT: least gap of a token in A */
-    bool cuts_drafter; /* SELECT: the gap is the drafter's */
-    bool nucleus;      /* SELECT: A keeps to tokens with p(v) > 0 */
-    spc_real
-        eta; /* SELECT: sum of q outside A; filled in by whoever sums, see spc_target_outside */
-    spc_real inverse; /* LENIENT: 1 / l */
-    bool solve;       /* LENIENT: beta solved, not 1 */
-    spc_real scale;   /* LENIENT: 1 / beta (solve), or R / TV (beta = 1); needed for pi, and with
-                         solve   for the residual; filled in by whoever sums */
+    spc_real cut;      /* where there is a set A: least gap of a token in it */
+    bool cuts_drafter; /* the gap is the drafter's */
+    bool nucleus;      /* A keeps to tokens with p(v) > 0 */
+    spc_real eta;      /* SELECT, TYPICAL: sum of q outside A; filled in by whoever sums */
+    spc_real inverse;  /* LENIENT: 1 / l */
+    bool solve;        /* LENIENT: beta solved, not 1 */
+    spc_real scale;  /* filled in by whoever sums.  LENIENT: 1 / beta (solve), or R / TV (beta = 1);
+                        CUT: 1 / p(A); CUT_Q: 1 / q(A); HEAD: what is missing, over TV */
+    spc_real weight; /* BLEND: w */
 } spc_target;
+
+/* Has this form a set A? */
+SPC_FN bool spc_target_has_set(spc_target_form form)
+{
+    return form == SPC_TARGET_SELECT || form == SPC_TARGET_CUT || form == SPC_TARGET_CUT_Q ||
+           form == SPC_TARGET_HEAD || form == SPC_TARGET_TYPICAL;
+}
+
+/* Does the residual, or already the coin, need eta or scale? */
+SPC_FN bool spc_target_residual_sums(spc_target t)
+{
+    return t.form == SPC_TARGET_SELECT || t.form == SPC_TARGET_CUT || t.form == SPC_TARGET_CUT_Q ||
+           (t.form == SPC_TARGET_LENIENT && t.solve);
+}
+
+SPC_FN bool spc_target_coin_sums(spc_target t, bool deferred)
+{
+    return t.form == SPC_TARGET_CUT || (t.form == SPC_TARGET_SELECT && deferred);
+}
 
 /* What a rule makes of a row, but for the sums eta and scale (0 here).  nucleus: rules.md 4.3; it
  * does nothing at temperature 0, where the caller passes false. */
@@ -48,6 +77,7 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
     t.inverse = (spc_real)rule.inverse;
     t.solve = rule.solve != 0;
     t.scale = 0;
+    t.weight = (spc_real)rule.alpha;
     switch (rule.path) {
     case SPC_RULE_LOSSY: t.form = SPC_TARGET_LENIENT; break;
     case SPC_RULE_TOKEN_V1:
@@ -55,11 +85,16 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
     case SPC_RULE_TOKEN_V3:
     case SPC_RULE_LOSSY_GREEDY:
         t.form = SPC_TARGET_SELECT;
-        t.cut = spc_token_cut(rule, row);
         t.cuts_drafter = spc_token_cuts_drafter(rule);
         break;
+    case SPC_RULE_TRUNCATE: t.form = SPC_TARGET_CUT; break;
+    case SPC_RULE_TRUNCATE_Q: t.form = SPC_TARGET_CUT_Q; break;
+    case SPC_RULE_HEAD: t.form = SPC_TARGET_HEAD; break;
+    case SPC_RULE_TYPICAL: t.form = SPC_TARGET_TYPICAL; break;
+    case SPC_RULE_ENSEMBLE: t.form = SPC_TARGET_BLEND; break;
     default: t.form = spc_defers(rule, row) ? SPC_TARGET_DEFER : SPC_TARGET_KEEP; break;
     }
+    if (spc_target_has_set(t.form)) t.cut = spc_token_cut(rule, row);
     return t;
 }
 
@@ -81,7 +116,8 @@ SPC_FN spc_real spc_target_outside(spc_target t, spc_entry e)
 /* Was the draft deferred: did the rule turn to the verifier for it?  (Counted, rules.md 5.7.) */
 SPC_FN bool spc_target_defers(spc_target t, spc_entry e)
 {
-    if (t.form == SPC_TARGET_SELECT) return !spc_target_selects(t, e);
+    if (t.form == SPC_TARGET_CUT) return true; /* the verifier's own row, cut */
+    if (spc_target_has_set(t.form)) return !spc_target_selects(t, e);
     return t.form != SPC_TARGET_KEEP;
 }
 
@@ -104,6 +140,11 @@ SPC_FN spc_real spc_target_kept(spc_target t, spc_entry e)
     case SPC_TARGET_SELECT:
         return spc_target_selects(t, e) ? e.mix.drafter : t.eta * e.mix.verifier;
     case SPC_TARGET_LENIENT: return e.mix.verifier * t.inverse;
+    case SPC_TARGET_CUT: return spc_target_selects(t, e) ? t.scale * e.mix.verifier : 0;
+    case SPC_TARGET_CUT_Q:
+    case SPC_TARGET_TYPICAL: return spc_target_selects(t, e) ? e.mix.drafter : 0;
+    case SPC_TARGET_HEAD: return spc_target_selects(t, e) ? e.mix.drafter : e.mix.verifier;
+    case SPC_TARGET_BLEND: return (1 - t.weight) * e.mix.drafter + t.weight * e.mix.verifier;
     default: return e.mix.verifier;
     }
 }
@@ -119,6 +160,11 @@ SPC_FN spc_real spc_target_residual(spc_target t, spc_entry e)
     case SPC_TARGET_LENIENT:
         if (t.solve) return spc_positive(t.scale * e.mix.verifier - e.mix.drafter);
         return spc_positive(e.mix.verifier - e.mix.drafter);
+    case SPC_TARGET_CUT:
+        return spc_target_selects(t, e) ? spc_positive(t.scale * e.mix.verifier - e.mix.drafter)
+                                        : 0;
+    case SPC_TARGET_CUT_Q: return spc_target_selects(t, e) ? (t.scale - 1) * e.mix.drafter : 0;
+    case SPC_TARGET_TYPICAL: return e.top ? 1 : 0;
     default: return spc_positive(e.mix.verifier - e.mix.drafter);
     }
 }
@@ -138,8 +184,56 @@ SPC_FN spc_real spc_target_probability(spc_target t, spc_entry e)
             return capped > filled ? capped : filled;
         }
         return capped + t.scale * spc_positive(e.mix.verifier - e.mix.drafter);
+    case SPC_TARGET_CUT: return spc_target_selects(t, e) ? t.scale * e.mix.verifier : 0;
+    case SPC_TARGET_CUT_Q: return spc_target_selects(t, e) ? t.scale * e.mix.drafter : 0;
+    case SPC_TARGET_HEAD:
+        return (spc_target_selects(t, e) ? e.mix.drafter
+                                         : spc_least(e.mix.drafter, e.mix.verifier)) +
+               t.scale * spc_positive(e.mix.verifier - e.mix.drafter);
+    case SPC_TARGET_TYPICAL:
+        return (spc_target_selects(t, e) ? e.mix.drafter : 0) + (e.top ? t.eta : 0);
+    case SPC_TARGET_BLEND: return (1 - t.weight) * e.mix.drafter + t.weight * e.mix.verifier;
     default: return e.mix.verifier;
     }
+}
+
+/* What a token adds to the mass of A under each model, and, for HEAD, to what is missing: the part
+ * of the drafter above the verifier outside A. */
+SPC_FN spc_pair spc_target_inside(spc_target t, spc_entry e)
+{
+    spc_pair none;
+
+    none.drafter = none.verifier = 0;
+    return spc_target_selects(t, e) ? e.mix : none;
+}
+
+SPC_FN spc_real spc_head_missing(spc_target t, spc_entry e)
+{
+    return spc_target_selects(t, e) ? 0 : spc_positive(e.mix.drafter - e.mix.verifier);
+}
+
+/* What a token adds to the divergences of fuzzy; x ln(x / y), 0 where x is 0. */
+SPC_FN spc_real spc_divergence_term(spc_real x, spc_real y)
+{
+    spc_real ratio = y > 0 ? x / y : 1;
+
+    if (!(x > 0)) return 0;
+    if (!(y > 0)) return (spc_real)SPC_INFINITY;
+    if (!(ratio > (spc_real)1e-30)) return 0; /* x nothing beside y */
+    return x * spc_real_log(ratio < (spc_real)1e30 ? ratio : (spc_real)1e30);
+}
+
+SPC_FN spc_real spc_divergence_js(spc_entry e)
+{
+    spc_real mean = (e.mix.drafter + e.mix.verifier) / 2;
+
+    return (spc_divergence_term(e.mix.verifier, mean) + spc_divergence_term(e.mix.drafter, mean)) /
+           2;
+}
+
+SPC_FN spc_real spc_divergence_kl(spc_entry e)
+{
+    return spc_divergence_term(e.mix.verifier, e.mix.drafter);
 }
 
 /* ---- lossy: the sums behind scale -------------------------------------------------------------

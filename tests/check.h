@@ -21,6 +21,7 @@ static inline spc_rule rule_of(spc_rule_kind kind, double alpha, bool processed,
 
     cr_assert(spc_rule_make(kind, alpha, processed ? SPC_GATE_PROCESSED : SPC_GATE_UNSCALED, solve,
                             &rule));
+    if (kind == SPC_RULE_FUZZY) rule.kl = solve;
     return rule;
 }
 
@@ -34,6 +35,7 @@ static inline spc_row check_row(const ref_rows *r)
     row.verifier.entropy = ref_entropy(r->p1, r->n);
     row.surprise = -log(r->p1[ref_top(r->q1, r->n)]);
     row.tv = ref_over(r->p, r->q, r->n);
+    row.divergence = 0; /* check_of fills it in for the rule that asks */
     return row;
 }
 
@@ -45,6 +47,7 @@ static inline spc_entry check_entry(const ref_rows *r, int32_t v)
     e.mix.verifier = r->p[v];
     e.gap.drafter = log(r->q1[v] / r->q1[ref_top(r->q1, r->n)]);
     e.gap.verifier = log(r->p1[v] / r->p1[ref_top(r->p1, r->n)]);
+    e.top = v == ref_top(r->p1, r->n);
     return e;
 }
 
@@ -82,17 +85,44 @@ static inline void check_scale(const ref_rows *r, check_law *law)
     t->scale = rejected > 0 ? s : 0;
 }
 
-static inline check_law check_of(const ref_rows *r, spc_rule rule)
+/* The sums of the forms that have a set A. */
+static inline void check_set(const ref_rows *r, spc_target *t)
 {
-    check_law law;
+    double q = 0, p = 0, missing = 0;
 
-    memset(&law, 0, sizeof law);
-    law.target = spc_target_begin(rule, check_row(r), r->nucleus);
-    if (law.target.form == SPC_TARGET_SELECT) {
-        for (int32_t v = 0; v < r->n; v++) {
-            law.target.eta += spc_target_outside(law.target, check_entry(r, v));
-        }
+    for (int32_t v = 0; v < r->n; v++) {
+        spc_entry e = check_entry(r, v);
+
+        t->eta += spc_target_outside(*t, e);
+        q += spc_target_inside(*t, e).drafter;
+        p += spc_target_inside(*t, e).verifier;
+        missing += spc_head_missing(*t, e);
     }
+    if (t->form == SPC_TARGET_CUT_Q && q <= 0) t->form = SPC_TARGET_CUT;
+    if (t->form == SPC_TARGET_CUT) t->scale = 1 / p;
+    if (t->form == SPC_TARGET_CUT_Q) t->scale = q < 1 ? 1 / q : 1;
+    if (t->form == SPC_TARGET_HEAD) t->scale = spc_lossy_share(missing, ref_over(r->p, r->q, r->n));
+}
+
+static inline check_law check_of(const ref_rows *rows, spc_rule rule)
+{
+    ref_rows local = *rows, *r = &local;
+    check_law law;
+    spc_row row;
+
+    if (rule.path == SPC_RULE_TYPICAL) { /* its set is cut on the processed row */
+        local.q1 = local.q;
+        local.p1 = local.p;
+    }
+    memset(&law, 0, sizeof law);
+    row = check_row(r);
+    for (int32_t v = 0; v < r->n; v++) {
+        spc_entry e = check_entry(r, v);
+
+        row.divergence += rule.kl ? spc_divergence_kl(e) : spc_divergence_js(e);
+    }
+    law.target = spc_target_begin(rule, row, r->nucleus);
+    if (spc_target_has_set(law.target.form)) check_set(r, &law.target);
     if (law.target.form == SPC_TARGET_LENIENT) check_scale(r, &law);
     for (int32_t v = 0; v < r->n; v++) {
         spc_entry e = check_entry(r, v);
@@ -167,6 +197,13 @@ static const struct {
     {SPC_RULE_TOKEN_V3, false, 5, {-0.5, 0, 0.3, 0.8, 1}},
     {SPC_RULE_BILD, false, 3, {0, 1, 4}},
     {SPC_RULE_LOSSY_GREEDY, false, 4, {0, 0.3, 0.8, 1}},
+    {SPC_RULE_TRUNCATE, false, 4, {0, 0.3, 0.8, 1}},
+    {SPC_RULE_TRUNCATE_Q, false, 4, {0, 0.3, 0.8, 1}},
+    {SPC_RULE_HEAD, false, 5, {-0.5, 0, 0.3, 0.8, 1}},
+    {SPC_RULE_TYPICAL, false, 4, {0, 0.09, 0.5, 1}},
+    {SPC_RULE_ENSEMBLE, false, 4, {0, 0.25, 0.7, 1}},
+    {SPC_RULE_FUZZY, false, 4, {0, 0.05, 0.2, 0.5}},
+    {SPC_RULE_FUZZY, true, 4, {0, 0.05, 0.2, 2}},
 };
 enum { CHECK_RULES = sizeof check_rules / sizeof *check_rules };
 

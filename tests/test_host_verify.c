@@ -275,7 +275,7 @@ Test(host_verify, equal_rows_keep_everything_and_a_rejection_of_them_draws_the_t
         spc_row_stats stats[ROWS];
         spc_verdict out;
 
-        if (strncmp(toy_rules[i % TOY_RULES], "token", 5) == 0) continue; /* pi is not q there */
+        if (strncmp(toy_rules[i % TOY_RULES], "t", 1) == 0) continue; /* sets: pi is not q there */
         p.seed = dice_word(&d);
         fill(&d, ROWS_EQUAL);
         spc_verify_args a = args_of(&p, drafter, verifier, V, 4, draft);

@@ -506,7 +506,7 @@ Test(host_verify_law, greedy_rounds_emit_the_greedy_target)
         ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
         emitted(&p, drafter, verifier, i % 3, true, law);
         if (r.margin >= 4e-6) {
-            cr_expect_eq(distance(law, r.pi), 0, "%s", toy_rules[i % TOY_RULES]);
+            cr_expect_lt(distance(law, r.pi), 1e-7, "%s", toy_rules[i % TOY_RULES]);
         }
         ref_rows_free(&r);
     }

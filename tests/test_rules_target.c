@@ -195,6 +195,34 @@ Test(rules_target, the_worked_row_has_the_values_computed_by_hand)
     ref_rows_free(&r);
 }
 
+/* The comparators on the same row: pi, rules.md 3.3. */
+Test(rules_target, the_worked_row_of_the_comparators)
+{
+    static const double q[] = {0.40, 0.35, 0.20, 0.05}, p[] = {0.10, 0.55, 0.30, 0.05};
+    static const struct {
+        const char *rule;
+        double pi[4];
+    } rows[] = {{"truncate:alpha=.5", {0, .647059, .352941, 0}},
+                {"truncate-q:alpha=.5", {0, .636364, .363636, 0}},
+                {"head:alpha=.5", {.1, .55, .3, .05}},
+                {"head:alpha=.9", {.4, .35, .2, .05}},
+                {"typical:eps=.09", {.4, .4, .2, 0}},
+                {"ensemble:w=.25", {.325, .4, .225, .05}},
+                {"fuzzy:alpha=.05", {.1, .55, .3, .05}},
+                {"fuzzy:alpha=.07", {.4, .35, .2, .05}}, /* JS is .064424 */
+                {"fuzzy:alpha=.2,div=kl", {.1, .55, .3, .05}},
+                {"fuzzy:alpha=.3,div=kl", {.4, .35, .2, .05}}};
+    ref_rows r = rows_from(q, p, 4);
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        spc_rule rule;
+
+        cr_assert(spc_rule_parse(rows[i].rule, &rule, NULL));
+        expect_pi(&r, rule, rows[i].pi, 1e-6);
+    }
+    ref_rows_free(&r);
+}
+
 Test(rules_target, a_token_on_the_edge_of_the_set_is_in_it)
 {
     static const double q[] = {0.5, 0.25, 0.25}, p[] = {0.25, 0.5, 0.25};
@@ -408,10 +436,19 @@ Test(rules_target, without_nucleus_a_token_rule_can_leave_the_verifiers_nucleus)
 
 static void expect_deferral(const ref_rows *r, const check_law *law, const char *what)
 {
+    ref_rows gate = *r;
+
+    if (law->target.form == SPC_TARGET_TYPICAL) { /* its set is cut on the processed row */
+        gate.q1 = gate.q;
+        gate.p1 = gate.p;
+    }
     for (int32_t v = 0; v < r->n; v++) {
-        bool deferred = spc_target_defers(law->target, check_entry(r, v));
+        bool deferred = spc_target_defers(law->target, check_entry(&gate, v));
 
         switch (law->target.form) {
+        case SPC_TARGET_CUT_Q:
+        case SPC_TARGET_HEAD:
+        case SPC_TARGET_TYPICAL:
         case SPC_TARGET_SELECT: cr_assert_eq(deferred, r->selected[v] <= 0, "%s", what); break;
         case SPC_TARGET_KEEP: cr_assert_not(deferred, "%s", what); break;
         default: cr_assert(deferred, "%s", what); break;

@@ -217,6 +217,15 @@ static double entropy(const double *x, int32_t n)
     return sum;
 }
 
+/* As the entropy of the mean less the mean of the entropies. */
+static double jensen_shannon(const rows *r)
+{
+    double mean[TOY_VOCAB];
+
+    for (int32_t i = 0; i < r->vocab; i++) mean[i] = (r->q[i] + r->p[i]) / 2;
+    return entropy(mean, r->vocab) - (entropy(r->q, r->vocab) + entropy(r->p, r->vocab)) / 2;
+}
+
 /* Row rules: 1 defers, 0 keeps; -1: not a row rule. */
 static int defers(const rows *r, spc_rule_kind kind, double a)
 {
@@ -234,6 +243,7 @@ static int defers(const rows *r, spc_rule_kind kind, double a)
     case SPC_RULE_DIFF_LOG: return entropy(r->q1, n) > entropy(r->p1, n) + a;
     case SPC_RULE_OPT_LOG: return entropy(r->q1, n) > entropy(r->p1, n) + a * distance(r);
     case SPC_RULE_BILD: return -log(r->p1[top_of(r->q1, n)]) > a;
+    case SPC_RULE_FUZZY: return jensen_shannon(r) > a;
     default: return -1;
     }
 }
@@ -271,6 +281,65 @@ static void lossy(const rows *r, double a, bool solve, double *pi)
     }
 }
 
+/* The verifier's or the drafter's row on the head of the verifier's, renormalised. */
+static void cut_to_head(const rows *r, double a, bool nucleus, bool drafter, double *pi)
+{
+    double q = 0, sum = 0;
+
+    for (int32_t v = 0; v < r->vocab; v++) {
+        q += selects(r, SPC_RULE_TOKEN_V3, a, nucleus, v) ? r->q[v] : 0;
+    }
+    for (int32_t v = 0; v < r->vocab; v++) {
+        pi[v] = selects(r, SPC_RULE_TOKEN_V3, a, nucleus, v)
+                    ? (drafter && q > 0 ? r->q[v] : r->p[v])
+                    : 0;
+        sum += pi[v];
+    }
+    for (int32_t v = 0; v < r->vocab; v++) pi[v] /= sum;
+}
+
+/* Outside the head, what strict would reject is spread as strict spreads it. */
+static void head(const rows *r, double a, bool nucleus, double *pi)
+{
+    double missing = 0;
+
+    for (int32_t v = 0; v < r->vocab; v++) {
+        bool in = selects(r, SPC_RULE_TOKEN_V3, a, nucleus, v);
+
+        pi[v] = in ? r->q[v] : fmin(r->q[v], r->p[v]);
+        missing += r->q[v] - pi[v];
+    }
+    for (int32_t v = 0; v < r->vocab && missing > 0; v++) {
+        pi[v] += missing * fmax(0, r->p[v] - r->q[v]) / distance(r);
+    }
+}
+
+static void typical(const rows *r, double eps, double *pi)
+{
+    double least = fmin(eps, sqrt(eps) * exp(-entropy(r->p, r->vocab))), rest = 1;
+
+    for (int32_t v = 0; v < r->vocab; v++) {
+        pi[v] = r->p[v] > 0 && r->p[v] >= least ? r->q[v] : 0;
+        rest -= pi[v];
+    }
+    pi[top_of(r->p, r->vocab)] += rest;
+}
+
+/* Targets that are none of the paper's; false: the rule is another. */
+static bool comparator(const rows *r, spc_rule_kind kind, double a, bool nucleus, double *pi)
+{
+    switch (kind) {
+    case SPC_RULE_TRUNCATE: cut_to_head(r, a, nucleus, false, pi); return true;
+    case SPC_RULE_TRUNCATE_Q: cut_to_head(r, a, nucleus, true, pi); return true;
+    case SPC_RULE_HEAD: head(r, a, nucleus, pi); return true;
+    case SPC_RULE_TYPICAL: typical(r, a, pi); return true;
+    case SPC_RULE_ENSEMBLE:
+        for (int32_t v = 0; v < r->vocab; v++) pi[v] = (1 - a) * r->q[v] + a * r->p[v];
+        return true;
+    default: return false;
+    }
+}
+
 void toy_target(const toy_pair *pair, const toy_law *law, const int32_t *prefix, int32_t count,
                 double *pi)
 {
@@ -304,6 +373,7 @@ void toy_target(const toy_pair *pair, const toy_law *law, const int32_t *prefix,
         lossy(&r, rule.alpha, rule.solve != 0, pi);
         return;
     }
+    if (comparator(&r, kind, rule.alpha, nucleus, pi)) return;
     for (int32_t v = 0; v < r.vocab; v++) {
         eta += selects(&r, kind, rule.alpha, nucleus, v) ? 0 : r.q[v];
     }

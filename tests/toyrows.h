@@ -324,6 +324,93 @@ static inline void ref_lossy(ref_rows *r, double alpha, bool solve)
     }
 }
 
+/* Rules that cut a row to the set of token-v3 (A3): the verifier's, or the drafter's. */
+static inline void ref_truncate_to_head(ref_rows *r, double alpha, bool drafter)
+{
+    double *pi = r->pi, q = 0, p = 0;
+
+    ref_token(r, SPC_RULE_TOKEN_V3, alpha);
+    for (int32_t v = 0; v < r->n; v++) {
+        q += r->selected[v] * r->q[v];
+        p += r->selected[v] * r->p[v];
+    }
+    for (int32_t v = 0; v < r->n; v++) {
+        pi[v] = r->selected[v] * (drafter && q > 0 ? r->q[v] / q : r->p[v] / p);
+    }
+    ref_step(r, pi);
+}
+
+static inline void ref_head(ref_rows *r, double alpha)
+{
+    double *pi = r->pi, missing = 0, tv = ref_over(r->p, r->q, r->n);
+
+    ref_token(r, SPC_RULE_TOKEN_V3, alpha);
+    for (int32_t v = 0; v < r->n; v++) {
+        missing += (1 - r->selected[v]) * fmax(0, r->q[v] - r->p[v]);
+    }
+    for (int32_t v = 0; v < r->n; v++) {
+        pi[v] = (r->selected[v] > 0 ? r->q[v] : fmin(r->q[v], r->p[v])) +
+                (missing > 0 ? missing / tv * fmax(0, r->p[v] - r->q[v]) : 0);
+    }
+    ref_step(r, pi);
+    for (int32_t v = 0; v < r->n;
+         v++) { /* the same up to a factor, also where nothing is missing */
+        r->residual[v] = fmax(0, r->p[v] - r->q[v]);
+    }
+}
+
+static inline void ref_typical(ref_rows *r, double eps)
+{
+    double *pi = r->pi, eta = 0, entropy = ref_entropy(r->p, r->n);
+    double least = fmin(eps, sqrt(eps) * exp(-entropy));
+    int32_t top = ref_top(r->p, r->n);
+
+    r->margin = INFINITY;
+    for (int32_t v = 0; v < r->n; v++) {
+        r->selected[v] = r->p[v] > 0 && r->p[v] >= least;
+        eta += (1 - r->selected[v]) * r->q[v];
+        if (r->p[v] > 0 && least > 0) r->margin = fmin(r->margin, fabs(log(r->p[v] / least)));
+    }
+    for (int32_t v = 0; v < r->n; v++) {
+        pi[v] = r->selected[v] * r->q[v] + (v == top ? eta : 0);
+    }
+    ref_step(r, pi);
+    for (int32_t v = 0; v < r->n; v++) r->residual[v] = v == top;
+}
+
+static inline void ref_ensemble(ref_rows *r, double w)
+{
+    double *pi = r->pi;
+
+    for (int32_t v = 0; v < r->n; v++) pi[v] = (1 - w) * r->q[v] + w * r->p[v];
+    ref_step(r, pi);
+    for (int32_t v = 0; v < r->n; v++) r->residual[v] = fmax(0, r->p[v] - r->q[v]);
+    r->margin = INFINITY;
+}
+
+static inline double ref_kl(const double *x, const double *y, int32_t n)
+{
+    double sum = 0;
+
+    for (int32_t v = 0; v < n; v++) {
+        if (x[v] > 0) sum += x[v] * log(x[v] / y[v]);
+    }
+    return sum;
+}
+
+static inline double ref_js(const ref_rows *r)
+{
+    double sum = 0;
+
+    for (int32_t v = 0; v < r->n; v++) {
+        double mean = (r->q[v] + r->p[v]) / 2;
+
+        if (r->p[v] > 0) sum += r->p[v] * log(r->p[v] / mean) / 2;
+        if (r->q[v] > 0) sum += r->q[v] * log(r->q[v] / mean) / 2;
+    }
+    return sum;
+}
+
 /* pi, accept, residual and the facts behind them, for a one-round rule. */
 static inline void ref_law(ref_rows *r, spc_rule_kind kind, double alpha, bool solve)
 {
@@ -349,6 +436,12 @@ static inline void ref_law(ref_rows *r, spc_rule_kind kind, double alpha, bool s
         ref_gate(r, ref_entropy(r->p1, n) + alpha * tv, ref_entropy(r->q1, n));
         break;
     case SPC_RULE_BILD: ref_gate(r, alpha, -log(r->p1[ref_top(r->q1, n)])); break;
+    case SPC_RULE_TRUNCATE: ref_truncate_to_head(r, alpha, false); break;
+    case SPC_RULE_TRUNCATE_Q: ref_truncate_to_head(r, alpha, true); break;
+    case SPC_RULE_HEAD: ref_head(r, alpha); break;
+    case SPC_RULE_TYPICAL: ref_typical(r, alpha); break;
+    case SPC_RULE_ENSEMBLE: ref_ensemble(r, alpha); break;
+    case SPC_RULE_FUZZY: ref_gate(r, alpha, solve ? ref_kl(r->p, r->q, n) : ref_js(r)); break;
     default: ref_gate(r, 0, 1); break; /* strict */
     }
     r->rejected = 0;
