@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 enum {
-    PARTS = 4,       /* of a thread's share: what can still be taken over when its core is lost */
-    SPIN_NS = 20000, /* longer than the gaps inside a forward, shorter than a time slice */
-    SPIN_CHECK = 32, /* pauses between two looks at the clock */
+    PARTS = 4,        /* of a thread's share: what can still be taken over when its core is lost */
+    SPIN_NS = 200000, /* longer than the gaps inside a round, shorter than a time slice */
+    SPIN_CHECK = 32,  /* pauses between two looks at the clock */
     CACHE_LINE = 64,
 };
 

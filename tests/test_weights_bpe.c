@@ -43,7 +43,7 @@ static void merge_slowly(const spc_merge *merges, int32_t count, int32_t *ids, i
 
 Test(weights_bpe, random_merges_as_by_definition)
 {
-    enum { BASE = 4, MERGES = 30, LENGTH = 40 };
+    enum { BASE = 4, MERGES = 30, LENGTH = 100 }; /* words above 64 leave the stack */
     dice d = {17};
 
     for (int trial = 0; trial < 500; trial++) {
@@ -87,5 +87,17 @@ Test(weights_bpe, nothing_to_merge)
     cr_assert(count == 1 && ids[0] == 5);
     cr_assert(spc_bpe_merge(&bpe, ids, &none));
     cr_assert_eq(none, 0);
+    spc_bpe_free(&bpe);
+}
+
+Test(weights_bpe, of_two_merges_of_one_pair_the_later_counts)
+{
+    static const spc_merge merges[] = {{0, 1, 5}, {1, 2, 6}, {0, 1, 7}};
+    int32_t ids[] = {0, 1, 2}, count = 3;
+    spc_bpe bpe = bpe_of(merges, 3);
+
+    cr_assert(spc_bpe_merge(&bpe, ids, &count));
+    cr_assert_eq(count, 2);
+    cr_assert(ids[0] == 0 && ids[1] == 6, "the pair (0, 1) has rank 2 now, behind (1, 2)");
     spc_bpe_free(&bpe);
 }

@@ -105,6 +105,11 @@ Test(weights_bundle, bad_indexes)
         {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", SPC_EFORMAT, "beside it"},
         {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", SPC_EFORMAT, "beside it"},
         {"{\"weight_map\":{\"a\":\"\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"..\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"sub/one.safetensors\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"model.safetensors.index.json\"}}", SPC_EFORMAT, "beside it"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\",\"a\":\"one.safetensors\"}}", SPC_EFORMAT,
+         "duplicate"},
         {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", SPC_EIO, "gone.safetensors"},
         {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"same.safetensors\"}}", SPC_EFORMAT,
          "two files"},
@@ -158,4 +163,23 @@ Test(weights_bundle, files_in_memory)
     spc_bundle_close(bundle);
     cr_assert_eq(spc_bundle_open_memory("embedded:x", files + 1, 1, &bundle, &err), SPC_EIO);
     spc_bundle_close(NULL);
+}
+
+/* Where a shard is named for the wrong tensor, the tensors are found all the same. */
+Test(weights_bundle, tensors_are_found_by_name_and_not_by_shard)
+{
+    folder f = folder_open();
+    spc_bundle *bundle;
+    spc_error err = {SPC_OK, "untouched"};
+
+    write_shard(&f, "one.safetensors", "z", 1, 1);
+    write_shard(&f, "two.safetensors", "a", 2, 2);
+    write_text(&f, index_name,
+               "{\"weight_map\":{\"a\":\"one.safetensors\",\"z\":\"two.safetensors\"}}");
+    cr_assert_eq(spc_bundle_open(f.path, &bundle, &err), SPC_OK, "%s", err.message);
+    cr_assert_str_eq(err.message, "untouched");
+    cr_assert_eq(spc_bundle_count(bundle), 2);
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "z")->data)[0], 1);
+    spc_bundle_close(bundle);
+    folder_close(&f);
 }

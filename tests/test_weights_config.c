@@ -130,6 +130,18 @@ Test(weights_config, rope_in_its_forms)
     cr_assert(plain.rope.bfloat16);
 }
 
+/* As transformers reads it: rope_theta of rope_parameters, else the one beside it. */
+Test(weights_config, rope_theta_has_two_places)
+{
+    spc_config inner =
+        config_with("{\"rope_theta\":2e5,\"rope_parameters\":{\"rope_theta\":5e5}}", NULL);
+    spc_config outer =
+        config_with("{\"rope_theta\":2e5,\"rope_parameters\":{\"rope_type\":\"default\"}}", NULL);
+
+    cr_assert_eq(inner.rope.theta, 5e5);
+    cr_assert_eq(outer.rope.theta, 2e5);
+}
+
 Test(weights_config, ids_that_end_a_sequence)
 {
     spc_config list = config_with("{\"eos_token_id\":[7,8,9]}", NULL);
@@ -150,6 +162,8 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
     } cases[] = {
         {"{\"architectures\":null}", "architectures", "none"},
         {"{\"architectures\":[]}", "architectures", "another type"},
+        {"{\"architectures\":\"LlamaForCausalLM\"}", "architectures", "found 'LlamaForCausalLM'"},
+        {"{\"model_type\":5}", "model_type", "found 5"},
         {"{\"vocab_size\":null}", "vocab_size: expected a whole number of 1 to", "none"},
         {"{\"vocab_size\":0}", "vocab_size", "found 0"},
         {"{\"vocab_size\":-5}", "vocab_size", "found -5"},
@@ -160,7 +174,11 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {"{\"hidden_size\":100000000}", "hidden_size", "found 100000000"},
         {"{\"num_hidden_layers\":0}", "num_hidden_layers", "found 0"},
         {"{\"num_attention_heads\":null}", "num_attention_heads", "none"},
+        {"{\"num_hidden_layers\":null}", "num_hidden_layers", "none"},
+        {"{\"intermediate_size\":null}", "intermediate_size", "none"},
+        {"{\"max_position_embeddings\":null}", "max_position_embeddings", "none"},
         {"{\"num_key_value_heads\":3}", "num_key_value_heads", "found 3"},
+        {"{\"num_key_value_heads\":16}", "num_key_value_heads", "found 16"},
         {"{\"head_dim\":33}", "head_dim", "found 33"},
         {"{\"head_dim\":0}", "head_dim", "found 0"},
         {"{\"intermediate_size\":true}", "intermediate_size", "found true"},
@@ -169,6 +187,13 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {"{\"rope_theta\":0}", "rope_theta", "found 0"},
         {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", "linear, llama3", "yarn"},
         {"{\"rope_scaling\":{\"rope_type\":\"linear\"}}", "factor", "none"},
+        {"{\"rope_scaling\":{\"rope_type\":5,\"factor\":2}}", "rope_type: expected a name",
+         "found 5"},
+        {"{\"rope_scaling\":{\"type\":true}}", "type: expected a name", "found true"},
+        {"{\"rope_scaling\":\"linear\"}", "rope_scaling: expected an object", "found 'linear'"},
+        {"{\"rope_parameters\":[]}", "rope_parameters: expected an object", "another type"},
+        {"{\"rope_parameters\":{\"rope_theta\":\"1e4\"}}", "rope_theta", "found '1e4'"},
+        {"{\"spc_rope_bfloat16\":1}", "spc_rope_bfloat16: expected true or false", "found 1"},
         {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
          "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}",
          "more than low_freq_factor", "found 4"},

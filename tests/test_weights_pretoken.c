@@ -125,3 +125,43 @@ Test(weights_pretoken, bad_patterns_and_endless_ones)
     spc_spans_free(&spans);
     spc_pattern_close(p);
 }
+
+/* A lookbehind that moves the beginning of a match back (by a call, which PCRE2 lets pass) would
+ * find the same match for ever, and pieces of a negative length. */
+Test(weights_pretoken, a_match_that_begins_inside_the_last_one_is_refused)
+{
+    static const char *const patterns[] = {
+        "(?(DEFINE)(?<x>\\Kab))(?<=(?&x))",
+        "(?(DEFINE)(?<x>\\Kab))(?:ab|(?<=(?&x))c)",
+    };
+
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+        spc_pattern *p;
+        spc_spans spans = {NULL, 0, 0};
+        spc_error err;
+        spc_status status = spc_pattern_open("t", patterns[i], &p, &err);
+
+        if (status == SPC_OK) {
+            status = spc_pattern_split(p, "abcd", (spc_span){0, 4}, true, true, &spans, &err);
+            cr_assert_eq(status, SPC_EINPUT, "%s", patterns[i]);
+            for (size_t k = 0; k < spans.count; k++) {
+                cr_assert_leq(spans.span[k].bytes, 4, "%s", patterns[i]);
+            }
+        } else { /* a PCRE2 that sees it at once */
+            cr_assert_eq(status, SPC_EMODEL, "%s", patterns[i]);
+        }
+        spc_spans_free(&spans);
+        spc_pattern_close(p);
+    }
+}
+
+/* \C is one byte, and what lies between its matches would not be UTF-8. */
+Test(weights_pretoken, a_pattern_that_cuts_characters_is_refused)
+{
+    spc_pattern *p;
+    spc_error err;
+
+    cr_assert_eq(spc_pattern_open("t.json", "\\C", &p, &err), SPC_EMODEL);
+    cr_assert_null(p);
+    cr_assert_not_null(strstr(err.message, "t.json"), "%s", err.message);
+}

@@ -51,6 +51,8 @@ static void expect_refused(const image *f, const char *word, const char *what)
     cr_assert_not_null(strstr(err.message, "here.safetensors"), "%s: %s", what, err.message);
     cr_assert_not_null(strstr(err.message, word), "%s: expected '%s' in: %s", what, word,
                        err.message);
+    cr_assert_null(strchr(err.message, '\n'), "%s: more than one line", what);
+    cr_assert_eq(list.count, 0, "%s: the list grew", what);
     spc_tensor_list_free(&list);
     free(copy);
 }
@@ -147,6 +149,17 @@ Test(weights_safetensors, a_lying_length_is_refused)
     }
 }
 
+/* Off by one: the header loses its last brace, or gains the first byte of the data. */
+Test(weights_safetensors, a_length_off_by_one_is_refused)
+{
+    image f = image_of("{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+
+    f.data[0]--;
+    expect_refused(&f, "header", "one too short");
+    f.data[0] += 2;
+    expect_refused(&f, "header", "one too long");
+}
+
 Test(weights_safetensors, lying_headers_are_refused)
 {
     static const struct {
@@ -166,7 +179,16 @@ Test(weights_safetensors, lying_headers_are_refused)
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, "8"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]}}", 4,
          "more bytes than"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[9223372036854775808],\"data_offsets\":[0,1]}}", 1,
+         "header"},
+        {"{\"a\":{\"dtype\":\"F64\",\"shape\":[2305843009213693952],\"data_offsets\":[0,0]}}", 0,
+         "more bytes than"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4, "8 bytes"},
+        {"{\"a\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "dtype"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":1,\"data_offsets\":[0,1]}}", 1, "shape"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-1,0]}}", 1, "data_offsets"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1.0]}}", 1, "data_offsets"},
+        {"not json", 0, "header"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "data_offsets"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,0]}}", 1, "data_offsets"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,2]}}", 1, "data_offsets"},
@@ -176,6 +198,12 @@ Test(weights_safetensors, lying_headers_are_refused)
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
          3, "overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}",
+         3, "hole"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+         "\"b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[1,1]}}",
+         2, "overlap"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
          "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
          1, "overlap"},
@@ -201,5 +229,29 @@ Test(weights_safetensors, files_append)
     cr_assert_eq(spc_safetensors_read("2", second.data, second.bytes, &list, &err), SPC_OK);
     cr_assert_eq(list.count, 2);
     cr_assert_str_eq(list.tensor[1].name, "b");
+    spc_tensor_list_free(&list);
+}
+
+/* A file that fails after some of its tensors were read leaves those of the first alone. */
+Test(weights_safetensors, a_file_that_fails_leaves_the_list_as_it_was)
+{
+    static const char *const headers[] = {
+        "{\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"c\":1}",
+        "{\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
+        "\"c\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}"};
+    image first = image_of("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
+    spc_tensor_list list;
+    spc_error err;
+
+    memset(&list, 0, sizeof list);
+    cr_assert_eq(spc_safetensors_read("1", first.data, first.bytes, &list, &err), SPC_OK);
+    for (size_t k = 0; k < sizeof headers / sizeof *headers; k++) {
+        image second = image_of(headers[k], 1);
+
+        cr_assert_eq(spc_safetensors_read("2", second.data, second.bytes, &list, &err),
+                     SPC_EFORMAT);
+        cr_assert_eq(list.count, 1, "%s", headers[k]);
+        cr_assert_str_eq(list.tensor[0].name, "a");
+    }
     spc_tensor_list_free(&list);
 }

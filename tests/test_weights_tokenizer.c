@@ -210,6 +210,63 @@ Test(weights_tokenizer, refuses_by_name_what_it_does_not_understand)
                    SPC_EFORMAT, "duplicate");
 }
 
+/* The GPT-2 vector with other added tokens, malloc'd. */
+static char *with_added(const char *added)
+{
+    json_t *root = read_json(SPC_TEST_VECTORS "/tokenizers/bytelevel-gpt2.json");
+    json_error_t problem;
+    json_t *tokens = json_loads(added, 0, &problem);
+    char *json;
+
+    cr_assert_not_null(tokens, "%s: %s", added, problem.text);
+    cr_assert_eq(json_object_set_new(root, "added_tokens", tokens), 0);
+    json = json_dumps(root, 0);
+    json_decref(root);
+    return json;
+}
+
+static void expect_refused_with(const char *added)
+{
+    char *json = with_added(added);
+
+    expect_refused(json, SPC_EFORMAT, "share one id");
+    free(json);
+}
+
+/* Encoding trusts that a byte's token is one character long. */
+Test(weights_tokenizer, refuses_two_tokens_of_one_id)
+{
+    expect_refused_with("[{\"id\":70,\"content\":\"a long text for the id of a byte\"}]");
+    expect_refused_with("[{\"id\":5000,\"content\":\"bbb\"},{\"id\":5000,\"content\":\"b\"}]");
+}
+
+/* Two added tokens rename id 500: the last counts, and its length is its own (the text is
+ * exact-sized, so the sanitizers would see it compared with the longer one). */
+Test(weights_tokenizer, an_added_token_may_rename_a_word)
+{
+    char *json = with_added("[{\"id\":500,\"content\":\"<bbbbbbbbbbbbbbbb>\"},"
+                            "{\"id\":500,\"content\":\"<b>\"}]");
+    size_t bytes = 40;
+    char *text = malloc(bytes);
+    spc_tokenizer *t;
+    spc_error error;
+    int32_t *ids, count;
+
+    cr_assert_eq(spc_tokenizer_open("toy", json, strlen(json), &t, &error), SPC_OK, "%s",
+                 error.message);
+    memset(text, 0, bytes); /* as the bytes behind a piece may be */
+    memcpy(text, "<b>", 3);
+    memcpy(text + 4, "<b>", 3);
+    cr_assert_eq(spc_tokenizer_encode(t, text, bytes, false, &ids, &count, &error), SPC_OK);
+    cr_expect_gt(count, 2);
+    cr_expect_eq(ids[0], 500);
+    cr_expect_eq(spc_tokenizer_find(t, "<b>"), 500);
+    free(ids);
+    free(text);
+    free(json);
+    spc_tokenizer_close(t);
+}
+
 /* Every beginning of a real file is refused, and nothing is read behind it (the copy is
  * exact-sized, so the sanitizers would see). */
 Test(weights_tokenizer, refuses_every_truncation)

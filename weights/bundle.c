@@ -203,7 +203,7 @@ static spc_status read_shards(spc_bundle *b, const json_t *map, const char *inde
     {
         const char *name = json_string_value(value);
 
-        if (!name || !is_plain_name(name)) {
+        if (!name || !is_plain_name(name) || strcmp(name, index) == 0) {
             return spc_error_set(err, SPC_EFORMAT,
                                  "%s: weight_map: expected the name of a file beside it for tensor "
                                  "'%.100s'",

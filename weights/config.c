@@ -112,12 +112,15 @@ static spc_status read_names(const reader *r, spc_config *c)
 {
     const char *name =
         json_string_value(json_array_get(json_object_get(r->root, "architectures"), 0));
-    const char *type = json_string_value(json_object_get(r->root, "model_type"));
+    const json_t *model_type = json_object_get(r->root, "model_type");
+    const char *type = json_string_value(model_type);
 
     if (!name || strlen(name) >= SPC_CONFIG_NAME) {
         return wrong(r, "architectures", "an array with one name, such as [\"LlamaForCausalLM\"]");
     }
-    if (type && strlen(type) >= SPC_CONFIG_NAME) return wrong(r, "model_type", "a short name");
+    if (model_type && !json_is_null(model_type) && (!type || strlen(type) >= SPC_CONFIG_NAME)) {
+        return wrong(r, "model_type", "a short name");
+    }
     memcpy(c->architecture, name, strlen(name) + 1);
     if (type) memcpy(c->model_type, type, strlen(type) + 1);
     return SPC_OK;
@@ -150,23 +153,44 @@ static spc_status read_sizes(const reader *r, spc_config *c)
     return SPC_OK;
 }
 
-/* Old files keep rope_theta and rope_scaling apart; new ones hold both in rope_parameters. */
+/* An object, or NULL where there is none. */
+static spc_status read_object(const reader *r, const char *key, const json_t **out)
+{
+    *out = json_object_get(r->root, key);
+    if (json_is_null(*out)) *out = NULL;
+    return *out && !json_is_object(*out) ? wrong(r, key, "an object") : SPC_OK;
+}
+
+/* Its name, or NULL where there is none: not stretched. */
+static spc_status read_rope_type(const reader *r, const char **out)
+{
+    const char *key = "rope_type";
+    const json_t *value = json_object_get(r->root, key);
+
+    if (!value || json_is_null(value)) value = json_object_get(r->root, key = "type");
+    *out = json_string_value(value);
+    return value && !json_is_null(value) && !*out ? wrong(r, key, "a name") : SPC_OK;
+}
+
+/* Old files keep rope_theta and rope_scaling apart; new ones hold both in rope_parameters, and
+ * where these have no rope_theta the old place counts, as in transformers. */
 static spc_status read_rope(const reader *r, spc_config *c)
 {
-    const json_t *parameters = json_object_get(r->root, "rope_parameters");
-    const json_t *scaling =
-        json_is_object(parameters) ? parameters : json_object_get(r->root, "rope_scaling");
+    const json_t *parameters, *scaling;
     reader inner = *r;
     const char *kind;
-    spc_status s;
+    spc_status s = read_object(r, "rope_parameters", &parameters);
 
-    if (json_is_object(parameters)) inner.root = parameters;
-    s = read_number(&inner, "rope_theta", 1, 1e12, 10000, &c->rope.theta);
-    if (s != SPC_OK || !json_is_object(scaling)) return s;
-    inner.root = scaling;
-    kind = json_string_value(json_object_get(scaling, "rope_type"));
-    if (!kind) kind = json_string_value(json_object_get(scaling, "type"));
-    if (!kind || strcmp(kind, "default") == 0) return SPC_OK;
+    if (s == SPC_OK) s = read_object(r, "rope_scaling", &scaling);
+    if (s == SPC_OK) s = read_number(r, "rope_theta", 1, 1e12, 10000, &c->rope.theta);
+    if (s != SPC_OK) return s;
+    inner.root = parameters ? parameters : scaling;
+    if (!inner.root) return SPC_OK;
+    if (parameters) {
+        s = read_number(&inner, "rope_theta", 1, 1e12, c->rope.theta, &c->rope.theta);
+    }
+    if (s == SPC_OK) s = read_rope_type(&inner, &kind);
+    if (s != SPC_OK || !kind || strcmp(kind, "default") == 0) return s;
     if (strcmp(kind, "linear") == 0) {
         c->rope.kind = SPC_ROPE_LINEAR;
         return read_number(&inner, "factor", 1, 1e6, -1, &c->rope.factor);

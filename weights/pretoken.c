@@ -83,8 +83,9 @@ spc_status spc_pattern_open(const char *where, const char *pattern, spc_pattern 
 
     *out = NULL;
     if (!p) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for a pattern", where);
-    p->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
-                            &problem, &at, NULL);
+    /* \C would cut characters in half, and what lies between is matched as checked UTF-8 */
+    p->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &problem, &at, NULL);
     if (!p->code) {
         char why[128];
 
@@ -146,6 +147,10 @@ spc_status spc_pattern_split(const spc_pattern *pattern, const char *text, spc_s
         if (range[1] <= range[0]) { /* an empty match splits nothing */
             at = next_character(base, range[0], within.bytes);
             continue;
+        }
+        if (range[0] < done) { /* \K behind a (?<=...): the match begins inside the last one */
+            found = PCRE2_ERROR_BADOFFSET;
+            break;
         }
         if (between) room = spc_spans_add(out, within.at + done, range[0] - done);
         if (room && matches) room = spc_spans_add(out, within.at + range[0], range[1] - range[0]);

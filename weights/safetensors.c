@@ -10,12 +10,19 @@
 
 enum { HEADER_MAX = 100 * 1000 * 1000 }; /* as the reference reader has it */
 
+/* Drop the tensors from the count-th on. */
+static void cut_back(spc_tensor_list *list, int32_t count)
+{
+    while (list->count > count) {
+        list->count--;
+        free((char *)(uintptr_t)list->tensor[list->count].name);
+        free(list->owned[list->count]);
+    }
+}
+
 void spc_tensor_list_free(spc_tensor_list *list)
 {
-    for (int32_t i = 0; i < list->count; i++) {
-        free((char *)(uintptr_t)list->tensor[i].name);
-        free(list->owned[i]);
-    }
+    cut_back(list, 0);
     free(list->tensor);
     free(list->owned);
     memset(list, 0, sizeof *list);
@@ -270,5 +277,6 @@ spc_status spc_safetensors_read(const char *where, const void *data, uint64_t by
     json_decref(header);
     if (status == SPC_OK) status = check_tiling(&f, list, first, err);
     if (status == SPC_OK) status = align(&f, list, first, err);
+    if (status != SPC_OK) cut_back(list, first);
     return status;
 }

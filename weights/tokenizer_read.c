@@ -332,6 +332,18 @@ static int longest_first(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* An added token may give an id of the vocabulary another content, but not that of a byte (whose
+ * content is one character); behind the vocabulary no two may share an id. */
+static bool is_taken(const spc_tokenizer *t, int32_t id, const char *content)
+{
+    bool taken = id >= t->vocab_base;
+
+    if (id >= t->size || !t->piece[id].content) return false;
+    if (strcmp(t->piece[id].content, content) == 0) return false;
+    for (int32_t byte = 0; byte < 256 && !taken; byte++) taken = t->byte_id[byte] == id;
+    return taken;
+}
+
 static spc_status read_added_one(const reader *r, const json_t *item)
 {
     const json_t *id = json_object_get(item, "id"), *content = json_object_get(item, "content");
@@ -345,6 +357,9 @@ static spc_status read_added_one(const reader *r, const json_t *item)
     }
     memset(a, 0, sizeof *a);
     a->id = (int32_t)json_integer_value(id);
+    if (is_taken(r->t, a->id, json_string_value(content))) {
+        return wrong(r, "added_tokens: two tokens share one id");
+    }
     a->length = length;
     a->single_word = json_is_true(json_object_get(item, "single_word"));
     a->lstrip = json_is_true(json_object_get(item, "lstrip"));
@@ -363,7 +378,8 @@ static spc_status normalise_added(const reader *r, spc_added *a)
 {
     spc_status status = SPC_OK;
 
-    a->content = r->t->piece[a->id].content;
+    a->content = r->t->piece[a->id].content; /* the last one's, where two renamed one id */
+    a->length = strlen(a->content);
     for (int32_t i = 0; a->normalized && i < r->t->form_count && status == SPC_OK; i++) {
         char *out;
         size_t bytes;
