@@ -33,7 +33,8 @@ static const spc_cli_option options[] = {
            "deferral rule: strict, lossy, lossy-greedy, chow, diff, opt, chow-log,\n"
            "diff-log, opt-log, token-v1, token-v2, token-v3, bild, with their alpha\n"
            "(\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q, head, typical,\n"
-           "ensemble, fuzzy; or verifier-only, drafter-only",
+           "ensemble, fuzzy; one model at a time: token-chow, seq-chow,\n"
+           "bild-dynamic:fallback=F, verifier-only, drafter-only",
            TEXT, rule, 0, 0),
     OPTION("gamma", "N", "draft length: tokens drafted per round", INT, gamma, 0, SPC_GAMMA_MAX),
     OPTION("temperature", "T", "0: greedy", REAL, temperature, 0, 100),

@@ -165,7 +165,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
-    s->group = calloc(sessions, sizeof *s->group);
+    s->group = calloc(sessions * 2, sizeof *s->group);
     engine->slot = calloc(sessions, sizeof *engine->slot);
     if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
@@ -175,6 +175,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->position = s->token + s->rows;
     s->output = s->position + s->rows;
     s->bonus = s->lane + sessions;
+    s->unsure = s->group + sessions;
     for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
         size_t bytes;
 

@@ -33,6 +33,7 @@ typedef struct {
     spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
     spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
     spc_session **group;                       /* [sessions] those of one strategy in a step */
+    spc_session **unsure; /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
 
 struct spc_engine {

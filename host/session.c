@@ -125,6 +125,17 @@ static int32_t take_slot(spc_engine *engine, spc_session *session)
     return taken;
 }
 
+static const spc_strategy *strategy_of(spc_rule_kind kind)
+{
+    switch (kind) {
+    case SPC_RULE_DRAFTER_ONLY: return &spc_strategy_drafter;
+    case SPC_RULE_TOKEN_CHOW: return &spc_strategy_token_chow;
+    case SPC_RULE_SEQ_CHOW: return &spc_strategy_seq_chow;
+    case SPC_RULE_BILD_DYNAMIC: return &spc_strategy_bild;
+    default: return &spc_strategy_round;
+    }
+}
+
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                             const int32_t *prompt, int32_t count, spc_session **out, spc_error *err)
 {
@@ -150,8 +161,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     if (status != SPC_OK) goto fail;
     memcpy(s->token, prompt, (size_t)count * sizeof *prompt);
     s->engine = engine;
-    s->strategy =
-        params.rule.kind == SPC_RULE_DRAFTER_ONLY ? &spc_strategy_drafter : &spc_strategy_round;
+    s->strategy = strategy_of((spc_rule_kind)params.rule.kind);
     s->params = params;
     s->gamma = options->gamma;
     s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
@@ -331,12 +341,17 @@ static spc_status check_group(const spc_engine *engine, spc_session *const *sess
 spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                            spc_error *err)
 {
+    /* seq-chow last: it may hand a session over to the round, which then waits for its next step */
+    static const spc_strategy *const strategies[] = {&spc_strategy_round, &spc_strategy_drafter,
+                                                     &spc_strategy_token_chow, &spc_strategy_bild,
+                                                     &spc_strategy_seq_chow};
     spc_status status = check_group(engine, sessions, count, err);
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
-    (void)step_group(engine, sessions, count, &spc_strategy_round);
-    (void)step_group(engine, sessions, count, &spc_strategy_drafter);
+    for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
+        (void)step_group(engine, sessions, count, strategies[i]);
+    }
     pthread_mutex_unlock(&engine->lock);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_FAILED) continue;

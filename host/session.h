@@ -18,6 +18,9 @@ typedef struct {
 
 extern const spc_strategy spc_strategy_round;   /* round.c: any one-round rule, and verifier-only */
 extern const spc_strategy spc_strategy_drafter; /* sequential.c: the drafter alone */
+extern const spc_strategy spc_strategy_token_chow;
+extern const spc_strategy spc_strategy_seq_chow;
+extern const spc_strategy spc_strategy_bild; /* seq_bild.c */
 
 struct spc_session {
     spc_engine *engine;
@@ -34,6 +37,10 @@ struct spc_session {
     spc_finish finish;
     spc_error error;    /* when FAILED */
     atomic_bool cancel; /* set from any thread */
+
+    /* sequential strategies: tokens written behind the kept ones, not yet decided on */
+    int32_t ahead;
+    double log_sum; /* of their gate probabilities' logarithms (seq-chow) */
 
     /* the present round */
     spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */

@@ -467,6 +467,10 @@ spc_status spc_params_check(const spc_row_params *params, spc_error *err)
             "rule %s needs temperature 0, found %g; token-v3 is its form for sampling", name,
             (double)s->temperature);
     }
+    if (params->rule.kind == SPC_RULE_BILD_DYNAMIC && s->temperature > 0.0f) {
+        return spc_error_set(err, SPC_ERULE, "rule %s needs temperature 0, found %g", name,
+                             (double)s->temperature);
+    }
     if (params->verify == SPC_VERIFY_BLOCK && params->bonus == SPC_BONUS_STEP) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "block verification has no bonus=step: choose bonus=target or "

@@ -297,7 +297,7 @@ static void say_range(char *message, spc_rule_kind kind, double alpha)
 static bool take_window(const settings *s, spc_rule *rule, char *message)
 {
     if (s->seen[KEY_ROLLBACK]) rule->rollback = s->rollback;
-    if (s->seen[KEY_WINDOW]) rule->window = s->window <= 1e6 ? (int32_t)s->window : 0;
+    if (s->seen[KEY_WINDOW]) rule->window = s->window <= SPC_WINDOW_MAX ? (int32_t)s->window : 0;
     if (rule->rollback < 0) {
         if (message) {
             (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
@@ -309,8 +309,8 @@ static bool take_window(const settings *s, spc_rule *rule, char *message)
     if (s->seen[KEY_WINDOW] && (rule->window < 1 || (double)rule->window != s->window)) {
         if (message) {
             (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                           "%s: window must be a whole number of 1 to 1000000, found %g",
-                           infos[rule->kind].name, s->window);
+                           "%s: window must be a whole number of 1 to %d, found %g",
+                           infos[rule->kind].name, SPC_WINDOW_MAX, s->window);
         }
         return false;
     }

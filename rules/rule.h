@@ -93,6 +93,9 @@ typedef struct {
 extern "C" {
 #endif
 
+/* Longest window of bild-dynamic: what a verifier call looks at beside its own token. */
+enum { SPC_WINDOW_MAX = 16 };
+
 enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320 };
 
 /* Parse a rule text.  On failure returns false and writes one line that names the offending part
@@ -137,7 +140,8 @@ SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
 SPC_FN bool spc_rule_uses_drafter(const spc_rule *rule)
 {
     return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY &&
-           rule->path != SPC_RULE_TRUNCATE;
+           rule->path != SPC_RULE_TRUNCATE && rule->path != SPC_RULE_TOKEN_CHOW &&
+           rule->path != SPC_RULE_SEQ_CHOW && rule->path != SPC_RULE_BILD_DYNAMIC;
 }
 
 #endif

@@ -281,9 +281,10 @@ Test(rules_rule, shapes_and_facts_belong_to_their_rules)
         spc_rule rule;
 
         cr_assert(spc_rule_make((spc_rule_kind)kind, 0.5, SPC_GATE_UNSCALED, false, &rule));
-        cr_expect_eq(spc_rule_uses_drafter(&rule), kind != SPC_RULE_STRICT &&
-                                                       kind != SPC_RULE_VERIFIER_ONLY &&
-                                                       kind != SPC_RULE_TRUNCATE);
+        cr_expect_eq(spc_rule_uses_drafter(&rule),
+                     kind != SPC_RULE_STRICT && kind != SPC_RULE_VERIFIER_ONLY &&
+                         kind != SPC_RULE_TRUNCATE && kind != SPC_RULE_TOKEN_CHOW &&
+                         kind != SPC_RULE_SEQ_CHOW && kind != SPC_RULE_BILD_DYNAMIC);
     }
     cr_expect_str_eq(spc_rule_name((spc_rule_kind)-1), "unknown");
     cr_expect_str_eq(spc_rule_name(SPC_RULE_COUNT), "unknown");
