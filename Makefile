@@ -29,7 +29,7 @@ test:
 
 test-asan:
 	@.ci/packages test
-	@$(CMAKE) $(GENERATOR) -S . -B build/asan -DCMAKE_BUILD_TYPE=Debug -DSPC_SANITIZE=ON -DSPC_CUDA=OFF -DSPC_BENCH=OFF
+	@$(CMAKE) $(GENERATOR) -S . -B build/asan -DCMAKE_BUILD_TYPE=Debug -DSPC_SANITIZE=ON -DSPC_CUDA=OFF
 	@$(CMAKE) --build build/asan
 	@.ci/test build/asan -LE slow
 

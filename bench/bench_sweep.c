@@ -3,9 +3,10 @@
  * point.  bench_sweep --help.
  *
  * Sequences are decoded one at a time, as the paper measured.  A point's cost is the time inside
- * steps, prefill included, relative to the verifier alone on the same prompts with the same
- * sampling.  The output file is the state: points it holds are not run again, so an interrupted
- * sweep goes on where it was. */
+ * steps, prefill included, relative to the verifier alone: every PAIRED-th prompt is decoded by the
+ * verifier too, right behind the point's own turn, so that a machine whose speed drifts during the
+ * sweep changes both alike.  The output file is the state: points it holds are not run again, so an
+ * interrupted sweep goes on where it was. */
 #include "bench/measure.h"
 #include "bench/sweep.h"
 
@@ -17,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { RESAMPLES = 1000 };
+enum { RESAMPLES = 1000, PAIRED = 4 };
 
 typedef struct {
     const char *data, *metric, *output, *verifier, *drafter;
@@ -195,7 +196,13 @@ typedef struct {
     double *counts; /* [examples, metric->counts] */
     int64_t at_limit;
     double seconds;
+    uint64_t paired_ns, verifier_ns; /* of the prompts that the verifier decoded too */
 } outcome;
+
+static uint64_t step_ns(const spc_stats *s)
+{
+    return s->draft_ns + s->verify_ns + s->other_ns;
+}
 
 static void add_stats(spc_stats *t, const spc_stats *s)
 {
@@ -218,6 +225,39 @@ static void add_stats(spc_stats *t, const spc_stats *s)
     t->other_ns += s->other_ns;
 }
 
+static void session_options(const options *o, const sweep_point *p, int32_t index,
+                            spc_session_options *so)
+{
+    spc_session_options_init(so);
+    so->rule = p->rule;
+    so->gamma = p->gamma;
+    so->temperature = (float)p->temperature;
+    so->top_p = (float)p->top_p;
+    so->verify = p->verify;
+    so->seed = (uint64_t)p->seed * 1000003u + (uint64_t)index;
+    so->max_tokens = o->max_tokens;
+}
+
+/* The verifier alone on one prompt, for its time. */
+static spc_status time_verifier(spc_engine *engine, const options *o, const sweep_point *p,
+                                const sweep_example *e, int32_t index, uint64_t *ns, spc_error *err)
+{
+    spc_session_options so;
+    spc_session *session;
+    spc_stats stats;
+    spc_status status;
+
+    session_options(o, p, index, &so);
+    so.rule = "verifier-only";
+    status = spc_session_open(engine, &so, e->ids, e->count, &session, err);
+    if (status != SPC_OK) return status;
+    status = spc_session_run(session, err);
+    spc_session_stats(session, &stats);
+    spc_session_close(session);
+    *ns += step_ns(&stats);
+    return status;
+}
+
 static spc_status run_example(spc_engine *engine, const options *o, const sweep_point *p,
                               const sweep_example *e, int32_t index, const quality_metric *metric,
                               outcome *out, spc_error *err)
@@ -228,14 +268,7 @@ static spc_status run_example(spc_engine *engine, const options *o, const sweep_
     char *text = NULL;
     spc_status status;
 
-    spc_session_options_init(&so);
-    so.rule = p->rule;
-    so.gamma = p->gamma;
-    so.temperature = (float)p->temperature;
-    so.top_p = (float)p->top_p;
-    so.verify = p->verify;
-    so.seed = (uint64_t)p->seed * 1000003u + (uint64_t)index;
-    so.max_tokens = o->max_tokens;
+    session_options(o, p, index, &so);
     status = spc_session_open(engine, &so, e->ids, e->count, &session, err);
     if (status != SPC_OK) return status;
     status = spc_session_run(session, err);
@@ -251,7 +284,9 @@ static spc_status run_example(spc_engine *engine, const options *o, const sweep_
     }
     free(text);
     spc_session_close(session);
-    return status;
+    if (status != SPC_OK || index % PAIRED != 0) return status;
+    out->paired_ns += step_ns(&stats);
+    return time_verifier(engine, o, p, e, index, &out->verifier_ns, err);
 }
 
 static double sum_of(const int64_t *counts)
@@ -282,7 +317,6 @@ static json_t *result_of(const options *o, const sweep_point *p, const char *key
 {
     const spc_stats *t = &out->total;
     double low, high, verified = sum_of(t->verified);
-    double base_seconds = base ? json_number_value(json_object_get(base, "seconds")) : out->seconds;
     double base_tokens =
         base ? json_number_value(json_object_get(base, "tokens")) : (double)t->tokens;
     json_t *line =
@@ -313,7 +347,8 @@ static json_t *result_of(const options *o, const sweep_point *p, const char *key
     (void)json_object_set_new(line, "accepted_by_position", positions(t->accepted, p->gamma));
     (void)json_object_set_new(line, "seconds", json_real(out->seconds));
     (void)json_object_set_new(line, "tokens_per_s", ratio((double)t->tokens, out->seconds));
-    (void)json_object_set_new(line, "relative_latency", ratio(out->seconds, base_seconds));
+    (void)json_object_set_new(line, "relative_latency",
+                              ratio((double)out->paired_ns, (double)out->verifier_ns));
     (void)json_object_set_new(line, "length_ratio", ratio((double)t->tokens, base_tokens));
     (void)json_object_set_new(line, "at_limit", ratio((double)out->at_limit, (double)examples));
     return line;
@@ -364,8 +399,7 @@ static spc_status run_point(sweep *s, int32_t index, outcome *out, bool *finishe
         }
         status = run_example(s->engine, s->o, p, &s->data.example[i], i, s->metric, out, err);
     }
-    out->seconds =
-        (double)(out->total.draft_ns + out->total.verify_ns + out->total.other_ns) * 1e-9;
+    out->seconds = (double)step_ns(&out->total) * 1e-9;
     *finished = true;
     return status;
 }

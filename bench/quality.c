@@ -52,14 +52,14 @@ static bool is_space(uint32_t c)
            c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-/* The next code point; *at moves behind it.  Bytes that are no UTF-8 stand for themselves. */
+/* The next code point; *at moves behind it.  Bytes that are no UTF-8 are U+FFFD. */
 static uint32_t next_code(const char *s, size_t bytes, size_t *at)
 {
     bool whole;
     size_t n = spc_utf8_character(s + *at, bytes - *at, &whole, NULL);
-    uint32_t code = whole ? spc_utf8_decode(s + *at, n) : (unsigned char)s[*at];
+    uint32_t code = whole ? spc_utf8_decode(s + *at, n) : 0xfffd;
 
-    *at += whole ? n : 1;
+    *at += n;
     return code;
 }
 
@@ -81,8 +81,8 @@ static void free_both(both *b)
     free(b->reference.symbol);
 }
 
-/* Code points without white space. */
-static bool characters(const char *s, sequence *out)
+/* Code points, with or without white space. */
+static bool characters(const char *s, bool spaces, sequence *out)
 {
     size_t bytes = strlen(s), at = 0;
 
@@ -92,9 +92,56 @@ static bool characters(const char *s, sequence *out)
     while (at < bytes) {
         uint32_t code = next_code(s, bytes, &at);
 
-        if (!is_space(code)) out->symbol[out->count++] = (int32_t)code;
+        if (spaces || !is_space(code)) out->symbol[out->count++] = (int32_t)code;
     }
     return true;
+}
+
+/* Is the cased character nearest to [at], in the direction of step, one at all?  Python passes over
+ * marks, apostrophes and the like (Unicode: Case_Ignorable). */
+static bool cased_beside(const sequence *s, int32_t at, int32_t step)
+{
+    static const int32_t middle[] = {'\'',   '.',    ':',    '^',    '`',    0xa8,
+                                     0xad,   0xaf,   0xb4,   0xb7,   0xb8,   0x387,
+                                     0x55f,  0x5f4,  0x2018, 0x2019, 0x2024, 0x2027,
+                                     0xfe13, 0xfe52, 0xfe55, 0xff07, 0xff0e, 0xff1a};
+
+    for (int32_t i = at + step; i >= 0 && i < s->count; i += step) {
+        utf8proc_category_t category = utf8proc_category(s->symbol[i]);
+        bool ignorable = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_ME ||
+                         category == UTF8PROC_CATEGORY_CF || category == UTF8PROC_CATEGORY_LM ||
+                         category == UTF8PROC_CATEGORY_SK;
+
+        for (size_t k = 0; !ignorable && k < sizeof middle / sizeof *middle; k++) {
+            ignorable = middle[k] == s->symbol[i];
+        }
+        if (ignorable) continue;
+        return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
+               category == UTF8PROC_CATEGORY_LT || utf8proc_isupper(s->symbol[i]) ||
+               utf8proc_islower(s->symbol[i]);
+    }
+    return false;
+}
+
+/* The code points of Python's str.lower(), which is one to one but for a Greek final sigma and the
+ * Turkish dotted I. */
+static bool lower(const char *s, sequence *out)
+{
+    sequence in;
+    bool good = characters(s, true, &in);
+
+    out->count = 0;
+    out->symbol = good ? malloc(((size_t)in.count * 2 + 1) * sizeof(int32_t)) : NULL;
+    good = out->symbol != NULL;
+    for (int32_t i = 0; good && i < in.count; i++) {
+        int32_t code = in.symbol[i];
+        bool last = code == 0x3a3 && cased_beside(&in, i, -1) && !cased_beside(&in, i, 1);
+
+        out->symbol[out->count++] = last ? 0x3c2 : code == 0x130 ? 'i' : utf8proc_tolower(code);
+        if (code == 0x130) out->symbol[out->count++] = 0x307;
+    }
+    free(in.symbol);
+    return good;
 }
 
 typedef struct {
@@ -232,34 +279,37 @@ static bool is_stop(char c)
     return c == '.' || c == ',';
 }
 
-/* Entities, and white space around everything. */
+/* Line ends and entities, one after the other; a blank around everything. */
 static text unescape(const char *s)
 {
     static const struct {
-        const char *entity, *plain;
-    } entities[] = {{"&quot;", "\""}, {"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"}};
+        const char *from, *to;
+    } changes[] = {{"<skipped>", ""}, {"-\n", ""},   {"\n", " "},  {"&quot;", "\""},
+                   {"&amp;", "&"},    {"&lt;", "<"}, {"&gt;", ">"}};
     text t = {NULL, 0, 0, false};
-    char *copy = strdup(s);
+    size_t bytes = strlen(s), at = 0, end = 0;
 
-    if (!copy) {
-        t.failed = true;
-        return t;
+    while (at < bytes) { /* white space at the end goes first */
+        if (!is_space(next_code(s, bytes, &at))) end = at;
     }
-    for (size_t e = 0; e < sizeof entities / sizeof *entities; e++) { /* one after the other */
-        char *at = copy;
+    put_byte(&t, ' ');
+    put(&t, s, end);
+    put_byte(&t, ' ');
+    for (size_t c = 0; c < sizeof changes / sizeof *changes && !t.failed; c++) {
+        size_t from = strlen(changes[c].from), to = strlen(changes[c].to);
+        char *write = t.data;
 
-        while ((at = strstr(at, entities[e].entity))) {
-            size_t length = strlen(entities[e].entity);
+        for (const char *read = t.data; *read;) {
+            bool here = strncmp(read, changes[c].from, from) == 0;
 
-            *at = entities[e].plain[0];
-            memmove(at + 1, at + length, strlen(at + length) + 1);
-            at++;
+            if (here) memcpy(write, changes[c].to, to);
+            if (!here) *write = *read;
+            write += here ? to : 1;
+            read += here ? from : 1;
         }
+        *write = '\0';
+        t.bytes = (size_t)(write - t.data);
     }
-    put_byte(&t, ' ');
-    put(&t, copy, strlen(copy));
-    put_byte(&t, ' ');
-    free(copy);
     return t;
 }
 
@@ -315,7 +365,7 @@ static bool bleu_count(const char *hypothesis, const char *reference, double *ou
 {
     text h = tokens_13a(hypothesis), r = tokens_13a(reference);
     both b;
-    bool good = !h.failed && !r.failed && words(h.data, r.data, &b);
+    bool split_up = !h.failed && !r.failed && words(h.data, r.data, &b), good = split_up;
 
     for (int32_t n = 1; good && n <= BLEU_ORDER; n++) {
         gram_counts g;
@@ -327,7 +377,7 @@ static bool bleu_count(const char *hypothesis, const char *reference, double *ou
         out[2 * BLEU_ORDER] = g.hypothesis;
         out[2 * BLEU_ORDER + 1] = g.reference;
     }
-    if (!h.failed && !r.failed && good) free_both(&b);
+    if (split_up) free_both(&b);
     free(h.data);
     free(r.data);
     return good;
@@ -356,7 +406,8 @@ static double bleu_score(const double *sum, int32_t examples)
 static bool chrf_count(const char *hypothesis, const char *reference, double *out)
 {
     both b = {{NULL, 0}, {NULL, 0}};
-    bool good = characters(hypothesis, &b.hypothesis) && characters(reference, &b.reference);
+    bool good =
+        characters(hypothesis, false, &b.hypothesis) && characters(reference, false, &b.reference);
 
     for (int32_t n = 1; good && n <= CHRF_ORDER; n++) {
         gram_counts g;
@@ -396,9 +447,8 @@ static double mean_score(const double *sum, int32_t examples)
     return examples > 0 ? 100.0 * sum[0] / examples : 0.0;
 }
 
-/* 2 m / (a + b) of n-grams; empty texts have nothing in common unless both are empty. */
-static bool f1_of(const char *hypothesis, const char *reference, int32_t n, bool empties,
-                  double *out)
+/* 2 m / (a + b) of n-grams; two empty texts have nothing in common. */
+static bool f1_of(const char *hypothesis, const char *reference, int32_t n, double *out)
 {
     gram_counts g;
     both b;
@@ -409,7 +459,6 @@ static bool f1_of(const char *hypothesis, const char *reference, int32_t n, bool
 
     free_both(&b);
     *out = g.match > 0.0 ? 2.0 * g.match / (g.hypothesis + g.reference) : 0.0;
-    if (empties && g.hypothesis + g.reference <= 0.0) *out = 1.0;
     return good;
 }
 
@@ -417,62 +466,79 @@ static bool f1_of(const char *hypothesis, const char *reference, int32_t n, bool
 static text rouge_text(const char *s)
 {
     text t = {NULL, 0, 0, false};
-    size_t bytes = strlen(s), at = 0;
+    sequence codes;
 
+    t.failed = !lower(s, &codes);
     put(&t, "", 0);
-    while (at < bytes) {
-        int32_t c = utf8proc_tolower((utf8proc_int32_t)next_code(s, bytes, &at));
+    for (int32_t i = 0; i < codes.count; i++) {
+        int32_t c = codes.symbol[i];
 
         put_byte(&t, (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ? (char)c : ' ');
     }
+    free(codes.symbol);
     return t;
 }
 
 static bool rouge2_count(const char *hypothesis, const char *reference, double *out)
 {
     text h = rouge_text(hypothesis), r = rouge_text(reference);
-    bool good = !h.failed && !r.failed && f1_of(h.data, r.data, 2, false, out);
+    bool good = !h.failed && !r.failed && f1_of(h.data, r.data, 2, out);
 
     free(h.data);
     free(r.data);
     return good;
 }
 
-static bool is_article(const word *w)
+/* Letters, numbers: what Python's \\b sees as a word, marks not among them. */
+static bool is_word(int32_t code)
 {
-    return (w->bytes == 1 && w->at[0] == 'a') || (w->bytes == 2 && memcmp(w->at, "an", 2) == 0) ||
-           (w->bytes == 3 && memcmp(w->at, "the", 3) == 0);
+    utf8proc_category_t category = utf8proc_category(code);
+
+    return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) ||
+           (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
+}
+
+static bool is_punctuation(int32_t c)
+{
+    return (c > ' ' && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') ||
+           (c > 'z' && c < 0x7f);
+}
+
+static bool is_article(const int32_t *code, int32_t count)
+{
+    return (count == 1 && code[0] == 'a') || (count == 2 && code[0] == 'a' && code[1] == 'n') ||
+           (count == 3 && code[0] == 't' && code[1] == 'h' && code[2] == 'e');
 }
 
 /* SQuAD's normalize_answer: lower case, no ASCII punctuation, no articles, single blanks. */
 static text squad_text(const char *s)
 {
-    text bare = {NULL, 0, 0, false}, t = {NULL, 0, 0, false};
-    size_t bytes = strlen(s), at = 0;
-    word *w = NULL;
-    int32_t count = 0;
+    text t = {NULL, 0, 0, false};
+    sequence codes;
+    int32_t count = 0, end;
+    bool blank = false; /* one is due, should more follow */
 
-    put(&bare, "", 0);
-    while (at < bytes) {
-        uint32_t code = next_code(s, bytes, &at);
+    t.failed = !lower(s, &codes);
+    put(&t, "", 0);
+    for (int32_t i = 0; i < codes.count; i++) {
+        if (!is_punctuation(codes.symbol[i])) codes.symbol[count++] = codes.symbol[i];
+    }
+    for (int32_t i = 0; i < count; i = end) {
         char character[4];
 
-        if (code > ' ' && code < 0x7f && !(code >= '0' && code <= '9') &&
-            !(code >= 'A' && code <= 'Z') && !(code >= 'a' && code <= 'z')) {
+        for (end = i; end < count && is_word(codes.symbol[end]);) end++;
+        if (end == i) end++; /* no word: on its own */
+        if (is_article(codes.symbol + i, end - i) || is_space((uint32_t)codes.symbol[i])) {
+            blank = t.bytes > 0;
             continue;
         }
-        code = (uint32_t)utf8proc_tolower((utf8proc_int32_t)code);
-        put(&bare, character, spc_utf8_encode(code, character));
+        if (blank) put_byte(&t, ' ');
+        blank = false;
+        for (int32_t k = i; k < end; k++) {
+            put(&t, character, spc_utf8_encode((uint32_t)codes.symbol[k], character));
+        }
     }
-    put(&t, "", 0);
-    t.failed = t.failed || bare.failed || !split(bare.data, &w, &count);
-    for (int32_t i = 0; i < count && !t.failed; i++) {
-        if (is_article(&w[i])) continue;
-        if (t.bytes > 0) put_byte(&t, ' ');
-        put(&t, w[i].at, w[i].bytes);
-    }
-    free(w);
-    free(bare.data);
+    free(codes.symbol);
     return t;
 }
 
@@ -490,33 +556,57 @@ static bool exact_count(const char *hypothesis, const char *reference, double *o
 static bool squad_f1_count(const char *hypothesis, const char *reference, double *out)
 {
     text h = squad_text(hypothesis), r = squad_text(reference);
-    bool good = !h.failed && !r.failed && f1_of(h.data, r.data, 1, false, out);
+    bool good = !h.failed && !r.failed && f1_of(h.data, r.data, 1, out);
 
     free(h.data);
     free(r.data);
     return good;
 }
 
-/* The last number of a text, behind "####" where that stands; false: there is none. */
-static bool last_number(const char *s, double *out)
+/* Behind the last occurrence of mark; NULL: it does not occur. */
+static const char *behind(const char *s, const char *mark)
 {
-    const char *mark = strstr(s, "####");
+    const char *found = NULL;
+
+    for (const char *at = s; (at = strstr(at, mark));) found = at += strlen(mark);
+    return found;
+}
+
+/* The number that begins at *at, grouped by commas or not, below zero behind a minus that is not
+ * between two words; *at moves behind it. */
+static double read_number(const char *s, const char **at)
+{
+    const char *sign = *at > s && (*at)[-1] == '$' ? *at - 1 : *at; /* -$5 */
+    char digits[64];
+    size_t used = 0;
+
+    if (sign > s && sign[-1] == '-') {
+        char before = sign - 1 > s ? sign[-2] : ' ';
+        bool letter = (before >= 'a' && before <= 'z') || (before >= 'A' && before <= 'Z');
+
+        if (!is_digit(before) && !letter) digits[used++] = '-';
+    }
+    for (; is_digit(**at) || (is_stop(**at) && is_digit((*at)[1])); (*at)++) {
+        if (**at != ',' && used < sizeof digits - 1) digits[used++] = **at;
+    }
+    digits[used] = '\0';
+    return strtod(digits, NULL);
+}
+
+/* The answer a text comes to: the first number behind its last "####" or, without one, behind its
+ * last "The answer is"; its last number where neither stands.  false: there is none. */
+static bool answer(const char *s, double *out)
+{
+    const char *mark = behind(s, "####");
     bool found = false;
 
-    for (const char *at = mark ? mark : s; *at; at++) {
-        char digits[64];
-        size_t used = 0;
+    if (!mark) mark = behind(s, "The answer is");
+    for (const char *at = mark ? mark : s; *at && !(mark && found);) {
+        bool begins = is_digit(*at) || (*at == '.' && is_digit(at[1]));
 
-        if (!is_digit(*at)) continue;
-        if (at > s && at[-1] == '-') digits[used++] = '-';
-        for (; is_digit(*at) || (*at == ',' && is_digit(at[1])) || (*at == '.' && is_digit(at[1]));
-             at++) {
-            if (*at != ',' && used < sizeof digits - 1) digits[used++] = *at;
-        }
-        digits[used] = '\0';
-        *out = strtod(digits, NULL);
-        found = true;
-        at--;
+        if (begins) *out = read_number(s, &at);
+        if (!begins) at++;
+        found = found || begins;
     }
     return found;
 }
@@ -525,7 +615,7 @@ static bool gsm8k_count(const char *hypothesis, const char *reference, double *o
 {
     double h, r;
 
-    *out = last_number(hypothesis, &h) && last_number(reference, &r) && fabs(h - r) < 1e-9;
+    *out = answer(hypothesis, &h) && answer(reference, &r) && fabs(h - r) < 1e-9;
     return true;
 }
 

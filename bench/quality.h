@@ -9,7 +9,8 @@
  * rouge2  rouge_score ROUGE-2 F1 without stemming, mean
  * exact   SQuAD 1.1 exact match, mean
  * f1      SQuAD 1.1 token F1, mean
- * gsm8k   the last number is the reference's last number, mean */
+ * gsm8k   the number is the reference's: the first behind the last "####" or "The answer is", else
+ *         the last of the text; mean */
 #ifndef SPC_BENCH_QUALITY_H
 #define SPC_BENCH_QUALITY_H
 

@@ -185,6 +185,28 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
 spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
                         spc_error *err);
 
+/* ---- operating points (cli_point.c) --------------------------------------------------------- */
+
+/* A measured way to decode. */
+typedef struct {
+    char rule[SPC_RULE_TEXT_BYTES]; /* canonical */
+    int32_t gamma;
+    double temperature, top_p;
+    double quality, latency; /* as measured; latency relative to the verifier alone */
+} spc_cli_point;
+
+/* What a user asks of one. */
+typedef struct {
+    bool has_latency, has_quality;
+    double most_latency, least_quality;
+} spc_cli_limits;
+
+/* Of the points in a file, the fastest that is good enough, or the best that is fast enough. */
+spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, spc_cli_point *out,
+                                spc_error *err);
+
+/* ---- counters (cli_prompt.c) ---------------------------------------------------------------- */
+
 /* Sums of counters over sequences. */
 void spc_cli_stats_add(spc_stats *total, const spc_stats *one);
 int64_t spc_cli_sum(const int64_t *by_position);

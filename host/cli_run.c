@@ -12,9 +12,9 @@
 /* ---- options --------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *verifier, *drafter, *rule, *input, *isa;
+    const char *verifier, *drafter, *rule, *input, *isa, *points;
     int32_t gamma, top_k, max_tokens, verify, bonus, to, batch, threads, context;
-    double temperature, top_p, min_p;
+    double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
     bool no_nucleus, ignore_stop, json, stream, quiet;
@@ -36,6 +36,14 @@ static const spc_cli_option options[] = {
            "ensemble, fuzzy; one model at a time: token-chow, seq-chow,\n"
            "bild-dynamic:fallback=F, verifier-only, drafter-only",
            TEXT, rule, 0, 0),
+    OPTION("operating-point", "FILE",
+           "take rule, gamma, temperature and top-p from a sweep's points\n"
+           "(bench/report.py) within one of the next two limits",
+           TEXT, points, 0, 0),
+    OPTION("max-relative-latency", "X", "the best point of at most X times the verifier's time",
+           REAL, most_latency, 0, 100),
+    OPTION("min-quality", "Y", "the fastest point of at least this quality", REAL, least_quality,
+           -1e9, 1e9),
     OPTION("gamma", "N", "draft length: tokens drafted per round", INT, gamma, 0, SPC_GAMMA_MAX),
     OPTION("temperature", "T", "0: greedy", REAL, temperature, 0, 100),
     OPTION("top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k, 0, SPC_VOCAB_MAX),
@@ -106,6 +114,7 @@ typedef struct {
     const run_args *args;
     spc_engine *engine;
     spc_session_options options;
+    spc_cli_point point;            /* where --operating-point chose one */
     char rule[SPC_RULE_TEXT_BYTES]; /* in canonical form */
     spc_cli_source source;
     job *first, *last;      /* in the order of prompts */
@@ -327,7 +336,7 @@ static void print_statistics(const run_state *run)
 static spc_status check_args(const run_args *a, run_state *run, spc_error *err)
 {
     bool sequential;
-    spc_status status = spc_cli_rule(a->rule, run->rule, &sequential, err);
+    spc_status status = spc_cli_rule(run->options.rule, run->rule, &sequential, err);
 
     if (status != SPC_OK) return status;
     if (a->stream && a->json) {
@@ -372,6 +381,42 @@ static void session_options(const run_args *a, spc_session_options *o)
     o->stop_count = a->stop.count;
     o->on_token = stream_token;
     if (a->stream) o->on_text = stream_text;
+}
+
+/* Let an operating point choose, and say which. */
+static spc_status take_point(const run_args *a, const spc_cli_line *line, run_state *run,
+                             spc_error *err)
+{
+    static const char *const chosen[] = {"rule", "gamma", "temperature", "top-p"};
+    spc_cli_limits limits = {spc_cli_given(line, "max-relative-latency"),
+                             spc_cli_given(line, "min-quality"), a->most_latency, a->least_quality};
+    spc_status status;
+
+    if (!a->points) {
+        if (!limits.has_latency && !limits.has_quality) return SPC_OK;
+        return spc_error_set(err, SPC_EUSAGE, "--%s needs --operating-point FILE",
+                             limits.has_latency ? "max-relative-latency" : "min-quality");
+    }
+    for (size_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
+        if (!spc_cli_given(line, chosen[i])) continue;
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--%s is chosen by --operating-point: give one of them", chosen[i]);
+    }
+    status = spc_cli_choose_point(a->points, &limits, &run->point, err);
+    if (status != SPC_OK) return status;
+    run->options.rule = run->point.rule;
+    run->options.gamma = run->point.gamma;
+    run->options.temperature = (float)run->point.temperature;
+    run->options.top_p = (float)run->point.top_p;
+    if (!a->quiet) {
+        (void)fprintf(
+            stderr,
+            "spc: operating point: %s, gamma %" PRId32
+            ", temperature %g, top-p %g: quality %.2f at %.2f times the verifier's time\n",
+            run->point.rule, run->point.gamma, run->point.temperature, run->point.top_p,
+            run->point.quality, run->point.latency);
+    }
+    return SPC_OK;
 }
 
 static void tell_progress(const run_state *run)
@@ -434,8 +479,11 @@ static int run_run(const void *args, const spc_cli_line *line)
     run.args = a;
     run.total.output_hash = SPC_HASH_NONE;
 
-    spc_status status = check_args(a, &run, &run.error);
+    session_options(a, &run.options);
 
+    spc_status status = take_point(a, line, &run, &run.error);
+
+    if (status == SPC_OK) status = check_args(a, &run, &run.error);
     if (status == SPC_OK) {
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
@@ -447,7 +495,6 @@ static int run_run(const void *args, const spc_cli_line *line)
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    session_options(a, &run.options);
     spc_cli_catch_interrupt();
     run_jobs(&run);
     if (!a->quiet && run.prompts > 0) print_statistics(&run);

@@ -86,6 +86,11 @@ static void open_pipe(int end[2])
     cr_assert_gt(end[0], 2, "the test itself has its standard streams");
 }
 
+static const char *program_of(const spawn_options *o)
+{
+    return o->program ? o->program : SPC_BINARY;
+}
+
 static void open_stream(stream *s, int fd)
 {
     s->fd = fd;
@@ -97,7 +102,7 @@ static void open_stream(stream *s, int fd)
 
 static void start(child *c, const char *const *args, const spawn_options *o)
 {
-    char *argv[MOST_ARGS + 2] = {(char *)(uintptr_t)SPC_BINARY};
+    char *argv[MOST_ARGS + 2] = {(char *)(uintptr_t)program_of(o)};
     int in[2], out[2], err[2], file = -1;
 
     for (int32_t i = 0; args[i]; i++) {
@@ -226,7 +231,7 @@ spawn_result spawn(const char *const *args, const spawn_options *options)
 
     int code = reap(&c);
 
-    cr_assert_neq(code, CANNOT_START, "%s cannot be started", SPC_BINARY);
+    cr_assert_neq(code, CANNOT_START, "%s cannot be started", program_of(options));
     return (spawn_result){code, c.out.text, c.err.text, c.out.bytes, c.err.bytes};
 }
 

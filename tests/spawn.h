@@ -21,6 +21,7 @@
 
 /* How a run differs from a plain one; all zero: nothing on stdin, stdout captured. */
 typedef struct {
+    const char *program;     /* NULL: SPC_BINARY */
     const char *in;          /* stdin; NULL: nothing */
     size_t in_bytes;         /* of it; 0: up to its terminator */
     const char *out_path;    /* a file that stdout goes to instead of the result */

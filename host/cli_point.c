@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_point.c - operating points: rules that a sweep has measured, and the one that a user's limits
+ * choose.  bench/report.py writes them. */
+#include "cli.h"
+
+#include <string.h>
+
+typedef struct {
+    double value, latency;
+} measures;
+
+static spc_status bad_point(const char *path, size_t i, const char *what, spc_error *err)
+{
+    return spc_error_set(err, SPC_EINPUT, "%s: point %zu: expected %s", path, i, what);
+}
+
+/* One entry of the file. */
+static spc_status read_point(const char *path, const json_t *list, size_t i, spc_cli_point *out,
+                             measures *m, spc_error *err)
+{
+    const json_t *point = json_array_get(list, i);
+    const char *rule = json_string_value(json_object_get(point, "rule"));
+    const json_t *gamma = json_object_get(point, "gamma");
+    const json_t *temperature = json_object_get(point, "temperature");
+    const json_t *top_p = json_object_get(point, "top_p");
+    const json_t *value = json_object_get(point, "value");
+    const json_t *latency = json_object_get(point, "relative_latency");
+    spc_error inner;
+    bool sequential;
+
+    if (!rule) return bad_point(path, i, "a string \"rule\"", err);
+    if (spc_cli_rule(rule, out->rule, &sequential, &inner) != SPC_OK) {
+        return bad_point(path, i, inner.message, err);
+    }
+    if (!json_is_integer(gamma) || json_integer_value(gamma) < 0 ||
+        json_integer_value(gamma) > SPC_GAMMA_MAX) {
+        return bad_point(path, i, "a \"gamma\" of 0 to 16", err);
+    }
+    if (!json_is_number(temperature) || !json_is_number(top_p) || !json_is_number(value) ||
+        !json_is_number(latency)) {
+        return bad_point(path, i, "numbers temperature, top_p, value, relative_latency", err);
+    }
+    out->gamma = (int32_t)json_integer_value(gamma);
+    out->temperature = json_number_value(temperature);
+    out->top_p = json_number_value(top_p);
+    *m = (measures){json_number_value(value), json_number_value(latency)};
+    return SPC_OK;
+}
+
+/* Within the limits, is a better than b?  A limit on quality asks for the least latency; otherwise
+ * the best quality is wanted. */
+static bool is_better(const measures *a, const measures *b, const spc_cli_limits *limits)
+{
+    return limits->has_quality ? a->latency < b->latency : a->value > b->value;
+}
+
+static spc_status choose(const char *path, const json_t *list, const spc_cli_limits *limits,
+                         spc_cli_point *out, spc_error *err)
+{
+    measures best = {0, 0}, m = {0, 0};
+    bool found = false;
+
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        spc_cli_point point;
+        spc_status status = read_point(path, list, i, &point, &m, err);
+
+        if (status != SPC_OK) return status;
+        if (limits->has_latency && m.latency > limits->most_latency) continue;
+        if (limits->has_quality && m.value < limits->least_quality) continue;
+        if (found && !is_better(&m, &best, limits)) continue;
+        found = true;
+        best = m;
+        *out = point;
+        out->quality = m.value;
+        out->latency = m.latency;
+    }
+    if (found) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT, "%s: none of its %zu points is within the limits", path,
+                         json_array_size(list));
+}
+
+spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, spc_cli_point *out,
+                                spc_error *err)
+{
+    json_error_t why;
+    json_t *list;
+    spc_status status;
+
+    if (!limits->has_latency && !limits->has_quality) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--operating-point needs --max-relative-latency or --min-quality");
+    }
+    list = json_load_file(path, 0, &why);
+    if (!list) return spc_error_set(err, SPC_EINPUT, "%s: %s", path, why.text);
+    status = json_is_array(list)
+                 ? choose(path, list, limits, out, err)
+                 : spc_error_set(err, SPC_EINPUT, "%s: expected a JSON array", path);
+    json_decref(list);
+    return status;
+}
