@@ -252,7 +252,12 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
     case SPC_CLI_SEED:
         (void)snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)field);
         break;
-    case SPC_CLI_REAL: (void)snprintf(value, sizeof value, "%.10g", *(const double *)field); break;
+    case SPC_CLI_REAL: {
+        double real = *(const double *)field;
+
+        if (real - real == 0.0) (void)snprintf(value, sizeof value, "%.10g", real); /* else none */
+        break;
+    }
     case SPC_CLI_TEXT: {
         const char *given = *(const char *const *)field;
 

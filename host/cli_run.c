@@ -5,6 +5,7 @@
 #include "session.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,7 @@ static void run_init(void *args)
     a->top_p = (double)session.top_p;
     a->batch = 1;
     a->to = -1;
+    a->most_latency = a->least_quality = (double)NAN; /* no default */
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
