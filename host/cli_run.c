@@ -247,6 +247,17 @@ static void free_job(job *j)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
+/* Draft positions that counters are shown for: gamma, or the window of bild-dynamic. */
+static int32_t positions(const run_state *run)
+{
+    spc_rule rule;
+
+    if (spc_rule_parse(run->rule, &rule, NULL) && rule.kind == SPC_RULE_BILD_DYNAMIC) {
+        return rule.window;
+    }
+    return run->options.gamma;
+}
+
 static json_t *job_json(const run_state *run, const job *j)
 {
     const spc_session_options *o = &run->options;
@@ -261,7 +272,7 @@ static json_t *job_json(const run_state *run, const job *j)
     failed |= json_object_set_new(object, "gamma", json_integer(o->gamma));
     failed |= json_object_set_new(object, "seed",
                                   json_integer((json_int_t)(run->args->seed + (uint64_t)j->index)));
-    if (failed == 0 && spc_cli_json_stats(object, &j->stats, o->gamma)) return object;
+    if (failed == 0 && spc_cli_json_stats(object, &j->stats, positions(run))) return object;
     json_decref(object);
     return NULL;
 }
@@ -309,7 +320,7 @@ static void print_positions(const char *name, const int64_t *by_position, int32_
 static void print_statistics(const run_state *run)
 {
     const spc_stats *t = &run->total;
-    int32_t gamma = run->options.gamma;
+    int32_t gamma = positions(run);
 
     spc_cli_progress(NULL);
     (void)fprintf(stderr, "spc: %s: %" PRId64 " tokens, %.0f tokens/s, %" PRId64 " rounds",
