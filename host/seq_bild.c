@@ -9,6 +9,8 @@
 
 #include <math.h>
 
+_Static_assert(SPC_WINDOW_MAX <= SPC_GAMMA_MAX, "counters and rows of a lane hold a window");
+
 /* Statistics of a row of logits and its best token; -1: the row is bad. */
 static int32_t best_of(const spc_engine *engine, const spc_model *model, const spc_session *s,
                        int32_t output, spc_row_stats *stats)
@@ -39,109 +41,152 @@ static void cut_caches(spc_engine *engine, const spc_session *s)
     }
 }
 
-/* D1 to D3: the verifier sees the drafts.  Keeps those it agrees with or puts up with, and one
- * token of its own.  Returns whether the drafter may go on. */
+/* The verifier's word on the first unseen draft, at place `at` of the window: keep it, or put its
+ * own best token there.  Returns whether the drafts go on. */
+static bool judge(spc_engine *engine, spc_session *s, const spc_row_stats *stats, int32_t best,
+                  int32_t output, int32_t at)
+{
+    int32_t draft = s->token[s->length];
+    bool back = draft != best && surprise(engine, stats, output, draft) > s->params.rule.rollback;
+
+    s->ahead--;
+    s->counters.verified[at]++;
+    s->counters.accepted[at] += !back;
+    s->counters.rejected[at] += back;
+    s->counters.deferred[at] += back;
+    if (back) {
+        s->ahead = 0;
+        s->round_failed = false; /* a bad row behind it belongs to another text */
+        (void)spc_session_keep(s, best, SPC_TOKEN_RESIDUAL, true);
+        cut_caches(engine, s);
+        return false;
+    }
+    if (spc_session_keep(s, draft, SPC_TOKEN_ACCEPTED, false)) return true;
+    s->counters.discarded += s->ahead;
+    s->ahead = 0;
+    return false;
+}
+
+/* D2 and D3: the verifier sees the drafts, row by row from `output` on.  Keeps those it agrees with
+ * or puts up with, and one token of its own.  Returns whether the drafter may go on. */
 static bool look(spc_engine *engine, spc_session *s, int32_t output)
 {
-    int32_t unseen = s->ahead;
-    spc_row_stats stats;
+    for (int32_t at = 0;; at++, output++) {
+        spc_row_stats stats;
 
-    s->ahead = 0;
-    for (int32_t j = 0; j <= unseen; j++) {
-        int32_t best = best_of(engine, &engine->verifier, s, output + j, &stats);
+        if (s->ahead == 0 && s->round_failed) {
+            spc_session_fail_row(s, true, s->length);
+            return false;
+        }
+
+        int32_t best = best_of(engine, &engine->verifier, s, output, &stats);
 
         if (best < 0) {
             spc_session_fail_row(s, false, s->length);
             return false;
         }
-        if (j == unseen) return spc_session_keep(s, best, SPC_TOKEN_BONUS, true);
-
-        int32_t draft = s->token[s->length];
-        bool back =
-            draft != best && surprise(engine, &stats, output + j, draft) > s->params.rule.rollback;
-
-        s->counters.verified[j]++;
-        s->counters.accepted[j] += !back;
-        s->counters.rejected[j] += back;
-        s->counters.deferred[j] += back;
-        if (back) {
-            (void)spc_session_keep(s, best, SPC_TOKEN_RESIDUAL, true);
-            cut_caches(engine, s);
-            return false;
+        if (s->ahead == 0) {
+            s->counters.bonus++;
+            return spc_session_keep(s, best, SPC_TOKEN_BONUS, true);
         }
-        if (!spc_session_keep(s, draft, SPC_TOKEN_ACCEPTED, false)) return false;
+        if (!judge(engine, s, &stats, best, output, at)) return false;
     }
-    return false;
 }
 
 /* The sequence ends among the drafts: they stay as they are. */
 static void keep_unseen(spc_session *s)
 {
-    int32_t unseen = s->ahead;
+    int32_t unseen = s->ahead, kept = 0;
 
     s->ahead = 0;
-    for (int32_t i = 0; i < unseen; i++) {
-        if (!spc_session_keep(s, s->token[s->length], SPC_TOKEN_ACCEPTED, false)) return;
+    while (kept < unseen && s->finish == SPC_FINISH_RUNNING) {
+        (void)spc_session_keep(s, s->token[s->length], SPC_TOKEN_ACCEPTED, false);
+        kept++;
     }
+    s->counters.discarded += unseen - kept;
 }
 
-/* D4: the drafter writes while it is sure. */
-static spc_status write_on(spc_engine *engine, spc_session *s, spc_error *err)
+/* One token of D4, from the drafter's row `output`.  Returns whether the drafter writes on. */
+static bool write_one(spc_engine *engine, spc_session *s, int32_t output)
 {
-    while (s->ahead < s->params.rule.window) {
-        int32_t end = s->length + s->ahead, token;
-        spc_row_stats stats;
-        spc_status status = spc_feed(engine, &engine->drafter, s, end, end - 1, 0, err);
+    int32_t end = s->length + s->ahead;
+    spc_row_stats stats;
+    int32_t token = best_of(engine, &engine->drafter, s, output, &stats);
 
+    s->counters.drafter_calls++;
+    if (token < 0) {
+        s->round_failed = s->ahead > 0; /* the verifier first sees what stands before it */
+        if (s->ahead == 0) spc_session_fail_row(s, true, end);
+        return false;
+    }
+    if (1.0 / (double)stats.sum_one < s->params.rule.alpha) return false;
+    s->counters.drafted[s->ahead]++;
+    s->token[end] = token;
+    s->ahead++;
+    if (spc_session_is_stop(s, token) || end + 1 - s->prompt == s->budget ||
+        end + 1 == engine->context) {
+        keep_unseen(s);
+        return false;
+    }
+    return s->ahead < s->params.rule.window;
+}
+
+/* D4: the drafter writes while it is sure, one row of every session still writing at a time. */
+static spc_status write_on(spc_engine *engine, spc_session **writing, int32_t count, spc_error *err)
+{
+    while (count > 0) {
+        spc_status status = SPC_OK;
+        int32_t left = 0;
+
+        for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+            int32_t end = writing[k]->length + writing[k]->ahead;
+
+            status = spc_feed(engine, &engine->drafter, writing[k], end, end - 1, k * SPC_LANE_ROWS,
+                              err);
+        }
         if (status == SPC_OK) status = spc_feed_flush(engine, &engine->drafter, err);
         if (status != SPC_OK) return status;
-        s->counters.drafter_calls++;
-        token = best_of(engine, &engine->drafter, s, 0, &stats);
-        if (token < 0) {
-            spc_session_fail_row(s, true, end);
-            return SPC_OK;
+        for (int32_t k = 0; k < count; k++) {
+            if (write_one(engine, writing[k], k * SPC_LANE_ROWS)) writing[left++] = writing[k];
         }
-        if (1.0 / (double)stats.sum_one < s->params.rule.alpha) return SPC_OK;
-        s->counters.drafted[s->ahead]++;
-        s->token[end] = token;
-        s->ahead++;
-        if (spc_session_is_stop(s, token) || end + 1 - s->prompt == s->budget ||
-            end + 1 == engine->context) {
-            keep_unseen(s);
-            return SPC_OK;
-        }
+        count = left;
     }
     return SPC_OK;
 }
 
-static spc_status step_one(spc_engine *engine, spc_session *s, spc_error *err)
+/* D1: the verifier runs what it has not seen of every session, in one pass. */
+static spc_status show(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                       spc_error *err)
 {
-    uint64_t start = spc_now_ns(), seen;
-    int32_t end = s->length + s->ahead;
-    spc_status status = spc_feed(engine, &engine->verifier, s, end, s->length - 1, 0, err);
+    for (int32_t k = 0; k < count; k++) {
+        spc_session *s = sessions[k];
+        spc_status status = spc_feed(engine, &engine->verifier, s, s->length + s->ahead,
+                                     s->length - 1, k * SPC_LANE_ROWS, err);
 
-    if (status == SPC_OK) status = spc_feed_flush(engine, &engine->verifier, err);
-    if (status != SPC_OK) return status;
-    s->counters.rounds++;
-    s->counters.verifier_calls++;
-
-    bool go_on = look(engine, s, 0);
-
-    seen = spc_now_ns();
-    s->counters.verify_ns += seen - start;
-    if (go_on) status = write_on(engine, s, err);
-    s->counters.draft_ns += spc_now_ns() - seen;
-    return status;
+        if (status != SPC_OK) return status;
+        s->counters.rounds++;
+        s->counters.verifier_calls++;
+    }
+    return spc_feed_flush(engine, &engine->verifier, err);
 }
 
-/* Sessions need different numbers of rows at different times: one after the other. */
 static spc_status bild_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err)
 {
-    spc_status status = SPC_OK;
+    spc_session **writing = engine->scratch.unsure;
+    uint64_t start = spc_now_ns(), seen;
+    int32_t writers = 0;
+    spc_status status = show(engine, sessions, count, err);
 
-    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
-        status = step_one(engine, sessions[k], err);
+    if (status != SPC_OK) return status;
+    for (int32_t k = 0; k < count; k++) {
+        if (look(engine, sessions[k], k * SPC_LANE_ROWS)) writing[writers++] = sessions[k];
+    }
+    seen = spc_now_ns();
+    status = write_on(engine, writing, writers, err);
+    for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
+        sessions[k]->counters.verify_ns += (seen - start) / (uint64_t)count;
+        sessions[k]->counters.draft_ns += (spc_now_ns() - seen) / (uint64_t)count;
     }
     return status;
 }

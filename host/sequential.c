@@ -106,13 +106,14 @@ static spc_status ask_verifier(spc_engine *engine, spc_session *const *sessions,
 
         s->counters.verifier_calls++;
         s->counters.verify_ns += share;
-        s->counters.rejected[0]++;
-        s->counters.deferred[0]++;
         if (verdict[k].count < 1) {
             spc_session_fail_row(s, false, s->length);
-        } else {
-            (void)spc_session_keep(s, verdict[k].token[0], SPC_TOKEN_RESIDUAL, true);
+            continue;
         }
+        s->counters.verified[0]++;
+        s->counters.rejected[0]++;
+        s->counters.deferred[0]++;
+        (void)spc_session_keep(s, verdict[k].token[0], SPC_TOKEN_BONUS, true);
     }
     return SPC_OK;
 }
@@ -129,11 +130,11 @@ static spc_status token_chow_step(spc_engine *engine, spc_session *const *sessio
 
         if (s->finish != SPC_FINISH_RUNNING) continue;
         s->counters.drafted[0]++;
-        s->counters.verified[0]++;
         if (is_unsure(s)) {
             unsure[members++] = s;
             continue;
         }
+        s->counters.verified[0]++;
         s->counters.accepted[0]++;
         (void)spc_session_keep(s, s->token[s->length], SPC_TOKEN_ACCEPTED, false);
     }
@@ -157,22 +158,25 @@ static double surety(const spc_engine *engine, const spc_session *s, int32_t out
     return (double)gap + log((double)spc_gate_of(s->stats[0], gate).top);
 }
 
-/* The drafter has written everything: keep it, or leave the sequence to the verifier. */
+/* The drafter has written everything: keep it, up to a stop string, or leave the sequence to the
+ * verifier. */
 static void decide_sequence(spc_session *s)
 {
-    int32_t written = s->ahead;
+    int32_t written = s->ahead, kept = 0;
+    bool sure = exp(s->log_sum / written) >= s->params.rule.keep;
 
     s->ahead = 0;
-    if (exp(s->log_sum / written) >= s->params.rule.keep) {
-        for (int32_t i = 0; i < written; i++) {
-            s->counters.accepted[0]++;
-            if (!spc_session_keep(s, s->token[s->length], SPC_TOKEN_ACCEPTED, false)) return;
-        }
-        return;
+    while (sure && kept < written && s->finish == SPC_FINISH_RUNNING) {
+        s->counters.verified[0]++;
+        s->counters.accepted[0]++;
+        (void)spc_session_keep(s, s->token[s->length], SPC_TOKEN_ACCEPTED, false);
+        kept++;
     }
+    s->counters.discarded += written - kept;
+    if (sure) return;
+    s->counters.verified[0] += written;
     s->counters.rejected[0] += written;
     s->counters.deferred[0] += written;
-    s->counters.discarded += written;
     (void)spc_rule_make(SPC_RULE_VERIFIER_ONLY, 0, SPC_GATE_UNSCALED, false, &s->params.rule);
     s->strategy = &spc_strategy_round;
 }
@@ -190,7 +194,6 @@ static spc_status seq_chow_step(spc_engine *engine, spc_session *const *sessions
         s->log_sum += surety(engine, s, k * SPC_LANE_ROWS);
         s->ahead++;
         s->counters.drafted[0]++;
-        s->counters.verified[0]++;
         if (spc_session_is_stop(s, s->token[s->length + s->ahead - 1]) || s->ahead == s->budget ||
             s->ahead == room) {
             decide_sequence(s);

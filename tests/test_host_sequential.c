@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_sequential.c - token-chow and seq-chow: their exact laws by enumeration, their ends,
- * what they tell and what they cost. */
+ * what they tell and what they cost; and what all strategies that run one model at a time share
+ * with bild-dynamic (test_host_seq_bild.c): limits, bad rows, company. */
 #include "decode.h"
 #include "toy.h"
 
@@ -174,12 +175,95 @@ Test(host_sequential, greedy_token_chow_writes_what_chow_writes)
     expect_same("token-chow:alpha=0.7,gate=processed", "chow:alpha=0.7,gate=processed", 0);
 }
 
+/* Greedy, the target is one token: drafts and their number do not matter. */
+Test(host_sequential, greedy_token_chow_writes_what_chow_writes_with_any_gamma)
+{
+    int32_t mixed = 0;
+
+    for (int32_t c = 0; c < 6 * 9 * 4; c++) {
+        toy_pair pair = {
+            .seed = 1 + (uint64_t)c % 6, .vocab = 8, .context = 48, .sessions = 1, .spread = 4};
+        spc_engine *engine = toy_engine(&pair);
+        spc_session_options o = options_of(NULL, c / 54, 0);
+        char rule[64];
+        decoded chow, token;
+
+        (void)snprintf(rule, sizeof rule, "token-chow:alpha=0.%d", 1 + c / 6 % 9);
+        o.rule = rule;
+        token = decode(engine, &o, &start);
+        o.rule = rule + strlen("token-");
+        chow = decode(engine, &o, &start);
+        cr_assert(same_tokens(&token, &chow), "%s, gamma %d", rule, (int)o.gamma);
+        mixed += token.stats.verifier_calls > 0 && token.stats.verifier_calls < token.count;
+        spc_engine_close(engine);
+    }
+    cr_expect_gt(mixed, 50, "both models write");
+}
+
+/* exp(mean ln q(y)) of a sequence behind the start, from the tables. */
+static double confidence(const toy_pair *pair, const decoded *d, double temperature)
+{
+    int32_t x[64] = {1, 0};
+    double sum = 0;
+
+    for (int32_t i = 0; i < d->count; i++) {
+        float z[TOY_VOCAB];
+        double all = 0;
+
+        toy_logits(pair, true, x, start.count + i, z);
+        for (int32_t v = 0; v < pair->vocab; v++) all += exp((double)z[v] / temperature);
+        x[start.count + i] = d->token[i];
+        sum += (double)z[d->token[i]] / temperature - log(all);
+    }
+    return exp(sum / d->count);
+}
+
+/* The gate's rows are unscaled unless the rule says otherwise; the stop token counts. */
+Test(host_sequential, seq_chow_turns_where_the_confidence_crosses_its_threshold)
+{
+    int32_t stopped = 0;
+
+    for (int32_t c = 0; c < 40 * 3; c++) {
+        toy_pair pair = {
+            .seed = 1 + (uint64_t)c / 3, .vocab = 8, .context = 40, .sessions = 1, .spread = 5};
+        float temperature = (float[]){1, 0.6f, 0}[c % 3];
+        bool processed = c % 3 == 1 && c % 2;
+        spc_engine *engine = toy_engine(&pair);
+        spc_session_options o = options_of("drafter-only", 2, temperature);
+        decoded drafter, verifier;
+
+        o.seed = (uint64_t)c;
+        o.max_tokens = 9;
+        toy_stop_at(engine, c % 8);
+        drafter = decode(engine, &o, &start);
+        o.rule = "verifier-only";
+        verifier = decode(engine, &o, &start);
+        stopped += drafter.finish == SPC_FINISH_STOP_TOKEN;
+        for (int side = -1; side <= 1; side += 2) {
+            double sure = confidence(&pair, &drafter, processed ? (double)temperature : 1);
+            char rule[64];
+            decoded d;
+
+            (void)snprintf(rule, sizeof rule, "seq-chow:alpha=%.6f%s", 1 - sure + side * 1e-4,
+                           processed ? ",gate=processed" : "");
+            o.rule = rule;
+            d = decode(engine, &o, &start);
+            cr_expect(same_tokens(&d, side > 0 ? &drafter : &verifier), "%s: %g", rule, sure);
+            cr_expect_eq(d.stats.discarded, side > 0 ? 0 : drafter.count);
+            cr_expect_eq(d.stats.drafter_calls, drafter.count);
+        }
+        spc_engine_close(engine);
+    }
+    cr_expect(stopped > 20 && stopped < 120);
+}
+
 /* ---- what is told, what it costs --------------------------------------------------------------
  */
 
 typedef struct {
-    int32_t told, deferred;
+    int32_t told, deferred, origin[3];
     int32_t token[64];
+    int32_t most; /* after so many it wants no more; 0: all */
 } listener;
 
 static bool listen_token(void *user, const spc_token *token)
@@ -187,16 +271,18 @@ static bool listen_token(void *user, const spc_token *token)
     listener *l = user;
 
     l->deferred += token->deferred;
+    l->origin[token->origin]++;
     l->token[l->told++] = token->id;
-    return true;
+    return l->told != l->most;
 }
 
 Test(host_sequential, only_kept_tokens_are_told_and_calls_are_those_that_were_made)
 {
-    static const char *const rules[] = {"token-chow:alpha=0.5", "seq-chow:alpha=0.45",
+    static const char *const rules[] = {"token-chow:alpha=0.5", "seq-chow:alpha=0.87",
                                         "seq-chow:alpha=0", "token-chow:alpha=0"};
     toy_pair pair = {.seed = 3, .vocab = 8, .context = 40, .sessions = 1, .spread = 2};
     spc_engine *engine = toy_engine(&pair);
+    int32_t kept = 0, dropped = 0;
 
     for (size_t r = 0; r < sizeof rules / sizeof *rules; r++) {
         for (uint64_t seed = 0; seed < 20; seed++) {
@@ -213,15 +299,20 @@ Test(host_sequential, only_kept_tokens_are_told_and_calls_are_those_that_were_ma
             cr_assert(memcmp(l.token, d.token, (size_t)d.count * sizeof *d.token) == 0);
             if (rules[r][0] == 't') {
                 cr_expect_eq(d.stats.verifier_calls, l.deferred);
+                cr_expect_eq(l.origin[SPC_TOKEN_BONUS], l.deferred);
+                cr_expect_eq(l.origin[SPC_TOKEN_ACCEPTED], d.count - l.deferred);
                 cr_expect_eq(d.stats.drafter_calls, d.count);
                 cr_expect_eq(d.stats.accepted[0] + d.stats.deferred[0], d.count);
             } else if (d.stats.discarded > 0) {
+                dropped++;
                 cr_expect_eq(d.stats.verifier_calls, d.count);
             } else {
                 cr_expect_eq(d.stats.verifier_calls, 0);
+                kept++;
             }
         }
     }
+    cr_expect(kept > 5 && dropped > 25, "%d kept, %d dropped", (int)kept, (int)dropped);
     spc_engine_close(engine);
 }
 
@@ -246,6 +337,72 @@ Test(host_sequential, the_caches_lag_and_never_lead)
     }
     cr_expect_gt(behind, 3, "the verifier is not called for every token");
     spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_sequential, a_verifier_that_is_not_needed_is_not_run)
+{
+    toy_pair pair = {.seed = 9, .vocab = 8, .context = 40, .sessions = 1, .spread = 2};
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("token-chow:alpha=1", 3, 1);
+
+    cr_expect_eq(decode(engine, &o, &start).count, 38);
+    o.rule = "seq-chow:alpha=1";
+    cr_expect_eq(decode(engine, &o, &start).count, 38);
+    cr_expect_eq(toy_rows(engine->verifier.runner), 0);
+    spc_engine_close(engine);
+}
+
+/* seq-chow has not told anything while it drafts; a kept sequence is cut where it is unwanted. */
+Test(host_sequential, a_drafted_sequence_can_be_cancelled_and_cut)
+{
+    toy_pair pair = {.seed = 9, .vocab = 8, .context = 40, .sessions = 1, .spread = 2};
+    spc_engine *engine = toy_engine(&pair);
+    listener l = {.most = 3};
+    spc_session_options o = options_of("seq-chow:alpha=1", 3, 1);
+    spc_session *s;
+    decoded d;
+
+    o.max_tokens = 10;
+    o.on_token = listen_token;
+    o.user = &l;
+    s = open_session(engine, &o, &start);
+    for (int i = 0; i < 9; i++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect_eq(l.told, 0, "nothing is decided");
+    d = decoded_of(s);
+    cr_expect_eq(d.count, 0);
+    spc_session_cancel(s);
+    cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect(spc_session_finish(s) == SPC_FINISH_CANCELLED && l.told == 0);
+    spc_session_close(s);
+
+    d = decode(engine, &o, &start);
+    cr_expect(d.finish == SPC_FINISH_CANCELLED && d.count == 3 && l.told == 3);
+    cr_expect(d.stats.discarded == 7 && d.stats.verified[0] == 3 && d.stats.accepted[0] == 3);
+    spc_engine_close(engine);
+}
+
+Test(host_sequential, a_stop_string_cuts_the_drafters_sequence)
+{
+    static const char *const stop[] = {"n"};
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
+    prompt p = prompt_of(engine, "<s><2de>The children are playing in the garden.<sep>");
+    spc_session_options o = options_of("drafter-only", 3, 0);
+    decoded whole, plain, d;
+    listener l = {0};
+
+    whole = decode(engine, &o, &p);
+    o.stop = stop;
+    o.stop_count = 1;
+    plain = decode(engine, &o, &p);
+    o.rule = "seq-chow:alpha=1";
+    o.on_token = listen_token;
+    o.user = &l;
+    d = decode(engine, &o, &p);
+    cr_expect_eq(d.finish, SPC_FINISH_STOP_STRING);
+    cr_expect(same_tokens(&d, &plain) && d.count < whole.count && l.told == d.count);
+    cr_expect_eq(d.stats.discarded, whole.count - d.count);
+    cr_expect_eq(d.stats.accepted[0], d.count);
     spc_engine_close(engine);
 }
 
@@ -301,47 +458,286 @@ Test(host_sequential, a_bad_row_names_its_model)
     }
 }
 
+/* A bad row that is read ends the sequence in front of its token; one that is not changes nothing.
+ * bild-dynamic: the drafts before it are seen first, and one behind a rollback is not read. */
+Test(host_sequential, tokens_before_a_bad_row_are_kept)
+{
+    static const char *const rules[] = {
+        "token-chow:alpha=0.7", "token-chow:alpha=0", "token-chow:alpha=1",
+        "bild-dynamic:fallback=0.3,rollback=1.5,window=4", "bild-dynamic:fallback=0,rollback=50"};
+    int32_t failed[5] = {0}, harmless = 0;
+
+    for (int32_t c = 0; c < 5 * 2 * 12 * 6; c++) {
+        bool drafter = c / 5 % 2;
+        int32_t at = start.count + c / 10 % 12;
+        toy_pair pair = {
+            .seed = 1 + (uint64_t)c / 120, .vocab = 8, .context = 40, .sessions = 1, .spread = 3};
+        spc_engine *engine = toy_engine(&pair);
+        spc_session_options o = options_of(rules[c % 5], 0, c % 5 < 3 ? 1 : 0);
+        char word[64];
+        decoded clean, d;
+
+        o.max_tokens = 30;
+        clean = decode(engine, &o, &start);
+        *(drafter ? &pair.bad_drafter : &pair.bad_verifier) = at; /* read at every row */
+        d = decode(engine, &o, &start);
+        (void)snprintf(word, sizeof word, "%s: logits for position %d hold",
+                       drafter ? "drafter" : "verifier", (int)at);
+        if (d.status == SPC_OK) {
+            cr_expect(same_tokens(&d, &clean), "%s", o.rule);
+            harmless++;
+        } else {
+            cr_expect_eq(strncmp(d.error.message, word, strlen(word)), 0, "%s", d.error.message);
+            cr_expect_eq(d.count, at - start.count, "%s: %s", o.rule, d.error.message);
+            cr_expect(begins_with(&d, &clean, d.count), "%s", o.rule);
+            failed[c % 5]++;
+        }
+        spc_engine_close(engine);
+    }
+    for (int i = 0; i < 5; i++) cr_expect_gt(failed[i], 20, "%s", rules[i]);
+    cr_expect_gt(harmless, 50);
+}
+
+/* ---- bild-dynamic -----------------------------------------------------------------------------
+ */
+
+/* What BiLD decodes, by a plain reading of rules.md 5.5. */
+typedef struct {
+    const toy_pair *pair;
+    int32_t x[64], count, seen; /* seen: tokens the verifier has looked at or written */
+    int32_t stop, end;          /* stop token; the length at which it is over */
+} plain_bild;
+
+static int32_t best_row(const plain_bild *b, bool drafter, int32_t count, double *row)
+{
+    float z[TOY_VOCAB];
+    int32_t best = 0;
+    double sum = 0;
+
+    toy_logits(b->pair, drafter, b->x, count, z);
+    for (int32_t v = 0; v < b->pair->vocab; v++) {
+        best = z[v] > z[best] ? v : best;
+        sum += row[v] = exp((double)z[v]);
+    }
+    for (int32_t v = 0; v < b->pair->vocab; v++) row[v] /= sum;
+    return best;
+}
+
+/* Write one token; true when the sequence is over. */
+static bool put(plain_bild *b, int32_t token)
+{
+    b->x[b->count++] = token;
+    return token == b->stop || b->count == b->end;
+}
+
+/* The verifier looks at what is unseen and writes one token; true when the sequence is over. */
+static bool plain_look(plain_bild *b, double rollback, bool *back)
+{
+    double row[TOY_VOCAB];
+
+    *back = false;
+    for (; b->seen < b->count; b->seen++) {
+        int32_t best = best_row(b, false, b->seen, row);
+
+        if (b->x[b->seen] == best || -log(row[b->x[b->seen]]) <= rollback) continue;
+        *back = true;
+        b->count = b->seen++;
+        return put(b, best);
+    }
+    b->seen++;
+    return put(b, best_row(b, false, b->count, row));
+}
+
+static void plain_decode(plain_bild *b, double fallback, double rollback, int32_t window)
+{
+    bool over = false;
+
+    while (!over) {
+        bool back;
+        double row[TOY_VOCAB];
+
+        over = plain_look(b, rollback, &back);
+        for (int32_t i = 0; i < window && !over && !back; i++) {
+            int32_t best = best_row(b, true, b->count, row);
+
+            if (row[best] < fallback) break;
+            over = put(b, best);
+        }
+    }
+}
+
+/* Budget, context and stop token fall everywhere; what is told and counted is what was kept. */
+Test(host_sequential, bild_ends_where_the_plain_algorithm_ends)
+{
+    int32_t ends[SPC_FINISH_COUNT] = {0}, unseen = 0;
+
+    for (int32_t c = 0; c < 4 * 3 * 3 * 24; c++) {
+        double fallback = (double[]){0, 0.3, 0.45}[c / 4 % 3];
+        double rollback = (double[]){0, 1.5, 50}[c / 12 % 3];
+        int32_t window = (int32_t[]){1, 2, 5, 16}[c % 4], more = c / 36;
+        toy_pair pair = {.seed = 1 + (uint64_t)c % 7,
+                         .vocab = 10,
+                         .context = c % 2 ? 27 : 60,
+                         .sessions = 1,
+                         .spread = 3};
+        plain_bild b = {.pair = &pair, .x = {1, 0}, .count = 2, .seen = 2};
+        spc_engine *engine = toy_engine(&pair);
+        listener l = {0};
+        char rule[96];
+        spc_session_options o;
+        decoded d;
+
+        (void)snprintf(rule, sizeof rule, "bild-dynamic:fallback=%g,rollback=%g,window=%d",
+                       fallback, rollback, (int)window);
+        o = options_of(rule, 0, 0);
+        o.max_tokens = 6 + more;
+        o.on_token = listen_token;
+        o.user = &l;
+        b.stop = c % 3 ? 10 : c / 3 % 10; /* 10: never */
+        b.end = 2 + o.max_tokens < pair.context ? 2 + o.max_tokens : pair.context;
+        toy_stop_at(engine, b.stop);
+        plain_decode(&b, fallback, rollback, window);
+        d = decode(engine, &o, &start);
+        cr_assert(d.count == b.count - 2 &&
+                      memcmp(d.token, b.x + 2, (size_t)d.count * sizeof *d.token) == 0,
+                  "%s, case %d: %d of %d tokens", rule, (int)c, (int)d.count, (int)b.count - 2);
+        cr_expect(l.told == d.count && !memcmp(l.token, d.token, (size_t)l.told * sizeof *l.token));
+        cr_expect_eq(sum_of(d.stats.accepted) + sum_of(d.stats.rejected) + d.stats.bonus,
+                     b.seen - 2, "what the verifier has not seen is not judged");
+        cr_expect_eq(d.stats.bonus + sum_of(d.stats.rejected), l.deferred);
+        cr_expect_eq(d.stats.verifier_calls, l.deferred, "one token of its own in every call");
+        ends[d.finish]++;
+        unseen += b.seen < b.count;
+        spc_engine_close(engine);
+    }
+    cr_expect_gt(unseen, 100);
+    cr_expect(ends[SPC_FINISH_STOP_TOKEN] > 50 && ends[SPC_FINISH_MAX_TOKENS] > 50);
+    cr_expect_gt(ends[SPC_FINISH_CONTEXT], 20);
+}
+
+/* rollback = 0: every token the verifier has seen is its own greedy one.  Never unsure, never taken
+ * back: one token of the verifier's, then a window of the drafter's. */
+Test(host_sequential, the_ends_of_bild_are_the_greedy_verifier_and_mostly_the_drafter)
+{
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        toy_pair pair = {.seed = seed, .vocab = 10, .context = 54, .sessions = 1, .spread = 3};
+        spc_engine *engine = toy_engine(&pair);
+        spc_session_options o = options_of("verifier-only", 0, 0);
+        decoded greedy = decode(engine, &o, &start), d;
+        int64_t seen;
+
+        o.rule = "bild-dynamic:fallback=2,rollback=50";
+        d = decode(engine, &o, &start);
+        cr_expect(same_tokens(&d, &greedy));
+        o.rule = "bild-dynamic:fallback=0.2,rollback=0,window=3";
+        d = decode(engine, &o, &start);
+        seen = d.stats.bonus + sum_of(d.stats.accepted) + sum_of(d.stats.rejected);
+        cr_expect(begins_with(&d, &greedy, (int32_t)seen) && seen > d.count - 4);
+        o.rule = "bild-dynamic:fallback=0,rollback=1e9,window=12";
+        d = decode(engine, &o, &start);
+        cr_expect(d.count == 52 && d.stats.bonus == 4 && d.stats.verifier_calls == 4);
+        spc_engine_close(engine);
+    }
+}
+
+/* Drafts that may be taken back are not told; caches hold what the next step needs and no more. */
+Test(host_sequential, bild_keeps_its_drafts_to_itself)
+{
+    toy_pair pair = {.seed = 3, .vocab = 10, .context = 60, .sessions = 1, .spread = 3};
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("bild-dynamic:fallback=0.2,rollback=1,window=4", 0, 0);
+    listener l = {0};
+    spc_session *s;
+    int32_t hidden = 0;
+
+    o.on_token = listen_token;
+    o.user = &l;
+    s = open_session(engine, &o, &start);
+    for (;;) {
+        int32_t ahead = s->ahead;
+
+        cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+        cr_assert_eq(l.told, s->length - s->prompt);
+        cr_assert(memcmp(l.token, s->token + s->prompt, (size_t)l.told * sizeof *l.token) == 0);
+        if (s->finish != SPC_FINISH_RUNNING) break;
+        hidden += ahead;
+        cr_expect_eq(engine->ops->length(engine->verifier.runner, s->slot), s->length - 1);
+        cr_expect_leq(engine->ops->length(engine->drafter.runner, s->slot), s->length + s->ahead);
+    }
+    cr_expect_gt(hidden, 10);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
 /* ---- company ----------------------------------------------------------------------------------
  */
 
-Test(host_sequential, tokens_do_not_depend_on_company)
+static const char *const party[] = {"token-chow:alpha=0.85",
+                                    "strict",
+                                    "seq-chow:alpha=0.9",
+                                    "drafter-only",
+                                    "bild-dynamic:fallback=0.15,rollback=3",
+                                    "seq-chow:alpha=0.9",
+                                    "token-chow:alpha=0.8",
+                                    "verifier-only",
+                                    "bild-dynamic:fallback=0.2,rollback=1,window=3",
+                                    "seq-chow:alpha=0.9,gate=processed"};
+enum { PARTY = sizeof party / sizeof *party };
+
+static spc_session_options member(int32_t i, uint64_t seed)
 {
-    static const char *const rules[] = {"token-chow:alpha=0.5", "strict",
-                                        "seq-chow:alpha=0.5",   "drafter-only",
-                                        "token-chow:alpha=0.3", "verifier-only"};
-    enum { MEMBERS = sizeof rules / sizeof *rules };
-    toy_pair pair = {.seed = 8, .vocab = 12, .context = 40, .sessions = MEMBERS, .spread = 2};
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *party[MEMBERS];
-    decoded alone[MEMBERS];
+    spc_session_options o = options_of(party[i], 3, party[i][0] == 'b' ? 0 : 1);
+
+    o.seed = 70u + (uint64_t)i + 100u * seed;
+    o.max_tokens = 15;
+    return o;
+}
+
+/* All in one step each time, until the last has ended. */
+static void run_together(spc_engine *engine, spc_session **sessions)
+{
     bool running = true;
 
-    for (int32_t i = 0; i < MEMBERS; i++) {
-        spc_session_options o = options_of(rules[i], 3, 1);
-
-        o.seed = 70u + (uint64_t)i;
-        o.max_tokens = 15;
-        alone[i] = decode(engine, &o, &start);
-    }
-    for (int32_t i = 0; i < MEMBERS; i++) {
-        spc_session_options o = options_of(rules[i], 3, 1);
-
-        o.seed = 70u + (uint64_t)i;
-        o.max_tokens = 15;
-        party[i] = open_session(engine, &o, &start);
-    }
     while (running) {
         running = false;
-        cr_assert_eq(spc_engine_step(engine, party, MEMBERS, NULL), SPC_OK);
-        for (int32_t i = 0; i < MEMBERS; i++) {
-            running = running || spc_session_finish(party[i]) == SPC_FINISH_RUNNING;
+        cr_assert_eq(spc_engine_step(engine, sessions, PARTY, NULL), SPC_OK);
+        for (int32_t i = 0; i < PARTY; i++) {
+            running = running || spc_session_finish(sessions[i]) == SPC_FINISH_RUNNING;
         }
     }
-    for (int32_t i = 0; i < MEMBERS; i++) {
-        decoded d = decoded_of(party[i]);
+}
 
-        cr_expect(same_tokens(&d, &alone[i]), "%s", rules[i]);
-        spc_session_close(party[i]);
+Test(host_sequential, tokens_do_not_depend_on_company)
+{
+    toy_pair pair = {.seed = 8, .vocab = 12, .context = 40, .sessions = PARTY, .spread = 2};
+    spc_engine *engine = toy_engine(&pair);
+    int32_t dropped = 0;
+
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        spc_session *sessions[PARTY];
+        decoded alone[PARTY];
+
+        for (int32_t i = 0; i < PARTY; i++) {
+            spc_session_options o = member(i, seed);
+
+            alone[i] = decode(engine, &o, &start);
+            dropped += i == 5 && alone[i].stats.discarded > 0;
+        }
+        for (int32_t i = 0; i < PARTY; i++) {
+            spc_session_options o = member(i, seed);
+
+            sessions[i] = open_session(engine, &o, &start);
+        }
+        run_together(engine, sessions);
+        for (int32_t i = 0; i < PARTY; i++) {
+            decoded d = decoded_of(sessions[i]);
+
+            cr_expect(same_tokens(&d, &alone[i]), "%s", party[i]);
+            cr_expect_eq(d.stats.discarded, alone[i].stats.discarded, "%s", party[i]);
+            cr_expect_eq(d.stats.verifier_calls, alone[i].stats.verifier_calls, "%s", party[i]);
+            spc_session_close(sessions[i]);
+        }
     }
+    cr_expect(dropped > 3 && dropped < 17, "%d of 20 dropped", (int)dropped);
     spc_engine_close(engine);
 }

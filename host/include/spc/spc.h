@@ -129,7 +129,8 @@ SPC_API spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int
 typedef enum {
     SPC_TOKEN_ACCEPTED, /* a draft that the rule kept */
     SPC_TOKEN_RESIDUAL, /* drawn after a rejection */
-    SPC_TOKEN_BONUS,    /* drawn after all drafts were kept, or without drafts */
+    SPC_TOKEN_BONUS,    /* drawn after all drafts were kept, or without drafts; token-chow: drawn by
+                           the verifier in place of the drafter */
 } spc_token_origin;
 
 typedef struct {
@@ -140,7 +141,9 @@ typedef struct {
 } spc_token;
 
 /* Called once for every token a session keeps, in order.  Return false to end the session there
- * (SPC_FINISH_CANCELLED); that token is kept. */
+ * (SPC_FINISH_CANCELLED); that token is kept.  What a strategy may still take back is not told:
+ * seq-chow tells the drafter's sequence when it has been decided on, bild-dynamic its drafts when
+ * the verifier has seen them or the sequence ends among them. */
 typedef bool (*spc_token_fn)(void *user, const spc_token *token);
 /* Called with text as it becomes certain: whole UTF-8 characters, nothing that might still turn out
  * to be part of a stop string, special tokens left out.  Not terminated. */
@@ -236,7 +239,7 @@ SPC_API spc_status spc_session_text(const spc_session *session, char **text, siz
 typedef struct {
     int64_t prompt_tokens;
     int64_t tokens;         /* kept */
-    int64_t discarded;      /* decided by a round but behind a stop */
+    int64_t discarded;      /* decided by a round but behind a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
     int64_t verifier_calls; /* forwards of the verifier that scored, prefill-only ones apart */
     int64_t drafter_calls;  /* forwards of the drafter that drafted or served a bonus row */
