@@ -145,4 +145,21 @@ static inline int64_t sum_of(const int64_t *counter)
     return sum;
 }
 
+/* What on_token tells. */
+typedef struct {
+    int32_t told, deferred, origin[3];
+    int32_t token[64];
+    int32_t most; /* after so many it wants no more; 0: all */
+} token_log;
+
+static inline bool log_token(void *user, const spc_token *token)
+{
+    token_log *l = user;
+
+    l->deferred += token->deferred;
+    l->origin[token->origin]++;
+    l->token[l->told++] = token->id;
+    return l->told != l->most;
+}
+
 #endif

@@ -260,22 +260,6 @@ Test(host_sequential, seq_chow_turns_where_the_confidence_crosses_its_threshold)
 /* ---- what is told, what it costs --------------------------------------------------------------
  */
 
-typedef struct {
-    int32_t told, deferred, origin[3];
-    int32_t token[64];
-    int32_t most; /* after so many it wants no more; 0: all */
-} listener;
-
-static bool listen_token(void *user, const spc_token *token)
-{
-    listener *l = user;
-
-    l->deferred += token->deferred;
-    l->origin[token->origin]++;
-    l->token[l->told++] = token->id;
-    return l->told != l->most;
-}
-
 Test(host_sequential, only_kept_tokens_are_told_and_calls_are_those_that_were_made)
 {
     static const char *const rules[] = {"token-chow:alpha=0.5", "seq-chow:alpha=0.87",
@@ -287,12 +271,12 @@ Test(host_sequential, only_kept_tokens_are_told_and_calls_are_those_that_were_ma
     for (size_t r = 0; r < sizeof rules / sizeof *rules; r++) {
         for (uint64_t seed = 0; seed < 20; seed++) {
             spc_session_options o = options_of(rules[r], 3, 1);
-            listener l = {0};
+            token_log l = {0};
             decoded d;
 
             o.max_tokens = 12;
             o.seed = seed;
-            o.on_token = listen_token;
+            o.on_token = log_token;
             o.user = &l;
             d = decode(engine, &o, &start);
             cr_assert_eq(l.told, d.count);
@@ -358,13 +342,13 @@ Test(host_sequential, a_drafted_sequence_can_be_cancelled_and_cut)
 {
     toy_pair pair = {.seed = 9, .vocab = 8, .context = 40, .sessions = 1, .spread = 2};
     spc_engine *engine = toy_engine(&pair);
-    listener l = {.most = 3};
+    token_log l = {.most = 3};
     spc_session_options o = options_of("seq-chow:alpha=1", 3, 1);
     spc_session *s;
     decoded d;
 
     o.max_tokens = 10;
-    o.on_token = listen_token;
+    o.on_token = log_token;
     o.user = &l;
     s = open_session(engine, &o, &start);
     for (int i = 0; i < 9; i++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
@@ -389,14 +373,14 @@ Test(host_sequential, a_stop_string_cuts_the_drafters_sequence)
     prompt p = prompt_of(engine, "<s><2de>The children are playing in the garden.<sep>");
     spc_session_options o = options_of("drafter-only", 3, 0);
     decoded whole, plain, d;
-    listener l = {0};
+    token_log l = {0};
 
     whole = decode(engine, &o, &p);
     o.stop = stop;
     o.stop_count = 1;
     plain = decode(engine, &o, &p);
     o.rule = "seq-chow:alpha=1";
-    o.on_token = listen_token;
+    o.on_token = log_token;
     o.user = &l;
     d = decode(engine, &o, &p);
     cr_expect_eq(d.finish, SPC_FINISH_STOP_STRING);
@@ -496,177 +480,6 @@ Test(host_sequential, tokens_before_a_bad_row_are_kept)
     }
     for (int i = 0; i < 5; i++) cr_expect_gt(failed[i], 20, "%s", rules[i]);
     cr_expect_gt(harmless, 50);
-}
-
-/* ---- bild-dynamic -----------------------------------------------------------------------------
- */
-
-/* What BiLD decodes, by a plain reading of rules.md 5.5. */
-typedef struct {
-    const toy_pair *pair;
-    int32_t x[64], count, seen; /* seen: tokens the verifier has looked at or written */
-    int32_t stop, end;          /* stop token; the length at which it is over */
-} plain_bild;
-
-static int32_t best_row(const plain_bild *b, bool drafter, int32_t count, double *row)
-{
-    float z[TOY_VOCAB];
-    int32_t best = 0;
-    double sum = 0;
-
-    toy_logits(b->pair, drafter, b->x, count, z);
-    for (int32_t v = 0; v < b->pair->vocab; v++) {
-        best = z[v] > z[best] ? v : best;
-        sum += row[v] = exp((double)z[v]);
-    }
-    for (int32_t v = 0; v < b->pair->vocab; v++) row[v] /= sum;
-    return best;
-}
-
-/* Write one token; true when the sequence is over. */
-static bool put(plain_bild *b, int32_t token)
-{
-    b->x[b->count++] = token;
-    return token == b->stop || b->count == b->end;
-}
-
-/* The verifier looks at what is unseen and writes one token; true when the sequence is over. */
-static bool plain_look(plain_bild *b, double rollback, bool *back)
-{
-    double row[TOY_VOCAB];
-
-    *back = false;
-    for (; b->seen < b->count; b->seen++) {
-        int32_t best = best_row(b, false, b->seen, row);
-
-        if (b->x[b->seen] == best || -log(row[b->x[b->seen]]) <= rollback) continue;
-        *back = true;
-        b->count = b->seen++;
-        return put(b, best);
-    }
-    b->seen++;
-    return put(b, best_row(b, false, b->count, row));
-}
-
-static void plain_decode(plain_bild *b, double fallback, double rollback, int32_t window)
-{
-    bool over = false;
-
-    while (!over) {
-        bool back;
-        double row[TOY_VOCAB];
-
-        over = plain_look(b, rollback, &back);
-        for (int32_t i = 0; i < window && !over && !back; i++) {
-            int32_t best = best_row(b, true, b->count, row);
-
-            if (row[best] < fallback) break;
-            over = put(b, best);
-        }
-    }
-}
-
-/* Budget, context and stop token fall everywhere; what is told and counted is what was kept. */
-Test(host_sequential, bild_ends_where_the_plain_algorithm_ends)
-{
-    int32_t ends[SPC_FINISH_COUNT] = {0}, unseen = 0;
-
-    for (int32_t c = 0; c < 4 * 3 * 3 * 24; c++) {
-        double fallback = (double[]){0, 0.3, 0.45}[c / 4 % 3];
-        double rollback = (double[]){0, 1.5, 50}[c / 12 % 3];
-        int32_t window = (int32_t[]){1, 2, 5, 16}[c % 4], more = c / 36;
-        toy_pair pair = {.seed = 1 + (uint64_t)c % 7,
-                         .vocab = 10,
-                         .context = c % 2 ? 27 : 60,
-                         .sessions = 1,
-                         .spread = 3};
-        plain_bild b = {.pair = &pair, .x = {1, 0}, .count = 2, .seen = 2};
-        spc_engine *engine = toy_engine(&pair);
-        listener l = {0};
-        char rule[96];
-        spc_session_options o;
-        decoded d;
-
-        (void)snprintf(rule, sizeof rule, "bild-dynamic:fallback=%g,rollback=%g,window=%d",
-                       fallback, rollback, (int)window);
-        o = options_of(rule, 0, 0);
-        o.max_tokens = 6 + more;
-        o.on_token = listen_token;
-        o.user = &l;
-        b.stop = c % 3 ? 10 : c / 3 % 10; /* 10: never */
-        b.end = 2 + o.max_tokens < pair.context ? 2 + o.max_tokens : pair.context;
-        toy_stop_at(engine, b.stop);
-        plain_decode(&b, fallback, rollback, window);
-        d = decode(engine, &o, &start);
-        cr_assert(d.count == b.count - 2 &&
-                      memcmp(d.token, b.x + 2, (size_t)d.count * sizeof *d.token) == 0,
-                  "%s, case %d: %d of %d tokens", rule, (int)c, (int)d.count, (int)b.count - 2);
-        cr_expect(l.told == d.count && !memcmp(l.token, d.token, (size_t)l.told * sizeof *l.token));
-        cr_expect_eq(sum_of(d.stats.accepted) + sum_of(d.stats.rejected) + d.stats.bonus,
-                     b.seen - 2, "what the verifier has not seen is not judged");
-        cr_expect_eq(d.stats.bonus + sum_of(d.stats.rejected), l.deferred);
-        cr_expect_eq(d.stats.verifier_calls, l.deferred, "one token of its own in every call");
-        ends[d.finish]++;
-        unseen += b.seen < b.count;
-        spc_engine_close(engine);
-    }
-    cr_expect_gt(unseen, 100);
-    cr_expect(ends[SPC_FINISH_STOP_TOKEN] > 50 && ends[SPC_FINISH_MAX_TOKENS] > 50);
-    cr_expect_gt(ends[SPC_FINISH_CONTEXT], 20);
-}
-
-/* rollback = 0: every token the verifier has seen is its own greedy one.  Never unsure, never taken
- * back: one token of the verifier's, then a window of the drafter's. */
-Test(host_sequential, the_ends_of_bild_are_the_greedy_verifier_and_mostly_the_drafter)
-{
-    for (uint64_t seed = 1; seed <= 8; seed++) {
-        toy_pair pair = {.seed = seed, .vocab = 10, .context = 54, .sessions = 1, .spread = 3};
-        spc_engine *engine = toy_engine(&pair);
-        spc_session_options o = options_of("verifier-only", 0, 0);
-        decoded greedy = decode(engine, &o, &start), d;
-        int64_t seen;
-
-        o.rule = "bild-dynamic:fallback=2,rollback=50";
-        d = decode(engine, &o, &start);
-        cr_expect(same_tokens(&d, &greedy));
-        o.rule = "bild-dynamic:fallback=0.2,rollback=0,window=3";
-        d = decode(engine, &o, &start);
-        seen = d.stats.bonus + sum_of(d.stats.accepted) + sum_of(d.stats.rejected);
-        cr_expect(begins_with(&d, &greedy, (int32_t)seen) && seen > d.count - 4);
-        o.rule = "bild-dynamic:fallback=0,rollback=1e9,window=12";
-        d = decode(engine, &o, &start);
-        cr_expect(d.count == 52 && d.stats.bonus == 4 && d.stats.verifier_calls == 4);
-        spc_engine_close(engine);
-    }
-}
-
-/* Drafts that may be taken back are not told; caches hold what the next step needs and no more. */
-Test(host_sequential, bild_keeps_its_drafts_to_itself)
-{
-    toy_pair pair = {.seed = 3, .vocab = 10, .context = 60, .sessions = 1, .spread = 3};
-    spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("bild-dynamic:fallback=0.2,rollback=1,window=4", 0, 0);
-    listener l = {0};
-    spc_session *s;
-    int32_t hidden = 0;
-
-    o.on_token = listen_token;
-    o.user = &l;
-    s = open_session(engine, &o, &start);
-    for (;;) {
-        int32_t ahead = s->ahead;
-
-        cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
-        cr_assert_eq(l.told, s->length - s->prompt);
-        cr_assert(memcmp(l.token, s->token + s->prompt, (size_t)l.told * sizeof *l.token) == 0);
-        if (s->finish != SPC_FINISH_RUNNING) break;
-        hidden += ahead;
-        cr_expect_eq(engine->ops->length(engine->verifier.runner, s->slot), s->length - 1);
-        cr_expect_leq(engine->ops->length(engine->drafter.runner, s->slot), s->length + s->ahead);
-    }
-    cr_expect_gt(hidden, 10);
-    spc_session_close(s);
-    spc_engine_close(engine);
 }
 
 /* ---- company ----------------------------------------------------------------------------------
