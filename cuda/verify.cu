@@ -125,6 +125,22 @@ static __device__ uint64_t row_mass(spc_logits row, int32_t vocab, spc_softmax s
     return mass;
 }
 
+/* Least logit of the smallest set that holds the share top_p of what s keeps. */
+static __device__ float top_p_cut(spc_logits row, int32_t vocab, spc_softmax s, float top_p)
+{
+    uint64_t target = spc_nucleus_target(top_p, row_mass(row, vocab, s));
+
+    return spc_logit_of_key(find_cut(row, vocab, s, true, target));
+}
+
+/* The same of a processed row; one-hot at T = 0. */
+static __device__ __noinline__ float nucleus_cut(const spc_round *round, const spc_side *side,
+                                                 float top_p)
+{
+    if (side->softmax.greedy) return side->stats.max;
+    return top_p_cut(side->logits, round->vocab, side->softmax, top_p);
+}
+
 /* Top-k, then top-p on what it left, then min-p: the least logit kept. */
 static __device__ float truncation_cut(spc_logits row, int32_t vocab, const spc_sampling *p,
                                        float max)
@@ -135,8 +151,7 @@ static __device__ float truncation_cut(spc_logits row, int32_t vocab, const spc_
         s.cut = spc_logit_of_key(find_cut(row, vocab, s, false, (uint64_t)p->top_k));
     }
     if (p->top_p < 1.0f) {
-        uint64_t target = spc_nucleus_target(p->top_p, row_mass(row, vocab, s));
-        float cut = spc_logit_of_key(find_cut(row, vocab, s, true, target));
+        float cut = top_p_cut(row, vocab, s, p->top_p);
 
         if (cut > s.cut) s.cut = cut;
     }

@@ -34,8 +34,9 @@ static const spc_cli_option options[] = {
            "deferral rule: strict, lossy, lossy-greedy, chow, diff, opt, chow-log,\n"
            "diff-log, opt-log, token-v1, token-v2, token-v3, bild, with their alpha\n"
            "(\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q, head, typical,\n"
-           "ensemble, fuzzy; one model at a time: token-chow, seq-chow,\n"
-           "bild-dynamic:fallback=F, verifier-only, drafter-only",
+           "ensemble, fuzzy, mentored, cactus (with --bonus step); one model at a\n"
+           "time: token-chow, seq-chow, bild-dynamic:fallback=F, verifier-only,\n"
+           "drafter-only",
            TEXT, rule, 0, 0),
     OPTION("operating-point", "FILE",
            "take rule, gamma, temperature and top-p from a sweep's points\n"

@@ -111,6 +111,15 @@ static uint32_t find_cut(const float *logits, int32_t vocab, spc_softmax s, bool
     return cut.prefix;
 }
 
+/* Least logit of the smallest set that holds the share top_p of what s keeps. */
+static float top_p_cut(const float *logits, int32_t vocab, spc_softmax s, float top_p)
+{
+    uint64_t total = 0;
+
+    for (int32_t v = 0; v < vocab; v++) total += spc_mass_of(spc_softmax_weight(s, logits[v]));
+    return spc_logit_of_key(find_cut(logits, vocab, s, true, spc_nucleus_target(top_p, total)));
+}
+
 /* Top-k, then top-p on what it left, then min-p: the least logit kept. */
 static float truncation_cut(const float *logits, int32_t vocab, const spc_sampling *p, float max)
 {
@@ -120,12 +129,8 @@ static float truncation_cut(const float *logits, int32_t vocab, const spc_sampli
         s.cut = spc_logit_of_key(find_cut(logits, vocab, s, false, (uint64_t)p->top_k));
     }
     if (p->top_p < 1.0f) {
-        uint64_t total = 0;
+        float cut = top_p_cut(logits, vocab, s, p->top_p);
 
-        for (int32_t v = 0; v < vocab; v++) total += spc_mass_of(spc_softmax_weight(s, logits[v]));
-
-        float cut =
-            spc_logit_of_key(find_cut(logits, vocab, s, true, spc_nucleus_target(p->top_p, total)));
         if (cut > s.cut) s.cut = cut;
     }
     if (p->min_p > 0.0f) {
@@ -156,6 +161,13 @@ static void restrict_sums(const float *logits, int32_t vocab, const spc_row_para
             stats->moment += spc_tile_sum(moment, n);
         }
     }
+}
+
+/* The same of a processed row; one-hot at T = 0. */
+static float nucleus_cut(const spc_round *round, const spc_side *side, float top_p)
+{
+    if (side->softmax.greedy) return side->stats.max;
+    return top_p_cut(side->logits.data, round->vocab, side->softmax, top_p);
 }
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
@@ -470,6 +482,13 @@ spc_status spc_params_check(const spc_row_params *params, spc_error *err)
     if (params->rule.kind == SPC_RULE_BILD_DYNAMIC && s->temperature > 0.0f) {
         return spc_error_set(err, SPC_ERULE, "rule %s needs temperature 0, found %g", name,
                              (double)s->temperature);
+    }
+    if (spc_rule_needs_draft((spc_rule_kind)params->rule.kind) &&
+        (params->bonus != SPC_BONUS_STEP || params->verify != SPC_VERIFY_TOKEN)) {
+        return spc_error_set(err, SPC_ERULE,
+                             "rule %s has no target distribution without a draft: it needs "
+                             "bonus=step and verify=token",
+                             name);
     }
     if (params->verify == SPC_VERIFY_BLOCK && params->bonus == SPC_BONUS_STEP) {
         return spc_error_set(err, SPC_EUNSUPPORTED,

@@ -50,7 +50,7 @@ SPC_FN bool spc_defer_bild(spc_row row, spc_rule rule)
     return row.surprise > (spc_real)rule.alpha;
 }
 
-/* r-fuzzy: the rows are too far from each other (arXiv 2502.20704). */
+/* r-fuzzy (arXiv 2502.20704), mentored: the rows are too far from each other. */
 SPC_FN bool spc_defer_fuzzy(spc_row row, spc_rule rule)
 {
     return row.divergence > (spc_real)rule.alpha;
@@ -67,7 +67,8 @@ SPC_FN bool spc_defers(spc_rule rule, spc_row row)
     case SPC_RULE_DIFF_LOG: return spc_defer_diff_log(row, rule);
     case SPC_RULE_OPT_LOG: return spc_defer_opt_log(row, rule);
     case SPC_RULE_BILD: return spc_defer_bild(row, rule);
-    case SPC_RULE_FUZZY: return spc_defer_fuzzy(row, rule);
+    case SPC_RULE_FUZZY:
+    case SPC_RULE_MENTORED: return spc_defer_fuzzy(row, rule);
     case SPC_RULE_DRAFTER_ONLY: return false;
     default: return true; /* strict, verifier-only */
     }
@@ -116,6 +117,7 @@ SPC_FN spc_real spc_token_cut(spc_rule rule, spc_row row)
     case SPC_RULE_TOKEN_V1: return spc_token_v1_cut(row, rule);
     case SPC_RULE_TOKEN_V2: return spc_token_v2_cut(row, rule);
     case SPC_RULE_TYPICAL: return spc_typical_cut(row, rule);
+    case SPC_RULE_TRUNCATE_P: return row.nucleus;
     default: return spc_token_v3_cut(rule); /* token-v3, lossy-greedy, truncate, head */
     }
 }

@@ -11,11 +11,9 @@
 /* Does the rule look at largest probabilities or entropies? */
 SPC_FN bool spc_reads_gate(int32_t path)
 {
-    return path != SPC_RULE_STRICT && path != SPC_RULE_LOSSY && path != SPC_RULE_TOKEN_V3 &&
-           path != SPC_RULE_LOSSY_GREEDY && path != SPC_RULE_DRAFTER_ONLY &&
-           path != SPC_RULE_VERIFIER_ONLY && path != SPC_RULE_TRUNCATE &&
-           path != SPC_RULE_TRUNCATE_Q && path != SPC_RULE_HEAD && path != SPC_RULE_TYPICAL &&
-           path != SPC_RULE_ENSEMBLE && path != SPC_RULE_FUZZY;
+    bool gates = (spc_rule_keys((spc_rule_kind)path) & SPC_HAS_GATE) != 0;
+
+    return (gates && path != SPC_RULE_TOKEN_V3) || path == SPC_RULE_BILD_DYNAMIC;
 }
 
 /* What the statistics of a row must hold for a sequence: which sums are taken. */
@@ -96,7 +94,8 @@ typedef enum {
     SPC_SUM_HEAD,            /* max(0, q - p) outside A */
     SPC_SUM_JS,              /* divergences of fuzzy */
     SPC_SUM_KL,
-    SPC_SUM_BLOCK /* max(0, w pi - q) */
+    SPC_SUM_TARGET_KL, /* KL(p, pi) */
+    SPC_SUM_BLOCK      /* max(0, w pi - q) */
 } spc_summand;
 
 SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafter)
@@ -156,6 +155,7 @@ SPC_FN spc_real spc_pair_summand(const spc_row_pair *pair, spc_summand what, spc
     case SPC_SUM_HEAD: return spc_head_missing(pair->target, e);
     case SPC_SUM_JS: return spc_divergence_js(e);
     case SPC_SUM_KL: return spc_divergence_kl(e);
+    case SPC_SUM_TARGET_KL: return spc_target_kl(pair->target, e);
     default: return spc_block_residual(x, spc_target_probability(pair->target, e), e.mix.drafter);
     }
 }

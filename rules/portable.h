@@ -19,10 +19,11 @@
 #define SPC_FN static inline
 #endif
 
+#include <math.h> /* sqrt */
+
 #ifndef SPC_REAL
 #define SPC_REAL float
 #else
-#include <math.h>
 #define SPC_REAL_IS_DOUBLE 1
 #endif
 typedef SPC_REAL spc_real;
@@ -95,6 +96,18 @@ SPC_FN float spc_log(float x)
     y = y * z + 1.0f / 3.0f;
     y = y * z + 1.0f;
     return k * 0.69314718f + 2.0f * s * y;
+}
+
+/* IEEE square roots are correctly rounded: every platform has the same. */
+SPC_FN spc_real spc_real_sqrt(spc_real x)
+{
+#ifdef SPC_REAL_IS_DOUBLE
+    return sqrt(x);
+#elif defined(__CUDA_ARCH__)
+    return __fsqrt_rn(x);
+#else
+    return sqrtf(x);
+#endif
 }
 
 /* ln of a positive spc_real: for the few logarithms that are taken once per row. */

@@ -6,6 +6,7 @@
  *   row_statistics(round, row, stats)           statistics of a row; leaves round->tile_weight
  *   fold(pair, what, x)                         sum over both rows; leaves round->tile_weight
  *   draw_row(round, row, stats, key, stream)    a token from a row whose tile weights are there
+ *   nucleus_cut(round, side, top_p)             least logit of the top-p nucleus of a processed row
  *   draw_fold(pair, what, x, key, stream)       a token by the summand; -1: nothing weighs anything
  *   keeps(round, kept, drafter, key)            the coin
  * On a device every thread of a block calls these together and gets the same answer, so that all
@@ -26,10 +27,10 @@ ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *know
 /* ---- what a rule makes of a pair ---------------------------------------------------------------
  */
 
-/* beta solved: s = 1/beta (rules.md 6.7). */
-ROUND_FN float solve_scale(spc_row_pair *pair, float rejected)
+/* beta solved: s = 1/beta (rules.md 6.7), downwards from a bound of it. */
+ROUND_FN float solve_scale(spc_row_pair *pair, float rejected, float bound)
 {
-    float s = rejected > 0.0f ? 1.0f : 0.0f;
+    float s = rejected > 0.0f ? bound : 0.0f;
 
     for (int32_t step = 0; step < SPC_LOSSY_STEPS && rejected > 0.0f; step++) {
         spc_pair above = {fold(pair, SPC_SUM_ABOVE_DRAFTER, s),
@@ -40,6 +41,29 @@ ROUND_FN float solve_scale(spc_row_pair *pair, float rejected)
         s = next;
     }
     return s;
+}
+
+/* mentored: the smallest l whose target keeps KL(p, pi) within the budget.  The scale falls with l,
+ * so that of the last l that was found good is a bound for the next. */
+ROUND_FN void solve_lenience(spc_row_pair *pair)
+{
+    spc_target *t = &pair->target;
+    float low = SPC_LENIENCE_MIN, high = 0, bound = 1, budget = t->budget;
+
+    for (int32_t step = 0; step < SPC_LENIENCE_STEPS; step++) {
+        float middle = (low + high) / 2;
+
+        t->inverse = 1 / spc_exp2(middle);
+        t->scale = solve_scale(pair, fold(pair, SPC_SUM_REJECTED, 0), bound);
+        if (fold(pair, SPC_SUM_TARGET_KL, 0) <= budget) {
+            high = middle;
+            bound = t->scale;
+        } else {
+            low = middle;
+        }
+    }
+    t->inverse = 1 / spc_exp2(high);
+    t->budget = 0;
 }
 
 /* The sums that pi, or a residual, needs beyond the decision: eta, or the scale of lossy. */
@@ -61,9 +85,11 @@ ROUND_FN void complete(spc_row_pair *pair)
         t->scale = spc_lossy_share(fold(pair, SPC_SUM_HEAD, 0), fold(pair, SPC_SUM_TV, 0));
     }
     if (t->form == SPC_TARGET_LENIENT) {
+        if (t->budget > 0) solve_lenience(pair);
+
         float rejected = fold(pair, SPC_SUM_REJECTED, 0);
 
-        t->scale = t->solve ? solve_scale(pair, rejected)
+        t->scale = t->solve ? solve_scale(pair, rejected, 1)
                             : spc_lossy_share(rejected, fold(pair, SPC_SUM_TV, 0));
     }
 }
@@ -86,7 +112,7 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
     spc_row row;
 
     row.drafter.top = row.drafter.entropy = row.verifier.top = row.verifier.entropy = 0;
-    row.surprise = row.tv = row.divergence = 0;
+    row.surprise = row.tv = row.divergence = row.nucleus = 0;
     if (pair->drafter.logits.data) {
         prepare(pair, &pair->drafter, known);
         if (is_bad(pair, status)) return false;
@@ -106,6 +132,10 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
     if (facts & SPC_FACT_TV) row.tv = fold(pair, SPC_SUM_TV, 0);
     if (facts & SPC_FACT_DIVERGENCE) {
         row.divergence = fold(pair, rule->kl ? SPC_SUM_KL : SPC_SUM_JS, 0);
+    }
+    if (facts & SPC_FACT_NUCLEUS) {
+        row.nucleus = nucleus_cut(pair->round, &pair->verifier, (float)rule->alpha) -
+                      pair->verifier.stats.max;
     }
     pair->target =
         spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
@@ -208,6 +238,7 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
 
         mark_deferred(out, i, deferred);
         if (!(e.mix.drafter > 0)) out->status |= SPC_STATUS_BAD_DRAFT;
+        pair.target = spc_target_raise(pair.target, e);
         if (spc_target_coin_sums(pair.target, deferred)) complete(&pair);
         kept = keeps(round, spc_target_kept(pair.target, e), e.mix.drafter, key);
     } else {

@@ -140,7 +140,8 @@ typedef struct {
     spc_gate_facts verifier;
     spc_real surprise;   /* -ln of the verifier's gate probability of the drafter's top token */
     spc_real tv;         /* sum of max(0, p - q) over processed rows */
-    spc_real divergence; /* Jensen-Shannon, or KL(p||q), of processed rows (fuzzy) */
+    spc_real divergence; /* Jensen-Shannon, or KL(p||q), of processed rows */
+    spc_real nucleus;    /* least gap in the verifier's top-P nucleus, P the rule's number */
 } spc_row;
 
 /* ---- sums in the canonical order ------------------------------------------------------------- */

@@ -16,12 +16,19 @@
 #define SPC_ANY_HIGH  DBL_MAX
 #define SPC_BELOW_ONE 0x1.fffffffffffffp-1 /* the largest double below 1 */
 
+/* Stands for "above 0": the least float that is a mass worth comparing (a top-p is compared as a
+ * float). */
+#define SPC_ABOVE_ZERO 0x1p-126
+
 /* Keys in the order of the canonical text; the first ones name the rule's number. */
 enum {
     KEY_ALPHA,
     KEY_EPS,
     KEY_W,
     KEY_FALLBACK,
+    KEY_TOP_P,
+    KEY_KL,
+    KEY_DELTA,
     KEY_NONE,
     KEY_BETA = KEY_NONE,
     KEY_DIV,
@@ -37,6 +44,9 @@ static const struct {
                      {"eps", 0},
                      {"w", 0},
                      {"fallback", 0},
+                     {"top-p", 0},
+                     {"kl", 0},
+                     {"delta", 0},
                      {"beta", SPC_HAS_BETA},
                      {"div", SPC_HAS_DIV},
                      {"rollback", SPC_HAS_ROLLBACK},
@@ -92,7 +102,10 @@ static bool is_strict(spc_rule_kind kind, double alpha)
     case SPC_RULE_TOKEN_V3:
     case SPC_RULE_HEAD: return alpha < 0;
     case SPC_RULE_ENSEMBLE:
-    case SPC_RULE_TRUNCATE: return alpha == 1;
+    case SPC_RULE_TRUNCATE:
+    case SPC_RULE_TRUNCATE_P: return alpha == 1;
+    case SPC_RULE_MENTORED:
+    case SPC_RULE_CACTUS: return alpha == 0;
     default: return false;
     }
 }
@@ -111,7 +124,7 @@ bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, 
     rule->gate = (int32_t)(has_key(kind, KEY_GATE) ? gate : SPC_GATE_UNSCALED);
     if (kind == SPC_RULE_TYPICAL) rule->gate = SPC_GATE_PROCESSED; /* H(p), p(v) of its set */
     rule->solve = has_key(kind, KEY_BETA) && solve;
-    rule->kl = 0;
+    rule->kl = kind == SPC_RULE_MENTORED;
     rule->window = has_key(kind, KEY_WINDOW) ? DEFAULT_WINDOW : 0;
     rule->rollback = has_key(kind, KEY_ROLLBACK) ? DEFAULT_ROLLBACK : 0;
     rule->alpha = alpha;
@@ -165,6 +178,7 @@ static void say_unknown(char *message, piece name)
     size_t used = 0;
 
     for (int i = 0; i < SPC_RULE_COUNT; i++) {
+        if (i > 0 && strcmp(infos[i].name, infos[i - 1].name) == 0) continue;
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "",
                                  infos[i].name);
     }
@@ -250,12 +264,36 @@ static bool parse_value(int key, piece value, settings *s, char *message)
     }
 }
 
-static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, char *message)
+/* The key of that name; KEY_COUNT: the kind has none. */
+static int key_of(spc_rule_kind kind, piece name)
 {
-    piece name = take(text, "=,");
     int key = 0;
 
     while (key < KEY_COUNT && !(piece_is(name, keys[key].name) && has_key(kind, key))) key++;
+    return key;
+}
+
+/* Of kinds that share a name, the one that has the first key of the text: ":top-p=0.5". */
+static int namesake_of(int first, const char *text)
+{
+    piece key = {text, 0};
+
+    if (*text) {
+        text++;
+        key = take(&text, "=,");
+    }
+    for (int kind = first; kind < SPC_RULE_COUNT; kind++) {
+        if (strcmp(infos[kind].name, infos[first].name) != 0) break;
+        if (key_of((spc_rule_kind)kind, key) != KEY_COUNT) return kind;
+    }
+    return first;
+}
+
+static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, char *message)
+{
+    piece name = take(text, "=,");
+    int key = key_of(kind, name);
+
     if (key == KEY_COUNT) {
         say(message, "unknown key '%.*s' for rule %s", name, infos[kind].name);
         return false;
@@ -279,7 +317,11 @@ static void say_range(char *message, spc_rule_kind kind, double alpha)
     const char *key = keys[r->number].name;
 
     if (!message) return;
-    if (r->high < 1 && r->high > 0) { /* SPC_BELOW_ONE */
+    if (r->low == SPC_ABOVE_ZERO) {
+        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
+                       "%s: %s must be above 0 and at most %g, found %g", r->name, key, r->high,
+                       alpha);
+    } else if (r->high < 1 && r->high > 0) { /* SPC_BELOW_ONE */
         (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
                        "%s: %s must be at least %g and below 1, found %g", r->name, key, r->low,
                        alpha);
@@ -329,6 +371,7 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
         say_unknown(message, name);
         return false;
     }
+    kind = namesake_of(kind, text);
     while (*text) {
         text++; /* the ':' or ',' before a setting */
         if (!parse_setting(&text, (spc_rule_kind)kind, &s, message)) return false;
@@ -345,7 +388,7 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
         say_range(message, (spc_rule_kind)kind, s.alpha);
         return false;
     }
-    made.kl = s.kl;
+    if (s.seen[KEY_DIV]) made.kl = s.kl;
     if (!take_window(&s, &made, message)) return false;
     *rule = made;
     return true;
@@ -359,9 +402,13 @@ static void format_number(double value, char *text, size_t bytes)
 {
     const char *point = localeconv()->decimal_point;
 
-    for (int digits = 1; digits <= 17; digits++) {
-        (void)snprintf(text, bytes, "%.*g", digits, value);
-        if (strtod(text, NULL) == value) break;
+    char next[32];
+
+    (void)snprintf(text, bytes, "%.17g", value);
+    for (int digits = 16; digits >= 1; digits--) { /* 10 is shorter than 1e+01 */
+        (void)snprintf(next, sizeof next, "%.*g", digits, value);
+        if (strtod(next, NULL) != value) continue;
+        if (strlen(next) <= strlen(text)) (void)snprintf(text, bytes, "%s", next);
     }
 
     char *at = strcmp(point, ".") != 0 ? strstr(text, point) : NULL;
@@ -390,7 +437,7 @@ void spc_rule_format(const spc_rule *rule, char *text)
         PUT("%c%s=%s", mark, keys[r->number].name, number);
     }
     if (rule->solve) PUT("%cbeta=solve", mark);
-    if (rule->kl) PUT("%cdiv=kl", mark);
+    if (rule->kl && has_key(kind, KEY_DIV)) PUT("%cdiv=kl", mark);
     if (has_key(kind, KEY_ROLLBACK) && rule->rollback != DEFAULT_ROLLBACK) {
         format_number(rule->rollback, number, sizeof number);
         PUT("%crollback=%s", mark, number);

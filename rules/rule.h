@@ -13,8 +13,8 @@
  * Shapes: ROW chooses one model for the whole row; TOKEN keeps the drafter on a set of tokens;
  * LOSSY keeps the drafter within a factor; MIX is any other one-round target; SEQUENTIAL is no
  * one-round rule and belongs to a strategy.  Key NONE: the rule has no number; the number is called
- * alpha in code, whatever its key.  Other keys: bits SPC_HAS_*.  Row facts: bits SPC_FACT_* of what
- * a decision needs (row.h). */
+ * alpha in code, whatever its key.  Kinds that share a name stand together and differ in the key.
+ * Other keys: bits SPC_HAS_*.  Row facts: bits SPC_FACT_* of what a decision needs (row.h). */
 #define SPC_RULE_MAP(X)                                                                            \
     X(STRICT, "strict", ROW, NONE, 0, 0, 0, 0)                                                     \
     X(LOSSY, "lossy", LOSSY, ALPHA, 0, SPC_BELOW_ONE, SPC_HAS_BETA, 0)                             \
@@ -31,11 +31,14 @@
     X(BILD, "bild", ROW, ALPHA, 0, SPC_ANY_HIGH, SPC_HAS_GATE, SPC_FACT_SURPRISE)                  \
     X(LOSSY_GREEDY, "lossy-greedy", TOKEN, ALPHA, 0, 1, 0, 0)                                      \
     X(TRUNCATE, "truncate", MIX, ALPHA, 0, 1, 0, 0)                                                \
+    X(TRUNCATE_P, "truncate", MIX, TOP_P, SPC_ABOVE_ZERO, 1, 0, SPC_FACT_NUCLEUS)                  \
     X(TRUNCATE_Q, "truncate-q", MIX, ALPHA, 0, 1, 0, 0)                                            \
     X(HEAD, "head", MIX, ALPHA, -1, 1, 0, 0)                                                       \
     X(TYPICAL, "typical", MIX, EPS, 0, 1, 0, SPC_FACT_ENTROPY)                                     \
     X(ENSEMBLE, "ensemble", MIX, W, 0, 1, 0, 0)                                                    \
     X(FUZZY, "fuzzy", ROW, ALPHA, 0, SPC_ANY_HIGH, SPC_HAS_DIV, SPC_FACT_DIVERGENCE)               \
+    X(MENTORED, "mentored", MIX, KL, 0, SPC_ANY_HIGH, 0, SPC_FACT_DIVERGENCE)                      \
+    X(CACTUS, "cactus", MIX, DELTA, 0, SPC_ANY_HIGH, 0, 0)                                         \
     X(DRAFTER_ONLY, "drafter-only", SEQUENTIAL, NONE, 0, 0, 0, 0)                                  \
     X(VERIFIER_ONLY, "verifier-only", SEQUENTIAL, NONE, 0, 0, 0, 0)                                \
     X(SEQ_CHOW, "seq-chow", SEQUENTIAL, ALPHA, 0, 1, SPC_HAS_GATE, 0)                              \
@@ -56,7 +59,13 @@ typedef enum {
 } spc_rule_shape;
 
 /* Row facts that cost a look at whole rows. */
-enum { SPC_FACT_TV = 1, SPC_FACT_ENTROPY = 2, SPC_FACT_SURPRISE = 4, SPC_FACT_DIVERGENCE = 8 };
+enum {
+    SPC_FACT_TV = 1,
+    SPC_FACT_ENTROPY = 2,
+    SPC_FACT_SURPRISE = 4,
+    SPC_FACT_DIVERGENCE = 8,
+    SPC_FACT_NUCLEUS = 16
+};
 
 /* Keys beside the number. */
 enum {
@@ -80,13 +89,13 @@ typedef struct {
                      row (rules.md 3.4.12), otherwise kind */
     int32_t gate; /* spc_gate */
     int32_t solve;   /* lossy: 1 solves beta, 0 takes beta = 1 */
-    int32_t kl;      /* fuzzy: 1 compares KL(p||q), 0 the Jensen-Shannon divergence */
+    int32_t kl;      /* divergence the rule compares: 1 KL(p||q), 0 Jensen-Shannon */
     int32_t window;  /* bild-dynamic: most drafts between two looks of the verifier */
     double alpha;    /* the rule's number, whatever its key; 0 where it has none */
     double rollback; /* bild-dynamic: surprise beyond which a draft is taken back */
     double keep;     /* 1 - alpha */
-    double log_keep; /* ln(1 - alpha); -inf at alpha = 1.  typical: ln(eps) */
-    double inverse;  /* 1 / (1 - alpha); 1 at alpha = 1, where it is not used */
+    double log_keep; /* ln(1 - alpha); -inf from alpha = 1 on.  typical: ln(eps) */
+    double inverse;  /* 1 / (1 - alpha); 1 from alpha = 1 on, where it is not used */
 } spc_rule;
 
 #ifdef __cplusplus
@@ -135,12 +144,32 @@ SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
 #undef SPC_RULE_FACTS
 }
 
+/* Keys beside the number (SPC_HAS_*) that a kind takes. */
+SPC_FN int32_t spc_rule_keys(spc_rule_kind kind)
+{
+#define SPC_RULE_KEYS(id, name, shape, key, low, high, keys, facts) \
+    case SPC_RULE_##id: return keys;
+    switch (kind) {
+        SPC_RULE_MAP(SPC_RULE_KEYS)
+    default: return 0;
+    }
+#undef SPC_RULE_KEYS
+}
+
+/* Has the rule no target distribution without a draft (its residual depends on which token was
+ * drafted)?  It then needs bonus=step and verify=token. */
+SPC_FN bool spc_rule_needs_draft(spc_rule_kind kind)
+{
+    return kind == SPC_RULE_CACTUS;
+}
+
 /* Does the target distribution of this rule contain the drafter's distribution?  When not, no
  * drafter row is needed for a token that has no draft. */
 SPC_FN bool spc_rule_uses_drafter(const spc_rule *rule)
 {
     return rule->path != SPC_RULE_STRICT && rule->path != SPC_RULE_VERIFIER_ONLY &&
-           rule->path != SPC_RULE_TRUNCATE && rule->path != SPC_RULE_TOKEN_CHOW &&
+           rule->path != SPC_RULE_TRUNCATE && rule->path != SPC_RULE_TRUNCATE_P &&
+           rule->path != SPC_RULE_CACTUS && rule->path != SPC_RULE_TOKEN_CHOW &&
            rule->path != SPC_RULE_SEQ_CHOW && rule->path != SPC_RULE_BILD_DYNAMIC;
 }
 

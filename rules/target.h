@@ -8,12 +8,13 @@
  *   KEEP     pi = q                                 row rule that does not defer
  *   DEFER    pi = p                                 row rule that defers, strict
  *   SELECT   pi = q on a set A, plus eta p          token rules; eta = q outside A
- *   LENIENT  pi = min(q, p/l) plus what is missing  lossy, l = 1 - alpha
- *   CUT      pi = p on A, renormalised              truncate
+ *   LENIENT  pi = min(q, p/l) plus what is missing  lossy, l = 1 - alpha; mentored, l solved
+ *   CUT      pi = p on A, renormalised              truncate, by alpha or top-p
  *   CUT_Q    pi = q on A, renormalised              truncate-q
  *   HEAD     pi = q on A, min(q, p) elsewhere, plus what is missing as in strict
  *   TYPICAL  pi = q on A, the rest on the verifier's best token
- *   BLEND    pi = (1 - w) q + w p                   ensemble */
+ *   BLEND    pi = (1 - w) q + w p                   ensemble
+ *   RAISE    no pi: p with the draft's probability raised, for the draft at hand     cactus */
 #ifndef SPC_RULES_TARGET_H
 #define SPC_RULES_TARGET_H
 
@@ -28,7 +29,8 @@ typedef enum {
     SPC_TARGET_CUT_Q,
     SPC_TARGET_HEAD,
     SPC_TARGET_TYPICAL,
-    SPC_TARGET_BLEND
+    SPC_TARGET_BLEND,
+    SPC_TARGET_RAISE
 } spc_target_form;
 
 typedef struct {
@@ -40,8 +42,11 @@ typedef struct {
     spc_real inverse;  /* LENIENT: 1 / l */
     bool solve;        /* LENIENT: beta solved, not 1 */
     spc_real scale;  /* filled in by whoever sums.  LENIENT: 1 / beta (solve), or R / TV (beta = 1);
-                        CUT: 1 / p(A); CUT_Q: 1 / q(A); HEAD: what is missing, over TV */
-    spc_real weight; /* BLEND: w */
+                        CUT: 1 / p(A); CUT_Q: 1 / q(A); HEAD: what is missing, over TV.
+                        RAISE: what is left to the other tokens, over their p */
+    spc_real weight; /* BLEND: w.  RAISE: delta, then the draft's raised probability */
+    spc_real
+        budget; /* LENIENT: KL(p, pi) that inverse still has to be solved for; 0: it is known */
 } spc_target;
 
 /* Has this form a set A? */
@@ -60,7 +65,8 @@ SPC_FN bool spc_target_residual_sums(spc_target t)
 
 SPC_FN bool spc_target_coin_sums(spc_target t, bool deferred)
 {
-    return t.form == SPC_TARGET_CUT || (t.form == SPC_TARGET_SELECT && deferred);
+    return t.form == SPC_TARGET_CUT || (t.form == SPC_TARGET_SELECT && deferred) ||
+           (t.form == SPC_TARGET_LENIENT && t.budget > 0);
 }
 
 /* What a rule makes of a row, but for the sums eta and scale (0 here).  nucleus: rules.md 4.3; it
@@ -78,8 +84,19 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
     t.solve = rule.solve != 0;
     t.scale = 0;
     t.weight = (spc_real)rule.alpha;
+    t.budget = 0;
     switch (rule.path) {
     case SPC_RULE_LOSSY: t.form = SPC_TARGET_LENIENT; break;
+    case SPC_RULE_MENTORED:
+        t.form = spc_defers(rule, row) ? SPC_TARGET_LENIENT : SPC_TARGET_KEEP;
+        t.solve = true;
+        t.inverse = 1;
+        t.budget = (spc_real)rule.alpha;
+        break;
+    case SPC_RULE_CACTUS:
+        t.form = SPC_TARGET_RAISE;
+        t.scale = 1;
+        break;
     case SPC_RULE_TOKEN_V1:
     case SPC_RULE_TOKEN_V2:
     case SPC_RULE_TOKEN_V3:
@@ -87,7 +104,8 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
         t.form = SPC_TARGET_SELECT;
         t.cuts_drafter = spc_token_cuts_drafter(rule);
         break;
-    case SPC_RULE_TRUNCATE: t.form = SPC_TARGET_CUT; break;
+    case SPC_RULE_TRUNCATE:
+    case SPC_RULE_TRUNCATE_P: t.form = SPC_TARGET_CUT; break;
     case SPC_RULE_TRUNCATE_Q: t.form = SPC_TARGET_CUT_Q; break;
     case SPC_RULE_HEAD: t.form = SPC_TARGET_HEAD; break;
     case SPC_RULE_TYPICAL: t.form = SPC_TARGET_TYPICAL; break;
@@ -145,6 +163,7 @@ SPC_FN spc_real spc_target_kept(spc_target t, spc_entry e)
     case SPC_TARGET_TYPICAL: return spc_target_selects(t, e) ? e.mix.drafter : 0;
     case SPC_TARGET_HEAD: return spc_target_selects(t, e) ? e.mix.drafter : e.mix.verifier;
     case SPC_TARGET_BLEND: return (1 - t.weight) * e.mix.drafter + t.weight * e.mix.verifier;
+    case SPC_TARGET_RAISE: return t.weight;
     default: return e.mix.verifier;
     }
 }
@@ -165,11 +184,13 @@ SPC_FN spc_real spc_target_residual(spc_target t, spc_entry e)
                                         : 0;
     case SPC_TARGET_CUT_Q: return spc_target_selects(t, e) ? (t.scale - 1) * e.mix.drafter : 0;
     case SPC_TARGET_TYPICAL: return e.top ? 1 : 0;
+    case SPC_TARGET_RAISE: /* a rejected draft has scale p(v) <= p(v) <= raised < q(v): weight 0 */
+        return spc_positive(t.scale * e.mix.verifier - e.mix.drafter);
     default: return spc_positive(e.mix.verifier - e.mix.drafter);
     }
 }
 
-/* pi(v). */
+/* pi(v).  RAISE has none: p, which is what it leaves to the tokens beside the draft. */
 SPC_FN spc_real spc_target_probability(spc_target t, spc_entry e)
 {
     spc_real capped = spc_least(e.mix.drafter, e.mix.verifier * t.inverse);
@@ -195,6 +216,22 @@ SPC_FN spc_real spc_target_probability(spc_target t, spc_entry e)
     case SPC_TARGET_BLEND: return (1 - t.weight) * e.mix.drafter + t.weight * e.mix.verifier;
     default: return e.mix.verifier;
     }
+}
+
+/* Cactus (arXiv 2604.04987): the target once the draft v is known raises p(v) to
+ * min(1, p(v) + sqrt(2 delta p(v) (1 - p(v)))) and lowers the other tokens alike.  A draft that its
+ * own row excludes raises nothing: it is rejected, and p is drawn from. */
+SPC_FN spc_target spc_target_raise(spc_target t, spc_entry e)
+{
+    spc_real p = e.mix.verifier, rest = 1 - p;
+    spc_real raised = p + spc_real_sqrt(2 * t.weight * p * spc_positive(rest));
+
+    if (t.form != SPC_TARGET_RAISE) return t;
+    t.weight = 0;
+    if (!(e.mix.drafter > 0)) return t;
+    t.weight = raised < 1 ? raised : 1;
+    t.scale = raised < 1 ? (1 - raised) / rest : 0;
+    return t;
 }
 
 /* What a token adds to the mass of A under each model, and, for HEAD, to what is missing: the part
@@ -269,5 +306,15 @@ SPC_FN spc_real spc_lossy_newton(spc_real s, spc_real rejected, spc_pair above)
 }
 
 enum { SPC_LOSSY_STEPS = 64 }; /* 4 to 8 are seen; the cap only bounds the loop */
+
+/* What a token adds to KL(p, pi), which falls as l grows: mentored (rules.md 3.5) takes the
+ * smallest l in [1e-6, 1] that keeps it within the budget, by bisection of log2 l. */
+SPC_FN spc_real spc_target_kl(spc_target t, spc_entry e)
+{
+    return spc_divergence_term(e.mix.verifier, spc_target_probability(t, e));
+}
+
+#define SPC_LENIENCE_MIN (-19.931569f) /* log2 1e-6 */
+enum { SPC_LENIENCE_STEPS = 24 };
 
 #endif

@@ -35,7 +35,7 @@ static inline spc_row check_row(const ref_rows *r)
     row.verifier.entropy = ref_entropy(r->p1, r->n);
     row.surprise = -log(r->p1[ref_top(r->q1, r->n)]);
     row.tv = ref_over(r->p, r->q, r->n);
-    row.divergence = 0; /* check_of fills it in for the rule that asks */
+    row.divergence = row.nucleus = 0; /* check_of fills them in for the rule that asks */
     return row;
 }
 
@@ -51,11 +51,23 @@ static inline spc_entry check_entry(const ref_rows *r, int32_t v)
     return e;
 }
 
+/* Gap of the least likely token in the verifier's nucleus. */
+static inline double check_nucleus(const ref_rows *r, double top_p)
+{
+    double least = ref_nucleus(r->p, r->n, top_p), gap = 0;
+
+    for (int32_t v = 0; v < r->n; v++) {
+        if (r->p[v] >= least) gap = fmin(gap, check_entry(r, v).gap.verifier);
+    }
+    return gap;
+}
+
 /* What the headers make of a rule on a row pair. */
 typedef struct {
     spc_target target;
     double pi[CHECK_MAX], accept[CHECK_MAX], residual[CHECK_MAX];
-    int32_t steps; /* of Newton's method, lossy */
+    int32_t steps;    /* of Newton's method, lossy */
+    double tolerance; /* of pi */
 } check_law;
 
 static inline void check_scale(const ref_rows *r, check_law *law)
@@ -83,6 +95,26 @@ static inline void check_scale(const ref_rows *r, check_law *law)
         law->steps++;
     }
     t->scale = rejected > 0 ? s : 0;
+}
+
+/* mentored: bisection on l around all that. */
+static inline void check_lenience(const ref_rows *r, check_law *law)
+{
+    spc_target *t = &law->target;
+    double low = 1e-6, high = 1;
+
+    for (int step = 0; step < 60; step++) {
+        double l = (low + high) / 2, kl = 0;
+
+        t->inverse = 1 / l;
+        law->steps = 0;
+        check_scale(r, law);
+        for (int32_t v = 0; v < r->n; v++) kl += spc_target_kl(*t, check_entry(r, v));
+        *(kl <= t->budget ? &high : &low) = l;
+    }
+    t->inverse = 1 / high;
+    law->steps = 0;
+    law->tolerance = 1e-9;
 }
 
 /* The sums of the forms that have a set A. */
@@ -115,7 +147,9 @@ static inline check_law check_of(const ref_rows *rows, spc_rule rule)
         local.p1 = local.p;
     }
     memset(&law, 0, sizeof law);
+    law.tolerance = 1e-12;
     row = check_row(r);
+    row.nucleus = check_nucleus(r, rule.alpha);
     for (int32_t v = 0; v < r->n; v++) {
         spc_entry e = check_entry(r, v);
 
@@ -123,6 +157,7 @@ static inline check_law check_of(const ref_rows *rows, spc_rule rule)
     }
     law.target = spc_target_begin(rule, row, r->nucleus);
     if (spc_target_has_set(law.target.form)) check_set(r, &law.target);
+    if (law.target.budget > 0 && law.target.form == SPC_TARGET_LENIENT) check_lenience(r, &law);
     if (law.target.form == SPC_TARGET_LENIENT) check_scale(r, &law);
     for (int32_t v = 0; v < r->n; v++) {
         spc_entry e = check_entry(r, v);
@@ -198,12 +233,14 @@ static const struct {
     {SPC_RULE_BILD, false, 3, {0, 1, 4}},
     {SPC_RULE_LOSSY_GREEDY, false, 4, {0, 0.3, 0.8, 1}},
     {SPC_RULE_TRUNCATE, false, 4, {0, 0.3, 0.8, 1}},
+    {SPC_RULE_TRUNCATE_P, false, 4, {0.1, 0.5, 0.9, 1}},
     {SPC_RULE_TRUNCATE_Q, false, 4, {0, 0.3, 0.8, 1}},
     {SPC_RULE_HEAD, false, 5, {-0.5, 0, 0.3, 0.8, 1}},
     {SPC_RULE_TYPICAL, false, 4, {0, 0.09, 0.5, 1}},
     {SPC_RULE_ENSEMBLE, false, 4, {0, 0.25, 0.7, 1}},
     {SPC_RULE_FUZZY, false, 4, {0, 0.05, 0.2, 0.5}},
     {SPC_RULE_FUZZY, true, 4, {0, 0.05, 0.2, 2}},
+    {SPC_RULE_MENTORED, false, 4, {0, 0.05, 0.3, 2}},
 };
 enum { CHECK_RULES = sizeof check_rules / sizeof *check_rules };
 

@@ -225,6 +225,24 @@ Test(cuda_verify, every_rule_in_every_mode)
     batch_free(&b);
 }
 
+/* It takes one kind of bonus and of verification only. */
+Test(cuda_verify, cactus)
+{
+    dice d = {4};
+    batch b = batch_of(300, 304, SEQUENCES);
+
+    for (int m = 0; m < MODES; m++) {
+        spc_row_params p = params_in_mode("cactus:delta=0.2", m);
+
+        p.verify = SPC_VERIFY_TOKEN;
+        p.bonus = SPC_BONUS_STEP;
+        fill(&b, &d, &p, 3.0);
+        expect_same(&b, true, modes[m].name);
+        expect_same(&b, false, modes[m].name);
+    }
+    batch_free(&b);
+}
+
 /* Widths around lanes and tiles. */
 Test(cuda_verify, vocabularies)
 {

@@ -102,6 +102,12 @@ Test(host_verify, parameters_that_do_not_go_together_are_refused)
     p.verify = SPC_VERIFY_BLOCK;
     p.bonus = SPC_BONUS_STEP;
     expect_refused(p, SPC_EUNSUPPORTED, "bonus=step");
+    p = params_of("cactus:delta=0.1", 1);
+    p.bonus = SPC_BONUS_TARGET;
+    expect_refused(p, SPC_ERULE, "cactus");
+    p.bonus = SPC_BONUS_STEP;
+    p.verify = SPC_VERIFY_BLOCK;
+    expect_refused(p, SPC_ERULE, "cactus");
 }
 
 /* ---- form ---- */
@@ -442,6 +448,29 @@ Test(host_verify, a_bad_row_that_is_not_needed_does_no_harm)
     spc_verify(&a, &out);
     cr_expect_eq(out.count, 1);
     cr_expect_eq(out.status, 0);
+}
+
+/* Cactus has no target without a draft: in place of a draft that is none, p is drawn from. */
+Test(host_verify, cactus_replaces_a_draft_that_is_none_by_a_token_of_the_verifier)
+{
+    static const int32_t ids[] = {-1, V, 2};
+    dice d = {19};
+
+    for (int i = 0; i < 300; i++) {
+        spc_row_params p = params_of(i % 2 ? "cactus:delta=0.5" : "cactus:delta=1e9", 1);
+        int32_t draft[1] = {ids[i % 3]};
+        spc_verdict out;
+
+        p.seed = dice_word(&d);
+        fill(&d, ROWS_RANDOM);
+        drafter[2] = -INFINITY;
+        for (int32_t v = 0; v < V && i % 4 == 0; v++) verifier[v] = v == 2 ? 0 : -INFINITY;
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
+        spc_verify(&a, &out);
+        expect_form(&a, &out, "cactus");
+        cr_expect(out.accepted == 0 && out.count == 1 && out.status & SPC_STATUS_BAD_DRAFT);
+        cr_expect_gt(verifier[out.token[0]], -INFINITY);
+    }
 }
 
 /* An id outside the vocabulary, or one that the drafter's row excludes, is rejected; the token in

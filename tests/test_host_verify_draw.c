@@ -50,6 +50,18 @@ static void expect_rules(int first)
     }
 }
 
+/* Its law is no target of a row: what each draft leads to, weighed by how often it is drafted. */
+Test(host_verify_draw, frequencies_of_cactus_are_its_own_law)
+{
+    static const char *const rules[] = {"cactus:delta=0.05", "cactus:delta=0.5"};
+
+    for (int i = 0; i < 2; i++) {
+        dice d = {90 + (uint64_t)i};
+
+        expect_single_position(rules[i], i ? 1 : 0.8f, &d);
+    }
+}
+
 Test(host_verify_draw, frequencies_are_the_target_for_every_second_rule)
 {
     expect_rules(0);

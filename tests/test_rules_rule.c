@@ -53,7 +53,11 @@ Test(rules_rule, texts_have_one_canonical_form)
         {"token-v2:alpha=0.2", "token-v2:alpha=0.2"},
         {"token-v3:gate=processed,alpha=0.5", "token-v3:alpha=0.5,gate=processed"},
         {"bild:alpha=2", "bild:alpha=2"},
-        {"lossy-greedy:alpha=1", "lossy-greedy:alpha=1"}};
+        {"lossy-greedy:alpha=1", "lossy-greedy:alpha=1"},
+        {"truncate:alpha=0.5", "truncate:alpha=0.5"},
+        {"truncate:top-p=.9", "truncate:top-p=0.9"},
+        {"mentored:kl=0.10", "mentored:kl=0.1"},
+        {"cactus:delta=10", "cactus:delta=10"}};
 
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         expect_canonical(pairs[i][0], pairs[i][1]);
@@ -112,8 +116,10 @@ Test(rules_rule, constants_are_those_of_alpha)
 Test(rules_rule, instances_that_always_pick_the_verifier_run_as_strict)
 {
     static const char *const strict[] = {
-        "strict",        "lossy:alpha=0",       "lossy:alpha=0,beta=solve",
-        "diff:alpha=-1", "token-v2:alpha=-0.1", "token-v3:alpha=-1e-9"};
+        "strict",           "lossy:alpha=0",       "lossy:alpha=0,beta=solve",
+        "diff:alpha=-1",    "token-v2:alpha=-0.1", "token-v3:alpha=-1e-9",
+        "truncate:alpha=1", "truncate:top-p=1",    "mentored:kl=0",
+        "cactus:delta=0"};
     static const char *const other[] = {"lossy:alpha=1e-9", "diff:alpha=-0.999", "token-v2:alpha=0",
                                         "token-v3:alpha=0", "token-v1:alpha=-1", "chow:alpha=0",
                                         "opt:alpha=-2"};
@@ -180,7 +186,16 @@ static const char *const wrong[][2] = {
     {"lossy-greedy:alpha=0.3,gate=processed", "unknown key 'gate'"},
     {"bild:alpha=-1", "at least 0"},
     {"chow-log:alpha=-1e-300", "at least 0"},
-    {"opt:alpha=0,5", "unknown key '5'"}};
+    {"opt:alpha=0,5", "unknown key '5'"},
+    {"truncate:top-p=0", "above 0 and at most 1, found 0"},
+    {"truncate:top-p=1.5", "above 0 and at most 1, found 1.5"},
+    {"truncate:alpha=0.5,top-p=0.5", "unknown key 'top-p' for rule truncate"},
+    {"truncate:top-p=0.5,alpha=0.5", "unknown key 'alpha' for rule truncate"},
+    {"truncate:top-k=5", "unknown key 'top-k' for rule truncate"},
+    {"truncate-q:top-p=0.5", "unknown key 'top-p' for rule truncate-q"},
+    {"mentored:kl=-1", "kl must be at least 0"},
+    {"mentored:kl=0.1,div=kl", "unknown key 'div' for rule mentored"},
+    {"cactus", "'cactus' needs delta"}};
 
 Test(rules_rule, every_error_names_the_offending_part_and_leaves_the_rule_alone)
 {
@@ -283,7 +298,8 @@ Test(rules_rule, shapes_and_facts_belong_to_their_rules)
         cr_assert(spc_rule_make((spc_rule_kind)kind, 0.5, SPC_GATE_UNSCALED, false, &rule));
         cr_expect_eq(spc_rule_uses_drafter(&rule),
                      kind != SPC_RULE_STRICT && kind != SPC_RULE_VERIFIER_ONLY &&
-                         kind != SPC_RULE_TRUNCATE && kind != SPC_RULE_TOKEN_CHOW &&
+                         kind != SPC_RULE_TRUNCATE && kind != SPC_RULE_TRUNCATE_P &&
+                         kind != SPC_RULE_CACTUS && kind != SPC_RULE_TOKEN_CHOW &&
                          kind != SPC_RULE_SEQ_CHOW && kind != SPC_RULE_BILD_DYNAMIC);
     }
     cr_expect_str_eq(spc_rule_name((spc_rule_kind)-1), "unknown");

@@ -298,6 +298,47 @@ static void cut_to_head(const rows *r, double a, bool nucleus, bool drafter, dou
     for (int32_t v = 0; v < r->vocab; v++) pi[v] /= sum;
 }
 
+/* The verifier's row on its nucleus, renormalised. */
+static void cut_to_nucleus(const rows *r, double top_p, double *pi)
+{
+    double mass = 0, last = INFINITY, sum = 0;
+
+    while (mass < top_p) { /* one value after the other from above, with all that tie */
+        double next = 0;
+
+        for (int32_t v = 0; v < r->vocab; v++) {
+            if (r->p[v] < last) next = fmax(next, r->p[v]);
+        }
+        for (int32_t v = 0; v < r->vocab; v++) mass += r->p[v] == next ? next : 0;
+        last = next;
+    }
+    for (int32_t v = 0; v < r->vocab; v++) sum += r->p[v] >= last ? r->p[v] : 0;
+    for (int32_t v = 0; v < r->vocab; v++) pi[v] = r->p[v] >= last ? r->p[v] / sum : 0;
+}
+
+static double kl_of(const double *x, const double *y, int32_t n)
+{
+    double sum = 0;
+
+    for (int32_t v = 0; v < n; v++) sum += x[v] > 0 ? x[v] * log(x[v] / y[v]) : 0;
+    return sum;
+}
+
+/* lossy at the smallest factor that keeps KL(p, pi) within the budget. */
+static void mentored(const rows *r, double budget, double *pi)
+{
+    double lo = 1e-6, hi = 1;
+
+    for (int step = 0; step < 60; step++) {
+        double l = (lo + hi) / 2;
+
+        lossy(r, 1 - l, true, pi);
+        *(kl_of(r->p, pi, r->vocab) <= budget ? &hi : &lo) = l;
+    }
+    lossy(r, 1 - hi, true, pi);
+    if (kl_of(r->p, r->q, r->vocab) <= budget) memcpy(pi, r->q, sizeof *pi * (size_t)r->vocab);
+}
+
 /* Outside the head, what strict would reject is spread as strict spreads it. */
 static void head(const rows *r, double a, bool nucleus, double *pi)
 {
@@ -330,6 +371,8 @@ static bool comparator(const rows *r, spc_rule_kind kind, double a, bool nucleus
 {
     switch (kind) {
     case SPC_RULE_TRUNCATE: cut_to_head(r, a, nucleus, false, pi); return true;
+    case SPC_RULE_TRUNCATE_P: cut_to_nucleus(r, a, pi); return true;
+    case SPC_RULE_MENTORED: mentored(r, a, pi); return true;
     case SPC_RULE_TRUNCATE_Q: cut_to_head(r, a, nucleus, true, pi); return true;
     case SPC_RULE_HEAD: head(r, a, nucleus, pi); return true;
     case SPC_RULE_TYPICAL: typical(r, a, pi); return true;

@@ -19,6 +19,7 @@ static inline spc_row_params params_of(const char *rule, float temperature)
     p.sampling.top_p = 1;
     p.seed = 1;
     p.nucleus = 1;
+    if (spc_rule_needs_draft((spc_rule_kind)p.rule.kind)) p.bonus = SPC_BONUS_STEP;
     cr_assert_eq(spc_params_check(&p, &err), SPC_OK, "%s: %s", rule, err.message);
     return p;
 }
@@ -70,11 +71,13 @@ static const char *const toy_rules[] = {"strict",
                                         "token-v3:alpha=1",
                                         "bild:alpha=1",
                                         "truncate:alpha=0.5",
+                                        "truncate:top-p=0.6",
                                         "truncate-q:alpha=0.5",
                                         "head:alpha=0.3",
                                         "typical:eps=0.09",
                                         "ensemble:w=0.4",
                                         "fuzzy:alpha=0.1",
+                                        "mentored:kl=0.1",
                                         "chow:alpha=0.5,gate=processed",
                                         "opt:alpha=-0.3,gate=processed",
                                         "opt-log:alpha=0.1,gate=processed",

@@ -192,6 +192,22 @@ static inline void ref_keep_from(double *x, int32_t n, double least)
     ref_norm(x, n);
 }
 
+/* Least value of the smallest upper set that holds top_p of a distribution. */
+static inline double ref_nucleus(const double *x, int32_t n, double top_p)
+{
+    double *sorted = malloc((size_t)n * sizeof *sorted), mass = 0, least = 0;
+
+    cr_assert_not_null(sorted);
+    memcpy(sorted, x, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, ref_falling);
+    for (int32_t i = 0; i < n && mass < top_p; i++) {
+        mass += sorted[i];
+        least = sorted[i];
+    }
+    free(sorted);
+    return least;
+}
+
 /* top-k, then top-p, then min-p on a distribution, by sorting. */
 static inline void ref_truncate(double *x, int32_t n, int32_t top_k, double top_p, double min_p)
 {
@@ -201,17 +217,7 @@ static inline void ref_truncate(double *x, int32_t n, int32_t top_k, double top_
     memcpy(sorted, x, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, ref_falling);
     if (top_k > 0 && top_k < n) ref_keep_from(x, n, sorted[top_k - 1]);
-    if (top_p < 1) {
-        double mass = 0, least = 0;
-
-        memcpy(sorted, x, (size_t)n * sizeof *sorted);
-        qsort(sorted, (size_t)n, sizeof *sorted, ref_falling);
-        for (int32_t i = 0; i < n && mass < top_p; i++) {
-            mass += sorted[i];
-            least = sorted[i];
-        }
-        ref_keep_from(x, n, least);
-    }
+    if (top_p < 1) ref_keep_from(x, n, ref_nucleus(x, n, top_p));
     if (min_p > 0) ref_keep_from(x, n, min_p * x[ref_top(x, n)]);
     free(sorted);
 }
@@ -340,6 +346,16 @@ static inline void ref_truncate_to_head(ref_rows *r, double alpha, bool drafter)
     ref_step(r, pi);
 }
 
+static inline void ref_truncate_to_nucleus(ref_rows *r, double top_p)
+{
+    double *pi = r->pi, least = top_p < 1 ? ref_nucleus(r->p, r->n, top_p) : 0, mass = 0;
+
+    for (int32_t v = 0; v < r->n; v++) mass += r->p[v] >= least ? r->p[v] : 0;
+    for (int32_t v = 0; v < r->n; v++) pi[v] = r->p[v] >= least ? r->p[v] / mass : 0;
+    ref_step(r, pi);
+    r->margin = INFINITY;
+}
+
 static inline void ref_head(ref_rows *r, double alpha)
 {
     double *pi = r->pi, missing = 0, tv = ref_over(r->p, r->q, r->n);
@@ -411,6 +427,56 @@ static inline double ref_js(const ref_rows *r)
     return sum;
 }
 
+/* lossy with beta solved, at the smallest l that keeps KL(p, pi) within the budget. */
+static inline void ref_mentored(ref_rows *r, double budget)
+{
+    double low = 1e-6, high = 1, kl = ref_kl(r->p, r->q, r->n);
+
+    if (budget <= 0) {
+        ref_gate(r, 0, 1);
+        return;
+    }
+    if (!(kl > budget)) {
+        ref_gate(r, kl, budget);
+        ref_step(r, r->q);
+        return;
+    }
+    for (int step = 0; step < 60; step++) {
+        double l = (low + high) / 2;
+
+        ref_lossy(r, 1 - l, true);
+        *(ref_kl(r->p, r->pi, r->n) <= budget ? &high : &low) = l;
+    }
+    ref_lossy(r, 1 - high, true);
+    r->margin = kl - budget;
+}
+
+/* Cactus: what a step emits, and how it accepts; no residual that does not depend on the draft. */
+static inline void ref_cactus(ref_rows *r, double delta)
+{
+    double *raised = calloc((size_t)r->n, sizeof *raised);
+
+    cr_assert_not_null(raised);
+    memset(r->pi, 0, (size_t)r->n * sizeof *r->pi);
+    for (int32_t x = 0; x < r->n; x++) {
+        double p = r->p[x], h = fmin(1, p + sqrt(2 * delta * p * (1 - p))), mass = 0;
+
+        r->accept[x] = r->q[x] > 0 ? fmin(1, h / r->q[x]) : 0;
+        r->pi[x] += r->q[x] * r->accept[x];
+        for (int32_t v = 0; v < r->n; v++) {
+            double to = v == x ? h : p < 1 ? r->p[v] * (1 - h) / (1 - p) : 0;
+
+            raised[v] = fmax(0, to - r->q[v]);
+            mass += raised[v];
+        }
+        for (int32_t v = 0; v < r->n && r->accept[x] < 1 && r->q[x] > 0; v++) {
+            r->pi[v] += r->q[x] * (1 - r->accept[x]) * raised[v] / mass;
+        }
+    }
+    free(raised);
+    r->margin = INFINITY;
+}
+
 /* pi, accept, residual and the facts behind them, for a one-round rule. */
 static inline void ref_law(ref_rows *r, spc_rule_kind kind, double alpha, bool solve)
 {
@@ -437,6 +503,9 @@ static inline void ref_law(ref_rows *r, spc_rule_kind kind, double alpha, bool s
         break;
     case SPC_RULE_BILD: ref_gate(r, alpha, -log(r->p1[ref_top(r->q1, n)])); break;
     case SPC_RULE_TRUNCATE: ref_truncate_to_head(r, alpha, false); break;
+    case SPC_RULE_TRUNCATE_P: ref_truncate_to_nucleus(r, alpha); break;
+    case SPC_RULE_MENTORED: ref_mentored(r, alpha); break;
+    case SPC_RULE_CACTUS: ref_cactus(r, alpha); break;
     case SPC_RULE_TRUNCATE_Q: ref_truncate_to_head(r, alpha, true); break;
     case SPC_RULE_HEAD: ref_head(r, alpha); break;
     case SPC_RULE_TYPICAL: ref_typical(r, alpha); break;
