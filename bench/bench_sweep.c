@@ -228,12 +228,17 @@ static void add_stats(spc_stats *t, const spc_stats *s)
 static void session_options(const options *o, const sweep_point *p, int32_t index,
                             spc_session_options *so)
 {
+    spc_rule rule;
+
     spc_session_options_init(so);
     so->rule = p->rule;
     so->gamma = p->gamma;
     so->temperature = (float)p->temperature;
     so->top_p = (float)p->top_p;
     so->verify = p->verify;
+    if (spc_rule_parse(p->rule, &rule, NULL) && spc_rule_needs_draft((spc_rule_kind)rule.kind)) {
+        so->bonus = SPC_BONUS_STEP; /* it takes no other */
+    }
     so->seed = (uint64_t)p->seed * 1000003u + (uint64_t)index;
     so->max_tokens = o->max_tokens;
 }

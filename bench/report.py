@@ -4,9 +4,8 @@
 
     bench/report.py results.jsonl OUT
 
-writes OUT/report.md, OUT/points.csv, OUT/quality-latency.svg, OUT/quality-rejection.svg,
-OUT/operating-points.json and OUT/index.html, which a browser opens without a server.  Figures need
-gnuplot.
+writes OUT/report.md, OUT/points.csv, the figures OUT/quality-*.svg and OUT/index.html, which a
+browser opens without a server.  Figures need gnuplot.  (Operating points: spc tune.)
 """
 import argparse
 import collections
@@ -120,14 +119,6 @@ def correlation(points, a, b):
     return cov / (var[0] * var[1]) ** 0.5 if var[0] > 0 and var[1] > 0 else None
 
 
-def front(points):
-    """Points that no other beats in both quality and verifier calls."""
-    calls = "verifier_calls_per_token"
-    return [p for p in points if not any(
-        o["value"] >= p["value"] and o[calls] <= p[calls] and
-        (o["value"], -o[calls]) != (p["value"], -p[calls]) for o in points)]
-
-
 def plot(points, x, label, path):
     """One curve per method, one mark per number."""
     blocks, styles = [], []
@@ -205,13 +196,6 @@ def to_html(markdown, out):
             "</style>" + "\n".join(body))
 
 
-def operating_points(points):
-    keep = ("rule", "gamma", "temperature", "top_p", "metric", "value", "relative_latency",
-            "verifier_calls_per_token", "tokens_per_verifier_call")
-    chosen = front([p for p in points if p["gamma"]])
-    return [{k: p[k] for k in keep} for p in sorted(chosen, key=lambda p: -p["value"])]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", help="JSON lines of bench_sweep")
@@ -233,8 +217,6 @@ def main():
     markdown = "\n".join(parts)
     (args.out / "report.md").write_text(markdown, encoding="utf-8")
     (args.out / "index.html").write_text(to_html(markdown, args.out), encoding="utf-8")
-    (args.out / "operating-points.json").write_text(
-        json.dumps(operating_points(points), indent=1), encoding="utf-8")
     with open(args.out / "points.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

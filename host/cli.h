@@ -87,6 +87,7 @@ extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_info.c */
+extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
 
 /* ---- errors, results (cli_io.c) ------------------------------------------------------------- */
 
@@ -190,8 +191,8 @@ spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], b
 /* A measured way to decode. */
 typedef struct {
     char rule[SPC_RULE_TEXT_BYTES]; /* canonical */
-    int32_t gamma;
-    double temperature, top_p;
+    int32_t gamma, verify, bonus, top_k;
+    double temperature, top_p, min_p;
     double quality, latency; /* as measured; latency relative to the verifier alone */
 } spc_cli_point;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_point.c - operating points: rules that a sweep has measured, and the one that a user's limits
- * choose.  bench/report.py writes them. */
+ * choose.  spc tune writes them. */
 #include "cli.h"
 
 #include <string.h>
@@ -14,6 +14,16 @@ static spc_status bad_point(const char *path, size_t i, const char *what, spc_er
     return spc_error_set(err, SPC_EINPUT, "%s: point %zu: expected %s", path, i, what);
 }
 
+/* How drafts are judged: "token" where the file does not say. */
+static bool read_verify(const json_t *word, int32_t *out)
+{
+    const char *text = word ? json_string_value(word) : "token";
+
+    if (!text || (strcmp(text, "token") != 0 && strcmp(text, "block") != 0)) return false;
+    *out = strcmp(text, "block") == 0 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
+    return true;
+}
+
 /* One entry of the file. */
 static spc_status read_point(const char *path, const json_t *list, size_t i, spc_cli_point *out,
                              measures *m, spc_error *err)
@@ -23,9 +33,13 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
     const json_t *gamma = json_object_get(point, "gamma");
     const json_t *temperature = json_object_get(point, "temperature");
     const json_t *top_p = json_object_get(point, "top_p");
+    const json_t *verify = json_object_get(point, "verify");
+    const json_t *top_k = json_object_get(point, "top_k");
+    const json_t *min_p = json_object_get(point, "min_p");
     const json_t *value = json_object_get(point, "value");
     const json_t *latency = json_object_get(point, "relative_latency");
     spc_error inner;
+    spc_rule parsed;
     bool sequential;
 
     if (!rule) return bad_point(path, i, "a string \"rule\"", err);
@@ -40,6 +54,20 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
         !json_is_number(latency)) {
         return bad_point(path, i, "numbers temperature, top_p, value, relative_latency", err);
     }
+    if (top_k && (!json_is_integer(top_k) || json_integer_value(top_k) < 0 ||
+                  json_integer_value(top_k) > SPC_VOCAB_MAX)) {
+        return bad_point(path, i, "a \"top_k\" of 0 to 1048576", err);
+    }
+    if (min_p && !json_is_number(min_p)) return bad_point(path, i, "a number \"min_p\"", err);
+    if (!read_verify(verify, &out->verify)) {
+        return bad_point(path, i, "\"verify\": \"token\" or \"block\"", err);
+    }
+    out->bonus =
+        spc_rule_parse(rule, &parsed, NULL) && spc_rule_needs_draft((spc_rule_kind)parsed.kind)
+            ? SPC_BONUS_STEP
+            : SPC_BONUS_TARGET;
+    out->top_k = (int32_t)json_integer_value(top_k);
+    out->min_p = json_number_value(min_p);
     out->gamma = (int32_t)json_integer_value(gamma);
     out->temperature = json_number_value(temperature);
     out->top_p = json_number_value(top_p);

@@ -39,8 +39,8 @@ static const spc_cli_option options[] = {
            "drafter-only",
            TEXT, rule, 0, 0),
     OPTION("operating-point", "FILE",
-           "take rule, gamma, temperature and top-p from a sweep's points\n"
-           "(bench/report.py) within one of the next two limits",
+           "take rule, draft length and sampling from points that spc tune chose\n"
+           "from a sweep, within one of the next two limits",
            TEXT, points, 0, 0),
     OPTION("max-relative-latency", "X", "the best point of at most X times the verifier's time",
            REAL, most_latency, 0, 100),
@@ -401,7 +401,8 @@ static void session_options(const run_args *a, spc_session_options *o)
 static spc_status take_point(const run_args *a, const spc_cli_line *line, run_state *run,
                              spc_error *err)
 {
-    static const char *const chosen[] = {"rule", "gamma", "temperature", "top-p"};
+    static const char *const chosen[] = {"rule",  "gamma", "temperature", "top-p",
+                                         "top-k", "min-p", "verify",      "bonus"};
     spc_cli_limits limits = {spc_cli_given(line, "max-relative-latency"),
                              spc_cli_given(line, "min-quality"), a->most_latency, a->least_quality};
     spc_status status;
@@ -422,6 +423,10 @@ static spc_status take_point(const run_args *a, const spc_cli_line *line, run_st
     run->options.gamma = run->point.gamma;
     run->options.temperature = (float)run->point.temperature;
     run->options.top_p = (float)run->point.top_p;
+    run->options.top_k = run->point.top_k;
+    run->options.min_p = (float)run->point.min_p;
+    run->options.verify = (spc_verify_mode)run->point.verify;
+    run->options.bonus = (spc_bonus_mode)run->point.bonus;
     if (!a->quiet) {
         (void)fprintf(
             stderr,

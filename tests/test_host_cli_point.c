@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_host_cli_point.c - spc run with an operating point that a sweep has measured. */
+/* test_host_cli_point.c - spc tune chooses operating points from a sweep; spc run takes one. */
 #include "folder.h"
 #include "spawn.h"
 
@@ -77,5 +77,155 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
     r = SPAWN(NULL, "run", "--min-quality", "1", "x");
     cr_expect_eq(r.code, 2, "%s", r.err);
     spawn_free(&r);
+    folder_close(&f);
+}
+
+/* ---- spc tune ---- */
+
+/* A line of a sweep. */
+#define LINE(rule, seed, value, latency, calls)                                            \
+    "{\"key\":\"k\",\"bench\":\"sweep\",\"rule\":\"" rule                                  \
+    "\",\"gamma\":5,\"temperature\":0,\"top_p\":1,\"seed\":" #seed                         \
+    ",\"verify\":\"token\",\"verifier\":\"a\",\"drafter\":\"b\",\"metric\":\"bleu\","      \
+    "\"examples\":10,\"max_tokens\":8,\"value\":" #value ",\"relative_latency\":" #latency \
+    ",\"verifier_calls_per_token\":" #calls "}\n"
+
+/* strict is beaten in time, but not in calls; diff is beaten in both by opt's mean of two seeds. */
+static const char sweep[] = "{\"date\":\"a recorded run begins like this\"}\n" /* */
+    LINE("strict", 0, 40, 1.0, 0.30)                                           /* */
+    LINE("token-v3:alpha=0.5", 0, 41, 0.8, 0.35)                               /* */
+    LINE("opt:alpha=0.2", 0, 35, 0.5, 0.2)                                     /* */
+    LINE("opt:alpha=0.2", 1, 37, 0.7, 0.3)                                     /* */
+    LINE("diff:alpha=0.1", 0, 35.5, 0.65, 0.26)                                /* */
+    "{\"bench\":\"sweep\",\"rule\":\"chow:alpha=1\",\"gamma\":5,\"failed\":\"why\"}\n";
+
+static json_t *rules_of(const json_t *front)
+{
+    json_t *rules = json_array();
+
+    for (size_t i = 0; i < json_array_size(front); i++) {
+        (void)json_array_append(rules, json_object_get(json_array_get(front, i), "rule"));
+    }
+    return rules;
+}
+
+static void expect_rules(const json_t *front, const char *expected)
+{
+    json_t *rules = rules_of(front);
+    char *text = json_dumps(rules, JSON_COMPACT);
+
+    cr_expect_str_eq(text, expected);
+    free(text);
+    json_decref(rules);
+}
+
+Test(host_cli_point, tune_keeps_what_no_other_point_beats)
+{
+    folder f = folder_open();
+    char path[FOLDER_PATH], points_path[FOLDER_PATH];
+    json_error_t why;
+    spawn_result r;
+    json_t *list;
+
+    folder_write(&f, "sweep.jsonl", sweep, strlen(sweep));
+    folder_path(&f, "sweep.jsonl", path);
+    folder_path(&f, "points.json", points_path);
+    r = SPAWN(NULL, "tune", path, "--output", points_path);
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    cr_expect_not_null(strstr(r.err, "2 of 4 points"), "%s", r.err);
+    cr_expect_not_null(strstr(r.err, "1 had failed"), "%s", r.err);
+    cr_expect_not_null(strstr(r.out, "token-v3:alpha=0.5"), "the table: %s", r.out);
+    spawn_free(&r);
+    list = json_load_file(points_path, 0, &why);
+    cr_assert_not_null(list, "%s", why.text);
+    expect_rules(list, "[\"token-v3:alpha=0.5\",\"opt:alpha=0.2\"]");
+
+    const json_t *opt = json_array_get(list, 1);
+
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "value")), 36, 1e-9, "two seeds");
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "relative_latency")), 0.6, 1e-9);
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "tokens_per_verifier_call")), 4,
+                       1e-9);
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "alpha")), 0.2, 1e-9);
+    cr_expect_eq(json_integer_value(json_object_get(opt, "seeds")), 2);
+    json_decref(list);
+    r = SPAWN(NULL, "tune", "--json", "--cost", "calls", path);
+    list = json_loads(r.out, 0, &why);
+    cr_assert_not_null(list, "%s", r.out);
+    expect_rules(list, "[\"token-v3:alpha=0.5\",\"strict\",\"opt:alpha=0.2\"]");
+    json_decref(list);
+    spawn_free(&r);
+    r = SPAWN(NULL, "run", "--json", "--to", "de", "--operating-point", points_path,
+              "--max-relative-latency", "0.7", "Where is my coat?");
+    cr_expect_not_null(strstr(r.err, "opt:alpha=0.2"), "run reads what tune writes: %s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
+Test(host_cli_point, tune_says_what_it_cannot_use)
+{
+    static const struct {
+        const char *file, *word;
+    } cases[] = {
+        {"", "no finished point"},
+        {"{}\n", "no finished point"},
+        {"{\n", "line 1"},
+        {LINE("strict", 0, 1, 1, 1) "{\"bench\":\"sweep\",\"rule\":\"strict\"}\n", "line 2"},
+        {LINE("nothing", 0, 1, 1, 1), "unknown rule 'nothing'"},
+        {LINE("strict", 0, 1, 1, 1) "{\"bench\":\"sweep\",\"rule\":\"strict\",\"gamma\":5,"
+                                    "\"metric\":\"chrf\",\"value\":1,"
+                                    "\"relative_latency\":1,"
+                                    "\"verifier_calls_per_token\":1}\n",
+         "metric is \"chrf\", but \"bleu\""}};
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+    spawn_result r;
+
+    folder_path(&f, "sweep.jsonl", path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        folder_write(&f, "sweep.jsonl", cases[i].file, strlen(cases[i].file));
+        r = SPAWN(NULL, "tune", path);
+        cr_expect_eq(r.code, 6, "case %d: %s", (int)i, r.err);
+        cr_expect_not_null(strstr(r.err, cases[i].word), "case %d: %s", (int)i, r.err);
+        spawn_free(&r);
+    }
+    folder_write(&f, "sweep.jsonl", sweep, strlen(sweep));
+    r = SPAWN(NULL, "tune", path, "--output", "/nowhere/points.json");
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect_not_null(strstr(r.err, "/nowhere/points.json"), "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(NULL, "tune", "/nowhere/sweep.jsonl");
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(NULL, "tune");
+    cr_expect_eq(r.code, 2, "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
+/* What a sweep can vary, a point carries. */
+Test(host_cli_point, a_point_brings_its_sampling_and_verification)
+{
+    static const char *const files[] = {
+        "[{\"rule\":\"strict\",\"gamma\":3,\"temperature\":1,\"top_p\":1,\"top_k\":1,"
+        "\"value\":4,\"relative_latency\":0.8}]",
+        "[{\"rule\":\"strict\",\"gamma\":3,\"temperature\":1,\"top_p\":1,\"min_p\":1,"
+        "\"verify\":\"block\",\"value\":4,\"relative_latency\":0.8}]",
+        "[{\"rule\":\"cactus:delta=0\",\"gamma\":3,\"temperature\":0,\"top_p\":1,\"value\":4,"
+        "\"relative_latency\":0.8}]"};
+    spawn_result greedy = SPAWN(NULL, "run", "--to", "de", "Where is my coat?"), r;
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+
+    folder_path(&f, "points.json", path);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        folder_write(&f, "points.json", files[i], strlen(files[i]));
+        r = SPAWN(NULL, "run", "--to", "de", "--operating-point", path, "--min-quality", "1",
+                  "Where is my coat?");
+        cr_expect_eq(r.code, 0, "%s", r.err);
+        cr_expect_str_eq(r.out, greedy.out, "point %d leaves one token a step", (int)i);
+        spawn_free(&r);
+    }
+    spawn_free(&greedy);
     folder_close(&f);
 }
