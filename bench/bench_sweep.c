@@ -212,6 +212,7 @@ static void add_stats(spc_stats *t, const spc_stats *s)
     t->drafter_calls += s->drafter_calls;
     t->zero_residuals += s->zero_residuals;
     t->bonus += s->bonus;
+    t->bonus_deferred += s->bonus_deferred;
     t->discarded += s->discarded;
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         t->drafted[i] += s->drafted[i];
@@ -348,8 +349,20 @@ static json_t *result_of(const options *o, const sweep_point *p, const char *key
     (void)json_object_set_new(line, "acceptance_rate", ratio(sum_of(t->accepted), verified));
     (void)json_object_set_new(line, "rejection_rate", ratio(sum_of(t->rejected), verified));
     (void)json_object_set_new(line, "deferral_rate", ratio(sum_of(t->deferred), verified));
+    (void)json_object_set_new(
+        line, "deferred_per_token",
+        ratio(sum_of(t->deferred) + (double)t->bonus_deferred, (double)t->tokens));
+    (void)json_object_set_new(line, "accepted_per_drafted",
+                              ratio(sum_of(t->accepted), sum_of(t->drafted)));
+    (void)json_object_set_new(line, "drafter_calls_per_token",
+                              ratio((double)t->drafter_calls, (double)t->tokens));
+    (void)json_object_set_new(line, "bonus", json_integer(t->bonus));
+    (void)json_object_set_new(line, "discarded", json_integer(t->discarded));
+    (void)json_object_set_new(line, "zero_residuals", json_integer(t->zero_residuals));
+    (void)json_object_set_new(line, "drafted_by_position", positions(t->drafted, p->gamma));
     (void)json_object_set_new(line, "verified_by_position", positions(t->verified, p->gamma));
     (void)json_object_set_new(line, "accepted_by_position", positions(t->accepted, p->gamma));
+    (void)json_object_set_new(line, "deferred_by_position", positions(t->deferred, p->gamma));
     (void)json_object_set_new(line, "seconds", json_real(out->seconds));
     (void)json_object_set_new(line, "tokens_per_s", ratio((double)t->tokens, out->seconds));
     (void)json_object_set_new(line, "relative_latency",

@@ -226,6 +226,7 @@ void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
         total->deferred[i] += one->deferred[i];
     }
     total->bonus += one->bonus;
+    total->bonus_deferred += one->bonus_deferred;
     total->zero_residuals += one->zero_residuals;
     total->draft_ns += one->draft_ns;
     total->verify_ns += one->verify_ns;
@@ -279,7 +280,7 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
                   {"discarded", s->discarded},           {"rounds", s->rounds},
                   {"verifier_calls", s->verifier_calls}, {"drafter_calls", s->drafter_calls},
                   {"prefill_calls", s->prefill_calls},   {"bonus", s->bonus},
-                  {"zero_residuals", s->zero_residuals}};
+                  {"bonus_deferred", s->bonus_deferred}, {"zero_residuals", s->zero_residuals}};
     const struct {
         const char *name;
         double value;

@@ -210,6 +210,7 @@ static void count_row(spc_session *s, const spc_verdict *v, int32_t i)
 {
     if (i >= s->round_gamma || i >= v->verified) {
         s->counters.bonus++;
+        s->counters.bonus_deferred += v->deferred >> i & 1u;
         return;
     }
     s->counters.verified[i]++;

@@ -87,6 +87,7 @@ static bool look(spc_engine *engine, spc_session *s, int32_t output)
         }
         if (s->ahead == 0) {
             s->counters.bonus++;
+            s->counters.bonus_deferred++;
             return spc_session_keep(s, best, SPC_TOKEN_BONUS, true);
         }
         if (!judge(engine, s, &stats, best, output, at)) return false;

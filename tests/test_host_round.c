@@ -45,7 +45,7 @@ static bool next_mode(spc_session_options *o)
 
 /* Tokens of a round by how they came to be. */
 typedef struct {
-    int32_t origin[3];
+    int32_t origin[3], deferred;
 } tally;
 
 static bool count_origin(void *user, const spc_token *token)
@@ -53,6 +53,7 @@ static bool count_origin(void *user, const spc_token *token)
     tally *t = user;
 
     t->origin[token->origin]++;
+    t->deferred += token->deferred;
     return true;
 }
 
@@ -655,6 +656,8 @@ static void expect_counters(const decoded *d, const spc_session_options *o, cons
     cr_expect_eq(c->tokens, d->count);
     cr_expect_eq(c->prompt_tokens, PROMPT);
     cr_expect_eq(c->discarded, 0);
+    cr_expect_eq(sum_of(c->deferred) + c->bonus_deferred, t->deferred);
+    cr_expect_leq(c->bonus_deferred, c->bonus);
     cr_expect_eq(c->rounds, c->verifier_calls);
     cr_expect_eq(c->rounds, rejected + c->bonus, "every round ends in one token not drafted");
     cr_expect_eq(c->output_hash, fnv1a(d->token, d->count));
@@ -672,7 +675,7 @@ Test(host_round, counters_add_up)
             spc_session_options o = options_for(rules[r], gamma, 1, 45);
 
             do {
-                tally t = {{0, 0, 0}};
+                tally t = {{0, 0, 0}, 0};
 
                 o.on_token = count_origin;
                 o.user = &t;

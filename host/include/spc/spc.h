@@ -250,6 +250,8 @@ typedef struct {
     int64_t rejected[SPC_GAMMA_MAX];
     int64_t deferred[SPC_GAMMA_MAX]; /* of the verified */
     int64_t bonus;                   /* bonus tokens kept */
+    int64_t bonus_deferred; /* of them, where the rule turned to the verifier; with the sum of
+                               deferred: the calls of an oracle that knows when to defer */
     int64_t zero_residuals;
     uint64_t draft_ns;    /* drafter forwards and draws, wall clock, shared equally in a batch */
     uint64_t verify_ns;   /* verifier forwards and verification */
