@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables and figures from the JSON lines of bench_sweep.
 
-    bench/report.py results.jsonl OUT
+    bench/report.py RESULTS.jsonl ... OUT
 
 writes OUT/report.md, OUT/points.csv, the figures OUT/quality-*.svg and OUT/index.html, which a
 browser opens without a server.  Figures need gnuplot.  (Operating points: spc tune.)
@@ -13,60 +13,66 @@ import csv
 import html
 import json
 import pathlib
+import shutil
 import subprocess
+import sys
 
-COLUMNS = ["rule", "gamma", "temperature", "top_p", "seed", "verify", "metric", "value", "ci_low",
-           "ci_high", "relative_latency", "verifier_calls_per_token", "tokens_per_verifier_call",
-           "acceptance_rate", "rejection_rate", "deferral_rate", "length_ratio", "at_limit",
-           "tokens", "seconds", "examples"]
-# The verifier's own law, or the drafter's: what every method is compared with.
-BASELINES = ("verifier-only", "drafter-only", "strict")
+from findings import CALLS, cheapest, half_width, method, table, text_of_findings
+
+COLUMNS = ["rule", "gamma", "temperature", "top_p", "verify", "seeds", "metric", "value", "ci_low",
+           "ci_high", "seed_low", "seed_high", "relative_latency", "verifier_calls_per_token",
+           "tokens_per_verifier_call", "drafter_calls_per_token", "acceptance_rate",
+           "rejection_rate", "deferral_rate", "deferred_per_token", "accepted_per_drafted",
+           "length_ratio", "at_limit", "discarded", "zero_residuals", "tokens", "seconds",
+           "examples"]
+# What makes lines seeds of one point.
+POINT = ("rule", "gamma", "temperature", "top_p", "top_k", "min_p", "verify", "batch")
 
 
-def read_points(path):
-    """Finished points, several seeds of one point averaged."""
+def read_points(paths):
+    """Finished points, several seeds of one point averaged, and the failed ones."""
     groups, failed = collections.OrderedDict(), []
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            point = json.loads(line)
-            if point.get("bench") != "sweep":
-                continue
-            if "failed" in point:
-                failed.append(point)
-                continue
-            key = tuple(point[k] for k in ("rule", "gamma", "temperature", "top_p", "verify"))
-            groups.setdefault(key, []).append(point)
-    return [average(points) for points in groups.values()], failed
+    for path in paths:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    point = json.loads(line)
+                except json.JSONDecodeError as why:
+                    if not line.endswith("\n"):
+                        continue  # cut by an interruption; the sweep writes it again
+                    sys.exit(f"report.py: {path}: line {number}: {why}")
+                if point.get("bench") != "sweep":
+                    continue
+                if "failed" in point:
+                    failed.append(point)
+                    continue
+                key = tuple(point.get(k) for k in POINT)
+                seeds = groups.setdefault(key, {})
+                seeds.setdefault(point["seed"], point)  # the verifier alone is in every file
+    return [average(list(seeds.values())) for seeds in groups.values()], failed
 
 
 def average(points):
+    """Means over seeds.  The interval stays that over examples, which the seeds share."""
     merged = dict(points[0], seeds=len(points))
     for name, value in points[0].items():
-        if isinstance(value, float) and name not in ("temperature", "top_p"):
+        if isinstance(value, float) and name not in POINT:
             values = [p[name] for p in points if p[name] is not None]
             merged[name] = sum(values) / len(values) if values else None
+        if name.endswith("_by_position"):
+            merged[name] = [sum(at) for at in zip(*(p[name] for p in points))]
+    merged["seed_low"] = min(p["value"] for p in points)
+    merged["seed_high"] = max(p["value"] for p in points)
     return merged
 
 
-def method(point):
-    """The rule without its number: what one curve joins."""
-    rule = point["rule"]
-    name, _, keys = rule.partition(":")
-    rest = [k for k in keys.split(",")[1:] if k]
-    return ",".join([name] + rest)
-
-
 def settings(point):
-    return (point["temperature"], point["top_p"], point["verify"])
+    return tuple(point.get(k) for k in ("temperature", "top_p", "top_k", "min_p", "verify",
+                                        "batch"))
 
 
 def number(value, digits):
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def table(header, rows):
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def curves(points):
@@ -82,31 +88,44 @@ def paper_table(points, base):
     for (name, gamma), group in curves(points).items():
         if name == "verifier-only":
             continue
-        good = [p for p in group if p["value"] >= base["value"]]
+        quickest = cheapest(group, base["value"], "relative_latency")
+        fewest = cheapest(group, base["value"], CALLS)
         fast = [p for p in group if (p["relative_latency"] or 9) <= 1.0]
-        quickest = min(good, key=lambda p: p["relative_latency"] or 9) if good else None
-        fewest = min(good, key=lambda p: p["verifier_calls_per_token"] or 0) if good else None
         best = max(fast, key=lambda p: p["value"]) if fast else None
         rows.append([name, str(gamma) if gamma else "",
                      number(quickest["relative_latency"], 2) if quickest else "-",
-                     number(fewest["verifier_calls_per_token"], 3) if fewest else "-",
+                     number(fewest[CALLS], 3) if fewest else "-",
                      f"`{fewest['rule']}`" if fewest else "-",
-                     number(best["value"], 2) if best else "-",
+                     f"{best['value']:.2f} ± {half_width(best):.2f}" if best else "-",
                      f"`{best['rule']}`" if best else "-",
                      number(max(p["value"] for p in group), 2)])
     return table(["method", "gamma", "least latency at the verifier's quality",
-                  "least calls per token there", "at", "best quality within the verifier's latency",
-                  "at", "best quality"], rows)
+                  "least verifier calls per token there", "at",
+                  "best quality within the verifier's latency", "at", "best quality"], rows)
 
 
 def point_table(points):
     rows = [[f"`{p['rule']}`", str(p["gamma"]) if p["gamma"] else "",
-             f"{p['value']:.2f}", f"{p['ci_low']:.2f} to {p['ci_high']:.2f}",
-             number(p["relative_latency"], 2), number(p["verifier_calls_per_token"], 3),
-             number(p["acceptance_rate"], 3), number(p["deferral_rate"], 3),
-             number(p["length_ratio"], 2)] for p in points]
-    return table(["rule", "gamma", "value", "95 % interval", "relative latency",
-                  "verifier calls per token", "acceptance", "deferral", "length ratio"], rows)
+             f"{p['value']:.2f}", f"{p['ci_low']:.2f} to {p['ci_high']:.2f}", str(p["seeds"]),
+             number(p["relative_latency"], 2), number(p[CALLS], 3),
+             number(p["acceptance_rate"], 3), number(p.get("deferred_per_token"), 3),
+             number(p["length_ratio"], 2), number(p["at_limit"], 4)] for p in points]
+    return table(["rule", "gamma", "value", "95 % interval", "seeds", "relative latency",
+                  "verifier calls per token", "acceptance", "deferred per token", "length ratio",
+                  "at the length limit"], rows)
+
+
+def position_table(points):
+    """Acceptance by draft position, of a method's middle number."""
+    rows, gamma = [], max((p["gamma"] for p in points), default=0)
+    for group in curves(points).values():
+        p = group[len(group) // 2]
+        if not p["gamma"]:
+            continue
+        rates = [f"{a / v:.3f}" if v else "-" for a, v in
+                 zip(p["accepted_by_position"], p["verified_by_position"])]
+        rows.append([f"`{p['rule']}`"] + rates + [""] * (gamma - len(rates)))
+    return table(["rule"] + [f"draft {i + 1}" for i in range(gamma)], rows)
 
 
 def correlation(points, a, b):
@@ -119,14 +138,23 @@ def correlation(points, a, b):
     return cov / (var[0] * var[1]) ** 0.5 if var[0] > 0 and var[1] > 0 else None
 
 
-def plot(points, x, label, path):
+def oracle(points):
+    """Oracle [Diff]: diff's law where only deferred tokens cost a verifier call, as if one knew."""
+    return [dict(p, rule=p["rule"].replace("diff", "oracle of diff"), gamma=0,
+                 verifier_calls_per_token=p["deferred_per_token"], relative_latency=None,
+                 rejection_rate=None)
+            for p in points if method(p) == "diff" and p.get("deferred_per_token") is not None]
+
+
+def plot(points, x, y, labels, path):
     """One curve per method, one mark per number."""
     blocks, styles = [], []
     for (name, gamma), group in curves(points).items():
-        group = sorted((p for p in group if p[x] is not None), key=lambda p: p[x])
+        group = sorted((p for p in group if p[x] is not None and p[y] is not None),
+                       key=lambda p: p[x])
         if not group:
             continue
-        blocks.append("\n".join(f"{p[x]} {p['value']}" for p in group))
+        blocks.append("\n".join(f"{p[x]} {p[y]}" for p in group))
         title = name + (f", gamma {gamma}" if gamma not in (0, 5) else "")
         style = "points pt 7 ps 1" if len(group) == 1 else "linespoints lw 1.5 ps 0.6"
         styles.append(f"'-' using 1:2 with {style} title '{title}'")
@@ -134,33 +162,55 @@ def plot(points, x, label, path):
         return
     script = (f"set terminal svg size 900,560 font 'sans,12' background 'white'\n"
               f"set output '{path}'\nset key outside right\nset grid\n"
-              f"set xlabel '{label}'\nset ylabel '{points[0]['metric']}'\n"
+              f"set xlabel '{labels[0]}'\nset ylabel '{labels[1]}'\n"
               f"plot {', '.join(styles)}\n" + "\n".join(b + "\ne" for b in blocks) + "\n")
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
 
 
-def section(points, out, index):
-    """Markdown of one temperature, top-p and way to verify; its figures."""
-    base = next(p for p in points if p["rule"] == "verifier-only")
-    figures = [(f"quality-latency{index}.svg", "relative_latency", "latency, verifier alone = 1"),
-               (f"quality-calls{index}.svg", "verifier_calls_per_token",
-                "verifier calls per token"),
-               (f"quality-rejection{index}.svg", "rejection_rate", "rejection rate")]
-    for name, x, label in figures:
-        plot(points, x, label, out / name)
-    speculative = [p for p in points if p["rejection_rate"] is not None]
+def title_of(base):
+    parts = [f"T = {base['temperature']:g}", f"top-p {base['top_p']:g}"]
+    parts += [f"{name} {base[key]:g}" for name, key in (("top-k", "top_k"), ("min-p", "min_p"),
+                                                        ("batch", "batch")) if base.get(key)]
+    return ", ".join(parts + [f"verify {base['verify']}"])
+
+
+def section(points, out, index, draw):
+    """Markdown of one way to sample and verify; its figures."""
+    base = next((p for p in points if p["rule"] == "verifier-only"), None)
+    if not base:
+        sys.exit(f"report.py: no point verifier-only for {title_of(points[0])}: every sweep has one, "
+                 "name the file that holds it too")
+    metric = base["metric"]
+    relative, calls = "latency, verifier alone = 1", "verifier calls per token"
+    figures = [(f"quality-latency{index}.svg", points, "relative_latency", "value",
+                (relative, metric)),
+               (f"quality-calls{index}.svg", points + oracle(points), CALLS, "value",
+                (calls, metric)),
+               (f"quality-rejection{index}.svg", points, "rejection_rate", "value",
+                ("rejection rate", metric)),
+               (f"rejection-latency{index}.svg", points, "rejection_rate", "relative_latency",
+                ("rejection rate", relative))]
+    for name, which, x, y, labels in figures if draw else ():
+        plot(which, x, y, labels, out / name)
+    speculative = [p for p in points if p["rejection_rate"] is not None and p["gamma"] == 5]
     related = correlation(speculative, "rejection_rate", "relative_latency")
-    text = [f"## T = {base['temperature']:g}, top-p {base['top_p']:g}, verify {base['verify']}\n",
-            f"{base['examples']} examples, {base['seeds']} seed(s), metric {base['metric']}; the "
+    text = [f"## {title_of(base)}\n",
+            f"{base['examples']} examples, {base['seeds']} seed(s), metric {metric}; the "
             f"verifier alone: {base['value']:.2f} ({base['ci_low']:.2f} to {base['ci_high']:.2f}).\n",
             paper_table(points, base),
-            "`truncate` is the verifier alone, cut to the set of token-v3 with the same alpha: the "
-            "fair baseline of token-v3.\n"]
+            "`truncate` is the verifier alone, cut to the set of token-v3 with the same alpha or to "
+            "its nucleus (top-p), under strict speculation: the fair baseline of token-v3.\n"]
+    text += [f"![{labels[1]} against {labels[0]}]({name})\n"
+             for name, _, _, _, labels in figures if draw and (out / name).exists()]
+    if any(method(p) == "diff" for p in points):
+        text.append("*oracle of diff* has diff's law, and a verifier call for deferred tokens only: what a "
+                    "sequential cascade would cost that knew diff's decision for nothing. It cannot "
+                    "be run; its latency is not known.\n")
     if related is not None:
-        text.append(f"Correlation of rejection rate and relative latency over "
-                    f"{len(speculative)} points: {related:.2f}.\n")
-    text += [f"![{label}]({name})\n" for name, _, label in figures if (out / name).exists()]
-    text += ["### All points\n", point_table(points)]
+        text.append(f"Correlation of rejection rate and relative latency over the "
+                    f"{len(speculative)} points of gamma 5: {related:.2f}.\n")
+    text += ["### Acceptance by draft position\n", position_table(points),
+             "### All points\n", point_table(points)]
     return "\n".join(text)
 
 
@@ -198,19 +248,22 @@ def to_html(markdown, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", help="JSON lines of bench_sweep")
+    parser.add_argument("results", nargs="+", help="JSON lines of bench_sweep")
     parser.add_argument("out", type=pathlib.Path, help="folder to write to")
+    parser.add_argument("--no-figures", action="store_true", help="tables only, without gnuplot")
     args = parser.parse_args()
+    if not args.no_figures and not shutil.which("gnuplot"):
+        parser.error("figures need gnuplot: install it (gnuplot-nox), or give --no-figures")
 
     points, failed = read_points(args.results)
     if not points:
-        parser.error(f"{args.results} holds no finished points")
+        parser.error(f"{', '.join(args.results)}: no finished points")
     args.out.mkdir(parents=True, exist_ok=True)
     groups = collections.OrderedDict()
     for point in points:
         groups.setdefault(settings(point), []).append(point)
-    parts = ["# Quality against cost\n"]
-    parts += [section(group, args.out, i or "") for i, group in enumerate(groups.values())]
+    parts = ["# Quality against cost\n", text_of_findings(points)]
+    parts += [section(group, args.out, i or "", not args.no_figures) for i, group in enumerate(groups.values())]
     if failed:
         parts.append("## Failed\n\n" + table(["rule", "why"],
                                              [[p["rule"], p["failed"]] for p in failed]))

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""bench/report.py and bench/findings.py on points whose answers are known."""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BENCH = pathlib.Path(__file__).resolve().parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
+
+import findings  # noqa: E402
+import report  # noqa: E402
+
+
+def point(rule, value, calls, latency=1.0, **more):
+    """A line of a sweep."""
+    line = {"bench": "sweep", "rule": rule, "gamma": 5, "temperature": 1.0, "top_p": 1.0,
+            "seed": 0, "verify": "token", "metric": "bleu", "examples": 10, "value": float(value),
+            "ci_low": value - 1.0, "ci_high": value + 1.0, "verifier_calls_per_token": calls,
+            "relative_latency": latency, "acceptance_rate": 0.5, "rejection_rate": 0.5,
+            "deferral_rate": 0.25, "deferred_per_token": 0.25, "length_ratio": 1.0,
+            "at_limit": 0.0, "tokens": 100, "rounds": 30, "verifier_calls": 30,
+            "drafter_calls": 150, "verified_by_position": [20, 10, 5, 2, 1],
+            "accepted_by_position": [10, 5, 2, 1, 0]}
+    if rule in ("verifier-only", "drafter-only") or rule.startswith(("token-chow", "seq-chow")):
+        line.update(gamma=0, rejection_rate=None, verified_by_position=[],
+                    accepted_by_position=[])
+    line.update(more)
+    return line
+
+
+def rows_of(text, title):
+    """Cells of the table below a heading."""
+    part = text[text.index(title):]
+    end = part.find("\n\n", part.index("|---"))
+    lines = [line for line in part[:end if end > 0 else None].splitlines()
+             if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+BASE = [point("verifier-only", 30, 1.0), point("strict", 30.5, 0.4, 1.2)]
+
+
+class Reading(unittest.TestCase):
+    def read(self, *lines):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "sweep.jsonl"
+            path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n"
+                                    for line in lines), encoding="utf-8")
+            return report.read_points([path])
+
+    def test_seeds_are_averaged_and_kept_apart_from_other_settings(self):
+        points, failed = self.read(
+            {"date": "the header of a recorded run"}, *BASE, point("strict", 32.5, 0.5, seed=1),
+            point("strict", 20, 0.3, top_p=0.5),
+            {"bench": "sweep", "rule": "chow:alpha=2", "failed": "why"})
+        strict = [p for p in points if p["rule"] == "strict"]
+        self.assertEqual([p["seeds"] for p in strict], [2, 1])
+        self.assertAlmostEqual(strict[0]["value"], 31.5)
+        self.assertAlmostEqual(strict[0]["verifier_calls_per_token"], 0.45)
+        self.assertEqual((strict[0]["seed_low"], strict[0]["seed_high"]), (30.5, 32.5))
+        self.assertEqual(strict[0]["accepted_by_position"], [20, 10, 4, 2, 0])
+        self.assertEqual([p["rule"] for p in failed], ["chow:alpha=2"])
+
+    def test_a_line_cut_by_an_interruption_is_passed_over_and_others_are_not(self):
+        points, _ = self.read(*BASE, '{"bench": "swe')
+        self.assertEqual(len(points), 2)
+        with self.assertRaisesRegex(SystemExit, "line 3"):
+            self.read(*BASE, '{"bench": "swe\n')
+
+    def test_methods_are_rules_without_their_number(self):
+        for rule, name in (("token-v3:alpha=0.5", "token-v3"), ("strict", "strict"),
+                           ("lossy:alpha=0.3,beta=solve", "lossy,beta=solve"),
+                           ("truncate:top-p=0.5", "truncate:top-p")):
+            self.assertEqual(findings.method({"rule": rule}), name)
+
+
+class Findings(unittest.TestCase):
+    def test_the_verifiers_quality_is_reached_at_the_cheapest_point_that_is_good_enough(self):
+        text = findings.verifier_quality(BASE + [
+            point("token-v3:alpha=0.1", 33, 0.35), point("token-v3:alpha=0.5", 31, 0.2),
+            point("token-v3:alpha=0.9", 29, 0.1), point("chow:alpha=0.5", 25, 0.1)])
+        rows = {row[0]: row for row in rows_of(text, "###")}
+        self.assertEqual(rows["token-v3"][1:3], ["`token-v3:alpha=0.5`", "0.200"])
+        self.assertEqual(rows["strict"][2], "0.400")
+        self.assertEqual(rows["chow"][3], "not reached")
+
+    def test_one_law_is_compared_alpha_by_alpha(self):
+        rows = rows_of(findings.same_law(BASE + [
+            point("chow:alpha=0.5", 25, 0.3), point("token-chow:alpha=0.5", 25.9, 0.2),
+            point("chow:alpha=0.7", 25, 0.3), point("token-chow:alpha=0.7", 27, 0.2),
+            point("chow:alpha=0.9", 25, 0.3)]), "###")
+        self.assertEqual([(row[0], row[4]) for row in rows], [("0.5", "yes"), ("0.7", "**no**")])
+
+    def test_greedy_twins_must_agree_in_everything_counted(self):
+        points = [point("token-v3:alpha=0.5", 40, 0.3, temperature=0.0),
+                  point("lossy-greedy:alpha=0.5", 40, 0.3, temperature=0.0),
+                  point("token-v3:alpha=0.9", 40, 0.3, temperature=0.0),
+                  point("lossy-greedy:alpha=0.9", 40, 0.3, temperature=0.0, rounds=31)]
+        rows = rows_of(findings.greedy_twins(points), "###")
+        self.assertEqual([row[3] for row in rows], ["yes", "**no**"])
+
+    def test_equal_points_are_counted_once(self):
+        points = [point("verifier-only", 30, 1.0, top_p=0.1)]
+        points += [point(f"lossy:alpha={a}", 30, 0.4, top_p=0.1) for a in (0.1, 0.3, 0.5)]
+        points += [point(f"token-v3:alpha={a}", 30 - a, 0.4 - a / 9, top_p=0.1)
+                   for a in (0.1, 0.3, 0.5)]
+        rows = rows_of(findings.collapse(points), "###")
+        self.assertEqual([(row[2], row[4]) for row in rows], [("lossy", "1"), ("token-v3", "3")])
+
+    def test_draft_lengths_stand_side_by_side(self):
+        points = BASE + [point("strict", 30, 0.5, gamma=3), point("opt:alpha=0", 30, 0.5, gamma=3)]
+        rows = rows_of(findings.draft_lengths(points), "###")
+        self.assertEqual([row[0] for row in rows], ["`strict`"], "opt has one length only")
+        self.assertEqual(rows[0][1:3] + rows[0][4:6], ["30.00", "0.500", "30.50", "0.400"])
+
+    def test_points_without_a_claim_say_nothing(self):
+        self.assertEqual(findings.text_of_findings([]), "")
+
+
+class Tables(unittest.TestCase):
+    def test_the_papers_table_has_the_least_latency_and_the_best_quality(self):
+        points = BASE + [point("token-v3:alpha=0.1", 33, 0.35, 1.3),
+                         point("token-v3:alpha=0.5", 31, 0.2, 0.9),
+                         point("token-v3:alpha=0.9", 29, 0.1, 0.5)]
+        rows = {row[0]: row for row in rows_of(report.paper_table(points, BASE[0]), "")}
+        self.assertEqual(rows["token-v3"][2:], ["0.90", "0.200", "`token-v3:alpha=0.5`",
+                                                "31.00 ± 1.00", "`token-v3:alpha=0.5`", "33.00"])
+        self.assertEqual(rows["strict"][5], "-", "no point is as fast as the verifier")
+
+    def test_the_oracle_pays_for_deferred_tokens_only(self):
+        twin, = report.oracle([point("diff:alpha=0.1", 30, 0.3), point("opt:alpha=0", 30, 0.3)])
+        self.assertEqual(twin["verifier_calls_per_token"], 0.25)
+        self.assertEqual(report.method(twin), "oracle of diff")
+
+    def test_correlation_of_a_line_is_one(self):
+        points = [{"a": x, "b": 3 - 2 * x} for x in range(4)] + [{"a": None, "b": 9}]
+        self.assertAlmostEqual(report.correlation(points, "a", "b"), -1)
+
+
+class Program(unittest.TestCase):
+    def run_report(self, *arguments):
+        return subprocess.run([sys.executable, BENCH / "report.py", *arguments], text=True,
+                              capture_output=True, check=False)
+
+    def test_a_report_is_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source, out = pathlib.Path(folder) / "a.jsonl", pathlib.Path(folder) / "out"
+            source.write_text("".join(json.dumps(p) + "\n" for p in BASE), encoding="utf-8")
+            ran = self.run_report("--no-figures", source, out)
+            self.assertEqual(ran.returncode, 0, ran.stderr)
+            self.assertIn("| strict |", (out / "report.md").read_text(encoding="utf-8"))
+            self.assertIn("<td>strict</td>", (out / "index.html").read_text(encoding="utf-8"))
+            self.assertEqual(len((out / "points.csv").read_text().splitlines()), 3)
+
+    def test_a_sweep_without_the_verifier_alone_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder) / "a.jsonl"
+            source.write_text(json.dumps(BASE[1]) + "\n", encoding="utf-8")
+            ran = self.run_report("--no-figures", source, pathlib.Path(folder) / "out")
+            self.assertEqual(ran.returncode, 1)
+            self.assertIn("verifier-only", ran.stderr)
+            self.assertEqual(ran.stderr.count("\n"), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
