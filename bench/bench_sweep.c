@@ -43,6 +43,7 @@ static const char help[] =
     "  --top-p LIST         (default 1)\n"
     "  --seed LIST          (default 0)\n"
     "  --verify MODE        token (default) or block\n"
+    "  --no-nucleus         token rules as in the paper: they may leave the verifier's nucleus\n"
     "  --every N            every N-th line of the data (default 1)\n"
     "  --rows N             at most so many lines (default: all)\n"
     "  --max-tokens N       per line (default 48)\n"
@@ -78,12 +79,12 @@ static spc_status read_count(const char *name, const char *text, int32_t *out, s
 static spc_status read_options(int argc, char **argv, options *o, bool *asked, spc_error *err)
 {
     static const struct option names[] = {
-        {"data", 1, NULL, 'd'},     {"output", 1, NULL, 'o'},  {"metric", 1, NULL, 'm'},
-        {"rules", 1, NULL, 'r'},    {"gamma", 1, NULL, 'g'},   {"temperature", 1, NULL, 't'},
-        {"top-p", 1, NULL, 'p'},    {"seed", 1, NULL, 's'},    {"verify", 1, NULL, 'v'},
-        {"every", 1, NULL, 'e'},    {"rows", 1, NULL, 'n'},    {"max-tokens", 1, NULL, 'x'},
-        {"verifier", 1, NULL, 'V'}, {"drafter", 1, NULL, 'D'}, {"threads", 1, NULL, 'T'},
-        {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
+        {"data", 1, NULL, 'd'},       {"output", 1, NULL, 'o'},   {"metric", 1, NULL, 'm'},
+        {"rules", 1, NULL, 'r'},      {"gamma", 1, NULL, 'g'},    {"temperature", 1, NULL, 't'},
+        {"top-p", 1, NULL, 'p'},      {"seed", 1, NULL, 's'},     {"verify", 1, NULL, 'v'},
+        {"no-nucleus", 0, NULL, 'N'}, {"every", 1, NULL, 'e'},    {"rows", 1, NULL, 'n'},
+        {"max-tokens", 1, NULL, 'x'}, {"verifier", 1, NULL, 'V'}, {"drafter", 1, NULL, 'D'},
+        {"threads", 1, NULL, 'T'},    {"help", 0, NULL, 'h'},     {NULL, 0, NULL, 0}};
     spc_status status = SPC_OK;
     int c;
 
@@ -96,7 +97,7 @@ static spc_status read_options(int argc, char **argv, options *o, bool *asked, s
                    0,
                    48,
                    0,
-                   {NULL, "5", "1", "1", "0", SPC_VERIFY_TOKEN}};
+                   {NULL, "5", "1", "1", "0", SPC_VERIFY_TOKEN, true}};
     opterr = 0;
     while (status == SPC_OK && (c = getopt_long(argc, argv, ":", names, NULL)) != -1) {
         switch (c) {
@@ -108,6 +109,7 @@ static spc_status read_options(int argc, char **argv, options *o, bool *asked, s
         case 't': o->axes.temperatures = optarg; break;
         case 'p': o->axes.top_ps = optarg; break;
         case 's': o->axes.seeds = optarg; break;
+        case 'N': o->axes.nucleus = false; break;
         case 'V': o->verifier = optarg; break;
         case 'D': o->drafter = optarg; break;
         case 'e': status = read_count("every", optarg, &o->every, err); break;
@@ -237,6 +239,7 @@ static void session_options(const options *o, const sweep_point *p, int32_t inde
     so->temperature = (float)p->temperature;
     so->top_p = (float)p->top_p;
     so->verify = p->verify;
+    so->nucleus = p->nucleus;
     if (spc_rule_parse(p->rule, &rule, NULL) && spc_rule_needs_draft((spc_rule_kind)rule.kind)) {
         so->bonus = SPC_BONUS_STEP; /* it takes no other */
     }
@@ -333,6 +336,7 @@ static json_t *result_of(const options *o, const sweep_point *p, const char *key
                   "drafter", o->drafter, "metric", metric->name, "examples", (int)examples,
                   "max_tokens", (int)o->max_tokens);
 
+    (void)json_object_set_new(line, "nucleus", json_boolean(p->nucleus));
     quality_bootstrap(metric, out->counts, examples, RESAMPLES, 1, &low, &high);
     (void)json_object_set_new(line, "value",
                               json_real(quality_score(metric, out->counts, examples)));

@@ -45,11 +45,11 @@ def by_number(points, name):
     return {number_of(p): p for p in points if method(p) == name}
 
 
-def plain(points, temperature, top_p=1):
+def plain(points, temperature, top_p=1, nucleus=True):
     """Points of gamma 5 or none, verified token by token, one sequence at a time."""
     return [p for p in select(points, temperature=temperature, top_p=top_p, verify="token")
             if p["gamma"] in (0, 5) and not p.get("top_k") and not p.get("min_p")
-            and (p.get("batch") or 1) == 1]
+            and (p.get("batch") or 1) == 1 and p.get("nucleus", True) is nucleus]
 
 
 def verifier_quality(points):
@@ -119,8 +119,8 @@ def distinct(points):
 def collapse(points):
     """The rules under nuclei of different sizes."""
     rows = []
-    for top_p in sorted({p["top_p"] for p in points}):
-        group = plain(points, 1, top_p)
+    for top_p, nucleus in sorted({(p["top_p"], p.get("nucleus", True)) for p in points}):
+        group = plain(points, 1, top_p, nucleus)
         base = select(group, rule="verifier-only")
         for name in ("lossy", "token-v3"):
             curve = [p for p in group if method(p) == name]
@@ -130,7 +130,8 @@ def collapse(points):
             fast = cheapest(curve, base[0]["value"], "relative_latency")
             within = [p for p in curve if p["relative_latency"] <= 1]
             best = max(within, key=lambda p: p["value"]) if within else None
-            rows.append([f"{top_p:g}", measured(base[0]), name, str(len(curve)),
+            rows.append([f"{top_p:g}", "kept" if nucleus else "may be left", measured(base[0]),
+                         name, str(len(curve)),
                          str(distinct(curve)),
                          f"{min(p[CALLS] for p in curve):.3f} to {max(p[CALLS] for p in curve):.3f}",
                          f"{reached[CALLS]:.3f}" if reached else "-",
@@ -139,7 +140,7 @@ def collapse(points):
     if not rows:
         return ""
     return ("### Nuclei (T = 1, gamma 5): how far a rule can be tuned\n\n" +
-            table(["top-p", "verifier alone", "method", "points", "distinct points",
+            table(["top-p", "nucleus", "verifier alone", "method", "points", "distinct points",
                    "verifier calls per token", "least at the verifier's quality",
                    "least latency there", "best quality within the verifier's latency"], rows))
 

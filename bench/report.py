@@ -26,7 +26,7 @@ COLUMNS = ["rule", "gamma", "temperature", "top_p", "verify", "seeds", "metric",
            "length_ratio", "at_limit", "discarded", "zero_residuals", "tokens", "seconds",
            "examples"]
 # What makes lines seeds of one point.
-POINT = ("rule", "gamma", "temperature", "top_p", "top_k", "min_p", "verify", "batch")
+POINT = ("rule", "gamma", "temperature", "top_p", "top_k", "min_p", "verify", "batch", "nucleus")
 
 
 def read_points(paths):
@@ -68,7 +68,7 @@ def average(points):
 
 def settings(point):
     return tuple(point.get(k) for k in ("temperature", "top_p", "top_k", "min_p", "verify",
-                                        "batch"))
+                                        "batch", "nucleus"))
 
 
 def number(value, digits):
@@ -171,6 +171,8 @@ def title_of(base):
     parts = [f"T = {base['temperature']:g}", f"top-p {base['top_p']:g}"]
     parts += [f"{name} {base[key]:g}" for name, key in (("top-k", "top_k"), ("min-p", "min_p"),
                                                         ("batch", "batch")) if base.get(key)]
+    if base.get("nucleus") is False:
+        parts.append("token rules may leave the nucleus")
     return ", ".join(parts + [f"verify {base['verify']}"])
 
 

@@ -39,6 +39,7 @@ typedef struct {
     double temperature, top_p;
     int64_t seed;
     spc_verify_mode verify;
+    bool nucleus; /* token rules stay inside the verifier's nucleus */
 } sweep_point;
 
 typedef struct {
@@ -51,6 +52,7 @@ typedef struct {
     const char *rules; /* NULL: the default grid */
     const char *gammas, *temperatures, *top_ps, *seeds;
     spc_verify_mode verify;
+    bool nucleus;
 } sweep_axes;
 
 /* All combinations; each combination of temperature, top-p and seed begins with verifier-only,

@@ -157,8 +157,13 @@ spc_status sweep_grid_make(const sweep_axes *axes, sweep_grid *out, spc_error *e
     for (int32_t t = 0; t < l->temperatures && status == SPC_OK; t++) {
         for (int32_t p = 0; p < l->top_ps; p++) {
             for (int32_t s = 0; s < l->seeds; s++) {
-                sweep_point common = {
-                    "", 0, l->temperature[t], l->top_p[p], (int64_t)l->seed[s], axes->verify};
+                sweep_point common = {"",
+                                      0,
+                                      l->temperature[t],
+                                      l->top_p[p],
+                                      (int64_t)l->seed[s],
+                                      axes->verify,
+                                      axes->nucleus};
 
                 add_points(l, common, out);
             }
@@ -171,7 +176,7 @@ spc_status sweep_grid_make(const sweep_axes *axes, sweep_grid *out, spc_error *e
 void sweep_point_key(const sweep_point *p, const char *data, const char *metric,
                      char key[SWEEP_KEY_BYTES])
 {
-    (void)snprintf(key, SWEEP_KEY_BYTES, "%s|%d|%.9g|%.9g|%lld|%d|%s|%.100s", p->rule,
+    (void)snprintf(key, SWEEP_KEY_BYTES, "%s|%d|%.9g|%.9g|%lld|%d|%d|%s|%.100s", p->rule,
                    (int)p->gamma, p->temperature, p->top_p, (long long)p->seed, (int)p->verify,
-                   metric, data);
+                   (int)p->nucleus, metric, data);
 }

@@ -192,6 +192,7 @@ spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], b
 typedef struct {
     char rule[SPC_RULE_TEXT_BYTES]; /* canonical */
     int32_t gamma, verify, bonus, top_k;
+    bool nucleus;
     double temperature, top_p, min_p;
     double quality, latency; /* as measured; latency relative to the verifier alone */
 } spc_cli_point;

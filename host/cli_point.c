@@ -34,6 +34,7 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
     const json_t *temperature = json_object_get(point, "temperature");
     const json_t *top_p = json_object_get(point, "top_p");
     const json_t *verify = json_object_get(point, "verify");
+    const json_t *nucleus = json_object_get(point, "nucleus");
     const json_t *top_k = json_object_get(point, "top_k");
     const json_t *min_p = json_object_get(point, "min_p");
     const json_t *value = json_object_get(point, "value");
@@ -62,6 +63,10 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
     if (!read_verify(verify, &out->verify)) {
         return bad_point(path, i, "\"verify\": \"token\" or \"block\"", err);
     }
+    if (nucleus && !json_is_boolean(nucleus)) {
+        return bad_point(path, i, "\"nucleus\": true or false", err);
+    }
+    out->nucleus = !nucleus || json_is_true(nucleus);
     out->bonus =
         spc_rule_parse(rule, &parsed, NULL) && spc_rule_needs_draft((spc_rule_kind)parsed.kind)
             ? SPC_BONUS_STEP

@@ -401,8 +401,8 @@ static void session_options(const run_args *a, spc_session_options *o)
 static spc_status take_point(const run_args *a, const spc_cli_line *line, run_state *run,
                              spc_error *err)
 {
-    static const char *const chosen[] = {"rule",  "gamma", "temperature", "top-p",
-                                         "top-k", "min-p", "verify",      "bonus"};
+    static const char *const chosen[] = {"rule",  "gamma",  "temperature", "top-p",     "top-k",
+                                         "min-p", "verify", "bonus",       "no-nucleus"};
     spc_cli_limits limits = {spc_cli_given(line, "max-relative-latency"),
                              spc_cli_given(line, "min-quality"), a->most_latency, a->least_quality};
     spc_status status;
@@ -425,6 +425,7 @@ static spc_status take_point(const run_args *a, const spc_cli_line *line, run_st
     run->options.top_p = (float)run->point.top_p;
     run->options.top_k = run->point.top_k;
     run->options.min_p = (float)run->point.min_p;
+    run->options.nucleus = run->point.nucleus;
     run->options.verify = (spc_verify_mode)run->point.verify;
     run->options.bonus = (spc_bonus_mode)run->point.bonus;
     if (!a->quiet) {

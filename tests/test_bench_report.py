@@ -109,7 +109,7 @@ class Findings(unittest.TestCase):
         points += [point(f"token-v3:alpha={a}", 30 - a, 0.4 - a / 9, top_p=0.1)
                    for a in (0.1, 0.3, 0.5)]
         rows = rows_of(findings.collapse(points), "###")
-        self.assertEqual([(row[2], row[4]) for row in rows], [("lossy", "1"), ("token-v3", "3")])
+        self.assertEqual([(row[3], row[5]) for row in rows], [("lossy", "1"), ("token-v3", "3")])
 
     def test_draft_lengths_stand_side_by_side(self):
         points = BASE + [point("strict", 30, 0.5, gamma=3), point("opt:alpha=0", 30, 0.5, gamma=3)]
