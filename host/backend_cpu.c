@@ -38,8 +38,8 @@ struct spc_runner {
     float *key;         /* [slots, layers, kv_heads, context, head_dim] */
     float *value;       /* the same */
     int32_t *length;    /* [slots] tokens in the cache */
-    float *cosine;      /* [context, head_dim / 2] */
-    float *sine;        /* the same */
+    float *cosine[2];   /* [context, head_dim / 2] of rope, and of local_rope where there is one */
+    float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
 };
 
@@ -148,8 +148,10 @@ static size_t lay_out(spc_runner *r, char *base)
     r->key = carve(&to, cache);
     r->value = carve(&to, cache);
     r->length = carve(&to, times(sizeof *r->length, l->slots));
-    r->cosine = carve(&to, angles);
-    r->sine = carve(&to, angles);
+    for (int32_t k = 0; k < (c->local ? 2 : 1); k++) {
+        r->cosine[k] = carve(&to, angles);
+        r->sine[k] = carve(&to, angles);
+    }
     r->scores =
         carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
     return to.used;
@@ -191,19 +193,44 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
     }
     r->matrix[i] = (spc_matrix){t->data, t->dtype, w->rows, w->cols};
     for (int32_t k = 0; rank == 1 && k < w->rows; k++) {
-        r->vector[i][k] = spc_element(t->data, t->dtype, k);
+        r->vector[i][k] = spc_element(t->data, t->dtype, k) + w->plus;
     }
     return SPC_OK;
 }
 
-/* Turns per token of rotary pair i.  Scalings as transformers' modeling_rope_utils has them. */
-static double rope_frequency(const spc_config *c, int32_t i)
+#define TWO_PI 6.28318530717958647693
+
+/* yarn: the pair (not a whole one) that makes so many turns in the original context. */
+static double yarn_pair(const spc_rope *rope, int32_t head_dim, double turns)
 {
-    const spc_rope *rope = &c->rope;
-    double frequency = pow(rope->theta, -2.0 * i / c->head_dim);
-    double turns = rope->original_context * frequency / (2 * 3.14159265358979323846);
+    return head_dim * log(rope->original_context / (turns * TWO_PI)) / (2 * log(rope->theta));
+}
+
+/* Pairs up to `low` keep their frequency, those from `high` on are stretched. */
+static double yarn_frequency(const spc_rope *rope, int32_t head_dim, int32_t i, double frequency)
+{
+    double low = yarn_pair(rope, head_dim, rope->beta_fast);
+    double high = yarn_pair(rope, head_dim, rope->beta_slow), ramp;
+
+    if (rope->truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0);
+    high = fmin(high, head_dim - 1);
+    if (low == high) high += 0.001;
+    ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+    return frequency / rope->factor * ramp + frequency * (1 - ramp);
+}
+
+/* Turns per token of rotary pair i.  Scalings as transformers' modeling_rope_utils has them. */
+static double rope_frequency(const spc_rope *rope, int32_t head_dim, int32_t i)
+{
+    double frequency = pow(rope->theta, -2.0 * i / head_dim);
+    double turns = rope->original_context * frequency / TWO_PI;
 
     if (rope->kind == SPC_ROPE_LINEAR) return frequency / rope->factor;
+    if (rope->kind == SPC_ROPE_YARN) return yarn_frequency(rope, head_dim, i, frequency);
     if (rope->kind != SPC_ROPE_LLAMA3 || turns > rope->high_freq_factor) return frequency;
     if (turns < rope->low_freq_factor) return frequency / rope->factor;
 
@@ -213,30 +240,18 @@ static double rope_frequency(const spc_config *c, int32_t i)
     return (1 - smooth) * frequency / rope->factor + smooth * frequency;
 }
 
-/* Nearest bfloat16, ties to even. */
-static double round_bfloat16(double value)
+static void fill_angles(spc_runner *r, const spc_rope *rope, float *cosine, float *sine)
 {
-    union {
-        float f;
-        uint32_t u;
-    } pun = {(float)value};
-
-    pun.u += 0x7fffu + (pun.u >> 16 & 1u);
-    pun.u &= 0xffff0000u;
-    return (double)pun.f;
-}
-
-static void fill_angles(spc_runner *r)
-{
-    int32_t half = r->plan->config.head_dim / 2;
+    int32_t head_dim = r->plan->config.head_dim, half = head_dim / 2;
 
     for (int32_t i = 0; i < half; i++) {
-        double frequency = rope_frequency(&r->plan->config, i);
+        double frequency = spc_config_buffer(&r->plan->config, rope_frequency(rope, head_dim, i));
 
-        if (r->plan->config.rope.bfloat16) frequency = round_bfloat16(frequency);
         for (int32_t position = 0; position < r->limits.context; position++) {
-            r->cosine[(int64_t)position * half + i] = (float)cos(position * frequency);
-            r->sine[(int64_t)position * half + i] = (float)sin(position * frequency);
+            int64_t at = (int64_t)position * half + i;
+
+            cosine[at] = (float)(cos(position * frequency) * rope->attention);
+            sine[at] = (float)(sin(position * frequency) * rope->attention);
         }
     }
 }
@@ -277,7 +292,10 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
         cpu_unload(r);
         return status;
     }
-    fill_angles(r);
+    fill_angles(r, &plan->config.rope, r->cosine[0], r->sine[0]);
+    if (plan->config.local) {
+        fill_angles(r, &plan->config.local_rope, r->cosine[1], r->sine[1]);
+    }
     *out = r;
     return SPC_OK;
 }
@@ -289,10 +307,24 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
 typedef struct {
     const spc_cpu_kernels *kernels;
     const spc_matrix *matrix[SPC_OP_WEIGHTS];
-    const float *in; /* [rows, cols] */
+    const float *bias[SPC_OP_WEIGHTS]; /* NULL: none */
+    const float *in;                   /* [rows, cols] */
     int32_t rows;
     float *const *out; /* [rows] */
+    float cap;         /* of every output; 0: none */
 } linear_job;
+
+/* What comes behind the product of outputs first .. last of matrix k, which stand at `at`. */
+static void finish_outputs(const linear_job *job, int32_t k, int32_t first, int32_t last,
+                           int32_t at)
+{
+    for (int32_t i = 0; i < job->rows; i++) {
+        float *out = job->out[i] + at;
+
+        for (int32_t o = first; job->bias[k] && o < last; o++) out[o] += job->bias[k][o];
+        if (job->cap > 0.0f) job->kernels->bound(out + first, last - first, job->cap);
+    }
+}
 
 static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
 {
@@ -306,6 +338,7 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
 
         if (first < last) {
             job->kernels->linear(job->matrix[k], first, last, job->in, job->rows, job->out, at);
+            finish_outputs(job, k, first, last, at);
         }
         at += rows;
     }
@@ -313,11 +346,13 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
 
 static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t rows)
 {
-    linear_job job = {r->backend->kernels, {NULL, NULL, NULL}, in, rows, r->out};
+    linear_job job = {
+        .kernels = r->backend->kernels, .in = in, .rows = rows, .out = r->out, .cap = op->cap};
     int32_t outputs = 0;
 
     for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
         job.matrix[k] = &r->matrix[op->weight[k]];
+        if (op->bias[k] >= 0) job.bias[k] = r->vector[op->bias[k]];
         outputs += job.matrix[k]->rows;
     }
     spc_team_run(r->backend->team, outputs, LINEAR_GRAIN, linear_share, &job);
@@ -352,7 +387,8 @@ static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
 
     for (int32_t i = 0; i < rows->count; i++) {
         for (int32_t k = 0; k < m->cols; k++) {
-            *out++ = spc_element(m->data, m->dtype, (int64_t)rows->token[i] * m->cols + k);
+            *out++ =
+                spc_element(m->data, m->dtype, (int64_t)rows->token[i] * m->cols + k) * op->scale;
         }
     }
 }
@@ -384,7 +420,24 @@ static void cpu_glu(spc_runner *r, const spc_op *op, int32_t rows)
     for (int32_t i = 0; i < rows; i++) {
         const float *gate = r->buffer[op->a] + (int64_t)i * 2 * dim;
 
-        r->backend->kernels->glu(gate, gate + dim, dim, r->buffer[op->out] + (int64_t)i * dim);
+        r->backend->kernels->glu(op->activation, gate, gate + dim, dim,
+                                 r->buffer[op->out] + (int64_t)i * dim);
+    }
+}
+
+/* Each head of queries and keys by itself. */
+static void cpu_qk_norm(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    const spc_config *c = &r->plan->config;
+    int32_t width = r->plan->buffer[op->a].dim;
+
+    for (int32_t i = 0; i < rows; i++) {
+        float *head = r->buffer[op->a] + (int64_t)i * width;
+
+        for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
+            r->backend->kernels->norm(head, r->vector[op->weight[h < c->heads ? 0 : 1]],
+                                      c->head_dim, (float)c->norm_eps, head);
+        }
     }
 }
 
@@ -395,8 +448,8 @@ static void cpu_rope(spc_runner *r, const spc_op *op, const spc_rows *rows)
     int32_t half = c->head_dim / 2, width = r->plan->buffer[op->a].dim;
 
     for (int32_t i = 0; i < rows->count; i++) {
-        const float *cosine = r->cosine + (int64_t)rows->position[i] * half;
-        const float *sine = r->sine + (int64_t)rows->position[i] * half;
+        const float *cosine = r->cosine[op->local] + (int64_t)rows->position[i] * half;
+        const float *sine = r->sine[op->local] + (int64_t)rows->position[i] * half;
         float *head = r->buffer[op->a] + (int64_t)i * width;
 
         for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
@@ -451,16 +504,18 @@ static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
     spc_runner *r = job->runner;
     const spc_config *c = &r->plan->config;
     int32_t width = r->plan->buffer[job->op->a].dim, out = r->plan->buffer[job->op->out].dim;
-    float scale = (float)(1.0 / sqrt((double)c->head_dim));
 
     for (int32_t item = from; item < to; item++) {
         int32_t row = item / c->heads, head = item % c->heads;
         int64_t cache =
             cache_at(r, job->rows->slot[row], job->op->layer, head / (c->heads / c->kv_heads));
+        int32_t seen = job->rows->position[row] + 1, first = 0;
 
+        if (job->op->window > 0 && seen > job->op->window) first = seen - job->op->window;
+        cache += (int64_t)first * c->head_dim;
         r->backend->kernels->attend(
             r->buffer[job->op->a] + (int64_t)row * width + head * c->head_dim, r->key + cache,
-            r->value + cache, job->rows->position[row] + 1, c->head_dim, scale,
+            r->value + cache, seen - first, c->head_dim, job->op->scale, job->op->cap,
             r->scores + (int64_t)thread * r->limits.context,
             r->buffer[job->op->out] + (int64_t)row * out + head * c->head_dim);
     }
@@ -501,6 +556,7 @@ static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *er
         case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
         case SPC_OP_NORM: cpu_norm(r, op, rows->count); break;
         case SPC_OP_LINEAR: cpu_linear(r, op, rows->count); break;
+        case SPC_OP_QK_NORM: cpu_qk_norm(r, op, rows->count); break;
         case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
         case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
         case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;

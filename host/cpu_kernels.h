@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "weights/tensor.h"
+#include "weights/config.h"
 
 /* A matrix [rows, cols] as it lies in the checkpoint. */
 typedef struct {
@@ -28,16 +28,20 @@ typedef struct {
      * out   [rows] where each row's results begin */
     void (*linear)(const spc_matrix *m, int32_t from, int32_t to, const float *in, int32_t rows,
                    float *const *out, int32_t at);
-    /* Attention of one query head over count positions.
+    /* Attention of one query head over count positions; scores are scale times query . key, and
+     * cap tanh(score / cap) of that where cap is not 0.
      *
      * query          [dim]
      * keys, values   [count, dim]
      * scores         [count] scratch
      * out            [dim] */
     void (*attend)(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float *scores, float *out);
-    /* out[i] = silu(gate[i]) * up[i] for count entries. */
-    void (*glu)(const float *gate, const float *up, int32_t count, float *out);
+                   int32_t dim, float scale, float cap, float *scores, float *out);
+    /* out[i] = activation(gate[i]) * up[i] for count entries. */
+    void (*glu)(spc_activation activation, const float *gate, const float *up, int32_t count,
+                float *out);
+    /* x[i] = cap tanh(x[i] / cap) for count entries. */
+    void (*bound)(float *x, int32_t count, float cap);
     /* RMSNorm: out = in / sqrt(mean(in^2) + eps) * weight, [dim] each. */
     void (*norm)(const float *in, const float *weight, int32_t dim, float eps, float *out);
 } spc_cpu_kernels;

@@ -236,15 +236,27 @@ ALWAYS_INLINE void mix_values(const float *score, const float *values, int32_t c
     for (int32_t j = 0; j < chunks; j++) lanes_store(out + 16 * j, sum[j]);
 }
 
+/* cap tanh(x / cap) = cap (1 - e) / (1 + e) with e = exp(-2 |x| / cap), signed as x. */
+static void bound(float *x, int32_t count, float cap)
+{
+    for (int32_t i = 0; i < count; i++) {
+        float y = x[i] / cap, e = spc_exp2((y < 0.0f ? y : -y) * 2.88539008f);
+        float tanh = (1.0f - e) / (1.0f + e);
+
+        x[i] = y == y ? cap * (y < 0.0f ? -tanh : tanh) : y; /* exp2 answers NaN with 0 */
+    }
+}
+
 static void attend(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float *scores, float *out)
+                   int32_t dim, float scale, float cap, float *scores, float *out)
 {
     float max = -SPC_INFINITY, inverse;
     int32_t c = 0, bad = 0;
 
     scores_of(query, keys, count, dim, scores);
+    for (int32_t k = 0; k < count; k++) scores[k] *= scale;
+    if (cap > 0.0f) bound(scores, count, cap);
     for (int32_t k = 0; k < count; k++) {
-        scores[k] *= scale;
         bad |= !(scores[k] - scores[k] == 0.0f);
         max = scores[k] > max ? scores[k] : max;
     }
@@ -261,14 +273,37 @@ static void attend(const float *query, const float *keys, const float *values, i
     for (c = 0; c < dim; c++) out[c] *= inverse;
 }
 
-/* silu(x) = x / (1 + e^-x), through e^-|x|, which cannot overflow. */
-static void glu(const float *gate, const float *up, int32_t count, float *out)
+/* x / (1 + e^-y), through e^-|y|, which cannot overflow. */
+ALWAYS_INLINE float times_sigmoid(float x, float y)
+{
+    float e = spc_exp2((y < 0.0f ? y : -y) * 1.44269504f);
+
+    return x * ((y < 0.0f ? e : 1.0f) / (1.0f + e));
+}
+
+static void silu(const float *gate, const float *up, int32_t count, float *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = times_sigmoid(gate[i], gate[i]) * up[i];
+}
+
+/* x (1 + tanh z) / 2 with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x times sigmoid(2 z).
+ * x^2 is bounded where the sigmoid has long arrived, so that it does not overflow. */
+static void gelu_tanh(const float *gate, const float *up, int32_t count, float *out)
 {
     for (int32_t i = 0; i < count; i++) {
-        float x = gate[i], e = spc_exp2((x < 0.0f ? x : -x) * 1.44269504f);
-        float sigmoid = (x < 0.0f ? e : 1.0f) / (1.0f + e);
+        float x = gate[i], square = x * x < 1e6f ? x * x : 1e6f;
 
-        out[i] = x * sigmoid * up[i];
+        out[i] = times_sigmoid(x, 1.59576912f * x * (1.0f + 0.044715f * square)) * up[i];
+    }
+}
+
+static void glu(spc_activation activation, const float *gate, const float *up, int32_t count,
+                float *out)
+{
+    if (activation == SPC_ACT_GELU_TANH) {
+        gelu_tanh(gate, up, count, out);
+    } else {
+        silu(gate, up, count, out);
     }
 }
 
@@ -279,4 +314,4 @@ static void norm(const float *in, const float *weight, int32_t dim, float eps, f
     for (int32_t i = 0; i < dim; i++) out[i] = in[i] * scale * weight[i];
 }
 
-const spc_cpu_kernels UNIT = {UNIT_NAME, linear, attend, glu, norm};
+const spc_cpu_kernels UNIT = {UNIT_NAME, linear, attend, glu, bound, norm};

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const spc_architecture *const architectures[] = {&spc_arch_llama};
+static const spc_architecture *const architectures[] = {&spc_arch_llama,  &spc_arch_mistral,
+                                                        &spc_arch_qwen2,  &spc_arch_qwen3,
+                                                        &spc_arch_gemma2, &spc_arch_gemma3};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 const char *spc_op_name(spc_op_kind kind)
@@ -57,6 +59,7 @@ int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t 
     (void)snprintf(w->name, sizeof w->name, "%s", name);
     w->rows = rows;
     w->cols = cols;
+    w->plus = 0;
     return plan->weight_count++;
 }
 
@@ -64,6 +67,17 @@ void spc_plan_op(spc_plan *plan, spc_op op)
 {
     plan->op = grow(plan, plan->op, plan->op_count, &plan->op_capacity, sizeof *plan->op);
     if (!plan->no_memory) plan->op[plan->op_count++] = op;
+}
+
+spc_op spc_op_of(spc_op_kind kind, int32_t out, int32_t a, int32_t b)
+{
+    return (spc_op){.kind = kind,
+                    .out = out,
+                    .a = a,
+                    .b = b,
+                    .weight = {-1, -1, -1},
+                    .bias = {-1, -1, -1},
+                    .scale = 1};
 }
 
 /* ---- build ------------------------------------------------------------------------------------
@@ -91,7 +105,7 @@ spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan 
     plan = calloc(1, sizeof *plan);
     if (plan) {
         plan->config = *config;
-        architectures[i]->build(config, plan);
+        architectures[i]->build(plan);
     }
     if (!plan || plan->no_memory) {
         spc_plan_close(plan);
@@ -119,6 +133,7 @@ static bool is_multiplied(const spc_plan *plan, int32_t weight)
     for (int32_t i = 0; i < plan->op_count; i++) {
         for (int32_t k = 0; k < SPC_OP_WEIGHTS; k++) {
             if (plan->op[i].kind != SPC_OP_EMBED && plan->op[i].weight[k] == weight) return true;
+            if (plan->op[i].bias[k] == weight) return true;
         }
     }
     return false;
@@ -166,6 +181,38 @@ static const char *buffer_name(const spc_plan *plan, int32_t i)
     return i >= 0 ? plan->buffer[i].name : "-";
 }
 
+/* The tensors of an op, its vectors behind a plus. */
+static size_t print_weights(const spc_plan *plan, const int32_t *index, const char *mark,
+                            char *text, size_t used, size_t bytes)
+{
+    for (int32_t k = 0; k < SPC_OP_WEIGHTS && used < bytes; k++) {
+        const spc_weight *w = index[k] >= 0 ? &plan->weight[index[k]] : NULL;
+
+        if (!w) continue;
+        used +=
+            (size_t)snprintf(text + used, bytes - used, w->cols ? "  %s%s [%d, %d]" : "  %s%s [%d]",
+                             mark, w->name, (int)w->rows, (int)w->cols);
+    }
+    return used;
+}
+
+/* What the op does otherwise than the plain one of its kind. */
+static void print_settings(const spc_op *op, char *text, size_t used, size_t bytes)
+{
+    if (op->window > 0 && used < bytes) {
+        used += (size_t)snprintf(text + used, bytes - used, "  window %d", (int)op->window);
+    }
+    if (op->cap > 0 && used < bytes) {
+        used += (size_t)snprintf(text + used, bytes - used, "  cap %g", (double)op->cap);
+    }
+    if (op->local && used < bytes) {
+        used += (size_t)snprintf(text + used, bytes - used, "  local");
+    }
+    if (op->scale != 1 && used < bytes) {
+        (void)snprintf(text + used, bytes - used, "  scale %.6g", (double)op->scale);
+    }
+}
+
 void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *text), void *user)
 {
     for (int32_t i = 0; i < plan->op_count; i++) {
@@ -177,14 +224,9 @@ void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *t
                              op->b >= 0 ? ", " : "", op->b >= 0 ? buffer_name(plan, op->b) : "",
                              op->out >= 0 ? buffer_name(plan, op->out) : "logits");
 
-        for (int32_t k = 0; k < SPC_OP_WEIGHTS && used < sizeof text; k++) {
-            const spc_weight *w = op->weight[k] >= 0 ? &plan->weight[op->weight[k]] : NULL;
-
-            if (!w) continue;
-            used += (size_t)snprintf(text + used, sizeof text - used,
-                                     w->cols ? "  %s [%d, %d]" : "  %s [%d]", w->name, (int)w->rows,
-                                     (int)w->cols);
-        }
+        used = print_weights(plan, op->weight, "", text, used, sizeof text);
+        used = print_weights(plan, op->bias, "+ ", text, used, sizeof text);
+        print_settings(op, text, used, sizeof text);
         line(user, text);
     }
 }

@@ -11,22 +11,30 @@
 
 /* What an op computes, per row.  a, b: buffers read; out: buffer written; w: weights.
  *
- * EMBED   out = row `token` of w[0]
- * NORM    out = a / sqrt(mean(a^2) + eps) * w[0]                   (RMSNorm)
- * LINEAR  out = w[0] a, and w[1] a, w[2] a behind it where there are several
- * ROPE    the first `heads` + `kv_heads` heads of a rotated by their position, in place
- * ATTEND  keys and values of a go into the cache of `layer`; out = attention over positions 0 ..
- * own; a holds queries [heads, head_dim], keys and values [kv_heads, head_dim] GLU     out =
- * silu(a[0 .. n)) * a[n .. 2n) ADD     out = a + b HEAD    logits = w[0] a, only for rows whose
- * logits are wanted */
-#define SPC_OP_MAP(X)   \
-    X(EMBED, "embed")   \
-    X(NORM, "norm")     \
-    X(LINEAR, "linear") \
-    X(ROPE, "rope")     \
-    X(ATTEND, "attend") \
-    X(GLU, "glu")       \
-    X(ADD, "add")       \
+ * EMBED    out = row `token` of w[0], times `scale`
+ * NORM     out = a / sqrt(mean(a^2) + eps) * w[0]   (RMSNorm)
+ * LINEAR   out = w[0] a, and w[1] a, w[2] a behind it where there are several; plus bias[0] ...
+ * QK_NORM  NORM of each head of a, in place: queries by w[0], keys by w[1]
+ * ROPE     queries and keys of a rotated by their position, in place; by the config's rope, or by
+ *          local_rope where `local` is set
+ * ATTEND   keys and values of a go into the cache of `layer`; out = attention over positions up to
+ *          the own one, or over the last `window` of them; scores are `scale` q k, bounded by
+ *          `cap` tanh(score / cap) where there is a cap
+ * GLU      out = activation(a[0 .. n)) * a[n .. 2n)
+ * ADD      out = a + b
+ * HEAD     logits = w[0] a, bounded by `cap`; only for rows whose logits are wanted
+ *
+ * In QK_NORM, ROPE and ATTEND a holds queries [heads, head_dim], keys and values
+ * [kv_heads, head_dim]. */
+#define SPC_OP_MAP(X)    \
+    X(EMBED, "embed")    \
+    X(NORM, "norm")      \
+    X(LINEAR, "linear")  \
+    X(QK_NORM, "qknorm") \
+    X(ROPE, "rope")      \
+    X(ATTEND, "attend")  \
+    X(GLU, "glu")        \
+    X(ADD, "add")        \
     X(HEAD, "head")
 
 #define SPC_OP_ENUM(id, name) SPC_OP_##id,
@@ -35,11 +43,18 @@ typedef enum { SPC_OP_MAP(SPC_OP_ENUM) SPC_OP_COUNT } spc_op_kind;
 
 enum { SPC_OP_WEIGHTS = 3, SPC_PLAN_NAME = 80 };
 
+/* spc_op_of fills in what an architecture need not say. */
 typedef struct {
     spc_op_kind kind;
     int32_t out, a, b;              /* buffers; -1: none */
     int32_t weight[SPC_OP_WEIGHTS]; /* indices of weights; -1: none */
+    int32_t bias[SPC_OP_WEIGHTS];   /* LINEAR: indices of vectors; -1: none */
     int32_t layer;                  /* ATTEND */
+    int32_t window;                 /* ATTEND: positions it sees; 0: all */
+    bool local;                     /* ROPE: by local_rope */
+    float scale;                    /* EMBED, ATTEND */
+    float cap;                      /* ATTEND, HEAD: 0: none */
+    spc_activation activation;      /* GLU */
 } spc_op;
 
 /* Activations of one row. */
@@ -51,6 +66,7 @@ typedef struct {
 typedef struct {
     char name[SPC_PLAN_NAME]; /* as in the checkpoint */
     int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
+    float plus;               /* vectors: added to every entry (Gemma stores w - 1) */
 } spc_weight;
 
 typedef struct {
@@ -75,13 +91,17 @@ int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim);
 int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t cols);
 void spc_plan_op(spc_plan *plan, spc_op op);
 
+/* An op of this kind over these buffers: no weights, all positions, scale 1, no cap. */
+spc_op spc_op_of(spc_op_kind kind, int32_t out, int32_t a, int32_t b);
+
 /* An architecture: its name in config.json, and who writes its plan. */
 typedef struct {
     const char *name;
-    void (*build)(const spc_config *config, spc_plan *plan);
+    void (*build)(spc_plan *plan); /* its config is there, all else empty */
 } spc_architecture;
 
-extern const spc_architecture spc_arch_llama;
+extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
+extern const spc_architecture spc_arch_gemma2, spc_arch_gemma3;
 
 const char *spc_op_name(spc_op_kind kind);
 

@@ -12,8 +12,10 @@
 enum { CONTEXT = 64, SLOTS = 3, ROWS = 40, UNITS = 3 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512"};
-static const char *const models[] = {"llama", "llama31-rope"};
-enum { MODELS = 2 };
+static const char *const models[] = {
+    "llama",  "llama31-rope", "mistral-window", "qwen2",     "qwen3",          "gemma2",
+    "gemma3", "rope-linear",  "rope-dynamic",   "rope-yarn", "rope-yarn-given"};
+enum { MODELS = sizeof models / sizeof *models };
 
 /* A model, loaded, with its recorded results. */
 typedef struct {
@@ -196,17 +198,18 @@ Test(host_backend, a_row_has_the_same_bits_in_chunks_of_any_size)
 {
     static const int32_t chunks[] = {1, 2, 3, 4, 5, 6, 7, 8, 13};
 
-    for (int32_t u = 0; u < UNITS; u++) {
+    for (int32_t n = 0; n < UNITS * MODELS; n++) {
+        const char *model = models[n / UNITS], *unit = units[n % UNITS];
         fixture f;
 
-        if (!open_fixture(&f, "llama", 2, units[u])) continue;
+        if (!open_fixture(&f, model, 2, unit)) continue;
 
         float *whole = run_in_chunks(&f, f.count);
 
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
             float *cut = run_in_chunks(&f, chunks[i]);
 
-            cr_expect(same_bits(&f, whole, cut, f.count), "%s: chunks of %d", units[u],
+            cr_expect(same_bits(&f, whole, cut, f.count), "%s, %s: chunks of %d", model, unit,
                       (int)chunks[i]);
             free(cut);
         }
@@ -219,21 +222,22 @@ Test(host_backend, a_row_has_the_same_bits_on_any_number_of_threads)
 {
     static const int32_t threads[] = {2, 3, 4, 7};
 
-    for (int32_t u = 0; u < UNITS; u++) {
+    for (int32_t n = 0; n < UNITS * MODELS; n++) {
+        const char *model = models[n / UNITS], *unit = units[n % UNITS];
         fixture one;
 
-        if (!open_fixture(&one, "llama31-rope", 1, units[u])) continue;
+        if (!open_fixture(&one, model, 1, unit)) continue;
 
         float *alone = run_in_chunks(&one, 6);
 
         for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
             fixture f;
 
-            cr_assert(open_fixture(&f, "llama31-rope", threads[i], units[u]));
+            cr_assert(open_fixture(&f, model, threads[i], unit));
 
             float *together = run_in_chunks(&f, 6);
 
-            cr_expect(same_bits(&f, alone, together, f.count), "%s: %d threads", units[u],
+            cr_expect(same_bits(&f, alone, together, f.count), "%s, %s: %d threads", model, unit,
                       (int)threads[i]);
             free(together);
             close_fixture(&f);
@@ -245,40 +249,46 @@ Test(host_backend, a_row_has_the_same_bits_on_any_number_of_threads)
 
 Test(host_backend, avx2_and_avx512_agree_to_the_bit)
 {
-    fixture narrow, wide;
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture narrow, wide;
 
-    if (!open_fixture(&wide, "llama", 2, "avx512")) return;
-    cr_assert(open_fixture(&narrow, "llama", 2, "avx2"));
+        if (!open_fixture(&wide, models[m], 2, "avx512")) return;
+        cr_assert(open_fixture(&narrow, models[m], 2, "avx2"));
 
-    float *a = run_in_chunks(&narrow, 6), *b = run_in_chunks(&wide, 6);
+        float *a = run_in_chunks(&narrow, 6), *b = run_in_chunks(&wide, 6);
 
-    cr_assert(same_bits(&wide, a, b, wide.count));
-    free(a);
-    free(b);
-    close_fixture(&narrow);
-    close_fixture(&wide);
+        cr_assert(same_bits(&wide, a, b, wide.count), "%s", models[m]);
+        free(a);
+        free(b);
+        close_fixture(&narrow);
+        close_fixture(&wide);
+    }
 }
 
 Test(host_backend, a_replay_after_a_rewind_has_the_same_bits)
 {
-    fixture f;
     static const int32_t wrong[] = {5, 9, 200, 17, 3};
 
-    cr_assert(open_fixture(&f, "llama", 2, NULL));
+    for (int32_t m = 0; m < MODELS; m++) {
+        fixture f;
 
-    float *whole = run_in_chunks(&f, f.count);
+        cr_assert(open_fixture(&f, models[m], 2, NULL));
 
-    spc_backend_cpu.rewind(f.runner, 0, 20);
-    cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 20);
-    feed(&f, 0, wrong, 5, 0); /* overwrites entries 20 .. 24 */
-    cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 25);
-    spc_backend_cpu.rewind(f.runner, 0, 20);
-    feed(&f, 0, f.ids + 20, f.count - 20, 20);
-    for (int32_t i = 20; i < f.count; i++) {
-        cr_assert(same_bits(&f, whole + i * f.vocab, row(&f, i), 1), "row %d", (int)i);
+        float *whole = run_in_chunks(&f, f.count);
+
+        spc_backend_cpu.rewind(f.runner, 0, 20);
+        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 20);
+        feed(&f, 0, wrong, 5, 0); /* overwrites entries 20 .. 24 */
+        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 25);
+        spc_backend_cpu.rewind(f.runner, 0, 20);
+        feed(&f, 0, f.ids + 20, f.count - 20, 20);
+        for (int32_t i = 20; i < f.count; i++) {
+            cr_assert(same_bits(&f, whole + i * f.vocab, row(&f, i), 1), "%s: row %d", models[m],
+                      (int)i);
+        }
+        free(whole);
+        close_fixture(&f);
     }
-    free(whole);
-    close_fixture(&f);
 }
 
 /* Three sequences in one forward after another, of different lengths and in changing order, some

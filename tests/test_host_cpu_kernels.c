@@ -179,11 +179,14 @@ Test(host_cpu_kernels, avx2_and_avx512_agree_to_the_bit)
         narrow->norm(in, weight, cols, 1e-5f, x);
         wide->norm(in, weight, cols, 1e-5f, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
-        narrow->glu(in, weight, cols, x);
-        wide->glu(in, weight, cols, y);
+        narrow->glu(SPC_ACT_GELU_TANH, in, weight, cols, x);
+        wide->glu(SPC_ACT_GELU_TANH, in, weight, cols, y);
+        cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x, "gelu");
+        narrow->glu(SPC_ACT_SILU, in, weight, cols, x);
+        wide->glu(SPC_ACT_SILU, in, weight, cols, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
-        narrow->attend(weight, in, in, ROWS, cols, 0.3f, scores, x);
-        wide->attend(weight, in, in, ROWS, cols, 0.3f, scores, y);
+        narrow->attend(weight, in, in, ROWS, cols, 0.3f, 0, scores, x);
+        wide->attend(weight, in, in, ROWS, cols, 0.3f, 0, scores, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
         free(in);
         free(weight);
@@ -205,7 +208,7 @@ Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
                 float *values = make_rows(count * dim, 3), scores[MOST], out[COLS];
                 double weight[MOST], max = -INFINITY, sum = 0.0;
 
-                unit->attend(query, keys, values, count, dim, 2.5f, scores, out);
+                unit->attend(query, keys, values, count, dim, 2.5f, 0, scores, out);
                 for (int32_t k = 0; k < count; k++) {
                     weight[k] = 0.0;
                     for (int32_t c = 0; c < dim; c++) {
@@ -249,11 +252,25 @@ Test(host_cpu_kernels, norm_and_glu_are_those_of_double_loops)
                 cr_assert(fabs((double)out[i] - exact) <= 1e-6 * fabs(exact) + 1e-30);
             }
             for (int32_t i = 0; i < dim; i++) in[i] *= 30.0f;
-            unit->glu(in, weight, dim, out);
+            unit->glu(SPC_ACT_SILU, in, weight, dim, out);
             for (int32_t i = 0; i < dim; i++) {
                 double x = (double)in[i], exact = x / (1 + exp(-x)) * (double)weight[i];
 
                 cr_assert(fabs((double)out[i] - exact) <= 3e-6 * fabs(exact) + 1e-30, "%g", x);
+            }
+            unit->glu(SPC_ACT_GELU_TANH, in, weight, dim, out);
+            for (int32_t i = 0; i < dim; i++) {
+                double x = (double)in[i], z = sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x);
+                double exact = x / (1 + exp(-2 * z)) * (double)weight[i];
+
+                cr_assert(fabs((double)out[i] - exact) <= 2e-5 * fabs(exact) + 1e-30, "%g", x);
+            }
+            memcpy(out, in, (size_t)dim * sizeof *out);
+            unit->bound(out, dim, 5);
+            for (int32_t i = 0; i < dim; i++) {
+                double exact = 5 * tanh((double)in[i] / 5);
+
+                cr_assert_float_eq((double)out[i], exact, 1e-6, "%g", (double)in[i]);
             }
             free(in);
             free(weight);
@@ -271,13 +288,18 @@ Test(host_cpu_kernels, glu_survives_the_ends_of_the_range)
         float out[7];
 
         if (!unit) continue;
-        unit->glu(gate, up, 7, out);
-        for (int32_t i = 0; i < 7; i++) {
-            double exact = i < 3 ? 0.0 : (double)gate[i];
+        for (int a = SPC_ACT_SILU; a <= SPC_ACT_GELU_TANH; a++) {
+            unit->glu((spc_activation)a, gate, up, 7, out);
+            for (int32_t i = 0; i < 7; i++) {
+                double exact = i < 3 ? 0.0 : (double)gate[i];
 
-            cr_assert(fabs((double)out[i] - exact) <= 1e-6 * fabs(exact) + 1e-30, "%g gives %g",
-                      (double)gate[i], (double)out[i]);
+                cr_assert(fabs((double)out[i] - exact) <= 1e-6 * fabs(exact) + 1e-30,
+                          "%d: %g gives %g", a, (double)gate[i], (double)out[i]);
+            }
         }
+        memcpy(out, gate, sizeof out);
+        unit->bound(out, 7, 50);
+        cr_assert(out[0] == -50 && out[1] == -50 && out[3] == 0 && out[5] == 50 && out[6] == 50);
     }
 }
 
@@ -293,13 +315,20 @@ Test(host_cpu_kernels, a_nan_stays_a_nan)
             x[at] = NAN;
             unit->norm(x, ones, 20, 1e-5f, out);
             cr_assert(isnan(out[0]) && isnan(out[19]), "norm");
-            unit->glu(x, ones, 20, out);
+            unit->glu(SPC_ACT_SILU, x, ones, 20, out);
             cr_assert(isnan(out[at]), "glu");
-            unit->attend(ones, ones, x, 1, 20, 1.0f, scores, out);
+            unit->glu(SPC_ACT_GELU_TANH, x, ones, 20, out);
+            cr_assert(isnan(out[at]), "glu, gelu");
+            memcpy(out, x, sizeof out);
+            unit->bound(out, 20, 2.0f);
+            cr_assert(isnan(out[at]), "bound");
+            unit->attend(ones, x, ones, 1, 20, 1.0f, 2.0f, scores, out);
+            cr_assert(isnan(out[0]), "attention under a cap");
+            unit->attend(ones, ones, x, 1, 20, 1.0f, 0, scores, out);
             cr_assert(isnan(out[at]), "attention, value");
-            unit->attend(ones, x, ones, 1, 20, 1.0f, scores, out);
+            unit->attend(ones, x, ones, 1, 20, 1.0f, 0, scores, out);
             cr_assert(isnan(out[0]), "attention, key: a broken cache must not look sound");
-            unit->attend(ones, x, ones, 5, 4, 1.0f, scores, out); /* one key of five */
+            unit->attend(ones, x, ones, 5, 4, 1.0f, 0, scores, out); /* one key of five */
             cr_assert(isnan(out[0]) && isnan(out[3]), "attention, one key of several");
         }
     }

@@ -62,6 +62,13 @@ static spc_config config_with(const char *change, const char *generation)
     return c;
 }
 
+/* Changes of a config begin like this, to be of another family. */
+#define FAMILY(name) "{\"architectures\":[\"" name "\"],"
+#define MISTRAL      FAMILY("MistralForCausalLM")
+#define QWEN2        FAMILY("Qwen2ForCausalLM")
+#define GEMMA2       FAMILY("Gemma2ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
+#define GEMMA3       FAMILY("Gemma3ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
+
 Test(weights_config, the_embedded_verifier)
 {
     spc_config c = config_with("{}", NULL);
@@ -79,7 +86,7 @@ Test(weights_config, the_embedded_verifier)
     cr_assert_eq(c.norm_eps, 1e-5);
     cr_assert_eq(c.rope.kind, SPC_ROPE_PLAIN);
     cr_assert_eq(c.rope.theta, 10000.0);
-    cr_assert(!c.rope.bfloat16);
+    cr_assert(!c.buffers_bfloat16);
     cr_assert(c.tied);
     cr_assert_eq(c.bos, 1);
     cr_assert_eq(c.stop_count, 1);
@@ -114,7 +121,7 @@ Test(weights_config, rope_in_its_forms)
         "\"original_max_position_embeddings\":8192}}",
         NULL);
     spc_config plain = config_with("{\"rope_scaling\":{\"rope_type\":\"default\"},"
-                                   "\"spc_rope_bfloat16\":true}",
+                                   "\"spc_buffers_bfloat16\":true}",
                                    NULL);
 
     cr_assert_eq(old.rope.kind, SPC_ROPE_LINEAR);
@@ -127,7 +134,91 @@ Test(weights_config, rope_in_its_forms)
     cr_assert_eq(new.rope.high_freq_factor, 4.0);
     cr_assert_eq(new.rope.original_context, 8192);
     cr_assert_eq(plain.rope.kind, SPC_ROPE_PLAIN);
-    cr_assert(plain.rope.bfloat16);
+    cr_assert(plain.buffers_bfloat16);
+}
+
+Test(weights_config, yarn_and_its_defaults)
+{
+    spc_config plain = config_with("{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,"
+                                   "\"original_max_position_embeddings\":128}}",
+                                   NULL);
+    spc_config given =
+        config_with("{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"beta_fast\":16,"
+                    "\"beta_slow\":2,\"attention_factor\":0.5,\"truncate\":false}}",
+                    NULL);
+    spc_config scales =
+        config_with("{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":40,\"mscale\":1.0,"
+                    "\"mscale_all_dim\":0.5}}",
+                    NULL);
+
+    cr_assert_eq(plain.rope.kind, SPC_ROPE_YARN);
+    cr_assert_eq(plain.rope.original_context, 128);
+    cr_assert(plain.rope.beta_fast == 32 && plain.rope.beta_slow == 1 && plain.rope.truncate);
+    cr_assert_float_eq(plain.rope.attention, 1.1386294361119891, 1e-12, "0.1 ln 4 + 1");
+    cr_assert_eq(given.rope.original_context, 512, "max_position_embeddings");
+    cr_assert(given.rope.beta_fast == 16 && given.rope.beta_slow == 2 && !given.rope.truncate);
+    cr_assert_eq(given.rope.attention, 0.5);
+    cr_assert_float_eq(scales.rope.attention, 1.3688879454113936 / 1.1844439727056968, 1e-12);
+}
+
+static int32_t sliding_layers(const spc_config *c)
+{
+    int32_t count = 0;
+
+    for (int32_t i = 0; i < c->layers; i++) count += c->sliding[i];
+    return count;
+}
+
+/* What a family's configuration class puts where the file says nothing. */
+Test(weights_config, families_have_their_own_defaults)
+{
+    spc_config llama = config_with("{\"attention_bias\":true,\"mlp_bias\":true}", NULL);
+    spc_config mistral = config_with(MISTRAL "\"sliding_window\":64}", NULL);
+    spc_config no_window = config_with(MISTRAL "\"model_type\":\"mistral\"}", NULL);
+    spc_config qwen2 = config_with(QWEN2 "\"sliding_window\":64}", NULL);
+    spc_config window = config_with(QWEN2 "\"sliding_window\":64,\"use_sliding_window\":true,"
+                                          "\"max_window_layers\":4}",
+                                    NULL);
+    spc_config qwen3 =
+        config_with("{\"architectures\":[\"Qwen3ForCausalLM\"],\"attention_bias\":true}", NULL);
+
+    cr_assert(llama.qkv_bias && llama.out_bias && llama.mlp_bias && sliding_layers(&llama) == 0);
+    cr_assert(sliding_layers(&mistral) == 6 && mistral.window == 64 && !mistral.qkv_bias);
+    cr_assert_eq(sliding_layers(&no_window), 0);
+    cr_assert(qwen2.qkv_bias && !qwen2.out_bias && sliding_layers(&qwen2) == 0);
+    cr_assert(sliding_layers(&window) == 2 && window.sliding[4] && window.sliding[5]);
+    cr_assert(qwen3.qkv_bias && qwen3.out_bias && !qwen3.mlp_bias);
+    cr_assert_float_eq(qwen3.attention_scale, 0.125, 1e-15, "head_dim is 64");
+}
+
+Test(weights_config, gemma_slides_caps_and_scales)
+{
+    spc_config two = config_with(GEMMA2 "\"sliding_window\":16,\"attn_logit_softcapping\":50,"
+                                        "\"final_logit_softcapping\":30,"
+                                        "\"query_pre_attn_scalar\":16}",
+                                 NULL);
+    spc_config three = config_with(GEMMA3 "\"sliding_window\":16,\"rope_theta\":null,"
+                                          "\"rope_scaling\":{\"rope_type\":\"linear\","
+                                          "\"factor\":8.0}}",
+                                   NULL);
+    spc_config listed = config_with(
+        GEMMA3 "\"sliding_window\":16,\"layer_types\":[\"full_attention\",\"full_attention\","
+               "\"full_attention\",\"full_attention\",\"full_attention\",\"sliding_attention\"],"
+               "\"rope_parameters\":{\"full_attention\":{\"rope_theta\":5e5},"
+               "\"sliding_attention\":{\"rope_theta\":2e4}}}",
+        NULL);
+
+    cr_assert(two.sliding[0] && !two.sliding[1] && two.sliding[2] && two.window == 16);
+    cr_assert(two.attention_cap == 50 && two.final_cap == 30 && !two.local);
+    cr_assert_eq(two.attention_scale, 0.25);
+    cr_assert_eq(two.activation, SPC_ACT_GELU_TANH);
+    cr_assert(two.tied, "Gemma ties where the file says nothing");
+    cr_assert(sliding_layers(&three) == 5 && !three.sliding[5], "every sixth sees all");
+    cr_assert(three.local && three.rope.theta == 1e6 && three.local_rope.theta == 1e4);
+    cr_assert(three.rope.kind == SPC_ROPE_LINEAR && three.local_rope.kind == SPC_ROPE_PLAIN);
+    cr_assert(three.attention_cap == 0 && three.attention_scale == 0.0625, "of 256");
+    cr_assert(sliding_layers(&listed) == 1 && listed.sliding[5]);
+    cr_assert(listed.rope.theta == 5e5 && listed.local_rope.theta == 2e4);
 }
 
 /* As transformers reads it: rope_theta of rope_parameters, else the one beside it. */
@@ -185,7 +276,17 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {"{\"max_position_embeddings\":1}", "max_position_embeddings", "found 1"},
         {"{\"rms_norm_eps\":-1}", "rms_norm_eps", "found -1"},
         {"{\"rope_theta\":0}", "rope_theta", "found 0"},
-        {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", "linear, llama3", "yarn"},
+        {"{\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":2}}", "dynamic, llama3, yarn",
+         "longrope"},
+        {"{\"rope_scaling\":{\"rope_type\":\"yarn\"}}", "factor", "none"},
+        {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1}}",
+         "beta_fast: expected more than beta_slow", "found 1"},
+        {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"truncate\":0}}", "truncate",
+         "found 0"},
+        {"{\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor",
+         "found 0.5"},
+        {"{\"rope_parameters\":{\"full_attention\":{}}}", "sliding_attention: expected an object",
+         "none"},
         {"{\"rope_scaling\":{\"rope_type\":\"linear\"}}", "factor", "none"},
         {"{\"rope_scaling\":{\"rope_type\":5,\"factor\":2}}", "rope_type: expected a name",
          "found 5"},
@@ -193,13 +294,24 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {"{\"rope_scaling\":\"linear\"}", "rope_scaling: expected an object", "found 'linear'"},
         {"{\"rope_parameters\":[]}", "rope_parameters: expected an object", "another type"},
         {"{\"rope_parameters\":{\"rope_theta\":\"1e4\"}}", "rope_theta", "found '1e4'"},
-        {"{\"spc_rope_bfloat16\":1}", "spc_rope_bfloat16: expected true or false", "found 1"},
+        {"{\"spc_buffers_bfloat16\":1}", "spc_buffers_bfloat16: expected true or false", "found 1"},
         {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
          "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}}",
          "more than low_freq_factor", "found 4"},
-        {"{\"attention_bias\":true}", "attention_bias: expected false", "found true"},
-        {"{\"mlp_bias\":true}", "mlp_bias: expected false", "found true"},
+        {"{\"attention_bias\":1}", "attention_bias: expected true or false", "found 1"},
+        {"{\"mlp_bias\":\"no\"}", "mlp_bias", "found 'no'"},
         {"{\"hidden_act\":\"gelu\"}", "hidden_act: expected 'silu'", "found 'gelu'"},
+        {MISTRAL "\"sliding_window\":0}", "sliding_window", "found 0"},
+        {MISTRAL "\"layer_types\":[\"full_attention\"]}", "layer_types: expected 6 times",
+         "another type"},
+        {QWEN2 "\"use_sliding_window\":true,\"max_window_layers\":-1}", "max_window_layers",
+         "found -1"},
+        {GEMMA2 "\"hidden_activation\":\"relu\"}", "hidden_activation", "found 'relu'"},
+        {GEMMA2 "\"query_pre_attn_scalar\":0}", "query_pre_attn_scalar", "found 0"},
+        {GEMMA2 "\"attn_logit_softcapping\":-1}", "attn_logit_softcapping", "found -1"},
+        {GEMMA2 "\"model_type\":\"gemma2\"}", "sliding_window", "none"},
+        {GEMMA3 "\"sliding_window\":8,\"use_bidirectional_attention\":true}",
+         "use_bidirectional_attention", "found true"},
         {"{\"tie_word_embeddings\":1}", "tie_word_embeddings", "found 1"},
         {"{\"bos_token_id\":6144}", "bos_token_id", "found 6144"},
         {"{\"eos_token_id\":6144}", "eos_token_id", "found 6144"},

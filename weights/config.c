@@ -1,109 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* config.c - config.json and generation_config.json, key by key. */
-#include "config.h"
+#include "config_read.h"
 
-#include <inttypes.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 /* Bounds that keep every later product of sizes far from wrapping. */
-enum {
-    VOCAB_MAX = 1 << 20,
-    DIM_MAX = 1 << 17,
-    LAYERS_MAX = 1024,
-    HEADS_MAX = 4096,
-    FFN_MAX = 1 << 20,
-    CONTEXT_MAX = 1 << 24
-};
+enum { VOCAB_MAX = 1 << 20, DIM_MAX = 1 << 17, HEADS_MAX = 4096, FFN_MAX = 1 << 20 };
 
-typedef struct {
-    const json_t *root;
-    char where[256]; /* "folder/config.json" */
-    spc_error *err;
-} reader;
-
-static spc_status wrong(const reader *r, const char *key, const char *expected)
-{
-    const json_t *value = json_object_get(r->root, key);
-    char found[64] = "none";
-
-    if (json_is_integer(value)) {
-        (void)snprintf(found, sizeof found, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-    } else if (json_is_real(value)) {
-        (void)snprintf(found, sizeof found, "%g", json_real_value(value));
-    } else if (json_is_string(value)) {
-        (void)snprintf(found, sizeof found, "'%.40s'", json_string_value(value));
-    } else if (value) {
-        (void)snprintf(found, sizeof found, "%s",
-                       json_is_boolean(value) ? (json_is_true(value) ? "true" : "false")
-                                              : "another type");
-    }
-    return spc_error_set(r->err, SPC_EMODEL, "%s: %s: expected %s, found %s", r->where, key,
-                         expected, found);
-}
-
-/* A whole number of least to most; `missing` stands in for an absent key, unless it is negative. */
-static spc_status read_size(const reader *r, const char *key, int32_t least, int32_t most,
-                            int32_t missing, int32_t *out)
-{
-    const json_t *value = json_object_get(r->root, key);
-    char expected[64];
-
-    if ((!value || json_is_null(value)) && missing >= 0) {
-        *out = missing;
-        return SPC_OK;
-    }
-    if (!json_is_integer(value) || json_integer_value(value) < least ||
-        json_integer_value(value) > most) {
-        (void)snprintf(expected, sizeof expected, "a whole number of %d to %d", (int)least,
-                       (int)most);
-        return wrong(r, key, expected);
-    }
-    *out = (int32_t)json_integer_value(value);
-    return SPC_OK;
-}
-
-static spc_status read_number(const reader *r, const char *key, double least, double most,
-                              double missing, double *out)
-{
-    const json_t *value = json_object_get(r->root, key);
-    char expected[64];
-
-    if ((!value || json_is_null(value)) && missing >= 0) {
-        *out = missing;
-        return SPC_OK;
-    }
-    if (!json_is_number(value) || !(json_number_value(value) >= least) ||
-        !(json_number_value(value) <= most)) {
-        (void)snprintf(expected, sizeof expected, "a number of %g to %g", least, most);
-        return wrong(r, key, expected);
-    }
-    *out = json_number_value(value);
-    return SPC_OK;
-}
-
-static spc_status read_bool(const reader *r, const char *key, bool missing, bool *out)
-{
-    const json_t *value = json_object_get(r->root, key);
-
-    *out = value && !json_is_null(value) ? json_is_true(value) : missing;
-    if (value && !json_is_null(value) && !json_is_boolean(value)) {
-        return wrong(r, key, "true or false");
-    }
-    return SPC_OK;
-}
-
-/* Options that would change the results and are not computed. */
-static spc_status refuse(const reader *r, const char *key)
-{
-    bool set;
-    spc_status status = read_bool(r, key, false, &set);
-
-    if (status != SPC_OK || !set) return status;
-    return wrong(r, key, "false (models with it are not supported yet)");
-}
+typedef spc_config_reader reader;
 
 /* ---- parts ------------------------------------------------------------------------------------
  */
@@ -116,10 +21,11 @@ static spc_status read_names(const reader *r, spc_config *c)
     const char *type = json_string_value(model_type);
 
     if (!name || strlen(name) >= SPC_CONFIG_NAME) {
-        return wrong(r, "architectures", "an array with one name, such as [\"LlamaForCausalLM\"]");
+        return spc_config_wrong(r, "architectures",
+                                "an array with one name, such as [\"LlamaForCausalLM\"]");
     }
     if (model_type && !json_is_null(model_type) && (!type || strlen(type) >= SPC_CONFIG_NAME)) {
-        return wrong(r, "model_type", "a short name");
+        return spc_config_wrong(r, "model_type", "a short name");
     }
     memcpy(c->architecture, name, strlen(name) + 1);
     if (type) memcpy(c->model_type, type, strlen(type) + 1);
@@ -128,20 +34,24 @@ static spc_status read_names(const reader *r, spc_config *c)
 
 static spc_status read_sizes(const reader *r, spc_config *c)
 {
-    spc_status s = read_size(r, "vocab_size", 1, VOCAB_MAX, -1, &c->vocab);
+    spc_status s = spc_config_size(r, "vocab_size", 1, VOCAB_MAX, -1, &c->vocab);
 
-    if (s == SPC_OK) s = read_size(r, "hidden_size", 1, DIM_MAX, -1, &c->dim);
-    if (s == SPC_OK) s = read_size(r, "num_hidden_layers", 1, LAYERS_MAX, -1, &c->layers);
-    if (s == SPC_OK) s = read_size(r, "num_attention_heads", 1, HEADS_MAX, -1, &c->heads);
+    if (s == SPC_OK) s = spc_config_size(r, "hidden_size", 1, DIM_MAX, -1, &c->dim);
+    if (s == SPC_OK)
+        s = spc_config_size(r, "num_hidden_layers", 1, SPC_CONFIG_LAYERS, -1, &c->layers);
+    if (s == SPC_OK) s = spc_config_size(r, "num_attention_heads", 1, HEADS_MAX, -1, &c->heads);
     if (s == SPC_OK) {
-        s = read_size(r, "num_key_value_heads", 1, HEADS_MAX, c->heads, &c->kv_heads);
+        s = spc_config_size(r, "num_key_value_heads", 1, HEADS_MAX, c->heads, &c->kv_heads);
     }
-    if (s == SPC_OK) s = read_size(r, "head_dim", 2, DIM_MAX, c->dim / c->heads, &c->head_dim);
-    if (s == SPC_OK) s = read_size(r, "intermediate_size", 1, FFN_MAX, -1, &c->ffn);
-    if (s == SPC_OK) s = read_size(r, "max_position_embeddings", 2, CONTEXT_MAX, -1, &c->context);
+    if (s == SPC_OK) {
+        s = spc_config_size(r, "head_dim", 2, DIM_MAX, c->dim / c->heads, &c->head_dim);
+    }
+    if (s == SPC_OK) s = spc_config_size(r, "intermediate_size", 1, FFN_MAX, -1, &c->ffn);
+    if (s == SPC_OK)
+        s = spc_config_size(r, "max_position_embeddings", 2, SPC_CONFIG_CONTEXT, -1, &c->context);
     if (s != SPC_OK) return s;
     if (c->heads % c->kv_heads != 0) {
-        return wrong(r, "num_key_value_heads", "a divisor of num_attention_heads");
+        return spc_config_wrong(r, "num_key_value_heads", "a divisor of num_attention_heads");
     }
     if (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > DIM_MAX / c->heads) {
         return spc_error_set(
@@ -153,70 +63,6 @@ static spc_status read_sizes(const reader *r, spc_config *c)
     return SPC_OK;
 }
 
-/* An object, or NULL where there is none. */
-static spc_status read_object(const reader *r, const char *key, const json_t **out)
-{
-    *out = json_object_get(r->root, key);
-    if (json_is_null(*out)) *out = NULL;
-    return *out && !json_is_object(*out) ? wrong(r, key, "an object") : SPC_OK;
-}
-
-/* Its name, or NULL where there is none: not stretched. */
-static spc_status read_rope_type(const reader *r, const char **out)
-{
-    const char *key = "rope_type";
-    const json_t *value = json_object_get(r->root, key);
-
-    if (!value || json_is_null(value)) value = json_object_get(r->root, key = "type");
-    *out = json_string_value(value);
-    return value && !json_is_null(value) && !*out ? wrong(r, key, "a name") : SPC_OK;
-}
-
-/* Old files keep rope_theta and rope_scaling apart; new ones hold both in rope_parameters, and
- * where these have no rope_theta the old place counts, as in transformers. */
-static spc_status read_rope(const reader *r, spc_config *c)
-{
-    const json_t *parameters, *scaling;
-    reader inner = *r;
-    const char *kind;
-    spc_status s = read_object(r, "rope_parameters", &parameters);
-
-    if (s == SPC_OK) s = read_object(r, "rope_scaling", &scaling);
-    if (s == SPC_OK) s = read_number(r, "rope_theta", 1, 1e12, 10000, &c->rope.theta);
-    if (s != SPC_OK) return s;
-    inner.root = parameters ? parameters : scaling;
-    if (!inner.root) return SPC_OK;
-    if (parameters) {
-        s = read_number(&inner, "rope_theta", 1, 1e12, c->rope.theta, &c->rope.theta);
-    }
-    if (s == SPC_OK) s = read_rope_type(&inner, &kind);
-    if (s != SPC_OK || !kind || strcmp(kind, "default") == 0) return s;
-    if (strcmp(kind, "linear") == 0) {
-        c->rope.kind = SPC_ROPE_LINEAR;
-        return read_number(&inner, "factor", 1, 1e6, -1, &c->rope.factor);
-    }
-    if (strcmp(kind, "llama3") != 0) {
-        return spc_error_set(
-            r->err, SPC_EMODEL,
-            "%s: rope_type: expected one of default, linear, llama3, found '%.40s'", r->where,
-            kind);
-    }
-    c->rope.kind = SPC_ROPE_LLAMA3;
-    s = read_number(&inner, "factor", 1, 1e6, -1, &c->rope.factor);
-    if (s == SPC_OK)
-        s = read_number(&inner, "low_freq_factor", 1e-6, 1e6, -1, &c->rope.low_freq_factor);
-    if (s == SPC_OK)
-        s = read_number(&inner, "high_freq_factor", 1e-6, 1e6, -1, &c->rope.high_freq_factor);
-    if (s == SPC_OK) {
-        s = read_size(&inner, "original_max_position_embeddings", 1, CONTEXT_MAX, -1,
-                      &c->rope.original_context);
-    }
-    if (s == SPC_OK && !(c->rope.high_freq_factor > c->rope.low_freq_factor)) {
-        return wrong(&inner, "high_freq_factor", "more than low_freq_factor");
-    }
-    return s;
-}
-
 /* An id, or -1 where there is none. */
 static spc_status read_id(const reader *r, const char *key, int32_t vocab, int32_t *out)
 {
@@ -224,7 +70,7 @@ static spc_status read_id(const reader *r, const char *key, int32_t vocab, int32
 
     *out = -1;
     if (!value || json_is_null(value)) return SPC_OK;
-    return read_size(r, key, 0, vocab - 1, -1, out);
+    return spc_config_size(r, key, 0, vocab - 1, -1, out);
 }
 
 /* eos_token_id: one id or several. */
@@ -234,31 +80,17 @@ static spc_status read_stops(const reader *r, spc_config *c)
     size_t count = json_is_array(value) ? json_array_size(value) : 1;
 
     if (!value || json_is_null(value)) return SPC_OK;
-    if (count > SPC_CONFIG_STOPS) return wrong(r, "eos_token_id", "at most 8 ids");
+    if (count > SPC_CONFIG_STOPS) return spc_config_wrong(r, "eos_token_id", "at most 8 ids");
     c->stop_count = 0;
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
 
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
             json_integer_value(id) >= c->vocab) {
-            return wrong(r, "eos_token_id", "an id below vocab_size, or an array of them");
+            return spc_config_wrong(r, "eos_token_id",
+                                    "an id below vocab_size, or an array of them");
         }
         c->stop[c->stop_count++] = (int32_t)json_integer_value(id);
-    }
-    return SPC_OK;
-}
-
-static spc_status read_switches(const reader *r, spc_config *c)
-{
-    const json_t *act = json_object_get(r->root, "hidden_act");
-    spc_status s = read_bool(r, "tie_word_embeddings", false, &c->tied);
-
-    if (s == SPC_OK) s = read_bool(r, "spc_rope_bfloat16", false, &c->rope.bfloat16);
-    if (s == SPC_OK) s = refuse(r, "attention_bias");
-    if (s == SPC_OK) s = refuse(r, "mlp_bias");
-    if (s != SPC_OK) return s;
-    if (act && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0)) {
-        return wrong(r, "hidden_act", "'silu'");
     }
     return SPC_OK;
 }
@@ -312,13 +144,26 @@ spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
     memset(&c, 0, sizeof c);
     status = read_names(&r, &c);
     if (status == SPC_OK) status = read_sizes(&r, &c);
-    if (status == SPC_OK) status = read_number(&r, "rms_norm_eps", 0, 1, 1e-6, &c.norm_eps);
-    if (status == SPC_OK) status = read_rope(&r, &c);
-    if (status == SPC_OK) status = read_switches(&r, &c);
+    if (status == SPC_OK) status = spc_config_number(&r, "rms_norm_eps", 0, 1, 1e-6, &c.norm_eps);
+    if (status == SPC_OK) status = spc_config_read_ropes(&r, &c);
+    if (status == SPC_OK) status = spc_config_read_family(&r, &c);
     if (status == SPC_OK) status = read_id(&r, "bos_token_id", c.vocab, &c.bos);
     if (status == SPC_OK) status = read_stops(&r, &c);
     json_decref((json_t *)(uintptr_t)r.root);
     if (status == SPC_OK) status = read_generation(bundle, &c, err);
     if (status == SPC_OK) *out = c;
     return status;
+}
+
+double spc_config_buffer(const spc_config *config, double value)
+{
+    union {
+        float f;
+        uint32_t u;
+    } pun = {(float)value};
+
+    if (!config->buffers_bfloat16) return value;
+    pun.u += 0x7fffu + (pun.u >> 16 & 1u); /* to nearest, ties to even */
+    pun.u &= 0xffff0000u;
+    return (double)pun.f;
 }

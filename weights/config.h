@@ -8,20 +8,30 @@
 #include "bundle.h"
 
 /* How rotary frequencies are stretched.  Formulas as in transformers' modeling_rope_utils. */
-typedef enum { SPC_ROPE_PLAIN, SPC_ROPE_LINEAR, SPC_ROPE_LLAMA3 } spc_rope_kind;
+typedef enum { SPC_ROPE_PLAIN, SPC_ROPE_LINEAR, SPC_ROPE_LLAMA3, SPC_ROPE_YARN } spc_rope_kind;
 
 typedef struct {
     spc_rope_kind kind;
     double theta;             /* base of the frequencies */
-    double factor;            /* linear, llama3 */
+    double factor;            /* linear, llama3, yarn */
     double low_freq_factor;   /* llama3 */
     double high_freq_factor;  /* llama3 */
-    int32_t original_context; /* llama3: tokens of the original training context */
-    bool bfloat16; /* frequencies rounded to bfloat16, as in a model that was cast as a whole
-                      (model.to(bfloat16) casts this buffer too); key "spc_rope_bfloat16" */
+    int32_t original_context; /* llama3, yarn: tokens of the original training context */
+    double beta_fast;         /* yarn: turns in that context above which a pair is left alone ... */
+    double beta_slow;         /* ... and below which it is stretched by the factor */
+    bool truncate;            /* yarn: the pairs between are counted in whole numbers */
+    double attention;         /* yarn: sines and cosines times this; 1 otherwise */
 } spc_rope;
 
-enum { SPC_CONFIG_STOPS = 8, SPC_CONFIG_NAME = 64 };
+enum {
+    SPC_CONFIG_STOPS = 8,
+    SPC_CONFIG_NAME = 64,
+    SPC_CONFIG_LAYERS = 1024,
+    SPC_CONFIG_CONTEXT = 1 << 24
+};
+
+/* Between the two matrices of a feed-forward layer. */
+typedef enum { SPC_ACT_SILU, SPC_ACT_GELU_TANH } spc_activation;
 
 typedef struct {
     char architecture[SPC_CONFIG_NAME]; /* architectures[0], "LlamaForCausalLM" */
@@ -36,11 +46,26 @@ typedef struct {
     int32_t context;  /* max_position_embeddings, in tokens */
     double norm_eps;  /* of RMSNorm */
     spc_rope rope;
-    bool tied;                      /* the head is the embedding */
-    int32_t bos;                    /* -1: none */
-    int32_t stop_count;             /* end-of-sequence ids; generation_config.json first */
+    spc_rope local_rope; /* of sliding layers where local is set; otherwise rope serves all */
+    bool local;
+    spc_activation activation;
+    bool qkv_bias, out_bias, mlp_bias;  /* linear layers that add a vector */
+    double attention_scale;             /* scores are multiplied with it */
+    double attention_cap;               /* c tanh(score / c); 0: none */
+    double final_cap;                   /* the same for logits */
+    int32_t window;                     /* positions a sliding layer sees, its own included */
+    uint8_t sliding[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer sees the window only */
+    bool buffers_bfloat16; /* what a model computes when it is built (rotary frequencies, Gemma's
+                              embedding scale) is rounded to bfloat16, as in one that was cast as a
+                              whole: model.to(bfloat16) casts its buffers too */
+    bool tied;             /* the head is the embedding */
+    int32_t bos;           /* -1: none */
+    int32_t stop_count;    /* end-of-sequence ids; generation_config.json first */
     int32_t stop[SPC_CONFIG_STOPS]; /* [stop_count] */
 } spc_config;
+
+/* Such a value as the model has it: rounded to the nearest bfloat16, or as it is. */
+double spc_config_buffer(const spc_config *config, double value);
 
 /* Read and validate.  Every key that is missing, of the wrong type or out of range is named with
  * what was expected and found; an option of the file that would change results and is not supported

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config_rope.c - rotary positions: which frequencies, and how they are stretched.
+ *
+ * Old files keep rope_theta and rope_scaling apart; new ones hold both in rope_parameters, once or
+ * once for each type of layer, and where these have no rope_theta the old place counts, as in
+ * transformers. */
+#include "config_read.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Its name, or NULL where there is none: not stretched. */
+static spc_status read_type(const spc_config_reader *r, const char **out)
+{
+    const char *key = "rope_type";
+    const json_t *value = json_object_get(r->root, key);
+
+    if (!value || json_is_null(value)) value = json_object_get(r->root, key = "type");
+    *out = json_string_value(value);
+    return value && !json_is_null(value) && !*out ? spc_config_wrong(r, key, "a name") : SPC_OK;
+}
+
+static spc_status read_linear(const spc_config_reader *r, spc_rope *rope)
+{
+    rope->kind = SPC_ROPE_LINEAR;
+    return spc_config_number(r, "factor", 1, 1e6, -1, &rope->factor);
+}
+
+static spc_status read_llama3(const spc_config_reader *r, spc_rope *rope)
+{
+    spc_status s = spc_config_number(r, "factor", 1, 1e6, -1, &rope->factor);
+
+    rope->kind = SPC_ROPE_LLAMA3;
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "low_freq_factor", 1e-6, 1e6, -1, &rope->low_freq_factor);
+    }
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "high_freq_factor", 1e-6, 1e6, -1, &rope->high_freq_factor);
+    }
+    if (s == SPC_OK) {
+        s = spc_config_size(r, "original_max_position_embeddings", 1, SPC_CONFIG_CONTEXT, -1,
+                            &rope->original_context);
+    }
+    if (s == SPC_OK && !(rope->high_freq_factor > rope->low_freq_factor)) {
+        return spc_config_wrong(r, "high_freq_factor", "more than low_freq_factor");
+    }
+    return s;
+}
+
+/* Factor on attention that yarn learns with: 0.1 m ln(factor) + 1. */
+static double yarn_scale(double factor, double m)
+{
+    return factor > 1 ? 0.1 * m * log(factor) + 1 : 1;
+}
+
+/* A factor of 0 or none is the one computed from mscale and mscale_all_dim, or from neither. */
+static spc_status read_yarn_attention(const spc_config_reader *r, spc_rope *rope)
+{
+    double m, all;
+    spc_status s = spc_config_number(r, "attention_factor", 1e-6, 1e6, 0, &rope->attention);
+
+    if (s == SPC_OK) s = spc_config_number(r, "mscale", 0, 1e6, 0, &m);
+    if (s == SPC_OK) s = spc_config_number(r, "mscale_all_dim", 0, 1e6, 0, &all);
+    if (s != SPC_OK || rope->attention > 0) return s;
+    rope->attention = m > 0 && all > 0 ? yarn_scale(rope->factor, m) / yarn_scale(rope->factor, all)
+                                       : yarn_scale(rope->factor, 1);
+    return SPC_OK;
+}
+
+static spc_status read_yarn(const spc_config_reader *r, int32_t context, spc_rope *rope)
+{
+    spc_status s = spc_config_number(r, "factor", 1, 1e6, -1, &rope->factor);
+
+    rope->kind = SPC_ROPE_YARN;
+    if (s == SPC_OK) {
+        s = spc_config_size(r, "original_max_position_embeddings", 1, SPC_CONFIG_CONTEXT, context,
+                            &rope->original_context);
+    }
+    if (s == SPC_OK) s = spc_config_number(r, "beta_fast", 1e-6, 1e6, 32, &rope->beta_fast);
+    if (s == SPC_OK) s = spc_config_number(r, "beta_slow", 1e-6, 1e6, 1, &rope->beta_slow);
+    if (s == SPC_OK) s = spc_config_bool(r, "truncate", true, &rope->truncate);
+    if (s == SPC_OK) s = read_yarn_attention(r, rope);
+    if (s == SPC_OK && !(rope->beta_fast > rope->beta_slow)) {
+        return spc_config_wrong(r, "beta_fast", "more than beta_slow");
+    }
+    return s;
+}
+
+/* One set of frequencies from an object with its parameters. */
+static spc_status read_rope(const spc_config_reader *r, int32_t context, spc_rope *rope)
+{
+    const char *kind;
+    double part;
+    spc_status s = read_type(r, &kind);
+
+    if (s == SPC_OK) s = spc_config_number(r, "partial_rotary_factor", 0, 1, 1, &part);
+    if (s != SPC_OK) return s;
+    if (part < 1) return spc_config_wrong(r, "partial_rotary_factor", "1 (the whole head turns)");
+    if (!kind || strcmp(kind, "default") == 0) return SPC_OK;
+    /* dynamic stretches beyond max_position_embeddings only, which is where the context ends */
+    if (strcmp(kind, "dynamic") == 0) return SPC_OK;
+    if (strcmp(kind, "linear") == 0) return read_linear(r, rope);
+    if (strcmp(kind, "llama3") == 0) return read_llama3(r, rope);
+    if (strcmp(kind, "yarn") == 0) return read_yarn(r, context, rope);
+    return spc_error_set(r->err, SPC_EMODEL,
+                         "%s: rope_type: expected one of default, linear, dynamic, llama3, yarn, "
+                         "found '%.40s'",
+                         r->where, kind);
+}
+
+/* rope_parameters: {"full_attention": {...}, "sliding_attention": {...}} */
+static spc_status read_by_layer(const spc_config_reader *r, spc_config *c)
+{
+    static const char *const names[] = {"full_attention", "sliding_attention"};
+    spc_rope *ropes[] = {&c->rope, &c->local_rope};
+    spc_status s = SPC_OK;
+
+    c->local = true;
+    for (int i = 0; i < 2 && s == SPC_OK; i++) {
+        spc_config_reader inner = *r;
+
+        s = spc_config_object(r, names[i], &inner.root);
+        if (s == SPC_OK && !inner.root) s = spc_config_wrong(r, names[i], "an object");
+        if (s == SPC_OK) {
+            s = spc_config_number(&inner, "rope_theta", 1, 1e12, ropes[i]->theta, &ropes[i]->theta);
+        }
+        if (s == SPC_OK) s = read_rope(&inner, c->context, ropes[i]);
+    }
+    return s;
+}
+
+spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
+{
+    const json_t *parameters, *scaling;
+    spc_config_reader inner = *r;
+    bool gemma3 = strncmp(c->architecture, "Gemma3", 6) == 0;
+    spc_status s = spc_config_object(r, "rope_parameters", &parameters);
+
+    c->rope.attention = c->local_rope.attention = 1;
+    c->local = gemma3;
+    if (s == SPC_OK) s = spc_config_object(r, "rope_scaling", &scaling);
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "rope_theta", 1, 1e12, gemma3 ? 1e6 : 1e4, &c->rope.theta);
+    }
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "rope_local_base_freq", 1, 1e12, 1e4, &c->local_rope.theta);
+    }
+    if (s != SPC_OK) return s;
+    inner.root = parameters ? parameters : scaling;
+    if (!inner.root) return SPC_OK;
+    if (json_object_get(parameters, "full_attention")) return read_by_layer(&inner, c);
+    if (parameters) {
+        s = spc_config_number(&inner, "rope_theta", 1, 1e12, c->rope.theta, &c->rope.theta);
+    }
+    return s == SPC_OK ? read_rope(&inner, c->context, &c->rope) : s;
+}
