@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sweep_grid.c - from lists of rules, draft lengths, temperatures, top-p and seeds to points. */
+/* sweep_grid.c - from lists of rules, draft lengths, batches and ways to sample to points. */
 #include "bench/sweep.h"
 
 #include <stdio.h>
@@ -29,6 +29,7 @@ enum { ITEMS = 256 };
 void sweep_grid_free(sweep_grid *grid)
 {
     free(grid->point);
+    free(grid->seed);
     memset(grid, 0, sizeof *grid);
 }
 
@@ -92,11 +93,75 @@ static spc_status read_rules(const char *list, char out[ITEMS][SPC_RULE_TEXT_BYT
     return status;
 }
 
+/* An axis of numbers. */
+typedef struct {
+    double at[ITEMS];
+    int32_t count;
+} axis;
+
 typedef struct {
     char rule[ITEMS][SPC_RULE_TEXT_BYTES];
-    double gamma[ITEMS], temperature[ITEMS], top_p[ITEMS], seed[ITEMS];
-    int32_t rules, gammas, temperatures, top_ps, seeds;
+    int32_t rules;
+    axis gamma, batch, temperature, top_p, top_k, min_p, seed;
 } lists;
+
+static spc_status read_axis(const char *list, const char *what, double low, double high, bool whole,
+                            axis *out, spc_error *err)
+{
+    spc_status status = read_numbers(list, what, low, high, out->at, &out->count, err);
+
+    for (int32_t i = 0; i < out->count && whole && status == SPC_OK; i++) {
+        if (out->at[i] == (double)(int64_t)out->at[i]) continue;
+        status = spc_error_set(err, SPC_EUSAGE, "%s: expected whole numbers, found %g", what,
+                               out->at[i]);
+    }
+    return status;
+}
+
+static spc_status read_seeds(const sweep_axes *a, axis *out, spc_error *err)
+{
+    spc_status status;
+
+    if (a->seed_list && a->seed_count) {
+        return spc_error_set(err, SPC_EUSAGE, "--seed is a list and --seeds a count: give one");
+    }
+    if (!a->seed_count) {
+        return read_axis(a->seed_list ? a->seed_list : "0", "--seed", 0, 1e15, true, out, err);
+    }
+    status = read_axis(a->seed_count, "--seeds", 1, ITEMS, true, out, err);
+    if (status != SPC_OK) return status;
+    if (out->count > 1) {
+        return spc_error_set(err, SPC_EUSAGE, "--seeds: expected one count; a list is --seed %s",
+                             a->seed_count);
+    }
+    out->count = (int32_t)out->at[0];
+    for (int32_t i = 0; i < out->count; i++) out->at[i] = i;
+    return SPC_OK;
+}
+
+static spc_status read_axes(const sweep_axes *a, lists *l, spc_error *err)
+{
+    const struct {
+        const char *list, *what;
+        double low, high;
+        bool whole;
+        axis *out;
+    } axes[] = {
+        {a->gammas, "--gamma", 0, SPC_GAMMA_MAX, true, &l->gamma},
+        {a->batches, "--batch", 1, SWEEP_BATCH_MAX, true, &l->batch},
+        {a->temperatures, "--temperature", 0, 100, false, &l->temperature},
+        {a->top_ps, "--top-p", 1e-6, 1, false, &l->top_p},
+        {a->top_ks, "--top-k", 0, INT32_MAX, true, &l->top_k},
+        {a->min_ps, "--min-p", 0, 1, false, &l->min_p},
+    };
+    spc_status status = read_rules(a->rules ? a->rules : default_rules, l->rule, &l->rules, err);
+
+    for (size_t i = 0; i < sizeof axes / sizeof *axes && status == SPC_OK; i++) {
+        status = read_axis(axes[i].list, axes[i].what, axes[i].low, axes[i].high, axes[i].whole,
+                           axes[i].out, err);
+    }
+    return status == SPC_OK ? read_seeds(a, &l->seed, err) : status;
+}
 
 static bool has_gamma(const char *rule)
 {
@@ -106,7 +171,7 @@ static bool has_gamma(const char *rule)
            spc_rule_shape_of((spc_rule_kind)r.kind) != SPC_SHAPE_SEQUENTIAL;
 }
 
-/* The points of one temperature, top-p and seed. */
+/* The points of one batch, temperature and truncation. */
 static void add_points(const lists *l, sweep_point common, sweep_grid *out)
 {
     sweep_point base = common;
@@ -115,68 +180,78 @@ static void add_points(const lists *l, sweep_point common, sweep_grid *out)
     out->point[out->count++] = base;
     for (int32_t r = 0; r < l->rules; r++) {
         if (strcmp(l->rule[r], "verifier-only") == 0) continue;
-        for (int32_t g = 0; g < l->gammas; g++) {
+        for (int32_t g = 0; g < l->gamma.count; g++) {
             sweep_point p = common;
 
             if (g > 0 && !has_gamma(l->rule[r])) continue;
             (void)strcpy(p.rule, l->rule[r]);
-            if (has_gamma(p.rule)) p.gamma = (int32_t)l->gamma[g];
+            if (has_gamma(p.rule)) p.gamma = (int32_t)l->gamma.at[g];
             out->point[out->count++] = p;
         }
     }
 }
 
+/* All conditions: batches outermost, then temperatures, top-p, top-k, min-p. */
+static void add_conditions(const lists *l, const sweep_axes *axes, int32_t conditions,
+                           sweep_grid *out)
+{
+    const axis *all[] = {&l->min_p, &l->top_k, &l->top_p, &l->temperature, &l->batch};
+
+    for (int32_t c = 0; c < conditions; c++) {
+        double at[5];
+        int32_t rest = c;
+
+        for (int32_t i = 0; i < 5; i++) {
+            at[i] = all[i]->at[rest % all[i]->count];
+            rest /= all[i]->count;
+        }
+        add_points(l,
+                   (sweep_point){"", 0, (int32_t)at[4], at[3], at[2], at[0], (int32_t)at[1],
+                                 axes->verify, axes->nucleus},
+                   out);
+        if ((int32_t)at[4] > out->batch) out->batch = (int32_t)at[4];
+    }
+}
+
+static spc_status fill_grid(const lists *l, const sweep_axes *axes, sweep_grid *out, spc_error *err)
+{
+    double conditions = (double)l->batch.count * l->temperature.count * l->top_p.count *
+                        l->top_k.count * l->min_p.count;
+    double most = conditions * (l->rules * l->gamma.count + 1.0);
+
+    if (most > SWEEP_POINTS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "the grid has %.0f points, more than %d", most,
+                             (int)SWEEP_POINTS_MAX);
+    }
+    out->point = calloc((size_t)most, sizeof *out->point);
+    out->seed = calloc((size_t)l->seed.count, sizeof *out->seed);
+    if (!out->point || !out->seed) {
+        return spc_error_set(err, SPC_ENOMEM, "no memory for the grid");
+    }
+    out->seeds = l->seed.count;
+    for (int32_t i = 0; i < l->seed.count; i++) out->seed[i] = (int64_t)l->seed.at[i];
+    add_conditions(l, axes, (int32_t)conditions, out);
+    return SPC_OK;
+}
+
 spc_status sweep_grid_make(const sweep_axes *axes, sweep_grid *out, spc_error *err)
 {
     lists *l = calloc(1, sizeof *l);
-    spc_status status = SPC_ENOMEM;
+    spc_status status;
 
     memset(out, 0, sizeof *out);
     if (!l) return spc_error_set(err, SPC_ENOMEM, "no memory for the grid");
-    status = read_rules(axes->rules ? axes->rules : default_rules, l->rule, &l->rules, err);
-    if (status == SPC_OK) {
-        status = read_numbers(axes->gammas, "--gamma", 0, SPC_GAMMA_MAX, l->gamma, &l->gammas, err);
-    }
-    if (status == SPC_OK) {
-        status = read_numbers(axes->temperatures, "--temperature", 0, 100, l->temperature,
-                              &l->temperatures, err);
-    }
-    if (status == SPC_OK) {
-        status = read_numbers(axes->top_ps, "--top-p", 0, 1, l->top_p, &l->top_ps, err);
-    }
-    if (status == SPC_OK) {
-        status = read_numbers(axes->seeds, "--seed", 0, 1e15, l->seed, &l->seeds, err);
-    }
-    if (status == SPC_OK) {
-        size_t most = (size_t)(l->rules + 1) * (size_t)l->gammas * (size_t)l->temperatures *
-                      (size_t)l->top_ps * (size_t)l->seeds;
-
-        out->point = calloc(most + 1, sizeof *out->point);
-        if (!out->point) status = spc_error_set(err, SPC_ENOMEM, "no memory for the grid");
-    }
-    for (int32_t t = 0; t < l->temperatures && status == SPC_OK; t++) {
-        for (int32_t p = 0; p < l->top_ps; p++) {
-            for (int32_t s = 0; s < l->seeds; s++) {
-                sweep_point common = {"",
-                                      0,
-                                      l->temperature[t],
-                                      l->top_p[p],
-                                      (int64_t)l->seed[s],
-                                      axes->verify,
-                                      axes->nucleus};
-
-                add_points(l, common, out);
-            }
-        }
-    }
+    status = read_axes(axes, l, err);
+    if (status == SPC_OK) status = fill_grid(l, axes, out, err);
     free(l);
+    if (status != SPC_OK) sweep_grid_free(out);
     return status;
 }
 
-void sweep_point_key(const sweep_point *p, const char *data, const char *metric,
-                     char key[SWEEP_KEY_BYTES])
+void sweep_point_key(const sweep_point *p, char key[SWEEP_KEY_BYTES])
 {
-    (void)snprintf(key, SWEEP_KEY_BYTES, "%s|%d|%.9g|%.9g|%lld|%d|%d|%s|%.100s", p->rule,
-                   (int)p->gamma, p->temperature, p->top_p, (long long)p->seed, (int)p->verify,
-                   (int)p->nucleus, metric, data);
+    (void)snprintf(
+        key, SWEEP_KEY_BYTES, "%s gamma=%d batch=%d T=%.9g top-p=%.9g top-k=%d min-p=%.9g %s%s",
+        p->rule, (int)p->gamma, (int)p->batch, p->temperature, p->top_p, (int)p->top_k, p->min_p,
+        p->verify == SPC_VERIFY_BLOCK ? "block" : "token", p->nucleus ? "" : " no-nucleus");
 }

@@ -22,8 +22,9 @@ static double *count_all(const quality_metric *metric, const pair *pairs, int32_
 
     cr_assert(counts);
     for (int32_t i = 0; i < count; i++) {
-        cr_assert(
-            metric->count(pairs[i].hypothesis, pairs[i].reference, counts + i * metric->counts));
+        cr_assert(metric->count(pairs[i].hypothesis,
+                                &(quality_expected){.reference = pairs[i].reference},
+                                counts + i * metric->counts));
     }
     return counts;
 }
@@ -278,9 +279,9 @@ Test(bench_quality, bootstrap)
         double *counts = count_all(metric, sentences, SENTENCES), low[3], high[3];
         double score = quality_score(metric, counts, SENTENCES);
 
-        quality_bootstrap(metric, counts, SENTENCES, 500, 1, &low[0], &high[0]);
-        quality_bootstrap(metric, counts, SENTENCES, 500, 1, &low[1], &high[1]);
-        quality_bootstrap(metric, counts, SENTENCES, 500, 2, &low[2], &high[2]);
+        quality_bootstrap(metric, counts, 1, SENTENCES, 500, 1, &low[0], &high[0]);
+        quality_bootstrap(metric, counts, 1, SENTENCES, 500, 1, &low[1], &high[1]);
+        quality_bootstrap(metric, counts, 1, SENTENCES, 500, 2, &low[2], &high[2]);
         cr_expect(low[0] < score && score < high[0], "%s: %f in %f .. %f", names[m], score, low[0],
                   high[0]);
         cr_expect(low[0] >= 0.0 && high[0] <= 100.0 + 1e-9, "%s", names[m]);
@@ -299,7 +300,7 @@ Test(bench_quality, bootstrap_has_the_right_width)
     double counts[EXAMPLES], low, high;
 
     for (int32_t i = 0; i < EXAMPLES; i++) counts[i] = i % 4 == 0;
-    quality_bootstrap(metric, counts, EXAMPLES, 4000, 3, &low, &high);
+    quality_bootstrap(metric, counts, 1, EXAMPLES, 4000, 3, &low, &high);
     cr_expect_float_eq(low, 25.0 - 1.96 * 100.0 * sqrt(0.25 * 0.75 / EXAMPLES), 0.5);
     cr_expect_float_eq(high, 25.0 + 1.96 * 100.0 * sqrt(0.25 * 0.75 / EXAMPLES), 0.5);
 }
@@ -313,7 +314,7 @@ Test(bench_quality, bootstrap_of_equal_examples_is_a_point)
 
         for (int32_t i = 0; i < 16; i++) same[i] = sentences[0];
         counts = count_all(metric, same, 16);
-        quality_bootstrap(metric, counts, 16, 100, 1, &low, &high);
+        quality_bootstrap(metric, counts, 1, 16, 100, 1, &low, &high);
         cr_expect_float_eq(low, quality_score(metric, counts, 16), 1e-9, "%s", names[m]);
         cr_expect_float_eq(high, quality_score(metric, counts, 16), 1e-9, "%s", names[m]);
         free(counts);
