@@ -25,12 +25,13 @@ COLUMNS = ["rule", "gamma", "temperature", "top_p", "verify", "seeds", "metric",
            "rejection_rate", "deferral_rate", "deferred_per_token", "accepted_per_drafted",
            "length_ratio", "at_limit", "discarded", "zero_residuals", "tokens", "seconds",
            "examples"]
-# What makes lines seeds of one point.
-POINT = ("rule", "gamma", "temperature", "top_p", "top_k", "min_p", "verify", "batch", "nucleus")
+# What tells points apart, and what it is where a line does not say.
+POINT = {"rule": None, "gamma": 0, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0,
+         "verify": "token", "batch": 1, "nucleus": True}
 
 
 def read_points(paths):
-    """Finished points, several seeds of one point averaged, and the failed ones."""
+    """Finished points, lines with other seeds of one point averaged, and the failed ones."""
     groups, failed = collections.OrderedDict(), []
     for path in paths:
         with open(path, encoding="utf-8") as lines:
@@ -46,29 +47,30 @@ def read_points(paths):
                 if "failed" in point:
                     failed.append(point)
                     continue
-                key = tuple(point.get(k) for k in POINT)
-                seeds = groups.setdefault(key, {})
-                seeds.setdefault(point["seed"], point)  # the verifier alone is in every file
-    return [average(list(seeds.values())) for seeds in groups.values()], failed
+                point = {**POINT, **point}
+                point.setdefault("seeds", [point.get("seed", 0)])
+                point.setdefault("value_by_seed", [point["value"]])
+                group = groups.setdefault(tuple(point[k] for k in POINT), {})
+                group.setdefault(tuple(point["seeds"]), point)  # several files have the baseline
+    return [average(list(group.values())) for group in groups.values()], failed
 
 
 def average(points):
     """Means over seeds.  The interval stays that over examples, which the seeds share."""
-    merged = dict(points[0], seeds=len(points))
+    values = [value for p in points for value in p["value_by_seed"]]
+    merged = dict(points[0], seeds=len(values), seed_low=min(values), seed_high=max(values))
     for name, value in points[0].items():
         if isinstance(value, float) and name not in POINT:
-            values = [p[name] for p in points if p[name] is not None]
-            merged[name] = sum(values) / len(values) if values else None
+            known = [(p[name], len(p["seeds"])) for p in points if p[name] is not None]
+            weight = sum(w for _, w in known)
+            merged[name] = sum(v * w for v, w in known) / weight if known else None
         if name.endswith("_by_position"):
-            merged[name] = [sum(at) for at in zip(*(p[name] for p in points))]
-    merged["seed_low"] = min(p["value"] for p in points)
-    merged["seed_high"] = max(p["value"] for p in points)
+            merged[name] = [sum(x or 0 for x in at) for at in zip(*(p[name] for p in points))]
     return merged
 
 
 def settings(point):
-    return tuple(point.get(k) for k in ("temperature", "top_p", "top_k", "min_p", "verify",
-                                        "batch", "nucleus"))
+    return tuple(point[k] for k in POINT if k not in ("rule", "gamma"))
 
 
 def number(value, digits):
@@ -109,10 +111,11 @@ def point_table(points):
              f"{p['value']:.2f}", f"{p['ci_low']:.2f} to {p['ci_high']:.2f}", str(p["seeds"]),
              number(p["relative_latency"], 2), number(p[CALLS], 3),
              number(p["acceptance_rate"], 3), number(p.get("deferred_per_token"), 3),
-             number(p["length_ratio"], 2), number(p["at_limit"], 4)] for p in points]
+             number(p["length_ratio"], 2), number(p["at_limit"], 4),
+             number(p.get("repetition_rate"), 4)] for p in points]
     return table(["rule", "gamma", "value", "95 % interval", "seeds", "relative latency",
                   "verifier calls per token", "acceptance", "deferred per token", "length ratio",
-                  "at the length limit"], rows)
+                  "at the length limit", "repetition"], rows)
 
 
 def position_table(points):
@@ -170,8 +173,9 @@ def plot(points, x, y, labels, path):
 def title_of(base):
     parts = [f"T = {base['temperature']:g}", f"top-p {base['top_p']:g}"]
     parts += [f"{name} {base[key]:g}" for name, key in (("top-k", "top_k"), ("min-p", "min_p"),
-                                                        ("batch", "batch")) if base.get(key)]
-    if base.get("nucleus") is False:
+                                                        ("batch", "batch"))
+              if base[key] != POINT[key]]
+    if not base["nucleus"]:
         parts.append("token rules may leave the nucleus")
     return ", ".join(parts + [f"verify {base['verify']}"])
 

@@ -63,7 +63,8 @@ typedef struct {
 static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p",  "top_k",
                                        "min_p", "verify", "batch",       "nucleus"};
 /* ... and what all lines must share to be compared at all. */
-static const char *const common[] = {"metric", "verifier", "drafter", "examples", "max_tokens"};
+static const char *const common[] = {"metric",   "verifier",   "drafter",
+                                     "examples", "max_tokens", "data_hash"};
 
 enum { SETTINGS = sizeof settings / sizeof *settings, COMMON = sizeof common / sizeof *common };
 
@@ -134,6 +135,7 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
     char message[SPC_RULE_MESSAGE_BYTES];
     tune_point *point;
     spc_rule parsed;
+    int32_t seeds;
     spc_status status;
 
     if (!bench || strcmp(bench, "sweep") != 0) return SPC_OK;
@@ -161,10 +163,12 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
         *point = (tune_point){
             json_incref(line), parsed.alpha, strchr(rule, '=') != NULL, 0, 0, 0, 0, false};
     }
-    point->seeds++;
-    point->value += json_number_value(value);
-    point->latency += json_number_value(latency);
-    point->calls += json_number_value(calls);
+    seeds = (int32_t)json_array_size(json_object_get(line, "seeds")); /* the line pools so many */
+    if (seeds == 0) seeds = 1;
+    point->seeds += seeds;
+    point->value += seeds * json_number_value(value);
+    point->latency += seeds * json_number_value(latency);
+    point->calls += seeds * json_number_value(calls);
     return SPC_OK;
 }
 

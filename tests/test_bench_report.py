@@ -18,7 +18,8 @@ import report  # noqa: E402
 def point(rule, value, calls, latency=1.0, **more):
     """A line of a sweep."""
     line = {"bench": "sweep", "rule": rule, "gamma": 5, "temperature": 1.0, "top_p": 1.0,
-            "seed": 0, "verify": "token", "metric": "bleu", "examples": 10, "value": float(value),
+            "top_k": 0, "min_p": 0.0, "batch": 1, "nucleus": True, "seeds": [0],
+            "value_by_seed": [float(value)], "verify": "token", "metric": "bleu", "examples": 10, "value": float(value),
             "ci_low": value - 1.0, "ci_high": value + 1.0, "verifier_calls_per_token": calls,
             "relative_latency": latency, "acceptance_rate": 0.5, "rejection_rate": 0.5,
             "deferral_rate": 0.25, "deferred_per_token": 0.25, "length_ratio": 1.0,
@@ -54,14 +55,15 @@ class Reading(unittest.TestCase):
 
     def test_seeds_are_averaged_and_kept_apart_from_other_settings(self):
         points, failed = self.read(
-            {"date": "the header of a recorded run"}, *BASE, point("strict", 32.5, 0.5, seed=1),
+            {"date": "the header of a recorded run"}, *BASE,
+            point("strict", 32.5, 0.5, seeds=[1, 2], value_by_seed=[32.0, 33.0]),
             point("strict", 20, 0.3, top_p=0.5),
             {"bench": "sweep", "rule": "chow:alpha=2", "failed": "why"})
         strict = [p for p in points if p["rule"] == "strict"]
-        self.assertEqual([p["seeds"] for p in strict], [2, 1])
-        self.assertAlmostEqual(strict[0]["value"], 31.5)
-        self.assertAlmostEqual(strict[0]["verifier_calls_per_token"], 0.45)
-        self.assertEqual((strict[0]["seed_low"], strict[0]["seed_high"]), (30.5, 32.5))
+        self.assertEqual([p["seeds"] for p in strict], [3, 1])
+        self.assertAlmostEqual(strict[0]["value"], (30.5 + 2 * 32.5) / 3)
+        self.assertAlmostEqual(strict[0]["verifier_calls_per_token"], (0.4 + 2 * 0.5) / 3)
+        self.assertEqual((strict[0]["seed_low"], strict[0]["seed_high"]), (30.5, 33.0))
         self.assertEqual(strict[0]["accepted_by_position"], [20, 10, 4, 2, 0])
         self.assertEqual([p["rule"] for p in failed], ["chow:alpha=2"])
 
@@ -70,6 +72,12 @@ class Reading(unittest.TestCase):
         self.assertEqual(len(points), 2)
         with self.assertRaisesRegex(SystemExit, "line 3"):
             self.read(*BASE, '{"bench": "swe\n')
+
+    def test_what_a_line_does_not_say_is_the_default(self):
+        old = {k: v for k, v in point("strict", 30, 0.4).items()
+               if k not in ("top_k", "min_p", "batch", "nucleus", "seeds", "value_by_seed")}
+        points, _ = self.read({**old, "seed": 7}, point("strict", 32, 0.4))
+        self.assertEqual([(p["seeds"], p["value"]) for p in points], [(2, 31.0)])
 
     def test_methods_are_rules_without_their_number(self):
         for rule, name in (("token-v3:alpha=0.5", "token-v3"), ("strict", "strict"),
@@ -84,9 +92,11 @@ class Findings(unittest.TestCase):
             point("token-v3:alpha=0.1", 33, 0.35), point("token-v3:alpha=0.5", 31, 0.2),
             point("token-v3:alpha=0.9", 29, 0.1), point("chow:alpha=0.5", 25, 0.1)])
         rows = {row[0]: row for row in rows_of(text, "###")}
+        self.assertIn("30.25", text, "the mean of the two with one law")
         self.assertEqual(rows["token-v3"][1:3], ["`token-v3:alpha=0.5`", "0.200"])
+        self.assertEqual(rows["token-v3"][4:6], ["`token-v3:alpha=0.9`", "0.100"], "within noise")
         self.assertEqual(rows["strict"][2], "0.400")
-        self.assertEqual(rows["chow"][3], "not reached")
+        self.assertEqual((rows["chow"][3], rows["chow"][6]), ("not reached", "not reached"))
 
     def test_one_law_is_compared_alpha_by_alpha(self):
         rows = rows_of(findings.same_law(BASE + [
