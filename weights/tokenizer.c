@@ -53,6 +53,9 @@ typedef struct {
     const spc_tokenizer *t;
     int32_t *id;
     size_t count, capacity;
+    bool marked; /* special tokens begin at marks alone */
+    const size_t *mark;
+    int32_t mark_count;
     spc_error *err;
 } output;
 
@@ -213,10 +216,27 @@ static size_t drop_spaces(const char *text, size_t least, size_t at)
     return at;
 }
 
-/* The longest added token of this kind that stands at a place, or NULL. */
-static const spc_added *added_at(const spc_tokenizer *t, bool normalized, const char *text,
-                                 size_t at, size_t bytes)
+static int by_offset(const void *a, const void *b)
 {
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* May a special token begin here?  Marks are places of the text before normalisation. */
+static bool may_be_special(const output *o, bool normalized, size_t at)
+{
+    if (!o->marked) return true;
+    if (normalized || o->mark_count == 0) return false;
+    return bsearch(&at, o->mark, (size_t)o->mark_count, sizeof at, by_offset) != NULL;
+}
+
+/* The longest added token of this kind that stands at a place, or NULL. */
+static const spc_added *added_at(const output *o, bool normalized, const char *text, size_t at,
+                                 size_t bytes)
+{
+    const spc_tokenizer *t = o->t;
+
     for (int32_t i = 0; i < t->added_count; i++) {
         const spc_added *a = &t->added[i];
 
@@ -225,6 +245,7 @@ static const spc_added *added_at(const spc_tokenizer *t, bool normalized, const 
         if (a->single_word && (word_before(text, at) || word_behind(text, at + a->length, bytes))) {
             continue;
         }
+        if (t->piece[a->id].special && !may_be_special(o, normalized, at)) continue;
         return a;
     }
     return NULL;
@@ -262,7 +283,7 @@ static spc_status encode_text(output *o, const char *text, size_t bytes, bool no
     spc_status status = SPC_OK;
 
     while (at < bytes && status == SPC_OK) {
-        const spc_added *a = added_at(o->t, normalized, text, at, bytes);
+        const spc_added *a = added_at(o, normalized, text, at, bytes);
 
         if (!a) {
             at++;
@@ -280,34 +301,51 @@ static spc_status encode_text(output *o, const char *text, size_t bytes, bool no
     return status;
 }
 
-spc_status spc_tokenizer_encode(const spc_tokenizer *t, const char *text, size_t bytes,
-                                bool special, int32_t **ids, int32_t *count, spc_error *err)
+static spc_status encode(output *o, const char *text, size_t bytes, bool special, int32_t **ids,
+                         int32_t *count)
 {
-    output o = {t, NULL, 0, 0, err};
+    const spc_tokenizer *t = o->t;
     size_t invalid = spc_utf8_invalid(text, bytes);
     spc_status status = SPC_OK;
 
     *ids = NULL;
     *count = 0;
     if (invalid < bytes) {
-        return spc_error_set(err, SPC_EINPUT,
+        return spc_error_set(o->err, SPC_EINPUT,
                              "text: expected UTF-8, found byte 0x%02x at offset %zu",
                              (unsigned)(unsigned char)text[invalid], invalid);
     }
     for (int32_t i = 0; special && i < t->before_count && status == SPC_OK; i++) {
-        status = put(&o, t->before[i]);
+        status = put(o, t->before[i]);
     }
-    if (status == SPC_OK) status = encode_text(&o, text, bytes, false);
+    if (status == SPC_OK) status = encode_text(o, text, bytes, false);
     for (int32_t i = 0; special && i < t->behind_count && status == SPC_OK; i++) {
-        status = put(&o, t->behind[i]);
+        status = put(o, t->behind[i]);
     }
-    if (status != SPC_OK || o.count == 0) {
-        free(o.id);
+    if (status != SPC_OK || o->count == 0) {
+        free(o->id);
         return status;
     }
-    *ids = o.id;
-    *count = (int32_t)o.count;
+    *ids = o->id;
+    *count = (int32_t)o->count;
     return SPC_OK;
+}
+
+spc_status spc_tokenizer_encode(const spc_tokenizer *t, const char *text, size_t bytes,
+                                bool special, int32_t **ids, int32_t *count, spc_error *err)
+{
+    output o = {.t = t, .err = err};
+
+    return encode(&o, text, bytes, special, ids, count);
+}
+
+spc_status spc_tokenizer_encode_marked(const spc_tokenizer *t, const char *text, size_t bytes,
+                                       const size_t *mark, int32_t mark_count, int32_t **ids,
+                                       int32_t *count, spc_error *err)
+{
+    output o = {.t = t, .marked = true, .mark = mark, .mark_count = mark_count, .err = err};
+
+    return encode(&o, text, bytes, false, ids, count);
 }
 
 /* ---- and back ---------------------------------------------------------------------------------

@@ -29,6 +29,16 @@ int32_t spc_tokenizer_size(const spc_tokenizer *tokenizer);
 spc_status spc_tokenizer_encode(const spc_tokenizer *tokenizer, const char *text, size_t bytes,
                                 bool special, int32_t **ids, int32_t *count, spc_error *err);
 
+/* The same for a text put together from a template and a stranger's words: special tokens are
+ * recognised only where they begin at one of the given places, and their spelling anywhere else is
+ * text like any other.  Added tokens that are not special are recognised everywhere, as above.
+ * Nothing is added around the text.
+ *
+ * mark   [mark_count] offsets into text, in bytes, rising */
+spc_status spc_tokenizer_encode_marked(const spc_tokenizer *tokenizer, const char *text,
+                                       size_t bytes, const size_t *mark, int32_t mark_count,
+                                       int32_t **ids, int32_t *count, spc_error *err);
+
 /* The bytes that one id decodes to inside a text, borrowed from the tokenizer; not terminated; may
  * be part of a UTF-8 character.  NULL with *bytes = 0 for a hole or an id out of range. */
 const char *spc_tokenizer_piece(const spc_tokenizer *tokenizer, int32_t id, size_t *bytes);
