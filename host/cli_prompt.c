@@ -212,6 +212,7 @@ spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], b
 void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
 {
     total->prompt_tokens += one->prompt_tokens;
+    total->reused_tokens += one->reused_tokens;
     total->tokens += one->tokens;
     total->discarded += one->discarded;
     total->rounds += one->rounds;

@@ -50,6 +50,21 @@ static spc_status read_params(const spc_session_options *o, spc_row_params *para
     return spc_params_check(params, err);
 }
 
+static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_options *o,
+                                    spc_error *err)
+{
+    if (o->stop_token_count < 0 || o->stop_token_count > SPC_STOP_TOKENS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "stop tokens: expected 0 to %d, found %d",
+                             SPC_STOP_TOKENS_MAX, (int)o->stop_token_count);
+    }
+    for (int32_t i = 0; i < o->stop_token_count; i++) {
+        if (o->stop_token[i] >= 0 && o->stop_token[i] < engine->vocab) continue;
+        return spc_error_set(err, SPC_EUSAGE, "stop token: expected an id of 0 to %d, found %d",
+                             (int)engine->vocab - 1, (int)o->stop_token[i]);
+    }
+    return SPC_OK;
+}
+
 static spc_status check_options(const spc_engine *engine, const spc_session_options *o,
                                 const spc_row_params *params, spc_error *err)
 {
@@ -80,7 +95,7 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
         if (o->stop[i] && o->stop[i][0]) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop string %d is empty", (int)i + 1);
     }
-    return SPC_OK;
+    return check_stop_tokens(engine, o, err);
 }
 
 static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, int32_t count,
@@ -136,6 +151,24 @@ static const spc_strategy *strategy_of(spc_rule_kind kind)
     }
 }
 
+/* The sequence is this prompt, and nothing has been decided on yet. */
+static void begin(spc_session *s, const int32_t *prompt, int32_t count)
+{
+    memcpy(s->token, prompt, (size_t)count * sizeof *prompt);
+    s->params.rule = s->rule;
+    s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
+    s->prompt = s->length = count;
+    s->finish = SPC_FINISH_RUNNING;
+    s->ahead = 0;
+    s->log_sum = 0;
+    s->round_failed = false;
+    memset(&s->counters, 0, sizeof s->counters);
+    s->counters.prompt_tokens = count;
+    s->counters.output_hash = SPC_HASH_NONE;
+    spc_text_begin(&s->text);
+    atomic_store(&s->cancel, false);
+}
+
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                             const int32_t *prompt, int32_t count, spc_session **out, spc_error *err)
 {
@@ -159,21 +192,22 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     status = spc_text_init(&s->text, options->stop, options->stop_count, engine->longest_token,
                            options->on_text, options->user, err);
     if (status != SPC_OK) goto fail;
-    memcpy(s->token, prompt, (size_t)count * sizeof *prompt);
     s->engine = engine;
-    s->strategy = strategy_of((spc_rule_kind)params.rule.kind);
     s->params = params;
+    s->rule = params.rule;
     s->gamma = options->gamma;
     s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
     s->ignore_stop = options->ignore_stop;
-    s->prompt = s->length = count;
-    s->finish = SPC_FINISH_RUNNING;
+    if (options->stop_token_count > 0) {
+        memcpy(s->stop_token, options->stop_token,
+               (size_t)options->stop_token_count * sizeof *s->stop_token);
+    }
+    s->stop_token_count = options->stop_token_count;
     s->reads_text = engine->tokenizer && (options->stop_count > 0 || options->on_text);
     s->on_token = options->on_token;
     s->user = options->user;
-    s->counters.prompt_tokens = count;
-    s->counters.output_hash = SPC_HASH_NONE;
     atomic_init(&s->cancel, false);
+    begin(s, prompt, count);
     s->slot = take_slot(engine, s);
     if (s->slot < 0) {
         status = spc_error_set(err, SPC_EFULL,
@@ -204,6 +238,39 @@ void spc_session_close(spc_session *session)
     free(session);
 }
 
+/* Cut a cache to at most `most` tokens; returns what it holds then. */
+static int32_t cut_cache(const spc_session *s, spc_runner *runner, int32_t most)
+{
+    const spc_backend_ops *ops = s->engine->ops;
+    int32_t length = runner ? ops->length(runner, s->slot) : 0;
+
+    if (length <= most) return length;
+    ops->rewind(runner, s->slot, most);
+    return most;
+}
+
+spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
+{
+    spc_status status = check_prompt(s->engine, prompt, count, err);
+    int32_t common = 0, verifier, drafter;
+
+    if (status != SPC_OK) return status;
+    /* The last token of a prompt is pending: its row must run.  So is the last one that was kept,
+     * and behind it the caches may hold drafts that were not; of a failed session they may hold
+     * what made it fail. */
+    while (s->finish != SPC_FINISH_FAILED && common < s->length - 1 && common < count - 1 &&
+           s->token[common] == prompt[common]) {
+        common++;
+    }
+    pthread_mutex_lock(&s->engine->lock);
+    verifier = cut_cache(s, s->engine->verifier.runner, common);
+    drafter = cut_cache(s, s->engine->drafter.runner, common);
+    pthread_mutex_unlock(&s->engine->lock);
+    begin(s, prompt, count);
+    s->counters.reused_tokens = verifier > drafter ? verifier : drafter;
+    return SPC_OK;
+}
+
 /* ---- what is kept -----------------------------------------------------------------------------
  */
 
@@ -213,6 +280,9 @@ bool spc_session_is_stop(const spc_session *s, int32_t token)
 
     for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
         if (config->stop[i] == token) return true;
+    }
+    for (int32_t i = 0; !s->ignore_stop && i < s->stop_token_count; i++) {
+        if (s->stop_token[i] == token) return true;
     }
     return false;
 }

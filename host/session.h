@@ -26,10 +26,13 @@ struct spc_session {
     spc_engine *engine;
     const spc_strategy *strategy;
     spc_row_params params;
+    spc_rule rule; /* as opened: seq-chow may go on under another */
     int32_t slot;
     int32_t gamma;
     int32_t budget; /* new tokens allowed, >= 1 */
     bool ignore_stop;
+    int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
+    int32_t stop_token_count;
 
     int32_t *token; /* [engine->context] prompt, what was kept, behind it the drafts of a round */
     int32_t prompt; /* tokens of the prompt */
@@ -54,7 +57,7 @@ struct spc_session {
     spc_stats counters;
 };
 
-/* Is it one of the model's end-of-sequence ids, and does this session heed them? */
+/* Is it an end of sequence, to the model or to this session, and does the session heed them? */
 bool spc_session_is_stop(const spc_session *session, int32_t token);
 
 /* Keep one more token: append, count, tell, and find out whether it ends the sequence.  Returns

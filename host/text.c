@@ -113,6 +113,12 @@ static size_t whole_characters(const spc_text_stream *s, size_t count)
     return at;
 }
 
+void spc_text_begin(spc_text_stream *stream)
+{
+    stream->held_bytes = 0;
+    stream->bytes = 0;
+}
+
 bool spc_text_push(spc_text_stream *stream, const char *piece, size_t bytes)
 {
     assert(bytes <= stream->capacity - stream->held_bytes);

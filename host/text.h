@@ -26,6 +26,9 @@ spc_status spc_text_init(spc_text_stream *stream, const char *const *stop, int32
                          size_t longest_token, spc_text_fn emit, void *user, spc_error *err);
 void spc_text_free(spc_text_stream *stream);
 
+/* Begin a new text: what is held is forgotten. */
+void spc_text_begin(spc_text_stream *stream);
+
 /* Take the bytes of one token (at most longest_token).  true: a stop string is complete; the text
  * ends before it and nothing more is let go. */
 bool spc_text_push(spc_text_stream *stream, const char *piece, size_t bytes);

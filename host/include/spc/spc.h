@@ -149,6 +149,8 @@ typedef bool (*spc_token_fn)(void *user, const spc_token *token);
  * to be part of a stop string, special tokens left out.  Not terminated. */
 typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
+enum { SPC_STOP_TOKENS_MAX = 8 };
+
 typedef struct {
     const char *rule;  /* rule text, "token-v3:alpha=0.5"; also "verifier-only", "drafter-only" */
     int32_t gamma;     /* draft length, 0 .. SPC_GAMMA_MAX */
@@ -161,12 +163,15 @@ typedef struct {
     spc_verify_mode verify;
     spc_bonus_mode bonus;
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
-    bool ignore_stop;        /* go on behind the model's end-of-sequence tokens */
+    bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
-    spc_token_fn on_token; /* may be NULL */
-    spc_text_fn on_text;   /* may be NULL */
-    void *user;            /* handed to on_token and on_text */
+    const int32_t *stop_token; /* [stop_token_count] ids that end a sequence beside the model's own
+                                  (a chat template's end of turn), copied */
+    int32_t stop_token_count;  /* 0 .. SPC_STOP_TOKENS_MAX */
+    spc_token_fn on_token;     /* may be NULL */
+    spc_text_fn on_text;       /* may be NULL */
+    void *user;                /* handed to on_token and on_text */
 } spc_session_options;
 
 /* strict, gamma 5, temperature 1, nothing cut, seed 0, bonus from the target distribution. */
@@ -182,6 +187,15 @@ SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_option
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
 SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
+
+/* Begin anew with another prompt: the next turn of a conversation, say, whose prompt is all of it.
+ * What the two sequences have in common from the start is not run again, by neither model; from
+ * there on the session is as one newly opened with its options and this prompt: the same tokens,
+ * counters from zero.  It may be in any state, FAILED too (then nothing is reused).
+ *
+ * prompt   as in spc_session_open; the error leaves the session as it was */
+SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
+                                       spc_error *err);
 
 /* Why a session ended. */
 #define SPC_FINISH_MAP(X)                                                                       \
@@ -238,6 +252,7 @@ SPC_API spc_status spc_session_text(const spc_session *session, char **text, siz
 /* Counters of rules.md 5.7.  Arrays are by draft position, 0 first. */
 typedef struct {
     int64_t prompt_tokens;
+    int64_t reused_tokens;  /* of the prompt: were in a KV cache already (spc_session_restart) */
     int64_t tokens;         /* kept */
     int64_t discarded;      /* decided by a round but behind a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
