@@ -84,6 +84,21 @@ Test(weights_tokenizer, gives_the_reference_ids_with_the_qwen2_pattern)
     expect_golden("bytelevel-qwen2");
 }
 
+Test(weights_tokenizer, gives_the_reference_ids_of_llama_2)
+{
+    expect_golden("spbpe-llama2");
+}
+
+Test(weights_tokenizer, gives_the_reference_ids_of_gemma)
+{
+    expect_golden("spbpe-gemma");
+}
+
+Test(weights_tokenizer, gives_the_reference_ids_of_t5)
+{
+    expect_golden("unigram-t5");
+}
+
 Test(weights_tokenizer, decodes_what_it_encoded_for_random_text)
 {
     spc_tokenizer *t = open_vector("bytelevel-gpt2");
@@ -192,20 +207,26 @@ static void expect_refused(const char *json, spc_status status, const char *name
     cr_expect_not_null(strstr(error.message, named), "'%s' should name '%s'", error.message, named);
 }
 
+#define BYTE_LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false}"
+
 Test(weights_tokenizer, refuses_by_name_what_it_does_not_understand)
 {
     expect_refused("{\"model\":", SPC_EFORMAT, "line 1");
     expect_refused("[]", SPC_EFORMAT, "model");
-    expect_refused("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", SPC_EMODEL, "Unigram");
-    expect_refused(
-        "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{},\"merges\":[]}}",
-        SPC_EMODEL, "byte_fallback");
+    expect_refused("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", SPC_EMODEL, "WordPiece");
+    expect_refused("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", SPC_EFORMAT, "model.vocab");
+    expect_refused("{" BYTE_LEVEL ",\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
+                   "\"vocab\":{},\"merges\":[]}}",
+                   SPC_EMODEL, "byte_fallback");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", SPC_EFORMAT,
                    "vocab");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}",
                    SPC_EFORMAT, "share");
+    expect_refused("{" BYTE_LEVEL
+                   ",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+                   SPC_EMODEL, "byte 0x00");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}", SPC_EMODEL,
-                   "byte 0x00");
+                   "decoder");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}",
                    SPC_EFORMAT, "duplicate");
 }

@@ -48,6 +48,37 @@ bool spc_is_word(uint32_t code)
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC;
 }
 
+bool spc_is_mark(uint32_t code)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)code);
+
+    return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+           category == UTF8PROC_CATEGORY_ME;
+}
+
+uint32_t spc_lower(uint32_t code)
+{
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)code);
+}
+
+size_t spc_grapheme(const char *text, size_t bytes)
+{
+    utf8proc_int32_t last = -1, state = 0;
+    size_t at = 0;
+
+    while (at < bytes) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                              (utf8proc_ssize_t)(bytes - at), &code);
+
+        if (n <= 0) break; /* not UTF-8, which the caller has ruled out */
+        if (last >= 0 && utf8proc_grapheme_break_stateful(last, code, &state)) break;
+        last = code;
+        at += (size_t)n;
+    }
+    return at > 0 ? at : 1;
+}
+
 bool spc_spans_add(spc_spans *spans, size_t at, size_t bytes)
 {
     if (bytes == 0) return true;
@@ -161,4 +192,58 @@ spc_status spc_pattern_split(const spc_pattern *pattern, const char *text, spc_s
     pcre2_match_context_free(context);
     if (!room) return spc_error_set(err, SPC_ENOMEM, "no memory to split a text");
     return found < 0 && found != PCRE2_ERROR_NOMATCH ? gave_up(found, err) : SPC_OK;
+}
+
+/* One piece of what a cut makes of a text. */
+typedef struct {
+    spc_cut_kind kind;
+    spc_spans *out;
+    size_t begin;     /* pieces from here on are of this text */
+    bool after_match; /* the piece before was a match */
+} cutter;
+
+/* Pieces come in the order of the text, matches and what lies between by turns. */
+static bool put_piece(cutter *c, size_t at, size_t bytes, bool match)
+{
+    spc_span *last = c->out->count > c->begin ? &c->out->span[c->out->count - 1] : NULL;
+    bool join = false, after = c->after_match;
+
+    if (bytes == 0) return true;
+    c->after_match = match;
+    switch (c->kind) {
+    case SPC_CUT_ISOLATED: break;
+    case SPC_CUT_REMOVED:
+        if (match) return true;
+        break;
+    case SPC_CUT_WITH_PREVIOUS: join = last && match && !after; break;
+    case SPC_CUT_WITH_NEXT: join = last && !match && after; break;
+    case SPC_CUT_CONTIGUOUS: join = last && match == after; break;
+    }
+    if (!join) return spc_spans_add(c->out, at, bytes);
+    last->bytes += bytes;
+    return true;
+}
+
+spc_status spc_pattern_cut(const spc_pattern *pattern, const char *text, spc_span within,
+                           spc_cut_kind kind, bool invert, spc_spans *out, spc_error *err)
+{
+    spc_spans matches = {NULL, 0, 0};
+    cutter c = {kind, out, out->count, false};
+    size_t done = within.at;
+    spc_status status = spc_pattern_split(pattern, text, within, true, false, &matches, err);
+    bool room = true;
+
+    for (size_t i = 0; i < matches.count && status == SPC_OK && room; i++) {
+        const spc_span *m = &matches.span[i];
+
+        room = put_piece(&c, done, m->at - done, invert) && put_piece(&c, m->at, m->bytes, !invert);
+        done = m->at + m->bytes;
+    }
+    if (status == SPC_OK && room) {
+        room = put_piece(&c, done, within.at + within.bytes - done, invert);
+    }
+    spc_spans_free(&matches);
+    if (status == SPC_OK && !room)
+        status = spc_error_set(err, SPC_ENOMEM, "no memory to cut a text");
+    return status;
 }

@@ -23,6 +23,15 @@ spc_status spc_normalise(spc_form form, const char *text, size_t bytes, char **o
 bool spc_is_space(uint32_t code);
 bool spc_is_word(uint32_t code);
 
+/* Is it a mark: an accent, a vowel sign (categories Mn, Mc, Me)? */
+bool spc_is_mark(uint32_t code);
+
+/* Lower case of one character by one character. */
+uint32_t spc_lower(uint32_t code);
+
+/* Bytes of the first grapheme of valid UTF-8, bytes >= 1. */
+size_t spc_grapheme(const char *text, size_t bytes);
+
 /* A piece of a text: [at, at + bytes). */
 typedef struct {
     size_t at, bytes;
@@ -53,5 +62,20 @@ void spc_pattern_close(spc_pattern *pattern);
  * SPC_EINPUT when the pattern gives up on the text (its work is bounded). */
 spc_status spc_pattern_split(const spc_pattern *pattern, const char *text, spc_span within,
                              bool matches, bool between, spc_spans *out, spc_error *err);
+
+/* What becomes of the matches: pieces of their own, left out, put to the piece before or behind, or
+ * joined where they touch. */
+typedef enum {
+    SPC_CUT_ISOLATED,
+    SPC_CUT_REMOVED,
+    SPC_CUT_WITH_PREVIOUS,
+    SPC_CUT_WITH_NEXT,
+    SPC_CUT_CONTIGUOUS
+} spc_cut_kind;
+
+/* Cut at the matches, or with invert at what lies between them, and append the pieces.  As above.
+ */
+spc_status spc_pattern_cut(const spc_pattern *pattern, const char *text, spc_span within,
+                           spc_cut_kind kind, bool invert, spc_spans *out, spc_error *err);
 
 #endif

@@ -16,7 +16,10 @@ void spc_tokenizer_close(spc_tokenizer *t)
     for (int32_t i = 0; i < t->size; i++) free(t->piece[i].content);
     for (int32_t i = 0; i < t->added_count; i++) free(t->added[i].owned);
     for (int32_t i = 0; i < t->split_count; i++) spc_pattern_close(t->split[i].pattern);
+    for (int32_t i = 0; i < t->step_count; i++) spc_step_free(&t->step[i]);
     spc_bpe_free(&t->bpe);
+    spc_unigram_free(&t->unigram);
+    free(t->score);
     free(t->content_bucket);
     free(t->added);
     free(t->piece);
@@ -95,71 +98,220 @@ static int32_t whole_word(const spc_tokenizer *t, const char *word, size_t bytes
     char content[512];
     size_t length = 0;
 
+    if (t->model != SPC_MODEL_BYTES) return spc_tokenizer_lookup_own(t, word, bytes);
     if (2 * bytes > sizeof content) return -1; /* no vocabulary has words this long */
     for (size_t i = 0; i < bytes; i++) {
-        const char *one = t->piece[t->byte_id[(unsigned char)word[i]]].content;
-        size_t n = strlen(one);
+        const spc_piece *one = &t->piece[t->byte_id[(unsigned char)word[i]]];
 
-        memcpy(content + length, one, n);
-        length += n;
+        memcpy(content + length, one->content, one->content_length);
+        length += one->content_length;
     }
     return spc_tokenizer_lookup(t, content, length);
 }
 
-static spc_status encode_word(output *o, const char *word, size_t bytes)
+/* The bytes of characters without token, where all of them have one. */
+static bool put_bytes(output *o, const char *text, size_t bytes)
 {
-    int32_t count = (int32_t)bytes, id = o->t->ignore_merges ? whole_word(o->t, word, bytes) : -1;
-
-    if (id >= 0) return put(o, id);
-    if (!reserve(o, bytes)) return no_memory(o);
     for (size_t i = 0; i < bytes; i++) {
-        o->id[o->count + i] = o->t->byte_id[(unsigned char)word[i]];
+        if (o->t->byte_id[(unsigned char)text[i]] < 0) return false;
     }
-    if (!spc_bpe_merge(&o->t->bpe, o->id + o->count, &count)) return no_memory(o);
-    o->count += (size_t)count;
+    for (size_t i = 0; i < bytes; i++) {
+        o->id[o->count++] = o->t->byte_id[(unsigned char)text[i]];
+    }
+    return true;
+}
+
+/* Characters as tokens, from o->id[o->count] on; an unknown one goes as bytes, as the unknown token
+ * (neighbours as one where they are fused), or, where there is none, not at all. */
+static void put_characters(output *o, const char *word, size_t bytes)
+{
+    const spc_tokenizer *t = o->t;
+    bool whole, unknown = false;
+
+    for (size_t i = 0, n; i < bytes; i += n) {
+        int32_t id;
+
+        n = spc_utf8_character(word + i, bytes - i, &whole, NULL);
+        id = spc_tokenizer_lookup_own(t, word + i, n);
+        if (id >= 0) {
+            o->id[o->count++] = id;
+            unknown = false;
+            continue;
+        }
+        if (t->byte_fallback && put_bytes(o, word + i, n)) {
+            unknown = false;
+            continue;
+        }
+        if (t->unknown >= 0 && !(unknown && t->fuse_unknown)) o->id[o->count++] = t->unknown;
+        unknown = true;
+    }
+}
+
+/* Bytes or characters, then merges. */
+static spc_status encode_bpe(output *o, const char *word, size_t bytes)
+{
+    size_t begin = o->count;
+    int32_t count;
+
+    if (o->t->model == SPC_MODEL_BYTES) {
+        for (size_t i = 0; i < bytes; i++) {
+            o->id[o->count++] = o->t->byte_id[(unsigned char)word[i]];
+        }
+    } else {
+        put_characters(o, word, bytes);
+    }
+    count = (int32_t)(o->count - begin);
+    if (!spc_bpe_merge(&o->t->bpe, o->id + begin, &count)) return no_memory(o);
+    o->count = begin + (size_t)count;
     return SPC_OK;
 }
 
-/* Split a text step by step and encode the words. */
-static spc_status encode_words(output *o, const char *text, size_t bytes)
+static spc_status encode_unigram(output *o, const char *word, size_t bytes)
 {
-    spc_spans now = {NULL, 0, 0}, next = {NULL, 0, 0};
-    spc_status status = spc_spans_add(&now, 0, bytes) ? SPC_OK : no_memory(o);
+    const spc_tokenizer *t = o->t;
+    spc_unigram_piece *piece = malloc((bytes + 1) * sizeof *piece);
+    int64_t count = piece ? spc_unigram_cut(&t->unigram, word, bytes, piece) : -1;
+    spc_status status = count < 0 ? no_memory(o) : SPC_OK;
 
-    for (int32_t s = 0; s < o->t->split_count && status == SPC_OK; s++) {
-        const spc_split *split = &o->t->split[s];
+    for (int64_t i = 0; i < count && status == SPC_OK; i++) {
+        const char *text = word + piece[i].at;
+        int32_t id = piece[i].id;
 
-        next.count = 0;
-        for (size_t i = 0; i < now.count && status == SPC_OK; i++) {
-            status = spc_pattern_split(split->pattern, text, now.span[i], split->matches,
-                                       split->between, &next, o->err);
+        if (id < 0) id = spc_tokenizer_lookup_own(t, text, piece[i].bytes);
+        if (id < 0 && t->byte_fallback && put_bytes(o, text, piece[i].bytes)) continue;
+        if (id < 0) id = t->unknown;
+        if (id < 0) {
+            status = spc_error_set(o->err, SPC_EINPUT,
+                                   "text: a character has no token, and the tokenizer none for "
+                                   "unknown ones (unk_id)");
+        } else {
+            o->id[o->count++] = id;
         }
-        spc_spans swap = now;
-        now = next;
-        next = swap;
     }
-    for (size_t i = 0; i < now.count && status == SPC_OK; i++) {
-        status = encode_word(o, text + now.span[i].at, now.span[i].bytes);
-    }
-    spc_spans_free(&now);
-    spc_spans_free(&next);
+    free(piece);
     return status;
 }
 
-/* A text without added tokens, in its normal form. */
-static spc_status encode_plain(output *o, const char *text, size_t bytes)
+static spc_status encode_word(output *o, const char *word, size_t bytes)
 {
-    char *prefixed;
-    spc_status status;
+    int32_t id = o->t->ignore_merges ? whole_word(o->t, word, bytes) : -1;
 
-    if (bytes == 0) return SPC_OK;
-    if (!o->t->prefix_space || text[0] == ' ') return encode_words(o, text, bytes);
-    prefixed = malloc(bytes + 1);
-    if (!prefixed) return no_memory(o);
-    prefixed[0] = ' ';
-    memcpy(prefixed + 1, text, bytes);
-    status = encode_words(o, prefixed, bytes + 1);
-    free(prefixed);
+    if (id >= 0) return put(o, id);
+    if (!reserve(o, bytes)) return no_memory(o); /* a token has a byte at least */
+    return o->t->model == SPC_MODEL_UNIGRAM ? encode_unigram(o, word, bytes)
+                                            : encode_bpe(o, word, bytes);
+}
+
+/* ---- cutting into words -----------------------------------------------------------------------
+ */
+
+/* Words are spans of a text; a step that changes them brings a text of its own. */
+typedef struct {
+    const char *text;
+    char *owned; /* the text, or NULL */
+    spc_spans spans;
+} words;
+
+static void words_free(words *w)
+{
+    free(w->owned);
+    spc_spans_free(&w->spans);
+}
+
+/* A word, each space as the mark, with a mark before it where it begins with none. */
+static bool put_marked(const spc_split *split, const char *word, size_t bytes, bool first,
+                       spc_buffer_bytes *out)
+{
+    size_t length = strlen(split->mark);
+    bool begins = bytes > 0 &&
+                  (word[0] == ' ' || (bytes >= length && memcmp(word, split->mark, length) == 0));
+    bool good = true;
+
+    if (!begins &&
+        (split->prepend == SPC_PREPEND_ALWAYS || (split->prepend == SPC_PREPEND_FIRST && first))) {
+        good = spc_bytes_put(out, split->mark, length);
+    }
+    for (size_t i = 0; i < bytes && good; i++) {
+        good = word[i] == ' ' ? spc_bytes_put(out, split->mark, length)
+                              : spc_bytes_put(out, word + i, 1);
+    }
+    return good;
+}
+
+/* Spans of out[from, to), cut before each mark. */
+static bool cut_at_marks(const spc_split *split, const char *text, size_t from, size_t to,
+                         spc_spans *spans)
+{
+    size_t length = strlen(split->mark), done = from;
+
+    for (size_t i = from; split->cuts && i + length <= to; i++) {
+        if (i == from || memcmp(text + i, split->mark, length) != 0) continue;
+        if (!spc_spans_add(spans, done, i - done)) return false;
+        done = i;
+    }
+    return spc_spans_add(spans, done, to - done);
+}
+
+/* A step that changes words: a space before them, or marks for spaces. */
+static bool change_words(const spc_split *split, const words *now, bool first, words *next)
+{
+    spc_buffer_bytes out = {NULL, 0, 0};
+    bool good = true;
+
+    for (size_t i = 0; i < now->spans.count && good; i++) {
+        const char *word = now->text + now->spans.span[i].at;
+        size_t bytes = now->spans.span[i].bytes, from = out.count;
+
+        if (split->kind == SPC_SPLIT_SPACE) {
+            good = (word[0] == ' ' || spc_bytes_put(&out, " ", 1)) &&
+                   spc_bytes_put(&out, word, bytes) &&
+                   spc_spans_add(&next->spans, from, out.count - from);
+        } else {
+            good = put_marked(split, word, bytes, first && i == 0, &out) &&
+                   cut_at_marks(split, out.data, from, out.count, &next->spans);
+        }
+    }
+    next->text = next->owned = out.data;
+    return good;
+}
+
+static spc_status cut_words(output *o, const spc_split *split, const words *now, bool first,
+                            words *next)
+{
+    spc_status status = SPC_OK;
+
+    if (split->kind != SPC_SPLIT_PATTERN) {
+        return change_words(split, now, first, next) ? SPC_OK : no_memory(o);
+    }
+    next->text = now->text;
+    for (size_t i = 0; i < now->spans.count && status == SPC_OK; i++) {
+        status = spc_pattern_cut(split->pattern, now->text, now->spans.span[i], split->cut,
+                                 split->invert, &next->spans, o->err);
+    }
+    return status;
+}
+
+/* A text without added tokens, in its normal form.  first: nothing of the input is before it. */
+static spc_status encode_plain(output *o, const char *text, size_t bytes, bool first)
+{
+    words now = {text, NULL, {NULL, 0, 0}};
+    spc_status status = spc_spans_add(&now.spans, 0, bytes) ? SPC_OK : no_memory(o);
+
+    for (int32_t s = 0; s < o->t->split_count && status == SPC_OK; s++) {
+        words next = {NULL, NULL, {NULL, 0, 0}};
+
+        status = cut_words(o, &o->t->split[s], &now, first, &next);
+        if (next.text == now.text && !next.owned) { /* the text goes on */
+            next.owned = now.owned;
+            now.owned = NULL;
+        }
+        words_free(&now);
+        now = next;
+    }
+    for (size_t i = 0; i < now.spans.count && status == SPC_OK; i++) {
+        status = encode_word(o, now.text + now.spans.span[i].at, now.spans.span[i].bytes);
+    }
+    words_free(&now);
     return status;
 }
 
@@ -251,33 +403,36 @@ static const spc_added *added_at(const output *o, bool normalized, const char *t
     return NULL;
 }
 
-static spc_status encode_text(output *o, const char *text, size_t bytes, bool normalized);
+static spc_status encode_text(output *o, const char *text, size_t bytes, bool normalized,
+                              bool first);
 
 /* What lies between added tokens: normalise and look for the normalised ones, or encode. */
-static spc_status encode_rest(output *o, const char *text, size_t bytes, bool normalized)
+static spc_status encode_rest(output *o, const char *text, size_t bytes, bool normalized,
+                              bool first)
 {
     const char *now = text;
     char *owned = NULL;
     spc_status status = SPC_OK;
 
     if (bytes == 0) return SPC_OK;
-    if (normalized) return encode_plain(o, text, bytes);
-    for (int32_t i = 0; i < o->t->form_count && status == SPC_OK; i++) {
+    if (normalized) return encode_plain(o, text, bytes, first);
+    for (int32_t i = 0; i < o->t->step_count && status == SPC_OK; i++) {
         char *out;
         size_t length;
 
-        status = spc_normalise(o->t->form[i], now, bytes, &out, &length, o->err);
+        status = spc_step_run(&o->t->step[i], now, bytes, &out, &length, o->err);
         if (status != SPC_OK) break;
         free(owned);
         now = owned = out;
         bytes = length;
     }
-    if (status == SPC_OK) status = encode_text(o, now, bytes, true);
+    if (status == SPC_OK) status = encode_text(o, now, bytes, true, first);
     free(owned);
     return status;
 }
 
-static spc_status encode_text(output *o, const char *text, size_t bytes, bool normalized)
+static spc_status encode_text(output *o, const char *text, size_t bytes, bool normalized,
+                              bool first)
 {
     size_t done = 0, at = 0;
     spc_status status = SPC_OK;
@@ -291,14 +446,14 @@ static spc_status encode_text(output *o, const char *text, size_t bytes, bool no
         }
         size_t from = a->lstrip ? drop_spaces(text, done, at) : at;
 
-        status = encode_rest(o, text + done, from - done, normalized);
+        status = encode_rest(o, text + done, from - done, normalized, first && done == 0);
         if (status == SPC_OK) status = put(o, a->id);
         at += a->length;
         if (a->rstrip) at = skip_spaces(text, at, bytes);
         done = at;
     }
-    if (status == SPC_OK) status = encode_rest(o, text + done, bytes - done, normalized);
-    return status;
+    if (status != SPC_OK) return status;
+    return encode_rest(o, text + done, bytes - done, normalized, first && done == 0);
 }
 
 static spc_status encode(output *o, const char *text, size_t bytes, bool special, int32_t **ids,
@@ -318,7 +473,7 @@ static spc_status encode(output *o, const char *text, size_t bytes, bool special
     for (int32_t i = 0; special && i < t->before_count && status == SPC_OK; i++) {
         status = put(o, t->before[i]);
     }
-    if (status == SPC_OK) status = encode_text(o, text, bytes, false);
+    if (status == SPC_OK) status = encode_text(o, text, bytes, false, true);
     for (int32_t i = 0; special && i < t->behind_count && status == SPC_OK; i++) {
         status = put(o, t->behind[i]);
     }
@@ -351,10 +506,24 @@ spc_status spc_tokenizer_encode_marked(const spc_tokenizer *t, const char *text,
 /* ---- and back ---------------------------------------------------------------------------------
  */
 
+size_t spc_tokenizer_lead(const spc_tokenizer *t, int32_t id, int32_t index, bool begun)
+{
+    const spc_piece *p = &t->piece[id];
+    size_t spaces = 0;
+
+    while (spaces < p->length && p->bytes[spaces] == ' ') spaces++;
+    switch (t->lead) {
+    case SPC_LEAD_ONE: return !begun && spaces > 0 ? 1 : 0;
+    case SPC_LEAD_FIRST_TOKEN: return index == 0 ? spaces : 0;
+    default: return 0;
+    }
+}
+
 spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int32_t count,
                                 bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
     size_t total = 0, length = 0, piece_bytes;
+    bool begun = false;
     char *raw;
 
     *text = NULL;
@@ -368,12 +537,15 @@ spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int3
     }
     raw = malloc(total + 1);
     total = 0;
-    for (int32_t i = 0; raw && i < count; i++) {
+    for (int32_t i = 0, index = 0; raw && i < count; i++) {
         const char *piece = spc_tokenizer_piece(t, ids[i], &piece_bytes);
+        size_t lead;
 
         if (!piece || (skip_special && t->piece[ids[i]].special)) continue;
-        memcpy(raw + total, piece, piece_bytes);
-        total += piece_bytes;
+        lead = spc_tokenizer_lead(t, ids[i], index++, begun);
+        begun |= piece_bytes > 0;
+        memcpy(raw + total, piece + lead, piece_bytes - lead);
+        total += piece_bytes - lead;
     }
     if (raw) *text = malloc(spc_utf8_sanitise(raw, total, NULL) + 1);
     if (*text) length = spc_utf8_sanitise(raw, total, *text);
@@ -394,8 +566,13 @@ int32_t spc_tokenizer_difference(const spc_tokenizer *a, const spc_tokenizer *b)
     int32_t size = a->size < b->size ? a->size : b->size;
     int32_t merges = a->bpe.count < b->bpe.count ? a->bpe.count : b->bpe.count;
 
+    if (a->model != b->model) return 0;
     for (int32_t id = 0; id < size; id++) {
         if (!same_piece(&a->piece[id], &b->piece[id])) return id;
+        if (a->score && b->score && id < a->vocab_base && id < b->vocab_base &&
+            a->score[id] != b->score[id]) {
+            return id;
+        }
     }
     for (int32_t i = 0; i < merges; i++) {
         const spc_merge *x = &a->bpe.merge[i], *y = &b->bpe.merge[i];

@@ -50,7 +50,9 @@ bool spc_tokenizer_is_special(const spc_tokenizer *tokenizer, int32_t id);
 int32_t spc_tokenizer_find(const spc_tokenizer *tokenizer, const char *content);
 
 /* Decode all ids.  SPC_EINPUT names the first id that is out of range.  Bytes that do not form
- * UTF-8 become U+FFFD, as the reference tokenizers write them.
+ * UTF-8 become U+FFFD as Unicode recommends: one for each longest part that could have begun a
+ * character.  (For a run of byte tokens the `tokenizers` library gives one per byte of the whole
+ * run, which no stream could.)
  *
  * text    receives malloc'd, terminated text, the caller frees
  * bytes   receives its length; may be NULL */
