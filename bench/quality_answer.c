@@ -14,19 +14,21 @@ double quality_mean(const double *sum, int32_t examples)
     return examples > 0 ? 100.0 * sum[0] / examples : 0.0;
 }
 
-/* 2 m / (a + b) of n-grams; two empty texts have nothing in common. */
+/* 2 m / (a + b) of n-grams, n at most 2; two empty texts have nothing in common. */
 static bool f1_of(const char *hypothesis, const char *reference, int32_t n, double *out)
 {
-    quality_grams g;
+    quality_grams g[2];
     quality_both b;
 
     if (!quality_words(hypothesis, reference, &b)) return false;
 
-    bool good = quality_count_grams(&b, n, &g);
+    bool good = quality_count_grams(&b, n, g);
 
     quality_free_both(&b);
-    *out = g.match > 0.0 ? 2.0 * g.match / (g.hypothesis + g.reference) : 0.0;
-    return good;
+    if (!good) return false;
+    *out = g[n - 1].match > 0.0 ? 2.0 * g[n - 1].match / (g[n - 1].hypothesis + g[n - 1].reference)
+                                : 0.0;
+    return true;
 }
 
 /* Lower case, everything but a-z and 0-9 to blanks. */

@@ -108,18 +108,18 @@ static quality_text tokens_13a(const char *s)
 static bool bleu_count(const char *text, const quality_expected *expected, double *out)
 {
     quality_text h = tokens_13a(text), r = tokens_13a(expected->reference);
+    quality_grams g[BLEU_ORDER];
     quality_both b;
-    bool split_up = !h.failed && !r.failed && quality_words(h.data, r.data, &b), good = split_up;
+    bool split_up = !h.failed && !r.failed && quality_words(h.data, r.data, &b);
+    bool good = split_up && quality_count_grams(&b, BLEU_ORDER, g);
 
-    for (int32_t n = 1; good && n <= BLEU_ORDER; n++) {
-        quality_grams g;
-
-        good = quality_count_grams(&b, n, &g);
-        out[2 * (n - 1)] = g.match;
-        out[2 * (n - 1) + 1] = g.hypothesis;
-        if (n > 1) continue;
-        out[2 * BLEU_ORDER] = g.hypothesis;
-        out[2 * BLEU_ORDER + 1] = g.reference;
+    for (int32_t n = 0; good && n < BLEU_ORDER; n++) {
+        out[2 * n] = g[n].match;
+        out[2 * n + 1] = g[n].hypothesis;
+    }
+    if (good) {
+        out[2 * BLEU_ORDER] = g[0].hypothesis;
+        out[2 * BLEU_ORDER + 1] = g[0].reference;
     }
     if (split_up) quality_free_both(&b);
     free(h.data);
@@ -151,17 +151,16 @@ const quality_metric quality_bleu = {"bleu", 2 * BLEU_ORDER + 2, false, bleu_cou
 
 static bool chrf_count(const char *text, const quality_expected *expected, double *out)
 {
+    quality_grams g[CHRF_ORDER];
     quality_both b = {{NULL, 0}, {NULL, 0}};
     bool good = quality_characters(text, false, &b.hypothesis) &&
-                quality_characters(expected->reference, false, &b.reference);
+                quality_characters(expected->reference, false, &b.reference) &&
+                quality_count_grams(&b, CHRF_ORDER, g);
 
-    for (int32_t n = 1; good && n <= CHRF_ORDER; n++) {
-        quality_grams g;
-
-        good = quality_count_grams(&b, n, &g);
-        out[3 * (n - 1)] = g.reference > 0.0 ? g.hypothesis : 0.0; /* as sacrebleu counts */
-        out[3 * (n - 1) + 1] = g.reference;
-        out[3 * (n - 1) + 2] = g.match;
+    for (int32_t n = 0; good && n < CHRF_ORDER; n++) {
+        out[3 * n] = g[n].reference > 0.0 ? g[n].hypothesis : 0.0; /* as sacrebleu counts */
+        out[3 * n + 1] = g[n].reference;
+        out[3 * n + 2] = g[n].match;
     }
     quality_free_both(&b);
     return good;

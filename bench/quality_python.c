@@ -47,8 +47,8 @@ char *quality_python_cut(const char *text, bool completes)
     static const char *const code[] = {" ", "\t", "def ", "import ", "from ", "class ", "@", NULL};
     static const char *const behind_function[] = {"class", "def", "#",   "@",
                                                   "print", "if",  "```", NULL};
-    static const char *const behind_program[] = {"class", "assert", "\"\"\"", "print",
-                                                 "if",    "<|",     "```",    NULL};
+    static const char *const behind_program[] = {"assert", "\"\"\"", "print", "if",
+                                                 "<|",     "```",    NULL};
     const char *end = text + strlen(text), *block = line_with(text, end, fence), *stop;
 
     if (block && !line_with(text, block, code)) {

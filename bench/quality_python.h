@@ -9,10 +9,10 @@
  *
  * The text of a model is cut (quality_python_cut):
  *   - to its first block of Markdown (```), when no code stands ahead of it;
- *   - else ahead of the first line that goes on with something else: a line that begins with class,
- *     print, if or ```; behind a function to be completed also def, # or @; in a program also
- * assert,
- *     """ or <|. */
+ *   - else ahead of the first line that goes on with something else: one that begins with print, if
+ * or
+ *     ```; behind a function to be completed also with class, def, # or @; behind a program also
+ * with assert, """ or <|.  */
 #ifndef SPC_BENCH_QUALITY_PYTHON_H
 #define SPC_BENCH_QUALITY_PYTHON_H
 

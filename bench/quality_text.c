@@ -191,11 +191,16 @@ static int compare_grams(const int32_t *a, const int32_t *b, int32_t n)
     return 0;
 }
 
-/* Sort the starts of n-grams by what they begin: shell sort, for texts are short. */
-static void sort_grams(const int32_t *symbol, int32_t *start, int32_t count, int32_t n)
+/* All starts, sorted by the n symbols that follow: shell sort, for texts are short.  A symbol below
+ * all others ends the text, so what is shorter than n stands ahead of what it begins. */
+static void sort_starts(const quality_sequence *s, int32_t n, int32_t *start)
 {
-    for (int32_t gap = count / 2; gap > 0; gap /= 2) {
-        for (int32_t i = gap; i < count; i++) {
+    const int32_t *symbol = s->symbol;
+
+    for (int32_t i = 0; i < s->count; i++) start[i] = i;
+    s->symbol[s->count] = INT32_MIN;
+    for (int32_t gap = s->count / 2; gap > 0; gap /= 2) {
+        for (int32_t i = gap; i < s->count; i++) {
             int32_t moved = start[i], k = i;
 
             while (k >= gap && compare_grams(symbol + start[k - gap], symbol + moved, n) > 0) {
@@ -207,25 +212,41 @@ static void sort_grams(const int32_t *symbol, int32_t *start, int32_t count, int
     }
 }
 
-bool quality_count_grams(const quality_both *b, int32_t n, quality_grams *out)
+/* Runs of n symbols that both have; starts sorted by n symbols or more. */
+static double count_matches(const quality_both *b, const int32_t *x, const int32_t *y, int32_t n)
 {
-    const int32_t *x = b->hypothesis.symbol, *y = b->reference.symbol;
-    int32_t xs = b->hypothesis.count >= n ? b->hypothesis.count - n + 1 : 0;
-    int32_t ys = b->reference.count >= n ? b->reference.count - n + 1 : 0, i = 0, k = 0;
-    int32_t *start = malloc(((size_t)xs + (size_t)ys + 1) * sizeof *start);
+    const quality_sequence *h = &b->hypothesis, *r = &b->reference;
+    int32_t i = 0, k = 0;
+    double match = 0.0;
 
-    *out = (quality_grams){xs, ys, 0};
-    if (!start) return false;
-    for (int32_t s = 0; s < xs; s++) start[s] = s;
-    for (int32_t s = 0; s < ys; s++) start[xs + s] = s;
-    sort_grams(x, start, xs, n);
-    sort_grams(y, start + xs, ys, n);
-    while (i < xs && k < ys) {
-        int order = compare_grams(x + start[i], y + start[xs + k], n);
+    while (i < h->count && k < r->count) {
+        bool short_x = x[i] + n > h->count, short_y = y[k] + n > r->count;
+        int order;
 
-        out->match += order == 0;
+        if (short_x || short_y) {
+            i += short_x;
+            k += short_y;
+            continue;
+        }
+        order = compare_grams(h->symbol + x[i], r->symbol + y[k], n);
+        match += order == 0;
         i += order <= 0;
         k += order >= 0;
+    }
+    return match;
+}
+
+bool quality_count_grams(const quality_both *b, int32_t orders, quality_grams *out)
+{
+    int32_t xs = b->hypothesis.count, ys = b->reference.count;
+    int32_t *start = malloc(((size_t)xs + (size_t)ys + 1) * sizeof *start);
+
+    if (!start) return false;
+    sort_starts(&b->hypothesis, orders, start);
+    sort_starts(&b->reference, orders, start + xs);
+    for (int32_t n = 1; n <= orders; n++) {
+        out[n - 1] = (quality_grams){xs >= n ? xs - n + 1 : 0, ys >= n ? ys - n + 1 : 0,
+                                     count_matches(b, start, start + xs, n)};
     }
     free(start);
     return true;

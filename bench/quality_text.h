@@ -34,7 +34,7 @@ uint32_t quality_next_code(const char *s, size_t bytes, size_t *at);
 /* ---- sequences of symbols ---- */
 
 typedef struct {
-    int32_t *symbol; /* [count], owned */
+    int32_t *symbol; /* [count], and room for one more; owned */
     int32_t count;
 } quality_sequence;
 
@@ -60,8 +60,12 @@ typedef struct {
     double hypothesis, reference, match; /* n-grams of each, and of both at once */
 } quality_grams;
 
-/* false: no memory. */
-bool quality_count_grams(const quality_both *b, int32_t n, quality_grams *out);
+enum { QUALITY_ORDERS = 6 };
+
+/* Runs of 1 .. orders symbols; false: no memory.
+ *
+ * out   [orders], at most QUALITY_ORDERS */
+bool quality_count_grams(const quality_both *b, int32_t orders, quality_grams *out);
 
 /* ---- metrics ---- */
 

@@ -51,6 +51,8 @@ Test(bench_python, code_is_cut_where_something_else_begins)
         {"    return 1\n```\nThat was it.", "    return 1\n", true},
         {"def f():\n    return 1\ndef g():\n    pass\n",
          "def f():\n    return 1\ndef g():\n    pass\n", false},
+        {"class A:\n    x = 1\nclass B:\n    x = 2\n", "class A:\n    x = 1\nclass B:\n    x = 2\n",
+         false},
         {"def f():\n    return 1\nassert f() == 1\n", "def f():\n    return 1\n", false},
         {"def f():\n    return 1\n\"\"\"\nmore\n", "def f():\n    return 1\n", false},
         {"def f():\n    return 1\n<|end|>", "def f():\n    return 1\n", false},

@@ -2,6 +2,7 @@
 /* test_bench_quality.c - text metrics against the numbers of their reference implementations:
  * sacrebleu 2.6.0, rouge_score 0.1.2, SQuAD's evaluate-v1.1, all on Python 3.11. */
 #include "bench/quality.h"
+#include "files.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -134,6 +135,38 @@ Test(bench_quality, corpora)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         expect_scores(sentences + cases[i].first, cases[i].count, cases[i].expected);
     }
+}
+
+/* Random pairs and random subsets of them; tests/vectors/README.md says how they were made. */
+Test(bench_quality, golden_subsets)
+{
+    json_t *root = read_json(SPC_TEST_VECTORS "/quality/golden.json"), *subset;
+    const json_t *all = json_object_get(root, "pairs");
+    pair *pairs = calloc(json_array_size(all), sizeof *pairs);
+    size_t i;
+
+    cr_assert_not_null(pairs);
+    cr_assert_geq(json_array_size(json_object_get(root, "subsets")), 20);
+    json_array_foreach(json_object_get(root, "subsets"), i, subset)
+    {
+        const json_t *rows = json_object_get(subset, "rows");
+        int32_t count = (int32_t)json_array_size(rows);
+        double expected[METRICS];
+
+        for (int32_t k = 0; k < count; k++) {
+            size_t row = (size_t)json_integer_value(json_array_get(rows, (size_t)k));
+            const json_t *texts = json_array_get(all, row);
+
+            pairs[k].hypothesis = json_string_value(json_array_get(texts, 0));
+            pairs[k].reference = json_string_value(json_array_get(texts, 1));
+        }
+        for (int32_t m = 0; m < METRICS; m++) {
+            expected[m] = json_number_value(json_object_get(subset, names[m]));
+        }
+        expect_scores(pairs, count, expected);
+    }
+    free(pairs);
+    json_decref(root);
 }
 
 /* No text, fewer tokens than the longest n-gram, nothing in common, nothing but punctuation. */
