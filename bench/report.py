@@ -127,8 +127,8 @@ def position_table(points):
             continue
         rates = [f"{a / v:.3f}" if v else "-" for a, v in
                  zip(p["accepted_by_position"], p["verified_by_position"])]
-        rows.append([f"`{p['rule']}`"] + rates + [""] * (gamma - len(rates)))
-    return table(["rule"] + [f"draft {i + 1}" for i in range(gamma)], rows)
+        rows.append([f"`{p['rule']}`", str(p["gamma"])] + rates + [""] * (gamma - len(rates)))
+    return table(["rule", "gamma"] + [f"draft {i + 1}" for i in range(gamma)], rows)
 
 
 def correlation(points, a, b):
