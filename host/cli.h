@@ -83,6 +83,7 @@ bool spc_cli_read_int(const char *text, int64_t low, int64_t high, int64_t *out)
 /* ---- commands ------------------------------------------------------------------------------- */
 
 extern const spc_cli_command spc_cli_run;      /* cli_run.c */
+extern const spc_cli_command spc_cli_chat;     /* cli_chat.c */
 extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */

@@ -182,7 +182,7 @@ static void serve(child *c, const spawn_options *o)
 {
     const char *text = o->in ? o->in : "";
     size_t bytes = o->in_bytes > 0 ? o->in_bytes : strlen(text);
-    bool interrupted = o->interrupt_after == 0;
+    bool interrupted = o->interrupt_after == 0, begun = o->interrupt_bytes == 0;
 
     while (c->out.fd >= 0 || c->err.fd >= 0) {
         bool fed = c->written == bytes;
@@ -200,6 +200,10 @@ static void serve(child *c, const spawn_options *o)
             wait_ms(200); /* let it get on with, or wait for, the next prompt */
             (void)kill(c->pid, SIGINT);
             interrupted = true;
+        }
+        if (!begun && c->out.bytes >= o->interrupt_bytes) {
+            (void)kill(c->pid, SIGINT);
+            begun = true;
         }
     }
     close_input(c);

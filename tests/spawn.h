@@ -29,6 +29,7 @@ typedef struct {
     bool out_closed;         /* there is no stdout */
     bool in_held;            /* stdin has no end as long as the program runs */
     int32_t interrupt_after; /* lines of stdout before Ctrl-C; 0: never */
+    size_t interrupt_bytes;  /* bytes of stdout before Ctrl-C, which comes at once; 0: never */
     uint64_t address_space;  /* bytes the program may map; 0: as it likes */
     uint64_t file_bytes;     /* largest file it may write; 0: as it likes */
 } spawn_options;

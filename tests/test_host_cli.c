@@ -178,7 +178,10 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
 {
     static const failure table[] = {
         {2, "expected a command", NULL, {NULL}},
-        {2, "unknown command 'walk'; known: run, demo, info, logits, tokenize", NULL, {"walk"}},
+        {2,
+         "unknown command 'walk'; known: run, chat, demo, info, logits, tokenize",
+         NULL,
+         {"walk"}},
         {2, "unknown command ''", NULL, {""}},
         {2, "'run'", NULL, {"--help", "run"}},
         {2, "'x' behind --version", NULL, {"--version", "x"}},

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_chat.c - spc chat: a conversation, from a terminal or line by line from a pipe.
+ *
+ * What the models read is always the chat template's text of the whole conversation; the session
+ * runs only what is new of it (spc_session_restart). */
+#include "cli_decode.h"
+#include "session.h"
+
+#include "weights/chat.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+typedef struct {
+    spc_cli_decode decode;
+    const char *system, *chat_template;
+    bool json;
+} chat_args;
+
+static const spc_cli_option options[] = {
+    {"system", "TEXT", "the system message; unless given, the template's own, if it has one",
+     SPC_CLI_TEXT, offsetof(chat_args, system), 0, 0},
+    {"chat-template", "NAME",
+     "one of chatml, gemma2, gemma3, llama2, llama3, llama3.1, mistral-v1,\n"
+     "mistral-v1-old, mistral-v3, mistral-nemo, qwen2, qwen2.5, qwen3,\n"
+     "qwen3-no-thinking, smollm2; unless given, recognised from the verifier's",
+     SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
+    SPC_CLI_DECODE_OPTIONS(chat_args),
+    SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),
+    {"json", NULL, "one JSON object per reply: text, ids, counters", SPC_CLI_FLAG,
+     offsetof(chat_args, json), 0, 0},
+};
+
+static void chat_init(void *args)
+{
+    spc_cli_decode_init(&((chat_args *)args)->decode);
+}
+
+typedef struct {
+    const chat_args *args;
+    spc_cli_way way;
+    spc_engine *engine;
+    spc_chat_template chat;
+    int32_t end; /* the token that ends a reply */
+    spc_cli_source source;
+    bool terminal;             /* somebody is typing */
+    spc_chat_message *message; /* [count], their texts owned */
+    int32_t count, capacity;
+    spc_session *session; /* NULL before the first reply */
+    spc_cli_total total;
+} chat_state;
+
+/* For whoever sits at the terminal. */
+static void tell(const chat_state *chat, const char *text)
+{
+    if (!chat->terminal) return;
+    (void)fputs(text, stderr);
+    (void)fflush(stderr);
+}
+
+/* ---- the conversation ------------------------------------------------------------------------ */
+
+/* Add a message; takes its text over, also when it fails. */
+static spc_status add_message(chat_state *chat, spc_chat_role role, char *text, size_t bytes,
+                              spc_error *err)
+{
+    if (chat->count == chat->capacity) {
+        int32_t capacity = chat->capacity ? chat->capacity * 2 : 16;
+        spc_chat_message *grown = chat->capacity <= INT32_MAX / 2
+                                      ? realloc(chat->message, (size_t)capacity * sizeof *grown)
+                                      : NULL;
+
+        if (!grown) {
+            free(text);
+            return spc_error_set(err, SPC_ENOMEM, "no memory for message %d", (int)chat->count + 1);
+        }
+        chat->message = grown;
+        chat->capacity = capacity;
+    }
+    chat->message[chat->count++] = (spc_chat_message){role, text, bytes};
+    return SPC_OK;
+}
+
+/* Forget all messages behind the first `count`. */
+static void cut_messages(chat_state *chat, int32_t count)
+{
+    while (chat->count > count) {
+        chat->count--;
+        free((void *)(uintptr_t)chat->message[chat->count].text);
+    }
+}
+
+/* The system message, or nothing. */
+static spc_status begin_conversation(chat_state *chat, spc_error *err)
+{
+    const char *system = chat->args->system;
+    char *copy;
+
+    cut_messages(chat, 0);
+    if (!system) return SPC_OK;
+    copy = malloc(strlen(system) + 1);
+    if (!copy) return spc_error_set(err, SPC_ENOMEM, "no memory for the system message");
+    memcpy(copy, system, strlen(system) + 1);
+    return add_message(chat, SPC_CHAT_SYSTEM, copy, strlen(system), err);
+}
+
+static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_t *count,
+                                   spc_error *err)
+{
+    int32_t context = chat->engine->context;
+    spc_status status = spc_chat_encode(&chat->chat, chat->engine->tokenizer, chat->message,
+                                        chat->count, true, ids, count, err);
+
+    if (status != SPC_OK || *count < context) return status;
+    free(*ids);
+    *ids = NULL;
+    return spc_error_set(err, SPC_EFULL,
+                         "the conversation has come to %d tokens, and a context holds %d: begin a "
+                         "new one (/reset), or take a larger --context if the models have it",
+                         (int)*count, (int)context);
+}
+
+/* ---- a reply --------------------------------------------------------------------------------- */
+
+static bool on_token(void *user, const spc_token *token)
+{
+    (void)user;
+    (void)token;
+    return !spc_cli_interrupted;
+}
+
+static void on_text(void *user, const char *text, size_t bytes)
+{
+    (void)user;
+    spc_cli_put(text, bytes);
+    (void)spc_cli_flush();
+}
+
+/* Decode until the reply ends, by itself or by Ctrl-C. */
+static spc_status decode(chat_state *chat, const int32_t *ids, int32_t count, spc_error *err)
+{
+    spc_status status;
+
+    if (chat->session) {
+        status = spc_session_restart(chat->session, ids, count, err);
+    } else {
+        status =
+            spc_session_open(chat->engine, &chat->way.options, ids, count, &chat->session, err);
+    }
+    while (status == SPC_OK && spc_session_finish(chat->session) == SPC_FINISH_RUNNING) {
+        if (spc_cli_interrupted) spc_session_cancel(chat->session);
+        status = spc_session_step(chat->session, err);
+    }
+    return status;
+}
+
+static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes)
+{
+    int32_t count;
+    const int32_t *tokens = spc_session_tokens(chat->session, &count);
+    spc_stats stats;
+    json_t *object = json_object();
+
+    spc_session_stats(chat->session, &stats);
+
+    int failed = json_object_set_new(object, "index", json_integer(chat->total.sequences));
+
+    failed |= json_object_set_new(object, "text", json_stringn(text, bytes));
+    failed |= json_object_set_new(object, "ids", spc_cli_json_ids(tokens, count));
+    failed |= json_object_set_new(object, "finish",
+                                  json_string(spc_finish_name(spc_session_finish(chat->session))));
+    failed |= json_object_set_new(object, "rule", json_string(chat->way.rule));
+    failed |= json_object_set_new(object, "gamma", json_integer(chat->way.options.gamma));
+    failed |=
+        json_object_set_new(object, "seed", json_integer((json_int_t)chat->args->decode.seed));
+    failed |= json_object_set_new(object, "reused_tokens", json_integer(stats.reused_tokens));
+    if (failed == 0 && spc_cli_json_stats(object, &stats, spc_cli_positions(&chat->way))) {
+        return object;
+    }
+    json_decref(object);
+    return NULL;
+}
+
+/* Print what the stream has not, count the reply, and make it a message. */
+static spc_status take_reply(chat_state *chat, spc_error *err)
+{
+    spc_finish finish = spc_session_finish(chat->session);
+    char *text;
+    size_t bytes;
+    spc_status status = spc_session_text(chat->session, &text, &bytes, err);
+
+    if (status != SPC_OK) return status;
+    if (chat->args->json) {
+        spc_cli_put_json(reply_json(chat, text, bytes));
+    } else {
+        spc_cli_put("\n", 1);
+    }
+    (void)spc_cli_flush();
+
+    spc_stats stats;
+    int32_t count;
+    const int32_t *tokens = spc_session_tokens(chat->session, &count);
+
+    spc_session_stats(chat->session, &stats);
+    spc_cli_total_add(&chat->total, &stats, finish, tokens, count);
+    if (finish == SPC_FINISH_CANCELLED) tell(chat, "[stopped]\n");
+    if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
+    if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
+    return add_message(chat, SPC_CHAT_ASSISTANT, text, bytes, err);
+}
+
+/* The user's words, and the reply to them.  Of a turn that fails nothing is kept. */
+static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
+{
+    int32_t before = chat->count, *ids = NULL, count;
+    spc_status status = add_message(chat, SPC_CHAT_USER, text, bytes, err);
+
+    if (status == SPC_OK) status = conversation_ids(chat, &ids, &count, err);
+    if (status == SPC_OK) status = decode(chat, ids, count, err);
+    free(ids);
+    if (status == SPC_OK) status = take_reply(chat, err);
+    if (status != SPC_OK) cut_messages(chat, before);
+    return status;
+}
+
+/* ---- what the user says ---------------------------------------------------------------------- */
+
+/* Cut the line's end: a backslash there joins the next line to this one, and two stand for one.
+ * Returns whether the message goes on. */
+static bool goes_on(const char *line, size_t *bytes)
+{
+    if (*bytes == 0 || line[*bytes - 1] != '\\') return false;
+    --*bytes;
+    return *bytes == 0 || line[*bytes - 1] != '\\';
+}
+
+/* The next message, malloc'd; *got is false at the end of the input, and when Ctrl-C came. */
+static spc_status read_message(chat_state *chat, char **text, size_t *bytes, bool *got,
+                               spc_error *err)
+{
+    bool more = true;
+
+    *text = NULL;
+    *bytes = 0;
+    *got = false;
+    while (more) {
+        spc_cli_prompt line;
+        bool any;
+
+        tell(chat, *got ? "| " : "> ");
+
+        spc_status status = spc_cli_source_next(&chat->source, &line, &any, err);
+        size_t length = line.bytes;
+        char *grown = NULL;
+
+        if (status == SPC_OK && any) {
+            more = goes_on(line.text, &length);
+            grown = realloc(*text, *bytes + length + 2);
+            if (!grown) status = spc_error_set(err, SPC_ENOMEM, "%s: no memory", line.where);
+        }
+        if (grown) {
+            *text = grown;
+            if (*got) grown[(*bytes)++] = '\n';
+            memcpy(grown + *bytes, line.text, length);
+            *bytes += length;
+            *got = true;
+        }
+        spc_cli_prompt_free(&line);
+        if (status != SPC_OK) {
+            free(*text);
+            *text = NULL;
+            return status;
+        }
+        if (!any) more = false; /* a message that was to go on ends here */
+    }
+    return SPC_OK;
+}
+
+static bool is_command(const char *text, size_t bytes, const char *command)
+{
+    return bytes == strlen(command) && memcmp(text, command, bytes) == 0;
+}
+
+static bool is_blank(const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (!strchr(" \t\n", text[i])) return false;
+    }
+    return true;
+}
+
+/* One message and what follows from it; *over: there will be no other. */
+static spc_status converse(chat_state *chat, bool *over, spc_error *err)
+{
+    char *text;
+    size_t bytes;
+    bool got;
+
+    spc_cli_interrupted = 0;
+    spc_cli_catch_interrupt();
+
+    spc_status status = read_message(chat, &text, &bytes, &got, err);
+
+    if (status != SPC_OK) return status;
+    if (spc_cli_interrupted && (chat->terminal || got)) { /* what was being typed is dropped */
+        clearerr(stdin);
+        tell(chat, "\n(Ctrl-C stops a reply; /exit or Ctrl-D ends)\n");
+        free(text);
+        return SPC_OK;
+    }
+    *over = !got || is_command(text, bytes, "/exit");
+    if (!*over && is_command(text, bytes, "/reset")) {
+        status = begin_conversation(chat, err);
+        tell(chat, "(a new conversation)\n");
+    } else if (!*over && !is_blank(text, bytes)) {
+        spc_error inner;
+
+        status = make_turn(chat, text, bytes, &inner);
+        if (status == SPC_OK) return SPC_OK;
+        return spc_error_set(err, status, "%s: line %" PRId64 ": %s", chat->source.name,
+                             chat->source.line, inner.message);
+    }
+    free(text);
+    return status;
+}
+
+/* At a terminal a turn that cannot be had is told of, and the next may be; otherwise it is the end.
+ */
+static spc_status run_conversation(chat_state *chat, spc_error *err)
+{
+    bool over = false;
+
+    while (!over) {
+        spc_status status = converse(chat, &over, err);
+        bool input = status == SPC_EINPUT || status == SPC_EFULL;
+
+        if (status != SPC_OK && (!chat->terminal || !input)) return status;
+        if (status != SPC_OK) (void)spc_cli_fail(err);
+        if (!spc_cli_flush()) break;
+    }
+    tell(chat, "\n");
+    return SPC_OK;
+}
+
+/* ---- the command ----------------------------------------------------------------------------- */
+
+static spc_status check_args(chat_state *chat, spc_error *err)
+{
+    const chat_args *a = chat->args;
+    const char *missing = !a->decode.verifier ? "verifier" : !a->decode.drafter ? "drafter" : NULL;
+
+    if (missing) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "spc chat: --%s is missing: give --verifier MODEL and --drafter MODEL "
+                             "(or --drafter none), folders of chat models; the pair inside this "
+                             "program translates and cannot hold a conversation",
+                             missing);
+    }
+    if (a->chat_template && !spc_chat_find(a->chat_template, &chat->chat)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
+                             a->chat_template);
+    }
+    return SPC_OK;
+}
+
+/* The template, found and fit for the tokenizer, and a system message that it takes. */
+static spc_status prepare_template(chat_state *chat, spc_error *err)
+{
+    const char *verifier = chat->args->decode.verifier;
+    spc_error inner;
+    spc_status status = SPC_OK;
+
+    if (!chat->engine->tokenizer) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "%.200s: no tokenizer.json: there is no conversation without text",
+                             verifier);
+    }
+    if (!chat->args->chat_template) {
+        status = spc_chat_detect(chat->engine->verifier.bundle, &chat->chat, err);
+    }
+    if (status != SPC_OK) return status;
+    status = spc_chat_check(&chat->chat, chat->engine->tokenizer, &chat->end, &inner);
+    if (status != SPC_OK) return spc_error_set(err, status, "%.200s: %s", verifier, inner.message);
+    chat->way.options.stop_token = &chat->end;
+    chat->way.options.stop_token_count = 1;
+    status = begin_conversation(chat, err);
+    if (status != SPC_OK || chat->count == 0) return status;
+
+    spc_chat_message trial[] = {chat->message[0], {SPC_CHAT_USER, ".", 1}};
+    spc_chat_text text;
+
+    status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
+    if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
+    spc_chat_text_free(&text);
+    return SPC_OK;
+}
+
+static int chat_run(const void *args, const spc_cli_line *line)
+{
+    chat_state chat = {.args = args};
+    const spc_cli_decode *d = &chat.args->decode;
+    bool interrupted;
+    spc_error error;
+
+    spc_cli_total_init(&chat.total);
+
+    spc_status status = check_args(&chat, &error);
+
+    if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
+    if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
+    if (status == SPC_OK) status = spc_cli_decode_open(d, 1, &chat.engine, &error);
+    if (status == SPC_OK) status = prepare_template(&chat, &error);
+    if (status == SPC_OK) {
+        chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+        chat.way.options.on_token = on_token;
+        if (!chat.args->json) chat.way.options.on_text = on_text;
+        tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /reset "
+                    "begins a new conversation, /exit ends.\n");
+        status = run_conversation(&chat, &error);
+    }
+    interrupted = status == SPC_OK && spc_cli_interrupted;
+    if (!d->quiet && chat.total.sequences > 0) spc_cli_total_print(&chat.total, &chat.way);
+    spc_session_close(chat.session);
+    spc_engine_close(chat.engine);
+    spc_cli_source_close(&chat.source);
+    cut_messages(&chat, 0);
+    free(chat.message);
+    if (status != SPC_OK) return spc_cli_fail(&error);
+    return interrupted ? SPC_CLI_INTERRUPTED : 0;
+}
+
+const spc_cli_command spc_cli_chat = {
+    "chat",
+    "",
+    "hold a conversation with chat models",
+    "One line of stdin is one message; a line that ends in \\ goes on in the next one, and \\\\ "
+    "at\n"
+    "its end stands for one \\.  Lines of blanks are passed over.  /reset begins a new "
+    "conversation,\n"
+    "/exit or the end of the input ends.  Ctrl-C stops a reply, which stays in the conversation "
+    "as\n"
+    "far as it came.  Replies go to stdout as they come, one line of statistics to stderr at the "
+    "end.",
+    0,
+    0,
+    options,
+    sizeof options / sizeof *options,
+    sizeof(chat_args),
+    chat_init,
+    chat_run,
+};

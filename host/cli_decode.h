@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_decode.h - what spc run and spc chat have in common: the models, the rule, the sampling, and
+ * the line of statistics. */
+#ifndef SPC_HOST_CLI_DECODE_H
+#define SPC_HOST_CLI_DECODE_H
+
+#include "cli.h"
+#include "cpu_threads.h"
+
+#include <stddef.h>
+
+/* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
+typedef struct {
+    const char *verifier, *drafter, *rule, *isa, *points;
+    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context;
+    double temperature, top_p, min_p, most_latency, least_quality;
+    uint64_t seed;
+    spc_cli_list stop;
+    bool no_nucleus, ignore_stop, quiet;
+} spc_cli_decode;
+
+/* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */
+#define SPC_CLI_DECODE_ROW(args, name, value, help, kind, field, low, high)        \
+    {                                                                              \
+        name, value, help, SPC_CLI_##kind, offsetof(args, decode.field), low, high \
+    }
+#define SPC_CLI_DECODE_OPTIONS(args)                                                               \
+    SPC_CLI_DECODE_ROW(args, "verifier", "MODEL", "the large model", TEXT, verifier, 0, 0),        \
+        SPC_CLI_DECODE_ROW(args, "drafter", "MODEL",                                               \
+                           "the small model; 'none': decode with the verifier alone", TEXT,        \
+                           drafter, 0, 0),                                                         \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "rule", "RULE",                                                                  \
+            "deferral rule: strict, lossy, lossy-greedy, chow, diff, opt, chow-log,\n"             \
+            "diff-log, opt-log, token-v1, token-v2, token-v3, bild, with their alpha\n"            \
+            "(\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q, head, typical,\n"        \
+            "ensemble, fuzzy, mentored, cactus (with --bonus step); one model at a\n"              \
+            "time: token-chow, seq-chow, bild-dynamic:fallback=F, verifier-only,\n"                \
+            "drafter-only",                                                                        \
+            TEXT, rule, 0, 0),                                                                     \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "operating-point", "FILE",                                                       \
+            "take rule, draft length and sampling from points that spc tune chose\n"               \
+            "from a sweep, within one of the next two limits",                                     \
+            TEXT, points, 0, 0),                                                                   \
+        SPC_CLI_DECODE_ROW(args, "max-relative-latency", "X",                                      \
+                           "the best point of at most X times the verifier's time", REAL,          \
+                           most_latency, 0, 100),                                                  \
+        SPC_CLI_DECODE_ROW(args, "min-quality", "Y", "the fastest point of at least this quality", \
+                           REAL, least_quality, -1e9, 1e9),                                        \
+        SPC_CLI_DECODE_ROW(args, "gamma", "N", "draft length: tokens drafted per round", INT,      \
+                           gamma, 0, SPC_GAMMA_MAX),                                               \
+        SPC_CLI_DECODE_ROW(args, "temperature", "T", "0: greedy", REAL, temperature, 0, 100),      \
+        SPC_CLI_DECODE_ROW(args, "top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k,  \
+                           0, SPC_VOCAB_MAX),                                                      \
+        SPC_CLI_DECODE_ROW(args, "top-p", "P", "keep the likeliest tokens of together P", REAL,    \
+                           top_p, 0, 1),                                                           \
+        SPC_CLI_DECODE_ROW(args, "min-p", "P", "keep tokens of at least P times the likeliest",    \
+                           REAL, min_p, 0, 1),                                                     \
+        SPC_CLI_DECODE_ROW(args, "max-tokens", "N",                                                \
+                           "new tokens per answer; 0: what the context holds", INT, max_tokens, 0, \
+                           INT32_MAX),                                                             \
+        SPC_CLI_DECODE_ROW(args, "stop", "TEXT", "end before this text", LIST, stop, 0, 0),        \
+        SPC_CLI_DECODE_ROW(args, "ignore-stop", NULL, "go on behind end-of-sequence tokens", FLAG, \
+                           ignore_stop, 0, 0),                                                     \
+        SPC_CLI_DECODE_ROW(args, "verify", "token|block",                                          \
+                           "judge drafts one by one, or by one joint coin (same law)", CHOICE,     \
+                           verify, 0, 0),                                                          \
+        SPC_CLI_DECODE_ROW(args, "bonus", "target|verifier|step",                                  \
+                           "where the token behind a fully kept draft comes from", CHOICE, bonus,  \
+                           0, 0),                                                                  \
+        SPC_CLI_DECODE_ROW(args, "no-nucleus", NULL,                                               \
+                           "let token rules keep drafts outside the verifier's nucleus", FLAG,     \
+                           no_nucleus, 0, 0),                                                      \
+        SPC_CLI_DECODE_ROW(args, "context", "N",                                                   \
+                           "tokens of prompt and answer together; 0: what the models allow", INT,  \
+                           context, 0, INT32_MAX),                                                 \
+        SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
+                           SPC_TEAM_MAX),                                                          \
+        SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
+                           "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
+                           isa, 0, 0),                                                             \
+        SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
+                           0)
+
+/* The session's defaults; no models. */
+void spc_cli_decode_init(spc_cli_decode *decode);
+
+/* How to decode, once options and operating point have been read.  Not to be copied: options.rule
+ * may lie in point. */
+typedef struct {
+    spc_session_options options;
+    spc_cli_point point;            /* where --operating-point chose one */
+    char rule[SPC_RULE_TEXT_BYTES]; /* in canonical form */
+} spc_cli_way;
+
+/* Read them, before any model is loaded.  Says on stderr which operating point was taken. */
+spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
+                              spc_cli_way *out, spc_error *err);
+
+/* Open the models for so many sessions.  Warnings of the engine go to stderr. */
+spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, spc_engine **out,
+                               spc_error *err);
+
+/* Draft positions that counters are shown for: gamma, or the window of bild-dynamic. */
+int32_t spc_cli_positions(const spc_cli_way *way);
+
+/* Sequences that were decoded, added up. */
+typedef struct {
+    spc_stats stats; /* output_hash: of all their tokens */
+    int64_t sequences;
+    int64_t finished[SPC_FINISH_COUNT];
+} spc_cli_total;
+
+void spc_cli_total_init(spc_cli_total *total);
+/* Count one sequence in. */
+void spc_cli_total_add(spc_cli_total *total, const spc_stats *stats, spc_finish finish,
+                       const int32_t *tokens, int32_t count);
+/* The line of statistics on stderr. */
+void spc_cli_total_print(const spc_cli_total *total, const spc_cli_way *way);
+
+#endif
