@@ -34,7 +34,7 @@ struct spc_runner {
     float **buffer;     /* [buffers] each [rows, dim] */
     float **out;        /* [rows] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
-    float *logits;      /* [outputs, vocab] */
+    float *logits;      /* [outputs, plan->ids] */
     float *key;         /* [slots, layers, kv_heads, context, head_dim] */
     float *value;       /* the same */
     int32_t *length;    /* [slots] tokens in the cache */
@@ -144,7 +144,7 @@ static size_t lay_out(spc_runner *r, char *base)
     }
     r->out = carve(&to, times(sizeof *r->out, l->rows > l->outputs ? l->rows : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
-    r->logits = carve(&to, times(times(sizeof(float), l->outputs), c->vocab));
+    r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
     r->key = carve(&to, cache);
     r->value = carve(&to, cache);
     r->length = carve(&to, times(sizeof *r->length, l->slots));
@@ -256,6 +256,16 @@ static void fill_angles(spc_runner *r, const spc_rope *rope, float *cosine, floa
     }
 }
 
+/* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
+static void cut_head(spc_runner *r)
+{
+    for (int32_t i = 0; i < r->plan->op_count; i++) {
+        const spc_op *op = &r->plan->op[i];
+
+        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->plan->ids;
+    }
+}
+
 static void cpu_unload(spc_runner *r)
 {
     if (!r) return;
@@ -292,6 +302,7 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
         cpu_unload(r);
         return status;
     }
+    cut_head(r);
     fill_angles(r, &plan->config.rope, r->cosine[0], r->sine[0]);
     if (plan->config.local) {
         fill_angles(r, &plan->config.local_rope, r->cosine[1], r->sine[1]);
@@ -369,13 +380,13 @@ static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
 /* Logits of the wanted rows only. */
 static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    int32_t dim = r->plan->config.dim, vocab = r->plan->config.vocab, wanted = 0;
+    int32_t dim = r->plan->config.dim, ids = r->plan->ids, wanted = 0;
 
     for (int32_t i = 0; i < rows->count; i++) {
         if (rows->output[i] < 0) continue;
         memcpy(r->wanted + (int64_t)wanted * dim, r->buffer[op->a] + (int64_t)i * dim,
                (size_t)dim * sizeof(float));
-        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * vocab;
+        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
 }
@@ -537,7 +548,7 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
     assert(rows->count >= 1 && rows->count <= r->limits.rows);
     for (int32_t i = 0; i < rows->count; i++) {
         assert(rows->slot[i] >= 0 && rows->slot[i] < r->limits.slots);
-        assert(rows->token[i] >= 0 && rows->token[i] < r->plan->config.vocab);
+        assert(rows->token[i] >= 0 && rows->token[i] < r->plan->ids);
         assert(rows->output[i] < r->limits.outputs);
         assert(rows->position[i] == r->length[rows->slot[i]]);
         assert(rows->position[i] < r->limits.context);
@@ -570,7 +581,7 @@ static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *er
 static const float *cpu_logits(const spc_runner *r, int32_t output)
 {
     assert(output >= 0 && output < r->limits.outputs);
-    return r->logits + (int64_t)output * r->plan->config.vocab;
+    return r->logits + (int64_t)output * r->plan->ids;
 }
 
 static int32_t cpu_length(const spc_runner *r, int32_t slot)
@@ -587,14 +598,14 @@ static void cpu_rewind(spc_runner *r, int32_t slot, int32_t length)
 static spc_status cpu_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                            spc_error *err)
 {
-    return spc_cpu_draw(drafter->logits, drafter->plan->config.vocab, lanes, count, i, NULL, err);
+    return spc_cpu_draw(drafter->logits, drafter->plan->ids, lanes, count, i, NULL, err);
 }
 
 static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                              int32_t count, spc_verdict *out, spc_error *err)
 {
-    return spc_cpu_verify(drafter ? drafter->logits : NULL, verifier->logits,
-                          verifier->plan->config.vocab, lanes, count, NULL, out, err);
+    return spc_cpu_verify(drafter ? drafter->logits : NULL, verifier->logits, verifier->plan->ids,
+                          lanes, count, NULL, out, err);
 }
 
 const spc_backend_ops spc_backend_cpu = {

@@ -94,6 +94,15 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_cli_rule(out->options.rule, out->rule, &sequential, err);
 }
 
+/* Warnings alone: the rest of the engine's log is on the result or of no use here. */
+static void on_log(void *user, const char *line)
+{
+    (void)user;
+    if (strncmp(line, "warning: ", 9) != 0) return;
+    spc_cli_progress(NULL);
+    (void)fprintf(stderr, "spc: %s\n", line);
+}
+
 spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, spc_engine **out,
                                spc_error *err)
 {
@@ -106,6 +115,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.context = decode->context;
     o.threads = decode->threads;
     o.isa = decode->isa;
+    o.log = on_log;
     o.progress = spc_cli_loading;
     return spc_engine_open(&o, out, err);
 }

@@ -3,6 +3,8 @@
  */
 #include "engine.h"
 
+#include "pair.h"
+
 #include "weights/demo/demo.h"
 
 #include <stdlib.h>
@@ -39,7 +41,7 @@ spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
 /* ---- models -----------------------------------------------------------------------------------
  */
 
-static spc_status open_model(const char *name, spc_model *model, spc_error *err)
+spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
 {
     spc_status status = spc_open_bundle(name, &model->bundle, err);
 
@@ -48,8 +50,7 @@ static spc_status open_model(const char *name, spc_model *model, spc_error *err)
     return spc_plan_build(&model->config, name, &model->plan, err);
 }
 
-/* The tokenizer of a model, or NULL when its folder has none. */
-static spc_status open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
+spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
 {
     const char *where = spc_bundle_where(model->bundle), *json;
     size_t bytes;
@@ -75,55 +76,37 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
     return SPC_OK;
 }
 
-static void close_model(const spc_engine *engine, spc_model *model)
+void spc_close_model(spc_model *model)
 {
-    if (engine->ops) engine->ops->unload(model->runner);
     spc_plan_close(model->plan);
     spc_bundle_close(model->bundle);
 }
 
-/* Do the two models speak of the same tokens? */
-static spc_status check_pair(spc_engine *engine, spc_tokenizer *drafter_tokenizer, spc_error *err)
+static void unload_model(const spc_engine *engine, spc_model *model)
 {
-    const spc_model *d = &engine->drafter, *v = &engine->verifier;
-    const char *drafter = spc_bundle_where(d->bundle), *verifier = spc_bundle_where(v->bundle);
-
-    if (d->config.vocab != v->config.vocab) {
-        return spc_error_set(
-            err, SPC_EMODEL,
-            "drafter %s and verifier %s do not pair: vocab_size %d against %d; both "
-            "must come from one tokenizer",
-            drafter, verifier, (int)d->config.vocab, (int)v->config.vocab);
-    }
-    if (!drafter_tokenizer || !engine->tokenizer) return SPC_OK;
-
-    int32_t id = spc_tokenizer_difference(drafter_tokenizer, engine->tokenizer);
-
-    if (id >= 0) {
-        size_t a_bytes, b_bytes;
-        const char *a = spc_tokenizer_piece(drafter_tokenizer, id, &a_bytes);
-        const char *b = spc_tokenizer_piece(engine->tokenizer, id, &b_bytes);
-
-        return spc_error_set(
-            err, SPC_EMODEL,
-            "drafter %s and verifier %s do not pair: their tokenizers first differ "
-            "at id %d ('%.*s' against '%.*s')",
-            drafter, verifier, (int)id, a_bytes < 32 ? (int)a_bytes : 32, a ? a : "",
-            b_bytes < 32 ? (int)b_bytes : 32, b ? b : "");
-    }
-    return SPC_OK;
+    if (engine->ops) engine->ops->unload(model->runner);
+    spc_close_model(model);
 }
 
 static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
+    spc_pair_side drafter = {&engine->drafter, NULL}, verifier = {&engine->verifier, NULL};
     spc_tokenizer *drafter_tokenizer = NULL;
-    spc_status status = open_model(o->verifier, &engine->verifier, err);
+    spc_status status = spc_open_model(o->verifier, &engine->verifier, err);
 
-    if (status == SPC_OK) status = open_tokenizer(&engine->verifier, &engine->tokenizer, err);
-    if (status != SPC_OK || !o->drafter) return status;
-    status = open_model(o->drafter, &engine->drafter, err);
-    if (status == SPC_OK) status = open_tokenizer(&engine->drafter, &drafter_tokenizer, err);
-    if (status == SPC_OK) status = check_pair(engine, drafter_tokenizer, err);
+    if (status == SPC_OK) status = spc_open_tokenizer(&engine->verifier, &engine->tokenizer, err);
+    if (status != SPC_OK) return status;
+    engine->vocab = engine->verifier.config.vocab;
+    if (!o->drafter) return SPC_OK;
+    status = spc_open_model(o->drafter, &engine->drafter, err);
+    if (status == SPC_OK) status = spc_open_tokenizer(&engine->drafter, &drafter_tokenizer, err);
+    drafter.tokenizer = drafter_tokenizer;
+    verifier.tokenizer = engine->tokenizer;
+    if (status == SPC_OK) status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
+    if (status == SPC_OK) {
+        engine->drafter.plan->ids = engine->verifier.plan->ids = engine->vocab;
+        spc_pair_warn(&drafter, &verifier, o->log, o->user);
+    }
     spc_tokenizer_close(drafter_tokenizer);
     return status;
 }
@@ -240,7 +223,6 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status != SPC_OK) goto fail;
-    engine->vocab = engine->verifier.config.vocab;
     status = engine->ops->open(&engine->backend, options->threads, options->isa, err);
     if (status != SPC_OK) goto fail;
 
@@ -300,8 +282,8 @@ void spc_engine_close(spc_engine *engine)
     free(engine->scratch.verdict);
     free(engine->scratch.lane);
     free(engine->scratch.slot);
-    close_model(engine, &engine->drafter);
-    close_model(engine, &engine->verifier);
+    unload_model(engine, &engine->drafter);
+    unload_model(engine, &engine->verifier);
     if (engine->ops) engine->ops->close(engine->backend);
     spc_tokenizer_close(engine->tokenizer);
     (void)pthread_mutex_destroy(&engine->lock);

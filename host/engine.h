@@ -57,6 +57,14 @@ struct spc_engine {
  */
 spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err);
 
+/* Open a model and plan it; `model` holds zeros.  No runner is loaded.  Close it also when this
+ * fails. */
+spc_status spc_open_model(const char *name, spc_model *model, spc_error *err);
+void spc_close_model(spc_model *model);
+
+/* The tokenizer of a model; NULL, and no error, when its folder has none. */
+spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
+
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 

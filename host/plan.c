@@ -105,6 +105,7 @@ spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan 
     plan = calloc(1, sizeof *plan);
     if (plan) {
         plan->config = *config;
+        plan->ids = config->vocab;
         architectures[i]->build(plan);
     }
     if (!plan || plan->no_memory) {

@@ -71,6 +71,7 @@ typedef struct {
 
 typedef struct {
     spc_config config;  /* the sizes ops take: heads, head_dim, rope, eps ... */
+    int32_t ids;        /* logits per row: config.vocab, or fewer where a paired model has fewer */
     spc_op *op;         /* [op_count] */
     spc_buffer *buffer; /* [buffer_count] */
     spc_weight *weight; /* [weight_count] */

@@ -53,6 +53,47 @@ static inline void folder_copy(const folder *f, const char *from, const char *na
     free(data);
 }
 
+/* A text with every `from` replaced, malloc'd. */
+static inline char *replaced(const char *text, const char *from, const char *to)
+{
+    size_t used = 0, room = strlen(text) + 1;
+    char *out;
+
+    for (const char *at = text; (at = strstr(at, from)); at++) room += strlen(to);
+    out = malloc(room);
+    cr_assert_not_null(out);
+    while (*text) {
+        bool hit = strncmp(text, from, strlen(from)) == 0;
+
+        if (hit) {
+            memcpy(out + used, to, strlen(to));
+            used += strlen(to);
+            text += strlen(from);
+        } else {
+            out[used++] = *text++;
+        }
+    }
+    out[used] = '\0';
+    return out;
+}
+
+/* Copy a text file into it with replacements: pairs of from and to, ended by NULL. */
+static inline void folder_copy_changed(const folder *f, const char *from, const char *name,
+                                       const char *const *change)
+{
+    size_t bytes;
+    char *text = read_file(from, &bytes);
+
+    for (int i = 0; change[i]; i += 2) {
+        char *next = replaced(text, change[i], change[i + 1]);
+
+        free(text);
+        text = next;
+    }
+    folder_write(f, name, text, strlen(text));
+    free(text);
+}
+
 /* How many files are in it. */
 static inline int32_t folder_count(const folder *f)
 {

@@ -19,47 +19,6 @@ typedef struct {
     folder verifier, drafter;
 } chat_pair;
 
-/* A text with every `from` replaced, malloc'd. */
-static char *replaced(const char *text, const char *from, const char *to)
-{
-    size_t used = 0, room = strlen(text) + 1;
-    char *out;
-
-    for (const char *at = text; (at = strstr(at, from)); at++) room += strlen(to);
-    out = malloc(room);
-    cr_assert_not_null(out);
-    while (*text) {
-        bool hit = strncmp(text, from, strlen(from)) == 0;
-
-        if (hit) {
-            memcpy(out + used, to, strlen(to));
-            used += strlen(to);
-            text += strlen(from);
-        } else {
-            out[used++] = *text++;
-        }
-    }
-    out[used] = '\0';
-    return out;
-}
-
-/* Copy a text file with replacements: pairs of from and to, ended by NULL. */
-static void copy_changed(const folder *f, const char *from, const char *name,
-                         const char *const *change)
-{
-    size_t bytes;
-    char *text = read_file(from, &bytes);
-
-    for (int i = 0; change[i]; i += 2) {
-        char *next = replaced(text, change[i], change[i + 1]);
-
-        free(text);
-        text = next;
-    }
-    folder_write(f, name, text, strlen(text));
-    free(text);
-}
-
 /* One of the demo models with room for long replies.  Its own end of sequence is <pad>, so that
  * only the template's ends a turn. */
 static folder open_model(const char *demo)
@@ -73,9 +32,9 @@ static folder open_model(const char *demo)
     (void)snprintf(from, sizeof from, "%s/%s/model.safetensors", DEMO, demo);
     folder_copy(&f, from, "model.safetensors", SIZE_MAX);
     (void)snprintf(from, sizeof from, "%s/%s/config.json", DEMO, demo);
-    copy_changed(&f, from, "config.json", config);
+    folder_copy_changed(&f, from, "config.json", config);
     (void)snprintf(from, sizeof from, "%s/%s/tokenizer.json", DEMO, demo);
-    copy_changed(&f, from, "tokenizer.json", tokens);
+    folder_copy_changed(&f, from, "tokenizer.json", tokens);
     folder_copy(&f, SPC_TEST_VECTORS "/chat/mistral-nemo.jinja", "chat_template.jinja", SIZE_MAX);
     return f;
 }

@@ -224,10 +224,11 @@ Test(host_engine, an_unchanged_copy_opens)
     remove_folder(&f);
 }
 
-Test(host_engine, a_model_without_a_tokenizer_decodes_ids)
+Test(host_engine, models_without_a_tokenizer_decode_ids)
 {
     spc_engine_options o = demo_options();
     folder f = edited_folder(DEMO_VERIFIER, "tokenizer.json", NULL, NULL);
+    folder g = edited_folder(DEMO_DRAFTER, "tokenizer.json", NULL, NULL);
     spc_engine *engine, *whole = open_demo(DEMO_DRAFTER, 1, 1);
     prompt p = prompt_made(6, VOCAB, 3);
     spc_session_options so;
@@ -239,6 +240,7 @@ Test(host_engine, a_model_without_a_tokenizer_decodes_ids)
     static const char *const stop[] = {"x"};
 
     o.verifier = f.path;
+    o.drafter = g.path;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     spc_engine_describe(engine, &facts);
     cr_expect_not(facts.tokenizer);
@@ -258,6 +260,7 @@ Test(host_engine, a_model_without_a_tokenizer_decodes_ids)
     cr_expect(strstr(error.message, "tokenizer"), "%s", error.message);
     spc_engine_close(engine);
     spc_engine_close(whole);
+    remove_folder(&g);
     remove_folder(&f);
 }
 

@@ -54,7 +54,8 @@ typedef struct spc_session spc_session;
 
 /* ---- engine --------------------------------------------------------------------------------- */
 
-/* One line for a log, without newline; valid for the call only. */
+/* One line for a log, without newline; valid for the call only.  One that begins with "warning: "
+ * tells of what is no error and probably not meant. */
 typedef void (*spc_log_fn)(void *user, const char *line);
 /* Progress of loading: done of total bytes of weights. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
@@ -74,8 +75,9 @@ typedef struct {
 /* The embedded pair, 1 session, everything else chosen. */
 SPC_API void spc_engine_options_init(spc_engine_options *options);
 
-/* Load both models, check that they pair (same vocabulary; the first id on which the tokenizers
- * differ is named) and reserve all memory.  Strings in options are read during the call only.
+/* Load both models, check that they pair (the first id on which their tokenizers differ is named;
+ * of vocabularies padded to different sizes the ids that both have are decoded) and reserve all
+ * memory.  Strings in options are read during the call only.
  *
  * SPC_EUSAGE, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_ENOMEM */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
