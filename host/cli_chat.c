@@ -18,7 +18,7 @@
 typedef struct {
     spc_cli_decode decode;
     const char *system, *chat_template;
-    bool json;
+    bool json, stats;
 } chat_args;
 
 static const spc_cli_option options[] = {
@@ -33,6 +33,8 @@ static const spc_cli_option options[] = {
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),
     {"json", NULL, "one JSON object per reply: text, ids, counters", SPC_CLI_FLAG,
      offsetof(chat_args, json), 0, 0},
+    {"stats", NULL, "a line of statistics on stderr after every reply", SPC_CLI_FLAG,
+     offsetof(chat_args, stats), 0, 0},
 };
 
 static void chat_init(void *args)
@@ -185,6 +187,17 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
     return NULL;
 }
 
+/* How one reply went. */
+static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply)
+{
+    char of[96];
+
+    (void)snprintf(of, sizeof of,
+                   "reply %" PRId64 ", prompt of %" PRId64 " tokens, %" PRId64 " of them reused: ",
+                   chat->total.sequences, reply->stats.prompt_tokens, reply->stats.reused_tokens);
+    spc_cli_total_print(of, reply, &chat->way);
+}
+
 /* Print what the stream has not, count the reply, and make it a message. */
 static spc_status take_reply(chat_state *chat, spc_error *err)
 {
@@ -204,9 +217,13 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     spc_stats stats;
     int32_t count;
     const int32_t *tokens = spc_session_tokens(chat->session, &count);
+    spc_cli_total reply;
 
     spc_session_stats(chat->session, &stats);
     spc_cli_total_add(&chat->total, &stats, finish, tokens, count);
+    spc_cli_total_init(&reply);
+    spc_cli_total_add(&reply, &stats, finish, tokens, count);
+    if (chat->args->stats) print_reply_stats(chat, &reply);
     if (finish == SPC_FINISH_CANCELLED) tell(chat, "[stopped]\n");
     if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
     if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
@@ -424,7 +441,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
         status = run_conversation(&chat, &error);
     }
     interrupted = status == SPC_OK && spc_cli_interrupted;
-    if (!d->quiet && chat.total.sequences > 0) spc_cli_total_print(&chat.total, &chat.way);
+    if (!d->quiet && chat.total.sequences > 0) spc_cli_total_print("", &chat.total, &chat.way);
     spc_session_close(chat.session);
     spc_engine_close(chat.engine);
     spc_cli_source_close(&chat.source);

@@ -156,13 +156,13 @@ static void print_positions(const char *name, const int64_t *by_position, int32_
     if (gamma > 0) (void)fprintf(stderr, ")");
 }
 
-void spc_cli_total_print(const spc_cli_total *total, const spc_cli_way *way)
+void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way)
 {
     const spc_stats *t = &total->stats;
     int32_t gamma = spc_cli_positions(way);
 
     spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s: %" PRId64 " tokens, %.0f tokens/s, %" PRId64 " rounds",
+    (void)fprintf(stderr, "spc: %s%s: %" PRId64 " tokens, %.0f tokens/s, %" PRId64 " rounds", of,
                   way->rule, t->tokens, spc_cli_ratio((double)t->tokens, spc_cli_seconds(t)),
                   t->rounds);
     (void)fprintf(stderr, ", %.2f tokens per verifier call",

@@ -116,7 +116,9 @@ void spc_cli_total_init(spc_cli_total *total);
 /* Count one sequence in. */
 void spc_cli_total_add(spc_cli_total *total, const spc_stats *stats, spc_finish finish,
                        const int32_t *tokens, int32_t count);
-/* The line of statistics on stderr. */
-void spc_cli_total_print(const spc_cli_total *total, const spc_cli_way *way);
+/* The line of statistics on stderr.
+ *
+ * of   what they are of, "" for all there was */
+void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way);
 
 #endif

@@ -334,7 +334,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     }
     spc_cli_catch_interrupt();
     run_jobs(&run);
-    if (!a->decode.quiet && run.prompts > 0) spc_cli_total_print(&run.total, &run.way);
+    if (!a->decode.quiet && run.prompts > 0) spc_cli_total_print("", &run.total, &run.way);
 done:
     free(run.stepping);
     spc_engine_close(run.engine);

@@ -235,6 +235,31 @@ Test(host_cli_chat, a_template_may_be_named)
     close_pair(&p);
 }
 
+Test(host_cli_chat, every_reply_has_its_statistics_when_asked)
+{
+    static const char input[] = "The cat sleeps on the old chair.\nGood morning.\n";
+    chat_pair p = open_pair();
+    json_t *lines = JSON(input, CHAT(&p), "--json", "--max-tokens", "20");
+    spawn_result r = SPAWN(input, CHAT(&p), "--stats", "--quiet", "--max-tokens", "20");
+    const char *line = r.err;
+
+    cr_expect_eq(r.code, 0, "%s", r.err);
+    cr_assert_eq(count_lines(r.err), 2, "the sum of all is not asked for: %s", r.err);
+    for (size_t i = 0; i < 2; i++) {
+        char begins[160];
+
+        (void)snprintf(begins, sizeof begins,
+                       "spc: reply %zu, prompt of %d tokens, %d of them reused: strict: %d tokens,",
+                       i + 1, (int)whole(lines, i, "prompt_tokens"),
+                       (int)whole(lines, i, "reused_tokens"), (int)whole(lines, i, "tokens"));
+        cr_expect(strncmp(line, begins, strlen(begins)) == 0, "%s: %s", begins, line);
+        line = strchr(line, '\n') + 1;
+    }
+    spawn_free(&r);
+    json_decref(lines);
+    close_pair(&p);
+}
+
 Test(host_cli_chat, nothing_said_is_no_reply)
 {
     chat_pair p = open_pair();
@@ -253,9 +278,15 @@ Test(host_cli_chat, nothing_said_is_no_reply)
 Test(host_cli_chat, ctrl_c_stops_the_reply_and_not_the_program)
 {
     chat_pair p = open_pair();
-    const char *const args[] = {
-        CHAT(&p), "--temperature", "0", "--ignore-stop", "--max-tokens", "2000", "--seed", "1",
-        NULL};
+    const char *const args[] = {CHAT(&p),
+                                "--temperature",
+                                "0",
+                                "--ignore-stop",
+                                "--max-tokens",
+                                SPAWN_SANITISED ? "300" : "2000",
+                                "--seed",
+                                "1",
+                                NULL};
     spawn_result r =
         spawn(args, &(const spawn_options){.in = "Good morning.\n/reset\nGood night.\n",
                                            .interrupt_bytes = 20});
