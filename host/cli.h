@@ -87,7 +87,7 @@ extern const spc_cli_command spc_cli_chat;     /* cli_chat.c */
 extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
-extern const spc_cli_command spc_cli_tokenize; /* cli_info.c */
+extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
 extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
 
 /* ---- errors, results (cli_io.c) ------------------------------------------------------------- */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli_info.c - spc info, spc logits, spc tokenize: one model looked at. */
+/* cli_info.c - spc info, spc logits: one model looked at. */
 #include "cli.h"
 #include "cpu_threads.h"
 #include "engine.h"
+
+#include "weights/chat.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,15 +17,15 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    int32_t context, sessions;
+    int32_t context, batch;
     bool plan, json;
 } info_args;
 
 static const spc_cli_option info_options[] = {
-    {"context", "N", "tokens per session to plan memory for; 0: what the model allows", SPC_CLI_INT,
-     offsetof(info_args, context), 0, INT32_MAX},
-    {"sessions", "N", "sessions to plan memory for", SPC_CLI_INT, offsetof(info_args, sessions), 1,
-     SPC_SESSIONS_MAX},
+    {"context", "N", "tokens per sequence to plan memory for; 0: what the model allows",
+     SPC_CLI_INT, offsetof(info_args, context), 0, INT32_MAX},
+    {"batch", "N", "sequences decoded together to plan memory for", SPC_CLI_INT,
+     offsetof(info_args, batch), 1, SPC_SESSIONS_MAX},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
     {"json", NULL, "the same as one JSON object", SPC_CLI_FLAG, offsetof(info_args, json), 0, 0},
@@ -31,72 +33,119 @@ static const spc_cli_option info_options[] = {
 
 static void info_init(void *args)
 {
-    ((info_args *)args)->sessions = 1;
+    ((info_args *)args)->batch = 1;
 }
 
+/* Devices that memory is planned for. */
+static const spc_backend_ops *const devices[] = {&spc_backend_cpu};
+enum { DEVICES = sizeof devices / sizeof *devices, DEVICE_NAME = 64 };
+
+/* The tensors of one element type. */
 typedef struct {
-    spc_bundle *bundle;
-    spc_plan *plan;
-    spc_config config;
-    char dtypes[128];      /* "BF16" or "BF16, F32" */
+    int64_t tensors;
+    uint64_t elements, bytes;
+} dtype_use;
+
+typedef struct {
+    char device[DEVICE_NAME];
+    uint64_t kv, workspace; /* bytes, for the whole batch */
+} memory_use;
+
+typedef struct {
+    spc_model model;
+    spc_tokenizer *tokenizer;    /* NULL: none, or none that can be used */
+    spc_error tokenizer_trouble; /* why it cannot be used; "" */
+    int32_t special;             /* special tokens of the tokenizer */
+    const char *chat;            /* the chat template's name; NULL: none that is known */
+    dtype_use dtype[SPC_DTYPE_COUNT];
     int32_t context;       /* planned for */
     uint64_t weight_bytes; /* of all tensors */
     uint64_t row_bytes;    /* read by one row */
-    uint64_t kv_bytes;     /* of all sessions */
-    uint64_t other_bytes;  /* scratch and logits */
+    memory_use memory[DEVICES];
 } model_info;
 
-/* Names of the element types in use, each once. */
-static void list_dtypes(const spc_bundle *bundle, char *out, size_t bytes)
+static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
 {
-    bool seen[SPC_DTYPE_COUNT] = {false};
-    size_t used = 0;
-
-    out[0] = '\0';
     for (int32_t i = 0; i < spc_bundle_count(bundle); i++) {
-        spc_dtype dtype = spc_bundle_tensor(bundle, i)->dtype;
+        const spc_tensor *t = spc_bundle_tensor(bundle, i);
+        uint64_t elements = 1;
 
-        if (seen[dtype] || used >= bytes) continue;
-        seen[dtype] = true;
-        used += (size_t)snprintf(out + used, bytes - used, "%s%s", used > 0 ? ", " : "",
-                                 spc_dtype_name(dtype));
+        for (int32_t k = 0; k < t->rank; k++) elements *= (uint64_t)t->shape[k];
+        use[t->dtype].tensors++;
+        use[t->dtype].elements += elements;
+        use[t->dtype].bytes += t->bytes;
     }
+}
+
+static spc_status plan_device(const spc_backend_ops *ops, const info_args *a, const model_info *m,
+                              memory_use *out, spc_error *err)
+{
+    spc_limits limits = spc_engine_limits(a->batch, m->context);
+    spc_backend *backend;
+    spc_status status = ops->open(&backend, 0, NULL, err);
+
+    if (status != SPC_OK) return status;
+
+    size_t all = ops->memory(backend, m->model.plan, &limits);
+
+    (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
+    ops->close(backend);
+    if (all >= SIZE_MAX / 2) { /* where it stops counting */
+        return spc_error_set(err, SPC_EUSAGE,
+                             "a batch of %d with a context of %d takes more memory than can be "
+                             "counted: lower --batch or --context",
+                             (int)a->batch, (int)m->context);
+    }
+    out->kv = spc_plan_kv_bytes(m->model.plan, m->context) * (uint64_t)a->batch;
+    out->workspace = all - out->kv;
+    return SPC_OK;
 }
 
 static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
 {
-    const spc_backend_ops *ops = &spc_backend_cpu;
-    spc_backend *backend;
+    const spc_config *c = &m->model.config;
     spc_status status = SPC_OK;
 
-    m->context = a->context > 0 ? a->context : m->config.context;
-    if (m->context < 2 || m->context > m->config.context) {
+    m->context = a->context > 0 ? a->context : c->context;
+    if (m->context < 2 || m->context > c->context) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--context: expected 2 to %d (what the model allows), "
                              "found %d",
-                             (int)m->config.context, (int)m->context);
+                             (int)c->context, (int)m->context);
     }
-    status = ops->open(&backend, 0, NULL, err);
-    if (status != SPC_OK) return status;
+    for (int32_t i = 0; i < DEVICES && status == SPC_OK; i++) {
+        status = plan_device(devices[i], a, m, &m->memory[i], err);
+    }
+    return status;
+}
 
-    spc_limits limits = spc_engine_limits(a->sessions, m->context);
+/* What there is to tell of text.  A tokenizer or a template that cannot be used is told of: the
+ * model decodes ids without. */
+static spc_status read_text(model_info *m, spc_error *err)
+{
+    spc_chat_template chat;
+    spc_error *trouble = &m->tokenizer_trouble;
+    spc_status status = spc_open_tokenizer(&m->model, &m->tokenizer, trouble);
 
-    m->kv_bytes = spc_plan_kv_bytes(m->plan, m->context) * (uint64_t)a->sessions;
-    m->other_bytes = ops->memory(backend, m->plan, &limits) - m->kv_bytes;
-    ops->close(backend);
-    return SPC_OK;
+    if (status == SPC_EMODEL || status == SPC_EFORMAT) status = SPC_OK;
+    if (status != SPC_OK) return spc_error_set(err, status, "%s", trouble->message);
+    for (int32_t id = 0; m->tokenizer && id < spc_tokenizer_size(m->tokenizer); id++) {
+        m->special += spc_tokenizer_is_special(m->tokenizer, id);
+    }
+    status = spc_chat_detect(m->model.bundle, &chat, err);
+    if (status == SPC_OK) m->chat = spc_chat_name(&chat);
+    return status == SPC_EMODEL ? SPC_OK : status;
 }
 
 static spc_status read_model(const char *name, const info_args *a, model_info *m, spc_error *err)
 {
-    spc_status status = spc_open_bundle(name, &m->bundle, err);
+    spc_status status = spc_open_model(name, &m->model, err);
 
-    if (status == SPC_OK) status = spc_config_read(m->bundle, &m->config, err);
-    if (status == SPC_OK) status = spc_plan_build(&m->config, name, &m->plan, err);
+    if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
-    m->weight_bytes = spc_bundle_bytes(m->bundle);
-    m->row_bytes = spc_plan_weight_bytes(m->plan, m->bundle);
-    list_dtypes(m->bundle, m->dtypes, sizeof m->dtypes);
+    m->weight_bytes = spc_bundle_bytes(m->model.bundle);
+    m->row_bytes = spc_plan_weight_bytes(m->model.plan, m->model.bundle);
+    count_dtypes(m->model.bundle, m->dtype);
     return plan_memory(a, m, err);
 }
 
@@ -107,14 +156,58 @@ static void print_size(const char *what, uint64_t bytes)
     spc_cli_print("%-18s%s (%" PRIu64 " bytes)\n", what, spc_cli_size(bytes, size), bytes);
 }
 
+static void print_dtypes(const model_info *m)
+{
+    const char *name = "dtype";
+
+    for (int32_t i = 0; i < SPC_DTYPE_COUNT; i++) {
+        const dtype_use *use = &m->dtype[i];
+        char size[SPC_CLI_SIZE_BYTES];
+
+        if (use->tensors == 0) continue;
+        spc_cli_print("%-18s%s: %" PRId64 " tensor%s, %" PRIu64 " values, %s\n", name,
+                      spc_dtype_name((spc_dtype)i), use->tensors, use->tensors > 1 ? "s" : "",
+                      use->elements, spc_cli_size(use->bytes, size));
+        name = "";
+    }
+}
+
+static void print_text(const model_info *m)
+{
+    if (m->tokenizer) {
+        spc_cli_print("%-18s%s, %d ids, %d of them special\n", "tokenizer",
+                      spc_tokenizer_kind(m->tokenizer), (int)spc_tokenizer_size(m->tokenizer),
+                      (int)m->special);
+    } else if (m->tokenizer_trouble.message[0]) {
+        spc_cli_print("%-18scannot be used: %s\n", "tokenizer", m->tokenizer_trouble.message);
+    } else {
+        spc_cli_print("%-18snone\n", "tokenizer");
+    }
+    spc_cli_print("%-18s%s\n", "chat template", m->chat ? m->chat : "none that is known");
+}
+
+static void print_memory(const info_args *a, const model_info *m)
+{
+    for (int32_t i = 0; i < DEVICES; i++) {
+        const memory_use *use = &m->memory[i];
+
+        spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s:\n", (int)a->batch,
+                      a->batch > 1 ? "s" : "", (int)m->context, use->device);
+        print_size("weights", m->weight_bytes);
+        print_size("KV cache", use->kv);
+        print_size("workspace", use->workspace);
+        print_size("together", m->weight_bytes + use->kv + use->workspace);
+    }
+}
+
 static void print_info(const char *name, const info_args *a, const model_info *m)
 {
-    const spc_config *c = &m->config;
+    const spc_config *c = &m->model.config;
 
     spc_cli_print("%-18s%s\n", "model", name);
     spc_cli_print("%-18s%s\n", "architecture", c->architecture);
-    spc_cli_print("%-18s%" PRIu64 "\n", "parameters", spc_plan_parameters(m->plan));
-    spc_cli_print("%-18s%s\n", "dtype", m->dtypes);
+    spc_cli_print("%-18s%" PRIu64 "\n", "parameters", spc_plan_parameters(m->model.plan));
+    print_dtypes(m);
     spc_cli_print("%-18s%d\n", "hidden size", (int)c->dim);
     spc_cli_print("%-18s%d\n", "layers", (int)c->layers);
     spc_cli_print("%-18s%d query, %d key/value, of %d\n", "heads", (int)c->heads, (int)c->kv_heads,
@@ -123,49 +216,86 @@ static void print_info(const char *name, const info_args *a, const model_info *m
     spc_cli_print("%-18s%d%s\n", "vocabulary", (int)c->vocab,
                   c->tied ? ", head tied to the embedding" : "");
     spc_cli_print("%-18s%d tokens\n", "longest context", (int)c->context);
-    spc_cli_print("%-18s%s\n", "tokenizer",
-                  spc_bundle_has_file(m->bundle, "tokenizer.json") ? "tokenizer.json" : "none");
+    print_text(m);
     spc_cli_print("%-18s", "ends a sequence");
     for (int32_t i = 0; i < c->stop_count; i++)
         spc_cli_print("%s%d", i ? ", " : "", (int)c->stop[i]);
     spc_cli_print("%s\n", c->stop_count > 0 ? "" : "no id");
-    print_size("weights", m->weight_bytes);
     print_size("read by one row", m->row_bytes);
-    spc_cli_print("\nmemory for %d session%s of %d tokens, on the CPU:\n", (int)a->sessions,
-                  a->sessions > 1 ? "s" : "", (int)m->context);
-    print_size("KV cache", m->kv_bytes);
-    print_size("scratch, logits", m->other_bytes);
-    print_size("weights", m->weight_bytes);
-    spc_cli_print("%-18smapped from the file, not copied\n", "");
+    print_memory(a, m);
+}
+
+/* Put a value that may be NULL for want of memory; false when it was, or there is none for it. */
+static bool put(json_t *object, const char *name, json_t *value)
+{
+    return json_object_set_new(object, name, value) == 0;
+}
+
+static json_t *tokenizer_json(const model_info *m)
+{
+    if (m->tokenizer) {
+        return json_pack("{s:s, s:i, s:i}", "kind", spc_tokenizer_kind(m->tokenizer), "size",
+                         (int)spc_tokenizer_size(m->tokenizer), "special", (int)m->special);
+    }
+    if (!m->tokenizer_trouble.message[0]) return json_null();
+    return json_pack("{s:s}", "error", m->tokenizer_trouble.message);
+}
+
+static json_t *dtypes_json(const model_info *m)
+{
+    json_t *array = json_array();
+
+    for (int32_t i = 0; i < SPC_DTYPE_COUNT; i++) {
+        const dtype_use *use = &m->dtype[i];
+
+        if (use->tensors == 0) continue;
+        if (json_array_append_new(
+                array, json_pack("{s:s, s:I, s:I, s:I}", "dtype", spc_dtype_name((spc_dtype)i),
+                                 "tensors", (json_int_t)use->tensors, "values",
+                                 (json_int_t)use->elements, "bytes", (json_int_t)use->bytes)) == 0)
+            continue;
+        json_decref(array);
+        return NULL;
+    }
+    return array;
+}
+
+static json_t *memory_json(const info_args *a, const model_info *m)
+{
+    json_t *object = json_pack("{s:i, s:i, s:[]}", "batch", (int)a->batch, "context",
+                               (int)m->context, "devices");
+    json_t *array = json_object_get(object, "devices");
+
+    for (int32_t i = 0; i < DEVICES; i++) {
+        const memory_use *use = &m->memory[i];
+        json_t *item = json_pack("{s:s, s:I, s:I, s:I}", "device", use->device, "weight_bytes",
+                                 (json_int_t)m->weight_bytes, "kv_bytes", (json_int_t)use->kv,
+                                 "workspace_bytes", (json_int_t)use->workspace);
+
+        if (json_array_append_new(array, item) == 0) continue;
+        json_decref(object);
+        return NULL;
+    }
+    return object;
 }
 
 static json_t *info_json(const char *name, const info_args *a, const model_info *m)
 {
-    const spc_config *c = &m->config;
-    json_t *stop = json_array(), *object;
-
-    for (int32_t i = 0; i < c->stop_count; i++) {
-        if (json_array_append_new(stop, json_integer(c->stop[i])) == 0) continue;
-        json_decref(stop);
-        return NULL;
-    }
-    object = json_pack(
-        "{s:s, s:s, s:I, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:b, s:o, s:I, s:I}",
-        "model", name, "architecture", c->architecture, "parameters",
-        (json_int_t)spc_plan_parameters(m->plan), "dtype", m->dtypes, "hidden_size", (int)c->dim,
-        "layers", (int)c->layers, "heads", (int)c->heads, "kv_heads", (int)c->kv_heads, "head_dim",
+    const spc_config *c = &m->model.config;
+    json_t *object = json_pack(
+        "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}", "model",
+        name, "architecture", c->architecture, "parameters",
+        (json_int_t)spc_plan_parameters(m->model.plan), "hidden_size", (int)c->dim, "layers",
+        (int)c->layers, "heads", (int)c->heads, "kv_heads", (int)c->kv_heads, "head_dim",
         (int)c->head_dim, "ffn", (int)c->ffn, "vocab", (int)c->vocab, "tied", (int)c->tied,
-        "context", (int)c->context, "tokenizer",
-        (int)spc_bundle_has_file(m->bundle, "tokenizer.json"), "stop", stop, "weight_bytes",
+        "context", (int)c->context, "chat_template", m->chat, "weight_bytes",
         (json_int_t)m->weight_bytes, "row_bytes", (json_int_t)m->row_bytes);
-    if (!object) return NULL;
 
-    json_t *memory =
-        json_pack("{s:i, s:i, s:I, s:I, s:I}", "sessions", (int)a->sessions, "context",
-                  (int)m->context, "kv_bytes", (json_int_t)m->kv_bytes, "other_bytes",
-                  (json_int_t)m->other_bytes, "weight_bytes", (json_int_t)m->weight_bytes);
-
-    if (json_object_set_new(object, "memory", memory) == 0) return object;
+    if (put(object, "dtypes", dtypes_json(m)) && put(object, "tokenizer", tokenizer_json(m)) &&
+        put(object, "stop", spc_cli_json_ids(c->stop, c->stop_count)) &&
+        put(object, "memory", memory_json(a, m))) {
+        return object;
+    }
     json_decref(object);
     return NULL;
 }
@@ -196,8 +326,8 @@ static int info_run(const void *args, const spc_cli_line *line)
         json_t *object = info_json(name, a, &m), *plan = json_array();
 
         if (a->plan) {
-            spc_plan_print(m.plan, append_line, plan);
-            if (json_array_size(plan) != (size_t)m.plan->op_count ||
+            spc_plan_print(m.model.plan, append_line, plan);
+            if (json_array_size(plan) != (size_t)m.model.plan->op_count ||
                 json_object_set(object, "plan", plan) != 0) {
                 json_decref(object);
                 object = NULL;
@@ -209,11 +339,11 @@ static int info_run(const void *args, const spc_cli_line *line)
         print_info(name, a, &m);
         if (a->plan) {
             spc_cli_print("\nplan of a row:\n");
-            spc_plan_print(m.plan, print_line, NULL);
+            spc_plan_print(m.model.plan, print_line, NULL);
         }
     }
-    spc_plan_close(m.plan);
-    spc_bundle_close(m.bundle);
+    spc_tokenizer_close(m.tokenizer);
+    spc_close_model(&m.model);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 
@@ -394,107 +524,4 @@ const spc_cli_command spc_cli_logits = {
     sizeof(logits_args),
     logits_init,
     logits_run,
-};
-
-/* ---- tokenize -------------------------------------------------------------------------------- */
-
-typedef struct {
-    bool special, decode;
-} tokenize_args;
-
-static const spc_cli_option tokenize_options[] = {
-    {"special", NULL,
-     "add what the tokenizer's template adds (a BOS);\nwith --decode: write special "
-     "tokens too",
-     SPC_CLI_FLAG, offsetof(tokenize_args, special), 0, 0},
-    {"decode", NULL, "from a JSON array of ids to text", SPC_CLI_FLAG,
-     offsetof(tokenize_args, decode), 0, 0},
-};
-
-static void tokenize_init(void *args)
-{
-    (void)args; /* all flags */
-}
-
-static spc_status open_tokenizer(const char *name, spc_tokenizer **out, spc_error *err)
-{
-    spc_bundle *bundle;
-    const char *json;
-    size_t bytes;
-    spc_status status = spc_open_bundle(name, &bundle, err);
-
-    if (status != SPC_OK) return status;
-    status = spc_bundle_file(bundle, "tokenizer.json", &json, &bytes, err);
-    if (status == SPC_OK) status = spc_tokenizer_open(name, json, bytes, out, err);
-    spc_bundle_close(bundle);
-    return status;
-}
-
-static spc_status encode(const spc_tokenizer *tokenizer, const tokenize_args *a, const char *text,
-                         size_t bytes, spc_error *err)
-{
-    int32_t *ids, count;
-    spc_error inner;
-    spc_status status =
-        spc_tokenizer_encode(tokenizer, text, bytes, a->special, &ids, &count, &inner);
-
-    if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
-    spc_cli_put_json(spc_cli_json_ids(ids, count));
-    free(ids);
-    return SPC_OK;
-}
-
-static spc_status decode(const spc_tokenizer *tokenizer, const tokenize_args *a, const char *json,
-                         size_t bytes, spc_error *err)
-{
-    json_error_t why;
-    json_t *array = json_loadb(json, bytes, 0, &why);
-    int32_t *ids = NULL, count = 0;
-    char *text = NULL;
-    spc_error inner;
-    spc_status status;
-
-    if (!array) return spc_error_set(err, SPC_EINPUT, "stdin: not JSON: %s", why.text);
-    status = spc_cli_read_ids(array, "stdin", &ids, &count, err);
-    json_decref(array);
-    if (status != SPC_OK) return status;
-    status = spc_tokenizer_decode(tokenizer, ids, count, !a->special, &text, &bytes, &inner);
-    free(ids);
-    if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
-    spc_cli_put(text, bytes);
-    free(text);
-    return SPC_OK;
-}
-
-static int tokenize_run(const void *args, const spc_cli_line *line)
-{
-    const tokenize_args *a = args;
-    spc_tokenizer *tokenizer = NULL;
-    char *text = NULL;
-    size_t bytes;
-    spc_error error;
-    spc_status status = open_tokenizer(line->words.item[0], &tokenizer, &error);
-
-    if (status == SPC_OK) status = spc_cli_read_all(stdin, "stdin", &text, &bytes, &error);
-    if (status == SPC_OK) {
-        status = a->decode ? decode(tokenizer, a, text, bytes, &error)
-                           : encode(tokenizer, a, text, bytes, &error);
-    }
-    free(text);
-    spc_tokenizer_close(tokenizer);
-    return status == SPC_OK ? 0 : spc_cli_fail(&error);
-}
-
-const spc_cli_command spc_cli_tokenize = {
-    "tokenize",
-    "MODEL",
-    "text on stdin to a JSON array of ids, and back",
-    "",
-    1,
-    1,
-    tokenize_options,
-    sizeof tokenize_options / sizeof *tokenize_options,
-    sizeof(tokenize_args),
-    tokenize_init,
-    tokenize_run,
 };

@@ -49,7 +49,7 @@ static const struct {
       "!stream",
       "!quiet"}},
     {"demo", {"gamma", "threads", "isa"}},
-    {"info", {"context", "sessions", "!plan", "!json"}},
+    {"info", {"context", "batch", "!plan", "!json"}},
     {"logits", {"model", "ids", "output", "threads", "isa"}},
     {"tokenize", {"!special", "!decode"}},
 };
@@ -254,7 +254,7 @@ Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
         {"demo", "--threads", "257", "0 to 256"},
         {"logits", "--threads", "257", "0 to 256"},
         {"demo", "--gamma", "0", "1 to 16"},
-        {"info", "--sessions", "0", "1 to 4096"},
+        {"info", "--batch", "0", "1 to 4096"},
         {"run", "--rule", "guess", "known: strict, lossy, chow, diff, opt, chow-log"},
         {"run", "--rule", "", "known: strict"},
         {"run", "--rule", "chow", "needs alpha"},

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_host_cli_info.c - spc info, logits, tokenize and demo: one model looked at, and the show. */
+/* test_host_cli_info.c - spc info and logits: one model looked at. */
 #include "weights/safetensors.h"
+
+#include <spc/spc.h>
 
 #include "folder.h"
 #include "spawn.h"
 
-#include <inttypes.h>
 #include <math.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
@@ -32,16 +33,28 @@ typedef struct {
     const char *model, *dtype;
     json_int_t parameters, hidden_size, layers, heads, kv_heads, head_dim, ffn, vocab, context;
     json_int_t weight_bytes, row_bytes, kv_bytes;
+    json_int_t tensors;
     bool tied, tokenizer;
 } facts;
 
 static const facts known[] = {
-    {VERIFIER, "BF16", 10080320, 320, 6, 8, 4, 64, 896, 6144, 512, 20160640, 20160640, 6291456,
+    {VERIFIER, "BF16", 10080320, 320, 6, 8, 4, 64, 896, 6144, 512, 20160640, 20160640, 6291456, 56,
      true, true},
-    {DRAFTER, "BF16", 1180288, 128, 2, 4, 2, 32, 384, 6144, 512, 2360576, 2360576, 524288, true,
+    {DRAFTER, "BF16", 1180288, 128, 2, 4, 2, 32, 384, 6144, 512, 2360576, 2360576, 524288, 20, true,
      true},
-    {TINY, "F32", 282720, 96, 3, 4, 1, 24, 160, 389, 128, 1130880, 981888, 73728, false, false},
+    {TINY, "F32", 282720, 96, 3, 4, 1, 24, 160, 389, 128, 1130880, 981888, 73728, 30, false, false},
 };
+
+/* The memory that an info plans for on the CPU, the one device. */
+static const json_t *cpu_memory(const json_t *info)
+{
+    const json_t *devices = json_object_get(json_object_get(info, "memory"), "devices");
+    const json_t *cpu = json_array_get(devices, 0);
+
+    cr_assert_eq(json_array_size(devices), 1);
+    cr_expect(strncmp(json_string_value(json_object_get(cpu, "device")), "cpu, ", 5) == 0);
+    return cpu;
+}
 
 static json_t *info_of(const char *model)
 {
@@ -67,11 +80,17 @@ Test(host_cli_info, json_tells_what_a_model_is)
         const facts *k = &known[i];
         json_t *info = info_of(k->model);
         const json_t *memory = json_object_get(info, "memory"), *stop;
+        const json_t *dtypes = json_object_get(info, "dtypes"), *dtype = json_array_get(dtypes, 0);
+        const json_t *tokenizer = json_object_get(info, "tokenizer");
 
         cr_expect_str_eq(json_string_value(json_object_get(info, "model")), k->model);
         cr_expect_str_eq(json_string_value(json_object_get(info, "architecture")),
                          "LlamaForCausalLM");
-        cr_expect_str_eq(json_string_value(json_object_get(info, "dtype")), k->dtype);
+        cr_expect_eq(json_array_size(dtypes), 1);
+        cr_expect_str_eq(json_string_value(json_object_get(dtype, "dtype")), k->dtype);
+        expect_whole(dtype, "tensors", k->tensors);
+        expect_whole(dtype, "values", k->parameters);
+        expect_whole(dtype, "bytes", k->weight_bytes);
         expect_whole(info, "parameters", k->parameters);
         expect_whole(info, "hidden_size", k->hidden_size);
         expect_whole(info, "layers", k->layers);
@@ -84,14 +103,23 @@ Test(host_cli_info, json_tells_what_a_model_is)
         expect_whole(info, "weight_bytes", k->weight_bytes);
         expect_whole(info, "row_bytes", k->row_bytes);
         cr_expect_eq(json_is_true(json_object_get(info, "tied")), k->tied);
-        cr_expect_eq(json_is_true(json_object_get(info, "tokenizer")), k->tokenizer);
+        cr_expect_eq(json_is_object(tokenizer), k->tokenizer);
+        if (k->tokenizer) {
+            cr_expect_str_eq(json_string_value(json_object_get(tokenizer, "kind")),
+                             "byte-level BPE");
+            expect_whole(tokenizer, "size", k->vocab);
+            expect_whole(tokenizer, "special", 7);
+        } else {
+            cr_expect(json_is_null(tokenizer));
+        }
+        cr_expect(json_is_null(json_object_get(info, "chat_template")));
         stop = json_object_get(info, "stop");
         cr_expect_eq(json_array_size(stop), 1);
         cr_expect_eq(json_integer_value(json_array_get(stop, 0)), 2);
-        expect_whole(memory, "sessions", 1);
+        expect_whole(memory, "batch", 1);
         expect_whole(memory, "context", k->context);
-        expect_whole(memory, "kv_bytes", k->kv_bytes);
-        expect_whole(memory, "weight_bytes", k->weight_bytes);
+        expect_whole(cpu_memory(info), "kv_bytes", k->kv_bytes);
+        expect_whole(cpu_memory(info), "weight_bytes", k->weight_bytes);
         json_decref(info);
     }
 }
@@ -119,11 +147,13 @@ Test(host_cli_info, text_tells_the_same_as_json)
                    {"feed-forward size", "ffn"},  {"vocabulary", "vocab"},
                    {"longest context", "context"}};
     static const struct {
-        const char *name, *in, *key;
-    } sizes[] = {{"weights", NULL, "weight_bytes"},
-                 {"read by one row", NULL, "row_bytes"},
-                 {"KV cache", "memory", "kv_bytes"},
-                 {"scratch, logits", "memory", "other_bytes"}};
+        const char *name;
+        bool memory;
+        const char *key;
+    } sizes[] = {{"weights", false, "weight_bytes"},
+                 {"read by one row", false, "row_bytes"},
+                 {"KV cache", true, "kv_bytes"},
+                 {"workspace", true, "workspace_bytes"}};
 
     for (int32_t i = 0; i < COUNT(known); i++) {
         json_t *info = info_of(known[i].model);
@@ -137,7 +167,7 @@ Test(host_cli_info, text_tells_the_same_as_json)
         }
         for (int32_t k = 0; k < COUNT(sizes); k++) {
             const char *line = line_of(text, sizes[k].name);
-            const json_t *from = sizes[k].in ? json_object_get(info, sizes[k].in) : info;
+            const json_t *from = sizes[k].memory ? cpu_memory(info) : info;
 
             cr_assert_not_null(line, "%s", sizes[k].name);
             expect_whole(from, sizes[k].key, atoll(strchr(line, '(') + 1));
@@ -148,15 +178,21 @@ Test(host_cli_info, text_tells_the_same_as_json)
     }
 }
 
-Test(host_cli_info, memory_is_planned_for_sessions_and_context)
+Test(host_cli_info, memory_is_planned_for_batch_and_context)
 {
-    json_t *lines = JSON(NULL, "info", "--json", "--sessions", "3", "--context", "100", TINY);
-    const json_t *memory = json_object_get(json_array_get(lines, 0), "memory");
+    json_t *lines = JSON(NULL, "info", "--json", "--batch", "3", "--context", "100", TINY);
+    json_t *one = JSON(NULL, "info", "--json", "--context", "100", TINY);
+    const json_t *info = json_array_get(lines, 0), *memory = json_object_get(info, "memory");
+    json_int_t few =
+        json_integer_value(json_object_get(cpu_memory(json_array_get(one, 0)), "workspace_bytes"));
 
-    expect_whole(memory, "sessions", 3);
+    expect_whole(memory, "batch", 3);
     expect_whole(memory, "context", 100);
-    expect_whole(memory, "kv_bytes", 3 * 100 * 576); /* 3 layers, 2 * 24 floats */
+    expect_whole(cpu_memory(info), "kv_bytes", 3 * 100 * 576); /* 3 layers, 2 * 24 floats */
+    cr_expect_gt(json_integer_value(json_object_get(cpu_memory(info), "workspace_bytes")), few,
+                 "more sequences have more rows of logits");
     json_decref(lines);
+    json_decref(one);
     for (int32_t i = 0; i < COUNT(known); i++) {
         char context[16], word[32];
 
@@ -165,6 +201,155 @@ Test(host_cli_info, memory_is_planned_for_sessions_and_context)
         const char *args[] = {"info", known[i].model, "--context", context, NULL};
         expect_failure(args, &(const spawn_options){.in = NULL}, 2, word);
     }
+}
+
+/* What an engine reserves is what was planned for it. */
+Test(host_cli_info, planned_memory_is_what_an_engine_takes)
+{
+    spc_engine_options o;
+    spc_engine_facts engine_facts;
+    spc_engine *engine;
+    spc_error error;
+    json_t *lines = JSON(NULL, "info", "--json", "--batch", "2", "--context", "80", TINY);
+    const json_t *cpu = cpu_memory(json_array_get(lines, 0));
+
+    spc_engine_options_init(&o);
+    o.verifier = TINY;
+    o.drafter = NULL;
+    o.sessions = 2;
+    o.context = 80;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    spc_engine_describe(engine, &engine_facts);
+    cr_expect_eq(json_integer_value(json_object_get(cpu, "kv_bytes")) +
+                     json_integer_value(json_object_get(cpu, "workspace_bytes")),
+                 (json_int_t)engine_facts.verifier_memory_bytes);
+    cr_expect_str_eq(json_string_value(json_object_get(cpu, "device")), engine_facts.device);
+    spc_engine_close(engine);
+    json_decref(lines);
+}
+
+/* A model's folder to which a test adds what it is about. */
+static folder tiny_model(void)
+{
+    folder f = folder_open();
+
+    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+    folder_copy(&f, TINY "/model.safetensors", "model.safetensors", SIZE_MAX);
+    return f;
+}
+
+Test(host_cli_info, a_tokenizer_that_cannot_be_used_is_told_of)
+{
+    static const char *const files[] = {"{\"model\": {\"type\": \"WordPiece\"}}", "{"};
+    folder f = tiny_model();
+
+    for (int32_t i = 0; i < COUNT(files); i++) {
+        folder_write(&f, "tokenizer.json", files[i], strlen(files[i]));
+
+        json_t *info = info_of(f.path);
+        char *text = OUTPUT(NULL, "info", f.path);
+        const char *line = line_of(text, "tokenizer");
+        const char *why =
+            json_string_value(json_object_get(json_object_get(info, "tokenizer"), "error"));
+
+        cr_assert_not_null(why);
+        cr_expect(line && strncmp(line, "cannot be used: ", 16) == 0, "%s", line);
+        cr_expect(strncmp(line + 16, why, strlen(why)) == 0, "%s", why);
+        free(text);
+        json_decref(info);
+    }
+    folder_close(&f);
+}
+
+Test(host_cli_info, kinds_of_tokenizers_are_told_apart)
+{
+    static const char *const kinds[][2] = {{"spbpe-gemma", "BPE with byte fallback"},
+                                           {"unigram-t5", "Unigram"},
+                                           {"bytelevel-llama3", "byte-level BPE"}};
+    folder f = tiny_model();
+
+    for (int32_t i = 0; i < COUNT(kinds); i++) {
+        char from[FOLDER_PATH];
+        json_t *info;
+
+        (void)snprintf(from, sizeof from, SPC_TEST_VECTORS "/tokenizers/%s.json", kinds[i][0]);
+        folder_copy(&f, from, "tokenizer.json", SIZE_MAX);
+        info = info_of(f.path);
+        cr_expect_str_eq(
+            json_string_value(json_object_get(json_object_get(info, "tokenizer"), "kind")),
+            kinds[i][1]);
+        json_decref(info);
+    }
+    folder_close(&f);
+}
+
+Test(host_cli_info, the_chat_template_is_named)
+{
+    folder f = tiny_model();
+    json_t *info;
+    char *text;
+
+    folder_copy(&f, SPC_TEST_VECTORS "/chat/qwen2.jinja", "chat_template.jinja", SIZE_MAX);
+    info = info_of(f.path);
+    text = OUTPUT(NULL, "info", f.path);
+    cr_expect_str_eq(json_string_value(json_object_get(info, "chat_template")), "qwen2");
+    cr_expect(strncmp(line_of(text, "chat template"), "qwen2\n", 6) == 0);
+    free(text);
+    json_decref(info);
+    folder_write(&f, "chat_template.jinja", "{{ x }}", 7);
+    info = info_of(f.path);
+    text = OUTPUT(NULL, "info", f.path);
+    cr_expect(json_is_null(json_object_get(info, "chat_template")));
+    cr_expect(strncmp(line_of(text, "chat template"), "none that is known\n", 19) == 0);
+    free(text);
+    json_decref(info);
+
+    folder_close(&f);
+}
+
+Test(host_cli_info, a_broken_tokenizer_config_is_exit_3)
+{
+    folder f = tiny_model();
+    const char *args[] = {"info", f.path, NULL};
+
+    folder_write(&f, "tokenizer_config.json", "[", 1);
+    expect_failure(args, &(const spawn_options){.in = NULL}, 3, "tokenizer_config.json");
+    folder_close(&f);
+}
+
+Test(host_cli_info, element_types_are_counted_apart)
+{
+    folder f = folder_open();
+    static const char header[] =
+        "{\"lm_head.weight\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[0,12]},"
+        "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[12,16]},"
+        "\"b\":{\"dtype\":\"F16\",\"shape\":[5],\"data_offsets\":[16,26]}}";
+    static const struct {
+        const char *dtype;
+        json_int_t tensors, values, bytes;
+    } expected[] = {{"F32", 1, 1, 4}, {"F16", 2, 11, 22}};
+    char file[8 + sizeof header - 1 + 26] = {0};
+    json_t *info;
+    const json_t *dtypes;
+
+    memcpy(file + 8, header, sizeof header - 1);
+    file[0] = (char)((sizeof header - 1) & 255);
+    file[1] = (char)((sizeof header - 1) >> 8);
+    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+    folder_write(&f, "model.safetensors", file, sizeof file);
+    info = info_of(f.path);
+    dtypes = json_object_get(info, "dtypes");
+    cr_expect_eq(json_array_size(dtypes), 2);
+    for (int32_t i = 0; i < COUNT(expected); i++) {
+        const json_t *dtype = json_array_get(dtypes, (size_t)i);
+
+        cr_expect_str_eq(json_string_value(json_object_get(dtype, "dtype")), expected[i].dtype);
+        expect_whole(dtype, "tensors", expected[i].tensors);
+        expect_whole(dtype, "values", expected[i].values);
+        expect_whole(dtype, "bytes", expected[i].bytes);
+    }
+    json_decref(info);
+    folder_close(&f);
 }
 
 Test(host_cli_info, a_plan_is_one_line_per_op)
@@ -365,213 +550,4 @@ Test(host_cli_info, an_output_that_cannot_be_written_is_exit_6_and_leaves_no_par
     cr_expect_eq(folder_count(&f), 1);
     free(kept);
     folder_close(&f);
-}
-
-/* ---- tokenize ---------------------------------------------------------------------------------
- */
-
-/* A model folder with a tokenizer that puts a begin of text, id 0, before every text. */
-static folder model_with_bos(void)
-{
-    folder f = folder_open();
-
-    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
-    folder_copy(&f, TINY "/model.safetensors", "model.safetensors", SIZE_MAX);
-    folder_copy(&f, SPC_TEST_VECTORS "/tokenizers/bytelevel-llama3.json", "tokenizer.json",
-                SIZE_MAX);
-    return f;
-}
-
-Test(host_cli_info, text_comes_back_from_its_ids)
-{
-    static const char *const texts[] = {
-        "",
-        "a",
-        "The train to the coast leaves at seven.",
-        "\n",
-        "two\nlines\n\nand a third, without end",
-        "  blanks \t and tabs  \r\n",
-        "\xc3\x9c"
-        "bergr\xc3\xb6\xc3\x9f"
-        "e, e\xcc\x81, \xe6\x97\xa5\xe6\x9c\xac",
-        "\xf0\x9f\x98\x80\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x9a\x80 12345 ...!?",
-        "< sep> \"quoted\" \\ {json: [1]}\x7f\x01",
-    };
-    folder f = model_with_bos();
-    const char *models[] = {VERIFIER, DRAFTER, f.path};
-
-    for (int32_t m = 0; m < COUNT(models); m++) {
-        for (int32_t i = 0; i < COUNT(texts); i++) {
-            char *ids = OUTPUT(texts[i], "tokenize", models[m]);
-            char *text = OUTPUT(ids, "tokenize", "--decode", models[m]);
-
-            cr_expect_eq(ids[0], '[');
-            cr_expect_eq(count_lines(ids), 1);
-            cr_expect_str_eq(text, texts[i], "%s", models[m]);
-            free(ids);
-            free(text);
-        }
-    }
-    folder_close(&f);
-}
-
-Test(host_cli_info, special_adds_the_template_and_writes_special_tokens)
-{
-    folder f = model_with_bos();
-    json_t *plain = JSON("Hello.", "tokenize", f.path);
-    json_t *special = JSON("Hello.", "tokenize", "--special", f.path);
-    json_t *ids = json_array_get(special, 0);
-    char *text = json_dumps(ids, 0);
-    char *without = OUTPUT(text, "tokenize", "--decode", f.path);
-    char *with = OUTPUT(text, "tokenize", "--decode", "--special", f.path);
-
-    cr_expect_eq(json_integer_value(json_array_get(ids, 0)), 0);
-    cr_assert_eq(json_array_remove(ids, 0), 0);
-    cr_expect(json_equal(plain, special), "and nothing but a begin of text before it");
-    cr_expect_str_eq(without, "Hello.");
-    cr_expect_str_eq(with, "<|begin_of_text|>Hello.");
-    free(text);
-    free(without);
-    free(with);
-    json_decref(plain);
-    json_decref(special);
-    folder_close(&f);
-}
-
-Test(host_cli_info, special_tokens_in_a_text_become_their_id)
-{
-    char *ids = OUTPUT("<s><2de><2es><2fr><sep></s><pad>", "tokenize", VERIFIER);
-    char *text = OUTPUT(ids, "tokenize", "--decode", "--special", VERIFIER);
-
-    cr_expect_str_eq(ids, "[1,4,5,6,3,2,0]\n");
-    cr_expect_str_eq(text, "<s><2de><2es><2fr><sep></s><pad>");
-    free(ids);
-    free(text);
-}
-
-Test(host_cli_info, what_cannot_be_tokenized_is_exit_6)
-{
-    static const struct {
-        const char *option, *in, *word;
-    } table[] = {{"--special", "abc\xff", "expected UTF-8, found byte 0xff at offset 3"},
-                 {"--special", "\xc3", "UTF-8"},
-                 {"--special", "\xed\xa0\x80", "UTF-8"},
-                 {"--decode", "", "not JSON"},
-                 {"--decode", "[1", "not JSON"},
-                 {"--decode", "[1] 2", "not JSON"},
-                 {"--decode", "7", "not JSON"},
-                 {"--decode", "{\"ids\":[1]}", "array of ids"},
-                 {"--decode", "[1,-1]", "id 1"},
-                 {"--decode", "[1,2,\"3\"]", "id 2"},
-                 {"--decode", "[1.5]", "id 0"},
-                 {"--decode", "[2147483648]", "id 0"},
-                 {"--decode", "[1,6144]", "0 to 6143, found 6144"}};
-
-    for (int32_t i = 0; i < COUNT(table); i++) {
-        const char *args[] = {"tokenize", VERIFIER, table[i].option, NULL};
-
-        expect_failure(args, &(const spawn_options){.in = table[i].in}, 6, table[i].word);
-    }
-}
-
-/* ---- demo -------------------------------------------------------------------------------------
- */
-
-typedef struct {
-    int number, calls, saved, same, texts;
-    char rule[32], accepted[16], deferred[16];
-    double per_call, seconds;
-} row;
-
-static void read_row(const char *text, int number, row *r)
-{
-    char start[8];
-    const char *at;
-
-    (void)snprintf(start, sizeof start, "\n%d ", number);
-    at = strstr(text, start);
-    cr_assert_not_null(at, "row %d of the table", number);
-    cr_assert_eq(sscanf(at, "%d %31s %lf %d %d%% %lf %15s %15s %d/%d", &r->number, r->rule,
-                        &r->per_call, &r->calls, &r->saved, &r->seconds, r->accepted, r->deferred,
-                        &r->same, &r->texts),
-                 10, "%.100s", at);
-}
-
-Test(host_cli_info, the_demo_saves_calls_and_strict_keeps_the_text)
-{
-    static const char *const rules[] = {"verifier-only", "strict", "token-v3:alpha=0.5",
-                                        "opt:alpha=0.2"};
-    char *text = OUTPUT(NULL, "demo");
-    row r[COUNT(rules)];
-
-    for (int32_t i = 0; i < COUNT(rules); i++) {
-        read_row(text, i + 1, &r[i]);
-        cr_expect_str_eq(r[i].rule, rules[i]);
-        cr_expect_eq(r[i].texts, 24);
-        cr_expect(r[i].saved == (int)lround(100.0 * (1.0 - (double)r[i].calls / r[0].calls)),
-                  "%s saves %d%%", rules[i], r[i].saved);
-        if (i > 0) cr_expect(r[i].saved > 0 && r[i].per_call > r[0].per_call, "%s", rules[i]);
-    }
-    cr_expect_eq(r[0].same, 24);
-    cr_expect_eq(r[1].same, 24);
-    cr_expect_eq(r[0].saved, 0);
-    cr_expect_str_eq(r[0].accepted, "-", "the verifier alone judges no drafts");
-    cr_expect_str_eq(r[1].deferred, "100%", "strict always asks the verifier");
-    free(text);
-}
-
-Test(host_cli_info, the_demo_shows_every_text_with_the_rules_that_wrote_it)
-{
-    char *text = OUTPUT(NULL, "demo");
-    int32_t both = 0, by_rule[5] = {0}, indented = 0;
-
-    for (const char *line = text; line; line = strchr(line + 1, '\n')) {
-        const char *c = line + 5;
-
-        if (strncmp(line, "\n    ", 5) != 0) continue;
-        indented++;
-        both += strncmp(c, "1 2 ", 4) == 0;
-        for (; *c >= '1' && *c <= '4' && c[1] == ' '; c += 2) by_rule[*c - '0']++;
-    }
-    cr_expect_eq(both, 24, "the verifier's text is the strict one");
-    cr_expect_geq(indented, 24);
-    for (int32_t i = 1; i <= 4; i++) cr_expect_eq(by_rule[i], 24, "rule %d", (int)i);
-    for (int32_t i = 3; i <= 4; i++) { /* the last column of the table counts the same thing */
-        row r;
-        int32_t with_first = 0;
-
-        read_row(text, i, &r);
-        for (const char *line = text; line; line = strchr(line + 1, '\n')) {
-            char digit = (char)('0' + i);
-
-            if (strncmp(line, "\n    1 2 ", 9) != 0) continue;
-            with_first += line[9] == digit || (line[9] == '3' && line[11] == digit);
-        }
-        cr_expect_eq(r.same, with_first, "rule %d", (int)i);
-    }
-    free(text);
-}
-
-Test(host_cli_info, the_demo_drafts_as_far_as_it_is_told)
-{
-    char *text = OUTPUT(NULL, "demo", "--threads", "1", "--gamma", "1");
-    row r;
-
-    cr_expect(strstr(text, "; cpu, 1 thread, "), "%.150s", text);
-    cr_expect(strstr(text, " gamma 1"));
-    for (int32_t i = 2; i <= 4; i++) {
-        read_row(text, i, &r);
-        cr_expect(r.per_call > 1.0 && r.per_call <= 2.0, "%s: %g", r.rule, r.per_call);
-    }
-    free(text);
-}
-
-Test(host_cli_info, the_demo_names_the_vector_unit_that_was_asked_for)
-{
-    if (SPAWN_SANITISED) cr_skip_test("plain loops take minutes");
-
-    char *text = OUTPUT(NULL, "demo", "--threads", "1", "--isa", "portable");
-
-    cr_expect(strstr(text, "; cpu, 1 thread, portable\n"), "%.150s", text);
-    free(text);
 }

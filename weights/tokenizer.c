@@ -31,6 +31,16 @@ int32_t spc_tokenizer_size(const spc_tokenizer *t)
     return t->size;
 }
 
+const char *spc_tokenizer_kind(const spc_tokenizer *t)
+{
+    switch (t->model) {
+    case SPC_MODEL_BYTES: return "byte-level BPE";
+    case SPC_MODEL_BPE: return t->byte_fallback ? "BPE with byte fallback" : "BPE";
+    case SPC_MODEL_UNIGRAM: return t->byte_fallback ? "Unigram with byte fallback" : "Unigram";
+    }
+    return "unknown";
+}
+
 const char *spc_tokenizer_piece(const spc_tokenizer *t, int32_t id, size_t *bytes)
 {
     *bytes = 0;

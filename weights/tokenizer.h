@@ -21,6 +21,10 @@ void spc_tokenizer_close(spc_tokenizer *tokenizer); /* NULL is allowed */
 /* Ids are 0 .. size - 1, added tokens included (some of them may be holes without a piece). */
 int32_t spc_tokenizer_size(const spc_tokenizer *tokenizer);
 
+/* How it makes tokens of words: "byte-level BPE", "BPE with byte fallback",
+ * "Unigram". */
+const char *spc_tokenizer_kind(const spc_tokenizer *tokenizer);
+
 /* Encode UTF-8 text.  Added tokens that stand in the text become their id; `special` runs the
  * post-processor as well (a BOS, say).  Bytes that are not UTF-8 are SPC_EINPUT with their offset.
  *

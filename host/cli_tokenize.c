@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_tokenize.c - spc tokenize: text to ids and back. */
+#include "cli.h"
+#include "engine.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+
+typedef struct {
+    bool special, decode;
+} tokenize_args;
+
+static const spc_cli_option tokenize_options[] = {
+    {"special", NULL,
+     "add what the tokenizer's template adds (a BOS);\nwith --decode: write special "
+     "tokens too",
+     SPC_CLI_FLAG, offsetof(tokenize_args, special), 0, 0},
+    {"decode", NULL, "from a JSON array of ids to text", SPC_CLI_FLAG,
+     offsetof(tokenize_args, decode), 0, 0},
+};
+
+static void tokenize_init(void *args)
+{
+    (void)args; /* all flags */
+}
+
+static spc_status open_tokenizer(const char *name, spc_tokenizer **out, spc_error *err)
+{
+    spc_bundle *bundle;
+    const char *json;
+    size_t bytes;
+    spc_status status = spc_open_bundle(name, &bundle, err);
+
+    if (status != SPC_OK) return status;
+    status = spc_bundle_file(bundle, "tokenizer.json", &json, &bytes, err);
+    if (status == SPC_OK) status = spc_tokenizer_open(name, json, bytes, out, err);
+    spc_bundle_close(bundle);
+    return status;
+}
+
+static spc_status encode(const spc_tokenizer *tokenizer, const tokenize_args *a, const char *text,
+                         size_t bytes, spc_error *err)
+{
+    int32_t *ids, count;
+    spc_error inner;
+    spc_status status =
+        spc_tokenizer_encode(tokenizer, text, bytes, a->special, &ids, &count, &inner);
+
+    if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
+    spc_cli_put_json(spc_cli_json_ids(ids, count));
+    free(ids);
+    return SPC_OK;
+}
+
+static spc_status decode(const spc_tokenizer *tokenizer, const tokenize_args *a, const char *json,
+                         size_t bytes, spc_error *err)
+{
+    json_error_t why;
+    json_t *array = json_loadb(json, bytes, 0, &why);
+    int32_t *ids = NULL, count = 0;
+    char *text = NULL;
+    spc_error inner;
+    spc_status status;
+
+    if (!array) return spc_error_set(err, SPC_EINPUT, "stdin: not JSON: %s", why.text);
+    status = spc_cli_read_ids(array, "stdin", &ids, &count, err);
+    json_decref(array);
+    if (status != SPC_OK) return status;
+    status = spc_tokenizer_decode(tokenizer, ids, count, !a->special, &text, &bytes, &inner);
+    free(ids);
+    if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
+    spc_cli_put(text, bytes);
+    free(text);
+    return SPC_OK;
+}
+
+static int tokenize_run(const void *args, const spc_cli_line *line)
+{
+    const tokenize_args *a = args;
+    spc_tokenizer *tokenizer = NULL;
+    char *text = NULL;
+    size_t bytes;
+    spc_error error;
+    spc_status status = open_tokenizer(line->words.item[0], &tokenizer, &error);
+
+    if (status == SPC_OK) status = spc_cli_read_all(stdin, "stdin", &text, &bytes, &error);
+    if (status == SPC_OK) {
+        status = a->decode ? decode(tokenizer, a, text, bytes, &error)
+                           : encode(tokenizer, a, text, bytes, &error);
+    }
+    free(text);
+    spc_tokenizer_close(tokenizer);
+    return status == SPC_OK ? 0 : spc_cli_fail(&error);
+}
+
+const spc_cli_command spc_cli_tokenize = {
+    "tokenize",
+    "MODEL",
+    "text on stdin to a JSON array of ids, and back",
+    "",
+    1,
+    1,
+    tokenize_options,
+    sizeof tokenize_options / sizeof *tokenize_options,
+    sizeof(tokenize_args),
+    tokenize_init,
+    tokenize_run,
+};
