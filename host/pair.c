@@ -50,7 +50,7 @@ static const char *difference_at(const spc_pair_side *d, const spc_pair_side *v,
     if (spc_tokenizer_is_special(d->tokenizer, id) != spc_tokenizer_is_special(v->tokenizer, id)) {
         return ", special in one of them";
     }
-    return ", made by other merges";
+    return ", made by other merges or of another score";
 }
 
 static spc_status differ_at(const spc_pair_side *d, const spc_pair_side *v, int32_t id,
@@ -61,6 +61,15 @@ static spc_status differ_at(const spc_pair_side *d, const spc_pair_side *v, int3
                          "differ at id %d (%s against %s%s)",
                          where_of(d), where_of(v), (int)id, show(d->tokenizer, id).text,
                          show(v->tokenizer, id).text, difference_at(d, v, id));
+}
+
+static spc_status differ_in_kind(const spc_pair_side *d, const spc_pair_side *v, spc_error *err)
+{
+    return spc_error_set(err, SPC_EMODEL,
+                         "drafter %.100s and verifier %.100s do not pair: their tokenizers are %s "
+                         "and %s",
+                         where_of(d), where_of(v), spc_tokenizer_kind(d->tokenizer),
+                         spc_tokenizer_kind(v->tokenizer));
 }
 
 static bool has_piece(const spc_tokenizer *tokenizer, int32_t id)
@@ -129,7 +138,12 @@ spc_status spc_pair_check(const spc_pair_side *d, const spc_pair_side *v, int32_
     int32_t a = d->model->config.vocab, b = v->model->config.vocab, id = -1;
 
     *ids = a < b ? a : b;
-    if (d->tokenizer && v->tokenizer) id = spc_tokenizer_difference(d->tokenizer, v->tokenizer);
+    if (d->tokenizer && v->tokenizer) {
+        if (strcmp(spc_tokenizer_kind(d->tokenizer), spc_tokenizer_kind(v->tokenizer)) != 0) {
+            return differ_in_kind(d, v, err);
+        }
+        id = spc_tokenizer_difference(d->tokenizer, v->tokenizer);
+    }
     if (id >= 0 && id < *ids) return differ_at(d, v, id, err);
 
     spc_status status = check_sizes(d, v, *ids, err);

@@ -103,6 +103,16 @@ Test(host_pair, merges_count)
     folder_close(&f);
 }
 
+Test(host_pair, kinds_of_tokenizers_that_differ_are_named)
+{
+    static const char *const says[] = {"their tokenizers are Unigram and byte-level BPE", NULL};
+    folder f = copy_model(DEMO_DRAFTER, nothing, NULL);
+
+    folder_copy(&f, SPC_TEST_VECTORS "/tokenizers/unigram-t5.json", "tokenizer.json", SIZE_MAX);
+    expect_no_pair(f.path, DEMO_VERIFIER, says);
+    folder_close(&f);
+}
+
 Test(host_pair, one_tokenizer_alone_cannot_be_compared)
 {
     static const char *const drafter[] = {"drafter ", "has no tokenizer.json", NULL};
