@@ -73,6 +73,11 @@ typedef struct {
                        const spc_limits *limits, spc_runner **out, spc_error *err);
     void (*unload)(spc_runner *runner); /* NULL allowed */
 
+    /* Plans with an encoder: run it over the tokens of a prompt [count], 1 to limits.context, and
+     * leave with the slot what its rows will attend to, until the slot's next encode.  The slot's
+     * KV length must be 0, and forward takes no row of a slot that has not been encoded. */
+    spc_status (*encode)(spc_runner *runner, int32_t slot, const int32_t *token, int32_t count,
+                         spc_error *err);
     /* Run rows; leave the logits rows asked for.  Advances the KV length of each slot.  A row's
      * result depends on its own slot alone: not on its neighbours, their number or their order. */
     spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);

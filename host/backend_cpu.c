@@ -30,9 +30,11 @@ struct spc_runner {
     spc_limits limits;
     void *arena;        /* everything below lies in it */
     spc_matrix *matrix; /* [weights] as they lie in the checkpoint */
-    float **vector;     /* [weights] vectors as float32; NULL for matrices */
-    float **buffer;     /* [buffers] each [rows, dim] */
-    float **out;        /* [rows] where the rows of a linear op begin */
+    float **vector;     /* [weights] vectors as float32, and tables of relative positions as
+                           [heads, 2 context - 1], by the key's offset from the query plus context
+                           - 1; NULL for other matrices */
+    float **buffer;     /* [buffers] each [most_rows, dim] */
+    float **out;        /* [most_rows] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
     float *key;         /* [slots, layers, kv_heads, context, head_dim] */
@@ -41,6 +43,13 @@ struct spc_runner {
     float *cosine[2];   /* [context, head_dim / 2] of rope, and of local_rope where there is one */
     float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
+
+    /* plans with an encoder */
+    float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */
+    float *memory_value;      /* the same */
+    int32_t *source;          /* [slots] tokens in the memory */
+    int32_t *source_slot;     /* [context] rows of the encoder: one slot, ... */
+    int32_t *source_position; /* ... and positions 0, 1, ... */
 };
 
 /* ---- open -------------------------------------------------------------------------------------
@@ -114,6 +123,40 @@ static void *carve(carver *c, size_t bytes)
     return c->base ? c->base + at : NULL;
 }
 
+/* Kinds of rotation: rope, or that and local_rope; none where positions are relative. */
+static int32_t ropes_of(const spc_config *c)
+{
+    if (c->buckets > 0) return 0;
+    return c->local ? 2 : 1;
+}
+
+/* Most rows that an op runs over: the encoder takes a whole prompt. */
+static int32_t most_rows(const spc_runner *r)
+{
+    const spc_limits *l = &r->limits;
+
+    return r->plan->encoder_ops > 0 && l->context > l->rows ? l->context : l->rows;
+}
+
+static void lay_out_memory(spc_runner *r, carver *to, size_t cache)
+{
+    const spc_limits *l = &r->limits;
+
+    r->memory_key = carve(to, cache);
+    r->memory_value = carve(to, cache);
+    r->source = carve(to, times(sizeof *r->source, l->slots));
+    r->source_slot = carve(to, times(sizeof *r->source_slot, l->context));
+    r->source_position = carve(to, times(sizeof *r->source_position, l->context));
+}
+
+/* Floats of a weight that the runner keeps itself. */
+static size_t own_floats(const spc_runner *r, const spc_weight *w)
+{
+    if (w->cols == 0) return (size_t)w->rows;
+    if (w->relative == SPC_RELATIVE_NONE) return 0;
+    return times((size_t)w->cols, 2 * (int64_t)r->limits.context - 1);
+}
+
 /* Lay out everything a runner owns: once counting, once for real. */
 static size_t lay_out(spc_runner *r, char *base)
 {
@@ -121,6 +164,7 @@ static size_t lay_out(spc_runner *r, char *base)
     const spc_config *c = &plan->config;
     const spc_limits *l = &r->limits;
     carver to = {base, 0};
+    int32_t rows = most_rows(r);
     size_t cache = times(
         times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
         c->head_dim);
@@ -130,30 +174,29 @@ static size_t lay_out(spc_runner *r, char *base)
     r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     for (int32_t i = 0; i < plan->weight_count; i++) {
-        float *vector = NULL;
+        size_t floats = own_floats(r, &plan->weight[i]);
+        float *vector = floats > 0 ? carve(&to, times(floats, sizeof *vector)) : NULL;
 
-        if (plan->weight[i].cols == 0) {
-            vector = carve(&to, times(sizeof *vector, plan->weight[i].rows));
-        }
         if (base) r->vector[i] = vector;
     }
     for (int32_t i = 0; i < plan->buffer_count; i++) {
-        float *buffer = carve(&to, times(times(sizeof *buffer, l->rows), plan->buffer[i].dim));
+        float *buffer = carve(&to, times(times(sizeof *buffer, rows), plan->buffer[i].dim));
 
         if (base) r->buffer[i] = buffer;
     }
-    r->out = carve(&to, times(sizeof *r->out, l->rows > l->outputs ? l->rows : l->outputs));
+    r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
     r->key = carve(&to, cache);
     r->value = carve(&to, cache);
     r->length = carve(&to, times(sizeof *r->length, l->slots));
-    for (int32_t k = 0; k < (c->local ? 2 : 1); k++) {
+    for (int32_t k = 0; k < ropes_of(c); k++) {
         r->cosine[k] = carve(&to, angles);
         r->sine[k] = carve(&to, angles);
     }
     r->scores =
         carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
+    if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
     return to.used;
 }
 
@@ -166,6 +209,21 @@ static size_t cpu_memory(const spc_backend *b, const spc_plan *plan, const spc_l
 
 /* ---- load -------------------------------------------------------------------------------------
  */
+
+/* The table of a weight, by relative position instead of by bucket. */
+static void spread_relative(const spc_runner *r, const spc_weight *w, const spc_tensor *t,
+                            float *out)
+{
+    int32_t context = r->limits.context;
+
+    for (int32_t h = 0; h < w->cols; h++) {
+        for (int32_t offset = 1 - context; offset < context; offset++) {
+            int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
+
+            *out++ = spc_element(t->data, t->dtype, (int64_t)bucket * w->cols + h);
+        }
+    }
+}
 
 static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
 {
@@ -192,6 +250,7 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
                              where, w->name, spc_dtype_name(t->dtype));
     }
     r->matrix[i] = (spc_matrix){t->data, t->dtype, w->rows, w->cols};
+    if (w->relative != SPC_RELATIVE_NONE) spread_relative(r, w, t, r->vector[i]);
     for (int32_t k = 0; rank == 1 && k < w->rows; k++) {
         r->vector[i][k] = spc_element(t->data, t->dtype, k) + w->plus;
     }
@@ -303,10 +362,14 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
         return status;
     }
     cut_head(r);
-    fill_angles(r, &plan->config.rope, r->cosine[0], r->sine[0]);
-    if (plan->config.local) {
-        fill_angles(r, &plan->config.local_rope, r->cosine[1], r->sine[1]);
+    for (int32_t k = 0; k < ropes_of(&plan->config); k++) {
+        fill_angles(r, k == 0 ? &plan->config.rope : &plan->config.local_rope, r->cosine[k],
+                    r->sine[k]);
     }
+    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
+        r->source_position[i] = i;
+    }
+    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->slots; i++) r->source[i] = 0;
     *out = r;
     return SPC_OK;
 }
@@ -384,8 +447,10 @@ static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
 
     for (int32_t i = 0; i < rows->count; i++) {
         if (rows->output[i] < 0) continue;
-        memcpy(r->wanted + (int64_t)wanted * dim, r->buffer[op->a] + (int64_t)i * dim,
-               (size_t)dim * sizeof(float));
+        for (int32_t k = 0; k < dim; k++) {
+            r->wanted[(int64_t)wanted * dim + k] =
+                r->buffer[op->a][(int64_t)i * dim + k] * op->scale;
+        }
         r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
@@ -436,6 +501,15 @@ static void cpu_glu(spc_runner *r, const spc_op *op, int32_t rows)
     }
 }
 
+static void cpu_relu(spc_runner *r, const spc_op *op, int32_t rows)
+{
+    int64_t count = (int64_t)r->plan->buffer[op->out].dim * rows;
+    const float *in = r->buffer[op->a];
+    float *out = r->buffer[op->out];
+
+    for (int64_t i = 0; i < count; i++) out[i] = in[i] < 0.0f ? 0.0f : in[i]; /* NaN stays */
+}
+
 /* Each head of queries and keys by itself. */
 static void cpu_qk_norm(spc_runner *r, const spc_op *op, int32_t rows)
 {
@@ -483,21 +557,23 @@ static int64_t cache_at(const spc_runner *r, int32_t slot, int32_t layer, int32_
     return index * r->limits.context * c->head_dim;
 }
 
-static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows)
+/* The keys and values that rows of op->a end with go into a cache. */
+static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, float *keys,
+                        float *values)
 {
     const spc_config *c = &r->plan->config;
     int32_t width = r->plan->buffer[op->a].dim, dim = c->head_dim;
 
     for (int32_t i = 0; i < rows->count; i++) {
-        const float *key = r->buffer[op->a] + (int64_t)i * width + c->heads * dim;
-        const float *value = key + c->kv_heads * dim;
+        const float *value = r->buffer[op->a] + (int64_t)(i + 1) * width - c->kv_heads * dim;
+        const float *key = value - c->kv_heads * dim;
 
         for (int32_t h = 0; h < c->kv_heads; h++) {
             int64_t at =
                 cache_at(r, rows->slot[i], op->layer, h) + (int64_t)rows->position[i] * dim;
 
-            memcpy(r->key + at, key + h * dim, (size_t)dim * sizeof *key);
-            memcpy(r->value + at, value + h * dim, (size_t)dim * sizeof *value);
+            memcpy(keys + at, key + h * dim, (size_t)dim * sizeof *key);
+            memcpy(values + at, value + h * dim, (size_t)dim * sizeof *value);
         }
     }
 }
@@ -506,42 +582,100 @@ typedef struct {
     spc_runner *runner;
     const spc_op *op;
     const spc_rows *rows;
+    const float *keys, *values; /* [slots, layers, kv_heads, context, head_dim] */
+    bool memory;                /* all that is in it, not what lies before the row */
 } attend_job;
+
+/* What head `head` of a row at `position` adds to its scores, from the key at `first` on; NULL:
+ * nothing. */
+static const float *relative_bias(const spc_runner *r, const spc_op *op, int32_t position,
+                                  int32_t head, int32_t first)
+{
+    int64_t width = 2 * (int64_t)r->limits.context - 1;
+
+    if (op->weight[0] < 0) return NULL;
+    return r->vector[op->weight[0]] + head * width + (r->limits.context - 1) - position + first;
+}
 
 /* Items are (row, head). */
 static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
 {
     const attend_job *job = user;
     spc_runner *r = job->runner;
+    const spc_op *op = job->op;
     const spc_config *c = &r->plan->config;
-    int32_t width = r->plan->buffer[job->op->a].dim, out = r->plan->buffer[job->op->out].dim;
+    int32_t width = r->plan->buffer[op->a].dim, out = r->plan->buffer[op->out].dim;
 
     for (int32_t item = from; item < to; item++) {
         int32_t row = item / c->heads, head = item % c->heads;
-        int64_t cache =
-            cache_at(r, job->rows->slot[row], job->op->layer, head / (c->heads / c->kv_heads));
-        int32_t seen = job->rows->position[row] + 1, first = 0;
+        int32_t slot = job->rows->slot[row], position = job->rows->position[row];
+        int64_t cache = cache_at(r, slot, op->layer, head / (c->heads / c->kv_heads));
+        int32_t seen = job->memory ? r->source[slot] : position + 1, first = 0;
 
-        if (job->op->window > 0 && seen > job->op->window) first = seen - job->op->window;
+        if (op->window > 0 && seen > op->window) first = seen - op->window;
         cache += (int64_t)first * c->head_dim;
-        r->backend->kernels->attend(
-            r->buffer[job->op->a] + (int64_t)row * width + head * c->head_dim, r->key + cache,
-            r->value + cache, seen - first, c->head_dim, job->op->scale, job->op->cap,
-            r->scores + (int64_t)thread * r->limits.context,
-            r->buffer[job->op->out] + (int64_t)row * out + head * c->head_dim);
+        r->backend->kernels->attend(r->buffer[op->a] + (int64_t)row * width + head * c->head_dim,
+                                    job->keys + cache, job->values + cache, seen - first,
+                                    c->head_dim, op->scale, op->cap,
+                                    relative_bias(r, op, position, head, first),
+                                    r->scores + (int64_t)thread * r->limits.context,
+                                    r->buffer[op->out] + (int64_t)row * out + head * c->head_dim);
     }
 }
 
 static void cpu_attend(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    attend_job job = {r, op, rows};
+    attend_job job = {r, op, rows, r->key, r->value, false};
 
-    write_cache(r, op, rows);
+    write_cache(r, op, rows, r->key, r->value);
+    spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
+}
+
+static void cpu_recall(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    attend_job job = {r, op, rows, r->memory_key, r->memory_value, true};
+
     spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------
  */
+
+static void run_op(spc_runner *r, const spc_op *op, const spc_rows *rows)
+{
+    switch (op->kind) {
+    case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
+    case SPC_OP_NORM: cpu_norm(r, op, rows->count); break;
+    case SPC_OP_LINEAR: cpu_linear(r, op, rows->count); break;
+    case SPC_OP_QK_NORM: cpu_qk_norm(r, op, rows->count); break;
+    case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
+    case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
+    case SPC_OP_STORE: write_cache(r, op, rows, r->memory_key, r->memory_value); break;
+    case SPC_OP_RECALL: cpu_recall(r, op, rows); break;
+    case SPC_OP_RELU: cpu_relu(r, op, rows->count); break;
+    case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
+    case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
+    default: cpu_head(r, op, rows); break;
+    }
+}
+
+static spc_status cpu_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
+                             spc_error *err)
+{
+    spc_rows rows = {count, r->source_slot, token, r->source_position, NULL};
+
+    (void)err;
+    assert(r->plan->encoder_ops > 0);
+    assert(slot >= 0 && slot < r->limits.slots && r->length[slot] == 0);
+    assert(count >= 1 && count <= r->limits.context);
+    for (int32_t i = 0; i < count; i++) {
+        assert(token[i] >= 0 && token[i] < r->plan->config.vocab);
+        r->source_slot[i] = slot;
+    }
+    r->source[slot] = count;
+    for (int32_t i = 0; i < r->plan->encoder_ops; i++) run_op(r, &r->plan->op[i], &rows);
+    return SPC_OK;
+}
 
 static void check_rows(spc_runner *r, const spc_rows *rows)
 {
@@ -552,6 +686,7 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
         assert(rows->output[i] < r->limits.outputs);
         assert(rows->position[i] == r->length[rows->slot[i]]);
         assert(rows->position[i] < r->limits.context);
+        assert(r->plan->encoder_ops == 0 || r->source[rows->slot[i]] > 0);
         r->length[rows->slot[i]]++;
     }
 }
@@ -560,20 +695,8 @@ static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *er
 {
     (void)err;
     check_rows(r, rows);
-    for (int32_t i = 0; i < r->plan->op_count; i++) {
-        const spc_op *op = &r->plan->op[i];
-
-        switch (op->kind) {
-        case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
-        case SPC_OP_NORM: cpu_norm(r, op, rows->count); break;
-        case SPC_OP_LINEAR: cpu_linear(r, op, rows->count); break;
-        case SPC_OP_QK_NORM: cpu_qk_norm(r, op, rows->count); break;
-        case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
-        case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
-        case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
-        case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
-        default: cpu_head(r, op, rows); break;
-        }
+    for (int32_t i = r->plan->encoder_ops; i < r->plan->op_count; i++) {
+        run_op(r, &r->plan->op[i], rows);
     }
     return SPC_OK;
 }
@@ -609,5 +732,5 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
 }
 
 const spc_backend_ops spc_backend_cpu = {
-    "cpu",       cpu_open,   cpu_close,  cpu_device, cpu_memory, cpu_load,  cpu_unload,
-    cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw,   cpu_verify};
+    "cpu",      cpu_open,    cpu_close,  cpu_device, cpu_memory, cpu_load, cpu_unload,
+    cpu_encode, cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw, cpu_verify};

@@ -107,11 +107,11 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
     spc_status status = SPC_OK;
 
     m->context = a->context > 0 ? a->context : c->context;
-    if (m->context < 2 || m->context > c->context) {
+    if (m->context < 2 || m->context > c->context_most) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--context: expected 2 to %d (what the model allows), "
                              "found %d",
-                             (int)c->context, (int)m->context);
+                             (int)c->context_most, (int)m->context);
     }
     for (int32_t i = 0; i < DEVICES && status == SPC_OK; i++) {
         status = plan_device(devices[i], a, m, &m->memory[i], err);
@@ -209,7 +209,11 @@ static void print_info(const char *name, const info_args *a, const model_info *m
     spc_cli_print("%-18s%" PRIu64 "\n", "parameters", spc_plan_parameters(m->model.plan));
     print_dtypes(m);
     spc_cli_print("%-18s%d\n", "hidden size", (int)c->dim);
-    spc_cli_print("%-18s%d\n", "layers", (int)c->layers);
+    if (c->encoder_layers > 0) {
+        spc_cli_print("%-18s%d, encoder %d\n", "layers", (int)c->layers, (int)c->encoder_layers);
+    } else {
+        spc_cli_print("%-18s%d\n", "layers", (int)c->layers);
+    }
     spc_cli_print("%-18s%d query, %d key/value, of %d\n", "heads", (int)c->heads, (int)c->kv_heads,
                   (int)c->head_dim);
     spc_cli_print("%-18s%d\n", "feed-forward size", (int)c->ffn);
@@ -283,13 +287,13 @@ static json_t *info_json(const char *name, const info_args *a, const model_info 
 {
     const spc_config *c = &m->model.config;
     json_t *object = json_pack(
-        "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}", "model",
-        name, "architecture", c->architecture, "parameters",
-        (json_int_t)spc_plan_parameters(m->model.plan), "hidden_size", (int)c->dim, "layers",
-        (int)c->layers, "heads", (int)c->heads, "kv_heads", (int)c->kv_heads, "head_dim",
-        (int)c->head_dim, "ffn", (int)c->ffn, "vocab", (int)c->vocab, "tied", (int)c->tied,
-        "context", (int)c->context, "chat_template", m->chat, "weight_bytes",
-        (json_int_t)m->weight_bytes, "row_bytes", (json_int_t)m->row_bytes);
+        "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}",
+        "model", name, "architecture", c->architecture, "parameters",
+        (json_int_t)spc_plan_parameters(m->model.plan), "hidden_size", (int)c->dim,
+        "encoder_layers", (int)c->encoder_layers, "layers", (int)c->layers, "heads", (int)c->heads,
+        "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim, "ffn", (int)c->ffn, "vocab",
+        (int)c->vocab, "tied", (int)c->tied, "context", (int)c->context, "chat_template", m->chat,
+        "weight_bytes", (json_int_t)m->weight_bytes, "row_bytes", (json_int_t)m->row_bytes);
 
     if (put(object, "dtypes", dtypes_json(m)) && put(object, "tokenizer", tokenizer_json(m)) &&
         put(object, "stop", spc_cli_json_ids(c->stop, c->stop_count)) &&
@@ -364,12 +368,14 @@ const spc_cli_command spc_cli_info = {
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *model, *ids, *output, *isa;
+    const char *model, *source, *ids, *output, *isa;
     int32_t threads;
 } logits_args;
 
 static const spc_cli_option logits_options[] = {
     {"model", "MODEL", "whose logits", SPC_CLI_TEXT, offsetof(logits_args, model), 0, 0},
+    {"source", "LIST", "what the encoder reads, for models that have one (T5)", SPC_CLI_TEXT,
+     offsetof(logits_args, source), 0, 0},
     {"ids", "LIST", "the tokens, as 1,2,3", SPC_CLI_TEXT, offsetof(logits_args, ids), 0, 0},
     {"output", "FILE", "where to write, as safetensors", SPC_CLI_TEXT,
      offsetof(logits_args, output), 0, 0},
@@ -384,15 +390,16 @@ static void logits_init(void *args)
     (void)args; /* nothing has a default */
 }
 
-/* "1,2,3" to ids. */
-static spc_status parse_ids(const char *text, int32_t **ids, int32_t *count, spc_error *err)
+/* "1,2,3" to ids; option: which of them, for messages. */
+static spc_status parse_ids(const char *option, const char *text, int32_t **ids, int32_t *count,
+                            spc_error *err)
 {
     size_t room = 1;
 
     *count = 0;
     for (const char *c = text; *c; c++) room += *c == ',';
     *ids = malloc(room * sizeof **ids);
-    if (!*ids) return spc_error_set(err, SPC_ENOMEM, "--ids: no memory for %zu ids", room);
+    if (!*ids) return spc_error_set(err, SPC_ENOMEM, "--%s: no memory for %zu ids", option, room);
     while (true) {
         char digits[16];
         size_t bytes = strcspn(text, ",");
@@ -403,9 +410,9 @@ static spc_status parse_ids(const char *text, int32_t **ids, int32_t *count, spc
             free(*ids);
             *ids = NULL;
             return spc_error_set(err, SPC_EINPUT,
-                                 "--ids: id %d: expected a whole number of 0 to "
+                                 "--%s: id %d: expected a whole number of 0 to "
                                  "2^31 - 1, found '%s'",
-                                 (int)*count, digits);
+                                 option, (int)*count, digits);
         }
         (*ids)[(*count)++] = (int32_t)id;
         if (!text[bytes]) return SPC_OK;
@@ -459,8 +466,8 @@ static spc_status write_logits(const char *path, const float *logits, int32_t co
                          strerror(why));
 }
 
-static spc_status compute_logits(const logits_args *a, const int32_t *ids, int32_t count,
-                                 spc_error *err)
+static spc_status compute_logits(const logits_args *a, const int32_t *source, int32_t source_count,
+                                 const int32_t *ids, int32_t count, spc_error *err)
 {
     spc_engine_options o;
     spc_engine_facts facts;
@@ -482,7 +489,7 @@ static spc_status compute_logits(const logits_args *a, const int32_t *ids, int32
     if (!logits) {
         status = spc_error_set(err, SPC_ENOMEM, "no memory for logits of %d tokens", (int)count);
     } else {
-        status = spc_engine_logits(engine, ids, count, logits, err);
+        status = spc_engine_logits(engine, source, source_count, ids, count, logits, err);
     }
     if (status == SPC_OK) status = write_logits(a->output, logits, count, facts.vocab, err);
     free(logits);
@@ -494,7 +501,7 @@ static int logits_run(const void *args, const spc_cli_line *line)
 {
     const logits_args *a = args;
     spc_error error;
-    int32_t *ids, count;
+    int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
 
     (void)line;
     if (!a->model || !a->ids || !a->output) {
@@ -504,9 +511,13 @@ static int logits_run(const void *args, const spc_cli_line *line)
                                            : "output");
     }
 
-    spc_status status = parse_ids(a->ids, &ids, &count, &error);
+    spc_status status = parse_ids("ids", a->ids, &ids, &count, &error);
 
-    if (status == SPC_OK) status = compute_logits(a, ids, count, &error);
+    if (status == SPC_OK && a->source) {
+        status = parse_ids("source", a->source, &source, &source_count, &error);
+    }
+    if (status == SPC_OK) status = compute_logits(a, source, source_count, ids, count, &error);
+    free(source);
     free(ids);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }

@@ -29,14 +29,16 @@ typedef struct {
     void (*linear)(const spc_matrix *m, int32_t from, int32_t to, const float *in, int32_t rows,
                    float *const *out, int32_t at);
     /* Attention of one query head over count positions; scores are scale times query . key, and
-     * cap tanh(score / cap) of that where cap is not 0.
+     * cap tanh(score / cap) of that where cap is not 0, plus the key's bias.
      *
      * query          [dim]
      * keys, values   [count, dim]
+     * bias           [count], or NULL: none
      * scores         [count] scratch
      * out            [dim] */
     void (*attend)(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float cap, float *scores, float *out);
+                   int32_t dim, float scale, float cap, const float *bias, float *scores,
+                   float *out);
     /* out[i] = activation(gate[i]) * up[i] for count entries. */
     void (*glu)(spc_activation activation, const float *gate, const float *up, int32_t count,
                 float *out);

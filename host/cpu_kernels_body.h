@@ -248,7 +248,8 @@ static void bound(float *x, int32_t count, float cap)
 }
 
 static void attend(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float cap, float *scores, float *out)
+                   int32_t dim, float scale, float cap, const float *bias, float *scores,
+                   float *out)
 {
     float max = -SPC_INFINITY, inverse;
     int32_t c = 0, bad = 0;
@@ -256,6 +257,7 @@ static void attend(const float *query, const float *keys, const float *values, i
     scores_of(query, keys, count, dim, scores);
     for (int32_t k = 0; k < count; k++) scores[k] *= scale;
     if (cap > 0.0f) bound(scores, count, cap);
+    for (int32_t k = 0; bias && k < count; k++) scores[k] += bias[k];
     for (int32_t k = 0; k < count; k++) {
         bad |= !(scores[k] - scores[k] == 0.0f);
         max = scores[k] > max ? scores[k] : max;

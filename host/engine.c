@@ -116,15 +116,15 @@ static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc
 
 static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *err)
 {
-    int32_t context = engine->verifier.config.context;
+    const spc_config *v = &engine->verifier.config, *d = &engine->drafter.config;
+    int32_t context = v->context, most = v->context_most;
 
-    if (engine->drafter.plan && engine->drafter.config.context < context) {
-        context = engine->drafter.config.context;
-    }
-    if (wanted < 0 || wanted == 1 || wanted > context) {
+    if (engine->drafter.plan && d->context < context) context = d->context;
+    if (engine->drafter.plan && d->context_most < most) most = d->context_most;
+    if (wanted < 0 || wanted == 1 || wanted > most) {
         return spc_error_set(err, SPC_EUSAGE,
                              "context: expected 0 (what the models allow) or 2 to %d, found %d",
-                             (int)context, (int)wanted);
+                             (int)most, (int)wanted);
     }
     engine->context = wanted > 0 ? wanted : context;
     return SPC_OK;
@@ -301,6 +301,7 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
     out->context = engine->context;
     out->sessions = engine->sessions;
     out->drafter = engine->drafter.runner != NULL;
+    out->encoder = spc_engine_encodes(engine);
     out->tokenizer = engine->tokenizer != NULL;
     out->verifier_weight_bytes = engine->verifier.weight_bytes;
     out->drafter_weight_bytes = engine->drafter.weight_bytes;
@@ -361,27 +362,44 @@ static spc_status logits_chunk(spc_engine *engine, int32_t slot, const int32_t *
     return status;
 }
 
-static spc_status check_ids(const spc_engine *engine, const int32_t *ids, int32_t count,
-                            spc_error *err)
+bool spc_engine_encodes(const spc_engine *engine)
+{
+    return engine->verifier.config.encoder_layers > 0;
+}
+
+/* what: "" or "source ", for messages */
+static spc_status check_ids(const spc_engine *engine, const char *what, const int32_t *ids,
+                            int32_t count, spc_error *err)
 {
     if (count < 1 || count > engine->context) {
-        return spc_error_set(err, SPC_EINPUT, "expected 1 to %d ids (the context), found %d",
-                             (int)engine->context, (int)count);
+        return spc_error_set(err, SPC_EINPUT, "expected 1 to %d %sids (the context), found %d",
+                             (int)engine->context, what, (int)count);
     }
     for (int32_t i = 0; i < count; i++) {
         if (ids[i] >= 0 && ids[i] < engine->vocab) continue;
-        return spc_error_set(err, SPC_EINPUT, "id %d: expected 0 to %d, found %d", (int)i,
+        return spc_error_set(err, SPC_EINPUT, "%sid %d: expected 0 to %d, found %d", what, (int)i,
                              (int)engine->vocab - 1, (int)ids[i]);
     }
     return SPC_OK;
 }
 
-spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int32_t count, float *logits,
-                             spc_error *err)
+/* Is there a source exactly where there is an encoder for it? */
+static spc_status check_source(const spc_engine *engine, const int32_t *source, int32_t count,
+                               spc_error *err)
 {
-    spc_status status = check_ids(engine, ids, count, err);
+    if (spc_engine_encodes(engine)) return check_ids(engine, "source ", source, count, err);
+    if (count == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "the model has no encoder: expected no source ids, found %d", (int)count);
+}
+
+spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t source_count,
+                             const int32_t *ids, int32_t count, float *logits, spc_error *err)
+{
+    spc_status status = check_ids(engine, "", ids, count, err);
     int32_t slot = 0, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
 
+    if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
     while (slot < engine->sessions && engine->slot[slot]) slot++;
@@ -391,6 +409,9 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int32_t cou
                              (int)engine->sessions);
     }
     engine->ops->rewind(engine->verifier.runner, slot, 0);
+    if (source_count > 0) {
+        status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
+    }
     for (int32_t from = 0; from < count && status == SPC_OK; from += chunk) {
         int32_t to = count - from < chunk ? count : from + chunk;
 

@@ -65,6 +65,9 @@ void spc_close_model(spc_model *model);
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
 
+/* Do its models read prompts by an encoder? */
+bool spc_engine_encodes(const spc_engine *engine);
+
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 

@@ -29,6 +29,13 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
     spc_scratch *s = &engine->scratch;
     int32_t from = engine->ops->length(model->runner, session->slot);
 
+    if (from == 0 && session->source_count > 0) {
+        spc_status status = engine->ops->encode(model->runner, session->slot, session->source,
+                                                session->source_count, err);
+
+        if (status != SPC_OK) return status;
+        session->counters.prefill_calls++;
+    }
     assert(from < to && to <= engine->context && wanted >= from && wanted < to);
     for (int32_t i = from; i < to; i++) {
         if (s->count == s->rows) {

@@ -132,11 +132,33 @@ static spc_status check_sizes(const spc_pair_side *d, const spc_pair_side *v, in
                          where_of(d), where_of(v), (int)a, (int)b, of_needed);
 }
 
+/* Both have an encoder or neither, and both decoders begin with the same token. */
+static spc_status check_encoders(const spc_pair_side *d, const spc_pair_side *v, spc_error *err)
+{
+    const spc_config *a = &d->model->config, *b = &v->model->config;
+
+    if ((a->encoder_layers > 0) != (b->encoder_layers > 0)) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "drafter %.100s and verifier %.100s do not pair: one of them is an "
+                             "encoder-decoder (%s, %s)",
+                             where_of(d), where_of(v), a->architecture, b->architecture);
+    }
+    if (a->start != b->start) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "drafter %.100s and verifier %.100s do not pair: "
+                             "decoder_start_token_id %d against %d",
+                             where_of(d), where_of(v), (int)a->start, (int)b->start);
+    }
+    return SPC_OK;
+}
+
 spc_status spc_pair_check(const spc_pair_side *d, const spc_pair_side *v, int32_t *ids,
                           spc_error *err)
 {
     int32_t a = d->model->config.vocab, b = v->model->config.vocab, id = -1;
+    spc_status status = check_encoders(d, v, err);
 
+    if (status != SPC_OK) return status;
     *ids = a < b ? a : b;
     if (d->tokenizer && v->tokenizer) {
         if (strcmp(spc_tokenizer_kind(d->tokenizer), spc_tokenizer_kind(v->tokenizer)) != 0) {
@@ -146,8 +168,7 @@ spc_status spc_pair_check(const spc_pair_side *d, const spc_pair_side *v, int32_
     }
     if (id >= 0 && id < *ids) return differ_at(d, v, id, err);
 
-    spc_status status = check_sizes(d, v, *ids, err);
-
+    status = check_sizes(d, v, *ids, err);
     if (status != SPC_OK) return status;
     if (!d->tokenizer != !v->tokenizer) {
         return spc_error_set(err, SPC_EMODEL,

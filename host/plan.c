@@ -2,13 +2,14 @@
 /* plan.c - building, measuring and printing plans; the table of architectures. */
 #include "plan.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const spc_architecture *const architectures[] = {&spc_arch_llama,  &spc_arch_mistral,
-                                                        &spc_arch_qwen2,  &spc_arch_qwen3,
-                                                        &spc_arch_gemma2, &spc_arch_gemma3};
+static const spc_architecture *const architectures[] = {
+    &spc_arch_llama,  &spc_arch_mistral, &spc_arch_qwen2, &spc_arch_qwen3,
+    &spc_arch_gemma2, &spc_arch_gemma3,  &spc_arch_t5};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 const char *spc_op_name(spc_op_kind kind)
@@ -60,6 +61,7 @@ int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t 
     w->rows = rows;
     w->cols = cols;
     w->plus = 0;
+    w->relative = SPC_RELATIVE_NONE;
     return plan->weight_count++;
 }
 
@@ -128,16 +130,35 @@ void spc_plan_close(spc_plan *plan)
 /* ---- measures ---------------------------------------------------------------------------------
  */
 
-/* Is a weight read by another op than EMBED, which takes a single row of it? */
-static bool is_multiplied(const spc_plan *plan, int32_t weight)
+int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t offset)
 {
-    for (int32_t i = 0; i < plan->op_count; i++) {
+    int32_t buckets = relative == SPC_RELATIVE_BOTH ? config->buckets / 2 : config->buckets;
+    int32_t first = relative == SPC_RELATIVE_BOTH && offset > 0 ? buckets : 0, exact = buckets / 2;
+    int32_t distance = relative == SPC_RELATIVE_BOTH && offset > 0 ? offset : -offset, bucket;
+
+    if (distance < exact) return first + (distance > 0 ? distance : 0);
+    /* in float, as the reference: where the logarithm is whole, the last bit decides */
+    bucket = exact + (int32_t)(logf((float)distance / (float)exact) /
+                               (float)log((double)config->bucket_distance / exact) *
+                               (float)(buckets - exact));
+    return first + (bucket < buckets ? bucket : buckets - 1);
+}
+
+/* What a decoded row reads of a weight: nothing, the row of its token, or all of it. */
+static uint64_t row_reads(const spc_plan *plan, int32_t weight, uint64_t bytes)
+{
+    uint64_t most = 0;
+
+    for (int32_t i = plan->encoder_ops; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+
         for (int32_t k = 0; k < SPC_OP_WEIGHTS; k++) {
-            if (plan->op[i].kind != SPC_OP_EMBED && plan->op[i].weight[k] == weight) return true;
-            if (plan->op[i].bias[k] == weight) return true;
+            if (op->weight[k] != weight && op->bias[k] != weight) continue;
+            if (op->kind != SPC_OP_EMBED) return bytes;
+            most = bytes / (uint64_t)plan->weight[weight].rows;
         }
     }
-    return false;
+    return most;
 }
 
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)
@@ -145,11 +166,9 @@ uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)
     uint64_t total = 0;
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
-        const spc_weight *w = &plan->weight[i];
-        const spc_tensor *t = spc_bundle_find(bundle, w->name);
+        const spc_tensor *t = spc_bundle_find(bundle, plan->weight[i].name);
 
-        if (!t) continue;
-        total += is_multiplied(plan, i) ? t->bytes : t->bytes / (uint64_t)w->rows;
+        if (t) total += row_reads(plan, i, t->bytes);
     }
     return total;
 }
@@ -171,7 +190,7 @@ uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context)
     const spc_config *c = &plan->config;
     uint64_t row = (uint64_t)c->kv_heads * (uint64_t)c->head_dim * 2 * sizeof(float);
 
-    return row * (uint64_t)c->layers * (uint64_t)context;
+    return row * (uint64_t)c->layers * (uint64_t)context * (plan->encoder_ops > 0 ? 2 : 1);
 }
 
 /* ---- print ------------------------------------------------------------------------------------
@@ -180,6 +199,21 @@ uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context)
 static const char *buffer_name(const spc_plan *plan, int32_t i)
 {
     return i >= 0 ? plan->buffer[i].name : "-";
+}
+
+/* "qkv -> attended"; what stands in no buffer has a name too. */
+static size_t print_flow(const spc_plan *plan, const spc_op *op, char *text, size_t bytes)
+{
+    char memory[24];
+    const char *a = op->a >= 0 ? buffer_name(plan, op->a) : "token", *b = "", *out = "logits";
+
+    (void)snprintf(memory, sizeof memory, "memory %d", (int)op->layer);
+    if (op->b >= 0) b = buffer_name(plan, op->b);
+    if (op->kind == SPC_OP_RECALL) b = memory;
+    if (op->out >= 0) out = buffer_name(plan, op->out);
+    if (op->kind == SPC_OP_STORE) out = memory;
+    return (size_t)snprintf(text, bytes, "%-7s %s%s%s -> %s", spc_op_name(op->kind), a,
+                            *b ? ", " : "", b, out);
 }
 
 /* The tensors of an op, its vectors behind a plus. */
@@ -219,11 +253,7 @@ void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *t
     for (int32_t i = 0; i < plan->op_count; i++) {
         const spc_op *op = &plan->op[i];
         char text[512];
-        size_t used =
-            (size_t)snprintf(text, sizeof text, "%-7s %s%s%s -> %s", spc_op_name(op->kind),
-                             op->a >= 0 ? buffer_name(plan, op->a) : "token",
-                             op->b >= 0 ? ", " : "", op->b >= 0 ? buffer_name(plan, op->b) : "",
-                             op->out >= 0 ? buffer_name(plan, op->out) : "logits");
+        size_t used = print_flow(plan, op, text, sizeof text);
 
         used = print_weights(plan, op->weight, "", text, used, sizeof text);
         used = print_weights(plan, op->bias, "+ ", text, used, sizeof text);

@@ -3,7 +3,11 @@
  *
  * Architectures write plans, backends run them, and neither knows the other.  A plan says what one
  * row of tokens goes through; how many rows there are, and where their keys and values lie, is the
- * backend's business. */
+ * backend's business.
+ *
+ * A plan with an encoder has two parts: its first ops run once for a sequence, over all tokens of
+ * its prompt; the others over the tokens that are decoded.  The encoder leaves keys and values in
+ * the sequence's memory, and the decoder attends to them. */
 #ifndef SPC_HOST_PLAN_H
 #define SPC_HOST_PLAN_H
 
@@ -19,13 +23,18 @@
  *          local_rope where `local` is set
  * ATTEND   keys and values of a go into the cache of `layer`; out = attention over positions up to
  *          the own one, or over the last `window` of them; scores are `scale` q k, bounded by
- *          `cap` tanh(score / cap) where there is a cap
+ *          `cap` tanh(score / cap) where there is a cap, and w[0] adds what it has for the relative
+ *          position, where there is one
+ * STORE    keys and values of a go into the memory of `layer` (ops of the encoder only)
+ * RECALL   ATTEND over everything in the memory of `layer`; nothing is written
+ * RELU     out = max(a, 0)
  * GLU      out = activation(a[0 .. n)) * a[n .. 2n)
  * ADD      out = a + b
- * HEAD     logits = w[0] a, bounded by `cap`; only for rows whose logits are wanted
+ * HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits are wanted
  *
  * In QK_NORM, ROPE and ATTEND a holds queries [heads, head_dim], keys and values
- * [kv_heads, head_dim]. */
+ * [kv_heads, head_dim]; in STORE it ends with such keys and values, in RECALL it begins with
+ * such queries. */
 #define SPC_OP_MAP(X)    \
     X(EMBED, "embed")    \
     X(NORM, "norm")      \
@@ -33,6 +42,9 @@
     X(QK_NORM, "qknorm") \
     X(ROPE, "rope")      \
     X(ATTEND, "attend")  \
+    X(STORE, "store")    \
+    X(RECALL, "recall")  \
+    X(RELU, "relu")      \
     X(GLU, "glu")        \
     X(ADD, "add")        \
     X(HEAD, "head")
@@ -49,10 +61,10 @@ typedef struct {
     int32_t out, a, b;              /* buffers; -1: none */
     int32_t weight[SPC_OP_WEIGHTS]; /* indices of weights; -1: none */
     int32_t bias[SPC_OP_WEIGHTS];   /* LINEAR: indices of vectors; -1: none */
-    int32_t layer;                  /* ATTEND */
+    int32_t layer;                  /* ATTEND, STORE, RECALL */
     int32_t window;                 /* ATTEND: positions it sees; 0: all */
     bool local;                     /* ROPE: by local_rope */
-    float scale;                    /* EMBED, ATTEND */
+    float scale;                    /* EMBED, ATTEND, RECALL, HEAD */
     float cap;                      /* ATTEND, HEAD: 0: none */
     spc_activation activation;      /* GLU */
 } spc_op;
@@ -63,10 +75,18 @@ typedef struct {
     int32_t dim;      /* floats per row */
 } spc_buffer;
 
+/* How a table [buckets, heads] is read by relative position (T5). */
+typedef enum {
+    SPC_RELATIVE_NONE, /* it is no such table */
+    SPC_RELATIVE_PAST, /* buckets are those of tokens before the own one */
+    SPC_RELATIVE_BOTH  /* half of them are, the others of tokens behind it */
+} spc_relative;
+
 typedef struct {
     char name[SPC_PLAN_NAME]; /* as in the checkpoint */
     int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
     float plus;               /* vectors: added to every entry (Gemma stores w - 1) */
+    spc_relative relative;
 } spc_weight;
 
 typedef struct {
@@ -76,6 +96,7 @@ typedef struct {
     spc_buffer *buffer; /* [buffer_count] */
     spc_weight *weight; /* [weight_count] */
     int32_t op_count, buffer_count, weight_count;
+    int32_t encoder_ops; /* of op_count, the first; 0: no encoder */
     int32_t op_capacity, buffer_capacity, weight_capacity;
     bool no_memory; /* an append failed; spc_plan_build reports it */
 } spc_plan;
@@ -102,18 +123,22 @@ typedef struct {
 } spc_architecture;
 
 extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
-extern const spc_architecture spc_arch_gemma2, spc_arch_gemma3;
+extern const spc_architecture spc_arch_gemma2, spc_arch_gemma3, spc_arch_t5;
 
 const char *spc_op_name(spc_op_kind kind);
 
-/* Bytes of weights that a row reads: every weight of the plan, of the embedding one row only unless
- * it is the head too.  Weights that the bundle lacks count as nothing. */
+/* Bucket of a key `offset` tokens behind the query (before it: negative), by T5's formula. */
+int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t offset);
+
+/* Bytes of weights that a decoded row reads: every weight of the plan, of the embedding one row
+ * only unless it is the head too, nothing of what only the encoder reads.  Weights that the bundle
+ * lacks count as nothing. */
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle);
 
 /* Elements of all weights. */
 uint64_t spc_plan_parameters(const spc_plan *plan);
 
-/* Bytes of keys and values of one sequence, float32. */
+/* Bytes of keys and values of one sequence, float32; with an encoder, of its memory too. */
 uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context);
 
 /* One line per op: "linear  normed -> qkv  model.layers.0.self_attn.q_proj.weight [512, 320] ...".

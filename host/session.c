@@ -111,7 +111,7 @@ static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, 
                              "prompt token %d: expected an id of 0 to %d, found %d", (int)i,
                              (int)engine->vocab - 1, (int)prompt[i]);
     }
-    if (count >= engine->context) {
+    if (count >= engine->context + (spc_engine_encodes(engine) ? 1 : 0)) {
         return spc_error_set(
             err, SPC_EFULL,
             "prompt of %d tokens leaves no room in a context of %d: shorten it, or "
@@ -151,13 +151,21 @@ static const spc_strategy *strategy_of(spc_rule_kind kind)
     }
 }
 
+/* Where the text of what is decoded begins: behind the prompt's, or by itself. */
+static spc_text_place text_place(const spc_session *s)
+{
+    return s->source ? (spc_text_place){0, false} : SPC_TEXT_INSIDE;
+}
+
 /* The sequence is this prompt, and nothing has been decided on yet. */
 static void begin(spc_session *s, const int32_t *prompt, int32_t count)
 {
-    memcpy(s->token, prompt, (size_t)count * sizeof *prompt);
+    memcpy(s->source ? s->source : s->token, prompt, (size_t)count * sizeof *prompt);
+    s->source_count = s->source ? count : 0;
+    if (s->source) s->token[0] = s->engine->verifier.config.start;
+    s->prompt = s->length = s->source ? 1 : count;
     s->params.rule = s->rule;
     s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
-    s->prompt = s->length = count;
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
     s->log_sum = 0;
@@ -166,6 +174,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->counters.prompt_tokens = count;
     s->counters.output_hash = SPC_HASH_NONE;
     spc_text_begin(&s->text);
+    s->place = text_place(s);
     atomic_store(&s->cancel, false);
 }
 
@@ -184,7 +193,10 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 
     s = calloc(1, sizeof *s);
     if (s) s->token = malloc((size_t)engine->context * sizeof *s->token);
-    if (!s || !s->token) {
+    if (s && spc_engine_encodes(engine)) {
+        s->source = malloc((size_t)engine->context * sizeof *s->source);
+    }
+    if (!s || !s->token || (spc_engine_encodes(engine) && !s->source)) {
         status = spc_error_set(err, SPC_ENOMEM, "no memory for a session of %d tokens",
                                (int)engine->context);
         goto fail;
@@ -221,6 +233,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 fail:
     if (s) {
         spc_text_free(&s->text);
+        free(s->source);
         free(s->token);
         free(s);
     }
@@ -234,6 +247,7 @@ void spc_session_close(spc_session *session)
     session->engine->slot[session->slot] = NULL;
     pthread_mutex_unlock(&session->engine->lock);
     spc_text_free(&session->text);
+    free(session->source);
     free(session->token);
     free(session);
 }
@@ -257,9 +271,9 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
     if (status != SPC_OK) return status;
     /* The last token of a prompt is pending: its row must run.  So is the last one that was kept,
      * and behind it the caches may hold drafts that were not; of a failed session they may hold
-     * what made it fail. */
-    while (s->finish != SPC_FINISH_FAILED && common < s->length - 1 && common < count - 1 &&
-           s->token[common] == prompt[common]) {
+     * what made it fail.  What an encoder reads is read as a whole. */
+    while (!s->source && s->finish != SPC_FINISH_FAILED && common < s->length - 1 &&
+           common < count - 1 && s->token[common] == prompt[common]) {
         common++;
     }
     pthread_mutex_lock(&s->engine->lock);
@@ -305,7 +319,7 @@ static bool follow_text(spc_session *s, int32_t token)
     const char *piece;
 
     if (!s->reads_text || spc_tokenizer_is_special(s->engine->tokenizer, token)) return false;
-    piece = spc_tokenizer_piece(s->engine->tokenizer, token, &bytes);
+    piece = spc_tokenizer_next(s->engine->tokenizer, &s->place, token, &bytes);
     return spc_text_push(&s->text, piece, bytes);
 }
 
@@ -478,14 +492,16 @@ void spc_session_stats(const spc_session *session, spc_stats *out)
 /* Bytes of all kept pieces; out: room for them, or NULL to count. */
 static size_t join_pieces(const spc_session *s, char *out)
 {
+    spc_text_place place = text_place(s);
     size_t total = 0;
 
     for (int32_t i = s->prompt; i < s->length; i++) {
+        const char *piece;
         size_t bytes;
-        const char *piece = spc_tokenizer_piece(s->engine->tokenizer, s->token[i], &bytes);
 
-        if (!piece || spc_tokenizer_is_special(s->engine->tokenizer, s->token[i])) continue;
-        if (out) memcpy(out + total, piece, bytes);
+        if (spc_tokenizer_is_special(s->engine->tokenizer, s->token[i])) continue;
+        piece = spc_tokenizer_next(s->engine->tokenizer, &place, s->token[i], &bytes);
+        if (out && piece) memcpy(out + total, piece, bytes);
         total += bytes;
     }
     return total;

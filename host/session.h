@@ -34,9 +34,11 @@ struct spc_session {
     int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
     int32_t stop_token_count;
 
-    int32_t *token; /* [engine->context] prompt, what was kept, behind it the drafts of a round */
-    int32_t prompt; /* tokens of the prompt */
-    int32_t length; /* tokens held; token[length - 1] is pending: in neither KV cache */
+    int32_t *token;  /* [engine->context] prompt, what was kept, behind it the drafts of a round */
+    int32_t prompt;  /* tokens of the prompt; with an encoder 1, what the decoder begins with */
+    int32_t length;  /* tokens held; token[length - 1] is pending: in neither KV cache */
+    int32_t *source; /* [engine->context] the prompt, where an encoder reads it; NULL: none */
+    int32_t source_count;
     spc_finish finish;
     spc_error error;    /* when FAILED */
     atomic_bool cancel; /* set from any thread */
@@ -51,7 +53,8 @@ struct spc_session {
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
 
     spc_text_stream text;
-    bool reads_text; /* stop strings or on_text: the bytes of tokens are followed */
+    spc_text_place place; /* of the next token's bytes */
+    bool reads_text;      /* stop strings or on_text: the bytes of tokens are followed */
     spc_token_fn on_token;
     void *user;
     spc_stats counters;
@@ -72,9 +75,9 @@ void spc_session_fail(spc_session *session, const spc_error *error);
 
 /* ---- rows of a forward under construction (feed.c) ---- */
 
-/* Feed what a model lacks of token[0 .. to) of a session; rows are gathered, and run whenever a
- * forward is full.  The rows from position `wanted` on leave their logits in row output, output +
- * 1, ... */
+/* Feed what a model lacks of token[0 .. to) of a session, its source first; rows are gathered, and
+ * run whenever a forward is full.  The rows from position `wanted` on leave their logits in row
+ * output, output + 1, ... */
 spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
                     int32_t wanted, int32_t output, spc_error *err);
 /* Run what is gathered. */

@@ -13,8 +13,9 @@ enum { CONTEXT = 64, SLOTS = 3, ROWS = 40, UNITS = 3 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512"};
 static const char *const models[] = {
-    "llama",  "llama31-rope", "mistral-window", "qwen2",     "qwen3",          "gemma2",
-    "gemma3", "rope-linear",  "rope-dynamic",   "rope-yarn", "rope-yarn-given"};
+    "llama",           "llama31-rope", "mistral-window", "qwen2",        "qwen3",
+    "gemma2",          "gemma3",       "rope-linear",    "rope-dynamic", "rope-yarn",
+    "rope-yarn-given", "t5-relu",      "t5-gated"};
 enum { MODELS = sizeof models / sizeof *models };
 
 /* A model, loaded, with its recorded results. */
@@ -23,7 +24,8 @@ typedef struct {
     spc_bundle *bundle, *reference;
     spc_plan *plan;
     spc_runner *runner;
-    const float *logits; /* [count, vocab] recorded */
+    const float *logits;           /* [count, vocab] recorded */
+    int32_t *source, source_count; /* what an encoder reads; none: 0 */
     int32_t *ids, count;
     int32_t *prompt, prompt_count;
     int32_t *greedy, greedy_count;
@@ -43,8 +45,12 @@ static void read_reference(fixture *f, const char *name)
 
     (void)snprintf(path, sizeof path, "%s/%s/golden.json", SPC_TEST_VECTORS, name);
     golden = read_json(path);
-    f->ids = read_ids(json_object_get(golden, "ids"), &f->count);
+    f->source = read_ids(json_object_get(golden, "encoder_ids"), &f->source_count);
+    f->ids =
+        read_ids(json_object_get(golden, f->source_count > 0 ? "decoder_ids" : "ids"), &f->count);
     f->prompt = read_ids(json_object_get(golden, "prompt"), &f->prompt_count);
+    if (f->source_count > 0) f->prompt_count = 1; /* of the ids: what the decoder begins with */
+    if (f->source_count > 0) f->prompt[0] = f->ids[0];
     f->greedy = read_ids(json_object_get(golden, "greedy"), &f->greedy_count);
     json_decref(golden);
     (void)snprintf(path, sizeof path, "%s/%s/logits.safetensors", SPC_TEST_VECTORS, name);
@@ -89,7 +95,18 @@ static void close_fixture(fixture *f)
     free(f->logits_file);
     free(f->ids);
     free(f->prompt);
+    free(f->source);
     free(f->greedy);
+}
+
+/* Let the encoder, where there is one, read the recorded source for a slot. */
+static void encode(const fixture *f, int32_t slot)
+{
+    spc_error error;
+
+    if (f->source_count == 0) return;
+    cr_assert_eq(spc_backend_cpu.encode(f->runner, slot, f->source, f->source_count, &error),
+                 SPC_OK);
 }
 
 /* Feed ids [count] to a slot at its length; logits of row i go to output `output + i`. */
@@ -99,6 +116,7 @@ static void feed(const fixture *f, int32_t slot, const int32_t *ids, int32_t cou
     spc_rows rows = {count, slots, ids, position, outputs};
     spc_error error;
 
+    if (spc_backend_cpu.length(f->runner, slot) == 0) encode(f, slot);
     for (int32_t i = 0; i < count; i++) {
         slots[i] = slot;
         position[i] = spc_backend_cpu.length(f->runner, slot) + i;
@@ -275,14 +293,15 @@ Test(host_backend, a_replay_after_a_rewind_has_the_same_bits)
         cr_assert(open_fixture(&f, models[m], 2, NULL));
 
         float *whole = run_in_chunks(&f, f.count);
+        int32_t half = f.count / 2;
 
-        spc_backend_cpu.rewind(f.runner, 0, 20);
-        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 20);
-        feed(&f, 0, wrong, 5, 0); /* overwrites entries 20 .. 24 */
-        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), 25);
-        spc_backend_cpu.rewind(f.runner, 0, 20);
-        feed(&f, 0, f.ids + 20, f.count - 20, 20);
-        for (int32_t i = 20; i < f.count; i++) {
+        spc_backend_cpu.rewind(f.runner, 0, half);
+        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), half);
+        feed(&f, 0, wrong, 5, 0); /* overwrites entries half .. half + 4 */
+        cr_assert_eq(spc_backend_cpu.length(f.runner, 0), half + 5);
+        spc_backend_cpu.rewind(f.runner, 0, half);
+        feed(&f, 0, f.ids + half, f.count - half, half);
+        for (int32_t i = half; i < f.count; i++) {
             cr_assert(same_bits(&f, whole + i * f.vocab, row(&f, i), 1), "%s: row %d", models[m],
                       (int)i);
         }
@@ -293,16 +312,17 @@ Test(host_backend, a_replay_after_a_rewind_has_the_same_bits)
 
 /* Three sequences in one forward after another, of different lengths and in changing order, some
  * rows without logits: each gets what it gets alone. */
-Test(host_backend, sequences_side_by_side_do_not_see_each_other)
+static void run_side_by_side(const char *model)
 {
     fixture f;
-    static const int32_t shares[4][SLOTS] = {{5, 1, 3}, {1, 6, 1}, {0, 2, 6}, {4, 4, 0}};
+    static const int32_t shares[4][SLOTS] = {{5, 1, 3}, {1, 6, 1}, {0, 2, 6}, {4, 3, 0}};
 
-    cr_assert(open_fixture(&f, "llama", 2, NULL));
+    cr_assert(open_fixture(&f, model, 2, NULL));
 
     float *whole = run_in_chunks(&f, f.count);
 
     spc_backend_cpu.rewind(f.runner, 0, 0);
+    for (int32_t s = 0; s < SLOTS; s++) encode(&f, s);
     for (int32_t step = 0; step < 4; step++) {
         int32_t slot[ROWS], token[ROWS], position[ROWS], output[ROWS], count = 0;
         spc_error error;
@@ -324,11 +344,18 @@ Test(host_backend, sequences_side_by_side_do_not_see_each_other)
         for (int32_t i = 0; i < count; i++) {
             if (output[i] < 0) continue;
             cr_expect(same_bits(&f, whole + position[i] * f.vocab, row(&f, output[i]), 1),
-                      "step %d, slot %d, position %d", (int)step, (int)slot[i], (int)position[i]);
+                      "%s: step %d, slot %d, position %d", model, (int)step, (int)slot[i],
+                      (int)position[i]);
         }
     }
     free(whole);
     close_fixture(&f);
+}
+
+Test(host_backend, sequences_side_by_side_do_not_see_each_other)
+{
+    run_side_by_side("llama");
+    run_side_by_side("t5-gated");
 }
 
 /* The embedded pair is bf16, with sizes that fill whole vectors; the small models are float32. */
@@ -367,6 +394,42 @@ Test(host_backend, the_embedded_pair_gives_the_same_tokens_on_every_unit)
             close_fixture(&f);
         }
     }
+}
+
+/* ---- encoders ---------------------------------------------------------------------------------
+ */
+
+/* Another source in a slot beside it, and in the same slot before: neither leaves a trace. */
+Test(host_backend, an_encoded_prompt_is_the_slots_own_until_the_next)
+{
+    fixture f;
+    static const int32_t longer[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4};
+    spc_error error;
+
+    cr_assert(open_fixture(&f, "t5-relu", 2, NULL));
+
+    float *alone = run_in_chunks(&f, f.count), *other;
+
+    cr_assert_eq(spc_backend_cpu.encode(f.runner, 1, longer, 20, &error), SPC_OK);
+    other = malloc((size_t)f.vocab * sizeof *other);
+    cr_assert_not_null(other);
+    for (int32_t i = 0; i < f.count; i++) {
+        spc_rows rows = {1, (int32_t[]){1}, f.ids + i, &i, (int32_t[]){0}};
+
+        cr_assert_eq(spc_backend_cpu.forward(f.runner, &rows, &error), SPC_OK);
+        cr_expect_not(same_bits(&f, alone + i * f.vocab, row(&f, 0), 1), "another source");
+    }
+    memcpy(other, row(&f, 0), (size_t)f.vocab * sizeof *other);
+    spc_backend_cpu.rewind(f.runner, 0, 1); /* its source stays */
+    feed(&f, 0, f.ids + 1, f.count - 1, 1);
+    cr_assert(same_bits(&f, alone + f.vocab, row(&f, 1), f.count - 1));
+    spc_backend_cpu.rewind(f.runner, 1, 0);
+    feed(&f, 1, f.ids, f.count, 0); /* encodes the recorded one */
+    cr_assert(same_bits(&f, alone, row(&f, 0), f.count));
+    cr_assert_not(same_bits(&f, other, row(&f, f.count - 1), 1));
+    free(alone);
+    free(other);
+    close_fixture(&f);
 }
 
 /* ---- what load refuses ------------------------------------------------------------------------

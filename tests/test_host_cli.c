@@ -50,7 +50,7 @@ static const struct {
       "!quiet"}},
     {"demo", {"gamma", "threads", "isa"}},
     {"info", {"context", "batch", "!plan", "!json"}},
-    {"logits", {"model", "ids", "output", "threads", "isa"}},
+    {"logits", {"model", "source", "ids", "output", "threads", "isa"}},
     {"tokenize", {"!special", "!decode"}},
 };
 

@@ -383,6 +383,20 @@ Test(host_cli_info, a_plan_is_one_line_per_op)
     }
 }
 
+Test(host_cli_info, an_encoder_is_told_of)
+{
+    json_t *t5 = info_of(SPC_TEST_VECTORS "/t5-relu"), *tiny = info_of(TINY);
+    char *text = OUTPUT(NULL, "info", SPC_TEST_VECTORS "/t5-relu");
+
+    expect_whole(t5, "layers", 2);
+    expect_whole(t5, "encoder_layers", 3);
+    expect_whole(tiny, "encoder_layers", 0);
+    cr_expect_eq(strncmp(line_of(text, "layers"), "2, encoder 3\n", 13), 0, "%s", text);
+    json_decref(t5);
+    json_decref(tiny);
+    free(text);
+}
+
 /* ---- logits -----------------------------------------------------------------------------------
  */
 
@@ -476,6 +490,29 @@ Test(host_cli_info, written_logits_are_those_of_the_reference)
         free(ids);
     }
     cr_expect_eq(folder_count(&f), 1, "nothing is left beside the file");
+    folder_close(&f);
+}
+
+Test(host_cli_info, logits_of_a_decoder_stand_behind_what_its_encoder_reads)
+{
+    const char *model = SPC_TEST_VECTORS "/t5-gated";
+    size_t expected_bytes, found_bytes;
+    char *expected = read_file(SPC_TEST_VECTORS "/t5-gated/logits.safetensors", &expected_bytes);
+    const char *without[] = {"logits", "--model", model, "--ids", "0", "--output", "none", NULL};
+    char output[FOLDER_PATH];
+    folder f = folder_open();
+
+    expect_failure(without, &(const spawn_options){.in = NULL}, 6, "source");
+    folder_path(&f, "logits.safetensors", output);
+    free(OUTPUT(NULL, "logits", "--model", model, "--source",
+                "310,261,312,57,138,206,81,238,154,39,336,321,50,269,187,25,317", "--ids",
+                "0,78,276,68,364,177,310,324,21,294,273,97", "--output", output));
+
+    char *found = read_file(output, &found_bytes);
+
+    cr_expect_leq(distance(found, found_bytes, expected, expected_bytes), 1e-4);
+    free(found);
+    free(expected);
     folder_close(&f);
 }
 

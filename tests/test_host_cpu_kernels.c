@@ -185,8 +185,8 @@ Test(host_cpu_kernels, avx2_and_avx512_agree_to_the_bit)
         narrow->glu(SPC_ACT_SILU, in, weight, cols, x);
         wide->glu(SPC_ACT_SILU, in, weight, cols, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
-        narrow->attend(weight, in, in, ROWS, cols, 0.3f, 0, scores, x);
-        wide->attend(weight, in, in, ROWS, cols, 0.3f, 0, scores, y);
+        narrow->attend(weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, x);
+        wide->attend(weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
         free(in);
         free(weight);
@@ -206,15 +206,18 @@ Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
                 int32_t count = counts[n];
                 float *query = make_rows(dim, 1), *keys = make_rows(count * dim, 2);
                 float *values = make_rows(count * dim, 3), scores[MOST], out[COLS];
+                float *bias = make_rows(count, 4);
                 double weight[MOST], max = -INFINITY, sum = 0.0;
 
-                unit->attend(query, keys, values, count, dim, 2.5f, 0, scores, out);
+                if (n % 2 == 0) memset(bias, 0, (size_t)count * sizeof *bias);
+                unit->attend(query, keys, values, count, dim, 2.5f, 0, n % 2 ? bias : NULL, scores,
+                             out);
                 for (int32_t k = 0; k < count; k++) {
                     weight[k] = 0.0;
                     for (int32_t c = 0; c < dim; c++) {
                         weight[k] += (double)query[c] * (double)keys[k * dim + c];
                     }
-                    weight[k] *= 2.5;
+                    weight[k] = weight[k] * 2.5 + (double)bias[k];
                     max = weight[k] > max ? weight[k] : max;
                 }
                 for (int32_t k = 0; k < count; k++) sum += weight[k] = exp(weight[k] - max);
@@ -227,6 +230,7 @@ Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
                     cr_assert(fabs((double)out[c] - mean) <= 2e-5, "%s, dim %d, %d positions",
                               unit->name, (int)dim, (int)count);
                 }
+                free(bias);
                 free(query);
                 free(keys);
                 free(values);
@@ -322,13 +326,15 @@ Test(host_cpu_kernels, a_nan_stays_a_nan)
             memcpy(out, x, sizeof out);
             unit->bound(out, 20, 2.0f);
             cr_assert(isnan(out[at]), "bound");
-            unit->attend(ones, x, ones, 1, 20, 1.0f, 2.0f, scores, out);
+            unit->attend(ones, x, ones, 1, 20, 1.0f, 2.0f, NULL, scores, out);
             cr_assert(isnan(out[0]), "attention under a cap");
-            unit->attend(ones, ones, x, 1, 20, 1.0f, 0, scores, out);
+            unit->attend(ones, ones, ones, 20, 1, 1.0f, 0, x, scores, out);
+            cr_assert(isnan(out[0]), "attention, bias");
+            unit->attend(ones, ones, x, 1, 20, 1.0f, 0, NULL, scores, out);
             cr_assert(isnan(out[at]), "attention, value");
-            unit->attend(ones, x, ones, 1, 20, 1.0f, 0, scores, out);
+            unit->attend(ones, x, ones, 1, 20, 1.0f, 0, NULL, scores, out);
             cr_assert(isnan(out[0]), "attention, key: a broken cache must not look sound");
-            unit->attend(ones, x, ones, 5, 4, 1.0f, 0, scores, out); /* one key of five */
+            unit->attend(ones, x, ones, 5, 4, 1.0f, 0, NULL, scores, out); /* one key of five */
             cr_assert(isnan(out[0]) && isnan(out[3]), "attention, one key of several");
         }
     }

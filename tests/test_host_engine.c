@@ -518,7 +518,7 @@ static float *logits_of(spc_engine *engine, const prompt *p)
     spc_error error;
 
     cr_assert_not_null(out);
-    cr_assert_eq(spc_engine_logits(engine, p->id, p->count, out, &error), SPC_OK, "%s",
+    cr_assert_eq(spc_engine_logits(engine, NULL, 0, p->id, p->count, out, &error), SPC_OK, "%s",
                  error.message);
     return out;
 }
@@ -633,8 +633,8 @@ Test(host_engine, logits_of_what_does_not_fit_are_refused)
         prompt p = prompt_made(40, VOCAB, 4);
 
         p.id[cases[i].at] = cases[i].id;
-        cr_expect_eq(spc_engine_logits(engine, p.id, cases[i].count, logits, &error), SPC_EINPUT,
-                     "case %d", (int)i);
+        cr_expect_eq(spc_engine_logits(engine, NULL, 0, p.id, cases[i].count, logits, &error),
+                     SPC_EINPUT, "case %d", (int)i);
         cr_expect_not_null(strstr(error.message, cases[i].word), "%s", error.message);
     }
 
@@ -642,11 +642,12 @@ Test(host_engine, logits_of_what_does_not_fit_are_refused)
     spc_session_options so;
     spc_session *s;
 
-    cr_expect_eq(spc_engine_logits(engine, p.id, 32, logits, &error), SPC_OK, "a full context");
+    cr_expect_eq(spc_engine_logits(engine, NULL, 0, p.id, 32, logits, &error), SPC_OK,
+                 "a full context");
     spc_session_options_init(&so);
     p.count = 4;
     s = open_session(engine, &so, &p);
-    cr_expect_eq(spc_engine_logits(engine, p.id, 4, logits, &error), SPC_EFULL);
+    cr_expect_eq(spc_engine_logits(engine, NULL, 0, p.id, 4, logits, &error), SPC_EFULL);
     cr_expect(strstr(error.message, "session"), "%s", error.message);
     spc_session_close(s);
     spc_engine_close(engine);

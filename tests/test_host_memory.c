@@ -137,7 +137,7 @@ Test(host_memory, logits_allocate_nothing)
 
     cr_assert_eq(spc_engine_open(&o, &engine, NULL), SPC_OK);
     heap_begin(HEAP_NEVER, 0);
-    status = spc_engine_logits(engine, p.id, p.count, logits, NULL);
+    status = spc_engine_logits(engine, NULL, 0, p.id, p.count, logits, NULL);
     count = heap_end();
     cr_expect_eq(status, SPC_OK);
     cr_expect_eq(count.allocations, 0);

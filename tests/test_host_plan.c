@@ -226,6 +226,85 @@ Test(host_plan, a_plan_asks_for_every_tensor_of_its_model_once)
     }
 }
 
+/* ---- encoders ---------------------------------------------------------------------------------
+ */
+
+/* t5-relu: embedding 389 * 48; a decoder layer reads 48 * (4 + 2) * 48 of attention (the keys and
+ * values of the prompt are the encoder's work), 2 * 48 * 96 and 3 norms; 16 buckets of 4 heads. */
+Test(host_plan, a_decoded_row_reads_nothing_of_the_encoder)
+{
+    fixture f = open_folder(SPC_TEST_VECTORS "/t5-relu");
+    uint64_t layer = 48 * 6 * 48 + 2 * 48 * 96 + 3 * 48;
+
+    expect_tensors(&f, "t5-relu");
+    cr_expect_eq(spc_plan_parameters(f.plan) * 4, spc_bundle_bytes(f.bundle));
+    cr_expect_eq(spc_plan_weight_bytes(f.plan, f.bundle), 4 * (389 * 48 + 2 * layer + 16 * 4 + 48));
+    cr_expect_eq(spc_plan_kv_bytes(f.plan, 10), 10 * 2 * (2 * 48 * 2 * 4), "of both attentions");
+    close_fixture(&f);
+}
+
+/* What the encoder's part writes is in the memory; the decoder's begins with a token again. */
+Test(host_plan, an_encoder_leaves_keys_and_values_for_every_layer_of_the_decoder)
+{
+    static const char *const folders[] = {SPC_TEST_VECTORS "/t5-relu",
+                                          SPC_TEST_VECTORS "/t5-gated"};
+
+    for (int32_t m = 0; m < COUNT(folders); m++) {
+        fixture f = open_folder(folders[m]);
+        int32_t stored = 0, recalled = 0, layers = f.config.layers, first = f.plan->encoder_ops;
+
+        for (int32_t i = 0; i < f.plan->op_count; i++) {
+            const spc_op *op = &f.plan->op[i];
+
+            cr_expect(i >= first || (op->kind != SPC_OP_ATTEND && op->kind != SPC_OP_HEAD));
+            cr_expect(i < first || op->kind != SPC_OP_STORE);
+            if (op->kind == SPC_OP_STORE && i >= first - 2 * layers) {
+                cr_expect_eq(op->layer, stored++);
+            }
+            if (op->kind == SPC_OP_RECALL && i >= first) cr_expect_eq(op->layer, recalled++);
+        }
+        cr_expect(stored == layers && recalled == layers, "%s", folders[m]);
+        cr_expect_eq(f.plan->op[0].kind, SPC_OP_EMBED);
+        cr_expect_eq(f.plan->op[first].kind, SPC_OP_EMBED);
+        close_fixture(&f);
+    }
+}
+
+/* Distances at which the buckets of transformers' _relative_position_bucket begin.  With 32 buckets
+ * up to 128 the borders 16, 32 and 64 are where a logarithm is whole. */
+Test(host_plan, relative_positions_fall_into_the_buckets_of_the_reference)
+{
+    static const struct {
+        int32_t buckets, distance;
+        spc_relative relative;
+        int32_t count, begin[32];
+    } cases[] = {
+        {32, 128, SPC_RELATIVE_PAST, 32, {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10,
+                                          11, 12, 13, 14, 15, 16, 19, 21, 24, 27, 31,
+                                          35, 40, 46, 52, 59, 67, 77, 87, 99, 113}},
+        {32, 128, SPC_RELATIVE_BOTH, 16, {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91}},
+        {12, 100, SPC_RELATIVE_PAST, 12, {0, 1, 2, 3, 4, 5, 6, 10, 16, 25, 40, 63}},
+        {12, 100, SPC_RELATIVE_BOTH, 6, {0, 1, 2, 3, 10, 32}}};
+
+    for (int32_t k = 0; k < COUNT(cases); k++) {
+        spc_config c = {.buckets = cases[k].buckets, .bucket_distance = cases[k].distance};
+        spc_relative relative = cases[k].relative;
+        int32_t bucket = 0, ahead = relative == SPC_RELATIVE_BOTH ? cases[k].count : 0;
+
+        for (int32_t distance = 0; distance < 3000; distance++) {
+            bool next = bucket + 1 < cases[k].count && distance == cases[k].begin[bucket + 1];
+
+            bucket += next;
+            cr_expect_eq(spc_plan_bucket(&c, relative, -distance), bucket, "case %d: %d before",
+                         (int)k, (int)distance);
+            if (distance == 0) continue;
+            cr_expect_eq(spc_plan_bucket(&c, relative, distance), ahead ? ahead + bucket : 0,
+                         "case %d: %d behind", (int)k, (int)distance);
+        }
+        cr_expect_eq(bucket, cases[k].count - 1);
+    }
+}
+
 Test(host_plan, a_tied_head_is_the_embedding)
 {
     static const bool tied[MODELS] = {[TINY_TIED] = true, [DRAFTER] = true, [VERIFIER] = true};

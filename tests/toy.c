@@ -387,13 +387,19 @@ void toy_target(const toy_pair *pair, const toy_law *law, const int32_t *prefix,
                 double *pi)
 {
     float zq[TOY_VOCAB], zp[TOY_VOCAB];
-    rows r = {.vocab = pair->vocab};
+
+    toy_logits(pair, true, prefix, count, zq);
+    toy_logits(pair, false, prefix, count, zp);
+    toy_target_of(zq, zp, pair->vocab, law, pi);
+}
+
+void toy_target_of(const float *zq, const float *zp, int32_t vocab, const toy_law *law, double *pi)
+{
+    rows r = {.vocab = vocab};
     spc_rule rule;
     double eta = 0;
 
     cr_assert(spc_rule_parse(law->rule, &rule, NULL));
-    toy_logits(pair, true, prefix, count, zq);
-    toy_logits(pair, false, prefix, count, zp);
     softmax(zq, r.vocab, 1, r.q1);
     softmax(zp, r.vocab, 1, r.p1);
     if (law->temperature > 0) {

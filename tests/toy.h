@@ -51,6 +51,10 @@ typedef struct {
 void toy_target(const toy_pair *pair, const toy_law *law, const int32_t *prefix, int32_t count,
                 double *pi);
 
+/* The same from the logits of a drafter and of a verifier, [vocab], vocab <= TOY_VOCAB. */
+void toy_target_of(const float *drafter, const float *verifier, int32_t vocab, const toy_law *law,
+                   double *pi);
+
 /* ---- every outcome once ---- */
 
 /* Answers the random questions of a run from a script, and knows the script's next variation. */

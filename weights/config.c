@@ -5,9 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bounds that keep every later product of sizes far from wrapping. */
-enum { VOCAB_MAX = 1 << 20, DIM_MAX = 1 << 17, HEADS_MAX = 4096, FFN_MAX = 1 << 20 };
-
 typedef spc_config_reader reader;
 
 /* ---- parts ------------------------------------------------------------------------------------
@@ -34,26 +31,27 @@ static spc_status read_names(const reader *r, spc_config *c)
 
 static spc_status read_sizes(const reader *r, spc_config *c)
 {
-    spc_status s = spc_config_size(r, "vocab_size", 1, VOCAB_MAX, -1, &c->vocab);
+    spc_status s = spc_config_size(r, "vocab_size", 1, SPC_CONFIG_VOCAB, -1, &c->vocab);
 
-    if (s == SPC_OK) s = spc_config_size(r, "hidden_size", 1, DIM_MAX, -1, &c->dim);
+    if (s == SPC_OK) s = spc_config_size(r, "hidden_size", 1, SPC_CONFIG_DIM, -1, &c->dim);
     if (s == SPC_OK)
         s = spc_config_size(r, "num_hidden_layers", 1, SPC_CONFIG_LAYERS, -1, &c->layers);
-    if (s == SPC_OK) s = spc_config_size(r, "num_attention_heads", 1, HEADS_MAX, -1, &c->heads);
+    if (s == SPC_OK)
+        s = spc_config_size(r, "num_attention_heads", 1, SPC_CONFIG_HEADS, -1, &c->heads);
     if (s == SPC_OK) {
-        s = spc_config_size(r, "num_key_value_heads", 1, HEADS_MAX, c->heads, &c->kv_heads);
+        s = spc_config_size(r, "num_key_value_heads", 1, SPC_CONFIG_HEADS, c->heads, &c->kv_heads);
     }
     if (s == SPC_OK) {
-        s = spc_config_size(r, "head_dim", 2, DIM_MAX, c->dim / c->heads, &c->head_dim);
+        s = spc_config_size(r, "head_dim", 2, SPC_CONFIG_DIM, c->dim / c->heads, &c->head_dim);
     }
-    if (s == SPC_OK) s = spc_config_size(r, "intermediate_size", 1, FFN_MAX, -1, &c->ffn);
+    if (s == SPC_OK) s = spc_config_size(r, "intermediate_size", 1, SPC_CONFIG_FFN, -1, &c->ffn);
     if (s == SPC_OK)
         s = spc_config_size(r, "max_position_embeddings", 2, SPC_CONFIG_CONTEXT, -1, &c->context);
     if (s != SPC_OK) return s;
     if (c->heads % c->kv_heads != 0) {
         return spc_config_wrong(r, "num_key_value_heads", "a divisor of num_attention_heads");
     }
-    if (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > DIM_MAX / c->heads) {
+    if (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > SPC_CONFIG_DIM / c->heads) {
         return spc_error_set(
             r->err, SPC_EMODEL,
             "%s: head_dim (or hidden_size / num_attention_heads): expected an even "
@@ -134,6 +132,20 @@ static spc_status read_generation(spc_bundle *bundle, spc_config *c, spc_error *
     return status;
 }
 
+/* A decoder by itself. */
+static spc_status read_decoder(const reader *r, spc_config *c)
+{
+    spc_status s = read_sizes(r, c);
+
+    c->context_most = c->context;
+    c->start = -1;
+    c->head_scale = 1;
+    if (s == SPC_OK) s = spc_config_number(r, "rms_norm_eps", 0, 1, 1e-6, &c->norm_eps);
+    if (s == SPC_OK) s = spc_config_read_ropes(r, c);
+    if (s == SPC_OK) s = spc_config_read_family(r, c);
+    return s;
+}
+
 spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
 {
     spc_config c;
@@ -143,10 +155,9 @@ spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
     if (status != SPC_OK) return status;
     memset(&c, 0, sizeof c);
     status = read_names(&r, &c);
-    if (status == SPC_OK) status = read_sizes(&r, &c);
-    if (status == SPC_OK) status = spc_config_number(&r, "rms_norm_eps", 0, 1, 1e-6, &c.norm_eps);
-    if (status == SPC_OK) status = spc_config_read_ropes(&r, &c);
-    if (status == SPC_OK) status = spc_config_read_family(&r, &c);
+    if (status == SPC_OK) {
+        status = spc_config_is_t5(&c) ? spc_config_read_t5(&r, bundle, &c) : read_decoder(&r, &c);
+    }
     if (status == SPC_OK) status = read_id(&r, "bos_token_id", c.vocab, &c.bos);
     if (status == SPC_OK) status = read_stops(&r, &c);
     json_decref((json_t *)(uintptr_t)r.root);

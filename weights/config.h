@@ -31,7 +31,7 @@ enum {
 };
 
 /* Between the two matrices of a feed-forward layer. */
-typedef enum { SPC_ACT_SILU, SPC_ACT_GELU_TANH } spc_activation;
+typedef enum { SPC_ACT_SILU, SPC_ACT_GELU_TANH, SPC_ACT_RELU } spc_activation;
 
 typedef struct {
     char architecture[SPC_CONFIG_NAME]; /* architectures[0], "LlamaForCausalLM" */
@@ -39,12 +39,13 @@ typedef struct {
     int32_t vocab;                      /* rows of the embedding and of the logits */
     int32_t dim;                        /* hidden size */
     int32_t layers;
-    int32_t heads;    /* query heads */
-    int32_t kv_heads; /* divides heads */
-    int32_t head_dim; /* even */
-    int32_t ffn;      /* intermediate size */
-    int32_t context;  /* max_position_embeddings, in tokens */
-    double norm_eps;  /* of RMSNorm */
+    int32_t heads;        /* query heads */
+    int32_t kv_heads;     /* divides heads */
+    int32_t head_dim;     /* even */
+    int32_t ffn;          /* intermediate size */
+    int32_t context;      /* max_position_embeddings, in tokens; T5: n_positions */
+    int32_t context_most; /* what may be asked for: more where positions are relative (T5) */
+    double norm_eps;      /* of RMSNorm */
     spc_rope rope;
     spc_rope local_rope; /* of sliding layers where local is set; otherwise rope serves all */
     bool local;
@@ -55,12 +56,18 @@ typedef struct {
     double final_cap;                   /* the same for logits */
     int32_t window;                     /* positions a sliding layer sees, its own included */
     uint8_t sliding[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer sees the window only */
-    bool buffers_bfloat16; /* what a model computes when it is built (rotary frequencies, Gemma's
-                              embedding scale) is rounded to bfloat16, as in one that was cast as a
-                              whole: model.to(bfloat16) casts its buffers too */
-    bool tied;             /* the head is the embedding */
-    int32_t bos;           /* -1: none */
-    int32_t stop_count;    /* end-of-sequence ids; generation_config.json first */
+    bool buffers_bfloat16;   /* what a model computes when it is built (rotary frequencies, Gemma's
+                                embedding scale) is rounded to bfloat16, as in one that was cast as a
+                                whole: model.to(bfloat16) casts its buffers too */
+    bool tied;               /* the head is the embedding */
+    int32_t encoder_layers;  /* 0: a decoder by itself; T5: layers that read the prompt, ... */
+    int32_t start;           /* ... behind which the decoder begins with this id */
+    int32_t buckets;         /* T5: of relative positions, by layer type ... */
+    int32_t bucket_distance; /* ... and the distance from which on all share the last one */
+    bool gated;              /* T5: the feed-forward part multiplies two matrices' outputs */
+    double head_scale;       /* logits are multiplied with it */
+    int32_t bos;             /* -1: none */
+    int32_t stop_count;      /* end-of-sequence ids; generation_config.json first */
     int32_t stop[SPC_CONFIG_STOPS]; /* [stop_count] */
 } spc_config;
 
@@ -69,7 +76,7 @@ double spc_config_buffer(const spc_config *config, double value);
 
 /* Read and validate.  Every key that is missing, of the wrong type or out of range is named with
  * what was expected and found; an option of the file that would change results and is not supported
- * (attention_bias, mlp_bias, another hidden_act, an unknown rope type) is SPC_EMODEL and is named
+ * (another hidden_act, an unknown rope type) is SPC_EMODEL and is named
  * too. Whether the architecture itself is known is the business of host/plan.c. */
 spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err);
 

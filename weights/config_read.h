@@ -7,6 +7,14 @@
 
 #include <jansson.h>
 
+/* Bounds that keep every later product of sizes far from wrapping. */
+enum {
+    SPC_CONFIG_VOCAB = 1 << 20,
+    SPC_CONFIG_DIM = 1 << 17,
+    SPC_CONFIG_HEADS = 4096,
+    SPC_CONFIG_FFN = 1 << 20
+};
+
 /* An object of a config file. */
 typedef struct {
     const json_t *root;
@@ -36,5 +44,12 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c);
 /* Everything that differs from family to family: biases, activation, windows, caps
  * (config_family.c). */
 spc_status spc_config_read_family(const spc_config_reader *r, spc_config *c);
+
+/* Is it an encoder-decoder of T5's kind?  Its files have keys of their own. */
+bool spc_config_is_t5(const spc_config *c);
+
+/* The whole config of such a model but for its names and stop ids; bundle: whether its head is a
+ * tensor of its own (config_t5.c). */
+spc_status spc_config_read_t5(const spc_config_reader *r, const spc_bundle *bundle, spc_config *c);
 
 #endif

@@ -516,24 +516,38 @@ spc_status spc_tokenizer_encode_marked(const spc_tokenizer *t, const char *text,
 /* ---- and back ---------------------------------------------------------------------------------
  */
 
-size_t spc_tokenizer_lead(const spc_tokenizer *t, int32_t id, int32_t index, bool begun)
+/* How many bytes of a piece decoding leaves out here. */
+static size_t left_out(const spc_tokenizer *t, const spc_piece *p, const spc_text_place *place)
 {
-    const spc_piece *p = &t->piece[id];
     size_t spaces = 0;
 
     while (spaces < p->length && p->bytes[spaces] == ' ') spaces++;
     switch (t->lead) {
-    case SPC_LEAD_ONE: return !begun && spaces > 0 ? 1 : 0;
-    case SPC_LEAD_FIRST_TOKEN: return index == 0 ? spaces : 0;
+    case SPC_LEAD_ONE: return !place->begun && spaces > 0 ? 1 : 0;
+    case SPC_LEAD_FIRST_TOKEN: return place->ids == 0 ? spaces : 0;
     default: return 0;
     }
+}
+
+const char *spc_tokenizer_next(const spc_tokenizer *t, spc_text_place *place, int32_t id,
+                               size_t *bytes)
+{
+    const char *piece = spc_tokenizer_piece(t, id, bytes);
+    size_t lead;
+
+    if (!piece) return NULL;
+    lead = left_out(t, &t->piece[id], place);
+    if (place->ids < INT32_MAX) place->ids++;
+    place->begun |= *bytes > 0;
+    *bytes -= lead;
+    return piece + lead;
 }
 
 spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int32_t count,
                                 bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
     size_t total = 0, length = 0, piece_bytes;
-    bool begun = false;
+    spc_text_place place = {0, false};
     char *raw;
 
     *text = NULL;
@@ -547,15 +561,13 @@ spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int3
     }
     raw = malloc(total + 1);
     total = 0;
-    for (int32_t i = 0, index = 0; raw && i < count; i++) {
-        const char *piece = spc_tokenizer_piece(t, ids[i], &piece_bytes);
-        size_t lead;
+    for (int32_t i = 0; raw && i < count; i++) {
+        const char *piece;
 
-        if (!piece || (skip_special && t->piece[ids[i]].special)) continue;
-        lead = spc_tokenizer_lead(t, ids[i], index++, begun);
-        begun |= piece_bytes > 0;
-        memcpy(raw + total, piece + lead, piece_bytes - lead);
-        total += piece_bytes - lead;
+        if (skip_special && t->piece[ids[i]].special) continue;
+        piece = spc_tokenizer_next(t, &place, ids[i], &piece_bytes);
+        if (piece) memcpy(raw + total, piece, piece_bytes);
+        total += piece_bytes;
     }
     if (raw) *text = malloc(spc_utf8_sanitise(raw, total, NULL) + 1);
     if (*text) length = spc_utf8_sanitise(raw, total, *text);

@@ -47,6 +47,18 @@ spc_status spc_tokenizer_encode_marked(const spc_tokenizer *tokenizer, const cha
  * be part of a UTF-8 character.  NULL with *bytes = 0 for a hole or an id out of range. */
 const char *spc_tokenizer_piece(const spc_tokenizer *tokenizer, int32_t id, size_t *bytes);
 
+/* Where decoding id by id stands: {0, false} at the beginning of a text, where some tokenizers
+ * leave out a space; SPC_TEXT_INSIDE behind other text. */
+typedef struct {
+    int32_t ids; /* decoded so far */
+    bool begun;  /* one of them gave bytes */
+} spc_text_place;
+#define SPC_TEXT_INSIDE ((spc_text_place){1, true})
+
+/* The bytes that the next id adds to a text, as spc_tokenizer_piece; `place` moves on. */
+const char *spc_tokenizer_next(const spc_tokenizer *tokenizer, spc_text_place *place, int32_t id,
+                               size_t *bytes);
+
 /* Is the id a special token (left out of what a user reads)? */
 bool spc_tokenizer_is_special(const spc_tokenizer *tokenizer, int32_t id);
 

@@ -129,10 +129,4 @@ int32_t spc_tokenizer_lookup(const spc_tokenizer *t, const char *content, size_t
 /* The same among the model's own vocabulary. */
 int32_t spc_tokenizer_lookup_own(const spc_tokenizer *t, const char *content, size_t length);
 
-/* How many bytes of a piece decoding leaves out where the id is the first of a text.
- *
- * index   of the id among those that are decoded
- * begun   a piece before it was not empty */
-size_t spc_tokenizer_lead(const spc_tokenizer *t, int32_t id, int32_t index, bool begun);
-
 #endif

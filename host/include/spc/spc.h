@@ -64,7 +64,8 @@ typedef struct {
     const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
     int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
-    int32_t context;          /* tokens per session, prompt included; 0: what both models allow */
+    int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
+                                 With an encoder: of the prompt and of the continuation, each */
     int32_t threads;          /* CPU threads; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     spc_log_fn log;           /* may be NULL */
@@ -76,8 +77,8 @@ typedef struct {
 SPC_API void spc_engine_options_init(spc_engine_options *options);
 
 /* Load both models, check that they pair (the first id on which their tokenizers differ is named;
- * of vocabularies padded to different sizes the ids that both have are decoded) and reserve all
- * memory.  Strings in options are read during the call only.
+ * of vocabularies padded to different sizes the ids that both have are decoded; both have an
+ * encoder or neither) and reserve all memory.  Strings in options are read during the call only.
  *
  * SPC_EUSAGE, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_ENOMEM */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
@@ -93,6 +94,7 @@ typedef struct {
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */
     bool drafter;       /* is there one? */
+    bool encoder;       /* do the models read prompts by one (T5)? */
     bool tokenizer;     /* is there one?  Without it prompts are ids and there is no text */
     uint64_t verifier_weight_bytes; /* bytes of weights read by one verifier row */
     uint64_t drafter_weight_bytes;
@@ -120,9 +122,12 @@ SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *id
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
  * free session slot (SPC_EFULL when there is none).
  *
+ * source   [source_count] what the encoder reads, 1 to context of them; NULL and 0 for models
+ *          without one, else SPC_EINPUT
  * ids      [count], 1 to context of them, each below vocab, else SPC_EINPUT
  * logits   [count, vocab] float32, the caller's */
-SPC_API spc_status spc_engine_logits(spc_engine *engine, const int32_t *ids, int32_t count,
+SPC_API spc_status spc_engine_logits(spc_engine *engine, const int32_t *source,
+                                     int32_t source_count, const int32_t *ids, int32_t count,
                                      float *logits, spc_error *err);
 
 /* ---- sessions ------------------------------------------------------------------------------- */
@@ -137,7 +142,8 @@ typedef enum {
 
 typedef struct {
     int32_t id;
-    int32_t position; /* in the sequence, prompt included */
+    int32_t position; /* in the sequence, prompt included; with an encoder, behind the token the
+                         decoder begins with */
     spc_token_origin origin;
     bool deferred; /* the rule turned to the verifier for it */
 } spc_token;
@@ -179,9 +185,11 @@ typedef struct {
 /* strict, gamma 5, temperature 1, nothing cut, seed 0, bonus from the target distribution. */
 SPC_API void spc_session_options_init(spc_session_options *options);
 
-/* Begin a sequence.  No model runs yet.
+/* Begin a sequence.  No model runs yet.  Models with an encoder read the prompt by it, each by its
+ * own, and decode from the token their config names (decoder_start_token_id).
  *
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
+ *          (with an encoder the prompt may fill it)
  *
  * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together;
  * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session, prompt too long */
@@ -191,9 +199,10 @@ SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_option
 SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
 
 /* Begin anew with another prompt: the next turn of a conversation, say, whose prompt is all of it.
- * What the two sequences have in common from the start is not run again, by neither model; from
- * there on the session is as one newly opened with its options and this prompt: the same tokens,
- * counters from zero.  It may be in any state, FAILED too (then nothing is reused).
+ * What the two sequences have in common from the start is not run again, by neither model (an
+ * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
+ * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
+ * (then nothing is reused).
  *
  * prompt   as in spc_session_open; the error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
