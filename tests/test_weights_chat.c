@@ -269,6 +269,28 @@ Test(weights_chat, recognises_the_checkpoints_programs)
 }
 
 /* The programs of Llama and Gemma are not ours to store: their telling marks are. */
+/* SmolLM2 and Qwen2 escape the line ends of their literals once in JSON, so that the program has
+ * them as they are; Qwen2.5 does twice. */
+Test(weights_chat, line_ends_in_literals_may_be_escaped_or_not)
+{
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+        char *jinja = read_jinja(programs[i]), *to = jinja;
+        spc_chat_template escaped, plain;
+
+        cr_expect_str_eq(recognised(jinja, &escaped), programs[i]);
+        for (const char *at = jinja; *at; at++) {
+            bool end = at[0] == '\\' && at[1] == 'n';
+
+            *to++ = end ? '\n' : *at;
+            at += end;
+        }
+        *to = '\0';
+        cr_expect_str_eq(recognised(jinja, &plain), programs[i]);
+        cr_expect_str_eq(plain.system, escaped.system, "%s", programs[i]);
+        free(jinja);
+    }
+}
+
 Test(weights_chat, recognises_llama_and_gemma_by_their_marks)
 {
     static const char llama3[] =

@@ -131,8 +131,39 @@ static bool fits(const telling *t, const char *jinja)
     return true;
 }
 
-spc_status spc_chat_recognise(const char *where, const char *jinja, spc_chat_template *out,
-                              spc_error *err)
+/* The program with every line end inside a string literal written as \\n, which means the same: in
+ * tokenizer_config.json some publishers escape it once, others twice.  malloc'd; NULL: no memory.
+ */
+static char *escape_line_ends(const char *jinja)
+{
+    char *out = malloc(2 * strlen(jinja) + 1), *to = out, quote = '\0';
+    bool code = false;
+
+    if (!out) return NULL;
+    while (*jinja) {
+        if (!quote && jinja[0] == '{' && (jinja[1] == '{' || jinja[1] == '%')) code = true;
+        if (!quote && (jinja[0] == '%' || jinja[0] == '}') && jinja[1] == '}') code = false;
+        if (code && !quote && (*jinja == '\'' || *jinja == '"')) {
+            quote = *jinja;
+        } else if (*jinja == quote) {
+            quote = '\0';
+        } else if (quote && jinja[0] == '\\' && jinja[1]) {
+            *to++ = *jinja++;
+        } else if (quote && *jinja == '\n') {
+            *to++ = '\\';
+            *to++ = 'n';
+            jinja++;
+            continue;
+        }
+        *to++ = *jinja++;
+    }
+    *to = '\0';
+    return out;
+}
+
+/* The same for a program whose literals have no line ends. */
+static spc_status recognise(const char *where, const char *jinja, spc_chat_template *out,
+                            spc_error *err)
 {
     for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
         if (!fits(&programs[i], jinja)) continue;
@@ -146,6 +177,18 @@ spc_status spc_chat_recognise(const char *where, const char *jinja, spc_chat_tem
                          "%s: this chat template is not one of those known: if one of them fits, "
                          "name it (--chat-template): " SPC_CHAT_NAMES,
                          where);
+}
+
+spc_status spc_chat_recognise(const char *where, const char *jinja, spc_chat_template *out,
+                              spc_error *err)
+{
+    char *program = escape_line_ends(jinja);
+    spc_status status;
+
+    if (!program) return spc_error_set(err, SPC_ENOMEM, "%s: no memory to read it", where);
+    status = recognise(where, program, out, err);
+    free(program);
+    return status;
 }
 
 /* ---- where a model keeps it -------------------------------------------------------------------
