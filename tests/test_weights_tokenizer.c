@@ -224,7 +224,7 @@ Test(weights_tokenizer, refuses_by_name_what_it_does_not_understand)
                    SPC_EFORMAT, "share");
     expect_refused("{" BYTE_LEVEL
                    ",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}",
-                   SPC_EMODEL, "byte 0x00");
+                   SPC_EMODEL, "byte 0x20");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}", SPC_EMODEL,
                    "decoder");
     expect_refused("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}",
@@ -307,4 +307,53 @@ Test(weights_tokenizer, refuses_every_truncation)
         free(copy);
     }
     free(json);
+}
+
+/* A tokenizer like GPT-2's without the token of one byte, given as the character that stands for
+ * it. */
+static spc_status open_without(const char *character, bool ignore_merges, spc_tokenizer **out,
+                               spc_error *error)
+{
+    json_t *root = read_json(SPC_TEST_VECTORS "/tokenizers/bytelevel-gpt2.json");
+    json_t *model = json_object_get(root, "model");
+
+    cr_assert_eq(json_object_del(json_object_get(model, "vocab"), character), 0);
+    (void)json_object_set_new(model, "ignore_merges", json_boolean(ignore_merges));
+
+    char *json = json_dumps(root, JSON_COMPACT);
+    spc_status status = spc_tokenizer_open("m", json, strlen(json), out, error);
+
+    free(json);
+    json_decref(root);
+    return status;
+}
+
+/* SmolLM2 has no token for most control characters.  Ids are those of the reference. */
+Test(weights_tokenizer, a_control_character_without_token_is_left_out)
+{
+    static const struct {
+        const char *text;
+        int32_t count, id[3];
+    } table[] = {
+        {"the\004re", 3, {86, 325, 276}}, {"\004", 0, {0}}, {"\004\004a \004", 2, {67, 223}}};
+    spc_tokenizer *t;
+    spc_error error;
+
+    for (int ignore = 0; ignore < 2; ignore++) {
+        cr_assert_eq(open_without("\xc4\x84", ignore, &t, &error), SPC_OK, "%s", error.message);
+        for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+            int32_t *ids, count;
+
+            cr_assert_eq(spc_tokenizer_encode(t, table[i].text, strlen(table[i].text), false, &ids,
+                                              &count, &error),
+                         SPC_OK, "%s", error.message);
+            cr_assert_eq(count, table[i].count);
+            for (int32_t k = 0; k < count; k++) cr_expect_eq(ids[k], table[i].id[k]);
+            free(ids);
+        }
+        spc_tokenizer_close(t);
+    }
+    cr_assert_eq(open_without("~", false, &t, &error), SPC_EMODEL);
+    cr_expect(strstr(error.message, "byte 0x7e has no token"), "%s", error.message);
+    cr_expect_null(t);
 }

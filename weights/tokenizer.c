@@ -111,8 +111,10 @@ static int32_t whole_word(const spc_tokenizer *t, const char *word, size_t bytes
     if (t->model != SPC_MODEL_BYTES) return spc_tokenizer_lookup_own(t, word, bytes);
     if (2 * bytes > sizeof content) return -1; /* no vocabulary has words this long */
     for (size_t i = 0; i < bytes; i++) {
-        const spc_piece *one = &t->piece[t->byte_id[(unsigned char)word[i]]];
+        int32_t id = t->byte_id[(unsigned char)word[i]];
+        const spc_piece *one = id >= 0 ? &t->piece[id] : NULL;
 
+        if (!one) return -1; /* no token has that byte */
         memcpy(content + length, one->content, one->content_length);
         length += one->content_length;
     }
@@ -157,7 +159,8 @@ static void put_characters(output *o, const char *word, size_t bytes)
     }
 }
 
-/* Bytes or characters, then merges. */
+/* Bytes or characters, then merges.  A byte without token (SmolLM2 has none for most controls) is
+ * left out, as the reference does. */
 static spc_status encode_bpe(output *o, const char *word, size_t bytes)
 {
     size_t begin = o->count;
@@ -165,7 +168,9 @@ static spc_status encode_bpe(output *o, const char *word, size_t bytes)
 
     if (o->t->model == SPC_MODEL_BYTES) {
         for (size_t i = 0; i < bytes; i++) {
-            o->id[o->count++] = o->t->byte_id[(unsigned char)word[i]];
+            int32_t id = o->t->byte_id[(unsigned char)word[i]];
+
+            if (id >= 0) o->id[o->count++] = id;
         }
     } else {
         put_characters(o, word, bytes);

@@ -228,24 +228,19 @@ static void find_characters(spc_tokenizer *t)
     }
 }
 
-int32_t spc_tokenizer_find_bytes(spc_tokenizer *t)
+void spc_tokenizer_find_bytes(spc_tokenizer *t)
 {
-    int32_t byte;
-
-    for (byte = 0; byte < 256; byte++) t->byte_id[byte] = -1;
+    for (int32_t byte = 0; byte < 256; byte++) t->byte_id[byte] = -1;
     if (t->model == SPC_MODEL_BYTES) {
         find_characters(t);
-    } else {
-        for (byte = 0; byte < 256; byte++) {
-            char content[8];
+        return;
+    }
+    for (int32_t byte = 0; byte < 256; byte++) {
+        char content[8];
 
-            (void)snprintf(content, sizeof content, "<0x%02X>", (unsigned)byte);
-            t->byte_id[byte] = spc_tokenizer_lookup_own(t, content, 6);
-        }
+        (void)snprintf(content, sizeof content, "<0x%02X>", (unsigned)byte);
+        t->byte_id[byte] = spc_tokenizer_lookup_own(t, content, 6);
     }
-    for (byte = 0; byte < 256 && t->byte_id[byte] >= 0; byte++) {
-    }
-    return byte;
 }
 
 /* ---- scores -----------------------------------------------------------------------------------

@@ -178,7 +178,6 @@ static spc_status read_unknown(const reader *r, const json_t *model)
 
 static spc_status read_bpe(const reader *r, const json_t *model, bool byte_level)
 {
-    int32_t missing;
     spc_status status = refuse_options(r, model, byte_level);
 
     r->t->model = byte_level ? SPC_MODEL_BYTES : SPC_MODEL_BPE;
@@ -186,12 +185,13 @@ static spc_status read_bpe(const reader *r, const json_t *model, bool byte_level
     if (status == SPC_OK) status = read_vocab(r, json_object_get(model, "vocab"));
     if (status == SPC_OK && !spc_tokenizer_index(r->t)) status = spc_tokenizer_no_memory(r);
     if (status != SPC_OK) return status;
-    missing = spc_tokenizer_find_bytes(r->t);
-    if (byte_level && missing < 256) { /* some text could not be written */
+    spc_tokenizer_find_bytes(r->t);
+    for (int32_t byte = ' '; byte_level && byte <= '~'; byte++) {
+        if (r->t->byte_id[byte] >= 0) continue;
         return spc_error_set(
             r->err, SPC_EMODEL,
             "%s/tokenizer.json: not a byte-level vocabulary: byte 0x%02x has no token", r->where,
-            (unsigned)missing);
+            (unsigned)byte);
     }
     if (!byte_level) status = read_unknown(r, model);
     return status == SPC_OK ? read_merges(r, json_object_get(model, "merges")) : status;
@@ -208,7 +208,7 @@ static spc_status read_unigram(const reader *r, const json_t *model)
     status = read_scores(r, json_object_get(model, "vocab"));
     if (status == SPC_OK && !spc_tokenizer_index(r->t)) status = spc_tokenizer_no_memory(r);
     if (status != SPC_OK) return status;
-    (void)spc_tokenizer_find_bytes(r->t);
+    spc_tokenizer_find_bytes(r->t);
     if (!spc_tokenizer_is_set(unknown)) return SPC_OK;
     if (!json_is_integer(unknown) || json_integer_value(unknown) < 0 ||
         json_integer_value(unknown) >= r->t->vocab_base) {

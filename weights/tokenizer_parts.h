@@ -103,9 +103,8 @@ bool spc_tokenizer_set(spc_tokenizer *t, int32_t id, const char *content, size_t
 /* Index the contents; again once more of them are known. */
 bool spc_tokenizer_index(spc_tokenizer *t);
 
-/* Fill byte_id: of the byte-level alphabet, or of tokens "<0x41>".  Returns the first byte without
- * token, or 256. */
-int32_t spc_tokenizer_find_bytes(spc_tokenizer *t);
+/* Fill byte_id: of the byte-level alphabet, or of tokens "<0x41>"; -1 where there is none. */
+void spc_tokenizer_find_bytes(spc_tokenizer *t);
 
 /* What pieces decode to: every `from` becomes `to` (NULL: as they are), and "<0x41>" a byte. */
 bool spc_tokenizer_decode_by(spc_tokenizer *t, const char *from, const char *to, bool bytes);
