@@ -198,13 +198,14 @@ void spc_pair_warn(const spc_pair_side *d, const spc_pair_side *v, spc_log_fn lo
                        where_of(d), small, large, where_of(v));
         log(user, line);
     }
-    if (spc_chat_detect(d->model->bundle, &a, NULL) != SPC_OK)
-        return; /* a base model's drafts do */
+    /* a model without one, or of none that is known, may still draft */
+    if (spc_chat_detect(d->model->bundle, &a, NULL) != SPC_OK) return;
     if (spc_chat_detect(v->model->bundle, &b, NULL) != SPC_OK) return;
     if (a.family == b.family && strcmp(a.system, b.system) == 0) return;
     (void)snprintf(line, sizeof line,
-                   "warning: the drafter's chat template is %s, the verifier's %s: conversations "
+                   "warning: the drafter's chat template is %s, the verifier's %s%s: conversations "
                    "follow the verifier's",
-                   spc_chat_name(&a), spc_chat_name(&b));
+                   spc_chat_name(&a), spc_chat_name(&b),
+                   a.family == b.family ? " with another system message" : "");
     log(user, line);
 }

@@ -373,6 +373,8 @@ Test(host_pair, what_looks_wrong_is_warned_of_and_opens)
 
 Test(host_pair, chat_templates_that_differ_are_warned_of)
 {
+    static const char *const system[] = {"You are a helpful assistant", "Be brief", NULL};
+    static const char *const other[] = {"You are a helpful assistant", "Be clear", NULL};
     folder d = copy_model(DEMO_DRAFTER, nothing, nothing);
     folder v = copy_model(DEMO_VERIFIER, nothing, nothing);
     spc_engine *engine;
@@ -389,7 +391,13 @@ Test(host_pair, chat_templates_that_differ_are_warned_of)
     spc_engine_close(engine);
     folder_copy(&d, SPC_TEST_VECTORS "/chat/qwen3.jinja", "chat_template.jinja", SIZE_MAX);
     cr_assert_eq(open_pair(d.path, v.path, &engine, said, &error), SPC_OK);
-    cr_expect(strstr(said, "chat template is qwen3, the verifier's qwen2"), "%s", said);
+    cr_expect(strstr(said, "chat template is qwen3, the verifier's qwen2:"), "%s", said);
+    spc_engine_close(engine);
+    folder_copy_changed(&d, SPC_TEST_VECTORS "/chat/qwen2.jinja", "chat_template.jinja", system);
+    folder_copy_changed(&v, SPC_TEST_VECTORS "/chat/qwen2.jinja", "chat_template.jinja", other);
+    cr_assert_eq(open_pair(d.path, v.path, &engine, said, &error), SPC_OK);
+    cr_expect(strstr(said, "is chatml, the verifier's chatml with another system message:"), "%s",
+              said);
     spc_engine_close(engine);
     folder_close(&d);
     folder_close(&v);
