@@ -19,8 +19,8 @@ import sys
 
 from findings import CALLS, cheapest, half_width, method, table, text_of_findings
 
-COLUMNS = ["rule", "gamma", "temperature", "top_p", "verify", "seeds", "metric", "value", "ci_low",
-           "ci_high", "seed_low", "seed_high", "relative_latency", "verifier_calls_per_token",
+COLUMNS = ["rule", "gamma", "temperature", "top_p", "batch", "verify", "seeds", "metric", "value",
+           "ci_low", "ci_high", "seed_low", "seed_high", "relative_latency", "verifier_calls_per_token",
            "tokens_per_verifier_call", "drafter_calls_per_token", "acceptance_rate",
            "rejection_rate", "deferral_rate", "deferred_per_token", "accepted_per_drafted",
            "length_ratio", "at_limit", "discarded", "zero_residuals", "tokens", "seconds",

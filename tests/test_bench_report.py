@@ -176,5 +176,31 @@ class Program(unittest.TestCase):
             self.assertEqual(ran.stderr.count("\n"), 1)
 
 
+class Sweeps(unittest.TestCase):
+    def test_all_of_them_run_and_end_in_a_report(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data, out = pathlib.Path(folder) / "data.tsv", pathlib.Path(folder) / "out"
+            data.write_text("de\tThe cat sleeps.\tDie Katze schläft.\n"
+                            "fr\tI am cold.\tJ'ai froid.\n", encoding="utf-8")
+            ran = subprocess.run([BENCH / "sweeps", data, out, "--max-tokens", "6"], text=True,
+                                 capture_output=True, check=False)
+            self.assertEqual(ran.returncode, 0, ran.stderr)
+            names = ["methods", "greedy", "nuclei", "comparators", "draft-lengths", "batched",
+                     "seeds"]
+            lines = [json.loads(line) for name in names
+                     for line in (out / f"{name}.jsonl").read_text().splitlines()]
+            self.assertEqual([line for line in lines if "failed" in line], [])
+            rules = {findings.method(line) for line in lines}
+            self.assertLessEqual({"drafter-only", "verifier-only", "strict", "lossy", "chow",
+                                  "diff", "opt", "token-v1", "token-v2", "token-v3", "bild",
+                                  "token-chow", "seq-chow", "lossy-greedy", "truncate"}, rules)
+            self.assertEqual({line["batch"] for line in lines}, {1, 16})
+            self.assertEqual({line["gamma"] for line in lines}, {0, 3, 5, 7})
+            self.assertIn("with fewer calls", (out / "report.md").read_text(encoding="utf-8"))
+            self.assertTrue((out / "index.html").exists())
+            front = json.loads((out / "operating-points.json").read_text(encoding="utf-8"))
+            self.assertTrue(all("relative_latency" in chosen for chosen in front) and front)
+
+
 if __name__ == "__main__":
     unittest.main()
