@@ -45,7 +45,7 @@ template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t
     return block_sum(&scratch.block, lane);
 }
 
-static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_t tile,
+static __device__ spc_partial tile_partial(const spc_view *row, int32_t vocab, int32_t tile,
                                            spc_row_needs needs)
 {
     const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
@@ -55,7 +55,7 @@ static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_
     int wrong = 0;
 
     for (int32_t i = threadIdx.x; i < width; i += SPC_LANES) {
-        float z = spc_logit(row, first + i);
+        float z = spc_view_logit(row, first + i);
 
         wrong |= !(z < SPC_INFINITY);
         max = z > max ? z : max;
@@ -64,20 +64,21 @@ static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_
     p.max = block_max(&scratch.block, max);
     if (p.bad || !(p.max > -SPC_INFINITY)) return p;
     for (int32_t i = threadIdx.x; i < width && top == ~0ull; i += SPC_LANES) {
-        if (spc_logit(row, first + i) == p.max) top = (unsigned long long)(first + i);
+        if (spc_view_logit(row, first + i) == p.max) top = (unsigned long long)(first + i);
     }
     p.top = (int32_t)block_least(&scratch.block, top);
     if (needs.mixing) {
         p.sum = tile_sum(vocab, tile, [=](int32_t v) {
-            return spc_exp2((spc_logit(row, v) - p.max) * needs.scale);
+            return spc_exp2((spc_view_logit(row, v) - p.max) * needs.scale);
         });
     }
     if (!needs.unscaled) return p;
-    p.sum_one = tile_sum(
-        vocab, tile, [=](int32_t v) { return spc_exp2((spc_logit(row, v) - p.max) * SPC_LOG2_E); });
+    p.sum_one = tile_sum(vocab, tile, [=](int32_t v) {
+        return spc_exp2((spc_view_logit(row, v) - p.max) * SPC_LOG2_E);
+    });
     if (!needs.entropy) return p;
     p.moment = tile_sum(vocab, tile, [=](int32_t v) {
-        float gap = spc_logit(row, v) - p.max, weight = spc_exp2(gap * SPC_LOG2_E);
+        float gap = spc_view_logit(row, v) - p.max, weight = spc_exp2(gap * SPC_LOG2_E);
 
         return weight > 0.0f ? gap / 1.0f * weight : 0.0f;
     });
@@ -86,7 +87,7 @@ static __device__ spc_partial tile_partial(spc_logits row, int32_t vocab, int32_
 
 /* Least key of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
  * the order in which threads add does not matter. */
-static __device__ uint32_t find_cut(spc_logits row, int32_t vocab, spc_softmax s, bool by_mass,
+static __device__ uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
                                     uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
@@ -95,7 +96,7 @@ static __device__ uint32_t find_cut(spc_logits row, int32_t vocab, spc_softmax s
         for (int32_t b = threadIdx.x; b < SPC_CUT_BINS; b += SPC_LANES) scratch.bins[b] = 0;
         __syncthreads();
         for (int32_t v = threadIdx.x; v < vocab; v += SPC_LANES) {
-            float z = spc_logit(row, v);
+            float z = spc_view_logit(row, v);
             int32_t bin = spc_cut_bin(cut, spc_key_of_logit(z));
 
             if (bin < 0) continue;
@@ -109,14 +110,14 @@ static __device__ uint32_t find_cut(spc_logits row, int32_t vocab, spc_softmax s
     return cut.prefix;
 }
 
-static __device__ uint64_t row_mass(spc_logits row, int32_t vocab, spc_softmax s)
+static __device__ uint64_t row_mass(const spc_view *row, int32_t vocab, spc_softmax s)
 {
     uint64_t mass = 0;
 
     if (threadIdx.x == 0) scratch.bins[0] = 0;
     __syncthreads();
     for (int32_t v = threadIdx.x; v < vocab; v += SPC_LANES) {
-        mass += spc_mass_of(spc_softmax_weight(s, spc_logit(row, v)));
+        mass += spc_mass_of(spc_softmax_weight(s, spc_view_logit(row, v)));
     }
     atomicAdd((unsigned long long *)&scratch.bins[0], (unsigned long long)mass);
     __syncthreads();
@@ -126,7 +127,7 @@ static __device__ uint64_t row_mass(spc_logits row, int32_t vocab, spc_softmax s
 }
 
 /* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static __device__ float top_p_cut(spc_logits row, int32_t vocab, spc_softmax s, float top_p)
+static __device__ float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p)
 {
     uint64_t target = spc_nucleus_target(top_p, row_mass(row, vocab, s));
 
@@ -138,11 +139,11 @@ static __device__ __noinline__ float nucleus_cut(const spc_round *round, const s
                                                  float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(side->logits, round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, round->vocab, side->softmax, top_p);
 }
 
 /* Top-k, then top-p on what it left, then min-p: the least logit kept. */
-static __device__ float truncation_cut(spc_logits row, int32_t vocab, const spc_sampling *p,
+static __device__ float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
                                        float max)
 {
     spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
@@ -164,7 +165,7 @@ static __device__ float truncation_cut(spc_logits row, int32_t vocab, const spc_
 }
 
 /* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
-static __device__ void restrict_sums(const spc_round *round, spc_logits row, bool entropy,
+static __device__ void restrict_sums(const spc_round *round, const spc_view *row, bool entropy,
                                      spc_row_stats *stats)
 {
     const float temperature = round->params->sampling.temperature;
@@ -173,14 +174,15 @@ static __device__ void restrict_sums(const spc_round *round, spc_logits row, boo
     stats->sum = 0.0f;
     if (entropy) stats->moment = 0.0f;
     for (int32_t t = 0; t < spc_tile_count(round->vocab); t++) {
-        float weight = tile_sum(
-            round->vocab, t, [=](int32_t v) { return spc_softmax_weight(s, spc_logit(row, v)); });
+        float weight = tile_sum(round->vocab, t, [=](int32_t v) {
+            return spc_softmax_weight(s, spc_view_logit(row, v));
+        });
 
         if (threadIdx.x == 0) round->tile_weight[t] = weight;
         stats->sum += weight;
         if (!entropy) continue;
         stats->moment += tile_sum(round->vocab, t, [=](int32_t v) {
-            float z = spc_logit(row, v), w = spc_softmax_weight(s, z);
+            float z = spc_view_logit(row, v), w = spc_softmax_weight(s, z);
 
             return w > 0.0f ? (z - s.max) / temperature * w : 0.0f;
         });
@@ -189,7 +191,7 @@ static __device__ void restrict_sums(const spc_round *round, spc_logits row, boo
 }
 
 /* Statistics of a row as its sequence needs them; leaves round->tile_weight. */
-static __device__ __noinline__ void row_statistics(const spc_round *round, spc_logits row,
+static __device__ __noinline__ void row_statistics(const spc_round *round, const spc_view *row,
                                                    spc_row_stats *stats)
 {
     const spc_row_params *params = round->params;
@@ -263,7 +265,7 @@ static __device__ int32_t race_entries(int32_t vocab, int32_t tile, spc_key key,
     return first + (best == ~0ull ? width - 1 : (int32_t)(uint32_t)best);
 }
 
-static __device__ __noinline__ int32_t draw_row(const spc_round *round, spc_logits row,
+static __device__ __noinline__ int32_t draw_row(const spc_round *round, const spc_view *row,
                                                 spc_row_stats stats, spc_key key,
                                                 spc_stream_id stream)
 {
@@ -275,7 +277,7 @@ static __device__ __noinline__ int32_t draw_row(const spc_round *round, spc_logi
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
     return race_entries(round->vocab, tile, key, stream,
-                        [=](int32_t v) { return spc_softmax_weight(s, spc_logit(row, v)); });
+                        [=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
 }
 
 /* ---- a pair of rows -------------------------------------------------------------------------- */
@@ -318,87 +320,62 @@ static __device__ bool keeps(const spc_round *round, float kept, float drafter, 
     return spc_accepts(kept, drafter, spc_uniform(key, SPC_STREAM_ACCEPT, 0));
 }
 
+static __device__ void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
+{
+    if (threadIdx.x == 0) round->detail[row] = *detail;
+}
+
 #define ROUND_FN static __device__
 #include "rules/round_body.h"
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(SPC_LANES)
-    draw_kernel(const __grid_constant__ spc_draw_args a)
+    draw_kernel(const __grid_constant__ spc_draw_batch b)
 {
     const int32_t s = (int32_t)blockIdx.x;
-    const spc_logits row = spc_logits_row(a.logits, a.row ? a.row[s] : s, a.stride);
-    const spc_key key = spc_key_at(&a.params[s], a.position[s], a.salt ? a.salt[s] : 0u);
-    spc_round round = {};
-    spc_row_stats stats;
+    spc_row_stats stats = spc_stats_one_hot(-1, b.vocab);
+    int32_t token = -1;
 
-    round.params = &a.params[s];
-    round.vocab = a.vocab;
-    round.tile_weight = scratch.tile_weight;
-    row_statistics(&round, row, &stats);
+    if (s >= spc_live(b.live, b.sequences)) return;
+    if (spc_params_valid(&b.params[s])) {
+        const spc_view row = spc_draw_view(&b, s);
+        spc_round round = {};
 
-    const int32_t token = stats.bad ? -1
-                                    : draw_row(&round, row, stats, key,
-                                               a.plain ? SPC_STREAM_BONUS : SPC_STREAM_DRAFT);
-
-    if (threadIdx.x != 0) return;
-    a.token[s] = token;
-    a.stats[s] = stats;
+        round.params = &b.params[s];
+        round.vocab = b.vocab;
+        round.tile_weight = scratch.tile_weight;
+        row_statistics(&round, &row, &stats);
+        if (!stats.bad && b.token) {
+            token = draw_row(&round, &row, stats, spc_draw_key(&b, s), spc_draw_stream(&b));
+        }
+    }
+    if (threadIdx.x == 0) spc_draw_store(&b, s, token, &stats);
 }
 
 static __global__ void __launch_bounds__(SPC_LANES)
-    verify_kernel(const __grid_constant__ spc_round_args a)
+    verify_kernel(const __grid_constant__ spc_verify_batch b)
 {
     const int32_t s = (int32_t)blockIdx.x;
-    const int64_t first = (int64_t)s * a.draft_stride;
-    spc_round round = {};
     spc_verdict verdict;
 
-    round.params = &a.params[s];
-    round.drafter = a.drafter;
-    if (a.drafter.data) {
-        round.drafter = spc_logits_row(a.drafter, a.drafter_row[s], a.drafter_stride);
-    }
-    round.verifier = spc_logits_row(a.verifier, a.verifier_row[s], a.verifier_stride);
-    round.drafter_stride = a.drafter_stride;
-    round.verifier_stride = a.verifier_stride;
-    round.vocab = a.vocab;
-    round.drafts = a.drafts[s];
-    round.draft = a.draft + first;
-    round.stats = a.stats ? a.stats + first : nullptr;
-    round.position = a.position[s];
-    round.salt = a.salt ? a.salt[s] : 0u;
-    round.bonus = !a.bonus || a.bonus[s] != 0;
+    if (s >= spc_live(b.live, b.sequences)) return;
+
+    spc_round round = spc_batch_round(&b, s);
+
     round.tile_weight = scratch.tile_weight;
     decide_round(&round, &verdict);
-    if (threadIdx.x == 0) a.verdict[s] = verdict;
+    if (threadIdx.x == 0) spc_verify_store(&b, s, &verdict);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
-static bool is_row(spc_logits logits, int64_t stride, int32_t vocab)
+cudaError_t spc_launch_draw(const spc_draw_batch *batch, cudaStream_t stream)
 {
-    return logits.data && stride >= vocab && logits.type >= SPC_LOGITS_F32 &&
-           logits.type <= SPC_LOGITS_F16;
+    return launch(draw_kernel, batch->sequences, *batch, stream);
 }
 
-cudaError_t spc_cuda_draw(const spc_draw_args *a, cudaStream_t stream)
+cudaError_t spc_launch_verify(const spc_verify_batch *batch, cudaStream_t stream)
 {
-    if (a->sequences < 1 || a->vocab < 1 || a->vocab > SPC_VOCAB_MAX || !a->params ||
-        !a->position || !a->token || !a->stats || !is_row(a->logits, a->stride, a->vocab)) {
-        return cudaErrorInvalidValue;
-    }
-    return launch(draw_kernel, a->sequences, *a, stream);
-}
-
-cudaError_t spc_cuda_verify(const spc_round_args *a, cudaStream_t stream)
-{
-    if (a->sequences < 1 || a->vocab < 1 || a->vocab > SPC_VOCAB_MAX || a->draft_stride < 0 ||
-        !a->params || !a->verifier_row || !a->drafts || !a->draft || !a->position || !a->verdict ||
-        !is_row(a->verifier, a->verifier_stride, a->vocab) ||
-        (a->drafter.data &&
-         (!a->drafter_row || !is_row(a->drafter, a->drafter_stride, a->vocab)))) {
-        return cudaErrorInvalidValue;
-    }
-    return launch(verify_kernel, a->sequences, *a, stream);
+    return launch(verify_kernel, batch->sequences, *batch, stream);
 }

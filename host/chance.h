@@ -29,4 +29,11 @@ void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_ve
 int32_t spc_plain_sample_by(const float *logits, int32_t vocab, const spc_row_params *params,
                             int64_t position, spc_row_stats *stats, const spc_chance *chance);
 
+/* The same for a row and a round as the batch calls have them (host/batch.c).  round->tile_weight
+ * is scratch of the call. */
+int32_t spc_view_sample(const spc_view *row, int32_t vocab, const spc_row_params *params,
+                        spc_key key, spc_stream_id stream, spc_row_stats *stats,
+                        const spc_chance *chance);
+void spc_round_run(spc_round *round, spc_verdict *out);
+
 #endif

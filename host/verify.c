@@ -23,6 +23,40 @@
 
 enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
 
+/* ---- logits -----------------------------------------------------------------------------------
+ */
+
+/* The logits of a tile, edited: where they lie when nothing is to be done, otherwise in buffer. */
+static const float *tile_logits(const spc_view *row, int32_t vocab, int32_t tile, float *buffer)
+{
+    int32_t first = tile * SPC_TILE, count = spc_tile_width(vocab, tile);
+    int32_t known = row->width - first < count ? row->width - first : count;
+
+    if (row->logits.data && row->logits.type == SPC_LOGITS_F32 && known == count && !row->allowed &&
+        row->edits <= 0) {
+        return (const float *)row->logits.data + first;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        buffer[i] =
+            row->logits.data && i < known ? spc_logit(row->logits, first + i) : -SPC_INFINITY;
+    }
+    for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
+        int32_t at = row->edit_token[i] - first;
+
+        if (at >= count) break;
+        if (at >= 0 && at < known && (i == 0 || row->edit_token[i - 1] != row->edit_token[i])) {
+            buffer[at] += row->edit_value[i];
+        }
+    }
+    for (int32_t i = 0; i < known && row->allowed; i++) {
+        if (!spc_view_allows(row, first + i)) buffer[i] = -SPC_INFINITY;
+    }
+    if (!row->logits.data && row->hot >= first && row->hot < first + count) {
+        buffer[row->hot - first] = 0.0f;
+    }
+    return buffer;
+}
+
 /* ---- one row ----------------------------------------------------------------------------------
  */
 
@@ -92,19 +126,24 @@ static spc_partial tile_partial(const float *logits, int32_t count, int32_t offs
 }
 
 /* Least key of the set that holds `target` counts (by_mass false) or masses, from the top. */
-static uint32_t find_cut(const float *logits, int32_t vocab, spc_softmax s, bool by_mass,
+static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
                          uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
+    float buffer[SPC_TILE];
 
     while (cut.level < SPC_CUT_LEVELS) {
         uint64_t bins[SPC_CUT_BINS] = {0};
 
-        for (int32_t v = 0; v < vocab; v++) {
-            int32_t bin = spc_cut_bin(cut, spc_key_of_logit(logits[v]));
+        for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
+            const float *logits = tile_logits(row, vocab, t, buffer);
 
-            if (bin < 0) continue;
-            bins[bin] += by_mass ? spc_mass_of(spc_softmax_weight(s, logits[v])) : 1u;
+            for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
+                int32_t bin = spc_cut_bin(cut, spc_key_of_logit(logits[i]));
+
+                if (bin < 0) continue;
+                bins[bin] += by_mass ? spc_mass_of(spc_softmax_weight(s, logits[i])) : 1u;
+            }
         }
         cut = spc_cut_descend(cut, bins);
     }
@@ -112,24 +151,31 @@ static uint32_t find_cut(const float *logits, int32_t vocab, spc_softmax s, bool
 }
 
 /* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static float top_p_cut(const float *logits, int32_t vocab, spc_softmax s, float top_p)
+static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p)
 {
     uint64_t total = 0;
+    float buffer[SPC_TILE];
 
-    for (int32_t v = 0; v < vocab; v++) total += spc_mass_of(spc_softmax_weight(s, logits[v]));
-    return spc_logit_of_key(find_cut(logits, vocab, s, true, spc_nucleus_target(top_p, total)));
+    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
+        const float *logits = tile_logits(row, vocab, t, buffer);
+
+        for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
+            total += spc_mass_of(spc_softmax_weight(s, logits[i]));
+        }
+    }
+    return spc_logit_of_key(find_cut(row, vocab, s, true, spc_nucleus_target(top_p, total)));
 }
 
 /* Top-k, then top-p on what it left, then min-p: the least logit kept. */
-static float truncation_cut(const float *logits, int32_t vocab, const spc_sampling *p, float max)
+static float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p, float max)
 {
     spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
 
     if (p->top_k > 0 && p->top_k < vocab) {
-        s.cut = spc_logit_of_key(find_cut(logits, vocab, s, false, (uint64_t)p->top_k));
+        s.cut = spc_logit_of_key(find_cut(row, vocab, s, false, (uint64_t)p->top_k));
     }
     if (p->top_p < 1.0f) {
-        float cut = top_p_cut(logits, vocab, s, p->top_p);
+        float cut = top_p_cut(row, vocab, s, p->top_p);
 
         if (cut > s.cut) s.cut = cut;
     }
@@ -141,16 +187,16 @@ static float truncation_cut(const float *logits, int32_t vocab, const spc_sampli
 }
 
 /* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
-static void restrict_sums(const float *logits, int32_t vocab, const spc_row_params *params,
+static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_params *params,
                           bool entropy, spc_row_stats *stats, float *tile_weight)
 {
     spc_softmax s = spc_softmax_of(*stats, params->sampling.temperature);
-    float weight[SPC_TILE], moment[SPC_TILE];
+    float buffer[SPC_TILE], weight[SPC_TILE], moment[SPC_TILE];
 
     stats->sum = 0.0f;
     if (entropy) stats->moment = 0.0f;
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        const float *z = logits + (size_t)t * SPC_TILE;
+        const float *z = tile_logits(row, vocab, t, buffer);
         int32_t n = spc_tile_width(vocab, t);
 
         tile_kept(z, n, s, weight);
@@ -167,23 +213,22 @@ static void restrict_sums(const float *logits, int32_t vocab, const spc_row_para
 static float nucleus_cut(const spc_round *round, const spc_side *side, float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(side->logits.data, round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, round->vocab, side->softmax, top_p);
 }
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
  * tile relative to the row's maximum (unused at T = 0). */
-static void row_statistics(const spc_round *round, spc_logits row, spc_row_stats *stats)
+static void row_statistics(const spc_round *round, const spc_view *row, spc_row_stats *stats)
 {
-    const float *logits = row.data;
     const spc_row_params *params = round->params;
     int32_t vocab = round->vocab;
     float *tile_weight = round->tile_weight;
     spc_row_needs needs = spc_needs_of(params, vocab);
     spc_partial all = spc_partial_none();
-    float tile_top[TILES_MAX];
+    float tile_top[TILES_MAX], buffer[SPC_TILE];
 
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        spc_partial p = tile_partial(logits + (size_t)t * SPC_TILE, spc_tile_width(vocab, t),
+        spc_partial p = tile_partial(tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
                                      t * SPC_TILE, needs);
         tile_top[t] = p.max;
         tile_weight[t] = p.sum;
@@ -191,9 +236,9 @@ static void row_statistics(const spc_round *round, spc_logits row, spc_row_stats
     }
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
-    if (needs.truncates) stats->cut = truncation_cut(logits, vocab, &params->sampling, all.max);
+    if (needs.truncates) stats->cut = truncation_cut(row, vocab, &params->sampling, all.max);
     if (needs.restricts) {
-        restrict_sums(logits, vocab, params, needs.processed_moment, stats, tile_weight);
+        restrict_sums(row, vocab, params, needs.processed_moment, stats, tile_weight);
         return;
     }
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
@@ -253,11 +298,10 @@ static int32_t race_entries(const float *weight, int32_t count, int32_t tile, sp
 }
 
 /* A token from one processed row, given its statistics and tile weights. */
-static int32_t draw_row(const spc_round *round, spc_logits row, spc_row_stats stats, spc_key key,
-                        spc_stream_id stream)
+static int32_t draw_row(const spc_round *round, const spc_view *row, spc_row_stats stats,
+                        spc_key key, spc_stream_id stream)
 {
-    float weight[SPC_TILE];
-    const float *logits = row.data;
+    float buffer[SPC_TILE], weight[SPC_TILE];
     const spc_chance *chance = round->chance;
     spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
     int32_t tiles = spc_tile_count(round->vocab);
@@ -267,22 +311,31 @@ static int32_t draw_row(const spc_round *round, spc_logits row, spc_row_stats st
     int32_t tile = chance ? 0 : race_tiles(round->tile_weight, tiles, key, stream);
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    tile_kept(logits + (size_t)tile * SPC_TILE, spc_tile_width(round->vocab, tile), s, weight);
+    tile_kept(tile_logits(row, round->vocab, tile, buffer), spc_tile_width(round->vocab, tile), s,
+              weight);
     if (chance) return chance->pick(chance->user, weight, round->vocab);
     return race_entries(weight, spc_tile_width(round->vocab, tile), tile, key, stream);
 }
 
-static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *params, spc_key key,
-                      spc_stream_id stream, spc_row_stats *stats, const spc_chance *chance)
+int32_t spc_view_sample(const spc_view *row, int32_t vocab, const spc_row_params *params,
+                        spc_key key, spc_stream_id stream, spc_row_stats *stats,
+                        const spc_chance *chance)
 {
     float tile_weight[TILES_MAX];
-    spc_logits row = {logits, SPC_LOGITS_F32};
     spc_round round = {
         .params = params, .vocab = vocab, .tile_weight = tile_weight, .chance = chance};
 
     assert(vocab >= 1 && vocab <= SPC_VOCAB_MAX && (!chance || vocab <= SPC_TILE));
     row_statistics(&round, row, stats);
     return stats->bad ? -1 : draw_row(&round, row, *stats, key, stream);
+}
+
+static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *params, spc_key key,
+                      spc_stream_id stream, spc_row_stats *stats, const spc_chance *chance)
+{
+    spc_view row = {{logits, SPC_LOGITS_F32}, vocab, -1, NULL, NULL, NULL, 0};
+
+    return spc_view_sample(&row, vocab, params, key, stream, stats, chance);
 }
 
 int32_t spc_draft_sample_by(const float *logits, int32_t vocab, const spc_row_params *params,
@@ -316,7 +369,8 @@ int32_t spc_plain_sample(const float *logits, int32_t vocab, const spc_row_param
  */
 
 /* Processed probabilities of one tile. */
-static void tile_probabilities(const spc_side *s, int32_t tile, int32_t count, float *out)
+static void tile_probabilities(const spc_side *s, const float *logits, int32_t tile, int32_t count,
+                               float *out)
 {
     int32_t offset = tile * SPC_TILE;
 
@@ -325,7 +379,7 @@ static void tile_probabilities(const spc_side *s, int32_t tile, int32_t count, f
     } else if (s->softmax.greedy) {
         for (int32_t i = 0; i < count; i++) out[i] = offset + i == s->softmax.top ? 1.0f : 0.0f;
     } else {
-        tile_kept((const float *)s->logits.data + offset, count, s->softmax, out);
+        tile_kept(logits, count, s->softmax, out);
         for (int32_t i = 0; i < count; i++) out[i] *= s->softmax.inverse;
     }
 }
@@ -334,26 +388,26 @@ static void tile_probabilities(const spc_side *s, int32_t tile, int32_t count, f
 static void tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
                           float *out)
 {
-    float drafter[SPC_TILE], verifier[SPC_TILE];
+    float drafter[SPC_TILE], verifier[SPC_TILE], buffers[2][SPC_TILE];
     int32_t offset = tile * SPC_TILE, count = spc_tile_width(pair->round->vocab, tile);
     float temperature = pair->round->params->sampling.temperature;
     spc_gate gate = (spc_gate)pair->round->params->rule.gate;
     const spc_side *d = &pair->drafter, *v = &pair->verifier;
     bool gaps = spc_target_has_set(pair->target.form);
+    const float *zd = d->ready ? tile_logits(&d->row, pair->round->vocab, tile, buffers[0]) : NULL;
+    const float *zv = v->ready ? tile_logits(&v->row, pair->round->vocab, tile, buffers[1]) : NULL;
 
-    tile_probabilities(d, tile, count, drafter);
-    tile_probabilities(v, tile, count, verifier);
+    tile_probabilities(d, zd, tile, count, drafter);
+    tile_probabilities(v, zv, tile, count, verifier);
     for (int32_t i = 0; i < count; i++) {
         int32_t token = offset + i;
         spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top};
 
         if (gaps && d->ready) {
-            e.gap.drafter =
-                spc_gate_gap(d->stats, gate, temperature, spc_logit(d->logits, token), token);
+            e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, zd[i], token);
         }
         if (gaps && v->ready) {
-            e.gap.verifier =
-                spc_gate_gap(v->stats, gate, temperature, spc_logit(v->logits, token), token);
+            e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, zv[i], token);
         }
         out[i] = spc_pair_summand(pair, what, x, e);
     }
@@ -403,30 +457,40 @@ static bool keeps(const spc_round *round, float kept, float drafter, spc_key key
 
 /* ---- the round ---- */
 
+static void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
+{
+    round->detail[row] = *detail;
+}
+
 #define ROUND_FN static
 #include "rules/round_body.h"
 
-void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
+void spc_round_run(spc_round *round, spc_verdict *out)
 {
     float tile_weight[TILES_MAX];
-    spc_round round = {args->params,
-                       {args->drafter, SPC_LOGITS_F32},
-                       {args->verifier, SPC_LOGITS_F32},
-                       args->drafter_stride,
-                       args->verifier_stride,
-                       args->vocab,
-                       args->drafts,
-                       args->draft,
-                       args->stats,
-                       args->position,
-                       args->salt,
-                       args->bonus,
-                       tile_weight,
-                       chance};
+
+    round->tile_weight = tile_weight;
+    decide_round(round, out);
+}
+
+void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
+{
+    spc_round round = {
+        .params = args->params,
+        .drafter = {{args->drafter, SPC_LOGITS_F32}, args->drafter_stride, args->vocab},
+        .verifier = {{args->verifier, SPC_LOGITS_F32}, args->verifier_stride, args->vocab},
+        .vocab = args->vocab,
+        .drafts = args->drafts,
+        .draft = args->draft,
+        .stats = args->stats,
+        .position = args->position,
+        .salt = args->salt,
+        .bonus = args->bonus,
+        .chance = chance};
 
     assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
     assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
-    decide_round(&round, out);
+    spc_round_run(&round, out);
 }
 
 void spc_verify(const spc_verify_args *args, spc_verdict *out)

@@ -67,9 +67,10 @@ SPC_FN spc_key spc_key_at(const spc_row_params *params, int64_t position, uint32
 }
 
 typedef struct {
-    spc_logits logits; /* [vocab] */
+    spc_view row;
     spc_row_stats stats;
     spc_softmax softmax;
+    bool there; /* the model has such a row */
     bool ready; /* stats and softmax are there */
 } spc_side;
 
@@ -95,22 +96,39 @@ typedef enum {
     SPC_SUM_JS,              /* divergences of fuzzy */
     SPC_SUM_KL,
     SPC_SUM_TARGET_KL, /* KL(p, pi) */
+    SPC_SUM_COUNT,     /* tokens in A */
     SPC_SUM_BLOCK      /* max(0, w pi - q) */
 } spc_summand;
 
+/* The row of a drafter that only names tokens. */
+SPC_FN spc_row_stats spc_stats_one_hot(int32_t token, int32_t vocab)
+{
+    spc_row_stats stats;
+
+    stats.max = 0;
+    stats.top = token;
+    stats.sum = 1;
+    stats.sum_one = 1;
+    stats.moment = 0;
+    stats.cut = -SPC_INFINITY;
+    stats.bad = token < 0 || token >= vocab;
+    return stats;
+}
+
+/* The rows of one position; drafter: with the drafter's. */
 SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafter)
 {
     spc_row_pair pair;
+    bool named = !round->drafter.logits.data;
 
     pair.round = round;
-    pair.drafter.logits.data = 0;
-    pair.drafter.logits.type = round->drafter.type;
+    pair.drafter.row = named || !drafter ? spc_view_one_hot(drafter ? round->draft[row] : -1)
+                                         : spc_view_at(round->drafter, round->edits, row);
+    pair.drafter.there = drafter;
     pair.drafter.ready = false;
+    pair.verifier.row = spc_view_at(round->verifier, round->edits, row);
+    pair.verifier.there = true;
     pair.verifier.ready = false;
-    if (drafter) {
-        pair.drafter.logits = spc_logits_row(round->drafter, row, round->drafter_stride);
-    }
-    pair.verifier.logits = spc_logits_row(round->verifier, row, round->verifier_stride);
     return pair;
 }
 
@@ -124,13 +142,13 @@ SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
     e.mix.drafter = e.mix.verifier = e.gap.drafter = e.gap.verifier = 0;
     e.top = v->ready && token == v->stats.top;
     if (d->ready) {
-        float logit = spc_logit(d->logits, token);
+        float logit = spc_view_logit(&d->row, token);
 
         e.mix.drafter = spc_row_probability(d->softmax, logit, token);
         e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, logit, token);
     }
     if (v->ready) {
-        float logit = spc_logit(v->logits, token);
+        float logit = spc_view_logit(&v->row, token);
 
         e.mix.verifier = spc_row_probability(v->softmax, logit, token);
         e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, logit, token);
@@ -155,6 +173,7 @@ SPC_FN spc_real spc_pair_summand(const spc_row_pair *pair, spc_summand what, spc
     case SPC_SUM_HEAD: return spc_head_missing(pair->target, e);
     case SPC_SUM_JS: return spc_divergence_js(e);
     case SPC_SUM_KL: return spc_divergence_kl(e);
+    case SPC_SUM_COUNT: return spc_target_selects(pair->target, e) ? 1 : 0;
     case SPC_SUM_TARGET_KL: return spc_target_kl(pair->target, e);
     default: return spc_block_residual(x, spc_target_probability(pair->target, e), e.mix.drafter);
     }

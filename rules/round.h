@@ -32,6 +32,34 @@ typedef struct {
     int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus (rules.md 4.3) */
 } spc_row_params;
 
+/* Are these numbers that spc_params_check lets pass?  It says what is wrong; this is for devices,
+ * which read parameters that nobody may have checked. */
+SPC_FN bool spc_params_valid(const spc_row_params *params)
+{
+    const spc_sampling *s = &params->sampling;
+    const spc_rule *rule = &params->rule;
+    bool greedy_only = rule->kind == SPC_RULE_LOSSY_GREEDY || rule->kind == SPC_RULE_BILD_DYNAMIC;
+    bool block = params->verify == SPC_VERIFY_BLOCK, step = params->bonus == SPC_BONUS_STEP;
+
+    if (!(s->temperature == 0.0f ||
+          (s->temperature >= SPC_TEMPERATURE_MIN && s->temperature < SPC_INFINITY))) {
+        return false;
+    }
+    if (!(s->top_p > 0.0f && s->top_p <= 1.0f) || !(s->min_p >= 0.0f && s->min_p <= 1.0f)) {
+        return false;
+    }
+    if (s->top_k < 0 || rule->kind < 0 || rule->kind >= SPC_RULE_COUNT || rule->path < 0 ||
+        rule->path >= SPC_RULE_COUNT || !(rule->alpha == rule->alpha)) {
+        return false;
+    }
+    if ((params->verify != SPC_VERIFY_TOKEN && !block) || params->bonus < SPC_BONUS_TARGET ||
+        params->bonus > SPC_BONUS_STEP || (block && step)) {
+        return false;
+    }
+    if (greedy_only && s->temperature > 0.0f) return false;
+    return !spc_rule_needs_draft((spc_rule_kind)rule->kind) || (step && !block);
+}
+
 /* What became of the round. */
 typedef struct {
     int32_t count;    /* tokens emitted: the kept drafts, then at most one more */
@@ -78,8 +106,122 @@ SPC_FN spc_logits spc_logits_row(spc_logits first, int64_t rows, int64_t stride)
 {
     int64_t bytes = rows * stride * (first.type == SPC_LOGITS_F32 ? 4 : 2);
 
-    first.data = (const char *)first.data + bytes;
+    if (first.data) first.data = (const char *)first.data + bytes;
     return first;
+}
+
+/* The rows of one model, one behind the other. */
+typedef struct {
+    spc_logits logits; /* of the first row; data NULL: there are none */
+    int64_t stride;    /* elements from row to row, >= width */
+    int32_t width;     /* tokens the model knows; those from here to the vocabulary are -inf */
+} spc_logit_rows;
+
+/* What is done to logits before anything else, the same to the rows of both models: row by row, a
+ * set of allowed tokens (the others become -inf) and numbers added to single logits (penalties,
+ * bias). */
+typedef struct {
+    const uint32_t *allowed;   /* [rows, allowed_stride] token v is bit v % 32 of word v / 32; or
+                                  NULL: all are allowed */
+    int64_t allowed_stride;    /* words from row to row */
+    const int32_t *edit_first; /* [rows + 1] row r has the edits edit_first[r] .. [r + 1] - 1; or
+                                  NULL: there are none */
+    const int32_t *edit_token; /* ascending in a row, each token once */
+    const float *edit_value;   /* what is added to its logit */
+} spc_edits;
+
+/* The same seen from the row that lies `rows` further on. */
+SPC_FN spc_edits spc_edits_row(spc_edits edits, int64_t rows)
+{
+    if (edits.allowed) edits.allowed += rows * edits.allowed_stride;
+    if (edits.edit_first) edits.edit_first += rows;
+    return edits;
+}
+
+/* One row as the rules see it. */
+typedef struct {
+    spc_logits logits;       /* data NULL: all mass is on hot */
+    int32_t width;           /* of the logits; further tokens are -inf */
+    int32_t hot;             /* -1: none, the row is bad */
+    const uint32_t *allowed; /* of this row, or NULL */
+    const int32_t *edit_token;
+    const float *edit_value;
+    int32_t edits;
+} spc_view;
+
+SPC_FN spc_view spc_view_at(spc_logit_rows rows, spc_edits edits, int64_t row)
+{
+    spc_view view;
+
+    edits = spc_edits_row(edits, row);
+    view.logits = spc_logits_row(rows.logits, row, rows.stride);
+    view.width = rows.width;
+    view.hot = -1;
+    view.allowed = edits.allowed;
+    view.edits = 0;
+    view.edit_token = edits.edit_token;
+    view.edit_value = edits.edit_value;
+    if (edits.edit_first) {
+        view.edit_token += edits.edit_first[0];
+        view.edit_value += edits.edit_first[0];
+        view.edits = edits.edit_first[1] - edits.edit_first[0];
+    }
+    return view;
+}
+
+/* A row without logits: the whole mass on one token, as a drafter without a distribution has it.
+ * What is done to logits does not touch it. */
+SPC_FN spc_view spc_view_one_hot(int32_t token)
+{
+    spc_view view;
+
+    view.logits.data = 0;
+    view.logits.type = SPC_LOGITS_F32;
+    view.width = 0;
+    view.hot = token;
+    view.allowed = 0;
+    view.edit_token = 0;
+    view.edit_value = 0;
+    view.edits = 0;
+    return view;
+}
+
+SPC_FN bool spc_view_allows(const spc_view *view, int32_t token)
+{
+    return !view->allowed || (view->allowed[token / 32] >> (token % 32) & 1u) != 0;
+}
+
+/* Index of the first edit of a token that is at least this one. */
+SPC_FN int32_t spc_view_edit(const spc_view *view, int32_t token)
+{
+    int32_t low = 0, high = view->edits;
+
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+
+        if (view->edit_token[middle] < token) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* Logit of a token, edited; 0 <= token. */
+SPC_FN float spc_view_logit(const spc_view *view, int32_t token)
+{
+    float logit;
+
+    if (!view->logits.data) return token == view->hot ? 0.0f : -SPC_INFINITY;
+    if (token >= view->width || !spc_view_allows(view, token)) return -SPC_INFINITY;
+    logit = spc_logit(view->logits, token);
+    if (view->edits > 0) {
+        int32_t i = spc_view_edit(view, token);
+
+        if (i < view->edits && view->edit_token[i] == token) logit += view->edit_value[i];
+    }
+    return logit;
 }
 
 SPC_FN int32_t spc_tile_count(int32_t vocab)
@@ -94,20 +236,50 @@ SPC_FN int32_t spc_tile_width(int32_t vocab, int32_t tile)
     return left < SPC_TILE ? left : SPC_TILE;
 }
 
+/* What became of one row of a round, for those who want to know: computed only when asked for, and
+ * then at the price of further looks at the rows.  Probabilities are processed ones; everything is
+ * 0 in a row that the round did not reach. */
+typedef struct {
+    int32_t fate;      /* spc_row_fate */
+    uint32_t deferred; /* 1: the rule turned to the verifier for this token */
+    float drafter;     /* q(d) of the draft; 0 without one */
+    float verifier;    /* p(d) */
+    float target;      /* pi(d) */
+    float coin;        /* the uniform that the draft was judged by */
+    float top_drafter; /* largest probability of the row that the gate reads; 0 without a drafter */
+    float top_verifier; /* the same of the verifier */
+    float tv;           /* sum of max(0, p - q) */
+    float outside;      /* eta: mass of q outside the set of a token rule; 0 without a set */
+    int32_t inside;     /* tokens in the set; -1 without a set */
+    float log_verifier; /* ln p of the token emitted at this row */
+    float log_target;   /* ln pi of the same; of cactus, which has no pi without a draft, ln p */
+} spc_row_detail;
+
+typedef enum {
+    SPC_FATE_NONE,     /* not reached */
+    SPC_FATE_KEPT,     /* the draft was kept whatever the coin: pi(d) >= q(d) > 0 */
+    SPC_FATE_LUCKY,    /* the draft was kept by its coin, or by that of its block */
+    SPC_FATE_REJECTED, /* a token was drawn in the draft's place */
+    SPC_FATE_BONUS     /* a token was drawn without a draft */
+} spc_row_fate;
+
 /* What a round reads, as verify.c and the kernels pass it to round_body.h. */
 typedef struct {
     const spc_row_params *params;
-    spc_logits drafter, verifier;            /* row 0 of each; drafter.data may be NULL */
-    int64_t drafter_stride, verifier_stride; /* elements from row to row */
-    int32_t vocab;
+    spc_logit_rows
+        drafter; /* logits.data NULL: drafts without a distribution, or none are looked at */
+    spc_logit_rows verifier;
+    spc_edits edits; /* of the first row */
+    int32_t vocab;   /* tokens of the verifier */
     int32_t drafts;
     const int32_t *draft;       /* [drafts] */
     const spc_row_stats *stats; /* [drafts] of the drafter's rows, or NULL */
     int64_t position;           /* of the first draft's token */
     uint32_t salt;
     bool bonus;
-    float *tile_weight; /* [tiles] scratch */
-    const void *chance; /* host/chance.h, or NULL */
+    float *tile_weight;     /* [tiles] scratch */
+    spc_row_detail *detail; /* [drafts + 1], or NULL */
+    const void *chance;     /* host/chance.h, or NULL */
 } spc_round;
 
 #endif

@@ -3,22 +3,26 @@
  *
  * Included by a file that has defined, for the rows it can walk:
  *   ROUND_FN                                    static, or static __device__
- *   row_statistics(round, row, stats)           statistics of a row; leaves round->tile_weight
+ *   row_statistics(round, row, stats)           statistics of a spc_view; leaves round->tile_weight
  *   fold(pair, what, x)                         sum over both rows; leaves round->tile_weight
  *   draw_row(round, row, stats, key, stream)    a token from a row whose tile weights are there
  *   nucleus_cut(round, side, top_p)             least logit of the top-p nucleus of a processed row
  *   draw_fold(pair, what, x, key, stream)       a token by the summand; -1: nothing weighs anything
  *   keeps(round, kept, drafter, key)            the coin
+ *   put_detail(round, row, detail)              stores round->detail[row]
  * On a device every thread of a block calls these together and gets the same answer, so that all
  * threads walk through this file side by side. */
 
 ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *known)
 {
     if (s->ready) return;
-    if (known) {
+    if (!s->row.logits.data) {
+        s->stats = spc_stats_one_hot(s->row.hot, pair->round->vocab);
+    } else if (known) {
         s->stats = *known;
+        if (s->stats.top < 0 || s->stats.top >= pair->round->vocab) s->stats.bad = 1;
     } else {
-        row_statistics(pair->round, s->logits, &s->stats);
+        row_statistics(pair->round, &s->row, &s->stats);
     }
     s->softmax = spc_softmax_of(s->stats, pair->round->params->sampling.temperature);
     s->ready = true;
@@ -113,7 +117,7 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
 
     row.drafter.top = row.drafter.entropy = row.verifier.top = row.verifier.entropy = 0;
     row.surprise = row.tv = row.divergence = row.nucleus = 0;
-    if (pair->drafter.logits.data) {
+    if (pair->drafter.there) {
         prepare(pair, &pair->drafter, known);
         if (is_bad(pair, status)) return false;
         row.drafter = spc_gate_of(pair->drafter.stats, (spc_gate)rule->gate);
@@ -158,7 +162,7 @@ ROUND_FN void mark_deferred(spc_verdict *out, int32_t row, bool deferred)
 /* pi itself. */
 ROUND_FN int32_t draw_target(spc_row_pair *pair, spc_key key, spc_stream_id stream)
 {
-    const spc_side *s = 0;
+    spc_side *s = 0;
 
     if (pair->target.form == SPC_TARGET_KEEP) s = &pair->drafter;
     if (pair->target.form == SPC_TARGET_DEFER) s = &pair->verifier;
@@ -166,29 +170,37 @@ ROUND_FN int32_t draw_target(spc_row_pair *pair, spc_key key, spc_stream_id stre
         spc_row_stats stats;
 
         /* the tile weights of this row were not kept: they come with its statistics */
-        row_statistics(pair->round, s->logits, &stats);
-        return draw_row(pair->round, s->logits, stats, key, stream);
+        row_statistics(pair->round, &s->row, &stats);
+        return draw_row(pair->round, &s->row, stats, key, stream);
     }
     complete(pair);
     return draw_fold(pair, SPC_SUM_TARGET, 0, key, stream);
+}
+
+/* The rows that the token without a draft comes from, and what the rule makes of them.  false: a
+ * needed row is bad. */
+ROUND_FN bool decide_bonus(const spc_round *round, spc_row_pair *pair, uint32_t *status)
+{
+    bool reads = spc_rule_uses_drafter(&round->params->rule);
+    bool named = !round->drafter.logits.data; /* such a drafter has no row where it names nothing */
+    bool from_verifier =
+        (round->params->bonus == SPC_BONUS_VERIFIER && round->drafts > 0) || (named && reads);
+
+    *pair = spc_pair_at(round, round->drafts, reads && !from_verifier);
+    if (!from_verifier) return decide(pair, 0, status);
+    prepare(pair, &pair->verifier, 0);
+    pair->target.form = SPC_TARGET_DEFER;
+    return !is_bad(pair, status);
 }
 
 /* The token after a fully kept draft, or the only one of a round without drafts. */
 ROUND_FN void draw_bonus(const spc_round *round, spc_verdict *out)
 {
     int32_t row = round->drafts;
-    bool from_verifier = round->params->bonus == SPC_BONUS_VERIFIER && round->drafts > 0;
-    bool drafter = !from_verifier && spc_rule_uses_drafter(&round->params->rule);
-    spc_row_pair pair = spc_pair_at(round, row, drafter);
     spc_key key = spc_key_at(round->params, round->position + row, round->salt);
+    spc_row_pair pair;
 
-    if (from_verifier) {
-        prepare(&pair, &pair.verifier, 0);
-        if (is_bad(&pair, &out->status)) return;
-        pair.target.form = SPC_TARGET_DEFER;
-    } else if (!decide(&pair, 0, &out->status)) {
-        return;
-    }
+    if (!decide_bonus(round, &pair, &out->status)) return;
 
     int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS);
 
@@ -222,6 +234,11 @@ ROUND_FN bool is_draft(const spc_round *round, int32_t row)
     return round->draft[row] >= 0 && round->draft[row] < round->vocab;
 }
 
+ROUND_FN const spc_row_stats *known_stats(const spc_round *round, int32_t row)
+{
+    return round->stats ? &round->stats[row] : 0;
+}
+
 /* Judge the draft of one row.  Returns true when it is kept; otherwise a token was drawn in its
  * place or a bad row ended the run. */
 ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
@@ -230,7 +247,8 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
     spc_key key = spc_key_at(round->params, round->position + i, round->salt);
     bool kept = false;
 
-    if (!decide(&pair, round->stats ? &round->stats[i] : 0, &out->status)) return false;
+    if (!is_draft(round, i)) out->status |= SPC_STATUS_BAD_DRAFT;
+    if (!decide(&pair, known_stats(round, i), &out->status)) return false;
     out->verified++;
     if (is_draft(round, i)) {
         spc_entry e = spc_pair_entry(&pair, round->draft[i]);
@@ -241,8 +259,6 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
         pair.target = spc_target_raise(pair.target, e);
         if (spc_target_coin_sums(pair.target, deferred)) complete(&pair);
         kept = keeps(round, spc_target_kept(pair.target, e), e.mix.drafter, key);
-    } else {
-        out->status |= SPC_STATUS_BAD_DRAFT;
     }
     if (kept) return true;
 
@@ -278,7 +294,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
     for (int32_t i = 0; i < g; i++) {
         spc_row_pair pair = spc_pair_at(round, i, true);
 
-        if (!decide(&pair, round->stats ? &round->stats[i] : 0, &trouble)) {
+        if (!decide(&pair, known_stats(round, i), &trouble)) {
             g = i;
             break;
         }
@@ -322,7 +338,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
         spc_row_pair pair = spc_pair_at(round, kept, true);
         uint32_t fine = 0;
 
-        (void)decide(&pair, round->stats ? &round->stats[kept] : 0, &fine);
+        (void)decide(&pair, known_stats(round, kept), &fine);
         prepare(&pair, &pair.verifier, 0);
         complete(&pair);
         draw_residual(&pair, SPC_SUM_BLOCK, weight[kept],
@@ -335,15 +351,121 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
     }
 }
 
+/* ---- what became of the rows ------------------------------------------------------------------
+ */
+
+ROUND_FN float log_or_none(float probability)
+{
+    return probability >= 1.17549435e-38f ? spc_log(probability) : -SPC_INFINITY;
+}
+
+/* How the token of a row came about, draft by draft. */
+ROUND_FN int32_t fate_of(const spc_row_pair *pair, int32_t row, const spc_verdict *out,
+                         spc_entry draft)
+{
+    const spc_round *round = pair->round;
+    bool certain;
+
+    if (row == round->drafts) return SPC_FATE_BONUS;
+    if (row >= out->accepted) return SPC_FATE_REJECTED;
+    certain = round->params->verify == SPC_VERIFY_TOKEN &&
+              spc_target_kept(pair->target, draft) >= draft.mix.drafter;
+    return certain ? SPC_FATE_KEPT : SPC_FATE_LUCKY;
+}
+
+/* One row that gave a token. */
+ROUND_FN void describe_row(const spc_round *round, int32_t row, const spc_verdict *out,
+                           spc_row_detail *detail)
+{
+    spc_row_pair pair;
+    spc_entry draft, token;
+    spc_target target;
+    uint32_t fine = 0;
+
+    if (row < round->drafts) {
+        pair = spc_pair_at(round, row, true);
+        (void)decide(&pair, known_stats(round, row), &fine);
+        detail->coin = spc_uniform(spc_key_at(round->params, round->position + row, round->salt),
+                                   SPC_STREAM_ACCEPT, 0);
+    } else {
+        (void)decide_bonus(round, &pair, &fine);
+    }
+    prepare(&pair, &pair.verifier, 0);
+    if (is_bad(&pair, &fine)) return; /* kept on the drafter's word: nothing is known of p */
+    complete(&pair);
+    draft = token = spc_pair_entry(&pair, out->token[row]);
+    if (row < round->drafts && is_draft(round, row)) {
+        draft = spc_pair_entry(&pair, round->draft[row]);
+        detail->drafter = draft.mix.drafter;
+        detail->verifier = draft.mix.verifier;
+        detail->target = spc_target_probability(pair.target, draft);
+    }
+    detail->deferred = (out->deferred >> row) & 1u;
+    detail->log_verifier = log_or_none(token.mix.verifier);
+    detail->log_target = log_or_none(spc_target_probability(pair.target, token));
+    if (spc_reads_gate(round->params->rule.path)) {
+        spc_gate gate = (spc_gate)round->params->rule.gate;
+
+        if (pair.drafter.there) detail->top_drafter = spc_gate_of(pair.drafter.stats, gate).top;
+        detail->top_verifier = spc_gate_of(pair.verifier.stats, gate).top;
+    }
+    if (spc_target_has_set(pair.target.form)) {
+        detail->outside = fold(&pair, SPC_SUM_OUTSIDE, 0);
+        detail->inside = (int32_t)fold(&pair, SPC_SUM_COUNT, 0);
+    }
+    target = pair.target;
+    pair.target = spc_target_raise(target, draft);
+    detail->fate = fate_of(&pair, row, out, draft);
+    pair.target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
+    if (pair.drafter.there) detail->tv = fold(&pair, SPC_SUM_TV, 0);
+}
+
+/* Fills round->detail from a verdict. */
+ROUND_FN void describe_round(const spc_round *round, const spc_verdict *out)
+{
+    for (int32_t row = 0; row <= round->drafts; row++) {
+        spc_row_detail detail;
+
+        detail.fate = SPC_FATE_NONE;
+        detail.deferred = 0;
+        detail.drafter = detail.verifier = detail.target = detail.coin = 0;
+        detail.top_drafter = detail.top_verifier = detail.tv = detail.outside = 0;
+        detail.inside = -1;
+        detail.log_verifier = detail.log_target = 0;
+        if (row < out->count) describe_row(round, row, out, &detail);
+        put_detail(round, row, &detail);
+    }
+}
+
+/* ---- the round --------------------------------------------------------------------------------
+ */
+
+/* What only the device's memory can tell: numbers that no checked parameters have. */
+ROUND_FN bool is_decidable(const spc_round *round)
+{
+    bool named = !round->drafter.logits.data && round->drafts > 0;
+    bool bonus = round->bonus && round->params->bonus != SPC_BONUS_VERIFIER &&
+                 spc_rule_uses_drafter(&round->params->rule);
+
+    if (round->drafts < 0 || round->drafts > SPC_GAMMA_MAX + 1) return false;
+    if (!spc_params_valid(round->params)) return false;
+    return !named || (spc_rule_takes_names(round->params->rule.path) && !bonus);
+}
+
 /* The whole round. */
 ROUND_FN void decide_round(const spc_round *round, spc_verdict *out)
 {
     out->count = out->accepted = out->verified = out->drawn = 0;
     out->deferred = out->status = 0;
     for (int32_t i = 0; i < SPC_GAMMA_MAX + 2; i++) out->token[i] = -1;
+    if (!is_decidable(round)) {
+        out->status = SPC_STATUS_BAD_PARAM;
+        return;
+    }
     if (round->params->verify == SPC_VERIFY_BLOCK && round->drafts > 0) {
         verify_block(round, out);
     } else {
         verify_token(round, out);
     }
+    if (round->detail) describe_round(round, out);
 }

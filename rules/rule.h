@@ -163,6 +163,25 @@ SPC_FN bool spc_rule_needs_draft(spc_rule_kind kind)
     return kind == SPC_RULE_CACTUS;
 }
 
+/* Does the rule make sense of drafts that come without a distribution (an n-gram drafter: all mass
+ * on the draft, rules.md 1.2)?  The others compare how sure the drafter is. */
+SPC_FN bool spc_rule_takes_names(int32_t path)
+{
+    switch (path) {
+    case SPC_RULE_STRICT:
+    case SPC_RULE_LOSSY:
+    case SPC_RULE_TOKEN_V2:
+    case SPC_RULE_TOKEN_V3:
+    case SPC_RULE_BILD:
+    case SPC_RULE_LOSSY_GREEDY:
+    case SPC_RULE_TRUNCATE:
+    case SPC_RULE_TRUNCATE_P:
+    case SPC_RULE_HEAD:
+    case SPC_RULE_TYPICAL: return true;
+    default: return false;
+    }
+}
+
 /* Does the target distribution of this rule contain the drafter's distribution?  When not, no
  * drafter row is needed for a token that has no draft. */
 SPC_FN bool spc_rule_uses_drafter(const spc_rule *rule)

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* spc/verify.h - the verification library: logits in, tokens out, no engine.
  *
- * Two calls.  spc_draft_sample draws a draft token from a drafter's row and leaves the row's
- * statistics behind.  spc_verify takes the drafts of one sequence with the rows of both models and
- * decides, under the sequence's rule, which drafts are kept and which token follows.  What is
- * emitted follows the rule's target distribution exactly.  Rules, options and random numbers:
- * rules/README.md.
+ * Two jobs.  Drawing takes a row of logits, gives a token and leaves the row's statistics behind.
+ * Verifying takes the drafts of a sequence with the rows of both models and decides, under the
+ * sequence's rule, which drafts are kept and which token follows.  What is emitted follows the
+ * rule's target distribution exactly.  Rules, options and random numbers: rules/README.md.
+ *
+ * Two ways to call.  One sequence in host memory, float32: spc_draft_sample, spc_plain_sample,
+ * spc_verify.  A batch in one memory, float32, bf16 or fp16, with masks, edits and a rule of its
+ * own for every sequence: spc_cpu_draw_batch and spc_cpu_verify_batch over host memory define the
+ * meaning, spc_cuda_draw_batch and spc_cuda_verify_batch do the same on a device, to the bit.
  *
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
- * safe from any number of threads.  Randomness is addressed by (seed, position), so a token depends
- * on its own rows alone.  Rows are host memory, float32. */
+ * safe from any number of threads and streams.  Randomness is addressed by (seed, position), so a
+ * token depends on its own rows alone, not on the batch. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
-#include "rules/round.h"
+#include "rules/batch.h"
 
 #include <spc/status.h>
 
@@ -46,7 +50,8 @@ typedef struct {
     const spc_row_params *params;
     const float
         *drafter; /* [drafts, or drafts + 1 with a target bonus] rows, stride drafter_stride;
-                     NULL when the rule does not use the drafter and there are no drafts */
+                     NULL: drafts without a distribution (spc_verify_batch says which rules take
+                     them), or neither the rule nor a draft looks at the drafter */
     const float *verifier;   /* [drafts, or drafts + 1 with a bonus] rows, stride verifier_stride */
     int64_t drafter_stride;  /* elements from row to row, >= vocab */
     int64_t verifier_stride; /* the same */
@@ -64,6 +69,48 @@ typedef struct {
  * further token, status says which model's row.  A draft outside the vocabulary or excluded by its
  * own row is rejected with SPC_STATUS_BAD_DRAFT.  params must have passed spc_params_check. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
+
+/* ---- batches ----------------------------------------------------------------------------------
+ */
+
+/* What the CUDA toolkit calls cudaStream_t.  NULL is the default stream; the CPU has none. */
+typedef struct CUstream_st *spc_stream;
+
+/* Draw a token for every sequence, or take the statistics of its row (token NULL): see
+ * rules/batch.h for the fields.
+ *
+ * A row that holds NaN, +inf or no finite logit, or parameters that spc_params_check would refuse,
+ * give token -1 and statistics that are marked bad; the other sequences are not affected.
+ *
+ * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
+ * not allocate and can be captured in a graph); SPC_EUSAGE naming the field that cannot be right;
+ * cuda: SPC_EDEVICE when the launch fails, SPC_EUNSUPPORTED in a build without CUDA. */
+SPC_API spc_status spc_cpu_draw_batch(const spc_draw_batch *batch, spc_stream stream,
+                                      spc_error *err);
+SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream stream,
+                                       spc_error *err);
+
+/* Decide one round of every sequence, each as spc_verify does.
+ *
+ * Drafts without a distribution (batch->drafter.logits.data NULL; an n-gram drafter): all of q lies
+ * on the draft.  Rules that compare how sure the drafter is refuse them (strict, lossy, token-v2,
+ * token-v3, bild, lossy-greedy, head, typical and truncate do not).  A row without a draft has no q
+ * at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does not read q there.
+ *
+ * A drafter that knows fewer tokens than the verifier says so in batch->drafter.width: q is 0 on
+ * the others.  Rows past their width are never read.
+ *
+ * Sequences whose parameters or draft length are out of range get count 0 and
+ * SPC_STATUS_BAD_PARAM.  Rest and errors as for spc_verify and spc_cpu_draw_batch. */
+SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
+                                        spc_error *err);
+SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
+                                         spc_error *err);
+
+/* SPC_OK, or the field of a batch that cannot be right: shapes, strides and missing arrays.  The
+ * calls above begin with it. */
+SPC_API spc_status spc_draw_batch_check(const spc_draw_batch *batch, spc_error *err);
+SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_error *err);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* batch.h - many rows to draw from, or many rounds to decide, as data: what the batch calls of
+ * spc/verify.h take.
+ *
+ * The struct lies in host memory and is read before the call returns.  Every array lies in the
+ * memory of the place that runs the call (host memory for spc_cpu_*, device memory for spc_cuda_*),
+ * and is read and written in the order of the stream; the caller owns all of them. */
+#ifndef SPC_RULES_BATCH_H
+#define SPC_RULES_BATCH_H
+
+#include "pair.h"
+
+/* One row of logits per sequence: draw a token, or take the row's statistics. */
+typedef struct {
+    int32_t sequences;            /* entries of the arrays, >= 1 */
+    const int32_t *live;          /* [1] how many of them are there now, or NULL: all */
+    int32_t vocab;                /* tokens that can be drawn, 1 .. SPC_VOCAB_MAX */
+    const spc_row_params *params; /* [sequences] */
+    spc_logit_rows logits;
+    const int64_t *row;      /* [sequences] which row of logits; NULL: row s of sequence s */
+    spc_edits edits;         /* by row of logits */
+    const int64_t *position; /* [sequences] of the token to be drawn, prompt included */
+    const uint32_t *salt;    /* [sequences] as for spc_draft_sample; NULL: 0 */
+    int32_t plain;           /* 1: as spc_plain_sample draws; 0: a draft */
+    int32_t *token; /* [sequences] receives the token, -1 for a bad row; NULL: none is drawn */
+    spc_row_stats *stats;   /* [sequences] receives the row's statistics, or NULL */
+    float *log_probability; /* [sequences] receives ln of the token's processed probability, -inf
+                               where there is no token; or NULL */
+} spc_draw_batch;
+
+/* One round of every sequence. */
+typedef struct {
+    int32_t sequences;            /* entries of the arrays, >= 1 */
+    const int32_t *live;          /* [1] how many of them are there now, or NULL: all */
+    int32_t vocab;                /* tokens of the verifier, 1 .. SPC_VOCAB_MAX */
+    int32_t max_drafts;           /* longest draft length, 0 .. SPC_GAMMA_MAX + 1 */
+    const spc_row_params *params; /* [sequences] */
+    spc_logit_rows drafter;       /* logits.data NULL: the drafts come without a distribution */
+    const int64_t *drafter_row;   /* [sequences] row of the first draft; NULL without rows */
+    spc_logit_rows verifier;
+    const int64_t *verifier_row; /* [sequences] row of the first draft */
+    spc_edits edits;       /* by row of the verifier; done to the drafter's row beside it too */
+    const int32_t *drafts; /* [sequences] draft lengths, 0 .. max_drafts */
+    const int32_t *draft;  /* [sequences, max_drafts] ids; NULL when max_drafts is 0 */
+    const spc_row_stats *stats; /* [sequences, max_drafts] of the drafter's rows as left by a draw
+                                   with the same parameters and edits, or NULL: taken here */
+    const int64_t *position;    /* [sequences] of the first draft's token */
+    const uint32_t *salt;       /* [sequences] as for spc_draft_sample; NULL: 0 */
+    const int32_t *bonus;       /* [sequences] 1: draw a token when all drafts are kept, 0: leave
+                                   that row to a later call; NULL: 1 */
+    int32_t *token;             /* [sequences, max_drafts + 1] receives what is emitted, then -1 */
+    int32_t *count;             /* [sequences] receives how many tokens that are */
+    uint32_t *status;           /* [sequences] receives SPC_STATUS_* */
+    int32_t *accepted;          /* [sequences] receives how many drafts were kept, or NULL */
+    spc_verdict *verdict;       /* [sequences] receives all of it once more, or NULL */
+    spc_row_detail *detail;     /* [sequences, max_drafts + 1] receives what became of each row, or
+                                   NULL.  Taking it costs further looks at the rows. */
+} spc_verify_batch;
+
+/* How many sequences there are, whatever live says. */
+SPC_FN int32_t spc_live(const int32_t *live, int32_t sequences)
+{
+    if (!live) return sequences;
+    return *live < 0 ? 0 : *live < sequences ? *live : sequences;
+}
+
+/* The row of sequence s. */
+SPC_FN spc_view spc_draw_view(const spc_draw_batch *b, int32_t s)
+{
+    return spc_view_at(b->logits, b->edits, b->row ? b->row[s] : s);
+}
+
+SPC_FN spc_key spc_draw_key(const spc_draw_batch *b, int32_t s)
+{
+    return spc_key_at(&b->params[s], b->position[s], b->salt ? b->salt[s] : 0u);
+}
+
+SPC_FN spc_stream_id spc_draw_stream(const spc_draw_batch *b)
+{
+    return b->plain ? SPC_STREAM_BONUS : SPC_STREAM_DRAFT;
+}
+
+/* What a draw leaves behind; token -1: none. */
+SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token,
+                           const spc_row_stats *stats)
+{
+    if (b->token) b->token[s] = token;
+    if (b->stats) b->stats[s] = *stats;
+    if (b->log_probability) {
+        float p = 0.0f;
+
+        if (token >= 0) {
+            spc_view row = spc_draw_view(b, s);
+            spc_softmax softmax = spc_softmax_of(*stats, b->params[s].sampling.temperature);
+
+            p = spc_row_probability(softmax, spc_view_logit(&row, token), token);
+        }
+        b->log_probability[s] = p >= 1.17549435e-38f ? spc_log(p) : -SPC_INFINITY;
+    }
+}
+
+/* The round of sequence s, but for scratch.  A draft length that is none becomes -1, which no round
+ * decides. */
+SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
+{
+    int64_t first = (int64_t)s * b->max_drafts;
+    int32_t drafts = b->drafts[s];
+    spc_round round;
+
+    round.params = &b->params[s];
+    round.drafter = b->drafter;
+    if (b->drafter.logits.data) {
+        round.drafter.logits =
+            spc_logits_row(b->drafter.logits, b->drafter_row[s], b->drafter.stride);
+    }
+    round.verifier = b->verifier;
+    round.verifier.logits =
+        spc_logits_row(b->verifier.logits, b->verifier_row[s], b->verifier.stride);
+    round.edits = spc_edits_row(b->edits, b->verifier_row[s]);
+    round.vocab = b->vocab;
+    round.drafts = drafts >= 0 && drafts <= b->max_drafts ? drafts : -1;
+    round.draft = b->draft ? b->draft + first : 0;
+    round.stats = b->stats ? b->stats + first : 0;
+    round.position = b->position[s];
+    round.salt = b->salt ? b->salt[s] : 0u;
+    round.bonus = !b->bonus || b->bonus[s] != 0;
+    round.tile_weight = 0;
+    round.detail = b->detail ? b->detail + (int64_t)s * (b->max_drafts + 1) : 0;
+    round.chance = 0;
+    return round;
+}
+
+SPC_FN void spc_verify_store(const spc_verify_batch *b, int32_t s, const spc_verdict *verdict)
+{
+    int32_t *token = b->token + (int64_t)s * (b->max_drafts + 1);
+
+    for (int32_t i = 0; i <= b->max_drafts; i++) token[i] = verdict->token[i];
+    b->count[s] = verdict->count;
+    b->status[s] = verdict->status;
+    if (b->accepted) b->accepted[s] = verdict->accepted;
+    if (b->verdict) b->verdict[s] = *verdict;
+}
+
+#endif

@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_batch.c - the batch calls over host memory: one sequence at a time they are spc_verify
+ * and spc_draft_sample over rows that somebody has edited by hand. */
+#include "toybatch.h"
+
+#include <stdlib.h>
+
+static void *shared(size_t bytes)
+{
+    void *memory = malloc(bytes);
+
+    cr_assert_not_null(memory);
+    memset(memory, 0xa5, bytes);
+    return memory;
+}
+
+static void unshare(void *memory)
+{
+    free(memory);
+}
+
+static void run(const spc_verify_batch *v, const char *what)
+{
+    spc_error err;
+
+    cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+}
+
+/* The sequences of a batch over these rows, by spc_verify. */
+static void expect_one_by_one(const batch *b, const float *drafter, const float *verifier,
+                              bool with_stats, const char *what)
+{
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        size_t first = (size_t)b->row[s] * (size_t)b->stride;
+        spc_verify_args a = {.params = &b->params[s],
+                             .drafter = drafter ? drafter + first : NULL,
+                             .verifier = verifier + first,
+                             .drafter_stride = b->stride,
+                             .verifier_stride = b->stride,
+                             .vocab = b->vocab,
+                             .drafts = b->drafts[s],
+                             .draft = b->draft + s * DRAFTS,
+                             .stats = with_stats ? b->stats + s * DRAFTS : NULL,
+                             .position = b->position[s],
+                             .salt = b->salt[s],
+                             .bonus = b->bonus[s] != 0};
+        const results *out = b->out;
+        spc_verdict want;
+
+        spc_verify(&a, &want);
+        cr_assert(memcmp(&out->verdict[s], &want, sizeof want) == 0,
+                  "%s, sequence %d: count %d status %x token %d, want %d %x %d", what, s,
+                  out->verdict[s].count, out->verdict[s].status, out->verdict[s].token[0],
+                  want.count, want.status, want.token[0]);
+        cr_assert_eq(out->count[s], want.count);
+        cr_assert_eq(out->accepted[s], want.accepted);
+        cr_assert_eq(out->status[s], want.status);
+        for (int32_t i = 0; i < ROWS; i++) cr_assert_eq(out->token[s * ROWS + i], want.token[i]);
+    }
+}
+
+Test(host_batch, is_verify_for_every_sequence)
+{
+    dice d = {3};
+    batch b = batch_of(300, 304);
+
+    for (int r = 0; r < TOY_RULES; r++) {
+        spc_row_params p = params_in_mode(toy_rules[r], r % MODES);
+        spc_verify_batch v = verify_batch(&b);
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        run(&v, toy_rules[r]);
+        expect_one_by_one(&b, b.drafter, b.verifier, true, toy_rules[r]);
+        v.stats = NULL;
+        v.detail = NULL;
+        run(&v, toy_rules[r]);
+        expect_one_by_one(&b, b.drafter, b.verifier, false, toy_rules[r]);
+    }
+    batch_free(&b);
+}
+
+/* A row as the edits and a width leave it. */
+static void edit_by_hand(const batch *b, float *rows, int32_t width)
+{
+    for (int32_t r = 0; r < SEQUENCES * ROWS; r++) {
+        float *row = rows + (size_t)r * (size_t)b->stride;
+        const uint32_t *allowed = b->allowed + r * batch_words(b);
+
+        for (int32_t e = b->edit_first[r]; e < b->edit_first[r + 1]; e++) {
+            row[b->edit_token[e]] += b->edit_value[e];
+        }
+        for (int32_t v = 0; v < b->vocab; v++) {
+            if (v >= width || !(allowed[v / 32] >> (v % 32) & 1u)) row[v] = -INFINITY;
+        }
+    }
+}
+
+static float *copy_of(const batch *b, const float *rows)
+{
+    size_t bytes = (size_t)SEQUENCES * ROWS * (size_t)b->stride * sizeof *rows;
+
+    return memcpy(shared(bytes), rows, bytes);
+}
+
+Test(host_batch, masks_edits_and_widths_are_what_a_hand_would_write)
+{
+    static const int32_t vocabs[] = {40, 4096, 9000}, widths[] = {40, 4000, 4097};
+    dice d = {5};
+
+    for (int i = 0; i < 3; i++) {
+        batch b = batch_of(vocabs[i], vocabs[i] + 1);
+
+        for (int r = i; r < TOY_RULES; r += 5) {
+            spc_row_params p = params_in_mode(toy_rules[r], (r + i) % MODES);
+            spc_verify_batch v = verify_batch(&b);
+            spc_edits edits;
+
+            batch_edits(&b, &d);
+            edits = edits_of(&b);
+            batch_fill(&b, &d, &p, 3.0, &edits);
+
+            float *drafter = copy_of(&b, b.drafter), *verifier = copy_of(&b, b.verifier);
+
+            edit_by_hand(&b, drafter, widths[i]);
+            edit_by_hand(&b, verifier, vocabs[i]);
+            v.edits = edits;
+            v.drafter.width = widths[i];
+            v.stats = NULL;
+            run(&v, toy_rules[r]);
+            expect_one_by_one(&b, drafter, verifier, false, toy_rules[r]);
+            for (int32_t s = 0; s < SEQUENCES; s++) {
+                int32_t n = b.out->accepted[s];
+
+                if (b.out->count[s] <= n) continue;
+                const uint32_t *allowed = b.allowed + ((int32_t)b.row[s] + n) * batch_words(&b);
+                int32_t token = b.out->token[s * ROWS + n];
+
+                cr_assert(allowed[token / 32] >> (token % 32) & 1u, "a token outside the mask");
+            }
+            free(drafter);
+            free(verifier);
+        }
+        batch_free(&b);
+    }
+}
+
+/* Drafts that come without a distribution are drafts from rows with one finite logit. */
+Test(host_batch, drafts_without_a_distribution)
+{
+    dice d = {7};
+    batch b = batch_of(60, 60);
+    int taken = 0;
+
+    for (int r = 0; r < TOY_RULES; r++) {
+        for (int m = 0; m < MODES; m++) {
+            spc_row_params p = params_in_mode(toy_rules[r], m);
+            spc_verify_batch v = verify_batch(&b);
+            bool takes = spc_rule_takes_names(p.rule.path);
+
+            p.bonus = SPC_BONUS_VERIFIER;
+            batch_fill(&b, &d, &p, 3.0, NULL);
+            for (int32_t i = 0; i < SEQUENCES * DRAFTS; i++) b.draft[i] = dice_below(&d, 60);
+            for (int32_t i = 0; i < SEQUENCES * ROWS * 60; i++) b.drafter[i] = -INFINITY;
+            for (int32_t s = 0; s < SEQUENCES; s++) {
+                for (int32_t i = 0; i < DRAFTS; i++) {
+                    b.drafter[(s * ROWS + i) * 60 + b.draft[s * DRAFTS + i]] = 5;
+                }
+            }
+            v.drafter.logits.data = NULL;
+            v.drafter_row = NULL;
+            run(&v, toy_rules[r]);
+            if (!takes) {
+                cr_assert_eq(b.out->status[1], (uint32_t)SPC_STATUS_BAD_PARAM, "%s", toy_rules[r]);
+                cr_assert_eq(b.out->count[1], 0);
+                continue;
+            }
+            taken++;
+            b.drafts[0] = b.drafts[5] = 1; /* without a draft there is no row to compare with */
+            run(&v, toy_rules[r]);
+            expect_one_by_one(&b, b.drafter, b.verifier, false, toy_rules[r]);
+        }
+    }
+    cr_assert_geq(taken, 9 * MODES);
+    batch_free(&b);
+}
+
+Test(host_batch, named_drafts_at_their_edges)
+{
+    dice d = {9};
+    batch b = batch_of(60, 60);
+    spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    spc_verify_batch v = verify_batch(&b);
+
+    batch_fill(&b, &d, &p, 3.0, NULL);
+    batch_edits(&b, &d);
+    v.drafter.logits.data = NULL;
+    run(&v, "bonus from a target that nobody can know");
+    cr_assert_eq(b.out->status[1], (uint32_t)SPC_STATUS_BAD_PARAM);
+    cr_assert_eq(b.out->status[0], 0u, "nothing was named: the verifier's own row");
+    cr_assert_eq(b.out->count[0], 1);
+
+    for (int32_t s = 0; s < SEQUENCES; s++) b.params[s].bonus = SPC_BONUS_VERIFIER;
+    memset(b.allowed, 0xff, (size_t)(SEQUENCES * ROWS * batch_words(&b)) * sizeof *b.allowed);
+    for (int32_t s = 1; s < SEQUENCES; s++) { /* the first draft is not allowed */
+        b.allowed[b.row[s] * batch_words(&b) + b.draft[s * DRAFTS] / 32] &=
+            ~(1u << (b.draft[s * DRAFTS] % 32));
+    }
+    v.edits.allowed = b.allowed;
+    v.edits.allowed_stride = batch_words(&b);
+    run(&v, "masked");
+    for (int32_t s = 1; s < SEQUENCES; s++) {
+        if (b.drafts[s] == 0) continue;
+        cr_assert_eq(b.out->accepted[s], 0, "a draft that is not allowed is rejected");
+        cr_assert_eq(b.out->count[s], 1);
+        cr_assert_eq(b.out->status[s], 0u);
+        cr_assert_neq(b.out->token[s * ROWS], b.draft[s * DRAFTS]);
+    }
+
+    for (int32_t s = 1; s < SEQUENCES; s++) b.draft[s * DRAFTS] = s % 2 ? -1 : 60;
+    v.edits.allowed = NULL;
+    run(&v, "no tokens");
+    for (int32_t s = 1; s < SEQUENCES; s++) {
+        if (b.drafts[s] == 0) continue;
+        cr_assert_eq(b.out->count[s], 0);
+        cr_assert(b.out->status[s] & SPC_STATUS_BAD_DRAFT);
+        cr_assert(b.out->status[s] & SPC_STATUS_BAD_DRAFTER);
+    }
+    batch_free(&b);
+}
+
+Test(host_batch, half_precision_rows_are_their_float_values)
+{
+    dice d = {13};
+    batch b = batch_of(5000, 5000);
+    size_t entries = (size_t)SEQUENCES * ROWS * 5000;
+    uint16_t *half = shared(2 * entries * sizeof *half);
+
+    for (int type = SPC_LOGITS_BF16; type <= SPC_LOGITS_F16; type++) {
+        spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+        spc_verify_batch v = verify_batch(&b);
+
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        for (size_t i = 0; i < 2 * entries; i++) {
+            float *to = i < entries ? &b.drafter[i] : &b.verifier[i - entries];
+
+            half[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
+            *to = spc_logit((spc_logits){half, type}, (int64_t)i);
+        }
+        v.drafter.logits = (spc_logits){half, type};
+        v.verifier.logits = (spc_logits){half + entries, type};
+        v.stats = NULL;
+        run(&v, "half");
+        expect_one_by_one(&b, b.drafter, b.verifier, false, "half");
+    }
+    free(half);
+    batch_free(&b);
+}
+
+/* ---- detail -----------------------------------------------------------------------------------
+ */
+
+static void expect_near(double got, double want, const char *what, const char *rule)
+{
+    cr_assert(fabs(got - want) <= 2e-5 * (1 + fabs(want)), "%s: %s is %g, not %g", rule, what, got,
+              want);
+}
+
+/* One described row against the reference in double. */
+static void expect_detail(const batch *b, int32_t s, int32_t row, ref_rows *r, const char *rule)
+{
+    const spc_row_params *p = &b->params[s];
+    const spc_row_detail *t = &b->out->detail[s * ROWS + row];
+    size_t at = ((size_t)b->row[s] + (size_t)row) * (size_t)b->stride;
+    ref_options options = options_of(p);
+    int32_t emitted = b->out->token[s * ROWS + row];
+    double tv = 0;
+
+    ref_fill(r, b->drafter + at, b->verifier + at, &options);
+    ref_law(r, (spc_rule_kind)p->rule.kind, p->rule.alpha, p->rule.solve != 0);
+    for (int32_t v = 0; v < b->vocab; v++) tv += fmax(0, r->p[v] - r->q[v]);
+    if (row < b->drafts[s]) {
+        int32_t draft = b->draft[s * DRAFTS + row];
+
+        expect_near((double)t->drafter, r->q[draft], "q", rule);
+        expect_near((double)t->verifier, r->p[draft], "p", rule);
+        expect_near((double)t->target, r->pi[draft], "pi", rule);
+        cr_assert_eq(t->fate,
+                     row < b->out->accepted[s]
+                         ? (t->target >= t->drafter ? SPC_FATE_KEPT : SPC_FATE_LUCKY)
+                         : SPC_FATE_REJECTED,
+                     "%s: fate %d", rule, t->fate);
+        if (t->fate == SPC_FATE_LUCKY) cr_assert_lt(t->coin * t->drafter, t->target + 1e-6f);
+        if (t->fate == SPC_FATE_REJECTED) cr_assert_geq(t->coin * t->drafter, t->target - 1e-6f);
+    } else {
+        cr_assert_eq(t->fate, SPC_FATE_BONUS);
+        cr_assert_eq(t->drafter + t->verifier + t->target, 0.0f);
+    }
+    if (row < b->drafts[s] || spc_rule_uses_drafter(&p->rule)) {
+        expect_near((double)t->tv, tv, "TV", rule);
+    }
+    expect_near(exp((double)t->log_verifier), r->p[emitted], "p of the token", rule);
+    expect_near(exp((double)t->log_target), r->pi[emitted], "pi of the token", rule);
+    cr_assert_eq(t->deferred, b->out->verdict[s].deferred >> row & 1u);
+}
+
+Test(host_batch, detail_says_what_the_reference_says)
+{
+    static const char *const rules[] = {"strict",
+                                        "lossy:alpha=0.3,beta=solve",
+                                        "opt:alpha=0.2",
+                                        "chow:alpha=0.5",
+                                        "token-v1:alpha=0.2",
+                                        "token-v2:alpha=0.2",
+                                        "token-v3:alpha=0.5",
+                                        "ensemble:w=0.4",
+                                        "head:alpha=0.3"};
+    dice d = {15};
+    batch b = batch_of(300, 300);
+    ref_rows r = ref_rows_of(300);
+    int seen[SPC_FATE_BONUS + 1] = {0};
+
+    for (int round = 0; round < 60; round++) {
+        const char *rule = rules[round % 9];
+        spc_row_params p = params_in_mode(rule, 0);
+        spc_verify_batch v = verify_batch(&b);
+
+        p.seed = (uint64_t)round * 100;
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        for (int32_t i = 0; i < SEQUENCES * ROWS * 300; i++) { /* close rows, so that all happens */
+            b.verifier[i] = b.drafter[i] > -1e30f ? b.drafter[i] + (float)(i % 7) / 7 : -INFINITY;
+        }
+        run(&v, rule);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            for (int32_t row = 0; row <= b.drafts[s]; row++) {
+                const spc_row_detail *t = &b.out->detail[s * ROWS + row];
+
+                seen[t->fate]++;
+                if (row < b.out->count[s]) {
+                    expect_detail(&b, s, row, &r, rule);
+                } else {
+                    cr_assert_eq(t->fate, SPC_FATE_NONE);
+                }
+            }
+        }
+    }
+    for (int f = 0; f <= SPC_FATE_BONUS; f++) cr_expect_gt(seen[f], 10, "fate %d", f);
+    ref_rows_free(&r);
+    batch_free(&b);
+}
+
+/* The set of a token rule by hand: p = (.1, .55, .3, .05), q = (.4, .35, .2, .05), rules.md 3.3. */
+Test(host_batch, detail_of_the_worked_row)
+{
+    static const double q[4] = {.40, .35, .20, .05}, p[4] = {.10, .55, .30, .05};
+    spc_row_params params = params_of("token-v3:alpha=0.5", 1);
+    float drafter[4], verifier[4];
+    int64_t row = 0, position = 3;
+    int32_t drafts = 1, draft = 3, bonus = 0, token[2], count;
+    uint32_t status;
+    spc_row_detail detail[2];
+    spc_verify_batch v = {.sequences = 1,
+                          .vocab = 4,
+                          .max_drafts = 1,
+                          .params = &params,
+                          .drafter = {{drafter, SPC_LOGITS_F32}, 4, 4},
+                          .drafter_row = &row,
+                          .verifier = {{verifier, SPC_LOGITS_F32}, 4, 4},
+                          .verifier_row = &row,
+                          .drafts = &drafts,
+                          .draft = &draft,
+                          .position = &position,
+                          .bonus = &bonus,
+                          .token = token,
+                          .count = &count,
+                          .status = &status,
+                          .detail = detail};
+
+    for (int i = 0; i < 4; i++) {
+        drafter[i] = (float)log(q[i]);
+        verifier[i] = (float)log(p[i]);
+    }
+    run(&v, "worked row");
+    cr_expect_eq(detail[0].inside, 2);
+    cr_expect_float_eq(detail[0].outside, 0.45f, 1e-6);
+    cr_expect_float_eq(detail[0].target, 0.0225f, 1e-6);
+    cr_expect_float_eq(detail[0].tv, 0.3f, 1e-6);
+    cr_expect_eq(detail[1].fate, SPC_FATE_NONE, "no bonus was asked for");
+    params = params_of("opt:alpha=0.3", 1);
+    run(&v, "worked row");
+    cr_expect_eq(detail[0].inside, -1);
+    cr_expect_float_eq(detail[0].top_drafter, 0.4f, 1e-6);
+    cr_expect_float_eq(detail[0].top_verifier, 0.55f, 1e-6);
+    cr_expect_eq(detail[0].deferred, 1u);
+}
+
+/* ---- draws ------------------------------------------------------------------------------------
+ */
+
+Test(host_batch, draws_are_spc_draft_sample)
+{
+    dice d = {17};
+    batch b = batch_of(500, 501);
+    int32_t token[SEQUENCES];
+    spc_row_stats stats[SEQUENCES], want;
+    float log_probability[SEQUENCES];
+
+    for (int m = 0; m < MODES; m++) {
+        spc_row_params p = params_in_mode("opt:alpha=0.1", m);
+        spc_draw_batch a = {.sequences = SEQUENCES,
+                            .vocab = 500,
+                            .params = b.params,
+                            .logits = {{b.verifier, SPC_LOGITS_F32}, 501, 500},
+                            .row = b.row,
+                            .position = b.position,
+                            .salt = b.salt,
+                            .plain = m == 0,
+                            .token = token,
+                            .stats = stats,
+                            .log_probability = log_probability};
+
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        b.params[2].sampling.temperature = -1;
+        b.verifier[b.row[3] * 501 + 7] = NAN;
+        cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            const float *row = b.verifier + b.row[s] * 501;
+            int32_t wanted = -1;
+
+            if (s == 2) {
+                cr_assert(stats[s].bad);
+            } else {
+                wanted = a.plain ? spc_plain_sample(row, 500, &b.params[s], b.position[s], &want)
+                                 : spc_draft_sample(row, 500, &b.params[s], b.position[s],
+                                                    b.salt[s], &want);
+                cr_assert(memcmp(&stats[s], &want, sizeof want) == 0);
+            }
+            cr_assert_eq(token[s], wanted);
+            if (wanted < 0) {
+                cr_assert_eq(log_probability[s], -INFINITY);
+                continue;
+            }
+            double q = p.sampling.temperature > 0 ? exp(((double)row[wanted] - (double)want.max) /
+                                                        (double)p.sampling.temperature) /
+                                                        (double)want.sum
+                                                  : 1;
+
+            cr_assert_float_eq(log_probability[s], log(q), 1e-5);
+        }
+    }
+    batch_free(&b);
+}
+
+Test(host_batch, only_the_living_are_touched)
+{
+    dice d = {19};
+    batch b = batch_of(40, 40);
+    spc_row_params p = params_in_mode("strict", 0);
+    spc_verify_batch v = verify_batch(&b);
+
+    batch_fill(&b, &d, &p, 2.0, NULL);
+    v.live = b.live;
+    for (int32_t live = -1; live <= SEQUENCES + 1; live++) {
+        *b.live = live;
+        memset(b.out, 0x5a, sizeof *b.out);
+        run(&v, "live");
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            cr_assert_eq(b.out->count[s] == 0x5a5a5a5a, s >= live, "%d live, sequence %d", live, s);
+        }
+    }
+    batch_free(&b);
+}
+
+/* ---- misuse -----------------------------------------------------------------------------------
+ */
+
+static void expect_refusal(const spc_verify_batch *v, const char *field)
+{
+    spc_error err = {SPC_OK, ""};
+
+    cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_EUSAGE, "%s", field);
+    cr_assert_not_null(strstr(err.message, field), "%s is not in: %s", field, err.message);
+}
+
+#define REFUSED(change, field)                 \
+    do {                                       \
+        spc_verify_batch v = verify_batch(&b); \
+        v.change;                              \
+        expect_refusal(&v, field);             \
+    } while (0)
+
+Test(host_batch, misuse_is_named)
+{
+    batch b = batch_of(40, 40);
+
+    REFUSED(sequences = 0, "sequences: expected 1 to");
+    REFUSED(vocab = 0, "vocab");
+    REFUSED(vocab = SPC_VOCAB_MAX + 1, "vocab");
+    REFUSED(max_drafts = -1, "max_drafts: expected 0 to 17, found -1");
+    REFUSED(max_drafts = SPC_GAMMA_MAX + 2, "max_drafts");
+    REFUSED(params = NULL, "params: expected an array, found NULL");
+    REFUSED(verifier.logits.data = NULL, "verifier.logits.data");
+    REFUSED(verifier.logits.type = 3, "verifier.logits.type");
+    REFUSED(verifier.width = 0, "verifier.width");
+    REFUSED(verifier.stride = 39, "verifier.stride: expected at least the width, 40, found 39");
+    REFUSED(drafter.stride = 39, "drafter.stride");
+    REFUSED(drafter.logits.type = -1, "drafter.logits.type");
+    REFUSED(drafter.logits.data = (const char *)b.drafter + 1, "drafter.logits.data");
+    REFUSED(drafter_row = NULL, "drafter_row");
+    REFUSED(verifier_row = NULL, "verifier_row");
+    REFUSED(drafts = NULL, "drafts");
+    REFUSED(draft = NULL, "draft");
+    REFUSED(position = NULL, "position");
+    REFUSED(token = NULL, "token");
+    REFUSED(count = NULL, "count");
+    REFUSED(status = NULL, "status");
+    REFUSED(edits = ((spc_edits){b.allowed, 1, NULL, NULL, NULL}), "edits.allowed_stride");
+    REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, NULL, b.edit_value}), "edits.edit_token");
+    REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, b.edit_token, NULL}), "edits.edit_value");
+    batch_free(&b);
+}
+
+Test(host_batch, misuse_of_a_draw_is_named)
+{
+    static const spc_row_params params;
+    float row[4] = {0};
+    int64_t position = 0;
+    int32_t token;
+    spc_draw_batch good = {.sequences = 1,
+                           .vocab = 4,
+                           .params = &params,
+                           .logits = {{row, SPC_LOGITS_F32}, 4, 4},
+                           .position = &position,
+                           .token = &token};
+    const char *const fields[] = {"sequences",          "vocab",        "params",
+                                  "logits.logits.data", "position",     "token or stats",
+                                  "log_probability",    "logits.stride"};
+
+    for (int i = 0; i < 8; i++) {
+        spc_draw_batch bad = good;
+        float out;
+        spc_row_stats stats;
+        spc_error err = {SPC_OK, ""};
+
+        if (i == 0) bad.sequences = -1;
+        if (i == 1) bad.vocab = 0;
+        if (i == 2) bad.params = NULL;
+        if (i == 3) bad.logits.logits.data = NULL;
+        if (i == 4) bad.position = NULL;
+        if (i >= 5 && i <= 6) bad.token = NULL;
+        if (i == 6) bad.stats = &stats;
+        if (i == 6) bad.log_probability = &out;
+        if (i == 7) bad.logits.stride = 3;
+        cr_assert_eq(spc_cpu_draw_batch(&bad, NULL, &err), SPC_EUSAGE, "%s", fields[i]);
+        cr_assert_not_null(strstr(err.message, fields[i]), "%s: %s", fields[i], err.message);
+    }
+}
+
+/* The predicate of devices and the message of hosts draw one line. */
+Test(host_batch, two_checks_of_parameters_agree)
+{
+    const float numbers[] = {NAN, -1, 0, 1e-5f, 0.5f, 1, 1.5f, INFINITY};
+    dice d = {21};
+    int good = 0, bad = 0;
+
+    for (int i = 0; i < 20000; i++) {
+        spc_row_params p = params_in_mode(toy_rules[dice_below(&d, TOY_RULES)], 0);
+
+        if (dice_below(&d, 4) == 0) (void)spc_rule_parse("cactus:delta=0.1", &p.rule, NULL);
+        if (dice_below(&d, 4) == 0) (void)spc_rule_parse("lossy-greedy:alpha=0.1", &p.rule, NULL);
+        if (dice_below(&d, 4) == 0) p.sampling.temperature = numbers[dice_below(&d, 8)];
+        if (dice_below(&d, 4) == 0) p.sampling.top_p = numbers[dice_below(&d, 8)];
+        if (dice_below(&d, 4) == 0) p.sampling.min_p = numbers[dice_below(&d, 8)];
+        p.sampling.top_k = dice_below(&d, 6) - 1;
+        p.verify = dice_below(&d, 8) == 0 ? dice_below(&d, 4) - 1 : dice_below(&d, 2);
+        p.bonus = dice_below(&d, 8) == 0 ? dice_below(&d, 5) - 1 : dice_below(&d, 3);
+        if (dice_below(&d, 9) == 0) p.rule.kind = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
+        if (dice_below(&d, 9) == 0) p.rule.path = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
+        if (p.rule.kind < 0 || p.rule.kind >= SPC_RULE_COUNT) {
+            cr_assert_not(spc_params_valid(&p));
+            continue;
+        }
+        cr_assert_eq(spc_params_valid(&p), spc_params_check(&p, NULL) == SPC_OK, "case %d", i);
+        good += spc_params_valid(&p);
+        bad += !spc_params_valid(&p);
+    }
+    cr_assert(good > 1000 && bad > 1000, "%d good, %d bad", good, bad);
+}
