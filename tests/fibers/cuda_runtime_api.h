@@ -12,53 +12,32 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-typedef enum {
-    cudaSuccess = 0,
-    cudaErrorInvalidValue = 1,
-    cudaErrorMemoryAllocation = 2
-} cudaError_t;
-typedef struct CUstream_st *cudaStream_t;
-
-enum { cudaMemAttachGlobal = 1 };
-
-static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
-{
-    (void)flags;
-    *out = malloc(bytes > 0 ? bytes : 1);
-    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-static inline cudaError_t cudaFree(void *memory)
-{
-    free(memory);
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaDeviceSynchronize(void)
-{
-    return cudaSuccess;
-}
-
-static inline const char *cudaGetErrorString(cudaError_t error)
-{
-    return error == cudaSuccess ? "no error" : "error";
-}
-
-static inline cudaError_t cudaGetDeviceCount(int *count)
-{
-    *count = 1;
-    return cudaSuccess;
-}
+#include "fiber_runtime.h"
 
 #ifdef __cplusplus
 #include <math.h>
 
 #define __device__
+#define __host__
 #define __global__
+#define __forceinline__ inline
 #define __shared__
 #define __grid_constant__
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(threads)
+
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+template <typename T> static inline T __ldcs(const T *at)
+{
+    return *at;
+}
 
 struct fiber_index {
     unsigned x;
@@ -73,8 +52,14 @@ void fiber_run(int blocks, int threads, void (*body)(void *user), void *user);
 /* Wait for all fibers of the block that have not returned. */
 void __syncthreads(void);
 int __syncthreads_or(int value);
-/* Of all 32 lanes of a warp; the mask must say so. */
-uint64_t fiber_shuffle_down(uint64_t bits, int delta);
+void __syncwarp(void);
+/* Of all 32 lanes of a warp; the mask must say so.  A lane without that partner gets its own. */
+uint64_t fiber_shuffle(uint64_t bits, unsigned from);
+
+static inline uint64_t fiber_shuffle_down(uint64_t bits, int delta)
+{
+    return fiber_shuffle(bits, threadIdx.x % 32 + (unsigned)delta);
+}
 
 static inline float __shfl_down_sync(unsigned, float value, int delta)
 {
@@ -91,6 +76,18 @@ static inline float __shfl_down_sync(unsigned, float value, int delta)
 static inline unsigned long long __shfl_down_sync(unsigned, unsigned long long value, int delta)
 {
     return fiber_shuffle_down(value, delta);
+}
+
+static inline float __shfl_xor_sync(unsigned, float value, int bits)
+{
+    union {
+        float f;
+        uint32_t u;
+    } pun;
+
+    pun.f = value;
+    pun.u = (uint32_t)fiber_shuffle(pun.u, threadIdx.x % 32 ^ (unsigned)bits);
+    return pun.f;
 }
 
 static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value)
@@ -118,6 +115,10 @@ static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, c
 {
     fiber_call<Args> call = {kernel, args};
 
+    if (fiber_gpu.fails_after >= 0 && fiber_gpu.launches >= fiber_gpu.fails_after) {
+        return cudaErrorIllegalAddress;
+    }
+    fiber_gpu.launches++;
     fiber_run(blocks, threads, &fiber_call<Args>::run, &call);
     return cudaSuccess;
 }

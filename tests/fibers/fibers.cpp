@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fibers.cpp - the scheduler: runs every fiber up to its next barrier, then lets all of them pass.
- */
+ *
+ * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
+ * which takes no system call.  Its stack serves one block after the other. */
 #include "cuda_runtime_api.h"
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <ucontext.h>
 #include <vector>
 
 fiber_index threadIdx, blockIdx;
+fiber_device fiber_gpu = {cudaSuccess, cudaSuccess, 13000, (size_t)1 << 40, 0, 0, 0, 0, -1};
 
 namespace
 {
@@ -16,7 +20,9 @@ enum { WARP = 32, STACK_BYTES = 256 << 10 };
 enum wait_kind { RUNS, AT_BLOCK, AT_WARP, ENDED };
 
 struct fiber {
-    ucontext_t context;
+    ucontext_t context; /* for its first entry */
+    jmp_buf here;       /* for all others */
+    bool entered;
     std::vector<char> stack;
     wait_kind wait;
     int ballot;         /* given to __syncthreads_or */
@@ -24,24 +30,36 @@ struct fiber {
 };
 
 std::vector<fiber> fibers;
-ucontext_t scheduler;
+ucontext_t first_return;
+jmp_buf scheduler;
 void (*body)(void *);
 void *body_user;
 int ballot_result;
-
-void enter()
-{
-    body(body_user);
-    fibers[threadIdx.x].wait = ENDED;
-    swapcontext(&fibers[threadIdx.x].context, &scheduler);
-}
 
 void wait_at(wait_kind kind)
 {
     fiber &self = fibers[threadIdx.x];
 
     self.wait = kind;
-    swapcontext(&self.context, &scheduler);
+    if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
+}
+
+/* Block after block. */
+void enter()
+{
+    for (;;) {
+        body(body_user);
+        wait_at(ENDED);
+    }
+}
+
+/* Run a fiber up to its next wait. */
+void resume(fiber &f)
+{
+    if (_setjmp(scheduler) != 0) return;
+    if (f.entered) _longjmp(f.here, 1);
+    f.entered = true;
+    swapcontext(&first_return, &f.context);
 }
 
 /* Can the fibers [from, to) pass a barrier of this kind?  All that have not ended must stand there.
@@ -86,23 +104,14 @@ bool pass_barriers(void)
 
 void run_block(void)
 {
-    for (size_t i = 0; i < fibers.size(); i++) {
-        fiber &f = fibers[i];
-
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = f.stack.data();
-        f.context.uc_stack.ss_size = f.stack.size();
-        f.context.uc_link = nullptr;
-        f.wait = RUNS;
-        makecontext(&f.context, enter, 0);
-    }
+    for (fiber &f : fibers) f.wait = RUNS;
     for (;;) {
         bool ran = false;
 
         for (size_t i = 0; i < fibers.size(); i++) {
             if (fibers[i].wait != RUNS) continue;
             threadIdx.x = (unsigned)i;
-            swapcontext(&scheduler, &fibers[i].context);
+            resume(fibers[i]);
             ran = true;
         }
         if (pass_barriers() || ran) continue;
@@ -130,26 +139,92 @@ int __syncthreads_or(int value)
     return ballot_result;
 }
 
-uint64_t fiber_shuffle_down(uint64_t bits, int delta)
+void __syncwarp(void)
 {
-    unsigned self = threadIdx.x, from = self % WARP + (unsigned)delta;
+    wait_at(AT_WARP);
+}
+
+uint64_t fiber_shuffle(uint64_t bits, unsigned from)
+{
+    unsigned self = threadIdx.x;
     uint64_t got;
 
     fibers[self].exchanged = bits;
     wait_at(AT_WARP);
-    got = from < WARP ? fibers[self + (unsigned)delta].exchanged : bits;
+    got = from < WARP ? fibers[self / WARP * WARP + from].exchanged : bits;
     wait_at(AT_WARP); /* nobody gives the next value before all have read */
     return got;
 }
 
 void fiber_run(int blocks, int threads, void (*run)(void *user), void *user)
 {
-    fibers.resize((size_t)threads);
-    for (fiber &f : fibers) f.stack.resize(STACK_BYTES);
+    if (fibers.size() != (size_t)threads) {
+        fibers = std::vector<fiber>((size_t)threads);
+        for (fiber &f : fibers) {
+            f.stack.resize(STACK_BYTES);
+            getcontext(&f.context);
+            f.context.uc_stack.ss_sp = f.stack.data();
+            f.context.uc_stack.ss_size = f.stack.size();
+            f.context.uc_link = nullptr;
+            makecontext(&f.context, enter, 0);
+        }
+    }
     body = run;
     body_user = user;
     for (int block = 0; block < blocks; block++) {
         blockIdx.x = (unsigned)block;
         run_block();
     }
+}
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+/* In front of every allocation: its size. */
+enum { HEADER = 256 };
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+    char *memory = NULL;
+
+    *out = NULL;
+    if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    memory = (char *)aligned_alloc(HEADER, (bytes + 2 * HEADER - 1) / HEADER * HEADER);
+    if (!memory) return cudaErrorMemoryAllocation;
+    memcpy(memory, &bytes, sizeof bytes);
+    memset(memory + HEADER, 0xff, bytes); /* NaN */
+    fiber_gpu.used += bytes;
+    fiber_gpu.allocations++;
+    if (fiber_gpu.used > fiber_gpu.most_used) fiber_gpu.most_used = fiber_gpu.used;
+    *out = memory + HEADER;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    size_t bytes;
+
+    if (!memory) return cudaSuccess;
+    memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
+    free((char *)memory - HEADER);
+    fiber_gpu.used -= bytes;
+    fiber_gpu.allocations--;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = fiber_gpu.count_error == cudaSuccess ? 1 : 0;
+    return fiber_gpu.count_error;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *free_bytes = fiber_gpu.memory - fiber_gpu.used;
+    *total = fiber_gpu.memory;
+    return cudaSuccess;
+}
+
+cudaError_t fiber_has_code(void)
+{
+    return fiber_gpu.code_error;
 }

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* embed.cu - rows of a table by token; rows of activations by index.  Bound by latency: a few rows
+ * of some kilobytes. */
+#include "ops.h"
+
+#include "ops.cuh"
+
+int32_t spc_cuda_stride(spc_weight_type type, int32_t cols)
+{
+    const int32_t vector = type == SPC_WEIGHT_F32 ? 4 : 8;
+
+    return (cols + vector - 1) / vector * vector;
+}
+
+/* One block per row. */
+template <typename W>
+static __global__ void __launch_bounds__(OPS_THREADS)
+    embed_kernel(const __grid_constant__ spc_embed_args a)
+{
+    const int64_t row = a.token[blockIdx.x];
+    const uint4 *table = (const uint4 *)a.table.data + row * (a.table.stride / W::COUNT);
+    float *out = a.out + (int64_t)blockIdx.x * a.table.cols;
+
+    for (int v = threadIdx.x; v < a.table.stride / W::COUNT; v += OPS_THREADS) {
+        float part[W::COUNT];
+
+        W::spread(table[v], part);
+        for (int i = 0; i < W::COUNT && v * W::COUNT + i < a.table.cols; i++) {
+            out[v * W::COUNT + i] = part[i] * a.scale;
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(OPS_THREADS)
+    gather_kernel(const __grid_constant__ spc_gather_args a)
+{
+    const float *in = a.in + (int64_t)a.row[blockIdx.x] * a.dim;
+    float *out = a.out + (int64_t)blockIdx.x * a.dim;
+
+    for (int i = threadIdx.x; i < a.dim; i += OPS_THREADS) out[i] = in[i] * a.scale;
+}
+
+/* ---- launchers ------------------------------------------------------------------------------- */
+
+cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
+{
+    if (!is_matrix(&a->table) || !a->token || !a->out) return cudaErrorInvalidValue;
+    switch (a->table.type) {
+    case SPC_WEIGHT_BF16: return launch_op(embed_kernel<weights_bf16>, a->rows, *a, stream);
+    case SPC_WEIGHT_F16: return launch_op(embed_kernel<weights_f16>, a->rows, *a, stream);
+    default: return launch_op(embed_kernel<weights_f32>, a->rows, *a, stream);
+    }
+}
+
+cudaError_t spc_cuda_gather(const spc_gather_args *a, cudaStream_t stream)
+{
+    if (!a->in || !a->row || !a->out || a->dim < 1) return cudaErrorInvalidValue;
+    return launch_op(gather_kernel, a->rows, *a, stream);
+}
+
+cudaError_t spc_cuda_has_code(void)
+{
+#ifdef __CUDACC__
+    cudaFuncAttributes unused;
+
+    return cudaFuncGetAttributes(&unused, (const void *)gather_kernel);
+#else
+    return fiber_has_code();
+#endif
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ops.cuh - what the kernels of the ops share: folds over a warp, elements of weights as float.
+ *
+ * Products are fused into sums where fmaf says so, and nowhere else (--fmad=false). */
+#ifndef SPC_CUDA_OPS_CUH
+#define SPC_CUDA_OPS_CUH
+
+#include "rules/portable.h"
+#include "rules/round.h"
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#include "ops.h"
+
+enum { OPS_LANES = 32, OPS_THREADS = 256, OPS_WARPS = OPS_THREADS / OPS_LANES };
+
+static __device__ __forceinline__ float warp_sum(float x)
+{
+    for (int width = OPS_LANES / 2; width > 0; width /= 2) {
+        x += __shfl_xor_sync(0xffffffffu, x, width);
+    }
+    return x;
+}
+
+/* NaN counts as nothing. */
+static __device__ __forceinline__ float warp_max(float x)
+{
+    for (int width = OPS_LANES / 2; width > 0; width /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, x, width);
+
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
+/* Sum over a block of OPS_THREADS; every thread gets it.  shared: [OPS_WARPS] */
+static __device__ __forceinline__ float ops_block_sum(float x, float *shared)
+{
+    float sum = 0.0f;
+
+    x = warp_sum(x);
+    if (threadIdx.x % OPS_LANES == 0) shared[threadIdx.x / OPS_LANES] = x;
+    __syncthreads();
+    for (int warp = 0; warp < OPS_WARPS; warp++) sum += shared[warp];
+    __syncthreads(); /* shared may be written again */
+    return sum;
+}
+
+/* x / (1 + e^-y), through e^-|y|, which cannot overflow. */
+static __device__ __forceinline__ float times_sigmoid(float x, float y)
+{
+    float e = spc_exp2((y < 0.0f ? y : -y) * SPC_LOG2_E);
+
+    return x * ((y < 0.0f ? e : 1.0f) / (1.0f + e));
+}
+
+/* cap tanh(x / cap) = cap (1 - e) / (1 + e) with e = exp(-2 |x| / cap), signed as x. */
+static __device__ __forceinline__ float bounded(float x, float cap)
+{
+    float y = x / cap, e = spc_exp2((y < 0.0f ? y : -y) * 2.88539008f);
+    float tanh = (1.0f - e) / (1.0f + e);
+
+    return y == y ? cap * (y < 0.0f ? -tanh : tanh) : y; /* exp2 answers NaN with 0 */
+}
+
+/* ---- weights ----------------------------------------------------------------------------------
+ */
+
+/* 16 bytes of weights: how many there are, and each as float. */
+struct weights_f32 {
+    enum { COUNT = 4 };
+
+    static __device__ __forceinline__ void spread(uint4 raw, float *out)
+    {
+        out[0] = spc_bits_float(raw.x);
+        out[1] = spc_bits_float(raw.y);
+        out[2] = spc_bits_float(raw.z);
+        out[3] = spc_bits_float(raw.w);
+    }
+};
+
+struct weights_bf16 {
+    enum { COUNT = 8 };
+
+    static __device__ __forceinline__ void pair(uint32_t bits, float *out)
+    {
+        out[0] = spc_bits_float(bits << 16);
+        out[1] = spc_bits_float(bits & 0xffff0000u);
+    }
+
+    static __device__ __forceinline__ void spread(uint4 raw, float *out)
+    {
+        pair(raw.x, out);
+        pair(raw.y, out + 2);
+        pair(raw.z, out + 4);
+        pair(raw.w, out + 6);
+    }
+};
+
+struct weights_f16 {
+    enum { COUNT = 8 };
+
+    static __device__ __forceinline__ float one(uint32_t bits)
+    {
+#ifdef __CUDA_ARCH__
+        float value;
+
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((unsigned short)bits));
+        return value;
+#else
+        return spc_half_float((uint16_t)bits);
+#endif
+    }
+
+    static __device__ __forceinline__ void pair(uint32_t bits, float *out)
+    {
+        out[0] = one(bits & 0xffffu);
+        out[1] = one(bits >> 16);
+    }
+
+    static __device__ __forceinline__ void spread(uint4 raw, float *out)
+    {
+        pair(raw.x, out);
+        pair(raw.y, out + 2);
+        pair(raw.z, out + 4);
+        pair(raw.w, out + 6);
+    }
+};
+
+static inline bool is_matrix(const spc_cuda_matrix *m)
+{
+    return m->data && m->rows >= 1 && m->cols >= 1 && m->type >= SPC_WEIGHT_F32 &&
+           m->type <= SPC_WEIGHT_F16 && m->stride == spc_cuda_stride(m->type, m->cols);
+}
+
+/* ---- launch -----------------------------------------------------------------------------------
+ */
+
+/* One kernel of one argument struct, blocks of OPS_THREADS.  A C++ compiler finds fiber_launch in
+ * tests/fibers. */
+template <typename Args>
+static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
+                             cudaStream_t stream)
+{
+    if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidValue;
+#ifdef __CUDACC__
+    kernel<<<(unsigned)blocks, OPS_THREADS, 0, stream>>>(args);
+    return cudaPeekAtLastError();
+#else
+    (void)stream;
+    return fiber_launch(kernel, (int)blocks, OPS_THREADS, args);
+#endif
+}
+
+#endif

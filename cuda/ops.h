@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ops.h - launchers of the ops of a plan (host/plan.h says what each computes), callable from C.
+ *
+ * Launchers check shapes (cudaErrorInvalidValue), launch and return; they allocate nothing, wait
+ * for nothing and read no device memory, so they can be captured in a graph.  All pointers are
+ * device memory unless said otherwise.  Activations, keys and values are float32, and every sum is
+ * taken in float32, in an order that depends on the shape of the op alone: a row has the same bits
+ * whatever runs beside it.  (linear_lt.cu is the one exception.)
+ *
+ * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c runs them on the CPU, a fiber
+ * per thread, against the loops of the CPU backend. */
+#ifndef SPC_CUDA_OPS_H
+#define SPC_CUDA_OPS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Element types of matrices that have kernels. */
+typedef enum { SPC_WEIGHT_F32, SPC_WEIGHT_BF16, SPC_WEIGHT_F16 } spc_weight_type;
+
+/* A matrix [rows, cols] as it lies on the device: 16-byte aligned, and so is every row.  Elements
+ * behind a row's end are 0. */
+typedef struct {
+    const void *data; /* [rows, stride] */
+    spc_weight_type type;
+    int32_t rows, cols;
+    int32_t stride; /* elements; a multiple of 16 bytes, >= cols */
+} spc_cuda_matrix;
+
+/* Elements of a row of so many columns: what `stride` must be. */
+int32_t spc_cuda_stride(spc_weight_type type, int32_t cols);
+
+/* cudaSuccess where this build has code for the current device. */
+cudaError_t spc_cuda_has_code(void);
+
+/* out[r] = row token[r] of the table, times scale. */
+typedef struct {
+    spc_cuda_matrix table;
+    const int32_t *token; /* [rows] */
+    float *out;           /* [rows, table.cols] */
+    float scale;
+    int32_t rows;
+} spc_embed_args;
+
+cudaError_t spc_cuda_embed(const spc_embed_args *args, cudaStream_t stream);
+
+/* out[r] = in[row[r]] times scale: the rows whose logits are wanted. */
+typedef struct {
+    const float *in;    /* [any, dim] */
+    const int32_t *row; /* [rows] */
+    float *out;         /* [rows, dim] */
+    float scale;
+    int32_t rows, dim;
+} spc_gather_args;
+
+cudaError_t spc_cuda_gather(const spc_gather_args *args, cudaStream_t stream);
+
+/* sum = a + b where there is a b; out = that (or a) / sqrt(mean of squares + eps) * weight. */
+typedef struct {
+    const float *a;      /* [rows, dim] */
+    const float *b;      /* [rows, dim], or NULL: none */
+    float *sum;          /* [rows, dim] receives a + b; may be a or b; NULL without a b */
+    const float *weight; /* [dim] */
+    float *out;          /* [rows, dim]; may be a or b unless that is sum */
+    float eps;
+    int32_t rows, dim;
+} spc_norm_args;
+
+cudaError_t spc_cuda_norm(const spc_norm_args *args, cudaStream_t stream);
+
+/* out = a + b. */
+typedef struct {
+    const float *a, *b; /* [count] */
+    float *out;         /* [count]; may be a or b */
+    int64_t count;
+} spc_add_args;
+
+cudaError_t spc_cuda_add(const spc_add_args *args, cudaStream_t stream);
+
+typedef enum { SPC_GLU_SILU, SPC_GLU_GELU_TANH, SPC_GLU_RELU } spc_glu_kind;
+
+/* out = silu(gate) up, or gelu(gate) up, of gate and up side by side; or max(gate, 0), where there
+ * is no up. */
+typedef struct {
+    const float *in; /* [rows, 2 dim]; SPC_GLU_RELU: [rows, dim] */
+    float *out;      /* [rows, dim] */
+    spc_glu_kind kind;
+    int32_t rows, dim;
+} spc_glu_args;
+
+cudaError_t spc_cuda_glu(const spc_glu_args *args, cudaStream_t stream);
+
+/* What happens to queries, keys and values before attention, each part where its pointers are:
+ * norm of every head of queries and keys, rotation by position, keys and values into the cache. */
+typedef struct {
+    float *qkv;                /* [rows, width]: ends with keys, values; queries before them */
+    const float *query_weight; /* [head_dim] of the norm; NULL: none */
+    const float *key_weight;   /* the same */
+    const float *cosine;       /* [context, head_dim / 2]; NULL: no rotation */
+    const float *sine;         /* the same */
+    float *key;                /* [kv_heads, context, head_dim] of slot 0; NULL: no cache */
+    float *value;              /* the same */
+    const int32_t *slot;       /* [rows] */
+    const int32_t *position;   /* [rows] */
+    int64_t slot_stride;       /* elements from a slot's keys to the next slot's */
+    float eps;
+    int32_t rows, width, heads, kv_heads, head_dim, context;
+} spc_rope_args;
+
+cudaError_t spc_cuda_rope(const spc_rope_args *args, cudaStream_t stream);
+
+/* Consecutive rows of one slot, in rising order of position. */
+typedef struct {
+    int32_t row, rows;
+} spc_attend_tile;
+
+/* Attention of every row over keys 0 .. seen - 1 of its slot, or the last `window` of them. */
+typedef struct {
+    const float *query;      /* [rows, width], queries [heads, head_dim] first */
+    const float *key;        /* [kv_heads, context, head_dim] of slot 0 */
+    const float *value;      /* the same */
+    const float *bias;       /* [heads, 2 context - 1] by key - position + context - 1, or NULL */
+    const int32_t *slot;     /* [rows] */
+    const int32_t *position; /* [rows] */
+    const int32_t *seen;     /* [rows] 1 .. context */
+    const spc_attend_tile *tile; /* [tiles] that cover the rows; see spc_cuda_attend_tile_rows */
+    float *out;                  /* [rows, heads * head_dim] */
+    float *workspace;            /* spc_cuda_attend_workspace floats */
+    int64_t slot_stride;         /* elements from a slot's keys to the next slot's */
+    float scale;                 /* of scores */
+    float cap;                   /* scores become cap tanh(score / cap); 0: they do not */
+    int32_t rows, tiles, width, heads, kv_heads, head_dim, context;
+    int32_t window;    /* 0: all */
+    int32_t most_seen; /* the largest of `seen` */
+} spc_attend_args;
+
+enum { SPC_ATTEND_HEAD_DIM = 256 }; /* the largest there is a kernel for */
+
+/* Most rows of a tile, for these heads. */
+int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_dim);
+/* Floats of workspace for so many rows. */
+int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim, int32_t context);
+
+cudaError_t spc_cuda_attend(const spc_attend_args *args, cudaStream_t stream);
+
+enum { SPC_LINEAR_PARTS = 3 };
+
+/* out[r] = the products of several matrices with in[r], behind each other, plus biases, bounded by
+ * cap tanh(x / cap) where there is a cap. */
+typedef struct {
+    spc_cuda_matrix part[SPC_LINEAR_PARTS]; /* [parts], of one type and one number of columns */
+    const float *bias[SPC_LINEAR_PARTS];    /* [rows of the part], or NULL */
+    const float *in;                        /* [rows, cols] */
+    float *out;                             /* [any, width] */
+    const int32_t *target;                  /* [rows] row of out; NULL: the same */
+    float cap;                              /* 0: none */
+    int32_t parts, rows, width;
+} spc_linear_args;
+
+/* Rows in strips of up to 16, each of which reads the weights once. */
+cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fiber_runtime.h - the part of the CUDA runtime that the engine calls, over host memory.
+ *
+ * Everything happens at once: streams are names.  Fresh memory holds garbage. */
+#ifndef SPC_TESTS_FIBER_RUNTIME_H
+#define SPC_TESTS_FIBER_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorIllegalAddress = 700
+} cudaError_t;
+
+typedef enum {
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost = 2,
+    cudaMemcpyDeviceToDevice = 3
+} cudaMemcpyKind;
+
+typedef struct CUstream_st *cudaStream_t;
+
+enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1 };
+
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor;
+};
+
+/* The one device.  Tests change it to see what becomes of one that is not there, too old, too small
+ * or broken. */
+typedef struct {
+    cudaError_t count_error; /* of cudaGetDeviceCount */
+    cudaError_t code_error;  /* cudaSuccess: this build has code for it */
+    int driver;              /* 13000: 13.0 */
+    size_t memory, used;     /* bytes there are, bytes taken */
+    size_t most_used;
+    int allocations; /* not freed yet */
+    int launches;    /* so far */
+    int fails_after; /* launches that succeed; < 0: all do */
+} fiber_device;
+
+extern fiber_device fiber_gpu;
+
+cudaError_t fiber_has_code(void);
+
+cudaError_t cudaMalloc(void **out, size_t bytes);
+cudaError_t cudaFree(void *memory);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+
+static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    return cudaMalloc(out, bytes);
+}
+
+static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
+{
+    memset(at, value, bytes);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
+                                          cudaMemcpyKind kind, cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from,
+                                       size_t from_pitch, size_t width, size_t height,
+                                       cudaMemcpyKind kind)
+{
+    (void)kind;
+    for (size_t i = 0; i < height; i++) {
+        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    }
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
+{
+    (void)device;
+    (void)snprintf(out->name, sizeof out->name, "fibers");
+    out->major = 8;
+    out->minor = 0;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = fiber_gpu.driver;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
+{
+    (void)flags;
+    *out = NULL;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    (void)stream;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    (void)stream;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}
+
+static inline const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    default: return "error";
+    }
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

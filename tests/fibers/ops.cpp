@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ops.cpp - the kernels of the ops for a C++ compiler; see cuda_runtime_api.h. */
+#include "cuda/attention.cu"
+#include "cuda/embed.cu"
+#include "cuda/glu.cu"
+#include "cuda/linear_row.cu"
+#include "cuda/norm.cu"
+#include "cuda/rope.cu"

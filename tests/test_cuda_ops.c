@@ -1,0 +1,656 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_ops.c - the kernels of cuda/ against the loops of the CPU backend, which define them.
+ *
+ * Built twice: against the device, and against tests/fibers, which runs the same kernels without
+ * one.  Sums are taken in another order than on the CPU: they agree to a few units of float32 of
+ * the largest term (close_to); what has no sum agrees to the bit. */
+#include "cuda/ops.h"
+#include "host/cpu_kernels.h"
+
+#include "toyrows.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const type_name[] = {"F32", "BF16", "F16"};
+static const spc_dtype dtype_of[] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F16};
+
+static void ok(cudaError_t code, const char *what)
+{
+    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
+}
+
+/* Memory that both sides can read, full of NaN. */
+static void *shared(size_t bytes)
+{
+    void *memory = NULL;
+
+    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
+    memset(memory, 0xff, bytes);
+    return memory;
+}
+
+static float *random_floats(dice *d, size_t count, double spread)
+{
+    float *x = shared(count * sizeof *x);
+
+    for (size_t i = 0; i < count; i++) x[i] = (float)(spread * dice_gauss(d));
+    return x;
+}
+
+static void wait_for(cudaError_t code, const char *what)
+{
+    ok(code, what);
+    ok(cudaDeviceSynchronize(), what);
+}
+
+/* Largest distance of two arrays, in units of the largest entry of the second; NaN stays. */
+static float distance(const float *a, const float *b, size_t count)
+{
+    float worst = 0.0f, largest = 1e-20f;
+
+    for (size_t i = 0; i < count; i++) {
+        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
+
+        worst = off <= worst ? worst : off;
+        largest = size > largest ? size : largest;
+    }
+    return worst / largest;
+}
+
+/* A random matrix on the device, and the same as the CPU reads it (packed, malloc'd). */
+static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows, int32_t cols,
+                                     spc_matrix *packed)
+{
+    size_t bytes = type == SPC_WEIGHT_F32 ? 4 : 2;
+    int32_t stride = spc_cuda_stride(type, cols);
+    size_t row_bytes = (size_t)cols * bytes, pitch = (size_t)stride * bytes;
+    char *data = shared((size_t)rows * pitch), *copy = malloc((size_t)rows * row_bytes);
+
+    cr_assert_not_null(copy);
+    memset(data, 0, (size_t)rows * pitch);
+    for (int32_t i = 0; i < rows * cols; i++) {
+        float x = (float)dice_gauss(d);
+        uint32_t bits;
+
+        memcpy(&bits, &x, sizeof bits);
+        if (type == SPC_WEIGHT_F32) ((float *)(void *)copy)[i] = x;
+        if (type == SPC_WEIGHT_BF16) ((uint16_t *)(void *)copy)[i] = (uint16_t)(bits >> 16);
+        if (type == SPC_WEIGHT_F16) { /* 2^-7 to 2^1, subnormals now and then */
+            uint16_t exponent = (uint16_t)(bits % 31 == 0 ? 0 : 8 + bits / 31 % 9);
+
+            ((uint16_t *)(void *)copy)[i] =
+                (uint16_t)((bits >> 31) << 15 | exponent << 10 | (bits >> 7 & 1023));
+        }
+    }
+    for (int32_t r = 0; r < rows; r++) {
+        memcpy(data + (size_t)r * pitch, copy + (size_t)r * row_bytes, row_bytes);
+    }
+    *packed = (spc_matrix){copy, dtype_of[type], rows, cols};
+    return (spc_cuda_matrix){data, type, rows, cols, stride};
+}
+
+static void free_matrix(spc_cuda_matrix *m, spc_matrix *packed)
+{
+    (void)cudaFree((void *)(uintptr_t)m->data);
+    free((void *)(uintptr_t)packed->data);
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+Test(cuda_ops, embed_reads_rows_of_every_type)
+{
+    static const int32_t cols[] = {1, 7, 8, 96, 321};
+    dice d = {1};
+    int32_t *token = shared(4 * sizeof *token);
+
+    for (int type = 0; type < 3; type++) {
+        for (size_t c = 0; c < sizeof cols / sizeof *cols; c++) {
+            spc_matrix packed;
+            spc_cuda_matrix m = random_matrix(&d, (spc_weight_type)type, 11, cols[c], &packed);
+            float *out = shared((size_t)(4 * cols[c]) * sizeof *out);
+            spc_embed_args a = {m, token, out, 1.5f, 4};
+
+            for (int32_t r = 0; r < 4; r++) token[r] = (7 * r + 3) % 11;
+            wait_for(spc_cuda_embed(&a, NULL), "embed");
+            for (int32_t i = 0; i < 4 * cols[c]; i++) {
+                int64_t at = (int64_t)token[i / cols[c]] * cols[c] + i % cols[c];
+
+                cr_assert_eq(out[i], spc_element(packed.data, packed.dtype, at) * 1.5f,
+                             "%s, %d columns", type_name[type], (int)cols[c]);
+            }
+            free_matrix(&m, &packed);
+            (void)cudaFree(out);
+        }
+    }
+    (void)cudaFree(token);
+}
+
+Test(cuda_ops, gather_takes_the_rows_it_is_told)
+{
+    dice d = {2};
+    float *in = random_floats(&d, 5 * 300, 1), *out = shared(2 * 300 * sizeof *out);
+    int32_t *row = shared(2 * sizeof *row);
+    spc_gather_args a = {in, row, out, 0.5f, 2, 300};
+
+    row[0] = 4;
+    row[1] = 1;
+    wait_for(spc_cuda_gather(&a, NULL), "gather");
+    for (int32_t i = 0; i < 600; i++) {
+        cr_assert_eq(out[i], in[row[i / 300] * 300 + i % 300] * 0.5f);
+    }
+    (void)cudaFree(in);
+    (void)cudaFree(out);
+    (void)cudaFree(row);
+}
+
+Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
+{
+    static const int32_t dims[] = {1, 31, 96, 257, 2048};
+    enum { ROWS = 3 };
+    dice d = {3};
+
+    for (size_t k = 0; k < 2 * sizeof dims / sizeof *dims; k++) {
+        int32_t dim = dims[k / 2];
+        size_t count = (size_t)(ROWS * dim);
+        float *x = random_floats(&d, count, 3), *y = random_floats(&d, count, 1);
+        float *weight = random_floats(&d, (size_t)dim, 1), *out = shared(count * sizeof *out);
+        float *sum = malloc(count * sizeof *sum), *expected = malloc(count * sizeof *expected);
+        spc_norm_args a = {x, NULL, NULL, weight, out, 1e-5f, ROWS, dim};
+
+        if (k % 2) a.b = y;
+        if (k % 2) a.sum = x; /* in place, as residual sums are */
+        for (size_t i = 0; i < count; i++) sum[i] = k % 2 ? x[i] + y[i] : x[i];
+        for (int32_t r = 0; r < ROWS; r++) {
+            spc_cpu_portable.norm(sum + r * dim, weight, dim, 1e-5f, expected + r * dim);
+        }
+        wait_for(spc_cuda_norm(&a, NULL), "norm");
+        cr_assert(memcmp(x, sum, count * sizeof *x) == 0, "the sum has the CPU's bits");
+        cr_assert_leq(distance(out, expected, count), 1e-6f, "%d", (int)dim);
+        (void)cudaFree(x);
+        (void)cudaFree(y);
+        (void)cudaFree(weight);
+        (void)cudaFree(out);
+        free(sum);
+        free(expected);
+    }
+}
+
+Test(cuda_ops, sums_and_gates_have_the_bits_of_the_cpu)
+{
+    enum { ROWS = 3, DIM = 301, COUNT = ROWS * DIM };
+    dice d = {4};
+    float *in = random_floats(&d, 2 * COUNT, 4), *out = shared(COUNT * sizeof *out);
+    float expected[COUNT];
+    spc_glu_args a = {in, out, SPC_GLU_SILU, ROWS, DIM};
+    spc_add_args add = {in, in + COUNT, out, COUNT};
+
+    in[0] = 100.0f;
+    in[1] = -100.0f;
+    in[2] = INFINITY;
+    in[5] = NAN;
+    for (int kind = 0; kind < 2; kind++) {
+        a.kind = kind ? SPC_GLU_GELU_TANH : SPC_GLU_SILU;
+        wait_for(spc_cuda_glu(&a, NULL), "glu");
+        for (int32_t r = 0; r < ROWS; r++) {
+            const float *gate = in + r * 2 * DIM;
+
+            spc_cpu_portable.glu(kind ? SPC_ACT_GELU_TANH : SPC_ACT_SILU, gate, gate + DIM, DIM,
+                                 expected + r * DIM);
+        }
+        for (int32_t i = 0; i < COUNT; i++) {
+            cr_assert(out[i] == expected[i] || (isnan(out[i]) && isnan(expected[i])),
+                      "%d, %d: %g, not %g", kind, (int)i, (double)out[i], (double)expected[i]);
+        }
+    }
+    a.kind = SPC_GLU_RELU;
+    wait_for(spc_cuda_glu(&a, NULL), "relu");
+    cr_assert(isnan(out[5]), "NaN is not hidden");
+    for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] < 0.0f ? 0.0f : in[i]);
+    wait_for(spc_cuda_add(&add, NULL), "add");
+    for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] + in[COUNT + i]);
+    (void)cudaFree(in);
+    (void)cudaFree(out);
+}
+
+/* ---- before attention ------------------------------------------------------------------------ */
+
+typedef struct {
+    int32_t heads, kv_heads, head_dim;
+    bool norm, rotate, cache;
+} rope_case;
+
+/* The loops of backend_cpu.c. */
+static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *qkv)
+{
+    int32_t half = a->head_dim / 2;
+
+    for (int32_t r = 0; r < a->rows; r++) {
+        float *head = qkv + (int64_t)r * a->width;
+
+        for (int32_t h = 0; h < a->heads + a->kv_heads; h++, head += a->head_dim) {
+            if (a->query_weight) {
+                spc_cpu_portable.norm(head, h < a->heads ? a->query_weight : a->key_weight,
+                                      a->head_dim, a->eps, head);
+            }
+            for (int32_t k = 0; a->cosine && k < half; k++) {
+                float c = a->cosine[position[r] * half + k], s = a->sine[position[r] * half + k];
+                float x = head[k], y = head[k + half];
+
+                head[k] = x * c - y * s;
+                head[k + half] = y * c + x * s;
+            }
+        }
+    }
+}
+
+static void check_rope(const rope_case *c, dice *d)
+{
+    enum { ROWS = 5, CONTEXT = 9, SLOTS = 2 };
+    int32_t width = (c->heads + 2 * c->kv_heads) * c->head_dim, half = c->head_dim / 2;
+    size_t count = (size_t)(ROWS * width), slot = (size_t)(c->kv_heads * CONTEXT * c->head_dim);
+    float *qkv = random_floats(d, count, 1), *expected = malloc(count * sizeof *expected);
+    float *weights = random_floats(d, (size_t)(2 * c->head_dim), 1);
+    float *angles = random_floats(d, (size_t)(2 * CONTEXT * half), 1);
+    float *cache = shared(2 * SLOTS * slot * sizeof *cache);
+    int32_t *where = shared(2 * ROWS * sizeof *where);
+    spc_rope_args a = {.qkv = qkv,
+                       .slot = where,
+                       .position = where + ROWS,
+                       .eps = 1e-6f,
+                       .slot_stride = (int64_t)slot,
+                       .rows = ROWS,
+                       .width = width,
+                       .heads = c->heads,
+                       .kv_heads = c->kv_heads,
+                       .head_dim = c->head_dim,
+                       .context = CONTEXT};
+
+    if (c->norm) a.query_weight = weights;
+    if (c->norm) a.key_weight = weights + c->head_dim;
+    if (c->rotate) a.cosine = angles;
+    if (c->rotate) a.sine = angles + CONTEXT * half;
+    if (c->cache) a.key = cache;
+    if (c->cache) a.value = cache + SLOTS * slot;
+    for (int32_t r = 0; r < ROWS; r++) where[r] = r % SLOTS;
+    for (int32_t r = 0; r < ROWS; r++) where[ROWS + r] = r + 3;
+    memcpy(expected, qkv, count * sizeof *qkv);
+    rope_on_cpu(&a, where + ROWS, expected);
+    wait_for(spc_cuda_rope(&a, NULL), "rope");
+    cr_assert_leq(distance(qkv, expected, count), 1e-6f);
+    for (int32_t r = 0; r < ROWS && c->cache; r++) {
+        for (int32_t h = 0; h < 2 * c->kv_heads; h++) {
+            int32_t head = c->heads + h;
+            const float *from = qkv + (int64_t)r * width + (int64_t)head * c->head_dim;
+            size_t at = (size_t)(h % c->kv_heads * CONTEXT + where[ROWS + r]);
+            const float *to = (h < c->kv_heads ? a.key : a.value) + (size_t)where[r] * slot +
+                              at * (size_t)c->head_dim;
+
+            cr_assert(memcmp(to, from, (size_t)c->head_dim * sizeof *to) == 0);
+        }
+    }
+    free(expected);
+    (void)cudaFree(qkv);
+    (void)cudaFree(weights);
+    (void)cudaFree(angles);
+    (void)cudaFree(cache);
+    (void)cudaFree(where);
+}
+
+Test(cuda_ops, heads_are_normed_rotated_and_cached)
+{
+    static const rope_case cases[] = {
+        {4, 2, 16, false, true, true},  {4, 2, 16, true, true, true},
+        {3, 1, 2, true, true, true},    {2, 2, 80, false, true, true},
+        {8, 1, 256, true, true, true},  {4, 4, 32, false, false, true},
+        {0, 4, 32, false, false, true}, {5, 1, 64, true, true, false},
+        {6, 3, 96, true, false, false}};
+    dice d = {5};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_rope(&cases[i], &d);
+}
+
+/* ---- attention ------------------------------------------------------------------------------- */
+
+enum { ATTEND_ROWS = 9 };
+
+typedef struct {
+    int32_t heads, kv_heads, head_dim, context, window;
+    int32_t rows[2], first[2]; /* of two slots: how many rows, position of the first */
+    float cap;
+    bool bias, memory;
+} attend_case;
+
+/* Arguments over random keys and values; positions that no row sees hold NaN. */
+static spc_attend_args attend_args(const attend_case *c, dice *d)
+{
+    int32_t rows = c->rows[0] + c->rows[1], width = c->heads * c->head_dim + 3, most = 0, tiles = 0;
+    int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
+    size_t slot = (size_t)c->kv_heads * (size_t)c->context * (size_t)c->head_dim;
+    float *key = shared(2 * slot * sizeof *key), *value = shared(2 * slot * sizeof *value);
+    int32_t *where = shared((size_t)(3 * rows) * sizeof *where);
+    spc_attend_tile *tile = shared((size_t)rows * sizeof *tile);
+
+    for (int32_t s = 0, r = 0; s < 2; s++) {
+        int32_t seen = c->first[s] + c->rows[s];
+
+        for (int32_t h = 0; h < c->kv_heads; h++) {
+            size_t at = (size_t)s * slot + (size_t)h * (size_t)c->context * (size_t)c->head_dim;
+
+            for (int32_t i = 0; i < seen * c->head_dim; i++) {
+                key[at + (size_t)i] = (float)dice_gauss(d);
+                value[at + (size_t)i] = (float)dice_gauss(d);
+            }
+        }
+        for (int32_t i = 0; i < c->rows[s]; i++, r++) {
+            where[r] = s;
+            where[rows + r] = c->first[s] + i;
+            where[2 * rows + r] = c->memory ? seen : c->first[s] + i + 1;
+            if (i % tile_rows == 0) tile[tiles++] = (spc_attend_tile){r, 0};
+            tile[tiles - 1].rows++;
+            most = where[2 * rows + r] > most ? where[2 * rows + r] : most;
+        }
+    }
+    return (spc_attend_args){
+        .query = random_floats(d, (size_t)(rows * width), 1),
+        .key = key,
+        .value = value,
+        .bias = c->bias ? random_floats(d, (size_t)(c->heads * (2 * c->context - 1)), 1) : NULL,
+        .slot = where,
+        .position = where + rows,
+        .seen = where + 2 * rows,
+        .tile = tile,
+        .out = shared((size_t)(rows * c->heads * c->head_dim) * sizeof(float)),
+        .workspace =
+            shared((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
+                   sizeof(float)),
+        .slot_stride = (int64_t)slot,
+        .scale = 0.3f,
+        .cap = c->cap,
+        .rows = rows,
+        .tiles = tiles,
+        .width = width,
+        .heads = c->heads,
+        .kv_heads = c->kv_heads,
+        .head_dim = c->head_dim,
+        .context = c->context,
+        .window = c->window,
+        .most_seen = most};
+}
+
+static void free_attend(spc_attend_args *a)
+{
+    const void *all[] = {a->query, a->key,  a->value, a->bias,
+                         a->slot,  a->tile, a->out,   a->workspace};
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) (void)cudaFree((void *)(uintptr_t)all[i]);
+}
+
+/* One head of one row, as backend_cpu.c does it. */
+static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, float *out)
+{
+    int32_t seen = a->seen[row], first = a->window > 0 && seen > a->window ? seen - a->window : 0;
+    int64_t cache = a->slot[row] * a->slot_stride +
+                    ((int64_t)(head / (a->heads / a->kv_heads)) * a->context + first) * a->head_dim;
+    const float *bias = a->bias ? a->bias + head * (2 * (int64_t)a->context - 1) + a->context - 1 -
+                                      a->position[row] + first
+                                : NULL;
+    float *scores = malloc((size_t)seen * sizeof *scores);
+
+    spc_cpu_portable.attend(a->query + (int64_t)row * a->width + head * a->head_dim, a->key + cache,
+                            a->value + cache, seen - first, a->head_dim, a->scale, a->cap, bias,
+                            scores, out);
+    free(scores);
+}
+
+static const attend_case attend_cases[] = {
+    {4, 4, 16, 40, 0, {1, 0}, {0, 0}, 0, false, false},
+    {4, 2, 64, 300, 0, {6, 1}, {200, 5}, 0, false, false},
+    {8, 1, 128, 300, 0, {9, 7}, {127, 250}, 0, false, false},
+    {6, 3, 80, 300, 37, {6, 3}, {250, 10}, 30, false, false},
+    {7, 1, 2, 300, 1, {2, 2}, {31, 128}, 0, false, false},
+    {40, 1, 32, 130, 0, {3, 1}, {100, 60}, 0, false, false},
+    {2, 1, 256, 300, 130, {6, 16}, {255, 100}, 50, false, false},
+    {18, 2, 192, 140, 0, {2, 3}, {130, 0}, 0, false, false},
+    {4, 4, 32, 140, 0, {6, 1}, {128, 20}, 0, true, false},
+    {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
+    {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
+};
+
+Test(cuda_ops, attention_is_that_of_the_cpu)
+{
+    dice d = {6};
+
+    for (size_t k = 0; k < sizeof attend_cases / sizeof *attend_cases; k++) {
+        const attend_case *c = &attend_cases[k];
+        spc_attend_args a = attend_args(c, &d);
+        float expected[SPC_ATTEND_HEAD_DIM];
+
+        wait_for(spc_cuda_attend(&a, NULL), "attend");
+        for (int32_t i = 0; i < a.rows * a.heads; i++) {
+            attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
+            float off = distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
+
+            cr_assert_leq(off, 1e-5f, "case %d, row %d, head %d: off by %g", (int)k,
+                          (int)(i / a.heads), (int)(i % a.heads), (double)off);
+        }
+        free_attend(&a);
+    }
+}
+
+Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
+{
+    dice d = {7};
+
+    for (size_t k = 0; k < sizeof attend_cases / sizeof *attend_cases; k++) {
+        spc_attend_args a = attend_args(&attend_cases[k], &d), one = a;
+        size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
+        float *together = malloc((size_t)a.rows * bytes);
+
+        wait_for(spc_cuda_attend(&a, NULL), "attend");
+        memcpy(together, a.out, (size_t)a.rows * bytes);
+        for (int32_t r = 0; r < a.rows; r++) {
+            one.query = a.query + (int64_t)r * a.width;
+            one.slot = a.slot + r;
+            one.position = a.position + r;
+            one.seen = a.seen + r;
+            one.most_seen = a.seen[r];
+            one.rows = one.tiles = 1;
+            *(spc_attend_tile *)(uintptr_t)one.tile = (spc_attend_tile){0, 1};
+            wait_for(spc_cuda_attend(&one, NULL), "attend");
+            cr_assert(memcmp(one.out, (char *)together + (size_t)r * bytes, bytes) == 0,
+                      "case %d, row %d", (int)k, (int)r);
+        }
+        free(together);
+        free_attend(&a);
+    }
+}
+
+Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
+{
+    static const attend_case c = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
+    dice d = {8};
+    spc_attend_args a = attend_args(&c, &d);
+
+    ((float *)(uintptr_t)a.key)[203 * 64 + 5] = NAN; /* of heads 0 and 1, seen from row 3 on */
+    ((float *)(uintptr_t)a.value)[203 * 64 + 9] = NAN;
+    wait_for(spc_cuda_attend(&a, NULL), "attend");
+    for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
+        bool broken = i / (a.heads * a.head_dim) >= 3 && i / a.head_dim % a.heads < 2;
+
+        cr_assert_eq(isnan(a.out[i]) != 0, broken, "row %d, head %d",
+                     (int)(i / (a.heads * a.head_dim)), (int)(i / a.head_dim % a.heads));
+    }
+    free_attend(&a);
+}
+
+/* ---- linear ---------------------------------------------------------------------------------- */
+
+enum { LINEAR_ROWS = 33 };
+
+typedef struct {
+    int32_t outs[SPC_LINEAR_PARTS], cols;
+    bool bias;
+    float cap;
+} linear_case;
+
+static const linear_case linear_cases[] = {
+    {{1, 0, 0}, 1, false, 0},    {{5, 0, 0}, 7, true, 0},      {{96, 24, 24}, 96, true, 0},
+    {{7, 3, 1}, 33, true, 5},    {{389, 0, 0}, 96, false, 30}, {{64, 64, 0}, 1000, false, 0},
+    {{10, 2, 2}, 2056, true, 0},
+};
+
+/* All rows by strips of the given numbers; malloc'd [LINEAR_ROWS, width]. */
+static float *linear_in_strips(const spc_linear_args *all, int32_t strip)
+{
+    size_t row = (size_t)all->width * sizeof(float);
+    float *out = malloc(LINEAR_ROWS * row);
+    spc_linear_args a = *all;
+
+    memset(all->out, 0xff, LINEAR_ROWS * row);
+    for (int32_t at = 0; at < LINEAR_ROWS; at += strip) {
+        a.rows = LINEAR_ROWS - at < strip ? LINEAR_ROWS - at : strip;
+        a.in = all->in + (int64_t)at * all->part[0].cols;
+        a.out = all->out + (int64_t)at * all->width;
+        wait_for(spc_cuda_linear_row(&a, NULL), "linear");
+    }
+    memcpy(out, all->out, LINEAR_ROWS * row);
+    return out;
+}
+
+static void check_linear(const linear_case *c, int type, dice *d)
+{
+    static const int32_t strips[] = {1, 2, 3, 5, 8, 11, 16, 17};
+    spc_matrix packed[SPC_LINEAR_PARTS];
+    spc_linear_args a = {.cap = c->cap, .rows = LINEAR_ROWS};
+    float *in = random_floats(d, (size_t)(LINEAR_ROWS * c->cols), 1), *expected, *whole;
+    float *rows[LINEAR_ROWS];
+    int32_t at = 0;
+
+    for (; a.parts < SPC_LINEAR_PARTS && c->outs[a.parts] > 0; a.parts++) {
+        int32_t outs = c->outs[a.parts];
+
+        a.part[a.parts] = random_matrix(d, (spc_weight_type)type, outs, c->cols, &packed[a.parts]);
+        if (c->bias) a.bias[a.parts] = random_floats(d, (size_t)outs, 1);
+        a.width += outs;
+    }
+    a.in = in;
+    a.out = shared((size_t)(LINEAR_ROWS * a.width) * sizeof *a.out);
+    expected = malloc((size_t)(LINEAR_ROWS * a.width) * sizeof *expected);
+    for (int32_t r = 0; r < LINEAR_ROWS; r++) rows[r] = expected + r * a.width;
+    for (int32_t p = 0; p < a.parts; at += c->outs[p++]) {
+        spc_cpu_portable.linear(&packed[p], 0, c->outs[p], in, LINEAR_ROWS, rows, at);
+        for (int32_t r = 0; r < LINEAR_ROWS; r++) {
+            for (int32_t o = 0; c->bias && o < c->outs[p]; o++) rows[r][at + o] += a.bias[p][o];
+            if (c->cap > 0) spc_cpu_portable.bound(rows[r] + at, c->outs[p], c->cap);
+        }
+    }
+    whole = linear_in_strips(&a, LINEAR_ROWS);
+    cr_assert_leq(distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)), 3e-6f,
+                  "%s, %d columns: off by %g", type_name[type], (int)c->cols,
+                  (double)distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)));
+    for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
+        int32_t strip = strips[i];
+        float *parts = linear_in_strips(&a, strip);
+
+        cr_assert(memcmp(parts, whole, (size_t)(LINEAR_ROWS * a.width) * sizeof *whole) == 0,
+                  "%s, %d columns: other bits in strips of %d", type_name[type], (int)c->cols,
+                  (int)strip);
+        free(parts);
+    }
+    for (int32_t p = 0; p < a.parts; p++) {
+        free_matrix(&a.part[p], &packed[p]);
+        (void)cudaFree((void *)(uintptr_t)a.bias[p]);
+    }
+    (void)cudaFree(in);
+    (void)cudaFree(a.out);
+    free(expected);
+    free(whole);
+}
+
+Test(cuda_ops, linear_is_that_of_the_cpu_with_the_same_bits_in_strips_of_any_size)
+{
+    dice d = {9};
+
+    for (int type = 0; type < 3; type++) {
+        for (size_t k = 0; k < sizeof linear_cases / sizeof *linear_cases; k++) {
+            check_linear(&linear_cases[k], type, &d);
+        }
+    }
+}
+
+Test(cuda_ops, linear_writes_rows_where_it_is_told)
+{
+    dice d = {10};
+    spc_matrix packed;
+    spc_cuda_matrix m = random_matrix(&d, SPC_WEIGHT_F32, 6, 8, &packed);
+    float *in = random_floats(&d, 18 * 8, 1), *plain = shared(18 * 6 * sizeof *plain);
+    float *out = shared(40 * 6 * sizeof *out);
+    int32_t *target = shared(18 * sizeof *target);
+    spc_linear_args a = {.part = {m}, .in = in, .out = plain, .parts = 1, .rows = 18, .width = 6};
+
+    for (int32_t r = 0; r < 18; r++) target[r] = 39 - 2 * r;
+    wait_for(spc_cuda_linear_row(&a, NULL), "linear");
+    a.out = out;
+    a.target = target;
+    wait_for(spc_cuda_linear_row(&a, NULL), "linear");
+    for (int32_t r = 0; r < 18; r++) {
+        cr_assert(memcmp(out + target[r] * 6, plain + r * 6, 6 * sizeof *out) == 0);
+        cr_assert(isnan(out[(target[r] - 1) * 6]), "rows between are left alone");
+    }
+    free_matrix(&m, &packed);
+    (void)cudaFree(in);
+    (void)cudaFree(plain);
+    (void)cudaFree(out);
+    (void)cudaFree(target);
+}
+
+Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
+{
+    static float x[64];
+    static int32_t zero[4];
+    static spc_attend_tile tile = {0, 1};
+    spc_cuda_matrix m = {x, SPC_WEIGHT_F32, 4, 6, 8};
+    spc_linear_args linear = {.part = {m}, .in = x, .out = x, .parts = 1, .rows = 1, .width = 4};
+    spc_embed_args embed = {m, zero, x, 1, 1};
+    spc_rope_args rope = {.qkv = x,
+                          .position = zero,
+                          .rows = 1,
+                          .width = 8,
+                          .heads = 1,
+                          .kv_heads = 1,
+                          .head_dim = 3,
+                          .context = 1};
+    spc_attend_args attend = {.query = x,
+                              .key = x,
+                              .value = x,
+                              .slot = zero,
+                              .position = zero,
+                              .seen = zero,
+                              .tile = &tile,
+                              .out = x,
+                              .workspace = x,
+                              .rows = 1,
+                              .tiles = 1,
+                              .width = 512,
+                              .heads = 1,
+                              .kv_heads = 1,
+                              .head_dim = 257,
+                              .context = 4,
+                              .most_seen = 1};
+
+    linear.part[0].stride = 6; /* rows that are not aligned */
+    cr_expect_eq(spc_cuda_linear_row(&linear, NULL), cudaErrorInvalidValue);
+    linear.part[0].stride = 8;
+    linear.rows = 0;
+    cr_expect_eq(spc_cuda_linear_row(&linear, NULL), cudaErrorInvalidValue);
+    embed.table.type = (spc_weight_type)7;
+    cr_expect_eq(spc_cuda_embed(&embed, NULL), cudaErrorInvalidValue);
+    cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "an odd head");
+    cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "a head too large");
+    attend.head_dim = 64;
+    attend.most_seen = 5;
+    cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "beyond the context");
+}
