@@ -13,34 +13,81 @@
 
 enum { WARP = 32 };
 
+enum { WARPS = SPC_LANES / WARP, SUMS = 3 };
+
 /* What the folds of a block share. */
 struct block_scratch {
-    float lane[SPC_LANES];
-    unsigned long long best[SPC_LANES / WARP];
+    float lane[SUMS][SPC_LANES];
+    float sum[SUMS];
+    unsigned long long best[WARPS];
+    uint32_t part[WARPS];
+    uint32_t least;
 };
 
-/* Sum of one value per lane; lanes merge by halving, as in spc_tile_sum. */
+/* One warp adds the values of all lanes: halving from 256 down, as in spc_tile_sum.  Its lane 0 has
+ * the sum. */
+static __device__ float warp_sum_of_block(const float *lane)
+{
+    const int l = threadIdx.x % WARP;
+    float part[WARPS];
+
+    for (int w = 0; w < WARPS; w++) part[w] = lane[l + w * WARP];
+    for (int half = WARPS / 2; half > 0; half /= 2) {
+        for (int w = 0; w < half; w++) part[w] += part[w + half];
+    }
+    for (int half = WARP / 2; half > 0; half /= 2) {
+        part[0] += __shfl_down_sync(0xffffffffu, part[0], half);
+    }
+    return part[0];
+}
+
+/* Sum of one value per lane. */
 static __device__ float block_sum(block_scratch *s, float value)
 {
-    const int lane = threadIdx.x;
-
-    s->lane[lane] = value;
-    for (int half = SPC_LANES / 2; half >= WARP; half /= 2) {
-        __syncthreads();
-        if (lane < half) s->lane[lane] += s->lane[lane + half];
+    s->lane[0][threadIdx.x] = value;
+    __syncthreads();
+    if (threadIdx.x < WARP) {
+        value = warp_sum_of_block(s->lane[0]);
+        if (threadIdx.x == 0) s->sum[0] = value;
     }
-    if (lane < WARP) {
-        float sum = s->lane[lane];
+    __syncthreads(); /* s may be written again only behind the next fold's barrier */
+    return s->sum[0];
+}
 
-        for (int half = WARP / 2; half > 0; half /= 2) {
-            sum += __shfl_down_sync(0xffffffffu, sum, half);
-        }
-        if (lane == 0) s->lane[0] = sum;
+/* Sums of three values per lane, and the least of one index. */
+static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SUMS], uint32_t index)
+{
+    const int warp = threadIdx.x / WARP;
+
+    for (int i = 0; i < SUMS; i++) s->lane[i][threadIdx.x] = value[i];
+    index = __reduce_min_sync(0xffffffffu, index);
+    if (threadIdx.x % WARP == 0) s->part[warp] = index;
+    __syncthreads();
+    if (warp < SUMS) {
+        const float sum = warp_sum_of_block(s->lane[warp]);
+
+        if (threadIdx.x % WARP == 0) s->sum[warp] = sum;
+    } else if (warp == SUMS) {
+        const int l = threadIdx.x % WARP;
+
+        index = __reduce_min_sync(0xffffffffu, l < WARPS ? s->part[l] : ~0u);
+        if (l == 0) s->least = index;
     }
     __syncthreads();
-    value = s->lane[0];
+    for (int i = 0; i < SUMS; i++) value[i] = s->sum[i];
+    return s->least;
+}
+
+/* Largest of one key per lane. */
+static __device__ uint32_t block_top(block_scratch *s, uint32_t key)
+{
+    key = __reduce_max_sync(0xffffffffu, key);
+    if (threadIdx.x % WARP == 0) s->part[threadIdx.x / WARP] = key;
+    __syncthreads();
+    key = s->part[0];
+    for (int w = 1; w < WARPS; w++) key = s->part[w] > key ? s->part[w] : key;
     __syncthreads(); /* s may be written again */
-    return value;
+    return key;
 }
 
 /* Least of one key per lane. */
@@ -56,21 +103,11 @@ static __device__ unsigned long long block_least(block_scratch *s, unsigned long
     if (lane % WARP == 0) s->best[lane / WARP] = key;
     __syncthreads();
     key = s->best[0];
-    for (int warp = 1; warp < SPC_LANES / WARP; warp++) {
+    for (int warp = 1; warp < WARPS; warp++) {
         key = s->best[warp] < key ? s->best[warp] : key;
     }
     __syncthreads();
     return key;
-}
-
-/* Largest of one float per lane; no NaN. */
-static __device__ float block_max(block_scratch *s, float value)
-{
-    const uint32_t bits = spc_float_bits(value + 0.0f);
-    const uint32_t up = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    const uint32_t top = ~(uint32_t)block_least(s, (unsigned long long)(uint32_t)~up);
-
-    return spc_bits_float(top & 0x80000000u ? top & 0x7fffffffu : ~top);
 }
 
 /* One kernel of one argument struct.  A C++ compiler finds fiber_launch in tests/fibers. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* launch.h - launchers of drawing and verification, callable from C; ops.h has those of the ops of a
- * plan.
+/* launch.h - launchers of drawing and verification, callable from C; ops.h has those of the ops of
+ * a plan.
  *
  * Launchers take shapes that were checked, launch and return; they allocate nothing, wait for
  * nothing and read no device memory, so they can be captured in a graph. */

@@ -9,17 +9,13 @@
  * the form that faster ones are tested against. */
 #include "launch.h"
 
-#include "device.cuh"
-#include "rules/pair.h"
-#include "rules/truncate.h"
-
-enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
+#include "rows.cuh"
 
 /* Shared memory of a block. */
 struct round_scratch {
     block_scratch block;
-    float tile_weight[TILES_MAX];
-    float tile_top[TILES_MAX];
+    row_scratch row;
+    spc_partial tile[TILES_MAX];
     uint64_t bins[SPC_CUT_BINS];
 };
 
@@ -30,11 +26,6 @@ static __shared__ round_scratch scratch;
 
 /* ---- one row --------------------------------------------------------------------------------- */
 
-static __device__ unsigned long long key_of(float time, int32_t index)
-{
-    return (unsigned long long)spc_float_bits(time) << 32 | (uint32_t)index;
-}
-
 /* Sum over a tile of term(index in the row). */
 template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t tile, Term term)
 {
@@ -43,46 +34,6 @@ template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t
 
     for (int32_t i = threadIdx.x; i < width; i += SPC_LANES) lane += term(first + i);
     return block_sum(&scratch.block, lane);
-}
-
-static __device__ spc_partial tile_partial(const spc_view *row, int32_t vocab, int32_t tile,
-                                           spc_row_needs needs)
-{
-    const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
-    spc_partial p = spc_partial_none();
-    unsigned long long top = ~0ull;
-    float max = -SPC_INFINITY;
-    int wrong = 0;
-
-    for (int32_t i = threadIdx.x; i < width; i += SPC_LANES) {
-        float z = spc_view_logit(row, first + i);
-
-        wrong |= !(z < SPC_INFINITY);
-        max = z > max ? z : max;
-    }
-    p.bad = __syncthreads_or(wrong) != 0;
-    p.max = block_max(&scratch.block, max);
-    if (p.bad || !(p.max > -SPC_INFINITY)) return p;
-    for (int32_t i = threadIdx.x; i < width && top == ~0ull; i += SPC_LANES) {
-        if (spc_view_logit(row, first + i) == p.max) top = (unsigned long long)(first + i);
-    }
-    p.top = (int32_t)block_least(&scratch.block, top);
-    if (needs.mixing) {
-        p.sum = tile_sum(vocab, tile, [=](int32_t v) {
-            return spc_exp2((spc_view_logit(row, v) - p.max) * needs.scale);
-        });
-    }
-    if (!needs.unscaled) return p;
-    p.sum_one = tile_sum(vocab, tile, [=](int32_t v) {
-        return spc_exp2((spc_view_logit(row, v) - p.max) * SPC_LOG2_E);
-    });
-    if (!needs.entropy) return p;
-    p.moment = tile_sum(vocab, tile, [=](int32_t v) {
-        float gap = spc_view_logit(row, v) - p.max, weight = spc_exp2(gap * SPC_LOG2_E);
-
-        return weight > 0.0f ? gap / 1.0f * weight : 0.0f;
-    });
-    return p;
 }
 
 /* Least key of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
@@ -197,19 +148,20 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, const
     const spc_row_params *params = round->params;
     const spc_row_needs needs = spc_needs_of(params, round->vocab);
     const int32_t tiles = spc_tile_count(round->vocab);
-    spc_partial all = spc_partial_none();
+    spc_partial all;
 
-    __syncthreads(); /* tile_weight may still be read */
+    __syncthreads(); /* scratch may still be read */
     for (int32_t t = 0; t < tiles; t++) {
-        spc_partial p = tile_partial(row, round->vocab, t, needs);
+        lane_logits v;
+        spc_partial p;
 
-        if (threadIdx.x == 0) {
-            scratch.tile_top[t] = p.max;
-            round->tile_weight[t] = p.sum;
-        }
-        all = spc_partial_merge(all, p, needs.scale);
+        load_tile(row, round->vocab, t, &v);
+        p = partial_of(&scratch.block, &v, t, needs);
+        if (threadIdx.x == 0) scratch.tile[t] = p;
     }
     __syncthreads();
+    all = merge_tiles(&scratch.block, &scratch.row, tiles, needs.scale,
+                      [](int32_t t) { return scratch.tile[t]; });
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
     if (needs.truncates) {
@@ -217,53 +169,10 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, const
     }
     if (needs.restricts) {
         restrict_sums(round, row, needs.processed_moment, stats);
-        return;
     }
-    for (int32_t t = threadIdx.x; t < tiles; t += SPC_LANES) {
-        round->tile_weight[t] *= spc_exp2((scratch.tile_top[t] - all.max) * needs.scale);
-    }
-    __syncthreads();
 }
 
 /* ---- drawing --------------------------------------------------------------------------------- */
-
-/* The tile that wins the first level of the race; -1 when no tile weighs anything. */
-static __device__ int32_t race_tiles(const spc_round *round, spc_key key, spc_stream_id stream)
-{
-    unsigned long long best = ~0ull;
-
-    for (int32_t t = threadIdx.x; t < spc_tile_count(round->vocab); t += SPC_LANES) {
-        float time = spc_race_time(spc_race_tile_word(key, stream, t), round->tile_weight[t]);
-        unsigned long long mine = key_of(time, t);
-
-        if (time < SPC_INFINITY && mine < best) best = mine;
-    }
-    best = block_least(&scratch.block, best);
-    return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
-}
-
-/* The entry of a tile that wins the second level; weight(v) of the entry v of the row. */
-template <typename Weight>
-static __device__ int32_t race_entries(int32_t vocab, int32_t tile, spc_key key,
-                                       spc_stream_id stream, Weight weight)
-{
-    const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
-    const uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
-    unsigned long long best = ~0ull;
-
-    for (int32_t i = threadIdx.x; i < (width + 3) / 4; i += SPC_LANES) {
-        spc_words w = spc_random(key, stream, block + (uint32_t)i);
-
-        for (int32_t k = 0; k < 4 && 4 * i + k < width; k++) {
-            float entry = weight(first + 4 * i + k);
-            unsigned long long mine = key_of(spc_race_time(w.word[k], entry), 4 * i + k);
-
-            if (entry > 0.0f && mine < best) best = mine;
-        }
-    }
-    best = block_least(&scratch.block, best);
-    return first + (best == ~0ull ? width - 1 : (int32_t)(uint32_t)best);
-}
 
 static __device__ __noinline__ int32_t draw_row(const spc_round *round, const spc_view *row,
                                                 spc_row_stats stats, spc_key key,
@@ -273,10 +182,11 @@ static __device__ __noinline__ int32_t draw_row(const spc_round *round, const sp
 
     if (s.greedy) return s.top;
 
-    const int32_t tile = race_tiles(round, key, stream);
+    const int32_t tile =
+        race_tiles(&scratch.block, round->tile_weight, spc_tile_count(round->vocab), key, stream);
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    return race_entries(round->vocab, tile, key, stream,
+    return race_entries(&scratch.block, round->vocab, tile, key, stream,
                         [=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
 }
 
@@ -306,10 +216,11 @@ static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_s
 {
     if (!(fold(pair, what, x) > 0.0f)) return -1;
 
-    const int32_t tile = race_tiles(pair->round, key, stream);
+    const int32_t tile = race_tiles(&scratch.block, pair->round->tile_weight,
+                                    spc_tile_count(pair->round->vocab), key, stream);
 
     if (tile < 0) return -1;
-    return race_entries(pair->round->vocab, tile, key, stream, [=](int32_t v) {
+    return race_entries(&scratch.block, pair->round->vocab, tile, key, stream, [=](int32_t v) {
         return spc_pair_summand(pair, what, x, spc_pair_entry(pair, v));
     });
 }
@@ -344,7 +255,7 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
         round.params = &b.params[s];
         round.vocab = b.vocab;
-        round.tile_weight = scratch.tile_weight;
+        round.tile_weight = scratch.row.weight;
         row_statistics(&round, &row, &stats);
         if (!stats.bad && b.token) {
             token = draw_row(&round, &row, stats, spc_draw_key(&b, s), spc_draw_stream(&b));
@@ -363,7 +274,7 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
     spc_round round = spc_batch_round(&b, s);
 
-    round.tile_weight = scratch.tile_weight;
+    round.tile_weight = scratch.row.weight;
     decide_round(&round, &verdict);
     if (threadIdx.x == 0) spc_verify_store(&b, s, &verdict);
 }

@@ -224,25 +224,25 @@ static void row_statistics(const spc_round *round, const spc_view *row, spc_row_
     int32_t vocab = round->vocab;
     float *tile_weight = round->tile_weight;
     spc_row_needs needs = spc_needs_of(params, vocab);
-    spc_partial all = spc_partial_none();
-    float tile_top[TILES_MAX], buffer[SPC_TILE];
+    spc_partial all = spc_partial_none(), tile[TILES_MAX];
+    float buffer[SPC_TILE];
 
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        spc_partial p = tile_partial(tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
-                                     t * SPC_TILE, needs);
-        tile_top[t] = p.max;
-        tile_weight[t] = p.sum;
-        all = spc_partial_merge(all, p, needs.scale);
+        tile[t] = tile_partial(tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
+                               t * SPC_TILE, needs);
+        all = spc_partial_top(all, tile[t]);
+    }
+    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
+        spc_partial part = spc_partial_at(tile[t], all.max, needs.scale);
+
+        tile_weight[t] = part.sum;
+        all = spc_partial_add(all, part);
     }
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
     if (needs.truncates) stats->cut = truncation_cut(row, vocab, &params->sampling, all.max);
     if (needs.restricts) {
         restrict_sums(row, vocab, params, needs.processed_moment, stats, tile_weight);
-        return;
-    }
-    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        tile_weight[t] *= spc_exp2((tile_top[t] - all.max) * needs.scale);
     }
 }
 

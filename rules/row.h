@@ -3,7 +3,8 @@
  * in.
  *
  * A row is cut into tiles of 4096 entries, depending on the vocabulary alone.  In a tile, lane l of
- * 256 adds entries l, l + 256, ...; lanes merge by halving; tiles merge from left to right.  On a
+ * 256 adds entries l, l + 256, ...; lanes merge by halving.  Tiles are brought to the row's maximum
+ * and added from left to right.  On a
  * GPU lanes are threads.  With one order everywhere a statistic has the same bits for any batch,
  * grid, shard or device (rules.md 6.5).
  *
@@ -186,28 +187,44 @@ SPC_FN spc_partial spc_partial_none(void)
     return p;
 }
 
-/* Merge the partial of the next tiles, b, into a; scale = log2(e) / T. */
-SPC_FN spc_partial spc_partial_merge(spc_partial a, spc_partial b, float scale)
+/* Maximum, its id and badness of a and of the tiles behind it, b.  The sums mean nothing until both
+ * sides are brought to this maximum. */
+SPC_FN spc_partial spc_partial_top(spc_partial a, spc_partial b)
 {
-    spc_partial r;
+    spc_partial r = spc_partial_none();
 
     r.bad = a.bad | b.bad;
     r.max = b.max > a.max ? b.max : a.max;
     r.top = b.max > a.max ? b.top : a.top;
-    if (!(r.max > -SPC_INFINITY)) {
-        r.sum = r.sum_one = r.moment = 0.0f;
-        return r;
-    }
-
-    float ya = a.max - r.max, yb = b.max - r.max; /* one of them is 0, the other may be -inf */
-    float a_one = spc_exp2(ya * SPC_LOG2_E), b_one = spc_exp2(yb * SPC_LOG2_E);
-
-    r.sum = a.sum * spc_exp2(ya * scale) + b.sum * spc_exp2(yb * scale);
-    r.sum_one = a.sum_one * a_one + b.sum_one * b_one;
-    /* sum of (y + shift) e^(y + shift); an empty or vanished side adds nothing (-inf times 0) */
-    r.moment = (a_one > 0.0f ? a_one * (a.moment + ya * a.sum_one) : 0.0f) +
-               (b_one > 0.0f ? b_one * (b.moment + yb * b.sum_one) : 0.0f);
     return r;
+}
+
+/* The sums of one tile relative to the maximum of the row; scale = log2(e) / T. */
+SPC_FN spc_partial spc_partial_at(spc_partial tile, float max, float scale)
+{
+    spc_partial r = tile;
+    float y = tile.max - max;
+
+    r.max = max;
+    r.sum = r.sum_one = r.moment = 0.0f;
+    if (!(tile.max > -SPC_INFINITY)) return r;
+
+    float one = spc_exp2(y * SPC_LOG2_E);
+
+    r.sum = tile.sum * spc_exp2(y * scale);
+    r.sum_one = tile.sum_one * one;
+    /* sum of (z + y) e^(z + y); a vanished tile adds nothing (infinity times 0) */
+    r.moment = one > 0.0f ? one * (tile.moment + y * tile.sum_one) : 0.0f;
+    return r;
+}
+
+/* Add the sums of the next tile, b, at the same maximum. */
+SPC_FN spc_partial spc_partial_add(spc_partial a, spc_partial b)
+{
+    a.sum += b.sum;
+    a.sum_one += b.sum_one;
+    a.moment += b.moment;
+    return a;
 }
 
 #endif

@@ -66,6 +66,15 @@ static spc_partial partial_of(const float *z, int32_t n, int32_t offset, double 
     return p;
 }
 
+/* Two tiles as a row adds them. */
+static spc_partial merge(spc_partial a, spc_partial b, float scale)
+{
+    spc_partial r = spc_partial_top(a, b);
+
+    r = spc_partial_add(r, spc_partial_at(a, r.max, scale));
+    return spc_partial_add(r, spc_partial_at(b, r.max, scale));
+}
+
 Test(rules_row, merged_tiles_give_the_statistics_of_the_whole)
 {
     enum { N = 40 };
@@ -82,10 +91,9 @@ Test(rules_row, merged_tiles_give_the_statistics_of_the_whole)
             if (round % 3 == 0) z[v] = rintf(z[v]);
         }
         spc_partial whole = partial_of(z, N, 0, temperature);
-        spc_partial merged = spc_partial_merge(
-            spc_partial_merge(spc_partial_none(), partial_of(z, split, 0, temperature), 1),
-            partial_of(z + split, N - split, split, temperature),
-            spc_temperature_scale((float)temperature));
+        spc_partial merged = merge(partial_of(z, split, 0, temperature),
+                                   partial_of(z + split, N - split, split, temperature),
+                                   spc_temperature_scale((float)temperature));
 
         cr_assert_eq(merged.max, whole.max);
         cr_assert_eq(merged.top, whole.top, "the smallest id on ties");
@@ -99,16 +107,16 @@ Test(rules_row, empty_and_bad_tiles_survive_merging)
 {
     static const float z[] = {1, 2};
     spc_partial none = spc_partial_none(), some = partial_of(z, 2, 5, 1), bad = none;
-    spc_partial r = spc_partial_merge(none, none, SPC_LOG2_E);
+    spc_partial r = merge(none, none, SPC_LOG2_E);
 
     cr_expect(r.max == -INFINITY && r.sum == 0.0f && r.sum_one == 0.0f && r.moment == 0.0f);
-    r = spc_partial_merge(some, none, SPC_LOG2_E);
+    r = merge(some, none, SPC_LOG2_E);
     cr_expect(r.max == 2.0f && r.top == 6 && r.sum == some.sum && r.moment == some.moment);
-    r = spc_partial_merge(none, some, SPC_LOG2_E);
+    r = merge(none, some, SPC_LOG2_E);
     cr_expect(r.max == 2.0f && r.top == 6 && r.sum == some.sum && r.moment == some.moment);
     bad.bad = 1;
-    cr_expect(spc_partial_merge(bad, some, SPC_LOG2_E).bad);
-    cr_expect(spc_partial_merge(some, bad, SPC_LOG2_E).bad);
+    cr_expect(merge(bad, some, SPC_LOG2_E).bad);
+    cr_expect(merge(some, bad, SPC_LOG2_E).bad);
 }
 
 static spc_row_stats stats_of(const float *z, int32_t n, double temperature)

@@ -90,6 +90,21 @@ static inline float __shfl_xor_sync(unsigned, float value, int bits)
     return pun.f;
 }
 
+static inline unsigned __reduce_max_sync(unsigned, unsigned value)
+{
+    for (unsigned bits = 16; bits > 0; bits /= 2) {
+        unsigned other = (unsigned)fiber_shuffle(value, threadIdx.x % 32 ^ bits);
+
+        value = other > value ? other : value;
+    }
+    return value;
+}
+
+static inline unsigned __reduce_min_sync(unsigned mask, unsigned value)
+{
+    return ~__reduce_max_sync(mask, ~value);
+}
+
 static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value)
 {
     unsigned long long old = *at;

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rows.cuh - what a block does with one tile of a row: load it, take its statistics, race in it.
+ *
+ * A block has SPC_LANES threads, thread l is lane l of the canonical order (rules/row.h), so sums
+ * have the bits of host/verify.c wherever exp2 has.  Every thread of the block must call these
+ * together; every thread gets the result. */
+#ifndef SPC_CUDA_ROWS_CUH
+#define SPC_CUDA_ROWS_CUH
+
+#include "device.cuh"
+
+#include "rules/batch.h"
+#include "rules/truncate.h"
+
+enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE, PER_LANE = SPC_TILE / SPC_LANES };
+
+/* What one thread holds of a tile: the logits of entries lane, lane + 256, ...; -inf past the
+ * vocabulary. */
+struct lane_logits {
+    float z[PER_LANE];
+};
+
+template <typename Element, typename Value>
+static __device__ __forceinline__ void load_plain(const Element *at, int32_t count, Value value,
+                                                  lane_logits *out)
+{
+    Element raw[PER_LANE];
+
+    if (count >= SPC_TILE) { /* all loads in flight before the first is used */
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) raw[k] = at[threadIdx.x + k * SPC_LANES];
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) out->z[k] = value(raw[k]);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t i = (int32_t)threadIdx.x + k * SPC_LANES;
+
+        out->z[k] = i < count ? value(at[i]) : -SPC_INFINITY;
+    }
+}
+
+/* The logits of a tile as its row's view has them. */
+static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vocab, int32_t tile,
+                                                 lane_logits *out)
+{
+    const int32_t first = tile * SPC_TILE;
+    const int32_t count = (row->width < vocab ? row->width : vocab) - first;
+
+    if (!row->logits.data || row->allowed || row->edits > 0) {
+#pragma unroll 1
+        for (int k = 0; k < PER_LANE; k++) {
+            const int32_t v = first + (int32_t)threadIdx.x + k * SPC_LANES;
+
+            out->z[k] = v < vocab ? spc_view_logit(row, v) : -SPC_INFINITY;
+        }
+    } else if (row->logits.type == SPC_LOGITS_BF16) {
+        load_plain((const uint16_t *)row->logits.data + first, count,
+                   [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, out);
+    } else if (row->logits.type == SPC_LOGITS_F16) {
+        load_plain((const uint16_t *)row->logits.data + first, count,
+                   [](uint16_t x) { return spc_half_float(x); }, out);
+    } else {
+        load_plain((const float *)row->logits.data + first, count, [](float x) { return x; }, out);
+    }
+}
+
+/* ---- statistics ------------------------------------------------------------------------------ */
+
+/* Maximum of the tile as an ordered key, all ones when something is NaN or +inf: every thread's
+ * part. */
+static __device__ __forceinline__ uint32_t lane_top(const lane_logits *v)
+{
+    float max = -SPC_INFINITY;
+    bool wrong = false;
+
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        wrong |= !(v->z[k] < SPC_INFINITY);
+        max = v->z[k] > max ? v->z[k] : max;
+    }
+    return wrong ? ~0u : spc_key_of_logit(max);
+}
+
+/* The thread's part of a tile's sums, relative to the tile's maximum, and the first of its entries
+ * that is the maximum. */
+struct lane_part {
+    float sum[3]; /* scaled, unscaled, moment */
+    uint32_t top; /* index in the row, ~0 for none */
+};
+
+static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float max, int32_t tile,
+                                                      spc_row_needs needs)
+{
+    lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
+
+#pragma unroll
+    for (int k = PER_LANE - 1; k >= 0; k--) {
+        if (v->z[k] == max) part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
+    }
+    if (needs.mixing) {
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            part.sum[0] += spc_exp2((v->z[k] - max) * needs.scale);
+        }
+    }
+    if (needs.unscaled) {
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            const float gap = v->z[k] - max, weight = spc_exp2(gap * SPC_LOG2_E);
+
+            part.sum[1] += weight;
+            if (needs.entropy) part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
+        }
+    }
+    return part;
+}
+
+/* The partial of a tile whose maximum is known, from the parts of all threads; thread 0 has it. */
+static __device__ spc_partial close_tile(block_scratch *s, lane_part part, uint32_t top)
+{
+    spc_partial p = spc_partial_none();
+
+    p.bad = top == ~0u;
+    if (!p.bad) p.max = spc_logit_of_key(top);
+    if (p.bad || !(p.max > -SPC_INFINITY)) return p;
+
+    p.top = (int32_t)block_sums_and_least(s, part.sum, part.top);
+    p.sum = part.sum[0];
+    p.sum_one = part.sum[1];
+    p.moment = part.sum[2];
+    return p;
+}
+
+/* Statistics of one tile. */
+static __device__ __forceinline__ spc_partial partial_of(block_scratch *s, const lane_logits *v,
+                                                         int32_t tile, spc_row_needs needs)
+{
+    const uint32_t top = block_top(s, lane_top(v));
+    const float max = top == ~0u ? -SPC_INFINITY : spc_logit_of_key(top);
+    lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
+
+    if (max > -SPC_INFINITY) part = lane_sums(v, max, tile, needs);
+    return close_tile(s, part, top);
+}
+
+/* Statistics of a row from the partials of its tiles: tile(t) is asked once, by one thread.
+ * weight[t] receives the weight of tile t; spare: [tiles] of each. */
+struct row_scratch {
+    float weight[TILES_MAX]; /* what a draw races with: round->tile_weight */
+    float sum_one[TILES_MAX], moment[TILES_MAX];
+};
+
+template <typename Tile>
+static __device__ spc_partial merge_tiles(block_scratch *s, row_scratch *row, int32_t tiles,
+                                          float scale, Tile tile)
+{
+    const int32_t t = (int32_t)threadIdx.x;
+    spc_partial mine = spc_partial_none(), all;
+    uint32_t key;
+
+    static_assert((int)TILES_MAX <= (int)SPC_LANES, "a thread for every tile");
+    if (t < tiles) mine = tile(t);
+    all = mine;
+    key = block_top(s, mine.bad ? ~0u : spc_key_of_logit(mine.max));
+    all.bad = key == ~0u;
+    all.max = all.bad ? -SPC_INFINITY : spc_logit_of_key(key);
+    all.top = (int32_t)(uint32_t)block_least(s, t < tiles && mine.max == all.max
+                                                    ? (unsigned long long)(uint32_t)mine.top
+                                                    : 0xffffffffull);
+    mine = spc_partial_at(mine, all.max, scale);
+    if (t < tiles) {
+        row->weight[t] = mine.sum;
+        row->sum_one[t] = mine.sum_one;
+        row->moment[t] = mine.moment;
+    }
+    __syncthreads();
+    all.sum = all.sum_one = all.moment = 0.0f;
+    for (int32_t i = 0; i < tiles; i++) {
+        all.sum += row->weight[i];
+        all.sum_one += row->sum_one[i];
+        all.moment += row->moment[i];
+    }
+    return all;
+}
+
+/* ---- drawing --------------------------------------------------------------------------------- */
+
+static __device__ unsigned long long key_of(float time, int32_t index)
+{
+    return (unsigned long long)spc_float_bits(time) << 32 | (uint32_t)index;
+}
+
+/* The tile that wins the first level of the race; -1 when no tile weighs anything. */
+static __device__ int32_t race_tiles(block_scratch *s, const float *weight, int32_t tiles,
+                                     spc_key key, spc_stream_id stream)
+{
+    unsigned long long best = ~0ull;
+
+    for (int32_t t = threadIdx.x; t < tiles; t += SPC_LANES) {
+        float time = spc_race_time(spc_race_tile_word(key, stream, t), weight[t]);
+        unsigned long long mine = key_of(time, t);
+
+        if (time < SPC_INFINITY && mine < best) best = mine;
+    }
+    best = block_least(s, best);
+    return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
+}
+
+/* The entry of a tile that wins the second level; weight(v) of the entry v of the row. */
+template <typename Weight>
+static __device__ int32_t race_entries(block_scratch *s, int32_t vocab, int32_t tile, spc_key key,
+                                       spc_stream_id stream, Weight weight)
+{
+    const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
+    const uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
+    unsigned long long best = ~0ull;
+
+    for (int32_t i = threadIdx.x; i < (width + 3) / 4; i += SPC_LANES) {
+        spc_words w = spc_random(key, stream, block + (uint32_t)i);
+
+        for (int32_t k = 0; k < 4 && 4 * i + k < width; k++) {
+            float entry = weight(first + 4 * i + k);
+            unsigned long long mine = key_of(spc_race_time(w.word[k], entry), 4 * i + k);
+
+            if (entry > 0.0f && mine < best) best = mine;
+        }
+    }
+    best = block_least(s, best);
+    return first + (best == ~0ull ? width - 1 : (int32_t)(uint32_t)best);
+}
+
+#endif
