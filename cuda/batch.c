@@ -12,12 +12,26 @@ spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream stream, s
 {
     spc_status status = spc_draw_batch_check(batch, err);
 
-    return status ? status : launched(spc_launch_draw(batch, stream), err);
+    if (status) return status;
+    return launched(batch->workspace ? spc_launch_queued_draw(batch, stream)
+                                     : spc_launch_draw(batch, stream),
+                    err);
 }
 
 spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream, spc_error *err)
 {
     spc_status status = spc_verify_batch_check(batch, err);
 
-    return status ? status : launched(spc_launch_verify(batch, stream), err);
+    if (status) return status;
+    return launched(batch->workspace ? spc_launch_queued_verify(batch, stream)
+                                     : spc_launch_verify(batch, stream),
+                    err);
+}
+
+spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream, spc_error *err)
+{
+    if (!workspace) {
+        return spc_error_set(err, SPC_EUSAGE, "workspace: expected device memory, found NULL");
+    }
+    return launched(cudaMemsetAsync(workspace, 0, bytes, stream), err);
 }

@@ -124,4 +124,17 @@ static cudaError_t launch(void (*kernel)(Args), int32_t blocks, const Args &args
 #endif
 }
 
+/* The same for kernels whose blocks wait for each other's work: as fibers they take turns. */
+template <typename Args>
+static cudaError_t launch_together(void (*kernel)(Args), int32_t blocks, const Args &args,
+                                   cudaStream_t stream)
+{
+#ifdef __CUDACC__
+    return launch(kernel, blocks, args, stream);
+#else
+    (void)stream;
+    return fiber_launch(kernel, blocks, SPC_LANES, args, true);
+#endif
+}
+
 #endif

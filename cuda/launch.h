@@ -19,6 +19,10 @@ extern "C" {
 cudaError_t spc_launch_draw(const spc_draw_batch *batch, cudaStream_t stream);
 cudaError_t spc_launch_verify(const spc_verify_batch *batch, cudaStream_t stream);
 
+/* The same with batch->workspace: spread over the whole device. */
+cudaError_t spc_launch_queued_draw(const spc_draw_batch *batch, cudaStream_t stream);
+cudaError_t spc_launch_queued_verify(const spc_verify_batch *batch, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

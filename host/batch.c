@@ -3,6 +3,8 @@
  * the device's. */
 #include "chance.h"
 
+#include "rules/truncate.h"
+
 /* ---- checks -----------------------------------------------------------------------------------
  */
 
@@ -61,6 +63,38 @@ static spc_status check_edits(const spc_edits *edits, int32_t vocab, spc_error *
     return SPC_OK;
 }
 
+/* What cuda/queue.cu keeps: a header, and for every sequence a job, its sums for every tile and its
+ * bins, and the partials of the rows that are read in any case. */
+size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab)
+{
+    size_t n = sequences > 0 ? (size_t)sequences : 1;
+    size_t tiles = (size_t)spc_tile_count(vocab > 0 ? vocab : 1);
+    size_t rows = max_drafts > 0 ? 2 * (size_t)max_drafts : 1;
+
+    return SPC_QUEUE_HEADER_BYTES + n * (SPC_QUEUE_JOB_BYTES + SPC_CUT_BINS * sizeof(uint64_t)) +
+           n * (rows + 1) * tiles * sizeof(spc_partial);
+}
+
+static spc_status check_workspace(const void *workspace, size_t bytes, int32_t sequences,
+                                  int32_t max_drafts, int32_t vocab, spc_error *err)
+{
+    size_t least = spc_workspace_bytes(sequences, max_drafts, vocab);
+
+    if (!workspace) return SPC_OK;
+    if ((uintptr_t)workspace % 16 != 0) {
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "batch: workspace: expected an address that is a multiple of 16, found %p", workspace);
+    }
+    if (bytes < least) {
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "batch: workspace_bytes: expected at least %zu (spc_workspace_bytes), found %zu", least,
+            bytes);
+    }
+    return SPC_OK;
+}
+
 spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
 {
     spc_status status = check_range("sequences", b->sequences, 1, INT32_MAX, err);
@@ -73,7 +107,10 @@ spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
     if (!b->token && !b->stats) return missing("token or stats", err);
     if (!b->token && b->log_probability) return missing("token (log_probability is its)", err);
     status = check_rows("logits", &b->logits, err);
-    return status ? status : check_edits(&b->edits, b->vocab, err);
+    if (!status) status = check_edits(&b->edits, b->vocab, err);
+    return status
+               ? status
+               : check_workspace(b->workspace, b->workspace_bytes, b->sequences, 0, b->vocab, err);
 }
 
 /* The arrays that a batch of rounds needs in any case. */
@@ -103,7 +140,10 @@ spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
     if (!status && array) status = missing(array, err);
     if (!status) status = check_rows("verifier", &b->verifier, err);
     if (!status && b->drafter.logits.data) status = check_rows("drafter", &b->drafter, err);
-    return status ? status : check_edits(&b->edits, b->vocab, err);
+    if (!status) status = check_edits(&b->edits, b->vocab, err);
+    return status ? status
+                  : check_workspace(b->workspace, b->workspace_bytes, b->sequences, b->max_drafts,
+                                    b->vocab, err);
 }
 
 /* ---- the calls --------------------------------------------------------------------------------

@@ -23,3 +23,11 @@ spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream strea
     (void)stream;
     return unsupported(err);
 }
+
+spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream, spc_error *err)
+{
+    (void)workspace;
+    (void)bytes;
+    (void)stream;
+    return unsupported(err);
+}

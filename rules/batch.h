@@ -10,6 +10,11 @@
 
 #include "pair.h"
 
+#include <stddef.h>
+
+/* Parts of a workspace (cuda/queue.cu). */
+enum { SPC_QUEUE_HEADER_BYTES = 256, SPC_QUEUE_JOB_BYTES = 768 };
+
 /* One row of logits per sequence: draw a token, or take the row's statistics. */
 typedef struct {
     int32_t sequences;            /* entries of the arrays, >= 1 */
@@ -26,6 +31,9 @@ typedef struct {
     spc_row_stats *stats;   /* [sequences] receives the row's statistics, or NULL */
     float *log_probability; /* [sequences] receives ln of the token's processed probability, -inf
                                where there is no token; or NULL */
+    void *workspace; /* cuda: scratch for the form that spreads a batch over the device; NULL:
+                        the reference form, one block per sequence, slow.  cpu: not used */
+    size_t workspace_bytes; /* at least spc_workspace_bytes */
 } spc_draw_batch;
 
 /* One round of every sequence. */
@@ -55,6 +63,9 @@ typedef struct {
     spc_verdict *verdict;       /* [sequences] receives all of it once more, or NULL */
     spc_row_detail *detail;     /* [sequences, max_drafts + 1] receives what became of each row, or
                                    NULL.  Taking it costs further looks at the rows. */
+    void *workspace; /* cuda: scratch for the form that spreads a batch over the device; NULL:
+                        the reference form, one block per sequence, slow.  cpu: not used */
+    size_t workspace_bytes; /* at least spc_workspace_bytes */
 } spc_verify_batch;
 
 /* How many sequences there are, whatever live says. */

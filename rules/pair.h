@@ -132,7 +132,9 @@ SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafte
     return pair;
 }
 
-SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
+/* A token's numbers, its logits being at hand (of a side that is not ready: any). */
+SPC_FN spc_entry spc_pair_entry_of(const spc_row_pair *pair, int32_t token, float drafter,
+                                   float verifier)
 {
     float temperature = pair->round->params->sampling.temperature;
     spc_gate gate = (spc_gate)pair->round->params->rule.gate;
@@ -142,18 +144,22 @@ SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
     e.mix.drafter = e.mix.verifier = e.gap.drafter = e.gap.verifier = 0;
     e.top = v->ready && token == v->stats.top;
     if (d->ready) {
-        float logit = spc_view_logit(&d->row, token);
-
-        e.mix.drafter = spc_row_probability(d->softmax, logit, token);
-        e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, logit, token);
+        e.mix.drafter = spc_row_probability(d->softmax, drafter, token);
+        e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, drafter, token);
     }
     if (v->ready) {
-        float logit = spc_view_logit(&v->row, token);
-
-        e.mix.verifier = spc_row_probability(v->softmax, logit, token);
-        e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, logit, token);
+        e.mix.verifier = spc_row_probability(v->softmax, verifier, token);
+        e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, verifier, token);
     }
     return e;
+}
+
+SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)
+{
+    float drafter = pair->drafter.ready ? spc_view_logit(&pair->drafter.row, token) : 0.0f;
+    float verifier = pair->verifier.ready ? spc_view_logit(&pair->verifier.row, token) : 0.0f;
+
+    return spc_pair_entry_of(pair, token, drafter, verifier);
 }
 
 /* x: w of block verification, s of Newton's step. */

@@ -3,7 +3,8 @@
  * verdict, token and statistic to the bit.
  *
  * Built twice: against the device, and against tests/fibers, which runs the same kernels without
- * one. */
+ * one.  A device has an exp2 of its own unless the build says SPC_CUDA_EXACT: then its two forms
+ * are compared with each other to the bit, and with the CPU but for a few close decisions. */
 #include "cuda/launch.h"
 
 #include "toybatch.h"
@@ -28,28 +29,92 @@ static void unshare(void *memory)
     (void)cudaFree(memory);
 }
 
-/* One batch on both. */
-static void expect_same(batch *b, const spc_verify_batch *v, const char *what)
+/* A workspace for every batch of this file, dirty but for what init cleans. */
+static void *workspace_of(size_t bytes)
+{
+    void *memory = shared(bytes);
+
+    cr_assert_eq(spc_cuda_workspace_init(memory, bytes, NULL, NULL), SPC_OK);
+    return memory;
+}
+
+static void run(batch *b, const spc_verify_batch *v, const char *what)
+{
+    spc_error err;
+
+    memset(b->out, 0x5a, sizeof *b->out);
+    cr_assert_eq(spc_cuda_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    ok(cudaDeviceSynchronize(), "run");
+}
+
+#ifdef SPC_EXACT_EXP2
+static void expect_as_on_cpu(const results *got, const results *want, const char *what)
+{
+    expect_same_results(got, want, what);
+}
+
+static bool same_float(float got, float want)
+{
+    return memcmp(&got, &want, sizeof got) == 0;
+}
+#else
+static void expect_as_on_cpu(const results *got, const results *want, const char *what)
+{
+    static long sequences, others;
+
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        sequences++;
+        others += memcmp(&got->verdict[s], &want->verdict[s], sizeof got->verdict[s]) != 0;
+    }
+    cr_assert(others * 50 <= sequences + 100, "%s: %ld of %ld sequences decided otherwise", what,
+              others, sequences);
+}
+
+static bool same_float(float got, float want)
+{
+    return memcmp(&got, &want, sizeof got) == 0 || fabsf(got - want) <= 2e-6f * (1 + fabsf(want));
+}
+#endif
+
+/* One batch on the CPU and in both forms on the device; queued launches times, for a launch leaves
+ * the workspace as it found it. */
+static void expect_same_again(batch *b, const spc_verify_batch *v, int launches, const char *what)
 {
     static results want;
+    spc_verify_batch queued = *v;
+    char name[192];
     spc_error err;
 
     memset(b->out, 0x5a, sizeof *b->out);
     cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
     want = *b->out;
-    memset(b->out, 0x5a, sizeof *b->out);
-    cr_assert_eq(spc_cuda_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
-    ok(cudaDeviceSynchronize(), "run");
-    expect_same_results(b->out, &want, what);
+    run(b, v, what);
+    expect_as_on_cpu(b->out, &want, what);
+    want = *b->out;
+    queued.workspace_bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, v->vocab);
+    queued.workspace = workspace_of(queued.workspace_bytes);
+    for (int repeat = 0; repeat < launches; repeat++) {
+        (void)snprintf(name, sizeof name, "%s, queued, launch %d", what, repeat);
+        run(b, &queued, name);
+        expect_same_results(b->out, &want, name);
+    }
+    unshare(queued.workspace);
 }
 
-static void expect_same_in(batch *b, const char *what)
+static void expect_same(batch *b, const spc_verify_batch *v, const char *what)
+{
+    expect_same_again(b, v, 1, what);
+}
+
+/* With the drafter's statistics given, or taken here. */
+static void expect_same_in(batch *b, bool given, const char *what)
 {
     spc_verify_batch v = verify_batch(b);
 
-    expect_same(b, &v, what);
-    v.stats = NULL;
-    v.detail = NULL;
+    if (!given) {
+        v.stats = NULL;
+        v.detail = NULL;
+    }
     expect_same(b, &v, what);
 }
 
@@ -67,7 +132,7 @@ Test(cuda_verify, every_rule_in_every_mode)
 
             (void)snprintf(what, sizeof what, "%s, %s", rule, modes[m].name);
             batch_fill(&b, &d, &p, 3.0, NULL);
-            expect_same_in(&b, what);
+            expect_same_in(&b, (r + m) % 2 == 0, what);
         }
     }
     batch_free(&b);
@@ -95,7 +160,7 @@ Test(cuda_verify, mixed_batch)
 
         v.live = b.live;
         v.stats = NULL; /* another rule, other statistics */
-        expect_same(&b, &v, what);
+        expect_same_again(&b, &v, 3, what);
     }
     batch_free(&b);
 }
@@ -160,7 +225,8 @@ Test(cuda_verify, vocabularies)
 
         (void)snprintf(what, sizeof what, "vocabulary of %d", (int)vocabs[i]);
         batch_fill(&b, &d, &p, 2.0, NULL);
-        expect_same_in(&b, what);
+        expect_same_in(&b, true, what);
+        expect_same_in(&b, false, what);
         batch_free(&b);
     }
 }
@@ -205,6 +271,28 @@ typedef struct {
     float log_probability[SEQUENCES];
 } drawn;
 
+static void expect_drawn(const drawn *got, const drawn *want, const char *what)
+{
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        const spc_row_stats *a = &got->stats[s], *b = &want->stats[s];
+
+        cr_assert_eq(a->bad, b->bad, "%s: sequence %d", what, s);
+        cr_assert(a->bad || (a->top == b->top && same_float(a->max, b->max) &&
+                             same_float(a->sum, b->sum) && same_float(a->sum_one, b->sum_one) &&
+                             same_float(a->moment, b->moment) && same_float(a->cut, b->cut)),
+                  "%s: sequence %d: statistics", what, s);
+        if (got->token[s] != want->token[s]) { /* only where exp2 differs, and rarely then */
+            static int others;
+
+            cr_assert(same_float(1, 1 + 1e-6f) && ++others < 3, "%s: token %d, want %d", what,
+                      got->token[s], want->token[s]);
+            continue;
+        }
+        cr_assert(same_float(got->log_probability[s], want->log_probability[s]), "%s: %g, want %g",
+                  what, (double)got->log_probability[s], (double)want->log_probability[s]);
+    }
+}
+
 static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const char *what)
 {
     drawn *out = shared(sizeof *out), want;
@@ -227,10 +315,21 @@ static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const 
     memset(out, 0x5a, sizeof *out);
     cr_assert_eq(spc_cuda_draw_batch(&a, NULL, NULL), SPC_OK);
     ok(cudaDeviceSynchronize(), "run");
-    cr_assert(memcmp(out, &want, sizeof want) == 0, "%s: tokens %d %d, want %d %d", what,
-              out->token[0], out->token[1], want.token[0], want.token[1]);
+    expect_drawn(out, &want, what);
+    want = *out;
     cr_assert_eq(out->token[1], -1);
     cr_assert(out->stats[1].bad);
+    a.workspace_bytes = spc_workspace_bytes(SEQUENCES, 0, b->vocab);
+    a.workspace = workspace_of(a.workspace_bytes);
+    for (int repeat = 0; repeat < 2; repeat++) {
+        memset(out, 0x5a, sizeof *out);
+        cr_assert_eq(spc_cuda_draw_batch(&a, NULL, NULL), SPC_OK);
+        ok(cudaDeviceSynchronize(), "run");
+        cr_assert(memcmp(out, &want, sizeof want) == 0, "%s, queued: tokens %d %d, want %d %d",
+                  what, out->token[0], out->token[1], want.token[0], want.token[1]);
+    }
+    unshare(a.workspace);
+    a.workspace = NULL;
     a.token = NULL;
     a.log_probability = NULL;
     memset(out->stats, 0x5a, sizeof out->stats);

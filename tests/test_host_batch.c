@@ -516,6 +516,10 @@ Test(host_batch, misuse_is_named)
     REFUSED(edits = ((spc_edits){b.allowed, 1, NULL, NULL, NULL}), "edits.allowed_stride");
     REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, NULL, b.edit_value}), "edits.edit_token");
     REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, b.edit_token, NULL}), "edits.edit_value");
+    REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
+    REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
+    cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
+    cr_assert_leq(spc_workspace_bytes(64, 5, 128256), (1u << 20) + 64u * 64 * 11 * 32);
     batch_free(&b);
 }
 

@@ -24,7 +24,7 @@
 #define __shared__
 #define __grid_constant__
 #define __noinline__ __attribute__((noinline))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -44,10 +44,24 @@ struct fiber_index {
 };
 
 /* Of the fiber that runs now. */
-extern fiber_index threadIdx, blockIdx;
+extern fiber_index threadIdx, blockIdx, gridDim;
 
-/* Run body(user) as `blocks` blocks of `threads` fibers, block after block. */
-void fiber_run(int blocks, int threads, void (*body)(void *user), void *user);
+/* Run body(user) as `blocks` blocks of `threads` fibers: block after block, or together, at most
+ * FIBER_BLOCKS then, by turns whose order is thrown with dice. */
+enum { FIBER_BLOCKS = 4 };
+void fiber_run(int blocks, int threads, bool together, void (*body)(void *user), void *user);
+
+/* Let others run. */
+void __nanosleep(unsigned);
+
+static inline void __threadfence(void)
+{
+}
+
+template <typename T> static inline T __ldcg(const T *at)
+{
+    return *(const volatile T *)at;
+}
 
 /* Wait for all fibers of the block that have not returned. */
 void __syncthreads(void);
@@ -105,12 +119,37 @@ static inline unsigned __reduce_min_sync(unsigned mask, unsigned value)
     return ~__reduce_max_sync(mask, ~value);
 }
 
+template <typename T> static inline T fiber_exchange(T *at, T value)
+{
+    T old = *at;
+
+    *at = value;
+    return old;
+}
+
 static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value)
 {
-    unsigned long long old = *at;
+    return fiber_exchange(at, *at + value);
+}
 
-    *at += value;
-    return old;
+static inline unsigned atomicAdd(unsigned *at, unsigned value)
+{
+    return fiber_exchange(at, *at + value);
+}
+
+static inline int atomicAdd(int *at, int value)
+{
+    return fiber_exchange(at, *at + value);
+}
+
+static inline int atomicSub(int *at, int value)
+{
+    return fiber_exchange(at, *at - value);
+}
+
+static inline int atomicExch(int *at, int value)
+{
+    return fiber_exchange(at, value);
 }
 
 template <typename Args> struct fiber_call {
@@ -126,7 +165,8 @@ template <typename Args> struct fiber_call {
 };
 
 template <typename Args>
-static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, const Args &args)
+static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, const Args &args,
+                                bool together = false)
 {
     fiber_call<Args> call = {kernel, args};
 
@@ -134,7 +174,7 @@ static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, c
         return cudaErrorIllegalAddress;
     }
     fiber_gpu.launches++;
-    fiber_run(blocks, threads, &fiber_call<Args>::run, &call);
+    fiber_run(blocks, threads, together, &fiber_call<Args>::run, &call);
     return cudaSuccess;
 }
 #endif

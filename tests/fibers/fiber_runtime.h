@@ -74,6 +74,30 @@ static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
     return cudaSuccess;
 }
 
+static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
+{
+    (void)stream;
+    return cudaMemset(at, value, bytes);
+}
+
+static inline cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+/* One multiprocessor. */
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+
+static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
+                                                 int device)
+{
+    (void)attribute;
+    (void)device;
+    *value = 1;
+    return cudaSuccess;
+}
+
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fibers.cpp - the scheduler: runs every fiber up to its next barrier, then lets all of them pass.
  *
+ * Blocks run one after the other, or several by turns: then a block runs in one round and rests in
+ * another as dice fall, so that blocks that work on each other's behalf meet in many ways.
+ *
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
-#include "cuda_runtime_api.h"
-
+#include <memory>
 #include <setjmp.h>
 #include <stdio.h>
 #include <ucontext.h>
 #include <vector>
 
-fiber_index threadIdx, blockIdx;
+#include "cuda_runtime_api.h" /* last: it names what compilers know by other names */
+
+fiber_index threadIdx, blockIdx, gridDim;
 fiber_device fiber_gpu = {cudaSuccess, cudaSuccess, 13000, (size_t)1 << 40, 0, 0, 0, 0, -1};
 
 namespace
@@ -23,22 +27,25 @@ struct fiber {
     ucontext_t context; /* for its first entry */
     jmp_buf here;       /* for all others */
     bool entered;
-    std::vector<char> stack;
+    std::unique_ptr<char[]> stack;
     wait_kind wait;
     int ballot;         /* given to __syncthreads_or */
     uint64_t exchanged; /* given to the shuffle */
 };
 
-std::vector<fiber> fibers;
+std::vector<fiber> fibers; /* of all blocks that run together */
+size_t width;              /* threads of a block */
+size_t current;            /* index of the fiber that runs */
+uint32_t dice = 1;
 ucontext_t first_return;
 jmp_buf scheduler;
 void (*body)(void *);
 void *body_user;
-int ballot_result;
+int ballot_result[FIBER_BLOCKS];
 
 void wait_at(wait_kind kind)
 {
-    fiber &self = fibers[threadIdx.x];
+    fiber &self = fibers[current];
 
     self.wait = kind;
     if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
@@ -54,8 +61,12 @@ void enter()
 }
 
 /* Run a fiber up to its next wait. */
-void resume(fiber &f)
+void resume(size_t i)
 {
+    fiber &f = fibers[i];
+
+    current = i;
+    threadIdx.x = (unsigned)(i % width);
     if (_setjmp(scheduler) != 0) return;
     if (f.entered) _longjmp(f.here, 1);
     f.entered = true;
@@ -83,44 +94,67 @@ void release(size_t from, size_t to)
     }
 }
 
-/* Let go of every barrier that is complete; false when there is none. */
-bool pass_barriers(void)
+/* Let go of every barrier of a block that is complete; false when there is none. */
+bool pass_barriers(size_t block)
 {
+    const size_t from = block * width, to = from + width;
     bool passed = false;
 
-    for (size_t warp = 0; warp < fibers.size(); warp += WARP) {
+    for (size_t warp = from; warp < to; warp += WARP) {
         if (!all_wait(warp, warp + WARP, AT_WARP)) continue;
         release(warp, warp + WARP);
         passed = true;
     }
-    if (!passed && all_wait(0, fibers.size(), AT_BLOCK)) {
-        ballot_result = 0;
-        for (fiber &f : fibers) ballot_result |= f.wait == AT_BLOCK && f.ballot;
-        release(0, fibers.size());
+    if (!passed && all_wait(from, to, AT_BLOCK)) {
+        ballot_result[block] = 0;
+        for (size_t i = from; i < to; i++) {
+            ballot_result[block] |= fibers[i].wait == AT_BLOCK && fibers[i].ballot;
+        }
+        release(from, to);
         passed = true;
     }
     return passed;
 }
 
-void run_block(void)
+/* Let a block run up to its next barrier.  false: it has ended. */
+bool run_block(size_t block)
 {
-    for (fiber &f : fibers) f.wait = RUNS;
-    for (;;) {
-        bool ran = false;
+    const size_t from = block * width, to = from + width;
+    bool ran = false;
 
-        for (size_t i = 0; i < fibers.size(); i++) {
-            if (fibers[i].wait != RUNS) continue;
-            threadIdx.x = (unsigned)i;
-            resume(fibers[i]);
-            ran = true;
+    for (size_t i = from; i < to; i++) {
+        if (fibers[i].wait != RUNS) continue;
+        resume(i);
+        ran = true;
+    }
+    if (pass_barriers(block) || ran) return true;
+    for (size_t i = from; i < to; i++) {
+        if (fibers[i].wait == ENDED) continue;
+        fprintf(stderr, "fibers: deadlock: threads wait at different barriers\n");
+        abort();
+    }
+    return false;
+}
+
+/* Blocks first .. first + count - 1, until all have ended. */
+void run_blocks(int first, int count)
+{
+    bool running = true;
+
+    for (int b = 0; b < count; b++) {
+        for (size_t i = 0; i < width; i++) fibers[(size_t)b * width + i].wait = RUNS;
+    }
+    while (running) {
+        running = false;
+        for (int b = 0; b < count; b++) {
+            dice = dice * 1664525u + 1013904223u;
+            if (count > 1 && dice >> 31) {
+                running = true;
+                continue;
+            }
+            blockIdx.x = (unsigned)(first + b);
+            running = run_block((size_t)b) || running;
         }
-        if (pass_barriers() || ran) continue;
-        for (fiber &f : fibers) {
-            if (f.wait == ENDED) continue;
-            fprintf(stderr, "fibers: deadlock: threads wait at different barriers\n");
-            abort();
-        }
-        return;
     }
 }
 
@@ -128,15 +162,17 @@ void run_block(void)
 
 void __syncthreads(void)
 {
-    fibers[threadIdx.x].ballot = 0;
+    fibers[current].ballot = 0;
     wait_at(AT_BLOCK);
 }
 
 int __syncthreads_or(int value)
 {
-    fibers[threadIdx.x].ballot = value;
+    const size_t self = current;
+
+    fibers[self].ballot = value;
     wait_at(AT_BLOCK);
-    return ballot_result;
+    return ballot_result[self / width];
 }
 
 void __syncwarp(void)
@@ -144,9 +180,14 @@ void __syncwarp(void)
     wait_at(AT_WARP);
 }
 
+void __nanosleep(unsigned)
+{
+    wait_at(RUNS);
+}
+
 uint64_t fiber_shuffle(uint64_t bits, unsigned from)
 {
-    unsigned self = threadIdx.x;
+    const size_t self = current;
     uint64_t got;
 
     fibers[self].exchanged = bits;
@@ -156,25 +197,31 @@ uint64_t fiber_shuffle(uint64_t bits, unsigned from)
     return got;
 }
 
-void fiber_run(int blocks, int threads, void (*run)(void *user), void *user)
+void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)
 {
-    if (fibers.size() != (size_t)threads) {
-        fibers = std::vector<fiber>((size_t)threads);
+    const int count = !together ? 1 : blocks < FIBER_BLOCKS ? blocks : FIBER_BLOCKS;
+    const size_t wanted = (size_t)threads * (size_t)count;
+
+    if (together && blocks > FIBER_BLOCKS) {
+        fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
+        abort();
+    }
+    if (width != (size_t)threads || fibers.size() < wanted) {
+        fibers = std::vector<fiber>(wanted);
         for (fiber &f : fibers) {
-            f.stack.resize(STACK_BYTES);
+            f.stack.reset(new char[STACK_BYTES]);
             getcontext(&f.context);
-            f.context.uc_stack.ss_sp = f.stack.data();
-            f.context.uc_stack.ss_size = f.stack.size();
+            f.context.uc_stack.ss_sp = f.stack.get();
+            f.context.uc_stack.ss_size = STACK_BYTES;
             f.context.uc_link = nullptr;
             makecontext(&f.context, enter, 0);
         }
     }
+    width = (size_t)threads;
+    gridDim.x = (unsigned)blocks;
     body = run;
     body_user = user;
-    for (int block = 0; block < blocks; block++) {
-        blockIdx.x = (unsigned)block;
-        run_block();
-    }
+    for (int block = 0; block < blocks; block += count) run_blocks(block, count);
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */

@@ -107,6 +107,16 @@ SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_strea
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                          spc_error *err);
 
+/* Bytes of workspace for batches of up to so many sequences, drafts and tokens (max_drafts 0 for
+ * draws). */
+SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab);
+
+/* Prepare a workspace in device memory, aligned to 16 bytes, once and in the order of the stream.
+ * A workspace serves one batch at a time, of any shape that it is large enough for; calls leave it
+ * ready for the next.  After a launch that failed it has to be prepared again. */
+SPC_API spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream,
+                                           spc_error *err);
+
 /* SPC_OK, or the field of a batch that cannot be right: shapes, strides and missing arrays.  The
  * calls above begin with it. */
 SPC_API spc_status spc_draw_batch_check(const spc_draw_batch *batch, spc_error *err);
