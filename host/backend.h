@@ -56,11 +56,12 @@ typedef struct {
 } spc_lane;
 
 typedef struct {
-    const char *name; /* "cpu" */
+    const char *name; /* "cpu", "cuda" */
 
-    /* Open a device.  threads: 0 chooses.  isa: NULL chooses the widest vector unit, otherwise one
-     * by name; an unknown or absent one is SPC_EUSAGE and lists what there is. */
-    spc_status (*open)(spc_backend **out, int32_t threads, const char *isa, spc_error *err);
+    /* Open a device.  threads: 0 chooses; the CPU's.  which: NULL chooses, otherwise a vector unit
+     * of the CPU by name, or a GPU by number; an unknown or absent one is SPC_EUSAGE and lists what
+     * there is. */
+    spc_status (*open)(spc_backend **out, int32_t threads, const char *which, spc_error *err);
     void (*close)(spc_backend *backend);               /* NULL allowed */
     const char *(*device)(const spc_backend *backend); /* "cpu, 2 threads, avx512" */
 
@@ -68,7 +69,8 @@ typedef struct {
     size_t (*memory)(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);
     /* Bind the plan to the tensors of a bundle and reserve every byte the runner will ever use.
      * Every tensor is checked for name, shape and type (SPC_ESHAPE names tensor, expected, found).
-     * The CPU reads weights in place: the bundle must outlive the runner. */
+     * The CPU reads weights in place: the bundle must outlive the runner.  A GPU without room is
+     * SPC_ENOMEM and says what is needed, what is free and what to lower. */
     spc_status (*load)(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
                        const spc_limits *limits, spc_runner **out, spc_error *err);
     void (*unload)(spc_runner *runner); /* NULL allowed */
@@ -81,7 +83,7 @@ typedef struct {
     /* Run rows; leave the logits rows asked for.  Advances the KV length of each slot.  A row's
      * result depends on its own slot alone: not on its neighbours, their number or their order. */
     spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);
-    /* Logits row, [vocab] float32, valid until the next forward that writes it. */
+    /* Logits row, [vocab] float32 on the host, valid until the next forward that writes it. */
     const float *(*logits)(const spc_runner *runner, int32_t output);
     /* KV length of a slot, in tokens. */
     int32_t (*length)(const spc_runner *runner, int32_t slot);
@@ -100,5 +102,6 @@ typedef struct {
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;
+extern const spc_backend_ops spc_backend_cuda; /* in builds with CUDA */
 
 #endif

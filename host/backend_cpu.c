@@ -4,19 +4,20 @@
  * Weights are read where they are mapped.  Linear ops and attention are split over a team of
  * threads, outputs against outputs and heads against heads, so that no sum depends on the number of
  * threads; everything else is a plain loop on the calling thread. */
+#include "carve.h"
 #include "cpu_kernels.h"
 #include "cpu_round.h"
 #include "cpu_threads.h"
+#include "rope.h"
 
 #include <assert.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile. */
-enum { LINEAR_GRAIN = 8, ALIGNMENT = 64 };
+enum { LINEAR_GRAIN = 8 };
 
 struct spc_backend {
     spc_team *team;
@@ -98,38 +99,6 @@ static const char *cpu_device(const spc_backend *b)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-/* Sizes that say so instead of wrapping. */
-static size_t times(size_t a, int64_t b)
-{
-    if (b == 0) return 0;
-    return a > SIZE_MAX / 2 / (size_t)b ? SIZE_MAX / 2 : a * (size_t)b;
-}
-
-/* The next piece of the arena; base NULL only counts. */
-typedef struct {
-    char *base;
-    size_t used;
-} carver;
-
-static void *carve(carver *c, size_t bytes)
-{
-    size_t at = c->used;
-
-    if (bytes > SIZE_MAX / 2 - ALIGNMENT || c->used > SIZE_MAX / 2 - bytes) {
-        c->used = SIZE_MAX / 2;
-        return NULL;
-    }
-    c->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return c->base ? c->base + at : NULL;
-}
-
-/* Kinds of rotation: rope, or that and local_rope; none where positions are relative. */
-static int32_t ropes_of(const spc_config *c)
-{
-    if (c->buckets > 0) return 0;
-    return c->local ? 2 : 1;
-}
-
 /* Most rows that an op runs over: the encoder takes a whole prompt. */
 static int32_t most_rows(const spc_runner *r)
 {
@@ -190,7 +159,7 @@ static size_t lay_out(spc_runner *r, char *base)
     r->key = carve(&to, cache);
     r->value = carve(&to, cache);
     r->length = carve(&to, times(sizeof *r->length, l->slots));
-    for (int32_t k = 0; k < ropes_of(c); k++) {
+    for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
         r->cosine[k] = carve(&to, angles);
         r->sine[k] = carve(&to, angles);
     }
@@ -257,64 +226,6 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
     return SPC_OK;
 }
 
-#define TWO_PI 6.28318530717958647693
-
-/* yarn: the pair (not a whole one) that makes so many turns in the original context. */
-static double yarn_pair(const spc_rope *rope, int32_t head_dim, double turns)
-{
-    return head_dim * log(rope->original_context / (turns * TWO_PI)) / (2 * log(rope->theta));
-}
-
-/* Pairs up to `low` keep their frequency, those from `high` on are stretched. */
-static double yarn_frequency(const spc_rope *rope, int32_t head_dim, int32_t i, double frequency)
-{
-    double low = yarn_pair(rope, head_dim, rope->beta_fast);
-    double high = yarn_pair(rope, head_dim, rope->beta_slow), ramp;
-
-    if (rope->truncate) {
-        low = floor(low);
-        high = ceil(high);
-    }
-    low = fmax(low, 0);
-    high = fmin(high, head_dim - 1);
-    if (low == high) high += 0.001;
-    ramp = fmin(fmax((i - low) / (high - low), 0), 1);
-    return frequency / rope->factor * ramp + frequency * (1 - ramp);
-}
-
-/* Turns per token of rotary pair i.  Scalings as transformers' modeling_rope_utils has them. */
-static double rope_frequency(const spc_rope *rope, int32_t head_dim, int32_t i)
-{
-    double frequency = pow(rope->theta, -2.0 * i / head_dim);
-    double turns = rope->original_context * frequency / TWO_PI;
-
-    if (rope->kind == SPC_ROPE_LINEAR) return frequency / rope->factor;
-    if (rope->kind == SPC_ROPE_YARN) return yarn_frequency(rope, head_dim, i, frequency);
-    if (rope->kind != SPC_ROPE_LLAMA3 || turns > rope->high_freq_factor) return frequency;
-    if (turns < rope->low_freq_factor) return frequency / rope->factor;
-
-    double smooth =
-        (turns - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
-
-    return (1 - smooth) * frequency / rope->factor + smooth * frequency;
-}
-
-static void fill_angles(spc_runner *r, const spc_rope *rope, float *cosine, float *sine)
-{
-    int32_t head_dim = r->plan->config.head_dim, half = head_dim / 2;
-
-    for (int32_t i = 0; i < half; i++) {
-        double frequency = spc_config_buffer(&r->plan->config, rope_frequency(rope, head_dim, i));
-
-        for (int32_t position = 0; position < r->limits.context; position++) {
-            int64_t at = (int64_t)position * half + i;
-
-            cosine[at] = (float)(cos(position * frequency) * rope->attention);
-            sine[at] = (float)(sin(position * frequency) * rope->attention);
-        }
-    }
-}
-
 /* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
 static void cut_head(spc_runner *r)
 {
@@ -340,7 +251,7 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
     spc_status status = SPC_OK;
 
     *out = NULL;
-    if (r && bytes < SIZE_MAX / 2) r->arena = aligned_alloc(ALIGNMENT, bytes);
+    if (r && bytes < CARVE_MOST) r->arena = aligned_alloc(CARVE_ALIGNMENT, bytes);
     if (!r || !r->arena) {
         free(r);
         return spc_error_set(
@@ -362,9 +273,8 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
         return status;
     }
     cut_head(r);
-    for (int32_t k = 0; k < ropes_of(&plan->config); k++) {
-        fill_angles(r, k == 0 ? &plan->config.rope : &plan->config.local_rope, r->cosine[k],
-                    r->sine[k]);
+    for (int32_t k = 0; k < spc_rope_kinds(&plan->config); k++) {
+        spc_rope_angles(&plan->config, k, limits->context, r->cosine[k], r->sine[k]);
     }
     for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
         r->source_position[i] = i;

@@ -108,6 +108,9 @@ bool spc_cli_flush(void);
 /* The exit code of a command that ends with `code`: that of the failed output if there was one. */
 int spc_cli_finish(int code);
 
+/* Help of --device. */
+#define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
+
 /* Exit code after Ctrl-C, as shells have it. */
 enum { SPC_CLI_INTERRUPTED = 130 };
 

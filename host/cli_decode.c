@@ -14,6 +14,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
 
     spc_session_options_init(&session);
     d->rule = session.rule;
+    d->device = "auto";
     d->gamma = session.gamma;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
@@ -113,6 +114,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.drafter = strcmp(decode->drafter, "none") == 0 ? NULL : decode->drafter;
     o.sessions = sessions;
     o.context = decode->context;
+    o.device = decode->device;
     o.threads = decode->threads;
     o.isa = decode->isa;
     o.log = on_log;

@@ -11,7 +11,7 @@
 
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
-    const char *verifier, *drafter, *rule, *isa, *points;
+    const char *verifier, *drafter, *rule, *device, *isa, *points;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
@@ -75,6 +75,7 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "context", "N",                                                   \
                            "tokens of prompt and answer together; 0: what the models allow", INT,  \
                            context, 0, INT32_MAX),                                                 \
+        SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \

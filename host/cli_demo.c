@@ -11,11 +11,12 @@
 
 typedef struct {
     int32_t gamma, threads;
-    const char *isa;
+    const char *device, *isa;
 } demo_args;
 
 static const spc_cli_option options[] = {
     {"gamma", "N", "draft length", SPC_CLI_INT, offsetof(demo_args, gamma), 1, SPC_GAMMA_MAX},
+    {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(demo_args, device), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(demo_args, threads), 0,
      SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
@@ -28,6 +29,7 @@ static void demo_init(void *args)
 
     spc_session_options_init(&session);
     ((demo_args *)args)->gamma = session.gamma;
+    ((demo_args *)args)->device = "auto";
 }
 
 /* Written for this demo. */
@@ -174,6 +176,7 @@ static int demo_run(const void *args, const spc_cli_line *line)
     (void)line;
     spc_cli_catch_interrupt();
     spc_engine_options_init(&o);
+    o.device = a->device;
     o.threads = a->threads;
     o.isa = a->isa;
     if (results) status = spc_engine_open(&o, &engine, &error);

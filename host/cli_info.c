@@ -2,6 +2,7 @@
 /* cli_info.c - spc info, spc logits: one model looked at. */
 #include "cli.h"
 #include "cpu_threads.h"
+#include "device.h"
 #include "engine.h"
 
 #include "weights/chat.h"
@@ -17,6 +18,7 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
+    const char *device;
     int32_t context, batch;
     bool plan, json;
 } info_args;
@@ -26,6 +28,10 @@ static const spc_cli_option info_options[] = {
      SPC_CLI_INT, offsetof(info_args, context), 0, INT32_MAX},
     {"batch", "N", "sequences decoded together to plan memory for", SPC_CLI_INT,
      offsetof(info_args, batch), 1, SPC_SESSIONS_MAX},
+    {"device", "NAME",
+     "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
+     "unless given",
+     SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
     {"json", NULL, "the same as one JSON object", SPC_CLI_FLAG, offsetof(info_args, json), 0, 0},
@@ -36,9 +42,8 @@ static void info_init(void *args)
     ((info_args *)args)->batch = 1;
 }
 
-/* Devices that memory is planned for. */
-static const spc_backend_ops *const devices[] = {&spc_backend_cpu};
-enum { DEVICES = sizeof devices / sizeof *devices, DEVICE_NAME = 64 };
+/* Devices that memory is planned for, at most. */
+enum { DEVICES = 2, DEVICE_NAME = 128 };
 
 /* The tensors of one element type. */
 typedef struct {
@@ -58,10 +63,11 @@ typedef struct {
     int32_t special;             /* special tokens of the tokenizer */
     const char *chat;            /* the chat template's name; NULL: none that is known */
     dtype_use dtype[SPC_DTYPE_COUNT];
-    int32_t context;       /* planned for */
-    uint64_t weight_bytes; /* of all tensors */
-    uint64_t row_bytes;    /* read by one row */
-    memory_use memory[DEVICES];
+    int32_t context;            /* planned for */
+    uint64_t weight_bytes;      /* of all tensors */
+    uint64_t row_bytes;         /* read by one row */
+    memory_use memory[DEVICES]; /* [devices] */
+    int32_t devices;
 } model_info;
 
 static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
@@ -77,15 +83,12 @@ static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
     }
 }
 
-static spc_status plan_device(const spc_backend_ops *ops, const info_args *a, const model_info *m,
-                              memory_use *out, spc_error *err)
+/* The plan for one more device, which is closed. */
+static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, const info_args *a,
+                              model_info *m, spc_error *err)
 {
     spc_limits limits = spc_engine_limits(a->batch, m->context);
-    spc_backend *backend;
-    spc_status status = ops->open(&backend, 0, NULL, err);
-
-    if (status != SPC_OK) return status;
-
+    memory_use *out = &m->memory[m->devices++];
     size_t all = ops->memory(backend, m->model.plan, &limits);
 
     (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
@@ -101,10 +104,24 @@ static spc_status plan_device(const spc_backend_ops *ops, const info_args *a, co
     return SPC_OK;
 }
 
+static spc_status plan_devices(const info_args *a, model_info *m, spc_error *err)
+{
+    const spc_backend_ops *ops;
+    spc_backend *backend;
+    spc_error none;
+    spc_status status = spc_device_open(a->device, 0, NULL, NULL, NULL, &ops, &backend, err);
+
+    if (status == SPC_OK) status = plan_device(ops, backend, a, m, err);
+    if (status != SPC_OK || a->device) return status;
+    if (spc_device_open("cuda", 0, NULL, NULL, NULL, &ops, &backend, &none) != SPC_OK) {
+        return SPC_OK; /* nothing to plan for */
+    }
+    return plan_device(ops, backend, a, m, err);
+}
+
 static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
 {
     const spc_config *c = &m->model.config;
-    spc_status status = SPC_OK;
 
     m->context = a->context > 0 ? a->context : c->context;
     if (m->context < 2 || m->context > c->context_most) {
@@ -113,10 +130,7 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
                              "found %d",
                              (int)c->context_most, (int)m->context);
     }
-    for (int32_t i = 0; i < DEVICES && status == SPC_OK; i++) {
-        status = plan_device(devices[i], a, m, &m->memory[i], err);
-    }
-    return status;
+    return plan_devices(a, m, err);
 }
 
 /* What there is to tell of text.  A tokenizer or a template that cannot be used is told of: the
@@ -188,7 +202,7 @@ static void print_text(const model_info *m)
 
 static void print_memory(const info_args *a, const model_info *m)
 {
-    for (int32_t i = 0; i < DEVICES; i++) {
+    for (int32_t i = 0; i < m->devices; i++) {
         const memory_use *use = &m->memory[i];
 
         spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s:\n", (int)a->batch,
@@ -270,7 +284,7 @@ static json_t *memory_json(const info_args *a, const model_info *m)
                                (int)m->context, "devices");
     json_t *array = json_object_get(object, "devices");
 
-    for (int32_t i = 0; i < DEVICES; i++) {
+    for (int32_t i = 0; i < m->devices; i++) {
         const memory_use *use = &m->memory[i];
         json_t *item = json_pack("{s:s, s:I, s:I, s:I}", "device", use->device, "weight_bytes",
                                  (json_int_t)m->weight_bytes, "kv_bytes", (json_int_t)use->kv,
@@ -368,7 +382,7 @@ const spc_cli_command spc_cli_info = {
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *model, *source, *ids, *output, *isa;
+    const char *model, *source, *ids, *output, *device, *isa;
     int32_t threads;
 } logits_args;
 
@@ -379,6 +393,7 @@ static const spc_cli_option logits_options[] = {
     {"ids", "LIST", "the tokens, as 1,2,3", SPC_CLI_TEXT, offsetof(logits_args, ids), 0, 0},
     {"output", "FILE", "where to write, as safetensors", SPC_CLI_TEXT,
      offsetof(logits_args, output), 0, 0},
+    {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(logits_args, device), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(logits_args, threads), 0,
      SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
@@ -387,7 +402,7 @@ static const spc_cli_option logits_options[] = {
 
 static void logits_init(void *args)
 {
-    (void)args; /* nothing has a default */
+    ((logits_args *)args)->device = "auto";
 }
 
 /* "1,2,3" to ids; option: which of them, for messages. */
@@ -477,6 +492,7 @@ static spc_status compute_logits(const logits_args *a, const int32_t *source, in
     spc_engine_options_init(&o);
     o.verifier = a->model;
     o.drafter = NULL;
+    o.device = a->device;
     o.threads = a->threads;
     o.isa = a->isa;
     o.progress = spc_cli_loading;

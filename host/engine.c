@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 
+#include "device.h"
 #include "pair.h"
 
 #include "weights/demo/demo.h"
@@ -218,12 +219,12 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     *out = NULL;
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
-    engine->ops = &spc_backend_cpu;
     engine->sessions = options->sessions;
     status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status != SPC_OK) goto fail;
-    status = engine->ops->open(&engine->backend, options->threads, options->isa, err);
+    status = spc_device_open(options->device, options->threads, options->isa, options->log,
+                             options->user, &engine->ops, &engine->backend, err);
     if (status != SPC_OK) goto fail;
 
     spc_limits limits = spc_engine_limits(engine->sessions, engine->context);

@@ -100,14 +100,34 @@ static void open_stream(stream *s, int fd)
     cr_assert_not_null(s->text);
 }
 
+/* Tests of the program are on the CPU unless they say otherwise: which results a GPU must share
+ * with it is test_cuda_backend.c's business. */
+static bool chooses_device(const char *const *args)
+{
+    static const char *const commands[] = {"run", "chat", "demo", "info", "logits"};
+    bool chooses = false;
+
+    for (size_t i = 0; args[0] && i < sizeof commands / sizeof *commands; i++) {
+        chooses |= strcmp(args[0], commands[i]) == 0;
+    }
+    for (int32_t i = 0; chooses && args[i]; i++) {
+        if (strncmp(args[i], "--device", 8) == 0) return false;
+    }
+    return chooses;
+}
+
 static void start(child *c, const char *const *args, const spawn_options *o)
 {
-    char *argv[MOST_ARGS + 2] = {(char *)(uintptr_t)program_of(o)};
+    char *argv[MOST_ARGS + 4] = {(char *)(uintptr_t)program_of(o)};
     int in[2], out[2], err[2], file = -1;
+    int32_t count = 1;
 
     for (int32_t i = 0; args[i]; i++) {
         cr_assert_lt(i, MOST_ARGS);
-        argv[i + 1] = (char *)(uintptr_t)args[i];
+        argv[count++] = (char *)(uintptr_t)args[i];
+        if (i > 0 || o->program || !chooses_device(args)) continue;
+        argv[count++] = (char *)(uintptr_t) "--device";
+        argv[count++] = (char *)(uintptr_t) "cpu";
     }
     open_pipe(in);
     open_pipe(out);

@@ -43,14 +43,15 @@ static const struct {
       "input",
       "batch",
       "context",
+      "device",
       "threads",
       "isa",
       "!json",
       "!stream",
       "!quiet"}},
-    {"demo", {"gamma", "threads", "isa"}},
-    {"info", {"context", "batch", "!plan", "!json"}},
-    {"logits", {"model", "source", "ids", "output", "threads", "isa"}},
+    {"demo", {"gamma", "device", "threads", "isa"}},
+    {"info", {"context", "batch", "device", "!plan", "!json"}},
+    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa"}},
     {"tokenize", {"!special", "!decode"}},
 };
 

@@ -228,6 +228,27 @@ Test(host_cli_info, planned_memory_is_what_an_engine_takes)
     json_decref(lines);
 }
 
+Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
+{
+    static const char *const unknown[] = {"gpu", "", "cud", "cuda0", "cpu:1"};
+    spawn_result r = SPAWN(NULL, "info", "--device", "cuda:4000", TINY);
+
+    for (int32_t i = 0; i < COUNT(unknown); i++) {
+        const char *args[] = {"info", "--device", unknown[i], TINY, NULL};
+
+        expect_failure(args, &(const spawn_options){.in = NULL}, 2, "auto, cpu, cuda or cuda:N");
+    }
+    /* no CUDA in the build or not so many devices; no device */
+    cr_expect(r.code == 2 || r.code == 4, "%d", r.code);
+    cr_expect(strstr(r.err, "SPC_CUDA=ON") || strstr(r.err, "no device") ||
+                  strstr(r.err, "expected a number of 0 to"),
+              "%s", r.err);
+    cr_expect_str_empty(r.out);
+    spawn_free(&r);
+    const char *args[] = {"demo", "--device", "cuda", "--threads", "2", NULL};
+    expect_failure(args, &(const spawn_options){.in = NULL}, 2, "threads");
+}
+
 /* A model's folder to which a test adds what it is about. */
 static folder tiny_model(void)
 {

@@ -18,7 +18,8 @@
  *
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
  * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
- * depend on the vector unit of the machine (spc_engine_options.isa), whose sums round differently.
+ * depend on the device and on its vector unit (spc_engine_options.device, isa), whose sums round
+ * differently.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
@@ -66,6 +67,8 @@ typedef struct {
     int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
     int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
                                  With an encoder: of the prompt and of the continuation, each */
+    const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
+                                 can be used, otherwise (or with threads or isa) the CPU */
     int32_t threads;          /* CPU threads; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     spc_log_fn log;           /* may be NULL */
@@ -80,7 +83,8 @@ SPC_API void spc_engine_options_init(spc_engine_options *options);
  * of vocabularies padded to different sizes the ids that both have are decoded; both have an
  * encoder or neither) and reserve all memory.  Strings in options are read during the call only.
  *
- * SPC_EUSAGE, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_ENOMEM */
+ * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_EDEVICE,
+ * SPC_ENOMEM */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
 
@@ -89,7 +93,7 @@ SPC_API void spc_engine_close(spc_engine *engine);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
 typedef struct {
-    const char *device; /* "cpu, 2 threads, avx512" */
+    const char *device; /* "cpu, 2 threads, avx512", "cuda:0, NVIDIA H100 80GB HBM3" */
     int32_t vocab;      /* ids are 0 .. vocab - 1 */
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */

@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda.c - runs plans on a GPU: the device, its errors, and one launch after the other.
+ *
+ * The plan stays plain; here neighbours that one kernel does together are recognised: head norm,
+ * rotation and the write to the cache; a residual sum and the norm behind it.
+ *
+ * None of this has run on a GPU yet.  tests/test_cuda_backend.c runs it, kernels included, on the
+ * CPU (tests/fibers). */
+#include "backend_cuda.h"
+
+#include "rope.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- errors -----------------------------------------------------------------------------------
+ */
+
+spc_status spc_cuda_check(spc_backend *b, cudaError_t code, const char *what, spc_error *err)
+{
+    if (code == cudaSuccess) return SPC_OK;
+    if (b->failed == cudaSuccess) b->failed = code;
+    return spc_error_set(err, SPC_EDEVICE, "%s: %s: %s", b->device_name, what,
+                         cudaGetErrorString(code));
+}
+
+spc_status spc_cuda_enter(spc_backend *b, spc_error *err)
+{
+    spc_status status = spc_cuda_check(b, b->failed, "failed before", err);
+
+    if (status != SPC_OK) return status;
+    return spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+}
+
+/* ---- open -------------------------------------------------------------------------------------
+ */
+
+static spc_status no_device(cudaError_t code, spc_error *err)
+{
+    int driver = 0, built = 0;
+
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&built);
+    if (code == cudaErrorInsufficientDriver && driver > 0) {
+        return spc_error_set(err, SPC_EDEVICE,
+                             "cuda: the driver is too old: it knows CUDA %d.%d, this build needs "
+                             "%d.%d; update the driver, or --device cpu",
+                             driver / 1000, driver % 1000 / 10, built / 1000, built % 1000 / 10);
+    }
+    if (code == cudaSuccess || code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
+        return spc_error_set(err, SPC_EDEVICE,
+                             "cuda: no device: expected an NVIDIA GPU and its driver, found none; "
+                             "--device cpu needs neither");
+    }
+    return spc_error_set(err, SPC_EDEVICE, "cuda: no device can be used: %s",
+                         cudaGetErrorString(code));
+}
+
+/* "0" .. to a device's number. */
+static spc_status choose_device(const char *which, int *device, spc_error *err)
+{
+    int count = 0;
+    cudaError_t code = cudaGetDeviceCount(&count);
+    char *end = NULL;
+    long number = which && which[0] >= '0' && which[0] <= '9' ? strtol(which, &end, 10) : 0;
+
+    if (code != cudaSuccess || count < 1) return no_device(code, err);
+    if ((which && (!end || *end)) || number >= count) {
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "cuda:%.20s: expected a number of 0 to %d (%d device%s), found '%.20s'", which,
+            count - 1, count, count == 1 ? "" : "s", which);
+    }
+    *device = (int)number;
+    return SPC_OK;
+}
+
+static void cuda_close(spc_backend *b)
+{
+    if (!b) return;
+    (void)cudaSetDevice(b->device);
+    (void)cudaStreamDestroy(b->stream);
+    free(b);
+}
+
+/* Is there code for it in this build? */
+static spc_status check_device(spc_backend *b, spc_error *err)
+{
+    struct cudaDeviceProp device;
+    spc_status status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b, cudaGetDeviceProperties(&device, b->device), "properties", err);
+    }
+    if (status != SPC_OK) return status;
+    (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
+    if (spc_cuda_has_code() != cudaSuccess) {
+        return spc_error_set(err, SPC_EDEVICE,
+                             "%s: this build has no code for compute capability %d.%d; build with "
+                             "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
+                             b->text, device.major, device.minor, device.major, device.minor);
+    }
+    return SPC_OK;
+}
+
+static spc_status cuda_open(spc_backend **out, int32_t threads, const char *which, spc_error *err)
+{
+    int device = 0;
+    spc_status status = choose_device(which, &device, err);
+    spc_backend *b;
+
+    *out = NULL;
+    if (status == SPC_OK && threads != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "threads: expected 0 on a GPU (they are the CPU's), found %d",
+                             (int)threads);
+    }
+    if (status != SPC_OK) return status;
+    b = calloc(1, sizeof *b);
+    if (!b) return spc_error_set(err, SPC_ENOMEM, "no memory for the CUDA backend");
+    b->device = device;
+    (void)snprintf(b->device_name, sizeof b->device_name, "cuda:%d", device);
+    status = check_device(b, err);
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
+                                "no stream", err);
+    }
+    if (status != SPC_OK) {
+        free(b);
+        return status;
+    }
+    *out = b;
+    return SPC_OK;
+}
+
+static const char *cuda_device(const spc_backend *b)
+{
+    return b->text;
+}
+
+/* ---- rows -------------------------------------------------------------------------------------
+ */
+
+/* What launches need to know of the rows of a forward beside what lies on the device. */
+typedef struct {
+    int32_t count;
+    int32_t wanted;          /* rows whose logits are wanted */
+    int32_t tiles;           /* of attention */
+    int32_t most_seen;       /* longest cache */
+    int32_t most_remembered; /* longest memory; 0: none */
+} row_facts;
+
+static int32_t larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Write down the rows, and what follows from them, and send it all. */
+static spc_status send_rows(spc_runner *r, const spc_rows *rows, row_facts *out, spc_error *err)
+{
+    const spc_config *c = &r->plan->config;
+    const cuda_rows *to = &r->rows;
+    int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
+    row_facts f = {rows->count, 0, 0, 1, 0};
+
+    for (int32_t i = 0; i < rows->count; i++) {
+        int32_t slot = rows->slot[i], tile = f.tiles - 1;
+
+        to->slot[i] = slot;
+        to->token[i] = rows->token[i];
+        to->position[i] = rows->position[i];
+        to->seen[i] = rows->position[i] + 1;
+        to->remembered[i] = r->plan->encoder_ops > 0 ? r->source[slot] : 0;
+        f.most_seen = larger(f.most_seen, to->seen[i]);
+        f.most_remembered = larger(f.most_remembered, to->remembered[i]);
+        if (i > 0 && to->slot[i - 1] == slot && to->tile[tile].rows < tile_rows) {
+            to->tile[tile].rows++;
+        } else {
+            to->tile[f.tiles++] = (spc_attend_tile){i, 1};
+        }
+        if (!rows->output || rows->output[i] < 0) continue;
+        to->wanted[f.wanted] = i;
+        to->target[f.wanted++] = rows->output[i];
+    }
+    *out = f;
+    return spc_cuda_check(r->backend,
+                          cudaMemcpyAsync(r->device_rows.slot, to->slot, r->rows_bytes,
+                                          cudaMemcpyHostToDevice, r->backend->stream),
+                          "rows", err);
+}
+
+/* ---- ops --------------------------------------------------------------------------------------
+ */
+
+static cudaError_t run_embed(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    spc_embed_args a = {r->matrix[op->weight[0]], r->device_rows.token, r->buffer[op->out],
+                        op->scale, f->count};
+
+    return spc_cuda_embed(&a, r->backend->stream);
+}
+
+/* add: the sum in front of the norm, or NULL. */
+static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, const row_facts *f)
+{
+    spc_norm_args a = {.a = r->buffer[add ? add->a : op->a],
+                       .weight = r->vector[op->weight[0]],
+                       .out = r->buffer[op->out],
+                       .eps = (float)r->plan->config.norm_eps,
+                       .rows = f->count,
+                       .dim = r->plan->buffer[op->out].dim};
+
+    if (add) a.b = r->buffer[add->b];
+    if (add) a.sum = r->buffer[add->out];
+    return spc_cuda_norm(&a, r->backend->stream);
+}
+
+static cudaError_t run_add(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    spc_add_args a = {r->buffer[op->a], r->buffer[op->b], r->buffer[op->out],
+                      (int64_t)r->plan->buffer[op->out].dim * f->count};
+
+    return spc_cuda_add(&a, r->backend->stream);
+}
+
+static cudaError_t run_glu(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    spc_glu_args a = {r->buffer[op->a], r->buffer[op->out], SPC_GLU_SILU, f->count,
+                      r->plan->buffer[op->out].dim};
+
+    if (op->activation == SPC_ACT_GELU_TANH) a.kind = SPC_GLU_GELU_TANH;
+    if (op->kind == SPC_OP_RELU) a.kind = SPC_GLU_RELU;
+    return spc_cuda_glu(&a, r->backend->stream);
+}
+
+/* The matrices of an op over rows of `in`.  Those of one type go together. */
+static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in, int32_t rows,
+                                const int32_t *target, float *out, int32_t width)
+{
+    cudaError_t code = cudaSuccess;
+    int32_t k = 0;
+
+    while (k < SPC_OP_WEIGHTS && op->weight[k] >= 0 && code == cudaSuccess) {
+        spc_linear_args a = {
+            .in = in, .out = out, .target = target, .cap = op->cap, .rows = rows, .width = width};
+
+        for (; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++, a.parts++) {
+            const spc_cuda_matrix *m = &r->matrix[op->weight[k]];
+
+            if (a.parts > 0 && m->type != a.part[0].type) break;
+            a.part[a.parts] = *m;
+            if (op->bias[k] >= 0) a.bias[a.parts] = r->vector[op->bias[k]];
+            out += m->rows;
+        }
+        code = spc_cuda_linear_row(&a, r->backend->stream);
+    }
+    return code;
+}
+
+static cudaError_t run_linear(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    return run_matrices(r, op, r->buffer[op->a], f->count, NULL, r->buffer[op->out],
+                        r->plan->buffer[op->out].dim);
+}
+
+/* Logits of the wanted rows only. */
+static cudaError_t run_head(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    spc_gather_args a = {r->buffer[op->a], r->device_rows.wanted, r->wanted, op->scale,
+                         f->wanted,        r->plan->config.dim};
+    cudaError_t code;
+
+    if (f->wanted == 0) return cudaSuccess;
+    code = spc_cuda_gather(&a, r->backend->stream);
+    if (code != cudaSuccess) return code;
+    return run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits,
+                        r->plan->ids);
+}
+
+/* Elements of the caches of all layers of one slot. */
+static int64_t slot_stride(const spc_runner *r)
+{
+    const spc_config *c = &r->plan->config;
+
+    return (int64_t)c->layers * c->kv_heads * r->limits.context * c->head_dim;
+}
+
+static int64_t layer_at(const spc_runner *r, int32_t layer)
+{
+    return slot_stride(r) / r->plan->config.layers * layer;
+}
+
+/* What comes before attention: any of QK_NORM and ROPE, then the write of ATTEND or STORE; each may
+ * be NULL. */
+static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rope,
+                            const spc_op *write, const row_facts *f)
+{
+    const spc_config *c = &r->plan->config;
+    const spc_op *any = norm ? norm : rope ? rope : write;
+    spc_rope_args a = {.qkv = r->buffer[any->a],
+                       .slot = r->device_rows.slot,
+                       .position = r->device_rows.position,
+                       .slot_stride = slot_stride(r),
+                       .eps = (float)c->norm_eps,
+                       .rows = f->count,
+                       .width = r->plan->buffer[any->a].dim,
+                       .heads = norm || rope ? c->heads : 0,
+                       .kv_heads = c->kv_heads,
+                       .head_dim = c->head_dim,
+                       .context = r->limits.context};
+
+    if (norm) a.query_weight = r->vector[norm->weight[0]];
+    if (norm) a.key_weight = r->vector[norm->weight[1]];
+    if (rope) a.cosine = r->cosine[rope->local];
+    if (rope) a.sine = r->sine[rope->local];
+    if (write) {
+        bool store = write->kind == SPC_OP_STORE;
+
+        a.key = (store ? r->memory_key : r->key) + layer_at(r, write->layer);
+        a.value = (store ? r->memory_value : r->value) + layer_at(r, write->layer);
+    }
+    return spc_cuda_rope(&a, r->backend->stream);
+}
+
+/* ATTEND without its write, or RECALL. */
+static cudaError_t run_attend(spc_runner *r, const spc_op *op, const row_facts *f)
+{
+    const spc_config *c = &r->plan->config;
+    bool recall = op->kind == SPC_OP_RECALL;
+    spc_attend_args a = {.query = r->buffer[op->a],
+                         .key = (recall ? r->memory_key : r->key) + layer_at(r, op->layer),
+                         .value = (recall ? r->memory_value : r->value) + layer_at(r, op->layer),
+                         .bias = op->weight[0] >= 0 ? r->vector[op->weight[0]] : NULL,
+                         .slot = r->device_rows.slot,
+                         .position = r->device_rows.position,
+                         .seen = recall ? r->device_rows.remembered : r->device_rows.seen,
+                         .tile = r->device_rows.tile,
+                         .out = r->buffer[op->out],
+                         .workspace = r->workspace,
+                         .slot_stride = slot_stride(r),
+                         .scale = op->scale,
+                         .cap = op->cap,
+                         .rows = f->count,
+                         .tiles = f->tiles,
+                         .width = r->plan->buffer[op->a].dim,
+                         .heads = c->heads,
+                         .kv_heads = c->kv_heads,
+                         .head_dim = c->head_dim,
+                         .context = r->limits.context,
+                         .window = op->window,
+                         .most_seen = recall ? f->most_remembered : f->most_seen};
+
+    return spc_cuda_attend(&a, r->backend->stream);
+}
+
+/* ---- forward ----------------------------------------------------------------------------------
+ */
+
+/* QK_NORM, ROPE, ATTEND or STORE from op i on, as far as they follow each other over one buffer;
+ * returns how many ops that was. */
+static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const row_facts *f,
+                             cudaError_t *code)
+{
+    const spc_op *ops = r->plan->op, *norm = NULL, *rope = NULL, *write = NULL;
+    int32_t first = i, in = ops[i].a;
+
+    if (i < end && ops[i].kind == SPC_OP_QK_NORM && ops[i].a == in) norm = &ops[i++];
+    if (i < end && ops[i].kind == SPC_OP_ROPE && ops[i].a == in) rope = &ops[i++];
+    if (i < end && (ops[i].kind == SPC_OP_ATTEND || ops[i].kind == SPC_OP_STORE) &&
+        ops[i].a == in) {
+        write = &ops[i++];
+    }
+    *code = run_rope(r, norm, rope, write, f);
+    if (*code == cudaSuccess && write && write->kind == SPC_OP_ATTEND) {
+        *code = run_attend(r, write, f);
+    }
+    return i - first;
+}
+
+/* Run op i and those behind it that go with it; returns how many. */
+static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const row_facts *f, cudaError_t *code)
+{
+    const spc_op *op = &r->plan->op[i], *next = op + 1;
+
+    switch (op->kind) {
+    case SPC_OP_EMBED: *code = run_embed(r, op, f); return 1;
+    case SPC_OP_NORM: *code = run_norm(r, NULL, op, f); return 1;
+    case SPC_OP_LINEAR: *code = run_linear(r, op, f); return 1;
+    case SPC_OP_RECALL: *code = run_attend(r, op, f); return 1;
+    case SPC_OP_RELU:
+    case SPC_OP_GLU: *code = run_glu(r, op, f); return 1;
+    case SPC_OP_HEAD: *code = run_head(r, op, f); return 1;
+    case SPC_OP_ADD:
+        if (i + 1 < end && next->kind == SPC_OP_NORM && next->a == op->out &&
+            next->out != op->out) {
+            *code = run_norm(r, op, next, f);
+            return 2;
+        }
+        *code = run_add(r, op, f);
+        return 1;
+    default: return run_attention(r, i, end, f, code);
+    }
+}
+
+static spc_status run_ops(spc_runner *r, int32_t i, int32_t end, const row_facts *f, spc_error *err)
+{
+    while (i < end) {
+        cudaError_t code = cudaSuccess;
+        int32_t ran = run_op(r, i, end, f, &code);
+
+        if (code != cudaSuccess) {
+            return spc_cuda_check(r->backend, code, spc_op_name(r->plan->op[i].kind), err);
+        }
+        i += ran;
+    }
+    return SPC_OK;
+}
+
+static spc_status cuda_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
+                              spc_error *err)
+{
+    spc_rows rows = {count, r->encoder_slot, token, r->encoder_position, NULL};
+    row_facts facts;
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    assert(r->plan->encoder_ops > 0);
+    assert(slot >= 0 && slot < r->limits.slots && r->length[slot] == 0);
+    assert(count >= 1 && count <= r->limits.context);
+    for (int32_t i = 0; i < count; i++) r->encoder_slot[i] = slot;
+    r->source[slot] = count;
+    if (status == SPC_OK) status = send_rows(r, &rows, &facts, err);
+    if (status == SPC_OK) status = run_ops(r, 0, r->plan->encoder_ops, &facts, err);
+    return status;
+}
+
+static void check_rows(spc_runner *r, const spc_rows *rows)
+{
+    assert(rows->count >= 1 && rows->count <= r->limits.rows);
+    for (int32_t i = 0; i < rows->count; i++) {
+        assert(rows->slot[i] >= 0 && rows->slot[i] < r->limits.slots);
+        assert(rows->token[i] >= 0 && rows->token[i] < r->plan->ids);
+        assert(rows->output[i] < r->limits.outputs);
+        assert(rows->position[i] == r->length[rows->slot[i]]);
+        assert(rows->position[i] < r->limits.context);
+        assert(r->plan->encoder_ops == 0 || r->source[rows->slot[i]] > 0);
+        r->length[rows->slot[i]]++;
+    }
+}
+
+static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    row_facts facts;
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    check_rows(r, rows);
+    if (status == SPC_OK) status = send_rows(r, rows, &facts, err);
+    if (status == SPC_OK) {
+        status = run_ops(r, r->plan->encoder_ops, r->plan->op_count, &facts, err);
+    }
+    return status;
+}
+
+/* Waits.  A device that fails meanwhile leaves NaN, which no strategy takes for a token, and says
+ * so at the next verb that can. */
+static const float *cuda_logits(const spc_runner *r, int32_t output)
+{
+    float *row = r->mirror + (int64_t)output * r->plan->ids;
+    const float *from = r->logits + (int64_t)output * r->plan->ids;
+    spc_backend *b = r->backend;
+    spc_status status = spc_cuda_enter(b, NULL);
+
+    assert(output >= 0 && output < r->limits.outputs);
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b,
+                                cudaMemcpyAsync(row, from, (size_t)r->plan->ids * sizeof *row,
+                                                cudaMemcpyDeviceToHost, b->stream),
+                                "logits", NULL);
+    }
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b, cudaStreamSynchronize(b->stream), "logits", NULL);
+    }
+    for (int32_t i = 0; status != SPC_OK && i < r->plan->ids; i++) row[i] = NAN;
+    return row;
+}
+
+static int32_t cuda_length(const spc_runner *r, int32_t slot)
+{
+    return r->length[slot];
+}
+
+static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
+{
+    assert(length >= 0 && length <= r->length[slot]);
+    r->length[slot] = length;
+}
+
+const spc_backend_ops spc_backend_cuda = {
+    "cuda",        cuda_open,       cuda_close,          cuda_device,          spc_cuda_memory,
+    spc_cuda_load, spc_cuda_unload, cuda_encode,         cuda_forward,         cuda_logits,
+    cuda_length,   cuda_rewind,     spc_cuda_draw_lanes, spc_cuda_verify_lanes};

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_load.c - what a runner takes on the device, and weights on their way there.
+ *
+ * Matrices keep their element type; their rows begin at 16 bytes, padded where they must be.
+ * Vectors become float32.  Everything is reserved here, in two allocations on the device and one on
+ * the host. */
+#include "backend_cuda.h"
+#include "carve.h"
+#include "rope.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits)
+{
+    return plan->encoder_ops > 0 && limits->context > limits->rows ? limits->context : limits->rows;
+}
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+static size_t lay_out_rows(cuda_rows *rows, carver *to, int32_t count)
+{
+    size_t bytes = times(sizeof(int32_t), count);
+    int32_t **all[] = {&rows->slot,       &rows->token,  &rows->position, &rows->seen,
+                       &rows->remembered, &rows->wanted, &rows->target};
+    size_t first = to->used;
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) *all[i] = carve(to, bytes);
+    rows->tile = carve(to, times(sizeof *rows->tile, count));
+    return to->used - first;
+}
+
+/* in_bytes: receives those that the host writes. */
+static size_t lay_out_lanes(cuda_lanes *l, carver *to, int32_t slots, size_t *in_bytes)
+{
+    size_t first = to->used, n = (size_t)slots, drafts = n * CUDA_LANE_DRAFTS;
+
+    l->params = carve(to, n * sizeof *l->params);
+    l->row = carve(to, n * sizeof *l->row);
+    l->position = carve(to, n * sizeof *l->position);
+    l->salt = carve(to, n * sizeof *l->salt);
+    l->drafts = carve(to, n * sizeof *l->drafts);
+    l->bonus = carve(to, n * sizeof *l->bonus);
+    l->draft = carve(to, drafts * sizeof *l->draft);
+    l->stats = carve(to, drafts * sizeof *l->stats);
+    *in_bytes = to->used - first;
+    l->token = carve(to, n * sizeof *l->token);
+    l->drawn = carve(to, n * sizeof *l->drawn);
+    l->verdict = carve(to, n * sizeof *l->verdict);
+    l->emitted = carve(to, (drafts + n) * sizeof *l->emitted);
+    l->count = carve(to, n * sizeof *l->count);
+    l->status = carve(to, n * sizeof *l->status);
+    return to->used - first;
+}
+
+/* The part on the host.  Pointers it holds to device memory are filled in by lay_out_device. */
+static size_t lay_out_host(spc_runner *r, char *base)
+{
+    const spc_plan *plan = r->plan;
+    const spc_limits *l = &r->limits;
+    carver to = {base, 0};
+    size_t in_bytes;
+
+    r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
+    r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
+    r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
+    r->length = carve(&to, times(sizeof *r->length, l->slots));
+    r->source = carve(&to, times(sizeof *r->source, l->slots));
+    if (plan->encoder_ops > 0) {
+        r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
+        r->encoder_position = carve(&to, times(sizeof *r->encoder_position, l->context));
+    }
+    r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
+    (void)lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
+    (void)lay_out_lanes(&r->lanes, &to, l->slots, &in_bytes);
+    return to.used;
+}
+
+/* Floats of a weight that is kept as float32: a vector, or a table by relative position. */
+static size_t vector_floats(const spc_weight *w, int32_t context)
+{
+    if (w->cols == 0) return (size_t)w->rows;
+    if (w->relative == SPC_RELATIVE_NONE) return 0;
+    return times((size_t)w->cols, 2 * (int64_t)context - 1);
+}
+
+/* The part on the device: once counting, once for real. */
+static size_t lay_out_device(spc_runner *r, char *base)
+{
+    const spc_plan *plan = r->plan;
+    const spc_config *c = &plan->config;
+    const spc_limits *l = &r->limits;
+    carver to = {base, 0};
+    int32_t rows = spc_cuda_most_rows(plan, l);
+    size_t cache = times(
+        times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
+        c->head_dim);
+
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        size_t floats = vector_floats(&plan->weight[i], l->context);
+        float *vector = floats > 0 ? carve(&to, times(floats, sizeof *vector)) : NULL;
+
+        if (base) r->vector[i] = vector;
+    }
+    for (int32_t i = 0; i < plan->buffer_count; i++) {
+        float *buffer = carve(&to, times(times(sizeof *buffer, rows), plan->buffer[i].dim));
+
+        if (base) r->buffer[i] = buffer;
+    }
+    r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
+    r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
+    r->key = carve(&to, cache);
+    r->value = carve(&to, cache);
+    if (plan->encoder_ops > 0) {
+        r->memory_key = carve(&to, cache);
+        r->memory_value = carve(&to, cache);
+    }
+    for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
+        r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
+        r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
+    }
+    r->workspace =
+        carve(&to, times(sizeof(float),
+                         spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
+    r->rows_bytes = lay_out_rows(&r->device_rows, &to, rows);
+    r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
+    return to.used;
+}
+
+size_t spc_cuda_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+{
+    spc_runner counted = {.plan = plan, .limits = *limits};
+
+    (void)b;
+    return lay_out_device(&counted, NULL);
+}
+
+/* ---- weights ----------------------------------------------------------------------------------
+ */
+
+static spc_status find_weight(const spc_plan *plan, const spc_bundle *bundle, int32_t i,
+                              const spc_tensor **out, spc_error *err)
+{
+    const spc_weight *w = &plan->weight[i];
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const char *where = spc_bundle_where(bundle);
+    int32_t rank = w->cols > 0 ? 2 : 1;
+
+    *out = t;
+    if (!t) {
+        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
+                             where, w->name);
+    }
+    if (t->rank != rank || t->shape[0] != w->rows || (rank == 2 && t->shape[1] != w->cols)) {
+        return spc_error_set(
+            err, SPC_ESHAPE,
+            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
+            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
+            where, w->name, (int)w->rows, rank == 2 ? ", " : "", (int)w->cols, (int)t->rank,
+            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
+    }
+    if (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_BF16 && t->dtype != SPC_DTYPE_F16) {
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: type %s has no kernel on the GPU; supported: F32, BF16, F16; "
+                             "or --device cpu",
+                             where, w->name, spc_dtype_name(t->dtype));
+    }
+    return SPC_OK;
+}
+
+static spc_weight_type type_of(const spc_tensor *t)
+{
+    if (t->dtype == SPC_DTYPE_F32) return SPC_WEIGHT_F32;
+    return t->dtype == SPC_DTYPE_BF16 ? SPC_WEIGHT_BF16 : SPC_WEIGHT_F16;
+}
+
+static bool is_matrix(const spc_weight *w)
+{
+    return w->cols > 0 && w->relative == SPC_RELATIVE_NONE;
+}
+
+/* Cut the matrices out of the weights' memory; base NULL counts. */
+static spc_status lay_out_weights(spc_runner *r, const spc_bundle *bundle, char *base,
+                                  size_t *bytes, spc_error *err)
+{
+    carver to = {base, 0};
+
+    for (int32_t i = 0; i < r->plan->weight_count; i++) {
+        const spc_weight *w = &r->plan->weight[i];
+        const spc_tensor *t;
+        spc_status status = find_weight(r->plan, bundle, i, &t, err);
+
+        if (status != SPC_OK) return status;
+        if (!is_matrix(w)) continue;
+        spc_cuda_matrix m = {NULL, type_of(t), w->rows, w->cols,
+                             spc_cuda_stride(type_of(t), w->cols)};
+
+        m.data = carve(&to, times((size_t)m.stride * spc_dtype_bytes(t->dtype), m.rows));
+        r->matrix[i] = m;
+    }
+    *bytes = to.used;
+    return SPC_OK;
+}
+
+static float element(const spc_tensor *t, int64_t i)
+{
+    spc_logits_type type = t->dtype == SPC_DTYPE_F32    ? SPC_LOGITS_F32
+                           : t->dtype == SPC_DTYPE_BF16 ? SPC_LOGITS_BF16
+                                                        : SPC_LOGITS_F16;
+
+    return spc_logit((spc_logits){t->data, (int32_t)type}, i);
+}
+
+/* What a weight is as float32: itself plus `plus`, or its table by the key's offset from the query
+ * plus context - 1. */
+static void fill_vector(const spc_runner *r, const spc_weight *w, const spc_tensor *t, float *out)
+{
+    int32_t context = r->limits.context;
+
+    for (int32_t k = 0; w->cols == 0 && k < w->rows; k++) out[k] = element(t, k) + w->plus;
+    for (int32_t h = 0; h < w->cols; h++) {
+        for (int32_t offset = 1 - context; offset < context; offset++) {
+            int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
+
+            *out++ = element(t, (int64_t)bucket * w->cols + h);
+        }
+    }
+}
+
+static cudaError_t send_floats(const spc_runner *r, float *to, const float *from, size_t count)
+{
+    cudaError_t code =
+        cudaMemcpyAsync(to, from, count * sizeof *to, cudaMemcpyHostToDevice, r->backend->stream);
+
+    return code == cudaSuccess ? cudaStreamSynchronize(r->backend->stream) : code;
+}
+
+static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
+{
+    const spc_weight *w = &r->plan->weight[i];
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const spc_cuda_matrix *m = &r->matrix[i];
+    size_t floats = vector_floats(w, r->limits.context), row, pitch;
+    float *vector;
+    cudaError_t code;
+
+    if (is_matrix(w)) {
+        row = (size_t)m->cols * spc_dtype_bytes(t->dtype);
+        pitch = (size_t)m->stride * spc_dtype_bytes(t->dtype);
+        code = cudaMemcpy2D((void *)(uintptr_t)m->data, pitch, t->data, row, row, (size_t)m->rows,
+                            cudaMemcpyHostToDevice);
+        return spc_cuda_check(r->backend, code, w->name, err);
+    }
+    vector = malloc(times(sizeof *vector, (int64_t)floats));
+    if (!vector) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: %s: no memory for %zu values",
+                             spc_bundle_where(bundle), w->name, floats);
+    }
+    fill_vector(r, w, t, vector);
+    code = send_floats(r, r->vector[i], vector, floats);
+    free(vector);
+    return spc_cuda_check(r->backend, code, w->name, err);
+}
+
+static spc_status send_angles(spc_runner *r, spc_error *err)
+{
+    const spc_config *c = &r->plan->config;
+    size_t count = (size_t)r->limits.context * (size_t)(c->head_dim / 2);
+    float *angles = malloc(2 * count * sizeof *angles);
+    cudaError_t code = cudaSuccess;
+
+    if (!angles) return spc_error_set(err, SPC_ENOMEM, "no memory for rotary angles");
+    for (int32_t k = 0; k < spc_rope_kinds(c) && code == cudaSuccess; k++) {
+        spc_rope_angles(c, k, r->limits.context, angles, angles + count);
+        code = send_floats(r, r->cosine[k], angles, count);
+        if (code == cudaSuccess) code = send_floats(r, r->sine[k], angles + count, count);
+    }
+    free(angles);
+    return spc_cuda_check(r->backend, code, "rotary angles", err);
+}
+
+/* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
+static void cut_head(spc_runner *r)
+{
+    for (int32_t i = 0; i < r->plan->op_count; i++) {
+        const spc_op *op = &r->plan->op[i];
+
+        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->plan->ids;
+    }
+}
+
+/* ---- load -------------------------------------------------------------------------------------
+ */
+
+static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, size_t weights,
+                                size_t arena, size_t room, spc_error *err)
+{
+    return spc_error_set(err, SPC_ENOMEM,
+                         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
+                         "sessions of %d tokens), %zu MiB are free; lower sessions or context, or "
+                         "--device cpu",
+                         spc_bundle_where(bundle), r->backend->device_name,
+                         (weights >> 20) + (arena >> 20) + 1, weights >> 20, arena >> 20,
+                         (int)r->limits.slots, (int)r->limits.context, room >> 20);
+}
+
+static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)
+{
+    size_t weights = 0, arena = lay_out_device(r, NULL), room = 0, total = 0;
+    spc_status status = lay_out_weights(r, bundle, NULL, &weights, err);
+
+    if (status == SPC_OK) {
+        status = spc_cuda_check(r->backend, cudaMemGetInfo(&room, &total), "memory", err);
+    }
+    if (status != SPC_OK) return status;
+    if (arena >= CARVE_MOST || weights >= CARVE_MOST || arena > room || weights > room - arena) {
+        return out_of_memory(r, bundle, weights, arena, room, err);
+    }
+    if (cudaMalloc(&r->weights, weights) != cudaSuccess ||
+        cudaMalloc(&r->arena, arena) != cudaSuccess) { /* in pieces too small, or taken meanwhile */
+        return out_of_memory(r, bundle, weights, arena, room, err);
+    }
+    (void)lay_out_device(r, r->arena);
+    return lay_out_weights(r, bundle, r->weights, &weights, err);
+}
+
+static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < r->plan->weight_count; i++) {
+        const spc_cuda_matrix *m = &r->matrix[i];
+
+        if (is_matrix(&r->plan->weight[i]) && m->stride > m->cols && status == SPC_OK) {
+            size_t bytes = (size_t)m->stride * (m->type == SPC_WEIGHT_F32 ? 4 : 2);
+
+            status = spc_cuda_check(
+                r->backend, cudaMemset((void *)(uintptr_t)m->data, 0, bytes * (size_t)m->rows),
+                "padding", err);
+        }
+        if (status == SPC_OK) status = send_weight(r, bundle, i, err);
+    }
+    if (status == SPC_OK) status = send_angles(r, err);
+    if (status == SPC_OK) {
+        status = spc_cuda_check(r->backend, cudaDeviceSynchronize(), "weights", err);
+    }
+    return status;
+}
+
+/* Is there a kernel for every op? */
+static spc_status check_plan(const spc_plan *plan, const spc_bundle *bundle, spc_error *err)
+{
+    if (plan->config.head_dim <= SPC_ATTEND_HEAD_DIM) return SPC_OK;
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "%s: attention on the GPU: expected heads of up to %d, found %d; or "
+                         "--device cpu",
+                         spc_bundle_where(bundle), SPC_ATTEND_HEAD_DIM, (int)plan->config.head_dim);
+}
+
+spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                         const spc_limits *limits, spc_runner **out, spc_error *err)
+{
+    spc_runner *r = calloc(1, sizeof *r);
+    spc_status status = spc_cuda_enter(b, err);
+
+    *out = NULL;
+    if (r) {
+        r->backend = b;
+        r->plan = plan;
+        r->limits = *limits;
+        size_t bytes = lay_out_host(r, NULL);
+
+        if (bytes < CARVE_MOST) r->host = calloc(1, bytes);
+    }
+    if (!r || !r->host) {
+        free(r);
+        return spc_error_set(err, SPC_ENOMEM,
+                             "%s: no memory on the host for %d sessions of %d tokens; lower "
+                             "sessions or context",
+                             spc_bundle_where(weights), (int)limits->slots, (int)limits->context);
+    }
+    (void)lay_out_host(r, r->host);
+    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
+        r->encoder_position[i] = i;
+    }
+    if (status == SPC_OK) status = check_plan(plan, weights, err);
+    if (status == SPC_OK) status = reserve(r, weights, err);
+    if (status == SPC_OK) status = send_all(r, weights, err);
+    if (status != SPC_OK) {
+        spc_cuda_unload(r);
+        return status;
+    }
+    cut_head(r);
+    *out = r;
+    return SPC_OK;
+}
+
+void spc_cuda_unload(spc_runner *r)
+{
+    if (!r) return;
+    (void)cudaSetDevice(r->backend->device);
+    (void)cudaFree(r->arena);
+    (void)cudaFree(r->weights);
+    free(r->host);
+    free(r);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_round.c - drawing and verification of lanes: what a lane is goes to the device in
+ * one copy, what became of it comes back in one. */
+#include "backend_cuda.h"
+
+#include "cuda/launch.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* What a lane is; verify alone looks at drafts, and at rows from the lane's first on. */
+static void write_lane(const spc_runner *r, int32_t k, const spc_lane *lane, int32_t i)
+{
+    const cuda_lanes *to = &r->lanes;
+
+    to->params[k] = *lane->params;
+    to->row[k] = lane->output + i;
+    to->position[k] = lane->position + i;
+    to->salt[k] = lane->salt;
+}
+
+static spc_status send_lanes(spc_runner *r, spc_error *err)
+{
+    return spc_cuda_check(r->backend,
+                          cudaMemcpyAsync(r->device_lanes.params, r->lanes.params,
+                                          r->lanes_in_bytes, cudaMemcpyHostToDevice,
+                                          r->backend->stream),
+                          "lanes", err);
+}
+
+/* The first bytes of `from`, once everything before has been done. */
+static spc_status fetch(spc_runner *r, void *to, const void *from, size_t bytes, const char *what,
+                        spc_error *err)
+{
+    cudaStream_t stream = r->backend->stream;
+    cudaError_t code = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream);
+
+    if (code == cudaSuccess) code = cudaStreamSynchronize(stream);
+    return spc_cuda_check(r->backend, code, what, err);
+}
+
+static spc_logit_rows logit_rows(const spc_runner *r)
+{
+    return (spc_logit_rows){{r->logits, SPC_LOGITS_F32}, r->plan->ids, r->plan->ids};
+}
+
+spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t count, int32_t i,
+                               spc_error *err)
+{
+    const cuda_lanes *at = &r->device_lanes;
+    int32_t drawn = 0;
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    if (status != SPC_OK) return status;
+    for (int32_t k = 0; k < count; k++) {
+        if (i < lanes[k].drafts) write_lane(r, drawn++, &lanes[k], i);
+    }
+    if (drawn == 0) return SPC_OK;
+    assert(drawn <= r->limits.slots);
+    status = send_lanes(r, err);
+    if (status != SPC_OK) return status;
+
+    spc_draw_batch batch = {.sequences = drawn,
+                            .vocab = r->plan->ids,
+                            .params = at->params,
+                            .logits = logit_rows(r),
+                            .row = at->row,
+                            .position = at->position,
+                            .salt = at->salt,
+                            .token = at->token,
+                            .stats = at->drawn};
+
+    status = spc_cuda_check(r->backend, spc_launch_draw(&batch, r->backend->stream), "draw", err);
+    if (status == SPC_OK) {
+        size_t bytes = (size_t)((const char *)at->verdict - (const char *)at->token);
+
+        status = fetch(r, r->lanes.token, at->token, bytes, "draw", err);
+    }
+    for (int32_t k = 0, j = 0; k < count && status == SPC_OK; k++) {
+        if (i >= lanes[k].drafts) continue;
+        lanes[k].draft[i] = r->lanes.token[j];
+        lanes[k].stats[i] = r->lanes.drawn[j++];
+    }
+    return status;
+}
+
+spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_lane *lanes,
+                                 int32_t count, spc_verdict *out, spc_error *err)
+{
+    const cuda_lanes *at = &r->device_lanes;
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    if (status != SPC_OK) return status;
+    assert(count <= r->limits.slots);
+    for (int32_t k = 0; k < count; k++) {
+        const spc_lane *lane = &lanes[k];
+        size_t drafts = (size_t)lane->drafts;
+
+        assert(lane->drafts <= CUDA_LANE_DRAFTS);
+        write_lane(r, k, lane, 0);
+        r->lanes.drafts[k] = lane->drafts;
+        r->lanes.bonus[k] = lane->bonus;
+        if (drafts == 0) continue;
+        memcpy(r->lanes.draft + k * CUDA_LANE_DRAFTS, lane->draft, drafts * sizeof *lane->draft);
+        memcpy(r->lanes.stats + k * CUDA_LANE_DRAFTS, lane->stats, drafts * sizeof *lane->stats);
+    }
+    status = send_lanes(r, err);
+    if (status != SPC_OK) return status;
+
+    spc_verify_batch batch = {.sequences = count,
+                              .vocab = r->plan->ids,
+                              .max_drafts = CUDA_LANE_DRAFTS,
+                              .params = at->params,
+                              .verifier = logit_rows(r),
+                              .verifier_row = at->row,
+                              .drafts = at->drafts,
+                              .draft = at->draft,
+                              .stats = at->stats,
+                              .position = at->position,
+                              .salt = at->salt,
+                              .bonus = at->bonus,
+                              .token = at->emitted,
+                              .count = at->count,
+                              .status = at->status,
+                              .verdict = at->verdict};
+
+    if (drafter) batch.drafter = logit_rows(drafter);
+    if (drafter) batch.drafter_row = at->row;
+    status =
+        spc_cuda_check(r->backend, spc_launch_verify(&batch, r->backend->stream), "verify", err);
+    if (status != SPC_OK) return status;
+    status = fetch(r, r->lanes.verdict, at->verdict, (size_t)count * sizeof *out, "verify", err);
+    if (status == SPC_OK) memcpy(out, r->lanes.verdict, (size_t)count * sizeof *out);
+    return status;
+}

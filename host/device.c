@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* device.c - from what a user calls a device to an open backend. */
+#include "device.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool spc_device_is_cuda(const char *device)
+{
+    return device && strncmp(device, "cuda", 4) == 0 && (!device[4] || device[4] == ':');
+}
+
+/* which: the number behind "cuda:", or NULL. */
+static spc_status open_cuda(const char *which, spc_backend **out, spc_error *err)
+{
+#ifdef SPC_HAS_CUDA
+    return spc_backend_cuda.open(out, 0, which, err);
+#else
+    (void)which;
+    *out = NULL;
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "device cuda: this build has no CUDA: build with -DSPC_CUDA=ON, or "
+                         "--device cpu");
+#endif
+}
+
+static const spc_backend_ops *cuda_ops(void)
+{
+#ifdef SPC_HAS_CUDA
+    return &spc_backend_cuda;
+#else
+    return NULL;
+#endif
+}
+
+/* The first GPU, or why there is none: a machine without one is not worth a word. */
+static bool open_first(spc_log_fn log, void *user, spc_backend **out)
+{
+    char line[SPC_ERROR_BYTES + 32];
+    spc_error error;
+    spc_status status = open_cuda(NULL, out, &error);
+
+    if (status == SPC_OK) return true;
+    if (log && status != SPC_EUNSUPPORTED && !strstr(error.message, "no device: ")) {
+        (void)snprintf(line, sizeof line, "warning: %s; the CPU is used", error.message);
+        log(user, line);
+    }
+    return false;
+}
+
+spc_status spc_device_open(const char *device, int32_t threads, const char *isa, spc_log_fn log,
+                           void *user, const spc_backend_ops **ops, spc_backend **out,
+                           spc_error *err)
+{
+    bool automatic = device && strcmp(device, "auto") == 0;
+
+    *out = NULL;
+    *ops = &spc_backend_cpu;
+    if (spc_device_is_cuda(device)) {
+        if (threads != 0 || isa) {
+            return spc_error_set(err, SPC_EUSAGE,
+                                 "device %.20s: threads and isa are the CPU's: leave them out, or "
+                                 "--device cpu",
+                                 device);
+        }
+        *ops = cuda_ops();
+        return open_cuda(device[4] ? device + 5 : NULL, out, err);
+    }
+    if (device && !automatic && strcmp(device, "cpu") != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "device: expected auto, cpu, cuda or cuda:N, found '%.40s'", device);
+    }
+    if (automatic && threads == 0 && !isa && cuda_ops() && open_first(log, user, out)) {
+        *ops = cuda_ops();
+        return SPC_OK;
+    }
+    return spc_backend_cpu.open(out, threads, isa, err);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* device.h - from what a user calls a device to an open backend. */
+#ifndef SPC_HOST_DEVICE_H
+#define SPC_HOST_DEVICE_H
+
+#include "backend.h"
+
+/* Open a device.
+ *
+ * device    "cpu"; "cuda", the first GPU; "cuda:1"; "auto", the first GPU where there is one that
+ *           can be used, otherwise, or where threads or isa are given, the CPU; NULL: "cpu"
+ * threads   of the CPU; 0: chosen
+ * isa       vector unit of the CPU; NULL: chosen
+ * log       told, with user, why "auto" passes over a GPU that is there; may be NULL
+ *
+ * SPC_EUSAGE no device of this kind or number, threads or isa for a GPU; SPC_EUNSUPPORTED a GPU in
+ * a build without CUDA; SPC_EDEVICE no GPU, or none that can be used */
+spc_status spc_device_open(const char *device, int32_t threads, const char *isa, spc_log_fn log,
+                           void *user, const spc_backend_ops **ops, spc_backend **out,
+                           spc_error *err);
+
+/* Does a device's text mean a GPU for certain ("cuda", "cuda:1")? */
+bool spc_device_is_cuda(const char *device);
+
+#endif

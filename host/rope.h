@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rope.h - the angles of rotary positions, for backends. */
+#ifndef SPC_HOST_ROPE_H
+#define SPC_HOST_ROPE_H
+
+#include "plan.h"
+
+/* Kinds of rotation in a plan: rope, or that and local_rope; none where positions are relative. */
+int32_t spc_rope_kinds(const spc_config *config);
+
+/* Cosines and sines of the positions 0 .. context - 1, times the scaling's attention factor.
+ *
+ * kind           0: rope, 1: local_rope
+ * cosine, sine   [context, head_dim / 2], receive them */
+void spc_rope_angles(const spc_config *config, int32_t kind, int32_t context, float *cosine,
+                     float *sine);
+
+#endif

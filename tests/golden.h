@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* golden.h - a tiny checkpoint of tests/vectors with its recorded results, loaded by any backend.
+ */
+#ifndef SPC_TESTS_GOLDEN_H
+#define SPC_TESTS_GOLDEN_H
+
+#include "host/backend.h"
+
+#include "files.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const golden_models[] = {
+    "llama",           "llama31-rope", "mistral-window", "qwen2",        "qwen3",
+    "gemma2",          "gemma3",       "rope-linear",    "rope-dynamic", "rope-yarn",
+    "rope-yarn-given", "t5-relu",      "t5-gated"};
+
+enum {
+    GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models,
+    GOLDEN_CONTEXT = 64,
+    GOLDEN_SLOTS = 3,
+    GOLDEN_ROWS = 40
+};
+
+typedef struct {
+    const spc_backend_ops *ops;
+    spc_backend *backend;
+    spc_bundle *bundle, *reference;
+    spc_plan *plan;
+    spc_runner *runner;
+    const float *logits;           /* [count, vocab] recorded */
+    int32_t *source, source_count; /* what an encoder reads; none: 0 */
+    int32_t *ids, count;
+    int32_t *prompt, prompt_count;
+    int32_t *greedy, greedy_count;
+    char *logits_file; /* bytes behind reference */
+    int32_t vocab;
+} golden;
+
+static inline void golden_read(golden *g, const char *name)
+{
+    char path[1024];
+    spc_blob file;
+    spc_error error;
+    size_t bytes;
+    json_t *json;
+
+    (void)snprintf(path, sizeof path, "%s/%s/golden.json", SPC_TEST_VECTORS, name);
+    json = read_json(path);
+    g->source = read_ids(json_object_get(json, "encoder_ids"), &g->source_count);
+    g->ids =
+        read_ids(json_object_get(json, g->source_count > 0 ? "decoder_ids" : "ids"), &g->count);
+    g->prompt = read_ids(json_object_get(json, "prompt"), &g->prompt_count);
+    if (g->source_count > 0) g->prompt_count = 1; /* of the ids: what the decoder begins with */
+    if (g->source_count > 0) g->prompt[0] = g->ids[0];
+    g->greedy = read_ids(json_object_get(json, "greedy"), &g->greedy_count);
+    json_decref(json);
+    (void)snprintf(path, sizeof path, "%s/%s/logits.safetensors", SPC_TEST_VECTORS, name);
+    g->logits_file = read_file(path, &bytes);
+    file = (spc_blob){"model.safetensors", g->logits_file, bytes};
+    cr_assert_eq(spc_bundle_open_memory("logits", &file, 1, &g->reference, &error), SPC_OK, "%s",
+                 error.message);
+
+    const spc_tensor *t = spc_bundle_find(g->reference, "logits");
+
+    cr_assert(t && t->rank == 2 && t->dtype == SPC_DTYPE_F32 && t->shape[0] == g->count);
+    g->logits = t->data;
+}
+
+static inline golden golden_open(const spc_backend_ops *ops, const char *name)
+{
+    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS};
+    golden g = {.ops = ops};
+    char path[1024];
+    spc_config config;
+    spc_error error;
+
+    cr_assert_eq(ops->open(&g.backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    (void)snprintf(path, sizeof path, "%s/%s", SPC_TEST_VECTORS, name);
+    cr_assert_eq(spc_bundle_open(path, &g.bundle, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_config_read(g.bundle, &config, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_plan_build(&config, name, &g.plan, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(g.backend, g.plan, g.bundle, &limits, &g.runner, &error), SPC_OK, "%s",
+                 error.message);
+    g.vocab = config.vocab;
+    golden_read(&g, name);
+    return g;
+}
+
+static inline void golden_close(golden *g)
+{
+    g->ops->unload(g->runner);
+    spc_plan_close(g->plan);
+    spc_bundle_close(g->reference);
+    spc_bundle_close(g->bundle);
+    g->ops->close(g->backend);
+    free(g->logits_file);
+    free(g->ids);
+    free(g->prompt);
+    free(g->source);
+    free(g->greedy);
+}
+
+/* Feed ids [count] to a slot at its length, behind its source; logits of row i go to output
+ * `output + i`. */
+static inline void golden_feed(const golden *g, int32_t slot, const int32_t *ids, int32_t count,
+                               int32_t output)
+{
+    int32_t slots[GOLDEN_ROWS], position[GOLDEN_ROWS], outputs[GOLDEN_ROWS];
+    int32_t length = g->ops->length(g->runner, slot);
+    spc_rows rows = {count, slots, ids, position, outputs};
+    spc_error error;
+
+    cr_assert_leq(count, GOLDEN_ROWS);
+    if (length == 0 && g->source_count > 0) {
+        cr_assert_eq(g->ops->encode(g->runner, slot, g->source, g->source_count, &error), SPC_OK,
+                     "%s", error.message);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        slots[i] = slot;
+        position[i] = length + i;
+        outputs[i] = output + i;
+    }
+    cr_assert_eq(g->ops->forward(g->runner, &rows, &error), SPC_OK, "%s", error.message);
+}
+
+/* All rows of the recorded ids through a slot in chunks, copied; malloc'd [count, vocab]. */
+static inline float *golden_run(const golden *g, int32_t slot, int32_t chunk)
+{
+    size_t row = (size_t)g->vocab * sizeof(float);
+    char *all = malloc((size_t)g->count * row);
+
+    cr_assert_not_null(all);
+    g->ops->rewind(g->runner, slot, 0);
+    for (int32_t at = 0; at < g->count; at += chunk) {
+        golden_feed(g, slot, g->ids + at, g->count - at < chunk ? g->count - at : chunk, at);
+    }
+    for (int32_t i = 0; i < g->count; i++) {
+        memcpy(all + (size_t)i * row, g->ops->logits(g->runner, i), row);
+    }
+    return (float *)(void *)all;
+}
+
+static inline int32_t golden_best(const float *logits, int32_t vocab)
+{
+    int32_t top = 0;
+
+    for (int32_t v = 1; v < vocab; v++) top = logits[v] > logits[top] ? v : top;
+    return top;
+}
+
+#endif

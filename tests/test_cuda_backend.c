@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_backend.c - the CUDA backend against recorded references and against the CPU backend,
+ * verb by verb and session by session.
+ *
+ * Built twice: against the device, and against tests/fibers, which runs backend and kernels without
+ * one; faults of the device are tested there.
+ *
+ * Tolerances.  Kernels take float32 sums in another order than the CPU does.  Logits of the tiny
+ * models are within 1e-4 of the references of transformers, as the CPU's are; those of the embedded
+ * pair within 2e-4 of the CPU's, whose largest are about 20. */
+#include "golden.h"
+
+#include "decode.h"
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+
+static bool same_bits(const golden *g, const float *a, const float *b)
+{
+    return memcmp(a, b, (size_t)g->count * (size_t)g->vocab * sizeof *a) == 0;
+}
+
+/* Largest distance; NaN stays. */
+static float distance(const float *a, const float *b, size_t count)
+{
+    float worst = 0.0f;
+
+    for (size_t i = 0; i < count; i++) {
+        float off = fabsf(a[i] - b[i]);
+
+        worst = off <= worst ? worst : off;
+    }
+    return worst;
+}
+
+/* ---- verbs ----------------------------------------------------------------------------------- */
+
+Test(cuda_backend, logits_are_those_of_the_reference_in_chunks_of_any_size)
+{
+    static const int32_t chunks[] = {1, 6, 13};
+
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+        float *whole = golden_run(&g, 0, g.count), off;
+
+        off = distance(whole, g.logits, (size_t)g.count * (size_t)g.vocab);
+        cr_expect_leq(off, 1e-4f, "%s: off by %g", golden_models[m], (double)off);
+        for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+            float *parts = golden_run(&g, (int32_t)i % GOLDEN_SLOTS, chunks[i]);
+
+            cr_expect(same_bits(&g, whole, parts), "%s: chunks of %d", golden_models[m],
+                      (int)chunks[i]);
+            free(parts);
+        }
+        free(whole);
+        golden_close(&g);
+    }
+}
+
+Test(cuda_backend, greedy_continuations_are_those_of_the_reference)
+{
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+
+        golden_feed(&g, 1, g.prompt, g.prompt_count, 0);
+        for (int32_t i = 0, last = g.prompt_count - 1; i < g.greedy_count; i++, last = 0) {
+            int32_t next = golden_best(g.ops->logits(g.runner, last), g.vocab);
+
+            cr_expect_eq(next, g.greedy[i], "%s: token %d", golden_models[m], (int)i);
+            golden_feed(&g, 1, &g.greedy[i], 1, 0);
+        }
+        golden_close(&g);
+    }
+}
+
+Test(cuda_backend, a_rewound_slot_goes_on_as_if_it_had_never_been_further)
+{
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+        float *whole = golden_run(&g, 0, g.count);
+        int32_t half = g.count / 2, wrong[3] = {1, 2, 3};
+
+        g.ops->rewind(g.runner, 0, half);
+        golden_feed(&g, 0, wrong, 3, 0);
+        g.ops->rewind(g.runner, 0, half);
+        cr_assert_eq(g.ops->length(g.runner, 0), half);
+        golden_feed(&g, 0, g.ids + half, g.count - half, half);
+        for (int32_t i = half; i < g.count; i++) {
+            cr_expect(memcmp(g.ops->logits(g.runner, i), whole + (int64_t)i * g.vocab,
+                             (size_t)g.vocab * sizeof *whole) == 0,
+                      "%s: row %d", golden_models[m], (int)i);
+        }
+        free(whole);
+        golden_close(&g);
+    }
+}
+
+/* Slots of different lengths in one forward, some rows wanted, others not. */
+Test(cuda_backend, a_row_has_the_same_bits_beside_other_slots)
+{
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+        float *whole = golden_run(&g, 0, g.count);
+        int32_t slot[GOLDEN_ROWS], token[GOLDEN_ROWS], position[GOLDEN_ROWS], output[GOLDEN_ROWS];
+        spc_rows rows = {0, slot, token, position, output};
+        spc_error error;
+
+        g.ops->rewind(g.runner, 0, 0);
+        for (int32_t s = 0; s < GOLDEN_SLOTS; s++) golden_feed(&g, s, g.ids, 2 + 3 * s, 0);
+        for (int32_t s = GOLDEN_SLOTS - 1; s >= 0; s--) {
+            for (int32_t i = 0; i < 2; i++, rows.count++) {
+                slot[rows.count] = s;
+                position[rows.count] = 2 + 3 * s + i;
+                token[rows.count] = g.ids[position[rows.count]];
+                output[rows.count] = i == 1 ? 10 + s : -1;
+            }
+        }
+        cr_assert_eq(g.ops->forward(g.runner, &rows, &error), SPC_OK, "%s", error.message);
+        for (int32_t s = 0; s < GOLDEN_SLOTS; s++) {
+            cr_expect(memcmp(g.ops->logits(g.runner, 10 + s),
+                             whole + (int64_t)(3 + 3 * s) * g.vocab,
+                             (size_t)g.vocab * sizeof *whole) == 0,
+                      "%s: slot %d", golden_models[m], (int)s);
+        }
+        free(whole);
+        golden_close(&g);
+    }
+}
+
+/* ---- the embedded pair ----------------------------------------------------------------------- */
+
+static const char *const sentence = "<s><2de>The cat sleeps on the old chair.<sep>";
+
+/* An engine over the pair, by either backend. */
+static spc_engine *pair_engine(const spc_backend_ops *ops, int32_t sessions, spc_model models[2])
+{
+    static const char *const names[] = {DEMO_DRAFTER, DEMO_VERIFIER};
+    spc_limits limits = spc_engine_limits(sessions, 96);
+    spc_runner *runner[2];
+    spc_backend *backend;
+    spc_engine *engine;
+    spc_error error;
+
+    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    for (int i = 0; i < 2; i++) {
+        memset(&models[i], 0, sizeof models[i]);
+        cr_assert_eq(spc_open_model(names[i], &models[i], &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(
+            ops->load(backend, models[i].plan, models[i].bundle, &limits, &runner[i], &error),
+            SPC_OK, "%s", error.message);
+    }
+    cr_assert_eq(spc_engine_assemble(ops, backend, runner[0], runner[1], models[0].config.vocab, 96,
+                                     sessions, &engine, &error),
+                 SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_open_tokenizer(&models[1], &engine->tokenizer, &error), SPC_OK);
+    return engine;
+}
+
+static void close_pair(spc_engine *engine, spc_model models[2])
+{
+    spc_engine_close(engine);
+    for (int i = 0; i < 2; i++) spc_close_model(&models[i]);
+}
+
+Test(cuda_backend, the_pair_has_the_logits_of_the_cpu)
+{
+    static const spc_backend_ops *const ops[] = {&spc_backend_cpu, &spc_backend_cuda};
+    float *logits[2];
+    size_t count = 0;
+
+    for (int i = 0; i < 2; i++) {
+        spc_model models[2];
+        spc_engine *engine = pair_engine(ops[i], 1, models);
+        prompt p = prompt_of(engine, sentence);
+        spc_error error;
+
+        count = (size_t)p.count * (size_t)engine->vocab;
+        logits[i] = malloc(count * sizeof *logits[i]);
+        cr_assert_eq(spc_engine_logits(engine, NULL, 0, p.id, p.count, logits[i], &error), SPC_OK);
+        close_pair(engine, models);
+    }
+
+    float off = distance(logits[1], logits[0], count);
+
+    cr_assert_leq(off, 2e-4f, "off by %g", (double)off);
+    free(logits[0]);
+    free(logits[1]);
+}
+
+Test(cuda_backend, greedy_strict_decoding_is_the_cpu_verifiers_text_for_every_gamma, .timeout = 280)
+{
+    static const int32_t gammas[] = {0, 1, 5};
+    spc_model models[2], cpu_models[2];
+    spc_engine *cpu = pair_engine(&spc_backend_cpu, 1, cpu_models);
+    spc_engine *engine = pair_engine(&spc_backend_cuda, 1, models);
+    prompt p = prompt_of(cpu, sentence);
+    spc_session_options o = options_of("verifier-only", 0, 0);
+    decoded expected;
+
+    o.max_tokens = 7;
+    expected = decode(cpu, &o, &p);
+    cr_assert_eq(expected.count, 7);
+    for (size_t i = 0; i < sizeof gammas / sizeof *gammas; i++) {
+        o.rule = "strict";
+        o.gamma = gammas[i];
+        decoded d = decode(engine, &o, &p);
+
+        cr_expect(same_tokens(&d, &expected), "gamma %d", (int)gammas[i]);
+    }
+    close_pair(engine, models);
+    close_pair(cpu, cpu_models);
+}
+
+/* Sampling: the same random numbers over logits that differ in their last bits. */
+Test(cuda_backend, sampled_rounds_are_those_of_the_cpu, .timeout = 280)
+{
+    static const char *const rules[] = {"token-v3:alpha=0.5", "opt:alpha=0.2",
+                                        "token-chow:alpha=0.3"};
+    spc_model models[2], cpu_models[2];
+    spc_engine *cpu = pair_engine(&spc_backend_cpu, 2, cpu_models);
+    spc_engine *engine = pair_engine(&spc_backend_cuda, 2, models);
+    prompt p = prompt_of(cpu, sentence);
+
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        spc_session_options o = options_of(rules[i], 4, 1);
+
+        o.top_p = 0.9f;
+        o.seed = 7 + i;
+        o.max_tokens = 12;
+
+        decoded a = decode(cpu, &o, &p), b = decode(engine, &o, &p);
+
+        cr_expect_eq(b.status, SPC_OK, "%s", b.error.message);
+        cr_expect(same_tokens(&a, &b), "%s", rules[i]);
+        cr_expect_eq(a.stats.output_hash, b.stats.output_hash);
+        cr_expect_eq(sum_of(a.stats.accepted), sum_of(b.stats.accepted));
+    }
+    close_pair(engine, models);
+    close_pair(cpu, cpu_models);
+}
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+Test(cuda_backend, a_device_that_is_not_there_is_refused_with_those_there_are)
+{
+    static const char *const wrong[] = {"97", "x", "0x", "-1", ""};
+
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        spc_backend *backend;
+        spc_error error;
+
+        cr_expect_eq(spc_backend_cuda.open(&backend, 0, wrong[i], &error), SPC_EUSAGE);
+        cr_expect_null(backend);
+        cr_expect(strstr(error.message, "expected a number of 0 to"), "%s", error.message);
+    }
+}
+
+Test(cuda_backend, threads_are_refused)
+{
+    spc_backend *backend;
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&backend, 3, NULL, &error), SPC_EUSAGE);
+    cr_assert_null(backend);
+    spc_backend_cuda.close(NULL);
+    spc_backend_cuda.unload(NULL);
+}
+
+Test(cuda_backend, a_request_beyond_all_memory_says_what_to_lower)
+{
+    golden g = golden_open(&spc_backend_cuda, "llama");
+    spc_limits huge = {4096, 1 << 24, 64, 64};
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
+    cr_assert_null(runner);
+    cr_assert(strstr(error.message, "MiB are free") && strstr(error.message, "lower"), "%s",
+              error.message);
+    huge = (spc_limits){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
+    cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
+    golden_close(&g);
+}
+
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+/* What becomes of faults that no real device shows on demand. */
+
+static void cannot_open(const char *expected)
+{
+    spc_backend *backend;
+    spc_error error;
+
+    cr_expect_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_EDEVICE);
+    cr_expect_null(backend);
+    cr_expect(strstr(error.message, expected), "%s", error.message);
+    cr_expect(strstr(error.message, "--device cpu"), "%s", error.message);
+}
+
+Test(cuda_backend, a_machine_without_a_device_is_said_to_have_none)
+{
+    fiber_gpu.count_error = cudaErrorNoDevice;
+    cannot_open("no device");
+    fiber_gpu.count_error = cudaErrorInsufficientDriver;
+    fiber_gpu.driver = 0;
+    cannot_open("no device"); /* no driver at all */
+}
+
+Test(cuda_backend, an_old_driver_is_said_to_be_too_old)
+{
+    fiber_gpu.count_error = cudaErrorInsufficientDriver;
+    fiber_gpu.driver = 12020;
+    cannot_open("it knows CUDA 12.2, this build needs 13.0");
+}
+
+Test(cuda_backend, a_device_without_code_is_named_with_its_capability)
+{
+    fiber_gpu.code_error = cudaErrorNoKernelImageForDevice;
+    cannot_open("compute capability 8.0");
+}
+
+Test(cuda_backend, a_runner_takes_what_memory_said_and_its_weights)
+{
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS};
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+        size_t memory = g.ops->memory(g.backend, g.plan, &limits);
+        size_t weights = (size_t)spc_bundle_bytes(g.bundle);
+
+        cr_expect_geq(memory, GOLDEN_SLOTS * spc_plan_kv_bytes(g.plan, GOLDEN_CONTEXT));
+        cr_expect_leq(fiber_gpu.used, memory + weights + (size_t)g.plan->weight_count * 256);
+        cr_expect_gt(fiber_gpu.used, memory + weights / 10 * 9, "vectors are in memory already");
+        golden_close(&g);
+        cr_expect_eq(fiber_gpu.allocations, 0);
+    }
+}
+
+Test(cuda_backend, a_device_too_small_by_any_amount_is_told_before_weights_move)
+{
+    golden g = golden_open(&spc_backend_cuda, "llama");
+    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS};
+    size_t needed = fiber_gpu.used;
+    spc_runner *runner;
+    spc_error error;
+
+    for (size_t lacking = 1; lacking <= needed; lacking *= 7) {
+        fiber_gpu.memory = fiber_gpu.used + needed - lacking;
+        cr_expect_eq(g.ops->load(g.backend, g.plan, g.bundle, &limits, &runner, &error),
+                     SPC_ENOMEM);
+        cr_expect_null(runner);
+        cr_expect_eq(fiber_gpu.allocations, 2, "those of the other runner");
+    }
+    fiber_gpu.memory = fiber_gpu.used + needed;
+    cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &limits, &runner, &error), SPC_OK);
+    g.ops->unload(runner);
+    golden_close(&g);
+}
+
+Test(cuda_backend, a_device_that_fails_in_any_launch_ends_the_session_and_is_closed)
+{
+    spc_model models[2];
+    spc_engine *engine = pair_engine(&spc_backend_cuda, 1, models);
+    spc_session_options o = options_of("token-v3:alpha=0.5", 2, 1);
+    prompt p = {{1, 5, 9}, 3};
+    int32_t allocations = fiber_gpu.allocations;
+
+    for (int32_t after = 0; after < 400; after = after * 2 + 3) {
+        fiber_gpu.fails_after = fiber_gpu.launches + after;
+        decoded d = decode(engine, &o, &p);
+
+        cr_expect_eq(d.finish, SPC_FINISH_FAILED);
+        cr_expect_eq(d.status, SPC_EDEVICE, "%s", d.error.message);
+        cr_expect(strstr(d.error.message, "cuda:0: "), "%s", d.error.message);
+        fiber_gpu.fails_after = -1;
+        d = decode(engine, &o, &p);
+        cr_expect_eq(d.status, SPC_EDEVICE, "what failed once is not used again");
+        cr_expect_eq(fiber_gpu.allocations, allocations);
+        close_pair(engine, models);
+        engine = pair_engine(&spc_backend_cuda, 1, models);
+    }
+    close_pair(engine, models);
+    cr_expect_eq(fiber_gpu.allocations, 0);
+}
+
+Test(cuda_backend, steps_take_no_memory)
+{
+    spc_model models[2];
+    spc_engine *engine = pair_engine(&spc_backend_cuda, 2, models);
+    spc_session_options o = options_of("strict", 2, 1);
+    prompt p = {{1, 5, 9}, 3};
+    int32_t allocations = fiber_gpu.allocations;
+    size_t used = fiber_gpu.used;
+
+    o.max_tokens = 4;
+    for (int32_t i = 0; i < 3; i++) (void)decode(engine, &o, &p);
+    cr_expect_eq(fiber_gpu.allocations, allocations);
+    cr_expect_eq(fiber_gpu.most_used, used);
+    close_pair(engine, models);
+}
+#endif
