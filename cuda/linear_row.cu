@@ -176,19 +176,6 @@ template <typename W> static cudaError_t launch_rows(const linear_work &w, cudaS
     return launch_op(linear_row_kernel<W, ROWS_MOST>, blocks, w, stream);
 }
 
-static bool is_linear(const spc_linear_args *a)
-{
-    if (!a->in || !a->out || a->rows < 1 || a->parts < 1 || a->parts > SPC_LINEAR_PARTS)
-        return false;
-    for (int32_t p = 0; p < a->parts; p++) {
-        if (!is_matrix(&a->part[p]) || a->part[p].type != a->part[0].type ||
-            a->part[p].cols != a->part[0].cols) {
-            return false;
-        }
-    }
-    return true;
-}
-
 cudaError_t spc_cuda_linear_row(const spc_linear_args *a, cudaStream_t stream)
 {
     linear_work w = {*a, 1};

@@ -134,6 +134,19 @@ static inline bool is_matrix(const spc_cuda_matrix *m)
            m->type <= SPC_WEIGHT_F16 && m->stride == spc_cuda_stride(m->type, m->cols);
 }
 
+static inline bool is_linear(const spc_linear_args *a)
+{
+    if (!a->in || !a->out || a->rows < 1 || a->parts < 1 || a->parts > SPC_LINEAR_PARTS)
+        return false;
+    for (int32_t p = 0; p < a->parts; p++) {
+        if (!is_matrix(&a->part[p]) || a->part[p].type != a->part[0].type ||
+            a->part[p].cols != a->part[0].cols) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- launch -----------------------------------------------------------------------------------
  */
 

@@ -5,7 +5,7 @@
  * for nothing and read no device memory, so they can be captured in a graph.  All pointers are
  * device memory unless said otherwise.  Activations, keys and values are float32, and every sum is
  * taken in float32, in an order that depends on the shape of the op alone: a row has the same bits
- * whatever runs beside it.  (linear_lt.cu is the one exception.)
+ * whatever runs beside it.  (linear_gemm.cu is the one exception.)
  *
  * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c runs them on the CPU, a fiber
  * per thread, against the loops of the CPU backend. */
@@ -164,6 +164,23 @@ typedef struct {
 
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
+
+/* cuBLAS on one stream: what its headers call cublasHandle_t. */
+typedef struct cublasContext *spc_cuda_gemm;
+
+/* Bytes of device memory for products of matrices of up to so many columns. */
+size_t spc_cuda_gemm_bytes(int32_t cols);
+
+/* The handle keeps using its part of `memory` until it is closed. */
+cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out);
+void spc_cuda_gemm_close(spc_cuda_gemm gemm); /* NULL is allowed */
+
+/* The same as spc_cuda_linear_row, by cuBLAS, which reads the weights once for 64 rows: results
+ * differ in their last bits, and by how many rows go together.
+ *
+ * memory   as given to spc_cuda_gemm_open */
+cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, void *memory, const spc_linear_args *args,
+                                 cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -29,6 +29,8 @@ typedef struct {
     int32_t context; /* tokens per slot */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
+    bool library;    /* GPU: more than 16 rows go through cuBLAS.  Faster; a row's last bits then
+                        depend on how many run together, which they otherwise never do */
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written

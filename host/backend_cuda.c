@@ -16,6 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Rows that never go through cuBLAS: what one strip of linear_row.cu takes. */
+enum { MOST_OWN_ROWS = 16 };
+
 /* ---- errors -----------------------------------------------------------------------------------
  */
 
@@ -255,7 +258,11 @@ static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in
             if (op->bias[k] >= 0) a.bias[a.parts] = r->vector[op->bias[k]];
             out += m->rows;
         }
-        code = spc_cuda_linear_row(&a, r->backend->stream);
+        if (r->gemm && rows > MOST_OWN_ROWS) {
+            code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, r->backend->stream);
+        } else {
+            code = spc_cuda_linear_row(&a, r->backend->stream);
+        }
     }
     return code;
 }

@@ -79,6 +79,8 @@ struct spc_runner {
     float *memory_key, *memory_value; /* the same, of plans with an encoder */
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;                 /* of attention */
+    void *gemm_memory;                /* of gemm; NULL: limits.library is not set */
+    spc_cuda_gemm gemm;
     cuda_rows device_rows;
     cuda_lanes device_lanes;
     size_t rows_bytes, lanes_bytes, lanes_in_bytes; /* of them; what the host writes comes first */

@@ -86,6 +86,17 @@ static size_t vector_floats(const spc_weight *w, int32_t context)
     return times((size_t)w->cols, 2 * (int64_t)context - 1);
 }
 
+/* Columns of the widest matrix. */
+static int32_t widest(const spc_plan *plan)
+{
+    int32_t most = 1;
+
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        if (plan->weight[i].cols > most) most = plan->weight[i].cols;
+    }
+    return most;
+}
+
 /* The part on the device: once counting, once for real. */
 static size_t lay_out_device(spc_runner *r, char *base)
 {
@@ -124,6 +135,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->workspace =
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
+    if (l->library) r->gemm_memory = carve(&to, spc_cuda_gemm_bytes(widest(plan)));
     r->rows_bytes = lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
     return to.used;
@@ -323,6 +335,12 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
+    if (r->gemm_memory) {
+        status = spc_cuda_check(r->backend,
+                                spc_cuda_gemm_open(r->gemm_memory, r->backend->stream, &r->gemm),
+                                "cuBLAS", err);
+    }
+    if (status != SPC_OK) return status;
     return lay_out_weights(r, bundle, r->weights, &weights, err);
 }
 
@@ -401,6 +419,7 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
+    spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);
     free(r->host);

@@ -16,7 +16,7 @@ typedef struct {
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
-    bool no_nucleus, ignore_stop, quiet;
+    bool no_nucleus, ignore_stop, quiet, fast_prefill;
 } spc_cli_decode;
 
 /* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */
@@ -81,6 +81,10 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
                            "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
                            isa, 0, 0),                                                             \
+        SPC_CLI_DECODE_ROW(args, "fast-prefill", NULL,                                             \
+                           "GPU: prompts and large batches by cuBLAS; results may then depend\n"   \
+                           "on the batch",                                                         \
+                           FLAG, fast_prefill, 0, 0),                                              \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)
 

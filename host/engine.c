@@ -134,7 +134,7 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round};
+    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round, false};
 
     return limits;
 }
@@ -229,6 +229,14 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
 
     spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
 
+    limits.library = options->fast_prefill;
+    if (limits.library && engine->ops == &spc_backend_cpu) {
+        status = spc_error_set(err, SPC_EUSAGE,
+                               "fast-prefill: expected a GPU, found %s: leave it out, or --device "
+                               "cuda",
+                               engine->ops->device(engine->backend));
+        goto fail;
+    }
     tell_progress(options, engine, false);
     status = load_model(engine, &engine->verifier, &limits, err);
     if (status == SPC_OK && engine->drafter.plan) {

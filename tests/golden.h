@@ -71,7 +71,8 @@ static inline void golden_read(golden *g, const char *name)
 
 static inline golden golden_open(const spc_backend_ops *ops, const char *name)
 {
-    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS};
+    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS,
+                                      false};
     golden g = {.ops = ops};
     char path[1024];
     spc_config config;

@@ -18,7 +18,7 @@ set(ONLY
   "<jansson\\.h>"                         "^(weights/|host/cli)"
   "<(pcre2|utf8proc)\\.h>"                "^weights/pretoken\\.c$"
   "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_nccl\\.c)$)"
-  "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/linear_lt\\.cu$"
+  "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/linear_gemm\\.cu$"
   "<nccl\\.h>"                            "^host/comm_nccl\\.c$"
   "<immintrin\\.h>"                       "^host/cpu_avx"
   "<math\\.h>"                            "^(weights/|cuda/|host/|rules/portable\\.h$|rules/rule\\.c$)"

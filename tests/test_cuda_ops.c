@@ -581,6 +581,83 @@ Test(cuda_ops, linear_is_that_of_the_cpu_with_the_same_bits_in_strips_of_any_siz
     }
 }
 
+/* By cuBLAS: activations of 16 to 22 bits.  Rows of other sizes, zeros, and one that is broken. */
+static void check_gemm(const linear_case *c, int type, dice *d)
+{
+    enum { ROWS = 70, BROKEN = 66 };
+    spc_matrix packed;
+    spc_cuda_matrix m = random_matrix(d, (spc_weight_type)type, c->outs[0], c->cols, &packed);
+    int32_t outs = c->outs[0], width = outs + 2;
+    float *in = random_floats(d, (size_t)(ROWS * c->cols), 1), *rows[ROWS];
+    float *out = shared((size_t)(ROWS * width) * sizeof *out);
+    float *bias = random_floats(d, (size_t)outs, 1);
+    float *expected = malloc((size_t)(ROWS * outs) * sizeof *expected);
+    void *memory = shared(spc_cuda_gemm_bytes(c->cols));
+    int32_t *target = shared(ROWS * sizeof *target);
+    spc_linear_args a = {.part = {m},
+                         .bias = {c->bias ? bias : NULL},
+                         .in = in,
+                         .out = out,
+                         .target = target,
+                         .cap = c->cap,
+                         .parts = 1,
+                         .rows = ROWS,
+                         .width = width};
+    spc_cuda_gemm gemm;
+
+    for (int32_t r = 0; r < ROWS; r++) {
+        rows[r] = expected + r * outs;
+        target[r] = ROWS - 1 - r;
+        for (int32_t i = 0; i < c->cols; i++) {
+            in[r * c->cols + i] *= r % 7 == 3   ? 1e-6f
+                                   : r % 7 == 5 ? 3e5f
+                                   : r % 7 == 6 ? 0.0f
+                                                : 1.0f;
+        }
+    }
+    in[BROKEN * c->cols] = INFINITY;
+    spc_cpu_portable.linear(&packed, 0, outs, in, ROWS, rows, 0);
+    for (int32_t r = 0; r < ROWS; r++) {
+        for (int32_t o = 0; c->bias && o < outs; o++) rows[r][o] += bias[o];
+        if (c->cap > 0) spc_cpu_portable.bound(rows[r], outs, c->cap);
+    }
+    ok(spc_cuda_gemm_open(memory, NULL, &gemm), "open");
+    wait_for(spc_cuda_linear_gemm(gemm, memory, &a, NULL), "gemm");
+    for (int32_t r = 0; r < ROWS; r++) {
+        const float *got = out + target[r] * width;
+
+        cr_assert(isnan(got[outs]), "what lies behind a row is left alone");
+        if (r == BROKEN) {
+            cr_assert(!isfinite(got[0]) || c->cap > 0);
+            continue;
+        }
+
+        float off = distance(got, rows[r], (size_t)outs);
+
+        cr_assert_leq(off, 5e-5f, "%s, %d columns, row %d: off by %g", type_name[type],
+                      (int)c->cols, (int)r, (double)off);
+    }
+    spc_cuda_gemm_close(gemm);
+    free_matrix(&m, &packed);
+    free(expected);
+    (void)cudaFree(in);
+    (void)cudaFree(out);
+    (void)cudaFree(bias);
+    (void)cudaFree(memory);
+    (void)cudaFree(target);
+}
+
+Test(cuda_ops, products_by_the_library_are_those_of_the_cpu)
+{
+    dice d = {11};
+
+    for (int type = 0; type < 3; type++) {
+        for (size_t k = 0; k < sizeof linear_cases / sizeof *linear_cases; k++) {
+            check_gemm(&linear_cases[k], type, &d);
+        }
+    }
+}
+
 Test(cuda_ops, linear_writes_rows_where_it_is_told)
 {
     dice d = {10};

@@ -33,7 +33,7 @@ typedef struct {
     int32_t vocab;
 } fixture;
 
-static const spc_limits small = {SLOTS, CONTEXT, ROWS, ROWS};
+static const spc_limits small = {SLOTS, CONTEXT, ROWS, ROWS, false};
 
 static void read_reference(fixture *f, const char *name)
 {
@@ -529,7 +529,7 @@ Test(host_backend, a_negative_number_of_threads_is_refused)
 Test(host_backend, a_request_beyond_all_memory_says_what_to_lower)
 {
     fixture f;
-    spc_limits huge = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
+    spc_limits huge = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, false};
     spc_runner *runner;
     spc_error error;
 

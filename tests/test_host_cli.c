@@ -46,6 +46,7 @@ static const struct {
       "device",
       "threads",
       "isa",
+      "!fast-prefill",
       "!json",
       "!stream",
       "!quiet"}},

@@ -245,8 +245,11 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
               "%s", r.err);
     cr_expect_str_empty(r.out);
     spawn_free(&r);
-    const char *args[] = {"demo", "--device", "cuda", "--threads", "2", NULL};
-    expect_failure(args, &(const spawn_options){.in = NULL}, 2, "threads");
+    const char *threads[] = {"demo", "--device", "cuda", "--threads", "2", NULL};
+    const char *prefill[] = {"run", "--fast-prefill", "text", NULL};
+
+    expect_failure(threads, &(const spawn_options){.in = NULL}, 2, "threads");
+    expect_failure(prefill, &(const spawn_options){.in = NULL}, 2, "fast-prefill");
 }
 
 /* A model's folder to which a test adds what it is about. */

@@ -19,7 +19,7 @@
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
  * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
  * depend on the device and on its vector unit (spc_engine_options.device, isa), whose sums round
- * differently.
+ * differently; with fast_prefill on what is stepped together.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
@@ -71,6 +71,8 @@ typedef struct {
                                  can be used, otherwise (or with threads or isa) the CPU */
     int32_t threads;          /* CPU threads; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
+    bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
+                                 then depend, in the logits' last bits, on what runs together */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
