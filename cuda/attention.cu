@@ -231,6 +231,13 @@ int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_
     return rows > 1 ? rows : 1;
 }
 
+int32_t spc_cuda_attend_reach(int32_t most_seen, int32_t context)
+{
+    const int32_t keys = part_keys(context), reach = (most_seen + keys - 1) / keys * keys;
+
+    return reach < context ? reach : context;
+}
+
 int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim, int32_t context)
 {
     const int32_t keys = part_keys(context);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* glu.cu - what stands between the matrices of a feed-forward part, one thread per output.  The
- * formulas, and so the bits, are those of host/cpu_kernels_body.h. */
+ * formulas are those of host/cpu_kernels_body.h. */
 #include "ops.h"
 
 #include "ops.cuh"

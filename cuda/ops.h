@@ -141,6 +141,8 @@ typedef struct {
 
 enum { SPC_ATTEND_HEAD_DIM = 256 }; /* the largest there is a kernel for */
 
+/* The largest most_seen that launches as this one does: a recorded launch serves all up to it. */
+int32_t spc_cuda_attend_reach(int32_t most_seen, int32_t context);
 /* Most rows of a tile, for these heads. */
 int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_dim);
 /* Floats of workspace for so many rows. */

@@ -101,6 +101,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
     if (status != SPC_OK) return status;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
     if (spc_cuda_has_code() != cudaSuccess) {
+        (void)cudaGetLastError(); /* it is told here */
         return spc_error_set(err, SPC_EDEVICE,
                              "%s: this build has no code for compute capability %d.%d; build with "
                              "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
@@ -147,27 +148,18 @@ static const char *cuda_device(const spc_backend *b)
 /* ---- rows -------------------------------------------------------------------------------------
  */
 
-/* What launches need to know of the rows of a forward beside what lies on the device. */
-typedef struct {
-    int32_t count;
-    int32_t wanted;          /* rows whose logits are wanted */
-    int32_t tiles;           /* of attention */
-    int32_t most_seen;       /* longest cache */
-    int32_t most_remembered; /* longest memory; 0: none */
-} row_facts;
-
 static int32_t larger(int32_t a, int32_t b)
 {
     return a > b ? a : b;
 }
 
 /* Write down the rows, and what follows from them, and send it all. */
-static spc_status send_rows(spc_runner *r, const spc_rows *rows, row_facts *out, spc_error *err)
+static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
     const spc_config *c = &r->plan->config;
     const cuda_rows *to = &r->rows;
     int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
-    row_facts f = {rows->count, 0, 0, 1, 0};
+    cuda_shape f = {.encoder = rows->output == NULL, .count = rows->count, .most_seen = 1};
 
     for (int32_t i = 0; i < rows->count; i++) {
         int32_t slot = rows->slot[i], tile = f.tiles - 1;
@@ -188,7 +180,11 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, row_facts *out,
         to->wanted[f.wanted] = i;
         to->target[f.wanted++] = rows->output[i];
     }
-    *out = f;
+    f.most_seen = spc_cuda_attend_reach(f.most_seen, r->limits.context);
+    if (f.most_remembered > 0) {
+        f.most_remembered = spc_cuda_attend_reach(f.most_remembered, r->limits.context);
+    }
+    r->shape = f;
     return spc_cuda_check(r->backend,
                           cudaMemcpyAsync(r->device_rows.slot, to->slot, r->rows_bytes,
                                           cudaMemcpyHostToDevice, r->backend->stream),
@@ -198,7 +194,7 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, row_facts *out,
 /* ---- ops --------------------------------------------------------------------------------------
  */
 
-static cudaError_t run_embed(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_embed(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_embed_args a = {r->matrix[op->weight[0]], r->device_rows.token, r->buffer[op->out],
                         op->scale, f->count};
@@ -207,7 +203,7 @@ static cudaError_t run_embed(spc_runner *r, const spc_op *op, const row_facts *f
 }
 
 /* add: the sum in front of the norm, or NULL. */
-static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, const row_facts *f)
+static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, const cuda_shape *f)
 {
     spc_norm_args a = {.a = r->buffer[add ? add->a : op->a],
                        .weight = r->vector[op->weight[0]],
@@ -221,7 +217,7 @@ static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, 
     return spc_cuda_norm(&a, r->backend->stream);
 }
 
-static cudaError_t run_add(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_add(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_add_args a = {r->buffer[op->a], r->buffer[op->b], r->buffer[op->out],
                       (int64_t)r->plan->buffer[op->out].dim * f->count};
@@ -229,7 +225,7 @@ static cudaError_t run_add(spc_runner *r, const spc_op *op, const row_facts *f)
     return spc_cuda_add(&a, r->backend->stream);
 }
 
-static cudaError_t run_glu(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_glu(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_glu_args a = {r->buffer[op->a], r->buffer[op->out], SPC_GLU_SILU, f->count,
                       r->plan->buffer[op->out].dim};
@@ -267,14 +263,14 @@ static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in
     return code;
 }
 
-static cudaError_t run_linear(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_linear(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     return run_matrices(r, op, r->buffer[op->a], f->count, NULL, r->buffer[op->out],
                         r->plan->buffer[op->out].dim);
 }
 
 /* Logits of the wanted rows only. */
-static cudaError_t run_head(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_gather_args a = {r->buffer[op->a], r->device_rows.wanted, r->wanted, op->scale,
                          f->wanted,        r->plan->config.dim};
@@ -303,7 +299,7 @@ static int64_t layer_at(const spc_runner *r, int32_t layer)
 /* What comes before attention: any of QK_NORM and ROPE, then the write of ATTEND or STORE; each may
  * be NULL. */
 static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rope,
-                            const spc_op *write, const row_facts *f)
+                            const spc_op *write, const cuda_shape *f)
 {
     const spc_config *c = &r->plan->config;
     const spc_op *any = norm ? norm : rope ? rope : write;
@@ -333,7 +329,7 @@ static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rop
 }
 
 /* ATTEND without its write, or RECALL. */
-static cudaError_t run_attend(spc_runner *r, const spc_op *op, const row_facts *f)
+static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     const spc_config *c = &r->plan->config;
     bool recall = op->kind == SPC_OP_RECALL;
@@ -368,7 +364,7 @@ static cudaError_t run_attend(spc_runner *r, const spc_op *op, const row_facts *
 
 /* QK_NORM, ROPE, ATTEND or STORE from op i on, as far as they follow each other over one buffer;
  * returns how many ops that was. */
-static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const row_facts *f,
+static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const cuda_shape *f,
                              cudaError_t *code)
 {
     const spc_op *ops = r->plan->op, *norm = NULL, *rope = NULL, *write = NULL;
@@ -388,7 +384,7 @@ static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const row_fa
 }
 
 /* Run op i and those behind it that go with it; returns how many. */
-static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const row_facts *f, cudaError_t *code)
+static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const cuda_shape *f, cudaError_t *code)
 {
     const spc_op *op = &r->plan->op[i], *next = op + 1;
 
@@ -412,25 +408,36 @@ static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const row_facts *f,
     }
 }
 
-static spc_status run_ops(spc_runner *r, int32_t i, int32_t end, const row_facts *f, spc_error *err)
+/* All ops of an encoder, or all others. */
+static spc_status run_ops(spc_runner *r, spc_error *err)
 {
+    const spc_plan *plan = r->plan;
+    int32_t i = r->shape.encoder ? 0 : plan->encoder_ops;
+    int32_t end = r->shape.encoder ? plan->encoder_ops : plan->op_count;
+
     while (i < end) {
         cudaError_t code = cudaSuccess;
-        int32_t ran = run_op(r, i, end, f, &code);
+        int32_t ran = run_op(r, i, end, &r->shape, &code);
 
         if (code != cudaSuccess) {
-            return spc_cuda_check(r->backend, code, spc_op_name(r->plan->op[i].kind), err);
+            return spc_cuda_check(r->backend, code, spc_op_name(plan->op[i].kind), err);
         }
         i += ran;
     }
     return SPC_OK;
 }
 
+static spc_status run_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    spc_status status = send_rows(r, rows, err);
+
+    return status == SPC_OK ? spc_cuda_run_shape(r, &r->shape, run_ops, err) : status;
+}
+
 static spc_status cuda_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
                               spc_error *err)
 {
     spc_rows rows = {count, r->encoder_slot, token, r->encoder_position, NULL};
-    row_facts facts;
     spc_status status = spc_cuda_enter(r->backend, err);
 
     assert(r->plan->encoder_ops > 0);
@@ -438,9 +445,7 @@ static spc_status cuda_encode(spc_runner *r, int32_t slot, const int32_t *token,
     assert(count >= 1 && count <= r->limits.context);
     for (int32_t i = 0; i < count; i++) r->encoder_slot[i] = slot;
     r->source[slot] = count;
-    if (status == SPC_OK) status = send_rows(r, &rows, &facts, err);
-    if (status == SPC_OK) status = run_ops(r, 0, r->plan->encoder_ops, &facts, err);
-    return status;
+    return status == SPC_OK ? run_rows(r, &rows, err) : status;
 }
 
 static void check_rows(spc_runner *r, const spc_rows *rows)
@@ -459,15 +464,10 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
 
 static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
-    row_facts facts;
     spc_status status = spc_cuda_enter(r->backend, err);
 
     check_rows(r, rows);
-    if (status == SPC_OK) status = send_rows(r, rows, &facts, err);
-    if (status == SPC_OK) {
-        status = run_ops(r, r->plan->encoder_ops, r->plan->op_count, &facts, err);
-    }
-    return status;
+    return status == SPC_OK ? run_rows(r, rows, err) : status;
 }
 
 /* Waits.  A device that fails meanwhile leaves NaN, which no strategy takes for a token, and says

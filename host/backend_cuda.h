@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda.h - inside the CUDA backend: what its three files share.
+/* backend_cuda.h - inside the CUDA backend: what its files share.
  *
  *   backend_cuda.c        the device, errors, the interpreter of plans
+ *   backend_cuda_graph.c  forwards that come again, recorded
  *   backend_cuda_load.c   memory: what a runner takes, weights on their way to the device
  *   backend_cuda_round.c  drawing and verification
  *
@@ -53,6 +54,30 @@ typedef struct {
     uint32_t *status;
 } cuda_lanes;
 
+/* What the launches of a forward depend on, beside what lies on the device. */
+typedef struct {
+    int32_t encoder; /* 1: the ops of an encoder */
+    int32_t count;
+    int32_t wanted;          /* rows whose logits are wanted */
+    int32_t tiles;           /* of attention */
+    int32_t most_seen;       /* longest cache, or what spc_cuda_attend_reach makes of it */
+    int32_t most_remembered; /* the same of memories; 0: none */
+} cuda_shape;
+
+enum { CUDA_GRAPHS = 48 };
+
+typedef struct {
+    cuda_shape shape;
+    cudaGraphExec_t exec; /* NULL: seen once, not recorded yet */
+    uint64_t used;        /* when, by the clock; 0: never */
+} cuda_graph;
+
+typedef struct {
+    cuda_graph item[CUDA_GRAPHS];
+    uint64_t clock;
+    bool off; /* the device would not record */
+} cuda_graphs;
+
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan;
@@ -69,6 +94,8 @@ struct spc_runner {
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
     cuda_rows rows;
     cuda_lanes lanes;
+    cuda_shape shape; /* of the forward under way */
+    cuda_graphs graphs;
 
     /* on the device */
     void *weights;                    /* matrices */
@@ -99,6 +126,12 @@ void spc_cuda_unload(spc_runner *runner);
 
 /* Most rows that an op runs over: an encoder takes a whole prompt. */
 int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits);
+
+/* Run the launches of `run`, which depend on the shape alone: recorded where it is worth it. */
+spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
+                              spc_status (*run)(spc_runner *runner, spc_error *err),
+                              spc_error *err);
+void spc_cuda_free_graphs(spc_runner *runner);
 
 /* The verbs draw and verify. */
 spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,

@@ -332,6 +332,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
     }
     if (cudaMalloc(&r->weights, weights) != cudaSuccess ||
         cudaMalloc(&r->arena, arena) != cudaSuccess) { /* in pieces too small, or taken meanwhile */
+        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
@@ -419,6 +420,7 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
+    spc_cuda_free_graphs(r);
     spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);

@@ -63,6 +63,10 @@ template <typename T> static inline T __ldcg(const T *at)
     return *(const volatile T *)at;
 }
 
+/* The same, or note it down while a graph is recorded: user is copied then. */
+cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *user),
+                         const void *user, size_t bytes);
+
 /* Wait for all fibers of the block that have not returned. */
 void __syncthreads(void);
 int __syncthreads_or(int value);
@@ -170,12 +174,7 @@ static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, c
 {
     fiber_call<Args> call = {kernel, args};
 
-    if (fiber_gpu.fails_after >= 0 && fiber_gpu.launches >= fiber_gpu.fails_after) {
-        return cudaErrorIllegalAddress;
-    }
-    fiber_gpu.launches++;
-    fiber_run(blocks, threads, together, &fiber_call<Args>::run, &call);
-    return cudaSuccess;
+    return fiber_submit(blocks, threads, together, &fiber_call<Args>::run, &call, sizeof call);
 }
 #endif
 

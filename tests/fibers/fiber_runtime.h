@@ -5,6 +5,7 @@
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@ typedef enum {
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorUnknown = 999
 } cudaError_t;
 
@@ -50,7 +52,10 @@ typedef struct {
     size_t memory, used;     /* bytes there are, bytes taken */
     size_t most_used;
     int allocations; /* not freed yet */
-    int launches;    /* so far */
+    int graphs;      /* the same */
+    int launches;    /* so far; of a graph: one */
+    int replays;     /* of them, graphs */
+    bool no_capture; /* graphs cannot be recorded */
     int fails_after; /* launches that succeed; < 0: all do */
 } fiber_device;
 
@@ -62,6 +67,21 @@ cudaError_t cudaMalloc(void **out, size_t bytes);
 cudaError_t cudaFree(void *memory);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+
+/* ---- graphs: kernels with their arguments, in the order of their launch ---- */
+
+typedef struct fiber_graph *cudaGraph_t, *cudaGraphExec_t;
+typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+
+/* Is a graph being recorded?  Then nothing but kernels may come. */
+bool fiber_captures(void);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
@@ -104,6 +124,7 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
 {
     (void)kind;
     (void)stream;
+    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
     memcpy(to, from, bytes);
     return cudaSuccess;
 }
@@ -161,6 +182,11 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     (void)stream;
+    return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+static inline cudaError_t cudaGetLastError(void)
+{
     return cudaSuccess;
 }
 

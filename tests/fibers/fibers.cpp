@@ -15,7 +15,19 @@
 #include "cuda_runtime_api.h" /* last: it names what compilers know by other names */
 
 fiber_index threadIdx, blockIdx, gridDim;
-fiber_device fiber_gpu = {cudaSuccess, cudaSuccess, 13000, (size_t)1 << 40, 0, 0, 0, 0, -1};
+
+/* A device of 1 TiB that does not fail. */
+static fiber_device whole_device(void)
+{
+    fiber_device d = {};
+
+    d.driver = 13000;
+    d.memory = (size_t)1 << 40;
+    d.fails_after = -1;
+    return d;
+}
+
+fiber_device fiber_gpu = whole_device();
 
 namespace
 {
@@ -274,4 +286,96 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 cudaError_t fiber_has_code(void)
 {
     return fiber_gpu.code_error;
+}
+
+/* ---- graphs ---------------------------------------------------------------------------------- */
+
+struct fiber_node {
+    int blocks, threads;
+    bool together;
+    void (*body)(void *);
+    std::vector<char> user;
+};
+
+struct fiber_graph {
+    std::vector<fiber_node> nodes;
+};
+
+static fiber_graph *recorded;
+
+bool fiber_captures(void)
+{
+    return recorded != NULL;
+}
+
+static cudaError_t may_launch(void)
+{
+    if (fiber_gpu.fails_after >= 0 && fiber_gpu.launches >= fiber_gpu.fails_after) {
+        return cudaErrorIllegalAddress;
+    }
+    fiber_gpu.launches++;
+    return cudaSuccess;
+}
+
+cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *),
+                         const void *user, size_t bytes)
+{
+    const char *from = (const char *)user;
+    std::vector<char> copy(from, from + bytes);
+
+    if (recorded) {
+        recorded->nodes.push_back({blocks, threads, together, body, copy});
+        return cudaSuccess;
+    }
+
+    cudaError_t error = may_launch();
+
+    if (error == cudaSuccess) fiber_run(blocks, threads, together, body, copy.data());
+    return error;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+{
+    if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
+    recorded = new fiber_graph;
+    fiber_gpu.graphs++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
+{
+    *out = recorded;
+    recorded = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
+{
+    *out = new fiber_graph(*graph);
+    fiber_gpu.graphs++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+{
+    cudaError_t error = may_launch();
+
+    if (error != cudaSuccess) return error;
+    fiber_gpu.replays++;
+    for (fiber_node &node : graph->nodes) {
+        fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    fiber_gpu.graphs--;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+    return cudaGraphDestroy(graph);
 }

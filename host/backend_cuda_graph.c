@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_graph.c - forwards that come again are recorded once and sent as a whole.
+ *
+ * A forward of one row is a few hundred launches of some microseconds each: more than a small
+ * drafter takes.  What differs between two forwards of one shape lies in device memory, so the
+ * launches themselves are the same: the second one is recorded, further ones cost one call.  A
+ * shape that comes once is launched plainly. */
+#include "backend_cuda.h"
+
+#include <string.h>
+
+/* The entry of a shape; the one that was not used for the longest time is given up for a new one.
+ */
+static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
+{
+    cuda_graph *oldest = &graphs->item[0];
+
+    graphs->clock++;
+    for (int32_t i = 0; i < CUDA_GRAPHS; i++) {
+        cuda_graph *g = &graphs->item[i];
+
+        if (g->used > 0 && memcmp(&g->shape, shape, sizeof *shape) == 0) {
+            g->used = graphs->clock;
+            return g;
+        }
+        if (g->used < oldest->used) oldest = g;
+    }
+    if (oldest->exec) (void)cudaGraphExecDestroy(oldest->exec);
+    *oldest = (cuda_graph){*shape, NULL, graphs->clock};
+    return NULL;
+}
+
+/* Launch into a graph instead of the device.  On a device that cannot record everything runs
+ * plainly from then on; exec stays NULL. */
+static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *),
+                         spc_error *err)
+{
+    cudaStream_t stream = r->backend->stream;
+    cudaGraph_t graph = NULL;
+    spc_status status;
+
+    if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+        r->graphs.off = true;
+        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        return SPC_OK;
+    }
+    status = run(r, err);
+    if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || status != SPC_OK ||
+        cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
+        g->exec = NULL;
+        r->graphs.off = true;
+        (void)cudaGetLastError();
+    }
+    if (graph) (void)cudaGraphDestroy(graph);
+    return status;
+}
+
+spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
+                              spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
+{
+    cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
+    spc_status status = SPC_OK;
+
+    if (g && !g->exec) status = record(r, g, run, err);
+    if (status != SPC_OK) return status;
+    if (g && g->exec) {
+        return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",
+                              err);
+    }
+    return run(r, err);
+}
+
+void spc_cuda_free_graphs(spc_runner *r)
+{
+    for (int32_t i = 0; i < CUDA_GRAPHS; i++) {
+        if (r->graphs.item[i].exec) (void)cudaGraphExecDestroy(r->graphs.item[i].exec);
+    }
+}
