@@ -12,6 +12,7 @@
 #include "golden.h"
 
 #include "decode.h"
+#include "tiny.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -147,6 +148,111 @@ Test(cuda_backend, logits_by_the_library_are_those_of_the_reference)
         cr_expect_leq(off, 1e-4f, "%s: off by %g", golden_models[m], (double)off);
         free(all);
         golden_close(&g);
+    }
+}
+
+/* ---- made-up models -------------------------------------------------------------------------- */
+
+/* Sizes that are no multiple of anything: rows of weights are padded on the device. */
+static const char *const odd_models[] = {
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 101, \"hidden_size\": 36,"
+    " \"num_hidden_layers\": 2, \"num_attention_heads\": 6, \"num_key_value_heads\": 2,"
+    " \"head_dim\": 10, \"intermediate_size\": 51, \"max_position_embeddings\": 64,"
+    " \"tie_word_embeddings\": false}",
+    "{\"architectures\": [\"Gemma2ForCausalLM\"], \"vocab_size\": 67, \"hidden_size\": 44,"
+    " \"num_hidden_layers\": 4, \"num_attention_heads\": 5, \"num_key_value_heads\": 1,"
+    " \"head_dim\": 130, \"intermediate_size\": 33, \"max_position_embeddings\": 64,"
+    " \"sliding_window\": 7, \"query_pre_attn_scalar\": 130, \"attn_logit_softcapping\": 5,"
+    " \"final_logit_softcapping\": 3}",
+    "{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 53, \"d_model\": 34,"
+    " \"d_kv\": 14, \"d_ff\": 29, \"num_layers\": 2, \"num_heads\": 3,"
+    " \"relative_attention_num_buckets\": 8, \"relative_attention_max_distance\": 20,"
+    " \"feed_forward_proj\": \"gated-gelu\", \"tie_word_embeddings\": false,"
+    " \"decoder_start_token_id\": 0}"};
+enum { ODD_MODELS = sizeof odd_models / sizeof *odd_models, ODD_ROWS = 24 };
+
+/* A forward of ODD_ROWS / 2 rows of slot 0, then of slot 1, with chosen tokens in both. */
+static float *run_odd(const spc_backend_ops *ops, const tiny_model *model, const int32_t token[2],
+                      bool library)
+{
+    spc_limits limits = {2, 40, ODD_ROWS, ODD_ROWS, library};
+    int32_t slot[ODD_ROWS], id[ODD_ROWS], position[ODD_ROWS], output[ODD_ROWS];
+    spc_rows rows = {ODD_ROWS, slot, id, position, output};
+    size_t bytes = (size_t)model->plan->ids * sizeof(float);
+    char *logits = malloc(ODD_ROWS * bytes);
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, model->plan, model->bundle, &limits, &runner, &error), SPC_OK,
+                 "%s", error.message);
+    for (int32_t i = 0; i < ODD_ROWS; i++) {
+        slot[i] = i / (ODD_ROWS / 2);
+        position[i] = i % (ODD_ROWS / 2);
+        id[i] = position[i] == 5 ? token[slot[i]] : 2 + (i * i + 3 * i) % (model->plan->ids - 2);
+        output[i] = i;
+    }
+    for (int32_t s = 0; s < 2 && model->plan->encoder_ops > 0; s++) {
+        cr_assert_eq(ops->encode(runner, s, id + 6 * s, 7 + 10 * s, &error), SPC_OK);
+    }
+    cr_assert_eq(ops->forward(runner, &rows, &error), SPC_OK, "%s", error.message);
+    for (int32_t i = 0; i < ODD_ROWS; i++) {
+        memcpy(logits + (size_t)i * bytes, ops->logits(runner, i), bytes);
+    }
+    ops->unload(runner);
+    ops->close(backend);
+    return (float *)(void *)logits;
+}
+
+Test(cuda_backend, models_of_odd_sizes_and_mixed_types_have_the_logits_of_the_cpu)
+{
+    for (int32_t m = 0; m < ODD_MODELS; m++) {
+        tiny_model model = tiny_open_mixed(odd_models[m], 5);
+        static const int32_t token[] = {7, 9};
+        size_t count = (size_t)(ODD_ROWS * model.plan->ids);
+        float *cpu = run_odd(&spc_backend_cpu, &model, token, false);
+
+        for (int library = 0; library < 2; library++) {
+            float *logits = run_odd(&spc_backend_cuda, &model, token, library == 1);
+            float off = distance(logits, cpu, count);
+
+            cr_expect_leq(off, library ? 1e-3f : 5e-5f, "model %d: off by %g", (int)m, (double)off);
+            free(logits);
+        }
+        free(cpu);
+        tiny_close(&model);
+    }
+}
+
+/* The row of one token is NaN: slots that never see it do not either. */
+Test(cuda_backend, a_broken_sequence_leaves_the_others_alone)
+{
+    for (int32_t n = 0; n < 2 * ODD_MODELS; n++) {
+        tiny_model model = tiny_open(odd_models[n / 2], 5, 1);
+        int32_t token[] = {7, 1}, ids = model.plan->ids, half = ODD_ROWS / 2 * ids;
+        const spc_weight *w = &model.plan->weight[model.plan->op[0].weight[0]];
+        const spc_tensor *t = spc_bundle_find(model.bundle, w->name);
+        float *whole = run_odd(&spc_backend_cuda, &model, token, n % 2 == 1), *broken;
+
+        for (int32_t i = 0; i < w->cols; i++) {
+            ((float *)(uintptr_t)t->data)[w->cols + i] = NAN; /* of token 1 */
+        }
+        broken = run_odd(&spc_backend_cuda, &model, token, n % 2 == 1);
+        for (int32_t i = 0; i < ODD_ROWS / 2; i++) {
+            const float *row = whole + i * ids, *other = broken + i * ids;
+            bool all = model.plan->encoder_ops > 0; /* it stands in that slot's source */
+
+            for (int32_t v = 0; v < ids; v++) { /* where the head is tied, token 1 has no logit */
+                cr_expect(row[v] == other[v] || (model.config.tied && v == 1),
+                          "model %d, row %d of the other slot", (int)n, (int)i);
+            }
+            cr_expect_eq(isnan(broken[half + i * ids]) != 0, all || i >= 5, "model %d, row %d",
+                         (int)n, (int)i);
+        }
+        free(whole);
+        free(broken);
+        tiny_close(&model);
     }
 }
 

@@ -733,7 +733,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     linear.part[0].stride = 8;
     linear.rows = 0;
     cr_expect_eq(spc_cuda_linear_row(&linear, NULL), cudaErrorInvalidValue);
-    embed.table.type = (spc_weight_type)7;
+    embed.table.type = (spc_weight_type)3;
     cr_expect_eq(spc_cuda_embed(&embed, NULL), cudaErrorInvalidValue);
     cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "an odd head");
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "a head too large");

@@ -16,6 +16,8 @@ typedef struct {
 /* Tensors of float32, normally distributed: vectors around 1, matrices so that their outputs have
  * about the spread of their inputs, embeddings times `spread`.  Asserts that all goes well. */
 tiny_model tiny_open(const char *config_json, uint64_t seed, double spread);
+/* The same with tensors of float32, bfloat16 and float16 in turn. */
+tiny_model tiny_open_mixed(const char *config_json, uint64_t seed);
 void tiny_close(tiny_model *model);
 
 /* Bind to the CPU. */
