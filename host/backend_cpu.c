@@ -10,6 +10,8 @@
 #include "cpu_threads.h"
 #include "rope.h"
 
+#include "weights/quant.h"
+
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -44,6 +46,7 @@ struct spc_runner {
     float *cosine[2];   /* [context, head_dim / 2] of rope, and of local_rope where there is one */
     float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
+    spc_q8 quantised;   /* input of a linear op with quantised matrices */
 
     /* plans with an encoder */
     float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */
@@ -126,6 +129,21 @@ static size_t own_floats(const spc_runner *r, const spc_weight *w)
     return times((size_t)w->cols, 2 * (int64_t)r->limits.context - 1);
 }
 
+/* Room for the rows of the widest linear op, quantised. */
+static void lay_out_quantised(spc_runner *r, carver *to)
+{
+    int32_t most = most_rows(r);
+    int64_t rows = most > r->limits.outputs ? most : r->limits.outputs, cols = 0, stride;
+
+    for (int32_t i = 0; i < r->plan->weight_count; i++) {
+        if (r->plan->weight[i].cols > cols) cols = r->plan->weight[i].cols;
+    }
+    stride = (cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    r->quantised.q = carve(to, times(times(1, rows), stride));
+    r->quantised.scale = carve(to, times(times(sizeof(float), rows), stride / 16));
+    r->quantised.sum = carve(to, times(times(sizeof(float), rows), stride / 16));
+}
+
 /* Lay out everything a runner owns: once counting, once for real. */
 static size_t lay_out(spc_runner *r, char *base)
 {
@@ -166,6 +184,7 @@ static size_t lay_out(spc_runner *r, char *base)
     r->scores =
         carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
     if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
+    lay_out_quantised(r, &to);
     return to.used;
 }
 
@@ -179,7 +198,7 @@ static size_t cpu_memory(const spc_backend *b, const spc_plan *plan, const spc_l
 /* ---- load -------------------------------------------------------------------------------------
  */
 
-/* The table of a weight, by relative position instead of by bucket. */
+/* The table of a weight (no quantised one), by relative position instead of by bucket. */
 static void spread_relative(const spc_runner *r, const spc_weight *w, const spc_tensor *t,
                             float *out)
 {
@@ -189,7 +208,10 @@ static void spread_relative(const spc_runner *r, const spc_weight *w, const spc_
         for (int32_t offset = 1 - context; offset < context; offset++) {
             int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
 
-            *out++ = spc_element(t->data, t->dtype, (int64_t)bucket * w->cols + h);
+            spc_dequantise(t->dtype,
+                           (const char *)t->data + ((size_t)bucket * (size_t)w->cols + (size_t)h) *
+                                                       spc_dtype_bytes(t->dtype),
+                           1, out++);
         }
     }
 }
@@ -213,16 +235,18 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
             where, w->name, (int)w->rows, rank == 2 ? ", " : "", (int)w->cols, (int)t->rank,
             t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
     }
-    if (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_BF16 && t->dtype != SPC_DTYPE_F16) {
+    if (!spc_dtype_is_float(t->dtype) ||
+        (w->relative != SPC_RELATIVE_NONE && spc_dtype_elements(t->dtype) > 1)) {
         return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, F16",
+                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, F16 "
+                             "and the quantised types of GGUF",
                              where, w->name, spc_dtype_name(t->dtype));
     }
     r->matrix[i] = (spc_matrix){t->data, t->dtype, w->rows, w->cols};
     if (w->relative != SPC_RELATIVE_NONE) spread_relative(r, w, t, r->vector[i]);
-    for (int32_t k = 0; rank == 1 && k < w->rows; k++) {
-        r->vector[i][k] = spc_element(t->data, t->dtype, k) + w->plus;
-    }
+    if (rank == 2) return SPC_OK;
+    spc_dequantise(t->dtype, t->data, w->rows, r->vector[i]);
+    for (int32_t k = 0; k < w->rows; k++) r->vector[i][k] += w->plus;
     return SPC_OK;
 }
 
@@ -293,6 +317,7 @@ typedef struct {
     const spc_matrix *matrix[SPC_OP_WEIGHTS];
     const float *bias[SPC_OP_WEIGHTS]; /* NULL: none */
     const float *in;                   /* [rows, cols] */
+    const spc_q8 *quantised;           /* the same, where a matrix needs it */
     int32_t rows;
     float *const *out; /* [rows] */
     float cap;         /* of every output; 0: none */
@@ -321,10 +346,24 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
         int32_t first = from > at ? from - at : 0, last = to - at < rows ? to - at : rows;
 
         if (first < last) {
-            job->kernels->linear(job->matrix[k], first, last, job->in, job->rows, job->out, at);
+            if (spc_dtype_elements(job->matrix[k]->dtype) > 1) {
+                job->kernels->quant_linear(job->matrix[k], first, last, job->quantised, job->rows,
+                                           job->out, at);
+            } else {
+                job->kernels->linear(job->matrix[k], first, last, job->in, job->rows, job->out, at);
+            }
             finish_outputs(job, k, first, last, at);
         }
         at += rows;
+    }
+}
+
+/* The input of a linear op, once for all threads. */
+static void quantise_rows(spc_runner *r, const float *in, int32_t cols, int32_t rows)
+{
+    r->quantised.stride = (cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    for (int32_t i = 0; i < rows; i++) {
+        r->backend->kernels->quantise(in + (int64_t)i * cols, cols, i, &r->quantised);
     }
 }
 
@@ -338,7 +377,9 @@ static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t
         job.matrix[k] = &r->matrix[op->weight[k]];
         if (op->bias[k] >= 0) job.bias[k] = r->vector[op->bias[k]];
         outputs += job.matrix[k]->rows;
+        if (spc_dtype_elements(job.matrix[k]->dtype) > 1) job.quantised = &r->quantised;
     }
+    if (job.quantised) quantise_rows(r, in, job.matrix[0]->cols, rows);
     spc_team_run(r->backend->team, outputs, LINEAR_GRAIN, linear_share, &job);
 }
 
@@ -369,13 +410,13 @@ static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
 static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
     const spc_matrix *m = &r->matrix[op->weight[0]];
-    float *out = r->buffer[op->out];
+    int64_t bytes = (int64_t)m->cols / spc_dtype_elements(m->dtype) * spc_dtype_bytes(m->dtype);
 
     for (int32_t i = 0; i < rows->count; i++) {
-        for (int32_t k = 0; k < m->cols; k++) {
-            *out++ =
-                spc_element(m->data, m->dtype, (int64_t)rows->token[i] * m->cols + k) * op->scale;
-        }
+        float *out = r->buffer[op->out] + (int64_t)i * m->cols;
+
+        spc_dequantise(m->dtype, (const char *)m->data + rows->token[i] * bytes, m->cols, out);
+        for (int32_t k = 0; k < m->cols; k++) out[k] *= op->scale;
     }
 }
 

@@ -79,6 +79,132 @@ static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
     _mm_storeu_ps(out, _mm_unpacklo_ps(_mm_shuffle_ps(ac, ac, 0x08), _mm_shuffle_ps(bd, bd, 0x08)));
 }
 
+/* ---- integers ---------------------------------------------------------------------------------
+ */
+
+static inline lanes lanes_mul(lanes a, lanes b)
+{
+    return (lanes){_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+
+static inline lanes lanes_add(lanes a, lanes b)
+{
+    return (lanes){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+
+static inline lanes lanes_pick(lanes v, int g)
+{
+    __m256 from = g < 2 ? v.low : v.high;
+    int first = g % 2 * 4;
+    __m256i low = _mm256_setr_m128i(_mm_set1_epi32(first), _mm_set1_epi32(first + 1));
+
+    return (lanes){_mm256_permutevar8x32_ps(from, low),
+                   _mm256_permutevar8x32_ps(from, _mm256_add_epi32(low, _mm256_set1_epi32(2)))};
+}
+
+static inline __m256 widen_u8(__m128i bytes)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+}
+
+static inline lanes lanes_u8(uint64_t bytes)
+{
+    return (lanes){widen_u8(_mm_cvtsi64_si128((int64_t)bytes)), _mm256_setzero_ps()};
+}
+
+static inline lanes lanes_u8_twice(uint64_t bytes)
+{
+    __m128i once = _mm_cvtsi64_si128((int64_t)bytes), twice = _mm_unpacklo_epi8(once, once);
+
+    return (lanes){widen_u8(twice), widen_u8(_mm_srli_si128(twice, 8))};
+}
+
+static inline lanes lanes_i8(const int8_t *bytes)
+{
+    __m128i all = _mm_loadu_si128((const __m128i *)(const void *)bytes);
+
+    return (lanes){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(all)),
+                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)))};
+}
+
+typedef struct {
+    __m256i low, high;
+} quads;
+
+static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+{
+    return (quads){_mm256_loadu_si256((const __m256i *)(const void *)a),
+                   _mm256_loadu_si256((const __m256i *)(const void *)b)};
+}
+
+static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
+{
+    return (quads){_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)a)),
+                   _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)b))};
+}
+
+static inline quads quads_shift(quads v, int a, int b, int c, int d)
+{
+    return (quads){
+        _mm256_srlv_epi32(v.low, _mm256_setr_m128i(_mm_set1_epi32(a), _mm_set1_epi32(b))),
+        _mm256_srlv_epi32(v.high, _mm256_setr_m128i(_mm_set1_epi32(c), _mm_set1_epi32(d)))};
+}
+
+static inline quads quads_and(quads v, uint8_t byte)
+{
+    __m256i mask = _mm256_set1_epi8((char)byte);
+
+    return (quads){_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
+}
+
+static inline quads quads_or(quads v, quads w)
+{
+    return (quads){_mm256_or_si256(v.low, w.low), _mm256_or_si256(v.high, w.high)};
+}
+
+static inline quads quads_sub(quads v, uint8_t byte)
+{
+    __m256i all = _mm256_set1_epi8((char)byte);
+
+    return (quads){_mm256_sub_epi8(v.low, all), _mm256_sub_epi8(v.high, all)};
+}
+
+static inline quads quads_up4(quads v)
+{
+    return (quads){_mm256_slli_epi32(v.low, 4), _mm256_slli_epi32(v.high, 4)};
+}
+
+/* Each byte's own of 32 bits: its byte of the number to every place, then its bit. */
+static inline __m256i spread_bits(uint32_t bits)
+{
+    const __m256i byte =
+        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
+    __m256i all = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte);
+
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(all, bit), bit),
+                            _mm256_set1_epi8(16));
+}
+
+static inline quads quads_bits(uint64_t bits)
+{
+    return (quads){spread_bits((uint32_t)bits), spread_bits((uint32_t)(bits >> 32))};
+}
+
+/* Products of unsigned and signed bytes, in pairs: 2 * 128 * 127 fits 16 bits. */
+static inline __m256 dot_half(__m256i w, __m256i x, bool negative)
+{
+    __m256i size = negative ? _mm256_abs_epi8(w) : w;
+    __m256i pairs = _mm256_maddubs_epi16(size, negative ? _mm256_sign_epi8(x, w) : x);
+
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline lanes quads_dot(quads w, quads x, bool negative)
+{
+    return (lanes){dot_half(w.low, x.low, negative), dot_half(w.high, x.high, negative)};
+}
+
 #define BLOCK_OUT  2
 #define BLOCK_WIDE 4
 #define BLOCK_ROWS 3

@@ -70,10 +70,120 @@ static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, one)));
 }
 
+/* ---- integers ---------------------------------------------------------------------------------
+ */
+
+static inline lanes lanes_mul(lanes a, lanes b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline lanes lanes_add(lanes a, lanes b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+/* a, b, c, d, each four times */
+static inline __m512i four_each(int a, int b, int c, int d)
+{
+    return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
+}
+
+static inline lanes lanes_pick(lanes v, int g)
+{
+    return _mm512_permutexvar_ps(four_each(4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3), v);
+}
+
+static inline lanes lanes_u8(uint64_t bytes)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)bytes)));
+}
+
+static inline lanes lanes_u8_twice(uint64_t bytes)
+{
+    __m128i once = _mm_cvtsi64_si128((int64_t)bytes);
+
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(once, once)));
+}
+
+static inline lanes lanes_i8(const int8_t *bytes)
+{
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes)));
+}
+
+typedef __m512i quads;
+
+static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+{
+    __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)a);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)b);
+
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
+{
+    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)a);
+    __m128i high = _mm_loadu_si128((const __m128i *)(const void *)b);
+
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_broadcastsi128_si256(low)),
+                              _mm256_broadcastsi128_si256(high), 1);
+}
+
+static inline quads quads_shift(quads v, int a, int b, int c, int d)
+{
+    return _mm512_srlv_epi32(v, four_each(a, b, c, d));
+}
+
+static inline quads quads_and(quads v, uint8_t byte)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi8((char)byte));
+}
+
+static inline quads quads_or(quads v, quads w)
+{
+    return _mm512_or_si512(v, w);
+}
+
+static inline quads quads_sub(quads v, uint8_t byte)
+{
+    return _mm512_sub_epi8(v, _mm512_set1_epi8((char)byte));
+}
+
+static inline quads quads_up4(quads v)
+{
+    return _mm512_slli_epi32(v, 4);
+}
+
+static inline quads quads_bits(uint64_t bits)
+{
+    return _mm512_maskz_mov_epi8(bits, _mm512_set1_epi8(16));
+}
+
+/* Products of unsigned and signed bytes: the sign of w goes over to x. */
+static inline lanes quads_dot(quads w, quads x, bool negative)
+{
+    if (negative) {
+        x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+        w = _mm512_abs_epi8(w);
+    }
+#if defined(__AVX512VNNI__)
+    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x));
+#else /* pairs first: 2 * 128 * 127 fits 16 bits */
+    return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+#endif
+}
+
 #define BLOCK_OUT  4
 #define BLOCK_WIDE 8
 #define BLOCK_ROWS 6
-#define UNIT       spc_cpu_avx512
-#define UNIT_NAME  "avx512"
+#if defined(__AVX512VNNI__)
+#define UNIT      spc_cpu_avx512vnni
+#define UNIT_NAME "avx512vnni"
+#else
+#define UNIT      spc_cpu_avx512
+#define UNIT_NAME "avx512"
+#endif
 #include "cpu_kernels_body.h"
 #endif

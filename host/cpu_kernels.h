@@ -16,9 +16,22 @@
 /* A matrix [rows, cols] as it lies in the checkpoint. */
 typedef struct {
     const void *data;
-    spc_dtype dtype; /* F32, BF16 or F16 */
+    spc_dtype dtype; /* F32, BF16, F16; or of blocks */
     int32_t rows, cols;
 } spc_matrix;
+
+/* Rows of activations as quantised matrices take them (cpu_quant_body.h says how).  The error
+ * against exact products is at most half a step, max |x| / 254 of each 32 entries, times the
+ * weights' magnitudes. */
+enum { SPC_Q8_CHUNK = 256 };
+
+typedef struct {
+    int32_t stride; /* columns, rounded up to a multiple of SPC_Q8_CHUNK; zeros behind the last */
+    int8_t *q;      /* [rows, stride] in -127 .. 127 */
+    float *scale;   /* [rows, stride / 16] each block's of 32 twice */
+    float *sum; /* [rows, stride / 16] scale times the sum of a block's q: eight in each sixteen,
+                   zeros behind them */
+} spc_q8;
 
 typedef struct {
     const char *name;
@@ -28,6 +41,11 @@ typedef struct {
      * out   [rows] where each row's results begin */
     void (*linear)(const spc_matrix *m, int32_t from, int32_t to, const float *in, int32_t rows,
                    float *const *out, int32_t at);
+    /* A row of `cols` (a multiple of 32) activations as row `row` of out. */
+    void (*quantise)(const float *in, int32_t cols, int64_t row, const spc_q8 *out);
+    /* The same as linear for matrices of types with blocks. */
+    void (*quant_linear)(const spc_matrix *m, int32_t from, int32_t to, const spc_q8 *in,
+                         int32_t rows, float *const *out, int32_t at);
     /* Attention of one query head over count positions; scores are scale times query . key, and
      * cap tanh(score / cap) of that where cap is not 0, plus the key's bias.
      *
@@ -57,9 +75,7 @@ extern const spc_cpu_kernels spc_cpu_portable;
 #if defined(__x86_64__)
 extern const spc_cpu_kernels spc_cpu_avx2;
 extern const spc_cpu_kernels spc_cpu_avx512;
+extern const spc_cpu_kernels spc_cpu_avx512vnni; /* integer products in one instruction */
 #endif
-
-/* One element as float. */
-float spc_element(const void *data, spc_dtype dtype, int64_t i);
 
 #endif

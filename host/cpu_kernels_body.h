@@ -316,4 +316,6 @@ static void norm(const float *in, const float *weight, int32_t dim, float eps, f
     for (int32_t i = 0; i < dim; i++) out[i] = in[i] * scale * weight[i];
 }
 
-const spc_cpu_kernels UNIT = {UNIT_NAME, linear, attend, glu, bound, norm};
+#include "cpu_quant_body.h"
+
+const spc_cpu_kernels UNIT = {UNIT_NAME, linear, quantise, quant_linear, attend, glu, bound, norm};

@@ -2,47 +2,10 @@
 /* cpu_portable.c - the kernels in plain C, and the choice between units at run time. */
 #include "cpu_kernels.h"
 
+#include "weights/quant.h"
+
 #include <stdio.h>
-
-static float half_to_float(uint16_t half)
-{
-    union {
-        uint32_t u;
-        float f;
-    } pun;
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31u,
-             part = half & 1023u;
-
-    if (exponent == 31) {
-        pun.u = sign | 0x7f800000u | part << 13;
-    } else if (exponent > 0) {
-        pun.u = sign | (exponent + 112) << 23 | part << 13;
-    } else { /* subnormal: part * 2^-24 */
-        pun.f = (float)part * 5.9604645e-8f;
-        pun.u |= sign;
-    }
-    return pun.f;
-}
-
-static float bfloat_to_float(uint16_t value)
-{
-    union {
-        uint32_t u;
-        float f;
-    } pun;
-
-    pun.u = (uint32_t)value << 16;
-    return pun.f;
-}
-
-float spc_element(const void *data, spc_dtype dtype, int64_t i)
-{
-    switch (dtype) {
-    case SPC_DTYPE_BF16: return bfloat_to_float(((const uint16_t *)data)[i]);
-    case SPC_DTYPE_F16: return half_to_float(((const uint16_t *)data)[i]);
-    default: return ((const float *)data)[i];
-    }
-}
+#include <string.h>
 
 typedef struct {
     float lane[16];
@@ -73,7 +36,7 @@ static inline lanes lanes_bf16(const uint16_t *x)
 {
     lanes v;
 
-    for (int i = 0; i < 16; i++) v.lane[i] = bfloat_to_float(x[i]);
+    for (int i = 0; i < 16; i++) v.lane[i] = spc_bfloat_to_float(x[i]);
     return v;
 }
 
@@ -81,7 +44,7 @@ static inline lanes lanes_f16(const uint16_t *x)
 {
     lanes v;
 
-    for (int i = 0; i < 16; i++) v.lane[i] = half_to_float(x[i]);
+    for (int i = 0; i < 16; i++) v.lane[i] = spc_half_to_float(x[i]);
     return v;
 }
 
@@ -112,6 +75,129 @@ static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
     out[3] = lanes_sum(d);
 }
 
+/* ---- integers ---------------------------------------------------------------------------------
+ */
+
+static inline lanes lanes_mul(lanes a, lanes b)
+{
+    for (int i = 0; i < 16; i++) a.lane[i] *= b.lane[i];
+    return a;
+}
+
+static inline lanes lanes_add(lanes a, lanes b)
+{
+    for (int i = 0; i < 16; i++) a.lane[i] += b.lane[i];
+    return a;
+}
+
+static inline lanes lanes_pick(lanes v, int g)
+{
+    lanes to;
+
+    for (int i = 0; i < 16; i++) to.lane[i] = v.lane[4 * g + i / 4];
+    return to;
+}
+
+static inline lanes lanes_u8(uint64_t bytes)
+{
+    lanes v = lanes_zero();
+
+    for (int i = 0; i < 8; i++) v.lane[i] = (float)(bytes >> (8 * i) & 255);
+    return v;
+}
+
+static inline lanes lanes_u8_twice(uint64_t bytes)
+{
+    lanes v;
+
+    for (int i = 0; i < 16; i++) v.lane[i] = (float)(bytes >> (i / 2 * 8) & 255);
+    return v;
+}
+
+static inline lanes lanes_i8(const int8_t *bytes)
+{
+    lanes v;
+
+    for (int i = 0; i < 16; i++) v.lane[i] = (float)bytes[i];
+    return v;
+}
+
+typedef struct {
+    uint8_t byte[64];
+} quads;
+
+static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+{
+    quads v;
+
+    memcpy(v.byte, a, 32);
+    memcpy(v.byte + 32, b, 32);
+    return v;
+}
+
+static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
+{
+    quads v;
+
+    for (int i = 0; i < 4; i++) memcpy(v.byte + 16 * i, i < 2 ? a : b, 16);
+    return v;
+}
+
+/* Bits that a neighbour lends are masked by the callers; here they are zeros. */
+static inline quads quads_shift(quads v, int a, int b, int c, int d)
+{
+    const int by[4] = {a, b, c, d};
+
+    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] >> by[i / 16]);
+    return v;
+}
+
+static inline quads quads_and(quads v, uint8_t byte)
+{
+    for (int i = 0; i < 64; i++) v.byte[i] &= byte;
+    return v;
+}
+
+static inline quads quads_or(quads v, quads w)
+{
+    for (int i = 0; i < 64; i++) v.byte[i] |= w.byte[i];
+    return v;
+}
+
+static inline quads quads_sub(quads v, uint8_t byte)
+{
+    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] - byte);
+    return v;
+}
+
+static inline quads quads_up4(quads v)
+{
+    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] << 4);
+    return v;
+}
+
+static inline quads quads_bits(uint64_t bits)
+{
+    quads v;
+
+    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)((bits >> i & 1) << 4);
+    return v;
+}
+
+static inline lanes quads_dot(quads w, quads x, bool negative)
+{
+    lanes v;
+
+    (void)negative; /* what is never negative is below 128 */
+    for (int l = 0; l < 16; l++) {
+        int32_t sum = 0;
+
+        for (int i = 4 * l; i < 4 * l + 4; i++) sum += (int8_t)w.byte[i] * (int8_t)x.byte[i];
+        v.lane[l] = (float)sum;
+    }
+    return v;
+}
+
 #define BLOCK_OUT  1
 #define BLOCK_WIDE 1
 #define BLOCK_ROWS 3
@@ -125,6 +211,10 @@ static inline void lanes_sum4(float *out, lanes a, lanes b, lanes c, lanes d)
 static bool is_present(const spc_cpu_kernels *unit)
 {
 #if defined(__x86_64__)
+    if (unit == &spc_cpu_avx512vnni) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vnni");
+    }
     if (unit == &spc_cpu_avx512) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
     }
@@ -140,6 +230,7 @@ const spc_cpu_kernels *spc_cpu_kernels_find(const char *name, char *known)
 {
     static const spc_cpu_kernels *const units[] = {
 #if defined(__x86_64__)
+        &spc_cpu_avx512vnni,
         &spc_cpu_avx512,
         &spc_cpu_avx2,
 #endif

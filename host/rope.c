@@ -36,6 +36,7 @@ static double rope_frequency(const spc_rope *rope, int32_t head_dim, int32_t i)
     double turns = rope->original_context * frequency / TWO_PI;
 
     if (rope->kind == SPC_ROPE_LINEAR) return frequency / rope->factor;
+    if (rope->kind == SPC_ROPE_DIVISORS) return frequency / (double)rope->divisor[i];
     if (rope->kind == SPC_ROPE_YARN) return yarn_frequency(rope, head_dim, i, frequency);
     if (rope->kind != SPC_ROPE_LLAMA3 || turns > rope->high_freq_factor) return frequency;
     if (turns < rope->low_freq_factor) return frequency / rope->factor;

@@ -112,7 +112,7 @@ Test(weights_bundle, bad_indexes)
          "duplicate"},
         {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", SPC_EIO, "gone.safetensors"},
         {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"same.safetensors\"}}", SPC_EFORMAT,
-         "two files"},
+         "twice"},
         {"{\"weight_map\":{\"a\":\"short.safetensors\"}}", SPC_EFORMAT, "short.safetensors"},
     };
     folder f = folder_open();

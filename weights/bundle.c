@@ -2,8 +2,9 @@
 /* bundle.c - the files of a model: a folder's, mapped, or a program's own. */
 #include "bundle.h"
 
-#include "safetensors.h"
+#include "gguf_model.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -19,8 +20,9 @@
 /* A file that was opened.  Weights are mapped; text is mapped too and copied nowhere. */
 typedef struct {
     char *name;
-    void *map; /* NULL: an empty file, or borrowed */
+    void *map; /* NULL: an empty file, borrowed, or made */
     size_t mapped;
+    char *made; /* text that stands for a file, or NULL */
     const void *data;
     size_t bytes;
 } open_file;
@@ -32,6 +34,8 @@ struct spc_bundle {
     int32_t blob_count;
     open_file *file; /* [file_count] opened so far */
     int32_t file_count;
+    spc_gguf **part; /* [part_count] of a GGUF model, in order; the first holds the metadata */
+    int32_t part_count;
     spc_tensor_list list; /* sorted by name */
     uint64_t bytes;
 };
@@ -86,10 +90,39 @@ static spc_status map_file(const char *path, open_file *out, spc_error *err)
     return status;
 }
 
+static bool is_gguf(const char *name)
+{
+    size_t length = strlen(name);
+
+    return length > 5 && strcmp(name + length - 5, ".gguf") == 0;
+}
+
+/* The text that a GGUF model's metadata amounts to. */
+static spc_status make_file(const spc_bundle *b, const char *name, open_file *out, spc_error *err)
+{
+    spc_gguf_string jinja;
+    spc_status status;
+
+    if (strcmp(name, "chat_template.jinja") == 0 && spc_gguf_chat_template(b->part[0], &jinja)) {
+        out->data = jinja.text; /* of the mapped file */
+        out->bytes = (size_t)jinja.bytes;
+        return SPC_OK;
+    }
+    if (strcmp(name, "config.json") == 0) {
+        status = spc_gguf_config(b->where, b->part[0], &b->list, &out->made, &out->bytes, err);
+    } else if (strcmp(name, "tokenizer.json") == 0) {
+        status = spc_gguf_tokenizer(b->where, b->part[0], &out->made, &out->bytes, err);
+    } else {
+        status = spc_error_set(err, SPC_EIO, "%s: its metadata holds no %s", b->where, name);
+    }
+    out->data = out->made;
+    return status;
+}
+
 /* Open a file of the model by name, once. */
 static spc_status open_named(spc_bundle *b, const char *name, const open_file **out, spc_error *err)
 {
-    open_file f = {NULL, NULL, 0, NULL, 0}, *grown;
+    open_file f = {.name = NULL}, *grown;
     spc_status status = SPC_OK;
 
     for (int32_t i = 0; i < b->file_count; i++) {
@@ -97,7 +130,9 @@ static spc_status open_named(spc_bundle *b, const char *name, const open_file **
         *out = &b->file[i];
         return SPC_OK;
     }
-    if (b->folder) {
+    if (b->part_count > 0 && !is_gguf(name)) {
+        status = make_file(b, name, &f, err);
+    } else if (b->folder) {
         char path[PATH_MAX];
 
         if (!path_of(b, name, path)) {
@@ -117,6 +152,7 @@ static spc_status open_named(spc_bundle *b, const char *name, const open_file **
     grown = f.name ? realloc(b->file, (size_t)(b->file_count + 1) * sizeof *grown) : NULL;
     if (!grown) {
         free(f.name);
+        free(f.made);
         if (f.map) (void)munmap(f.map, f.mapped);
         return no_memory(b->where, err);
     }
@@ -130,6 +166,14 @@ bool spc_bundle_has_file(const spc_bundle *b, const char *name)
 {
     bool found = false;
 
+    if (b->part_count > 0) {
+        spc_gguf_string jinja;
+
+        return strcmp(name, "config.json") == 0 ||
+               (strcmp(name, "chat_template.jinja") == 0 &&
+                spc_gguf_chat_template(b->part[0], &jinja)) ||
+               (strcmp(name, "tokenizer.json") == 0 && spc_gguf_has_tokenizer(b->part[0]));
+    }
     if (b->folder) {
         char path[PATH_MAX];
 
@@ -256,7 +300,7 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
     for (int32_t i = 0; i < b->list.count; i++) {
         b->bytes += b->list.tensor[i].bytes;
         if (i == 0 || strcmp(b->list.tensor[i - 1].name, b->list.tensor[i].name) != 0) continue;
-        return spc_error_set(err, SPC_EFORMAT, "%s: tensor '%.100s' stands in two files", b->where,
+        return spc_error_set(err, SPC_EFORMAT, "%s: tensor '%.100s' stands there twice", b->where,
                              b->list.tensor[i].name);
     }
     return SPC_OK;
@@ -265,22 +309,134 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
 static spc_status read_weights(spc_bundle *b, spc_error *err)
 {
     static const char index[] = "model.safetensors.index.json";
-    spc_status status;
 
     if (!spc_bundle_has_file(b, "model.safetensors") && spc_bundle_has_file(b, index)) {
-        status = read_index(b, index, err);
-    } else {
-        status = read_shard(b, "model.safetensors", err);
+        return read_index(b, index, err);
     }
+    return read_shard(b, "model.safetensors", err);
+}
+
+/* ---- GGUF -------------------------------------------------------------------------------------
+ */
+
+/* The names of a split model end in -00001-of-00003.gguf.  false: this is no such name. */
+static bool split_name(const char *name, int *number, int *count)
+{
+    size_t length = strlen(name);
+    int used = 0;
+
+    return length > 20 &&
+           sscanf(name + length - 20, "-%5d-of-%5d.gguf%n", number, count, &used) == 2 &&
+           used == 20;
+}
+
+/* The value of a key of split files, or what counts where there is none. */
+static int64_t split_value(const spc_gguf *g, const char *key, int64_t missing)
+{
+    int64_t value;
+
+    return spc_gguf_integer(spc_gguf_find(g, key), &value) ? value : missing;
+}
+
+static spc_status read_part(spc_bundle *b, const char *name, int64_t number, int64_t count,
+                            spc_error *err)
+{
+    const open_file *f;
+    spc_gguf *g, **grown;
+    spc_status status = open_named(b, name, &f, err);
+
     if (status != SPC_OK) return status;
-    return sort_tensors(b, err);
+
+    label l = b->folder ? (label){""} : label_of(b, name);
+
+    if (b->folder) (void)snprintf(l.text, sizeof l.text, "%.150s/%.100s", b->folder, name);
+    status = spc_gguf_read(l.text, f->data, f->bytes, &g, err);
+    if (status != SPC_OK) return status;
+    if (split_value(g, "split.no", 0) != number ||
+        (number > 0 && split_value(g, "split.count", 1) != count)) {
+        status = spc_error_set(err, SPC_EFORMAT,
+                               "%s: expected part %d of a model (split.no, split.count), found "
+                               "part %d of %d; open a split model by its first file",
+                               l.text, (int)number + 1, (int)split_value(g, "split.no", 0) + 1,
+                               (int)split_value(g, "split.count", 1));
+    }
+    grown = status == SPC_OK ? realloc(b->part, (size_t)(b->part_count + 1) * sizeof *grown) : NULL;
+    if (!grown) {
+        spc_gguf_close(g);
+        return status == SPC_OK ? no_memory(b->where, err) : status;
+    }
+    b->part = grown;
+    b->part[b->part_count++] = g;
+    return spc_gguf_tensors(l.text, b->part[0], g, &b->list, err);
+}
+
+/* All parts, from the name of the first. */
+static spc_status read_gguf(spc_bundle *b, const char *name, spc_error *err)
+{
+    int number = 1, named = 1;
+    bool split = split_name(name, &number, &named);
+    spc_status status = read_part(b, name, 0, 1, err);
+    int64_t count, tensors;
+
+    if (status != SPC_OK) return status;
+    count = split_value(b->part[0], "split.count", 1);
+    tensors = split_value(b->part[0], "split.tensors.count", b->list.count);
+    if (count > 1 && (!split || number != 1 || named != count)) {
+        return spc_error_set(err, SPC_EFORMAT,
+                             "%s: has %d parts (split.count): expected a name that ends in "
+                             "-00001-of-%05d.gguf, and the other parts beside it",
+                             b->where, (int)count, (int)count);
+    }
+    for (int64_t i = 1; i < count && status == SPC_OK; i++) {
+        char part[PATH_MAX];
+
+        (void)snprintf(part, sizeof part, "%.*s-%05d-of-%05d.gguf", (int)strlen(name) - 20, name,
+                       (int)i + 1, named);
+        status = read_part(b, part, i, count, err);
+    }
+    if (status == SPC_OK && tensors != b->list.count) {
+        return spc_error_set(err, SPC_EFORMAT,
+                             "%s: its %d parts hold %d tensors, split.tensors.count says %d",
+                             b->where, (int)count, (int)b->list.count, (int)tensors);
+    }
+    return status;
+}
+
+/* The one GGUF model of a folder: a file, or the first of its parts.  *out stays empty when there
+ * is none. */
+static spc_status find_gguf(const char *folder, char out[NAME_MAX + 1], spc_error *err)
+{
+    DIR *dir = opendir(folder);
+    const struct dirent *entry;
+    spc_status status = SPC_OK;
+
+    out[0] = '\0';
+    if (!dir) {
+        return spc_error_set(err, SPC_EIO, "%s: cannot be listed: %s", folder, strerror(errno));
+    }
+    while (status == SPC_OK && (entry = readdir(dir)) != NULL) {
+        int number = 1, count;
+
+        if (!is_gguf(entry->d_name)) continue;
+        if (split_name(entry->d_name, &number, &count) && number != 1) continue;
+        if (out[0]) {
+            status = spc_error_set(err, SPC_EIO,
+                                   "%s: holds several GGUF models ('%.80s', '%.80s'): give the "
+                                   "file that is meant",
+                                   folder, out, entry->d_name);
+        }
+        (void)snprintf(out, NAME_MAX + 1, "%s", entry->d_name);
+    }
+    (void)closedir(dir);
+    return status;
 }
 
 /* ---- open and close ---------------------------------------------------------------------------
  */
 
-static spc_status open_bundle(const char *where, const char *folder, const spc_blob *blob,
-                              int32_t count, spc_bundle **out, spc_error *err)
+/* gguf: the file of that kind to read, or NULL */
+static spc_status open_bundle(const char *where, const char *folder, const char *gguf,
+                              const spc_blob *blob, int32_t count, spc_bundle **out, spc_error *err)
 {
     spc_bundle *b = calloc(1, sizeof *b);
     spc_status status;
@@ -297,8 +453,9 @@ static spc_status open_bundle(const char *where, const char *folder, const spc_b
     if (!b->where || (folder && !b->folder) || b->blob_count != count) {
         status = no_memory(where, err);
     } else {
-        status = read_weights(b, err);
+        status = gguf ? read_gguf(b, gguf, err) : read_weights(b, err);
     }
+    if (status == SPC_OK) status = sort_tensors(b, err);
     if (status != SPC_OK) {
         spc_bundle_close(b);
         return status;
@@ -307,37 +464,77 @@ static spc_status open_bundle(const char *where, const char *folder, const spc_b
     return SPC_OK;
 }
 
-spc_status spc_bundle_open(const char *folder, spc_bundle **out, spc_error *err)
+/* A GGUF file by its path. */
+static spc_status open_file_of(const char *path, spc_bundle **out, spc_error *err)
 {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *folder;
+    spc_status status;
+
+    if (!is_gguf(name)) {
+        return spc_error_set(err, SPC_EIO,
+                             "%s: expected a folder with config.json and model.safetensors, or a "
+                             "file of the name *.gguf; found a file",
+                             path);
+    }
+    folder = copy_text(slash ? path : ".");
+    if (!folder) return no_memory(path, err);
+    if (slash) folder[slash > path ? slash - path : 1] = '\0';
+    status = open_bundle(path, folder, name, NULL, 0, out, err);
+    free(folder);
+    return status;
+}
+
+spc_status spc_bundle_open(const char *path, spc_bundle **out, spc_error *err)
+{
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
+    spc_bundle asked = {.folder = (char *)(uintptr_t)path};
     struct stat facts;
+    char gguf[NAME_MAX + 1] = "";
+    spc_status status = SPC_OK;
 
     *out = NULL;
-    if (stat(folder, &facts) != 0) {
-        return spc_error_set(err, SPC_EIO, "%s: cannot be opened: %s; expected a model folder",
-                             folder, strerror(errno));
+    if (stat(path, &facts) != 0) {
+        return spc_error_set(err, SPC_EIO,
+                             "%s: cannot be opened: %s; expected a model folder or a GGUF file",
+                             path, strerror(errno));
     }
-    if (!S_ISDIR(facts.st_mode)) {
-        return spc_error_set(
-            err, SPC_EIO,
-            "%s: expected a folder with config.json and model.safetensors, found a "
-            "file",
-            folder);
+    if (!S_ISDIR(facts.st_mode)) return open_file_of(path, out, err);
+    if (!spc_bundle_has_file(&asked, weights[0]) && !spc_bundle_has_file(&asked, weights[1])) {
+        status = find_gguf(path, gguf, err);
     }
-    return open_bundle(folder, folder, NULL, 0, out, err);
+    if (status != SPC_OK) return status;
+    return open_bundle(path, path, gguf[0] ? gguf : NULL, NULL, 0, out, err);
 }
 
 spc_status spc_bundle_open_memory(const char *where, const spc_blob *files, int32_t count,
                                   spc_bundle **out, spc_error *err)
 {
-    return open_bundle(where, NULL, files, count, out, err);
+    const char *gguf = NULL;
+
+    for (int32_t i = 0; i < count; i++) {
+        int number = 1, parts;
+
+        if (is_gguf(files[i].name) &&
+            (!split_name(files[i].name, &number, &parts) || number == 1)) {
+            gguf = files[i].name;
+        }
+        if (strcmp(files[i].name, "model.safetensors") == 0) {
+            return open_bundle(where, NULL, NULL, files, count, out, err);
+        }
+    }
+    return open_bundle(where, NULL, gguf, files, count, out, err);
 }
 
 void spc_bundle_close(spc_bundle *b)
 {
     if (!b) return;
     spc_tensor_list_free(&b->list);
+    for (int32_t i = 0; i < b->part_count; i++) spc_gguf_close(b->part[i]);
+    free(b->part);
     for (int32_t i = 0; i < b->file_count; i++) {
         free(b->file[i].name);
+        free(b->file[i].made);
         if (b->file[i].map) (void)munmap(b->file[i].map, b->file[i].mapped);
     }
     free(b->file);

@@ -18,14 +18,20 @@ typedef struct {
     size_t bytes;
 } spc_blob;
 
-/* Open the folder of a Hugging Face checkpoint: maps model.safetensors, or every shard that
- * model.safetensors.index.json names, read-only, and checks every header.  Nothing is copied but
- * tensors whose bytes are not aligned for their type.
- * Fails with SPC_EIO, SPC_EFORMAT, SPC_ENOMEM; safe on untrusted files. */
-spc_status spc_bundle_open(const char *folder, spc_bundle **out, spc_error *err);
+/* Open the folder of a Hugging Face checkpoint, or a GGUF file, or the folder of one GGUF model.
+ * Maps the weights (model.safetensors, or every shard that model.safetensors.index.json names; a
+ * GGUF file, or every part of a split one) read-only and checks every header.  Nothing is copied
+ * but tensors whose bytes are not aligned for their type, and of GGUF what gguf_model.h lists.
+ *
+ * A GGUF model shows the tensor names and the text files of a Hugging Face checkpoint; config.json
+ * and tokenizer.json are made from its metadata, and files beside it are not looked at.
+ *
+ * Fails with SPC_EIO, SPC_EFORMAT, SPC_EMODEL, SPC_ESHAPE, SPC_ENOMEM; safe on untrusted files. */
+spc_status spc_bundle_open(const char *path, spc_bundle **out, spc_error *err);
 
 /* The same over files in memory; `where` names them in messages ("embedded:verifier").  The array
- * is copied, names and bytes are borrowed. */
+ * is copied, names and bytes are borrowed.  A file *.gguf is read when there is no
+ * model.safetensors. */
 spc_status spc_bundle_open_memory(const char *where, const spc_blob *files, int32_t count,
                                   spc_bundle **out, spc_error *err);
 

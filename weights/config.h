@@ -8,7 +8,15 @@
 #include "bundle.h"
 
 /* How rotary frequencies are stretched.  Formulas as in transformers' modeling_rope_utils. */
-typedef enum { SPC_ROPE_PLAIN, SPC_ROPE_LINEAR, SPC_ROPE_LLAMA3, SPC_ROPE_YARN } spc_rope_kind;
+typedef enum {
+    SPC_ROPE_PLAIN,
+    SPC_ROPE_LINEAR,
+    SPC_ROPE_LLAMA3,
+    SPC_ROPE_YARN,
+    SPC_ROPE_DIVISORS
+} spc_rope_kind;
+
+enum { SPC_ROPE_PAIRS = 512 };
 
 typedef struct {
     spc_rope_kind kind;
@@ -21,6 +29,8 @@ typedef struct {
     double beta_slow;         /* ... and below which it is stretched by the factor */
     bool truncate;            /* yarn: the pairs between are counted in whole numbers */
     double attention;         /* yarn: sines and cosines times this; 1 otherwise */
+    float divisor[SPC_ROPE_PAIRS]; /* divisors: [head_dim / 2] of each pair's frequency, as GGUF
+                                      files list them */
 } spc_rope;
 
 enum {

@@ -86,8 +86,28 @@ static spc_status read_yarn(const spc_config_reader *r, int32_t context, spc_rop
     return s;
 }
 
+/* "spc_divisors": one for each pair of a head (weights/gguf_config.c writes them). */
+static spc_status read_divisors(const spc_config_reader *r, int32_t head_dim, spc_rope *rope)
+{
+    const json_t *list = json_object_get(r->root, "divisors");
+
+    rope->kind = SPC_ROPE_DIVISORS;
+    if (json_array_size(list) != (size_t)head_dim / 2 || head_dim / 2 > SPC_ROPE_PAIRS) {
+        return spc_config_wrong(r, "divisors", "an array of head_dim / 2 numbers");
+    }
+    for (int32_t i = 0; i < head_dim / 2; i++) {
+        double value = json_number_value(json_array_get(list, (size_t)i));
+
+        if (!(value >= 1e-6 && value <= 1e6)) {
+            return spc_config_wrong(r, "divisors", "numbers of 1e-6 to 1e6");
+        }
+        rope->divisor[i] = (float)value;
+    }
+    return SPC_OK;
+}
+
 /* One set of frequencies from an object with its parameters. */
-static spc_status read_rope(const spc_config_reader *r, int32_t context, spc_rope *rope)
+static spc_status read_rope(const spc_config_reader *r, const spc_config *c, spc_rope *rope)
 {
     const char *kind;
     double part;
@@ -101,7 +121,8 @@ static spc_status read_rope(const spc_config_reader *r, int32_t context, spc_rop
     if (strcmp(kind, "dynamic") == 0) return SPC_OK;
     if (strcmp(kind, "linear") == 0) return read_linear(r, rope);
     if (strcmp(kind, "llama3") == 0) return read_llama3(r, rope);
-    if (strcmp(kind, "yarn") == 0) return read_yarn(r, context, rope);
+    if (strcmp(kind, "yarn") == 0) return read_yarn(r, c->context, rope);
+    if (strcmp(kind, "spc_divisors") == 0) return read_divisors(r, c->head_dim, rope);
     return spc_error_set(r->err, SPC_EMODEL,
                          "%s: rope_type: expected one of default, linear, dynamic, llama3, yarn, "
                          "found '%.40s'",
@@ -124,7 +145,7 @@ static spc_status read_by_layer(const spc_config_reader *r, spc_config *c)
         if (s == SPC_OK) {
             s = spc_config_number(&inner, "rope_theta", 1, 1e12, ropes[i]->theta, &ropes[i]->theta);
         }
-        if (s == SPC_OK) s = read_rope(&inner, c->context, ropes[i]);
+        if (s == SPC_OK) s = read_rope(&inner, c, ropes[i]);
     }
     return s;
 }
@@ -152,5 +173,5 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
     if (parameters) {
         s = spc_config_number(&inner, "rope_theta", 1, 1e12, c->rope.theta, &c->rope.theta);
     }
-    return s == SPC_OK ? read_rope(&inner, c->context, &c->rope) : s;
+    return s == SPC_OK ? read_rope(&inner, c, &c->rope) : s;
 }

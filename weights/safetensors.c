@@ -4,7 +4,6 @@
 
 #include <inttypes.h>
 #include <jansson.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +52,22 @@ static bool grow(spc_tensor_list *list)
     return true;
 }
 
+bool spc_tensor_list_add(spc_tensor_list *list, const spc_tensor *tensor, void *owned)
+{
+    size_t length = strlen(tensor->name) + 1;
+    char *copy = grow(list) ? malloc(length) : NULL;
+
+    if (!copy) {
+        free(owned);
+        return false;
+    }
+    memcpy(copy, tensor->name, length);
+    list->owned[list->count] = owned;
+    list->tensor[list->count] = *tensor;
+    list->tensor[list->count++].name = copy;
+    return true;
+}
+
 /* ---- one entry of the header ------------------------------------------------------------------
  */
 
@@ -75,7 +90,10 @@ static spc_status read_dtype(const file *f, const char *name, const json_t *entr
     int32_t i = 0;
 
     if (!text) return bad(f, name, "expected a string 'dtype', found none", err);
-    while (i < SPC_DTYPE_COUNT && strcmp(spc_dtype_name((spc_dtype)i), text) != 0) i++;
+    while (i < SPC_DTYPE_COUNT && (spc_dtype_elements((spc_dtype)i) != 1 ||
+                                   strcmp(spc_dtype_name((spc_dtype)i), text) != 0)) {
+        i++;
+    }
     if (i == SPC_DTYPE_COUNT) {
         return spc_error_set(err, SPC_EFORMAT, "%s: tensor '%.100s': unknown dtype '%.20s'",
                              f->where, name, text);
@@ -151,17 +169,8 @@ static spc_status read_entry(const file *f, const char *name, const json_t *entr
     if (status == SPC_OK) status = read_shape(f, name, entry, &t, err);
     if (status == SPC_OK) status = read_offsets(f, name, entry, &t, err);
     if (status != SPC_OK) return status;
-    if (!grow(list)) return no_memory(f->where, err);
-
-    size_t length = strlen(name) + 1;
-    char *copy = malloc(length);
-
-    if (!copy) return no_memory(f->where, err);
-    memcpy(copy, name, length);
-    t.name = copy;
-    list->owned[list->count] = NULL;
-    list->tensor[list->count++] = t;
-    return SPC_OK;
+    t.name = name;
+    return spc_tensor_list_add(list, &t, NULL) ? SPC_OK : no_memory(f->where, err);
 }
 
 /* ---- the file ---------------------------------------------------------------------------------

@@ -4,6 +4,8 @@
 #ifndef SPC_WEIGHTS_SAFETENSORS_H
 #define SPC_WEIGHTS_SAFETENSORS_H
 
+#include <stdbool.h>
+
 #include <spc/status.h>
 
 #include "tensor.h"
@@ -18,6 +20,10 @@ typedef struct {
 } spc_tensor_list;
 
 void spc_tensor_list_free(spc_tensor_list *list);
+
+/* Append a tensor; its name is copied, `owned` (NULL: none) is taken over, also on failure.  false:
+ * no memory. */
+bool spc_tensor_list_add(spc_tensor_list *list, const spc_tensor *tensor, void *owned);
 
 /* Append the tensors of a file that lies in memory.  Every claim of the header is checked: its
  * length, that it is JSON without duplicate keys, types and shapes, and that the tensors tile the

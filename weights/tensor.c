@@ -4,10 +4,10 @@
 
 typedef struct {
     const char *name;
-    uint32_t bytes;
+    uint32_t bytes, elements;
 } dtype_info;
 
-#define SPC_DTYPE_INFO(id, name, bytes) {name, bytes},
+#define SPC_DTYPE_INFO(id, name, bytes, elements) {name, bytes, elements},
 static const dtype_info infos[] = {SPC_DTYPE_MAP(SPC_DTYPE_INFO)};
 #undef SPC_DTYPE_INFO
 
@@ -19,4 +19,9 @@ const char *spc_dtype_name(spc_dtype dtype)
 uint32_t spc_dtype_bytes(spc_dtype dtype)
 {
     return (unsigned)dtype < SPC_DTYPE_COUNT ? infos[dtype].bytes : 0;
+}
+
+uint32_t spc_dtype_elements(spc_dtype dtype)
+{
+    return (unsigned)dtype < SPC_DTYPE_COUNT ? infos[dtype].elements : 1;
 }

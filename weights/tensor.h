@@ -5,26 +5,36 @@
 
 #include <stdint.h>
 
-/* id, name in safetensors, bytes per element.  Which of them a backend can multiply is the
- * backend's own business; all of them can be read and listed. */
-#define SPC_DTYPE_MAP(X)     \
-    X(F32, "F32", 4)         \
-    X(F16, "F16", 2)         \
-    X(BF16, "BF16", 2)       \
-    X(F64, "F64", 8)         \
-    X(F8_E4M3, "F8_E4M3", 1) \
-    X(F8_E5M2, "F8_E5M2", 1) \
-    X(I64, "I64", 8)         \
-    X(I32, "I32", 4)         \
-    X(I16, "I16", 2)         \
-    X(I8, "I8", 1)           \
-    X(U64, "U64", 8)         \
-    X(U32, "U32", 4)         \
-    X(U16, "U16", 2)         \
-    X(U8, "U8", 1)           \
-    X(BOOL, "BOOL", 1)
+/* id, name, bytes of a block, elements of a block.  Types with blocks of one element are named as
+ * in safetensors; the others are ggml's quantised ones, whose rows are whole blocks (quant.h says
+ * what a block holds).  Which of them a backend can multiply is the backend's own business; all of
+ * them can be read and listed. */
+#define SPC_DTYPE_MAP(X)        \
+    X(F32, "F32", 4, 1)         \
+    X(F16, "F16", 2, 1)         \
+    X(BF16, "BF16", 2, 1)       \
+    X(F64, "F64", 8, 1)         \
+    X(F8_E4M3, "F8_E4M3", 1, 1) \
+    X(F8_E5M2, "F8_E5M2", 1, 1) \
+    X(I64, "I64", 8, 1)         \
+    X(I32, "I32", 4, 1)         \
+    X(I16, "I16", 2, 1)         \
+    X(I8, "I8", 1, 1)           \
+    X(U64, "U64", 8, 1)         \
+    X(U32, "U32", 4, 1)         \
+    X(U16, "U16", 2, 1)         \
+    X(U8, "U8", 1, 1)           \
+    X(BOOL, "BOOL", 1, 1)       \
+    X(Q8_0, "Q8_0", 34, 32)     \
+    X(Q4_0, "Q4_0", 18, 32)     \
+    X(Q4_1, "Q4_1", 20, 32)     \
+    X(Q5_0, "Q5_0", 22, 32)     \
+    X(Q5_1, "Q5_1", 24, 32)     \
+    X(Q4_K, "Q4_K", 144, 256)   \
+    X(Q5_K, "Q5_K", 176, 256)   \
+    X(Q6_K, "Q6_K", 210, 256)
 
-#define SPC_DTYPE_ENUM(id, name, bytes) SPC_DTYPE_##id,
+#define SPC_DTYPE_ENUM(id, name, bytes, elements) SPC_DTYPE_##id,
 typedef enum { SPC_DTYPE_MAP(SPC_DTYPE_ENUM) SPC_DTYPE_COUNT } spc_dtype;
 #undef SPC_DTYPE_ENUM
 
@@ -36,12 +46,13 @@ typedef struct {
     spc_dtype dtype;                    /* of every element */
     int32_t rank;                       /* 0 (a scalar) to SPC_TENSOR_MAX_RANK */
     int64_t shape[SPC_TENSOR_MAX_RANK]; /* [rank], outermost first, row-major */
-    const void *data;                   /* shape's product of elements, aligned for dtype */
-    uint64_t bytes;                     /* of data */
+    const void *data; /* shape's product of elements; aligned for dtype, blocks not */
+    uint64_t bytes;   /* of data */
 } spc_tensor;
 
-/* Name as in safetensors, and bytes per element. */
+/* Name, bytes of a block, elements of a block (1: not quantised). */
 const char *spc_dtype_name(spc_dtype dtype);
 uint32_t spc_dtype_bytes(spc_dtype dtype);
+uint32_t spc_dtype_elements(spc_dtype dtype);
 
 #endif

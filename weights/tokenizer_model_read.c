@@ -2,6 +2,8 @@
 /* tokenizer_model_read.c - "model" of a tokenizer.json: BPE over bytes or characters, Unigram. */
 #include "tokenizer_read.h"
 
+#include <math.h>
+
 typedef spc_tokenizer_reader reader;
 
 /* ---- vocabularies -----------------------------------------------------------------------------
@@ -141,6 +143,32 @@ static spc_status read_merges(const reader *r, const json_t *merges)
     return spc_bpe_init(&r->t->bpe, merge, (int32_t)count) ? SPC_OK : spc_tokenizer_no_memory(r);
 }
 
+/* Scores in place of merges, as SentencePiece has them (our own key: GGUF files bring them). */
+static spc_status read_merge_scores(const reader *r, const json_t *scores)
+{
+    int32_t count = r->t->vocab_base;
+    double *score = malloc(((size_t)count + 1) * sizeof *score);
+    spc_status status = SPC_OK;
+
+    if (!score) return spc_tokenizer_no_memory(r);
+    if (!json_is_array(scores) || json_array_size(scores) < (size_t)count) {
+        status = spc_tokenizer_wrong(r, "model.spc_scores: expected one number for each token");
+    }
+    for (int32_t i = 0; i < count && status == SPC_OK; i++) {
+        const json_t *one = json_array_get(scores, (size_t)i);
+
+        score[i] = json_number_value(one);
+        if (!json_is_number(one) || !isfinite(score[i])) {
+            status = spc_tokenizer_wrong(r, "model.spc_scores: expected finite numbers");
+        }
+    }
+    if (status == SPC_OK && !spc_tokenizer_merge_by_score(r->t, score)) {
+        status = spc_tokenizer_no_memory(r);
+    }
+    free(score);
+    return status;
+}
+
 /* ---- models -----------------------------------------------------------------------------------
  */
 
@@ -194,7 +222,11 @@ static spc_status read_bpe(const reader *r, const json_t *model, bool byte_level
             (unsigned)byte);
     }
     if (!byte_level) status = read_unknown(r, model);
-    return status == SPC_OK ? read_merges(r, json_object_get(model, "merges")) : status;
+    if (status != SPC_OK) return status;
+    if (json_object_get(model, "spc_scores")) {
+        return read_merge_scores(r, json_object_get(model, "spc_scores"));
+    }
+    return read_merges(r, json_object_get(model, "merges"));
 }
 
 static spc_status read_unigram(const reader *r, const json_t *model)

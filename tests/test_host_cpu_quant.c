@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cpu_quant.c - products with quantised matrices: what they are, in double, from
+ * dequantised weights; and that every vector unit has the same bits. */
+#include "host/cpu_kernels.h"
+#include "weights/quant.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { UNITS = 4, TYPES = 8, OUTS = 7, ROWS_MAX = 7, COLS_MAX = 1024 };
+
+static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
+static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,
+                                       SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1, SPC_DTYPE_Q4_K,
+                                       SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K};
+
+static uint32_t next(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static bool is_wide(spc_dtype dtype)
+{
+    return spc_dtype_elements(dtype) == 256;
+}
+
+/* Random blocks, exactly as many as there are; scales are halves of about 2^-6. */
+static uint8_t *make_blocks(spc_dtype dtype, int32_t cols, uint32_t seed)
+{
+    size_t size = spc_dtype_bytes(dtype);
+    size_t count = (size_t)OUTS * (size_t)cols / spc_dtype_elements(dtype);
+    uint8_t *data = malloc(count * size);
+
+    cr_assert_not_null(data);
+    for (size_t i = 0; i < count * size; i++) data[i] = (uint8_t)next(&seed);
+    for (size_t i = 0; i < count; i++) {
+        uint8_t *scale = data + i * size + (dtype == SPC_DTYPE_Q6_K ? 208 : 0);
+
+        scale[1] = (uint8_t)(0x20 | (next(&seed) & 0x83)); /* both signs, exponents 8 and 9 */
+        if (spc_dtype_bytes(dtype) == 20 || spc_dtype_bytes(dtype) == 24 ||
+            (is_wide(dtype) && dtype != SPC_DTYPE_Q6_K)) {
+            scale[3] = (uint8_t)(0x20 | (next(&seed) & 0x83));
+        }
+    }
+    return data;
+}
+
+typedef struct {
+    spc_q8 q8;
+    float out[ROWS_MAX][OUTS];
+} result;
+
+static void multiply(const spc_cpu_kernels *unit, const spc_matrix *m, const float *in,
+                     int32_t rows, result *r)
+{
+    int32_t stride = (m->cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    float *to[ROWS_MAX];
+
+    r->q8.stride = stride;
+    r->q8.q = malloc((size_t)(rows * stride));
+    r->q8.scale = malloc((size_t)(rows * stride / 16) * sizeof(float));
+    r->q8.sum = malloc((size_t)(rows * stride / 16) * sizeof(float));
+    cr_assert(r->q8.q && r->q8.scale && r->q8.sum);
+    for (int32_t i = 0; i < rows; i++) {
+        unit->quantise(in + i * m->cols, m->cols, i, &r->q8);
+        to[i] = r->out[i];
+    }
+    unit->quant_linear(m, 0, OUTS, &r->q8, rows, to, 0);
+}
+
+static void release(result *r)
+{
+    free(r->q8.q);
+    free(r->q8.scale);
+    free(r->q8.sum);
+}
+
+/* The same in double, of the activations as quantised and of the weights as dequantised. */
+static void expect_products(const spc_matrix *m, const result *r, int32_t rows, const char *unit)
+{
+    static float weight[OUTS * COLS_MAX];
+
+    spc_dequantise(m->dtype, m->data, (int64_t)OUTS * m->cols, weight);
+    for (int32_t i = 0; i < rows; i++) {
+        for (int32_t o = 0; o < OUTS; o++) {
+            double sum = 0, size = 0;
+
+            for (int32_t c = 0; c < m->cols; c++) {
+                int64_t at = (int64_t)i * r->q8.stride + c;
+                double x = (double)r->q8.q[at] * (double)r->q8.scale[at / 16];
+
+                sum += (double)weight[o * m->cols + c] * x;
+                size += fabs((double)weight[o * m->cols + c] * x);
+            }
+            /* offsets are added apart: twice the terms, each rounded a few times */
+            cr_assert_leq(fabs(sum - (double)r->out[i][o]), 4e-6 * size + 1e-6,
+                          "%s %s, %d columns, row %d of %d, output %d: %g, expected %g", unit,
+                          spc_dtype_name(m->dtype), (int)m->cols, (int)i, (int)rows, (int)o,
+                          (double)r->out[i][o], sum);
+        }
+    }
+}
+
+static void expect_unit(const spc_cpu_kernels *unit, const spc_cpu_kernels *portable,
+                        spc_dtype dtype, int32_t cols)
+{
+    uint8_t *blocks = make_blocks(dtype, cols, (uint32_t)cols + dtype);
+    spc_matrix m = {blocks, dtype, OUTS, cols};
+    uint32_t seed = 5;
+    float *in = malloc((size_t)(ROWS_MAX * cols) * sizeof *in);
+
+    for (int32_t i = 0; i < ROWS_MAX * cols; i++) in[i] = (float)next(&seed) / 8388608.0f - 1.0f;
+    for (int32_t rows = 1; rows <= ROWS_MAX; rows++) {
+        result a, b;
+
+        multiply(unit, &m, in, rows, &a);
+        multiply(portable, &m, in, rows, &b);
+        expect_products(&m, &a, rows, unit->name);
+        for (int32_t i = 0; i < rows; i++) {
+            cr_assert_eq(memcmp(a.out[i], b.out[i], sizeof a.out[i]), 0, "%s %s: other bits",
+                         unit->name, spc_dtype_name(dtype));
+        }
+        release(&a);
+        release(&b);
+    }
+    free(in);
+    free(blocks);
+}
+
+Test(host_cpu_quant, products_are_those_of_what_the_blocks_stand_for)
+{
+    const spc_cpu_kernels *portable = spc_cpu_kernels_find("portable", NULL);
+
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(units[u], NULL);
+
+        if (!unit) continue; /* not on this machine */
+        for (int32_t t = 0; t < TYPES; t++) {
+            static const int32_t narrow[] = {32, 64, 96, 256, 288, 992};
+            static const int32_t wide[] = {256, 512, 1024};
+            bool k = is_wide(types[t]);
+
+            for (int32_t i = 0; i < (k ? 3 : 6); i++) {
+                expect_unit(unit, portable, types[t], k ? wide[i] : narrow[i]);
+            }
+        }
+    }
+}
+
+/* A step is the largest of 32 over 127: nothing is off by more than half of one. */
+Test(host_cpu_quant, activations_are_off_by_half_a_step_at_most)
+{
+    const spc_cpu_kernels *unit = spc_cpu_kernels_find("portable", NULL);
+    uint8_t *blocks = make_blocks(SPC_DTYPE_Q8_0, 96, 1);
+    spc_matrix m = {blocks, SPC_DTYPE_Q8_0, OUTS, 96};
+    float in[96];
+    uint32_t seed = 9;
+    result r;
+
+    for (int32_t i = 0; i < 96; i++) {
+        in[i] = ((float)next(&seed) / 8388608.0f - 1.0f) * (i < 32 ? 1e-3f : 50.0f);
+    }
+    memset(in + 64, 0, 32 * sizeof *in);
+    multiply(unit, &m, in, 1, &r);
+    for (int32_t i = 0; i < 96; i++) {
+        float step = r.q8.scale[i / 16];
+
+        cr_expect_leq(fabsf((float)r.q8.q[i] * step - in[i]), 0.5001f * step, "%d", (int)i);
+    }
+    cr_expect_eq(r.q8.scale[4], 0.0f);
+    release(&r);
+    free(blocks);
+}
+
+Test(host_cpu_quant, a_broken_activation_breaks_every_product)
+{
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(units[u], NULL);
+        uint8_t *blocks = make_blocks(SPC_DTYPE_Q4_0, 64, 2);
+        spc_matrix m = {blocks, SPC_DTYPE_Q4_0, OUTS, 64};
+        float in[64] = {1.0f};
+        result r;
+
+        in[40] = u % 2 ? NAN : INFINITY;
+        if (unit) {
+            multiply(unit, &m, in, 1, &r);
+            for (int32_t o = 0; o < OUTS; o++) cr_expect(isnan(r.out[0][o]), "%s", units[u]);
+            release(&r);
+        }
+        free(blocks);
+    }
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_weights_gguf.c - files that the gguf package wrote (vectors/make_gguf.py): their blocks,
+ * their tokenizers, the models they amount to; and files that are damaged. */
+#include "weights/bundle.h"
+#include "weights/gguf_model.h"
+#include "weights/quant.h"
+#include "weights/tokenizer.h"
+
+#include "files.h"
+
+#include <math.h>
+#include <string.h>
+
+#define FOLDER SPC_TEST_VECTORS "/gguf/"
+#define TINY   SPC_TEST_VECTORS "/fuzz/gguf/tiny"
+
+typedef struct {
+    char *bytes;
+    size_t count;
+    spc_gguf *gguf;
+} opened;
+
+static opened open_gguf(const char *path)
+{
+    opened o;
+    spc_error error;
+
+    o.bytes = read_file(path, &o.count);
+    cr_assert_eq(spc_gguf_read(path, o.bytes, o.count, &o.gguf, &error), SPC_OK, "%s",
+                 error.message);
+    return o;
+}
+
+static void close_gguf(opened *o)
+{
+    spc_gguf_close(o->gguf);
+    free(o->bytes);
+}
+
+static const spc_tensor *tensor_of(const spc_gguf *g, const char *name)
+{
+    for (int32_t i = 0; i < g->tensor_count; i++) {
+        if (strcmp(g->tensor[i].name, name) == 0) return &g->tensor[i];
+    }
+    return NULL;
+}
+
+/* ---- blocks -----------------------------------------------------------------------------------
+ */
+
+Test(weights_gguf, blocks_are_what_the_reference_takes_them_for)
+{
+    static const char *const names[] = {"Q8_0", "Q4_0", "Q4_1", "Q5_0",
+                                        "Q5_1", "Q4_K", "Q5_K", "Q6_K"};
+    opened o = open_gguf(FOLDER "blocks.gguf");
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char name[16];
+        const spc_tensor *t = tensor_of(o.gguf, names[i]), *wanted;
+        float found[3 * 512];
+
+        (void)snprintf(name, sizeof name, "%s.f32", names[i]);
+        wanted = tensor_of(o.gguf, name);
+        cr_assert(t && wanted, "%s", names[i]);
+        cr_assert_str_eq(spc_dtype_name(t->dtype), names[i]);
+        cr_assert_eq(t->rank, 2);
+        cr_assert_eq(t->shape[0] * t->shape[1], 3 * 512);
+        spc_dequantise(t->dtype, t->data, 3 * 512, found);
+        cr_expect_eq(memcmp(found, wanted->data, sizeof found), 0, "%s", names[i]);
+    }
+    close_gguf(&o);
+}
+
+/* ---- tokenizers -------------------------------------------------------------------------------
+ */
+
+static spc_tokenizer *tokenizer_of(const opened *o, const char *name)
+{
+    char *text;
+    size_t bytes;
+    spc_tokenizer *t = NULL;
+    spc_error error;
+
+    cr_assert(spc_gguf_has_tokenizer(o->gguf));
+    cr_assert_eq(spc_gguf_tokenizer(name, o->gguf, &text, &bytes, &error), SPC_OK, "%s",
+                 error.message);
+    cr_assert_eq(spc_tokenizer_open(name, text, bytes, &t, &error), SPC_OK, "%s", error.message);
+    free(text);
+    return t;
+}
+
+static void expect_rows(const spc_tokenizer *t, const json_t *rows, int32_t least, bool special)
+{
+    size_t i;
+    json_t *row;
+
+    cr_assert_gt(json_array_size(rows), least);
+    json_array_foreach((json_t *)(uintptr_t)rows, i, row)
+    {
+        const json_t *text = json_object_get(row, "text");
+        const char *key = special ? "ids_special" : "ids";
+        int32_t *ids, count, wanted_count;
+        int32_t *wanted = read_ids(json_object_get(row, key), &wanted_count);
+        char *back;
+        spc_error error;
+
+        cr_assert_eq(spc_tokenizer_encode(t, json_string_value(text), json_string_length(text),
+                                          special, &ids, &count, &error),
+                     SPC_OK, "%s", error.message);
+        cr_expect(count == wanted_count &&
+                      (count == 0 || memcmp(ids, wanted, (size_t)count * sizeof *ids) == 0),
+                  "'%s'", json_string_value(text));
+        cr_assert_eq(spc_tokenizer_decode(t, wanted, wanted_count, false, &back, NULL, &error),
+                     SPC_OK);
+        if (!special) {
+            cr_expect_str_eq(back, json_string_value(json_object_get(row, "decoded")));
+        }
+        free(back);
+        free(ids);
+        free(wanted);
+    }
+}
+
+static void expect_golden(const char *name, const char *golden, int32_t least)
+{
+    char path[512];
+
+    (void)snprintf(path, sizeof path, FOLDER "%s.tokenizer.gguf", name);
+
+    opened o = open_gguf(path);
+    spc_tokenizer *t = tokenizer_of(&o, name);
+    json_t *rows = read_json(golden);
+
+    expect_rows(t, rows, least, false);
+    json_decref(rows);
+    spc_tokenizer_close(t);
+    close_gguf(&o);
+}
+
+Test(weights_gguf, byte_level_tokenizers_give_the_reference_ids)
+{
+    expect_golden("bytelevel-gpt2", SPC_TEST_VECTORS "/tokenizers/bytelevel-gpt2.golden.json", 30);
+    expect_golden("bytelevel-llama3", SPC_TEST_VECTORS "/tokenizers/bytelevel-llama3.golden.json",
+                  30);
+    expect_golden("bytelevel-qwen2", SPC_TEST_VECTORS "/tokenizers/bytelevel-qwen2.golden.json",
+                  30);
+}
+
+Test(weights_gguf, scores_merge_as_sentencepiece_merges)
+{
+    expect_golden("spbpe-llama2", FOLDER "sentencepiece.json", 60);
+}
+
+Test(weights_gguf, what_a_tokenizer_adds_is_as_the_file_says)
+{
+    opened o = open_gguf(FOLDER "spbpe-llama2.tokenizer.gguf");
+    spc_tokenizer *t = tokenizer_of(&o, "llama2");
+    int32_t *ids, count;
+
+    cr_assert_eq(spc_tokenizer_encode(t, "a", 1, true, &ids, &count, NULL), SPC_OK);
+    cr_expect_eq(ids[0], spc_tokenizer_find(t, "<s>"));
+    cr_expect(spc_tokenizer_is_special(t, ids[0]));
+    free(ids);
+    spc_tokenizer_close(t);
+    close_gguf(&o);
+}
+
+/* ---- files that lie ---------------------------------------------------------------------------
+ */
+
+static void *exact_copy(const char *bytes, size_t count)
+{
+    void *copy = malloc(count > 0 ? count : 1);
+
+    cr_assert_not_null(copy);
+    memcpy(copy, bytes, count);
+    return copy;
+}
+
+static void expect_one_line(spc_status status, const spc_error *error)
+{
+    cr_assert(status == SPC_EFORMAT || status == SPC_EMODEL || status == SPC_ESHAPE, "%d: %s",
+              (int)status, error->message);
+    cr_assert(error->message[0] && !strchr(error->message, '\n'), "'%s'", error->message);
+}
+
+/* Open a model of these bytes as far as it goes, and touch all of it.  Did it open whole? */
+static bool try_it(const char *bytes, size_t count)
+{
+    void *copy = exact_copy(bytes, count);
+    spc_blob file = {.name = "m.gguf", .data = copy, .bytes = count};
+    spc_error error = {SPC_OK, ""};
+    spc_bundle *b;
+    spc_status status = spc_bundle_open_memory("damaged", &file, 1, &b, &error);
+    const char *text;
+    size_t length;
+
+    if (status == SPC_OK) {
+        for (int32_t i = 0; i < spc_bundle_count(b); i++) {
+            const spc_tensor *t = spc_bundle_tensor(b, i);
+            uint64_t elements = t->bytes / spc_dtype_bytes(t->dtype) * spc_dtype_elements(t->dtype);
+            float *out = malloc((size_t)elements * sizeof *out + 1);
+
+            cr_assert_not_null(out);
+            if (spc_dtype_is_float(t->dtype)) {
+                spc_dequantise(t->dtype, t->data, (int64_t)elements, out);
+            }
+            free(out);
+        }
+        status = spc_bundle_file(b, "config.json", &text, &length, &error);
+        if (status == SPC_OK && spc_bundle_has_file(b, "tokenizer.json")) {
+            status = spc_bundle_file(b, "tokenizer.json", &text, &length, &error);
+        }
+        if (status == SPC_OK && spc_bundle_has_file(b, "tokenizer.json")) {
+            spc_tokenizer *t;
+
+            status = spc_tokenizer_open("damaged", text, length, &t, &error);
+            spc_tokenizer_close(t);
+        }
+        spc_bundle_close(b);
+    }
+    if (status != SPC_OK) expect_one_line(status, &error);
+    free(copy);
+    return status == SPC_OK;
+}
+
+Test(weights_gguf, every_truncation_is_refused)
+{
+    size_t count;
+    char *bytes = read_file(TINY, &count);
+
+    cr_assert(try_it(bytes, count));
+    for (size_t n = 0; n < count; n++) {
+        if (n + 32 > count) break; /* the padding behind the last tensor may be missing */
+        cr_expect_not(try_it(bytes, n), "%zu bytes of it", n);
+    }
+    free(bytes);
+}
+
+Test(weights_gguf, every_damaged_byte_is_refused_or_harmless)
+{
+    static const unsigned char flips[] = {0x01, 0x08, 0x40, 0x80, 0xff};
+    size_t count;
+    char *bytes = read_file(TINY, &count);
+    int32_t opened_whole = 0;
+
+    for (size_t i = 0; i < count && i < 3000; i++) { /* the tables, and some of the weights */
+        for (size_t k = 0; k < sizeof flips; k++) {
+            bytes[i] = (char)(bytes[i] ^ flips[k]);
+            opened_whole += try_it(bytes, count);
+            bytes[i] = (char)(bytes[i] ^ flips[k]);
+        }
+    }
+    cr_expect_gt(opened_whole, 0);
+    free(bytes);
+}
+
+/* The file with `from` (terminated) replaced by bytes of the same length, wherever it stands. */
+static char *patched(size_t *count, const char *from, const void *to)
+{
+    char *bytes = read_file(TINY, count);
+    size_t length = strlen(from), found = 0;
+
+    for (size_t i = 0; i + length <= *count; i++) {
+        if (memcmp(bytes + i, from, length) != 0) continue;
+        memcpy(bytes + i, to, length);
+        found++;
+    }
+    cr_assert_gt(found, 0, "%s", from);
+    return bytes;
+}
+
+static void expect_refused(const char *bytes, size_t count, spc_status wanted, const char *word)
+{
+    spc_blob file = {.name = "m.gguf", .data = bytes, .bytes = count};
+    spc_error error = {SPC_OK, ""};
+    spc_bundle *b = NULL;
+    const char *text;
+    size_t length;
+    spc_status status = spc_bundle_open_memory("lying", &file, 1, &b, &error);
+
+    if (status == SPC_OK) status = spc_bundle_file(b, "config.json", &text, &length, &error);
+    if (status == SPC_OK) status = spc_bundle_file(b, "tokenizer.json", &text, &length, &error);
+    cr_expect_eq(status, wanted, "%s: %d %s", word, (int)status, error.message);
+    cr_expect(strstr(error.message, word), "'%s' in: %s", word, error.message);
+    spc_bundle_close(b);
+}
+
+static void expect_patch_refused(const char *from, const char *to, spc_status wanted,
+                                 const char *word)
+{
+    size_t count;
+    char *bytes = patched(&count, from, to);
+
+    expect_refused(bytes, count, wanted, word);
+    free(bytes);
+}
+
+Test(weights_gguf, what_is_wrong_is_named)
+{
+    size_t count;
+    char *bytes;
+
+    expect_patch_refused("GGUF", "GGML", SPC_EFORMAT, "expected a GGUF file");
+    expect_patch_refused("llama.block_count", "llama.block_bount", SPC_EMODEL, "block_count");
+    expect_patch_refused("llama.embedding_length", "llama.embedding_lengtx", SPC_EMODEL,
+                         "embedding_length");
+    expect_patch_refused("blk.0.ffn_up", "blk.0.ffn_ux", SPC_EMODEL, "ffn_ux");
+    expect_patch_refused("blk.0.ffn_up", "blk.0.attn_q", SPC_EFORMAT, "twice");
+    expect_patch_refused("tokenizer.ggml.scores", "tokenizer.ggml.sxores", SPC_EFORMAT, "scores");
+
+    bytes = read_file(TINY, &count);
+    bytes[4] = 9;
+    expect_refused(bytes, count, SPC_EMODEL, "version 9");
+    free(bytes);
+
+    bytes = read_file(TINY, &count);
+    for (size_t i = 0; i + 23 < count; i++) { /* the type stands behind name, rank and two sizes */
+        if (memcmp(bytes + i, "blk.0.ffn_up.weight", 19) == 0) bytes[i + 19 + 4 + 16] = 16;
+    }
+    expect_refused(bytes, count, SPC_EMODEL, "IQ2_XXS");
+    free(bytes);
+}
+
+Test(weights_gguf, an_unknown_architecture_or_splitting_is_named)
+{
+    expect_patch_refused("general.architecture\x08", "general.architecturx\x08", SPC_EMODEL,
+                         "architecture");
+    opened o = open_gguf(FOLDER "bytelevel-gpt2.tokenizer.gguf");
+    char *text;
+    size_t bytes;
+    spc_error error;
+
+    for (size_t i = 0; i + 5 < o.count; i++) {
+        if (memcmp(o.bytes + i, "gpt-2", 5) == 0) o.bytes[i] = 'x';
+    }
+    cr_expect_eq(spc_gguf_tokenizer("here", o.gguf, &text, &bytes, &error), SPC_EMODEL);
+    cr_expect(strstr(error.message, "'xpt-2'") && strstr(error.message, "llama-bpe"), "%s",
+              error.message);
+    close_gguf(&o);
+}

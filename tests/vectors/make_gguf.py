@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tests/vectors/gguf/: GGUF files written by the `gguf` package (0.19).
+
+    make_gguf.py [OUT]        needs gguf, numpy; for the tokenizers also sentencepiece
+
+  blocks.gguf      random blocks of every quantised type, and what the package dequantises them to
+                   (tensor NAME.f32)
+  MODEL.gguf       the checkpoints ../MODEL as converters write them: Llama's heads interleaved,
+                   Gemma's norms plus one; matrices as BF16, which these weights fit exactly
+  MODEL-TYPE.gguf  the same with matrices quantised by the package
+  split-0000*      Llama, in two parts
+  ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
+  NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
+  sentencepiece.json    what sentencepiece makes of texts with the vocabulary of spbpe-llama2
+"""
+import json
+import pathlib
+import struct
+import sys
+
+import gguf
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+OUT = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "gguf"
+Q = gguf.GGMLQuantizationType
+BLOCKS = [Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q4_K, Q.Q5_K, Q.Q6_K]
+# Where float16 scales stand in a block.
+SCALES = {Q.Q8_0: [0], Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2],
+          Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}
+LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+         "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+PLAIN = {"post_attention_layernorm": "ffn_norm"}
+GEMMA = {"post_attention_layernorm": "post_attention_norm",
+         "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+
+
+def blocks():
+    dice = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(OUT / "blocks.gguf", "none")
+    for kind in BLOCKS:
+        entries, size = gguf.GGML_QUANT_SIZES[kind]
+        data = dice.integers(0, 256, (3, 512 // entries, size), dtype=np.uint8)
+        for at in SCALES[kind]:
+            halves = dice.normal(0, 0.1, data.shape[:2]).astype(np.float16)
+            data[:, :, at:at + 2] = halves[:, :, None].view(np.uint8)
+        data = data.reshape(3, -1)
+        writer.add_tensor(kind.name, data, raw_dtype=kind)
+        writer.add_tensor(kind.name + ".f32", gguf.quants.dequantize(data, kind))
+    finish(writer)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def load(folder):
+    raw = (folder / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    out = {}
+    for name, entry in json.loads(raw[8:8 + length]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = (8 + length + x for x in entry["data_offsets"])
+        if entry["dtype"] == "BF16":
+            halves = np.frombuffer(raw[begin:end], np.uint16).astype(np.uint32) << 16
+            out[name] = halves.view(np.float32).reshape(entry["shape"])
+        else:
+            out[name] = np.frombuffer(raw[begin:end], np.float32).reshape(entry["shape"])
+    return out
+
+
+def name_of(name, gemma):
+    whole = {"model.embed_tokens.weight": "token_embd.weight",
+             "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+    if name in whole:
+        return whole[name]
+    layer, rest = name.removeprefix("model.layers.").split(".", 1)
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{({**LAYER, **(GEMMA if gemma else PLAIN)})[part]}.{kind}"
+
+
+def interleave(x, heads):
+    """The two halves of each head by turns, as converters of Llama put them."""
+    rest = x.shape[1:]
+    return x.reshape(heads, 2, x.shape[0] // heads // 2, *rest).swapaxes(1, 2).reshape(x.shape)
+
+
+def metadata(writer, c, arch):
+    writer.add_block_count(c["num_hidden_layers"])
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(c["hidden_size"])
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_head_count(c["num_attention_heads"])
+    writer.add_head_count_kv(c["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    rope = c.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)
+    writer.add_rope_freq_base(float(rope.get("rope_theta", 10000.0)))
+    if c.get("sliding_window"):
+        writer.add_sliding_window(c["sliding_window"])
+    if c.get("attn_logit_softcapping"):
+        writer.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+    if c.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(c["final_logit_softcapping"])
+    if arch == "gemma3":
+        writer.add_key_value("gemma3.attention.sliding_window_pattern",
+                             c.get("_sliding_window_pattern", 6), gguf.GGUFValueType.UINT32)
+        writer.add_key_value("gemma3.rope.freq_base_swa",
+                             float(c["rope_parameters"]["sliding_attention"]["rope_theta"]),
+                             gguf.GGUFValueType.FLOAT32)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def model(name, arch, kind=None, split=None):
+    folder = HERE / name
+    c = json.loads((folder / "config.json").read_text())
+    out = OUT / ("split.gguf" if split else f"{arch}{'-' + kind.name if kind else ''}.gguf")
+    writer = gguf.GGUFWriter(out, arch, split_max_tensors=split or 0)
+    metadata(writer, c, arch)
+    for tensor, x in load(folder).items():
+        to = name_of(tensor, arch.startswith("gemma"))
+        if arch == "llama" and (".attn_q." in to or ".attn_k." in to):
+            x = interleave(x, c["num_attention_heads" if "_q." in to else "num_key_value_heads"])
+        if arch.startswith("gemma") and "norm" in to:
+            x = x + np.float32(1)
+        if x.ndim == 1:
+            writer.add_tensor(to, np.ascontiguousarray(x, np.float32))
+            continue
+        wanted = kind or Q.BF16
+        exact = gguf.quants.quantize(np.ascontiguousarray(x), wanted)
+        assert kind or (gguf.quants.dequantize(exact, wanted) == x).all(), f"{tensor} is no bfloat16"
+        writer.add_tensor(to, exact, raw_dtype=wanted)
+    finish(writer)
+
+
+def vocabulary(name):
+    t = json.loads((HERE / "tokenizers" / (name + ".json")).read_text())
+    bytelevel = name.startswith("bytelevel")
+    special = {a["id"]: a for a in t["added_tokens"]}
+    by_id = {i: content for content, i in t["model"]["vocab"].items()}
+    by_id.update({i: a["content"] for i, a in special.items()})
+    tokens = [by_id[i] for i in range(len(by_id))]
+
+    def type_of(i):
+        if tokens[i].startswith("<0x") and not bytelevel:
+            return gguf.TokenType.BYTE
+        if i in special:
+            return gguf.TokenType.CONTROL if special[i]["special"] else gguf.TokenType.USER_DEFINED
+        return gguf.TokenType.UNKNOWN if tokens[i] == "<unk>" else gguf.TokenType.NORMAL
+    return t, tokens, [type_of(i) for i in range(len(tokens))]
+
+
+def tokenizer(name, pre):
+    t, tokens, types = vocabulary(name)
+    writer = gguf.GGUFWriter(OUT / (name + ".tokenizer.gguf"), "llama")
+    writer.add_tokenizer_model("gpt2" if pre else "llama")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if pre:
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_merges([" ".join(m) if isinstance(m, list) else m
+                                 for m in t["model"]["merges"]])
+        writer.add_add_bos_token(False)
+    else:
+        writer.add_token_scores([-float(i) for i in range(len(tokens))])
+        writer.add_bos_token_id(tokens.index("<s>"))
+        writer.add_unk_token_id(tokens.index("<unk>"))
+        writer.add_add_bos_token(True)
+    finish(writer)
+
+
+def tiny():
+    """Llama of one layer: one of each type with blocks of 32."""
+    dice = np.random.default_rng(4)
+    writer = gguf.GGUFWriter(HERE / "fuzz" / "gguf" / "tiny", "llama")
+    metadata(writer, {"num_hidden_layers": 1, "max_position_embeddings": 16, "hidden_size": 32,
+                      "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1,
+                      "rms_norm_eps": 1e-5, "head_dim": 16}, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", "\u2581", "a", "b", "\u2581a", "ab"])
+    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
+    writer.add_token_scores([0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0])
+    shapes = {"token_embd": (8, 32, Q.Q8_0), "blk.0.attn_q": (32, 32, Q.Q4_0),
+              "blk.0.attn_k": (16, 32, Q.Q4_1), "blk.0.attn_v": (16, 32, Q.Q5_0),
+              "blk.0.attn_output": (32, 32, Q.Q5_1), "blk.0.ffn_gate": (32, 32, Q.F16),
+              "blk.0.ffn_up": (32, 32, Q.Q4_0), "blk.0.ffn_down": (32, 32, Q.Q4_0)}
+    for name, (rows, cols, kind) in shapes.items():
+        x = dice.normal(0, 0.3, (rows, cols)).astype(np.float32)
+        writer.add_tensor(name + ".weight", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(name + ".weight", np.ones(32, np.float32))
+    finish(writer)
+
+
+def sentencepiece_golden(name):
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    _, tokens, types = vocabulary(name)
+    proto = pb.ModelProto()
+    proto.trainer_spec.model_type = pb.TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = True
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = True
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    proto.normalizer_spec.escape_whitespaces = True
+    kinds = pb.ModelProto.SentencePiece
+    for i, (token, kind) in enumerate(zip(tokens, types)):
+        piece = proto.pieces.add()
+        piece.piece, piece.score = token, -float(i)
+        piece.type = {gguf.TokenType.BYTE: kinds.BYTE, gguf.TokenType.NORMAL: kinds.NORMAL
+                      }.get(kind, kinds.UNKNOWN if token == "<unk>" else kinds.CONTROL)
+    sp = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    texts = [row["text"] for row in
+             json.loads((HERE / "tokenizers" / (name + ".golden.json")).read_text())]
+    texts += json.loads((HERE / "tokenizers" / "random.json").read_text())["texts"]
+    # Control tokens are text to sentencepiece, and it ends a text at a zero byte.
+    texts = [t for t in texts if "<" not in t and "\0" not in t and t]
+    rows = [{"text": t, "ids": sp.encode(t), "decoded": sp.decode(sp.encode(t))} for t in texts]
+    (OUT / "sentencepiece.json").write_text(json.dumps(rows, separators=(",", ":")) + "\n")
+
+
+def main():
+    OUT.mkdir(exist_ok=True)
+    (HERE / "fuzz" / "gguf").mkdir(exist_ok=True)
+    tiny()
+    blocks()
+    for name in ("qwen2", "gemma2", "gemma3"):
+        model(name, name)
+    for kind in (Q.Q8_0, Q.Q4_0):
+        model("llama", "llama", kind)
+    model("llama", "llama", split=16)
+    for name, pre in (("bytelevel-gpt2", "gpt-2"), ("bytelevel-llama3", "llama-bpe"),
+                      ("bytelevel-qwen2", "qwen2"), ("spbpe-llama2", None)):
+        tokenizer(name, pre)
+    sentencepiece_golden("spbpe-llama2")
+
+
+main()

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gguf_tensors.c - tensors of a GGUF file under the names and in the order of Hugging Face. */
+#include "gguf_model.h"
+
+#include "quant.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    const char *where;
+    const spc_gguf *head;
+    char architecture[32];
+    spc_tensor_list *list;
+    spc_error *err;
+} mapper;
+
+typedef struct {
+    const char *gguf, *name;
+} pair;
+
+static const pair whole[] = {{"token_embd.weight", "model.embed_tokens.weight"},
+                             {"output_norm.weight", "model.norm.weight"},
+                             {"output.weight", "lm_head.weight"},
+                             {"rope_freqs.weight", "rope_freqs.weight"}};
+
+static const pair layer[] = {{"attn_norm", "input_layernorm"},
+                             {"attn_q", "self_attn.q_proj"},
+                             {"attn_k", "self_attn.k_proj"},
+                             {"attn_v", "self_attn.v_proj"},
+                             {"attn_output", "self_attn.o_proj"},
+                             {"attn_q_norm", "self_attn.q_norm"},
+                             {"attn_k_norm", "self_attn.k_norm"},
+                             {"ffn_norm", "post_attention_layernorm"},
+                             {"ffn_gate", "mlp.gate_proj"},
+                             {"ffn_up", "mlp.up_proj"},
+                             {"ffn_down", "mlp.down_proj"},
+                             {"post_attention_norm", "post_attention_layernorm"},
+                             {"post_ffw_norm", "post_feedforward_layernorm"}};
+
+static bool is_gemma(const mapper *m)
+{
+    return strncmp(m->architecture, "gemma", 5) == 0;
+}
+
+/* "blk.3.attn_q.weight" to "model.layers.3.self_attn.q_proj.weight"; false: no such. */
+static bool map_layer(const mapper *m, const char *name, char *out, size_t room)
+{
+    int32_t number, used = 0;
+    const char *part, *dot;
+
+    if (sscanf(name, "blk.%9" SCNd32 ".%n", &number, &used) != 1 || used == 0 || number < 0) {
+        return false;
+    }
+    part = name + used;
+    dot = strchr(part, '.');
+    if (!dot || (strcmp(dot, ".weight") != 0 && strcmp(dot, ".bias") != 0)) return false;
+    for (size_t i = 0; i < sizeof layer / sizeof *layer; i++) {
+        const char *to = layer[i].name;
+
+        if (strlen(layer[i].gguf) != (size_t)(dot - part) ||
+            strncmp(layer[i].gguf, part, (size_t)(dot - part)) != 0) {
+            continue;
+        }
+        if (is_gemma(m) && strcmp(layer[i].gguf, "ffn_norm") == 0) {
+            to = "pre_feedforward_layernorm";
+        }
+        (void)snprintf(out, room, "model.layers.%d.%s%s", (int)number, to, dot);
+        return true;
+    }
+    return false;
+}
+
+static bool map_name(const mapper *m, const char *name, char *out, size_t room)
+{
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
+        if (strcmp(whole[i].gguf, name) != 0) continue;
+        (void)snprintf(out, room, "%s", whole[i].name);
+        return true;
+    }
+    return map_layer(m, name, out, room);
+}
+
+/* ---- what converters changed ------------------------------------------------------------------
+ */
+
+static spc_status no_memory(const mapper *m)
+{
+    return spc_error_set(m->err, SPC_ENOMEM, "%s: no memory for its tensors", m->where);
+}
+
+/* Heads whose rows are interleaved, or 0: Llama's queries and keys. */
+static spc_status heads_of(const mapper *m, const spc_tensor *t, int64_t *out)
+{
+    bool query = strstr(t->name, ".attn_q.") != NULL, key = strstr(t->name, ".attn_k.") != NULL;
+    const spc_gguf_value *heads = spc_gguf_find(m->head, "llama.attention.head_count");
+    const spc_gguf_value *kv_heads = spc_gguf_find(m->head, "llama.attention.head_count_kv");
+    const spc_gguf_value *v = key && kv_heads ? kv_heads : heads;
+
+    *out = 0;
+    if (strcmp(m->architecture, "llama") != 0 || (!query && !key)) return SPC_OK;
+    if (spc_gguf_integer(v, out) && *out > 0 && t->rank > 0 && *out <= t->shape[0] &&
+        t->shape[0] % (2 * *out) == 0) {
+        return SPC_OK;
+    }
+    return spc_error_set(m->err, SPC_ESHAPE,
+                         "%s: tensor '%s': expected two rows or a multiple for each of "
+                         "llama.attention.head_count%s heads, found %" PRId64 " rows for %" PRId64,
+                         m->where, t->name, v == kv_heads && key ? "_kv" : "",
+                         t->rank > 0 ? t->shape[0] : 0, *out);
+}
+
+/* Rows 2 j and 2 j + 1 of a head go back to j and j + half: the layout that rotates entry j with
+ * entry j + half. */
+static spc_status straighten(const mapper *m, spc_tensor *t, int64_t heads, void **owned)
+{
+    size_t row = (size_t)(t->bytes / (uint64_t)t->shape[0]);
+    int64_t half = t->shape[0] / heads / 2;
+    char *to = malloc(t->bytes > 0 ? (size_t)t->bytes : 1);
+    const char *from = t->data;
+
+    if (!to) return no_memory(m);
+    for (int64_t h = 0; h < heads; h++) {
+        for (int64_t j = 0; j < 2 * half; j++) {
+            int64_t source = h * 2 * half + j, target = h * 2 * half + j / 2 + j % 2 * half;
+
+            memcpy(to + (size_t)target * row, from + (size_t)source * row, row);
+        }
+    }
+    *owned = to;
+    t->data = to;
+    return SPC_OK;
+}
+
+/* Gemma's norms without the 1 that was added. */
+static spc_status take_one_off(const mapper *m, spc_tensor *t, void **owned)
+{
+    float *to = malloc(t->shape[0] > 0 ? (size_t)t->shape[0] * sizeof *to : 1);
+
+    if (!to) return no_memory(m);
+    spc_dequantise(t->dtype, t->data, t->shape[0], to);
+    for (int64_t i = 0; i < t->shape[0]; i++) to[i] -= 1.0f;
+    t->dtype = SPC_DTYPE_F32;
+    t->bytes = (uint64_t)t->shape[0] * sizeof *to;
+    *owned = to;
+    t->data = to;
+    return SPC_OK;
+}
+
+static bool is_norm(const spc_tensor *t)
+{
+    const char *end = strstr(t->name, "norm.weight");
+
+    return end && !end[strlen("norm.weight")] && t->rank == 1;
+}
+
+/* Types of single elements are read in place: their address must suit them. */
+static spc_status align(const mapper *m, spc_tensor *t, void **owned)
+{
+    uint32_t bytes = spc_dtype_bytes(t->dtype);
+
+    if (*owned || spc_dtype_elements(t->dtype) > 1 || t->bytes == 0 ||
+        (uintptr_t)t->data % bytes == 0) {
+        return SPC_OK;
+    }
+    *owned = malloc((size_t)t->bytes);
+    if (!*owned) return no_memory(m);
+    memcpy(*owned, t->data, (size_t)t->bytes);
+    t->data = *owned;
+    return SPC_OK;
+}
+
+static spc_status add(const mapper *m, const spc_tensor *tensor)
+{
+    char name[128];
+    spc_tensor t = *tensor;
+    void *owned = NULL;
+    int64_t heads;
+    spc_status status;
+
+    if (!map_name(m, t.name, name, sizeof name)) {
+        return spc_error_set(m->err, SPC_EMODEL,
+                             "%s: tensor '%s': no such part of a model of architecture '%s' is "
+                             "known; is it a variant (experts, adapters) that is not supported?",
+                             m->where, t.name, m->architecture);
+    }
+    status = heads_of(m, &t, &heads);
+    if (status == SPC_OK && heads > 0) status = straighten(m, &t, heads, &owned);
+    if (status == SPC_OK && is_gemma(m) && is_norm(&t)) status = take_one_off(m, &t, &owned);
+    if (status == SPC_OK) status = align(m, &t, &owned);
+    if (status != SPC_OK) return status;
+    t.name = name;
+    return spc_tensor_list_add(m->list, &t, owned) ? SPC_OK : no_memory(m);
+}
+
+spc_status spc_gguf_tensors(const char *where, const spc_gguf *head, const spc_gguf *file,
+                            spc_tensor_list *list, spc_error *err)
+{
+    mapper m = {.where = where, .head = head, .list = list, .err = err};
+    spc_gguf_string text;
+    spc_status status = SPC_OK;
+
+    if (spc_gguf_text(spc_gguf_find(head, "general.architecture"), &text) &&
+        text.bytes < sizeof m.architecture) {
+        memcpy(m.architecture, text.text, (size_t)text.bytes);
+    }
+    for (int32_t i = 0; i < file->tensor_count && status == SPC_OK; i++) {
+        status = add(&m, &file->tensor[i]);
+    }
+    return status;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* quant.h - quantised weights: what the blocks of each format stand for.
+ *
+ * A row of a quantised tensor is a run of blocks; a block holds scales and small integers q.  An
+ * entry is
+ *
+ *   Q8_0         d q                 q in -128 .. 127
+ *   Q4_0, Q5_0   d (q - 8), d (q - 16)
+ *   Q4_1, Q5_1   d q + m
+ *   Q4_K, Q5_K   (d s) q - (e m)     s, m: 6 bits for each 32 entries; d, e: for each 256
+ *   Q6_K         (d s) (q - 32)      s: 8 bits for each 16 entries; d: for each 256
+ *
+ * with d, e and m of Q4_1, Q5_1 as float16.  Layouts are ggml's; quant.c is their definition here
+ * and rounds as the reference does, operation by operation in float32. */
+#ifndef SPC_WEIGHTS_QUANT_H
+#define SPC_WEIGHTS_QUANT_H
+
+#include <stdbool.h>
+
+#include "tensor.h"
+
+static inline float spc_half_to_float(uint16_t half)
+{
+    union {
+        uint32_t u;
+        float f;
+    } pun;
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31u,
+             part = half & 1023u;
+
+    if (exponent == 31) {
+        pun.u = sign | 0x7f800000u | part << 13;
+    } else if (exponent > 0) {
+        pun.u = sign | (exponent + 112) << 23 | part << 13;
+    } else { /* subnormal: part * 2^-24 */
+        pun.f = (float)part * 5.9604645e-8f;
+        pun.u |= sign;
+    }
+    return pun.f;
+}
+
+static inline float spc_bfloat_to_float(uint16_t value)
+{
+    union {
+        uint32_t u;
+        float f;
+    } pun;
+
+    pun.u = (uint32_t)value << 16;
+    return pun.f;
+}
+
+/* The 8 pairs of 6-bit numbers of a Q4_K or Q5_K block, from its 12 bytes. */
+void spc_quant_scales(const uint8_t bytes[12], uint8_t scale[8], uint8_t min[8]);
+
+/* Is there a conversion to float: F32, F16, BF16 and every type with blocks? */
+bool spc_dtype_is_float(spc_dtype dtype);
+
+/* Entries to float32: `count` of them (whole blocks), from the first on.
+ *
+ * data   blocks; no alignment needed for types with blocks */
+void spc_dequantise(spc_dtype dtype, const void *data, int64_t count, float *out);
+
+#endif
