@@ -9,6 +9,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Monotonic, nanoseconds. */
 uint64_t measure_now_ns(void);
 
@@ -48,5 +52,9 @@ void measure_line_text(measure_line *line, const char *key, const char *value);
 void measure_line_number(measure_line *line, const char *key, double value); /* NaN: null */
 void measure_line_integer(measure_line *line, const char *key, int64_t value);
 void measure_line_end(measure_line *line);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_bench_verify.c - the floor that bench_verify divides by, and the program over the CPU. */
+#include "bench/verify_floor.h"
+
+#include "spawn.h"
+#include "toyround.h"
+
+static double floor_of(const char *rule, float temperature, int32_t verify, int32_t bonus,
+                       bool statistics, double all_kept, double deferred)
+{
+    spc_row_params p = params_of(rule, temperature);
+
+    p.verify = verify;
+    p.bonus = bonus;
+    return floor_rows(&p, 5, statistics, (floor_facts){all_kept, deferred});
+}
+
+/* The table of the design: G = 5, acceptance 0.7 (all kept 0.168), deferral 0.3. */
+Test(bench_verify, floor_counts_rows)
+{
+    static const struct {
+        const char *rule;
+        float temperature;
+        int32_t verify, bonus;
+        bool statistics;
+        double rows;
+    } table[] = {{"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6},
+                 {"token-v3:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6},
+                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6},
+                 {"diff:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6.168},
+                 {"strict", 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 5.168},
+                 {"chow:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 2.5},
+                 {"opt:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 11},
+                 {"strict", 1, SPC_VERIFY_BLOCK, SPC_BONUS_VERIFIER, true, 11},
+                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, false, 10.168}};
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        cr_expect_float_eq(floor_of(table[i].rule, table[i].temperature, table[i].verify,
+                                    table[i].bonus, table[i].statistics, 0.168, 0.3),
+                           table[i].rows, 1e-12, "%s, line %zu", table[i].rule, i);
+    }
+}
+
+static spawn_result run(const char *const *arguments)
+{
+    return spawn(arguments, &(const spawn_options){.program = SPC_BENCH_VERIFY});
+}
+
+Test(bench_verify, lines_say_what_was_measured)
+{
+    spawn_result r =
+        run((const char *const[]){"--device", "cpu", "--shape", "3,2,500", "--rules",
+                                  "strict;token-v3:alpha=0.5", "--runs", "3", "--json", NULL});
+    char *line = r.out;
+    int lines = 0;
+
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    while (*line) {
+        char *end = strchr(line, '\n');
+        json_t *json;
+
+        cr_assert_not_null(end);
+        *end = '\0';
+        json = json_loads(line, 0, NULL);
+        cr_assert_not_null(json, "%s", line);
+        cr_expect_str_eq(json_string_value(json_object_get(json, "what")),
+                         lines == 0 ? "draw" : "verify");
+        cr_expect_gt(json_number_value(json_object_get(json, "us")), 0);
+        cr_expect_gt(json_number_value(json_object_get(json, "read_us")), 0);
+        cr_expect_eq(json_integer_value(json_object_get(json, "vocab")), 500);
+        if (lines > 0) {
+            cr_expect_eq(json_number_value(json_object_get(json, "floor_rows")), 3);
+            cr_expect_eq(json_number_value(json_object_get(json, "floor_bytes")),
+                         3 * 3 * 500 * 2 / 16 * 16);
+        }
+        json_decref(json);
+        lines++;
+        line = end + 1;
+    }
+    cr_expect_eq(lines, 3);
+    spawn_free(&r);
+}
+
+Test(bench_verify, misuse_is_one_line)
+{
+    static const char *const bad[][5] = {
+        {"--shape", "3,2", NULL}, {"--rules", "nothing", "--device", "cpu", NULL},
+        {"--runs", "0", NULL},    {"--dtype", "int8", NULL},
+        {"--wrong", "1", NULL},   {"--shape", NULL}};
+
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        spawn_result r = run(bad[i]);
+
+        cr_expect_eq(r.code, 2, "case %zu: %d", i, r.code);
+        cr_expect_eq(strchr(r.err, '\n'), r.err + r.err_bytes - 1, "case %zu: %s", i, r.err);
+        spawn_free(&r);
+    }
+}
