@@ -101,6 +101,9 @@ typedef struct {
      * no rule among the lanes reads its rows. */
     spc_status (*verify)(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                          int32_t count, spc_verdict *out, spc_error *err);
+
+    /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
+    size_t (*room)(const spc_backend *backend);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -683,5 +683,5 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
 }
 
 const spc_backend_ops spc_backend_cpu = {
-    "cpu",      cpu_open,    cpu_close,  cpu_device, cpu_memory, cpu_load, cpu_unload,
-    cpu_encode, cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw, cpu_verify};
+    "cpu",       cpu_open,   cpu_close,  cpu_device, cpu_memory, cpu_load,   cpu_unload, cpu_encode,
+    cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw,   cpu_verify, NULL};

@@ -504,7 +504,18 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-const spc_backend_ops spc_backend_cuda = {
-    "cuda",        cuda_open,       cuda_close,          cuda_device,          spc_cuda_memory,
-    spc_cuda_load, spc_cuda_unload, cuda_encode,         cuda_forward,         cuda_logits,
-    cuda_length,   cuda_rewind,     spc_cuda_draw_lanes, spc_cuda_verify_lanes};
+const spc_backend_ops spc_backend_cuda = {.name = "cuda",
+                                          .open = cuda_open,
+                                          .close = cuda_close,
+                                          .device = cuda_device,
+                                          .memory = spc_cuda_memory,
+                                          .load = spc_cuda_load,
+                                          .unload = spc_cuda_unload,
+                                          .encode = cuda_encode,
+                                          .forward = cuda_forward,
+                                          .logits = cuda_logits,
+                                          .length = cuda_length,
+                                          .rewind = cuda_rewind,
+                                          .draw = spc_cuda_draw_lanes,
+                                          .verify = spc_cuda_verify_lanes,
+                                          .room = spc_cuda_room};

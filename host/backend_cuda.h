@@ -118,7 +118,8 @@ spc_status spc_cuda_enter(spc_backend *backend, spc_error *err);
 /* SPC_OK, or SPC_EDEVICE: the first failure is kept, and all verbs return it from then on. */
 spc_status spc_cuda_check(spc_backend *backend, cudaError_t code, const char *what, spc_error *err);
 
-/* The verbs memory, load, unload. */
+/* The verbs room, memory, load, unload. */
+size_t spc_cuda_room(const spc_backend *backend);
 size_t spc_cuda_memory(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);
 spc_status spc_cuda_load(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
                          const spc_limits *limits, spc_runner **out, spc_error *err);

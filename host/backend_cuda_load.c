@@ -149,6 +149,15 @@ size_t spc_cuda_memory(const spc_backend *b, const spc_plan *plan, const spc_lim
     return lay_out_device(&counted, NULL);
 }
 
+/* A device that does not answer says so at the next verb that can. */
+size_t spc_cuda_room(const spc_backend *b)
+{
+    size_t room, total;
+
+    if (cudaSetDevice(b->device) != cudaSuccess) return SIZE_MAX;
+    return cudaMemGetInfo(&room, &total) == cudaSuccess ? room : SIZE_MAX;
+}
+
 /* ---- weights ----------------------------------------------------------------------------------
  */
 

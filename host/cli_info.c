@@ -54,6 +54,7 @@ typedef struct {
 typedef struct {
     char device[DEVICE_NAME];
     uint64_t kv, workspace; /* bytes, for the whole batch */
+    size_t room;            /* free on the device, where that is known; 0 otherwise */
 } memory_use;
 
 typedef struct {
@@ -92,6 +93,7 @@ static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, 
     size_t all = ops->memory(backend, m->model.plan, &limits);
 
     (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
+    if (ops->room) out->room = ops->room(backend);
     ops->close(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
         return spc_error_set(err, SPC_EUSAGE,
@@ -211,6 +213,7 @@ static void print_memory(const info_args *a, const model_info *m)
         print_size("KV cache", use->kv);
         print_size("workspace", use->workspace);
         print_size("together", m->weight_bytes + use->kv + use->workspace);
+        if (use->room > 0) print_size("free", use->room);
     }
 }
 

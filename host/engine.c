@@ -8,6 +8,7 @@
 
 #include "weights/demo/demo.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,34 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
     model->memory_bytes = engine->ops->memory(engine->backend, model->plan, limits);
     model->weight_bytes = spc_plan_weight_bytes(model->plan, model->bundle);
     return SPC_OK;
+}
+
+/* Bytes of a model on the device; 0: there is none. */
+static uint64_t model_bytes(const spc_engine *engine, const spc_model *model,
+                            const spc_limits *limits)
+{
+    if (!model->plan) return 0;
+    return spc_bundle_bytes(model->bundle) +
+           engine->ops->memory(engine->backend, model->plan, limits);
+}
+
+/* Do both models fit?  Told before any weight moves. */
+static spc_status check_room(const spc_engine *engine, const spc_limits *limits, spc_error *err)
+{
+    uint64_t verifier = model_bytes(engine, &engine->verifier, limits);
+    uint64_t drafter = model_bytes(engine, &engine->drafter, limits), room;
+
+    if (!engine->ops->room) return SPC_OK;
+    room = engine->ops->room(engine->backend);
+    if (drafter <= room && verifier <= room - drafter) return SPC_OK;
+    return spc_error_set(
+        err, SPC_ENOMEM,
+        "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
+        ", each with %d sessions of %d tokens), found %" PRIu64
+        " MiB free; lower sessions or context, take a smaller model, or --device "
+        "cpu",
+        engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
+        drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20);
 }
 
 void spc_close_model(spc_model *model)
@@ -237,6 +266,8 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
                                engine->ops->device(engine->backend));
         goto fail;
     }
+    status = check_room(engine, &limits, err);
+    if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
     status = load_model(engine, &engine->verifier, &limits, err);
     if (status == SPC_OK && engine->drafter.plan) {

@@ -14,6 +14,8 @@
 #include "decode.h"
 #include "tiny.h"
 
+#include "host/device.h"
+
 #include <cuda_runtime_api.h>
 #include <math.h>
 
@@ -382,6 +384,70 @@ Test(cuda_backend, sampled_rounds_are_those_of_the_cpu, .timeout = 280)
     close_pair(cpu, cpu_models);
 }
 
+/* ---- engines --------------------------------------------------------------------------------- */
+
+static spc_status open_on(const char *device, spc_engine_options *o, spc_engine **engine,
+                          spc_error *error)
+{
+    o->verifier = DEMO_VERIFIER;
+    o->drafter = DEMO_DRAFTER;
+    o->device = device;
+    o->context = 64;
+    return spc_engine_open(o, engine, error);
+}
+
+Test(cuda_backend, engines_open_where_they_are_told)
+{
+    static const struct {
+        const char *device;
+        int32_t threads;
+        const char *begins;
+    } cases[] = {{NULL, 0, "cpu, "},     {"cpu", 2, "cpu, "},     {"auto", 0, "cuda:0, "},
+                 {"auto", 1, "cpu, 1 "}, {"cuda", 0, "cuda:0, "}, {"cuda:0", 0, "cuda:0, "}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        spc_engine_options o;
+        spc_engine_facts facts;
+        spc_engine *engine;
+        spc_error error;
+
+        spc_engine_options_init(&o);
+        o.threads = cases[i].threads;
+        cr_assert_eq(open_on(cases[i].device, &o, &engine, &error), SPC_OK, "%s", error.message);
+        spc_engine_describe(engine, &facts);
+        cr_expect(strncmp(facts.device, cases[i].begins, strlen(cases[i].begins)) == 0, "%s",
+                  facts.device);
+        spc_engine_close(engine);
+    }
+}
+
+Test(cuda_backend, a_thousand_sessions_leave_nothing_behind)
+{
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+    spc_session_options s = options_of("strict", 1, 0);
+    prompt p = {{1, 5, 9}, 3};
+    const spc_backend_ops *ops;
+    spc_backend *backend;
+    size_t before, warm;
+
+    cr_assert_eq(spc_device_open("cuda", 0, NULL, NULL, NULL, &ops, &backend, &error), SPC_OK);
+    before = ops->room(backend);
+    spc_engine_options_init(&o);
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_OK, "%s", error.message);
+    cr_expect_lt(ops->room(backend), before);
+    s.max_tokens = 1;
+    for (int32_t i = 0; i < 2; i++) (void)decode(engine, &s, &p);
+    warm = ops->room(backend);
+    for (int32_t i = 0; i < 1000; i++) spc_session_close(open_session(engine, &s, &p));
+    (void)decode(engine, &s, &p);
+    cr_expect_lt(warm - ops->room(backend) + 0x40000, 0x80000, "256 bytes a session");
+    spc_engine_close(engine);
+    cr_expect_gt(ops->room(backend), warm);
+    ops->close(backend);
+}
+
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 Test(cuda_backend, a_device_that_is_not_there_is_refused_with_those_there_are)
@@ -498,6 +564,53 @@ Test(cuda_backend, a_device_too_small_by_any_amount_is_told_before_weights_move)
     cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &limits, &runner, &error), SPC_OK);
     g.ops->unload(runner);
     golden_close(&g);
+}
+
+Test(cuda_backend, two_models_that_do_not_fit_together_are_told_before_either_is_loaded)
+{
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+
+    spc_engine_options_init(&o);
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_OK, "%s", error.message);
+    fiber_gpu.memory = fiber_gpu.used - 4096 * 100;
+    spc_engine_close(engine);
+    fiber_gpu.most_used = 0;
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_ENOMEM);
+    cr_assert_null(engine);
+    cr_expect(strstr(error.message, "MiB free; lower sessions or context"), "%s", error.message);
+    cr_expect(strstr(error.message, "cuda:0, fibers"), "%s", error.message);
+    cr_expect_eq(fiber_gpu.most_used, 0);
+}
+
+static void note_warning(void *user, const char *line)
+{
+    if (strncmp(line, "warning: ", 9) == 0) (void)snprintf(user, 256, "%s", line);
+}
+
+Test(cuda_backend, auto_passes_over_a_device_that_cannot_be_used_and_says_so_but_not_over_none)
+{
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+    char said[256] = "";
+
+    spc_engine_options_init(&o);
+    o.log = note_warning;
+    o.user = said;
+    fiber_gpu.count_error = cudaErrorNoDevice;
+    cr_assert_eq(open_on("auto", &o, &engine, &error), SPC_OK, "%s", error.message);
+    spc_engine_close(engine);
+    cr_expect_str_empty(said);
+    fiber_gpu.count_error = cudaErrorInsufficientDriver;
+    fiber_gpu.driver = 12020;
+    cr_assert_eq(open_on("auto", &o, &engine, &error), SPC_OK, "%s", error.message);
+    spc_engine_close(engine);
+    cr_expect(strstr(said, "12.2") && strstr(said, "the CPU is used"), "%s", said);
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_EDEVICE);
+    o.isa = "portable";
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_EUSAGE);
 }
 
 Test(cuda_backend, a_device_that_fails_in_any_launch_ends_the_session_and_is_closed)
