@@ -106,7 +106,9 @@ struct spc_runner {
     float *memory_key, *memory_value; /* the same, of plans with an encoder */
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;                 /* of attention */
-    void *gemm_memory;                /* of gemm; NULL: limits.library is not set */
+    void *verify_workspace;           /* of drawing and verification, verify_bytes long */
+    size_t verify_bytes;
+    void *gemm_memory; /* of gemm; NULL: limits.library is not set */
     spc_cuda_gemm gemm;
     cuda_rows device_rows;
     cuda_lanes device_lanes;

@@ -135,6 +135,8 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->workspace =
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
+    r->verify_bytes = spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
+    r->verify_workspace = carve(&to, r->verify_bytes);
     if (l->library) r->gemm_memory = carve(&to, spc_cuda_gemm_bytes(widest(plan)));
     r->rows_bytes = lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
@@ -371,6 +373,10 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
         if (status == SPC_OK) status = send_weight(r, bundle, i, err);
     }
     if (status == SPC_OK) status = send_angles(r, err);
+    if (status == SPC_OK) {
+        status =
+            spc_cuda_workspace_init(r->verify_workspace, r->verify_bytes, r->backend->stream, err);
+    }
     if (status == SPC_OK) {
         status = spc_cuda_check(r->backend, cudaDeviceSynchronize(), "weights", err);
     }

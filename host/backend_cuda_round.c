@@ -68,9 +68,12 @@ spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t cou
                             .position = at->position,
                             .salt = at->salt,
                             .token = at->token,
-                            .stats = at->drawn};
+                            .stats = at->drawn,
+                            .workspace = r->verify_workspace,
+                            .workspace_bytes = r->verify_bytes};
 
-    status = spc_cuda_check(r->backend, spc_launch_draw(&batch, r->backend->stream), "draw", err);
+    status =
+        spc_cuda_check(r->backend, spc_launch_queued_draw(&batch, r->backend->stream), "draw", err);
     if (status == SPC_OK) {
         size_t bytes = (size_t)((const char *)at->verdict - (const char *)at->token);
 
@@ -122,12 +125,14 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
                               .token = at->emitted,
                               .count = at->count,
                               .status = at->status,
-                              .verdict = at->verdict};
+                              .verdict = at->verdict,
+                              .workspace = r->verify_workspace,
+                              .workspace_bytes = r->verify_bytes};
 
     if (drafter) batch.drafter = logit_rows(drafter);
     if (drafter) batch.drafter_row = at->row;
-    status =
-        spc_cuda_check(r->backend, spc_launch_verify(&batch, r->backend->stream), "verify", err);
+    status = spc_cuda_check(r->backend, spc_launch_queued_verify(&batch, r->backend->stream),
+                            "verify", err);
     if (status != SPC_OK) return status;
     status = fetch(r, r->lanes.verdict, at->verdict, (size_t)count * sizeof *out, "verify", err);
     if (status == SPC_OK) memcpy(out, r->lanes.verdict, (size_t)count * sizeof *out);
