@@ -69,24 +69,36 @@ static inline void golden_read(golden *g, const char *name)
     g->logits = t->data;
 }
 
-static inline golden golden_open(const spc_backend_ops *ops, const char *name)
+static const spc_limits golden_limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS,
+                                         false};
+
+/* threads, which: as for spc_backend_ops.open.  false: this machine has no such device. */
+static inline bool golden_open_on(golden *g, const spc_backend_ops *ops, int32_t threads,
+                                  const char *which, const char *name)
 {
-    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS,
-                                      false};
-    golden g = {.ops = ops};
     char path[1024];
     spc_config config;
     spc_error error;
 
-    cr_assert_eq(ops->open(&g.backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    memset(g, 0, sizeof *g);
+    g->ops = ops;
+    if (ops->open(&g->backend, threads, which, &error) != SPC_OK) return false;
     (void)snprintf(path, sizeof path, "%s/%s", SPC_TEST_VECTORS, name);
-    cr_assert_eq(spc_bundle_open(path, &g.bundle, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_config_read(g.bundle, &config, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_plan_build(&config, name, &g.plan, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(g.backend, g.plan, g.bundle, &limits, &g.runner, &error), SPC_OK, "%s",
-                 error.message);
-    g.vocab = config.vocab;
-    golden_read(&g, name);
+    cr_assert_eq(spc_bundle_open(path, &g->bundle, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_config_read(g->bundle, &config, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_plan_build(&config, name, &g->plan, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(g->backend, g->plan, g->bundle, &golden_limits, &g->runner, &error),
+                 SPC_OK, "%s", error.message);
+    g->vocab = config.vocab;
+    golden_read(g, name);
+    return true;
+}
+
+static inline golden golden_open(const spc_backend_ops *ops, const char *name)
+{
+    golden g;
+
+    cr_assert(golden_open_on(&g, ops, 0, NULL, name));
     return g;
 }
 
@@ -104,6 +116,16 @@ static inline void golden_close(golden *g)
     free(g->greedy);
 }
 
+/* Let the encoder, where there is one, read the recorded source for a slot. */
+static inline void golden_encode(const golden *g, int32_t slot)
+{
+    spc_error error;
+
+    if (g->source_count == 0) return;
+    cr_assert_eq(g->ops->encode(g->runner, slot, g->source, g->source_count, &error), SPC_OK, "%s",
+                 error.message);
+}
+
 /* Feed ids [count] to a slot at its length, behind its source; logits of row i go to output
  * `output + i`. */
 static inline void golden_feed(const golden *g, int32_t slot, const int32_t *ids, int32_t count,
@@ -115,10 +137,7 @@ static inline void golden_feed(const golden *g, int32_t slot, const int32_t *ids
     spc_error error;
 
     cr_assert_leq(count, GOLDEN_ROWS);
-    if (length == 0 && g->source_count > 0) {
-        cr_assert_eq(g->ops->encode(g->runner, slot, g->source, g->source_count, &error), SPC_OK,
-                     "%s", error.message);
-    }
+    if (length == 0) golden_encode(g, slot);
     for (int32_t i = 0; i < count; i++) {
         slots[i] = slot;
         position[i] = length + i;
@@ -142,6 +161,46 @@ static inline float *golden_run(const golden *g, int32_t slot, int32_t chunk)
         memcpy(all + (size_t)i * row, g->ops->logits(g->runner, i), row);
     }
     return (float *)(void *)all;
+}
+
+/* Load the small llama with one piece of its header replaced by another of the same length.
+ */
+static inline spc_status golden_load_edited(const spc_backend_ops *ops, const char *piece,
+                                            const char *edited, spc_error *error)
+{
+    static const char *const names[] = {"config.json", "generation_config.json",
+                                        "model.safetensors"};
+    spc_blob files[3];
+    char *data[3];
+    golden f = {.ops = ops};
+    spc_config config;
+    spc_status status;
+
+    for (int i = 0; i < 3; i++) {
+        char path[1024];
+
+        (void)snprintf(path, sizeof path, "%s/llama/%s", SPC_TEST_VECTORS, names[i]);
+        data[i] = read_file(path, &files[i].bytes);
+        files[i].name = names[i];
+        files[i].data = data[i];
+    }
+
+    char *header = data[2] + 8, *at;
+    size_t length = strlen(piece);
+
+    cr_assert_eq(length, strlen(edited));
+    for (at = header; memcmp(at, piece, length) != 0; at++) cr_assert_lt(at - header, 20000);
+    memcpy(at, edited, length);
+    cr_assert_eq(spc_bundle_open_memory("edited", files, 3, &f.bundle, error), SPC_OK, "%s",
+                 error->message);
+    cr_assert_eq(spc_config_read(f.bundle, &config, error), SPC_OK);
+    cr_assert_eq(spc_plan_build(&config, "edited", &f.plan, error), SPC_OK);
+    cr_assert_eq(ops->open(&f.backend, 0, NULL, error), SPC_OK);
+    status = ops->load(f.backend, f.plan, f.bundle, &golden_limits, &f.runner, error);
+    cr_assert(status == SPC_OK || f.runner == NULL);
+    golden_close(&f);
+    for (int i = 0; i < 3; i++) free(data[i]);
+    return status;
 }
 
 static inline int32_t golden_best(const float *logits, int32_t vocab)

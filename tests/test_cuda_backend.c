@@ -464,6 +464,51 @@ Test(cuda_backend, a_device_that_is_not_there_is_refused_with_those_there_are)
     }
 }
 
+Test(cuda_backend, weights_that_do_not_match_the_plan_are_named)
+{
+    static const struct {
+        const char *piece, *edited, *word[3];
+    } cases[] = {
+        {"model.norm.weight", "model.norm.wEight", {"model.norm.weight", "edited", "missing"}},
+        {"\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[389,96]",
+         "\"lm_head.weight\":{\"dtype\":\"F32\",\"shape\":[96,389]",
+         {"lm_head.weight", "[389, 96]", "[96, 389]"}},
+        {"\"lm_head.weight\":{\"dtype\":\"F32\"",
+         "\"lm_head.weight\":{\"dtype\":\"I32\"",
+         {"lm_head.weight", "I32", "supported: F32, BF16, F16"}}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        spc_error error;
+
+        cr_expect_eq(golden_load_edited(&spc_backend_cuda, cases[i].piece, cases[i].edited, &error),
+                     SPC_ESHAPE);
+        for (int k = 0; k < 3; k++) {
+            cr_expect(strstr(error.message, cases[i].word[k]), "%s", error.message);
+        }
+    }
+}
+
+Test(cuda_backend, a_head_without_a_kernel_is_refused_at_load)
+{
+    tiny_model model = tiny_open(
+        "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 9, \"hidden_size\": 8,"
+        " \"num_hidden_layers\": 1, \"num_attention_heads\": 1, \"num_key_value_heads\": 1,"
+        " \"head_dim\": 258, \"intermediate_size\": 8, \"max_position_embeddings\": 16}",
+        1, 1);
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);
+    cr_assert_eq(
+        spc_backend_cuda.load(backend, model.plan, model.bundle, &golden_limits, &runner, &error),
+        SPC_EUNSUPPORTED);
+    cr_assert_null(runner);
+    cr_assert(strstr(error.message, "up to 256, found 258"), "%s", error.message);
+    spc_backend_cuda.close(backend);
+    tiny_close(&model);
+}
+
 Test(cuda_backend, threads_are_refused)
 {
     spc_backend *backend;
@@ -530,10 +575,8 @@ Test(cuda_backend, a_device_without_code_is_named_with_its_capability)
 Test(cuda_backend, a_runner_takes_what_memory_said_and_its_weights)
 {
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
-        static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS,
-                                          false};
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
-        size_t memory = g.ops->memory(g.backend, g.plan, &limits);
+        size_t memory = g.ops->memory(g.backend, g.plan, &golden_limits);
         size_t weights = (size_t)spc_bundle_bytes(g.bundle);
 
         cr_expect_geq(memory, GOLDEN_SLOTS * spc_plan_kv_bytes(g.plan, GOLDEN_CONTEXT));
@@ -547,21 +590,19 @@ Test(cuda_backend, a_runner_takes_what_memory_said_and_its_weights)
 Test(cuda_backend, a_device_too_small_by_any_amount_is_told_before_weights_move)
 {
     golden g = golden_open(&spc_backend_cuda, "llama");
-    static const spc_limits limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT, GOLDEN_ROWS, GOLDEN_ROWS,
-                                      false};
     size_t needed = fiber_gpu.used;
     spc_runner *runner;
     spc_error error;
 
     for (size_t lacking = 1; lacking <= needed; lacking *= 7) {
         fiber_gpu.memory = fiber_gpu.used + needed - lacking;
-        cr_expect_eq(g.ops->load(g.backend, g.plan, g.bundle, &limits, &runner, &error),
+        cr_expect_eq(g.ops->load(g.backend, g.plan, g.bundle, &golden_limits, &runner, &error),
                      SPC_ENOMEM);
         cr_expect_null(runner);
         cr_expect_eq(fiber_gpu.allocations, 2, "those of the other runner");
     }
     fiber_gpu.memory = fiber_gpu.used + needed;
-    cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &limits, &runner, &error), SPC_OK);
+    cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &golden_limits, &runner, &error), SPC_OK);
     g.ops->unload(runner);
     golden_close(&g);
 }
