@@ -6,11 +6,15 @@
  * product, and their results are added.  Rows are scaled by a power of two so that halves neither
  * overflow nor sink (exact, and undone behind).  float32 weights need none of that.
  *
+ * The library is loaded when somebody asks for it: it is half a gigabyte that no other call needs.
+ *
  * Which sums cuBLAS takes in which order depends on the number of rows: a row's last bits depend on
  * its company.  linear_row.cu keeps them. */
 #include "ops.h"
 
 #include <cublas_v2.h>
+#include <dlfcn.h>
+#include <stdlib.h>
 
 #include "ops.cuh"
 
@@ -149,27 +153,87 @@ static cudaError_t error_of(cublasStatus_t status)
     return status == CUBLAS_STATUS_ALLOC_FAILED ? cudaErrorMemoryAllocation : cudaErrorUnknown;
 }
 
-cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out)
-{
-    cublasStatus_t status = cublasCreate(out);
+struct spc_cuda_gemm_state {
+    cublasHandle_t handle;
+    void *library; /* of dlopen; it stays, for it does not unload well */
+    decltype(&cublasCreate) create;
+    decltype(&cublasDestroy) destroy;
+    decltype(&cublasSetStream) set_stream;
+    decltype(&cublasSetWorkspace) set_workspace;
+    cublasStatus_t (*multiply)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
+                               const void *, const void *, cudaDataType_t, int, const void *,
+                               cudaDataType_t, int, const void *, void *, cudaDataType_t, int,
+                               cublasComputeType_t, cublasGemmAlgo_t);
+};
 
-    if (status != CUBLAS_STATUS_SUCCESS) {
-        *out = nullptr;
-        return error_of(status);
-    }
-    status = cublasSetStream(*out, stream); /* resets the workspace: first */
-    if (status == CUBLAS_STATUS_SUCCESS) {
-        status = cublasSetWorkspace(*out, scratch_of(memory).library, LIBRARY_BYTES);
-    }
-    if (status == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
-    spc_cuda_gemm_close(*out);
-    *out = nullptr;
-    return error_of(status);
+#ifdef __CUDACC__
+#define TEXT_OF(x)         #x
+#define NAME_WITH(version) "libcublas.so." TEXT_OF(version)
+
+template <typename Function> static bool find(void *library, const char *name, Function *out)
+{
+    *out = (Function)dlsym(library, name);
+    return *out != nullptr;
 }
 
-void spc_cuda_gemm_close(spc_cuda_gemm gemm)
+static cudaError_t load(spc_cuda_gemm g)
 {
-    if (gemm) (void)cublasDestroy(gemm);
+    g->library = dlopen(NAME_WITH(CUBLAS_VER_MAJOR), RTLD_NOW | RTLD_LOCAL);
+    if (!g->library) return cudaErrorSharedObjectInitFailed;
+    return find(g->library, "cublasCreate_v2", &g->create) &&
+                   find(g->library, "cublasDestroy_v2", &g->destroy) &&
+                   find(g->library, "cublasSetStream_v2", &g->set_stream) &&
+                   find(g->library, "cublasSetWorkspace_v2", &g->set_workspace) &&
+                   find(g->library, "cublasGemmEx", &g->multiply)
+               ? cudaSuccess
+               : cudaErrorSharedObjectSymbolNotFound;
+}
+#else /* tests/fibers */
+static cudaError_t load(spc_cuda_gemm g)
+{
+    g->create = cublasCreate;
+    g->destroy = cublasDestroy;
+    g->set_stream = cublasSetStream;
+    g->set_workspace = cublasSetWorkspace;
+    g->multiply = cublasGemmEx;
+    return cudaSuccess;
+}
+#endif
+
+/* A handle that works on the stream with the workspace. */
+static cudaError_t prepare(spc_cuda_gemm g, void *memory, cudaStream_t stream)
+{
+    cudaError_t error = load(g);
+
+    if (error != cudaSuccess) return error;
+    error = error_of(g->create(&g->handle));
+    if (error != cudaSuccess) {
+        g->handle = nullptr;
+        return error;
+    }
+    error = error_of(g->set_stream(g->handle, stream)); /* resets the workspace: first */
+    if (error != cudaSuccess) return error;
+    return error_of(g->set_workspace(g->handle, scratch_of(memory).library, LIBRARY_BYTES));
+}
+
+cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out)
+{
+    cudaError_t error;
+
+    *out = (spc_cuda_gemm)calloc(1, sizeof **out);
+    if (!*out) return cudaErrorMemoryAllocation;
+    error = prepare(*out, memory, stream);
+    if (error == cudaSuccess) return cudaSuccess;
+    spc_cuda_gemm_close(*out);
+    *out = nullptr;
+    return error;
+}
+
+void spc_cuda_gemm_close(spc_cuda_gemm g)
+{
+    if (!g) return;
+    if (g->handle) (void)g->destroy(g->handle);
+    free(g);
 }
 
 /* result[r][o] = output first + o of the matrix times row r, for `outs` outputs. */
@@ -184,9 +248,9 @@ static cudaError_t multiply(spc_cuda_gemm gemm, const spc_cuda_matrix *m, int32_
     const char *weights = (const char *)m->data + (int64_t)first * m->stride * (wide ? 4 : 2);
     const int32_t stride = wide ? m->cols : m->stride; /* of in; split rows are padded by zeros */
 
-    return error_of(cublasGemmEx(gemm, CUBLAS_OP_T, CUBLAS_OP_N, outs, rows, stride, &one, weights,
-                                 type, m->stride, in, type, stride, &zero, result, CUDA_R_32F, outs,
-                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    return error_of(gemm->multiply(gemm->handle, CUBLAS_OP_T, CUBLAS_OP_N, outs, rows, stride, &one,
+                                   weights, type, m->stride, in, type, stride, &zero, result,
+                                   CUDA_R_32F, outs, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
 }
 
 /* Up to GEMM_ROWS rows times part p, whose results begin at output `at`; as many outputs at once as

@@ -167,8 +167,8 @@ typedef struct {
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
 
-/* cuBLAS on one stream: what its headers call cublasHandle_t. */
-typedef struct cublasContext *spc_cuda_gemm;
+/* cuBLAS on one stream. */
+typedef struct spc_cuda_gemm_state *spc_cuda_gemm;
 
 /* Bytes of device memory for products of matrices of up to so many columns. */
 size_t spc_cuda_gemm_bytes(int32_t cols);
