@@ -383,9 +383,34 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
     return status;
 }
 
-/* Is there a kernel for every op? */
+static bool has_kernel(spc_op_kind kind)
+{
+    switch (kind) {
+    case SPC_OP_EMBED:
+    case SPC_OP_NORM:
+    case SPC_OP_LINEAR:
+    case SPC_OP_QK_NORM:
+    case SPC_OP_ROPE:
+    case SPC_OP_ATTEND:
+    case SPC_OP_STORE:
+    case SPC_OP_RECALL:
+    case SPC_OP_RELU:
+    case SPC_OP_GLU:
+    case SPC_OP_ADD:
+    case SPC_OP_HEAD: return true;
+    default: return false;
+    }
+}
+
+/* Is there a kernel for every op?  Later nothing can be missing. */
 static spc_status check_plan(const spc_plan *plan, const spc_bundle *bundle, spc_error *err)
 {
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        if (has_kernel(plan->op[i].kind)) continue;
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "%s: op %d of its plan, %s, has no kernel on the GPU; or --device cpu",
+                             spc_bundle_where(bundle), (int)i, spc_op_name(plan->op[i].kind));
+    }
     if (plan->config.head_dim <= SPC_ATTEND_HEAD_DIM) return SPC_OK;
     return spc_error_set(err, SPC_EUNSUPPORTED,
                          "%s: attention on the GPU: expected heads of up to %d, found %d; or "

@@ -488,7 +488,7 @@ Test(cuda_backend, weights_that_do_not_match_the_plan_are_named)
     }
 }
 
-Test(cuda_backend, a_head_without_a_kernel_is_refused_at_load)
+Test(cuda_backend, what_has_no_kernel_is_refused_at_load)
 {
     tiny_model model = tiny_open(
         "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 9, \"hidden_size\": 8,"
@@ -505,6 +505,11 @@ Test(cuda_backend, a_head_without_a_kernel_is_refused_at_load)
         SPC_EUNSUPPORTED);
     cr_assert_null(runner);
     cr_assert(strstr(error.message, "up to 256, found 258"), "%s", error.message);
+    model.plan->op[3].kind = SPC_OP_COUNT;
+    cr_assert_eq(
+        spc_backend_cuda.load(backend, model.plan, model.bundle, &golden_limits, &runner, &error),
+        SPC_EUNSUPPORTED);
+    cr_assert(strstr(error.message, "op 3 of its plan"), "%s", error.message);
     spc_backend_cuda.close(backend);
     tiny_close(&model);
 }
