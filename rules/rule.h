@@ -112,21 +112,22 @@ enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320 };
  *
  * text      terminated, e.g. "opt:alpha=0.2,gate=processed"
  * message   [SPC_RULE_MESSAGE_BYTES], may be NULL */
-bool spc_rule_parse(const char *text, spc_rule *rule, char *message);
+SPC_RULE_API bool spc_rule_parse(const char *text, spc_rule *rule, char *message);
 
 /* Write the canonical text: keys in a fixed order, defaults left out, numbers as the shortest
  * decimal that reads back to the same double.  spc_rule_parse of it gives the same rule.
  *
  * text   [SPC_RULE_TEXT_BYTES], terminated */
-void spc_rule_format(const spc_rule *rule, char *text);
+SPC_RULE_API void spc_rule_format(const spc_rule *rule, char *text);
 
 /* Build a rule from its parts, further keys at their defaults.  false, and *rule untouched, when
  * alpha is out of the rule's range. */
-bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, spc_rule *rule);
+SPC_RULE_API bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve,
+                                spc_rule *rule);
 
 /* Name and shape of a kind. */
-const char *spc_rule_name(spc_rule_kind kind);
-spc_rule_shape spc_rule_shape_of(spc_rule_kind kind);
+SPC_RULE_API const char *spc_rule_name(spc_rule_kind kind);
+SPC_RULE_API spc_rule_shape spc_rule_shape_of(spc_rule_kind kind);
 
 #ifdef __cplusplus
 }
