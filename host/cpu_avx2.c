@@ -162,11 +162,16 @@ static inline quads quads_or(quads v, quads w)
     return (quads){_mm256_or_si256(v.low, w.low), _mm256_or_si256(v.high, w.high)};
 }
 
-static inline quads quads_sub(quads v, uint8_t byte)
+static inline quads quads_flip(quads v)
 {
-    __m256i all = _mm256_set1_epi8((char)byte);
+    __m256i top = _mm256_set1_epi8((char)128);
 
-    return (quads){_mm256_sub_epi8(v.low, all), _mm256_sub_epi8(v.high, all)};
+    return (quads){_mm256_xor_si256(v.low, top), _mm256_xor_si256(v.high, top)};
+}
+
+static inline quads quads_x(const int8_t *x)
+{
+    return quads_load((const uint8_t *)x, (const uint8_t *)x + 32);
 }
 
 static inline quads quads_up4(quads v)
@@ -192,17 +197,45 @@ static inline quads quads_bits(uint64_t bits)
 }
 
 /* Products of unsigned and signed bytes, in pairs: 2 * 128 * 127 fits 16 bits. */
-static inline __m256 dot_half(__m256i w, __m256i x, bool negative)
+static inline __m256 dot_half(__m256i w, __m256i x, int less)
 {
-    __m256i size = negative ? _mm256_abs_epi8(w) : w;
-    __m256i pairs = _mm256_maddubs_epi16(size, negative ? _mm256_sign_epi8(x, w) : x);
-
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    if (less > 0) { /* the sign of w goes over to x */
+        w = _mm256_sub_epi8(w, _mm256_set1_epi8((char)less));
+        x = _mm256_sign_epi8(x, w);
+        w = _mm256_abs_epi8(w);
+    }
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
 
-static inline lanes quads_dot(quads w, quads x, bool negative)
+static inline lanes quads_dot(quads w, quads x, int less)
 {
-    return (lanes){dot_half(w.low, x.low, negative), dot_half(w.high, x.high, negative)};
+    return (lanes){dot_half(w.low, x.low, less), dot_half(w.high, x.high, less)};
+}
+
+/* Inserted one by one: what is stored in parts cannot be loaded whole without a wait. */
+static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
+{
+    __m128i half = _mm_setzero_si128();
+
+#define INSERT(i)                                                \
+    if (i < count) {                                             \
+        int16_t word;                                            \
+                                                                 \
+        __builtin_memcpy(&word, block + (i)*bytes, sizeof word); \
+        half = _mm_insert_epi16(half, word, i);                  \
+    }
+    INSERT(0)
+    INSERT(1)
+    INSERT(2)
+    INSERT(3)
+    INSERT(4)
+    INSERT(5)
+    INSERT(6)
+    INSERT(7)
+#undef INSERT
+    if (!twice) return (lanes){_mm256_cvtph_ps(half), _mm256_setzero_ps()};
+    return (lanes){_mm256_cvtph_ps(_mm_unpacklo_epi16(half, half)),
+                   _mm256_cvtph_ps(_mm_unpackhi_epi16(half, half))};
 }
 
 #define BLOCK_OUT  2

@@ -146,9 +146,14 @@ static inline quads quads_or(quads v, quads w)
     return _mm512_or_si512(v, w);
 }
 
-static inline quads quads_sub(quads v, uint8_t byte)
+static inline quads quads_flip(quads v)
 {
-    return _mm512_sub_epi8(v, _mm512_set1_epi8((char)byte));
+    return _mm512_xor_si512(v, _mm512_set1_epi8((char)128));
+}
+
+static inline quads quads_x(const int8_t *x)
+{
+    return _mm512_loadu_si512(x);
 }
 
 static inline quads quads_up4(quads v)
@@ -161,18 +166,51 @@ static inline quads quads_bits(uint64_t bits)
     return _mm512_maskz_mov_epi8(bits, _mm512_set1_epi8(16));
 }
 
-/* Products of unsigned and signed bytes: the sign of w goes over to x. */
-static inline lanes quads_dot(quads w, quads x, bool negative)
+/* Sums of integers are exact: what is taken from w can be taken from the sum. */
+static inline lanes quads_dot(quads w, quads x, int less)
 {
-    if (negative) {
+#if defined(__AVX512VNNI__)
+    __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x);
+
+    if (less > 0) {
+        sum = _mm512_sub_epi32(
+            sum, _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8((char)less), x));
+    }
+    return _mm512_cvtepi32_ps(sum);
+#else /* pairs first: 2 * 128 * 127 fits 16 bits; the sign of w goes over to x */
+    if (less > 0) {
+        w = _mm512_sub_epi8(w, _mm512_set1_epi8((char)less));
         x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
         w = _mm512_abs_epi8(w);
     }
-#if defined(__AVX512VNNI__)
-    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x));
-#else /* pairs first: 2 * 128 * 127 fits 16 bits */
     return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
 #endif
+}
+
+/* Inserted one by one: what is stored in parts cannot be loaded whole without a wait. */
+static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
+{
+    __m128i half = _mm_setzero_si128();
+
+#define INSERT(i)                                                \
+    if (i < count) {                                             \
+        int16_t word;                                            \
+                                                                 \
+        __builtin_memcpy(&word, block + (i)*bytes, sizeof word); \
+        half = _mm_insert_epi16(half, word, i);                  \
+    }
+    INSERT(0)
+    INSERT(1)
+    INSERT(2)
+    INSERT(3)
+    INSERT(4)
+    INSERT(5)
+    INSERT(6)
+    INSERT(7)
+#undef INSERT
+    if (!twice) return _mm512_cvtph_ps(_mm256_zextsi128_si256(half));
+    return _mm512_cvtph_ps(
+        _mm256_set_m128i(_mm_unpackhi_epi16(half, half), _mm_unpacklo_epi16(half, half)));
 }
 
 #define BLOCK_OUT  4

@@ -164,9 +164,17 @@ static inline quads quads_or(quads v, quads w)
     return v;
 }
 
-static inline quads quads_sub(quads v, uint8_t byte)
+static inline quads quads_flip(quads v)
 {
-    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] - byte);
+    for (int i = 0; i < 64; i++) v.byte[i] ^= 128;
+    return v;
+}
+
+static inline quads quads_x(const int8_t *x)
+{
+    quads v;
+
+    memcpy(v.byte, x, 64);
     return v;
 }
 
@@ -184,18 +192,31 @@ static inline quads quads_bits(uint64_t bits)
     return v;
 }
 
-static inline lanes quads_dot(quads w, quads x, bool negative)
+static inline lanes quads_dot(quads w, quads x, int less)
 {
     lanes v;
 
-    (void)negative; /* what is never negative is below 128 */
     for (int l = 0; l < 16; l++) {
         int32_t sum = 0;
 
-        for (int i = 4 * l; i < 4 * l + 4; i++) sum += (int8_t)w.byte[i] * (int8_t)x.byte[i];
+        for (int i = 4 * l; i < 4 * l + 4; i++) sum += (w.byte[i] - less) * (int8_t)x.byte[i];
         v.lane[l] = (float)sum;
     }
     return v;
+}
+
+static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
+{
+    uint16_t half[16] = {0};
+
+    for (int i = 0; i < count; i++) {
+        uint16_t word;
+
+        memcpy(&word, block + i * bytes, sizeof word);
+        half[twice ? 2 * i : i] = word;
+        if (twice) half[2 * i + 1] = word;
+    }
+    return lanes_f16(half);
 }
 
 #define BLOCK_OUT  1

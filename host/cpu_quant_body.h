@@ -26,11 +26,15 @@
  *   quads_load(a, b)             32 bytes from a, 32 from b
  *   quads_twice(a, b)            16 bytes from a twice, 16 bytes from b twice
  *   quads_shift(v, a, b, c, d)   each 16 bytes, as 32-bit numbers, shifted right by a, b, c, d
- *   quads_and(v, byte), quads_or(v, w), quads_sub(v, byte), quads_up4(v)
+ *   quads_and(v, byte), quads_or(v, w), quads_flip(v), quads_up4(v); flip: 128 more or less
  *   quads_bits(uint64_t)         16 in each byte whose bit is set
- *   quads_dot(w, x, negative)    lane l: sum of 4 products w x as float; bytes of x are signed in
- *                                -127 .. 127, those of w where `negative` (a constant); otherwise
- *                                below 64 */
+ *   quads_x(const int8_t *)      64 bytes
+ *   quads_dot(w, x, less)        lane l: sum of 4 products (w - less) x as float; bytes of w are
+ *                                unsigned (below 64 where less, a constant, is 0), those of x in
+ *                                -127 .. 127
+ *   lanes_halves(b, bytes, n, twice)  16 halves, each of n (up to 8; a constant but for the end of
+ *                                a row) at b, b + bytes, ..., zeros behind them; twice: each in two
+ *                                lanes */
 
 #include "weights/quant.h"
 
@@ -44,10 +48,21 @@ typedef struct {
     const uint8_t *at;
 } chunk;
 
-ALWAYS_INLINE bool is_negative(spc_dtype dtype)
+/* What is taken from the unsigned numbers of a format; 0: it has offsets of its own. */
+ALWAYS_INLINE int32_t less_of(spc_dtype dtype)
 {
-    return dtype == SPC_DTYPE_Q8_0 || dtype == SPC_DTYPE_Q4_0 || dtype == SPC_DTYPE_Q5_0 ||
-           dtype == SPC_DTYPE_Q6_K;
+    switch (dtype) {
+    case SPC_DTYPE_Q8_0: return 128;
+    case SPC_DTYPE_Q4_0: return 8;
+    case SPC_DTYPE_Q5_0: return 16;
+    case SPC_DTYPE_Q6_K: return 32;
+    default: return 0;
+    }
+}
+
+ALWAYS_INLINE bool has_offsets(spc_dtype dtype)
+{
+    return less_of(dtype) == 0;
 }
 
 ALWAYS_INLINE int32_t block_bytes(spc_dtype dtype)
@@ -80,25 +95,6 @@ ALWAYS_INLINE uint32_t word_at(const uint8_t *bytes)
     return word;
 }
 
-/* The float16 at `at` of each of `blocks` blocks: all 8 twice in 16 lanes, or once in 8. */
-ALWAYS_INLINE lanes halves_of(const uint8_t *block, int32_t bytes, int32_t at, int32_t blocks,
-                              bool twice)
-{
-    uint16_t half[16] = {0};
-
-#pragma GCC unroll 8
-    for (int32_t i = 0; i < 8; i++) {
-        uint16_t h = i < blocks ? half_at(block + i * bytes + at) : 0;
-
-        if (twice) {
-            half[2 * i] = half[2 * i + 1] = h;
-        } else {
-            half[i] = h;
-        }
-    }
-    return lanes_f16(half);
-}
-
 /* Q4_K, Q5_K: eight scales and eight offsets of 6 bits in 12 bytes (weights/quant.c, four at a
  * time). */
 ALWAYS_INLINE void six_bits(const uint8_t *bytes, uint64_t *scale, uint64_t *offset)
@@ -128,16 +124,16 @@ ALWAYS_INLINE chunk chunk_at(spc_dtype dtype, const uint8_t *block, int32_t bloc
                             lanes_i8((const int8_t *)block + 192));
         break;
     default:
-        c.scale = halves_of(block, block_bytes(dtype), 0, blocks, true);
-        if (!is_negative(dtype)) {
-            c.offset = halves_of(block, block_bytes(dtype), 2, blocks, false);
+        c.scale = lanes_halves(block, block_bytes(dtype), blocks, true);
+        if (has_offsets(dtype)) {
+            c.offset = lanes_halves(block + 2, block_bytes(dtype), blocks, false);
         }
     }
     return c;
 }
 
-/* Integers of entries 64 g .. 64 g + 63; g is a constant.  Of a row's last, single block the second
- * half repeats the first: it meets zeros. */
+/* Unsigned integers of entries 64 g .. 64 g + 63; g is a constant.  Of a row's last, single block
+ * the second half repeats the first: it meets zeros. */
 ALWAYS_INLINE quads integers_of(spc_dtype dtype, const uint8_t *at, int32_t g, int32_t blocks)
 {
     const uint8_t *a = at + 2 * g * block_bytes(dtype);
@@ -146,14 +142,12 @@ ALWAYS_INLINE quads integers_of(spc_dtype dtype, const uint8_t *at, int32_t g, i
     quads w;
 
     switch (dtype) {
-    case SPC_DTYPE_Q8_0: return quads_load(a + 2, b + 2);
-    case SPC_DTYPE_Q4_0:
-        return quads_sub(quads_and(quads_shift(quads_twice(a + 2, b + 2), 0, 4, 0, 4), 15), 8);
+    case SPC_DTYPE_Q8_0: return quads_flip(quads_load(a + 2, b + 2));
+    case SPC_DTYPE_Q4_0: return quads_and(quads_shift(quads_twice(a + 2, b + 2), 0, 4, 0, 4), 15);
     case SPC_DTYPE_Q4_1: return quads_and(quads_shift(quads_twice(a + 4, b + 4), 0, 4, 0, 4), 15);
     case SPC_DTYPE_Q5_0:
         w = quads_and(quads_shift(quads_twice(a + 6, b + 6), 0, 4, 0, 4), 15);
-        w = quads_or(w, quads_bits((uint64_t)word_at(b + 2) << 32 | word_at(a + 2)));
-        return quads_sub(w, 16);
+        return quads_or(w, quads_bits((uint64_t)word_at(b + 2) << 32 | word_at(a + 2)));
     case SPC_DTYPE_Q5_1:
         w = quads_and(quads_shift(quads_twice(a + 8, b + 8), 0, 4, 0, 4), 15);
         return quads_or(w, quads_bits((uint64_t)word_at(b + 4) << 32 | word_at(a + 4)));
@@ -170,14 +164,13 @@ ALWAYS_INLINE quads integers_of(spc_dtype dtype, const uint8_t *at, int32_t g, i
         high = at + 128 + g / 2 * 32;
         w = quads_load(low, low + 32);
         w = quads_and(quads_shift(w, g % 2 * 4, g % 2 * 4, g % 2 * 4, g % 2 * 4), 15);
-        w = quads_or(w, quads_up4(quads_and(quads_shift(quads_load(high, high), g % 2 * 4,
-                                                        g % 2 * 4, g % 2 * 4 + 2, g % 2 * 4 + 2),
-                                            3)));
-        return quads_sub(w, 32);
+        return quads_or(w, quads_up4(quads_and(quads_shift(quads_load(high, high), g % 2 * 4,
+                                                           g % 2 * 4, g % 2 * 4 + 2, g % 2 * 4 + 2),
+                                               3)));
     }
 }
 
-enum { QUANT_ROWS = 4, QUANT_OUTS = 2 };
+enum { QUANT_ROWS = 4, QUANT_OUTS = 4 };
 
 /* One chunk of one output times `rows` rows, which are constants where this is inlined, as is
  * whether the chunk is whole. */
@@ -193,7 +186,7 @@ ALWAYS_INLINE void quant_chunk(spc_dtype dtype, const uint8_t *block, int32_t bl
         int64_t at = ((first + r) * in->stride + column) / 16;
 
         scale[r] = lanes_mul(c.scale, lanes_load(in->scale + at));
-        if (!is_negative(dtype)) {
+        if (has_offsets(dtype)) {
             offset[r] = lanes_add(offset[r], lanes_mul(c.offset, lanes_load(in->sum + at)));
         }
     }
@@ -206,8 +199,7 @@ ALWAYS_INLINE void quant_chunk(spc_dtype dtype, const uint8_t *block, int32_t bl
 #pragma GCC unroll 4
         for (int32_t r = 0; r < rows; r++) {
             const int8_t *x = in->q + (first + r) * in->stride + column + 64 * g;
-            lanes product = quads_dot(w, quads_load((const uint8_t *)x, (const uint8_t *)x + 32),
-                                      is_negative(dtype));
+            lanes product = quads_dot(w, quads_x(x), less_of(dtype));
 
             sum[r] = lanes_add(sum[r], lanes_mul(lanes_pick(scale[r], g), product));
         }
@@ -249,7 +241,7 @@ ALWAYS_INLINE void quant_tile(const spc_matrix *m, spc_dtype dtype, int32_t firs
         for (int32_t r = 0; r < rows; r++) {
             float total = lanes_sum(sum[o][r]);
 
-            if (!is_negative(dtype)) total += lanes_sum(offset[o][r]);
+            if (has_offsets(dtype)) total += lanes_sum(offset[o][r]);
             out[row + r][at + o] = total;
         }
     }
