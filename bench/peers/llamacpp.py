@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain decoding by spc and by llama.cpp (its Python package) on one GGUF file, by turns.
 
-    bench/peers/llama_cpp.py SPC MODEL.gguf [--threads N] [--tokens N] [--repeats N]
+    bench/peers/llamacpp.py SPC MODEL.gguf [--threads N] [--tokens N] [--repeats N]
 
 Ten short prompts, greedy, one token at a time.  Of both, the time for --tokens tokens less the time
 for one is counted, so that loading and prompts are not.  JSON lines: tokens per second of the clock
@@ -11,6 +11,7 @@ and of the processor (the latter is what a shared machine can be judged by), med
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -41,7 +42,10 @@ def spc(args, prompts, tokens):
                str(args.threads), "--input", prompts]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        sys.exit(f"llama_cpp.py: {ran.stderr.strip()}")
+        sys.exit(f"llamacpp.py: {ran.stderr.strip()}")
+    found = re.search(r": (\d+) tokens,", ran.stderr)
+    if not found or int(found.group(1)) != tokens * len(PROMPTS):
+        sys.exit(f"llamacpp.py: expected {tokens} tokens for every prompt, found: {ran.stderr.strip()}")
 
 
 def llama(model, tokens):
@@ -65,7 +69,7 @@ def main():
     try:
         import llama_cpp
     except ImportError:
-        sys.exit("llama_cpp.py: the package llama-cpp-python is not installed: nothing to compare with")
+        sys.exit("llamacpp.py: the package llama-cpp-python is not installed: nothing to compare with")
     peer = llama_cpp.Llama(args.model, n_ctx=512, n_threads=args.threads,
                            n_threads_batch=args.threads, verbose=False)
     rates = {"spc": [], "llama.cpp": []}
