@@ -392,7 +392,7 @@ static spc_status open_on(const char *device, spc_engine_options *o, spc_engine 
     o->verifier = DEMO_VERIFIER;
     o->drafter = DEMO_DRAFTER;
     o->device = device;
-    o->context = 64;
+    if (o->context == 0) o->context = 64;
     return spc_engine_open(o, engine, error);
 }
 
@@ -419,6 +419,78 @@ Test(cuda_backend, engines_open_where_they_are_told)
                   facts.device);
         spc_engine_close(engine);
     }
+}
+
+/* Drafts, caches and verdicts up to the last position. */
+Test(cuda_backend, a_session_ends_at_its_context_as_on_the_cpu)
+{
+    static const char *const devices[] = {"cpu", "cuda"};
+    decoded d[2];
+
+    for (int i = 0; i < 2; i++) {
+        spc_engine_options o;
+        spc_engine *engine;
+        spc_error error;
+        spc_session_options s = options_of("token-v3:alpha=0.3", 3, 1);
+        prompt p = prompt_made(10, 6000, 11);
+
+        s.ignore_stop = true;
+        s.seed = 5;
+        spc_engine_options_init(&o);
+        o.context = 19;
+        cr_assert_eq(open_on(devices[i], &o, &engine, &error), SPC_OK, "%s", error.message);
+        d[i] = decode(engine, &s, &p);
+        spc_engine_close(engine);
+    }
+    cr_expect_eq(d[1].finish, SPC_FINISH_CONTEXT);
+    cr_expect_eq(d[1].count, 19 - 10);
+    cr_expect(same_tokens(&d[0], &d[1]));
+}
+
+/* Sessions of other rules, prompts and lengths, joining and leaving, against each by itself. */
+Test(cuda_backend, sessions_say_the_same_in_company_as_alone)
+{
+    static const char *const rules[] = {"opt:alpha=0.2", "strict", "drafter-only"};
+    enum { SESSIONS = sizeof rules / sizeof *rules };
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+    spc_session *session[SESSIONS] = {NULL};
+    decoded alone[SESSIONS], d;
+    prompt p[SESSIONS];
+    spc_session_options s[SESSIONS];
+    int32_t running = 0;
+
+    spc_engine_options_init(&o);
+    o.sessions = SESSIONS;
+    cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_OK, "%s", error.message);
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        p[i] = prompt_made(2 + 5 * i, 6000, 20 + (uint32_t)i);
+        s[i] = options_of(rules[i], 1 + i, 1);
+        s[i].seed = (uint64_t)i;
+        s[i].max_tokens = 4 - i;
+        s[i].ignore_stop = true;
+        alone[i] = decode(engine, &s[i], &p[i]);
+    }
+    for (int32_t step = 0; step < SESSIONS || running > 0; step++) {
+        spc_session *now[SESSIONS];
+
+        if (step < SESSIONS) session[step] = open_session(engine, &s[step], &p[step]);
+        running = 0;
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            if (session[i]) now[running++] = session[i];
+        }
+        cr_assert_eq(spc_engine_step(engine, now, running, &error), SPC_OK, "%s", error.message);
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            if (!session[i] || spc_session_finish(session[i]) == SPC_FINISH_RUNNING) continue;
+            d = decoded_of(session[i]);
+            cr_expect(same_tokens(&d, &alone[i]), "%s", rules[i]);
+            spc_session_close(session[i]);
+            session[i] = NULL;
+            running--;
+        }
+    }
+    spc_engine_close(engine);
 }
 
 Test(cuda_backend, a_thousand_sessions_leave_nothing_behind)
