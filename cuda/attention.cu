@@ -116,8 +116,10 @@ static __global__ void __launch_bounds__(OPS_THREADS)
         const float *value = a.value + cache + (int64_t)first * a.head_dim;
 
         __syncthreads(); /* the keys before have been read */
-        for (int i = threadIdx.x; i < count * a.head_dim; i += OPS_THREADS) {
-            s.key[i / a.head_dim][i % a.head_dim] = a.key[cache + (int64_t)first * a.head_dim + i];
+        for (int k = warp; k < count; k += OPS_WARPS) {
+            const float *key = a.key + cache + (int64_t)(first + k) * a.head_dim;
+
+            for (int i = lane; i < a.head_dim; i += OPS_LANES) s.key[k][i] = key[i];
         }
         __syncthreads();
 

@@ -29,7 +29,7 @@ static __device__ __forceinline__ float warp_max(float x)
     for (int width = OPS_LANES / 2; width > 0; width /= 2) {
         float other = __shfl_xor_sync(0xffffffffu, x, width);
 
-        x = other > x ? other : x;
+        x = other > x || x != x ? other : x;
     }
     return x;
 }
