@@ -47,6 +47,8 @@ struct spc_runner {
     float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
     spc_q8 quantised;   /* input of a linear op with quantised matrices */
+    void **part;        /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
+                           each other in the checkpoint; NULL: read where it is mapped */
 
     /* plans with an encoder */
     float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */
@@ -185,6 +187,7 @@ static size_t lay_out(spc_runner *r, char *base)
         carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
     if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
     lay_out_quantised(r, &to);
+    r->part = carve(&to, times(sizeof *r->part, plan->weight_count));
     return to.used;
 }
 
@@ -209,11 +212,38 @@ static void spread_relative(const spc_runner *r, const spc_weight *w, const spc_
             int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
 
             spc_dequantise(t->dtype,
-                           (const char *)t->data + ((size_t)bucket * (size_t)w->cols + (size_t)h) *
-                                                       spc_dtype_bytes(t->dtype),
+                           (const char *)t->data +
+                               ((size_t)bucket * (size_t)w->of_cols + (size_t)(w->col + h)) *
+                                   spc_dtype_bytes(t->dtype),
                            1, out++);
         }
     }
+}
+
+/* The columns [col, col + cols) of a rank's matrix, behind each other. */
+static spc_status copy_columns(spc_runner *r, const spc_weight *w, const spc_tensor *t, int32_t i,
+                               spc_error *err)
+{
+    uint32_t elements = spc_dtype_elements(t->dtype), bytes = spc_dtype_bytes(t->dtype);
+    size_t from = (size_t)w->of_cols / elements * bytes, to = (size_t)w->cols / elements * bytes;
+    const char *at = (const char *)t->data + (size_t)w->col / elements * bytes;
+
+    if ((uint32_t)w->cols % elements != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "%s: %d inputs for each of %d ranks are no whole blocks of %u (type "
+                             "%s): take fewer ranks",
+                             w->name, (int)w->cols, (int)r->plan->comm->world, (unsigned)elements,
+                             spc_dtype_name(t->dtype));
+    }
+    r->part[i] = malloc(to * (size_t)w->rows);
+    if (!r->part[i]) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for this rank's part of it", w->name);
+    }
+    for (int32_t row = 0; row < w->rows; row++) {
+        memcpy((char *)r->part[i] + (size_t)row * to, at + (size_t)row * from, to);
+    }
+    r->matrix[i].data = r->part[i];
+    return SPC_OK;
 }
 
 static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
@@ -227,12 +257,12 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
         return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
                              where, w->name);
     }
-    if (t->rank != rank || t->shape[0] != w->rows || (rank == 2 && t->shape[1] != w->cols)) {
+    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
         return spc_error_set(
             err, SPC_ESHAPE,
             "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
             "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->rows, rank == 2 ? ", " : "", (int)w->cols, (int)t->rank,
+            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
             t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
     }
     if (!spc_dtype_is_float(t->dtype) ||
@@ -242,27 +272,41 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
                              "and the quantised types of GGUF",
                              where, w->name, spc_dtype_name(t->dtype));
     }
-    r->matrix[i] = (spc_matrix){t->data, t->dtype, w->rows, w->cols};
-    if (w->relative != SPC_RELATIVE_NONE) spread_relative(r, w, t, r->vector[i]);
-    if (rank == 2) return SPC_OK;
-    spc_dequantise(t->dtype, t->data, w->rows, r->vector[i]);
+    size_t row = (size_t)(rank == 2 ? w->of_cols : 1) / spc_dtype_elements(t->dtype) *
+                 spc_dtype_bytes(t->dtype);
+    const char *data = (const char *)t->data + (size_t)w->row * row;
+
+    r->matrix[i] = (spc_matrix){data, t->dtype, w->rows, w->cols};
+    if (w->relative != SPC_RELATIVE_NONE) {
+        spread_relative(r, w, t, r->vector[i]);
+        return SPC_OK;
+    }
+    if (rank == 2) return w->cols < w->of_cols ? copy_columns(r, w, t, i, err) : SPC_OK;
+    spc_dequantise(t->dtype, data, w->rows, r->vector[i]);
     for (int32_t k = 0; k < w->rows; k++) r->vector[i][k] += w->plus;
     return SPC_OK;
 }
 
-/* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
+/* The head scores the ids that are wanted (of this rank's, where there are several); rows of the
+ * padding behind them are left alone. */
 static void cut_head(spc_runner *r)
 {
     for (int32_t i = 0; i < r->plan->op_count; i++) {
         const spc_op *op = &r->plan->op[i];
 
-        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->plan->ids;
+        if (op->kind != SPC_OP_HEAD) continue;
+
+        const spc_weight *w = &r->plan->weight[op->weight[0]];
+        int32_t left = r->plan->ids > w->row ? r->plan->ids - w->row : 0;
+
+        r->matrix[op->weight[0]].rows = left < w->rows ? left : w->rows;
     }
 }
 
 static void cpu_unload(spc_runner *r)
 {
     if (!r) return;
+    for (int32_t i = 0; i < r->plan->weight_count; i++) free(r->part[i]);
     free(r->arena);
     free(r);
 }
@@ -289,6 +333,7 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
     r->limits = *limits;
     (void)lay_out(r, r->arena);
     memset(r->length, 0, (size_t)limits->slots * sizeof *r->length);
+    for (int32_t i = 0; i < plan->weight_count; i++) r->part[i] = NULL;
     for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
         status = bind_weight(r, weights, i, err);
     }
@@ -391,10 +436,33 @@ static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
     run_linear(r, op, r->buffer[op->a], rows);
 }
 
+/* Every rank's part of these logits rows to every rank.  Verification that works on parts
+ * will need none of it. */
+static spc_status gather_logits(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    spc_comm *comm = r->plan->comm;
+    int32_t ids = r->plan->ids, vocab = r->plan->config.vocab;
+    size_t begin[SPC_RANKS_MAX + 1];
+    spc_status status = SPC_OK;
+
+    for (int32_t k = 0; k <= comm->world; k++) {
+        int32_t first = spc_plan_first_id(vocab, k, comm->world);
+
+        begin[k] = (size_t)(first < ids ? first : ids) * sizeof(float);
+    }
+    for (int32_t i = 0; i < rows->count && status == SPC_OK; i++) {
+        if (rows->output[i] < 0) continue;
+        status =
+            comm->ops->all_gather(comm, r->logits + (int64_t)rows->output[i] * ids, begin, err);
+    }
+    return status;
+}
+
 /* Logits of the wanted rows only. */
-static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
+static spc_status cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows, spc_error *err)
 {
     int32_t dim = r->plan->config.dim, ids = r->plan->ids, wanted = 0;
+    int32_t first = r->plan->weight[op->weight[0]].row;
 
     for (int32_t i = 0; i < rows->count; i++) {
         if (rows->output[i] < 0) continue;
@@ -402,20 +470,28 @@ static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
             r->wanted[(int64_t)wanted * dim + k] =
                 r->buffer[op->a][(int64_t)i * dim + k] * op->scale;
         }
-        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids;
+        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids + first;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
+    return r->plan->comm ? gather_logits(r, rows, err) : SPC_OK;
 }
 
 static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
     const spc_matrix *m = &r->matrix[op->weight[0]];
     int64_t bytes = (int64_t)m->cols / spc_dtype_elements(m->dtype) * spc_dtype_bytes(m->dtype);
+    const spc_weight *w = &r->plan->weight[op->weight[0]];
 
     for (int32_t i = 0; i < rows->count; i++) {
         float *out = r->buffer[op->out] + (int64_t)i * m->cols;
 
-        spc_dequantise(m->dtype, (const char *)m->data + rows->token[i] * bytes, m->cols, out);
+        int64_t id = rows->token[i] - w->row;
+
+        if (id < 0 || id >= w->rows) { /* another rank's */
+            memset(out, 0, (size_t)m->cols * sizeof *out);
+            continue;
+        }
+        spc_dequantise(m->dtype, (const char *)m->data + id * bytes, m->cols, out);
         for (int32_t k = 0; k < m->cols; k++) out[k] *= op->scale;
     }
 }
@@ -592,7 +668,16 @@ static void cpu_recall(spc_runner *r, const spc_op *op, const spc_rows *rows)
 /* ---- forward ----------------------------------------------------------------------------------
  */
 
-static void run_op(spc_runner *r, const spc_op *op, const spc_rows *rows)
+/* The sum over ranks of a buffer's rows. */
+static spc_status cpu_reduce(spc_runner *r, const spc_op *op, int32_t rows, spc_error *err)
+{
+    spc_comm *comm = r->plan->comm;
+    size_t count = (size_t)r->plan->buffer[op->out].dim * (size_t)rows;
+
+    return comm->ops->all_reduce(comm, r->buffer[op->out], count, err);
+}
+
+static spc_status run_op(spc_runner *r, const spc_op *op, const spc_rows *rows, spc_error *err)
 {
     switch (op->kind) {
     case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
@@ -606,16 +691,18 @@ static void run_op(spc_runner *r, const spc_op *op, const spc_rows *rows)
     case SPC_OP_RELU: cpu_relu(r, op, rows->count); break;
     case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
     case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
-    default: cpu_head(r, op, rows); break;
+    case SPC_OP_REDUCE: return cpu_reduce(r, op, rows->count, err);
+    default: return cpu_head(r, op, rows, err);
     }
+    return SPC_OK;
 }
 
 static spc_status cpu_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
                              spc_error *err)
 {
     spc_rows rows = {count, r->source_slot, token, r->source_position, NULL};
+    spc_status status = SPC_OK;
 
-    (void)err;
     assert(r->plan->encoder_ops > 0);
     assert(slot >= 0 && slot < r->limits.slots && r->length[slot] == 0);
     assert(count >= 1 && count <= r->limits.context);
@@ -624,8 +711,10 @@ static spc_status cpu_encode(spc_runner *r, int32_t slot, const int32_t *token, 
         r->source_slot[i] = slot;
     }
     r->source[slot] = count;
-    for (int32_t i = 0; i < r->plan->encoder_ops; i++) run_op(r, &r->plan->op[i], &rows);
-    return SPC_OK;
+    for (int32_t i = 0; i < r->plan->encoder_ops && status == SPC_OK; i++) {
+        status = run_op(r, &r->plan->op[i], &rows, err);
+    }
+    return status;
 }
 
 static void check_rows(spc_runner *r, const spc_rows *rows)
@@ -644,12 +733,13 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
 
 static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
-    (void)err;
+    spc_status status = SPC_OK;
+
     check_rows(r, rows);
-    for (int32_t i = r->plan->encoder_ops; i < r->plan->op_count; i++) {
-        run_op(r, &r->plan->op[i], rows);
+    for (int32_t i = r->plan->encoder_ops; i < r->plan->op_count && status == SPC_OK; i++) {
+        status = run_op(r, &r->plan->op[i], rows, err);
     }
-    return SPC_OK;
+    return status;
 }
 
 static const float *cpu_logits(const spc_runner *r, int32_t output)

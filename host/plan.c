@@ -58,8 +58,9 @@ int32_t spc_plan_weight(spc_plan *plan, const char *name, int32_t rows, int32_t 
     if (plan->no_memory) return 0;
     w = &plan->weight[plan->weight_count];
     (void)snprintf(w->name, sizeof w->name, "%s", name);
-    w->rows = rows;
-    w->cols = cols;
+    w->rows = w->of_rows = rows;
+    w->cols = w->of_cols = cols;
+    w->row = w->col = 0;
     w->plus = 0;
     w->relative = SPC_RELATIVE_NONE;
     return plan->weight_count++;

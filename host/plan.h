@@ -13,6 +13,8 @@
 
 #include "weights/config.h"
 
+#include "comm.h"
+
 /* What an op computes, per row.  a, b: buffers read; out: buffer written; w: weights.
  *
  * EMBED    out = row `token` of w[0], times `scale`
@@ -30,6 +32,7 @@
  * RELU     out = max(a, 0)
  * GLU      out = activation(a[0 .. n)) * a[n .. 2n)
  * ADD      out = a + b
+ * REDUCE   out = the sum of every rank's out, in place (a is out); plans of several ranks only
  * HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits are wanted
  *
  * In QK_NORM, ROPE and ATTEND a holds queries [heads, head_dim], keys and values
@@ -47,6 +50,7 @@
     X(RELU, "relu")      \
     X(GLU, "glu")        \
     X(ADD, "add")        \
+    X(REDUCE, "reduce")  \
     X(HEAD, "head")
 
 #define SPC_OP_ENUM(id, name) SPC_OP_##id,
@@ -85,6 +89,8 @@ typedef enum {
 typedef struct {
     char name[SPC_PLAN_NAME]; /* as in the checkpoint */
     int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
+    int32_t of_rows, of_cols; /* the checkpoint's tensor, of which they are a part: all of it ... */
+    int32_t row, col;         /* ... unless the plan is one of several ranks: where they begin */
     float plus;               /* vectors: added to every entry (Gemma stores w - 1) */
     spc_relative relative;
 } spc_weight;
@@ -97,6 +103,8 @@ typedef struct {
     spc_weight *weight; /* [weight_count] */
     int32_t op_count, buffer_count, weight_count;
     int32_t encoder_ops; /* of op_count, the first; 0: no encoder */
+    spc_comm *comm;      /* borrowed; the ranks that run this model together; NULL: one alone */
+    bool alone;          /* a backend of several ranks is to run it on the first of them */
     int32_t op_capacity, buffer_capacity, weight_capacity;
     bool no_memory; /* an append failed; spc_plan_build reports it */
 } spc_plan;
@@ -107,6 +115,26 @@ typedef struct {
 spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan **out,
                           spc_error *err);
 void spc_plan_close(spc_plan *plan); /* NULL is allowed */
+
+/* One rank's part of a model that the ranks of `comm` run together.
+ *
+ * Queries, keys, values, gates and what comes out of them are cut by heads and by columns of the
+ * feed-forward part, the matrices behind them by inputs, and their outputs are summed: two sums a
+ * layer.  Embedding and head are cut by ids, at multiples of the tile in which rows are verified
+ * (spc_plan_first_id); one more sum puts embedded rows together.  Where there are fewer heads of
+ * keys and values than ranks, neighbours hold the same one.
+ *
+ * SPC_EUSAGE: heads or feed-forward part do not divide; says which numbers of ranks do.
+ * SPC_ENOMEM.
+ *
+ * whole   is not changed; its ids are taken over
+ * comm    borrowed until the part is closed
+ * where   names the model in messages */
+spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *where, spc_plan **out,
+                          spc_error *err);
+
+/* The first id of a rank's part of the vocabulary; of rank `world`: the number of ids. */
+int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world);
 
 /* For architectures: append, and get the index.  Failures are remembered in the plan. */
 int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim);

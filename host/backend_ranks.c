@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_ranks.c - several CPU ranks in one process behind one backend. */
+#include "backend_ranks.h"
+
+#include "carve.h"
+#include "cpu_threads.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Far beyond any op: ranks of one process come, unless there is a bug. */
+enum { TIMEOUT_MS = 120000 };
+
+static const spc_backend_ops *const cpu = &spc_backend_cpu;
+
+/* What all ranks do at once: a forward, or the encoder. */
+typedef struct {
+    const spc_runner *runner;
+    const spc_rows *rows; /* forward; NULL: encode */
+    int32_t slot, count;  /* encode */
+    const int32_t *token; /* encode: [count] */
+} job;
+
+/* A rank that is not the caller's, and the thread that drives it. */
+typedef struct {
+    spc_backend *group;
+    int32_t rank;
+    pthread_t thread;
+} driver;
+
+struct spc_backend {
+    int32_t world, threads;           /* threads: of each rank */
+    spc_comm *comm[SPC_RANKS_MAX];    /* [world] */
+    spc_backend *rank[SPC_RANKS_MAX]; /* [world] CPU backends */
+    driver driver[SPC_RANKS_MAX];     /* [started], from 1 on */
+    int32_t started;
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    uint64_t jobs;   /* given out so far */
+    int32_t running; /* drivers at the present one */
+    bool quit;
+    job job;
+    spc_status status[SPC_RANKS_MAX]; /* [world] of the present one */
+    spc_error error[SPC_RANKS_MAX];
+    char device[96];
+};
+
+/* A model: one part and one CPU runner for each of its ranks. */
+struct spc_runner {
+    spc_backend *backend;
+    int32_t count;                   /* ranks: all, or the first alone */
+    spc_plan *part[SPC_RANKS_MAX];   /* [count]; NULL where it is the whole plan */
+    spc_runner *rank[SPC_RANKS_MAX]; /* [count] */
+};
+
+/* ---- all ranks at once ------------------------------------------------------------------------
+ */
+
+static void run_rank(spc_backend *b, int32_t rank)
+{
+    const job *j = &b->job;
+    spc_runner *r = j->runner->rank[rank];
+    spc_error *error = &b->error[rank];
+
+    b->status[rank] = j->rows ? cpu->forward(r, j->rows, error)
+                              : cpu->encode(r, j->slot, j->token, j->count, error);
+    if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], error->message);
+}
+
+static void *drive(void *user)
+{
+    driver *d = user;
+    spc_backend *b = d->group;
+    uint64_t done = 0;
+
+    pthread_mutex_lock(&b->lock);
+    for (;;) {
+        while (b->jobs == done && !b->quit) (void)pthread_cond_wait(&b->moved, &b->lock);
+        if (b->quit) break;
+        done = b->jobs;
+        pthread_mutex_unlock(&b->lock);
+        run_rank(b, d->rank);
+        pthread_mutex_lock(&b->lock);
+        if (--b->running == 0) (void)pthread_cond_broadcast(&b->moved);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+static spc_status run_all(const job *j, spc_error *err)
+{
+    spc_backend *b = j->runner->backend;
+
+    if (j->runner->count == 1) {
+        return j->rows ? cpu->forward(j->runner->rank[0], j->rows, err)
+                       : cpu->encode(j->runner->rank[0], j->slot, j->token, j->count, err);
+    }
+    pthread_mutex_lock(&b->lock);
+    b->job = *j;
+    b->running = b->started;
+    b->jobs++;
+    (void)pthread_cond_broadcast(&b->moved);
+    pthread_mutex_unlock(&b->lock);
+    run_rank(b, 0);
+    pthread_mutex_lock(&b->lock);
+    while (b->running > 0) (void)pthread_cond_wait(&b->moved, &b->lock);
+    pthread_mutex_unlock(&b->lock);
+    for (int32_t k = 0; k < b->world; k++) {
+        if (b->status[k] == SPC_OK) continue;
+        if (err) *err = b->error[k];
+        return b->status[k];
+    }
+    return SPC_OK;
+}
+
+/* ---- open -------------------------------------------------------------------------------------
+ */
+
+static void ranks_close(spc_backend *b)
+{
+    if (!b) return;
+    pthread_mutex_lock(&b->lock);
+    b->quit = true;
+    (void)pthread_cond_broadcast(&b->moved);
+    pthread_mutex_unlock(&b->lock);
+    for (int32_t k = 1; k <= b->started; k++) (void)pthread_join(b->driver[k].thread, NULL);
+    for (int32_t k = 0; k < b->world; k++) {
+        cpu->close(b->rank[k]);
+        spc_comm_close(b->comm[k]);
+    }
+    (void)pthread_cond_destroy(&b->moved);
+    (void)pthread_mutex_destroy(&b->lock);
+    free(b);
+}
+
+/* CPU backends and drivers; what has been made is closed by ranks_close. */
+static spc_status open_ranks(spc_backend *b, int32_t threads, const char *isa, spc_error *err)
+{
+    spc_status status = cpu->open(&b->rank[0], threads, isa, err);
+
+    for (int32_t k = 1; k < b->world && status == SPC_OK; k++) {
+        status = cpu->open(&b->rank[k], threads, isa, err);
+        if (status != SPC_OK) return status;
+        b->driver[k] = (driver){.group = b, .rank = k};
+        if (pthread_create(&b->driver[k].thread, NULL, drive, &b->driver[k]) != 0) {
+            return spc_error_set(err, SPC_ENOMEM, "no thread for rank %d of %d", (int)k,
+                                 (int)b->world);
+        }
+        b->started = k;
+    }
+    return status;
+}
+
+/* Threads of each rank when so many, 0: one per core, are shared out. */
+static spc_status share_threads(int32_t world, int32_t threads, int32_t *each, spc_error *err)
+{
+    spc_team *team;
+    spc_status status;
+
+    if (threads == 0) {
+        status = spc_team_open(0, &team, err);
+        if (status != SPC_OK) return status;
+        threads = spc_team_count(team);
+        spc_team_close(team);
+    }
+    if (threads < 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "threads: expected 0 (one per core) or more, found %d", (int)threads);
+    }
+    *each = threads > world ? threads / world : 1;
+    return SPC_OK;
+}
+
+spc_status spc_ranks_open(int32_t world, int32_t threads, const char *isa, spc_backend **out,
+                          spc_error *err)
+{
+    spc_backend *b = calloc(1, sizeof *b);
+    int32_t each = 0;
+    spc_status status;
+
+    *out = NULL;
+    if (!b) return spc_error_set(err, SPC_ENOMEM, "no memory for %d ranks", (int)world);
+    (void)pthread_mutex_init(&b->lock, NULL); /* neither fails on the systems this runs on */
+    (void)pthread_cond_init(&b->moved, NULL);
+    status = spc_comm_local_open(world, TIMEOUT_MS, b->comm, err);
+    if (status == SPC_OK) {
+        b->world = world;
+        status = share_threads(world, threads, &each, err);
+    }
+    if (status == SPC_OK) status = open_ranks(b, each, isa, err);
+    if (status != SPC_OK) {
+        ranks_close(b);
+        return status;
+    }
+    (void)snprintf(b->device, sizeof b->device, "%d ranks, each %s", (int)world,
+                   cpu->device(b->rank[0]));
+    *out = b;
+    return SPC_OK;
+}
+
+static const char *ranks_device(const spc_backend *b)
+{
+    return b->device;
+}
+
+/* ---- load -------------------------------------------------------------------------------------
+ */
+
+static size_t ranks_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+{
+    size_t total = 0;
+
+    if (plan->alone || b->world == 1) return cpu->memory(b->rank[0], plan, limits);
+    for (int32_t k = 0; k < b->world && total < CARVE_MOST; k++) {
+        size_t bytes = CARVE_MOST; /* of a plan that cannot be cut: load says why */
+        spc_plan *part;
+
+        if (spc_plan_split(plan, b->comm[k], "model", &part, NULL) == SPC_OK) {
+            bytes = cpu->memory(b->rank[k], part, limits);
+            spc_plan_close(part);
+        }
+        total = bytes < CARVE_MOST - total ? total + bytes : CARVE_MOST;
+    }
+    return total;
+}
+
+static void ranks_unload(spc_runner *r)
+{
+    if (!r) return;
+    for (int32_t k = 0; k < r->count; k++) {
+        cpu->unload(r->rank[k]);
+        spc_plan_close(r->part[k]);
+    }
+    free(r);
+}
+
+static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                             const spc_limits *limits, spc_runner **out, spc_error *err)
+{
+    const char *where = spc_bundle_where(weights);
+    spc_runner *r = calloc(1, sizeof *r);
+    spc_status status = SPC_OK;
+
+    *out = NULL;
+    if (!r) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for a runner", where);
+    r->backend = b;
+    r->count = plan->alone ? 1 : b->world;
+    for (int32_t k = 0; k < r->count && status == SPC_OK; k++) {
+        const spc_plan *part = plan;
+
+        if (r->count > 1) {
+            status = spc_plan_split(plan, b->comm[k], where, &r->part[k], err);
+            part = r->part[k];
+        }
+        if (status == SPC_OK) {
+            status = cpu->load(b->rank[k], part, weights, limits, &r->rank[k], err);
+        }
+    }
+    if (status != SPC_OK) {
+        ranks_unload(r);
+        return status;
+    }
+    *out = r;
+    return SPC_OK;
+}
+
+/* ---- the other verbs --------------------------------------------------------------------------
+ */
+
+static spc_status ranks_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
+                               spc_error *err)
+{
+    return run_all(&(job){.runner = r, .slot = slot, .token = token, .count = count}, err);
+}
+
+static spc_status ranks_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    return run_all(&(job){.runner = r, .rows = rows}, err);
+}
+
+static const float *ranks_logits(const spc_runner *r, int32_t output)
+{
+    return cpu->logits(r->rank[0], output);
+}
+
+static int32_t ranks_length(const spc_runner *r, int32_t slot)
+{
+    return cpu->length(r->rank[0], slot);
+}
+
+static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
+{
+    for (int32_t k = 0; k < r->count; k++) cpu->rewind(r->rank[k], slot, length);
+}
+
+static spc_status ranks_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
+                             spc_error *err)
+{
+    return cpu->draw(drafter->rank[0], lanes, count, i, err);
+}
+
+static spc_status ranks_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
+                               int32_t count, spc_verdict *out, spc_error *err)
+{
+    return cpu->verify(drafter ? drafter->rank[0] : NULL, verifier->rank[0], lanes, count, out,
+                       err);
+}
+
+const spc_backend_ops spc_backend_ranks = {
+    .name = "ranks",
+    .close = ranks_close,
+    .device = ranks_device,
+    .memory = ranks_memory,
+    .load = ranks_load,
+    .unload = ranks_unload,
+    .encode = ranks_encode,
+    .forward = ranks_forward,
+    .logits = ranks_logits,
+    .length = ranks_length,
+    .rewind = ranks_rewind,
+    .draw = ranks_draw,
+    .verify = ranks_verify,
+};

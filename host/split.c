@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* split.c - from the plan of a model to the plan of one rank's part of it.
+ *
+ * Architectures know nothing of ranks: what is cut follows from how ops hang together.  A linear op
+ * whose output an attention or a gate takes is cut by outputs; one whose input comes out of them is
+ * cut by inputs, and its output summed; everything between the sums and such ops is whole on every
+ * rank. */
+#include "plan.h"
+
+#include "rules/row.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A rank's share of heads and columns. */
+typedef struct {
+    int32_t rank, world;
+    const spc_config *whole;
+} share;
+
+/* ---- can it be done? --------------------------------------------------------------------------
+ */
+
+/* Keys and values are cut by heads, or held by as many neighbours as there are ranks to a head. */
+static bool divides(const spc_config *c, int32_t world)
+{
+    bool keys = c->kv_heads % world == 0 || world % c->kv_heads == 0;
+
+    return keys && c->heads % world == 0 && c->ffn % world == 0;
+}
+
+static spc_status refuse(const spc_config *c, int32_t world, const char *where, spc_error *err)
+{
+    char known[128] = "";
+    size_t used = 0;
+
+    for (int32_t n = 1; n <= SPC_RANKS_MAX && used < sizeof known; n++) {
+        if (!divides(c, n)) continue;
+        used +=
+            (size_t)snprintf(known + used, sizeof known - used, "%s%d", used ? ", " : "", (int)n);
+    }
+    return spc_error_set(err, SPC_EUSAGE,
+                         "%.200s: cannot be cut for %d ranks: %d heads, %d of keys and values, %d "
+                         "columns of feed-forward; numbers of ranks that can: %s",
+                         where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn, known);
+}
+
+int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
+{
+    int64_t tiles = ((int64_t)vocab + SPC_TILE - 1) / SPC_TILE;
+    int64_t first = tiles * rank / world * SPC_TILE;
+
+    return first < vocab ? (int32_t)first : vocab;
+}
+
+/* ---- what is cut ------------------------------------------------------------------------------
+ */
+
+static bool is_attention(spc_op_kind kind)
+{
+    return kind == SPC_OP_ATTEND || kind == SPC_OP_RECALL;
+}
+
+static bool is_gate(spc_op_kind kind)
+{
+    return kind == SPC_OP_GLU || kind == SPC_OP_RELU;
+}
+
+/* Does an attention, a memory or a gate take this buffer? */
+static bool is_taken(const spc_plan *plan, int32_t buffer)
+{
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+
+        if (op->a != buffer) continue;
+        if (is_attention(op->kind) || is_gate(op->kind) || op->kind == SPC_OP_STORE) return true;
+    }
+    return false;
+}
+
+/* Does it come out of an attention or a gate? */
+static bool is_made(const spc_plan *plan, int32_t buffer)
+{
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+
+        if (op->out == buffer && (is_attention(op->kind) || is_gate(op->kind))) return true;
+    }
+    return false;
+}
+
+/* The first of `heads` heads' entries that a rank has, and how many. */
+static void cut_heads(const share *s, int32_t heads, int32_t *first, int32_t *count)
+{
+    int32_t dim = s->whole->head_dim, own = heads >= s->world ? heads / s->world : 1;
+
+    *first = (int32_t)((int64_t)heads * s->rank / s->world) * dim;
+    *count = own * dim;
+}
+
+/* By outputs: of an attention's matrix, or of a gate's. */
+static void cut_outputs(const share *s, spc_weight *w, bool heads)
+{
+    const spc_config *c = s->whole;
+    bool queries = w->of_rows == c->heads * c->head_dim;
+
+    if (heads) {
+        cut_heads(s, queries ? c->heads : c->kv_heads, &w->row, &w->rows);
+    } else {
+        w->rows = c->ffn / s->world;
+        w->row = w->rows * s->rank;
+    }
+}
+
+static void cut_ids(const share *s, spc_weight *w)
+{
+    w->row = spc_plan_first_id(w->of_rows, s->rank, s->world);
+    w->rows = spc_plan_first_id(w->of_rows, s->rank + 1, s->world) - w->row;
+}
+
+/* A linear op with its weights; true: its output is to be summed. */
+static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, spc_op *op)
+{
+    bool taken = is_taken(whole, op->out), made = is_made(whole, op->a);
+    bool heads = true;
+
+    for (int32_t i = 0; i < whole->op_count; i++) {
+        if (whole->op[i].a == op->out && is_gate(whole->op[i].kind)) heads = false;
+    }
+    for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+        spc_weight *w = &plan->weight[op->weight[k]];
+
+        if (taken) {
+            cut_outputs(s, w, heads);
+            if (op->bias[k] >= 0) cut_outputs(s, &plan->weight[op->bias[k]], heads);
+        } else if (made) {
+            w->cols = w->of_cols / s->world;
+            w->col = w->cols * s->rank;
+            if (s->rank > 0) op->bias[k] = -1; /* once in the sum */
+        }
+    }
+    return made;
+}
+
+/* Widths of what is cut; ops come in the order in which they fill buffers. */
+static void cut_buffer(spc_plan *plan, const spc_op *op)
+{
+    const spc_config *c = &plan->config;
+
+    if (op->kind == SPC_OP_LINEAR) {
+        plan->buffer[op->out].dim = 0;
+        for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+            plan->buffer[op->out].dim += plan->weight[op->weight[k]].rows;
+        }
+    }
+    if (is_attention(op->kind)) plan->buffer[op->out].dim = c->heads * c->head_dim;
+    if (op->kind == SPC_OP_GLU) plan->buffer[op->out].dim = plan->buffer[op->a].dim / 2;
+    if (op->kind == SPC_OP_RELU) plan->buffer[op->out].dim = plan->buffer[op->a].dim;
+}
+
+static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op op)
+{
+    bool summed = op.kind == SPC_OP_EMBED;
+
+    if (op.kind == SPC_OP_LINEAR) summed = cut_linear(whole, s, plan, &op);
+    if (op.kind == SPC_OP_EMBED || op.kind == SPC_OP_HEAD) cut_ids(s, &plan->weight[op.weight[0]]);
+    if (is_attention(op.kind) && op.weight[0] >= 0) {
+        spc_weight *w = &plan->weight[op.weight[0]]; /* a column for each head */
+
+        w->cols = w->of_cols / s->world;
+        w->col = w->cols * s->rank;
+    }
+    cut_buffer(plan, &op);
+    spc_plan_op(plan, op);
+    if (summed) spc_plan_op(plan, spc_op_of(SPC_OP_REDUCE, op.out, op.out, -1));
+}
+
+/* ---- split ------------------------------------------------------------------------------------
+ */
+
+/* A plan of the same weights and buffers, without ops; NULL without memory. */
+static spc_plan *copy_without_ops(const spc_plan *whole)
+{
+    spc_plan *plan = malloc(sizeof *plan);
+
+    if (!plan) return NULL;
+    *plan = *whole;
+    plan->op = NULL;
+    plan->op_count = plan->op_capacity = 0;
+    plan->buffer = malloc((size_t)whole->buffer_capacity * sizeof *plan->buffer);
+    plan->weight = malloc((size_t)whole->weight_capacity * sizeof *plan->weight);
+    if (!plan->buffer || !plan->weight) {
+        spc_plan_close(plan);
+        return NULL;
+    }
+    memcpy(plan->buffer, whole->buffer, (size_t)whole->buffer_count * sizeof *plan->buffer);
+    memcpy(plan->weight, whole->weight, (size_t)whole->weight_count * sizeof *plan->weight);
+    return plan;
+}
+
+spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *where, spc_plan **out,
+                          spc_error *err)
+{
+    const spc_config *c = &whole->config;
+    share s = {comm->rank, comm->world, c};
+    spc_plan *plan;
+
+    *out = NULL;
+    if (!divides(c, s.world)) return refuse(c, s.world, where, err);
+    plan = copy_without_ops(whole);
+    if (plan) {
+        plan->comm = comm;
+        plan->config.heads = c->heads / s.world;
+        plan->config.kv_heads = c->kv_heads >= s.world ? c->kv_heads / s.world : 1;
+        plan->config.ffn = c->ffn / s.world;
+        for (int32_t i = 0; i < whole->op_count && !plan->no_memory; i++) {
+            cut_op(whole, &s, plan, whole->op[i]);
+            if (i + 1 == whole->encoder_ops) plan->encoder_ops = plan->op_count;
+        }
+    }
+    if (!plan || plan->no_memory) {
+        spc_plan_close(plan);
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for its plan", where);
+    }
+    *out = plan;
+    return SPC_OK;
+}
