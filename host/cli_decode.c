@@ -16,6 +16,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->rule = session.rule;
     d->device = "auto";
     d->gamma = session.gamma;
+    d->tp = d->drafter_tp = 1;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
     d->most_latency = d->least_quality = (double)NAN; /* no default */
@@ -115,6 +116,8 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.sessions = sessions;
     o.context = decode->context;
     o.device = decode->device;
+    o.tp = decode->tp;
+    o.drafter_tp = decode->drafter_tp;
     o.threads = decode->threads;
     o.isa = decode->isa;
     o.fast_prefill = decode->fast_prefill;

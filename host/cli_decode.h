@@ -5,6 +5,7 @@
 #define SPC_HOST_CLI_DECODE_H
 
 #include "cli.h"
+#include "comm.h"
 #include "cpu_threads.h"
 
 #include <stddef.h>
@@ -12,7 +13,7 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *isa, *points;
-    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context;
+    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
@@ -76,6 +77,12 @@ typedef struct {
                            "tokens of prompt and answer together; 0: what the models allow", INT,  \
                            context, 0, INT32_MAX),                                                 \
         SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
+        SPC_CLI_DECODE_ROW(args, "tp", "N",                                                        \
+                           "cut the verifier for N ranks, which share the CPU's threads", INT, tp, \
+                           1, SPC_RANKS_MAX),                                                      \
+        SPC_CLI_DECODE_ROW(args, "drafter-tp", "N",                                                \
+                           "1: the drafter runs on the first rank; or as many as --tp", INT,       \
+                           drafter_tp, 1, SPC_RANKS_MAX),                                          \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \

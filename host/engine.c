@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 
+#include "backend_ranks.h"
 #include "device.h"
 #include "pair.h"
 
@@ -240,26 +241,62 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
     return SPC_OK;
 }
 
+static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
+{
+    int32_t tp = o->tp > 0 ? o->tp : 1;
+
+    if (o->tp < 0 || o->tp > SPC_RANKS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
+                             (int)o->tp);
+    }
+    if (o->drafter_tp < 0 || (o->drafter_tp > 1 && o->drafter_tp != tp)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-tp: expected 1 (the first rank alone) or %d (tp, all of "
+                             "them), found %d",
+                             (int)tp, (int)o->drafter_tp);
+    }
+    return SPC_OK;
+}
+
+/* The device, or as many CPU ranks as were asked for. */
+static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    if (o->tp <= 1) {
+        return spc_device_open(o->device, o->threads, o->isa, o->log, o->user, &engine->ops,
+                               &engine->backend, err);
+    }
+    if (o->device && strcmp(o->device, "cpu") != 0 && strcmp(o->device, "auto") != 0) {
+        return spc_error_set(
+            err, SPC_EUNSUPPORTED,
+            "tp: %d ranks run on the CPU only so far, found device %.40s: leave tp "
+            "out, or --device cpu",
+            (int)o->tp, o->device);
+    }
+    engine->ops = &spc_backend_ranks;
+    if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
+    return spc_ranks_open(o->tp, o->threads, o->isa, &engine->backend, err);
+}
+
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     spc_engine *engine = NULL;
     spc_status status = check_engine_options(options, err);
 
     *out = NULL;
+    if (status == SPC_OK) status = check_ranks(options, err);
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
     engine->sessions = options->sessions;
     status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status != SPC_OK) goto fail;
-    status = spc_device_open(options->device, options->threads, options->isa, options->log,
-                             options->user, &engine->ops, &engine->backend, err);
+    status = open_device(engine, options, err);
     if (status != SPC_OK) goto fail;
 
     spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
 
     limits.library = options->fast_prefill;
-    if (limits.library && engine->ops == &spc_backend_cpu) {
+    if (limits.library && (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
         status = spc_error_set(err, SPC_EUSAGE,
                                "fast-prefill: expected a GPU, found %s: leave it out, or --device "
                                "cuda",

@@ -18,8 +18,8 @@
  *
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
  * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
- * depend on the device and on its vector unit (spc_engine_options.device, isa), whose sums round
- * differently; with fast_prefill on what is stepped together.
+ * depend on the device, on its vector unit and on the number of ranks (spc_engine_options.device,
+ * isa, tp), whose sums round differently; with fast_prefill on what is stepped together.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
@@ -69,7 +69,11 @@ typedef struct {
                                  With an encoder: of the prompt and of the continuation, each */
     const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
                                  can be used, otherwise (or with threads or isa) the CPU */
-    int32_t threads;          /* CPU threads; 0: one per core */
+    int32_t tp;               /* ranks that the verifier is cut for, each with its share of the CPU
+                                 threads; 0 or 1: not cut.  Heads and feed-forward part must divide.
+                                 Sums of several ranks round differently than those of one */
+    int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: on the first rank alone */
+    int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together */
