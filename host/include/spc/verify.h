@@ -9,7 +9,8 @@
  * Two ways to call.  One sequence in host memory, float32: spc_draft_sample, spc_plain_sample,
  * spc_verify.  A batch in one memory, float32, bf16 or fp16, with masks, edits and a rule of its
  * own for every sequence: spc_cpu_draw_batch and spc_cpu_verify_batch over host memory define the
- * meaning, spc_cuda_draw_batch and spc_cuda_verify_batch do the same on a device, to the bit.
+ * meaning, spc_cuda_draw_batch and spc_cuda_verify_batch do the same on a device: to the bit in a
+ * build with SPC_CUDA_EXACT, otherwise but for decisions that the last bits of exp2 tip.
  *
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
  * safe from any number of threads and streams.  Randomness is addressed by (seed, position), so a
