@@ -324,7 +324,7 @@ static __device__ uint32_t find_cut(const spc_view *row, spc_softmax s, bool by_
 {
     spc_cut cut = spc_cut_begin(target);
 
-    while (cut.level < SPC_CUT_LEVELS) {
+    while (cut.level < spc_cut_levels(row)) {
         clear_bins();
         __syncthreads();
         if (threadIdx.x == 0) {
@@ -341,7 +341,7 @@ static __device__ uint32_t find_cut(const spc_view *row, spc_softmax s, bool by_
         cut = spc_cut_descend(cut, (const uint64_t *)scratch.bins);
         __syncthreads();
     }
-    return cut.prefix;
+    return spc_cut_key(cut);
 }
 
 /* Least logit of the smallest set that holds the share top_p of what s keeps. */

@@ -43,7 +43,7 @@ static __device__ uint32_t find_cut(const spc_view *row, int32_t vocab, spc_soft
 {
     spc_cut cut = spc_cut_begin(target);
 
-    while (cut.level < SPC_CUT_LEVELS) {
+    while (cut.level < spc_cut_levels(row)) {
         for (int32_t b = threadIdx.x; b < SPC_CUT_BINS; b += SPC_LANES) scratch.bins[b] = 0;
         __syncthreads();
         for (int32_t v = threadIdx.x; v < vocab; v += SPC_LANES) {
@@ -58,7 +58,7 @@ static __device__ uint32_t find_cut(const spc_view *row, int32_t vocab, spc_soft
         cut = spc_cut_descend(cut, scratch.bins);
         __syncthreads();
     }
-    return cut.prefix;
+    return spc_cut_key(cut);
 }
 
 static __device__ uint64_t row_mass(const spc_view *row, int32_t vocab, spc_softmax s)

@@ -132,7 +132,7 @@ static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool
     spc_cut cut = spc_cut_begin(target);
     float buffer[SPC_TILE];
 
-    while (cut.level < SPC_CUT_LEVELS) {
+    while (cut.level < spc_cut_levels(row)) {
         uint64_t bins[SPC_CUT_BINS] = {0};
 
         for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
@@ -147,7 +147,7 @@ static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool
         }
         cut = spc_cut_descend(cut, bins);
     }
-    return cut.prefix;
+    return spc_cut_key(cut);
 }
 
 /* Least logit of the smallest set that holds the share top_p of what s keeps. */

@@ -9,7 +9,7 @@
 #ifndef SPC_RULES_TRUNCATE_H
 #define SPC_RULES_TRUNCATE_H
 
-#include "row.h"
+#include "round.h"
 
 enum { SPC_CUT_LEVELS = 4, SPC_CUT_BINS = 256 };
 
@@ -73,6 +73,22 @@ SPC_FN spc_cut spc_cut_descend(spc_cut c, const uint64_t *bins)
     c.prefix |= (uint32_t)bin << (24 - 8 * c.level);
     c.level++;
     return c;
+}
+
+/* How many levels tell the keys of a row apart: bf16 logits differ in their high halves only. */
+SPC_FN int32_t spc_cut_levels(const spc_view *row)
+{
+    return row->logits.data && row->logits.type == SPC_LOGITS_BF16 && row->edits <= 0
+               ? 2
+               : SPC_CUT_LEVELS;
+}
+
+/* The key found after so many levels.  What was not searched is what bf16 leaves there: zeros, and
+ * their complement in the key of a negative number. */
+SPC_FN uint32_t spc_cut_key(spc_cut c)
+{
+    if (c.level == 2 && !(c.prefix & 0x80000000u)) return c.prefix | 0xffffu;
+    return c.prefix;
 }
 
 /* Mass that a nucleus must hold: the least integer that is at least top_p of the total. */

@@ -370,14 +370,15 @@ Test(cuda_verify, half_precision_rows)
     uint16_t *drafter = shared(entries * sizeof *drafter);
     uint16_t *verifier = shared(entries * sizeof *verifier);
 
-    for (int type = SPC_LOGITS_BF16; type <= SPC_LOGITS_F16; type++) {
-        spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    for (int round = 0; round < 2 * MODES; round++) {
+        int type = round % 2 ? SPC_LOGITS_F16 : SPC_LOGITS_BF16;
+        spc_row_params p = params_in_mode("token-v3:alpha=0.5", round / 2);
         spc_verify_batch v = verify_batch(&b);
 
         batch_fill(&b, &d, &p, 2.0, NULL);
         for (size_t i = 0; i < entries; i++) { /* bits of ordinary numbers */
-            drafter[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
-            verifier[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
+            drafter[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400) + 0x8000 * dice_below(&d, 2));
+            verifier[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400) + 0x8000 * dice_below(&d, 2));
         }
         v.drafter.logits = (spc_logits){drafter, type};
         v.verifier.logits = (spc_logits){verifier, type};

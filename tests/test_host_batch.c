@@ -235,15 +235,16 @@ Test(host_batch, half_precision_rows_are_their_float_values)
     size_t entries = (size_t)SEQUENCES * ROWS * 5000;
     uint16_t *half = shared(2 * entries * sizeof *half);
 
-    for (int type = SPC_LOGITS_BF16; type <= SPC_LOGITS_F16; type++) {
-        spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    for (int round = 0; round < 2 * MODES; round++) {
+        int type = round % 2 ? SPC_LOGITS_F16 : SPC_LOGITS_BF16;
+        spc_row_params p = params_in_mode("token-v3:alpha=0.5", round / 2);
         spc_verify_batch v = verify_batch(&b);
 
         batch_fill(&b, &d, &p, 2.0, NULL);
         for (size_t i = 0; i < 2 * entries; i++) {
             float *to = i < entries ? &b.drafter[i] : &b.verifier[i - entries];
 
-            half[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
+            half[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400) + 0x8000 * dice_below(&d, 2));
             *to = spc_logit((spc_logits){half, type}, (int64_t)i);
         }
         v.drafter.logits = (spc_logits){half, type};
