@@ -44,6 +44,8 @@ static const struct {
       "batch",
       "context",
       "device",
+      "tp",
+      "drafter-tp",
       "threads",
       "isa",
       "!fast-prefill",
