@@ -127,6 +127,11 @@ static inline lanes lanes_i8(const int8_t *bytes)
                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)))};
 }
 
+static inline float half_float(uint16_t half)
+{
+    return _cvtsh_ss(half);
+}
+
 typedef struct {
     __m256i low, high;
 } quads;

@@ -112,6 +112,11 @@ static inline lanes lanes_i8(const int8_t *bytes)
         _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes)));
 }
 
+static inline float half_float(uint16_t half)
+{
+    return _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_set1_epi16((int16_t)half)));
+}
+
 typedef __m512i quads;
 
 static inline quads quads_load(const uint8_t *a, const uint8_t *b)

@@ -122,6 +122,11 @@ static inline lanes lanes_i8(const int8_t *bytes)
     return v;
 }
 
+static inline float half_float(uint16_t half)
+{
+    return spc_half_to_float(half);
+}
+
 typedef struct {
     uint8_t byte[64];
 } quads;

@@ -32,6 +32,7 @@
  *   quads_dot(w, x, less)        lane l: sum of 4 products (w - less) x as float; bytes of w are
  *                                unsigned (below 64 where less, a constant, is 0), those of x in
  *                                -127 .. 127
+ *   half_float(uint16_t)         a half's value
  *   lanes_halves(b, bytes, n, twice)  16 halves, each of n (up to 8; a constant but for the end of
  *                                a row) at b, b + bytes, ..., zeros behind them; twice: each in two
  *                                lanes */
@@ -116,11 +117,11 @@ ALWAYS_INLINE chunk chunk_at(spc_dtype dtype, const uint8_t *block, int32_t bloc
     case SPC_DTYPE_Q4_K:
     case SPC_DTYPE_Q5_K:
         six_bits(block + 4, &scale, &offset);
-        c.scale = lanes_mul(lanes_set(spc_half_to_float(half_at(block))), lanes_u8_twice(scale));
-        c.offset = lanes_mul(lanes_set(-spc_half_to_float(half_at(block + 2))), lanes_u8(offset));
+        c.scale = lanes_mul(lanes_set(half_float(half_at(block))), lanes_u8_twice(scale));
+        c.offset = lanes_mul(lanes_set(-half_float(half_at(block + 2))), lanes_u8(offset));
         break;
     case SPC_DTYPE_Q6_K:
-        c.scale = lanes_mul(lanes_set(spc_half_to_float(half_at(block + 208))),
+        c.scale = lanes_mul(lanes_set(half_float(half_at(block + 208))),
                             lanes_i8((const int8_t *)block + 192));
         break;
     default:
@@ -225,6 +226,7 @@ ALWAYS_INLINE void quant_tile(const spc_matrix *m, spc_dtype dtype, int32_t firs
     for (; column + CHUNK <= m->cols; column += CHUNK, weights += step) {
 #pragma GCC unroll 4
         for (int32_t o = 0; o < outs; o++) {
+            prefetch((const char *)weights + o * length + 4 * step, (int32_t)step);
             quant_chunk(dtype, weights + o * length, 8, in, row, rows, column, sum[o], offset[o]);
         }
     }
