@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""bench/peers/samplers.py: test_bench_peers.py LIBSPC_VERIFY.SO
+
+What needs PyTorch is skipped where there is none.  FlashInfer and vLLM are stood in for by their
+documented meaning: that shows how they are called, not that the packages still mean it.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+import unittest
+from unittest import mock
+
+PEERS = pathlib.Path(__file__).resolve().parent.parent / "bench" / "peers"
+sys.path.insert(0, str(PEERS))
+import samplers  # noqa: E402
+
+LIBRARY = sys.argv[1]
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+def run(*options, **environment):
+    return subprocess.run([sys.executable, str(PEERS / "samplers.py"), *options], text=True,
+                          capture_output=True, check=False, env={**os.environ, **environment})
+
+
+class Misuse(unittest.TestCase):
+    def test_options_that_cannot_be(self):
+        for options, message in ((("--shape", "1,2"), "expected B,G,V"),
+                                 (("--shape", "1,0,8"), "expected B,G,V"),
+                                 (("--shape", "a,b,c"), "expected B,G,V"),
+                                 (("--temperature", "0"), "above 0"),
+                                 (("--temperature", "nan"), "above 0"),
+                                 (("--runs", "2"), "3 or more"),
+                                 (("--samplers", "nobody"), "invalid choice")):
+            done = run(*options)
+            self.assertEqual(done.returncode, 2, options)
+            self.assertIn(message, done.stderr)
+
+    def test_without_pytorch_one_line(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "torch.py").write_text("raise ImportError\n", encoding="utf-8")
+            done = run(PYTHONPATH=folder)
+        self.assertEqual((done.returncode, done.stdout, len(done.stderr.splitlines())), (1, "", 1))
+        self.assertIn("torch is not installed", done.stderr)
+
+
+def chain(draft_probs, draft_token_ids, target_probs, seed=None, offset=None):
+    """Chain sampling as FlashInfer's manual defines it: tokens, and two counts nobody asks for."""
+    assert seed is not None and offset is not None
+    sequences, drafts, vocab = draft_probs.shape
+    assert target_probs.shape == (sequences, drafts + 1, vocab)
+    tokens = torch.full((sequences, drafts + 1), -1, dtype=torch.int32)
+    for s in range(sequences):
+        for i in range(drafts + 1):
+            rest = target_probs[s, i]
+            if i < drafts:
+                d = int(draft_token_ids[s, i])
+                if torch.rand(()) * draft_probs[s, i, d] < rest[d]:
+                    tokens[s, i] = d
+                    continue
+                rest = (rest - draft_probs[s, i]).clamp(min=0)
+            tokens[s, i] = int(rest.multinomial(1))
+            break
+    return tokens, None, None
+
+
+def flashinfer():
+    package = types.ModuleType("flashinfer")
+    package.sampling = types.ModuleType("flashinfer.sampling")
+    package.sampling.softmax = (
+        lambda logits, temperature: (logits.float() / temperature).softmax(-1))
+    package.sampling.chain_speculative_sampling = chain
+    return {"flashinfer": package, "flashinfer.sampling": package.sampling}
+
+
+def vllm(takes):
+    """rejection_sample as vLLM's source documents it; what it takes has changed its name once."""
+    def sample(draft_token_ids, num_draft_tokens, max_spec_len, cu_num_draft_tokens, draft_probs,
+               target, bonus_token_ids, sampling_metadata):
+        sequences = len(num_draft_tokens)
+        assert sampling_metadata.all_random and not sampling_metadata.generators
+        assert draft_token_ids.shape == (sequences * max_spec_len,) and target.ndim == 2
+        assert cu_num_draft_tokens.tolist() == [sum(num_draft_tokens[:i + 1])
+                                                for i in range(sequences)]
+        probs = target.softmax(-1) if takes == "target_logits" else target
+        probs = probs.view(sequences, max_spec_len, -1)
+        bonus = torch.zeros(sequences, 1, probs.shape[-1])
+        bonus.scatter_(2, bonus_token_ids.long()[..., None], 1)
+        return chain(draft_probs.view(probs.shape), draft_token_ids.view(sequences, -1),
+                     torch.cat([probs, bonus], 1), 1, 0)[0]
+
+    names = ["draft_token_ids", "num_draft_tokens", "max_spec_len", "cu_num_draft_tokens",
+             "draft_probs", takes, "bonus_token_ids", "sampling_metadata"]
+    sample.__signature__ = samplers.inspect.Signature(
+        [samplers.inspect.Parameter(n, samplers.inspect.Parameter.POSITIONAL_OR_KEYWORD)
+         for n in names])
+    package = {name: types.ModuleType(name) for name in
+               ("vllm", "vllm.v1", "vllm.v1.sample", "vllm.v1.sample.rejection_sampler")}
+    package["vllm.v1.sample.rejection_sampler"].rejection_sample = sample
+    package["vllm.v1.sample"].rejection_sampler = package["vllm.v1.sample.rejection_sampler"]
+    return package
+
+
+@unittest.skipUnless(torch, "PyTorch is not installed")
+class Law(unittest.TestCase):
+    def check(self, make):
+        torch.manual_seed(3)
+        samplers.check_law(torch, "cpu", make, LIBRARY, 0.7)
+
+    def test_samplers_draw_what_they_should(self):
+        self.check(samplers.plain)
+        self.check(samplers.spc)
+        with mock.patch.dict(sys.modules, flashinfer()):
+            self.check(samplers.flashinfer)
+        for takes in ("target_probs", "target_logits"):
+            with mock.patch.dict(sys.modules, vllm(takes)):
+                self.check(samplers.vllm)
+
+    def test_samplers_that_draw_wrongly_are_found(self):
+        def all_kept(rows, _):
+            return lambda: torch.cat([rows.draft.long(), rows.draft[:, :1].long()], 1)
+
+        def from_the_verifier_after_a_rejection(rows, _):
+            right = samplers.plain(rows, None)
+
+            def sample():
+                tokens, p = right(), rows.softmax(rows.verifier)
+                count = (tokens >= 0).sum(1)
+                each = torch.arange(len(count))
+                tokens[each, count - 1] = rows.race(p[each, count - 1])
+                return tokens
+            return sample
+
+        def at_temperature_one(rows, _):
+            rows = types.SimpleNamespace(
+                torch=torch, shape=rows.shape, draft=rows.draft, race=rows.race,
+                verifier=rows.verifier, drafter=rows.drafter,
+                softmax=lambda logits: logits.float().softmax(-1))
+            return samplers.plain(rows, None)
+
+        def no_end(rows, _):
+            return lambda: samplers.plain(rows, None)().clamp(min=0)
+
+        for make, why in ((all_kept, "does not follow"),
+                          (from_the_verifier_after_a_rejection, "does not follow"),
+                          (at_temperature_one, "does not follow"), (no_end, "-1 behind")):
+            with self.subTest(make.__name__), self.assertRaisesRegex(samplers.Unfit, why):
+                self.check(make)
+
+    def test_another_version_is_refused_by_name(self):
+        with mock.patch.dict(sys.modules, vllm("something_else")):
+            with self.assertRaisesRegex(samplers.Unfit, "takes .*something_else"):
+                self.check(samplers.vllm)
+
+    def test_lines_of_those_that_are_there(self):
+        done = run("--device", "cpu", "--library", LIBRARY, "--shape", "2,3,1000",
+                   "--shape", "1,1,7", "--runs", "3", "--samplers", "torch", "spc")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([(line["sampler"], line["vocab"]) for line in lines],
+                         [("torch", 1000), ("spc", 1000), ("torch", 7), ("spc", 7)])
+        for line in lines:
+            self.assertGreater(line["us"], 0)
+            self.assertTrue(0 <= line["accepted"] <= line["drafts"])
+
+    def test_without_a_library_the_others_go_on(self):
+        done = run("--device", "cpu", "--shape", "1,1,9", "--runs", "3",
+                   "--samplers", "spc", "torch")
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stderr, "samplers.py: spc: no --library was given\n")
+        self.assertEqual(json.loads(done.stdout)["sampler"], "torch")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
