@@ -67,7 +67,8 @@ typedef struct {
     void (*close)(spc_backend *backend);               /* NULL allowed */
     const char *(*device)(const spc_backend *backend); /* "cpu, 2 threads, avx512" */
 
-    /* Bytes that load would take beside the weights: exactly what it will reserve. */
+    /* Bytes that load would take beside the weights: exactly what it will reserve.  SIZE_MAX / 2
+     * and more: of sizes beyond counting, or where the ranks' plans could not be made. */
     size_t (*memory)(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);
     /* Bind the plan to the tensors of a bundle and reserve every byte the runner will ever use.
      * Every tensor is checked for name, shape and type (SPC_ESHAPE names tensor, expected, found).

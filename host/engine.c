@@ -4,6 +4,7 @@
 #include "engine.h"
 
 #include "backend_ranks.h"
+#include "carve.h"
 #include "device.h"
 #include "pair.h"
 
@@ -75,6 +76,10 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
 
     if (status != SPC_OK) return status;
     model->memory_bytes = engine->ops->memory(engine->backend, model->plan, limits);
+    if (model->memory_bytes >= CARVE_MOST) { /* what could be loaded can be counted, with memory */
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory to count what it takes",
+                             spc_bundle_where(model->bundle));
+    }
     model->weight_bytes = spc_plan_weight_bytes(model->plan, model->bundle);
     return SPC_OK;
 }

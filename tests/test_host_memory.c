@@ -126,6 +126,19 @@ Test(host_memory, a_step_allocates_nothing)
     }
 }
 
+/* What all ranks do at once is handed over in place. */
+Test(host_memory, a_step_of_ranks_allocates_nothing)
+{
+    spc_engine_options o = pair_options(2);
+    spc_engine *engine;
+
+    o.sessions = BATCH;
+    o.tp = 2;
+    cr_assert_eq(spc_engine_open(&o, &engine, NULL), SPC_OK);
+    expect_silent_steps(engine, 0);
+    spc_engine_close(engine);
+}
+
 Test(host_memory, logits_allocate_nothing)
 {
     static float logits[40 * 6144];
