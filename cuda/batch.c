@@ -35,3 +35,39 @@ spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream str
     }
     return launched(cudaMemsetAsync(workspace, 0, bytes, stream), err);
 }
+
+spc_status spc_cuda_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                   int32_t step, spc_stream stream, spc_error *err)
+{
+    spc_status status = spc_verify_shards_check(batch, shards, step, err);
+
+    if (status) return status;
+    return launched(spc_launch_verify_partial(batch, shards, step, stream), err);
+}
+
+spc_status spc_cuda_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                   int32_t step, spc_stream stream, spc_error *err)
+{
+    spc_status status = spc_verify_shards_check(batch, shards, step, err);
+
+    if (status) return status;
+    return launched(spc_launch_verify_combine(batch, shards, step, stream), err);
+}
+
+spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                 int32_t step, spc_stream stream, spc_error *err)
+{
+    spc_status status = spc_draw_shards_check(batch, shards, step, err);
+
+    if (status) return status;
+    return launched(spc_launch_draw_partial(batch, shards, step, stream), err);
+}
+
+spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                 int32_t step, spc_stream stream, spc_error *err)
+{
+    spc_status status = spc_draw_shards_check(batch, shards, step, err);
+
+    if (status) return status;
+    return launched(spc_launch_draw_combine(batch, shards, step, stream), err);
+}

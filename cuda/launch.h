@@ -23,6 +23,16 @@ cudaError_t spc_launch_verify(const spc_verify_batch *batch, cudaStream_t stream
 cudaError_t spc_launch_queued_draw(const spc_draw_batch *batch, cudaStream_t stream);
 cudaError_t spc_launch_queued_verify(const spc_verify_batch *batch, cudaStream_t stream);
 
+/* spc_cuda_*_partial and _combine once everything has passed its check. */
+cudaError_t spc_launch_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                      int32_t step, cudaStream_t stream);
+cudaError_t spc_launch_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                      int32_t step, cudaStream_t stream);
+cudaError_t spc_launch_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                    int32_t step, cudaStream_t stream);
+cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                    int32_t step, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -72,10 +72,10 @@ static __device__ float top_p_cut(const spc_view *row, spc_softmax s, float top_
     return spc_logit_of_key(find_cut(row, s, true, spc_nucleus_target(top_p, mass)));
 }
 
-static __device__ __noinline__ float nucleus_cut(const spc_round *round, const spc_side *side,
+static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
                                                  float top_p)
 {
-    (void)round;
+    (void)pair;
     if (side->softmax.greedy) return side->stats.max;
     return top_p_cut(&side->row, side->softmax, top_p);
 }
@@ -144,8 +144,8 @@ static __device__ const spc_partial *known_partials(const spc_view *row)
 }
 
 /* Statistics of a row as its sequence needs them; leaves round->tile_weight. */
-static __device__ __noinline__ void row_statistics(const spc_round *round, const spc_view *row,
-                                                   spc_row_stats *stats)
+static __device__ __noinline__ void view_statistics(const spc_round *round, const spc_view *row,
+                                                    spc_row_stats *stats)
 {
     const spc_row_params *params = round->params;
     const spc_row_needs needs = spc_needs_of(params, round->vocab);
@@ -173,9 +173,9 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, const
     }
 }
 
-static __device__ __noinline__ int32_t draw_row(const spc_round *round, const spc_view *row,
-                                                spc_row_stats stats, spc_key key,
-                                                spc_stream_id stream)
+static __device__ __noinline__ int32_t draw_view(const spc_round *round, const spc_view *row,
+                                                 spc_row_stats stats, spc_key key,
+                                                 spc_stream_id stream)
 {
     const spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
 
@@ -223,6 +223,26 @@ static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_s
     return race_entries(&scratch.block, pair->round->vocab, tile, key, stream, [=](int32_t v) {
         return spc_pair_summand(pair, what, x, spc_pair_entry(pair, v));
     });
+}
+
+/* ---- what round_body.h asks for ---------------------------------------------------------------
+ */
+
+static __device__ void row_statistics(const spc_row_pair *pair, const spc_side *s,
+                                      spc_row_stats *stats)
+{
+    view_statistics(pair->round, &s->row, stats);
+}
+
+static __device__ int32_t draw_row(const spc_row_pair *pair, const spc_side *s, spc_row_stats stats,
+                                   spc_key key, spc_stream_id stream)
+{
+    return draw_view(pair->round, &s->row, stats, key, stream);
+}
+
+static __device__ spc_entry entry_at(const spc_row_pair *pair, int32_t token)
+{
+    return spc_pair_entry(pair, token);
 }
 
 static __device__ bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
@@ -282,12 +302,14 @@ static __device__ void decide_sequence(const spc_draw_batch *b, int32_t s)
     int32_t token = -1;
 
     if (spc_params_valid(&b->params[s])) {
-        row_statistics(&scratch.round, &row, &stats);
+        view_statistics(&scratch.round, &row, &stats);
         if (!stats.bad && b->token) {
-            token = draw_row(&scratch.round, &row, stats, spc_draw_key(b, s), spc_draw_stream(b));
+            token = draw_view(&scratch.round, &row, stats, spc_draw_key(b, s), spc_draw_stream(b));
         }
     }
-    if (threadIdx.x == 0) spc_draw_store(b, s, token, &stats);
+    if (threadIdx.x == 0) {
+        spc_draw_store(b, s, token, token < 0 ? 0.0f : spc_view_logit(&row, token), &stats);
+    }
 }
 
 static __device__ void decide_sequence(const spc_verify_batch *b, int32_t s)

@@ -192,19 +192,33 @@ static __device__ unsigned long long key_of(float time, int32_t index)
     return (unsigned long long)spc_float_bits(time) << 32 | (uint32_t)index;
 }
 
-/* The tile that wins the first level of the race; -1 when no tile weighs anything. */
-static __device__ int32_t race_tiles(block_scratch *s, const float *weight, int32_t tiles,
-                                     spc_key key, spc_stream_id stream)
+/* The tile that wins the first level of a race among tiles first .. first + tiles - 1, as key_of
+ * its time and its index from first; ~0 when none weighs anything.  weight(t): of tile first + t.
+ */
+template <typename Weight>
+static __device__ __forceinline__ unsigned long long
+race_tiles_from(block_scratch *s, int32_t first, int32_t tiles, spc_key key, spc_stream_id stream,
+                Weight weight)
 {
     unsigned long long best = ~0ull;
 
     for (int32_t t = threadIdx.x; t < tiles; t += SPC_LANES) {
-        float time = spc_race_time(spc_race_tile_word(key, stream, t), weight[t]);
+        float time = spc_race_time(spc_race_tile_word(key, stream, first + t), weight(t));
         unsigned long long mine = key_of(time, t);
 
         if (time < SPC_INFINITY && mine < best) best = mine;
     }
-    best = block_least(s, best);
+    return block_least(s, best);
+}
+
+/* The tile of a whole row; -1 when no tile weighs anything. */
+static __device__ __forceinline__ int32_t race_tiles(block_scratch *s, const float *weight,
+                                                     int32_t tiles, spc_key key,
+                                                     spc_stream_id stream)
+{
+    const unsigned long long best =
+        race_tiles_from(s, 0, tiles, key, stream, [=](int32_t t) { return weight[t]; });
+
     return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
 }
 

@@ -86,11 +86,11 @@ static __device__ float top_p_cut(const spc_view *row, int32_t vocab, spc_softma
 }
 
 /* The same of a processed row; one-hot at T = 0. */
-static __device__ __noinline__ float nucleus_cut(const spc_round *round, const spc_side *side,
+static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
                                                  float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p);
 }
 
 /* Top-k, then top-p on what it left, then min-p: the least logit kept. */
@@ -142,8 +142,8 @@ static __device__ void restrict_sums(const spc_round *round, const spc_view *row
 }
 
 /* Statistics of a row as its sequence needs them; leaves round->tile_weight. */
-static __device__ __noinline__ void row_statistics(const spc_round *round, const spc_view *row,
-                                                   spc_row_stats *stats)
+static __device__ __noinline__ void view_statistics(const spc_round *round, const spc_view *row,
+                                                    spc_row_stats *stats)
 {
     const spc_row_params *params = round->params;
     const spc_row_needs needs = spc_needs_of(params, round->vocab);
@@ -174,9 +174,9 @@ static __device__ __noinline__ void row_statistics(const spc_round *round, const
 
 /* ---- drawing --------------------------------------------------------------------------------- */
 
-static __device__ __noinline__ int32_t draw_row(const spc_round *round, const spc_view *row,
-                                                spc_row_stats stats, spc_key key,
-                                                spc_stream_id stream)
+static __device__ __noinline__ int32_t draw_view(const spc_round *round, const spc_view *row,
+                                                 spc_row_stats stats, spc_key key,
+                                                 spc_stream_id stream)
 {
     const spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
 
@@ -225,6 +225,26 @@ static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_s
     });
 }
 
+/* ---- what round_body.h asks for ---------------------------------------------------------------
+ */
+
+static __device__ void row_statistics(const spc_row_pair *pair, const spc_side *s,
+                                      spc_row_stats *stats)
+{
+    view_statistics(pair->round, &s->row, stats);
+}
+
+static __device__ int32_t draw_row(const spc_row_pair *pair, const spc_side *s, spc_row_stats stats,
+                                   spc_key key, spc_stream_id stream)
+{
+    return draw_view(pair->round, &s->row, stats, key, stream);
+}
+
+static __device__ spc_entry entry_at(const spc_row_pair *pair, int32_t token)
+{
+    return spc_pair_entry(pair, token);
+}
+
 static __device__ bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
 {
     (void)round;
@@ -256,12 +276,16 @@ static __global__ void __launch_bounds__(SPC_LANES)
         round.params = &b.params[s];
         round.vocab = b.vocab;
         round.tile_weight = scratch.row.weight;
-        row_statistics(&round, &row, &stats);
+        view_statistics(&round, &row, &stats);
         if (!stats.bad && b.token) {
-            token = draw_row(&round, &row, stats, spc_draw_key(&b, s), spc_draw_stream(&b));
+            token = draw_view(&round, &row, stats, spc_draw_key(&b, s), spc_draw_stream(&b));
         }
     }
-    if (threadIdx.x == 0) spc_draw_store(&b, s, token, &stats);
+    if (threadIdx.x == 0) {
+        const spc_view row = spc_draw_view(&b, s);
+
+        spc_draw_store(&b, s, token, token < 0 ? 0.0f : spc_view_logit(&row, token), &stats);
+    }
 }
 
 static __global__ void __launch_bounds__(SPC_LANES)

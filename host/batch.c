@@ -3,7 +3,7 @@
  * the device's. */
 #include "chance.h"
 
-#include "rules/truncate.h"
+#include "rules/shard.h"
 
 /* ---- checks -----------------------------------------------------------------------------------
  */
@@ -21,9 +21,10 @@ static spc_status check_range(const char *field, int64_t value, int64_t least, i
                          (long long)least, (long long)most, (long long)value);
 }
 
-/* Rows of one model.  The products of strides and row numbers stay far below 2^63: rows lie in one
- * address space. */
-static spc_status check_rows(const char *model, const spc_logit_rows *rows, spc_error *err)
+/* Rows of one model, of which `held` elements lie here.  The products of strides and row numbers
+ * stay far below 2^63: rows lie in one address space. */
+static spc_status check_rows(const char *model, const spc_logit_rows *rows, int32_t held,
+                             spc_error *err)
 {
     if (rows->logits.type < SPC_LOGITS_F32 || rows->logits.type > SPC_LOGITS_F16) {
         return spc_error_set(
@@ -35,10 +36,10 @@ static spc_status check_rows(const char *model, const spc_logit_rows *rows, spc_
         return spc_error_set(err, SPC_EUSAGE, "batch: %s.width: expected 1 to %d, found %d", model,
                              SPC_VOCAB_MAX, (int)rows->width);
     }
-    if (rows->stride < rows->width) {
+    if (rows->stride < held) {
         return spc_error_set(err, SPC_EUSAGE,
                              "batch: %s.stride: expected at least the width, %d, found %lld", model,
-                             (int)rows->width, (long long)rows->stride);
+                             (int)held, (long long)rows->stride);
     }
     if ((uintptr_t)rows->logits.data % (rows->logits.type == SPC_LOGITS_F32 ? 4 : 2) != 0) {
         return spc_error_set(
@@ -95,7 +96,19 @@ static spc_status check_workspace(const void *workspace, size_t bytes, int32_t s
     return SPC_OK;
 }
 
-spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
+/* Elements of a row of this width that a rank holds. */
+static int32_t held(int32_t width, int32_t vocab, const spc_shards *shards)
+{
+    int32_t first, last;
+
+    if (!shards) return width;
+    first = spc_shard_first(vocab, shards->rank, shards->world);
+    last = spc_shard_first(vocab, shards->rank + 1, shards->world);
+    if (last > width) last = width;
+    return last > first ? last - first : 0;
+}
+
+static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, spc_error *err)
 {
     spc_status status = check_range("sequences", b->sequences, 1, INT32_MAX, err);
 
@@ -106,7 +119,7 @@ spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
     if (!b->position) return missing("position", err);
     if (!b->token && !b->stats) return missing("token or stats", err);
     if (!b->token && b->log_probability) return missing("token (log_probability is its)", err);
-    status = check_rows("logits", &b->logits, err);
+    status = check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), err);
     if (!status) status = check_edits(&b->edits, b->vocab, err);
     return status
                ? status
@@ -130,7 +143,12 @@ static const char *missing_array(const spc_verify_batch *b)
     return b->status ? NULL : "status";
 }
 
-spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
+spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
+{
+    return check_draw(b, NULL, err);
+}
+
+static spc_status check_verify(const spc_verify_batch *b, const spc_shards *shards, spc_error *err)
 {
     const char *array = missing_array(b);
     spc_status status = check_range("sequences", b->sequences, 1, INT32_MAX, err);
@@ -138,12 +156,97 @@ spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
     if (!status) status = check_range("vocab", b->vocab, 1, SPC_VOCAB_MAX, err);
     if (!status) status = check_range("max_drafts", b->max_drafts, 0, SPC_GAMMA_MAX + 1, err);
     if (!status && array) status = missing(array, err);
-    if (!status) status = check_rows("verifier", &b->verifier, err);
-    if (!status && b->drafter.logits.data) status = check_rows("drafter", &b->drafter, err);
+    if (!status) {
+        status =
+            check_rows("verifier", &b->verifier, held(b->verifier.width, b->vocab, shards), err);
+    }
+    if (!status && b->drafter.logits.data) {
+        const spc_shards *cut = shards && !shards->drafter_whole ? shards : NULL;
+
+        status = check_rows("drafter", &b->drafter, held(b->drafter.width, b->vocab, cut), err);
+    }
     if (!status) status = check_edits(&b->edits, b->vocab, err);
     return status ? status
                   : check_workspace(b->workspace, b->workspace_bytes, b->sequences, b->max_drafts,
                                     b->vocab, err);
+}
+
+spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
+{
+    return check_verify(b, NULL, err);
+}
+
+/* ---- slices -----------------------------------------------------------------------------------
+ */
+
+void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts, int32_t vocab,
+                     int32_t world, size_t *state_bytes, size_t *answer_bytes)
+{
+    const int32_t tiles = spc_shard_tiles(vocab, world);
+    int32_t log = 0, answer = 0;
+
+    for (int32_t i = 0; i < count; i++) {
+        const spc_row_needs needs = spc_needs_of(&params[i], vocab);
+        const spc_rule *rule = &params[i].rule;
+        const int32_t words = spc_log_words(rule);
+        const bool cuts =
+            needs.truncates || (spc_rule_facts((spc_rule_kind)rule->path) & SPC_FACT_NUCLEUS) != 0;
+        spc_ask most[] = {{.kind = SPC_ASK_ROWS},
+                          {.kind = cuts ? SPC_ASK_BINS : SPC_ASK_KEPT},
+                          {.kind = SPC_ASK_FOLD, .what = SPC_SUM_ABOVE_DRAFTER}};
+
+        most[0].verifier_rows = most[0].drafter_rows = (2u << max_drafts) - 1u;
+        for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
+            int32_t need = spc_answer_words(&most[k], needs, tiles);
+
+            if (need > answer) answer = need;
+        }
+        if (words > log) log = words;
+    }
+    *state_bytes = (sizeof(spc_shard_state) + (size_t)log * 4 + 15) / 16 * 16;
+    *answer_bytes = ((size_t)answer * 4 + 15) / 16 * 16;
+}
+
+static spc_status check_shards(const spc_shards *s, int32_t step, spc_error *err)
+{
+    spc_status status = check_range("shards.world", s->world, 1, SPC_SHARDS_MAX, err);
+
+    if (!status) status = check_range("shards.rank", s->rank, 0, s->world - 1, err);
+    if (!status) status = check_range("step", step, 0, INT32_MAX, err);
+    if (status) return status;
+    if (!s->state) return missing("shards.state", err);
+    if (!s->answers) return missing("shards.answers", err);
+    if (!s->left) return missing("shards.left", err);
+    if ((uintptr_t)s->state % 16 != 0 || (uintptr_t)s->answers % 16 != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: shards.state, shards.answers: expected addresses that are "
+                             "multiples of 16, found %p and %p",
+                             s->state, s->answers);
+    }
+    if (s->state_bytes < sizeof(spc_shard_state) || s->state_bytes % 16 != 0 ||
+        s->answer_bytes % 16 != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: shards.state_bytes, shards.answer_bytes: expected what "
+                             "spc_shard_sizes says, found %zu and %zu",
+                             s->state_bytes, s->answer_bytes);
+    }
+    return SPC_OK;
+}
+
+spc_status spc_draw_shards_check(const spc_draw_batch *b, const spc_shards *shards, int32_t step,
+                                 spc_error *err)
+{
+    spc_status status = check_shards(shards, step, err);
+
+    return status ? status : check_draw(b, shards, err);
+}
+
+spc_status spc_verify_shards_check(const spc_verify_batch *b, const spc_shards *shards,
+                                   int32_t step, spc_error *err)
+{
+    spc_status status = check_shards(shards, step, err);
+
+    return status ? status : check_verify(b, shards, err);
 }
 
 /* ---- the calls --------------------------------------------------------------------------------
@@ -164,7 +267,7 @@ spc_status spc_cpu_draw_batch(const spc_draw_batch *b, spc_stream stream, spc_er
             token = spc_view_sample(&row, b->vocab, &b->params[s], spc_draw_key(b, s),
                                     spc_draw_stream(b), &stats, NULL);
         }
-        spc_draw_store(b, s, token, &stats);
+        spc_draw_store(b, s, token, token < 0 ? 0.0f : spc_view_logit(&row, token), &stats);
     }
     return SPC_OK;
 }

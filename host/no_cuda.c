@@ -31,3 +31,43 @@ spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream str
     (void)stream;
     return unsupported(err);
 }
+
+spc_status spc_cuda_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                   int32_t step, spc_stream stream, spc_error *err)
+{
+    (void)batch;
+    (void)shards;
+    (void)step;
+    (void)stream;
+    return unsupported(err);
+}
+
+spc_status spc_cuda_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                   int32_t step, spc_stream stream, spc_error *err)
+{
+    (void)batch;
+    (void)shards;
+    (void)step;
+    (void)stream;
+    return unsupported(err);
+}
+
+spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                 int32_t step, spc_stream stream, spc_error *err)
+{
+    (void)batch;
+    (void)shards;
+    (void)step;
+    (void)stream;
+    return unsupported(err);
+}
+
+spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                 int32_t step, spc_stream stream, spc_error *err)
+{
+    (void)batch;
+    (void)shards;
+    (void)step;
+    (void)stream;
+    return unsupported(err);
+}

@@ -4,126 +4,16 @@
  * The mathematics is in rules/; this file walks rows tile by tile in the canonical order
  * (rules/row.h), reads a row only where the rule needs it, and turns decisions into a verdict. */
 #include "chance.h"
-
-#include "rules/pair.h"
-#include "rules/truncate.h"
+#include "tiles.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-/* The loops over single logits, compiled for wider vector units too: the flags of this file forbid
- * contraction, so every clone gives the same bits. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define SPC_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define SPC_CLONES
-#endif
-
 enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
-
-/* ---- logits -----------------------------------------------------------------------------------
- */
-
-/* The logits of a tile, edited: where they lie when nothing is to be done, otherwise in buffer. */
-static const float *tile_logits(const spc_view *row, int32_t vocab, int32_t tile, float *buffer)
-{
-    int32_t first = tile * SPC_TILE, count = spc_tile_width(vocab, tile);
-    int32_t known = row->width - first < count ? row->width - first : count;
-
-    if (row->logits.data && row->logits.type == SPC_LOGITS_F32 && known == count && !row->allowed &&
-        row->edits <= 0) {
-        return (const float *)row->logits.data + first;
-    }
-    for (int32_t i = 0; i < count; i++) {
-        buffer[i] =
-            row->logits.data && i < known ? spc_logit(row->logits, first + i) : -SPC_INFINITY;
-    }
-    for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
-        int32_t at = row->edit_token[i] - first;
-
-        if (at >= count) break;
-        if (at >= 0 && at < known && (i == 0 || row->edit_token[i - 1] != row->edit_token[i])) {
-            buffer[at] += row->edit_value[i];
-        }
-    }
-    for (int32_t i = 0; i < known && row->allowed; i++) {
-        if (!spc_view_allows(row, first + i)) buffer[i] = -SPC_INFINITY;
-    }
-    if (!row->logits.data && row->hot >= first && row->hot < first + count) {
-        buffer[row->hot - first] = 0.0f;
-    }
-    return buffer;
-}
 
 /* ---- one row ----------------------------------------------------------------------------------
  */
-
-/* Maximum of a tile and whether it holds a NaN or +inf. */
-SPC_CLONES static float tile_max(const float *logits, int32_t count, int32_t *bad)
-{
-    float max = -SPC_INFINITY;
-    int32_t wrong = 0;
-
-    for (int32_t i = 0; i < count; i++) {
-        wrong |= !(logits[i] < SPC_INFINITY);
-        max = logits[i] > max ? logits[i] : max;
-    }
-    *bad = wrong;
-    return max;
-}
-
-SPC_CLONES static void tile_exp(const float *logits, int32_t count, float max, float scale,
-                                float *out)
-{
-    for (int32_t i = 0; i < count; i++) out[i] = spc_exp2((logits[i] - max) * scale);
-}
-
-SPC_CLONES static void tile_kept(const float *logits, int32_t count, spc_softmax s, float *out)
-{
-    for (int32_t i = 0; i < count; i++) out[i] = spc_softmax_weight(s, logits[i]);
-}
-
-SPC_CLONES static void tile_moment(const float *logits, int32_t count, float max, float divisor,
-                                   const float *weight, float *out)
-{
-    for (int32_t i = 0; i < count; i++) {
-        out[i] = weight[i] > 0.0f ? (logits[i] - max) / divisor * weight[i] : 0.0f;
-    }
-}
-
-static int32_t first_of(const float *logits, int32_t count, float value)
-{
-    int32_t i = 0;
-
-    while (i < count - 1 && !(logits[i] == value)) i++;
-    return i;
-}
-
-static spc_partial tile_partial(const float *logits, int32_t count, int32_t offset,
-                                spc_row_needs needs)
-{
-    spc_partial p = spc_partial_none();
-    float one[SPC_TILE], moment[SPC_TILE];
-
-    p.max = tile_max(logits, count, &p.bad);
-    if (p.bad || !(p.max > -SPC_INFINITY)) return p;
-    p.top = offset + first_of(logits, count, p.max);
-    if (needs.mixing) {
-        tile_exp(logits, count, p.max, needs.scale, one);
-        p.sum = spc_tile_sum(one, count);
-    }
-    if (needs.unscaled) {
-        tile_exp(logits, count, p.max, SPC_LOG2_E, one);
-        p.sum_one = spc_tile_sum(one, count);
-        if (needs.entropy) {
-            tile_moment(logits, count, p.max, 1.0f, one, moment);
-            p.moment = spc_tile_sum(moment, count);
-        }
-    }
-    return p;
-}
 
 /* Least key of the set that holds `target` counts (by_mass false) or masses, from the top. */
 static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
@@ -136,7 +26,7 @@ static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool
         uint64_t bins[SPC_CUT_BINS] = {0};
 
         for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-            const float *logits = tile_logits(row, vocab, t, buffer);
+            const float *logits = spc_tile_logits(row, vocab, t, buffer);
 
             for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
                 int32_t bin = spc_cut_bin(cut, spc_key_of_logit(logits[i]));
@@ -157,7 +47,7 @@ static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float 
     float buffer[SPC_TILE];
 
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        const float *logits = tile_logits(row, vocab, t, buffer);
+        const float *logits = spc_tile_logits(row, vocab, t, buffer);
 
         for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
             total += spc_mass_of(spc_softmax_weight(s, logits[i]));
@@ -196,29 +86,29 @@ static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_para
     stats->sum = 0.0f;
     if (entropy) stats->moment = 0.0f;
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        const float *z = tile_logits(row, vocab, t, buffer);
+        const float *z = spc_tile_logits(row, vocab, t, buffer);
         int32_t n = spc_tile_width(vocab, t);
 
-        tile_kept(z, n, s, weight);
+        spc_tile_kept(z, n, s, weight);
         tile_weight[t] = spc_tile_sum(weight, n);
         stats->sum += tile_weight[t];
         if (entropy) {
-            tile_moment(z, n, s.max, params->sampling.temperature, weight, moment);
+            spc_tile_moment(z, n, s.max, params->sampling.temperature, weight, moment);
             stats->moment += spc_tile_sum(moment, n);
         }
     }
 }
 
 /* The same of a processed row; one-hot at T = 0. */
-static float nucleus_cut(const spc_round *round, const spc_side *side, float top_p)
+static float nucleus_cut(const spc_row_pair *pair, const spc_side *side, float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p);
 }
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
  * tile relative to the row's maximum (unused at T = 0). */
-static void row_statistics(const spc_round *round, const spc_view *row, spc_row_stats *stats)
+static void view_statistics(const spc_round *round, const spc_view *row, spc_row_stats *stats)
 {
     const spc_row_params *params = round->params;
     int32_t vocab = round->vocab;
@@ -228,8 +118,8 @@ static void row_statistics(const spc_round *round, const spc_view *row, spc_row_
     float buffer[SPC_TILE];
 
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        tile[t] = tile_partial(tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
-                               t * SPC_TILE, needs);
+        tile[t] = spc_tile_partial(spc_tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
+                                   t * SPC_TILE, needs);
         all = spc_partial_top(all, tile[t]);
     }
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
@@ -249,57 +139,9 @@ static void row_statistics(const spc_round *round, const spc_view *row, spc_row_
 /* ---- drawing ----------------------------------------------------------------------------------
  */
 
-/* The tile that wins the first level of the race; -1 when no tile weighs anything. */
-static int32_t race_tiles(const float *tile_weight, int32_t tiles, spc_key key,
-                          spc_stream_id stream)
-{
-    int32_t best = -1;
-    float least = SPC_INFINITY;
-
-    for (int32_t t = 0; t < tiles; t++) {
-        float time = spc_race_time(spc_race_tile_word(key, stream, t), tile_weight[t]);
-
-        if (time < least) {
-            least = time;
-            best = t;
-        }
-    }
-    return best;
-}
-
-/* Arrival times of four neighbours share one block of random words. */
-SPC_CLONES static void race_times(const float *weight, int32_t count, uint32_t block, spc_key key,
-                                  spc_stream_id stream, float *time)
-{
-    uint32_t word[SPC_TILE];
-
-    for (int32_t i = 0; i < (count + 3) / 4; i++) {
-        spc_words w = spc_random(key, stream, block + (uint32_t)i);
-
-        for (int32_t k = 0; k < 4; k++) word[4 * i + k] = w.word[k];
-    }
-    for (int32_t i = 0; i < count; i++) time[i] = spc_race_time(word[i], weight[i]);
-}
-
-/* The entry of a tile that wins the second level; `tile` places it in the row. */
-static int32_t race_entries(const float *weight, int32_t count, int32_t tile, spc_key key,
-                            spc_stream_id stream)
-{
-    float time[SPC_TILE];
-    uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
-    int32_t best = 0;
-
-    race_times(weight, count, block, key, stream, time);
-    /* weights near the least float may all arrive at infinity: then one that has a weight wins */
-    for (int32_t i = 1; i < count; i++) {
-        if (time[i] < time[best] || !(weight[best] > 0.0f)) best = i;
-    }
-    return tile * SPC_TILE + best;
-}
-
 /* A token from one processed row, given its statistics and tile weights. */
-static int32_t draw_row(const spc_round *round, const spc_view *row, spc_row_stats stats,
-                        spc_key key, spc_stream_id stream)
+static int32_t draw_view(const spc_round *round, const spc_view *row, spc_row_stats stats,
+                         spc_key key, spc_stream_id stream)
 {
     float buffer[SPC_TILE], weight[SPC_TILE];
     const spc_chance *chance = round->chance;
@@ -308,13 +150,13 @@ static int32_t draw_row(const spc_round *round, const spc_view *row, spc_row_sta
 
     if (s.greedy) return s.top;
 
-    int32_t tile = chance ? 0 : race_tiles(round->tile_weight, tiles, key, stream);
+    int32_t tile = chance ? 0 : spc_race_tiles(round->tile_weight, tiles, key, stream);
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    tile_kept(tile_logits(row, round->vocab, tile, buffer), spc_tile_width(round->vocab, tile), s,
-              weight);
+    spc_tile_kept(spc_tile_logits(row, round->vocab, tile, buffer),
+                  spc_tile_width(round->vocab, tile), s, weight);
     if (chance) return chance->pick(chance->user, weight, round->vocab);
-    return race_entries(weight, spc_tile_width(round->vocab, tile), tile, key, stream);
+    return spc_race_entries(weight, spc_tile_width(round->vocab, tile), tile, key, stream);
 }
 
 int32_t spc_view_sample(const spc_view *row, int32_t vocab, const spc_row_params *params,
@@ -326,8 +168,8 @@ int32_t spc_view_sample(const spc_view *row, int32_t vocab, const spc_row_params
         .params = params, .vocab = vocab, .tile_weight = tile_weight, .chance = chance};
 
     assert(vocab >= 1 && vocab <= SPC_VOCAB_MAX && (!chance || vocab <= SPC_TILE));
-    row_statistics(&round, row, stats);
-    return stats->bad ? -1 : draw_row(&round, row, *stats, key, stream);
+    view_statistics(&round, row, stats);
+    return stats->bad ? -1 : draw_view(&round, row, *stats, key, stream);
 }
 
 static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *params, spc_key key,
@@ -368,58 +210,13 @@ int32_t spc_plain_sample(const float *logits, int32_t vocab, const spc_row_param
 /* ---- a pair of rows ---------------------------------------------------------------------------
  */
 
-/* Processed probabilities of one tile. */
-static void tile_probabilities(const spc_side *s, const float *logits, int32_t tile, int32_t count,
-                               float *out)
-{
-    int32_t offset = tile * SPC_TILE;
-
-    if (!s->ready) {
-        memset(out, 0, (size_t)count * sizeof *out);
-    } else if (s->softmax.greedy) {
-        for (int32_t i = 0; i < count; i++) out[i] = offset + i == s->softmax.top ? 1.0f : 0.0f;
-    } else {
-        tile_kept(logits, count, s->softmax, out);
-        for (int32_t i = 0; i < count; i++) out[i] *= s->softmax.inverse;
-    }
-}
-
-/* The summand of every entry of a tile; x is w of block verification, s of Newton's step. */
-static void tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
-                          float *out)
-{
-    float drafter[SPC_TILE], verifier[SPC_TILE], buffers[2][SPC_TILE];
-    int32_t offset = tile * SPC_TILE, count = spc_tile_width(pair->round->vocab, tile);
-    float temperature = pair->round->params->sampling.temperature;
-    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
-    const spc_side *d = &pair->drafter, *v = &pair->verifier;
-    bool gaps = spc_target_has_set(pair->target.form);
-    const float *zd = d->ready ? tile_logits(&d->row, pair->round->vocab, tile, buffers[0]) : NULL;
-    const float *zv = v->ready ? tile_logits(&v->row, pair->round->vocab, tile, buffers[1]) : NULL;
-
-    tile_probabilities(d, zd, tile, count, drafter);
-    tile_probabilities(v, zv, tile, count, verifier);
-    for (int32_t i = 0; i < count; i++) {
-        int32_t token = offset + i;
-        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top};
-
-        if (gaps && d->ready) {
-            e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, zd[i], token);
-        }
-        if (gaps && v->ready) {
-            e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, zv[i], token);
-        }
-        out[i] = spc_pair_summand(pair, what, x, e);
-    }
-}
-
 /* Sum over the row; leaves the tiles' sums in pair->round->tile_weight. */
 static float fold(spc_row_pair *pair, spc_summand what, float x)
 {
     float value[SPC_TILE], sum = 0.0f;
 
     for (int32_t t = 0; t < spc_tile_count(pair->round->vocab); t++) {
-        tile_summands(pair, what, x, t, value);
+        spc_tile_summands(pair, what, x, t, value);
         pair->round->tile_weight[t] = spc_tile_sum(value, spc_tile_width(pair->round->vocab, t));
         sum += pair->round->tile_weight[t];
     }
@@ -436,13 +233,13 @@ static int32_t draw_fold(spc_row_pair *pair, spc_summand what, float x, spc_key 
     if (!(fold(pair, what, x) > 0.0f)) return -1;
 
     int32_t tile = chance ? 0
-                          : race_tiles(pair->round->tile_weight, spc_tile_count(pair->round->vocab),
-                                       key, stream);
+                          : spc_race_tiles(pair->round->tile_weight,
+                                           spc_tile_count(pair->round->vocab), key, stream);
 
     if (tile < 0) return -1;
-    tile_summands(pair, what, x, tile, weight);
+    spc_tile_summands(pair, what, x, tile, weight);
     if (chance) return chance->pick(chance->user, weight, pair->round->vocab);
-    return race_entries(weight, spc_tile_width(pair->round->vocab, tile), tile, key, stream);
+    return spc_race_entries(weight, spc_tile_width(pair->round->vocab, tile), tile, key, stream);
 }
 
 static bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
@@ -455,7 +252,24 @@ static bool keeps(const spc_round *round, float kept, float drafter, spc_key key
     return chance->keep(chance->user, kept, drafter);
 }
 
-/* ---- the round ---- */
+/* ---- what round_body.h asks for ---------------------------------------------------------------
+ */
+
+static void row_statistics(const spc_row_pair *pair, const spc_side *s, spc_row_stats *stats)
+{
+    view_statistics(pair->round, &s->row, stats);
+}
+
+static int32_t draw_row(const spc_row_pair *pair, const spc_side *s, spc_row_stats stats,
+                        spc_key key, spc_stream_id stream)
+{
+    return draw_view(pair->round, &s->row, stats, key, stream);
+}
+
+static spc_entry entry_at(const spc_row_pair *pair, int32_t token)
+{
+    return spc_pair_entry(pair, token);
+}
 
 static void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
 {

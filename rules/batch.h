@@ -86,13 +86,39 @@ SPC_FN spc_key spc_draw_key(const spc_draw_batch *b, int32_t s)
     return spc_key_at(&b->params[s], b->position[s], b->salt ? b->salt[s] : 0u);
 }
 
+/* The same as a round of one row without a draft. */
+SPC_FN spc_round spc_draw_round(const spc_draw_batch *b, int32_t s)
+{
+    spc_round round;
+    int64_t row = b->row ? b->row[s] : s;
+
+    round.params = &b->params[s];
+    round.drafter = b->logits;
+    round.drafter.logits.data = 0;
+    round.verifier = b->logits;
+    round.verifier.logits = spc_logits_row(b->logits.logits, row, b->logits.stride);
+    round.edits = spc_edits_row(b->edits, row);
+    round.vocab = b->vocab;
+    round.drafts = 0;
+    round.draft = 0;
+    round.stats = 0;
+    round.position = b->position[s];
+    round.salt = b->salt ? b->salt[s] : 0u;
+    round.bonus = true;
+    round.tile_weight = 0;
+    round.detail = 0;
+    round.chance = 0;
+    round.shard = 0;
+    return round;
+}
+
 SPC_FN spc_stream_id spc_draw_stream(const spc_draw_batch *b)
 {
     return b->plain ? SPC_STREAM_BONUS : SPC_STREAM_DRAFT;
 }
 
-/* What a draw leaves behind; token -1: none. */
-SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token,
+/* What a draw leaves behind; token -1: none, otherwise with its logit. */
+SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token, float logit,
                            const spc_row_stats *stats)
 {
     if (b->token) b->token[s] = token;
@@ -101,10 +127,9 @@ SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token,
         float p = 0.0f;
 
         if (token >= 0) {
-            spc_view row = spc_draw_view(b, s);
             spc_softmax softmax = spc_softmax_of(*stats, b->params[s].sampling.temperature);
 
-            p = spc_row_probability(softmax, spc_view_logit(&row, token), token);
+            p = spc_row_probability(softmax, logit, token);
         }
         b->log_probability[s] = p >= 1.17549435e-38f ? spc_log(p) : -SPC_INFINITY;
     }
@@ -138,6 +163,7 @@ SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
     round.tile_weight = 0;
     round.detail = b->detail ? b->detail + (int64_t)s * (b->max_drafts + 1) : 0;
     round.chance = 0;
+    round.shard = 0;
     return round;
 }
 

@@ -74,8 +74,12 @@ typedef struct {
     bool ready; /* stats and softmax are there */
 } spc_side;
 
+/* Parts of a target that are found out one after the other. */
+enum { ROUND_DECIDED, ROUND_COMPLETE, ROUND_PARTS };
+
 typedef struct {
     const spc_round *round;
+    int32_t row; /* of the round */
     spc_side drafter;
     spc_side verifier;
     spc_target target;
@@ -122,6 +126,7 @@ SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafte
     bool named = !round->drafter.logits.data;
 
     pair.round = round;
+    pair.row = row;
     pair.drafter.row = named || !drafter ? spc_view_one_hot(drafter ? round->draft[row] : -1)
                                          : spc_view_at(round->drafter, round->edits, row);
     pair.drafter.there = drafter;

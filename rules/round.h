@@ -280,6 +280,7 @@ typedef struct {
     float *tile_weight;     /* [tiles] scratch */
     spc_row_detail *detail; /* [drafts + 1], or NULL */
     const void *chance;     /* host/chance.h, or NULL */
+    void *shard;            /* shard_body.h, or NULL */
 } spc_round;
 
 #endif

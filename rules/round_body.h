@@ -3,15 +3,25 @@
  *
  * Included by a file that has defined, for the rows it can walk:
  *   ROUND_FN                                    static, or static __device__
- *   row_statistics(round, row, stats)           statistics of a spc_view; leaves round->tile_weight
+ *   row_statistics(pair, side, stats)           statistics of a side's row; leaves
+ *                                               round->tile_weight
  *   fold(pair, what, x)                         sum over both rows; leaves round->tile_weight
- *   draw_row(round, row, stats, key, stream)    a token from a row whose tile weights are there
- *   nucleus_cut(round, side, top_p)             least logit of the top-p nucleus of a processed row
+ *   draw_row(pair, side, stats, key, stream)    a token from a row whose tile weights are there
+ *   nucleus_cut(pair, side, top_p)              least logit of the top-p nucleus of a processed row
+ *   entry_at(pair, token)                       spc_pair_entry of the rules
  *   draw_fold(pair, what, x, key, stream)       a token by the summand; -1: nothing weighs anything
  *   keeps(round, kept, drafter, key)            the coin
  *   put_detail(round, row, detail)              stores round->detail[row]
+ * It may also define ROUND_RECALL(pair, part) and ROUND_KEEP(pair, part): part of a pair's target
+ * (ROUND_DECIDED, ROUND_COMPLETE) that was found out before and is filled in, or now is known.
+ * Sums are asked for in one order: shards answer them from a log.
  * On a device every thread of a block calls these together and gets the same answer, so that all
  * threads walk through this file side by side. */
+
+#ifndef ROUND_RECALL
+#define ROUND_RECALL(pair, part) false
+#define ROUND_KEEP(pair, part)   ((void)0)
+#endif
 
 ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *known)
 {
@@ -22,7 +32,7 @@ ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *know
         s->stats = *known;
         if (s->stats.top < 0 || s->stats.top >= pair->round->vocab) s->stats.bad = 1;
     } else {
-        row_statistics(pair->round, &s->row, &s->stats);
+        row_statistics(pair, s, &s->stats);
     }
     s->softmax = spc_softmax_of(s->stats, pair->round->params->sampling.temperature);
     s->ready = true;
@@ -37,9 +47,12 @@ ROUND_FN float solve_scale(spc_row_pair *pair, float rejected, float bound)
     float s = rejected > 0.0f ? bound : 0.0f;
 
     for (int32_t step = 0; step < SPC_LOSSY_STEPS && rejected > 0.0f; step++) {
-        spc_pair above = {fold(pair, SPC_SUM_ABOVE_DRAFTER, s),
-                          fold(pair, SPC_SUM_ABOVE_VERIFIER, s)};
-        float next = spc_lossy_newton(s, rejected, above);
+        spc_pair above;
+        float next;
+
+        above.drafter = fold(pair, SPC_SUM_ABOVE_DRAFTER, s);
+        above.verifier = fold(pair, SPC_SUM_ABOVE_VERIFIER, s);
+        next = spc_lossy_newton(s, rejected, above);
 
         if (next >= s) break;
         s = next;
@@ -75,6 +88,7 @@ ROUND_FN void complete(spc_row_pair *pair)
 {
     spc_target *t = &pair->target;
 
+    if (ROUND_RECALL(pair, ROUND_COMPLETE)) return;
     if (t->form == SPC_TARGET_SELECT || t->form == SPC_TARGET_TYPICAL) {
         t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
     }
@@ -86,7 +100,9 @@ ROUND_FN void complete(spc_row_pair *pair)
     }
     if (t->form == SPC_TARGET_CUT) t->scale = 1 / fold(pair, SPC_SUM_INSIDE_VERIFIER, 0);
     if (t->form == SPC_TARGET_HEAD) {
-        t->scale = spc_lossy_share(fold(pair, SPC_SUM_HEAD, 0), fold(pair, SPC_SUM_TV, 0));
+        float missing = fold(pair, SPC_SUM_HEAD, 0);
+
+        t->scale = spc_lossy_share(missing, fold(pair, SPC_SUM_TV, 0));
     }
     if (t->form == SPC_TARGET_LENIENT) {
         if (t->budget > 0) solve_lenience(pair);
@@ -96,6 +112,7 @@ ROUND_FN void complete(spc_row_pair *pair)
         t->scale = t->solve ? solve_scale(pair, rejected, 1)
                             : spc_lossy_share(rejected, fold(pair, SPC_SUM_TV, 0));
     }
+    ROUND_KEEP(pair, ROUND_COMPLETE);
 }
 
 /* A row that is needed and bad: say whose. */
@@ -127,8 +144,9 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
         if (is_bad(pair, status)) return false;
         row.verifier = spc_gate_of(pair->verifier.stats, (spc_gate)rule->gate);
     }
+    if (ROUND_RECALL(pair, ROUND_DECIDED)) return true;
     if (facts & SPC_FACT_SURPRISE) {
-        spc_entry top = spc_pair_entry(pair, pair->drafter.stats.top);
+        spc_entry top = entry_at(pair, pair->drafter.stats.top);
 
         row.surprise = -spc_log(row.verifier.top) - top.gap.verifier;
     }
@@ -138,11 +156,12 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
         row.divergence = fold(pair, rule->kl ? SPC_SUM_KL : SPC_SUM_JS, 0);
     }
     if (facts & SPC_FACT_NUCLEUS) {
-        row.nucleus = nucleus_cut(pair->round, &pair->verifier, (float)rule->alpha) -
-                      pair->verifier.stats.max;
+        row.nucleus =
+            nucleus_cut(pair, &pair->verifier, (float)rule->alpha) - pair->verifier.stats.max;
     }
     pair->target =
         spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
+    ROUND_KEEP(pair, ROUND_DECIDED);
     return true;
 }
 
@@ -170,8 +189,8 @@ ROUND_FN int32_t draw_target(spc_row_pair *pair, spc_key key, spc_stream_id stre
         spc_row_stats stats;
 
         /* the tile weights of this row were not kept: they come with its statistics */
-        row_statistics(pair->round, &s->row, &stats);
-        return draw_row(pair->round, &s->row, stats, key, stream);
+        row_statistics(pair, s, &stats);
+        return draw_row(pair, s, stats, key, stream);
     }
     complete(pair);
     return draw_fold(pair, SPC_SUM_TARGET, 0, key, stream);
@@ -205,7 +224,7 @@ ROUND_FN void draw_bonus(const spc_round *round, spc_verdict *out)
     int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS);
 
     if (spc_target_has_set(pair.target.form)) {
-        mark_deferred(out, row, spc_target_defers(pair.target, spc_pair_entry(&pair, token)));
+        mark_deferred(out, row, spc_target_defers(pair.target, entry_at(&pair, token)));
     } else {
         mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
     }
@@ -251,7 +270,7 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
     if (!decide(&pair, known_stats(round, i), &out->status)) return false;
     out->verified++;
     if (is_draft(round, i)) {
-        spc_entry e = spc_pair_entry(&pair, round->draft[i]);
+        spc_entry e = entry_at(&pair, round->draft[i]);
         bool deferred = spc_target_defers(pair.target, e);
 
         mark_deferred(out, i, deferred);
@@ -311,7 +330,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
             continue;
         }
 
-        spc_entry e = spc_pair_entry(&pair, round->draft[i]);
+        spc_entry e = entry_at(&pair, round->draft[i]);
         bool deferred = spc_target_defers(pair.target, e);
 
         mark_deferred(out, i, deferred);
@@ -393,9 +412,9 @@ ROUND_FN void describe_row(const spc_round *round, int32_t row, const spc_verdic
     prepare(&pair, &pair.verifier, 0);
     if (is_bad(&pair, &fine)) return; /* kept on the drafter's word: nothing is known of p */
     complete(&pair);
-    draft = token = spc_pair_entry(&pair, out->token[row]);
+    draft = token = entry_at(&pair, out->token[row]);
     if (row < round->drafts && is_draft(round, row)) {
-        draft = spc_pair_entry(&pair, round->draft[row]);
+        draft = entry_at(&pair, round->draft[row]);
         detail->drafter = draft.mix.drafter;
         detail->verifier = draft.mix.verifier;
         detail->target = spc_target_probability(pair.target, draft);

@@ -18,7 +18,7 @@
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
-#include "rules/batch.h"
+#include "rules/shard.h"
 
 #include <spc/status.h>
 
@@ -122,6 +122,65 @@ SPC_API spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_st
  * calls above begin with it. */
 SPC_API spc_status spc_draw_batch_check(const spc_draw_batch *batch, spc_error *err);
 SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_error *err);
+
+/* ---- slices of the vocabulary -----------------------------------------------------------------
+ */
+
+/* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), to
+ * the bits of the calls above over whole rows.  One round is
+ *
+ *   for (step = 0; step == 0 || left > 0; step++) {
+ *       partial(batch, shards, step)     every rank answers what is asked of its slice
+ *       all-gather of shards->answers    the caller's; rank r's part begins at
+ *                                        r * sequences * answer_bytes and is that long
+ *       combine(batch, shards, step)     every rank reads all answers, to the same end
+ *   }
+ *
+ * on every rank with the same batch but for the slices.  What the batch receives is written when
+ * its sequence is decided, by every rank.  How many steps that takes depends on the rules:
+ * most end after the second or third; opt, bild and fuzzy take one more for each draft that is
+ * looked at, truncation four to seven for each row, rules that solve an equation (lossy with beta
+ * solved, mentored) some tens or hundreds.  More steps than needed change nothing, so a graph can
+ * hold a fixed number of them.
+ *
+ * Rows that a later decision might read are read in the first step, also where the unsharded call
+ * would not look at them: they must be there, but may be bad.
+ *
+ * Errors as for the batch calls; SPC_EUSAGE for a rank, a size or an address that cannot be right.
+ * A sequence whose state or answers are too small for its parameters gets SPC_STATUS_BAD_PARAM. */
+SPC_API spc_status spc_cpu_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                          int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cpu_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                          int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cpu_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                        int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cpu_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                        int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cuda_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                           int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cuda_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                           int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                         int32_t step, spc_stream stream, spc_error *err);
+SPC_API spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                         int32_t step, spc_stream stream, spc_error *err);
+
+/* Bytes per sequence that sequences with any of these parameters (host memory) need: of state, and
+ * of answer of each rank.
+ *
+ * params      [count], checked
+ * max_drafts  of the batch; 0 for draws
+ * vocab       of the verifier
+ * world       ranks */
+SPC_API void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
+                             int32_t vocab, int32_t world, size_t *state_bytes,
+                             size_t *answer_bytes);
+
+/* What these calls begin with. */
+SPC_API spc_status spc_draw_shards_check(const spc_draw_batch *batch, const spc_shards *shards,
+                                         int32_t step, spc_error *err);
+SPC_API spc_status spc_verify_shards_check(const spc_verify_batch *batch, const spc_shards *shards,
+                                           int32_t step, spc_error *err);
 
 #ifdef __cplusplus
 }

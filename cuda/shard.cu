@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* shard.cu - drawing and verification over slices of the vocabulary, on the device: host/shard.c
+ * with a block for every tile (rules/shard.h).
+ *
+ * A partial step is two kernels: tiles_kernel leaves the numbers of single tiles in the answers,
+ * close_kernel what follows from all of a rank's tiles (who wins a race, where the maximum is).  A
+ * combine step is one: a block per sequence takes the answers in, and one thread goes on with the
+ * round.  What a kernel is asked lies on the device; nothing waits for the host. */
+#include "launch.h"
+
+#include "rows.cuh"
+
+#include <math.h>
+#include <string.h>
+
+#define ROUND_FN static __device__
+#include "rules/shard_body.h"
+
+template <typename Batch> struct shard_args {
+    Batch b; /* its rows seen as if they were whole */
+    spc_shards shards;
+    int32_t step;
+    int32_t units; /* blocks of a sequence */
+};
+
+/* ---- the question ---------------------------------------------------------------------------- */
+
+struct shard_scratch {
+    block_scratch block;
+    spc_ask ask;
+    spc_round round;
+    spc_row_pair pair;
+    spc_row_needs needs;
+    uint32_t *word;       /* of this rank's answer */
+    int32_t first, tiles; /* of this rank */
+    int32_t most;         /* tiles of any rank */
+    bool open;            /* there is something to answer */
+    unsigned long long bins[SPC_CUT_BINS];
+};
+
+static __shared__ shard_scratch scratch;
+
+static __device__ spc_round round_at(const spc_draw_batch *b, int32_t s)
+{
+    return spc_draw_round(b, s);
+}
+
+static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
+{
+    return spc_batch_round(b, s);
+}
+
+/* What sequence s is asked; one thread. */
+template <typename Batch>
+static __device__ __noinline__ void read_question(const shard_args<Batch> *a, int32_t s)
+{
+    const spc_shards *shards = &a->shards;
+    const spc_shard_state *state = spc_shard_at(shards, s);
+    const int32_t vocab = a->b.vocab;
+
+    scratch.open = false;
+    if (s >= spc_live(a->b.live, a->b.sequences)) return;
+    scratch.round = round_at(&a->b, s);
+    if ((a->step > 0 && state->done) || !spc_params_valid(scratch.round.params)) return;
+    scratch.ask = a->step > 0 ? state->ask : first_question(&scratch.round);
+    scratch.needs = spc_needs_of(scratch.round.params, vocab);
+    scratch.most = spc_shard_tiles(vocab, shards->world);
+    scratch.first = spc_shard_tile(vocab, shards->rank, shards->world);
+    scratch.tiles = spc_shard_tile(vocab, shards->rank + 1, shards->world) - scratch.first;
+    scratch.word = spc_answer_at(shards, a->b.sequences, shards->rank, s);
+    scratch.open = spc_answer_words(&scratch.ask, scratch.needs, scratch.most) <=
+                   (int32_t)(shards->answer_bytes / 4);
+    if (scratch.ask.kind != SPC_ASK_ROWS)
+        scratch.pair = spc_asked_pair(&scratch.round, &scratch.ask);
+}
+
+/* The k-th row of a question for rows: its number, and whose it is.  false: there are fewer. */
+static __device__ bool row_asked(int32_t k, int32_t *row, bool *drafter)
+{
+    const int32_t verifiers = spc_bits_count(scratch.ask.verifier_rows);
+    uint32_t bits;
+
+    *drafter = k >= verifiers;
+    bits = *drafter ? scratch.ask.drafter_rows : scratch.ask.verifier_rows;
+    for (int32_t skip = *drafter ? k - verifiers : k; skip > 0 && bits; skip--) bits &= bits - 1;
+    for (*row = 0; bits && (bits >> *row & 1u) == 0;) ++*row;
+    return bits != 0;
+}
+
+static __device__ uint32_t *row_words(int32_t k)
+{
+    return scratch.word + k * (SPC_ROW_WORDS + scratch.most * spc_tile_words(scratch.needs));
+}
+
+/* The row that a question about one row is about. */
+static __device__ const spc_view *asked_row(void)
+{
+    return scratch.ask.drafter ? &scratch.pair.drafter.row : &scratch.pair.verifier.row;
+}
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+static __device__ __noinline__ void row_tile(int32_t k, int32_t t)
+{
+    lane_logits v;
+    int32_t row;
+    bool drafter;
+
+    if (!row_asked(k, &row, &drafter)) return;
+
+    const spc_view view = spc_view_at(drafter ? scratch.round.drafter : scratch.round.verifier,
+                                      scratch.round.edits, row);
+
+    load_tile(&view, scratch.round.vocab, scratch.first + t, &v);
+
+    const spc_partial p = partial_of(&scratch.block, &v, scratch.first + t, scratch.needs);
+
+    if (threadIdx.x == 0) {
+        const int32_t each = spc_tile_words(scratch.needs);
+        uint32_t *word = row_words(k) + SPC_ROW_WORDS + t * each;
+
+        word[0] = p.bad ? 0x7fc00000u : spc_float_bits(p.max);
+        word[1] = spc_float_bits(p.sum);
+        if (each > 2) word[2] = spc_float_bits(p.sum_one);
+        if (each > 3) word[3] = spc_float_bits(p.moment);
+    }
+}
+
+static __device__ void mass_tile(int32_t t)
+{
+    lane_logits v;
+    unsigned long long mass = 0;
+
+    load_tile(asked_row(), scratch.round.vocab, scratch.first + t, &v);
+    for (int k = 0; k < PER_LANE; k++) {
+        mass += spc_mass_of(spc_softmax_weight(scratch.ask.softmax, v.z[k]));
+    }
+    if (mass > 0) atomicAdd((unsigned long long *)scratch.word, mass);
+}
+
+static __device__ void bins_tile(int32_t t)
+{
+    const int32_t first = (scratch.first + t) * SPC_TILE + (int32_t)threadIdx.x;
+    lane_logits v;
+
+    static_assert((int)SPC_CUT_BINS == (int)SPC_LANES, "a thread for every bin");
+    load_tile(asked_row(), scratch.round.vocab, scratch.first + t, &v);
+    scratch.bins[threadIdx.x] = 0;
+    __syncthreads();
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t bin = spc_cut_bin(scratch.ask.cut, spc_key_of_logit(v.z[k]));
+
+        if (bin < 0 || first + k * SPC_LANES >= scratch.round.vocab) continue;
+        atomicAdd(&scratch.bins[bin],
+                  (unsigned long long)(scratch.ask.by_mass ? spc_mass_of(spc_softmax_weight(
+                                                                 scratch.ask.softmax, v.z[k]))
+                                                           : 1u));
+    }
+    __syncthreads();
+    if (scratch.bins[threadIdx.x] > 0) {
+        atomicAdd((unsigned long long *)scratch.word + threadIdx.x, scratch.bins[threadIdx.x]);
+    }
+}
+
+/* Sum of what truncation leaves of a tile, and its moment. */
+static __device__ float kept_sum(spc_softmax s, int32_t t, float *moment)
+{
+    const float temperature = scratch.round.params->sampling.temperature;
+    lane_logits v;
+    float sum = 0.0f, part = 0.0f;
+
+    load_tile(asked_row(), scratch.round.vocab, scratch.first + t, &v);
+    for (int k = 0; k < PER_LANE; k++) {
+        const float w = spc_softmax_weight(s, v.z[k]);
+
+        sum += w;
+        if (moment) part += w > 0.0f ? (v.z[k] - s.max) / temperature * w : 0.0f;
+    }
+    sum = block_sum(&scratch.block, sum);
+    if (moment) *moment = block_sum(&scratch.block, part);
+    return sum;
+}
+
+static __device__ void kept_tile(int32_t t)
+{
+    float moment = 0.0f;
+    const float sum =
+        kept_sum(scratch.ask.softmax, t, scratch.needs.processed_moment ? &moment : nullptr);
+
+    if (threadIdx.x == 0) {
+        scratch.word[2 * t] = spc_float_bits(sum);
+        scratch.word[2 * t + 1] = spc_float_bits(moment);
+    }
+}
+
+static __device__ float fold_sum(spc_summand what, int32_t t)
+{
+    const int32_t first = (scratch.first + t) * SPC_TILE + (int32_t)threadIdx.x;
+    const spc_row_pair *pair = &scratch.pair;
+    lane_logits drafter = {}, verifier = {};
+    float sum = 0.0f;
+
+    if (pair->drafter.ready) {
+        load_tile(&pair->drafter.row, scratch.round.vocab, scratch.first + t, &drafter);
+    }
+    if (pair->verifier.ready) {
+        load_tile(&pair->verifier.row, scratch.round.vocab, scratch.first + t, &verifier);
+    }
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t v = first + k * SPC_LANES;
+
+        if (v < scratch.round.vocab) {
+            sum += spc_pair_summand(pair, what, scratch.ask.x,
+                                    spc_pair_entry_of(pair, v, drafter.z[k], verifier.z[k]));
+        }
+    }
+    return block_sum(&scratch.block, sum);
+}
+
+static __device__ __noinline__ void fold_tile(int32_t t)
+{
+    const spc_summand what = (spc_summand)scratch.ask.what;
+    const bool two = what == SPC_SUM_ABOVE_DRAFTER;
+    uint32_t *word = scratch.word + SPC_WINNER_WORDS;
+
+    for (int i = 0; i < (two ? 2 : 1); i++) {
+        const float sum = fold_sum(i == 0 ? what : SPC_SUM_ABOVE_VERIFIER, t);
+
+        if (threadIdx.x == 0) word[two ? 2 * t + i : t] = spc_float_bits(sum);
+    }
+}
+
+static __device__ __noinline__ void draw_tile(int32_t t)
+{
+    const spc_row_stats *stats =
+        scratch.ask.drafter ? &scratch.ask.stats_drafter : &scratch.ask.stats_verifier;
+    float sum;
+
+    if (scratch.needs.restricts) {
+        sum = kept_sum(spc_softmax_of(*stats, scratch.round.params->sampling.temperature), t,
+                       nullptr);
+    } else {
+        lane_logits v;
+
+        load_tile(asked_row(), scratch.round.vocab, scratch.first + t, &v);
+        sum = spc_partial_at(partial_of(&scratch.block, &v, scratch.first + t, scratch.needs),
+                             stats->max, scratch.needs.scale)
+                  .sum; /* thread 0's */
+    }
+    if (threadIdx.x == 0) scratch.word[SPC_WINNER_WORDS + t] = spc_float_bits(sum);
+}
+
+template <typename Batch>
+static __global__ void __launch_bounds__(SPC_LANES)
+    tiles_kernel(const __grid_constant__ shard_args<Batch> a)
+{
+    const int32_t s = (int32_t)blockIdx.x / a.units, unit = (int32_t)blockIdx.x % a.units;
+
+    if (threadIdx.x == 0) read_question(&a, s);
+    __syncthreads();
+    if (!scratch.open || scratch.tiles == 0) return;
+
+    const int32_t k = unit / scratch.tiles, t = unit % scratch.tiles;
+
+    if (scratch.ask.kind == SPC_ASK_ROWS) {
+        row_tile(k, t);
+        return;
+    }
+    if (k > 0) return;
+    switch (scratch.ask.kind) {
+    case SPC_ASK_MASS: mass_tile(t); break;
+    case SPC_ASK_BINS: bins_tile(t); break;
+    case SPC_ASK_KEPT: kept_tile(t); break;
+    case SPC_ASK_FOLD: fold_tile(t); break;
+    case SPC_ASK_DRAW: draw_tile(t); break;
+    default: break;
+    }
+}
+
+/* ---- what follows from all tiles of a rank ----------------------------------------------------
+ */
+
+static __device__ bool holds(int32_t token)
+{
+    return token >= 0 && token < scratch.round.vocab && token / SPC_TILE >= scratch.first &&
+           token / SPC_TILE < scratch.first + scratch.tiles;
+}
+
+/* Logits of a token, as far as the pair has rows. */
+static __device__ void put_logits(uint32_t *word, const spc_row_pair *pair, int32_t token)
+{
+    word[0] = pair->drafter.there ? spc_float_bits(spc_view_logit(&pair->drafter.row, token)) : 0u;
+    word[1] = spc_float_bits(spc_view_logit(&pair->verifier.row, token));
+}
+
+/* Where the maximum of a row's slice is, and the logits of its draft. */
+static __device__ __noinline__ void close_row(int32_t k)
+{
+    const int32_t each = spc_tile_words(scratch.needs);
+    unsigned long long best = ~0ull;
+    int32_t row;
+    bool drafter;
+    lane_logits v;
+    uint32_t *word, top;
+    float max;
+
+    if (!row_asked(k, &row, &drafter)) return;
+    word = row_words(k);
+    for (int32_t t = (int32_t)threadIdx.x; t < scratch.tiles; t += SPC_LANES) {
+        const float z = spc_bits_float(word[SPC_ROW_WORDS + t * each]);
+        const unsigned long long mine =
+            (unsigned long long)~spc_key_of_logit(z == z ? z : -SPC_INFINITY) << 32 | (uint32_t)t;
+
+        best = mine < best ? mine : best;
+    }
+    best = block_least(&scratch.block, best);
+    if (threadIdx.x == 0) word[0] = word[1] = word[2] = 0;
+    if (best != ~0ull) {
+        const int32_t tile = scratch.first + (int32_t)(uint32_t)best;
+        const spc_view view = spc_view_at(drafter ? scratch.round.drafter : scratch.round.verifier,
+                                          scratch.round.edits, row);
+
+        max = spc_bits_float(word[SPC_ROW_WORDS + (int32_t)(uint32_t)best * each]);
+        load_tile(&view, scratch.round.vocab, tile, &v);
+        top = ~0u;
+        for (int i = PER_LANE - 1; i >= 0; i--) {
+            if (v.z[i] == max && max > -SPC_INFINITY) {
+                top = (uint32_t)(tile * SPC_TILE + i * SPC_LANES) + threadIdx.x;
+            }
+        }
+        best = block_least(&scratch.block, top);
+        if (threadIdx.x == 0 && best != 0xffffffffull) word[0] = (uint32_t)best;
+    }
+    if (threadIdx.x == 0 && !drafter && row < scratch.round.drafts) {
+        const spc_row_pair pair = spc_pair_at(&scratch.round, row, true);
+
+        if (holds(scratch.round.draft[row])) {
+            put_logits(word + 1, &pair, scratch.round.draft[row]);
+        }
+    }
+}
+
+/* The rank's winner in a race of tiles, whose weights are in the answer, and of their entries. */
+template <typename Weight> static __device__ void close_race(Weight weight)
+{
+    const spc_stream_id stream = (spc_stream_id)scratch.ask.stream;
+    const unsigned long long best = race_tiles_from(
+        &scratch.block, scratch.first, scratch.tiles, scratch.ask.key, stream,
+        [](int32_t t) { return spc_bits_float(scratch.word[SPC_WINNER_WORDS + t]); });
+
+    if (best == ~0ull) {
+        if (threadIdx.x == 0) scratch.word[0] = spc_float_bits(SPC_INFINITY);
+        return;
+    }
+
+    const int32_t token =
+        race_entries(&scratch.block, scratch.round.vocab, scratch.first + (int32_t)(uint32_t)best,
+                     scratch.ask.key, stream, weight);
+
+    if (threadIdx.x == 0) {
+        scratch.word[0] = (uint32_t)(best >> 32);
+        scratch.word[1] = (uint32_t)token;
+        put_logits(scratch.word + 2, &scratch.pair, token);
+    }
+}
+
+static __device__ __noinline__ void close_fold(void)
+{
+    if (!scratch.ask.draws) return;
+    close_race([](int32_t v) {
+        return spc_pair_summand(&scratch.pair, (spc_summand)scratch.ask.what, scratch.ask.x,
+                                spc_pair_entry(&scratch.pair, v));
+    });
+}
+
+static __device__ __noinline__ void close_draw(void)
+{
+    const spc_softmax s =
+        spc_softmax_of(scratch.ask.drafter ? scratch.ask.stats_drafter : scratch.ask.stats_verifier,
+                       scratch.round.params->sampling.temperature);
+    const spc_view *row = asked_row();
+
+    close_race([=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
+}
+
+template <typename Batch>
+static __global__ void __launch_bounds__(SPC_LANES)
+    close_kernel(const __grid_constant__ shard_args<Batch> a)
+{
+    const int32_t s = (int32_t)blockIdx.x / a.units, k = (int32_t)blockIdx.x % a.units;
+
+    if (threadIdx.x == 0) read_question(&a, s);
+    __syncthreads();
+    if (!scratch.open) return;
+    if (scratch.ask.kind == SPC_ASK_ROWS) {
+        close_row(k);
+        return;
+    }
+    if (k > 0) return;
+    switch (scratch.ask.kind) {
+    case SPC_ASK_FOLD: close_fold(); break;
+    case SPC_ASK_DRAW: close_draw(); break;
+    case SPC_ASK_LOGITS:
+        if (threadIdx.x == 0 && holds(scratch.ask.token)) {
+            put_logits(scratch.word, &scratch.pair, scratch.ask.token);
+        }
+        break;
+    default: break;
+    }
+}
+
+/* ---- going on ---------------------------------------------------------------------------------
+ */
+
+static __device__ bool go_on(spc_replay *r, const spc_verify_batch *b, int32_t s, spc_round *round)
+{
+    spc_verdict verdict;
+    const bool done = go_on_verify(r, round, &verdict);
+
+    if (done) spc_verify_store(b, s, &verdict);
+    return done;
+}
+
+static __device__ bool go_on(spc_replay *r, const spc_draw_batch *b, int32_t s, spc_round *round)
+{
+    spc_row_stats stats;
+    int32_t token;
+    float logit;
+    const bool done =
+        go_on_draw(r, round, b->token != nullptr, spc_draw_stream(b), &token, &logit, &stats);
+
+    if (done) spc_draw_store(b, s, token, logit, &stats);
+    return done;
+}
+
+template <typename Batch>
+static __global__ void __launch_bounds__(SPC_LANES)
+    combine_kernel(const __grid_constant__ shard_args<Batch> a)
+{
+    const int32_t s = (int32_t)blockIdx.x, k = (int32_t)threadIdx.x;
+
+    if (s >= spc_live(a.b.live, a.b.sequences)) return;
+
+    spc_replay r = replay_begin(&a.shards, s, a.b.vocab);
+
+    if (threadIdx.x == 0) {
+        scratch.round = round_at(&a.b, s);
+        if (a.step == 0) begin_state(r.state, &scratch.round);
+        scratch.open = spc_params_valid(scratch.round.params);
+    }
+    __syncthreads();
+    if (r.state->done) return;
+
+    const spc_answers answers = answers_at(&a.shards, a.b.sequences, s, a.b.vocab);
+    const bool fits = !scratch.open || first_fits(&r, &scratch.round);
+
+    if (scratch.open && fits && r.state->ask.kind == SPC_ASK_ROWS) {
+        const int32_t rows =
+            spc_bits_count(r.state->ask.verifier_rows) + spc_bits_count(r.state->ask.drafter_rows);
+
+        if (k < rows) absorb_row(&r, &scratch.round, &answers, k);
+        __syncthreads();
+        if (k == 0) absorb_rows_end(&r, &scratch.round);
+    } else if (scratch.open && fits && k == 0) {
+        absorb(&r, &answers);
+    }
+    if (k > 0) return;
+    r.full = r.full || !fits;
+    if (go_on(&r, &a.b, s, &scratch.round)) {
+        r.state->done = 1;
+    } else {
+        (void)atomicAdd(a.shards.left, 1);
+    }
+}
+
+/* ---- launchers --------------------------------------------------------------------------------
+ */
+
+/* rows: the most that the first question of a sequence has. */
+template <typename Batch>
+static cudaError_t launch_partial(const Batch &sliced, const spc_shards *shards, int32_t step,
+                                  int32_t rows, cudaStream_t stream)
+{
+    const int32_t tiles = spc_shard_tile(sliced.vocab, shards->rank + 1, shards->world) -
+                          spc_shard_tile(sliced.vocab, shards->rank, shards->world);
+    const size_t bytes = (size_t)sliced.sequences * shards->answer_bytes;
+    shard_args<Batch> args = {sliced, *shards, step, step == 0 ? rows : 1};
+    const int32_t closing = args.units;
+    cudaError_t code =
+        cudaMemsetAsync((char *)shards->answers + (size_t)shards->rank * bytes, 0, bytes, stream);
+
+    if (code != cudaSuccess) return code;
+    if ((int64_t)sliced.sequences * closing * (tiles > 0 ? tiles : 1) > INT32_MAX) {
+        return cudaErrorInvalidValue;
+    }
+    if (tiles > 0) {
+        args.units = closing * tiles;
+        code = launch(tiles_kernel<Batch>, sliced.sequences * args.units, args, stream);
+        if (code != cudaSuccess) return code;
+    }
+    args.units = closing;
+    return launch(close_kernel<Batch>, sliced.sequences * closing, args, stream);
+}
+
+template <typename Batch>
+static cudaError_t launch_combine(const Batch &sliced, const spc_shards *shards, int32_t step,
+                                  cudaStream_t stream)
+{
+    const shard_args<Batch> args = {sliced, *shards, step, 1};
+    const cudaError_t code = cudaMemsetAsync(shards->left, 0, sizeof *shards->left, stream);
+
+    if (code != cudaSuccess) return code;
+    return launch(combine_kernel<Batch>, sliced.sequences, args, stream);
+}
+
+cudaError_t spc_launch_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
+                                      int32_t step, cudaStream_t stream)
+{
+    return launch_partial(spc_sliced_verify(batch, shards), shards, step,
+                          2 * (batch->max_drafts + 1), stream);
+}
+
+cudaError_t spc_launch_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
+                                      int32_t step, cudaStream_t stream)
+{
+    return launch_combine(spc_sliced_verify(batch, shards), shards, step, stream);
+}
+
+cudaError_t spc_launch_draw_partial(const spc_draw_batch *batch, const spc_shards *shards,
+                                    int32_t step, cudaStream_t stream)
+{
+    return launch_partial(spc_sliced_draw(batch, shards), shards, step, 1, stream);
+}
+
+cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
+                                    int32_t step, cudaStream_t stream)
+{
+    return launch_combine(spc_sliced_draw(batch, shards), shards, step, stream);
+}

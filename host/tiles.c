@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* tiles.c - what is done to one tile of a row, or of a pair of rows, on the CPU. */
+#include "tiles.h"
+
+#include <string.h>
+
+/* The loops over single logits, compiled for wider vector units too: the flags of this file forbid
+ * contraction, so every clone gives the same bits. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define SPC_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define SPC_CLONES
+#endif
+
+/* ---- logits -----------------------------------------------------------------------------------
+ */
+
+/* The logits of a tile, edited: where they lie when nothing is to be done, otherwise in buffer. */
+const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, float *buffer)
+{
+    int32_t first = tile * SPC_TILE, count = spc_tile_width(vocab, tile);
+    int32_t known = row->width - first < count ? row->width - first : count;
+
+    if (row->logits.data && row->logits.type == SPC_LOGITS_F32 && known == count && !row->allowed &&
+        row->edits <= 0) {
+        return (const float *)row->logits.data + first;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        buffer[i] =
+            row->logits.data && i < known ? spc_logit(row->logits, first + i) : -SPC_INFINITY;
+    }
+    for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
+        int32_t at = row->edit_token[i] - first;
+
+        if (at >= count) break;
+        if (at >= 0 && at < known && (i == 0 || row->edit_token[i - 1] != row->edit_token[i])) {
+            buffer[at] += row->edit_value[i];
+        }
+    }
+    for (int32_t i = 0; i < known && row->allowed; i++) {
+        if (!spc_view_allows(row, first + i)) buffer[i] = -SPC_INFINITY;
+    }
+    if (!row->logits.data && row->hot >= first && row->hot < first + count) {
+        buffer[row->hot - first] = 0.0f;
+    }
+    return buffer;
+}
+
+/* ---- statistics -------------------------------------------------------------------------------
+ */
+
+/* Maximum of a tile and whether it holds a NaN or +inf. */
+SPC_CLONES static float tile_max(const float *logits, int32_t count, int32_t *bad)
+{
+    float max = -SPC_INFINITY;
+    int32_t wrong = 0;
+
+    for (int32_t i = 0; i < count; i++) {
+        wrong |= !(logits[i] < SPC_INFINITY);
+        max = logits[i] > max ? logits[i] : max;
+    }
+    *bad = wrong;
+    return max;
+}
+
+SPC_CLONES static void tile_exp(const float *logits, int32_t count, float max, float scale,
+                                float *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = spc_exp2((logits[i] - max) * scale);
+}
+
+SPC_CLONES void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = spc_softmax_weight(s, logits[i]);
+}
+
+SPC_CLONES void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
+                                const float *weight, float *out)
+{
+    for (int32_t i = 0; i < count; i++) {
+        out[i] = weight[i] > 0.0f ? (logits[i] - max) / divisor * weight[i] : 0.0f;
+    }
+}
+
+static int32_t first_of(const float *logits, int32_t count, float value)
+{
+    int32_t i = 0;
+
+    while (i < count - 1 && !(logits[i] == value)) i++;
+    return i;
+}
+
+spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
+                             spc_row_needs needs)
+{
+    spc_partial p = spc_partial_none();
+    float one[SPC_TILE], moment[SPC_TILE];
+
+    p.max = tile_max(logits, count, &p.bad);
+    if (p.bad || !(p.max > -SPC_INFINITY)) return p;
+    p.top = offset + first_of(logits, count, p.max);
+    if (needs.mixing) {
+        tile_exp(logits, count, p.max, needs.scale, one);
+        p.sum = spc_tile_sum(one, count);
+    }
+    if (needs.unscaled) {
+        tile_exp(logits, count, p.max, SPC_LOG2_E, one);
+        p.sum_one = spc_tile_sum(one, count);
+        if (needs.entropy) {
+            spc_tile_moment(logits, count, p.max, 1.0f, one, moment);
+            p.moment = spc_tile_sum(moment, count);
+        }
+    }
+    return p;
+}
+
+/* ---- a pair of rows ---------------------------------------------------------------------------
+ */
+
+/* Processed probabilities of one tile. */
+static void tile_probabilities(const spc_side *s, const float *logits, int32_t tile, int32_t count,
+                               float *out)
+{
+    int32_t offset = tile * SPC_TILE;
+
+    if (!s->ready) {
+        memset(out, 0, (size_t)count * sizeof *out);
+    } else if (s->softmax.greedy) {
+        for (int32_t i = 0; i < count; i++) out[i] = offset + i == s->softmax.top ? 1.0f : 0.0f;
+    } else {
+        spc_tile_kept(logits, count, s->softmax, out);
+        for (int32_t i = 0; i < count; i++) out[i] *= s->softmax.inverse;
+    }
+}
+
+/* The summand of every entry of a tile; x is w of block verification, s of Newton's step. */
+void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
+                       float *out)
+{
+    float drafter[SPC_TILE], verifier[SPC_TILE], buffers[2][SPC_TILE];
+    int32_t offset = tile * SPC_TILE, count = spc_tile_width(pair->round->vocab, tile);
+    float temperature = pair->round->params->sampling.temperature;
+    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
+    const spc_side *d = &pair->drafter, *v = &pair->verifier;
+    bool gaps = spc_target_has_set(pair->target.form);
+    const float *zd =
+        d->ready ? spc_tile_logits(&d->row, pair->round->vocab, tile, buffers[0]) : NULL;
+    const float *zv =
+        v->ready ? spc_tile_logits(&v->row, pair->round->vocab, tile, buffers[1]) : NULL;
+
+    tile_probabilities(d, zd, tile, count, drafter);
+    tile_probabilities(v, zv, tile, count, verifier);
+    for (int32_t i = 0; i < count; i++) {
+        int32_t token = offset + i;
+        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top};
+
+        if (gaps && d->ready) {
+            e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, zd[i], token);
+        }
+        if (gaps && v->ready) {
+            e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, zv[i], token);
+        }
+        out[i] = spc_pair_summand(pair, what, x, e);
+    }
+}
+
+/* ---- races ------------------------------------------------------------------------------------
+ */
+
+/* The tile that wins the first level of the race; -1 when no tile weighs anything. */
+int32_t spc_race_tiles(const float *tile_weight, int32_t tiles, spc_key key, spc_stream_id stream)
+{
+    int32_t best = -1;
+    float least = SPC_INFINITY;
+
+    for (int32_t t = 0; t < tiles; t++) {
+        float time = spc_race_time(spc_race_tile_word(key, stream, t), tile_weight[t]);
+
+        if (time < least) {
+            least = time;
+            best = t;
+        }
+    }
+    return best;
+}
+
+/* Arrival times of four neighbours share one block of random words. */
+SPC_CLONES static void race_times(const float *weight, int32_t count, uint32_t block, spc_key key,
+                                  spc_stream_id stream, float *time)
+{
+    uint32_t word[SPC_TILE];
+
+    for (int32_t i = 0; i < (count + 3) / 4; i++) {
+        spc_words w = spc_random(key, stream, block + (uint32_t)i);
+
+        for (int32_t k = 0; k < 4; k++) word[4 * i + k] = w.word[k];
+    }
+    for (int32_t i = 0; i < count; i++) time[i] = spc_race_time(word[i], weight[i]);
+}
+
+/* The entry of a tile that wins the second level; `tile` places it in the row. */
+int32_t spc_race_entries(const float *weight, int32_t count, int32_t tile, spc_key key,
+                         spc_stream_id stream)
+{
+    float time[SPC_TILE];
+    uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
+    int32_t best = 0;
+
+    race_times(weight, count, block, key, stream, time);
+    /* weights near the least float may all arrive at infinity: then one that has a weight wins */
+    for (int32_t i = 1; i < count; i++) {
+        if (time[i] < time[best] || !(weight[best] > 0.0f)) best = i;
+    }
+    return tile * SPC_TILE + best;
+}

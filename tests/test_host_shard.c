@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_shard.c - drawing and verification over slices of the vocabulary are, to the bit, what
+ * they are over whole rows, for any number of ranks. */
+#include "toybatch.h"
+
+#include <stdlib.h>
+
+static void *shared(size_t bytes)
+{
+    void *memory = aligned_alloc(16, (bytes + 15) / 16 * 16);
+
+    cr_assert_not_null(memory);
+    memset(memory, 0xa5, bytes);
+    return memory;
+}
+
+static void unshare(void *memory)
+{
+    free(memory);
+}
+
+#include "toyshard.h"
+
+static const toy_shard_calls cpu = {spc_cpu_verify_partial, spc_cpu_verify_combine,
+                                    spc_cpu_draw_partial, spc_cpu_draw_combine};
+
+/* v writes to out. */
+static results verify_whole(const spc_verify_batch *v, results *out, const char *what)
+{
+    spc_error err;
+
+    memset(out, 0xa5, sizeof *out);
+    cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    return *out;
+}
+
+Test(host_shard, every_rule_and_mode_for_any_number_of_ranks)
+{
+    static const int32_t vocabs[] = {9000, 4096 * 5, 40};
+    dice d = {11};
+
+    for (int i = 0; i < 3; i++) {
+        batch b = batch_of(vocabs[i], vocabs[i] + 3);
+
+        for (int r = 0; r < TOY_RULES; r++) {
+            for (int m = (r + i) % 2; m < MODES; m += 2) {
+                spc_row_params p = params_in_mode(toy_rules[r], m);
+                spc_verify_batch v = verify_batch(&b);
+                results want;
+
+                batch_fill(&b, &d, &p, 3.0, NULL);
+                if ((r + m) % 3 == 0) v.stats = NULL;
+                want = verify_whole(&v, b.out, toy_rules[r]);
+                for (int32_t world = 1; world <= 4; world += r % 2 == 0 ? 1 : 2) {
+                    verify_sliced(&cpu, &v, &want, world, (r + world) % 2 == 0, toy_rules[r]);
+                }
+            }
+        }
+        batch_free(&b);
+    }
+}
+
+Test(host_shard, masks_edits_and_narrow_drafters)
+{
+    dice d = {12};
+    batch b = batch_of(13000, 13000);
+
+    for (int r = 0; r < TOY_RULES; r += 2) {
+        spc_row_params p = params_in_mode(toy_rules[r], r % MODES);
+        spc_verify_batch v = verify_batch(&b);
+        results want;
+
+        batch_edits(&b, &d);
+        v.edits = edits_of(&b);
+        batch_fill(&b, &d, &p, 3.0, &v.edits);
+        v.drafter.width = 4096 + r % 3 * 2000; /* nothing for some ranks */
+        v.stats = NULL;
+        want = verify_whole(&v, b.out, toy_rules[r]);
+        verify_sliced(&cpu, &v, &want, 3, false, toy_rules[r]);
+        verify_sliced(&cpu, &v, &want, 8, true, toy_rules[r]); /* ranks without a tile */
+    }
+    batch_free(&b);
+}
+
+Test(host_shard, drafts_without_a_distribution)
+{
+    dice d = {14};
+    batch b = batch_of(9000, 9000);
+
+    for (int r = 0; r < TOY_RULES; r++) {
+        spc_row_params p = params_in_mode(toy_rules[r], r % MODES);
+        spc_verify_batch v = verify_batch(&b);
+        results want;
+
+        p.bonus = SPC_BONUS_VERIFIER;
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        v.drafter.logits.data = NULL;
+        v.drafter_row = NULL;
+        v.stats = NULL;
+        want = verify_whole(&v, b.out, toy_rules[r]);
+        verify_sliced(&cpu, &v, &want, 2, true, toy_rules[r]);
+    }
+    batch_free(&b);
+}
+
+Test(host_shard, rows_of_half_precision)
+{
+    dice d = {16};
+    batch b = batch_of(9000, 9000);
+    size_t entries = (size_t)SEQUENCES * ROWS * 9000;
+    uint16_t *half = shared(2 * entries * sizeof *half);
+
+    for (int round = 0; round < 2 * MODES; round++) {
+        int type = round % 2 ? SPC_LOGITS_F16 : SPC_LOGITS_BF16;
+        spc_row_params p = params_in_mode("token-v3:alpha=0.5", round / 2);
+        spc_verify_batch v = verify_batch(&b);
+        results want;
+
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        for (size_t i = 0; i < 2 * entries; i++) {
+            half[i] = (uint16_t)(0x3c00 + dice_below(&d, 0x400) + 0x8000 * dice_below(&d, 2));
+        }
+        v.drafter.logits = (spc_logits){half, type};
+        v.verifier.logits = (spc_logits){half + entries, type};
+        v.stats = NULL;
+        want = verify_whole(&v, b.out, "half");
+        verify_sliced(&cpu, &v, &want, 3, round % 3 == 0, "half");
+    }
+    unshare(half);
+    batch_free(&b);
+}
+
+/* NaN, infinities, empty rows and drafts that are none, also where the round over whole rows never
+ * looks. */
+Test(host_shard, bad_rows_and_drafts)
+{
+    static const float poison[] = {NAN, INFINITY, -INFINITY};
+    dice d = {18};
+    batch b = batch_of(9000, 9000);
+    uint32_t seen = 0;
+
+    for (int round = 0; round < 60; round++) {
+        spc_row_params p = params_in_mode(toy_rules[round % TOY_RULES], round % MODES);
+        spc_verify_batch v = verify_batch(&b);
+        results want;
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        v.stats = NULL;
+        for (int32_t r = 0; r < SEQUENCES * ROWS; r++) {
+            float *row = (dice_below(&d, 2) ? b.drafter : b.verifier) + (size_t)r * 9000;
+            int kind = dice_below(&d, 8);
+
+            if (kind < 2) row[dice_below(&d, 9000)] = poison[kind];
+            for (int32_t i = 0; i < 9000 && kind == 2; i++) row[i] = poison[2];
+        }
+        for (int32_t i = 0; i < SEQUENCES * DRAFTS; i++) {
+            if (dice_below(&d, 9) == 0) b.draft[i] = i % 2 ? -1 : 9000;
+        }
+        if (round % 7 == 0) b.drafts[2] = DRAFTS + 1;
+        if (round % 7 == 1) b.params[4].sampling.top_p = 0;
+        want = verify_whole(&v, b.out, "bad");
+        for (int32_t s = 0; s < SEQUENCES; s++) seen |= want.status[s];
+        verify_sliced(&cpu, &v, &want, 1 + round % 3, round % 2 == 0, toy_rules[round % TOY_RULES]);
+    }
+    cr_assert_eq(seen & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER | SPC_STATUS_BAD_DRAFT |
+                         SPC_STATUS_BAD_PARAM),
+                 SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER | SPC_STATUS_BAD_DRAFT |
+                     SPC_STATUS_BAD_PARAM);
+    batch_free(&b);
+}
+
+Test(host_shard, draws)
+{
+    static const char *const rules[] = {"strict", "diff:alpha=0.1", "chow-log:alpha=1",
+                                        "diff-log:alpha=0.1,gate=processed"};
+    dice d = {20};
+    batch b = batch_of(17000, 17001);
+    draws *want = shared(sizeof *want);
+    spc_error err;
+
+    for (int round = 0; round < 4 * MODES; round++) {
+        spc_row_params p = params_in_mode(rules[round % 4], round / 4);
+        spc_draw_batch draw = {.sequences = SEQUENCES,
+                               .vocab = b.vocab,
+                               .params = b.params,
+                               .logits = {{b.drafter, SPC_LOGITS_F32}, b.stride, b.vocab},
+                               .row = b.row,
+                               .position = b.position,
+                               .salt = b.salt,
+                               .plain = round % 2,
+                               .token = want->token};
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
+        b.params[4].sampling.min_p = round % 3 == 0 ? 2.0f : 0.0f;
+        if (round % 5 == 4) draw.token = NULL;
+        draw = draw_to(&draw, want);
+        memset(want, 0xa5, sizeof *want);
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, &err), SPC_OK, "%s", err.message);
+        for (int32_t world = 1; world <= 5; world += 2) {
+            draw_sliced(&cpu, &draw, want, world, rules[round % 4]);
+        }
+    }
+    unshare(want);
+    batch_free(&b);
+}
+
+Test(host_shard, steps_and_bytes)
+{
+    static const struct {
+        const char *rule;
+        int32_t steps;
+    } most[] = {{"strict", 2},
+                {"lossy:alpha=0.3", 2},
+                {"diff:alpha=0.1", 2},
+                {"chow:alpha=0.5", 2},
+                {"token-v3:alpha=0.5", 3}};
+    dice d = {22};
+    batch b = batch_of(9000, 9000);
+    size_t state, answer;
+
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+        spc_row_params p = params_in_mode(most[i].rule, 0);
+        spc_verify_batch v = verify_batch(&b);
+        results want;
+
+        p.bonus = SPC_BONUS_VERIFIER;
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        v.detail = NULL;
+        for (int32_t s = 0; s < SEQUENCES; s++) b.drafts[s] += b.drafts[s] == 0;
+        want = verify_whole(&v, b.out, most[i].rule);
+        cr_assert_leq(verify_sliced(&cpu, &v, &want, 2, true, most[i].rule), most[i].steps, "%s",
+                      most[i].rule);
+    }
+    batch_free(&b);
+
+    spc_row_params strict = params_in_mode("strict", 0);
+
+    spc_shard_sizes(&strict, 1, 5, 128256, 4, &state, &answer);
+    cr_assert_leq(answer, 1024u, "traffic of strict, in bytes per sequence and rank");
+}
+
+Test(host_shard, more_steps_change_nothing_and_little_room_is_told)
+{
+    dice d = {24};
+    batch b = batch_of(9000, 9000);
+    spc_row_params p = params_in_mode("strict", 3);
+    spc_verify_batch v = verify_batch(&b);
+    results want;
+    spc_error err;
+
+    batch_fill(&b, &d, &p, 3.0, NULL);
+    want = verify_whole(&v, b.out, "strict");
+
+    toy_ranks ranks = ranks_of(v.params, DRAFTS, v.vocab, 1, true);
+
+    memset(b.out, 0xa5, sizeof *b.out);
+    for (int32_t step = 0; step < 100; step++) {
+        cr_assert_eq(spc_cpu_verify_partial(&v, ranks.rank, step, NULL, &err), SPC_OK);
+        cr_assert_eq(spc_cpu_verify_combine(&v, ranks.rank, step, NULL, &err), SPC_OK);
+    }
+    cr_assert_eq(*ranks.rank[0].left, 0);
+    expect_same_results(b.out, &want, "100 steps");
+
+    ranks.rank[0].answer_bytes = 256; /* not a level of bins */
+    for (int32_t step = 0; step < 100; step++) {
+        cr_assert_eq(spc_cpu_verify_partial(&v, ranks.rank, step, NULL, &err), SPC_OK);
+        cr_assert_eq(spc_cpu_verify_combine(&v, ranks.rank, step, NULL, &err), SPC_OK);
+    }
+    cr_assert_eq(*ranks.rank[0].left, 0);
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        if (b.drafts[s] == 0 && !b.bonus[s]) continue; /* asks nothing */
+        cr_assert_eq(b.out->status[s], (uint32_t)SPC_STATUS_BAD_PARAM);
+        cr_assert_eq(b.out->count[s], 0);
+    }
+    ranks_free(&ranks);
+    batch_free(&b);
+}
+
+static void expect_refused(const spc_verify_batch *v, spc_shards shards, int32_t step,
+                           const char *field)
+{
+    spc_error err;
+
+    cr_assert_eq(spc_cpu_verify_partial(v, &shards, step, NULL, &err), SPC_EUSAGE);
+    cr_assert_not_null(strstr(err.message, field), "%s: %s", field, err.message);
+    cr_assert_eq(spc_cpu_verify_combine(v, &shards, step, NULL, &err), SPC_EUSAGE);
+}
+
+Test(host_shard, misuse_is_named)
+{
+    dice d = {26};
+    batch b = batch_of(9000, 9000);
+    spc_row_params p = params_in_mode("strict", 0);
+    spc_verify_batch v = verify_batch(&b);
+    toy_ranks ranks;
+    spc_shards s;
+
+    batch_fill(&b, &d, &p, 3.0, NULL);
+    ranks = ranks_of(v.params, DRAFTS, v.vocab, 1, true);
+    s = ranks.rank[0];
+    s.world = 0, expect_refused(&v, s, 0, "shards.world"), s.world = 1;
+    s.rank = 1, expect_refused(&v, s, 0, "shards.rank"), s.rank = 0;
+    expect_refused(&v, s, -1, "step");
+    s.left = NULL, expect_refused(&v, s, 0, "shards.left"), s.left = ranks.rank[0].left;
+    s.state = NULL, expect_refused(&v, s, 0, "shards.state"), s.state = ranks.rank[0].state;
+    s.state_bytes = 64, expect_refused(&v, s, 0, "state_bytes");
+    s = ranks.rank[0];
+    v.verifier.stride = 8999;
+    expect_refused(&v, s, 0, "verifier.stride");
+    s.world = 3; /* each has a tile: 4096 elements are enough */
+    spc_error err;
+
+    cr_assert_eq(spc_verify_shards_check(&v, &s, 0, &err), SPC_OK, "%s", err.message);
+    ranks_free(&ranks);
+    batch_free(&b);
+}
