@@ -7,6 +7,7 @@
 #include "carve.h"
 #include "cpu_kernels.h"
 #include "cpu_round.h"
+#include "cpu_scale.h"
 #include "cpu_threads.h"
 #include "rope.h"
 
@@ -47,6 +48,7 @@ struct spc_runner {
     float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
     spc_q8 quantised;   /* input of a linear op with quantised matrices */
+    float **scale;      /* [weights] of matrices of 8-bit floats, as float32; NULL for others */
     void **part;        /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
                            each other in the checkpoint; NULL: read where it is mapped */
 
@@ -188,6 +190,7 @@ static size_t lay_out(spc_runner *r, char *base)
     if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
     lay_out_quantised(r, &to);
     r->part = carve(&to, times(sizeof *r->part, plan->weight_count));
+    r->scale = carve(&to, times(sizeof *r->scale, plan->weight_count));
     return to.used;
 }
 
@@ -268,18 +271,23 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
     if (!spc_dtype_is_float(t->dtype) ||
         (w->relative != SPC_RELATIVE_NONE && spc_dtype_elements(t->dtype) > 1)) {
         return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, F16 "
-                             "and the quantised types of GGUF",
+                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, "
+                             "F16, F8_E4M3, F8_E5M2 and the quantised types of GGUF",
                              where, w->name, spc_dtype_name(t->dtype));
     }
     size_t row = (size_t)(rank == 2 ? w->of_cols : 1) / spc_dtype_elements(t->dtype) *
                  spc_dtype_bytes(t->dtype);
     const char *data = (const char *)t->data + (size_t)w->row * row;
 
-    r->matrix[i] = (spc_matrix){data, t->dtype, w->rows, w->cols};
+    r->matrix[i] = (spc_matrix){.data = data, .dtype = t->dtype, .rows = w->rows, .cols = w->cols};
     if (w->relative != SPC_RELATIVE_NONE) {
         spread_relative(r, w, t, r->vector[i]);
         return SPC_OK;
+    }
+    if (rank == 2 && spc_dtype_is_f8(t->dtype)) {
+        spc_status status = spc_cpu_bind_scale(bundle, w, t, &r->matrix[i], &r->scale[i], err);
+
+        if (status != SPC_OK) return status;
     }
     if (rank == 2) return w->cols < w->of_cols ? copy_columns(r, w, t, i, err) : SPC_OK;
     spc_dequantise(t->dtype, data, w->rows, r->vector[i]);
@@ -306,7 +314,10 @@ static void cut_head(spc_runner *r)
 static void cpu_unload(spc_runner *r)
 {
     if (!r) return;
-    for (int32_t i = 0; i < r->plan->weight_count; i++) free(r->part[i]);
+    for (int32_t i = 0; i < r->plan->weight_count; i++) {
+        free(r->part[i]);
+        free(r->scale[i]);
+    }
     free(r->arena);
     free(r);
 }
@@ -333,7 +344,10 @@ static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundl
     r->limits = *limits;
     (void)lay_out(r, r->arena);
     memset(r->length, 0, (size_t)limits->slots * sizeof *r->length);
-    for (int32_t i = 0; i < plan->weight_count; i++) r->part[i] = NULL;
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        r->part[i] = NULL;
+        r->scale[i] = NULL;
+    }
     for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
         status = bind_weight(r, weights, i, err);
     }
@@ -492,6 +506,11 @@ static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
             continue;
         }
         spc_dequantise(m->dtype, (const char *)m->data + id * bytes, m->cols, out);
+        for (int32_t k = 0; k < m->cols && m->scale.value; k++) {
+            const spc_scale *s = &m->scale;
+
+            out[k] *= s->value[(id + s->row) / s->rows * s->stride + (k + s->col) / s->cols];
+        }
         for (int32_t k = 0; k < m->cols; k++) out[k] *= op->scale;
     }
 }

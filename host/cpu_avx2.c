@@ -42,6 +42,25 @@ static inline lanes lanes_f16(const uint16_t *x)
                    _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + 8)))};
 }
 
+/* Eight of them, in the lower bytes. */
+static inline __m256 f8_to_floats(spc_dtype dtype, __m128i x)
+{
+    const __m128i size = _mm_set1_epi16(0x7f), nan = _mm_set1_epi16(0x7e00);
+    __m128i wide = _mm_cvtepu8_epi16(x), small = _mm_and_si128(wide, size), half;
+
+    if (dtype == SPC_DTYPE_F8_E5M2) return _mm256_cvtph_ps(_mm_slli_epi16(wide, 8));
+    half = _mm_or_si128(_mm_slli_epi16(_mm_andnot_si128(size, wide), 8), _mm_slli_epi16(small, 7));
+    half = _mm_or_si128(half, _mm_and_si128(_mm_cmpeq_epi16(small, size), nan));
+    return _mm256_cvtph_ps(half);
+}
+
+static inline lanes lanes_f8(spc_dtype dtype, const uint8_t *x)
+{
+    __m128i all = _mm_loadu_si128((const __m128i *)(const void *)x);
+
+    return (lanes){f8_to_floats(dtype, all), f8_to_floats(dtype, _mm_srli_si128(all, 8))};
+}
+
 static inline void lanes_store(float *x, lanes v)
 {
     _mm256_storeu_ps(x, v.low);

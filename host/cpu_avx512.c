@@ -34,6 +34,19 @@ static inline lanes lanes_f16(const uint16_t *x)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)x));
 }
 
+static inline lanes lanes_f8(spc_dtype dtype, const uint8_t *x)
+{
+    const __m256i size = _mm256_set1_epi16(0x7f), nan = _mm256_set1_epi16(0x7e00);
+    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)x));
+    __m256i small = _mm256_and_si256(wide, size), half;
+
+    if (dtype == SPC_DTYPE_F8_E5M2) return _mm512_cvtph_ps(_mm256_slli_epi16(wide, 8));
+    half = _mm256_or_si256(_mm256_slli_epi16(_mm256_andnot_si256(size, wide), 8),
+                           _mm256_slli_epi16(small, 7));
+    half = _mm256_or_si256(half, _mm256_and_si256(_mm256_cmpeq_epi16(small, size), nan));
+    return _mm512_cvtph_ps(half);
+}
+
 static inline void lanes_store(float *x, lanes v)
 {
     _mm512_storeu_ps(x, v);

@@ -13,11 +13,21 @@
 
 #include "weights/config.h"
 
+/* What the entries of a matrix of 8-bit floats are multiplied with: entry (r, c) with
+ * value[(r + row) / rows * stride + (c + col) / cols]. */
+typedef struct {
+    const float *value;
+    int32_t rows, cols; /* of a block that shares one; cols a multiple of 16 */
+    int32_t stride;     /* blocks side by side */
+    int32_t row, col;   /* where the matrix begins in the one that was scaled; col: of 16s */
+} spc_scale;
+
 /* A matrix [rows, cols] as it lies in the checkpoint. */
 typedef struct {
     const void *data;
-    spc_dtype dtype; /* F32, BF16, F16; or of blocks */
+    spc_dtype dtype; /* F32, BF16, F16; 8-bit floats; or of blocks */
     int32_t rows, cols;
+    spc_scale scale; /* 8-bit floats */
 } spc_matrix;
 
 /* Rows of activations as quantised matrices take them (cpu_quant_body.h says how).  The error

@@ -7,6 +7,7 @@
  *   lanes_set(x)                 all x
  *   lanes_load(const float *)    16 floats
  *   lanes_f16, lanes_bf16        the same from 16 halves (const uint16_t *)
+ *   lanes_f8(dtype, const uint8_t *)  the same from 16 8-bit floats, of E4M3 over SPC_E4M3_UNIT
  *   lanes_store(float *, lanes)
  *   lanes_fma(a, b, c)           a b + c
  *   lanes_sum(lanes)             fold by halving
@@ -15,6 +16,7 @@
  * and the name UNIT. */
 
 #include "rules/portable.h"
+#include "weights/quant.h"
 
 #include <math.h>
 #include <string.h>
@@ -35,6 +37,8 @@ ALWAYS_INLINE lanes weights_at(const void *data, spc_dtype dtype, int64_t i)
     switch (dtype) {
     case SPC_DTYPE_BF16: return lanes_bf16((const uint16_t *)data + i);
     case SPC_DTYPE_F16: return lanes_f16((const uint16_t *)data + i);
+    case SPC_DTYPE_F8_E4M3:
+    case SPC_DTYPE_F8_E5M2: return lanes_f8(dtype, (const uint8_t *)data + i);
     default: return lanes_load((const float *)data + i);
     }
 }
@@ -42,7 +46,12 @@ ALWAYS_INLINE lanes weights_at(const void *data, spc_dtype dtype, int64_t i)
 ALWAYS_INLINE lanes weights_tail(const void *data, spc_dtype dtype, int64_t i, int32_t count)
 {
     uint16_t part[16] = {0};
+    uint8_t bytes[16] = {0};
 
+    if (spc_dtype_is_f8(dtype)) {
+        memcpy(bytes, (const uint8_t *)data + i, (size_t)count);
+        return weights_at(bytes, dtype, 0);
+    }
     if (dtype == SPC_DTYPE_F32) return tail_f32((const float *)data + i, count);
     memcpy(part, (const uint16_t *)data + i, (size_t)count * sizeof *part);
     return weights_at(part, dtype, 0);
@@ -50,7 +59,27 @@ ALWAYS_INLINE lanes weights_tail(const void *data, spc_dtype dtype, int64_t i, i
 
 ALWAYS_INLINE int32_t bytes_of(spc_dtype dtype)
 {
-    return dtype == SPC_DTYPE_F32 ? 4 : 2;
+    return dtype == SPC_DTYPE_F32 ? 4 : spc_dtype_is_f8(dtype) ? 1 : 2;
+}
+
+/* The factors of rows first .. first + outs - 1 in one block of columns. */
+ALWAYS_INLINE void factors_at(const spc_matrix *m, spc_dtype dtype, int64_t first, int32_t outs,
+                              int32_t block, lanes *factor)
+{
+    const spc_scale *s = &m->scale;
+
+#pragma GCC unroll 16
+    for (int32_t o = 0; o < outs; o++) {
+        float value = s->value[(first + o + s->row) / s->rows * s->stride + block];
+
+        factor[o] = lanes_set(dtype == SPC_DTYPE_F8_E4M3 ? value * SPC_E4M3_UNIT : value);
+    }
+}
+
+/* Weights of row first + o; 8-bit ones as they are after scaling. */
+ALWAYS_INLINE lanes scaled(spc_dtype dtype, lanes weights, const lanes *factor)
+{
+    return spc_dtype_is_f8(dtype) ? lanes_fma(weights, *factor, lanes_zero()) : weights;
 }
 
 /* Ask for the weights that the tile after the next will read.  A tile's rows are short streams that
@@ -63,10 +92,14 @@ ALWAYS_INLINE void prefetch(const char *weights, int32_t bytes)
 }
 
 /* A tile of outs x rows accumulators; both are constants where this is inlined. */
-ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t first,
-                        int32_t outs, const float *in, int32_t rows, float *const *out, int32_t at)
+ALWAYS_INLINE void tile(const spc_matrix *m, spc_dtype dtype, int64_t first, int32_t outs,
+                        const float *in, int32_t rows, float *const *out, int32_t at)
 {
-    lanes sum[BLOCK_WIDE][BLOCK_ROWS];
+    const void *data = m->data;
+    const int32_t cols = m->cols;
+    lanes sum[BLOCK_WIDE][BLOCK_ROWS], factor[BLOCK_WIDE];
+    int32_t block = 0;
+    int64_t next = 0; /* column at which the next block of factors begins */
     const char *ahead = (const char *)data + (first + 2 * outs) * cols * bytes_of(dtype);
     const int32_t step = 16 * outs * bytes_of(dtype);
     int32_t c = 0;
@@ -76,13 +109,20 @@ ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t
 #pragma GCC unroll 16
         for (int32_t r = 0; r < rows; r++) sum[o][r] = lanes_zero();
     }
+    if (spc_dtype_is_f8(dtype)) block = m->scale.col / m->scale.cols;
     for (; c + 16 <= cols; c += 16) {
         lanes w[BLOCK_WIDE];
 
+        if (spc_dtype_is_f8(dtype) && c >= next) {
+            factors_at(m, dtype, first, outs, block++, factor);
+            next = (int64_t)block * m->scale.cols - m->scale.col;
+        }
         prefetch(ahead, step);
         ahead += step;
 #pragma GCC unroll 16
-        for (int32_t o = 0; o < outs; o++) w[o] = weights_at(data, dtype, (first + o) * cols + c);
+        for (int32_t o = 0; o < outs; o++) {
+            w[o] = scaled(dtype, weights_at(data, dtype, (first + o) * cols + c), &factor[o]);
+        }
 #pragma GCC unroll 16
         for (int32_t r = 0; r < rows; r++) {
             lanes x = lanes_load(in + (int64_t)r * cols + c);
@@ -92,9 +132,13 @@ ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t
         }
     }
     if (c < cols) {
+        if (spc_dtype_is_f8(dtype) && c >= next) {
+            factors_at(m, dtype, first, outs, block, factor);
+        }
 #pragma GCC unroll 16
         for (int32_t o = 0; o < outs; o++) {
-            lanes w = weights_tail(data, dtype, (first + o) * cols + c, cols - c);
+            lanes w = scaled(dtype, weights_tail(data, dtype, (first + o) * cols + c, cols - c),
+                             &factor[o]);
 
 #pragma GCC unroll 16
             for (int32_t r = 0; r < rows; r++) {
@@ -120,23 +164,23 @@ ALWAYS_INLINE void tile(const void *data, spc_dtype dtype, int32_t cols, int64_t
 }
 
 /* All rows of one group of outputs: the group's weights stay in the first-level cache meanwhile. */
-ALWAYS_INLINE void strip(const void *data, spc_dtype dtype, int32_t cols, int64_t first,
-                         int32_t outs, const float *in, int32_t rows, float *const *out, int32_t at)
+ALWAYS_INLINE void strip(const spc_matrix *m, spc_dtype dtype, int64_t first, int32_t outs,
+                         const float *in, int32_t rows, float *const *out, int32_t at)
 {
     while (rows > 0) {
         int32_t part = rows < BLOCK_ROWS ? rows : BLOCK_ROWS;
 
         switch (part) {
-        case 1: tile(data, dtype, cols, first, outs, in, 1, out, at); break;
-        case 2: tile(data, dtype, cols, first, outs, in, 2, out, at); break;
-        case 3: tile(data, dtype, cols, first, outs, in, 3, out, at); break;
+        case 1: tile(m, dtype, first, outs, in, 1, out, at); break;
+        case 2: tile(m, dtype, first, outs, in, 2, out, at); break;
+        case 3: tile(m, dtype, first, outs, in, 3, out, at); break;
 #if BLOCK_ROWS > 3
-        case 4: tile(data, dtype, cols, first, outs, in, 4, out, at); break;
-        case 5: tile(data, dtype, cols, first, outs, in, 5, out, at); break;
-        default: tile(data, dtype, cols, first, outs, in, 6, out, at); break;
+        case 4: tile(m, dtype, first, outs, in, 4, out, at); break;
+        case 5: tile(m, dtype, first, outs, in, 5, out, at); break;
+        default: tile(m, dtype, first, outs, in, 6, out, at); break;
 #endif
         }
-        in += (int64_t)part * cols;
+        in += (int64_t)part * m->cols;
         out += part;
         rows -= part;
     }
@@ -149,13 +193,13 @@ ALWAYS_INLINE void linear_of(const spc_matrix *m, spc_dtype dtype, int32_t from,
 
     if (rows == 1) { /* one row: more outputs at once keep more loads in flight */
         for (; o + BLOCK_WIDE <= to; o += BLOCK_WIDE) {
-            tile(m->data, dtype, m->cols, o, BLOCK_WIDE, in, 1, out, at + o);
+            tile(m, dtype, o, BLOCK_WIDE, in, 1, out, at + o);
         }
     }
     for (; o + BLOCK_OUT <= to; o += BLOCK_OUT) {
-        strip(m->data, dtype, m->cols, o, BLOCK_OUT, in, rows, out, at + o);
+        strip(m, dtype, o, BLOCK_OUT, in, rows, out, at + o);
     }
-    for (; o < to; o++) strip(m->data, dtype, m->cols, o, 1, in, rows, out, at + o);
+    for (; o < to; o++) strip(m, dtype, o, 1, in, rows, out, at + o);
 }
 
 static void linear(const spc_matrix *m, int32_t from, int32_t to, const float *in, int32_t rows,
@@ -164,6 +208,8 @@ static void linear(const spc_matrix *m, int32_t from, int32_t to, const float *i
     switch (m->dtype) {
     case SPC_DTYPE_BF16: linear_of(m, SPC_DTYPE_BF16, from, to, in, rows, out, at); break;
     case SPC_DTYPE_F16: linear_of(m, SPC_DTYPE_F16, from, to, in, rows, out, at); break;
+    case SPC_DTYPE_F8_E4M3: linear_of(m, SPC_DTYPE_F8_E4M3, from, to, in, rows, out, at); break;
+    case SPC_DTYPE_F8_E5M2: linear_of(m, SPC_DTYPE_F8_E5M2, from, to, in, rows, out, at); break;
     default: linear_of(m, SPC_DTYPE_F32, from, to, in, rows, out, at); break;
     }
 }

@@ -48,6 +48,14 @@ static inline lanes lanes_f16(const uint16_t *x)
     return v;
 }
 
+static inline lanes lanes_f8(spc_dtype dtype, const uint8_t *x)
+{
+    lanes v;
+
+    for (int i = 0; i < 16; i++) v.lane[i] = spc_half_to_float(spc_f8_to_half(dtype, x[i]));
+    return v;
+}
+
 static inline void lanes_store(float *x, lanes v)
 {
     for (int i = 0; i < 16; i++) x[i] = v.lane[i];

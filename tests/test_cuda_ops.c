@@ -96,7 +96,7 @@ static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows
     for (int32_t r = 0; r < rows; r++) {
         memcpy(data + (size_t)r * pitch, copy + (size_t)r * row_bytes, row_bytes);
     }
-    *packed = (spc_matrix){copy, dtype_of[type], rows, cols};
+    *packed = (spc_matrix){copy, dtype_of[type], rows, cols, {0}};
     return (spc_cuda_matrix){data, type, rows, cols, stride};
 }
 

@@ -9,10 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLS = 70, OUTS = 33, ROWS = 9, UNITS = 3, DTYPES = 3 };
+enum { COLS = 70, OUTS = 33, ROWS = 9, UNITS = 3, DTYPES = 5 };
 
 static const char *const names[UNITS] = {"portable", "avx2", "avx512"};
-static const spc_dtype dtypes[DTYPES] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F16};
+static const spc_dtype dtypes[DTYPES] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F16,
+                                         SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+
+/* Scales of 8-bit floats: blocks of 3 x 32, of a larger matrix whose part begins at [2, 16]. */
+static const float scales[(OUTS + 4) / 3 * 3] = {0.5f, 1.25f, 3,    0.75f, 2,    1,    1.5f, 0.3f,
+                                                 0.6f, 1.1f,  0.9f, 2.5f,  0.2f, 1.7f, 0.4f, 0.8f,
+                                                 1.3f, 2.2f,  0.7f, 1.9f,  0.1f, 2.7f, 1.6f, 0.35f};
+static const spc_scale scale = {scales, 3, 32, 3, 2, 16};
 
 /* In [-1, 1), from a fixed sequence. */
 static float next_value(uint32_t *state)
@@ -40,6 +47,12 @@ static void *make_matrix(spc_dtype dtype, int32_t rows, int32_t cols, uint32_t s
                                     (uint16_t)((seed >> 9 & 15u) << 10) |
                                     (uint16_t)(seed >> 13 & 1023u);
             break;
+        case SPC_DTYPE_F8_E4M3: /* no NaN */
+            ((uint8_t *)data)[i] = (uint8_t)((seed >> 11 & 0xff) - ((seed >> 11 & 0x7f) == 0x7f));
+            break;
+        case SPC_DTYPE_F8_E5M2: /* exponents below 16 */
+            ((uint8_t *)data)[i] = (uint8_t)(seed >> 11 & 0xbf);
+            break;
         default: ((float *)data)[i] = x;
         }
     }
@@ -60,11 +73,29 @@ static double half_value(uint16_t half)
     return half & 0x8000 ? -size : size;
 }
 
-static double element(const void *data, spc_dtype dtype, int32_t i)
+/* What an 8-bit float is, from its definition. */
+static double f8_value(spc_dtype dtype, uint8_t value)
 {
+    int bits = dtype == SPC_DTYPE_F8_E4M3 ? 3 : 2, bias = dtype == SPC_DTYPE_F8_E4M3 ? 7 : 15;
+    int exponent = (value & 0x7f) >> bits, part = value & ((1 << bits) - 1);
+    double size =
+        exponent ? ldexp((1 << bits) + part, exponent - bias - bits) : ldexp(part, 1 - bias - bits);
+
+    return value & 0x80 ? -size : size;
+}
+
+static double element(const spc_matrix *m, int32_t row, int32_t col)
+{
+    const void *data = m->data;
+    spc_dtype dtype = m->dtype;
+    int32_t i = row * m->cols + col;
     uint32_t bits;
     float x;
 
+    if (dtype == SPC_DTYPE_F8_E4M3 || dtype == SPC_DTYPE_F8_E5M2) {
+        return f8_value(dtype, ((const uint8_t *)data)[i]) *
+               (double)scales[(row + 2) / 3 * 3 + (col + 16) / 32];
+    }
     if (dtype == SPC_DTYPE_F16) return half_value(((const uint16_t *)data)[i]);
     if (dtype == SPC_DTYPE_F32) return (double)((const float *)data)[i];
     bits = (uint32_t)((const uint16_t *)data)[i] << 16;
@@ -91,8 +122,7 @@ static void check_linear(const spc_cpu_kernels *unit, const spc_matrix *m, int32
             double sum = 0.0, size = 0.0;
 
             for (int32_t c = 0; c < m->cols; c++) {
-                double term =
-                    element(m->data, m->dtype, o * m->cols + c) * (double)in[r * m->cols + c];
+                double term = element(m, o, c) * (double)in[r * m->cols + c];
 
                 sum += term;
                 size += fabs(term);
@@ -115,14 +145,14 @@ Test(host_cpu_kernels, products_of_any_size_are_those_of_a_double_loop)
             for (int32_t cols = 1; cols <= COLS; cols++) {
                 int32_t outs = 1 + cols * 7 % OUTS;
                 void *data = make_matrix(dtypes[d], outs, cols, (uint32_t)cols);
-                spc_matrix m = {data, dtypes[d], outs, cols};
+                spc_matrix m = {data, dtypes[d], outs, cols, scale};
 
                 for (int32_t rows = 1; rows <= ROWS; rows++) check_linear(unit, &m, rows);
                 free(data);
             }
             for (int32_t outs = 1; outs <= OUTS; outs++) {
                 void *data = make_matrix(dtypes[d], outs, 37, (uint32_t)outs);
-                spc_matrix m = {data, dtypes[d], outs, 37};
+                spc_matrix m = {data, dtypes[d], outs, 37, scale};
 
                 for (int32_t rows = 1; rows <= ROWS; rows++) check_linear(unit, &m, rows);
                 free(data);
@@ -138,7 +168,7 @@ Test(host_cpu_kernels, a_row_has_the_same_bits_beside_any_others_and_in_any_rang
 
         for (int32_t d = 0; unit && d < DTYPES; d++) {
             void *data = make_matrix(dtypes[d], OUTS, COLS, 3);
-            spc_matrix m = {data, dtypes[d], OUTS, COLS};
+            spc_matrix m = {data, dtypes[d], OUTS, COLS, scale};
             float *in = make_rows(ROWS * COLS, 11), all[ROWS * OUTS], one[OUTS];
 
             multiply(unit, &m, in, ROWS, OUTS, all);
@@ -170,7 +200,7 @@ Test(host_cpu_kernels, avx2_and_avx512_agree_to_the_bit)
 
         for (int32_t d = 0; d < DTYPES; d++) {
             void *data = make_matrix(dtypes[d], OUTS, cols, 9);
-            spc_matrix m = {data, dtypes[d], OUTS, cols};
+            spc_matrix m = {data, dtypes[d], OUTS, cols, scale};
 
             multiply(narrow, &m, in, ROWS, OUTS, a);
             multiply(wide, &m, in, ROWS, OUTS, b);
@@ -367,5 +397,38 @@ Test(host_cpu_kernels, units_are_found_by_name_and_listed)
     for (int32_t u = 0; u < UNITS; u++) {
         cr_assert_eq(spc_cpu_kernels_find(names[u], NULL) != NULL, strstr(known, names[u]) != NULL,
                      "%s", known);
+    }
+}
+
+/* Every code of the two formats, through conversion and product. */
+Test(host_cpu_kernels, all_codes_of_8_bit_floats)
+{
+    static const float one = 1;
+    static const spc_scale unscaled = {&one, 1 << 20, 1 << 20, 1, 0, 0};
+
+    for (int d = 3; d < 5; d++) {
+        for (int code = 0; code < 256; code++) {
+            bool e4m3 = dtypes[d] == SPC_DTYPE_F8_E4M3;
+            bool nan = e4m3 ? (code & 0x7f) == 0x7f : (code & 0x7f) > 0x7c;
+            double want = !e4m3 && (code & 0x7f) == 0x7c ? (code & 0x80 ? -INFINITY : INFINITY)
+                                                         : f8_value(dtypes[d], (uint8_t)code);
+            uint8_t codes[17] = {0};
+            float in[17] = {0}, got;
+
+            codes[5] = (uint8_t)code;
+            in[5] = 1;
+            spc_dequantise(dtypes[d], &codes[5], 1, &got);
+            cr_assert(nan ? isnan(got) : (double)got == want, "%s %02x: %g",
+                      spc_dtype_name(dtypes[d]), code, (double)got);
+            for (int32_t u = 0; u < UNITS; u++) {
+                const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+                spc_matrix m = {codes, dtypes[d], 1, 17, unscaled};
+
+                if (!unit) continue;
+                multiply(unit, &m, in, 1, 1, &got);
+                cr_assert(nan ? isnan(got) : (double)got == want || isinf(want), "%s, %s %02x: %g",
+                          unit->name, spc_dtype_name(dtypes[d]), code, (double)got);
+            }
+        }
     }
 }

@@ -108,7 +108,7 @@ static void expect_unit(const spc_cpu_kernels *unit, const spc_cpu_kernels *port
                         spc_dtype dtype, int32_t cols)
 {
     uint8_t *blocks = make_blocks(dtype, cols, (uint32_t)cols + dtype);
-    spc_matrix m = {blocks, dtype, OUTS, cols};
+    spc_matrix m = {blocks, dtype, OUTS, cols, {0}};
     uint32_t seed = 5;
     float *in = malloc((size_t)(ROWS_MAX * cols) * sizeof *in);
 
@@ -155,7 +155,7 @@ Test(host_cpu_quant, activations_are_off_by_half_a_step_at_most)
 {
     const spc_cpu_kernels *unit = spc_cpu_kernels_find("portable", NULL);
     uint8_t *blocks = make_blocks(SPC_DTYPE_Q8_0, 96, 1);
-    spc_matrix m = {blocks, SPC_DTYPE_Q8_0, OUTS, 96};
+    spc_matrix m = {blocks, SPC_DTYPE_Q8_0, OUTS, 96, {0}};
     float in[96];
     uint32_t seed = 9;
     result r;
@@ -180,7 +180,7 @@ Test(host_cpu_quant, a_broken_activation_breaks_every_product)
     for (int32_t u = 0; u < UNITS; u++) {
         const spc_cpu_kernels *unit = spc_cpu_kernels_find(units[u], NULL);
         uint8_t *blocks = make_blocks(SPC_DTYPE_Q4_0, 64, 2);
-        spc_matrix m = {blocks, SPC_DTYPE_Q4_0, OUTS, 64};
+        spc_matrix m = {blocks, SPC_DTYPE_Q4_0, OUTS, 64, {0}};
         float in[64] = {1.0f};
         result r;
 

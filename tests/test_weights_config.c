@@ -350,3 +350,31 @@ Test(weights_config, what_is_no_json_object)
     }
     free(good);
 }
+
+static void expect_quantised(const char *value, spc_status want, const char *said)
+{
+    char change[256], *text;
+    spc_config c;
+    spc_error err = {SPC_OK, ""};
+
+    (void)snprintf(change, sizeof change, "{\"quantization_config\": %s}", value);
+    text = changed(change);
+    cr_assert_eq(read_texts(text, NULL, &c, &err), want, "%s: %s", value, err.message);
+    cr_assert_not_null(strstr(err.message, said), "%s: %s", value, err.message);
+    free(text);
+}
+
+Test(weights_config, quantised_checkpoints_are_known_or_refused)
+{
+    expect_quantised("{\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}", SPC_OK, "");
+    expect_quantised("{\"quant_method\": \"fbgemm_fp8\"}", SPC_OK, "");
+    expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"float-quantized\"}",
+                     SPC_OK, "");
+    expect_quantised("{\"quant_method\": \"fp8\", \"weight_block_size\": [64, 128]}", SPC_EMODEL,
+                     "[128, 128]");
+    expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}",
+                     SPC_EUNSUPPORTED, "pack-quantized");
+    expect_quantised("{\"quant_method\": \"gptq\", \"bits\": 4}", SPC_EUNSUPPORTED, "'gptq'");
+    expect_quantised("{}", SPC_EUNSUPPORTED, "none named");
+    expect_quantised("3", SPC_EMODEL, "quantization_config");
+}

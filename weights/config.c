@@ -29,6 +29,38 @@ static spc_status read_names(const reader *r, spc_config *c)
     return SPC_OK;
 }
 
+/* Quantised checkpoints hold tensors that mean nothing by themselves: only the kinds whose meaning
+ * is known here (8-bit floats beside their scales) are read. */
+static spc_status check_quantisation(const reader *r)
+{
+    static const char key[] = "quantization_config";
+    const json_t *block, *object;
+    const char *method, *format;
+    spc_status status = spc_config_object(r, key, &object);
+
+    if (status != SPC_OK || !object) return status;
+    method = json_string_value(json_object_get(object, "quant_method"));
+    format = json_string_value(json_object_get(object, "format"));
+    block = json_object_get(object, "weight_block_size");
+    if (!method) method = "none named";
+    if (block && !json_is_null(block) &&
+        (json_integer_value(json_array_get(block, 0)) != 128 ||
+         json_integer_value(json_array_get(block, 1)) != 128)) {
+        return spc_config_wrong(r, key, "weight_block_size [128, 128]");
+    }
+    if (strcmp(method, "fp8") == 0 || strcmp(method, "fbgemm_fp8") == 0) return SPC_OK;
+    if (strcmp(method, "compressed-tensors") == 0 && format &&
+        strcmp(format, "float-quantized") == 0) {
+        return SPC_OK;
+    }
+    return spc_error_set(
+        r->err, SPC_EUNSUPPORTED,
+        "%s: quantization_config: method '%.60s'%s%.60s is not supported; "
+        "supported: fp8, fbgemm_fp8, compressed-tensors of format float-quantized; "
+        "other quantised weights are read from GGUF files",
+        r->where, method, format ? ", format " : "", format ? format : "");
+}
+
 static spc_status read_sizes(const reader *r, spc_config *c)
 {
     spc_status s = spc_config_size(r, "vocab_size", 1, SPC_CONFIG_VOCAB, -1, &c->vocab);
@@ -155,6 +187,7 @@ spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
     if (status != SPC_OK) return status;
     memset(&c, 0, sizeof c);
     status = read_names(&r, &c);
+    if (status == SPC_OK) status = check_quantisation(&r);
     if (status == SPC_OK) {
         status = spc_config_is_t5(&c) ? spc_config_read_t5(&r, bundle, &c) : read_decoder(&r, &c);
     }

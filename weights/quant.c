@@ -128,7 +128,7 @@ static void q6_k(const uint8_t *b, float *out)
 bool spc_dtype_is_float(spc_dtype dtype)
 {
     return dtype == SPC_DTYPE_F32 || dtype == SPC_DTYPE_F16 || dtype == SPC_DTYPE_BF16 ||
-           spc_dtype_elements(dtype) > 1;
+           spc_dtype_is_f8(dtype) || spc_dtype_elements(dtype) > 1;
 }
 
 static void block(spc_dtype dtype, const uint8_t *b, float *out)
@@ -136,6 +136,10 @@ static void block(spc_dtype dtype, const uint8_t *b, float *out)
     switch (dtype) {
     case SPC_DTYPE_F16: *out = half_at(b); break;
     case SPC_DTYPE_BF16: *out = spc_bfloat_to_float((uint16_t)(b[0] | b[1] << 8)); break;
+    case SPC_DTYPE_F8_E4M3:
+        *out = spc_half_to_float(spc_f8_to_half(dtype, *b)) * SPC_E4M3_UNIT;
+        break;
+    case SPC_DTYPE_F8_E5M2: *out = spc_half_to_float(spc_f8_to_half(dtype, *b)); break;
     case SPC_DTYPE_Q8_0: q8_0(b, out); break;
     case SPC_DTYPE_Q4_0: q4_0(b, out); break;
     case SPC_DTYPE_Q4_1: q4_1(b, out); break;

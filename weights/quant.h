@@ -50,10 +50,26 @@ static inline float spc_bfloat_to_float(uint16_t value)
     return pun.f;
 }
 
+/* An 8-bit float as a half.  Of F8_E4M3 (finite, NaN is all ones; as in safetensors) it is the
+ * value over SPC_E4M3_UNIT, exactly; F8_E5M2 is the upper byte of a half. */
+#define SPC_E4M3_UNIT 256.0f
+
+static inline uint16_t spc_f8_to_half(spc_dtype dtype, uint8_t value)
+{
+    if (dtype == SPC_DTYPE_F8_E5M2) return (uint16_t)(value << 8);
+    return (uint16_t)((value & 0x80) << 8 | (value & 0x7f) << 7 |
+                      ((value & 0x7f) == 0x7f ? 0x7e00 : 0));
+}
+
+static inline bool spc_dtype_is_f8(spc_dtype dtype)
+{
+    return dtype == SPC_DTYPE_F8_E4M3 || dtype == SPC_DTYPE_F8_E5M2;
+}
+
 /* The 8 pairs of 6-bit numbers of a Q4_K or Q5_K block, from its 12 bytes. */
 void spc_quant_scales(const uint8_t bytes[12], uint8_t scale[8], uint8_t min[8]);
 
-/* Is there a conversion to float: F32, F16, BF16 and every type with blocks? */
+/* Is there a conversion to float: F32, F16, BF16, the 8-bit floats and every type with blocks? */
 bool spc_dtype_is_float(spc_dtype dtype);
 
 /* Entries to float32: `count` of them (whole blocks), from the first on.

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cpu_scale.c - the scales that lie beside matrices of 8-bit floats. */
+#include "cpu_scale.h"
+
+#include "weights/quant.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { BLOCK = 128, NAME = SPC_PLAN_NAME + 16 };
+
+static const spc_tensor *find_scale(const spc_bundle *bundle, const char *weight)
+{
+    static const char *const suffix[] = {"_scale_inv", "_scale"};
+    const spc_tensor *t = NULL;
+    char name[NAME];
+
+    for (int i = 0; i < 2 && !t; i++) {
+        (void)snprintf(name, sizeof name, "%s%s", weight, suffix[i]);
+        t = spc_bundle_find(bundle, name);
+    }
+    return t;
+}
+
+/* How many entries share a value; false: the shape is none of the known ones. */
+static bool shape_of(const spc_tensor *scale, const spc_tensor *t, spc_scale *out)
+{
+    int64_t rows = t->shape[0], cols = t->shape[1];
+    int64_t down = (rows + BLOCK - 1) / BLOCK, across = (cols + BLOCK - 1) / BLOCK;
+
+    out->rows = out->cols = INT32_MAX / 16 * 16;
+    out->stride = 1;
+    if (scale->rank == 0 || (scale->rank == 1 && scale->shape[0] == 1)) return true;
+    if (scale->rank == 2 && scale->shape[0] == down && scale->shape[1] == across) {
+        out->rows = out->cols = BLOCK;
+        out->stride = (int32_t)across;
+        return true;
+    }
+    out->rows = 1;
+    return scale->shape[0] == rows &&
+           (scale->rank == 1 || (scale->rank == 2 && scale->shape[1] == 1));
+}
+
+spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, const spc_tensor *t,
+                              spc_matrix *matrix, float **own, spc_error *err)
+{
+    static const spc_tensor one = {.dtype = SPC_DTYPE_F32};
+    const spc_tensor *found = find_scale(bundle, w->name), *scale = found ? found : &one;
+    const char *where = spc_bundle_where(bundle);
+    spc_scale s = {.row = w->row, .col = w->col};
+    int64_t count = 1;
+
+    if (!shape_of(scale, t, &s) || !spc_dtype_is_float(scale->dtype) ||
+        spc_dtype_elements(scale->dtype) > 1) {
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: expected a scale for all of %s, for each of its %" PRId64
+                             " rows or for each block of 128 x 128, in F32, F16 or BF16; found "
+                             "rank %d, [%" PRId64 ", %" PRId64 "], %s",
+                             where, scale->name, w->name, t->shape[0], (int)scale->rank,
+                             scale->rank > 0 ? scale->shape[0] : 0,
+                             scale->rank > 1 ? scale->shape[1] : 0, spc_dtype_name(scale->dtype));
+    }
+    if (w->col % 16 != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "%s: %s: a rank's part begins at input %d; 8-bit floats are cut at "
+                             "multiples of 16: take fewer ranks",
+                             where, w->name, (int)w->col);
+    }
+    for (int32_t i = 0; i < scale->rank; i++) count *= scale->shape[i];
+    *own = malloc((size_t)count * sizeof **own);
+    if (!*own) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for %s", where, scale->name);
+    if (found) {
+        spc_dequantise(found->dtype, found->data, count, *own);
+    } else {
+        **own = 1.0f;
+    }
+    s.value = *own;
+    matrix->scale = s;
+    return SPC_OK;
+}
