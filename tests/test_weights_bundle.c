@@ -114,6 +114,8 @@ Test(weights_bundle, bad_indexes)
         {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"same.safetensors\"}}", SPC_EFORMAT,
          "twice"},
         {"{\"weight_map\":{\"a\":\"short.safetensors\"}}", SPC_EFORMAT, "short.safetensors"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\",\"c\":\"one.safetensors\"}}", SPC_EFORMAT,
+         "tensor 'c' is not in one.safetensors"},
     };
     folder f = folder_open();
 

@@ -238,6 +238,35 @@ static bool was_read(const spc_bundle *b, const char *name)
     return false;
 }
 
+/* Is every tensor of the index in one of its files?  Each counted once: a name that stands twice is
+ * another error. */
+static spc_status check_promised(const spc_bundle *b, const json_t *map, const char *index,
+                                 spc_error *err)
+{
+    const char *tensor;
+    json_t *value;
+    size_t there = 0;
+
+    for (int32_t i = 0; i < b->list.count; i++) {
+        there += json_object_get(map, b->list.tensor[i].name) != NULL;
+    }
+    if (there >= json_object_size(map)) return SPC_OK;
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, value)
+    {
+        bool found = false;
+
+        for (int32_t i = 0; i < b->list.count && !found; i++) {
+            found = strcmp(b->list.tensor[i].name, tensor) == 0;
+        }
+        if (found) continue;
+        return spc_error_set(err, SPC_EFORMAT,
+                             "%s: weight_map: tensor '%.100s' is not in %.100s: is the file of "
+                             "another model, or cut short?",
+                             label_of(b, index).text, tensor, json_string_value(value));
+    }
+    return SPC_OK;
+}
+
 static spc_status read_shards(spc_bundle *b, const json_t *map, const char *index, spc_error *err)
 {
     const char *tensor;
@@ -259,7 +288,7 @@ static spc_status read_shards(spc_bundle *b, const json_t *map, const char *inde
 
         if (status != SPC_OK) return status;
     }
-    return SPC_OK;
+    return check_promised(b, map, index, err);
 }
 
 static spc_status read_index(spc_bundle *b, const char *index, spc_error *err)
