@@ -57,6 +57,7 @@ static __device__ __noinline__ void read_question(const shard_args<Batch> *a, in
     const spc_shards *shards = &a->shards;
     const spc_shard_state *state = spc_shard_at(shards, s);
     const int32_t vocab = a->b.vocab;
+    const spc_cuts cuts = spc_cuts_of(shards, vocab);
 
     scratch.open = false;
     if (s >= spc_live(a->b.live, a->b.sequences)) return;
@@ -64,9 +65,9 @@ static __device__ __noinline__ void read_question(const shard_args<Batch> *a, in
     if ((a->step > 0 && state->done) || !spc_params_valid(scratch.round.params)) return;
     scratch.ask = a->step > 0 ? state->ask : first_question(&scratch.round);
     scratch.needs = spc_needs_of(scratch.round.params, vocab);
-    scratch.most = spc_shard_tiles(vocab, shards->world);
-    scratch.first = spc_shard_tile(vocab, shards->rank, shards->world);
-    scratch.tiles = spc_shard_tile(vocab, shards->rank + 1, shards->world) - scratch.first;
+    scratch.most = spc_most_tiles(cuts.cut, shards->world);
+    scratch.first = spc_cut_tile(&cuts, shards->rank);
+    scratch.tiles = spc_cut_tiles(&cuts, shards->rank);
     scratch.word = spc_answer_at(shards, a->b.sequences, shards->rank, s);
     scratch.open = spc_answer_words(&scratch.ask, scratch.needs, scratch.most) <=
                    (int32_t)(shards->answer_bytes / 4);
@@ -481,8 +482,8 @@ template <typename Batch>
 static cudaError_t launch_partial(const Batch &sliced, const spc_shards *shards, int32_t step,
                                   int32_t rows, cudaStream_t stream)
 {
-    const int32_t tiles = spc_shard_tile(sliced.vocab, shards->rank + 1, shards->world) -
-                          spc_shard_tile(sliced.vocab, shards->rank, shards->world);
+    const spc_cuts cuts = spc_cuts_of(shards, sliced.vocab);
+    const int32_t tiles = spc_cut_tiles(&cuts, shards->rank);
     const size_t bytes = (size_t)sliced.sequences * shards->answer_bytes;
     shard_args<Batch> args = {sliced, *shards, step, step == 0 ? rows : 1};
     const int32_t closing = args.units;

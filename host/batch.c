@@ -100,10 +100,12 @@ static spc_status check_workspace(const void *workspace, size_t bytes, int32_t s
 static int32_t held(int32_t width, int32_t vocab, const spc_shards *shards)
 {
     int32_t first, last;
+    spc_cuts cuts;
 
     if (!shards) return width;
-    first = spc_shard_first(vocab, shards->rank, shards->world);
-    last = spc_shard_first(vocab, shards->rank + 1, shards->world);
+    cuts = spc_cuts_of(shards, vocab);
+    first = spc_cut_first(&cuts, shards->rank);
+    last = spc_cut_first(&cuts, shards->rank + 1);
     if (last > width) last = width;
     return last > first ? last - first : 0;
 }
@@ -182,7 +184,7 @@ spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
 void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts, int32_t vocab,
                      int32_t world, size_t *state_bytes, size_t *answer_bytes)
 {
-    const int32_t tiles = spc_shard_tiles(vocab, world);
+    const int32_t tiles = spc_most_tiles(vocab, world);
     int32_t log = 0, answer = 0;
 
     for (int32_t i = 0; i < count; i++) {
@@ -207,12 +209,15 @@ void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_dr
     *answer_bytes = ((size_t)answer * 4 + 15) / 16 * 16;
 }
 
-static spc_status check_shards(const spc_shards *s, int32_t step, spc_error *err)
+static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step, spc_error *err)
 {
     spc_status status = check_range("shards.world", s->world, 1, SPC_SHARDS_MAX, err);
 
     if (!status) status = check_range("shards.rank", s->rank, 0, s->world - 1, err);
     if (!status) status = check_range("step", step, 0, INT32_MAX, err);
+    if (!status && s->cut != 0) {
+        status = check_range("shards.cut", s->cut, vocab, SPC_VOCAB_MAX, err);
+    }
     if (status) return status;
     if (!s->state) return missing("shards.state", err);
     if (!s->answers) return missing("shards.answers", err);
@@ -236,7 +241,7 @@ static spc_status check_shards(const spc_shards *s, int32_t step, spc_error *err
 spc_status spc_draw_shards_check(const spc_draw_batch *b, const spc_shards *shards, int32_t step,
                                  spc_error *err)
 {
-    spc_status status = check_shards(shards, step, err);
+    spc_status status = check_shards(shards, b->vocab, step, err);
 
     return status ? status : check_draw(b, shards, err);
 }
@@ -244,7 +249,7 @@ spc_status spc_draw_shards_check(const spc_draw_batch *b, const spc_shards *shar
 spc_status spc_verify_shards_check(const spc_verify_batch *b, const spc_shards *shards,
                                    int32_t step, spc_error *err)
 {
-    spc_status status = check_shards(shards, step, err);
+    spc_status status = check_shards(shards, b->vocab, step, err);
 
     return status ? status : check_verify(b, shards, err);
 }

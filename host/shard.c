@@ -278,14 +278,15 @@ static void answer_sequence(const spc_shards *shards, int32_t sequences, int32_t
                             const spc_round *round)
 {
     spc_replay r = replay_begin(shards, s, round->vocab);
+    spc_cuts cuts = spc_cuts_of(shards, round->vocab);
     answer a = {.round = round, .ask = &r.state->ask, .most = r.tiles};
 
     if (step == 0) begin_state(r.state, round);
     if (r.state->done || !spc_params_valid(round->params)) return;
     a.needs = spc_needs_of(round->params, round->vocab);
     if (spc_answer_words(a.ask, a.needs, a.most) > r.slot) return; /* combine says so */
-    a.first = spc_shard_tile(round->vocab, shards->rank, shards->world);
-    a.tiles = spc_shard_tile(round->vocab, shards->rank + 1, shards->world) - a.first;
+    a.first = spc_cut_tile(&cuts, shards->rank);
+    a.tiles = spc_cut_tiles(&cuts, shards->rank);
     a.word = spc_answer_at(shards, sequences, shards->rank, s);
     answer_question(&a);
 }

@@ -7,7 +7,7 @@
  * rank. */
 #include "plan.h"
 
-#include "rules/row.h"
+#include "rules/shard.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,10 +48,7 @@ static spc_status refuse(const spc_config *c, int32_t world, const char *where, 
 
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
 {
-    int64_t tiles = ((int64_t)vocab + SPC_TILE - 1) / SPC_TILE;
-    int64_t first = tiles * rank / world * SPC_TILE;
-
-    return first < vocab ? (int32_t)first : vocab;
+    return spc_shard_first(vocab, rank, world);
 }
 
 /* ---- what is cut ------------------------------------------------------------------------------

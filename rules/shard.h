@@ -3,7 +3,8 @@
  * ask each other, and what they answer.
  *
  * Rank r of `world` holds the logits of tokens spc_shard_first(r) .. spc_shard_first(r + 1) - 1 of
- * every row.  No logits travel.  A round is a few steps; in each, every rank
+ * every row (those of the padding are never looked at).  No logits travel.  A round is a few steps;
+ * in each, every rank
  *
  *   answers   (partial) the question that each of its sequences has open, from its slice;
  *   gathers   all ranks' answers: a collective of the caller's;
@@ -30,8 +31,10 @@ enum { SPC_SHARDS_MAX = 64 };
  * width is that of the whole row; masks, edits, drafts and statistics are those of whole rows.
  * workspace is not used. */
 typedef struct {
-    int32_t rank;          /* 0 .. world - 1 */
-    int32_t world;         /* 1 .. SPC_SHARDS_MAX */
+    int32_t rank;  /* 0 .. world - 1 */
+    int32_t world; /* 1 .. SPC_SHARDS_MAX */
+    int32_t cut;   /* vocabulary by which the slices are cut, padding included: >= the batch's; 0:
+                      that one */
     int32_t drafter_whole; /* 1: every rank has the drafter's whole rows; 0: they are cut alike */
     void *state;           /* [sequences, state_bytes] of this rank; step 0 begins it anew */
     size_t state_bytes;    /* per sequence; spc_shard_sizes */
@@ -52,15 +55,43 @@ SPC_FN int32_t spc_shard_first(int32_t vocab, int32_t rank, int32_t world)
     return first < vocab ? (int32_t)first : vocab;
 }
 
-/* The same in tiles, and the most that a rank has. */
-SPC_FN int32_t spc_shard_tile(int32_t vocab, int32_t rank, int32_t world)
+/* How a batch of so many tokens is cut. */
+typedef struct {
+    int32_t vocab, cut, world;
+} spc_cuts;
+
+SPC_FN spc_cuts spc_cuts_of(const spc_shards *shards, int32_t vocab)
 {
-    return (int32_t)((int64_t)spc_tile_count(vocab) * rank / world);
+    spc_cuts c;
+
+    c.vocab = vocab;
+    c.cut = shards->cut > 0 ? shards->cut : vocab;
+    c.world = shards->world;
+    return c;
 }
 
-SPC_FN int32_t spc_shard_tiles(int32_t vocab, int32_t world)
+/* A rank's first token, and its first tile, that the batch looks at; of rank `world`: the end. */
+SPC_FN int32_t spc_cut_first(const spc_cuts *c, int32_t rank)
 {
-    return (spc_tile_count(vocab) + world - 1) / world;
+    int32_t first = spc_shard_first(c->cut, rank, c->world);
+
+    return first < c->vocab ? first : c->vocab;
+}
+
+SPC_FN int32_t spc_cut_tile(const spc_cuts *c, int32_t rank)
+{
+    return (spc_cut_first(c, rank) + SPC_TILE - 1) / SPC_TILE;
+}
+
+SPC_FN int32_t spc_cut_tiles(const spc_cuts *c, int32_t rank)
+{
+    return spc_cut_tile(c, rank + 1) - spc_cut_tile(c, rank);
+}
+
+/* The most tiles that a rank has. */
+SPC_FN int32_t spc_most_tiles(int32_t cut, int32_t world)
+{
+    return (spc_tile_count(cut) + world - 1) / world;
 }
 
 /* Rows whose first element is a slice's, seen as if they were whole: token v is at element v. */
@@ -195,7 +226,8 @@ SPC_FN spc_row_pair spc_asked_pair(const spc_round *round, const spc_ask *ask)
 /* A batch whose rows are slices, as if they were whole. */
 SPC_FN spc_verify_batch spc_sliced_verify(const spc_verify_batch *batch, const spc_shards *shards)
 {
-    int32_t first = spc_shard_first(batch->vocab, shards->rank, shards->world);
+    spc_cuts cuts = spc_cuts_of(shards, batch->vocab);
+    int32_t first = spc_cut_first(&cuts, shards->rank);
     spc_verify_batch b = *batch;
 
     b.verifier = spc_shard_rows(b.verifier, first);
@@ -205,9 +237,10 @@ SPC_FN spc_verify_batch spc_sliced_verify(const spc_verify_batch *batch, const s
 
 SPC_FN spc_draw_batch spc_sliced_draw(const spc_draw_batch *batch, const spc_shards *shards)
 {
+    spc_cuts cuts = spc_cuts_of(shards, batch->vocab);
     spc_draw_batch b = *batch;
 
-    b.logits = spc_shard_rows(b.logits, spc_shard_first(batch->vocab, shards->rank, shards->world));
+    b.logits = spc_shard_rows(b.logits, spc_cut_first(&cuts, shards->rank));
     return b;
 }
 

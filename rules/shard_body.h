@@ -385,7 +385,8 @@ ROUND_FN spc_ask first_question(const spc_round *round)
 typedef struct {
     const uint32_t *first; /* rank 0's */
     size_t stride;         /* words from rank to rank */
-    int32_t world, vocab;
+    int32_t world;
+    spc_cuts cuts;
 } spc_answers;
 
 ROUND_FN const uint32_t *answer_of(const spc_answers *a, int32_t rank)
@@ -395,7 +396,7 @@ ROUND_FN const uint32_t *answer_of(const spc_answers *a, int32_t rank)
 
 ROUND_FN int32_t tiles_of(const spc_answers *a, int32_t rank)
 {
-    return spc_shard_tile(a->vocab, rank + 1, a->world) - spc_shard_tile(a->vocab, rank, a->world);
+    return spc_cut_tiles(&a->cuts, rank);
 }
 
 /* The rank that has a token. */
@@ -403,7 +404,7 @@ ROUND_FN int32_t owner_of(const spc_answers *a, int32_t token)
 {
     int32_t rank = 0;
 
-    while (rank < a->world - 1 && token >= spc_shard_first(a->vocab, rank + 1, a->world)) rank++;
+    while (rank < a->world - 1 && token >= spc_cut_first(&a->cuts, rank + 1)) rank++;
     return rank;
 }
 
@@ -605,7 +606,7 @@ ROUND_FN spc_replay replay_begin(const spc_shards *shards, int32_t s, int32_t vo
     r.log = (uint32_t *)(r.state + 1);
     r.capacity = (int32_t)((shards->state_bytes - sizeof *r.state) / 4);
     r.slot = (int32_t)(shards->answer_bytes / 4);
-    r.tiles = spc_shard_tiles(vocab, shards->world);
+    r.tiles = spc_most_tiles(spc_cuts_of(shards, vocab).cut, shards->world);
     r.at = 0;
     for (int32_t p = 0; p < ROUND_PARTS; p++) r.start[p] = 0;
     r.asking = r.full = false;
@@ -622,7 +623,7 @@ ROUND_FN spc_answers answers_at(const spc_shards *shards, int32_t sequences, int
     a.first = spc_answer_at(shards, sequences, 0, s);
     a.stride = (size_t)sequences * shards->answer_bytes / 4;
     a.world = shards->world;
-    a.vocab = vocab;
+    a.cuts = spc_cuts_of(shards, vocab);
     return a;
 }
 

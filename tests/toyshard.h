@@ -24,12 +24,13 @@ typedef struct {
 } toy_ranks;
 
 /* A rank's slice of `rows` rows, with two elements between the slices that nobody may read. */
-static inline void *slice_of(spc_logit_rows whole, int32_t rows, int32_t vocab, int32_t rank,
-                             int32_t world, int64_t *stride)
+static inline void *slice_of(spc_logit_rows whole, int32_t rows, int32_t vocab,
+                             const spc_shards *shards, int64_t *stride)
 {
+    spc_cuts cuts = spc_cuts_of(shards, vocab);
     size_t size = whole.logits.type == SPC_LOGITS_F32 ? 4 : 2;
-    int32_t first = spc_shard_first(vocab, rank, world);
-    int32_t last = spc_shard_first(vocab, rank + 1, world);
+    int32_t first = spc_cut_first(&cuts, shards->rank);
+    int32_t last = spc_cut_first(&cuts, shards->rank + 1);
     size_t count = (size_t)(last - first), row = (count + 2) * size;
     char *slice = shared((size_t)rows * row);
 
@@ -48,14 +49,16 @@ static inline toy_ranks ranks_of(const spc_row_params *params, int32_t max_draft
                                  int32_t world, bool drafter_whole)
 {
     toy_ranks ranks = {.world = world};
+    int32_t padded = world % 2 ? vocab : vocab + 3 * SPC_TILE; /* cuts elsewhere, idle ranks */
     size_t state, answer;
     void *answers;
 
-    spc_shard_sizes(params, SEQUENCES, max_drafts, vocab, world, &state, &answer);
+    spc_shard_sizes(params, SEQUENCES, max_drafts, padded, world, &state, &answer);
     answers = shared((size_t)world * SEQUENCES * answer);
     for (int32_t k = 0; k < world; k++) {
         ranks.rank[k] = (spc_shards){.rank = k,
                                      .world = world,
+                                     .cut = world % 2 ? 0 : padded,
                                      .drafter_whole = drafter_whole,
                                      .state = shared(SEQUENCES * state),
                                      .state_bytes = state,
@@ -115,11 +118,11 @@ static inline int32_t verify_sliced(const toy_shard_calls *calls, const spc_veri
     for (int32_t k = 0; k < world; k++) {
         out[k] = shared(sizeof *out[k]);
         cut[k] = verify_to(v, out[k]);
-        cut[k].verifier.logits.data = ranks.slice[k][0] =
-            slice_of(v->verifier, SEQUENCES * ROWS, v->vocab, k, world, &cut[k].verifier.stride);
+        cut[k].verifier.logits.data = ranks.slice[k][0] = slice_of(
+            v->verifier, SEQUENCES * ROWS, v->vocab, &ranks.rank[k], &cut[k].verifier.stride);
         if (drafter_whole || !v->drafter.logits.data) continue;
-        cut[k].drafter.logits.data = ranks.slice[k][1] =
-            slice_of(v->drafter, SEQUENCES * ROWS, v->vocab, k, world, &cut[k].drafter.stride);
+        cut[k].drafter.logits.data = ranks.slice[k][1] = slice_of(
+            v->drafter, SEQUENCES * ROWS, v->vocab, &ranks.rank[k], &cut[k].drafter.stride);
     }
     do {
         for (int32_t k = 0; k < world; k++) {
@@ -179,7 +182,7 @@ static inline void draw_sliced(const toy_shard_calls *calls, const spc_draw_batc
         out[k] = shared(sizeof *out[k]);
         cut[k] = draw_to(d, out[k]);
         cut[k].logits.logits.data = ranks.slice[k][0] =
-            slice_of(d->logits, SEQUENCES * ROWS, d->vocab, k, world, &cut[k].logits.stride);
+            slice_of(d->logits, SEQUENCES * ROWS, d->vocab, &ranks.rank[k], &cut[k].logits.stride);
     }
     do {
         for (int32_t k = 0; k < world; k++) {

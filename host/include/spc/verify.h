@@ -170,7 +170,7 @@ SPC_API spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_
  *
  * params      [count], checked
  * max_drafts  of the batch; 0 for draws
- * vocab       of the verifier
+ * vocab       of the verifier, as it is cut: padding included
  * world       ranks */
 SPC_API void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
                              int32_t vocab, int32_t world, size_t *state_bytes,
