@@ -450,30 +450,8 @@ static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
     run_linear(r, op, r->buffer[op->a], rows);
 }
 
-/* Every rank's part of these logits rows to every rank.  Verification that works on parts
- * will need none of it. */
-static spc_status gather_logits(spc_runner *r, const spc_rows *rows, spc_error *err)
-{
-    spc_comm *comm = r->plan->comm;
-    int32_t ids = r->plan->ids, vocab = r->plan->config.vocab;
-    size_t begin[SPC_RANKS_MAX + 1];
-    spc_status status = SPC_OK;
-
-    for (int32_t k = 0; k <= comm->world; k++) {
-        int32_t first = spc_plan_first_id(vocab, k, comm->world);
-
-        begin[k] = (size_t)(first < ids ? first : ids) * sizeof(float);
-    }
-    for (int32_t i = 0; i < rows->count && status == SPC_OK; i++) {
-        if (rows->output[i] < 0) continue;
-        status =
-            comm->ops->all_gather(comm, r->logits + (int64_t)rows->output[i] * ids, begin, err);
-    }
-    return status;
-}
-
-/* Logits of the wanted rows only. */
-static spc_status cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows, spc_error *err)
+/* Logits of the wanted rows only; of several ranks, each leaves its own slice of them. */
+static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
     int32_t dim = r->plan->config.dim, ids = r->plan->ids, wanted = 0;
     int32_t first = r->plan->weight[op->weight[0]].row;
@@ -487,7 +465,6 @@ static spc_status cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows
         r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids + first;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
-    return r->plan->comm ? gather_logits(r, rows, err) : SPC_OK;
 }
 
 static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
@@ -711,7 +688,7 @@ static spc_status run_op(spc_runner *r, const spc_op *op, const spc_rows *rows, 
     case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
     case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
     case SPC_OP_REDUCE: return cpu_reduce(r, op, rows->count, err);
-    default: return cpu_head(r, op, rows, err);
+    default: cpu_head(r, op, rows); break;
     }
     return SPC_OK;
 }

@@ -4,22 +4,30 @@
 
 #include "carve.h"
 #include "cpu_threads.h"
+#include "ranks_round.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Far beyond any op: ranks of one process come, unless there is a bug. */
 enum { TIMEOUT_MS = 120000 };
 
 static const spc_backend_ops *const cpu = &spc_backend_cpu;
 
-/* What all ranks do at once: a forward, or the encoder. */
+/* What all ranks do at once. */
 typedef struct {
-    const spc_runner *runner;
-    const spc_rows *rows; /* forward; NULL: encode */
-    int32_t slot, count;  /* encode */
-    const int32_t *token; /* encode: [count] */
+    enum { FORWARD, ENCODE, DRAW, VERIFY } kind;
+    const spc_runner *runner;  /* draw: the drafter; verify: the verifier */
+    const spc_rows *rows;      /* forward */
+    int32_t slot;              /* encode */
+    const int32_t *token;      /* encode: [count] */
+    const spc_runner *drafter; /* verify; NULL: not looked at */
+    bool drafter_whole;        /* verify: its rows are whole on the first rank */
+    const spc_lane *lanes;     /* draw, verify: [count] */
+    int32_t count, draft;      /* draw: which */
+    spc_verdict *out;          /* verify: [count] */
 } job;
 
 /* A rank that is not the caller's, and the thread that drives it. */
@@ -49,23 +57,46 @@ struct spc_backend {
 /* A model: one part and one CPU runner for each of its ranks. */
 struct spc_runner {
     spc_backend *backend;
-    int32_t count;                   /* ranks: all, or the first alone */
-    spc_plan *part[SPC_RANKS_MAX];   /* [count]; NULL where it is the whole plan */
-    spc_runner *rank[SPC_RANKS_MAX]; /* [count] */
+    int32_t count;                       /* ranks: all, or the first alone */
+    spc_plan *part[SPC_RANKS_MAX];       /* [count]; NULL where it is the whole plan */
+    spc_runner *rank[SPC_RANKS_MAX];     /* [count] */
+    const spc_plan *plan;                /* of the whole model */
+    spc_ranks_room *room[SPC_RANKS_MAX]; /* [count] where there are several */
 };
 
 /* ---- all ranks at once ------------------------------------------------------------------------
  */
 
+/* A model's rows as a rank sees them. */
+static spc_ranks_rows rows_on(const spc_runner *r, int32_t rank)
+{
+    return (spc_ranks_rows){cpu->logits(r->rank[rank], 0), r->plan->ids};
+}
+
+static spc_status run_job(const job *j, spc_comm *comm, int32_t rank, spc_error *err)
+{
+    spc_runner *r = j->runner->rank[rank];
+    spc_ranks_rows rows, drafter;
+
+    switch (j->kind) {
+    case FORWARD: return cpu->forward(r, j->rows, err);
+    case ENCODE: return cpu->encode(r, j->slot, j->token, j->count, err);
+    default: break;
+    }
+    rows = rows_on(j->runner, rank);
+    if (j->kind == DRAW) {
+        return spc_ranks_draw(j->runner->room[rank], comm, &rows, j->lanes, j->count, j->draft,
+                              rank == 0, err);
+    }
+    if (j->drafter) drafter = rows_on(j->drafter, j->drafter_whole ? 0 : rank);
+    return spc_ranks_verify(j->runner->room[rank], comm, j->drafter ? &drafter : NULL, &rows,
+                            j->lanes, j->count, rank == 0 ? j->out : NULL, err);
+}
+
 static void run_rank(spc_backend *b, int32_t rank)
 {
-    const job *j = &b->job;
-    spc_runner *r = j->runner->rank[rank];
-    spc_error *error = &b->error[rank];
-
-    b->status[rank] = j->rows ? cpu->forward(r, j->rows, error)
-                              : cpu->encode(r, j->slot, j->token, j->count, error);
-    if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], error->message);
+    b->status[rank] = run_job(&b->job, b->comm[rank], rank, &b->error[rank]);
+    if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], b->error[rank].message);
 }
 
 static void *drive(void *user)
@@ -92,10 +123,7 @@ static spc_status run_all(const job *j, spc_error *err)
 {
     spc_backend *b = j->runner->backend;
 
-    if (j->runner->count == 1) {
-        return j->rows ? cpu->forward(j->runner->rank[0], j->rows, err)
-                       : cpu->encode(j->runner->rank[0], j->slot, j->token, j->count, err);
-    }
+    if (j->runner->count == 1) return run_job(j, b->comm[0], 0, err);
     pthread_mutex_lock(&b->lock);
     b->job = *j;
     b->running = b->started;
@@ -220,6 +248,7 @@ static size_t ranks_memory(const spc_backend *b, const spc_plan *plan, const spc
             bytes = cpu->memory(b->rank[k], part, limits);
             spc_plan_close(part);
         }
+        bytes += spc_ranks_room_bytes(limits->slots, plan->config.vocab, b->world);
         total = bytes < CARVE_MOST - total ? total + bytes : CARVE_MOST;
     }
     return total;
@@ -231,6 +260,7 @@ static void ranks_unload(spc_runner *r)
     for (int32_t k = 0; k < r->count; k++) {
         cpu->unload(r->rank[k]);
         spc_plan_close(r->part[k]);
+        spc_ranks_room_close(r->room[k]);
     }
     free(r);
 }
@@ -245,6 +275,7 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
     *out = NULL;
     if (!r) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for a runner", where);
     r->backend = b;
+    r->plan = plan;
     r->count = plan->alone ? 1 : b->world;
     for (int32_t k = 0; k < r->count && status == SPC_OK; k++) {
         const spc_plan *part = plan;
@@ -252,6 +283,13 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
         if (r->count > 1) {
             status = spc_plan_split(plan, b->comm[k], where, &r->part[k], err);
             part = r->part[k];
+        }
+        if (r->count > 1 && status == SPC_OK) {
+            r->room[k] = spc_ranks_room_open(limits->slots, plan->config.vocab, b->world);
+            if (!r->room[k]) {
+                status = spc_error_set(err, SPC_ENOMEM, "%s: no memory for the rounds of rank %d",
+                                       where, (int)k);
+            }
         }
         if (status == SPC_OK) {
             status = cpu->load(b->rank[k], part, weights, limits, &r->rank[k], err);
@@ -271,17 +309,31 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
 static spc_status ranks_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
                                spc_error *err)
 {
-    return run_all(&(job){.runner = r, .slot = slot, .token = token, .count = count}, err);
+    return run_all(
+        &(job){.kind = ENCODE, .runner = r, .slot = slot, .token = token, .count = count}, err);
 }
 
 static spc_status ranks_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
-    return run_all(&(job){.runner = r, .rows = rows}, err);
+    return run_all(&(job){.kind = FORWARD, .runner = r, .rows = rows}, err);
 }
 
+/* The slices of all ranks, put together where the first has its own. */
 static const float *ranks_logits(const spc_runner *r, int32_t output)
 {
-    return cpu->logits(r->rank[0], output);
+    float *whole = (float *)(uintptr_t)cpu->logits(r->rank[0], output);
+    int32_t ids = r->plan->ids;
+
+    for (int32_t k = 1; k < r->count; k++) {
+        int32_t first = spc_plan_first_id(r->plan->config.vocab, k, r->count);
+        int32_t last = spc_plan_first_id(r->plan->config.vocab, k + 1, r->count);
+
+        if (last > ids) last = ids;
+        if (first >= last) continue;
+        memcpy(whole + first, cpu->logits(r->rank[k], output) + first,
+               (size_t)(last - first) * sizeof *whole);
+    }
+    return whole;
 }
 
 static int32_t ranks_length(const spc_runner *r, int32_t slot)
@@ -297,14 +349,45 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
 static spc_status ranks_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                              spc_error *err)
 {
-    return cpu->draw(drafter->rank[0], lanes, count, i, err);
+    if (drafter->count == 1) return cpu->draw(drafter->rank[0], lanes, count, i, err);
+    return run_all(
+        &(job){.kind = DRAW, .runner = drafter, .lanes = lanes, .count = count, .draft = i}, err);
+}
+
+/* Are two models cut at the same tokens, as far as both have them? */
+static bool cut_alike(const spc_runner *a, const spc_runner *b)
+{
+    for (int32_t k = 1; k < a->count; k++) {
+        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, a->count);
+        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, a->count);
+
+        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
+    }
+    return a->count == b->count;
 }
 
 static spc_status ranks_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                                int32_t count, spc_verdict *out, spc_error *err)
 {
-    return cpu->verify(drafter ? drafter->rank[0] : NULL, verifier->rank[0], lanes, count, out,
-                       err);
+    job j = {.kind = VERIFY,
+             .runner = verifier,
+             .drafter = drafter,
+             .lanes = lanes,
+             .count = count,
+             .out = out};
+
+    if (verifier->count == 1) {
+        return cpu->verify(drafter ? drafter->rank[0] : NULL, verifier->rank[0], lanes, count, out,
+                           err);
+    }
+    j.drafter_whole = drafter && !cut_alike(verifier, drafter);
+    for (int32_t k = 0; j.drafter_whole && k < count; k++) {
+        for (int32_t i = 0; i <= lanes[k].drafts; i++) {
+            if (i == lanes[k].drafts && !lanes[k].bonus) continue;
+            (void)ranks_logits(drafter, lanes[k].output + i);
+        }
+    }
+    return run_all(&j, err);
 }
 
 const spc_backend_ops spc_backend_ranks = {

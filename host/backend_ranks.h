@@ -2,9 +2,10 @@
 /* backend_ranks.h - several CPU ranks in one process behind one backend.
  *
  * Each rank is a CPU backend of its own with its part of the model (spc_plan_split), its own
- * threads and a thread that drives it; the caller's thread drives rank 0.  Drawing and verification
- * run on rank 0, so there is one decision and nothing to disagree about.  A plan that says `alone`
- * runs on rank 0 only. */
+ * threads and a thread that drives it; the caller's thread drives rank 0.  Logits stay where they
+ * are made: drawing and verification exchange numbers of tiles (ranks_round.h), and all ranks come
+ * to one decision.  A plan that says `alone` runs on rank 0 only; its logits are read from there.
+ */
 #ifndef SPC_HOST_BACKEND_RANKS_H
 #define SPC_HOST_BACKEND_RANKS_H
 

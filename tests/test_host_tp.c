@@ -67,7 +67,10 @@ Test(host_tp, tokens_are_those_of_one_rank_wherever_the_drafter_runs)
     static const struct {
         const char *rule;
         float temperature;
-    } ways[] = {{"strict", 0}, {"token-v3:alpha=0.5", 0.8f}, {"verifier-only", 0.8f}};
+    } ways[] = {{"strict", 0},
+                {"token-v3:alpha=0.5", 0.8f},
+                {"verifier-only", 0.8f},
+                {"opt:alpha=0.2", 0.8f}};
     spc_engine_options o;
 
     spc_engine_options_init(&o);
