@@ -2,7 +2,8 @@
 /* The exact law of what the engine emits, by walking through every outcome of its own rounds.
  *
  * The law of the first LENGTH tokens must be the product of the target distributions, whatever the
- * draft length, the kind of verification, the kind of bonus and the limits a round runs into. */
+ * draft length, the kind of verification, the kind of bonus and the limits a round runs into; and
+ * whoever chooses the draft lengths, as long as the choice looks at finished rounds only. */
 #include "toy.h"
 
 #include <criterion/criterion.h>
@@ -68,8 +69,14 @@ static spc_session *open_session(spc_engine *engine, const setting *s)
     return session;
 }
 
+/* The draft length of the next round, from finished rounds; NULL: the setting's, always.  It may
+ * look at what was kept and rejected, never at a discarded draft: a position's noise is used again
+ * (T22), and a length that depends on it would bias the token.  The script of outcomes cannot see
+ * that: it answers every question afresh. */
+typedef int32_t (*chooser)(const spc_session *session);
+
 /* law: [SEQUENCES] of the first LENGTH tokens, by enumeration. */
-static void emitted_law(const toy_pair *tables, const setting *s, double *law)
+static void emitted_law(const toy_pair *tables, const setting *s, chooser choose, double *law)
 {
     toy_script script;
     toy_pair pair = *tables;
@@ -86,6 +93,7 @@ static void emitted_law(const toy_pair *tables, const setting *s, double *law)
 
         toy_script_run(&script);
         while (count < LENGTH) {
+            if (choose) session->gamma = choose(session);
             cr_assert_eq(spc_session_step(session, NULL), SPC_OK);
             token = spc_session_tokens(session, &count);
         }
@@ -119,16 +127,21 @@ static double distance(const double *a, const double *b)
     return sum;
 }
 
-static void expect_law(const toy_pair *pair, const setting *s)
+static void expect_chosen_law(const toy_pair *pair, const setting *s, chooser choose)
 {
     double got[SEQUENCES], wanted[SEQUENCES];
 
-    emitted_law(pair, s, got);
+    emitted_law(pair, s, choose, got);
     wanted_law(pair, &s->law, wanted);
     cr_expect_lt(distance(got, wanted), 1e-6,
                  "%s gamma %d max %d verify %d bonus %d T %g: %g from the target", s->law.rule,
                  (int)s->gamma, (int)s->max_tokens, (int)s->verify, (int)s->bonus,
                  (double)s->law.temperature, distance(got, wanted));
+}
+
+static void expect_law(const toy_pair *pair, const setting *s)
+{
+    expect_chosen_law(pair, s, NULL);
 }
 
 static const toy_pair tables = {
@@ -184,6 +197,37 @@ Test(host_law, rounds_that_no_budget_cuts_emit_the_same_law)
     }
 }
 
+/* 2 at first, then none after a rejection and 1 after a round that kept its drafts. */
+static int32_t by_rejections(const spc_session *s)
+{
+    if (s->counters.rounds == 0) return 2;
+    return s->counters.rejected[0] + s->counters.rejected[1] > 0 ? 0 : 1;
+}
+
+/* By a token, which came out of the accept coin and the residual of the round before. */
+static int32_t by_last_token(const spc_session *s)
+{
+    return s->counters.rounds == 0 ? 1 : s->token[s->length - 1];
+}
+
+Test(host_law, a_draft_length_chosen_from_finished_rounds_leaves_the_law)
+{
+    static const chooser choosers[] = {by_rejections, by_last_token};
+
+    for (int32_t r = 0; r < RULES; r++) {
+        for (size_t c = 0; c < sizeof choosers / sizeof *choosers; c++) {
+            setting s = {{rules[r], 1, true}, 0, 12, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET};
+
+            expect_chosen_law(&tables, &s, choosers[c]);
+            s.bonus = SPC_BONUS_STEP;
+            expect_chosen_law(&tables, &s, choosers[c]);
+            s.bonus = SPC_BONUS_TARGET;
+            s.verify = SPC_VERIFY_BLOCK;
+            expect_chosen_law(&tables, &s, choosers[c]);
+        }
+    }
+}
+
 Test(host_law, temperature_changes_the_target_and_not_its_gate)
 {
     for (int32_t r = 0; r < RULES; r++) {
@@ -215,7 +259,7 @@ Test(host_law, a_bonus_from_the_verifier_changes_the_law_of_a_cascade)
     setting s = {{"token-v3:alpha=1", 1, true}, 1, LENGTH, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER};
     double got[SEQUENCES], wanted[SEQUENCES];
 
-    emitted_law(&tables, &s, got);
+    emitted_law(&tables, &s, NULL, got);
     wanted_law(&tables, &s.law, wanted);
     cr_expect_gt(distance(got, wanted), 1e-2);
 
