@@ -1,64 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* backend_cpu.c - runs plans on the CPU and thereby defines what a plan means.
  *
- * Weights are read where they are mapped.  Linear ops and attention are split over a team of
- * threads, outputs against outputs and heads against heads, so that no sum depends on the number of
- * threads; everything else is a plain loop on the calling thread. */
-#include "carve.h"
-#include "cpu_kernels.h"
+ * Linear ops and attention are split over a team of threads, outputs against outputs and heads
+ * against heads, so that no sum depends on the number of threads; everything else is a plain loop
+ * on the calling thread.  What a model takes and how it is read: cpu_load.c. */
 #include "cpu_round.h"
-#include "cpu_scale.h"
-#include "cpu_threads.h"
-#include "rope.h"
+#include "cpu_runner.h"
 
 #include "weights/quant.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile. */
 enum { LINEAR_GRAIN = 8 };
-
-struct spc_backend {
-    spc_team *team;
-    const spc_cpu_kernels *kernels;
-    char device[64];
-};
-
-struct spc_runner {
-    spc_backend *backend;
-    const spc_plan *plan;
-    spc_limits limits;
-    void *arena;        /* everything below lies in it */
-    spc_matrix *matrix; /* [weights] as they lie in the checkpoint */
-    float **vector;     /* [weights] vectors as float32, and tables of relative positions as
-                           [heads, 2 context - 1], by the key's offset from the query plus context
-                           - 1; NULL for other matrices */
-    float **buffer;     /* [buffers] each [most_rows, dim] */
-    float **out;        /* [most_rows] where the rows of a linear op begin */
-    float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
-    float *logits;      /* [outputs, plan->ids] */
-    float *key;         /* [slots, layers, kv_heads, context, head_dim] */
-    float *value;       /* the same */
-    int32_t *length;    /* [slots] tokens in the cache */
-    float *cosine[2];   /* [context, head_dim / 2] of rope, and of local_rope where there is one */
-    float *sine[2];     /* the same */
-    float *scores;      /* [threads, context] */
-    spc_q8 quantised;   /* input of a linear op with quantised matrices */
-    float **scale;      /* [weights] of matrices of 8-bit floats, as float32; NULL for others */
-    void **part;        /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
-                           each other in the checkpoint; NULL: read where it is mapped */
-
-    /* plans with an encoder */
-    float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */
-    float *memory_value;      /* the same */
-    int32_t *source;          /* [slots] tokens in the memory */
-    int32_t *source_slot;     /* [context] rows of the encoder: one slot, ... */
-    int32_t *source_position; /* ... and positions 0, 1, ... */
-};
 
 /* ---- open -------------------------------------------------------------------------------------
  */
@@ -101,270 +58,6 @@ static spc_status cpu_open(spc_backend **out, int32_t threads, const char *isa, 
 static const char *cpu_device(const spc_backend *b)
 {
     return b->device;
-}
-
-/* ---- memory -----------------------------------------------------------------------------------
- */
-
-/* Most rows that an op runs over: the encoder takes a whole prompt. */
-static int32_t most_rows(const spc_runner *r)
-{
-    const spc_limits *l = &r->limits;
-
-    return r->plan->encoder_ops > 0 && l->context > l->rows ? l->context : l->rows;
-}
-
-static void lay_out_memory(spc_runner *r, carver *to, size_t cache)
-{
-    const spc_limits *l = &r->limits;
-
-    r->memory_key = carve(to, cache);
-    r->memory_value = carve(to, cache);
-    r->source = carve(to, times(sizeof *r->source, l->slots));
-    r->source_slot = carve(to, times(sizeof *r->source_slot, l->context));
-    r->source_position = carve(to, times(sizeof *r->source_position, l->context));
-}
-
-/* Floats of a weight that the runner keeps itself. */
-static size_t own_floats(const spc_runner *r, const spc_weight *w)
-{
-    if (w->cols == 0) return (size_t)w->rows;
-    if (w->relative == SPC_RELATIVE_NONE) return 0;
-    return times((size_t)w->cols, 2 * (int64_t)r->limits.context - 1);
-}
-
-/* Room for the rows of the widest linear op, quantised. */
-static void lay_out_quantised(spc_runner *r, carver *to)
-{
-    int32_t most = most_rows(r);
-    int64_t rows = most > r->limits.outputs ? most : r->limits.outputs, cols = 0, stride;
-
-    for (int32_t i = 0; i < r->plan->weight_count; i++) {
-        if (r->plan->weight[i].cols > cols) cols = r->plan->weight[i].cols;
-    }
-    stride = (cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
-    r->quantised.q = carve(to, times(times(1, rows), stride));
-    r->quantised.scale = carve(to, times(times(sizeof(float), rows), stride / 16));
-    r->quantised.sum = carve(to, times(times(sizeof(float), rows), stride / 16));
-}
-
-/* Lay out everything a runner owns: once counting, once for real. */
-static size_t lay_out(spc_runner *r, char *base)
-{
-    const spc_plan *plan = r->plan;
-    const spc_config *c = &plan->config;
-    const spc_limits *l = &r->limits;
-    carver to = {base, 0};
-    int32_t rows = most_rows(r);
-    size_t cache = times(
-        times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
-        c->head_dim);
-    size_t angles = times(times(sizeof(float), l->context), c->head_dim / 2);
-
-    r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
-    r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
-    r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
-    for (int32_t i = 0; i < plan->weight_count; i++) {
-        size_t floats = own_floats(r, &plan->weight[i]);
-        float *vector = floats > 0 ? carve(&to, times(floats, sizeof *vector)) : NULL;
-
-        if (base) r->vector[i] = vector;
-    }
-    for (int32_t i = 0; i < plan->buffer_count; i++) {
-        float *buffer = carve(&to, times(times(sizeof *buffer, rows), plan->buffer[i].dim));
-
-        if (base) r->buffer[i] = buffer;
-    }
-    r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
-    r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
-    r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
-    r->key = carve(&to, cache);
-    r->value = carve(&to, cache);
-    r->length = carve(&to, times(sizeof *r->length, l->slots));
-    for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
-        r->cosine[k] = carve(&to, angles);
-        r->sine[k] = carve(&to, angles);
-    }
-    r->scores =
-        carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
-    if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
-    lay_out_quantised(r, &to);
-    r->part = carve(&to, times(sizeof *r->part, plan->weight_count));
-    r->scale = carve(&to, times(sizeof *r->scale, plan->weight_count));
-    return to.used;
-}
-
-static size_t cpu_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
-{
-    spc_runner counted = {.backend = (spc_backend *)(uintptr_t)b, .plan = plan, .limits = *limits};
-
-    return lay_out(&counted, NULL);
-}
-
-/* ---- load -------------------------------------------------------------------------------------
- */
-
-/* The table of a weight (no quantised one), by relative position instead of by bucket. */
-static void spread_relative(const spc_runner *r, const spc_weight *w, const spc_tensor *t,
-                            float *out)
-{
-    int32_t context = r->limits.context;
-
-    for (int32_t h = 0; h < w->cols; h++) {
-        for (int32_t offset = 1 - context; offset < context; offset++) {
-            int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
-
-            spc_dequantise(t->dtype,
-                           (const char *)t->data +
-                               ((size_t)bucket * (size_t)w->of_cols + (size_t)(w->col + h)) *
-                                   spc_dtype_bytes(t->dtype),
-                           1, out++);
-        }
-    }
-}
-
-/* The columns [col, col + cols) of a rank's matrix, behind each other. */
-static spc_status copy_columns(spc_runner *r, const spc_weight *w, const spc_tensor *t, int32_t i,
-                               spc_error *err)
-{
-    uint32_t elements = spc_dtype_elements(t->dtype), bytes = spc_dtype_bytes(t->dtype);
-    size_t from = (size_t)w->of_cols / elements * bytes, to = (size_t)w->cols / elements * bytes;
-    const char *at = (const char *)t->data + (size_t)w->col / elements * bytes;
-
-    if ((uint32_t)w->cols % elements != 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "%s: %d inputs for each of %d ranks are no whole blocks of %u (type "
-                             "%s): take fewer ranks",
-                             w->name, (int)w->cols, (int)r->plan->comm->world, (unsigned)elements,
-                             spc_dtype_name(t->dtype));
-    }
-    r->part[i] = malloc(to * (size_t)w->rows);
-    if (!r->part[i]) {
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for this rank's part of it", w->name);
-    }
-    for (int32_t row = 0; row < w->rows; row++) {
-        memcpy((char *)r->part[i] + (size_t)row * to, at + (size_t)row * from, to);
-    }
-    r->matrix[i].data = r->part[i];
-    return SPC_OK;
-}
-
-static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
-{
-    const spc_weight *w = &r->plan->weight[i];
-    const spc_tensor *t = spc_bundle_find(bundle, w->name);
-    const char *where = spc_bundle_where(bundle);
-    int32_t rank = w->cols > 0 ? 2 : 1;
-
-    if (!t) {
-        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
-                             where, w->name);
-    }
-    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
-        return spc_error_set(
-            err, SPC_ESHAPE,
-            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
-            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
-            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
-    }
-    if (!spc_dtype_is_float(t->dtype) ||
-        (w->relative != SPC_RELATIVE_NONE && spc_dtype_elements(t->dtype) > 1)) {
-        return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, "
-                             "F16, F8_E4M3, F8_E5M2 and the quantised types of GGUF",
-                             where, w->name, spc_dtype_name(t->dtype));
-    }
-    size_t row = (size_t)(rank == 2 ? w->of_cols : 1) / spc_dtype_elements(t->dtype) *
-                 spc_dtype_bytes(t->dtype);
-    const char *data = (const char *)t->data + (size_t)w->row * row;
-
-    r->matrix[i] = (spc_matrix){.data = data, .dtype = t->dtype, .rows = w->rows, .cols = w->cols};
-    if (w->relative != SPC_RELATIVE_NONE) {
-        spread_relative(r, w, t, r->vector[i]);
-        return SPC_OK;
-    }
-    if (rank == 2 && spc_dtype_is_f8(t->dtype)) {
-        spc_status status = spc_cpu_bind_scale(bundle, w, t, &r->matrix[i], &r->scale[i], err);
-
-        if (status != SPC_OK) return status;
-    }
-    if (rank == 2) return w->cols < w->of_cols ? copy_columns(r, w, t, i, err) : SPC_OK;
-    spc_dequantise(t->dtype, data, w->rows, r->vector[i]);
-    for (int32_t k = 0; k < w->rows; k++) r->vector[i][k] += w->plus;
-    return SPC_OK;
-}
-
-/* The head scores the ids that are wanted (of this rank's, where there are several); rows of the
- * padding behind them are left alone. */
-static void cut_head(spc_runner *r)
-{
-    for (int32_t i = 0; i < r->plan->op_count; i++) {
-        const spc_op *op = &r->plan->op[i];
-
-        if (op->kind != SPC_OP_HEAD) continue;
-
-        const spc_weight *w = &r->plan->weight[op->weight[0]];
-        int32_t left = r->plan->ids > w->row ? r->plan->ids - w->row : 0;
-
-        r->matrix[op->weight[0]].rows = left < w->rows ? left : w->rows;
-    }
-}
-
-static void cpu_unload(spc_runner *r)
-{
-    if (!r) return;
-    for (int32_t i = 0; i < r->plan->weight_count; i++) {
-        free(r->part[i]);
-        free(r->scale[i]);
-    }
-    free(r->arena);
-    free(r);
-}
-
-static spc_status cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
-                           const spc_limits *limits, spc_runner **out, spc_error *err)
-{
-    spc_runner *r = calloc(1, sizeof *r);
-    size_t bytes = cpu_memory(b, plan, limits);
-    spc_status status = SPC_OK;
-
-    *out = NULL;
-    if (r && bytes < CARVE_MOST) r->arena = aligned_alloc(CARVE_ALIGNMENT, bytes);
-    if (!r || !r->arena) {
-        free(r);
-        return spc_error_set(
-            err, SPC_ENOMEM,
-            "%s: no memory for KV caches and scratch: %zu MiB for %d sessions of %d "
-            "tokens; lower sessions or context",
-            spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context);
-    }
-    r->backend = b;
-    r->plan = plan;
-    r->limits = *limits;
-    (void)lay_out(r, r->arena);
-    memset(r->length, 0, (size_t)limits->slots * sizeof *r->length);
-    for (int32_t i = 0; i < plan->weight_count; i++) {
-        r->part[i] = NULL;
-        r->scale[i] = NULL;
-    }
-    for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
-        status = bind_weight(r, weights, i, err);
-    }
-    if (status != SPC_OK) {
-        cpu_unload(r);
-        return status;
-    }
-    cut_head(r);
-    for (int32_t k = 0; k < spc_rope_kinds(&plan->config); k++) {
-        spc_rope_angles(&plan->config, k, limits->context, r->cosine[k], r->sine[k]);
-    }
-    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
-        r->source_position[i] = i;
-    }
-    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->slots; i++) r->source[i] = 0;
-    *out = r;
-    return SPC_OK;
 }
 
 /* ---- ops --------------------------------------------------------------------------------------
@@ -769,5 +462,6 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
 }
 
 const spc_backend_ops spc_backend_cpu = {
-    "cpu",       cpu_open,   cpu_close,  cpu_device, cpu_memory, cpu_load,   cpu_unload, cpu_encode,
-    cpu_forward, cpu_logits, cpu_length, cpu_rewind, cpu_draw,   cpu_verify, NULL};
+    "cpu",        cpu_open,       cpu_close,  cpu_device,  spc_cpu_memory,
+    spc_cpu_load, spc_cpu_unload, cpu_encode, cpu_forward, cpu_logits,
+    cpu_length,   cpu_rewind,     cpu_draw,   cpu_verify,  NULL};

@@ -31,7 +31,10 @@ static bool shape_of(const spc_tensor *scale, const spc_tensor *t, spc_scale *ou
 
     out->rows = out->cols = INT32_MAX / 16 * 16;
     out->stride = 1;
-    if (scale->rank == 0 || (scale->rank == 1 && scale->shape[0] == 1)) return true;
+    if (scale->rank == 0 ||
+        (scale->rank <= 2 && scale->shape[0] == 1 && (scale->rank == 1 || scale->shape[1] == 1))) {
+        return true;
+    }
     if (scale->rank == 2 && scale->shape[0] == down && scale->shape[1] == across) {
         out->rows = out->cols = BLOCK;
         out->stride = (int32_t)across;
@@ -43,7 +46,7 @@ static bool shape_of(const spc_tensor *scale, const spc_tensor *t, spc_scale *ou
 }
 
 spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, const spc_tensor *t,
-                              spc_matrix *matrix, float **own, spc_error *err)
+                              bool scaled, spc_matrix *matrix, float **own, spc_error *err)
 {
     static const spc_tensor one = {.dtype = SPC_DTYPE_F32};
     const spc_tensor *found = find_scale(bundle, w->name), *scale = found ? found : &one;
@@ -51,6 +54,12 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
     spc_scale s = {.row = w->row, .col = w->col};
     int64_t count = 1;
 
+    if (!found && scaled) {
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: expected a tensor %s_scale_inv or %s_scale beside it "
+                             "(quantization_config in config.json), found neither",
+                             where, w->name, w->name, w->name);
+    }
     if (!shape_of(scale, t, &s) || !spc_dtype_is_float(scale->dtype) ||
         spc_dtype_elements(scale->dtype) > 1) {
         return spc_error_set(err, SPC_ESHAPE,
@@ -74,6 +83,12 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
         spc_dequantise(found->dtype, found->data, count, *own);
     } else {
         **own = 1.0f;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if ((*own)[i] - (*own)[i] == 0.0f) continue;
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: expected finite scales, found %g at %" PRId64, where,
+                             scale->name, (double)(*own)[i], i);
     }
     s.value = *own;
     matrix->scale = s;

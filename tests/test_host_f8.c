@@ -269,8 +269,9 @@ Test(host_f8, ranks_scale_their_own_parts)
     }
 }
 
-/* One matrix, with a scale of this type and shape; receives what is said of it. */
-static void expect_refused(const char *type, int32_t rows, int32_t cols, const char *said)
+/* One matrix with a scale of this type and shape (NULL: none); what is said of it. */
+static void expect_refused(bool scaled, const char *type, int32_t rows, int32_t cols,
+                           const float *values, const char *said)
 {
     static const char name[] = "model.layers.0.self_attn.q_proj.weight";
     static const char zeros[160 * 160 * 4];
@@ -283,7 +284,9 @@ static void expect_refused(const char *type, int32_t rows, int32_t cols, const c
     spc_runner *runner;
     spc_error err;
     char *file;
-    size_t size = strcmp(type, "F32") == 0 ? 4 : 1;
+    size_t size = type && strcmp(type, "F32") == 0 ? 4 : 1;
+
+    origin.plan->config.scaled = scaled;
 
     for (int32_t i = 0; i < spc_bundle_count(origin.bundle); i++) {
         const spc_tensor *t = spc_bundle_tensor(origin.bundle, i);
@@ -295,8 +298,11 @@ static void expect_refused(const char *type, int32_t rows, int32_t cols, const c
             put(&w, t->name, "F32", (int32_t)t->shape[0], columns, t->data, t->bytes);
         }
     }
-    put(&w, "model.layers.0.self_attn.q_proj.weight_scale", type, rows, cols, zeros,
-        (size_t)rows * (size_t)(cols ? cols : 1) * size);
+    if (type) {
+        put(&w, "model.layers.0.self_attn.q_proj.weight_scale", type, rows, cols,
+            values ? (const void *)values : (const void *)zeros,
+            (size_t)rows * (size_t)(cols ? cols : 1) * size);
+    }
     files[0].data = file = finish(&w, &files[0].bytes);
     cr_assert_eq(spc_bundle_open_memory("eight", files, 2, &bundle, &err), SPC_OK, "%s",
                  err.message);
@@ -313,7 +319,11 @@ static void expect_refused(const char *type, int32_t rows, int32_t cols, const c
 
 Test(host_f8, scales_that_fit_nothing_are_named)
 {
-    expect_refused("F32", 159, 0, "found rank 1, [159, 0], F32");
-    expect_refused("F32", 2, 3, "found rank 2, [2, 3], F32");
-    expect_refused("I8", 160, 0, "I8");
+    static const float nan[2] = {NAN, 1};
+
+    expect_refused(false, "F32", 159, 0, NULL, "found rank 1, [159, 0], F32");
+    expect_refused(false, "F32", 2, 3, NULL, "found rank 2, [2, 3], F32");
+    expect_refused(false, "I8", 160, 0, NULL, "I8");
+    expect_refused(true, "F32", 1, 1, nan, "expected finite scales, found nan at 0");
+    expect_refused(true, NULL, 0, 0, NULL, "found neither");
 }

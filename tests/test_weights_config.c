@@ -361,6 +361,7 @@ static void expect_quantised(const char *value, spc_status want, const char *sai
     text = changed(change);
     cr_assert_eq(read_texts(text, NULL, &c, &err), want, "%s: %s", value, err.message);
     cr_assert_not_null(strstr(err.message, said), "%s: %s", value, err.message);
+    if (want == SPC_OK) cr_assert(c.scaled);
     free(text);
 }
 

@@ -31,7 +31,7 @@ static spc_status read_names(const reader *r, spc_config *c)
 
 /* Quantised checkpoints hold tensors that mean nothing by themselves: only the kinds whose meaning
  * is known here (8-bit floats beside their scales) are read. */
-static spc_status check_quantisation(const reader *r)
+static spc_status check_quantisation(const reader *r, spc_config *c)
 {
     static const char key[] = "quantization_config";
     const json_t *block, *object;
@@ -39,6 +39,7 @@ static spc_status check_quantisation(const reader *r)
     spc_status status = spc_config_object(r, key, &object);
 
     if (status != SPC_OK || !object) return status;
+    c->scaled = true;
     method = json_string_value(json_object_get(object, "quant_method"));
     format = json_string_value(json_object_get(object, "format"));
     block = json_object_get(object, "weight_block_size");
@@ -187,7 +188,7 @@ spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
     if (status != SPC_OK) return status;
     memset(&c, 0, sizeof c);
     status = read_names(&r, &c);
-    if (status == SPC_OK) status = check_quantisation(&r);
+    if (status == SPC_OK) status = check_quantisation(&r, &c);
     if (status == SPC_OK) {
         status = spc_config_is_t5(&c) ? spc_config_read_t5(&r, bundle, &c) : read_decoder(&r, &c);
     }

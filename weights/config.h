@@ -66,6 +66,7 @@ typedef struct {
     double final_cap;                   /* the same for logits */
     int32_t window;                     /* positions a sliding layer sees, its own included */
     uint8_t sliding[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer sees the window only */
+    bool scaled; /* quantization_config: every matrix of 8-bit floats has scales beside it */
     bool buffers_bfloat16;   /* what a model computes when it is built (rotary frequencies, Gemma's
                                 embedding scale) is rounded to bfloat16, as in one that was cast as a
                                 whole: model.to(bfloat16) casts its buffers too */
