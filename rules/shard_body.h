@@ -89,7 +89,7 @@ ROUND_FN spc_ask question_of(spc_ask_kind kind)
     spc_ask q;
 
     memset(&q, 0, sizeof q);
-    q.kind = kind;
+    q.kind = (int32_t)kind;
     return q;
 }
 
@@ -235,7 +235,7 @@ ROUND_FN float fold(spc_row_pair *pair, spc_summand what, float x)
 
     if (has_words(r, 1)) return pop_float(r);
     q = question_of(SPC_ASK_FOLD);
-    q.what = what;
+    q.what = (int32_t)what;
     q.x = x;
     ask(r, pair, q);
     return 0;
@@ -259,11 +259,11 @@ ROUND_FN int32_t draw_fold(spc_row_pair *pair, spc_summand what, float x, spc_ke
 
     if (has_words(r, 3)) return pop_drawn(r, pair);
     q = question_of(SPC_ASK_FOLD);
-    q.what = what;
+    q.what = (int32_t)what;
     q.x = x;
     q.draws = 1;
     q.key = key;
-    q.stream = stream;
+    q.stream = (int32_t)stream;
     ask(r, pair, q);
     return 0;
 }
@@ -284,7 +284,7 @@ ROUND_FN int32_t draw_row(spc_row_pair *pair, const spc_side *s, spc_row_stats s
     q = question_of(SPC_ASK_DRAW);
     q.drafter = s == &pair->drafter;
     q.key = key;
-    q.stream = stream;
+    q.stream = (int32_t)stream;
     if (q.drafter) {
         known.drafter.stats = stats;
     } else {
