@@ -247,8 +247,12 @@ static bool forwards(void *user)
 
 static spc_status open_all(state *s, const options *o)
 {
-    spc_limits limits = {o->batch, o->context + ROWS_MOST, o->batch * ROWS_MOST,
-                         o->batch * ROWS_MOST, o->fast_prefill};
+    spc_limits limits = {o->batch,
+                         o->context + ROWS_MOST,
+                         o->batch * ROWS_MOST,
+                         o->batch * ROWS_MOST,
+                         o->fast_prefill,
+                         false};
     spc_status status =
         spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
     spc_config config;

@@ -169,7 +169,8 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round, false};
+    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                         round,    false,   false};
 
     return limits;
 }
@@ -184,9 +185,10 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
+    s->whole = calloc(sessions, sizeof *s->whole);
     s->group = calloc(sessions * 2, sizeof *s->group);
     engine->slot = calloc(sessions, sizeof *engine->slot);
-    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot) {
+    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->slot) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -301,10 +303,12 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
 
     limits.library = options->fast_prefill;
-    if (limits.library && (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
+    limits.plain = engine->composed = options->plain_launches;
+    if ((limits.library || limits.plain) &&
+        (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
         status = spc_error_set(err, SPC_EUSAGE,
-                               "fast-prefill: expected a GPU, found %s: leave it out, or --device "
-                               "cuda",
+                               "%s: expected a GPU, found %s: leave it out, or --device cuda",
+                               limits.library ? "fast-prefill" : "plain-launches",
                                engine->ops->device(engine->backend));
         goto fail;
     }
@@ -361,6 +365,7 @@ void spc_engine_close(spc_engine *engine)
     if (!engine) return;
     free(engine->slot);
     free(engine->scratch.group);
+    free(engine->scratch.whole);
     free(engine->scratch.verdict);
     free(engine->scratch.lane);
     free(engine->scratch.slot);

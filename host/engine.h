@@ -32,6 +32,7 @@ typedef struct {
     spc_lane *lane;                            /* [sessions] */
     spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
     spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
+    spc_whole *whole;                          /* [sessions] of rounds that the backend runs */
     spc_session **group;                       /* [sessions] those of one strategy in a step */
     spc_session **unsure; /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
@@ -49,6 +50,7 @@ struct spc_engine {
     int32_t sessions;
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_scratch scratch;
+    bool composed; /* rounds are, whatever the backend can */
     spc_log_fn log;
     void *user;
 };
