@@ -37,6 +37,9 @@ typedef struct {
     spc_session **unsure; /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
 
+/* Changes a verdict of a round before it is kept. */
+typedef void (*spc_rewrite_fn)(void *user, const spc_lane *lane, spc_verdict *verdict);
+
 struct spc_engine {
     pthread_mutex_t lock; /* held while a model runs and while slots change hands */
     const spc_backend_ops *ops;
@@ -51,6 +54,9 @@ struct spc_engine {
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_scratch scratch;
     bool composed; /* rounds are, whatever the backend can */
+    /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
+    spc_rewrite_fn rewrite;
+    void *rewrite_user;
     spc_log_fn log;
     void *user;
 };

@@ -380,6 +380,9 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
     if (status != SPC_OK) return status;
 
     for (int32_t k = 0; k < count; k++) {
+        if (engine->rewrite) {
+            engine->rewrite(engine->rewrite_user, &scratch->lane[k], &scratch->verdict[k]);
+        }
         round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
     }
 
