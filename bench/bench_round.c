@@ -27,7 +27,8 @@ typedef struct {
 
 typedef struct {
     const char *verifier, *drafter, *device, *rule;
-    bool shapes, plain_launches, fast_prefill, table, help;
+    spc_overlap_mode overlap;
+    bool step, shapes, plain_launches, fast_prefill, table, help;
     numbers batch, gamma, context;
     int32_t rounds;
     double accept; /* < 0: what the models make of it */
@@ -51,7 +52,7 @@ typedef struct {
     double tokens_per_s;
     double tokens_per_round; /* of a sequence */
     double draft_us, verify_us, other_us;
-    int64_t rounds, drafted, accepted, verified;
+    int64_t rounds, drafted, accepted, verified, ahead, ahead_used;
 } point;
 
 static const char help[] =
@@ -70,6 +71,8 @@ static const char help[] =
     "  --rounds N           measured per point, 1 to 4096 (default 64), after 4 for warmth\n"
     "  --device NAME        auto (default), cpu, cuda, cuda:N\n"
     "  --plain-launches     GPU: rounds launch by launch, not as one graph\n"
+    "  --overlap MODE       auto (default), on, off: drafting ahead; on and off take the token\n"
+    "                       behind kept drafts from the drafter's own step (batch 1)\n"
     "  --fast-prefill       GPU: more than 16 rows by cuBLAS\n"
     "  --table              a table instead of JSON lines\n"
     "  --help               this text\n";
@@ -149,6 +152,17 @@ static int read_value(options *o, const char *name, const char *value)
         }
         o->rounds = one.item[0];
         return 0;
+    }
+    if (strcmp(name, "--overlap") == 0) {
+        static const char *const modes[] = {"auto", "on", "off"};
+
+        for (int32_t i = 0; i < 3; i++) {
+            if (strcmp(value, modes[i]) != 0) continue;
+            o->overlap = (spc_overlap_mode)i;
+            o->step = i > 0;
+            return 0;
+        }
+        return usage("--overlap: expected auto, on or off, found ", value);
     }
     if (strcmp(name, "--accept") == 0) {
         return read_real(value, 0, 1, &o->accept)
@@ -284,6 +298,7 @@ static spc_status open_engine(state *s)
                                  &s->engine, &s->error);
     if (status != SPC_OK) return status;
     s->engine->composed = o->plain_launches;
+    s->engine->overlap.mode = o->overlap;
     if (o->accept >= 0) s->engine->rewrite = accept_at_rate;
     s->engine->rewrite_user = s;
     return SPC_OK;
@@ -295,9 +310,11 @@ static spc_status open_all(state *s)
         spc_device_open(s->o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
 
     if (status == SPC_OK && s->ops == &spc_backend_cpu &&
-        (s->o->fast_prefill || s->o->plain_launches)) {
+        (s->o->fast_prefill || s->o->plain_launches || s->o->overlap == SPC_OVERLAP_ON)) {
         return spc_error_set(&s->error, SPC_EUSAGE, "%s: expected a GPU, found %s",
-                             s->o->fast_prefill ? "--fast-prefill" : "--plain-launches",
+                             s->o->fast_prefill     ? "--fast-prefill"
+                             : s->o->plain_launches ? "--plain-launches"
+                                                    : "--overlap on",
                              s->ops->device(s->backend));
     }
     if (status == SPC_OK) {
@@ -333,7 +350,7 @@ static spc_status open_sessions(state *s, int32_t batch, int32_t gamma, int32_t 
     so.temperature = (float)o->temperature;
     so.ignore_stop = true;
     /* nothing but step fits verdicts that are thrown: a late row would wait for the true one */
-    if (o->accept >= 0 && strcmp(o->rule, "strict") != 0) so.bonus = SPC_BONUS_STEP;
+    if (o->step || (o->accept >= 0 && strcmp(o->rule, "strict") != 0)) so.bonus = SPC_BONUS_STEP;
     for (int32_t k = 0; k < batch && status == SPC_OK; k++) {
         so.seed = (uint64_t)k;
         for (int32_t i = 0; i < context; i++) {
@@ -353,6 +370,8 @@ static void add_stats(const spc_stats *a, int64_t *tokens, uint64_t *ns, point *
     ns[1] += a->verify_ns;
     ns[2] += a->other_ns;
     p->rounds += a->rounds;
+    p->ahead += a->drafted_ahead;
+    p->ahead_used += a->ahead_used;
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         p->drafted += a->drafted[i];
         p->verified += a->verified[i];
@@ -402,6 +421,8 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
     p->verify_us = (double)(ns1[1] - ns0[1]) * 1e-3 / rounds;
     p->other_us = total / rounds - p->draft_us - p->verify_us;
     p->rounds -= warm.rounds;
+    p->ahead -= warm.ahead;
+    p->ahead_used -= warm.ahead_used;
     p->drafted -= warm.drafted;
     p->verified -= warm.verified;
     p->accepted -= warm.accepted;
@@ -472,6 +493,11 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "acceptance", synthetic ? "synthetic" : "real");
     measure_line_number(&line, "acceptance_rate",
                         p->verified > 0 ? (double)p->accepted / (double)p->verified : NAN);
+    measure_line_text(&line, "bonus", o->step ? "step" : "as the rule has it");
+    /* drafts that cost their round nothing, drawn while the one before was verified */
+    measure_line_number(&line, "drafts_hidden",
+                        p->drafted > 0 ? (double)p->ahead_used / (double)p->drafted : NAN);
+    measure_line_integer(&line, "drafted_ahead", p->ahead);
     measure_line_integer(&line, "runs", o->rounds);
     measure_line_number(&line, "median_us", p->round_us);
     measure_line_number(&line, "p10_us", p->p10_us);

@@ -32,6 +32,10 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
     if (k == 0 && a.clock) *a.clock = now_ns();
     if (k >= a.drawn) return;
+    if (!a.drafts) {
+        a.row_token[a.next[k]] = a.token[k] < 0 ? 0 : a.token[k];
+        return;
+    }
 
     const bool alive = a.step < a.drafts[k];
     const int32_t token = alive ? a.token[k] : 0;
@@ -78,7 +82,9 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 cudaError_t spc_cuda_round_note(const spc_round_note_args *a, cudaStream_t stream)
 {
-    if (a->drawn < 1 || a->step < 0 || a->step >= a->draft_stride) return cudaErrorInvalidValue;
+    if (a->drawn < 1 || (a->drafts && (a->step < 0 || a->step >= a->draft_stride))) {
+        return cudaErrorInvalidValue;
+    }
     return launch_op(note_kernel, (a->drawn + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
 }
 

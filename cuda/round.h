@@ -26,7 +26,8 @@ typedef struct {
     const spc_row_stats *stats; /* [drawn] of the drafter's rows */
     const int32_t *stop;        /* [lanes, stop_stride] ids that end a draft */
     const int32_t *stops;       /* [lanes] how many */
-    int32_t *drafts;            /* [lanes] draft lengths, cut here */
+    int32_t *drafts;          /* [lanes] draft lengths, cut here.  NULL: nothing is taken down, the
+                                 tokens are handed on by `next` alone */
     int32_t *bonus;           /* [lanes] 1: draw behind a kept draft; cleared where it ends early */
     int32_t *late;            /* [lanes] the same for the late row */
     int32_t *failed;          /* [lanes] set to 1 where there was no token */

@@ -71,11 +71,16 @@ typedef struct {
     bool late;     /* the same as bonus, from the drafter's row behind the drafts too: that row
                       is run when all drafts were kept.  Never both */
     bool unscored; /* the last draft ends the round: no row is scored behind it */
+    int32_t ahead; /* of a sequence by itself whose last draft ends the round, whose verification is
+                      by token: while the verifier works, draw so many drafts of the next round, as
+                      if all of this one were kept.  They are what that round would draw */
     int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
     int32_t stop_count;
     /* what became of it */
     bool failed; /* a drafter row was bad: the draft broke off there (lane.drafts says where) */
     bool again;  /* the late row ran, and its verdict is there */
+    int32_t
+        ready; /* (and ahead: how many were drawn) drafts that an earlier round had drawn ahead */
 } spc_whole;
 
 typedef struct {

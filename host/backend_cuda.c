@@ -85,9 +85,22 @@ static void cuda_close(spc_backend *b)
 {
     if (!b) return;
     (void)cudaSetDevice(b->device);
-    (void)cudaStreamDestroy(b->stream);
-    (void)cudaStreamDestroy(b->side);
+    if (b->join) (void)cudaEventDestroy(b->join);
+    if (b->fork) (void)cudaEventDestroy(b->fork);
+    if (b->side) (void)cudaStreamDestroy(b->side);
+    if (b->stream) (void)cudaStreamDestroy(b->stream);
     free(b);
+}
+
+/* Streams that do not wait for the default one, and the events between them. */
+static spc_status open_streams(spc_backend *b, spc_error *err)
+{
+    cudaError_t code = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
+
+    if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking);
+    if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->fork, cudaEventDisableTiming);
+    if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->join, cudaEventDisableTiming);
+    return spc_cuda_check(b, code, "no stream", err);
 }
 
 /* Is there code for it in this build? */
@@ -129,17 +142,9 @@ static spc_status cuda_open(spc_backend **out, int32_t threads, const char *whic
     b->device = device;
     (void)snprintf(b->device_name, sizeof b->device_name, "cuda:%d", device);
     status = check_device(b, err);
-    if (status == SPC_OK) {
-        status = spc_cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
-                                "no stream", err);
-    }
-    if (status == SPC_OK) {
-        status = spc_cuda_check(b, cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking),
-                                "no stream", err);
-        if (status != SPC_OK) (void)cudaStreamDestroy(b->stream);
-    }
+    if (status == SPC_OK) status = open_streams(b, err);
     if (status != SPC_OK) {
-        free(b);
+        cuda_close(b);
         return status;
     }
     *out = b;
@@ -475,6 +480,7 @@ static spc_status cuda_encode(spc_runner *r, int32_t slot, const int32_t *token,
     assert(count >= 1 && count <= r->limits.context);
     for (int32_t i = 0; i < count; i++) r->encoder_slot[i] = slot;
     r->source[slot] = count;
+    r->serial[slot]++;
     return status == SPC_OK ? run_rows(r, &rows, err) : status;
 }
 
@@ -489,6 +495,7 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
         assert(rows->position[i] < r->limits.context);
         assert(r->plan->encoder_ops == 0 || r->source[rows->slot[i]] > 0);
         r->length[rows->slot[i]]++;
+        r->serial[rows->slot[i]]++;
     }
 }
 

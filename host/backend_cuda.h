@@ -24,8 +24,9 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1 };
 struct spc_backend {
     int device;
     cudaStream_t stream;
-    cudaStream_t side;  /* on which the body of a conditional node is recorded; runs nothing */
-    cudaError_t failed; /* cudaSuccess, or what made the device unusable */
+    cudaStream_t side;      /* drafting ahead; recording the body of a conditional node */
+    cudaEvent_t fork, join; /* where the side stream leaves the other one, and comes back */
+    cudaError_t failed;     /* cudaSuccess, or what made the device unusable */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
@@ -88,25 +89,31 @@ typedef struct {
     const spc_runner *drafter;
     int32_t lanes;
     int32_t steps;                      /* longest draft */
+    int32_t ready, ahead;               /* drafts that are there, and to be drawn ahead */
+    int32_t bank;                       /* of the drafter's logits: 0 or 1 */
     int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
     cuda_shape draft[CUDA_LANE_DRAFTS]; /* [steps] forwards of the drafter */
     cuda_shape scored;                  /* of the verifier; count 0: none */
     cuda_shape late;                    /* of the drafter, behind kept drafts; count 0: none */
+    cuda_shape next[CUDA_LANE_DRAFTS];  /* [ahead] of the drafter */
 } cuda_whole_shape;
 
 /* The data of a whole round: one block on the host and one on the device, laid out by the round's
  * shape, of which the host sends the first part and fetches the middle.  Lanes are ordered by
  * falling draft length, so that those that draw in a step are the first. */
 typedef struct {
-    spc_row_params *params;            /* [lanes] */
-    int64_t *row, *position;           /* [lanes] of the first draft */
-    int64_t *draw_row, *draw_position; /* [steps, lanes] */
-    int64_t *late_row, *late_position; /* [lanes] */
-    uint32_t *salt;                    /* [lanes] */
-    int32_t *stop, *stops;             /* [lanes, SPC_WHOLE_STOPS], [lanes] */
-    int32_t *next, *score;             /* [steps, lanes] see cuda/round.h; from draft[0].token */
-    int32_t *none;                     /* [lanes] 0 */
-    cuda_rows draft[CUDA_LANE_DRAFTS], scored, late;
+    spc_row_params *params;              /* [lanes] */
+    int64_t *row, *position;             /* [lanes] of the first draft */
+    int64_t *draw_row, *draw_position;   /* [steps, lanes] */
+    int64_t *late_row, *late_position;   /* [lanes] */
+    uint32_t *salt;                      /* [lanes] */
+    int32_t *stop, *stops;               /* [lanes, SPC_WHOLE_STOPS], [lanes] */
+    int32_t *next, *score;               /* [steps, lanes] see cuda/round.h; from draft[0].token */
+    int32_t *none;                       /* [lanes] 0 */
+    int64_t *drafter_row;                /* [lanes] as row, in the bank of this round */
+    int64_t *ahead_row, *ahead_position; /* [ahead] */
+    int32_t *ahead_next;                 /* [ahead] as next; the last has none */
+    cuda_rows draft[CUDA_LANE_DRAFTS], scored, late, ahead[CUDA_LANE_DRAFTS];
     /* both ways */
     int32_t *drafts, *bonus, *wants_late, *failed; /* [lanes] */
     /* written by the device */
@@ -122,6 +129,16 @@ typedef struct {
     uint32_t *status;                         /* [lanes] */
     size_t sent, fetched, fetched_end, bytes; /* offsets */
 } cuda_whole;
+
+/* Drafts drawn ahead: good for a round that begins as this says.  Their rows of logits lie in
+ * another bank than those of the round that was verified meanwhile. */
+typedef struct {
+    spc_row_params params;
+    uint64_t serial; /* of the slot: no forward has touched it since */
+    int32_t slot, length, pending;
+    int32_t count; /* 0: there are none */
+    int32_t bank;
+} cuda_ahead;
 
 enum { CUDA_WHOLES = 16 };
 
@@ -151,6 +168,8 @@ struct spc_runner {
     cuda_shape shape; /* of the forward under way */
     cuda_graphs graphs;
     cuda_whole_graph whole[CUDA_WHOLES]; /* of rounds that this runner verifies */
+    cuda_ahead ahead;                    /* what this runner drafted */
+    uint64_t *serial;                    /* [slots] counts forwards */
     int32_t *order;                      /* [slots] lanes of a round, by falling draft length */
     void *whole_host;                    /* pinned; whole_bytes long */
 
@@ -158,7 +177,10 @@ struct spc_runner {
     void *weights;                    /* matrices */
     void *arena;                      /* everything below lies in it, vectors and buffers too */
     float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs, plan->ids] */
+    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, plan->ids]; those behind the
+                                         outputs are bank 1 of a lane */
+    int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
+    spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
     float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
     float *memory_key, *memory_value; /* the same, of plans with an encoder */
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */

@@ -71,6 +71,7 @@ static size_t lay_out_host(spc_runner *r, char *base)
         r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
         r->encoder_position = carve(&to, times(sizeof *r->encoder_position, l->context));
     }
+    r->serial = carve(&to, times(sizeof *r->serial, l->slots));
     r->order = carve(&to, times(sizeof *r->order, l->slots));
     r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
     (void)spc_cuda_lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
@@ -121,7 +122,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
         if (base) r->buffer[i] = buffer;
     }
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
-    r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
+    r->logits =
+        carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), plan->ids));
+    r->ahead_token = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_token);
+    r->ahead_stats = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_stats);
     r->key = carve(&to, cache);
     r->value = carve(&to, cache);
     if (plan->encoder_ops > 0) {

@@ -11,6 +11,10 @@
  * conditional node.  Where graphs cannot hold one, or nothing can be recorded, the host waits for
  * verification and starts them itself.
  *
+ * While the verifier works, the drafter can go on as if every draft were kept, on a branch of its
+ * own.  Random numbers are looked up by position, so what it draws is what the next round would
+ * draw: that round takes it over, or it is forgotten; no token depends on it.
+ *
  * Rounds of one shape share a graph; the first of a shape is launched plainly. */
 #include "backend_cuda.h"
 
@@ -51,11 +55,18 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->next = carve(&to, times(sizeof *w->next, lanes * steps));
     w->score = carve(&to, times(sizeof *w->score, lanes * steps));
     w->none = carve(&to, times(sizeof *w->none, lanes));
+    w->drafter_row = carve(&to, times(sizeof *w->drafter_row, lanes));
+    w->ahead_row = carve(&to, times(sizeof *w->ahead_row, s->ahead));
+    w->ahead_position = carve(&to, times(sizeof *w->ahead_position, s->ahead));
+    w->ahead_next = carve(&to, times(sizeof *w->ahead_next, s->ahead));
     for (int32_t i = 0; i < s->steps; i++) {
         (void)spc_cuda_lay_out_rows(&w->draft[i], &to, s->draft[i].count);
     }
     (void)spc_cuda_lay_out_rows(&w->scored, &to, s->scored.count);
     (void)spc_cuda_lay_out_rows(&w->late, &to, s->late.count);
+    for (int32_t i = 0; i < s->ahead; i++) {
+        (void)spc_cuda_lay_out_rows(&w->ahead[i], &to, s->next[i].count);
+    }
     w->fetched = to.used;
     w->drafts = carve(&to, times(sizeof *w->drafts, lanes));
     w->bonus = carve(&to, times(sizeof *w->bonus, lanes));
@@ -78,11 +89,13 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
 
 size_t spc_cuda_whole_bytes(const spc_limits *limits)
 {
-    cuda_whole_shape most = {.lanes = limits->slots, .steps = CUDA_LANE_DRAFTS};
+    cuda_whole_shape most = {
+        .lanes = limits->slots, .steps = CUDA_LANE_DRAFTS, .ahead = CUDA_LANE_DRAFTS};
     cuda_whole w;
 
     if (limits->slots > SLOTS_MOST) return CARVE_MOST; /* beyond counting rows */
     for (int32_t i = 0; i < most.steps; i++) most.draft[i].count = limits->slots;
+    for (int32_t i = 0; i < most.ahead; i++) most.next[i].count = 1;
     most.draft[0].count = limits->slots * 2;
     most.scored.count = limits->slots * (CUDA_LANE_DRAFTS + 1);
     most.late.count = limits->slots;
@@ -128,6 +141,30 @@ static int32_t score_rows(const spc_whole *w)
     return w->lane.drafts + (w->unscored ? 0 : 1);
 }
 
+/* Drafts that were drawn ahead for this very round, as many as it takes. */
+static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
+{
+    const cuda_ahead *a = r->drafter ? &r->drafter->ahead : NULL;
+
+    if (!a || a->count == 0 || a->slot != w->slot || a->length != w->length ||
+        a->pending != w->token[w->length - 1] || a->serial != r->drafter->serial[w->slot] ||
+        r->drafter->length[w->slot] != w->length - 1 || w->lane.salt != 0 ||
+        memcmp(&a->params, w->lane.params, sizeof a->params) != 0) {
+        return 0;
+    }
+    return a->count < w->lane.drafts ? a->count : w->lane.drafts;
+}
+
+/* How many drafts of the next round this one draws: what fits into the context. */
+static int32_t ahead_drafts(const whole_round *r, const spc_whole *w)
+{
+    int32_t room = r->drafter ? r->drafter->limits.context - w->length - w->lane.drafts : 0;
+    int32_t ahead = w->ahead < CUDA_LANE_DRAFTS ? w->ahead : CUDA_LANE_DRAFTS;
+
+    if (!w->unscored || w->lane.drafts == 0 || w->lane.salt != 0 || room < 0) return 0;
+    return ahead < room ? ahead : room;
+}
+
 /* How many rows each forward has: enough to lay the block out. */
 static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 {
@@ -136,12 +173,19 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 
     s->lanes = count;
     s->drafter = r->drafter;
+    if (count == 1) {
+        s->ready = ready_drafts(r, whole);
+        s->ahead = ahead_drafts(r, whole);
+        s->bank = s->ready > 0 ? r->drafter->ahead.bank : 0;
+    }
+    for (int32_t i = 0; i < s->ahead; i++) s->next[i].count = 1;
     for (int32_t k = 0; k < count; k++) {
         const spc_whole *w = &whole[k];
 
         if (w->lane.drafts > s->steps) s->steps = w->lane.drafts;
         for (int32_t i = 0; i < w->lane.drafts; i++) {
             s->drawn[i]++;
+            if (i < s->ready) continue;
             s->draft[i].count += i == 0 && pairs && w->length > 1 ? 2 : 1;
         }
         s->scored.count += score_rows(w);
@@ -177,6 +221,12 @@ static int32_t token_at(const cuda_whole *to, const cuda_rows *rows, int32_t row
     return (int32_t)(rows->token - to->draft[0].token) + row;
 }
 
+/* The drafter's row of logits of row i of a lane, in a bank. */
+static int32_t drafter_output(const whole_round *r, const spc_whole *w, int32_t bank, int32_t i)
+{
+    return (bank == 0 ? w->lane.output : r->drafter->limits.outputs) + i;
+}
+
 /* Rows of a step of drafting.  Behind the first step their tokens are not known yet. */
 static void write_step(whole_round *r, const spc_whole *whole, const int32_t *order, int32_t i)
 {
@@ -192,10 +242,30 @@ static void write_step(whole_round *r, const spc_whole *whole, const int32_t *or
             spc_cuda_add_row(r->drafter, to, &f, w->slot, w->token[n - 2], n - 2, -1);
         }
         spc_cuda_add_row(r->drafter, to, &f, w->slot, i == 0 ? w->token[n - 1] : 0, n - 1 + i,
-                         w->lane.output + i);
+                         drafter_output(r, w, r->shape.bank, i));
     }
     spc_cuda_end_rows(r->drafter, &f);
     r->shape.draft[i] = f;
+}
+
+/* Rows behind the drafts, of the only lane. */
+static void write_ahead(whole_round *r, const spc_whole *w)
+{
+    const cuda_whole *to = &r->host;
+    int32_t drafts = w->lane.drafts, bank = 1 - r->shape.bank;
+
+    for (int32_t i = 0; i < r->shape.ahead; i++) {
+        cuda_shape f = {0};
+
+        spc_cuda_add_row(r->drafter, &to->ahead[i], &f, w->slot, 0, w->length - 1 + drafts + i,
+                         drafter_output(r, w, bank, i));
+        spc_cuda_end_rows(r->drafter, &f);
+        r->shape.next[i] = f;
+        to->ahead_row[i] = drafter_output(r, w, bank, i);
+        to->ahead_position[i] = w->lane.position + drafts + i;
+        to->ahead_next[i] = -1;
+        if (i + 1 < r->shape.ahead) to->ahead_next[i] = token_at(to, &to->ahead[i + 1], 0);
+    }
 }
 
 /* Rows of the verifier, and of the drafter behind kept drafts; which drafts they read. */
@@ -224,6 +294,8 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
             *next = -1;
             if (i + 1 < drafts) *next = token_at(to, &to->draft[i + 1], k);
             if (i + 1 == drafts && w->late) *next = token_at(to, &to->late, late.count);
+            if (i + 1 == drafts && r->shape.ahead > 0) *next = token_at(to, &to->ahead[0], 0);
+            if (i + 1 < r->shape.ready) *next = -1; /* its row was run ahead */
         }
         if (!w->late) continue;
         spc_cuda_add_row(r->drafter, &to->late, &late, w->slot, drafts == 0 ? w->token[n - 1] : 0,
@@ -241,36 +313,47 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
         const spc_whole *w = &whole[order[k]];
 
         write_lane(&r->host, k, w);
+        r->host.drafter_row[k] = w->lane.output;
+        if (r->shape.bank > 0) r->host.drafter_row[k] = drafter_output(r, w, r->shape.bank, 0);
         for (int32_t i = 0; i < w->lane.drafts; i++) {
-            r->host.draw_row[i * r->shape.lanes + k] = w->lane.output + i;
+            r->host.draw_row[i * r->shape.lanes + k] = r->host.drafter_row[k] + i;
             r->host.draw_position[i * r->shape.lanes + k] = w->lane.position + i;
         }
     }
-    for (int32_t i = 0; i < r->shape.steps; i++) write_step(r, whole, order, i);
+    for (int32_t i = r->shape.ready; i < r->shape.steps; i++) write_step(r, whole, order, i);
     write_scored(r, whole, order);
+    write_ahead(r, whole);
 }
 
 /* ---- launches ---------------------------------------------------------------------------------
  */
 
+static spc_status draw_rows(spc_runner *d, spc_draw_batch *draw, spc_error *err)
+{
+    draw->vocab = d->plan->ids;
+    draw->logits = spc_cuda_logit_rows(d);
+    draw->workspace = d->verify_workspace;
+    draw->workspace_bytes = d->verify_bytes;
+    return spc_cuda_check(d->backend, spc_launch_queued_draw(draw, d->backend->stream), "draw",
+                          err);
+}
+
+/* Step i of drafting; of the drafts that are ready it only takes note. */
 static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
 {
     const cuda_whole *at = &r->device;
     spc_runner *d = r->drafter;
+    bool ready = i < r->shape.ready;
     ptrdiff_t step = (ptrdiff_t)i * r->shape.lanes;
     spc_draw_batch draw = {.sequences = r->shape.drawn[i],
-                           .vocab = d->plan->ids,
                            .params = at->params,
-                           .logits = spc_cuda_logit_rows(d),
                            .row = at->draw_row + step,
                            .position = at->draw_position + step,
                            .salt = at->salt,
                            .token = at->drawn,
-                           .stats = at->measured,
-                           .workspace = d->verify_workspace,
-                           .workspace_bytes = d->verify_bytes};
-    spc_round_note_args note = {.token = at->drawn,
-                                .stats = at->measured,
+                           .stats = at->measured};
+    spc_round_note_args note = {.token = ready ? d->ahead_token + i : at->drawn,
+                                .stats = ready ? d->ahead_stats + i : at->measured,
                                 .stop = at->stop,
                                 .stops = at->stops,
                                 .drafts = at->drafts,
@@ -287,15 +370,67 @@ static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
                                 .step = i,
                                 .stop_stride = SPC_WHOLE_STOPS,
                                 .draft_stride = CUDA_LANE_DRAFTS};
-    spc_status status = spc_cuda_run_rows(d, &at->draft[i], &r->shape.draft[i], err);
+    spc_status status = SPC_OK;
 
-    if (status == SPC_OK) {
-        status = spc_cuda_check(d->backend, spc_launch_queued_draw(&draw, d->backend->stream),
-                                "draw", err);
-    }
+    if (!ready) status = spc_cuda_run_rows(d, &at->draft[i], &r->shape.draft[i], err);
+    if (!ready && status == SPC_OK) status = draw_rows(d, &draw, err);
     if (status != SPC_OK) return status;
     return spc_cuda_check(d->backend, spc_cuda_round_note(&note, d->backend->stream), "drafts",
                           err);
+}
+
+/* The next round's drafts, on the stream that is the backend's now. */
+static spc_status draft_ahead(whole_round *r, spc_error *err)
+{
+    const cuda_whole *at = &r->device;
+    spc_runner *d = r->drafter;
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < r->shape.ahead && status == SPC_OK; i++) {
+        spc_draw_batch draw = {.sequences = 1,
+                               .params = at->params,
+                               .row = at->ahead_row + i,
+                               .position = at->ahead_position + i,
+                               .salt = at->salt,
+                               .token = d->ahead_token + i,
+                               .stats = d->ahead_stats + i};
+        spc_round_note_args hand_on = {.token = d->ahead_token + i,
+                                       .row_token = at->draft[0].token,
+                                       .next = at->ahead_next + i,
+                                       .drawn = 1};
+
+        status = spc_cuda_run_rows(d, &at->ahead[i], &r->shape.next[i], err);
+        if (status == SPC_OK) status = draw_rows(d, &draw, err);
+        if (status != SPC_OK || i + 1 == r->shape.ahead) return status;
+        status = spc_cuda_check(d->backend, spc_cuda_round_note(&hand_on, d->backend->stream),
+                                "drafts", err);
+    }
+    return status;
+}
+
+/* The same beside what follows on the backend's stream, until join_ahead. */
+static spc_status fork_ahead(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    cudaStream_t stream = b->stream;
+    cudaError_t code = cudaEventRecord(b->fork, stream);
+    spc_status status;
+
+    if (code == cudaSuccess) code = cudaStreamWaitEvent(b->side, b->fork, 0);
+    status = spc_cuda_check(b, code, "drafting ahead", err);
+    if (status != SPC_OK) return status;
+    b->stream = b->side;
+    status = draft_ahead(r, err);
+    b->stream = stream;
+    if (status != SPC_OK) return status;
+    return spc_cuda_check(b, cudaEventRecord(b->join, b->side), "drafting ahead", err);
+}
+
+static spc_status join_ahead(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+
+    return spc_cuda_check(b, cudaStreamWaitEvent(b->stream, b->join, 0), "drafting ahead", err);
 }
 
 static spc_verify_batch verify_batch(const whole_round *r)
@@ -322,7 +457,7 @@ static spc_verify_batch verify_batch(const whole_round *r)
                               .workspace_bytes = v->verify_bytes};
 
     if (r->drafter) batch.drafter = spc_cuda_logit_rows(r->drafter);
-    if (r->drafter) batch.drafter_row = at->row;
+    if (r->drafter) batch.drafter_row = at->drafter_row;
     return batch;
 }
 
@@ -338,14 +473,17 @@ static spc_status run_round(whole_round *r, spc_error *err)
     for (int32_t i = 0; i < r->shape.steps && status == SPC_OK; i++) {
         status = draft_step(r, i, err);
     }
+    if (status == SPC_OK && r->shape.ahead > 0) status = fork_ahead(r, err);
     if (status == SPC_OK && r->shape.scored.count > 0) {
         status = spc_cuda_run_rows(r->verifier, &r->device.scored, &r->shape.scored, err);
     }
     if (status == SPC_OK) {
         status = spc_cuda_check(b, spc_launch_queued_verify(&batch, b->stream), "verify", err);
     }
-    if (status != SPC_OK) return status;
-    return spc_cuda_check(b, spc_cuda_round_late(&late, b->stream), "late rows", err);
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b, spc_cuda_round_late(&late, b->stream), "late rows", err);
+    }
+    return status == SPC_OK && r->shape.ahead > 0 ? join_ahead(r, err) : status;
 }
 
 /* The late rows of all lanes that might need one, and a verdict for those that do. */
@@ -549,6 +687,22 @@ static spc_status execute(whole_round *r, spc_error *err)
     return status == SPC_OK ? fetch(r, err) : status;
 }
 
+/* Are the drafts of the next round those that were drawn?  Only where all of this one are kept. */
+static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted, const spc_verdict *v)
+{
+    cuda_ahead *a = &r->drafter->ahead;
+
+    a->count = 0;
+    if (w->failed || w->lane.drafts < wanted || v->accepted < wanted) return;
+    a->count = r->shape.ahead;
+    a->params = *w->lane.params;
+    a->serial = r->drafter->serial[w->slot];
+    a->slot = w->slot;
+    a->length = w->length + wanted;
+    a->pending = w->lane.draft[wanted - 1];
+    a->bank = 1 - r->shape.bank;
+}
+
 /* What became of lane k, and how far the caches now reach: to the last row whose token was drawn
  * for it. */
 static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_verdict *late)
@@ -569,6 +723,10 @@ static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_
     r->verifier->length[w->slot] = n - 1 + (rows < valid ? rows : valid);
     if (wanted > 0) r->drafter->length[w->slot] = n - 1 + (wanted < valid ? wanted : valid);
     if (w->again) r->drafter->length[w->slot] = n + wanted;
+    w->ready = r->shape.ready;
+    w->ahead = r->shape.ahead;
+    if (r->drafter) r->drafter->serial[w->slot]++;
+    if (r->shape.ahead > 0) keep_ahead(r, w, wanted, out);
 }
 
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,

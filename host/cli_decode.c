@@ -122,6 +122,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.isa = decode->isa;
     o.fast_prefill = decode->fast_prefill;
     o.plain_launches = decode->plain_launches;
+    o.overlap = (spc_overlap_mode)decode->overlap;
     o.log = on_log;
     o.progress = spc_cli_loading;
     return spc_engine_open(&o, out, err);

@@ -13,7 +13,7 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *isa, *points;
-    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp;
+    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
@@ -97,6 +97,11 @@ typedef struct {
             "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \
             "find faults",                                                                         \
             FLAG, plain_launches, 0, 0),                                                           \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "overlap", "auto|on|off",                                                        \
+            "GPU, one prompt at a time, --bonus step: draft the next round while this\n"           \
+            "one is verified; auto: where that was measured to be faster",                         \
+            CHOICE, overlap, 0, 0),                                                                \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)
 

@@ -284,6 +284,23 @@ static spc_status open_device(spc_engine *engine, const spc_engine_options *o, s
     return spc_ranks_open(o->tp, o->threads, o->isa, &engine->backend, err);
 }
 
+/* What only a GPU can do is refused elsewhere. */
+static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_options *o,
+                                    spc_error *err)
+{
+    bool overlap = o->overlap == SPC_OVERLAP_ON;
+    const char *name = o->fast_prefill ? "fast-prefill" : overlap ? "overlap" : "plain-launches";
+
+    if (overlap && o->plain_launches) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "overlap and plain-launches: expected one of them, found both");
+    }
+    if (engine->ops->round || !(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "%s: expected a GPU, found %s: leave it out, or --device cuda", name,
+                         engine->ops->device(engine->backend));
+}
+
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     spc_engine *engine = NULL;
@@ -304,14 +321,9 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
 
     limits.library = options->fast_prefill;
     limits.plain = engine->composed = options->plain_launches;
-    if ((limits.library || limits.plain) &&
-        (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
-        status = spc_error_set(err, SPC_EUSAGE,
-                               "%s: expected a GPU, found %s: leave it out, or --device cuda",
-                               limits.library ? "fast-prefill" : "plain-launches",
-                               engine->ops->device(engine->backend));
-        goto fail;
-    }
+    engine->overlap.mode = options->overlap;
+    status = check_gpu_options(engine, options, err);
+    if (status != SPC_OK) goto fail;
     status = check_room(engine, &limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);

@@ -8,6 +8,7 @@
 #include "weights/tokenizer.h"
 
 #include "backend.h"
+#include "overlap.h"
 
 #include <pthread.h>
 
@@ -54,6 +55,7 @@ struct spc_engine {
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_scratch scratch;
     bool composed; /* rounds are, whatever the backend can */
+    spc_overlap overlap;
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
     spc_rewrite_fn rewrite;
     void *rewrite_user;

@@ -232,6 +232,13 @@ static bool goes_whole(const spc_engine *engine, spc_session *const *sessions, i
     return whole;
 }
 
+/* Drafts of the next round that may be drawn while this one is verified. */
+static int32_t drafts_ahead(spc_session *s, const spc_lane *lane)
+{
+    if (!steps(s) || lane->drafts == 0) return 0;
+    return spc_overlap_choose(&s->engine->overlap, lane->drafts - 1);
+}
+
 static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
 {
     const spc_config *config = &s->engine->verifier.config;
@@ -264,6 +271,8 @@ static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_ve
     }
     assert(lane->drafts == w->lane.drafts && s->round_failed == w->failed);
     s->counters.verifier_calls += lane->drafts > 0 || wants_bonus(s, lane);
+    s->counters.drafted_ahead += w->ahead;
+    s->counters.ahead_used += w->ready;
     if (!w->again) return;
     s->counters.drafter_calls++;
     append(v, lane->drafts, late);
@@ -279,6 +288,7 @@ static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, 
     for (int32_t k = 0; k < count; k++) {
         whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
     }
+    if (count == 1) scratch->whole[0].ahead = drafts_ahead(sessions[0], &scratch->lane[0]);
     status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
                                 count, scratch->verdict, late, verify_ns, err);
     for (int32_t k = 0; k < count && status == SPC_OK; k++) {
@@ -367,9 +377,11 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
     spc_scratch *scratch = &engine->scratch;
     uint64_t drafter_ns = 0, verify_ns = 0, start = spc_now_ns(), decided;
     spc_status status;
+    bool whole;
 
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
-    if (goes_whole(engine, sessions, count)) {
+    whole = goes_whole(engine, sessions, count);
+    if (whole) {
         status = round_whole(engine, sessions, count, &verify_ns, err);
         decided = spc_now_ns() - start;
         drafter_ns = verify_ns < decided ? decided - verify_ns : 0;
@@ -388,6 +400,12 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
 
     uint64_t committed = spc_now_ns() - start;
 
+    if (count == 1 && whole && steps(sessions[0])) {
+        const spc_whole *w = &scratch->whole[0];
+
+        spc_overlap_note(&engine->overlap, committed, scratch->verdict[0].count,
+                         scratch->lane[0].drafts - w->ready, drafter_ns, decided - drafter_ns);
+    }
     for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
         spc_stats *c = &sessions[k]->counters;
 

@@ -7,18 +7,22 @@
 #include "decode.h"
 #include "tiny.h"
 
+#include "host/backend_cuda.h"
+
 #include <cuda_runtime_api.h>
 #include <math.h>
 
 enum { CONTEXT = 48, SESSIONS = 4, VOCAB = 7, STOP = 2 };
 
+#define SMALL                                                                             \
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 16," \
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"  \
+    " \"head_dim\": 8, \"intermediate_size\": 24, \"max_position_embeddings\": 64}"
+
 static const char *const pairs[][2] = {
-    {"{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 16,"
-     " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
-     " \"head_dim\": 8, \"intermediate_size\": 24, \"max_position_embeddings\": 64}",
-     "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 24,"
-     " \"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"num_key_value_heads\": 3,"
-     " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 64}"},
+    {SMALL, "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 24,"
+            " \"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"num_key_value_heads\": 3,"
+            " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 64}"},
     {"{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 7, \"d_model\": 16,"
      " \"d_kv\": 6, \"d_ff\": 24, \"num_layers\": 1, \"num_heads\": 2,"
      " \"relative_attention_num_buckets\": 4, \"relative_attention_max_distance\": 5,"
@@ -27,8 +31,9 @@ static const char *const pairs[][2] = {
      " \"d_kv\": 8, \"d_ff\": 32, \"num_layers\": 2, \"num_heads\": 3,"
      " \"relative_attention_num_buckets\": 4, \"relative_attention_max_distance\": 3,"
      " \"feed_forward_proj\": \"gated-gelu\", \"tie_word_embeddings\": false,"
-     " \"decoder_start_token_id\": 0}"}};
-enum { PAIRS = sizeof pairs / sizeof *pairs };
+     " \"decoder_start_token_id\": 0}"},
+    {SMALL, SMALL}};
+enum { PAIRS = 2, ALIKE = 2 }; /* the last: a model with itself, which keeps every draft */
 
 typedef struct {
     tiny_model drafter, verifier;
@@ -44,7 +49,7 @@ static fixture open_pair(int32_t which, bool plain)
     const spc_backend_ops *ops = &spc_backend_cuda;
     fixture f;
 
-    f.drafter = tiny_open(pairs[which][0], 3, 2);
+    f.drafter = tiny_open(pairs[which][0], which == ALIKE ? 4 : 3, 2);
     f.verifier = tiny_open(pairs[which][1], 4, 2);
     limits.plain = plain;
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
@@ -151,6 +156,104 @@ Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout =
         close_fixture(&plain);
         close_fixture(&whole);
     }
+}
+
+/* ---- ahead of verification ---- */
+
+/* Drafts of the next round drawn meanwhile are those it would have drawn. */
+Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
+{
+    static const way ahead_ways[] = {
+        {"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+        {"token-v1:alpha=0.3", 2, 0.7f, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+        {"token-v2:alpha=0.9", 1, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN}};
+    int64_t drawn = 0, used = 0;
+
+    for (int32_t m = 0; m < PAIRS; m++) {
+        fixture plain = open_pair(m, true), whole = open_pair(m, false);
+
+        whole.engine->overlap.mode = SPC_OVERLAP_ON;
+        for (size_t i = 0; i < sizeof ahead_ways / sizeof *ahead_ways; i++) {
+            for (uint64_t seed = 1; seed < 3; seed++) {
+                spc_session_options o = way_options(&ahead_ways[i], seed);
+                prompt p = prompt_made(2, VOCAB, (uint32_t)(17 * i) + 3);
+                decoded a, b;
+
+                o.max_tokens = 14;
+                a = decode(plain.engine, &o, &p);
+                b = decode(whole.engine, &o, &p);
+                cr_expect_eq(a.stats.drafted_ahead, 0);
+                drawn += b.stats.drafted_ahead;
+                used += b.stats.ahead_used;
+                b.stats.drafted_ahead = b.stats.ahead_used = 0;
+                expect_same(&a, &b, ahead_ways[i].rule, seed);
+            }
+        }
+        close_fixture(&plain);
+        close_fixture(&whole);
+    }
+    cr_expect(used > 5 && drawn > used, "%d of %d", (int)used, (int)drawn);
+}
+
+/* Have drafts of its next round been drawn?  Asserts that it goes on. */
+static bool lies_ready(const spc_engine *engine, const spc_session *session)
+{
+    const cuda_ahead *a = &engine->drafter.runner->ahead;
+
+    cr_assert_eq(spc_session_finish(session), SPC_FINISH_RUNNING);
+    return a->count > 0 && a->slot == session->slot && a->length == session->length;
+}
+
+/* A session that begins anew with another last token, another that takes its slot, company that
+ * comes and goes: what was drawn ahead is forgotten. */
+Test(cuda_whole, what_was_drawn_ahead_serves_its_own_round_alone, .timeout = 280)
+{
+    decoded d[2][3];
+    int64_t drawn = 0;
+    int32_t solo = 0; /* steps until drafts lie ready */
+
+    for (int32_t i = 1; i >= 0; i--) {
+        fixture f = open_pair(ALIKE, i == 0);
+        spc_session_options o = way_options(&ways[3], 2);
+        spc_session *session[2];
+        spc_error error;
+        prompt p = {{3, 4}, 2};
+
+        f.engine->overlap.mode = SPC_OVERLAP_ON;
+        o.max_tokens = 0;
+        session[0] = open_session(f.engine, &o, &p);
+        for (int32_t step = 0; step < 4; step++) {
+            cr_assert_eq(spc_session_step(session[0], &error), SPC_OK, "%s", error.message);
+        }
+        o.seed++;
+        session[1] = open_session(f.engine, &o, &p);
+        for (int32_t step = 0; step < 5; step++) { /* by itself, in company, by itself ... */
+            cr_assert_eq(spc_engine_step(f.engine, session, 1 + step % 2, &error), SPC_OK);
+        }
+        for (int32_t step = 0; i == 1 ? !lies_ready(f.engine, session[0]) : step < solo; step++) {
+            cr_assert_eq(spc_session_step(session[0], &error), SPC_OK, "%s", error.message);
+            if (i == 1) solo++;
+        }
+        d[i][0] = decoded_of(session[0]);
+        d[i][1] = decoded_of(session[1]);
+
+        prompt again = {{3, 4}, 2};
+
+        again.count += d[i][0].count - 1;
+        memcpy(again.id + 2, d[i][0].token, (size_t)(d[i][0].count - 1) * sizeof(int32_t));
+        again.id[again.count++] = (d[i][0].token[d[i][0].count - 1] + 1) % VOCAB;
+        cr_assert_eq(spc_session_restart(session[0], again.id, again.count, &error), SPC_OK);
+        for (int32_t step = 0; step < 3; step++) {
+            cr_assert_eq(spc_session_step(session[0], &error), SPC_OK, "%s", error.message);
+        }
+        d[i][2] = decoded_of(session[0]);
+        drawn += d[i][0].stats.drafted_ahead;
+        for (int32_t k = 0; k < 2; k++) spc_session_close(session[k]);
+        close_fixture(&f);
+    }
+    cr_expect_gt(drawn, 0);
+    for (int32_t k = 0; k < 3; k++)
+        cr_expect(same_tokens(&d[0][k], &d[1][k]), "session %d", (int)k);
 }
 
 /* ---- in company ---- */

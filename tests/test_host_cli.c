@@ -49,6 +49,7 @@ static const struct {
       "threads",
       "isa",
       "!fast-prefill",
+      "overlap",
       "!plain-launches",
       "!json",
       "!stream",

@@ -61,6 +61,14 @@ typedef void (*spc_log_fn)(void *user, const char *line);
 /* Progress of loading: done of total bytes of weights. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
+/* May the drafter go on with the next round while the verifier works?  On a GPU, for a session that
+ * is stepped by itself, with SPC_BONUS_STEP.  No token depends on it. */
+typedef enum {
+    SPC_OVERLAP_AUTO, /* where it was measured to be faster */
+    SPC_OVERLAP_ON,
+    SPC_OVERLAP_OFF
+} spc_overlap_mode;
+
 typedef struct {
     const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
@@ -79,6 +87,7 @@ typedef struct {
                                  then depend, in the logits' last bits, on what runs together */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
+    spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
@@ -282,6 +291,8 @@ typedef struct {
     int64_t verifier_calls; /* forwards of the verifier that scored, prefill-only ones apart */
     int64_t drafter_calls;  /* forwards of the drafter that drafted or served a bonus row */
     int64_t prefill_calls;  /* forwards of either that only fed a prompt */
+    int64_t drafted_ahead;  /* drafts drawn while the verifier worked on the round before ... */
+    int64_t ahead_used;     /* ... and those of them that their round began with */
     int64_t drafted[SPC_GAMMA_MAX];
     int64_t verified[SPC_GAMMA_MAX]; /* reached a verdict */
     int64_t accepted[SPC_GAMMA_MAX];
