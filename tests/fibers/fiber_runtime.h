@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fiber_runtime.h - the part of the CUDA runtime that the engine calls, over host memory.
  *
- * Everything happens at once: streams are names.  Fresh memory holds garbage. */
+ * Everything happens at once: streams are names.  Fresh memory holds garbage.  Threads take turns
+ * with kernels. */
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
@@ -23,6 +24,7 @@ typedef enum {
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorUnknown = 999
@@ -35,17 +37,19 @@ typedef enum {
 } cudaMemcpyKind;
 
 typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st *cudaEvent_t;
 
-enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1 };
+enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
 };
 
-/* The one device.  Tests change it to see what becomes of one that is not there, too old, too small
- * or broken. */
+/* The devices, which share one memory.  Tests change it to see what becomes of one that is not
+ * there, too old, too small or broken. */
 typedef struct {
+    int devices;             /* how many */
     cudaError_t count_error; /* of cudaGetDeviceCount */
     cudaError_t code_error;  /* cudaSuccess: this build has code for it */
     int driver;              /* 13000: 13.0 */
@@ -80,8 +84,18 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
-/* Is a graph being recorded?  Then nothing but kernels may come. */
+/* Does this thread record a graph?  Then nothing but kernels may come. */
 bool fiber_captures(void);
+
+/* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
+ * graph is recorded; false: none is. */
+bool fiber_note_call(void (*call)(void *user), const void *user, size_t bytes);
+
+/* What this thread's stream holds never ends (a kernel waits for another rank) until it is unstuck:
+ * what comes behind is not run, and to wait for it is the end of the test. */
+void fiber_stick(bool stuck);
+bool fiber_is_stuck(void);
+void fiber_must_not_wait(void);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
@@ -91,7 +105,7 @@ static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned f
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
-    memset(at, value, bytes);
+    if (!fiber_is_stuck()) memset(at, value, bytes);
     return cudaSuccess;
 }
 
@@ -101,11 +115,7 @@ static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cud
     return cudaMemset(at, value, bytes);
 }
 
-static inline cudaError_t cudaGetDevice(int *device)
-{
-    *device = 0;
-    return cudaSuccess;
-}
+cudaError_t cudaGetDevice(int *device);
 
 /* One multiprocessor. */
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
@@ -125,7 +135,20 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
     (void)kind;
     (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
-    memcpy(to, from, bytes);
+    if (!fiber_is_stuck()) memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
+                                            size_t from_pitch, size_t width, size_t height,
+                                            cudaMemcpyKind kind, cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported;
+    for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
+        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    }
     return cudaSuccess;
 }
 
@@ -140,10 +163,7 @@ static inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *fr
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaSetDevice(int device)
-{
-    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
-}
+cudaError_t cudaSetDevice(int device);
 
 static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
@@ -182,7 +202,45 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     (void)stream;
+    if (fiber_is_stuck()) fiber_must_not_wait();
     return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+static inline cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    (void)stream;
+    return fiber_is_stuck() ? cudaErrorNotReady : cudaSuccess;
+}
+
+/* Ranks meet on the host before they look at each other's events: what was recorded has happened.
+ */
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
+{
+    (void)flags;
+    *out = NULL;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)event;
+    (void)stream;
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
+                                              unsigned flags)
+{
+    (void)stream;
+    (void)event;
+    (void)flags;
+    return cudaSuccess;
 }
 
 static inline cudaError_t cudaGetLastError(void)
@@ -192,6 +250,7 @@ static inline cudaError_t cudaGetLastError(void)
 
 static inline cudaError_t cudaDeviceSynchronize(void)
 {
+    if (fiber_is_stuck()) fiber_must_not_wait();
     return cudaSuccess;
 }
 

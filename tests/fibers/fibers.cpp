@@ -7,6 +7,7 @@
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
 #include <memory>
+#include <mutex>
 #include <setjmp.h>
 #include <stdio.h>
 #include <ucontext.h>
@@ -16,11 +17,12 @@
 
 fiber_index threadIdx, blockIdx, gridDim;
 
-/* A device of 1 TiB that does not fail. */
+/* One device of 1 TiB that does not fail. */
 static fiber_device whole_device(void)
 {
     fiber_device d = {};
 
+    d.devices = 1;
     d.driver = 13000;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
@@ -238,12 +240,47 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
 
 /* ---- the device ------------------------------------------------------------------------------ */
 
+/* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
+static std::mutex turn;
+static thread_local int current_device;
+static thread_local bool stuck;
+
+void fiber_stick(bool value)
+{
+    stuck = value;
+}
+
+bool fiber_is_stuck(void)
+{
+    return stuck;
+}
+
+void fiber_must_not_wait(void)
+{
+    fprintf(stderr, "fibers: a wait without end for a stream that waits for another rank\n");
+    abort();
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    if (device < 0 || device >= fiber_gpu.devices) return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = current_device;
+    return cudaSuccess;
+}
+
 /* In front of every allocation: its size. */
 enum { HEADER = 256 };
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     char *memory = NULL;
+    std::lock_guard<std::mutex> lock(turn);
 
     *out = NULL;
     if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
@@ -263,6 +300,10 @@ cudaError_t cudaFree(void *memory)
     size_t bytes;
 
     if (!memory) return cudaSuccess;
+    if (stuck) fiber_must_not_wait();
+
+    std::lock_guard<std::mutex> lock(turn);
+
     memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
     free((char *)memory - HEADER);
     fiber_gpu.used -= bytes;
@@ -272,7 +313,7 @@ cudaError_t cudaFree(void *memory)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = fiber_gpu.count_error == cudaSuccess ? 1 : 0;
+    *count = fiber_gpu.count_error == cudaSuccess ? fiber_gpu.devices : 0;
     return fiber_gpu.count_error;
 }
 
@@ -291,7 +332,7 @@ cudaError_t fiber_has_code(void)
 /* ---- graphs ---------------------------------------------------------------------------------- */
 
 struct fiber_node {
-    int blocks, threads;
+    int blocks, threads; /* blocks 0: a call, not a kernel */
     bool together;
     void (*body)(void *);
     std::vector<char> user;
@@ -301,7 +342,7 @@ struct fiber_graph {
     std::vector<fiber_node> nodes;
 };
 
-static fiber_graph *recorded;
+static thread_local fiber_graph *recorded;
 
 bool fiber_captures(void)
 {
@@ -327,15 +368,28 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
         recorded->nodes.push_back({blocks, threads, together, body, copy});
         return cudaSuccess;
     }
+    if (stuck) return cudaSuccess;
 
+    std::lock_guard<std::mutex> lock(turn);
     cudaError_t error = may_launch();
 
     if (error == cudaSuccess) fiber_run(blocks, threads, together, body, copy.data());
     return error;
 }
 
+bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
+{
+    const char *from = (const char *)user;
+
+    if (!recorded) return false;
+    recorded->nodes.push_back({0, 0, false, call, std::vector<char>(from, from + bytes)});
+    return true;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
     recorded = new fiber_graph;
     fiber_gpu.graphs++;
@@ -351,6 +405,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     *out = new fiber_graph(*graph);
     fiber_gpu.graphs++;
     return cudaSuccess;
@@ -358,11 +414,21 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 {
+    if (stuck) return cudaSuccess;
+
+    std::unique_lock<std::mutex> lock(turn);
     cudaError_t error = may_launch();
 
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
     for (fiber_node &node : graph->nodes) {
+        if (stuck) break;
+        if (node.blocks == 0) { /* it may wait for another thread's */
+            lock.unlock();
+            node.body(node.user.data());
+            lock.lock();
+            continue;
+        }
         fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
     }
     return cudaSuccess;
@@ -370,6 +436,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     delete graph;
     fiber_gpu.graphs--;
     return cudaSuccess;
