@@ -82,6 +82,18 @@ typedef struct {
 
 cudaError_t spc_cuda_add(const spc_add_args *args, cudaStream_t stream);
 
+enum { SPC_SUM_RANKS = 64 };
+
+/* data[0][i] + data[1][i] + ..., in this order, to all of them: what several ranks hold on one
+ * device. */
+typedef struct {
+    float *data[SPC_SUM_RANKS]; /* [ranks], each [count] */
+    int64_t count;
+    int32_t ranks;
+} spc_sum_args;
+
+cudaError_t spc_cuda_sum(const spc_sum_args *args, cudaStream_t stream);
+
 typedef enum { SPC_GLU_SILU, SPC_GLU_GELU_TANH, SPC_GLU_RELU } spc_glu_kind;
 
 /* out = silu(gate) up, or gelu(gate) up, of gate and up side by side; or max(gate, 0), where there

@@ -69,4 +69,15 @@ struct spc_device_comm {
     int32_t rank, world;
 };
 
+/* For implementations: the verb wait, by asking the stream and async_error in turn. */
+spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_stream stream,
+                                spc_error *err);
+/* A moment on a clock that does not jump, in ns, and a short rest before the asked-th question:
+ * none while the answer may come at once. */
+int64_t spc_device_comm_now(void);
+void spc_device_comm_rest(int64_t asked);
+
+/* NULL is allowed. */
+void spc_device_comm_close(spc_device_comm *comm);
+
 #endif

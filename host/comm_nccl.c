@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- the library ------------------------------------------------------------------------------
  */
@@ -135,22 +134,6 @@ typedef struct {
     spc_error end;        /* status SPC_OK: the group lives */
 } nccl;
 
-static int64_t now_ns(void)
-{
-    struct timespec at;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &at);
-    return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
-}
-
-/* A moment's rest between two questions: none while the answer may come at once. */
-static void rest(int64_t asked)
-{
-    struct timespec pause = {0, 20000};
-
-    if (asked > 200) (void)nanosleep(&pause, NULL);
-}
-
 static spc_status ended(nccl *n, spc_error *err)
 {
     spc_status status;
@@ -207,7 +190,7 @@ static spc_status end_late(nccl *n, const char *what, spc_error *err)
 static spc_status settle(nccl *n, ncclComm_t handle, const char *what, ncclResult_t result,
                          spc_error *err)
 {
-    int64_t deadline = now_ns() + (int64_t)n->timeout_ms * 1000000;
+    int64_t deadline = spc_device_comm_now() + (int64_t)n->timeout_ms * 1000000;
 
     for (int64_t asked = 0; result == ncclInProgress; asked++) {
         ncclResult_t answer = n->api.CommGetAsyncError(handle, &result);
@@ -215,8 +198,8 @@ static spc_status settle(nccl *n, ncclComm_t handle, const char *what, ncclResul
         if (answer != ncclSuccess) result = answer;
         if (result != ncclInProgress) break;
         if (ended(n, NULL) != SPC_OK) return give_up(n, err);
-        if (now_ns() > deadline) return end_late(n, what, err);
-        rest(asked);
+        if (spc_device_comm_now() > deadline) return end_late(n, what, err);
+        spc_device_comm_rest(asked);
     }
     return result == ncclSuccess ? SPC_OK : end_by(n, what, result, err);
 }
@@ -235,24 +218,7 @@ static spc_status nccl_async_error(spc_device_comm *comm, spc_error *err)
 
 static spc_status nccl_wait(spc_device_comm *comm, spc_stream stream, spc_error *err)
 {
-    nccl *n = (nccl *)comm;
-    int64_t deadline = now_ns() + (int64_t)n->timeout_ms * 1000000;
-    char text[256];
-
-    for (int64_t asked = 0;; asked++) {
-        cudaError_t code = cudaStreamQuery(stream);
-        spc_status status = nccl_async_error(comm, err);
-
-        if (status != SPC_OK || code == cudaSuccess) return status;
-        if (code != cudaErrorNotReady) {
-            (void)snprintf(text, sizeof text, "rank %d of %d: cuda: %s", (int)comm->rank,
-                           (int)comm->world, cudaGetErrorString(code));
-            nccl_abort(comm, text);
-            return give_up(n, err);
-        }
-        if (now_ns() > deadline) return end_late(n, "waiting for the device", err);
-        rest(asked);
-    }
+    return spc_device_comm_wait(comm, ((nccl *)comm)->timeout_ms, stream, err);
 }
 
 /* ---- collectives ------------------------------------------------------------------------------

@@ -8,7 +8,6 @@
 #include <cuda_runtime_api.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 
@@ -29,11 +28,12 @@ Test(host_comm_nccl, the_library_is_found_with_its_calls_or_said_to_be_missing)
 
 #else
 
+#include "device_ranks.h"
 #include "stand_in_nccl.h"
 
 #include <nccl.h>
 
-enum { LONG_MS = 20000, SHORT_MS = 150, ELEMENTS = 500 };
+enum { LONG_MS = 20000, SHORT_MS = 150 };
 
 /* One rank's part of a test, on its own thread. */
 typedef struct {
@@ -45,19 +45,11 @@ typedef struct {
     double seconds; /* from before it joined to the end of its run */
 } part;
 
-static double now(void)
-{
-    struct timespec at;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &at);
-    return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
-}
-
 static void *run_part(void *user)
 {
     part *p = user;
     spc_device_comm *comm;
-    double begun = now();
+    double begun = ranks_now();
 
     (void)cudaSetDevice(p->rank);
     p->status =
@@ -66,7 +58,7 @@ static void *run_part(void *user)
         if (p->run) p->status = p->run(comm, &p->error);
         comm->ops->close(comm);
     }
-    p->seconds = now() - begun;
+    p->seconds = ranks_now() - begun;
     fiber_stick(false);
     return NULL;
 }
@@ -89,78 +81,12 @@ static void run_ranks(int32_t world, int32_t timeout_ms, part *parts,
     cr_expect_eq(stand_in.open, 0, "a communicator was not freed");
 }
 
-/* A claim inside a thread: what fails is the rank's result. */
-#define CLAIM(condition)                                                                    \
-    do {                                                                                    \
-        if (condition) break;                                                               \
-        return spc_error_set(err, SPC_EINTERNAL, "rank %d: not " #condition, (int)c->rank); \
-    } while (0)
-#define CALL(call)                           \
-    do {                                     \
-        spc_status called = (call);          \
-        if (called != SPC_OK) return called; \
-    } while (0)
-
-/* ---- what the calls leave ---------------------------------------------------------------------
- */
-
-static float value_of(int32_t rank, int32_t i)
-{
-    static const float scale[STAND_IN_RANKS] = {1e-3f, 3e4f, -1.7f, -3e4f};
-
-    return scale[rank] * (1.0f + (float)((i * 37 + rank * 11) % 101) / 7.0f);
-}
-
-static spc_status sums_and_moves(spc_device_comm *c, spc_error *err)
-{
-    float data[ELEMENTS];
-    char text[64], expected[64];
-    size_t begin[STAND_IN_RANKS + 1] = {0};
-
-    for (int32_t i = 0; i < ELEMENTS; i++) data[i] = value_of(c->rank, i);
-    CALL(c->ops->all_reduce(c, data, ELEMENTS, NULL, err));
-    CALL(c->ops->wait(c, NULL, err));
-    for (int32_t i = 0; i < ELEMENTS; i++) {
-        float sum = value_of(0, i);
-
-        for (int32_t r = 1; r < c->world; r++) sum += value_of(r, i);
-        CLAIM(memcmp(&sum, &data[i], sizeof sum) == 0);
-    }
-    for (int32_t root = 0; root < c->world; root++) {
-        memset(text, 'a' + c->rank, sizeof text);
-        CALL(c->ops->broadcast(c, text, 40, root, NULL, err));
-        memset(expected, 'a' + root, 40);
-        memset(expected + 40, 'a' + c->rank, 24);
-        CLAIM(memcmp(text, expected, sizeof text) == 0);
-    }
-    for (int32_t equal = 0; equal < 2; equal++) { /* parts of 7 bytes; of 0, 5, 10 and 15 */
-        for (int32_t r = 0; r < c->world; r++) {
-            size_t bytes = equal ? 7 : (size_t)r * 5;
-
-            memset(expected + begin[r], 'A' + r, bytes);
-            begin[r + 1] = begin[r] + bytes;
-        }
-        memset(text, 'A' + c->rank, sizeof text);
-        CALL(c->ops->all_gather(c, text, begin, NULL, err));
-        CLAIM(memcmp(text, expected, begin[c->world]) == 0);
-        CLAIM(text[begin[c->world]] == 'A' + c->rank);
-    }
-    for (int32_t r = 1; r < c->world; r++) { /* along the ranks */
-        memset(text, 'a' + c->rank, sizeof text);
-        if (c->rank == r - 1) CALL(c->ops->send(c, text, 9, r, NULL, err));
-        if (c->rank != r) continue;
-        CALL(c->ops->recv(c, text, 9, r - 1, NULL, err));
-        CLAIM(text[0] == 'a' + r - 1 && text[8] == 'a' + r - 1 && text[9] == 'a' + r);
-    }
-    return SPC_OK;
-}
-
 Test(host_comm_nccl, calls_leave_what_those_of_threads_leave)
 {
     part parts[STAND_IN_RANKS];
 
     for (int32_t world = 1; world <= 4; world++) {
-        run_ranks(world, LONG_MS, parts, sums_and_moves);
+        run_ranks(world, LONG_MS, parts, ranks_sum_and_move);
         for (int32_t r = 0; r < world; r++) {
             cr_expect_eq(parts[r].status, SPC_OK, "%s", parts[r].error.message);
         }
