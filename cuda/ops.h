@@ -38,13 +38,15 @@ int32_t spc_cuda_stride(spc_weight_type type, int32_t cols);
 /* cudaSuccess where this build has code for the current device. */
 cudaError_t spc_cuda_has_code(void);
 
-/* out[r] = row token[r] of the table, times scale. */
+/* out[r] = row token[r] of the table, times scale; of a table that begins at row `first` of a whole
+ * one, 0 for rows that are not in it. */
 typedef struct {
     spc_cuda_matrix table;
     const int32_t *token; /* [rows] */
     float *out;           /* [rows, table.cols] */
     float scale;
     int32_t rows;
+    int32_t first;
 } spc_embed_args;
 
 cudaError_t spc_cuda_embed(const spc_embed_args *args, cudaStream_t stream);

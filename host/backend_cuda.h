@@ -5,22 +5,28 @@
  *   backend_cuda_graph.c  forwards that come again, recorded
  *   backend_cuda_load.c   memory: what a runner takes, weights on their way to the device
  *   backend_cuda_round.c  drawing and verification
+ *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *
- * Work goes to one stream in the order of the verbs; only draw, verify and logits wait for it. */
+ * Work goes to one stream in the order of the verbs; only draw, verify and logits wait for it.
+ *
+ * A backend may be one rank of several (backend_cuda_rank.h): it loads its part of a plan, unless
+ * that is to run alone, which every rank then does for itself. */
 #ifndef SPC_HOST_BACKEND_CUDA_H
 #define SPC_HOST_BACKEND_CUDA_H
 
 #include "cuda/ops.h"
 
 #include "backend.h"
+#include "comm_device.h"
 
-/* Drafts of a lane, at most. */
-enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1 };
+/* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
+enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 
 struct spc_backend {
     int device;
     cudaStream_t stream;
-    cudaError_t failed; /* cudaSuccess, or what made the device unusable */
+    cudaError_t failed;    /* cudaSuccess, or what made the device unusable */
+    spc_device_comm *comm; /* owned; NULL: no rank */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
@@ -45,6 +51,7 @@ typedef struct {
     int32_t *drafts, *bonus;
     int32_t *draft;       /* [slots, CUDA_LANE_DRAFTS] */
     spc_row_stats *stats; /* the same */
+    uint64_t *check;      /* [1] of a rank: hash of what it verifies */
     /* written by the device */
     int32_t *token; /* of a draw */
     spc_row_stats *drawn;
@@ -78,10 +85,27 @@ typedef struct {
     bool off; /* the device would not record */
 } cuda_graphs;
 
+/* A rank's part in drawing and verification; zeros where rows are whole. */
+typedef struct {
+    size_t state_bytes, answer_bytes; /* per sequence, the most of any parameters */
+    char *state;                      /* [slots, state_bytes] on the device */
+    char *answers;                    /* [world, slots, answer_bytes] on the device */
+    int32_t *left;                    /* [1] on the device */
+    float *row;                       /* [ids] on the device, a row put together */
+    uint64_t *heard;                  /* [world] on the host, every rank's hash */
+    int32_t *left_heard;              /* [1] on the host */
+    uint64_t past;                    /* hash of all verdicts so far */
+    uint64_t rounds;                  /* verified */
+} cuda_slices;
+
 struct spc_runner {
     spc_backend *backend;
-    const spc_plan *plan;
+    const spc_plan *plan; /* of the rank */
+    const spc_plan *whole;
+    spc_plan *part; /* owned; NULL: plan is the whole one */
     spc_limits limits;
+    int32_t first, width; /* of ids: those that rows of logits hold */
+    cuda_slices slices;
 
     /* on the host */
     void *host;              /* everything of this part lies in it */
@@ -101,7 +125,7 @@ struct spc_runner {
     void *weights;                    /* matrices */
     void *arena;                      /* everything below lies in it, vectors and buffers too */
     float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs, plan->ids] */
+    float *logits;                    /* [outputs, width] */
     float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
     float *memory_key, *memory_value; /* the same, of plans with an encoder */
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
@@ -119,6 +143,9 @@ struct spc_runner {
 spc_status spc_cuda_enter(spc_backend *backend, spc_error *err);
 /* SPC_OK, or SPC_EDEVICE: the first failure is kept, and all verbs return it from then on. */
 spc_status spc_cuda_check(spc_backend *backend, cudaError_t code, const char *what, spc_error *err);
+
+/* Wait until the stream has done everything so far; a rank's wait ends in time. */
+spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err);
 
 /* The verbs room, memory, load, unload. */
 size_t spc_cuda_room(const spc_backend *backend);
@@ -141,5 +168,15 @@ spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32
                                spc_error *err);
 spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                                  int32_t count, spc_verdict *out, spc_error *err);
+
+/* The same, and logits, of a rank whose rows are slices; all ranks call together. */
+spc_status spc_cuda_draw_slices(spc_runner *drafter, const spc_draw_batch *batch, spc_error *err);
+spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *verifier,
+                                  const spc_verify_batch *batch, spc_error *err);
+spc_status spc_cuda_gather_row(spc_runner *runner, int32_t output, float *to, spc_error *err);
+/* Ranks compare what they verify: a hash of the lanes and of all that was decided so far, which the
+ * second call takes in. */
+uint64_t spc_cuda_hash_lanes(const spc_runner *verifier, const spc_lane *lanes, int32_t count);
+void spc_cuda_note_verdicts(spc_runner *verifier, const spc_verdict *verdict, int32_t count);
 
 #endif
