@@ -522,6 +522,9 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
+    if (r->backend->comm) { /* to free memory waits for the device, which may wait for a rank */
+        (void)spc_cuda_wait(r->backend, "unload", NULL);
+    }
     spc_cuda_free_graphs(r);
     spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);

@@ -8,6 +8,7 @@
 #include "comm_virtual.h"
 #include "drivers.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,7 @@ struct spc_backend {
     spc_drivers *drivers;
     spc_status status[SPC_RANKS_MAX]; /* [world] of the present job */
     spc_error error[SPC_RANKS_MAX];
+    _Atomic int32_t failed; /* the rank whose error came first, which the others' follow from; -1 */
     char device[160];
 };
 
@@ -135,9 +137,12 @@ static void run_rank(void *user, int32_t rank)
 {
     job *j = user;
     spc_backend *b = j->group;
+    int32_t nobody = -1;
 
     b->status[rank] = run_job(j, rank, &b->error[rank]);
-    if (b->status[rank] == SPC_OK || j->kind == OPEN || j->kind == LOAD) return;
+    if (b->status[rank] == SPC_OK) return;
+    (void)atomic_compare_exchange_strong(&b->failed, &nobody, rank);
+    if (j->kind == OPEN || j->kind == LOAD) return;
     for (int32_t k = 0; k < b->world; k++) {
         spc_cuda_abort_rank(b->rank[k], b->error[rank].message);
     }
@@ -146,14 +151,14 @@ static void run_rank(void *user, int32_t rank)
 static spc_status run_all(job j, spc_error *err)
 {
     spc_backend *b = j.group;
+    int32_t failed;
 
+    b->failed = -1;
     spc_drivers_run(b->drivers, run_rank, &j);
-    for (int32_t k = 0; k < b->world; k++) {
-        if (b->status[k] == SPC_OK) continue;
-        if (err) *err = b->error[k];
-        return b->status[k];
-    }
-    return SPC_OK;
+    failed = b->failed;
+    if (failed < 0) return SPC_OK;
+    if (err) *err = b->error[failed];
+    return b->status[failed];
 }
 
 /* ---- open -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ int64_t spc_device_comm_now(void)
 
 void spc_device_comm_rest(int64_t asked)
 {
-    struct timespec pause = {0, 20000};
+    struct timespec pause = {0, asked > 2000 ? 500000 : 20000};
 
     if (asked > 200) (void)nanosleep(&pause, NULL);
 }

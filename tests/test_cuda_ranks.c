@@ -24,9 +24,8 @@
 enum { SHARED, NCCL, WAYS };
 
 #ifdef SPC_STAND_IN
+#include "device_ranks.h"
 #include "stand_in_nccl.h"
-
-#include <cuda_runtime_api.h>
 
 static const int way_count = WAYS;
 #else
@@ -165,7 +164,7 @@ typedef struct {
     spc_engine *engine;
 } pair;
 
-static void open_pair(pair *p, int32_t world, int way, bool drafter_cut)
+static void open_pair(pair *p, int32_t world, int way, bool drafter_cut, int32_t timeout_ms)
 {
     spc_limits limits = spc_engine_limits(2, WIDE_CONTEXT);
     spc_runner *drafter, *verifier;
@@ -176,6 +175,7 @@ static void open_pair(pair *p, int32_t world, int way, bool drafter_cut)
     p->verifier = tiny_open(wide, 7, 3);
     p->drafter.plan->alone = !drafter_cut;
     p->ops = ops_of(world, way);
+    wanted.timeout_ms = timeout_ms;
     cr_assert_eq(p->ops.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
     cr_assert_eq(
         p->ops.load(backend, p->verifier.plan, p->verifier.bundle, &limits, &verifier, &error),
@@ -220,7 +220,7 @@ Test(cuda_ranks, sessions_decide_as_on_one_gpu_wherever_the_drafter_runs, .timeo
     decoded expected[RULES];
     pair p;
 
-    open_pair(&p, 1, SHARED, false);
+    open_pair(&p, 1, SHARED, false, 0);
     for (int32_t i = 0; i < RULES; i++) expected[i] = decode_rule(&p, rules[i], 4);
     close_pair(&p);
     cr_expect_gt(sum_of(expected[0].stats.accepted) + sum_of(expected[1].stats.accepted) +
@@ -228,7 +228,7 @@ Test(cuda_ranks, sessions_decide_as_on_one_gpu_wherever_the_drafter_runs, .timeo
                  0);
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         if (cases[k].way >= way_count) continue;
-        open_pair(&p, cases[k].world, cases[k].way, cases[k].drafter_cut);
+        open_pair(&p, cases[k].world, cases[k].way, cases[k].drafter_cut, 0);
         for (int32_t i = cases[k].from; i < cases[k].to; i++) {
             decoded d = decode_rule(&p, rules[i], 4);
 
@@ -449,7 +449,7 @@ Test(cuda_ranks, ranks_make_the_same_calls_and_never_gather_logits)
     size_t most, sums = 0;
     pair p;
 
-    open_pair(&p, 2, NCCL, true);
+    open_pair(&p, 2, NCCL, true, 0);
     memset(stand_in.calls, 0, sizeof stand_in.calls);
     (void)decode_rule(&p, "strict", 8);
     cr_assert_eq(stand_in.calls[0], stand_in.calls[1]);
@@ -471,14 +471,17 @@ Test(cuda_ranks, ranks_make_the_same_calls_and_never_gather_logits)
 }
 
 /* A rank fails in the middle of a session: its tokens so far stay, and the rest is one line. */
-static void expect_failure(int world, const char *said)
+static void expect_failure(int world, int32_t timeout_ms, const char *said)
 {
+    double begun;
     pair p;
     decoded d;
 
-    open_pair(&p, world, NCCL, false);
+    open_pair(&p, world, NCCL, false, timeout_ms);
     memset(stand_in.calls, 0, sizeof stand_in.calls);
+    begun = ranks_now();
     d = decode_rule(&p, "strict", 30);
+    cr_expect_lt(ranks_now() - begun, 20.0, "in time");
     cr_expect_eq(d.finish, SPC_FINISH_FAILED);
     cr_expect_eq(d.status, SPC_EDEVICE);
     cr_expect_gt(d.count, 0, "tokens before that are kept");
@@ -496,6 +499,39 @@ Test(cuda_ranks, a_rank_that_dies_ends_the_session_with_one_line)
     stand_in.dead = 1;
     stand_in.from = 14;
     stand_in.patience_ms = 2000;
-    expect_failure(2, "remote process exited");
+    expect_failure(2, 0, "remote process exited");
+}
+
+/* Early, when launches are plain, and late, when they come from a graph and its kernel waits on the
+ * device. */
+Test(cuda_ranks, a_rank_that_hangs_ends_the_session_within_the_timeout)
+{
+    static const int32_t from[] = {14, 34};
+
+    stand_in.mute = 1;
+    stand_in.patience_ms = 100;
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+        stand_in.from = from[i];
+        stand_in.aborted = 0;
+        expect_failure(2, 1500, "expected all ranks within 1500 ms");
+        cr_expect_eq(stand_in.aborted, 2, "both ranks are let go of");
+    }
+}
+
+Test(cuda_ranks, a_rank_that_cannot_join_is_an_engine_that_does_not_open)
+{
+    spc_backend_ops ops = ops_of(2, NCCL);
+    spc_backend *backend;
+    spc_error error;
+
+    wanted.timeout_ms = 300;
+    stand_in.failing_init = 1;
+    cr_expect_eq(ops.open(&backend, 0, NULL, &error), SPC_EDEVICE);
+    cr_expect_null(backend);
+    cr_expect(strstr(error.message, "rank 1 of 2: nccl: joining the group"), "%s", error.message);
+    cr_expect_eq(stand_in.open, 0);
+    wanted.library = "libnccl-of-nobody.so.2";
+    cr_expect_eq(ops.open(&backend, 0, NULL, &error), SPC_EDEVICE);
+    cr_expect(strstr(error.message, "cannot load libnccl-of-nobody.so.2"), "%s", error.message);
 }
 #endif
