@@ -256,6 +256,30 @@ spc_status spc_cuda_ranks_open(const spc_cuda_ranks_options *o, spc_backend **ou
     return SPC_OK;
 }
 
+typedef struct {
+    void *comm;
+    int32_t world; /* 0: any */
+} adoption;
+
+static spc_status adopt(void *user, spc_device_comm **out, spc_error *err)
+{
+    const adoption *a = user;
+    spc_status status = spc_nccl_adopt(NULL, a->comm, TIMEOUT_MS, out, err);
+
+    if (status != SPC_OK || a->world == 0 || (*out)->world == a->world) return status;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "tp: expected %d, the ranks of the communicator (or 0), found %d",
+                         (int)(*out)->world, (int)a->world);
+}
+
+spc_status spc_cuda_open_adopted(const char *which, void *comm, int32_t world, spc_backend **out,
+                                 spc_error *err)
+{
+    adoption a = {comm, world};
+
+    return spc_cuda_open_rank(which, adopt, &a, out, err);
+}
+
 static const char *ranks_device(const spc_backend *b)
 {
     return b->device;

@@ -25,4 +25,15 @@ typedef struct {
 spc_status spc_cuda_ranks_open(const spc_cuda_ranks_options *options, spc_backend **out,
                                spc_error *err);
 
+/* One rank by itself (spc_backend_cuda's verbs, as backend_cuda_rank.h has them) of a group that is
+ * the application's.
+ *
+ * which   number of the device; NULL: the first
+ * comm    an ncclComm_t, as for spc_nccl_adopt
+ * world   ranks that are expected; 0: any number
+ *
+ * SPC_EUSAGE, SPC_EDEVICE, SPC_ENOMEM, and as spc_nccl_adopt */
+spc_status spc_cuda_open_adopted(const char *which, void *comm, int32_t world, spc_backend **out,
+                                 spc_error *err);
+
 #endif

@@ -70,12 +70,16 @@ static void find(void *library, const char *name, void *out, const char **missin
     memcpy(out, &found, sizeof found); /* ISO C converts no object's address to a function's */
 }
 
-/* Load the library; it stays, for it does not unload well. */
-static spc_status load(const char *file, calls *api, int32_t *version, spc_error *err)
+/* Load the library; it stays, for it does not unload well.
+ *
+ * linked   take what the process is linked with, where that is some NCCL and no file is named */
+static spc_status load(const char *file, bool linked, calls *api, int32_t *version, spc_error *err)
 {
     const char *name = file ? file : "libnccl.so.2", *missing = NULL;
-    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    void *library = linked && !file ? dlopen(NULL, RTLD_NOW | RTLD_LOCAL) : NULL;
     int found = 0;
+
+    if (!library || !dlsym(library, "ncclCommCount")) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
 
     if (!library) {
         return spc_error_set(err, SPC_EDEVICE,
@@ -100,7 +104,7 @@ spc_status spc_nccl_version(const char *library, int32_t *version, spc_error *er
 {
     calls api;
 
-    return load(library, &api, version, err);
+    return load(library, false, &api, version, err);
 }
 
 spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_error *err)
@@ -108,7 +112,7 @@ spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_erro
     calls api;
     ncclUniqueId made;
     ncclResult_t result;
-    spc_status status = load(library, &api, NULL, err);
+    spc_status status = load(library, false, &api, NULL, err);
 
     _Static_assert(sizeof made == SPC_NCCL_ID_BYTES, "an id");
     if (status != SPC_OK) return status;
@@ -320,8 +324,9 @@ static const spc_device_comm_ops nccl_ops = {
     "nccl",    true,       nccl_all_reduce, nccl_all_gather, nccl_broadcast,   nccl_send,
     nccl_recv, nccl_split, nccl_wait,       nccl_abort,      nccl_async_error, nccl_close};
 
+/* owned: the group is to be made here, not an application's. */
 static spc_status new_rank(const char *library, int32_t rank, int32_t world, int32_t timeout_ms,
-                           nccl **out, spc_error *err)
+                           bool owned, nccl **out, spc_error *err)
 {
     nccl *n;
     spc_status status;
@@ -338,13 +343,14 @@ static spc_status new_rank(const char *library, int32_t rank, int32_t world, int
     }
     n = calloc(1, sizeof *n);
     if (!n) return spc_error_set(err, SPC_ENOMEM, "no memory for rank %d", (int)rank);
-    status = load(library, &n->api, NULL, err);
+    status = load(library, !owned, &n->api, NULL, err);
     if (status != SPC_OK) {
         free(n);
         return status;
     }
     n->comm = (spc_device_comm){&nccl_ops, rank, world};
     n->timeout_ms = timeout_ms;
+    n->owned = owned;
     (void)pthread_mutex_init(&n->lock, NULL); /* does not fail on the systems this runs on */
     *out = n;
     return SPC_OK;
@@ -365,12 +371,11 @@ spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], 
     ncclUniqueId name;
     ncclResult_t result;
     nccl *n;
-    spc_status status = new_rank(library, rank, world, timeout_ms, &n, err);
+    spc_status status = new_rank(library, rank, world, timeout_ms, true, &n, err);
 
     *out = NULL;
     if (status != SPC_OK) return status;
     memcpy(&name, id, sizeof name);
-    n->owned = true;
     result = n->api.CommInitRankConfig(&n->handle, world, name, rank, &config);
     status = settle(n, n->handle, "joining the group", result, err);
     if (status != SPC_OK) {
@@ -386,7 +391,7 @@ spc_status spc_nccl_adopt(const char *library, void *handle, int32_t timeout_ms,
 {
     int rank = -1, world = 0, device = -1, mine = 0;
     nccl *n;
-    spc_status status = new_rank(library, 0, 1, timeout_ms, &n, err);
+    spc_status status = new_rank(library, 0, 1, timeout_ms, false, &n, err);
 
     *out = NULL;
     if (status != SPC_OK) return status;

@@ -35,6 +35,7 @@ spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], 
  * is, and so does the end of the group (abort it there; until then its kernels may wait on the
  * device).  Calls on one that was initialised to block have no deadline of their own; waits have.
  *
+ * library  NULL: the one that the process is linked with, otherwise as above
  * handle   an ncclComm_t; the application makes no call on it meanwhile
  *
  * SPC_EUSAGE: NULL, or of another device than the calling thread's */

@@ -84,6 +84,26 @@ spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t thre
 #endif
 }
 
+spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world,
+                                   const spc_backend_ops **ops, spc_backend **out, spc_error *err)
+{
+    *out = NULL;
+    *ops = cuda_ops();
+    if (!spc_device_is_cuda(device) || spc_device_ranks(device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "nccl_comm: expected device cuda or cuda:N, the communicator's, found "
+                             "%.40s",
+                             device ? device : "none");
+    }
+#ifdef SPC_HAS_CUDA
+    return spc_cuda_open_adopted(device[4] ? device + 5 : NULL, comm, world, out, err);
+#else
+    (void)comm;
+    (void)world;
+    return open_cuda(NULL, out, err);
+#endif
+}
+
 /* The first GPU, or why there is none: a machine without one is not worth a word. */
 static bool open_first(spc_log_fn log, void *user, spc_backend **out)
 {

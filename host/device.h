@@ -30,6 +30,16 @@ spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t thre
                                  const char *isa, const spc_backend_ops **ops, spc_backend **out,
                                  spc_error *err);
 
+/* One rank of an application's group.
+ *
+ * device   "cuda" or "cuda:1": the communicator's
+ * comm     an ncclComm_t; it stays the application's
+ * world    its ranks; 0: whatever it has
+ *
+ * Errors as above; SPC_EUSAGE where it does not fit */
+spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world,
+                                   const spc_backend_ops **ops, spc_backend **out, spc_error *err);
+
 /* How many ranks a device's text names: 1, or those of a list. */
 int32_t spc_device_ranks(const char *device);
 

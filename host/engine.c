@@ -269,9 +269,14 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
-/* The device, or as many ranks as were asked for. */
+/* The device, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
+    if (o->nccl_comm) {
+        if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
+        return spc_device_open_adopted(o->device, o->nccl_comm, o->tp > 1 ? o->tp : 0, &engine->ops,
+                                       &engine->backend, err);
+    }
     if (ranks_of(o) <= 1) {
         return spc_device_open(o->device, o->threads, o->isa, o->log, o->user, &engine->ops,
                                &engine->backend, err);

@@ -27,6 +27,8 @@ enum { SHARED, NCCL, WAYS };
 #include "device_ranks.h"
 #include "stand_in_nccl.h"
 
+#include <nccl.h>
+
 static const int way_count = WAYS;
 #else
 #define SPC_STAND_IN NULL
@@ -468,6 +470,81 @@ Test(cuda_ranks, ranks_make_the_same_calls_and_never_gather_logits)
     cr_expect_lt(most, 1024, "bytes per sequence and rank");
     cr_expect_eq(calls_of(0, "Broadcast", &most), 0, "logits would be gathered by these");
     close_pair(&p);
+}
+
+/* An application's ranks, each with a communicator and an engine. */
+typedef struct {
+    int32_t rank, tp;
+    ncclUniqueId id;
+    const golden *g;
+    decoded decoded;
+    spc_status status;
+    spc_error error;
+} application;
+
+static void *run_application(void *user)
+{
+    application *a = user;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    char folder[1024], device[16];
+    spc_engine_options o;
+    spc_engine *engine;
+    ncclComm_t comm;
+    prompt p = {.count = a->g->prompt_count};
+    spc_session_options s = options_of("verifier-only", 0, 0);
+
+    (void)snprintf(folder, sizeof folder, "%s/llama", SPC_TEST_VECTORS);
+    (void)snprintf(device, sizeof device, "cuda:%d", (int)a->rank);
+    memcpy(p.id, a->g->prompt, (size_t)p.count * sizeof *p.id);
+    (void)cudaSetDevice(a->rank);
+    (void)ncclCommInitRankConfig(&comm, 2, a->id, a->rank, &config);
+    spc_engine_options_init(&o);
+    o.verifier = folder;
+    o.drafter = NULL;
+    o.context = GOLDEN_CONTEXT;
+    o.device = device;
+    o.nccl_comm = comm;
+    o.tp = a->tp;
+    s.max_tokens = 3;
+    s.ignore_stop = true;
+    a->status = spc_engine_open(&o, &engine, &a->error);
+    if (a->status == SPC_OK) a->decoded = decode(engine, &s, &p);
+    spc_engine_close(engine);
+    (void)ncclCommDestroy(comm);
+    return NULL;
+}
+
+static void run_applications(const golden *g, application *a, int32_t tp)
+{
+    pthread_t thread[2];
+    ncclUniqueId id;
+
+    fiber_gpu.devices = 2;
+    (void)ncclGetUniqueId(&id);
+    for (int32_t r = 0; r < 2; r++) {
+        a[r] = (application){.rank = r, .id = id, .g = g, .tp = tp};
+        cr_assert_eq(pthread_create(&thread[r], NULL, run_application, &a[r]), 0);
+    }
+    for (int32_t r = 0; r < 2; r++) (void)pthread_join(thread[r], NULL);
+}
+
+Test(cuda_ranks, an_application_brings_its_communicator)
+{
+    golden g = golden_open(&spc_backend_cpu, "llama");
+    application a[2];
+
+    run_applications(&g, a, 0);
+    for (int32_t r = 0; r < 2; r++) {
+        cr_assert_eq(a[r].status, SPC_OK, "%s", a[r].error.message);
+        cr_expect_eq(a[r].decoded.status, SPC_OK, "%s", a[r].decoded.error.message);
+        cr_expect_arr_eq(a[r].decoded.token, g.greedy, 3 * sizeof *g.greedy);
+    }
+    cr_expect(stand_in.aborted == 0 && stand_in.open == 0);
+    run_applications(&g, a, 3);
+    cr_expect_eq(a[0].status, SPC_EUSAGE);
+    cr_expect(strstr(a[0].error.message, "tp: expected 2, the ranks of the communicator"), "%s",
+              a[0].error.message);
+    golden_close(&g);
 }
 
 /* A rank fails in the middle of a session: its tokens so far stay, and the rest is one line. */

@@ -77,6 +77,13 @@ typedef struct {
                                  several ranks round differently than those of one */
     int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: not cut, on the first rank
                                  alone, or on every GPU for itself */
+    void *nccl_comm;          /* NULL; or an ncclComm_t whose rank this engine is, on a GPU of its
+                                 own (device "cuda:N").  Every rank, in a thread or process of its
+                                 own, opens an engine with the same options and makes the same calls
+                                 in the same order.  The communicator stays the application's, must
+                                 outlive the engine and is not used beside it.  tp: 0, or its ranks
+                                 (with which drafter_tp may cut the drafter too).  A rank is waited
+                                 for for two minutes */
     int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
