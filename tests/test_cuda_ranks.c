@@ -152,9 +152,9 @@ Test(cuda_ranks, logits_and_tokens_are_those_of_one_gpu, .timeout = 280)
 /* ---- drawing and verification -----------------------------------------------------------------
  */
 
-/* Three tiles of ids: of two ranks each has some, of four one has none. */
+/* Two tiles of ids, one of them short: of two ranks each has one, of four two have none. */
 static const char wide[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 8200, \"hidden_size\": 32,"
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 4110, \"hidden_size\": 32,"
     " \"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
     " \"intermediate_size\": 64, \"max_position_embeddings\": 48, \"attention_bias\": true,"
     " \"mlp_bias\": true}";
@@ -185,7 +185,7 @@ static void open_pair(pair *p, int32_t world, int way, bool drafter_cut, int32_t
     cr_assert_eq(
         p->ops.load(backend, p->drafter.plan, p->drafter.bundle, &limits, &drafter, &error), SPC_OK,
         "%s", error.message);
-    cr_assert_eq(spc_engine_assemble(&p->ops, backend, drafter, verifier, 8200, WIDE_CONTEXT, 2,
+    cr_assert_eq(spc_engine_assemble(&p->ops, backend, drafter, verifier, 4110, WIDE_CONTEXT, 2,
                                      &p->engine, &error),
                  SPC_OK, "%s", error.message);
 }
@@ -200,7 +200,7 @@ static void close_pair(pair *p)
 static decoded decode_rule(pair *p, const char *rule, int32_t tokens)
 {
     spc_session_options o = options_of(rule, 2, 0.9f);
-    prompt text = prompt_made(3, 8200, 3);
+    prompt text = prompt_made(3, 4110, 3);
 
     o.max_tokens = tokens;
     o.seed = 11;
