@@ -46,6 +46,18 @@ spc_status spc_cuda_wait(spc_backend *b, const char *what, spc_error *err)
     return spc_cuda_check(b, cudaStreamSynchronize(b->stream), what, err);
 }
 
+spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t bytes, bool to_host,
+                         const char *what, spc_error *err)
+{
+    spc_status status = b->comm ? spc_cuda_wait(b, what, err) : SPC_OK;
+    cudaError_t code;
+
+    if (status != SPC_OK) return status;
+    code = to_host ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream)
+                   : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream);
+    return spc_cuda_check(b, code, what, err);
+}
+
 /* ---- open -------------------------------------------------------------------------------------
  */
 
@@ -213,10 +225,8 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
         f.most_remembered = spc_cuda_attend_reach(f.most_remembered, r->limits.context);
     }
     r->shape = f;
-    return spc_cuda_check(r->backend,
-                          cudaMemcpyAsync(r->device_rows.slot, to->slot, r->rows_bytes,
-                                          cudaMemcpyHostToDevice, r->backend->stream),
-                          "rows", err);
+    return spc_cuda_copy(r->backend, r->device_rows.slot, to->slot, r->rows_bytes, false, "rows",
+                         err);
 }
 
 /* ---- ops --------------------------------------------------------------------------------------
@@ -529,10 +539,8 @@ static const float *cuda_logits(const spc_runner *r, int32_t output)
     if (status == SPC_OK && r->part) {
         status = spc_cuda_gather_row((spc_runner *)(uintptr_t)r, output, row, NULL);
     } else if (status == SPC_OK) {
-        status = spc_cuda_check(b,
-                                cudaMemcpyAsync(row, from, (size_t)r->plan->ids * sizeof *row,
-                                                cudaMemcpyDeviceToHost, b->stream),
-                                "logits", NULL);
+        status =
+            spc_cuda_copy(b, row, from, (size_t)r->plan->ids * sizeof *row, true, "logits", NULL);
     }
     if (status == SPC_OK) status = spc_cuda_wait(b, "logits", NULL);
     for (int32_t i = 0; status != SPC_OK && i < r->plan->ids; i++) row[i] = NAN;

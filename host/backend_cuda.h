@@ -147,6 +147,11 @@ spc_status spc_cuda_check(spc_backend *backend, cudaError_t code, const char *wh
 /* Wait until the stream has done everything so far; a rank's wait ends in time. */
 spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err);
 
+/* Copy between the host's memory, which is not pinned, and the device's.  Such a copy waits for the
+ * stream without end: a rank, whose stream may wait for another, waits in time first. */
+spc_status spc_cuda_copy(spc_backend *backend, void *to, const void *from, size_t bytes,
+                         bool to_host, const char *what, spc_error *err);
+
 /* The verbs room, memory, load, unload. */
 size_t spc_cuda_room(const spc_backend *backend);
 size_t spc_cuda_memory(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);

@@ -21,19 +21,15 @@ static void write_lane(const spc_runner *r, int32_t k, const spc_lane *lane, int
 
 static spc_status send_lanes(spc_runner *r, spc_error *err)
 {
-    return spc_cuda_check(r->backend,
-                          cudaMemcpyAsync(r->device_lanes.params, r->lanes.params,
-                                          r->lanes_in_bytes, cudaMemcpyHostToDevice,
-                                          r->backend->stream),
-                          "lanes", err);
+    return spc_cuda_copy(r->backend, r->device_lanes.params, r->lanes.params, r->lanes_in_bytes,
+                         false, "lanes", err);
 }
 
 /* The first bytes of `from`, once everything before has been done. */
 static spc_status fetch(spc_runner *r, void *to, const void *from, size_t bytes, const char *what,
                         spc_error *err)
 {
-    cudaError_t code = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, r->backend->stream);
-    spc_status status = spc_cuda_check(r->backend, code, what, err);
+    spc_status status = spc_cuda_copy(r->backend, to, from, bytes, true, what, err);
 
     return status == SPC_OK ? spc_cuda_wait(r->backend, what, err) : status;
 }

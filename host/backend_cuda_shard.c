@@ -126,16 +126,14 @@ static spc_status hear(spc_runner *r, const steps *s, const spc_shards *shards, 
 {
     spc_backend *b = r->backend;
     const char *check = (const char *)shards->answers + shards->answer_bytes - SPC_CUDA_CHECK_BYTES;
-    cudaError_t code =
-        cudaMemcpy2DAsync(r->slices.heard, sizeof *r->slices.heard, check,
-                          (size_t)s->sequences * shards->answer_bytes, sizeof *r->slices.heard,
-                          (size_t)b->comm->world, cudaMemcpyDeviceToHost, b->stream);
-    spc_status status;
+    spc_status status = spc_cuda_copy(b, r->slices.left_heard, shards->left,
+                                      sizeof *r->slices.left_heard, true, s->name, err);
+    cudaError_t code;
 
-    if (code == cudaSuccess) {
-        code = cudaMemcpyAsync(r->slices.left_heard, shards->left, sizeof *r->slices.left_heard,
-                               cudaMemcpyDeviceToHost, b->stream);
-    }
+    if (status != SPC_OK) return status;
+    code = cudaMemcpy2DAsync(r->slices.heard, sizeof *r->slices.heard, check,
+                             (size_t)s->sequences * shards->answer_bytes, sizeof *r->slices.heard,
+                             (size_t)b->comm->world, cudaMemcpyDeviceToHost, b->stream);
     status = spc_cuda_check(b, code, s->name, err);
     if (status == SPC_OK) status = spc_cuda_wait(b, s->name, err);
     return status == SPC_OK ? compare(r, err) : status;
@@ -235,8 +233,6 @@ spc_status spc_cuda_gather_row(spc_runner *r, int32_t output, float *to, spc_err
         status = comm->ops->all_gather(comm, r->slices.row, begin, b->stream, err);
     }
     if (status != SPC_OK) return status;
-    return spc_cuda_check(b,
-                          cudaMemcpyAsync(to, r->slices.row, (size_t)r->plan->ids * sizeof *to,
-                                          cudaMemcpyDeviceToHost, b->stream),
-                          "logits", err);
+    return spc_cuda_copy(b, to, r->slices.row, (size_t)r->plan->ids * sizeof *to, true, "logits",
+                         err);
 }

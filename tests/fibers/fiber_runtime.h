@@ -132,9 +132,9 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)kind;
     (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
+    if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
     return cudaSuccess;
 }
