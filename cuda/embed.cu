@@ -17,14 +17,15 @@ template <typename W>
 static __global__ void __launch_bounds__(OPS_THREADS)
     embed_kernel(const __grid_constant__ spc_embed_args a)
 {
-    const int64_t row = a.token[blockIdx.x];
+    const int64_t row = a.token[blockIdx.x] - a.first;
+    const bool here = row >= 0 && row < a.table.rows;
     const uint4 *table = (const uint4 *)a.table.data + row * (a.table.stride / W::COUNT);
     float *out = a.out + (int64_t)blockIdx.x * a.table.cols;
 
     for (int v = threadIdx.x; v < a.table.stride / W::COUNT; v += OPS_THREADS) {
-        float part[W::COUNT];
+        float part[W::COUNT] = {};
 
-        W::spread(table[v], part);
+        if (here) W::spread(table[v], part);
         for (int i = 0; i < W::COUNT && v * W::COUNT + i < a.table.cols; i++) {
             out[v * W::COUNT + i] = part[i] * a.scale;
         }
@@ -44,7 +45,10 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
 {
-    if (!is_matrix(&a->table) || !a->token || !a->out) return cudaErrorInvalidValue;
+    spc_cuda_matrix some = a->table;
+
+    if (some.rows == 0) some.rows = 1; /* all of the table is elsewhere */
+    if (!is_matrix(&some) || !a->token || !a->out) return cudaErrorInvalidValue;
     switch (a->table.type) {
     case SPC_WEIGHT_BF16: return launch_op(embed_kernel<weights_bf16>, a->rows, *a, stream);
     case SPC_WEIGHT_F16: return launch_op(embed_kernel<weights_f16>, a->rows, *a, stream);

@@ -38,13 +38,15 @@ int32_t spc_cuda_stride(spc_weight_type type, int32_t cols);
 /* cudaSuccess where this build has code for the current device. */
 cudaError_t spc_cuda_has_code(void);
 
-/* out[r] = row token[r] of the table, times scale. */
+/* out[r] = row token[r] of the table, times scale; of a table that begins at row `first` of a whole
+ * one, 0 for rows that are not in it. */
 typedef struct {
     spc_cuda_matrix table;
     const int32_t *token; /* [rows] */
     float *out;           /* [rows, table.cols] */
     float scale;
     int32_t rows;
+    int32_t first;
 } spc_embed_args;
 
 cudaError_t spc_cuda_embed(const spc_embed_args *args, cudaStream_t stream);
@@ -81,6 +83,18 @@ typedef struct {
 } spc_add_args;
 
 cudaError_t spc_cuda_add(const spc_add_args *args, cudaStream_t stream);
+
+enum { SPC_SUM_RANKS = 64 };
+
+/* data[0][i] + data[1][i] + ..., in this order, to all of them: what several ranks hold on one
+ * device. */
+typedef struct {
+    float *data[SPC_SUM_RANKS]; /* [ranks], each [count] */
+    int64_t count;
+    int32_t ranks;
+} spc_sum_args;
+
+cudaError_t spc_cuda_sum(const spc_sum_args *args, cudaStream_t stream);
 
 typedef enum { SPC_GLU_SILU, SPC_GLU_GELU_TANH, SPC_GLU_RELU } spc_glu_kind;
 

@@ -8,6 +8,7 @@
  * CPU (tests/fibers). */
 #include "backend_cuda.h"
 
+#include "backend_cuda_rank.h"
 #include "rope.h"
 
 #include <assert.h>
@@ -35,7 +36,26 @@ spc_status spc_cuda_enter(spc_backend *b, spc_error *err)
     spc_status status = spc_cuda_check(b, b->failed, "failed before", err);
 
     if (status != SPC_OK) return status;
-    return spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+    status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+    return status == SPC_OK && b->comm ? b->comm->ops->async_error(b->comm, err) : status;
+}
+
+spc_status spc_cuda_wait(spc_backend *b, const char *what, spc_error *err)
+{
+    if (b->comm) return b->comm->ops->wait(b->comm, b->stream, err);
+    return spc_cuda_check(b, cudaStreamSynchronize(b->stream), what, err);
+}
+
+spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t bytes, bool to_host,
+                         const char *what, spc_error *err)
+{
+    spc_status status = b->comm ? spc_cuda_wait(b, what, err) : SPC_OK;
+    cudaError_t code;
+
+    if (status != SPC_OK) return status;
+    code = to_host ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream)
+                   : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream);
+    return spc_cuda_check(b, code, what, err);
 }
 
 /* ---- open -------------------------------------------------------------------------------------
@@ -85,6 +105,7 @@ static void cuda_close(spc_backend *b)
 {
     if (!b) return;
     (void)cudaSetDevice(b->device);
+    spc_device_comm_close(b->comm);
     if (b->join) (void)cudaEventDestroy(b->join);
     if (b->fork) (void)cudaEventDestroy(b->fork);
     if (b->side) (void)cudaStreamDestroy(b->side);
@@ -151,6 +172,25 @@ static spc_status cuda_open(spc_backend **out, int32_t threads, const char *whic
     return SPC_OK;
 }
 
+spc_status spc_cuda_open_rank(const char *which,
+                              spc_status (*join)(void *user, spc_device_comm **, spc_error *),
+                              void *user, spc_backend **out, spc_error *err)
+{
+    spc_status status = cuda_open(out, 0, which, err);
+
+    if (status == SPC_OK) status = join(user, &(*out)->comm, err);
+    if (status != SPC_OK) {
+        cuda_close(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+void spc_cuda_abort_rank(spc_backend *b, const char *reason)
+{
+    b->comm->ops->abort(b->comm, reason);
+}
+
 static const char *cuda_device(const spc_backend *b)
 {
     return b->text;
@@ -207,10 +247,8 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
     }
     spc_cuda_end_rows(r, &f);
     r->shape = f;
-    return spc_cuda_check(r->backend,
-                          cudaMemcpyAsync(r->device_rows.slot, r->rows.slot, r->rows_bytes,
-                                          cudaMemcpyHostToDevice, r->backend->stream),
-                          "rows", err);
+    return spc_cuda_copy(r->backend, r->device_rows.slot, r->rows.slot, r->rows_bytes, false,
+                         "rows", err);
 }
 
 /* ---- ops --------------------------------------------------------------------------------------
@@ -218,8 +256,12 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
 
 static cudaError_t run_embed(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
-    spc_embed_args a = {r->matrix[op->weight[0]], r->device_rows.token, r->buffer[op->out],
-                        op->scale, f->count};
+    spc_embed_args a = {r->matrix[op->weight[0]],
+                        r->device_rows.token,
+                        r->buffer[op->out],
+                        op->scale,
+                        f->count,
+                        r->plan->weight[op->weight[0]].row};
 
     return spc_cuda_embed(&a, r->backend->stream);
 }
@@ -298,11 +340,10 @@ static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f
                          f->wanted,        r->plan->config.dim};
     cudaError_t code;
 
-    if (f->wanted == 0) return cudaSuccess;
+    if (f->wanted == 0 || r->width == 0) return cudaSuccess;
     code = spc_cuda_gather(&a, r->backend->stream);
     if (code != cudaSuccess) return code;
-    return run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits,
-                        r->plan->ids);
+    return run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits, r->width);
 }
 
 /* Elements of the caches of all layers of one slot. */
@@ -430,6 +471,14 @@ static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const cuda_shape *f
     }
 }
 
+static spc_status run_reduce(spc_runner *r, const spc_op *op, const cuda_shape *f, spc_error *err)
+{
+    spc_device_comm *comm = r->backend->comm;
+    size_t count = (size_t)r->plan->buffer[op->out].dim * (size_t)f->count;
+
+    return comm->ops->all_reduce(comm, r->buffer[op->out], count, r->backend->stream, err);
+}
+
 /* All ops of an encoder, or all others. */
 static spc_status run_ops(spc_runner *r, spc_error *err)
 {
@@ -439,8 +488,15 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
 
     while (i < end) {
         cudaError_t code = cudaSuccess;
-        int32_t ran = run_op(r, i, end, &r->shape, &code);
+        int32_t ran = 1;
 
+        if (plan->op[i].kind == SPC_OP_REDUCE) {
+            spc_status status = run_reduce(r, &plan->op[i], &r->shape, err);
+
+            if (status != SPC_OK) return status;
+        } else {
+            ran = run_op(r, i, end, &r->shape, &code);
+        }
         if (code != cudaSuccess) {
             return spc_cuda_check(r->backend, code, spc_op_name(plan->op[i].kind), err);
         }
@@ -512,20 +568,18 @@ static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *e
 static const float *cuda_logits(const spc_runner *r, int32_t output)
 {
     float *row = r->mirror + (int64_t)output * r->plan->ids;
-    const float *from = r->logits + (int64_t)output * r->plan->ids;
+    const float *from = r->logits + (int64_t)output * r->width;
     spc_backend *b = r->backend;
     spc_status status = spc_cuda_enter(b, NULL);
 
     assert(output >= 0 && output < r->limits.outputs);
-    if (status == SPC_OK) {
-        status = spc_cuda_check(b,
-                                cudaMemcpyAsync(row, from, (size_t)r->plan->ids * sizeof *row,
-                                                cudaMemcpyDeviceToHost, b->stream),
-                                "logits", NULL);
+    if (status == SPC_OK && r->part) {
+        status = spc_cuda_gather_row((spc_runner *)(uintptr_t)r, output, row, NULL);
+    } else if (status == SPC_OK) {
+        status =
+            spc_cuda_copy(b, row, from, (size_t)r->plan->ids * sizeof *row, true, "logits", NULL);
     }
-    if (status == SPC_OK) {
-        status = spc_cuda_check(b, cudaStreamSynchronize(b->stream), "logits", NULL);
-    }
+    if (status == SPC_OK) status = spc_cuda_wait(b, "logits", NULL);
     for (int32_t i = 0; status != SPC_OK && i < r->plan->ids; i++) row[i] = NAN;
     return row;
 }
@@ -541,19 +595,13 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-const spc_backend_ops spc_backend_cuda = {.name = "cuda",
-                                          .open = cuda_open,
-                                          .close = cuda_close,
-                                          .device = cuda_device,
-                                          .memory = spc_cuda_memory,
-                                          .load = spc_cuda_load,
-                                          .unload = spc_cuda_unload,
-                                          .encode = cuda_encode,
-                                          .forward = cuda_forward,
-                                          .logits = cuda_logits,
-                                          .length = cuda_length,
-                                          .rewind = cuda_rewind,
-                                          .draw = spc_cuda_draw_lanes,
-                                          .verify = spc_cuda_verify_lanes,
-                                          .room = spc_cuda_room,
-                                          .round = spc_cuda_round};
+#define CUDA_VERBS                                                                                \
+    .open = cuda_open, .close = cuda_close, .device = cuda_device, .memory = spc_cuda_memory,     \
+    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
+    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
+    .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
+
+const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round};
+
+/* Ranks exchange numbers between the steps of a decision: rounds are composed. */
+const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS};

@@ -5,10 +5,14 @@
  *   backend_cuda_graph.c  forwards that come again, recorded
  *   backend_cuda_load.c   memory: what a runner takes, weights on their way to the device
  *   backend_cuda_round.c  drawing and verification
+ *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph
  *
  * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
- * it. */
+ * it.
+ *
+ * A backend may be one rank of several (backend_cuda_rank.h): it loads its part of a plan, unless
+ * that is to run alone, which every rank then does for itself. */
 #ifndef SPC_HOST_BACKEND_CUDA_H
 #define SPC_HOST_BACKEND_CUDA_H
 
@@ -17,9 +21,10 @@
 
 #include "backend.h"
 #include "carve.h"
+#include "comm_device.h"
 
-/* Drafts of a lane, at most. */
-enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1 };
+/* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
+enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 
 struct spc_backend {
     int device;
@@ -27,6 +32,7 @@ struct spc_backend {
     cudaStream_t side;      /* drafting ahead; recording the body of a conditional node */
     cudaEvent_t fork, join; /* where the side stream leaves the other one, and comes back */
     cudaError_t failed;     /* cudaSuccess, or what made the device unusable */
+    spc_device_comm *comm;  /* owned; NULL: no rank */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
@@ -51,6 +57,7 @@ typedef struct {
     int32_t *drafts, *bonus;
     int32_t *draft;       /* [slots, CUDA_LANE_DRAFTS] */
     spc_row_stats *stats; /* the same */
+    uint64_t *check;      /* [1] of a rank: hash of what it verifies */
     /* written by the device */
     int32_t *token; /* of a draw */
     spc_row_stats *drawn;
@@ -148,11 +155,27 @@ typedef struct {
     bool late;            /* it runs late rows by itself */
     uint64_t used;        /* 0: never */
 } cuda_whole_graph;
+/* A rank's part in drawing and verification; zeros where rows are whole. */
+typedef struct {
+    size_t state_bytes, answer_bytes; /* per sequence, the most of any parameters */
+    char *state;                      /* [slots, state_bytes] on the device */
+    char *answers;                    /* [world, slots, answer_bytes] on the device */
+    int32_t *left;                    /* [1] on the device */
+    float *row;                       /* [ids] on the device, a row put together */
+    uint64_t *heard;                  /* [world] on the host, every rank's hash */
+    int32_t *left_heard;              /* [1] on the host */
+    uint64_t past;                    /* hash of all verdicts so far */
+    uint64_t rounds;                  /* verified */
+} cuda_slices;
 
 struct spc_runner {
     spc_backend *backend;
-    const spc_plan *plan;
+    const spc_plan *plan; /* of the rank */
+    const spc_plan *whole;
+    spc_plan *part; /* owned; NULL: plan is the whole one */
     spc_limits limits;
+    int32_t first, width; /* of ids: those that rows of logits hold */
+    cuda_slices slices;
 
     /* on the host */
     void *host;              /* everything of this part lies in it */
@@ -167,17 +190,17 @@ struct spc_runner {
     cuda_lanes lanes;
     cuda_shape shape; /* of the forward under way */
     cuda_graphs graphs;
-    cuda_whole_graph whole[CUDA_WHOLES]; /* of rounds that this runner verifies */
-    cuda_ahead ahead;                    /* what this runner drafted */
-    uint64_t *serial;                    /* [slots] counts forwards */
-    int32_t *order;                      /* [slots] lanes of a round, by falling draft length */
-    void *whole_host;                    /* pinned; whole_bytes long */
+    cuda_whole_graph wholes[CUDA_WHOLES]; /* of rounds that this runner verifies */
+    cuda_ahead ahead;                     /* what this runner drafted */
+    uint64_t *serial;                     /* [slots] counts forwards */
+    int32_t *order;                       /* [slots] lanes of a round, by falling draft length */
+    void *whole_host;                     /* pinned; whole_bytes long */
 
     /* on the device */
     void *weights;                    /* matrices */
     void *arena;                      /* everything below lies in it, vectors and buffers too */
     float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, plan->ids]; those behind the
+    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
                                          outputs are bank 1 of a lane */
     int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
     spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
@@ -200,6 +223,14 @@ struct spc_runner {
 spc_status spc_cuda_enter(spc_backend *backend, spc_error *err);
 /* SPC_OK, or SPC_EDEVICE: the first failure is kept, and all verbs return it from then on. */
 spc_status spc_cuda_check(spc_backend *backend, cudaError_t code, const char *what, spc_error *err);
+
+/* Wait until the stream has done everything so far; a rank's wait ends in time. */
+spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err);
+
+/* Copy between the host's memory, which is not pinned, and the device's.  Such a copy waits for the
+ * stream without end: a rank, whose stream may wait for another, waits in time first. */
+spc_status spc_cuda_copy(spc_backend *backend, void *to, const void *from, size_t bytes,
+                         bool to_host, const char *what, spc_error *err);
 
 /* The verbs room, memory, load, unload. */
 size_t spc_cuda_room(const spc_backend *backend);
@@ -244,5 +275,14 @@ void spc_cuda_free_wholes(spc_runner *runner);
 
 /* Logits of a runner as rows. */
 spc_logit_rows spc_cuda_logit_rows(const spc_runner *runner);
+/* The same, and logits, of a rank whose rows are slices; all ranks call together. */
+spc_status spc_cuda_draw_slices(spc_runner *drafter, const spc_draw_batch *batch, spc_error *err);
+spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *verifier,
+                                  const spc_verify_batch *batch, spc_error *err);
+spc_status spc_cuda_gather_row(spc_runner *runner, int32_t output, float *to, spc_error *err);
+/* Ranks compare what they verify: a hash of the lanes and of all that was decided so far, which the
+ * second call takes in. */
+uint64_t spc_cuda_hash_lanes(const spc_runner *verifier, const spc_lane *lanes, int32_t count);
+void spc_cuda_note_verdicts(spc_runner *verifier, const spc_verdict *verdict, int32_t count);
 
 #endif

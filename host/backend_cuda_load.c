@@ -5,6 +5,7 @@
  * Vectors become float32.  Everything is reserved here, in two allocations on the device and one on
  * the host. */
 #include "backend_cuda.h"
+#include "ranks_round.h"
 #include "rope.h"
 
 #include <inttypes.h>
@@ -44,6 +45,7 @@ static size_t lay_out_lanes(cuda_lanes *l, carver *to, int32_t slots, size_t *in
     l->bonus = carve(to, n * sizeof *l->bonus);
     l->draft = carve(to, drafts * sizeof *l->draft);
     l->stats = carve(to, drafts * sizeof *l->stats);
+    l->check = carve(to, sizeof *l->check);
     *in_bytes = to->used - first;
     l->token = carve(to, n * sizeof *l->token);
     l->drawn = carve(to, n * sizeof *l->drawn);
@@ -74,6 +76,10 @@ static size_t lay_out_host(spc_runner *r, char *base)
     r->serial = carve(&to, times(sizeof *r->serial, l->slots));
     r->order = carve(&to, times(sizeof *r->order, l->slots));
     r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
+    if (r->part) {
+        r->slices.heard = carve(&to, times(sizeof *r->slices.heard, r->backend->comm->world));
+        r->slices.left_heard = carve(&to, sizeof *r->slices.left_heard);
+    }
     (void)spc_cuda_lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
     (void)lay_out_lanes(&r->lanes, &to, l->slots, &in_bytes);
     return to.used;
@@ -96,6 +102,20 @@ static int32_t widest(const spc_plan *plan)
         if (plan->weight[i].cols > most) most = plan->weight[i].cols;
     }
     return most;
+}
+
+/* What a rank needs to draw and verify; behind an answer there is room for a hash. */
+static void lay_out_slices(spc_runner *r, carver *to)
+{
+    cuda_slices *s = &r->slices;
+    int32_t world = r->backend->comm->world;
+
+    spc_ranks_most_bytes(r->plan->config.vocab, world, &s->state_bytes, &s->answer_bytes);
+    s->answer_bytes += SPC_CUDA_CHECK_BYTES;
+    s->state = carve(to, times(s->state_bytes, r->limits.slots));
+    s->answers = carve(to, times(times(s->answer_bytes, r->limits.slots), world));
+    s->left = carve(to, sizeof *s->left);
+    s->row = carve(to, times(sizeof *s->row, r->plan->ids));
 }
 
 /* The part on the device: once counting, once for real. */
@@ -123,7 +143,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
     }
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits =
-        carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), plan->ids));
+        carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), r->width));
     r->ahead_token = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_token);
     r->ahead_stats = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_stats);
     r->key = carve(&to, cache);
@@ -139,7 +159,8 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->workspace =
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
-    r->verify_bytes = spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
+    if (r->part) lay_out_slices(r, &to);
+    r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
     if (l->library) r->gemm_memory = carve(&to, spc_cuda_gemm_bytes(widest(plan)));
     r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
@@ -149,20 +170,47 @@ static size_t lay_out_device(spc_runner *r, char *base)
     return to.used;
 }
 
-size_t spc_cuda_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+/* Choose the plan that the backend runs: the whole one, or its rank's part, which is made here. */
+static spc_status choose_plan(spc_runner *r, spc_backend *b, const spc_plan *plan,
+                              const char *where, spc_error *err)
 {
-    spc_runner counted = {.plan = plan, .limits = *limits};
+    spc_status status = SPC_OK;
 
-    (void)b;
-    return lay_out_device(&counted, NULL);
+    r->backend = b;
+    r->plan = r->whole = plan;
+    r->width = plan->ids;
+    if (!b->comm || plan->alone) return SPC_OK;
+
+    int32_t vocab = plan->config.vocab, rank = b->comm->rank, world = b->comm->world;
+    int32_t first = spc_plan_first_id(vocab, rank, world);
+    int32_t last = spc_plan_first_id(vocab, rank + 1, world);
+
+    status = spc_plan_part(plan, rank, world, where, &r->part, err);
+    r->plan = r->part;
+    r->first = first < plan->ids ? first : plan->ids;
+    r->width = (last < plan->ids ? last : plan->ids) - r->first;
+    return status;
 }
 
-/* A device that does not answer says so at the next verb that can. */
+size_t spc_cuda_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+{
+    spc_runner counted = {.limits = *limits};
+    size_t bytes = CARVE_MOST; /* of a plan that cannot be cut: load says why */
+
+    if (choose_plan(&counted, (spc_backend *)(uintptr_t)b, plan, "model", NULL) == SPC_OK) {
+        bytes = lay_out_device(&counted, NULL);
+    }
+    spc_plan_close(counted.part);
+    return bytes;
+}
+
+/* A device that does not answer says so at the next verb that can; what a rank's part of the
+ * weights needs is not known before they are laid out. */
 size_t spc_cuda_room(const spc_backend *b)
 {
     size_t room, total;
 
-    if (cudaSetDevice(b->device) != cudaSuccess) return SIZE_MAX;
+    if (b->comm || cudaSetDevice(b->device) != cudaSuccess) return SIZE_MAX;
     return cudaMemGetInfo(&room, &total) == cudaSuccess ? room : SIZE_MAX;
 }
 
@@ -182,12 +230,12 @@ static spc_status find_weight(const spc_plan *plan, const spc_bundle *bundle, in
         return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
                              where, w->name);
     }
-    if (t->rank != rank || t->shape[0] != w->rows || (rank == 2 && t->shape[1] != w->cols)) {
+    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
         return spc_error_set(
             err, SPC_ESHAPE,
             "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
             "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->rows, rank == 2 ? ", " : "", (int)w->cols, (int)t->rank,
+            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
             t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
     }
     if (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_BF16 && t->dtype != SPC_DTYPE_F16) {
@@ -248,12 +296,12 @@ static void fill_vector(const spc_runner *r, const spc_weight *w, const spc_tens
 {
     int32_t context = r->limits.context;
 
-    for (int32_t k = 0; w->cols == 0 && k < w->rows; k++) out[k] = element(t, k) + w->plus;
+    for (int32_t k = 0; w->cols == 0 && k < w->rows; k++) out[k] = element(t, w->row + k) + w->plus;
     for (int32_t h = 0; h < w->cols; h++) {
         for (int32_t offset = 1 - context; offset < context; offset++) {
             int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
 
-            *out++ = element(t, (int64_t)bucket * w->cols + h);
+            *out++ = element(t, (int64_t)bucket * w->of_cols + w->col + h);
         }
     }
 }
@@ -271,15 +319,19 @@ static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
     const spc_weight *w = &r->plan->weight[i];
     const spc_tensor *t = spc_bundle_find(bundle, w->name);
     const spc_cuda_matrix *m = &r->matrix[i];
-    size_t floats = vector_floats(w, r->limits.context), row, pitch;
+    size_t floats = vector_floats(w, r->limits.context), row, pitch, whole;
     float *vector;
     cudaError_t code;
 
     if (is_matrix(w)) {
         row = (size_t)m->cols * spc_dtype_bytes(t->dtype);
         pitch = (size_t)m->stride * spc_dtype_bytes(t->dtype);
-        code = cudaMemcpy2D((void *)(uintptr_t)m->data, pitch, t->data, row, row, (size_t)m->rows,
-                            cudaMemcpyHostToDevice);
+        whole = (size_t)w->of_cols * spc_dtype_bytes(t->dtype);
+        if (m->rows == 0) return SPC_OK; /* of another rank */
+        code = cudaMemcpy2D((void *)(uintptr_t)m->data, pitch,
+                            (const char *)t->data + (size_t)w->row * whole +
+                                (size_t)w->col * spc_dtype_bytes(t->dtype),
+                            whole, row, (size_t)m->rows, cudaMemcpyHostToDevice);
         return spc_cuda_check(r->backend, code, w->name, err);
     }
     vector = malloc(times(sizeof *vector, (int64_t)floats));
@@ -316,7 +368,7 @@ static void cut_head(spc_runner *r)
     for (int32_t i = 0; i < r->plan->op_count; i++) {
         const spc_op *op = &r->plan->op[i];
 
-        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->plan->ids;
+        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->width;
     }
 }
 
@@ -359,7 +411,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
                              "%s: no %zu KiB of pinned memory on the host; lower sessions",
                              spc_bundle_where(bundle), r->whole_bytes >> 10);
     }
-    r->graphs.off = r->limits.plain;
+    if (r->limits.plain) r->graphs.off = true;
     if (r->gemm_memory) {
         status = spc_cuda_check(r->backend,
                                 spc_cuda_gemm_open(r->gemm_memory, r->backend->stream, &r->gemm),
@@ -376,7 +428,8 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
     for (int32_t i = 0; i < r->plan->weight_count; i++) {
         const spc_cuda_matrix *m = &r->matrix[i];
 
-        if (is_matrix(&r->plan->weight[i]) && m->stride > m->cols && status == SPC_OK) {
+        if (is_matrix(&r->plan->weight[i]) && m->stride > m->cols && m->rows > 0 &&
+            status == SPC_OK) {
             size_t bytes = (size_t)m->stride * (m->type == SPC_WEIGHT_F32 ? 4 : 2);
 
             status = spc_cuda_check(
@@ -396,9 +449,11 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
     return status;
 }
 
-static bool has_kernel(spc_op_kind kind)
+/* ranks: is the backend one of several? */
+static bool has_kernel(spc_op_kind kind, bool ranks)
 {
     switch (kind) {
+    case SPC_OP_REDUCE: return ranks;
     case SPC_OP_EMBED:
     case SPC_OP_NORM:
     case SPC_OP_LINEAR:
@@ -416,10 +471,11 @@ static bool has_kernel(spc_op_kind kind)
 }
 
 /* Is there a kernel for every op?  Later nothing can be missing. */
-static spc_status check_plan(const spc_plan *plan, const spc_bundle *bundle, spc_error *err)
+static spc_status check_plan(const spc_plan *plan, bool ranks, const spc_bundle *bundle,
+                             spc_error *err)
 {
     for (int32_t i = 0; i < plan->op_count; i++) {
-        if (has_kernel(plan->op[i].kind)) continue;
+        if (has_kernel(plan->op[i].kind, ranks)) continue;
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "%s: op %d of its plan, %s, has no kernel on the GPU; or --device cpu",
                              spc_bundle_where(bundle), (int)i, spc_op_name(plan->op[i].kind));
@@ -439,14 +495,19 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
 
     *out = NULL;
     if (r) {
-        r->backend = b;
-        r->plan = plan;
         r->limits = *limits;
+        if (status == SPC_OK) status = choose_plan(r, b, plan, spc_bundle_where(weights), err);
+        if (status != SPC_OK) {
+            free(r);
+            return status;
+        }
+
         size_t bytes = lay_out_host(r, NULL);
 
         if (bytes < CARVE_MOST) r->host = calloc(1, bytes);
     }
     if (!r || !r->host) {
+        if (r) spc_plan_close(r->part);
         free(r);
         return spc_error_set(err, SPC_ENOMEM,
                              "%s: no memory on the host for %d sessions of %d tokens; lower "
@@ -457,7 +518,8 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
     for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
         r->encoder_position[i] = i;
     }
-    if (status == SPC_OK) status = check_plan(plan, weights, err);
+    if (r->part) r->graphs.off = !b->comm->ops->capturable;
+    status = check_plan(r->plan, r->part != NULL, weights, err);
     if (status == SPC_OK) status = reserve(r, weights, err);
     if (status == SPC_OK) status = send_all(r, weights, err);
     if (status != SPC_OK) {
@@ -473,12 +535,16 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
+    if (r->backend->comm) { /* to free memory waits for the device, which may wait for a rank */
+        (void)spc_cuda_wait(r->backend, "unload", NULL);
+    }
     spc_cuda_free_graphs(r);
     spc_cuda_free_wholes(r);
     (void)cudaFreeHost(r->whole_host);
     spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);
+    spc_plan_close(r->part);
     free(r->host);
     free(r);
 }

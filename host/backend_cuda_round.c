@@ -21,27 +21,22 @@ static void write_lane(const spc_runner *r, int32_t k, const spc_lane *lane, int
 
 static spc_status send_lanes(spc_runner *r, spc_error *err)
 {
-    return spc_cuda_check(r->backend,
-                          cudaMemcpyAsync(r->device_lanes.params, r->lanes.params,
-                                          r->lanes_in_bytes, cudaMemcpyHostToDevice,
-                                          r->backend->stream),
-                          "lanes", err);
+    return spc_cuda_copy(r->backend, r->device_lanes.params, r->lanes.params, r->lanes_in_bytes,
+                         false, "lanes", err);
 }
 
 /* The first bytes of `from`, once everything before has been done. */
 static spc_status fetch(spc_runner *r, void *to, const void *from, size_t bytes, const char *what,
                         spc_error *err)
 {
-    cudaStream_t stream = r->backend->stream;
-    cudaError_t code = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream);
+    spc_status status = spc_cuda_copy(r->backend, to, from, bytes, true, what, err);
 
-    if (code == cudaSuccess) code = cudaStreamSynchronize(stream);
-    return spc_cuda_check(r->backend, code, what, err);
+    return status == SPC_OK ? spc_cuda_wait(r->backend, what, err) : status;
 }
 
 spc_logit_rows spc_cuda_logit_rows(const spc_runner *r)
 {
-    return (spc_logit_rows){{r->logits, SPC_LOGITS_F32}, r->plan->ids, r->plan->ids};
+    return (spc_logit_rows){{r->logits, SPC_LOGITS_F32}, r->width, r->plan->ids};
 }
 
 spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t count, int32_t i,
@@ -72,8 +67,12 @@ spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t cou
                             .workspace = r->verify_workspace,
                             .workspace_bytes = r->verify_bytes};
 
-    status =
-        spc_cuda_check(r->backend, spc_launch_queued_draw(&batch, r->backend->stream), "draw", err);
+    if (r->part) {
+        status = spc_cuda_draw_slices(r, &batch, err);
+    } else {
+        status = spc_cuda_check(r->backend, spc_launch_queued_draw(&batch, r->backend->stream),
+                                "draw", err);
+    }
     if (status == SPC_OK) {
         size_t bytes = (size_t)((const char *)at->verdict - (const char *)at->token);
 
@@ -87,14 +86,26 @@ spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t cou
     return status;
 }
 
+static int32_t longest_draft(const spc_lane *lanes, int32_t count)
+{
+    int32_t longest = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        if (lanes[k].drafts > longest) longest = lanes[k].drafts;
+    }
+    return longest;
+}
+
 spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_lane *lanes,
                                  int32_t count, spc_verdict *out, spc_error *err)
 {
     const cuda_lanes *at = &r->device_lanes;
+    int32_t most = CUDA_LANE_DRAFTS;
     spc_status status = spc_cuda_enter(r->backend, err);
 
     if (status != SPC_OK) return status;
     assert(count <= r->limits.slots);
+    if (r->part) most = longest_draft(lanes, count); /* ranks exchange numbers for each */
     for (int32_t k = 0; k < count; k++) {
         const spc_lane *lane = &lanes[k];
         size_t drafts = (size_t)lane->drafts;
@@ -104,15 +115,16 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
         r->lanes.drafts[k] = lane->drafts;
         r->lanes.bonus[k] = lane->bonus;
         if (drafts == 0) continue;
-        memcpy(r->lanes.draft + k * CUDA_LANE_DRAFTS, lane->draft, drafts * sizeof *lane->draft);
-        memcpy(r->lanes.stats + k * CUDA_LANE_DRAFTS, lane->stats, drafts * sizeof *lane->stats);
+        memcpy(r->lanes.draft + k * most, lane->draft, drafts * sizeof *lane->draft);
+        memcpy(r->lanes.stats + k * most, lane->stats, drafts * sizeof *lane->stats);
     }
+    if (r->part) *r->lanes.check = spc_cuda_hash_lanes(r, lanes, count);
     status = send_lanes(r, err);
     if (status != SPC_OK) return status;
 
     spc_verify_batch batch = {.sequences = count,
                               .vocab = r->plan->ids,
-                              .max_drafts = CUDA_LANE_DRAFTS,
+                              .max_drafts = most,
                               .params = at->params,
                               .verifier = spc_cuda_logit_rows(r),
                               .verifier_row = at->row,
@@ -131,10 +143,15 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
 
     if (drafter) batch.drafter = spc_cuda_logit_rows(drafter);
     if (drafter) batch.drafter_row = at->row;
-    status = spc_cuda_check(r->backend, spc_launch_queued_verify(&batch, r->backend->stream),
-                            "verify", err);
+    if (r->part) {
+        status = spc_cuda_verify_slices(drafter, r, &batch, err);
+    } else {
+        status = spc_cuda_check(r->backend, spc_launch_queued_verify(&batch, r->backend->stream),
+                                "verify", err);
+    }
     if (status != SPC_OK) return status;
     status = fetch(r, r->lanes.verdict, at->verdict, (size_t)count * sizeof *out, "verify", err);
     if (status == SPC_OK) memcpy(out, r->lanes.verdict, (size_t)count * sizeof *out);
+    if (status == SPC_OK && r->part) spc_cuda_note_verdicts(r, out, count);
     return status;
 }

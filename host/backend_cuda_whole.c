@@ -508,11 +508,11 @@ static spc_status run_late(whole_round *r, spc_error *err)
 
 static cuda_whole_graph *find(spc_runner *v, const cuda_whole_shape *shape)
 {
-    cuda_whole_graph *oldest = &v->whole[0];
+    cuda_whole_graph *oldest = &v->wholes[0];
 
     v->graphs.clock++;
     for (int32_t i = 0; i < CUDA_WHOLES; i++) {
-        cuda_whole_graph *g = &v->whole[i];
+        cuda_whole_graph *g = &v->wholes[i];
 
         if (g->used > 0 && memcmp(&g->shape, shape, sizeof *shape) == 0) {
             g->used = v->graphs.clock;
@@ -529,7 +529,7 @@ static cuda_whole_graph *find(spc_runner *v, const cuda_whole_shape *shape)
 void spc_cuda_free_wholes(spc_runner *r)
 {
     for (int32_t i = 0; i < CUDA_WHOLES; i++) {
-        if (r->whole[i].exec) (void)cudaGraphExecDestroy(r->whole[i].exec);
+        if (r->wholes[i].exec) (void)cudaGraphExecDestroy(r->wholes[i].exec);
     }
 }
 

@@ -78,8 +78,9 @@ typedef struct {
                            context, 0, INT32_MAX),                                                 \
         SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
         SPC_CLI_DECODE_ROW(args, "tp", "N",                                                        \
-                           "cut the verifier for N ranks, which share the CPU's threads", INT, tp, \
-                           1, SPC_RANKS_MAX),                                                      \
+                           "cut the verifier for N ranks, which share the CPU's threads, or for\n" \
+                           "N GPUs (--device cuda, or cuda:0,cuda:1,...; over NCCL)",              \
+                           INT, tp, 1, SPC_RANKS_MAX),                                             \
         SPC_CLI_DECODE_ROW(args, "drafter-tp", "N",                                                \
                            "1: the drafter runs on the first rank; or as many as --tp", INT,       \
                            drafter_tp, 1, SPC_RANKS_MAX),                                          \

@@ -2,6 +2,13 @@
 /* device.c - from what a user calls a device to an open backend. */
 #include "device.h"
 
+#include "backend_ranks.h"
+
+#ifdef SPC_HAS_CUDA
+#include "backend_cuda_rank.h"
+#include "backend_cuda_ranks.h"
+#endif
+
 #include <stdio.h>
 #include <string.h>
 
@@ -33,6 +40,75 @@ static const spc_backend_ops *cuda_ops(void)
 #endif
 }
 
+int32_t spc_device_ranks(const char *device)
+{
+    int32_t count = 1;
+
+    if (!spc_device_is_cuda(device)) return 1;
+    for (; *device; device++) count += *device == ',';
+    return count;
+}
+
+/* Threads and vector units are the CPU's. */
+static spc_status refuse_cpu_options(const char *device, spc_error *err)
+{
+    return spc_error_set(err, SPC_EUSAGE,
+                         "device %.20s: threads and isa are the CPU's: leave them out, or "
+                         "--device cpu",
+                         device);
+}
+
+static spc_status unknown_device(const char *device, spc_error *err)
+{
+    return spc_error_set(err, SPC_EUSAGE,
+                         "device: expected auto, cpu, cuda or cuda:N, found '%.40s'", device);
+}
+
+spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t threads,
+                                 const char *isa, const spc_backend_ops **ops, spc_backend **out,
+                                 spc_error *err)
+{
+    *out = NULL;
+    *ops = &spc_backend_ranks;
+    if (!device || strcmp(device, "cpu") == 0 || strcmp(device, "auto") == 0) {
+        return spc_ranks_open(world, threads, isa, out, err);
+    }
+    if (!spc_device_is_cuda(device)) return unknown_device(device, err);
+    if (threads != 0 || isa) return refuse_cpu_options(device, err);
+#ifdef SPC_HAS_CUDA
+    spc_cuda_ranks_options options = {.world = world, .devices = device};
+
+    *ops = &spc_backend_cuda_ranks;
+    return spc_cuda_ranks_open(&options, out, err);
+#else
+    return open_cuda(NULL, out, err);
+#endif
+}
+
+spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world,
+                                   const spc_backend_ops **ops, spc_backend **out, spc_error *err)
+{
+    *out = NULL;
+#ifdef SPC_HAS_CUDA
+    *ops = &spc_backend_cuda_rank;
+#else
+    *ops = NULL;
+#endif
+    if (!spc_device_is_cuda(device) || spc_device_ranks(device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "nccl_comm: expected device cuda or cuda:N, the communicator's, found "
+                             "%.40s",
+                             device ? device : "none");
+    }
+#ifdef SPC_HAS_CUDA
+    return spc_cuda_open_adopted(device[4] ? device + 5 : NULL, comm, world, out, err);
+#else
+    (void)comm;
+    (void)world;
+    return open_cuda(NULL, out, err);
+#endif
+}
+
 /* The first GPU, or why there is none: a machine without one is not worth a word. */
 static bool open_first(spc_log_fn log, void *user, spc_backend **out)
 {
@@ -57,19 +133,11 @@ spc_status spc_device_open(const char *device, int32_t threads, const char *isa,
     *out = NULL;
     *ops = &spc_backend_cpu;
     if (spc_device_is_cuda(device)) {
-        if (threads != 0 || isa) {
-            return spc_error_set(err, SPC_EUSAGE,
-                                 "device %.20s: threads and isa are the CPU's: leave them out, or "
-                                 "--device cpu",
-                                 device);
-        }
+        if (threads != 0 || isa) return refuse_cpu_options(device, err);
         *ops = cuda_ops();
         return open_cuda(device[4] ? device + 5 : NULL, out, err);
     }
-    if (device && !automatic && strcmp(device, "cpu") != 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "device: expected auto, cpu, cuda or cuda:N, found '%.40s'", device);
-    }
+    if (device && !automatic && strcmp(device, "cpu") != 0) return unknown_device(device, err);
     if (automatic && threads == 0 && !isa && cuda_ops() && open_first(log, user, out)) {
         *ops = cuda_ops();
         return SPC_OK;

@@ -19,6 +19,30 @@ spc_status spc_device_open(const char *device, int32_t threads, const char *isa,
                            void *user, const spc_backend_ops **ops, spc_backend **out,
                            spc_error *err);
 
+/* The same as ranks that run one model together.
+ *
+ * device    as above; "cuda": as many GPUs as there are ranks; "cuda:0,cuda:1": one for each rank
+ * world     2 .. SPC_RANKS_MAX
+ * threads   of all CPU ranks together
+ *
+ * "auto" is the CPU here.  Errors as above; SPC_EDEVICE too where NCCL cannot be loaded */
+spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t threads,
+                                 const char *isa, const spc_backend_ops **ops, spc_backend **out,
+                                 spc_error *err);
+
+/* One rank of an application's group.
+ *
+ * device   "cuda" or "cuda:1": the communicator's
+ * comm     an ncclComm_t; it stays the application's
+ * world    its ranks; 0: whatever it has
+ *
+ * Errors as above; SPC_EUSAGE where it does not fit */
+spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world,
+                                   const spc_backend_ops **ops, spc_backend **out, spc_error *err);
+
+/* How many ranks a device's text names: 1, or those of a list. */
+int32_t spc_device_ranks(const char *device);
+
 /* Does a device's text mean a GPU for certain ("cuda", "cuda:1")? */
 bool spc_device_is_cuda(const char *device);
 

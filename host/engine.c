@@ -248,13 +248,19 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
     return SPC_OK;
 }
 
+/* Ranks that are asked for: by their number, or by a list of devices. */
+static int32_t ranks_of(const spc_engine_options *o)
+{
+    return o->tp > 1 ? o->tp : spc_device_ranks(o->device);
+}
+
 static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
 {
-    int32_t tp = o->tp > 0 ? o->tp : 1;
+    int32_t tp = ranks_of(o);
 
-    if (o->tp < 0 || o->tp > SPC_RANKS_MAX) {
+    if (o->tp < 0 || tp > SPC_RANKS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
-                             (int)o->tp);
+                             (int)(o->tp < 0 ? o->tp : tp));
     }
     if (o->drafter_tp < 0 || (o->drafter_tp > 1 && o->drafter_tp != tp)) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -265,23 +271,21 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
-/* The device, or as many CPU ranks as were asked for. */
+/* The device, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    if (o->tp <= 1) {
+    if (o->nccl_comm) {
+        if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
+        return spc_device_open_adopted(o->device, o->nccl_comm, o->tp > 1 ? o->tp : 0, &engine->ops,
+                                       &engine->backend, err);
+    }
+    if (ranks_of(o) <= 1) {
         return spc_device_open(o->device, o->threads, o->isa, o->log, o->user, &engine->ops,
                                &engine->backend, err);
     }
-    if (o->device && strcmp(o->device, "cpu") != 0 && strcmp(o->device, "auto") != 0) {
-        return spc_error_set(
-            err, SPC_EUNSUPPORTED,
-            "tp: %d ranks run on the CPU only so far, found device %.40s: leave tp "
-            "out, or --device cpu",
-            (int)o->tp, o->device);
-    }
-    engine->ops = &spc_backend_ranks;
     if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
-    return spc_ranks_open(o->tp, o->threads, o->isa, &engine->backend, err);
+    return spc_device_open_ranks(o->device, ranks_of(o), o->threads, o->isa, &engine->ops,
+                                 &engine->backend, err);
 }
 
 /* What only a GPU can do is refused elsewhere. */
@@ -295,10 +299,14 @@ static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_o
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "overlap and plain-launches: expected one of them, found both");
     }
-    if (engine->ops->round || !(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
+    if (!(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
+    if (engine->ops != &spc_backend_cpu && engine->ops != &spc_backend_ranks &&
+        (!overlap || engine->ops->round)) {
+        return SPC_OK;
+    }
     return spc_error_set(err, SPC_EUSAGE,
-                         "%s: expected a GPU, found %s: leave it out, or --device cuda", name,
-                         engine->ops->device(engine->backend));
+                         "%s: expected %s, found %s: leave it out, or --device cuda", name,
+                         overlap ? "one GPU" : "a GPU", engine->ops->device(engine->backend));
 }
 
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)

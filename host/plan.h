@@ -133,6 +133,10 @@ void spc_plan_close(spc_plan *plan); /* NULL is allowed */
 spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *where, spc_plan **out,
                           spc_error *err);
 
+/* The same for rank `rank` of `world`, who do not sum over a spc_comm (plan.comm is NULL). */
+spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
+                         spc_plan **out, spc_error *err);
+
 /* The first id of a rank's part of the vocabulary; of rank `world`: the number of ids. */
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world);
 

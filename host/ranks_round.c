@@ -26,7 +26,7 @@ struct spc_ranks_room {
 
 /* The most that any parameters need: a rule that solves an equation twice over, one that reads
  * every number of a tile, and a search for a cut. */
-static void most_bytes(int32_t vocab, int32_t world, size_t *state, size_t *answer)
+void spc_ranks_most_bytes(int32_t vocab, int32_t world, size_t *state, size_t *answer)
 {
     spc_row_params most[2];
 
@@ -45,7 +45,7 @@ static size_t lay_out(spc_ranks_room *r, char *base)
     carver to = {base, 0};
     size_t n = (size_t)r->lanes;
 
-    most_bytes(r->vocab, r->world, &r->state_bytes, &r->answer_bytes);
+    spc_ranks_most_bytes(r->vocab, r->world, &r->state_bytes, &r->answer_bytes);
     (void)carve(&to, sizeof *r);
     r->params = carve(&to, n * sizeof *r->params);
     r->row = carve(&to, n * sizeof *r->row);

@@ -196,18 +196,18 @@ static spc_plan *copy_without_ops(const spc_plan *whole)
     return plan;
 }
 
-spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *where, spc_plan **out,
-                          spc_error *err)
+spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
+                         spc_plan **out, spc_error *err)
 {
     const spc_config *c = &whole->config;
-    share s = {comm->rank, comm->world, c};
+    share s = {rank, world, c};
     spc_plan *plan;
 
     *out = NULL;
     if (!divides(c, s.world)) return refuse(c, s.world, where, err);
     plan = copy_without_ops(whole);
     if (plan) {
-        plan->comm = comm;
+        plan->comm = NULL;
         plan->config.heads = c->heads / s.world;
         plan->config.kv_heads = c->kv_heads >= s.world ? c->kv_heads / s.world : 1;
         plan->config.ffn = c->ffn / s.world;
@@ -222,4 +222,13 @@ spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *whe
     }
     *out = plan;
     return SPC_OK;
+}
+
+spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *where, spc_plan **out,
+                          spc_error *err)
+{
+    spc_status status = spc_plan_part(whole, comm->rank, comm->world, where, out, err);
+
+    if (status == SPC_OK) (*out)->comm = comm;
+    return status;
 }

@@ -119,12 +119,17 @@ Test(cuda_ops, embed_reads_rows_of_every_type)
             spc_matrix packed;
             spc_cuda_matrix m = random_matrix(&d, (spc_weight_type)type, 11, cols[c], &packed);
             float *out = shared((size_t)(4 * cols[c]) * sizeof *out);
-            spc_embed_args a = {m, token, out, 1.5f, 4};
+            spc_embed_args a = {m, token, out, 1.5f, 4, c % 2 ? 4 : 0}; /* a slice, or all */
 
             for (int32_t r = 0; r < 4; r++) token[r] = (7 * r + 3) % 11;
             wait_for(spc_cuda_embed(&a, NULL), "embed");
             for (int32_t i = 0; i < 4 * cols[c]; i++) {
-                int64_t at = (int64_t)token[i / cols[c]] * cols[c] + i % cols[c];
+                int64_t at = (int64_t)(token[i / cols[c]] - a.first) * cols[c] + i % cols[c];
+
+                if (token[i / cols[c]] < a.first) {
+                    cr_assert_eq(out[i], 0.0f, "another rank's row");
+                    continue;
+                }
 
                 const char *element =
                     (const char *)packed.data + at * spc_dtype_bytes(packed.dtype);
@@ -706,7 +711,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     static spc_attend_tile tile = {0, 1};
     spc_cuda_matrix m = {x, SPC_WEIGHT_F32, 4, 6, 8};
     spc_linear_args linear = {.part = {m}, .in = x, .out = x, .parts = 1, .rows = 1, .width = 4};
-    spc_embed_args embed = {m, zero, x, 1, 1};
+    spc_embed_args embed = {m, zero, x, 1, 1, 0};
     spc_rope_args rope = {.qkv = x,
                           .position = zero,
                           .rows = 1,

@@ -19,6 +19,12 @@ enum { CONTEXT = 48, SESSIONS = 4, VOCAB = 7, STOP = 2 };
     " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"  \
     " \"head_dim\": 8, \"intermediate_size\": 24, \"max_position_embeddings\": 64}"
 
+/* Rows of two tiles. */
+#define WIDE                                                                                 \
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 4110, \"hidden_size\": 32," \
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"     \
+    " \"intermediate_size\": 64, \"max_position_embeddings\": 64}"
+
 static const char *const pairs[][2] = {
     {SMALL, "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 24,"
             " \"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"num_key_value_heads\": 3,"
@@ -32,8 +38,13 @@ static const char *const pairs[][2] = {
      " \"relative_attention_num_buckets\": 4, \"relative_attention_max_distance\": 3,"
      " \"feed_forward_proj\": \"gated-gelu\", \"tie_word_embeddings\": false,"
      " \"decoder_start_token_id\": 0}"},
-    {SMALL, SMALL}};
-enum { PAIRS = 2, ALIKE = 2 }; /* the last: a model with itself, which keeps every draft */
+    {SMALL, SMALL},
+    {WIDE, WIDE}};
+enum {
+    PAIRS = 2,
+    ALIKE = 2,
+    WIDE_PAIR = 3
+}; /* the last: a model with itself, which keeps every draft */
 
 typedef struct {
     tiny_model drafter, verifier;
@@ -49,7 +60,7 @@ static fixture open_pair(int32_t which, bool plain)
     const spc_backend_ops *ops = &spc_backend_cuda;
     fixture f;
 
-    f.drafter = tiny_open(pairs[which][0], which == ALIKE ? 4 : 3, 2);
+    f.drafter = tiny_open(pairs[which][0], which >= ALIKE ? 4 : 3, which == WIDE_PAIR ? 1 : 2);
     f.verifier = tiny_open(pairs[which][1], 4, 2);
     limits.plain = plain;
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
@@ -57,8 +68,8 @@ static fixture open_pair(int32_t which, bool plain)
                  SPC_OK, "%s", error.message);
     cr_assert_eq(ops->load(backend, f.verifier.plan, f.verifier.bundle, &limits, &verifier, &error),
                  SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, VOCAB, CONTEXT, SESSIONS,
-                                     &f.engine, &error),
+    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, CONTEXT,
+                                     SESSIONS, &f.engine, &error),
                  SPC_OK, "%s", error.message);
     f.engine->composed = plain;
     f.engine->verifier.config = f.verifier.config;
@@ -156,6 +167,29 @@ Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout =
         close_fixture(&plain);
         close_fixture(&whole);
     }
+}
+
+Test(cuda_whole, rows_of_several_tiles_are_the_same_too, .timeout = 280)
+{
+    static const int32_t chosen[] = {1, 7, 6};
+    fixture plain = open_pair(WIDE_PAIR, true), whole = open_pair(WIDE_PAIR, false);
+    int64_t accepted = 0;
+
+    for (uint64_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
+        spc_session_options o = way_options(&ways[chosen[i]], 2 + 3 * i);
+        prompt p = prompt_made(3, 4110, 3);
+        decoded a, b;
+
+        o.max_tokens = 5;
+        if (i == 1) o.top_p = 0.8f;
+        a = decode(plain.engine, &o, &p);
+        b = decode(whole.engine, &o, &p);
+        expect_same(&a, &b, o.rule, o.seed);
+        accepted += sum_of(a.stats.accepted);
+    }
+    cr_expect_gt(accepted, 0);
+    close_fixture(&plain);
+    close_fixture(&whole);
 }
 
 /* ---- ahead of verification ---- */

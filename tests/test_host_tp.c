@@ -128,7 +128,7 @@ Test(host_tp, what_cannot_be_is_refused)
         {3, 0, NULL, SPC_EUSAGE, "3 ranks: 8 heads, 4 of keys and values"},
         {4, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1 (the first rank alone) or 4"},
         {0, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1"},
-        {2, 0, "cuda", SPC_EUNSUPPORTED, "2 ranks run on the CPU only so far, found device cuda"},
+        {2, 0, "gpu", SPC_EUSAGE, "device: expected auto, cpu, cuda"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

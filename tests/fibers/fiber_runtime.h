@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fiber_runtime.h - the part of the CUDA runtime that the engine calls, over host memory.
  *
- * Everything happens at once: streams are names.  Fresh memory holds garbage. */
+ * Everything happens at once: streams are names.  Fresh memory holds garbage.  Threads take turns
+ * with kernels. */
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
@@ -23,6 +24,7 @@ typedef enum {
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorUnknown = 999
@@ -35,17 +37,19 @@ typedef enum {
 } cudaMemcpyKind;
 
 typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st *cudaEvent_t;
 
-enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1 };
+enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
 };
 
-/* The one device.  Tests change it to see what becomes of one that is not there, too old, too small
- * or broken. */
+/* The devices, which share one memory.  Tests change it to see what becomes of one that is not
+ * there, too old, too small or broken. */
 typedef struct {
+    int devices;             /* how many */
     cudaError_t count_error; /* of cudaGetDeviceCount */
     cudaError_t code_error;  /* cudaSuccess: this build has code for it */
     int driver;              /* 13000: 13.0 */
@@ -128,11 +132,21 @@ void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value);
 /* Nanoseconds of a clock. */
 uint64_t fiber_now_ns(void);
 
-/* Is a graph being recorded?  Then nothing but kernels may come. */
-bool fiber_captures(void);
-
 cudaError_t cudaMallocHost(void **out, size_t bytes);
 cudaError_t cudaFreeHost(void *memory);
+
+/* Does this thread record a graph?  Then nothing but kernels may come. */
+bool fiber_captures(void);
+
+/* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
+ * graph is recorded; false: none is. */
+bool fiber_note_call(void (*call)(void *user), const void *user, size_t bytes);
+
+/* What this thread's stream holds never ends (a kernel waits for another rank) until it is unstuck:
+ * what comes behind is not run, and to wait for it is the end of the test. */
+void fiber_stick(bool stuck);
+bool fiber_is_stuck(void);
+void fiber_must_not_wait(void);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
@@ -142,7 +156,7 @@ static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned f
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
-    memset(at, value, bytes);
+    if (!fiber_is_stuck()) memset(at, value, bytes);
     return cudaSuccess;
 }
 
@@ -152,11 +166,7 @@ static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cud
     return cudaMemset(at, value, bytes);
 }
 
-static inline cudaError_t cudaGetDevice(int *device)
-{
-    *device = 0;
-    return cudaSuccess;
-}
+cudaError_t cudaGetDevice(int *device);
 
 /* One multiprocessor. */
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
@@ -173,10 +183,23 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)kind;
     (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
-    memcpy(to, from, bytes);
+    if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
+    if (!fiber_is_stuck()) memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
+                                            size_t from_pitch, size_t width, size_t height,
+                                            cudaMemcpyKind kind, cudaStream_t stream)
+{
+    (void)kind;
+    (void)stream;
+    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported;
+    for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
+        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    }
     return cudaSuccess;
 }
 
@@ -191,10 +214,7 @@ static inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *fr
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaSetDevice(int device)
-{
-    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
-}
+cudaError_t cudaSetDevice(int device);
 
 static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
@@ -230,10 +250,22 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
     return cudaSuccess;
 }
 
-/* Streams are in step anyway. */
-typedef struct CUevent_st *cudaEvent_t;
-enum { cudaEventDisableTiming = 2 };
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    (void)stream;
+    fiber_gpu.waits++;
+    if (fiber_is_stuck()) fiber_must_not_wait();
+    return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
 
+static inline cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    (void)stream;
+    return fiber_is_stuck() ? cudaErrorNotReady : cudaSuccess;
+}
+
+/* Ranks meet on the host before they look at each other's events: what was recorded has happened.
+ */
 static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
 {
     (void)flags;
@@ -263,13 +295,6 @@ static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
-{
-    (void)stream;
-    fiber_gpu.waits++;
-    return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
-}
-
 static inline cudaError_t cudaGetLastError(void)
 {
     return cudaSuccess;
@@ -277,6 +302,7 @@ static inline cudaError_t cudaGetLastError(void)
 
 static inline cudaError_t cudaDeviceSynchronize(void)
 {
+    if (fiber_is_stuck()) fiber_must_not_wait();
     return cudaSuccess;
 }
 

@@ -7,6 +7,7 @@
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
 #include <memory>
+#include <mutex>
 #include <setjmp.h>
 #include <stdio.h>
 #include <time.h>
@@ -17,11 +18,12 @@
 
 fiber_index threadIdx, blockIdx, gridDim;
 
-/* A device of 1 TiB that does not fail. */
+/* One device of 1 TiB that does not fail. */
 static fiber_device whole_device(void)
 {
     fiber_device d = {};
 
+    d.devices = 1;
     d.driver = 13000;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
@@ -242,12 +244,47 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
 
 /* ---- the device ------------------------------------------------------------------------------ */
 
+/* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
+static std::mutex turn;
+static thread_local int current_device;
+static thread_local bool stuck;
+
+void fiber_stick(bool value)
+{
+    stuck = value;
+}
+
+bool fiber_is_stuck(void)
+{
+    return stuck;
+}
+
+void fiber_must_not_wait(void)
+{
+    fprintf(stderr, "fibers: a wait without end for a stream that waits for another rank\n");
+    abort();
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    if (device < 0 || device >= fiber_gpu.devices) return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = current_device;
+    return cudaSuccess;
+}
+
 /* In front of every allocation: its size. */
 enum { HEADER = 256 };
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     char *memory = NULL;
+    std::lock_guard<std::mutex> lock(turn);
 
     *out = NULL;
     if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
@@ -267,6 +304,10 @@ cudaError_t cudaFree(void *memory)
     size_t bytes;
 
     if (!memory) return cudaSuccess;
+    if (stuck) fiber_must_not_wait();
+
+    std::lock_guard<std::mutex> lock(turn);
+
     memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
     free((char *)memory - HEADER);
     fiber_gpu.used -= bytes;
@@ -292,7 +333,7 @@ cudaError_t cudaFreeHost(void *memory)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = fiber_gpu.count_error == cudaSuccess ? 1 : 0;
+    *count = fiber_gpu.count_error == cudaSuccess ? fiber_gpu.devices : 0;
     return fiber_gpu.count_error;
 }
 
@@ -312,7 +353,7 @@ cudaError_t fiber_has_code(void)
 
 /* A kernel, or a body that runs if *condition says so. */
 struct fiber_node {
-    int blocks, threads;
+    int blocks, threads; /* blocks 0: a call, not a kernel */
     bool together;
     void (*body)(void *);
     std::vector<char> user;
@@ -325,7 +366,7 @@ struct fiber_graph {
     std::vector<std::shared_ptr<unsigned>> conditions;
 };
 
-static std::vector<fiber_graph *> recorded; /* those of conditional bodies behind their graph */
+static thread_local std::vector<fiber_graph *> recorded; /* conditional bodies behind their graph */
 
 bool fiber_captures(void)
 {
@@ -351,15 +392,29 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
         recorded.back()->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
         return cudaSuccess;
     }
+    if (stuck) return cudaSuccess;
 
+    std::lock_guard<std::mutex> lock(turn);
     cudaError_t error = may_launch();
 
     if (error == cudaSuccess) fiber_run(blocks, threads, together, body, copy.data());
     return error;
 }
 
+bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
+{
+    const char *from = (const char *)user;
+
+    if (!fiber_captures()) return false;
+    recorded.back()->nodes.push_back(
+        {0, 0, false, call, std::vector<char>(from, from + bytes), {}, {}});
+    return true;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
     recorded.push_back(new fiber_graph);
     fiber_gpu.graphs++;
@@ -433,36 +488,49 @@ void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     *out = new fiber_graph(*graph);
     fiber_gpu.graphs++;
     return cudaSuccess;
 }
 
-static void run_nodes(fiber_graph *graph)
+static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
 {
     for (std::shared_ptr<unsigned> &condition : graph->conditions) *condition = 0;
     for (fiber_node &node : graph->nodes) {
-        if (!node.inner) {
-            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
-        } else if (*node.condition) {
+        if (stuck) break;
+        if (node.inner) {
+            if (!*node.condition) continue;
             fiber_gpu.bodies++;
-            run_nodes(node.inner.get());
+            run_nodes(node.inner.get(), lock);
+        } else if (node.blocks == 0) { /* it may wait for another thread's */
+            lock.unlock();
+            node.body(node.user.data());
+            lock.lock();
+        } else {
+            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
         }
     }
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 {
+    if (stuck) return cudaSuccess;
+
+    std::unique_lock<std::mutex> lock(turn);
     cudaError_t error = may_launch();
 
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
-    run_nodes(graph);
+    run_nodes(graph, lock);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    std::lock_guard<std::mutex> lock(turn);
+
     delete graph;
     fiber_gpu.graphs--;
     return cudaSuccess;

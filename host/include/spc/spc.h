@@ -76,11 +76,22 @@ typedef struct {
     int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
                                  With an encoder: of the prompt and of the continuation, each */
     const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
-                                 can be used, otherwise (or with threads or isa) the CPU */
-    int32_t tp;               /* ranks that the verifier is cut for, each with its share of the CPU
-                                 threads; 0 or 1: not cut.  Heads and feed-forward part must divide.
-                                 Sums of several ranks round differently than those of one */
-    int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: on the first rank alone */
+                                 can be used, otherwise (or with threads, isa or tp) the CPU;
+                                 "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
+                                 named as often as there are ranks, for tests */
+    int32_t tp;               /* ranks that the verifier is cut for: CPU threads share them; of GPUs
+                                 those that device lists, or with "cuda" the first tp.  0 or 1: as
+                                 device says.  Heads and feed-forward part must divide.  Sums of
+                                 several ranks round differently than those of one */
+    int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: not cut, on the first rank
+                                 alone, or on every GPU for itself */
+    void *nccl_comm;          /* NULL; or an ncclComm_t whose rank this engine is, on a GPU of its
+                                 own (device "cuda:N").  Every rank, in a thread or process of its
+                                 own, opens an engine with the same options and makes the same calls
+                                 in the same order.  The communicator stays the application's, must
+                                 outlive the engine and is not used beside it.  tp: 0, or its ranks
+                                 (with which drafter_tp may cut the drafter too).  A rank is waited
+                                 for for two minutes */
     int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may

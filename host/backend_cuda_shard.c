@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_shard.c - drawing and verification by a rank that holds a slice of the vocabulary:
+ * steps of the device's kernels with an exchange between them (rules/shard.h).
+ *
+ * All ranks go through the same steps to the same end, provided that they began with the same: so
+ * they send a hash of that along, behind their answers, which costs no exchange of its own. */
+#include "backend_cuda.h"
+
+#include "cuda/launch.h"
+
+#include <stdio.h>
+
+/* ---- what ranks compare -----------------------------------------------------------------------
+ */
+
+static uint64_t hash_word(uint64_t hash, uint64_t word)
+{
+    for (int32_t byte = 0; byte < 8; byte++) {
+        hash = (hash ^ (word >> (8 * byte) & 255u)) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+uint64_t spc_cuda_hash_lanes(const spc_runner *r, const spc_lane *lanes, int32_t count)
+{
+    uint64_t hash = hash_word(r->slices.past ^ 0xcbf29ce484222325u, (uint64_t)count);
+
+    for (int32_t k = 0; k < count; k++) {
+        hash = hash_word(hash, (uint64_t)lanes[k].position);
+        hash = hash_word(hash, (uint64_t)lanes[k].drafts << 1 | lanes[k].bonus);
+        hash = hash_word(hash, lanes[k].params->seed);
+        for (int32_t i = 0; i < lanes[k].drafts; i++) {
+            hash = hash_word(hash, (uint32_t)lanes[k].draft[i]);
+        }
+    }
+    return hash;
+}
+
+void spc_cuda_note_verdicts(spc_runner *r, const spc_verdict *verdict, int32_t count)
+{
+    r->slices.rounds++;
+    for (int32_t k = 0; k < count; k++) {
+        for (int32_t i = 0; i < verdict[k].count; i++) {
+            r->slices.past = hash_word(r->slices.past, (uint32_t)verdict[k].token[i]);
+        }
+    }
+}
+
+static spc_status compare(spc_runner *r, spc_error *err)
+{
+    spc_device_comm *comm = r->backend->comm;
+    char text[256];
+
+    for (int32_t k = 1; k < comm->world; k++) {
+        if (r->slices.heard[k] == r->slices.heard[0]) continue;
+        (void)snprintf(text, sizeof text,
+                       "ranks differ: ranks 0 and %d verify other drafts in round %llu, or decided "
+                       "differently before: are their GPUs, models and options the same?",
+                       (int)k, (unsigned long long)r->slices.rounds + 1);
+        comm->ops->abort(comm, text);
+        return comm->ops->async_error(comm, err);
+    }
+    return SPC_OK;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------
+ */
+
+/* The kernels of a step, of either kind of batch. */
+typedef struct {
+    cudaError_t (*partial)(const void *batch, const spc_shards *shards, int32_t step,
+                           cudaStream_t stream);
+    cudaError_t (*combine)(const void *batch, const spc_shards *shards, int32_t step,
+                           cudaStream_t stream);
+    const char *name;
+    const void *batch;
+    int32_t sequences;
+} steps;
+
+static cudaError_t draw_partial(const void *b, const spc_shards *s, int32_t step, cudaStream_t on)
+{
+    return spc_launch_draw_partial(b, s, step, on);
+}
+
+static cudaError_t draw_combine(const void *b, const spc_shards *s, int32_t step, cudaStream_t on)
+{
+    return spc_launch_draw_combine(b, s, step, on);
+}
+
+static cudaError_t verify_partial(const void *b, const spc_shards *s, int32_t step, cudaStream_t on)
+{
+    return spc_launch_verify_partial(b, s, step, on);
+}
+
+static cudaError_t verify_combine(const void *b, const spc_shards *s, int32_t step, cudaStream_t on)
+{
+    return spc_launch_verify_combine(b, s, step, on);
+}
+
+static spc_status run_step(spc_runner *r, const steps *s, const spc_shards *shards, int32_t step,
+                           spc_error *err)
+{
+    spc_backend *b = r->backend;
+    spc_device_comm *comm = b->comm;
+    const size_t part = (size_t)s->sequences * shards->answer_bytes;
+    char *answers = shards->answers;
+    size_t begin[SPC_SHARDS_MAX + 1];
+    cudaError_t code = s->partial(s->batch, shards, step, b->stream);
+    spc_status status;
+
+    for (int32_t k = 0; k <= comm->world; k++) begin[k] = (size_t)k * part;
+    if (code == cudaSuccess) { /* behind the answer about the first sequence */
+        code = cudaMemcpyAsync(answers + begin[comm->rank] + shards->answer_bytes -
+                                   SPC_CUDA_CHECK_BYTES,
+                               r->device_lanes.check, sizeof *r->device_lanes.check,
+                               cudaMemcpyDeviceToDevice, b->stream);
+    }
+    status = spc_cuda_check(b, code, s->name, err);
+    if (status == SPC_OK) status = comm->ops->all_gather(comm, answers, begin, b->stream, err);
+    if (status != SPC_OK) return status;
+    return spc_cuda_check(b, s->combine(s->batch, shards, step, b->stream), s->name, err);
+}
+
+/* What is left, and what ranks began with. */
+static spc_status hear(spc_runner *r, const steps *s, const spc_shards *shards, spc_error *err)
+{
+    spc_backend *b = r->backend;
+    const char *check = (const char *)shards->answers + shards->answer_bytes - SPC_CUDA_CHECK_BYTES;
+    spc_status status = spc_cuda_copy(b, r->slices.left_heard, shards->left,
+                                      sizeof *r->slices.left_heard, true, s->name, err);
+    cudaError_t code;
+
+    if (status != SPC_OK) return status;
+    code = cudaMemcpy2DAsync(r->slices.heard, sizeof *r->slices.heard, check,
+                             (size_t)s->sequences * shards->answer_bytes, sizeof *r->slices.heard,
+                             (size_t)b->comm->world, cudaMemcpyDeviceToHost, b->stream);
+    status = spc_cuda_check(b, code, s->name, err);
+    if (status == SPC_OK) status = spc_cuda_wait(b, s->name, err);
+    return status == SPC_OK ? compare(r, err) : status;
+}
+
+/* Steps until every sequence is decided.  Hardly one is after the first step: two go together. */
+static spc_status run_steps(spc_runner *r, const steps *s, const spc_shards *shards, spc_error *err)
+{
+    spc_status status = run_step(r, s, shards, 0, err);
+
+    *r->slices.left_heard = 1;
+    for (int32_t step = 1; status == SPC_OK && *r->slices.left_heard > 0; step++) {
+        status = run_step(r, s, shards, step, err);
+        if (status == SPC_OK) status = hear(r, s, shards, err);
+    }
+    return status;
+}
+
+static spc_shards shards_of(const spc_runner *r, int32_t lanes, int32_t max_drafts)
+{
+    const spc_device_comm *comm = r->backend->comm;
+    spc_shards shards = {.rank = comm->rank,
+                         .world = comm->world,
+                         .cut = r->plan->config.vocab,
+                         .drafter_whole = 1,
+                         .state = r->slices.state,
+                         .answers = r->slices.answers,
+                         .left = r->slices.left};
+
+    spc_shard_sizes(r->lanes.params, lanes, max_drafts, r->plan->config.vocab, comm->world,
+                    &shards.state_bytes, &shards.answer_bytes);
+    shards.answer_bytes += SPC_CUDA_CHECK_BYTES;
+    return shards;
+}
+
+/* ---- the verbs --------------------------------------------------------------------------------
+ */
+
+spc_status spc_cuda_draw_slices(spc_runner *r, const spc_draw_batch *batch, spc_error *err)
+{
+    const steps s = {draw_partial, draw_combine, "draw", batch, batch->sequences};
+    const spc_shards shards = shards_of(r, batch->sequences, 0);
+
+    return run_steps(r, &s, &shards, err);
+}
+
+/* Are two models cut at the same ids, as far as both have them? */
+static bool cut_alike(const spc_runner *a, const spc_runner *b)
+{
+    for (int32_t k = 1; k < a->backend->comm->world; k++) {
+        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, a->backend->comm->world);
+        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, a->backend->comm->world);
+
+        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
+    }
+    return true;
+}
+
+spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
+                                  const spc_verify_batch *batch, spc_error *err)
+{
+    const steps s = {verify_partial, verify_combine, "verify", batch, batch->sequences};
+    spc_shards shards = shards_of(r, batch->sequences, batch->max_drafts);
+
+    if (drafter && drafter->part) {
+        shards.drafter_whole = 0;
+        if (!cut_alike(r, drafter)) {
+            return spc_error_set(err, SPC_EUNSUPPORTED,
+                                 "drafter-tp: expected models whose vocabularies are cut at the "
+                                 "same ids, found %d and %d over %d ranks: leave drafter-tp out",
+                                 (int)r->plan->config.vocab, (int)drafter->plan->config.vocab,
+                                 (int)r->backend->comm->world);
+        }
+    }
+    return run_steps(r, &s, &shards, err);
+}
+
+spc_status spc_cuda_gather_row(spc_runner *r, int32_t output, float *to, spc_error *err)
+{
+    spc_backend *b = r->backend;
+    spc_device_comm *comm = b->comm;
+    size_t begin[SPC_SHARDS_MAX + 1];
+    cudaError_t code = cudaSuccess;
+    spc_status status;
+
+    for (int32_t k = 0; k <= comm->world; k++) {
+        int32_t first = spc_plan_first_id(r->plan->config.vocab, k, comm->world);
+
+        begin[k] = (size_t)(first < r->plan->ids ? first : r->plan->ids) * sizeof *to;
+    }
+    if (r->width > 0) {
+        code = cudaMemcpyAsync(r->slices.row + r->first, r->logits + (int64_t)output * r->width,
+                               (size_t)r->width * sizeof *to, cudaMemcpyDeviceToDevice, b->stream);
+    }
+    status = spc_cuda_check(b, code, "logits", err);
+    if (status == SPC_OK) {
+        status = comm->ops->all_gather(comm, r->slices.row, begin, b->stream, err);
+    }
+    if (status != SPC_OK) return status;
+    return spc_cuda_copy(b, to, r->slices.row, (size_t)r->plan->ids * sizeof *to, true, "logits",
+                         err);
+}

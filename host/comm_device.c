@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* comm_device.c - what groups over device memory share: waits that end. */
+#include "comm_device.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <time.h>
+
+int64_t spc_device_comm_now(void)
+{
+    struct timespec at;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &at);
+    return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
+}
+
+void spc_device_comm_rest(int64_t asked)
+{
+    struct timespec pause = {0, asked > 2000 ? 500000 : 20000};
+
+    if (asked > 200) (void)nanosleep(&pause, NULL);
+}
+
+static spc_status end_by(spc_device_comm *comm, const char *why, spc_error *err)
+{
+    char text[256];
+
+    (void)snprintf(text, sizeof text, "rank %d of %d: %s: %.150s", (int)comm->rank,
+                   (int)comm->world, comm->ops->name, why);
+    comm->ops->abort(comm, text);
+    return comm->ops->async_error(comm, err);
+}
+
+spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_stream stream,
+                                spc_error *err)
+{
+    int64_t deadline = spc_device_comm_now() + (int64_t)timeout_ms * 1000000;
+
+    for (int64_t asked = 0;; asked++) {
+        cudaError_t code = cudaStreamQuery(stream);
+        spc_status status = comm->ops->async_error(comm, err);
+        char text[128];
+
+        if (status != SPC_OK || code == cudaSuccess) return status;
+        if (code != cudaErrorNotReady) return end_by(comm, cudaGetErrorString(code), err);
+        if (spc_device_comm_now() > deadline) {
+            (void)snprintf(text, sizeof text,
+                           "waiting for the device: expected all ranks within %d ms, and some did "
+                           "not come",
+                           (int)timeout_ms);
+            return end_by(comm, text, err);
+        }
+        spc_device_comm_rest(asked);
+    }
+}
+
+void spc_device_comm_close(spc_device_comm *comm)
+{
+    if (comm) comm->ops->close(comm);
+}

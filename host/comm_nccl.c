@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* comm_nccl.c - ranks over NCCL, loaded at run time.
+ *
+ * A call that NCCL has not finished enqueueing is waited for by asking, up to the deadline; so is a
+ * stream whose kernels wait for another rank.  What ends the group ends it on this rank's thread:
+ * abort only leaves a reason, which every loop looks at, as NCCL's communicators may not be freed
+ * under another thread's call.
+ *
+ * Recorded in graphs, NCCL puts waits on events beside its kernels, which graphs of plain kernel
+ * nodes take, but bodies of conditional nodes do not (unless NCCL_GRAPH_MIXING_SUPPORT=0).
+ *
+ * None of this has run on a GPU: tests/test_host_comm_nccl.c runs it against a stand-in. */
+#include "comm_nccl.h"
+
+#include "comm.h"
+
+#ifdef SPC_HAS_NCCL
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <nccl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the library ------------------------------------------------------------------------------
+ */
+
+/* The calls that are made; X(name, result, arguments). */
+#define NCCL_CALLS(X)                                                                            \
+    X(GetVersion, ncclResult_t, (int *))                                                         \
+    X(GetUniqueId, ncclResult_t, (ncclUniqueId *))                                               \
+    X(CommInitRankConfig, ncclResult_t, (ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *))  \
+    X(CommFinalize, ncclResult_t, (ncclComm_t))                                                  \
+    X(CommDestroy, ncclResult_t, (ncclComm_t))                                                   \
+    X(CommAbort, ncclResult_t, (ncclComm_t))                                                     \
+    X(CommSplit, ncclResult_t, (ncclComm_t, int, int, ncclComm_t *, ncclConfig_t *))             \
+    X(CommGetAsyncError, ncclResult_t, (ncclComm_t, ncclResult_t *))                             \
+    X(CommCount, ncclResult_t, (ncclComm_t, int *))                                              \
+    X(CommCuDevice, ncclResult_t, (ncclComm_t, int *))                                           \
+    X(CommUserRank, ncclResult_t, (ncclComm_t, int *))                                           \
+    X(GetErrorString, const char *, (ncclResult_t))                                              \
+    X(GetLastError, const char *, (ncclComm_t))                                                  \
+    X(AllReduce, ncclResult_t,                                                                   \
+      (const void *, void *, size_t, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t))     \
+    X(AllGather, ncclResult_t,                                                                   \
+      (const void *, void *, size_t, ncclDataType_t, ncclComm_t, cudaStream_t))                  \
+    X(Broadcast, ncclResult_t,                                                                   \
+      (const void *, void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t))             \
+    X(Send, ncclResult_t, (const void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t)) \
+    X(Recv, ncclResult_t, (void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t))       \
+    X(GroupStart, ncclResult_t, (void))                                                          \
+    X(GroupEnd, ncclResult_t, (void))
+
+typedef struct {
+#define NCCL_FIELD(name, result, arguments) result(*name) arguments;
+    NCCL_CALLS(NCCL_FIELD)
+#undef NCCL_FIELD
+} calls;
+
+/* The first version with everything above. */
+enum { OLDEST = 21800 };
+
+static void find(void *library, const char *name, void *out, const char **missing)
+{
+    void *found = dlsym(library, name);
+
+    if (!found && !*missing) *missing = name;
+    memcpy(out, &found, sizeof found); /* ISO C converts no object's address to a function's */
+}
+
+/* Load the library; it stays, for it does not unload well.
+ *
+ * linked   take what the process is linked with, where that is some NCCL and no file is named */
+static spc_status load(const char *file, bool linked, calls *api, int32_t *version, spc_error *err)
+{
+    const char *name = file ? file : "libnccl.so.2", *missing = NULL;
+    void *library = linked && !file ? dlopen(NULL, RTLD_NOW | RTLD_LOCAL) : NULL;
+    int found = 0;
+
+    if (!library || !dlsym(library, "ncclCommCount")) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+
+    if (!library) {
+        return spc_error_set(err, SPC_EDEVICE,
+                             "nccl: cannot load %s, which several GPUs need: install NCCL 2.18 or "
+                             "later where the loader looks, or run one rank: %s",
+                             name, dlerror());
+    }
+#define NCCL_FIND(call, result, arguments) find(library, "nccl" #call, &api->call, &missing);
+    NCCL_CALLS(NCCL_FIND)
+#undef NCCL_FIND
+    if (api->GetVersion && api->GetVersion(&found) != ncclSuccess) found = 0;
+    if (missing || found < OLDEST) {
+        return spc_error_set(err, SPC_EDEVICE,
+                             "nccl: %s: expected NCCL 2.18 or later, found version %d%s%s", name,
+                             found, missing ? " without " : "", missing ? missing : "");
+    }
+    if (version) *version = found;
+    return SPC_OK;
+}
+
+spc_status spc_nccl_version(const char *library, int32_t *version, spc_error *err)
+{
+    calls api;
+
+    return load(library, false, &api, version, err);
+}
+
+spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_error *err)
+{
+    calls api;
+    ncclUniqueId made;
+    ncclResult_t result;
+    spc_status status = load(library, false, &api, NULL, err);
+
+    _Static_assert(sizeof made == SPC_NCCL_ID_BYTES, "an id");
+    if (status != SPC_OK) return status;
+    result = api.GetUniqueId(&made);
+    if (result != ncclSuccess) {
+        return spc_error_set(err, SPC_EDEVICE, "nccl: no id for a group: %s: %s",
+                             api.GetErrorString(result), api.GetLastError(NULL));
+    }
+    memcpy(id, &made, sizeof made);
+    return SPC_OK;
+}
+
+/* ---- a rank, and its end ----------------------------------------------------------------------
+ */
+
+typedef struct {
+    spc_device_comm comm; /* first: the two are one pointer */
+    calls api;
+    ncclComm_t handle; /* NULL: not yet, or aborted */
+    bool owned;
+    int32_t timeout_ms;
+    pthread_mutex_t lock; /* of end */
+    spc_error end;        /* status SPC_OK: the group lives */
+} nccl;
+
+static spc_status ended(nccl *n, spc_error *err)
+{
+    spc_status status;
+
+    pthread_mutex_lock(&n->lock);
+    status = n->end.status;
+    if (status != SPC_OK && err) *err = n->end;
+    pthread_mutex_unlock(&n->lock);
+    return status;
+}
+
+static void nccl_abort(spc_device_comm *comm, const char *reason)
+{
+    nccl *n = (nccl *)comm;
+
+    pthread_mutex_lock(&n->lock);
+    if (n->end.status == SPC_OK) (void)spc_error_set(&n->end, SPC_EDEVICE, "%s", reason);
+    pthread_mutex_unlock(&n->lock);
+}
+
+/* Let go of what waits on the device; the owner's thread only. */
+static spc_status give_up(nccl *n, spc_error *err)
+{
+    if (n->handle && n->owned) (void)n->api.CommAbort(n->handle);
+    n->handle = NULL;
+    return ended(n, err);
+}
+
+static spc_status end_by(nccl *n, const char *what, ncclResult_t result, spc_error *err)
+{
+    char text[SPC_ERROR_BYTES];
+    const char *detail = n->handle ? n->api.GetLastError(n->handle) : NULL;
+
+    (void)snprintf(text, sizeof text, "rank %d of %d: nccl: %s: %s%s%.200s", (int)n->comm.rank,
+                   (int)n->comm.world, what, n->api.GetErrorString(result),
+                   detail && *detail ? ": " : "", detail ? detail : "");
+    nccl_abort(&n->comm, text);
+    return give_up(n, err);
+}
+
+static spc_status end_late(nccl *n, const char *what, spc_error *err)
+{
+    char text[256];
+
+    (void)snprintf(text, sizeof text,
+                   "rank %d of %d: nccl: %s: expected all ranks within %d ms, and some did not "
+                   "come; see what the other ranks say",
+                   (int)n->comm.rank, (int)n->comm.world, what, (int)n->timeout_ms);
+    nccl_abort(&n->comm, text);
+    return give_up(n, err);
+}
+
+/* What became of a call: finished, failed, or too late. */
+static spc_status settle(nccl *n, ncclComm_t handle, const char *what, ncclResult_t result,
+                         spc_error *err)
+{
+    int64_t deadline = spc_device_comm_now() + (int64_t)n->timeout_ms * 1000000;
+
+    for (int64_t asked = 0; result == ncclInProgress; asked++) {
+        ncclResult_t answer = n->api.CommGetAsyncError(handle, &result);
+
+        if (answer != ncclSuccess) result = answer;
+        if (result != ncclInProgress) break;
+        if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+        if (spc_device_comm_now() > deadline) return end_late(n, what, err);
+        spc_device_comm_rest(asked);
+    }
+    return result == ncclSuccess ? SPC_OK : end_by(n, what, result, err);
+}
+
+static spc_status nccl_async_error(spc_device_comm *comm, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+    ncclResult_t result = ncclSuccess, answer;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    answer = n->api.CommGetAsyncError(n->handle, &result);
+    if (answer != ncclSuccess) result = answer;
+    if (result == ncclSuccess || result == ncclInProgress) return SPC_OK;
+    return end_by(n, "between calls", result, err);
+}
+
+static spc_status nccl_wait(spc_device_comm *comm, spc_stream stream, spc_error *err)
+{
+    return spc_device_comm_wait(comm, ((nccl *)comm)->timeout_ms, stream, err);
+}
+
+/* ---- collectives ------------------------------------------------------------------------------
+ */
+
+static spc_status nccl_all_reduce(spc_device_comm *comm, float *data, size_t count,
+                                  spc_stream stream, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    return settle(n, n->handle, "all_reduce",
+                  n->api.AllReduce(data, data, count, ncclFloat32, ncclSum, n->handle, stream),
+                  err);
+}
+
+/* Parts of equal length by one call, others by a broadcast from each rank, all at once. */
+static ncclResult_t gather(nccl *n, char *data, const size_t *begin, spc_stream stream)
+{
+    int32_t world = n->comm.world, rank = n->comm.rank;
+    size_t part = begin[1] - begin[0];
+    bool equal = true;
+    ncclResult_t result, last;
+
+    for (int32_t r = 1; r < world; r++) equal = equal && begin[r + 1] - begin[r] == part;
+    if (equal) {
+        return n->api.AllGather(data + begin[rank], data + begin[0], part, ncclInt8, n->handle,
+                                stream);
+    }
+    result = n->api.GroupStart();
+    for (int32_t r = 0; r < world && result == ncclSuccess; r++) {
+        if (begin[r] == begin[r + 1]) continue;
+        result = n->api.Broadcast(data + begin[r], data + begin[r], begin[r + 1] - begin[r],
+                                  ncclInt8, r, n->handle, stream);
+    }
+    last = n->api.GroupEnd();
+    return result == ncclSuccess || result == ncclInProgress ? last : result;
+}
+
+static spc_status nccl_all_gather(spc_device_comm *comm, void *data, const size_t *begin,
+                                  spc_stream stream, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    return settle(n, n->handle, "all_gather", gather(n, data, begin, stream), err);
+}
+
+static spc_status nccl_broadcast(spc_device_comm *comm, void *data, size_t bytes, int32_t root,
+                                 spc_stream stream, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    return settle(n, n->handle, "broadcast",
+                  n->api.Broadcast(data, data, bytes, ncclInt8, root, n->handle, stream), err);
+}
+
+static spc_status nccl_send(spc_device_comm *comm, const void *data, size_t bytes, int32_t to,
+                            spc_stream stream, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    return settle(n, n->handle, "send", n->api.Send(data, bytes, ncclInt8, to, n->handle, stream),
+                  err);
+}
+
+static spc_status nccl_recv(spc_device_comm *comm, void *data, size_t bytes, int32_t from,
+                            spc_stream stream, spc_error *err)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    return settle(n, n->handle, "recv", n->api.Recv(data, bytes, ncclInt8, from, n->handle, stream),
+                  err);
+}
+
+/* ---- open and close ---------------------------------------------------------------------------
+ */
+
+static void nccl_close(spc_device_comm *comm)
+{
+    nccl *n = (nccl *)comm;
+
+    if (ended(n, NULL) != SPC_OK) (void)give_up(n, NULL);
+    if (n->handle && n->owned &&
+        settle(n, n->handle, "close", n->api.CommFinalize(n->handle), NULL) == SPC_OK) {
+        (void)n->api.CommDestroy(n->handle);
+    }
+    (void)pthread_mutex_destroy(&n->lock);
+    free(n);
+}
+
+static spc_status nccl_split(spc_device_comm *comm, int32_t colour, spc_device_comm **out,
+                             spc_error *err);
+
+static const spc_device_comm_ops nccl_ops = {
+    "nccl",    true,       nccl_all_reduce, nccl_all_gather, nccl_broadcast,   nccl_send,
+    nccl_recv, nccl_split, nccl_wait,       nccl_abort,      nccl_async_error, nccl_close};
+
+/* owned: the group is to be made here, not an application's. */
+static spc_status new_rank(const char *library, int32_t rank, int32_t world, int32_t timeout_ms,
+                           bool owned, nccl **out, spc_error *err)
+{
+    nccl *n;
+    spc_status status;
+
+    *out = NULL;
+    if (world < 1 || world > SPC_RANKS_MAX || rank < 0 || rank >= world) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "ranks: expected 1 to %d, numbered from 0, found rank %d of %d",
+                             SPC_RANKS_MAX, (int)rank, (int)world);
+    }
+    if (timeout_ms < 1) {
+        return spc_error_set(err, SPC_EUSAGE, "timeout: expected 1 ms or more, found %d",
+                             (int)timeout_ms);
+    }
+    n = calloc(1, sizeof *n);
+    if (!n) return spc_error_set(err, SPC_ENOMEM, "no memory for rank %d", (int)rank);
+    status = load(library, !owned, &n->api, NULL, err);
+    if (status != SPC_OK) {
+        free(n);
+        return status;
+    }
+    n->comm = (spc_device_comm){&nccl_ops, rank, world};
+    n->timeout_ms = timeout_ms;
+    n->owned = owned;
+    (void)pthread_mutex_init(&n->lock, NULL); /* does not fail on the systems this runs on */
+    *out = n;
+    return SPC_OK;
+}
+
+static ncclConfig_t not_blocking(void)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+
+    config.blocking = 0;
+    return config;
+}
+
+spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], int32_t rank,
+                         int32_t world, int32_t timeout_ms, spc_device_comm **out, spc_error *err)
+{
+    ncclConfig_t config = not_blocking();
+    ncclUniqueId name;
+    ncclResult_t result;
+    nccl *n;
+    spc_status status = new_rank(library, rank, world, timeout_ms, true, &n, err);
+
+    *out = NULL;
+    if (status != SPC_OK) return status;
+    memcpy(&name, id, sizeof name);
+    result = n->api.CommInitRankConfig(&n->handle, world, name, rank, &config);
+    status = settle(n, n->handle, "joining the group", result, err);
+    if (status != SPC_OK) {
+        nccl_close(&n->comm);
+        return status;
+    }
+    *out = &n->comm;
+    return SPC_OK;
+}
+
+spc_status spc_nccl_adopt(const char *library, void *handle, int32_t timeout_ms,
+                          spc_device_comm **out, spc_error *err)
+{
+    int rank = -1, world = 0, device = -1, mine = 0;
+    nccl *n;
+    spc_status status = new_rank(library, 0, 1, timeout_ms, false, &n, err);
+
+    *out = NULL;
+    if (status != SPC_OK) return status;
+    n->handle = handle;
+    if (!handle || n->api.CommUserRank(handle, &rank) != ncclSuccess ||
+        n->api.CommCount(handle, &world) != ncclSuccess ||
+        n->api.CommCuDevice(handle, &device) != ncclSuccess) {
+        status =
+            spc_error_set(err, SPC_EUSAGE, "nccl: expected a communicator that is ready, found %s",
+                          handle ? "one that is not" : "NULL");
+    } else if (world > SPC_RANKS_MAX) {
+        status = spc_error_set(err, SPC_EUSAGE, "nccl: expected 1 to %d ranks, found %d",
+                               SPC_RANKS_MAX, world);
+    } else if (cudaGetDevice(&mine) != cudaSuccess || mine != device) {
+        status = spc_error_set(err, SPC_EUSAGE,
+                               "nccl: expected a communicator of cuda:%d, found one of cuda:%d",
+                               mine, device);
+    }
+    if (status != SPC_OK) {
+        n->handle = NULL;
+        nccl_close(&n->comm);
+        return status;
+    }
+    n->comm.rank = rank;
+    n->comm.world = world;
+    *out = &n->comm;
+    return SPC_OK;
+}
+
+static spc_status nccl_split(spc_device_comm *comm, int32_t colour, spc_device_comm **out,
+                             spc_error *err)
+{
+    ncclConfig_t config = not_blocking();
+    nccl *n = (nccl *)comm, *part = NULL;
+    ncclComm_t handle = NULL;
+    int rank = 0, world = 1;
+    spc_status status = ended(n, err);
+
+    *out = NULL;
+    if (status != SPC_OK) return give_up(n, err);
+    part = calloc(1, sizeof *part);
+    if (!part) return spc_error_set(err, SPC_ENOMEM, "split: no memory for a group");
+    status = settle(n, n->handle, "split",
+                    n->api.CommSplit(n->handle, colour, comm->rank, &handle, &config), err);
+    if (status == SPC_OK && handle) status = settle(n, handle, "split", ncclInProgress, err);
+    if (status == SPC_OK && (!handle || n->api.CommUserRank(handle, &rank) != ncclSuccess ||
+                             n->api.CommCount(handle, &world) != ncclSuccess)) {
+        status = spc_error_set(err, SPC_EDEVICE, "nccl: split: no place in the new group");
+    }
+    if (status != SPC_OK) {
+        if (handle) (void)n->api.CommAbort(handle);
+        free(part);
+        return status;
+    }
+    part->api = n->api;
+    part->comm = (spc_device_comm){&nccl_ops, rank, world};
+    part->handle = handle;
+    part->owned = true;
+    part->timeout_ms = n->timeout_ms;
+    (void)pthread_mutex_init(&part->lock, NULL);
+    *out = &part->comm;
+    return SPC_OK;
+}
+
+#else
+
+static spc_status unsupported(spc_error *err)
+{
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "nccl: this build of spc was made without NCCL's header: install NCCL "
+                         "(nccl.h) beside the CUDA toolkit and build again, or run one rank");
+}
+
+spc_status spc_nccl_version(const char *library, int32_t *version, spc_error *err)
+{
+    (void)library;
+    (void)version;
+    return unsupported(err);
+}
+
+spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_error *err)
+{
+    (void)library;
+    (void)id;
+    return unsupported(err);
+}
+
+spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], int32_t rank,
+                         int32_t world, int32_t timeout_ms, spc_device_comm **out, spc_error *err)
+{
+    (void)library;
+    (void)id;
+    (void)rank;
+    (void)world;
+    (void)timeout_ms;
+    *out = NULL;
+    return unsupported(err);
+}
+
+spc_status spc_nccl_adopt(const char *library, void *handle, int32_t timeout_ms,
+                          spc_device_comm **out, spc_error *err)
+{
+    (void)library;
+    (void)handle;
+    (void)timeout_ms;
+    *out = NULL;
+    return unsupported(err);
+}
+
+#endif

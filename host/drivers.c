@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* drivers.c - one thread for each rank of this process. */
+#include "drivers.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+typedef struct {
+    spc_drivers *all;
+    int32_t rank;
+    pthread_t thread;
+} driver;
+
+struct spc_drivers {
+    pthread_mutex_t lock; /* of everything below */
+    pthread_cond_t moved;
+    uint64_t jobs;   /* given out so far */
+    int32_t running; /* drivers at the present one */
+    bool quit;
+    void (*run)(void *user, int32_t rank); /* the present one */
+    void *user;
+    int32_t started;
+    driver driver[]; /* [started] */
+};
+
+static void *drive(void *user)
+{
+    driver *d = user;
+    spc_drivers *all = d->all;
+    uint64_t done = 0;
+
+    pthread_mutex_lock(&all->lock);
+    for (;;) {
+        while (all->jobs == done && !all->quit) (void)pthread_cond_wait(&all->moved, &all->lock);
+        if (all->quit) break;
+        done = all->jobs;
+        pthread_mutex_unlock(&all->lock);
+        all->run(all->user, d->rank);
+        pthread_mutex_lock(&all->lock);
+        if (--all->running == 0) (void)pthread_cond_broadcast(&all->moved);
+    }
+    pthread_mutex_unlock(&all->lock);
+    return NULL;
+}
+
+void spc_drivers_run(spc_drivers *all, void (*run)(void *user, int32_t rank), void *user)
+{
+    pthread_mutex_lock(&all->lock);
+    all->run = run;
+    all->user = user;
+    all->running = all->started;
+    all->jobs++;
+    (void)pthread_cond_broadcast(&all->moved);
+    pthread_mutex_unlock(&all->lock);
+    run(user, 0);
+    pthread_mutex_lock(&all->lock);
+    while (all->running > 0) (void)pthread_cond_wait(&all->moved, &all->lock);
+    pthread_mutex_unlock(&all->lock);
+}
+
+void spc_drivers_close(spc_drivers *all)
+{
+    if (!all) return;
+    pthread_mutex_lock(&all->lock);
+    all->quit = true;
+    (void)pthread_cond_broadcast(&all->moved);
+    pthread_mutex_unlock(&all->lock);
+    for (int32_t k = 0; k < all->started; k++) (void)pthread_join(all->driver[k].thread, NULL);
+    (void)pthread_cond_destroy(&all->moved);
+    (void)pthread_mutex_destroy(&all->lock);
+    free(all);
+}
+
+spc_status spc_drivers_open(int32_t world, spc_drivers **out, spc_error *err)
+{
+    spc_drivers *all = calloc(1, sizeof *all + (size_t)world * sizeof *all->driver);
+
+    *out = NULL;
+    if (!all) return spc_error_set(err, SPC_ENOMEM, "no memory for %d ranks", (int)world);
+    (void)pthread_mutex_init(&all->lock, NULL); /* neither fails on the systems this runs on */
+    (void)pthread_cond_init(&all->moved, NULL);
+    for (int32_t k = 1; k < world; k++) {
+        driver *d = &all->driver[k - 1];
+
+        *d = (driver){.all = all, .rank = k};
+        if (pthread_create(&d->thread, NULL, drive, d) != 0) {
+            spc_drivers_close(all);
+            return spc_error_set(err, SPC_ENOMEM, "no thread for rank %d of %d", (int)k,
+                                 (int)world);
+        }
+        all->started = k;
+    }
+    *out = all;
+    return SPC_OK;
+}
