@@ -255,7 +255,8 @@ static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_
     if (c->rank == stand_in.dead && number >= stand_in.from) {
         for (int r = 0; r < c->group->world; r++) set_state(c->group, r, ncclRemoteError);
     }
-    if (c->rank == stand_in.mute && number >= stand_in.from) {
+    if (c->rank == stand_in.mute && number >= stand_in.from && (recorded || !stand_in.in_graph)) {
+        stand_in.in_graph = false;
         pthread_mutex_unlock(&lock);
         if (recorded) fiber_stick(true);
         return recorded ? ncclSuccess : ncclInProgress;

@@ -24,6 +24,7 @@ typedef struct {
     int mute;         /* rank whose calls are never noticed by the others ... */
     int late;         /* rank that comes late, by late_ms ... */
     int from;         /* ... from its call of this number on (0: the first) */
+    bool in_graph;    /* mute: only from the first call in a graph on */
     int late_ms;
     int patience_ms; /* how long a call in a graph waits for the others before its stream sticks */
     int version;

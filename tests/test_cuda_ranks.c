@@ -446,6 +446,27 @@ static int32_t calls_of(int32_t rank, const char *name, size_t *most)
     return count;
 }
 
+Test(cuda_ranks, ranks_take_what_memory_says_and_each_weight_once)
+{
+    static const spc_limits limits = {1, WIDE_CONTEXT, 4, 4, false, false};
+    tiny_model model = tiny_open(wide, 7, 1);
+    spc_backend_ops ops = ops_of(2, SHARED);
+    size_t memory, weights = (size_t)spc_bundle_bytes(model.bundle);
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(ops.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops.load(backend, model.plan, model.bundle, &limits, &runner, &error), SPC_OK);
+    memory = ops.memory(backend, model.plan, &limits);
+    cr_expect_gt(fiber_gpu.used, memory + weights / 10 * 9);
+    cr_expect_lt(fiber_gpu.used, memory + weights / 10 * 11, "vectors are in both parts");
+    ops.unload(runner);
+    ops.close(backend);
+    cr_expect_eq(fiber_gpu.allocations, 0);
+    tiny_close(&model);
+}
+
 Test(cuda_ranks, ranks_make_the_same_calls_and_never_gather_logits)
 {
     size_t most, sums = 0;
@@ -579,18 +600,17 @@ Test(cuda_ranks, a_rank_that_dies_ends_the_session_with_one_line)
     expect_failure(2, 0, "remote process exited");
 }
 
-/* Early, when launches are plain, and late, when they come from a graph and its kernel waits on the
- * device. */
+/* Where launches are plain, and where they come from a graph and its kernel waits on the device. */
 Test(cuda_ranks, a_rank_that_hangs_ends_the_session_within_the_timeout)
 {
-    static const int32_t from[] = {14, 34};
-
     stand_in.mute = 1;
     stand_in.patience_ms = 100;
-    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
-        stand_in.from = from[i];
+    stand_in.from = 14;
+    for (int i = 0; i < 2; i++) {
+        stand_in.in_graph = i == 1;
         stand_in.aborted = 0;
         expect_failure(2, 1500, "expected all ranks within 1500 ms");
+        cr_expect(!stand_in.in_graph, "it came to a graph");
         cr_expect_eq(stand_in.aborted, 2, "both ranks are let go of");
     }
 }
