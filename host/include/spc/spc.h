@@ -61,6 +61,16 @@ typedef void (*spc_log_fn)(void *user, const char *line);
 /* Progress of loading: done of total bytes of weights. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
+/* This process's place among ranks that are processes, on one machine or several.  The network
+ * between them is trusted. */
+typedef struct {
+    int32_t rank;     /* 0 .. world - 1; rank 0 is the one that decodes */
+    int32_t world;    /* 1 .. 64 ranks */
+    const char *meet; /* where they find each other: "host:port" at which rank 0 listens, or a path
+                         (with a '/') that all can see and rank 0 writes; one rank needs none */
+    int32_t timeout_ms; /* of every wait of one rank for another, > 0: they end together after it */
+} spc_place;
+
 typedef struct {
     const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
