@@ -58,7 +58,7 @@ typedef struct {
 } spc_lane;
 
 typedef struct {
-    const char *name; /* "cpu", "cuda" */
+    const char *name; /* "cpu", "cuda", "ranks", "group" */
 
     /* Open a device.  threads: 0 chooses; the CPU's.  which: NULL chooses, otherwise a vector unit
      * of the CPU by name, or a GPU by number; an unknown or absent one is SPC_EUSAGE and lists what
@@ -105,6 +105,9 @@ typedef struct {
 
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);
+    /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
+     * they always are. */
+    spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -461,7 +461,7 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
                           lanes, count, NULL, out, err);
 }
 
-const spc_backend_ops spc_backend_cpu = {
-    "cpu",        cpu_open,       cpu_close,  cpu_device,  spc_cpu_memory,
-    spc_cpu_load, spc_cpu_unload, cpu_encode, cpu_forward, cpu_logits,
-    cpu_length,   cpu_rewind,     cpu_draw,   cpu_verify,  NULL};
+const spc_backend_ops spc_backend_cpu = {"cpu",          cpu_open,     cpu_close,      cpu_device,
+                                         spc_cpu_memory, spc_cpu_load, spc_cpu_unload, cpu_encode,
+                                         cpu_forward,    cpu_logits,   cpu_length,     cpu_rewind,
+                                         cpu_draw,       cpu_verify,   NULL,           NULL};

@@ -12,6 +12,7 @@
  * again. */
 #include "comm_boot.h"
 #include "comm_frames.h"
+#include "hash.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -166,17 +167,9 @@ static spc_status tcp_broadcast(spc_comm *comm, void *data, size_t bytes, int32_
 }
 
 /* Parts that differ between ranks are told of: all of them are compared. */
-static uint64_t hash_parts(const size_t *begin, int32_t world)
+static uint64_t parts_hash(const size_t *begin, int32_t world)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
-
-    for (int32_t r = 0; r <= world; r++) {
-        for (int32_t byte = 0; byte < 8; byte++) {
-            hash ^= (uint64_t)begin[r] >> (8 * byte) & 255u;
-            hash *= 0x100000001b3u;
-        }
-    }
-    return hash;
+    return spc_hash_bytes(SPC_HASH_BEGIN, begin, ((size_t)world + 1) * sizeof *begin);
 }
 
 static spc_status tcp_all_gather(spc_comm *comm, void *data, const size_t *begin, spc_error *err)
@@ -185,7 +178,7 @@ static spc_status tcp_all_gather(spc_comm *comm, void *data, const size_t *begin
     char *at = data;
     spc_frame f;
 
-    enter(t, &f, SPC_FRAME_ALL_GATHER, hash_parts(begin, comm->world), 0);
+    enter(t, &f, SPC_FRAME_ALL_GATHER, parts_hash(begin, comm->world), 0);
     for (int32_t r = 0; r < comm->world; r++) {
         if (r == comm->rank) continue;
         spc_tcp_lay_out(t, r, &f, at + begin[comm->rank], begin[comm->rank + 1] - begin[comm->rank],

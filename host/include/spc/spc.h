@@ -83,7 +83,13 @@ typedef struct {
                                  threads; 0 or 1: not cut.  Heads and feed-forward part must divide.
                                  Sums of several ranks round differently than those of one */
     int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: on the first rank alone */
-    int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
+    const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
+                                 of place->world CPU ranks, for all of which the verifier is cut
+                                 (tp: 0, 1 or as many), and a drafter that is not cut runs on each.
+                                 All open their engines with the same options; then rank 0 uses its
+                                 own like any other, and the others call spc_engine_follow */
+    int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
+                                 core, shared out between the ranks of a machine */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together */
@@ -99,13 +105,24 @@ SPC_API void spc_engine_options_init(spc_engine_options *options);
  * of vocabularies padded to different sizes the ids that both have are decoded; both have an
  * encoder or neither) and reserve all memory.  Strings in options are read during the call only.
  *
+ * With a place it is collective: what fails on one rank fails on all, whose messages name it.
+ *
  * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_EDEVICE,
- * SPC_ENOMEM */
+ * SPC_ENOMEM; with a place also SPC_EINPUT (a file to meet by that cannot be written) */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
 
-/* Close.  NULL is allowed.  Every session must have been closed before. */
+/* Close.  NULL is allowed.  Every session must have been closed before.  On rank 0 of several
+ * processes this lets the others go. */
 SPC_API void spc_engine_close(spc_engine *engine);
+
+/* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
+ * is left then is to close this one, too.
+ *
+ * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it, and is the same
+ * on every rank; another status: what failed on this rank.  SPC_EUSAGE: it is rank 0's engine, or
+ * there is one process */
+SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
 typedef struct {
@@ -113,6 +130,8 @@ typedef struct {
     int32_t vocab;      /* ids are 0 .. vocab - 1 */
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */
+    int32_t rank;       /* of spc_engine_options.place; 0 where all ranks are in this process.  Only
+                           rank 0 opens sessions and computes logits, else SPC_EUSAGE */
     bool drafter;       /* is there one? */
     bool encoder;       /* do the models read prompts by one (T5)? */
     bool tokenizer;     /* is there one?  Without it prompts are ids and there is no text */
