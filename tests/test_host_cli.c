@@ -18,7 +18,7 @@ enum { FLAG = '!' }; /* marks options without a value */
 
 static const struct {
     const char *name;
-    const char *option[32];
+    const char *option[40];
 } commands[] = {
     {"run",
      {"verifier",
@@ -46,6 +46,11 @@ static const struct {
       "device",
       "tp",
       "drafter-tp",
+      "rank",
+      "world",
+      "meet",
+      "ranks-from",
+      "rank-timeout",
       "threads",
       "isa",
       "!fast-prefill",
@@ -183,7 +188,7 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
     static const failure table[] = {
         {2, "expected a command", NULL, {NULL}},
         {2,
-         "unknown command 'walk'; known: run, chat, demo, info, logits, tokenize",
+         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize",
          NULL,
          {"walk"}},
         {2, "unknown command ''", NULL, {""}},
