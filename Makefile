@@ -42,7 +42,7 @@ test-slow:
 bench:
 	@.ci/packages demo
 	@$(CMAKE) $(GENERATOR) -S . -B build/bench -DSPC_CUDA=OFF -DSPC_TESTS=OFF
-	@$(CMAKE) --build build/bench --target bench_decode bench_sweep bench_verify spc_cli
+	@$(CMAKE) --build build/bench --target bench_decode bench_ranks bench_sweep bench_verify spc_cli
 	@build/bench/bench_decode
 
 format:

@@ -84,7 +84,7 @@ typedef struct {
 } spc_whole;
 
 typedef struct {
-    const char *name; /* "cpu", "cuda" */
+    const char *name; /* "cpu", "cuda", "ranks", "group" */
 
     /* Open a device.  threads: 0 chooses; the CPU's.  which: NULL chooses, otherwise a vector unit
      * of the CPU by name, or a GPU by number; an unknown or absent one is SPC_EUSAGE and lists what
@@ -145,6 +145,9 @@ typedef struct {
      *             clock; UINT64_MAX: nothing was drawn */
     spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
                         spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
+    /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
+     * they always are. */
+    spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const spc_cli_command *const commands[] = {&spc_cli_run,  &spc_cli_chat,   &spc_cli_demo,
-                                                  &spc_cli_info, &spc_cli_logits, &spc_cli_tokenize,
-                                                  &spc_cli_tune};
+static const spc_cli_command *const commands[] = {
+    &spc_cli_run,    &spc_cli_chat,   &spc_cli_demo,     &spc_cli_info,
+    &spc_cli_launch, &spc_cli_logits, &spc_cli_tokenize, &spc_cli_tune};
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -87,7 +87,8 @@ int main(int argc, char **argv)
     if (!help && strcmp(name, "--version") != 0) {
         return spc_cli_fail_with(
             SPC_EUSAGE,
-            "unknown command '%s'; known: run, chat, demo, info, logits, tokenize, tune", name);
+            "unknown command '%s'; known: run, chat, demo, info, launch, logits, tokenize, tune",
+            name);
     }
     if (argc > 2) {
         return spc_cli_fail_with(SPC_EUSAGE, "unexpected argument '%s' behind %s", argv[2], name);

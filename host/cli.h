@@ -31,7 +31,7 @@ typedef struct {
 } spc_cli_list;
 
 typedef struct {
-    const char *name;  /* without dashes */
+    const char *name;  /* without dashes: one before a name of one letter, else two */
     const char *value; /* what help calls the value; NULL for a flag */
     const char *help;  /* one line or two; the default is added from the command's init */
     spc_cli_kind kind;
@@ -39,7 +39,7 @@ typedef struct {
     double low, high; /* INT, REAL; low == high: any number */
 } spc_cli_option;
 
-enum { SPC_CLI_OPTIONS = 40 };
+enum { SPC_CLI_OPTIONS = 48 };
 
 typedef struct spc_cli_command spc_cli_command;
 
@@ -86,6 +86,7 @@ extern const spc_cli_command spc_cli_run;      /* cli_run.c */
 extern const spc_cli_command spc_cli_chat;     /* cli_chat.c */
 extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
+extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
 extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
@@ -189,6 +190,26 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
  * sequential   receives: it runs one model alone, nothing is drafted and verified */
 spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
                         spc_error *err);
+
+/* ---- ranks that are processes (cli_place.c) -------------------------------------------------- */
+
+/* How spc launch tells a process its place; only the program reads the environment. */
+#define SPC_CLI_ENV_RANK  "SPC_RANK"
+#define SPC_CLI_ENV_WORLD "SPC_WORLD"
+#define SPC_CLI_ENV_MEET  "SPC_MEET"
+
+/* What a user says of this process's place. */
+typedef struct {
+    int32_t from; /* 0 nothing, 1 the environment of Open MPI, MPICH or Slurm */
+    int32_t rank, world;
+    const char *meet;
+    double timeout; /* seconds */
+} spc_cli_ranks;
+
+/* This process's place: of the options, of spc launch, or of what has started it; one rank of one
+ * where there is none.  SPC_EUSAGE */
+spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, spc_place *out,
+                         spc_error *err);
 
 /* ---- operating points (cli_point.c) --------------------------------------------------------- */
 

@@ -56,16 +56,23 @@ static int32_t read_choice(const char *choices, const char *word)
     }
 }
 
+/* "-n", "--name". */
+static const char *dashes(const spc_cli_option *o)
+{
+    return o->name[1] ? "--" : "-";
+}
+
 static spc_status bad_number(const spc_cli_option *o, const char *value, spc_error *err)
 {
     const char *kind = o->kind == SPC_CLI_REAL ? "number" : "whole number";
 
     if (o->low == o->high) {
-        return spc_error_set(err, SPC_EUSAGE, "--%s: expected a %s%s, found '%s'", o->name, kind,
-                             o->kind == SPC_CLI_SEED ? " of 0 to 2^63 - 1" : "", value);
+        return spc_error_set(err, SPC_EUSAGE, "%s%s: expected a %s%s, found '%s'", dashes(o),
+                             o->name, kind, o->kind == SPC_CLI_SEED ? " of 0 to 2^63 - 1" : "",
+                             value);
     }
-    return spc_error_set(err, SPC_EUSAGE, "--%s: expected a %s of %.10g to %.10g, found '%s'",
-                         o->name, kind, o->low, o->high, value);
+    return spc_error_set(err, SPC_EUSAGE, "%s%s: expected a %s of %.10g to %.10g, found '%s'",
+                         dashes(o), o->name, kind, o->low, o->high, value);
 }
 
 static spc_status set_value(const spc_cli_option *o, char *args, const char *value, spc_error *err)
@@ -90,8 +97,8 @@ static spc_status set_value(const spc_cli_option *o, char *args, const char *val
     case SPC_CLI_CHOICE:
         *(int32_t *)field = read_choice(o->value, value);
         if (*(int32_t *)field >= 0) return SPC_OK;
-        return spc_error_set(err, SPC_EUSAGE, "--%s: expected %s, found '%s'", o->name, o->value,
-                             value);
+        return spc_error_set(err, SPC_EUSAGE, "%s%s: expected %s, found '%s'", dashes(o), o->name,
+                             o->value, value);
     case SPC_CLI_LIST: {
         spc_cli_list *list = field;
 
@@ -135,7 +142,7 @@ void spc_cli_parse_free(void *args, spc_cli_line *line)
     free(line->words.item);
 }
 
-/* The option that "--name" or "--name=value" means; its index, or -1. */
+/* The option that "name" or "name=value" means; its index, or -1. */
 static int32_t find_option(const spc_cli_command *c, const char *name, size_t bytes)
 {
     for (int32_t i = 0; i < c->option_count; i++) {
@@ -151,33 +158,34 @@ static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cl
                               spc_error *err)
 {
     const spc_cli_command *c = line->command;
-    const char *name = argv[*at] + 2, *value = NULL;
+    bool two = argv[*at][1] == '-'; /* dashes; one stands before names of one letter */
+    const char *name = argv[*at] + (two ? 2 : 1), *value = NULL;
     size_t bytes = strcspn(name, "=");
-    int32_t index = argv[*at][1] == '-' ? find_option(c, name, bytes) : -1;
+    int32_t index = two == (bytes > 1) ? find_option(c, name, bytes) : -1;
 
     if (index < 0) {
         return spc_error_set(err, SPC_EUSAGE, "unknown option %.*s; see spc %s --help",
-                             (int)(bytes + 2), argv[*at], c->name);
+                             (int)(name - argv[*at]) + (int)bytes, argv[*at], c->name);
     }
 
     const spc_cli_option *o = &c->option[index];
 
     if (line->given[index] && o->kind != SPC_CLI_LIST) {
-        return spc_error_set(err, SPC_EUSAGE, "--%s is given twice", o->name);
+        return spc_error_set(err, SPC_EUSAGE, "%s%s is given twice", dashes(o), o->name);
     }
     line->given[index] = true;
     if (name[bytes] == '=') value = name + bytes + 1;
     if (o->kind == SPC_CLI_FLAG) {
         if (value) {
-            return spc_error_set(err, SPC_EUSAGE, "--%s takes no value, found '%s'", o->name,
-                                 value);
+            return spc_error_set(err, SPC_EUSAGE, "%s%s takes no value, found '%s'", dashes(o),
+                                 o->name, value);
         }
         return set_value(o, args, NULL, err);
     }
     if (!value && *at + 1 < argc) value = argv[++*at];
     if (!value) {
-        return spc_error_set(err, SPC_EUSAGE, "--%s: expected %s, found nothing", o->name,
-                             o->value);
+        return spc_error_set(err, SPC_EUSAGE, "%s%s: expected %s, found nothing", dashes(o),
+                             o->name, o->value);
     }
     return set_value(o, args, value, err);
 }
@@ -284,7 +292,7 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
 static void help_option(const spc_cli_option *o, const char *args)
 {
     char left[HELP_COLUMN * 3], tail[256];
-    int width = snprintf(left, sizeof left, "  --%s%s%s", o->name, o->value ? " " : "",
+    int width = snprintf(left, sizeof left, "  %s%s%s%s", dashes(o), o->name, o->value ? " " : "",
                          o->value ? o->value : "");
     const char *help = o->help;
 

@@ -422,15 +422,18 @@ static int chat_run(const void *args, const spc_cli_line *line)
     chat_state chat = {.args = args};
     const spc_cli_decode *d = &chat.args->decode;
     bool interrupted;
+    spc_place place;
     spc_error error;
 
     spc_cli_total_init(&chat.total);
 
     spc_status status = check_args(&chat, &error);
 
+    if (status == SPC_OK) status = spc_cli_place(&d->ranks, line, &place, &error);
+    if (status == SPC_OK && place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
     if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
-    if (status == SPC_OK) status = spc_cli_decode_open(d, 1, &chat.engine, &error);
+    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &chat.engine, &error);
     if (status == SPC_OK) status = prepare_template(&chat, &error);
     if (status == SPC_OK) {
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);

@@ -17,6 +17,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->device = "auto";
     d->gamma = session.gamma;
     d->tp = d->drafter_tp = 1;
+    d->ranks = (spc_cli_ranks){.rank = 0, .world = 1, .timeout = 120};
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
     d->most_latency = d->least_quality = (double)NAN; /* no default */
@@ -105,8 +106,8 @@ static void on_log(void *user, const char *line)
     (void)fprintf(stderr, "spc: %s\n", line);
 }
 
-spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, spc_engine **out,
-                               spc_error *err)
+spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
+                               int32_t sessions, spc_engine **out, spc_error *err)
 {
     spc_engine_options o;
 
@@ -123,9 +124,21 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.fast_prefill = decode->fast_prefill;
     o.plain_launches = decode->plain_launches;
     o.overlap = (spc_overlap_mode)decode->overlap;
-    o.log = on_log;
-    o.progress = spc_cli_loading;
+    o.place = place;
+    o.log = place->rank == 0 ? on_log : NULL;
+    o.progress = place->rank == 0 ? spc_cli_loading : NULL;
     return spc_engine_open(&o, out, err);
+}
+
+int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions)
+{
+    spc_engine *engine = NULL;
+    spc_error error;
+    spc_status status = spc_cli_decode_open(decode, place, sessions, &engine, &error);
+
+    if (status == SPC_OK) status = spc_engine_follow(engine, &error);
+    spc_engine_close(engine);
+    return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 
 /* ---- statistics ------------------------------------------------------------------------------ */

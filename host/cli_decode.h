@@ -17,6 +17,7 @@ typedef struct {
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
+    spc_cli_ranks ranks;
     bool no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
 
@@ -81,9 +82,26 @@ typedef struct {
                            "cut the verifier for N ranks, which share the CPU's threads, or for\n" \
                            "N GPUs (--device cuda, or cuda:0,cuda:1,...; over NCCL)",              \
                            INT, tp, 1, SPC_RANKS_MAX),                                             \
-        SPC_CLI_DECODE_ROW(args, "drafter-tp", "N",                                                \
-                           "1: the drafter runs on the first rank; or as many as --tp", INT,       \
-                           drafter_tp, 1, SPC_RANKS_MAX),                                          \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "drafter-tp", "N",                                                               \
+            "1: the drafter runs on the first rank (of several processes, on each);\n"             \
+            "or as many as --tp",                                                                  \
+            INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
+        SPC_CLI_DECODE_ROW(args, "rank", "R", "which of several processes this is, from 0", INT,   \
+                           ranks.rank, 0, SPC_RANKS_MAX - 1),                                      \
+        SPC_CLI_DECODE_ROW(args, "world", "N",                                                     \
+                           "of how many; the verifier is cut for all, rank 0 has prompts and\n"    \
+                           "results (spc launch starts them on one machine)",                      \
+                           INT, ranks.world, 1, SPC_RANKS_MAX),                                    \
+        SPC_CLI_DECODE_ROW(args, "meet", "PLACE",                                                  \
+                           "where they meet: HOST:PORT of rank 0, or a path that all see", TEXT,   \
+                           ranks.meet, 0, 0),                                                      \
+        SPC_CLI_DECODE_ROW(args, "ranks-from", "none|env",                                         \
+                           "env: rank and world as Open MPI, MPICH or Slurm say", CHOICE,          \
+                           ranks.from, 0, 0),                                                      \
+        SPC_CLI_DECODE_ROW(args, "rank-timeout", "S",                                              \
+                           "seconds after which a rank that does not answer ends all", REAL,       \
+                           ranks.timeout, 0.01, 86400),                                            \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
@@ -121,9 +139,13 @@ typedef struct {
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
                               spc_cli_way *out, spc_error *err);
 
-/* Open the models for so many sessions.  Warnings of the engine go to stderr. */
-spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, spc_engine **out,
-                               spc_error *err);
+/* Open the models for so many sessions.  Warnings of the engine go to stderr, rank 0's only. */
+spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
+                               int32_t sessions, spc_engine **out, spc_error *err);
+
+/* The whole life of a rank other than 0: it has no prompts and no results.  Returns the exit code,
+ * after telling of any error. */
+int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions);
 
 /* Draft positions that counters are shown for: gamma, or the window of bild-dynamic. */
 int32_t spc_cli_positions(const spc_cli_way *way);

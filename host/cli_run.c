@@ -311,13 +311,18 @@ static int run_run(const void *args, const spc_cli_line *line)
 {
     const run_args *a = args;
     run_state run;
+    spc_place place;
 
     memset(&run, 0, sizeof run);
     run.args = a;
     spc_cli_total_init(&run.total);
 
-    spc_status status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
+    spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
 
+    if (status == SPC_OK && place.rank > 0) {
+        return spc_cli_decode_follow(&a->decode, &place, a->batch);
+    }
+    if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     if (status == SPC_OK) status = check_args(a, &run.error);
     run.way.options.on_token = stream_token;
     if (a->stream) run.way.options.on_text = stream_text;
@@ -325,7 +330,7 @@ static int run_run(const void *args, const spc_cli_line *line)
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
     if (status != SPC_OK) goto done;
-    status = spc_cli_decode_open(&a->decode, a->batch, &run.engine, &run.error);
+    status = spc_cli_decode_open(&a->decode, &place, a->batch, &run.engine, &run.error);
     if (status != SPC_OK) goto done;
     run.stepping = calloc((size_t)a->batch, sizeof *run.stepping);
     if (!run.stepping) {

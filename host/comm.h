@@ -19,14 +19,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <spc/status.h>
+#include <spc/spc.h>
 
 typedef struct spc_comm spc_comm;
 
 enum { SPC_RANKS_MAX = 64 };
 
 typedef struct {
-    const char *name; /* "local" */
+    const char *name; /* "local", "tcp" */
 
     /* data[i] = sum of every rank's data[i], the same bits on every rank; in place.
      *
@@ -69,6 +69,15 @@ struct spc_comm {
  *
  * SPC_EUSAGE, SPC_ENOMEM */
 spc_status spc_comm_local_open(int32_t world, int32_t timeout_ms, spc_comm **out, spc_error *err);
+
+/* A group of processes, which talk over TCP; collective, and what the calls leave has the bits of a
+ * local group's.  Every two ranks are connected: a rank that dies ends the group at once, one that
+ * hangs by the timeout.  A rank that closes without need of the others leaves, and ends the group
+ * when it is called on again.  A call may end the group on one rank after it succeeded on another,
+ * whose next one then fails.  Trusts the network.
+ *
+ * SPC_EUSAGE, SPC_EINPUT, SPC_EDEVICE: as spc_boot_open (comm_boot.h); SPC_ENOMEM */
+spc_status spc_comm_tcp_open(const spc_place *place, spc_comm **out, spc_error *err);
 
 /* NULL is allowed. */
 void spc_comm_close(spc_comm *comm);

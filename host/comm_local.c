@@ -7,6 +7,8 @@
  * them, in the order of ranks. */
 #include "comm.h"
 
+#include "hash.h"
+
 #include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -237,17 +239,9 @@ static spc_status local_broadcast(spc_comm *comm, void *data, size_t bytes, int3
 }
 
 /* Parts that differ between ranks must not overwrite each other: all of them are compared. */
-static uint64_t hash_parts(const size_t *begin, int32_t world)
+static uint64_t parts_hash(const size_t *begin, int32_t world)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
-
-    for (int32_t r = 0; r <= world; r++) {
-        for (int32_t byte = 0; byte < 8; byte++) {
-            hash ^= (uint64_t)begin[r] >> (8 * byte) & 255u;
-            hash *= 0x100000001b3u;
-        }
-    }
-    return hash;
+    return spc_hash_bytes(SPC_HASH_BEGIN, begin, ((size_t)world + 1) * sizeof *begin);
 }
 
 static void gather_share(group *g, int32_t rank)
@@ -257,7 +251,7 @@ static void gather_share(group *g, int32_t rank)
 
 static spc_status local_all_gather(spc_comm *comm, void *data, const size_t *begin, spc_error *err)
 {
-    call c = {"all_gather", hash_parts(begin, comm->world), 0, 0, data, begin};
+    call c = {"all_gather", parts_hash(begin, comm->world), 0, 0, data, begin};
 
     return collective((local *)comm, c, gather_share, err);
 }

@@ -3,14 +3,18 @@
  */
 #include "engine.h"
 
+#include "backend_group.h"
 #include "backend_ranks.h"
 #include "carve.h"
+#include "comm_boot.h"
 #include "device.h"
 #include "pair.h"
+#include "session.h"
 
 #include "weights/demo/demo.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -254,26 +258,79 @@ static int32_t ranks_of(const spc_engine_options *o)
     return o->tp > 1 ? o->tp : spc_device_ranks(o->device);
 }
 
+/* Is this one of several processes? */
+static bool grouped(const spc_engine_options *o)
+{
+    return o->place && o->place->world > 1;
+}
+
 static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
 {
     int32_t tp = ranks_of(o);
 
+    if (o->place) {
+        spc_status status = spc_place_check(o->place, err);
+
+        if (status != SPC_OK) return status;
+    }
+    if (grouped(o)) {
+        if (tp != 1 && tp != o->place->world) {
+            return spc_error_set(err, SPC_EUSAGE,
+                                 "tp: expected 1 or %d (one rank in each process), found %d",
+                                 (int)o->place->world, (int)tp);
+        }
+        tp = o->place->world;
+    }
     if (o->tp < 0 || tp > SPC_RANKS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
                              (int)(o->tp < 0 ? o->tp : tp));
     }
     if (o->drafter_tp < 0 || (o->drafter_tp > 1 && o->drafter_tp != tp)) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "drafter-tp: expected 1 (the first rank alone) or %d (tp, all of "
-                             "them), found %d",
-                             (int)tp, (int)o->drafter_tp);
+                             "drafter-tp: expected 1 (%s) or %d (tp, all of them), found %d",
+                             grouped(o) ? "whole on every rank" : "the first rank alone", (int)tp,
+                             (int)o->drafter_tp);
     }
     return SPC_OK;
+}
+
+/* Ranks that are processes run on the CPU. */
+static spc_status check_cpu(const spc_engine_options *o, spc_error *err)
+{
+    if (!o->device || strcmp(o->device, "cpu") == 0 || strcmp(o->device, "auto") == 0) {
+        return SPC_OK;
+    }
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "place: ranks that are processes run on the CPU only so far, found device "
+                         "%.40s: leave the other ranks out, or --device cpu",
+                         o->device);
+}
+
+/* This process's place among the others. */
+static spc_status open_group(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_comm *comm = engine->joined;
+    char options[160];
+
+    (void)snprintf(options, sizeof options, "%d sessions, context %d, drafter-tp %d and %s drafter",
+                   (int)o->sessions, (int)o->context, (int)(o->drafter_tp > 1 ? o->drafter_tp : 1),
+                   o->drafter ? "a" : "no");
+    engine->joined = NULL;
+    engine->ops = &spc_backend_group;
+    return spc_group_open(comm, o->place->timeout_ms, o->threads, o->isa, options, &engine->backend,
+                          err);
 }
 
 /* The device, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
+    if (grouped(o)) {
+        spc_status status = check_cpu(o, err);
+
+        if (status != SPC_OK) return status;
+        if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
+        return open_group(engine, o, err);
+    }
     if (o->nccl_comm) {
         if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
         return spc_device_open_adopted(o->device, o->nccl_comm, o->tp > 1 ? o->tp : 0, &engine->ops,
@@ -300,13 +357,25 @@ static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_o
                              "overlap and plain-launches: expected one of them, found both");
     }
     if (!(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
-    if (engine->ops != &spc_backend_cpu && engine->ops != &spc_backend_ranks &&
-        (!overlap || engine->ops->round)) {
+    if (strncmp(engine->ops->name, "cuda", 4) == 0 && (!overlap || engine->ops->round)) {
         return SPC_OK;
     }
     return spc_error_set(err, SPC_EUSAGE,
                          "%s: expected %s, found %s: leave it out, or --device cuda", name,
                          overlap ? "one GPU" : "a GPU", engine->ops->device(engine->backend));
+}
+
+/* This rank's engine could not be opened: the other processes need not wait for it. */
+static void end_others(spc_engine *engine, const char *reason)
+{
+    char text[SPC_ERROR_BYTES];
+
+    if (engine->joined) {
+        (void)snprintf(text, sizeof text, "rank %d: %.480s", (int)engine->rank, reason);
+        engine->joined->ops->abort(engine->joined, text);
+    } else if (engine->ops == &spc_backend_group && engine->backend) {
+        spc_group_abort(engine->backend, reason);
+    }
 }
 
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
@@ -319,6 +388,11 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
     engine->sessions = options->sessions;
+    if (grouped(options)) { /* first: then what fails here is known to all at once */
+        engine->rank = options->place->rank;
+        status = spc_comm_tcp_open(options->place, &engine->joined, err);
+        if (status != SPC_OK) goto fail;
+    }
     status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status != SPC_OK) goto fail;
@@ -340,14 +414,35 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
         status = load_model(engine, &engine->drafter, &limits, err);
     }
     if (status == SPC_OK) status = reserve(engine, err);
+    if (status == SPC_OK && grouped(options) && engine->rank == 0) {
+        status = spc_group_lead(engine->backend, err);
+    }
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
     *out = engine;
     return SPC_OK;
 fail:
+    end_others(engine, err ? err->message : "a rank could not open its engine");
     spc_engine_close(engine);
     return status;
+}
+
+spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
+{
+    if (engine->ops == &spc_backend_group && engine->rank > 0) {
+        return spc_group_follow(engine->backend, err);
+    }
+    return spc_error_set(err, SPC_EUSAGE, "rank 0 follows nobody: open sessions");
+}
+
+spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err)
+{
+    if (engine->rank == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "rank %d follows rank 0 (spc_engine_follow), which "
+                         "decodes",
+                         (int)engine->rank);
 }
 
 spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
@@ -392,6 +487,7 @@ void spc_engine_close(spc_engine *engine)
     unload_model(engine, &engine->drafter);
     unload_model(engine, &engine->verifier);
     if (engine->ops) engine->ops->close(engine->backend);
+    spc_comm_close(engine->joined);
     spc_tokenizer_close(engine->tokenizer);
     (void)pthread_mutex_destroy(&engine->lock);
     free(engine);
@@ -407,6 +503,7 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
     out->vocab = engine->vocab;
     out->context = engine->context;
     out->sessions = engine->sessions;
+    out->rank = engine->rank;
     out->drafter = engine->drafter.runner != NULL;
     out->encoder = spc_engine_encodes(engine);
     out->tokenizer = engine->tokenizer != NULL;
@@ -461,6 +558,7 @@ static spc_status logits_chunk(spc_engine *engine, int32_t slot, const int32_t *
 
     spc_status status = engine->ops->forward(engine->verifier.runner, &rows, err);
 
+    if (status == SPC_OK) status = spc_feed_read(engine, &engine->verifier, 0, rows.count, err);
     for (int32_t i = 0; i < rows.count && status == SPC_OK; i++) {
         memcpy(logits + (size_t)(from + i) * (size_t)engine->vocab,
                engine->ops->logits(engine->verifier.runner, i),
@@ -507,6 +605,7 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
     int32_t slot = 0, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
 
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
+    if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
     while (slot < engine->sessions && engine->slot[slot]) slot++;

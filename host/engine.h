@@ -52,6 +52,8 @@ struct spc_engine {
     int32_t vocab;
     int32_t context;
     int32_t sessions;
+    spc_comm *joined;   /* of several processes, until the backend has it; NULL: none */
+    int32_t rank;       /* among them */
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_scratch scratch;
     bool composed; /* rounds are, whatever the backend can */
@@ -77,6 +79,9 @@ spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *
 
 /* Do its models read prompts by an encoder? */
 bool spc_engine_encodes(const spc_engine *engine);
+
+/* Is it one that may be used at all?  SPC_EUSAGE: it can only follow rank 0's. */
+spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);

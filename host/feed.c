@@ -52,3 +52,10 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
     }
     return SPC_OK;
 }
+
+spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
+                         spc_error *err)
+{
+    if (!engine->ops->gather) return SPC_OK;
+    return engine->ops->gather(model->runner, output, count, err);
+}

@@ -146,6 +146,9 @@ static spc_status write_on(spc_engine *engine, spc_session **writing, int32_t co
                               err);
         }
         if (status == SPC_OK) status = spc_feed_flush(engine, &engine->drafter, err);
+        for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+            status = spc_feed_read(engine, &engine->drafter, k * SPC_LANE_ROWS, 1, err);
+        }
         if (status != SPC_OK) return status;
         for (int32_t k = 0; k < count; k++) {
             if (write_one(engine, writing[k], k * SPC_LANE_ROWS)) writing[left++] = writing[k];
@@ -159,16 +162,23 @@ static spc_status write_on(spc_engine *engine, spc_session **writing, int32_t co
 static spc_status show(spc_engine *engine, spc_session *const *sessions, int32_t count,
                        spc_error *err)
 {
+    spc_status status = SPC_OK;
+
     for (int32_t k = 0; k < count; k++) {
         spc_session *s = sessions[k];
-        spc_status status = spc_feed(engine, &engine->verifier, s, s->length + s->ahead,
-                                     s->length - 1, k * SPC_LANE_ROWS, err);
 
+        status = spc_feed(engine, &engine->verifier, s, s->length + s->ahead, s->length - 1,
+                          k * SPC_LANE_ROWS, err);
         if (status != SPC_OK) return status;
         s->counters.rounds++;
         s->counters.verifier_calls++;
     }
-    return spc_feed_flush(engine, &engine->verifier, err);
+    status = spc_feed_flush(engine, &engine->verifier, err);
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+        status = spc_feed_read(engine, &engine->verifier, k * SPC_LANE_ROWS, sessions[k]->ahead + 1,
+                               err);
+    }
+    return status;
 }
 
 static spc_status bild_step(spc_engine *engine, spc_session *const *sessions, int32_t count,

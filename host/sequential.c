@@ -187,6 +187,9 @@ static spc_status seq_chow_step(spc_engine *engine, spc_session *const *sessions
     spc_status status = draw_next(engine, sessions, count, err);
 
     for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+        status = spc_feed_read(engine, &engine->drafter, k * SPC_LANE_ROWS, 1, err);
+    }
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
         spc_session *s = sessions[k];
         int32_t room = engine->context - s->length;
 

@@ -186,7 +186,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     spc_status status;
 
     *out = NULL;
-    status = read_params(options, &params, err);
+    status = spc_engine_check_rank(engine, err);
+    if (status == SPC_OK) status = read_params(options, &params, err);
     if (status == SPC_OK) status = check_options(engine, options, &params, err);
     if (status == SPC_OK) status = check_prompt(engine, prompt, count, err);
     if (status != SPC_OK) return status;

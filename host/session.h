@@ -83,6 +83,10 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
 /* Run what is gathered. */
 spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 
+/* Logits rows output .. output + count - 1 of the last forward will be read. */
+spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
+                         spc_error *err);
+
 /* FNV-1a, 64 bit, over ids as little-endian int32, continued from `hash`; begin with SPC_HASH_NONE.
  */
 #define SPC_HASH_NONE 0xcbf29ce484222325u

@@ -69,6 +69,16 @@ typedef enum {
     SPC_OVERLAP_OFF
 } spc_overlap_mode;
 
+/* This process's place among ranks that are processes, on one machine or several.  The network
+ * between them is trusted. */
+typedef struct {
+    int32_t rank;     /* 0 .. world - 1; rank 0 is the one that decodes */
+    int32_t world;    /* 1 .. 64 ranks */
+    const char *meet; /* where they find each other: "host:port" at which rank 0 listens, or a path
+                         (with a '/') that all can see and rank 0 writes; one rank needs none */
+    int32_t timeout_ms; /* of every wait of one rank for another, > 0: they end together after it */
+} spc_place;
+
 typedef struct {
     const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
@@ -92,7 +102,13 @@ typedef struct {
                                  outlive the engine and is not used beside it.  tp: 0, or its ranks
                                  (with which drafter_tp may cut the drafter too).  A rank is waited
                                  for for two minutes */
-    int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
+    const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
+                                 of place->world CPU ranks, for all of which the verifier is cut
+                                 (tp: 0, 1 or as many), and a drafter that is not cut runs on each.
+                                 All open their engines with the same options; then rank 0 uses its
+                                 own like any other, and the others call spc_engine_follow */
+    int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
+                                 core, shared out between the ranks of a machine */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together */
@@ -111,13 +127,24 @@ SPC_API void spc_engine_options_init(spc_engine_options *options);
  * of vocabularies padded to different sizes the ids that both have are decoded; both have an
  * encoder or neither) and reserve all memory.  Strings in options are read during the call only.
  *
+ * With a place it is collective: what fails on one rank fails on all, whose messages name it.
+ *
  * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_EDEVICE,
- * SPC_ENOMEM */
+ * SPC_ENOMEM; with a place also SPC_EINPUT (a file to meet by that cannot be written) */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
 
-/* Close.  NULL is allowed.  Every session must have been closed before. */
+/* Close.  NULL is allowed.  Every session must have been closed before.  On rank 0 of several
+ * processes this lets the others go. */
 SPC_API void spc_engine_close(spc_engine *engine);
+
+/* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
+ * is left then is to close this one, too.
+ *
+ * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it, and is the same
+ * on every rank; another status: what failed on this rank.  SPC_EUSAGE: it is rank 0's engine, or
+ * there is one process */
+SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
 typedef struct {
@@ -125,6 +152,8 @@ typedef struct {
     int32_t vocab;      /* ids are 0 .. vocab - 1 */
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */
+    int32_t rank;       /* of spc_engine_options.place; 0 where all ranks are in this process.  Only
+                           rank 0 opens sessions and computes logits, else SPC_EUSAGE */
     bool drafter;       /* is there one? */
     bool encoder;       /* do the models read prompts by one (T5)? */
     bool tokenizer;     /* is there one?  Without it prompts are ids and there is no text */

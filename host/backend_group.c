@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_group.c - several processes, each a CPU rank, behind one backend: opening, loading, and
+ * the verbs as jobs for all ranks (group_run.c). */
+#include "carve.h"
+#include "cpu_threads.h"
+#include "group.h"
+#include "group_agree.h"
+#include "hash.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static const spc_backend_ops *const cpu = &spc_backend_cpu;
+
+/* ---- open -------------------------------------------------------------------------------------
+ */
+
+static void group_close(spc_backend *b)
+{
+    if (!b) return;
+    spc_group_stop(b);
+    cpu->close(b->own);
+    spc_comm_close(b->comm);
+    (void)pthread_cond_destroy(&b->wake);
+    (void)pthread_mutex_destroy(&b->lock);
+    free(b);
+}
+
+/* So many, or this rank's share of what the machine lets it use. */
+static spc_status count_threads(int32_t threads, int32_t sharers, int32_t *out, spc_error *err)
+{
+    spc_team *team;
+    spc_status status;
+
+    *out = threads;
+    if (threads != 0) return SPC_OK;
+    status = spc_team_open(0, &team, err);
+    if (status != SPC_OK) return status;
+    *out = spc_team_count(team) / sharers;
+    if (*out < 1) *out = 1;
+    spc_team_close(team);
+    return SPC_OK;
+}
+
+spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, const char *isa,
+                          const char *options, spc_backend **out, spc_error *err)
+{
+    spc_backend *b = calloc(1, sizeof *b);
+    int32_t sharers = 1;
+    pthread_condattr_t clock;
+    spc_error error;
+    spc_status status;
+
+    *out = NULL;
+    if (!b || pthread_condattr_init(&clock) != 0) {
+        comm->ops->abort(comm, "a rank has no memory");
+        spc_comm_close(comm);
+        free(b);
+        return spc_error_set(err, SPC_ENOMEM, "no memory for a group");
+    }
+    b->comm = comm;
+    b->timeout_ms = timeout_ms;
+    b->digest = SPC_HASH_BEGIN;
+    (void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&b->lock, NULL); /* neither fails on the systems this runs on */
+    (void)pthread_cond_init(&b->wake, &clock);
+    (void)pthread_condattr_destroy(&clock);
+    status = spc_agree_options(comm, options, &sharers, &error);
+    if (status == SPC_OK) status = count_threads(threads, sharers, &threads, &error);
+    if (status == SPC_OK) status = cpu->open(&b->own, threads, isa, &error);
+    if (status != SPC_OK) {
+        (void)spc_group_end(b, status, &error, err);
+        group_close(b);
+        return status;
+    }
+    (void)snprintf(b->device, sizeof b->device, "%d processes, rank %d on %s", (int)comm->world,
+                   (int)comm->rank, cpu->device(b->own));
+    *out = b;
+    return SPC_OK;
+}
+
+static const char *group_device(const spc_backend *b)
+{
+    return b->device;
+}
+
+/* ---- load -------------------------------------------------------------------------------------
+ */
+
+/* What this rank reserves; the others do as much. */
+static size_t group_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
+{
+    size_t bytes, rewinds = times(sizeof(spc_command_rewind), limits->slots);
+    size_t desk = spc_desk_bytes(limits) + rewinds;
+    spc_plan *part;
+
+    if (plan->alone) {
+        bytes = cpu->memory(b->own, plan, limits);
+    } else {
+        if (spc_plan_split(plan, b->comm, "model", &part, NULL) != SPC_OK) return CARVE_MOST;
+        bytes = cpu->memory(b->own, part, limits);
+        spc_plan_close(part);
+        desk += spc_ranks_room_bytes(limits->slots, plan->config.vocab, b->comm->world);
+    }
+    return bytes < CARVE_MOST - desk ? bytes + desk : CARVE_MOST;
+}
+
+static void group_unload(spc_runner *r)
+{
+    if (!r) return;
+    spc_group_stop(r->backend);
+    cpu->unload(r->own);
+    spc_plan_close(r->part);
+    spc_ranks_room_close(r->room);
+    spc_desk_close(r->desk);
+    free(r->rewind);
+    free(r);
+}
+
+/* This rank's part of a model. */
+static spc_status load_part(spc_runner *r, const spc_bundle *weights, const spc_limits *limits,
+                            spc_error *err)
+{
+    spc_backend *b = r->backend;
+    const char *where = spc_bundle_where(weights);
+    spc_status status = SPC_OK;
+
+    r->desk = spc_desk_open(limits);
+    r->rewind = calloc((size_t)limits->slots, sizeof *r->rewind);
+    if (!r->plan->alone) {
+        status = spc_plan_split(r->plan, b->comm, where, &r->part, err);
+        if (status != SPC_OK) return status;
+        r->room = spc_ranks_room_open(limits->slots, r->plan->config.vocab, b->comm->world);
+    }
+    if (!r->desk || !r->rewind || (r->part && !r->room)) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for its rounds", where);
+    }
+    return cpu->load(b->own, r->part ? r->part : r->plan, weights, limits, &r->own, err);
+}
+
+static spc_status group_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                             const spc_limits *limits, spc_runner **out, spc_error *err)
+{
+    spc_runner *r = calloc(1, sizeof *r);
+    spc_error error;
+    spc_status status;
+
+    *out = NULL;
+    if (!r || b->runners == SPC_GROUP_MODELS) {
+        free(r);
+        status = spc_error_set(&error, SPC_ENOMEM, "no memory for a runner");
+        return spc_group_end(b, status, &error, err);
+    }
+    *r = (spc_runner){.backend = b, .plan = plan, .index = b->runners};
+    status = spc_agree_model(b->comm, plan, weights, limits, cpu->device(b->own), &error);
+    if (status == SPC_OK) status = load_part(r, weights, limits, &error);
+    /* nobody goes on unless all have loaded it: the others learn here why not */
+    if (status == SPC_OK) status = b->comm->ops->barrier(b->comm, &error);
+    if (status != SPC_OK) {
+        (void)spc_group_end(b, status, &error, err);
+        group_unload(r);
+        return status;
+    }
+    b->runner[b->runners++] = r;
+    *out = r;
+    return SPC_OK;
+}
+
+/* ---- the other verbs --------------------------------------------------------------------------
+ */
+
+static spc_status group_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
+                               spc_error *err)
+{
+    return spc_group_run(
+        &(spc_group_job){
+            .kind = SPC_COMMAND_ENCODE, .runner = r, .slot = slot, .token = token, .count = count},
+        err);
+}
+
+static spc_status group_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
+{
+    return spc_group_run(
+        &(spc_group_job){
+            .kind = SPC_COMMAND_FORWARD, .runner = r, .rows = rows, .count = rows->count},
+        err);
+}
+
+static const float *group_logits(const spc_runner *r, int32_t output)
+{
+    return cpu->logits(r->own, output);
+}
+
+static spc_status group_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
+{
+    if (!r->part) return SPC_OK;
+    return spc_group_run(
+        &(spc_group_job){.kind = SPC_COMMAND_GATHER, .runner = r, .count = count, .draft = first},
+        err);
+}
+
+static int32_t group_length(const spc_runner *r, int32_t slot)
+{
+    return cpu->length(r->own, slot);
+}
+
+/* Told with the next command: a later one of the same slot takes the place of an earlier. */
+static void group_rewind(spc_runner *r, int32_t slot, int32_t length)
+{
+    int32_t i = 0;
+
+    (void)pthread_mutex_lock(&r->backend->lock);
+    cpu->rewind(r->own, slot, length);
+    while (i < r->rewinds && r->rewind[i].slot != slot) i++;
+    r->rewind[i] = (spc_command_rewind){r->index, slot, length};
+    if (i == r->rewinds) r->rewinds++;
+    (void)pthread_mutex_unlock(&r->backend->lock);
+}
+
+static spc_status group_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
+                             spc_error *err)
+{
+    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_DRAW,
+                                          .runner = drafter,
+                                          .lanes = lanes,
+                                          .count = count,
+                                          .draft = i},
+                         err);
+}
+
+static spc_status group_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
+                               int32_t count, spc_verdict *out, spc_error *err)
+{
+    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_VERIFY,
+                                          .runner = verifier,
+                                          .drafter = drafter,
+                                          .lanes = lanes,
+                                          .count = count,
+                                          .out = out},
+                         err);
+}
+
+const spc_backend_ops spc_backend_group = {
+    .name = "group",
+    .close = group_close,
+    .device = group_device,
+    .memory = group_memory,
+    .load = group_load,
+    .unload = group_unload,
+    .encode = group_encode,
+    .forward = group_forward,
+    .logits = group_logits,
+    .length = group_length,
+    .rewind = group_rewind,
+    .draw = group_draw,
+    .verify = group_verify,
+    .gather = group_gather,
+};

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_launch.c - spc launch: one command as several processes of this machine, which together are
+ * the ranks of one engine.
+ *
+ * Rank 0 has the terminal: stdin, stdout and stderr are its own.  What the others say on stderr is
+ * shown with their number.  Their errors are held back: a rank that fails ends all of them for one
+ * reason, which rank 0 tells; only where it cannot, another one's, or what launch saw, is shown. */
+#include "cli.h"
+
+#include "comm.h"
+#include "link.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* How long the others may take to end by themselves after the first, and to heed SIGTERM. */
+enum { GRACE_MS = 2000, TERM_MS = 1000, LINE = 1024 };
+
+typedef struct {
+    int32_t ranks;
+} launch_args;
+
+static const spc_cli_option options[] = {
+    {"n", "N", "how many processes", SPC_CLI_INT, offsetof(launch_args, ranks), 1, SPC_RANKS_MAX}};
+
+static void init(void *args)
+{
+    ((launch_args *)args)->ranks = 1;
+}
+
+/* A process that was started. */
+typedef struct {
+    pid_t pid;       /* 0: none, or it has ended */
+    int code;        /* exit code; -N: signal N killed it */
+    int err;         /* its stderr; -1: rank 0, or at its end */
+    char line[LINE]; /* [bytes] of it, not whole yet */
+    size_t bytes;
+    char held[LINE]; /* the last line that was an error */
+} child;
+
+typedef struct {
+    int32_t ranks, running;
+    child child[SPC_RANKS_MAX];
+    char folder[64], meet[80];
+    int signals;
+    sigset_t before;  /* what was blocked */
+    int64_t deadline; /* of the present patience; 0: nobody has ended yet */
+    int32_t pushes;   /* SIGTERM, then SIGKILL */
+    int code;         /* of the first that failed by itself; 0: none */
+    int32_t killed;   /* rank that died of a signal nobody here sent; -1: none */
+    int stopped_by;   /* signal that launch was ended with; 0: none */
+} launch;
+
+/* ---- start ------------------------------------------------------------------------------------
+ */
+
+/* Only returns where the program cannot be started. */
+static void become(const launch *l, int32_t rank, int err, char **argv, pid_t parent)
+{
+    char number[16], world[16];
+    int nothing = rank > 0 ? open("/dev/null", O_RDWR) : -1;
+
+    (void)snprintf(number, sizeof number, "%d", (int)rank);
+    (void)snprintf(world, sizeof world, "%d", (int)l->ranks);
+    if (setenv(SPC_CLI_ENV_RANK, number, 1) != 0 || setenv(SPC_CLI_ENV_WORLD, world, 1) != 0 ||
+        setenv(SPC_CLI_ENV_MEET, l->meet, 1) != 0) {
+        return;
+    }
+    if (rank > 0) { /* Ctrl-C reaches all of a terminal: rank 0 decides what it means */
+        (void)signal(SIGINT, SIG_IGN);
+        if (dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(err, 2) < 0) return;
+        (void)close(nothing);
+    }
+    (void)sigprocmask(SIG_SETMASK, &l->before, NULL);
+    (void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* nobody stays behind where launch is killed */
+    if (getppid() != parent) return;
+    (void)execv("/proc/self/exe", argv);
+}
+
+static spc_status start_rank(launch *l, int32_t rank, char **argv, spc_error *err)
+{
+    child *c = &l->child[rank];
+    pid_t parent = getpid();
+    int ends[2] = {-1, -1};
+
+    c->err = -1;
+    if (rank > 0 && pipe2(ends, O_CLOEXEC) != 0) goto fail;
+    c->pid = fork();
+    if (c->pid == 0) {
+        become(l, rank, ends[1], argv, parent);
+        _exit(spc_status_exit_code(SPC_EINTERNAL));
+    }
+    spc_link_close(ends[1]);
+    c->err = ends[0];
+    if (c->pid > 0) {
+        if (c->err >= 0) (void)fcntl(c->err, F_SETFL, O_NONBLOCK);
+        l->running++;
+        return SPC_OK;
+    }
+    c->pid = 0;
+fail:
+    return spc_error_set(err, SPC_ENOMEM, "launch: rank %d cannot be started: %s", (int)rank,
+                         strerror(errno));
+}
+
+static spc_status prepare(launch *l, spc_error *err)
+{
+    const char *base = getenv("TMPDIR");
+    sigset_t heeded;
+
+    if (!base || !base[0] || strlen(base) > 30) base = "/tmp";
+    (void)snprintf(l->folder, sizeof l->folder, "%s/spc-launch-XXXXXX", base);
+    if (!mkdtemp(l->folder)) {
+        l->folder[0] = '\0';
+        return spc_error_set(err, SPC_EINPUT, "launch: no folder to meet in under %s: %s", base,
+                             strerror(errno));
+    }
+    (void)snprintf(l->meet, sizeof l->meet, "%s/meet", l->folder);
+    (void)sigemptyset(&heeded);
+    (void)sigaddset(&heeded, SIGCHLD);
+    (void)sigaddset(&heeded, SIGINT);
+    (void)sigaddset(&heeded, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &heeded, &l->before);
+    l->signals = signalfd(-1, &heeded, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (l->signals >= 0) return SPC_OK;
+    return spc_error_set(err, SPC_ENOMEM, "launch: no signalfd: %s", strerror(errno));
+}
+
+/* ---- what the others say ----------------------------------------------------------------------
+ */
+
+/* A whole line of a rank's stderr. */
+static void say(child *c, int32_t rank)
+{
+    if (strncmp(c->line, "spc: ", 5) == 0) {
+        memcpy(c->held, c->line, sizeof c->held);
+    } else {
+        (void)fprintf(stderr, "rank %d: %s\n", (int)rank, c->line);
+    }
+}
+
+static void listen_to(child *c, int32_t rank)
+{
+    char text[LINE];
+    ssize_t n = read(c->err, text, sizeof text);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    for (ssize_t i = 0; i < n; i++) {
+        bool end = text[i] == '\n' || c->bytes == sizeof c->line - 1;
+
+        if (text[i] != '\n' && c->bytes < sizeof c->line - 1) c->line[c->bytes++] = text[i];
+        if (!end) continue;
+        c->line[c->bytes] = '\0';
+        say(c, rank);
+        c->bytes = 0;
+    }
+    if (n > 0) return;
+    c->line[c->bytes] = '\0';
+    if (c->bytes > 0) say(c, rank);
+    c->bytes = 0;
+    spc_link_close(c->err);
+    c->err = -1;
+}
+
+/* ---- their ends -------------------------------------------------------------------------------
+ */
+
+static void push(launch *l, int signal_number)
+{
+    for (int32_t r = 0; r < l->ranks; r++) {
+        if (l->child[r].pid > 0) (void)kill(l->child[r].pid, signal_number);
+    }
+}
+
+/* Patience with those that still run is over: ask them, then make them. */
+static void lose_patience(launch *l)
+{
+    push(l, l->pushes == 0 ? SIGTERM : SIGKILL);
+    push(l, SIGCONT); /* one that was stopped heeds nothing else */
+    l->pushes++;
+    l->deadline = spc_link_now_ms() + TERM_MS;
+}
+
+static void reap(launch *l)
+{
+    for (int32_t r = 0; r < l->ranks; r++) {
+        child *c = &l->child[r];
+        int status;
+
+        if (c->pid <= 0 || waitpid(c->pid, &status, WNOHANG) != c->pid) continue;
+        c->pid = 0;
+        c->code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+        l->running--;
+        if (c->code > 0 && l->code == 0) l->code = c->code;
+        if (c->code < 0 && l->pushes == 0 && l->stopped_by == 0 && l->killed < 0) l->killed = r;
+        /* the others end with rank 0, or with one that failed */
+        if (l->deadline == 0 && (r == 0 || c->code != 0)) {
+            l->deadline = spc_link_now_ms() + GRACE_MS;
+        }
+    }
+}
+
+/* Ctrl-C in a terminal has reached rank 0 by itself; a signal from elsewhere is handed on. */
+static void take_signals(launch *l)
+{
+    struct signalfd_siginfo info;
+
+    while (read(l->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGINT && info.ssi_code <= 0 && l->child[0].pid > 0) {
+            (void)kill(l->child[0].pid, SIGINT);
+        } else if (info.ssi_signo == SIGTERM) {
+            l->stopped_by = SIGTERM;
+            lose_patience(l);
+        }
+    }
+    reap(l);
+}
+
+static bool listening(const launch *l)
+{
+    for (int32_t r = 0; r < l->ranks; r++) {
+        if (l->child[r].err >= 0) return true;
+    }
+    return false;
+}
+
+static void watch(launch *l)
+{
+    while (l->running > 0 || listening(l)) {
+        struct pollfd wanted[SPC_RANKS_MAX + 1];
+        int left = l->deadline > 0 ? spc_link_left_ms(l->deadline) : -1;
+
+        if (l->running == 0) left = TERM_MS; /* a child of theirs may hold stderr open: let go */
+        for (int32_t r = 0; r < l->ranks; r++) {
+            wanted[r] = (struct pollfd){l->child[r].err, POLLIN, 0};
+        }
+        wanted[l->ranks] = (struct pollfd){l->signals, POLLIN, 0};
+
+        int moved = poll(wanted, (nfds_t)l->ranks + 1, left);
+
+        if (moved == 0 && l->running == 0) return;
+        if (moved == 0) lose_patience(l);
+        for (int32_t r = 0; r < l->ranks && moved > 0; r++) {
+            if (wanted[r].revents) listen_to(&l->child[r], r);
+        }
+        take_signals(l);
+    }
+}
+
+/* ---- the command ------------------------------------------------------------------------------
+ */
+
+/* Say why, where rank 0 could not, and give the exit code. */
+static int conclude(const launch *l)
+{
+    bool told = l->child[0].code > 0;
+
+    if (l->stopped_by) return 128 + l->stopped_by;
+    if (l->code == 0 && l->killed < 0) return 0;
+    for (int32_t r = 1; r < l->ranks && !told; r++) {
+        if (l->child[r].code <= 0 || !l->child[r].held[0]) continue;
+        (void)fprintf(stderr, "%s\n", l->child[r].held);
+        told = true;
+    }
+    if (!told && l->killed >= 0) {
+        return spc_cli_fail_with(SPC_EDEVICE, "rank %d was killed by signal %d (%s)",
+                                 (int)l->killed, -l->child[l->killed].code,
+                                 strsignal(-l->child[l->killed].code));
+    }
+    return l->code ? l->code : spc_status_exit_code(SPC_EDEVICE);
+}
+
+static int run(const void *args, const spc_cli_line *line)
+{
+    launch l = {.ranks = ((const launch_args *)args)->ranks, .signals = -1, .killed = -1};
+    const char *command = line->words.item[0];
+    char **argv = NULL;
+    spc_error error;
+    spc_status status = SPC_OK;
+    int code;
+
+    if (strcmp(command, "run") != 0 && strcmp(command, "chat") != 0) {
+        return spc_cli_fail_with(SPC_EUSAGE, "launch: expected run or chat, found '%.40s'",
+                                 command);
+    }
+    if (getenv(SPC_CLI_ENV_RANK)) {
+        return spc_cli_fail_with(SPC_EUSAGE, "launch: %s is set: a launched process launches none",
+                                 SPC_CLI_ENV_RANK);
+    }
+    argv = calloc((size_t)line->words.count + 2, sizeof *argv);
+    if (!argv) return spc_cli_fail_with(SPC_ENOMEM, "no memory for the arguments");
+    argv[0] = (char *)(uintptr_t) "spc";
+    for (int32_t i = 0; i < line->words.count; i++) {
+        argv[i + 1] = (char *)(uintptr_t)line->words.item[i];
+    }
+    for (int32_t r = 0; r < l.ranks; r++) l.child[r].err = -1;
+    status = prepare(&l, &error);
+    for (int32_t r = 0; r < l.ranks && status == SPC_OK; r++) {
+        status = start_rank(&l, r, argv, &error);
+    }
+    if (status != SPC_OK) push(&l, SIGKILL);
+    watch(&l);
+    code = status == SPC_OK ? conclude(&l) : spc_cli_fail(&error);
+    spc_link_close(l.signals);
+    if (l.folder[0]) {
+        (void)unlink(l.meet);
+        (void)rmdir(l.folder);
+    }
+    free(argv);
+    return code;
+}
+
+const spc_cli_command spc_cli_launch = {
+    "launch",
+    "-- run|chat [options] [PROMPT ...]",
+    "run a command as several processes of this machine, the ranks of one engine",
+    "The verifier is cut for all of them; rank 0 has stdin and stdout.  They share the cores, "
+    "unless\n"
+    "the command has --threads (of each).  When one fails all end: the exit code is that of the\n"
+    "first that failed.  Several machines: spc run --rank, --world, --meet, or --ranks-from env\n"
+    "under mpirun or srun.",
+    1,
+    INT32_MAX,
+    options,
+    sizeof options / sizeof *options,
+    sizeof(launch_args),
+    init,
+    run,
+};

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* group.h - inside the backend of several processes: what backend_group.c lays out and group_run.c
+ * runs. */
+#ifndef SPC_HOST_GROUP_H
+#define SPC_HOST_GROUP_H
+
+#include "backend_group.h"
+#include "group_desk.h"
+#include "ranks_round.h"
+
+#include <pthread.h>
+
+enum { SPC_GROUP_MODELS = 2 };
+
+struct spc_backend {
+    spc_comm *comm;
+    int32_t timeout_ms;
+    spc_backend *own; /* the CPU */
+    spc_runner *runner[SPC_GROUP_MODELS];
+    int32_t runners;
+    uint64_t commands; /* so far */
+    uint64_t digest;   /* of what this rank came to */
+    char first[SPC_COMMAND_FIRST];
+    char device[96];
+
+    /* rank 0: a thread of its own says that it lives while no verb does */
+    pthread_mutex_t lock; /* of all that verbs use */
+    pthread_cond_t wake;
+    pthread_t keeper;
+    bool leads, quit;
+    uint64_t told; /* commands when it last looked */
+};
+
+struct spc_runner {
+    spc_backend *backend;
+    const spc_plan *plan; /* of the whole model */
+    spc_plan *part;       /* NULL: it runs as a whole on every rank */
+    spc_runner *own;      /* of the CPU */
+    spc_ranks_room *room; /* NULL without a part */
+    spc_desk *desk;
+    spc_command_rewind *rewind; /* rank 0: [slots] not told yet */
+    int32_t index, rewinds;
+};
+
+/* One verb with its arguments, as every rank runs it. */
+typedef struct {
+    spc_command_kind kind;
+    spc_runner *runner;
+    spc_runner *drafter;   /* VERIFY; NULL: none */
+    const spc_rows *rows;  /* FORWARD */
+    int32_t slot;          /* ENCODE */
+    const int32_t *token;  /* ENCODE: [count] */
+    const spc_lane *lanes; /* DRAW, VERIFY: [count] */
+    int32_t count;
+    int32_t draft;    /* DRAW which, GATHER first row */
+    spc_verdict *out; /* VERIFY: [count] */
+} spc_group_job;
+
+/* Rank 0: have every rank run it; any thread but one at a time per runner. */
+spc_status spc_group_run(const spc_group_job *job, spc_error *err);
+/* What fails on one rank ends all, with this as the reason unless there is one already; returns
+ * status, and hands the error on. */
+spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *error, spc_error *err);
+/* Rank 0, if it leads: let the others go. */
+void spc_group_stop(spc_backend *b);
+
+#endif

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* group_run.c - one verb on all processes: rank 0 asks, the others follow, and all compare what
+ * they came to. */
+#include "group.h"
+#include "hash.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* Commands from one comparison of what the ranks came to to the next; parts of the timeout between
+ * signs of life. */
+enum { COMPARED = 32, SIGNS = 3 };
+
+static const spc_backend_ops *const cpu = &spc_backend_cpu;
+
+/* ---- what a rank does -------------------------------------------------------------------------
+ */
+
+static spc_ranks_rows rows_of(const spc_runner *r)
+{
+    return (spc_ranks_rows){cpu->logits(r->own, 0), r->plan->ids};
+}
+
+/* Make a row of logits whole on every rank. */
+static spc_status gather_row(spc_runner *r, int32_t output, spc_error *err)
+{
+    spc_comm *comm = r->backend->comm;
+    size_t begin[SPC_RANKS_MAX + 1];
+
+    for (int32_t k = 0; k <= comm->world; k++) {
+        int32_t first = spc_plan_first_id(r->plan->config.vocab, k, comm->world);
+
+        if (first > r->plan->ids) first = r->plan->ids;
+        begin[k] = (size_t)first * sizeof(float);
+    }
+    return comm->ops->all_gather(comm, (void *)(uintptr_t)cpu->logits(r->own, output), begin, err);
+}
+
+/* Are two cut models cut at the same tokens, as far as both have them? */
+static bool cut_alike(const spc_runner *a, const spc_runner *b, int32_t world)
+{
+    for (int32_t k = 1; k < world; k++) {
+        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, world);
+        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, world);
+
+        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
+    }
+    return true;
+}
+
+static spc_status draw(const spc_group_job *j, spc_error *err)
+{
+    spc_runner *r = j->runner;
+    spc_ranks_rows rows = rows_of(r);
+
+    if (!r->part) return cpu->draw(r->own, j->lanes, j->count, j->draft, err);
+    return spc_ranks_draw(r->room, r->backend->comm, &rows, j->lanes, j->count, j->draft, true,
+                          err);
+}
+
+static spc_status verify(const spc_group_job *j, spc_error *err)
+{
+    spc_runner *v = j->runner, *d = j->drafter;
+    spc_comm *comm = v->backend->comm;
+    spc_ranks_rows rows = rows_of(v), drafter;
+    spc_status status = SPC_OK;
+
+    if (!v->part) return cpu->verify(d ? d->own : NULL, v->own, j->lanes, j->count, j->out, err);
+    for (int32_t k = 0; d && d->part && !cut_alike(v, d, comm->world) && k < j->count; k++) {
+        int32_t needed = j->lanes[k].drafts + (j->lanes[k].bonus ? 1 : 0);
+
+        for (int32_t i = 0; i < needed && status == SPC_OK; i++) {
+            status = gather_row(d, j->lanes[k].output + i, err);
+        }
+    }
+    if (status != SPC_OK) return status;
+    if (d) drafter = rows_of(d);
+    return spc_ranks_verify(v->room, comm, d ? &drafter : NULL, &rows, j->lanes, j->count, j->out,
+                            err);
+}
+
+static spc_status gather_rows(const spc_group_job *j, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < j->count && status == SPC_OK; i++) {
+        status = gather_row(j->runner, j->draft + i, err);
+    }
+    return status;
+}
+
+static spc_status run_job(const spc_group_job *j, spc_error *err)
+{
+    switch (j->kind) {
+    case SPC_COMMAND_FORWARD: return cpu->forward(j->runner->own, j->rows, err);
+    case SPC_COMMAND_ENCODE: return cpu->encode(j->runner->own, j->slot, j->token, j->count, err);
+    case SPC_COMMAND_DRAW: return draw(j, err);
+    case SPC_COMMAND_VERIFY: return verify(j, err);
+    case SPC_COMMAND_GATHER: return gather_rows(j, err);
+    case SPC_COMMAND_IDLE:
+    case SPC_COMMAND_QUIT: break;
+    }
+    return SPC_OK;
+}
+
+/* ---- do they come to the same? ----------------------------------------------------------------
+ */
+
+static void digest_job(spc_backend *b, const spc_group_job *j)
+{
+    uint64_t h = b->digest;
+
+    for (int32_t i = 0; j->kind == SPC_COMMAND_FORWARD && i < j->rows->count; i++) {
+        h = spc_hash_int(h, cpu->length(j->runner->own, j->rows->slot[i]));
+    }
+    for (int32_t k = 0; j->kind == SPC_COMMAND_DRAW && k < j->count; k++) {
+        if (j->draft < j->lanes[k].drafts) h = spc_hash_int(h, j->lanes[k].draft[j->draft]);
+    }
+    for (int32_t k = 0; j->kind == SPC_COMMAND_VERIFY && k < j->count; k++) {
+        h = spc_hash_int(h, j->out[k].count);
+        h = spc_hash_bytes(h, j->out[k].token, (size_t)j->out[k].count * sizeof(int32_t));
+    }
+    b->digest = h;
+}
+
+static spc_status compare_digests(spc_backend *b, spc_error *err)
+{
+    spc_comm *comm = b->comm;
+    uint64_t digest[SPC_RANKS_MAX];
+    size_t begin[SPC_RANKS_MAX + 1];
+    spc_status status;
+
+    for (int32_t r = 0; r <= comm->world; r++) begin[r] = (size_t)r * sizeof *digest;
+    digest[comm->rank] = b->digest;
+    status = comm->ops->all_gather(comm, digest, begin, err);
+    for (int32_t r = 1; r < comm->world && status == SPC_OK; r++) {
+        if (digest[r] == digest[0]) continue;
+        return spc_error_set(err, SPC_EDEVICE,
+                             "ranks differ: rank %d came to other tokens or lengths than rank 0 in "
+                             "the last %d steps: is its model or processor another one?",
+                             (int)r, COMPARED);
+    }
+    return status;
+}
+
+/* A command has been received, or sent, and is run now. */
+static spc_status perform(spc_backend *b, const spc_group_job *j, spc_error *err)
+{
+    spc_status status = run_job(j, err);
+
+    if (status == SPC_OK) digest_job(b, j);
+    if (++b->commands % COMPARED == 0 && status == SPC_OK) status = compare_digests(b, err);
+    return status;
+}
+
+/* What fails on one rank ends all; the reason that is there already stays. */
+spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *error, spc_error *err)
+{
+    char text[SPC_ERROR_BYTES];
+    bool differ = status != SPC_OK && strncmp(error->message, "ranks differ", 12) == 0;
+
+    if (status == SPC_OK) return SPC_OK;
+    (void)snprintf(text, sizeof text, "rank %d: %.480s", (int)b->comm->rank, error->message);
+    b->comm->ops->abort(b->comm, differ ? error->message : text);
+    if (err) *err = *error;
+    return status;
+}
+
+void spc_group_abort(spc_backend *b, const char *reason)
+{
+    spc_error error;
+
+    (void)spc_group_end(b, spc_error_set(&error, SPC_EDEVICE, "%s", reason), &error, NULL);
+}
+
+/* ---- rank 0 asks ------------------------------------------------------------------------------
+ */
+
+/* With the rewinds of either runner that no command has told yet. */
+static void begin_command(spc_backend *b, spc_desk *desk, const spc_command *c)
+{
+    spc_desk_begin(desk, c);
+    for (int32_t m = 0; m < b->runners; m++) {
+        spc_desk_put_rewinds(desk, b->runner[m]->rewind, b->runner[m]->rewinds);
+        b->runner[m]->rewinds = 0;
+    }
+}
+
+static spc_status send_command(spc_backend *b, const spc_desk *desk, spc_error *err)
+{
+    const spc_comm_ops *ops = b->comm->ops;
+    spc_status status = ops->broadcast(b->comm, desk->message, SPC_COMMAND_FIRST, 0, err);
+
+    if (status != SPC_OK || desk->used <= SPC_COMMAND_FIRST) return status;
+    return ops->broadcast(b->comm, desk->message + SPC_COMMAND_FIRST,
+                          desk->used - SPC_COMMAND_FIRST, 0, err);
+}
+
+static void write_payload(spc_desk *desk, const spc_group_job *j)
+{
+    switch (j->kind) {
+    case SPC_COMMAND_FORWARD: spc_desk_put_rows(desk, j->rows); break;
+    case SPC_COMMAND_ENCODE: spc_desk_put_tokens(desk, j->token, j->count); break;
+    case SPC_COMMAND_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
+    case SPC_COMMAND_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
+    default: break;
+    }
+}
+
+/* The lock is held. */
+static spc_status ask(spc_backend *b, const spc_group_job *j, spc_error *err)
+{
+    spc_command c = {.kind = (int32_t)j->kind,
+                     .runner = j->runner->index,
+                     .drafter = j->drafter ? j->drafter->index : -1,
+                     .slot = j->slot,
+                     .count = j->count,
+                     .draft = j->draft};
+    spc_desk *desk = j->runner->desk;
+    spc_error error;
+    spc_status status;
+
+    begin_command(b, desk, &c);
+    write_payload(desk, j);
+    status = send_command(b, desk, &error);
+    if (status == SPC_OK) status = perform(b, j, &error);
+    return spc_group_end(b, status, &error, err);
+}
+
+spc_status spc_group_run(const spc_group_job *j, spc_error *err)
+{
+    spc_backend *b = j->runner->backend;
+    spc_status status;
+
+    (void)pthread_mutex_lock(&b->lock);
+    status = ask(b, j, err);
+    (void)pthread_mutex_unlock(&b->lock);
+    return status;
+}
+
+static struct timespec later(int32_t ms)
+{
+    struct timespec at;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_sec += ms / 1000;
+    at.tv_nsec += ms % 1000 * 1000000L;
+    if (at.tv_nsec >= 1000000000L) {
+        at.tv_sec++;
+        at.tv_nsec -= 1000000000L;
+    }
+    return at;
+}
+
+static void *keep_alive(void *user)
+{
+    spc_backend *b = user;
+    int32_t wait = b->timeout_ms / SIGNS;
+
+    (void)pthread_mutex_lock(&b->lock);
+    while (!b->quit) {
+        struct timespec at = later(wait > 0 ? wait : 1);
+
+        (void)pthread_cond_timedwait(&b->wake, &b->lock, &at);
+        if (b->quit || b->commands != b->told) { /* a verb has been there */
+            b->told = b->commands;
+            continue;
+        }
+        /* what fails here is told by the next verb */
+        if (ask(b, &(spc_group_job){.kind = SPC_COMMAND_IDLE, .runner = b->runner[0]}, NULL) !=
+            SPC_OK)
+            break;
+        b->told = b->commands;
+    }
+    (void)pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+spc_status spc_group_lead(spc_backend *b, spc_error *err)
+{
+    if (pthread_create(&b->keeper, NULL, keep_alive, b) != 0) {
+        return spc_error_set(err, SPC_ENOMEM,
+                             "no thread to tell the other ranks that this one lives");
+    }
+    b->leads = true;
+    return SPC_OK;
+}
+
+/* Let the others go, if they are still there. */
+void spc_group_stop(spc_backend *b)
+{
+    spc_command c = {.kind = SPC_COMMAND_QUIT, .drafter = -1};
+
+    if (!b->leads) return;
+    b->leads = false;
+    (void)pthread_mutex_lock(&b->lock);
+    b->quit = true;
+    (void)pthread_cond_signal(&b->wake);
+    (void)pthread_mutex_unlock(&b->lock);
+    (void)pthread_join(b->keeper, NULL);
+    begin_command(b, b->runner[0]->desk, &c);
+    (void)send_command(b, b->runner[0]->desk, NULL);
+}
+
+/* ---- the others follow ------------------------------------------------------------------------
+ */
+
+static spc_status strange(spc_error *err)
+{
+    return spc_error_set(err, SPC_EINTERNAL, "rank 0 asks for what this rank cannot do");
+}
+
+/* The next command, whole, on its runner's desk. */
+static spc_status receive_command(spc_backend *b, spc_command *c, spc_error *err)
+{
+    const spc_comm_ops *ops = b->comm->ops;
+    spc_status status = ops->broadcast(b->comm, b->first, sizeof b->first, 0, err);
+    spc_desk *desk;
+    size_t used;
+
+    if (status != SPC_OK) return status;
+    memcpy(c, b->first, sizeof *c);
+    if (c->runner < 0 || c->runner >= b->runners || c->drafter >= b->runners) return strange(err);
+    desk = b->runner[c->runner]->desk;
+    if (!spc_desk_fits(desk, c)) return strange(err);
+    memcpy(desk->message, b->first, sizeof b->first);
+    used = sizeof *c + (size_t)c->bytes;
+    if (used <= sizeof b->first) return SPC_OK;
+    return ops->broadcast(b->comm, desk->message + sizeof b->first, used - sizeof b->first, 0, err);
+}
+
+static spc_status rewind_all(const spc_backend *b, const spc_desk *desk, int32_t count,
+                             spc_error *err)
+{
+    const spc_command_rewind *at = spc_desk_rewinds(desk);
+
+    for (int32_t i = 0; i < count; i++) {
+        if (at[i].runner < 0 || at[i].runner >= b->runners) return strange(err);
+        if (at[i].slot < 0 || at[i].slot >= desk->limits.slots) return strange(err);
+        cpu->rewind(b->runner[at[i].runner]->own, at[i].slot, at[i].length);
+    }
+    return SPC_OK;
+}
+
+static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error *err)
+{
+    spc_runner *r = b->runner[c->runner];
+    spc_rows rows;
+    bool lanes = c->kind == SPC_COMMAND_DRAW || c->kind == SPC_COMMAND_VERIFY;
+    spc_group_job j = {.kind = (spc_command_kind)c->kind,
+                       .runner = r,
+                       .drafter = c->drafter < 0 ? NULL : b->runner[c->drafter],
+                       .rows = &rows,
+                       .slot = c->slot,
+                       .token = spc_desk_tokens(r->desk),
+                       .lanes = r->desk->lane,
+                       .count = c->count,
+                       .draft = c->draft,
+                       .out = r->desk->verdict};
+
+    spc_desk_rows(r->desk, &rows);
+    if (lanes && !spc_desk_lanes(r->desk, c->kind == SPC_COMMAND_VERIFY)) return strange(err);
+    return perform(b, &j, err);
+}
+
+spc_status spc_group_follow(spc_backend *b, spc_error *err)
+{
+    spc_error error;
+
+    for (;;) {
+        spc_command c;
+        spc_status status = receive_command(b, &c, &error);
+
+        if (status == SPC_OK) {
+            status = rewind_all(b, b->runner[c.runner]->desk, c.rewinds, &error);
+        }
+        if (status == SPC_OK && c.kind == SPC_COMMAND_QUIT) return SPC_OK;
+        if (status == SPC_OK) status = follow_command(b, &c, &error);
+        if (status != SPC_OK) return spc_group_end(b, status, &error, err);
+    }
+}
