@@ -29,9 +29,8 @@ static __device__ void clear_bins(void)
     scratch.q.bins[(int64_t)scratch.sequence * SPC_CUT_BINS + threadIdx.x] = 0;
 }
 
-/* Least key of the set that holds `target` counts, or masses, from the top. */
-static __device__ uint32_t find_cut(const spc_view *row, spc_softmax s, bool by_mass,
-                                    uint64_t target)
+/* Least logit of the set that holds `target` counts, or masses, from the top. */
+static __device__ float find_cut(const spc_view *row, spc_softmax s, bool by_mass, uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
 
@@ -52,14 +51,12 @@ static __device__ uint32_t find_cut(const spc_view *row, spc_softmax s, bool by_
         cut = spc_cut_descend(cut, (const uint64_t *)scratch.bins);
         __syncthreads();
     }
-    return spc_cut_key(cut);
+    return spc_cut_logit(cut);
 }
 
-/* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static __device__ float top_p_cut(const spc_view *row, spc_softmax s, float top_p)
+/* Mass of what s keeps. */
+static __device__ uint64_t kept_mass(const spc_view *row, spc_softmax s)
 {
-    uint64_t mass;
-
     clear_bins();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -68,8 +65,13 @@ static __device__ float top_p_cut(const spc_view *row, spc_softmax s, float top_
         scratch.job.softmax = s;
     }
     run_job();
-    mass = fresh(scratch.q.bins + (int64_t)scratch.sequence * SPC_CUT_BINS);
-    return spc_logit_of_key(find_cut(row, s, true, spc_nucleus_target(top_p, mass)));
+    return fresh(scratch.q.bins + (int64_t)scratch.sequence * SPC_CUT_BINS);
+}
+
+/* Least logit of the smallest set that holds the share top_p of `mass`. */
+static __device__ float top_p_cut(const spc_view *row, spc_softmax s, float top_p, uint64_t mass)
+{
+    return find_cut(row, s, true, spc_nucleus_target(top_p, mass));
 }
 
 static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
@@ -77,25 +79,25 @@ static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const
 {
     (void)pair;
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, side->softmax, top_p);
+    return top_p_cut(&side->row, side->softmax, top_p, spc_mass_of(side->stats.sum));
 }
 
-/* Top-k, then top-p on what it left, then min-p: the least logit kept. */
+/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
 static __device__ float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
-                                       float max)
+                                       spc_partial all)
 {
-    spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
+    const bool ranked = p->top_k > 0 && p->top_k < vocab;
+    spc_softmax s = {all.max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
 
-    if (p->top_k > 0 && p->top_k < vocab) {
-        s.cut = spc_logit_of_key(find_cut(row, s, false, (uint64_t)p->top_k));
-    }
+    if (ranked) s.cut = find_cut(row, s, false, (uint64_t)p->top_k);
     if (p->top_p < 1.0f) {
-        const float cut = top_p_cut(row, s, p->top_p);
+        const float cut =
+            top_p_cut(row, s, p->top_p, ranked ? kept_mass(row, s) : spc_mass_of(all.sum));
 
         if (cut > s.cut) s.cut = cut;
     }
     if (p->min_p > 0.0f) {
-        const float cut = spc_min_p_cut(max, p->temperature, (float)log((double)p->min_p));
+        const float cut = spc_min_p_cut(all.max, p->temperature, (float)log((double)p->min_p));
 
         if (cut > s.cut) s.cut = cut;
     }
@@ -166,7 +168,7 @@ static __device__ __noinline__ void view_statistics(const spc_round *round, cons
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
     if (needs.truncates) {
-        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all.max);
+        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all);
     }
     if (needs.restricts) {
         restrict_sums(row, params->sampling.temperature, needs.processed_moment, stats);

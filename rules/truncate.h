@@ -91,7 +91,19 @@ SPC_FN uint32_t spc_cut_key(spc_cut c)
     return c.prefix;
 }
 
-/* Mass that a nucleus must hold: the least integer that is at least top_p of the total. */
+/* The logit found; -inf when all keys together do not reach the target. */
+SPC_FN float spc_cut_logit(spc_cut c)
+{
+    float logit = spc_logit_of_key(spc_cut_key(c));
+
+    return logit == logit ? logit : -SPC_INFINITY; /* the search ended below all logits */
+}
+
+/* Mass that a nucleus must hold: the least integer that is at least top_p of the total.
+ *
+ * Of a row that top-k has not cut the total is the sum that its statistics hold already, as an
+ * integer: one look at the row less.  Bins that round down may then miss a top_p next to 1 by a
+ * hair, and everything is kept. */
 SPC_FN uint64_t spc_nucleus_target(float top_p, uint64_t total)
 {
     double wanted = (double)top_p * (double)total;

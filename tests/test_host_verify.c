@@ -632,6 +632,25 @@ Test(host_verify, truncation_keeps_what_sorting_keeps)
     }
 }
 
+/* A share of the whole row may be a hair more than integer masses add up to. */
+Test(host_verify, a_nucleus_of_nearly_everything_keeps_nearly_everything)
+{
+    static float row[9000];
+    dice d = {77};
+
+    for (int trial = 0; trial < 40; trial++) {
+        spc_row_params p = params_of("strict", 0.8f);
+        spc_row_stats all, kept;
+
+        for (int32_t v = 0; v < 9000; v++) row[v] = (float)(3 * dice_gauss(&d));
+        (void)spc_plain_sample(row, 9000, &p, trial, &all);
+        p.sampling.top_p = trial % 2 ? 0x1.fffffep-1f : 0x1.fffff0p-1f;
+        (void)spc_plain_sample(row, 9000, &p, trial, &kept);
+        cr_assert(kept.cut < all.max && kept.sum > 0.99999f * all.sum, "cut %g, sum %g of %g",
+                  (double)kept.cut, (double)kept.sum, (double)all.sum);
+    }
+}
+
 Test(host_verify, every_emitted_token_is_in_the_truncated_support_of_its_target)
 {
     dice d = {13};
