@@ -520,8 +520,30 @@ Test(host_batch, misuse_is_named)
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
-    cr_assert_leq(spc_workspace_bytes(64, 5, 128256), (1u << 20) + 64u * 64 * 11 * 32);
     batch_free(&b);
+}
+
+/* At most 1 MiB, and 64 bytes for every tile of the rows of both models and the bonus. */
+Test(host_batch, workspaces_are_small_for_every_shape)
+{
+    static const int32_t sequences[] = {1, 2, 16, 64, 128, 193, 256, 1000, 4096};
+    static const int32_t vocabs[] = {1,      4096,   4097,   32000,        50257,
+                                     128256, 151936, 262144, SPC_VOCAB_MAX};
+
+    for (size_t n = 0; n < sizeof sequences / sizeof *sequences; n++) {
+        for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++) {
+            for (int32_t drafts = 0; drafts <= SPC_GAMMA_MAX + 1; drafts++) {
+                size_t rows = (size_t)sequences[n] * (2 * (size_t)drafts + 1);
+                size_t bytes = spc_workspace_bytes(sequences[n], drafts, vocabs[i]);
+
+                cr_assert_leq(bytes,
+                              ((size_t)1 << 20) + 64 * rows * (size_t)spc_tile_count(vocabs[i]),
+                              "%d sequences of %d drafts, %d tokens: %zu", (int)sequences[n],
+                              (int)drafts, (int)vocabs[i], bytes);
+                cr_assert_geq(bytes, rows * (size_t)spc_tile_count(vocabs[i]) * 16);
+            }
+        }
+    }
 }
 
 Test(host_batch, misuse_of_a_draw_is_named)
