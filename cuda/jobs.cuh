@@ -10,6 +10,7 @@ enum {
     BLOCKS_PER_SM = 4,
     ROWS_MAX = 2 * (SPC_GAMMA_MAX + 1),
     AHEAD_MAX = 2 * (SPC_GAMMA_MAX + 1), /* sums that a decision may have begun */
+    ARRIVALS = 4,
     NO_ROW = -1
 };
 
@@ -141,6 +142,7 @@ struct begun_sum {
 struct queue_scratch {
     block_scratch block;
     row_scratch row;
+    tile_stage stage[2];
     uint32_t low[SPC_CUT_BINS], high[SPC_CUT_BINS]; /* halves of a piece's bins */
     uint64_t warp_mass[WARPS];
     uint64_t above; /* of the bin that was found */
@@ -163,8 +165,11 @@ struct queue_scratch {
     begun_sum ahead[AHEAD_MAX];
     int32_t begun; /* of them */
 
+    spc_view view[2]; /* of the tiles of the first pass that this block has and asks for */
     uint32_t ticket;
-    int32_t finished; /* what this block has to go on with, -1: nothing */
+    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought a tile */
+    int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
+    int32_t ripe;
     int32_t claim, open;
 };
 
@@ -228,10 +233,25 @@ static __device__ __noinline__ float any_fold(const job_text *job, int32_t vocab
 static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
 {
     const spc_row_pair *pair = &job->pair;
+    const bool reads_drafter = pair->drafter.ready, reads_verifier = pair->verifier.ready;
     lane_logits drafter = {}, verifier = {};
+    int32_t of_drafter = 0, of_verifier = 0;
 
-    if (pair->drafter.ready) load_tile(&pair->drafter.row, vocab, tile, &drafter);
-    if (pair->verifier.ready) load_tile(&pair->verifier.row, vocab, tile, &verifier);
+    __syncthreads(); /* all have read the tile before */
+    if (reads_drafter) {
+        of_drafter = fetch_tile(&pair->drafter.row, vocab, tile, &scratch.stage[0]);
+    }
+    if (reads_verifier) {
+        of_verifier = fetch_tile(&pair->verifier.row, vocab, tile, &scratch.stage[1]);
+    }
+    end_fetch();
+    wait_fetch<0>();
+    if (reads_drafter) {
+        open_tile(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0], &drafter);
+    }
+    if (reads_verifier) {
+        open_tile(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1], &verifier);
+    }
     if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_DEFER) {
         return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
     }
@@ -263,11 +283,11 @@ static __device__ void add_mass(int32_t bin, uint64_t mass)
 /* Most entries lie outside the bins: they cost two comparisons.  Tiles whose maximum does are not
  * read. */
 static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t tile, float low,
-                                    float high)
+                                    float high, int32_t entries)
 {
     lane_logits v;
 
-    load_tile(&job->view, vocab, tile, &v);
+    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
 #pragma unroll 4
     for (int k = 0; k < PER_LANE; k++) {
         const float z = v.z[k];
@@ -286,13 +306,13 @@ static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t 
 }
 
 static __device__ spc_partial kept_of_tile(const job_text *job, int32_t vocab, int32_t tile,
-                                           bool moments)
+                                           bool moments, int32_t entries)
 {
     spc_partial p = spc_partial_none();
     lane_logits v;
     float sum = 0.0f, moment = 0.0f;
 
-    load_tile(&job->view, vocab, tile, &v);
+    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
 #pragma unroll 4
     for (int k = 0; k < PER_LANE; k++) {
         if (!(v.z[k] >= job->softmax.cut)) continue; /* adds nothing, to the bit */
@@ -309,18 +329,36 @@ static __device__ spc_partial kept_of_tile(const job_text *job, int32_t vocab, i
     return p;
 }
 
+enum { NOT_READ = -1 };
+
+/* Ask for a tile of a row if it reaches up to `low`: as fetch_tile, or NOT_READ. */
+static __device__ int32_t fetch_reaching(const job_text *job, int32_t tile, int32_t last, float low)
+{
+    int32_t entries = NOT_READ;
+
+    if (tile < last && partial_at(job->cells, tile).max >= low) {
+        entries = fetch_tile(&job->view, scratch.q.vocab, tile, &scratch.stage[tile % 2]);
+    }
+    end_fetch();
+    return entries;
+}
+
 static __device__ void run_bins(const job_text *job, int32_t slot, int32_t first, int32_t last)
 {
     const float low = spc_search_logit(&job->search, job->search.low);
     const float high = spc_search_logit(&job->search, job->search.high);
+    int32_t now = fetch_reaching(job, first, last, low);
 
     static_assert((int)SPC_CUT_BINS == (int)SPC_LANES, "a thread for every bin");
     scratch.low[threadIdx.x] = scratch.high[threadIdx.x] = 0;
     __syncthreads();
     for (int32_t t = first; t < last; t++) {
-        if (partial_at(job->cells, t).max >= low) {
-            bins_of_tile(job, scratch.q.vocab, t, low, high);
-        }
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
+
+        wait_fetch<1>();
+        if (now != NOT_READ) bins_of_tile(job, scratch.q.vocab, t, low, high, now);
+        __syncthreads(); /* all have read this tile */
+        now = next;
     }
     __syncthreads();
 
@@ -336,17 +374,22 @@ static __device__ void run_bins(const job_text *job, int32_t slot, int32_t first
 static __device__ void run_kept(const job_text *job, int32_t first, int32_t last)
 {
     const spc_row_needs needs = spc_needs_of(&job->params, scratch.q.vocab);
+    const float low = job->softmax.cut;
+    int32_t now = fetch_reaching(job, first, last, low);
 
     for (int32_t t = first; t < last; t++) {
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
         spc_partial p = spc_partial_none();
 
-        if (partial_at(job->cells, t).max >= job->softmax.cut) {
-            p = kept_of_tile(job, scratch.q.vocab, t, needs.processed_moment);
+        wait_fetch<1>();
+        if (now != NOT_READ) {
+            p = kept_of_tile(job, scratch.q.vocab, t, needs.processed_moment, now);
         }
         p.max = job->stats.max; /* what the sums are relative to now */
         p.top = job->stats.top;
-        __syncthreads(); /* all have read what was there */
+        __syncthreads(); /* all have read this tile, and its partial */
         if (threadIdx.x == 0) scratch.q.cells[job->cells + t].tile = p;
+        now = next;
     }
 }
 
@@ -367,9 +410,12 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
             spc_partial p = spc_partial_none();
 
             if (job->kind == JOB_PARTIALS) {
+                const int32_t entries = fetch_tile(&job->view, vocab, t, &scratch.stage[0]);
                 lane_logits v;
 
-                load_tile(&job->view, vocab, t, &v);
+                end_fetch();
+                wait_fetch<0>();
+                open_tile(&job->view, vocab, t, entries, &scratch.stage[0], &v);
                 p = partial_of(&scratch.block, &v, t, spc_needs_of(&job->params, vocab));
             } else {
                 p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
@@ -379,7 +425,7 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
             }
         }
     }
-    __threadfence();
+    fence_blocks();
     __syncthreads();
 }
 
@@ -404,7 +450,7 @@ static __device__ int32_t take_slot(int32_t first, int32_t count)
 /* All threads have done with it. */
 static __device__ void give_slot(int32_t slot)
 {
-    __threadfence();
+    fence_blocks();
     atomicAnd(scratch.q.all->taken + slot / 32, ~(1u << slot % 32));
 }
 
@@ -419,7 +465,7 @@ static __device__ void post(int32_t slot)
     }
     if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
     if (threadIdx.x == 0) j->done = 0;
-    __threadfence();
+    fence_blocks();
     __syncthreads();
     if (threadIdx.x == 0) {
         atomicAdd(&scratch.q.all->open, 1);
@@ -444,7 +490,7 @@ static __device__ void read_text(int32_t slot)
 {
     const uint32_t *text = (const uint32_t *)&job_of(&scratch.q, slot)->text;
 
-    __threadfence();
+    fence_blocks();
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
         ((uint32_t *)&scratch.job)[i] = __ldcg(text + i);
     }
@@ -471,7 +517,7 @@ static __device__ void finish_job(int32_t slot, bool mine)
     if (!mine) read_text(slot); /* for its piece */
     if (threadIdx.x == 0) {
         while (fresh(&j->done) < pieces_of(&scratch.q, scratch.job.piece)) __nanosleep(32);
-        __threadfence();
+        fence_blocks();
     }
     __syncthreads();
 }
@@ -484,7 +530,7 @@ static __device__ void run_job(void)
     if (scratch.q.tiles == 1) {
         __syncthreads();
         if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
-        __threadfence();
+        fence_blocks();
         __syncthreads();
         run_piece(slot, 0);
         return;

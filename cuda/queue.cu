@@ -139,14 +139,15 @@ template <typename Batch> struct queue_args {
 struct first_tile {
     int32_t sequence, row, tile;
     bool wanted;
-    lane_logits v;
+    int32_t entries;
 };
 
 template <typename Batch>
 static __device__ __forceinline__ void load_first(const Batch *b, uint32_t ticket, uint32_t total,
-                                                  first_tile *out)
+                                                  int32_t place, first_tile *out)
 {
     const uint32_t tiles = (uint32_t)scratch.q.tiles, rows = (uint32_t)scratch.q.rows;
+
     spc_view view;
 
     if (ticket >= total) return;
@@ -154,7 +155,9 @@ static __device__ __forceinline__ void load_first(const Batch *b, uint32_t ticke
     out->row = (int32_t)(ticket / tiles % rows);
     out->sequence = (int32_t)(ticket / tiles / rows);
     out->wanted = first_row(b, out->sequence, out->row, &view);
-    if (out->wanted) load_tile(&view, b->vocab, out->tile, &out->v);
+    if (!out->wanted) return;
+    out->entries = fetch_tile(&view, b->vocab, out->tile, &scratch.stage[place]);
+    if (threadIdx.x == 0) scratch.view[place] = view; /* read behind a barrier */
 }
 
 /* ---- one sequence -----------------------------------------------------------------------------
@@ -276,12 +279,12 @@ template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s
 {
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        scratch.finished = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
-        __threadfence();
+        fence_blocks();
+        scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
+        fence_blocks();
     }
     __syncthreads();
-    if (scratch.finished) decide(b, s);
+    if (scratch.ripe) decide(b, s);
 }
 
 /* All tiles of a row are there.  Rows that are cut go on by themselves, all at the same time: a
@@ -373,7 +376,7 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
     if (threadIdx.x == 0) {
         const int32_t before = atomicAdd(&job_of(&scratch.q, slot)->done, 1);
 
-        __threadfence();
+        fence_blocks();
         scratch.claim =
             scratch.job.row != NO_ROW && before == pieces_of(&scratch.q, scratch.job.piece) - 1;
     }
@@ -382,28 +385,49 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
     return true;
 }
 
-/* The row whose turn it is after this block's last tile but one: thread 0 asks for arrivals one
- * tile late, so that nobody waits for the answer. */
+/* Tiles are announced a few at a time, so that a block waits for its writes once for all of them;
+ * the answers are asked for one tile late, so that nobody waits for those.  The first threads have
+ * one row each. */
 struct arrival {
     int32_t before; /* tiles that were there */
-    int32_t row;    /* of all sequences' */
+    int32_t row;    /* of all sequences', or NO_ROW */
 };
 
-static __device__ void announce(arrival last)
+/* The answers of the last announcement. */
+static __device__ void note_finished(const arrival *last)
 {
-    if (threadIdx.x == 0) {
-        scratch.finished = last.row >= 0 && last.before == scratch.q.tiles - 1 ? last.row : -1;
-        if (scratch.finished >= 0) __threadfence();
-    }
+    if (threadIdx.x >= ARRIVALS) return;
+    scratch.finished[threadIdx.x] =
+        last->row != NO_ROW && last->before == scratch.q.tiles - 1 ? last->row : NO_ROW;
 }
 
-template <typename Batch> static __device__ void finish_announced(const Batch *b)
+/* Behind a barrier after the last of `count` tiles was written. */
+static __device__ void announce(int32_t count, arrival *last)
 {
-    const int32_t row = scratch.finished;
+    last->row = NO_ROW;
+    if ((int32_t)threadIdx.x >= count) return;
+    fence_blocks();
+    last->row = scratch.arrivals[threadIdx.x];
+    last->before = atomicAdd(&scratch.q.cells[last->row].arrived, 1);
+}
 
-    if (row < 0) return;
-    __syncthreads(); /* all have read it */
-    finish_row(b, row / scratch.q.rows, row % scratch.q.rows);
+/* Behind a barrier after note_finished. */
+static __device__ bool has_finished(void)
+{
+    bool any = false;
+
+    for (int i = 0; i < ARRIVALS; i++) any |= scratch.finished[i] != NO_ROW;
+    return any;
+}
+
+template <typename Batch> static __device__ void finish_noted(const Batch *b)
+{
+    fence_blocks();
+    for (int i = 0; i < ARRIVALS; i++) {
+        const int32_t row = scratch.finished[i];
+
+        if (row != NO_ROW) finish_row(b, row / scratch.q.rows, row % scratch.q.rows);
+    }
 }
 
 /* Is it this block's turn to take a piece of what is open?  About as many blocks as there are
@@ -415,41 +439,52 @@ static __device__ bool may_serve(int32_t open, uint32_t ticket)
     return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < pieces;
 }
 
+/* Jobs take the place of the tile that is on its way: behind one it is asked for again. */
 template <typename Batch> static __device__ void first_pass(const Batch *b, uint32_t total)
 {
     const queue *q = &scratch.q;
-    arrival last = {0, -1};
+    arrival last = {0, NO_ROW};
     first_tile now, next;
     uint32_t ticket, following;
+    int32_t brought = 0, place = 0;
 
     if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
     __syncthreads();
     ticket = scratch.ticket;
     following = ticket + 1;
-    load_first(b, ticket, total, &now);
+    load_first(b, ticket, total, place, &now);
+    end_fetch();
+    __syncthreads();
     while (ticket < total) {
+        const int32_t row = (int32_t)row_of(q, now.sequence, now.row);
         uint32_t taken = 0;
         int32_t open = 0;
 
-        load_first(b, following, total, &next); /* on its way while this tile is summed */
+        load_first(b, following, total, 1 - place,
+                   &next); /* on its way while this tile is summed */
         if (threadIdx.x == 0) {
             taken = atomicAdd(&q->all->ticket, 1u);
             open = fresh(&q->all->open);
         }
         if (now.wanted) {
-            const spc_partial p = partial_of(&scratch.block, &now.v, now.tile,
+            lane_logits v;
+
+            wait_fetch<1>();
+            open_tile(&scratch.view[place], b->vocab, now.tile, now.entries, &scratch.stage[place],
+                      &v);
+
+            const spc_partial p = partial_of(&scratch.block, &v, now.tile,
                                              spc_needs_of(&b->params[now.sequence], b->vocab));
 
-            if (threadIdx.x == 0) {
-                q->cells[cells_of_row(q, now.sequence, now.row) + now.tile].tile = p;
-            }
+            if (threadIdx.x == 0) q->cells[(int64_t)row * q->tiles + now.tile].tile = p;
         }
+        if (threadIdx.x == 0) scratch.arrivals[brought] = row;
+        brought++;
         __syncthreads();
-        announce(last);
+        note_finished(&last);
+        announce(brought == ARRIVALS ? brought : 0, &last);
+        brought %= ARRIVALS;
         if (threadIdx.x == 0) {
-            last.row = (int32_t)row_of(q, now.sequence, now.row);
-            __threadfence();
-            last.before = atomicAdd(&q->cells[last.row].arrived, 1);
             scratch.ticket = taken;
             scratch.open = may_serve(open, taken);
         }
@@ -460,13 +495,27 @@ template <typename Batch> static __device__ void first_pass(const Batch *b, uint
         ticket = following;
         following = scratch.ticket;
         now = next;
-        finish_announced(b);
-        if (serves) (void)serve(b);
+        place = 1 - place;
+        if (has_finished() || serves) {
+            wait_fetch<0>();
+            __syncthreads();
+            finish_noted(b);
+            if (serves) (void)serve(b);
+            __syncthreads();
+            load_first(b, ticket, total, place, &now);
+            end_fetch();
+            __syncthreads();
+        }
     }
     __syncthreads();
-    announce(last);
+    note_finished(&last);
+    announce(brought, &last);
     __syncthreads();
-    finish_announced(b);
+    finish_noted(b);
+    __syncthreads();
+    note_finished(&last);
+    __syncthreads();
+    finish_noted(b);
 }
 
 /* Until all sequences are decided: work where there is some. */
