@@ -47,10 +47,13 @@
  *   cut by top-p                    3 or 4; an entry outside the bins, or cut, costs two
  * comparisons, a tile without entries inside is not read
  *
- * Around a tile of the first pass: two atomic additions (a ticket, asked for two tiles ahead; the
- * arrival, asked for one tile late), one fence, one look at the number of open jobs.  Around a
- * piece of a job: a look at all jobs, three atomic additions and a fence; hence pieces of several
- * tiles where there are many (launch_queue). */
+ * A ticket is for up to four tiles of a row.  Around a tile: one atomic addition (its arrival,
+ * asked for one tile late), one look at the number of open jobs, a fourth of a fence.  Around a
+ * ticket: one atomic addition, asked for a ticket ahead, and some 450 instructions a thread that
+ * say what the row is (a tile of bf16 takes about 240: these are sm_90a's, counted).  A block has
+ * two tiles under way, 16 bytes a thread and copy: with four blocks 64 KB of bf16 for each
+ * multiprocessor, where about 15 KB keep the memory of an H100 busy.  Around a piece of a job: a
+ * look at all jobs, three atomic additions and a fence. */
 #include "launch.h"
 
 #include "decide.cuh"
@@ -135,28 +138,41 @@ template <typename Batch> struct queue_args {
     queue q;
 };
 
-/* A tile of the first pass. */
+/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
+ * instructions as the sums of two tiles. */
 struct first_tile {
-    int32_t sequence, row, tile;
+    int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     bool wanted;
-    int32_t entries;
+    int32_t place;   /* of its view in scratch.view */
+    int32_t entries; /* as fetch_tile says */
 };
+
+/* Ask for a tile of a row that is known. */
+static __device__ __forceinline__ void ask_first(first_tile *t, tile_stage *stage)
+{
+    if (t->wanted) {
+        t->entries = fetch_tile(&scratch.view[t->place], scratch.q.vocab, t->tile, stage);
+    }
+}
 
 template <typename Batch>
 static __device__ __forceinline__ void load_first(const Batch *b, uint32_t ticket, uint32_t total,
-                                                  int32_t place, first_tile *out)
+                                                  int32_t place, tile_stage *stage, first_tile *out)
 {
-    const uint32_t tiles = (uint32_t)scratch.q.tiles, rows = (uint32_t)scratch.q.rows;
-
+    const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
+    const uint32_t rows = (uint32_t)scratch.q.rows;
     spc_view view;
 
     if (ticket >= total) return;
-    out->tile = (int32_t)(ticket % tiles);
-    out->row = (int32_t)(ticket / tiles % rows);
-    out->sequence = (int32_t)(ticket / tiles / rows);
+    out->tile = (int32_t)(ticket % runs) * scratch.q.piece;
+    out->end = out->tile + scratch.q.piece;
+    if (out->end > scratch.q.tiles) out->end = scratch.q.tiles;
+    out->row = (int32_t)(ticket / runs % rows);
+    out->sequence = (int32_t)(ticket / runs / rows);
+    out->place = place;
     out->wanted = first_row(b, out->sequence, out->row, &view);
     if (!out->wanted) return;
-    out->entries = fetch_tile(&view, b->vocab, out->tile, &scratch.stage[place]);
+    out->entries = fetch_tile(&view, b->vocab, out->tile, stage);
     if (threadIdx.x == 0) scratch.view[place] = view; /* read behind a barrier */
 }
 
@@ -446,32 +462,39 @@ template <typename Batch> static __device__ void first_pass(const Batch *b, uint
     arrival last = {0, NO_ROW};
     first_tile now, next;
     uint32_t ticket, following;
-    int32_t brought = 0, place = 0;
+    int32_t brought = 0, turn = 0;
 
     if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
     __syncthreads();
     ticket = scratch.ticket;
     following = ticket + 1;
-    load_first(b, ticket, total, place, &now);
+    load_first(b, ticket, total, 0, &scratch.stage[0], &now);
     end_fetch();
     __syncthreads();
     while (ticket < total) {
         const int32_t row = (int32_t)row_of(q, now.sequence, now.row);
+        const bool ends = now.tile + 1 >= now.end;
+        tile_stage *stage = &scratch.stage[turn], *other = &scratch.stage[1 - turn];
         uint32_t taken = 0;
         int32_t open = 0;
 
-        load_first(b, following, total, 1 - place,
-                   &next); /* on its way while this tile is summed */
+        if (ends) { /* the next one is on its way while this tile is summed */
+            load_first(b, following, total, 1 - now.place, other, &next);
+        } else {
+            next = now;
+            next.tile++;
+            ask_first(&next, other);
+        }
+        end_fetch();
         if (threadIdx.x == 0) {
-            taken = atomicAdd(&q->all->ticket, 1u);
+            if (ends) taken = atomicAdd(&q->all->ticket, 1u);
             open = fresh(&q->all->open);
         }
         if (now.wanted) {
             lane_logits v;
 
             wait_fetch<1>();
-            open_tile(&scratch.view[place], b->vocab, now.tile, now.entries, &scratch.stage[place],
-                      &v);
+            open_tile(&scratch.view[now.place], b->vocab, now.tile, now.entries, stage, &v);
 
             const spc_partial p = partial_of(&scratch.block, &v, now.tile,
                                              spc_needs_of(&b->params[now.sequence], b->vocab));
@@ -486,25 +509,26 @@ template <typename Batch> static __device__ void first_pass(const Batch *b, uint
         brought %= ARRIVALS;
         if (threadIdx.x == 0) {
             scratch.ticket = taken;
-            scratch.open = may_serve(open, taken);
+            scratch.open = may_serve(open, ticket + (uint32_t)now.tile);
         }
         __syncthreads();
 
         const bool serves = scratch.open != 0;
 
-        ticket = following;
-        following = scratch.ticket;
+        if (ends) {
+            ticket = following;
+            following = scratch.ticket;
+        }
         now = next;
-        place = 1 - place;
+        turn = 1 - turn;
         if (has_finished() || serves) {
             wait_fetch<0>();
             __syncthreads();
             finish_noted(b);
             if (serves) (void)serve(b);
             __syncthreads();
-            load_first(b, ticket, total, place, &now);
+            if (ticket < total) ask_first(&now, &scratch.stage[turn]);
             end_fetch();
-            __syncthreads();
         }
     }
     __syncthreads();
@@ -547,7 +571,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     }
     __syncthreads();
     if (live > 0) {
-        first_pass(&a.b, (uint32_t)live * (uint32_t)(a.q.rows * a.q.tiles));
+        first_pass(&a.b, (uint32_t)live * (uint32_t)(a.q.rows * pieces_of(&a.q, a.q.piece)));
         help(&a.b, live);
     }
     __syncthreads();
@@ -581,7 +605,7 @@ static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t 
 }
 
 /* Tiles of a row that are taken at once: one where blocks are plenty, more where what a block does
- * around a tile (it asks, is told, adds bins up) would weigh more than the tile. */
+ * around a tile (what is the row, is there work, bins are added up) would weigh more than it. */
 enum { PIECE_MAX = 4 };
 
 template <typename Batch>
