@@ -460,7 +460,7 @@ template <typename Batch> static __device__ void first_pass(const Batch *b, uint
 {
     const queue *q = &scratch.q;
     arrival last = {0, NO_ROW};
-    first_tile now, next;
+    first_tile now = {}, next = {};
     uint32_t ticket, following;
     int32_t brought = 0, turn = 0;
 

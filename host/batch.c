@@ -71,10 +71,11 @@ size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab)
     size_t n = sequences > 0 ? (size_t)sequences : 1;
     size_t tiles = (size_t)spc_tile_count(vocab > 0 ? vocab : 1);
     size_t rows = max_drafts > 0 ? 2 * (size_t)max_drafts : 1;
+    size_t jobs = (size_t)spc_queue_deciders((int64_t)n), cells;
 
-    size_t jobs =
-        (size_t)spc_queue_deciders((int64_t)n) + (size_t)spc_queue_ahead((int64_t)n, (int32_t)rows);
-    size_t cells = n * rows * (tiles + (tiles > 1 ? SPC_QUEUE_RECORD_CELLS : 0)) + jobs * tiles;
+    /* without drafts no sum is begun ahead: rows that are cut need no cells but their own */
+    if (max_drafts > 0) jobs += (size_t)spc_queue_ahead((int64_t)n, (int32_t)rows);
+    cells = n * rows * (tiles + (tiles > 1 ? SPC_QUEUE_RECORD_CELLS : 0)) + jobs * tiles;
 
     return SPC_QUEUE_HEADER_BYTES +
            SPC_QUEUE_JOBS *

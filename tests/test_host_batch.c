@@ -4,6 +4,7 @@
 #include "toybatch.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 static void *shared(size_t bytes)
 {
@@ -521,6 +522,46 @@ Test(host_batch, misuse_is_named)
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
     batch_free(&b);
+}
+
+/* Rows further from each other than 32 bits of elements count. */
+Test(host_batch, rows_may_lie_beyond_the_reach_of_32_bits)
+{
+    enum { VOCAB = 300 };
+    const int64_t stride = ((int64_t)1 << 32) + 8;
+    const size_t bytes = (size_t)(2 * stride) * sizeof(uint16_t);
+    uint16_t *rows = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint16_t near[VOCAB];
+    spc_row_params p = params_of("strict", 1);
+    const int64_t row = 1, first = 0, position = 5;
+    int32_t far_token, near_token;
+    spc_row_stats far_stats, near_stats;
+    dice d = {31};
+
+    if (rows == MAP_FAILED) cr_skip_test("no address space for 17 GB");
+    for (int32_t v = 0; v < VOCAB; v++) {
+        near[v] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
+        rows[stride + v] = near[v];
+    }
+
+    spc_draw_batch b = {.sequences = 1,
+                        .vocab = VOCAB,
+                        .params = &p,
+                        .logits = {{rows, SPC_LOGITS_BF16}, stride, VOCAB},
+                        .row = &row,
+                        .position = &position,
+                        .token = &far_token,
+                        .stats = &far_stats};
+
+    cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
+    b.logits = (spc_logit_rows){{near, SPC_LOGITS_BF16}, VOCAB, VOCAB};
+    b.row = &first;
+    b.token = &near_token;
+    b.stats = &near_stats;
+    cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
+    cr_assert(far_token == near_token && memcmp(&far_stats, &near_stats, sizeof far_stats) == 0);
+    cr_assert_eq(munmap(rows, bytes), 0);
 }
 
 /* At most 1 MiB, and 64 bytes for every tile of the rows of both models and the bonus. */

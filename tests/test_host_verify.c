@@ -1,5 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows. */
+/* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows.
+ *
+ * What is asked of verification, and where it is shown (test_host_ where nothing else stands
+ * before):
+ *
+ * law          chi-squared against pi for every rule     verify_draw: frequencies_are_the_target...
+ *              an adversarial drafter                    verify_draw: positions_of_a_round...
+ *              exact values, 10/9 and 11/9               verify_draw: the_published_example...
+ *              a heavy head and a far tail               verify_draw: a_far_tail...
+ *              seeds, positions, streams                 test_rules_rng: ... are_not_correlated
+ * exactness    injected coins                            verify_law: decisions_...,
+ * block_decisions_... one-hot, disjoint, one residual entry     here form of the output, ragged,
+ * empty         here; batch: is_verify_for_every_sequence end points of the coin test_rules_accept
+ *              greedy and ties, beside sampled           here; test_cuda_verify: mixed_batch
+ *              identities of rules                       here; test_rules_target, test_rules_defer
+ *              truncation and ties                       here; test_cuda_verify: ..._are_cut
+ *              statistics against float64                verify_law: statistics_stay...
+ *              logprobs, trace                           batch: detail_...
+ *              masks and edits                           batch: masks_edits_and_widths...
+ * invariance   alone and in company, forms of a kernel   batch; test_cuda_verify
+ *              slices of the vocabulary                  shard; test_cuda_shard
+ *              graphs                                    test_cuda_backend: a_recorded_forward...
+ *              one workspace, other shapes between       test_cuda_verify:
+ * batches_of_other_shapes... robustness   bad rows, drafts, parameters              here;
+ * test_cuda_verify: bad_rows_and_drafts widths, padding, alignment                here;
+ * test_cuda_verify: vocabularies more than 2^32 elements                   batch: ...
+ * beyond_the_reach_of_32_bits size of the workspace                     batch:
+ * workspaces_are_small... races and stray reads                     bench/gpu_run, on a device
+ *              mutations                                 mutants.py
+ *
+ * Not there: rates of a synthetic acceptance (no such mode), 4096 sequences in one batch. */
 #include "toyround.h"
 
 #include <criterion/criterion.h>
