@@ -41,6 +41,16 @@ static __device__ float warp_sum_of_block(const float *lane)
     return part[0];
 }
 
+/* Orders what this thread, and those it met at a barrier, wrote before what it does next, and what
+ * it saw before what it reads next: for a counter between blocks.  (__threadfence orders more than
+ * that, and waits for it.) */
+static __device__ __forceinline__ void fence_blocks(void)
+{
+#ifdef __CUDACC__
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#endif
+}
+
 /* Sum of one value per lane. */
 static __device__ float block_sum(block_scratch *s, float value)
 {

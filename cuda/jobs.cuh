@@ -1,82 +1,176 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* jobs.cuh - sums over whole rows as jobs of as many tiles, which blocks share: the workspace, the
+/* jobs.cuh - looks at whole rows as jobs of as many tiles, which blocks share: the workspace, the
  * tiles, and who takes them.  Part of queue.cu, which says how it works. */
 #ifndef SPC_CUDA_JOBS_CUH
 #define SPC_CUDA_JOBS_CUH
 
 #include "rows.cuh"
 
-enum { BLOCKS_PER_SM = 4, ROWS_MAX = 2 * (SPC_GAMMA_MAX + 1) };
+enum {
+    BLOCKS_PER_SM = 4,
+    ROWS_MAX = 2 * (SPC_GAMMA_MAX + 1),
+    AHEAD_MAX = 2 * (SPC_GAMMA_MAX + 1), /* sums that a decision may have begun */
+    ARRIVALS = 4,
+    NO_ROW = -1
+};
 
-/* ---- the workspace --------------------------------------------------------------------------- */
+/* ---- the workspace ---------------------------------------------------------------------------
+ *
+ * Batches of any shape may follow each other on one workspace, so counters lie where no batch
+ * writes anything else: in the header, in `left`, and behind the numbers of a cell.  They are 0
+ * between launches.  All the rest may hold anything. */
 
 /* What a tile of a job is asked for. */
 enum job_kind {
     JOB_PARTIALS, /* statistics of a row */
-    JOB_MASS,     /* integer mass of a row */
     JOB_BINS,     /* one level of the search for a cut */
-    JOB_KEPT,     /* sums over what a cut leaves */
-    JOB_FOLD      /* a sum over a pair of rows */
+    JOB_KEPT,     /* sums over what a cut leaves; takes the place of the row's partials */
+    JOB_FOLD,     /* a sum over a pair of rows */
+    JOB_NONE      /* nothing is left to do for a row */
 };
 
 struct job_text {
     int32_t kind; /* job_kind */
     int32_t what; /* JOB_FOLD: spc_summand; JOB_BINS: 1: masses, 0: counts */
     float x;
-    int32_t moments; /* JOB_KEPT: the moment too */
-    spc_softmax softmax;
-    spc_cut cut;
-    spc_view row;
-    spc_row_pair pair; /* its round is that of the block that works on it */
+    int32_t sequence;
+    int32_t row;   /* of the first pass, that goes on by itself; NO_ROW: a block waits */
+    int32_t piece; /* tiles that are taken at once */
+    int32_t bare;  /* JOB_BINS: the cut alone is asked for, it becomes found */
+    float found;
+    int64_t cells;         /* JOB_BINS, JOB_KEPT: first cell of the row's partials */
+    spc_row_params params; /* of the sequence */
+    spc_softmax softmax;   /* JOB_BINS, JOB_KEPT */
+    spc_search search;     /* JOB_BINS */
+    spc_row_stats stats;   /* of the row, as far as they are known */
+    spc_view view;         /* the row; JOB_FOLD: pair */
+    spc_row_pair pair;     /* its round is that of the block that works on it */
 };
 
-/* One per sequence, zero between launches but for the text. */
 struct job {
-    int32_t left;    /* tiles that nobody has taken; 0 or less: none */
-    int32_t done;    /* tiles that are finished */
-    int32_t arrived; /* tiles of the first pass that are there */
+    int32_t done; /* pieces that are finished */
     int32_t unused;
     job_text text;
 };
 
 static_assert(sizeof(job) <= SPC_QUEUE_JOB_BYTES, "rules/batch.h reserves too little");
 
-struct control {
-    uint32_t ticket;  /* the next tile of the first pass */
-    uint32_t decided; /* sequences */
-    uint32_t gone;    /* blocks */
+struct cell {
+    spc_partial tile;
+    int32_t arrived; /* cell s * rows + r: tiles of row r of sequence s that are there */
+    int32_t ripe;    /* cell s: rows of sequence s that are */
 };
+
+static_assert(sizeof(cell) == SPC_QUEUE_CELL_BYTES, "as rules/batch.h says");
+
+/* What is known of a row of the first pass, in the numbers of SPC_QUEUE_RECORD_CELLS cells. */
+struct row_record {
+    spc_row_stats stats;
+    int32_t ready; /* 1: stats are all that the sequence needs; 0: its partials are there */
+};
+
+enum { CELL_WORDS = sizeof(spc_partial) / 4, RECORD_WORDS = sizeof(row_record) / 4 };
+static_assert((int)RECORD_WORDS <= (int)SPC_QUEUE_RECORD_CELLS * CELL_WORDS, "a record fits");
+
+enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
+
+struct control {
+    uint32_t ticket;             /* the next tile of the first pass */
+    uint32_t decided;            /* sequences */
+    uint32_t gone;               /* blocks */
+    int32_t open;                /* jobs that have pieces to take */
+    uint32_t taken[TAKEN_WORDS]; /* a bit for every job that is in use */
+};
+
+static_assert(sizeof(control) <= SPC_QUEUE_HEADER_BYTES, "rules/batch.h reserves too little");
+static_assert(SPC_QUEUE_DECIDERS % 32 == 0 && SPC_QUEUE_AHEAD % 32 == 0, "whole words");
 
 /* The parts of a workspace for one batch. */
 struct queue {
     control *all;
-    char *jobs;         /* [sequences] of SPC_QUEUE_JOB_BYTES */
-    uint64_t *bins;     /* [sequences, SPC_CUT_BINS] */
-    spc_partial *first; /* [sequences, rows, tiles] of the first pass */
-    spc_partial *part;  /* [sequences, tiles] results of a job */
-    int32_t rows, tiles;
+    int32_t *left;          /* [SPC_QUEUE_JOBS] pieces that nobody has taken; 0 or less: none */
+    char *jobs;             /* [SPC_QUEUE_JOBS] of SPC_QUEUE_JOB_BYTES */
+    uint64_t *bins;         /* [SPC_QUEUE_JOBS, SPC_CUT_BINS] */
+    cell *cells;            /* [sequences, rows, tiles] of the first pass, [sequences, rows] of
+                               SPC_QUEUE_RECORD_CELLS, [jobs, tiles] */
+    int64_t records, parts; /* where the second and the third of them begin */
+    int32_t rows, tiles, vocab;
+    int32_t deciders, ahead; /* jobs that are used */
+    int32_t piece;           /* tiles of a row that goes on by itself */
 };
 
-static __device__ job *job_of(const queue *q, int32_t s)
+static __device__ job *job_of(const queue *q, int32_t slot)
 {
-    return (job *)(q->jobs + (int64_t)s * SPC_QUEUE_JOB_BYTES);
+    return (job *)(q->jobs + (int64_t)slot * SPC_QUEUE_JOB_BYTES);
+}
+
+static __device__ uint64_t *bins_of(const queue *q, int32_t slot)
+{
+    return q->bins + (int64_t)slot * SPC_CUT_BINS;
+}
+
+static __device__ int64_t row_of(const queue *q, int32_t s, int32_t r)
+{
+    return (int64_t)s * q->rows + r;
+}
+
+static __device__ int64_t cells_of_row(const queue *q, int32_t s, int32_t r)
+{
+    return row_of(q, s, r) * q->tiles;
+}
+
+static __device__ int64_t cells_of_job(const queue *q, int32_t slot)
+{
+    const int32_t rank = slot < SPC_QUEUE_DECIDERS ? slot : slot - SPC_QUEUE_DECIDERS + q->deciders;
+
+    return q->parts + (int64_t)rank * q->tiles;
+}
+
+static __device__ int32_t pieces_of(const queue *q, int32_t piece)
+{
+    return (q->tiles + piece - 1) / piece;
 }
 
 /* ---- shared memory --------------------------------------------------------------------------- */
 
+/* A sum that was begun before its turn. */
+struct begun_sum {
+    int32_t slot, row, what;
+    float x;
+};
+
 struct queue_scratch {
     block_scratch block;
     row_scratch row;
-    unsigned long long bins[SPC_CUT_BINS];
-    job_text job;                  /* that this block works on */
-    queue q;                       /* of the launch */
-    spc_round round;               /* of the sequence that this block decides, or helps with */
-    int32_t sequence;              /* that this block decides */
-    const void *known[ROWS_MAX];   /* logits of the rows whose partials are there, or 0 ... */
-    int32_t known_width[ROWS_MAX]; /* ... and their width */
+    tile_stage stage[2];
+    uint32_t low[SPC_CUT_BINS], high[SPC_CUT_BINS]; /* halves of a piece's bins */
+    uint64_t warp_mass[WARPS];
+    uint64_t above; /* of the bin that was found */
+    int32_t bin;
+    job_text job;     /* that this block works on */
+    spc_round helper; /* what a pair of the job takes for its round */
+    queue q;          /* of the launch */
+
+    /* of the sequence that this block decides */
+    int32_t sequence, slot;
+    spc_round round;
+    spc_row_params params;
+    int32_t draft[SPC_GAMMA_MAX + 1];
+    spc_pair draft_logits[SPC_GAMMA_MAX + 1];
+    spc_row_stats stats[SPC_GAMMA_MAX + 1];
+    const void *known[ROWS_MAX];   /* logits of the rows of the first pass, or 0 ... */
+    int32_t known_width[ROWS_MAX]; /* ... their width ... */
+    row_record record[ROWS_MAX];   /* ... and what is known of them */
+    int64_t weights;               /* cells of the row whose statistics were asked for last */
+    begun_sum ahead[AHEAD_MAX];
+    int32_t begun; /* of them */
+
+    spc_view view[2]; /* of the tiles of the first pass that this block has and asks for */
     uint32_t ticket;
-    int32_t finished; /* sequence whose last tile came, -1: none */
-    int32_t claim;
+    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought a tile */
+    int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
+    int32_t ripe;
+    int32_t claim, open;
 };
 
 #ifdef __CUDACC__
@@ -97,6 +191,11 @@ template <typename T> static __device__ T fresh(const T *at)
     static_assert(sizeof(T) % 4 == 0, "whole words");
     for (size_t i = 0; i < sizeof(T) / 4; i++) u.word[i] = __ldcg((const uint32_t *)at + i);
     return u.value;
+}
+
+static __device__ spc_partial partial_at(int64_t cells, int32_t tile)
+{
+    return fresh(&scratch.q.cells[cells + tile].tile);
 }
 
 /* ---- tiles of jobs --------------------------------------------------------------------------- */
@@ -134,10 +233,25 @@ static __device__ __noinline__ float any_fold(const job_text *job, int32_t vocab
 static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
 {
     const spc_row_pair *pair = &job->pair;
+    const bool reads_drafter = pair->drafter.ready, reads_verifier = pair->verifier.ready;
     lane_logits drafter = {}, verifier = {};
+    int32_t of_drafter = 0, of_verifier = 0;
 
-    if (pair->drafter.ready) load_tile(&pair->drafter.row, vocab, tile, &drafter);
-    if (pair->verifier.ready) load_tile(&pair->verifier.row, vocab, tile, &verifier);
+    __syncthreads(); /* all have read the tile before */
+    if (reads_drafter) {
+        of_drafter = fetch_tile(&pair->drafter.row, vocab, tile, &scratch.stage[0]);
+    }
+    if (reads_verifier) {
+        of_verifier = fetch_tile(&pair->verifier.row, vocab, tile, &scratch.stage[1]);
+    }
+    end_fetch();
+    wait_fetch<0>();
+    if (reads_drafter) {
+        open_tile(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0], &drafter);
+    }
+    if (reads_verifier) {
+        open_tile(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1], &verifier);
+    }
     if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_DEFER) {
         return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
     }
@@ -151,149 +265,292 @@ static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t ti
     if (job->what == SPC_SUM_TV) {
         return lane_fold<SPC_SUM_TV, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
     }
+    if (job->what == SPC_SUM_BLOCK && pair->target.form == SPC_TARGET_DEFER) {
+        return lane_fold<SPC_SUM_BLOCK, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
+    }
     return any_fold(job, vocab, tile, &drafter, &verifier);
 }
 
-static __device__ void mass_of_tile(const job_text *job, int32_t vocab, int32_t tile,
-                                    uint64_t *bins)
+/* Integers of 64 bits, added as two of 32: shared memory has no instruction for the whole. */
+static __device__ void add_mass(int32_t bin, uint64_t mass)
 {
-    lane_logits v;
-    unsigned long long mass = 0;
+    const uint32_t low = (uint32_t)mass, before = atomicAdd(&scratch.low[bin], low);
+    const uint32_t high = (uint32_t)(mass >> 32) + (before + low < before ? 1u : 0u);
 
-    load_tile(&job->row, vocab, tile, &v);
-    for (int k = 0; k < PER_LANE; k++) {
-        mass += spc_mass_of(spc_softmax_weight(job->softmax, v.z[k]));
-    }
-    if (mass > 0) atomicAdd((unsigned long long *)bins, mass);
+    if (high > 0) atomicAdd(&scratch.high[bin], high);
 }
 
-static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t tile,
-                                    uint64_t *bins)
+/* Most entries lie outside the bins: they cost two comparisons.  Tiles whose maximum does are not
+ * read. */
+static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t tile, float low,
+                                    float high, int32_t entries)
 {
     lane_logits v;
 
-    load_tile(&job->row, vocab, tile, &v);
-    scratch.bins[threadIdx.x] = 0;
-    __syncthreads();
+    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
+#pragma unroll 4
     for (int k = 0; k < PER_LANE; k++) {
-        const int32_t bin = spc_cut_bin(job->cut, spc_key_of_logit(v.z[k]));
+        const float z = v.z[k];
 
-        if (bin < 0 || tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES >= vocab) continue;
-        atomicAdd(&scratch.bins[bin],
-                  (unsigned long long)(job->what
-                                           ? spc_mass_of(spc_softmax_weight(job->softmax, v.z[k]))
-                                           : 1u));
-    }
-    __syncthreads();
-    static_assert((int)SPC_CUT_BINS == (int)SPC_LANES, "a thread for every bin");
-    if (scratch.bins[threadIdx.x] > 0) {
-        atomicAdd((unsigned long long *)&bins[threadIdx.x], scratch.bins[threadIdx.x]);
+        if (!(z >= low && z <= high)) continue;
+        if (tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES >= vocab) continue;
+
+        const int32_t bin = spc_search_bin(&job->search, z);
+
+        if (job->what) {
+            add_mass(bin, spc_mass_of(spc_softmax_weight(job->softmax, z)));
+        } else {
+            atomicAdd(&scratch.low[bin], 1u);
+        }
     }
 }
 
-static __device__ spc_partial kept_of_tile(const job_text *job, float temperature, int32_t vocab,
-                                           int32_t tile)
+static __device__ spc_partial kept_of_tile(const job_text *job, int32_t vocab, int32_t tile,
+                                           bool moments, int32_t entries)
 {
     spc_partial p = spc_partial_none();
     lane_logits v;
     float sum = 0.0f, moment = 0.0f;
 
-    load_tile(&job->row, vocab, tile, &v);
+    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
+#pragma unroll 4
     for (int k = 0; k < PER_LANE; k++) {
+        if (!(v.z[k] >= job->softmax.cut)) continue; /* adds nothing, to the bit */
+
         const float w = spc_softmax_weight(job->softmax, v.z[k]);
 
         sum += w;
-        if (job->moments) moment += w > 0.0f ? (v.z[k] - job->softmax.max) / temperature * w : 0.0f;
+        if (moments && w > 0.0f) {
+            moment += (v.z[k] - job->softmax.max) / job->params.sampling.temperature * w;
+        }
     }
     p.sum = block_sum(&scratch.block, sum);
-    p.moment = block_sum(&scratch.block, moment);
+    if (moments) p.moment = block_sum(&scratch.block, moment);
     return p;
 }
 
-/* One tile of the job in scratch.job; the block's threads have all written when it returns. */
-static __device__ __noinline__ void run_tile(int32_t s, int32_t tile)
+enum { NOT_READ = -1 };
+
+/* Ask for a tile of a row if it reaches up to `low`: as fetch_tile, or NOT_READ. */
+static __device__ int32_t fetch_reaching(const job_text *job, int32_t tile, int32_t last, float low)
+{
+    int32_t entries = NOT_READ;
+
+    if (tile < last && partial_at(job->cells, tile).max >= low) {
+        entries = fetch_tile(&job->view, scratch.q.vocab, tile, &scratch.stage[tile % 2]);
+    }
+    end_fetch();
+    return entries;
+}
+
+static __device__ void run_bins(const job_text *job, int32_t slot, int32_t first, int32_t last)
+{
+    const float low = spc_search_logit(&job->search, job->search.low);
+    const float high = spc_search_logit(&job->search, job->search.high);
+    int32_t now = fetch_reaching(job, first, last, low);
+
+    static_assert((int)SPC_CUT_BINS == (int)SPC_LANES, "a thread for every bin");
+    scratch.low[threadIdx.x] = scratch.high[threadIdx.x] = 0;
+    __syncthreads();
+    for (int32_t t = first; t < last; t++) {
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
+
+        wait_fetch<1>();
+        if (now != NOT_READ) bins_of_tile(job, scratch.q.vocab, t, low, high, now);
+        __syncthreads(); /* all have read this tile */
+        now = next;
+    }
+    __syncthreads();
+
+    const uint64_t mass =
+        (uint64_t)scratch.high[threadIdx.x] << 32 | (uint64_t)scratch.low[threadIdx.x];
+
+    if (mass > 0) {
+        atomicAdd((unsigned long long *)bins_of(&scratch.q, slot) + threadIdx.x,
+                  (unsigned long long)mass);
+    }
+}
+
+static __device__ void run_kept(const job_text *job, int32_t first, int32_t last)
+{
+    const spc_row_needs needs = spc_needs_of(&job->params, scratch.q.vocab);
+    const float low = job->softmax.cut;
+    int32_t now = fetch_reaching(job, first, last, low);
+
+    for (int32_t t = first; t < last; t++) {
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
+        spc_partial p = spc_partial_none();
+
+        wait_fetch<1>();
+        if (now != NOT_READ) {
+            p = kept_of_tile(job, scratch.q.vocab, t, needs.processed_moment, now);
+        }
+        p.max = job->stats.max; /* what the sums are relative to now */
+        p.top = job->stats.top;
+        __syncthreads(); /* all have read this tile, and its partial */
+        if (threadIdx.x == 0) scratch.q.cells[job->cells + t].tile = p;
+        now = next;
+    }
+}
+
+/* One piece of the job in scratch.job; the block's threads have all written when it returns. */
+static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
 {
     const job_text *job = &scratch.job;
-    const int32_t vocab = scratch.round.vocab;
-    uint64_t *bins = scratch.q.bins + (int64_t)s * SPC_CUT_BINS;
-    spc_partial p = spc_partial_none();
+    const int32_t vocab = scratch.q.vocab, first = piece * job->piece;
+    const int32_t last =
+        first + job->piece < scratch.q.tiles ? first + job->piece : scratch.q.tiles;
 
-    switch (job->kind) {
-    case JOB_PARTIALS: {
-        lane_logits v;
+    if (job->kind == JOB_BINS) {
+        run_bins(job, slot, first, last);
+    } else if (job->kind == JOB_KEPT) {
+        run_kept(job, first, last);
+    } else {
+        for (int32_t t = first; t < last; t++) {
+            spc_partial p = spc_partial_none();
 
-        load_tile(&job->row, vocab, tile, &v);
-        p = partial_of(&scratch.block, &v, tile, spc_needs_of(scratch.round.params, vocab));
-        break;
-    }
-    case JOB_MASS: mass_of_tile(job, vocab, tile, bins); break;
-    case JOB_BINS: bins_of_tile(job, vocab, tile, bins); break;
-    case JOB_KEPT:
-        p = kept_of_tile(job, scratch.round.params->sampling.temperature, vocab, tile);
-        break;
-    default: p.sum = block_sum(&scratch.block, fold_tile(job, vocab, tile)); break;
-    }
-    if (threadIdx.x == 0) scratch.q.part[(int64_t)s * scratch.q.tiles + tile] = p;
-    __threadfence();
-    __syncthreads();
-}
+            if (job->kind == JOB_PARTIALS) {
+                const int32_t entries = fetch_tile(&job->view, vocab, t, &scratch.stage[0]);
+                lane_logits v;
 
-/* Take tiles of sequence s's job until none is left.  mine: scratch.job is this job already. */
-static __device__ void take_tiles(int32_t s, bool mine)
-{
-    job *j = job_of(&scratch.q, s);
-
-    for (;;) {
-        if (threadIdx.x == 0) scratch.claim = atomicSub(&j->left, 1);
-        __syncthreads();
-
-        const int32_t claim = scratch.claim;
-
-        __syncthreads(); /* claim is written again */
-        if (claim <= 0) return;
-        if (!mine) { /* the text cannot change while a tile of it is out */
-            __threadfence();
-            for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
-                ((uint32_t *)&scratch.job)[i] = __ldcg((const uint32_t *)&j->text + i);
+                end_fetch();
+                wait_fetch<0>();
+                open_tile(&job->view, vocab, t, entries, &scratch.stage[0], &v);
+                p = partial_of(&scratch.block, &v, t, spc_needs_of(&job->params, vocab));
+            } else {
+                p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
             }
-            __syncthreads();
-            if (threadIdx.x == 0) scratch.job.pair.round = &scratch.round;
-            __syncthreads();
+            if (threadIdx.x == 0) {
+                scratch.q.cells[cells_of_job(&scratch.q, slot) + t].tile = p;
+            }
         }
-        run_tile(s, claim - 1);
-        if (threadIdx.x == 0) atomicAdd(&j->done, 1);
     }
+    fence_blocks();
+    __syncthreads();
 }
 
-/* Run scratch.job, written by thread 0, over all tiles, with whoever has time. */
-static __device__ void run_job(void)
+/* ---- who takes them ---------------------------------------------------------------------------
+ */
+
+/* A job that nobody uses, of `count` from `first` on; -1: there is none.  Thread 0 alone. */
+static __device__ int32_t take_slot(int32_t first, int32_t count)
 {
-    const int32_t s = scratch.sequence, tiles = scratch.q.tiles;
-    job *j = job_of(&scratch.q, s);
+    uint32_t *taken = scratch.q.all->taken + first / 32;
+
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t slot = (int32_t)((blockIdx.x + (uint32_t)i) % (uint32_t)count);
+        const uint32_t bit = 1u << slot % 32;
+
+        if (fresh(taken + slot / 32) & bit) continue;
+        if (!(atomicOr(taken + slot / 32, bit) & bit)) return first + slot;
+    }
+    return -1;
+}
+
+/* All threads have done with it. */
+static __device__ void give_slot(int32_t slot)
+{
+    fence_blocks();
+    atomicAnd(scratch.q.all->taken + slot / 32, ~(1u << slot % 32));
+}
+
+/* Let everyone take pieces of scratch.job, which thread 0 wrote. */
+static __device__ void post(int32_t slot)
+{
+    job *j = job_of(&scratch.q, slot);
 
     __syncthreads();
-    if (tiles == 1) {
-        run_tile(s, 0);
-        return;
-    }
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
         ((uint32_t *)&j->text)[i] = ((const uint32_t *)&scratch.job)[i];
     }
+    if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
     if (threadIdx.x == 0) j->done = 0;
-    __threadfence();
+    fence_blocks();
     __syncthreads();
-    if (threadIdx.x == 0) atomicExch(&j->left, tiles);
-    take_tiles(s, true);
     if (threadIdx.x == 0) {
-        while (fresh(&j->done) < tiles) __nanosleep(32);
-        __threadfence();
+        atomicAdd(&scratch.q.all->open, 1);
+        atomicExch(scratch.q.left + slot, pieces_of(&scratch.q, scratch.job.piece));
+    }
+}
+
+/* A piece of a job, counted from 1; 0 or less: none is left. */
+static __device__ int32_t claim_piece(int32_t slot)
+{
+    __syncthreads(); /* the last claim was read */
+    if (threadIdx.x == 0) {
+        scratch.claim = atomicSub(scratch.q.left + slot, 1);
+        if (scratch.claim == 1) atomicSub(&scratch.q.all->open, 1);
+    }
+    __syncthreads();
+    return scratch.claim;
+}
+
+/* The text of a job of which this block holds a piece: it cannot change meanwhile. */
+static __device__ void read_text(int32_t slot)
+{
+    const uint32_t *text = (const uint32_t *)&job_of(&scratch.q, slot)->text;
+
+    fence_blocks();
+    for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
+        ((uint32_t *)&scratch.job)[i] = __ldcg(text + i);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) scratch.job.pair.round = &scratch.helper;
+    __syncthreads();
+}
+
+/* Take what is left of a job that this block waits for, then wait for the others.  mine:
+ * scratch.job is this job already. */
+static __device__ void finish_job(int32_t slot, bool mine)
+{
+    job *j = job_of(&scratch.q, slot);
+
+    for (;;) {
+        const int32_t claim = claim_piece(slot);
+
+        if (claim <= 0) break;
+        if (!mine) read_text(slot);
+        mine = true;
+        run_piece(slot, claim - 1);
+        if (threadIdx.x == 0) atomicAdd(&j->done, 1);
+    }
+    if (!mine) read_text(slot); /* for its piece */
+    if (threadIdx.x == 0) {
+        while (fresh(&j->done) < pieces_of(&scratch.q, scratch.job.piece)) __nanosleep(32);
+        fence_blocks();
     }
     __syncthreads();
 }
 
-static __device__ const spc_partial *parts(void)
+/* Run scratch.job, written by thread 0, with whoever has time. */
+static __device__ void run_job(void)
 {
-    return scratch.q.part + (int64_t)scratch.sequence * scratch.q.tiles;
+    const int32_t slot = scratch.slot;
+
+    if (scratch.q.tiles == 1) {
+        __syncthreads();
+        if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
+        fence_blocks();
+        __syncthreads();
+        run_piece(slot, 0);
+        return;
+    }
+    post(slot);
+    finish_job(slot, true);
+}
+
+/* Begin the text of a job: by thread 0. */
+static __device__ void begin_text(job_kind kind, const spc_row_params *params, int32_t row,
+                                  int32_t piece)
+{
+    job_text *text = &scratch.job;
+
+    text->kind = kind;
+    text->what = text->bare = 0;
+    text->row = row;
+    text->piece = piece;
+    text->params = *params;
+    text->pair.round = &scratch.helper;
 }
 
 #endif

@@ -3,261 +3,60 @@
  *
  * As many blocks as fit stay for the whole launch.  First they take tickets: tile after tile of
  * the rows that every sequence will look at, sequence after sequence, and leave the statistics of
- * each tile in the workspace.  The block that brings a sequence's last tile decides the sequence:
- * it runs rules/round_body.h, whose sums over whole rows (a residual, eta, a distance) become jobs
- * of as many tiles.  Blocks that have no tickets any more take tiles of open jobs.
+ * each tile in the workspace.  The block that brings a row's last tile merges them.  A row that is
+ * cut (top-k, top-p, min-p) then goes on by itself, stage by stage (cut.cuh): whoever brings the
+ * last tile of a stage begins the next.  The block that brings the last row of a sequence decides
+ * it: it runs rules/round_body.h, whose sums over whole rows (a residual, eta, a distance) are jobs
+ * of as many tiles (jobs.cuh); sums that every row is asked for are begun for all rows together.
+ * Open jobs come before tickets, for as many blocks as they have pieces; blocks that find no
+ * tickets any more do nothing else.
  *
  * Who computes a tile does not matter: a tile's numbers are final, and are added from left to
- * right by whoever decides.  So the result has the bits of the reference (verify.cu), whatever the
- * grid, the batch and the order of blocks.
+ * right by whoever needs the sum.  So the result has the bits of the reference (verify.cu),
+ * whatever the grid, the batch and the order of blocks.
  *
- * A block only waits for tiles that running blocks have taken: nothing here needs all blocks to be
- * on the device at once.
+ * A block only waits for tiles that running blocks have taken, or for a job that another deciding
+ * block will give back: nothing here needs all blocks to be on the device at once.
  *
- * Bytes: each row of the first pass once from memory.  What a decision reads again was read a few
- * microseconds ago, because tickets follow the sequences: it should still be in L2 (not measured).
- */
+ * Bytes: each row of the first pass once from memory.  What is read again was read a few
+ * microseconds ago, because tickets follow the sequences: a sequence of five rows of 128256 bf16
+ * logits is 1.3 MB, and 528 blocks have 4 to 8 MB under way.  (Position after position would leave
+ * all sequences to be decided at the very end.)  All rows of a sequence are cut, also those behind
+ * the first rejection: which one that is, only cut rows can tell, and one after the other they
+ * would take as many steps as there are rows.
+ *
+ * Steps in a row, counted, not measured: none of this has been timed on a device.  G drafts, the
+ * drafter's statistics given; a step is a job that has to end before the next can begin.
+ *
+ *                                   one sequence, behind its last tile of the first pass
+ *   strict, lossy, diff, bild       1: the residual, or the statistics of the bonus row
+ *     with a bonus from the target  3: statistics of both rows, the target
+ *   token rules                     1, and 1 for eta at each draft outside the set up to the end
+ *   opt, fuzzy, their log forms     2: all distances together, the residual
+ *   block, strict                   2: all residual masses together (none when the last coin keeps
+ *                                      the whole draft), the residual
+ *   block, opt or token rules       3: all distances or all eta before
+ *   cut by top-p, bf16              2 or 3 more for all rows together: 1 or 2 levels, the sums
+ *   cut by top-p, fp32              4 or 5 more: 3 or 4 levels
+ *   cut by top-k                    as many levels more
+ *   lossy with beta solved,         some tens: each of Newton's steps is one
+ *   mentored
+ *
+ *                                   looks at the rows of the first pass, from L2 but for the first
+ *   not cut                         1, and 1 or 2 of the row of the residual
+ *   cut by top-p                    3 or 4; an entry outside the bins, or cut, costs two
+ * comparisons, a tile without entries inside is not read
+ *
+ * A ticket is for up to four tiles of a row.  Around a tile: one atomic addition (its arrival,
+ * asked for one tile late), one look at the number of open jobs, a fourth of a fence.  Around a
+ * ticket: one atomic addition, asked for a ticket ahead, and some 450 instructions a thread that
+ * say what the row is (a tile of bf16 takes about 240: these are sm_90a's, counted).  A block has
+ * two tiles under way, 16 bytes a thread and copy: with four blocks 64 KB of bf16 for each
+ * multiprocessor, where about 15 KB keep the memory of an H100 busy.  Around a piece of a job: a
+ * look at all jobs, three atomic additions and a fence. */
 #include "launch.h"
 
-#include "jobs.cuh"
-
-/* ---- rows, as round_body.h asks for them ----------------------------------------------------- */
-
-static __device__ void clear_bins(void)
-{
-    __syncthreads(); /* they may still be read */
-    scratch.q.bins[(int64_t)scratch.sequence * SPC_CUT_BINS + threadIdx.x] = 0;
-}
-
-/* Least key of the set that holds `target` counts, or masses, from the top. */
-static __device__ uint32_t find_cut(const spc_view *row, spc_softmax s, bool by_mass,
-                                    uint64_t target)
-{
-    spc_cut cut = spc_cut_begin(target);
-
-    while (cut.level < spc_cut_levels(row)) {
-        clear_bins();
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            scratch.job.kind = JOB_BINS;
-            scratch.job.what = by_mass;
-            scratch.job.row = *row;
-            scratch.job.softmax = s;
-            scratch.job.cut = cut;
-        }
-        run_job();
-        scratch.bins[threadIdx.x] =
-            fresh(scratch.q.bins + (int64_t)scratch.sequence * SPC_CUT_BINS + threadIdx.x);
-        __syncthreads();
-        cut = spc_cut_descend(cut, (const uint64_t *)scratch.bins);
-        __syncthreads();
-    }
-    return spc_cut_key(cut);
-}
-
-/* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static __device__ float top_p_cut(const spc_view *row, spc_softmax s, float top_p)
-{
-    uint64_t mass;
-
-    clear_bins();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        scratch.job.kind = JOB_MASS;
-        scratch.job.row = *row;
-        scratch.job.softmax = s;
-    }
-    run_job();
-    mass = fresh(scratch.q.bins + (int64_t)scratch.sequence * SPC_CUT_BINS);
-    return spc_logit_of_key(find_cut(row, s, true, spc_nucleus_target(top_p, mass)));
-}
-
-static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
-                                                 float top_p)
-{
-    (void)pair;
-    if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, side->softmax, top_p);
-}
-
-/* Top-k, then top-p on what it left, then min-p: the least logit kept. */
-static __device__ float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
-                                       float max)
-{
-    spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
-
-    if (p->top_k > 0 && p->top_k < vocab) {
-        s.cut = spc_logit_of_key(find_cut(row, s, false, (uint64_t)p->top_k));
-    }
-    if (p->top_p < 1.0f) {
-        const float cut = top_p_cut(row, s, p->top_p);
-
-        if (cut > s.cut) s.cut = cut;
-    }
-    if (p->min_p > 0.0f) {
-        const float cut = spc_min_p_cut(max, p->temperature, (float)log((double)p->min_p));
-
-        if (cut > s.cut) s.cut = cut;
-    }
-    return s.cut;
-}
-
-/* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
-static __device__ void restrict_sums(const spc_view *row, float temperature, bool moments,
-                                     spc_row_stats *stats)
-{
-    const int32_t t = (int32_t)threadIdx.x, tiles = scratch.q.tiles;
-
-    if (threadIdx.x == 0) {
-        scratch.job.kind = JOB_KEPT;
-        scratch.job.moments = moments;
-        scratch.job.row = *row;
-        scratch.job.softmax = spc_softmax_of(*stats, temperature);
-    }
-    run_job();
-    if (t < tiles) {
-        const spc_partial p = fresh(parts() + t);
-
-        scratch.row.weight[t] = p.sum;
-        scratch.row.moment[t] = p.moment;
-    }
-    __syncthreads();
-    stats->sum = 0.0f;
-    if (moments) stats->moment = 0.0f;
-    for (int32_t i = 0; i < tiles; i++) {
-        stats->sum += scratch.row.weight[i];
-        if (moments) stats->moment += scratch.row.moment[i];
-    }
-}
-
-/* Partials of a row that the first pass has read, or 0. */
-static __device__ const spc_partial *known_partials(const spc_view *row)
-{
-    for (int32_t r = 0; r < scratch.q.rows; r++) {
-        if (scratch.known[r] && scratch.known[r] == row->logits.data &&
-            scratch.known_width[r] == row->width) {
-            return scratch.q.first +
-                   ((int64_t)scratch.sequence * scratch.q.rows + r) * scratch.q.tiles;
-        }
-    }
-    return nullptr;
-}
-
-/* Statistics of a row as its sequence needs them; leaves round->tile_weight. */
-static __device__ __noinline__ void view_statistics(const spc_round *round, const spc_view *row,
-                                                    spc_row_stats *stats)
-{
-    const spc_row_params *params = round->params;
-    const spc_row_needs needs = spc_needs_of(params, round->vocab);
-    const spc_partial *from = known_partials(row);
-    spc_partial all;
-
-    __syncthreads(); /* scratch may still be read */
-    if (!from) {
-        if (threadIdx.x == 0) {
-            scratch.job.kind = JOB_PARTIALS;
-            scratch.job.row = *row;
-        }
-        run_job();
-        from = parts();
-    }
-    all = merge_tiles(&scratch.block, &scratch.row, scratch.q.tiles, needs.scale,
-                      [=](int32_t t) { return fresh(from + t); });
-    *stats = spc_stats_of(all, needs);
-    if (stats->bad || !needs.mixing) return;
-    if (needs.truncates) {
-        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all.max);
-    }
-    if (needs.restricts) {
-        restrict_sums(row, params->sampling.temperature, needs.processed_moment, stats);
-    }
-}
-
-static __device__ __noinline__ int32_t draw_view(const spc_round *round, const spc_view *row,
-                                                 spc_row_stats stats, spc_key key,
-                                                 spc_stream_id stream)
-{
-    const spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
-
-    if (s.greedy) return s.top;
-
-    const int32_t tile =
-        race_tiles(&scratch.block, round->tile_weight, scratch.q.tiles, key, stream);
-
-    if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    return race_entries(&scratch.block, round->vocab, tile, key, stream,
-                        [=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
-}
-
-/* Sum over the row; leaves the tiles' sums in round->tile_weight. */
-static __device__ __noinline__ float fold(const spc_row_pair *pair, spc_summand what, float x)
-{
-    const int32_t t = (int32_t)threadIdx.x, tiles = scratch.q.tiles;
-    float sum = 0.0f;
-
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        scratch.job.kind = JOB_FOLD;
-        scratch.job.what = what;
-        scratch.job.x = x;
-        scratch.job.pair = *pair;
-        scratch.job.pair.round = &scratch.round;
-    }
-    run_job();
-    if (t < tiles) scratch.row.weight[t] = fresh(parts() + t).sum;
-    __syncthreads();
-    for (int32_t i = 0; i < tiles; i++) sum += scratch.row.weight[i];
-    return sum;
-}
-
-/* A token with probability proportional to the summand; -1 when nothing weighs anything. */
-static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_summand what,
-                                                 float x, spc_key key, spc_stream_id stream)
-{
-    if (!(fold(pair, what, x) > 0.0f)) return -1;
-
-    const int32_t tile =
-        race_tiles(&scratch.block, pair->round->tile_weight, scratch.q.tiles, key, stream);
-
-    if (tile < 0) return -1;
-    return race_entries(&scratch.block, pair->round->vocab, tile, key, stream, [=](int32_t v) {
-        return spc_pair_summand(pair, what, x, spc_pair_entry(pair, v));
-    });
-}
-
-/* ---- what round_body.h asks for ---------------------------------------------------------------
- */
-
-static __device__ void row_statistics(const spc_row_pair *pair, const spc_side *s,
-                                      spc_row_stats *stats)
-{
-    view_statistics(pair->round, &s->row, stats);
-}
-
-static __device__ int32_t draw_row(const spc_row_pair *pair, const spc_side *s, spc_row_stats stats,
-                                   spc_key key, spc_stream_id stream)
-{
-    return draw_view(pair->round, &s->row, stats, key, stream);
-}
-
-static __device__ spc_entry entry_at(const spc_row_pair *pair, int32_t token)
-{
-    return spc_pair_entry(pair, token);
-}
-
-static __device__ bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
-{
-    (void)round;
-    return spc_accepts(kept, drafter, spc_uniform(key, SPC_STREAM_ACCEPT, 0));
-}
-
-static __device__ void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
-{
-    if (threadIdx.x == 0) round->detail[row] = *detail;
-}
-
-#define ROUND_FN static __device__
-#include "rules/round_body.h"
+#include "decide.cuh"
 
 /* ---- what a batch looks at first, and what it decides ---------------------------------------- */
 
@@ -334,168 +133,427 @@ static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
     return spc_batch_round(b, s);
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------ */
-
 template <typename Batch> struct queue_args {
     Batch b;
     queue q;
 };
 
-/* A tile of the first pass. */
+/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
+ * instructions as the sums of two tiles. */
 struct first_tile {
-    int32_t sequence, row, tile;
+    int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     bool wanted;
-    lane_logits v;
+    int32_t place;   /* of its view in scratch.view */
+    int32_t entries; /* as fetch_tile says */
 };
+
+/* Ask for a tile of a row that is known. */
+static __device__ __forceinline__ void ask_first(first_tile *t, tile_stage *stage)
+{
+    if (t->wanted) {
+        t->entries = fetch_tile(&scratch.view[t->place], scratch.q.vocab, t->tile, stage);
+    }
+}
 
 template <typename Batch>
 static __device__ __forceinline__ void load_first(const Batch *b, uint32_t ticket, uint32_t total,
-                                                  first_tile *out)
+                                                  int32_t place, tile_stage *stage, first_tile *out)
 {
-    const uint32_t tiles = (uint32_t)scratch.q.tiles, rows = (uint32_t)scratch.q.rows;
+    const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
+    const uint32_t rows = (uint32_t)scratch.q.rows;
     spc_view view;
 
     if (ticket >= total) return;
-    out->tile = (int32_t)(ticket % tiles);
-    out->row = (int32_t)(ticket / tiles % rows);
-    out->sequence = (int32_t)(ticket / tiles / rows);
+    out->tile = (int32_t)(ticket % runs) * scratch.q.piece;
+    out->end = out->tile + scratch.q.piece;
+    if (out->end > scratch.q.tiles) out->end = scratch.q.tiles;
+    out->row = (int32_t)(ticket / runs % rows);
+    out->sequence = (int32_t)(ticket / runs / rows);
+    out->place = place;
     out->wanted = first_row(b, out->sequence, out->row, &view);
-    if (out->wanted) load_tile(&view, b->vocab, out->tile, &out->v);
+    if (!out->wanted) return;
+    out->entries = fetch_tile(&view, b->vocab, out->tile, stage);
+    if (threadIdx.x == 0) scratch.view[place] = view; /* read behind a barrier */
 }
 
-/* Take the round of a sequence into shared memory, to decide it or to work on its jobs. */
-template <typename Batch> static __device__ void enter_round(const Batch *b, int32_t s)
+/* ---- one sequence -----------------------------------------------------------------------------
+ */
+
+static __device__ void copy_words(void *to, const void *from, size_t bytes, int32_t first)
 {
+    const size_t i = (size_t)((int32_t)threadIdx.x - first);
+
+    if ((int32_t)threadIdx.x >= first && i < bytes / 4) {
+        ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
+    }
+}
+
+/* What the round reads again and again, in two trips to memory for all rows together. */
+static __device__ void fetch_round(void)
+{
+    const spc_round *round = &scratch.round;
+    const int32_t i = (int32_t)threadIdx.x, drafts = round->drafts > 0 ? round->drafts : 0;
+    const size_t n = (size_t)drafts;
+
+    static_assert(sizeof(spc_row_params) / 4 <= 32, "the first warp copies them");
+    static_assert((SPC_GAMMA_MAX + 1) * (sizeof(spc_row_stats) / 4 + 1) + 32 <= SPC_LANES,
+                  "a thread for every word");
+    copy_words(&scratch.params, round->params, sizeof scratch.params, 0);
+    if (n > 0) copy_words(scratch.draft, round->draft, n * sizeof *round->draft, 32);
+    if (n > 0 && round->stats) {
+        copy_words(scratch.stats, round->stats, n * sizeof *round->stats, 32 + SPC_GAMMA_MAX + 1);
+    }
     __syncthreads();
-    if (threadIdx.x == 0) {
-        scratch.round = round_at(b, s);
-        scratch.round.tile_weight = scratch.row.weight;
+    if (i < drafts && scratch.draft[i] >= 0 && scratch.draft[i] < round->vocab) {
+        const spc_row_pair pair = spc_pair_at(round, i, true);
+
+        scratch.draft_logits[i].drafter = spc_view_logit(&pair.drafter.row, scratch.draft[i]);
+        scratch.draft_logits[i].verifier = spc_view_logit(&pair.verifier.row, scratch.draft[i]);
+    }
+    __syncthreads();
+    if (i == 0) {
+        scratch.round.params = &scratch.params;
+        if (n > 0) scratch.round.draft = scratch.draft;
+        if (round->stats) scratch.round.stats = scratch.stats;
     }
     __syncthreads();
 }
 
+static __device__ row_record record_of(int64_t row)
+{
+    const cell *at = scratch.q.cells + scratch.q.records + row * SPC_QUEUE_RECORD_CELLS;
+    union {
+        row_record record;
+        uint32_t word[RECORD_WORDS];
+    } u;
+
+    for (int i = 0; i < RECORD_WORDS; i++) {
+        u.word[i] = __ldcg((const uint32_t *)&at[i / CELL_WORDS].tile + i % CELL_WORDS);
+    }
+    return u.record;
+}
+
+static __device__ void put_record(int64_t row, row_record record)
+{
+    cell *at = scratch.q.cells + scratch.q.records + row * SPC_QUEUE_RECORD_CELLS;
+    union {
+        row_record record;
+        uint32_t word[RECORD_WORDS];
+    } u;
+
+    u.record = record;
+    for (int i = 0; i < RECORD_WORDS; i++) {
+        ((uint32_t *)&at[i / CELL_WORDS].tile)[i % CELL_WORDS] = u.word[i];
+    }
+}
+
+/* Everything that the first pass was to find out about a sequence is there: decide it. */
 template <typename Batch> static __device__ __noinline__ void decide(const Batch *b, int32_t s)
 {
-    const int32_t r = (int32_t)threadIdx.x;
+    const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
 
-    enter_round(b, s);
-    if (r < scratch.q.rows) {
+    __syncthreads();
+    if (r == 0) {
+        scratch.sequence = s;
+        scratch.begun = 0;
+        scratch.round = round_at(b, s);
+        scratch.round.tile_weight = scratch.row.weight;
+    }
+    if (r < rows) {
         spc_view view;
         const bool wanted = first_row(b, s, r, &view);
 
         scratch.known[r] = wanted ? view.logits.data : nullptr;
         scratch.known_width[r] = wanted ? view.width : 0;
+        if (wanted && scratch.q.tiles > 1) {
+            scratch.record[r] = record_of(row_of(&scratch.q, s, r));
+        } else {
+            scratch.record[r].ready = 0;
+        }
     }
-    if (threadIdx.x == 0) scratch.sequence = s;
+    if (r == 0) { /* blocks that have one need nobody else to go on, and give it back */
+        int32_t slot;
+
+        while ((slot = take_slot(0, scratch.q.deciders)) < 0) __nanosleep(64);
+        scratch.slot = slot;
+    }
     __syncthreads();
+    fetch_round();
     decide_sequence(b, s);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        job_of(&scratch.q, s)->arrived = 0;
-        atomicExch(&job_of(&scratch.q, s)->left, 0);
-        __threadfence();
+    drop_begun();
+    if (r < rows) scratch.q.cells[row_of(&scratch.q, s, r)].arrived = 0;
+    if (r == 0) {
+        scratch.q.cells[s].ripe = 0;
+        give_slot(scratch.slot);
         atomicAdd(&scratch.q.all->decided, 1u);
     }
-}
-
-/* The sequence whose turn it is after this block's last tile but one: thread 0 asks for arrivals
- * one tile late, so that nobody waits for the answer. */
-struct arrival {
-    int32_t before; /* tiles that were there */
-    int32_t sequence;
-};
-
-static __device__ void announce(arrival last, int32_t all)
-{
-    if (threadIdx.x == 0) {
-        scratch.finished = last.sequence >= 0 && last.before == all - 1 ? last.sequence : -1;
-    }
-}
-
-template <typename Batch>
-static __device__ void first_pass(const Batch *b, uint32_t total, int32_t per_sequence)
-{
-    const queue *q = &scratch.q;
-    arrival last = {0, -1};
-    first_tile now, next;
-    uint32_t ticket, following;
-
-    if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
     __syncthreads();
-    ticket = scratch.ticket;
-    following = ticket + 1;
-    load_first(b, ticket, total, &now);
-    while (ticket < total) {
-        uint32_t taken = 0;
+}
 
-        load_first(b, following, total, &next); /* on its way while this tile is summed */
-        if (threadIdx.x == 0) taken = atomicAdd(&q->all->ticket, 1u);
-        if (now.wanted) {
-            const spc_partial p = partial_of(&scratch.block, &now.v, now.tile,
-                                             spc_needs_of(&b->params[now.sequence], b->vocab));
+/* A row of sequence s has all that the first pass can find out. */
+template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        fence_blocks();
+        scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
+        fence_blocks();
+    }
+    __syncthreads();
+    if (scratch.ripe) decide(b, s);
+}
 
-            if (threadIdx.x == 0) {
-                q->first[((int64_t)now.sequence * q->rows + now.row) * q->tiles + now.tile] = p;
+/* All tiles of a row are there.  Rows that are cut go on by themselves, all at the same time: a
+ * sequence has as many steps in a row as one of its rows. */
+template <typename Batch>
+static __device__ __noinline__ void finish_row(const Batch *b, int32_t s, int32_t r)
+{
+    const int64_t row = row_of(&scratch.q, s, r);
+    spc_view view;
+
+    if (scratch.q.tiles > 1 && first_row(b, s, r, &view)) {
+        const spc_row_params *params = &b->params[s];
+        const spc_row_needs needs = spc_needs_of(params, b->vocab);
+        const int64_t cells = cells_of_row(&scratch.q, s, r);
+        const spc_row_stats stats = stats_of_cells(cells, needs);
+        const bool cuts = !stats.bad && needs.mixing && needs.restricts;
+
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            scratch.claim = cuts ? take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead) : -1;
+            if (scratch.claim < 0) put_record(row, {stats, !cuts});
+            if (scratch.claim >= 0) {
+                begin_text(JOB_NONE, params, r, scratch.q.piece);
+                scratch.job.sequence = s;
+                scratch.job.view = view;
+                scratch.job.cells = cells;
+                scratch.job.stats = stats;
+                begin_cut(&scratch.job);
             }
         }
         __syncthreads();
-        announce(last, per_sequence);
-        if (threadIdx.x == 0) {
-            __threadfence();
-            last.before = atomicAdd(&job_of(q, now.sequence)->arrived, 1);
-            last.sequence = now.sequence;
-            scratch.ticket = taken;
+        if (scratch.claim >= 0) {
+            post(scratch.claim);
+            return;
         }
-        __syncthreads();
-
-        const int32_t finished = scratch.finished;
-
-        ticket = following;
-        following = scratch.ticket;
-        now = next;
-        if (finished >= 0) decide(b, finished);
     }
-    __syncthreads();
-    announce(last, per_sequence);
-    __syncthreads();
-    if (scratch.finished >= 0) decide(b, scratch.finished);
+    ripen(b, s);
 }
 
-/* A sequence with tiles to take, or -1; blocks begin to look at different places. */
-static __device__ int32_t open_job(int32_t live)
+/* The last piece of a stage of a row that goes on by itself was this block's. */
+template <typename Batch> static __device__ __noinline__ void go_on(const Batch *b, int32_t slot)
 {
-    const int32_t from = (int32_t)((uint32_t)blockIdx.x * 7919u % (uint32_t)live);
+    next_stage(slot);
+    if (scratch.job.kind != JOB_NONE) {
+        post(slot);
+        return;
+    }
+
+    const int32_t s = scratch.job.sequence;
+
+    if (threadIdx.x == 0) {
+        put_record(row_of(&scratch.q, s, scratch.job.row), {scratch.job.stats, 1});
+        give_slot(slot);
+    }
+    ripen(b, s);
+}
+
+/* ---- the kernel -------------------------------------------------------------------------------
+ */
+
+/* A job with pieces to take, or -1; blocks begin to look at different places. */
+static __device__ int32_t open_job(void)
+{
     unsigned long long best = ~0ull;
 
-    for (int32_t i = (int32_t)threadIdx.x; i < live; i += SPC_LANES) {
-        const int32_t s = i + from < live ? i + from : i + from - live;
+    for (uint32_t i = threadIdx.x; i < SPC_QUEUE_JOBS; i += SPC_LANES) {
+        const uint32_t slot = (i + blockIdx.x * 37u) % SPC_QUEUE_JOBS;
 
-        if (best == ~0ull && fresh(&job_of(&scratch.q, s)->left) > 0) {
-            best = (unsigned long long)(uint32_t)i << 32 | (uint32_t)s;
+        if (best == ~0ull && fresh(scratch.q.left + slot) > 0) {
+            best = (unsigned long long)i << 32 | slot;
         }
     }
     best = block_least(&scratch.block, best);
     return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
 }
 
+/* Take a piece of any job.  false: none was open. */
+template <typename Batch> static __device__ __noinline__ bool serve(const Batch *b)
+{
+    const int32_t slot = open_job();
+
+    if (slot < 0) return false;
+
+    const int32_t claim = claim_piece(slot);
+
+    if (claim <= 0) return true; /* others were faster */
+    read_text(slot);
+    run_piece(slot, claim - 1);
+    if (threadIdx.x == 0) {
+        const int32_t before = atomicAdd(&job_of(&scratch.q, slot)->done, 1);
+
+        fence_blocks();
+        scratch.claim =
+            scratch.job.row != NO_ROW && before == pieces_of(&scratch.q, scratch.job.piece) - 1;
+    }
+    __syncthreads();
+    if (scratch.claim) go_on(b, slot);
+    return true;
+}
+
+/* Tiles are announced a few at a time, so that a block waits for its writes once for all of them;
+ * the answers are asked for one tile late, so that nobody waits for those.  The first threads have
+ * one row each. */
+struct arrival {
+    int32_t before; /* tiles that were there */
+    int32_t row;    /* of all sequences', or NO_ROW */
+};
+
+/* The answers of the last announcement. */
+static __device__ void note_finished(const arrival *last)
+{
+    if (threadIdx.x >= ARRIVALS) return;
+    scratch.finished[threadIdx.x] =
+        last->row != NO_ROW && last->before == scratch.q.tiles - 1 ? last->row : NO_ROW;
+}
+
+/* Behind a barrier after the last of `count` tiles was written. */
+static __device__ void announce(int32_t count, arrival *last)
+{
+    last->row = NO_ROW;
+    if ((int32_t)threadIdx.x >= count) return;
+    fence_blocks();
+    last->row = scratch.arrivals[threadIdx.x];
+    last->before = atomicAdd(&scratch.q.cells[last->row].arrived, 1);
+}
+
+/* Behind a barrier after note_finished. */
+static __device__ bool has_finished(void)
+{
+    bool any = false;
+
+    for (int i = 0; i < ARRIVALS; i++) any |= scratch.finished[i] != NO_ROW;
+    return any;
+}
+
+template <typename Batch> static __device__ void finish_noted(const Batch *b)
+{
+    fence_blocks();
+    for (int i = 0; i < ARRIVALS; i++) {
+        const int32_t row = scratch.finished[i];
+
+        if (row != NO_ROW) finish_row(b, row / scratch.q.rows, row % scratch.q.rows);
+    }
+}
+
+/* Is it this block's turn to take a piece of what is open?  About as many blocks as there are
+ * pieces should look. */
+static __device__ bool may_serve(int32_t open, uint32_t ticket)
+{
+    const uint32_t pieces = (uint32_t)open * (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
+
+    return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < pieces;
+}
+
+/* Jobs take the place of the tile that is on its way: behind one it is asked for again. */
+template <typename Batch> static __device__ void first_pass(const Batch *b, uint32_t total)
+{
+    const queue *q = &scratch.q;
+    arrival last = {0, NO_ROW};
+    first_tile now = {}, next = {};
+    uint32_t ticket, following;
+    int32_t brought = 0, turn = 0;
+
+    if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
+    __syncthreads();
+    ticket = scratch.ticket;
+    following = ticket + 1;
+    load_first(b, ticket, total, 0, &scratch.stage[0], &now);
+    end_fetch();
+    __syncthreads();
+    while (ticket < total) {
+        const int32_t row = (int32_t)row_of(q, now.sequence, now.row);
+        const bool ends = now.tile + 1 >= now.end;
+        tile_stage *stage = &scratch.stage[turn], *other = &scratch.stage[1 - turn];
+        uint32_t taken = 0;
+        int32_t open = 0;
+
+        if (ends) { /* the next one is on its way while this tile is summed */
+            load_first(b, following, total, 1 - now.place, other, &next);
+        } else {
+            next = now;
+            next.tile++;
+            ask_first(&next, other);
+        }
+        end_fetch();
+        if (threadIdx.x == 0) {
+            if (ends) taken = atomicAdd(&q->all->ticket, 1u);
+            open = fresh(&q->all->open);
+        }
+        if (now.wanted) {
+            lane_logits v;
+
+            wait_fetch<1>();
+            open_tile(&scratch.view[now.place], b->vocab, now.tile, now.entries, stage, &v);
+
+            const spc_partial p = partial_of(&scratch.block, &v, now.tile,
+                                             spc_needs_of(&b->params[now.sequence], b->vocab));
+
+            if (threadIdx.x == 0) q->cells[(int64_t)row * q->tiles + now.tile].tile = p;
+        }
+        if (threadIdx.x == 0) scratch.arrivals[brought] = row;
+        brought++;
+        __syncthreads();
+        note_finished(&last);
+        announce(brought == ARRIVALS ? brought : 0, &last);
+        brought %= ARRIVALS;
+        if (threadIdx.x == 0) {
+            scratch.ticket = taken;
+            scratch.open = may_serve(open, ticket + (uint32_t)now.tile);
+        }
+        __syncthreads();
+
+        const bool serves = scratch.open != 0;
+
+        if (ends) {
+            ticket = following;
+            following = scratch.ticket;
+        }
+        now = next;
+        turn = 1 - turn;
+        if (has_finished() || serves) {
+            wait_fetch<0>();
+            __syncthreads();
+            finish_noted(b);
+            if (serves) (void)serve(b);
+            __syncthreads();
+            if (ticket < total) ask_first(&now, &scratch.stage[turn]);
+            end_fetch();
+        }
+    }
+    __syncthreads();
+    note_finished(&last);
+    announce(brought, &last);
+    __syncthreads();
+    finish_noted(b);
+    __syncthreads();
+    note_finished(&last);
+    __syncthreads();
+    finish_noted(b);
+}
+
+/* Until all sequences are decided: work where there is some. */
 template <typename Batch> static __device__ void help(const Batch *b, int32_t live)
 {
     for (;;) {
-        const int32_t s = open_job(live);
-
-        if (s >= 0) {
-            enter_round(b, s);
-            take_tiles(s, false);
-            continue;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            scratch.open = fresh(&scratch.q.all->open);
+            scratch.claim = fresh(&scratch.q.all->decided) < (uint32_t)live;
         }
-        if (threadIdx.x == 0) scratch.claim = fresh(&scratch.q.all->decided) < (uint32_t)live;
         __syncthreads();
-
-        const bool more = scratch.claim != 0;
-
-        __syncthreads();
-        if (!more) return;
-        __nanosleep(64);
+        if (!scratch.claim) return;
+        if (scratch.open <= 0 || !serve(b)) __nanosleep(64);
     }
 }
 
@@ -503,12 +561,17 @@ template <typename Batch>
 static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     queue_kernel(const __grid_constant__ queue_args<Batch> a)
 {
-    const int32_t live = spc_live(a.b.live, a.b.sequences), per_sequence = a.q.rows * a.q.tiles;
+    const int32_t live = spc_live(a.b.live, a.b.sequences);
 
-    if (threadIdx.x == 0) scratch.q = a.q;
+    if (threadIdx.x == 0) {
+        scratch.q = a.q;
+        scratch.helper = {};
+        scratch.helper.params = &scratch.job.params;
+        scratch.helper.vocab = a.q.vocab;
+    }
     __syncthreads();
     if (live > 0) {
-        first_pass(&a.b, (uint32_t)live * (uint32_t)per_sequence, per_sequence);
+        first_pass(&a.b, (uint32_t)live * (uint32_t)(a.q.rows * pieces_of(&a.q, a.q.piece)));
         help(&a.b, live);
     }
     __syncthreads();
@@ -521,25 +584,35 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
 
 static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t vocab)
 {
-    const size_t n = (size_t)sequences;
     char *at = (char *)workspace;
     queue q;
 
     q.rows = rows;
     q.tiles = spc_tile_count(vocab);
+    q.vocab = vocab;
+    q.deciders = spc_queue_deciders(sequences);
+    q.ahead = spc_queue_ahead(sequences, rows);
+    q.records = (int64_t)sequences * rows * q.tiles;
+    q.parts =
+        q.records + (q.tiles > 1 ? (int64_t)sequences * rows * (int32_t)SPC_QUEUE_RECORD_CELLS : 0);
     q.all = (control *)at;
-    q.jobs = at += SPC_QUEUE_HEADER_BYTES;
-    q.bins = (uint64_t *)(at += n * SPC_QUEUE_JOB_BYTES);
-    q.first = (spc_partial *)(at += n * SPC_CUT_BINS * sizeof(uint64_t));
-    q.part = q.first + n * (size_t)rows * (size_t)q.tiles;
+    q.left = (int32_t *)(at += SPC_QUEUE_HEADER_BYTES);
+    q.jobs = at += SPC_QUEUE_JOBS * sizeof(int32_t);
+    q.bins = (uint64_t *)(at += SPC_QUEUE_JOBS * SPC_QUEUE_JOB_BYTES);
+    q.cells = (cell *)(at + SPC_QUEUE_JOBS * SPC_CUT_BINS * sizeof(uint64_t));
+    q.piece = 1;
     return q;
 }
+
+/* Tiles of a row that are taken at once: one where blocks are plenty, more where what a block does
+ * around a tile (what is the row, is there work, bins are added up) would weigh more than it. */
+enum { PIECE_MAX = 4 };
 
 template <typename Batch>
 static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t stream)
 {
-    const queue_args<Batch> args = {
-        *batch, queue_in(batch->workspace, batch->sequences, rows, batch->vocab)};
+    queue_args<Batch> args = {*batch,
+                              queue_in(batch->workspace, batch->sequences, rows, batch->vocab)};
     const int64_t tiles = (int64_t)batch->sequences * rows * args.q.tiles;
     int device = 0, processors = 0;
     cudaError_t code = cudaGetDevice(&device);
@@ -551,7 +624,9 @@ static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t s
     if (code != cudaSuccess) return code;
 
     const int32_t most = processors * BLOCKS_PER_SM;
+    const int64_t each = tiles / most / 4;
 
+    args.q.piece = each < 1 ? 1 : each < PIECE_MAX ? (int32_t)each : PIECE_MAX;
     return launch_together(queue_kernel<Batch>, tiles < most ? (int32_t)tiles : most, args, stream);
 }
 

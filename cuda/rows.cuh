@@ -66,6 +66,145 @@ static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vo
     }
 }
 
+/* ---- the same in two steps, 16 bytes at a time ------------------------------------------------
+ *
+ * Entries of a lane lie 256 apart: they go through shared memory, to which the device copies 16
+ * bytes a thread and instruction while the block works on something else; no register waits. */
+
+/* A tile on its way, or there. */
+struct tile_stage {
+    uint4 word[SPC_TILE / 4]; /* room for fp32 */
+};
+
+static __device__ __forceinline__ void copy_word(uint4 *to, const uint4 *from)
+{
+#ifdef __CUDACC__
+    asm volatile(
+        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+        "l"(from)
+        : "memory");
+#else
+    *to = *from;
+#endif
+}
+
+/* What this thread has asked for since the last end_fetch is one group. */
+static __device__ __forceinline__ void end_fetch(void)
+{
+#ifdef __CUDACC__
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+/* Wait for this thread's groups but the last `LATER`. */
+template <int LATER> static __device__ __forceinline__ void wait_fetch(void)
+{
+#ifdef __CUDACC__
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+#endif
+}
+
+static __device__ __forceinline__ int32_t entries_of_tile(const spc_view *row, int32_t vocab,
+                                                          int32_t tile)
+{
+    const int32_t count = (row->width < vocab ? row->width : vocab) - tile * SPC_TILE;
+
+    return count < 0 ? 0 : count < SPC_TILE ? count : SPC_TILE;
+}
+
+static __device__ __forceinline__ const void *tile_of(const spc_view *row, int32_t tile)
+{
+    const int32_t size = row->logits.type == SPC_LOGITS_F32 ? 4 : 2;
+
+    return (const char *)row->logits.data + (int64_t)tile * SPC_TILE * size;
+}
+
+/* Ask for a tile; behind a barrier after all have read what was in the stage.  Returns how many
+ * entries come in words; 0: they are loaded one by one. */
+static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_t vocab,
+                                                     int32_t tile, tile_stage *stage)
+{
+    const int32_t each = row->logits.type == SPC_LOGITS_F32 ? 4 : 8;
+    const int32_t words = entries_of_tile(row, vocab, tile) / each;
+    const uint4 *at = (const uint4 *)tile_of(row, tile);
+
+    if (!row->logits.data || row->allowed || row->edits > 0 || (uintptr_t)at % 16 != 0) return 0;
+    for (int32_t w = (int32_t)threadIdx.x; w < words; w += SPC_LANES) {
+        copy_word(&stage->word[w], at + w);
+    }
+    return words * each;
+}
+
+/* The entries behind the last whole word, and -inf behind those. */
+static __device__ __forceinline__ void fill_stage(const spc_view *row, int32_t vocab, int32_t tile,
+                                                  int32_t entries, tile_stage *stage)
+{
+    const int32_t count = entries_of_tile(row, vocab, tile);
+    const void *at = tile_of(row, tile);
+
+    for (int32_t i = entries + (int32_t)threadIdx.x; i < SPC_TILE; i += SPC_LANES) {
+        if (row->logits.type == SPC_LOGITS_F32) {
+            ((float *)stage)[i] = i < count ? ((const float *)at)[i] : -SPC_INFINITY;
+        } else {
+            const uint16_t none = row->logits.type == SPC_LOGITS_BF16 ? 0xff80u : 0xfc00u;
+
+            ((uint16_t *)stage)[i] = i < count ? ((const uint16_t *)at)[i] : none;
+        }
+    }
+}
+
+/* Rows that are masked, edited or not aligned, as fp32. */
+static __device__ __noinline__ void stage_logits(const spc_view *row, int32_t vocab, int32_t tile,
+                                                 tile_stage *stage)
+{
+    lane_logits v;
+
+    load_tile(row, vocab, tile, &v);
+    for (int k = 0; k < PER_LANE; k++) {
+        ((float *)stage)[(int32_t)threadIdx.x + k * SPC_LANES] = v.z[k];
+    }
+}
+
+template <typename Element, typename Value>
+static __device__ __forceinline__ void unstage(const tile_stage *stage, Value value,
+                                               lane_logits *out)
+{
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        out->z[k] = value(((const Element *)stage)[(int32_t)threadIdx.x + k * SPC_LANES]);
+    }
+}
+
+static __device__ __forceinline__ void unstage_logits(const tile_stage *stage, int32_t type,
+                                                      lane_logits *out)
+{
+    if (type == SPC_LOGITS_BF16) {
+        unstage<uint16_t>(
+            stage, [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, out);
+    } else if (type == SPC_LOGITS_F16) {
+        unstage<uint16_t>(
+            stage, [](uint16_t x) { return spc_half_float(x); }, out);
+    } else {
+        unstage<float>(
+            stage, [](float x) { return x; }, out);
+    }
+}
+
+/* The logits of a tile that was asked for and waited for, by all threads together; -inf past the
+ * vocabulary.  entries: as fetch_tile said. */
+static __device__ __forceinline__ void open_tile(const spc_view *row, int32_t vocab, int32_t tile,
+                                                 int32_t entries, tile_stage *stage,
+                                                 lane_logits *out)
+{
+    if (entries == 0) {
+        stage_logits(row, vocab, tile, stage);
+    } else if (entries < SPC_TILE) {
+        fill_stage(row, vocab, tile, entries, stage);
+    }
+    __syncthreads();
+    unstage_logits(stage, entries == 0 ? SPC_LOGITS_F32 : row->logits.type, out);
+}
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 /* Maximum of the tile as an ordered key, all ones when something is NaN or +inf: every thread's

@@ -36,10 +36,10 @@ template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t
     return block_sum(&scratch.block, lane);
 }
 
-/* Least key of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
+/* Least logit of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
  * the order in which threads add does not matter. */
-static __device__ uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
-                                    uint64_t target)
+static __device__ float find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
+                                 uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
 
@@ -58,10 +58,11 @@ static __device__ uint32_t find_cut(const spc_view *row, int32_t vocab, spc_soft
         cut = spc_cut_descend(cut, scratch.bins);
         __syncthreads();
     }
-    return spc_cut_key(cut);
+    return spc_cut_logit(cut);
 }
 
-static __device__ uint64_t row_mass(const spc_view *row, int32_t vocab, spc_softmax s)
+/* Mass of what s keeps. */
+static __device__ uint64_t kept_mass(const spc_view *row, int32_t vocab, spc_softmax s)
 {
     uint64_t mass = 0;
 
@@ -77,12 +78,11 @@ static __device__ uint64_t row_mass(const spc_view *row, int32_t vocab, spc_soft
     return mass;
 }
 
-/* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static __device__ float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p)
+/* Least logit of the smallest set that holds the share top_p of `mass`. */
+static __device__ float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p,
+                                  uint64_t mass)
 {
-    uint64_t target = spc_nucleus_target(top_p, row_mass(row, vocab, s));
-
-    return spc_logit_of_key(find_cut(row, vocab, s, true, target));
+    return find_cut(row, vocab, s, true, spc_nucleus_target(top_p, mass));
 }
 
 /* The same of a processed row; one-hot at T = 0. */
@@ -90,25 +90,26 @@ static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const
                                                  float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p,
+                     spc_mass_of(side->stats.sum));
 }
 
-/* Top-k, then top-p on what it left, then min-p: the least logit kept. */
+/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
 static __device__ float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
-                                       float max)
+                                       spc_partial all)
 {
-    spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
+    const bool ranked = p->top_k > 0 && p->top_k < vocab;
+    spc_softmax s = {all.max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
 
-    if (p->top_k > 0 && p->top_k < vocab) {
-        s.cut = spc_logit_of_key(find_cut(row, vocab, s, false, (uint64_t)p->top_k));
-    }
+    if (ranked) s.cut = find_cut(row, vocab, s, false, (uint64_t)p->top_k);
     if (p->top_p < 1.0f) {
-        float cut = top_p_cut(row, vocab, s, p->top_p);
+        float cut = top_p_cut(row, vocab, s, p->top_p,
+                              ranked ? kept_mass(row, vocab, s) : spc_mass_of(all.sum));
 
         if (cut > s.cut) s.cut = cut;
     }
     if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(max, p->temperature, (float)log((double)p->min_p));
+        float cut = spc_min_p_cut(all.max, p->temperature, (float)log((double)p->min_p));
 
         if (cut > s.cut) s.cut = cut;
     }
@@ -165,7 +166,7 @@ static __device__ __noinline__ void view_statistics(const spc_round *round, cons
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
     if (needs.truncates) {
-        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all.max);
+        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all);
     }
     if (needs.restricts) {
         restrict_sums(round, row, needs.processed_moment, stats);

@@ -64,16 +64,23 @@ static spc_status check_edits(const spc_edits *edits, int32_t vocab, spc_error *
     return SPC_OK;
 }
 
-/* What cuda/queue.cu keeps: a header, and for every sequence a job, its sums for every tile and its
- * bins, and the partials of the rows that are read in any case. */
+/* What cuda/queue.cu keeps, see rules/batch.h: cells for the tiles of the rows that are read in any
+ * case, for a record of each of these rows, and for the tiles of every job. */
 size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab)
 {
     size_t n = sequences > 0 ? (size_t)sequences : 1;
     size_t tiles = (size_t)spc_tile_count(vocab > 0 ? vocab : 1);
     size_t rows = max_drafts > 0 ? 2 * (size_t)max_drafts : 1;
+    size_t jobs = (size_t)spc_queue_deciders((int64_t)n), cells;
 
-    return SPC_QUEUE_HEADER_BYTES + n * (SPC_QUEUE_JOB_BYTES + SPC_CUT_BINS * sizeof(uint64_t)) +
-           n * (rows + 1) * tiles * sizeof(spc_partial);
+    /* without drafts no sum is begun ahead: rows that are cut need no cells but their own */
+    if (max_drafts > 0) jobs += (size_t)spc_queue_ahead((int64_t)n, (int32_t)rows);
+    cells = n * rows * (tiles + (tiles > 1 ? SPC_QUEUE_RECORD_CELLS : 0)) + jobs * tiles;
+
+    return SPC_QUEUE_HEADER_BYTES +
+           SPC_QUEUE_JOBS *
+               (sizeof(int32_t) + SPC_QUEUE_JOB_BYTES + SPC_CUT_BINS * sizeof(uint64_t)) +
+           cells * SPC_QUEUE_CELL_BYTES;
 }
 
 static spc_status check_workspace(const void *workspace, size_t bytes, int32_t sequences,

@@ -15,9 +15,9 @@ enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
 /* ---- one row ----------------------------------------------------------------------------------
  */
 
-/* Least key of the set that holds `target` counts (by_mass false) or masses, from the top. */
-static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
-                         uint64_t target)
+/* Least logit of the set that holds `target` counts (by_mass false) or masses, from the top. */
+static float find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
+                      uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
     float buffer[SPC_TILE];
@@ -37,11 +37,11 @@ static uint32_t find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool
         }
         cut = spc_cut_descend(cut, bins);
     }
-    return spc_cut_key(cut);
+    return spc_cut_logit(cut);
 }
 
-/* Least logit of the smallest set that holds the share top_p of what s keeps. */
-static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p)
+/* Mass of what s keeps. */
+static uint64_t kept_mass(const spc_view *row, int32_t vocab, spc_softmax s)
 {
     uint64_t total = 0;
     float buffer[SPC_TILE];
@@ -53,24 +53,32 @@ static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float 
             total += spc_mass_of(spc_softmax_weight(s, logits[i]));
         }
     }
-    return spc_logit_of_key(find_cut(row, vocab, s, true, spc_nucleus_target(top_p, total)));
+    return total;
 }
 
-/* Top-k, then top-p on what it left, then min-p: the least logit kept. */
-static float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p, float max)
+/* Least logit of the smallest set that holds the share top_p of `mass`. */
+static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p,
+                       uint64_t mass)
 {
-    spc_softmax s = {max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
+    return find_cut(row, vocab, s, true, spc_nucleus_target(top_p, mass));
+}
 
-    if (p->top_k > 0 && p->top_k < vocab) {
-        s.cut = spc_logit_of_key(find_cut(row, vocab, s, false, (uint64_t)p->top_k));
-    }
+/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
+static float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
+                            spc_partial all)
+{
+    bool ranked = p->top_k > 0 && p->top_k < vocab;
+    spc_softmax s = {all.max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
+
+    if (ranked) s.cut = find_cut(row, vocab, s, false, (uint64_t)p->top_k);
     if (p->top_p < 1.0f) {
-        float cut = top_p_cut(row, vocab, s, p->top_p);
+        float cut = top_p_cut(row, vocab, s, p->top_p,
+                              ranked ? kept_mass(row, vocab, s) : spc_mass_of(all.sum));
 
         if (cut > s.cut) s.cut = cut;
     }
     if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(max, p->temperature, (float)log((double)p->min_p));
+        float cut = spc_min_p_cut(all.max, p->temperature, (float)log((double)p->min_p));
         if (cut > s.cut) s.cut = cut;
     }
     return s.cut;
@@ -103,7 +111,8 @@ static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_para
 static float nucleus_cut(const spc_row_pair *pair, const spc_side *side, float top_p)
 {
     if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p);
+    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p,
+                     spc_mass_of(side->stats.sum));
 }
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
@@ -130,7 +139,7 @@ static void view_statistics(const spc_round *round, const spc_view *row, spc_row
     }
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
-    if (needs.truncates) stats->cut = truncation_cut(row, vocab, &params->sampling, all.max);
+    if (needs.truncates) stats->cut = truncation_cut(row, vocab, &params->sampling, all);
     if (needs.restricts) {
         restrict_sums(row, vocab, params, needs.processed_moment, stats, tile_weight);
     }

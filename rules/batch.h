@@ -12,8 +12,29 @@
 
 #include <stddef.h>
 
-/* Parts of a workspace (cuda/queue.cu). */
-enum { SPC_QUEUE_HEADER_BYTES = 256, SPC_QUEUE_JOB_BYTES = 768 };
+/* Parts of a workspace (cuda/jobs.cuh): a header; jobs, each with bins of a histogram, always as
+ * many; and cells, each for the numbers of one tile.  Rows of one tile need no job, and no record
+ * of their own. */
+enum {
+    SPC_QUEUE_HEADER_BYTES = 256,
+    SPC_QUEUE_JOB_BYTES = 768,
+    SPC_QUEUE_CELL_BYTES = 32,
+    SPC_QUEUE_DECIDERS = 128, /* jobs of blocks that decide ... */
+    SPC_QUEUE_AHEAD = 192,    /* ... and of work that nobody waits for yet */
+    SPC_QUEUE_JOBS = SPC_QUEUE_DECIDERS + SPC_QUEUE_AHEAD,
+    SPC_QUEUE_RECORD_CELLS = 2
+};
+
+/* How many of the jobs a batch uses: each has a cell for every tile. */
+SPC_FN int32_t spc_queue_deciders(int64_t sequences)
+{
+    return sequences < SPC_QUEUE_DECIDERS ? (int32_t)sequences : SPC_QUEUE_DECIDERS;
+}
+
+SPC_FN int32_t spc_queue_ahead(int64_t sequences, int32_t rows)
+{
+    return sequences * rows < SPC_QUEUE_AHEAD ? (int32_t)(sequences * rows) : SPC_QUEUE_AHEAD;
+}
 
 /* One row of logits per sequence: draw a token, or take the row's statistics. */
 typedef struct {

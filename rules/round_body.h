@@ -15,12 +15,22 @@
  * It may also define ROUND_RECALL(pair, part) and ROUND_KEEP(pair, part): part of a pair's target
  * (ROUND_DECIDED, ROUND_COMPLETE) that was found out before and is filled in, or now is known.
  * Sums are asked for in one order: shards answer them from a log.
+ * Where others can work on a sum before it is asked for, ROUND_AHEAD is true and there are
+ *   begin_fold(pair, what, x)                   fold of the same will be asked for
+ *   fold_later(pair, what, x)                   begins it and returns anything, or its value;
+ *   fold_value(row, what, x, later)             the value, from what fold_later returned
  * On a device every thread of a block calls these together and gets the same answer, so that all
  * threads walk through this file side by side. */
 
 #ifndef ROUND_RECALL
 #define ROUND_RECALL(pair, part) false
 #define ROUND_KEEP(pair, part)   ((void)0)
+#endif
+#ifndef ROUND_AHEAD
+#define ROUND_AHEAD                     false
+#define begin_fold(pair, what, x)       ((void)0)
+#define fold_later(pair, what, x)       fold(pair, what, x)
+#define fold_value(row, what, x, later) (later)
 #endif
 
 ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *known)
@@ -290,8 +300,56 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
     return false;
 }
 
+/* The sums by which a rule decides a row, begun for all rows that have a draft.  Those behind the
+ * first rejection are begun in vain. */
+ROUND_FN bool begin_decision(const spc_round *round, spc_row_pair *pair)
+{
+    const spc_rule *rule = &round->params->rule;
+    int32_t facts = spc_rule_facts((spc_rule_kind)rule->path);
+    uint32_t trouble = 0;
+
+    prepare(pair, &pair->drafter, known_stats(round, pair->row));
+    prepare(pair, &pair->verifier, 0);
+    if (is_bad(pair, &trouble)) return false;
+    pair->target.form = SPC_TARGET_DEFER;
+    if (facts & SPC_FACT_TV) begin_fold(pair, SPC_SUM_TV, 0);
+    if (facts & SPC_FACT_DIVERGENCE) begin_fold(pair, rule->kl ? SPC_SUM_KL : SPC_SUM_JS, 0);
+    return true;
+}
+
+/* The sums behind a target, which block verification asks for at every row. */
+ROUND_FN bool begin_target(const spc_round *round, spc_row_pair *pair)
+{
+    const spc_target *t = &pair->target;
+    uint32_t trouble = 0;
+
+    if (!decide(pair, known_stats(round, pair->row), &trouble)) return false;
+    prepare(pair, &pair->verifier, 0);
+    if (is_bad(pair, &trouble)) return false;
+    if (t->form == SPC_TARGET_SELECT || t->form == SPC_TARGET_TYPICAL) {
+        begin_fold(pair, SPC_SUM_OUTSIDE, 0);
+    }
+    if (t->form == SPC_TARGET_LENIENT) begin_fold(pair, SPC_SUM_REJECTED, 0);
+    if (t->form == SPC_TARGET_LENIENT && !t->solve) begin_fold(pair, SPC_SUM_TV, 0);
+    return true;
+}
+
+ROUND_FN void look_ahead(const spc_round *round)
+{
+    int32_t facts = spc_rule_facts((spc_rule_kind)round->params->rule.path);
+    bool sums = (facts & (SPC_FACT_TV | SPC_FACT_DIVERGENCE)) != 0;
+    bool block = round->params->verify == SPC_VERIFY_BLOCK && !(facts & SPC_FACT_NUCLEUS);
+
+    for (int32_t i = 0; i < round->drafts && (sums || block); i++) {
+        spc_row_pair pair = spc_pair_at(round, i, true);
+
+        if (!(sums ? begin_decision(round, &pair) : begin_target(round, &pair))) return;
+    }
+}
+
 ROUND_FN void verify_token(const spc_round *round, spc_verdict *out)
 {
+    if (ROUND_AHEAD) look_ahead(round);
     for (int32_t i = 0; i < round->drafts; i++) {
         if (!judge(round, i, out)) return;
         emit(out, round->draft[i]);
@@ -310,6 +368,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
     uint32_t trouble = 0;
 
     weight[0] = 1.0f;
+    if (ROUND_AHEAD) look_ahead(round);
     for (int32_t i = 0; i < g; i++) {
         spc_row_pair pair = spc_pair_at(round, i, true);
 
@@ -323,7 +382,7 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
             break;
         }
         complete(&pair);
-        residual[i] = fold(&pair, SPC_SUM_BLOCK, weight[i]);
+        residual[i] = i > 0 ? fold_later(&pair, SPC_SUM_BLOCK, weight[i]) : 0.0f; /* 0: unused */
         weight[i + 1] = 0.0f;
         if (!is_draft(round, i)) {
             out->status |= SPC_STATUS_BAD_DRAFT;
@@ -344,9 +403,13 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
                 : weight[i]; /* pi = q: the factor is exactly 1 */
     }
     for (int32_t i = g; i >= 1 && kept == 0; i--) {
-        float chance_of = i == g ? weight[g] : spc_block_chance(weight[i], residual[i]);
+        float chance_of = weight[g];
         spc_key key = spc_key_at(round->params, round->position + i - 1, round->salt);
 
+        if (i < g) {
+            residual[i] = fold_value(i, SPC_SUM_BLOCK, weight[i], residual[i]);
+            chance_of = spc_block_chance(weight[i], residual[i]);
+        }
         if (keeps(round, chance_of, 1.0f, key)) kept = i;
     }
     out->accepted = kept;

@@ -96,7 +96,7 @@ ROUND_FN spc_ask question_of(spc_ask_kind kind)
 /* ---- what round_body.h asks for ---------------------------------------------------------------
  */
 
-/* Least key of the set that holds `target` counts, or masses, from the top. */
+/* Least logit of the set that holds `target` counts, or masses, from the top. */
 ROUND_FN float find_cut(spc_row_pair *pair, const spc_side *s, spc_softmax softmax, bool by_mass,
                         uint64_t target)
 {
@@ -119,11 +119,11 @@ ROUND_FN float find_cut(spc_row_pair *pair, const spc_side *s, spc_softmax softm
         cut.above |= (uint64_t)pop_word(r) << 32;
         cut.level++;
     }
-    return spc_logit_of_key(spc_cut_key(cut));
+    return spc_cut_logit(cut);
 }
 
-/* Least logit of the smallest set that holds the share top_p of what the softmax keeps. */
-ROUND_FN float top_p_cut(spc_row_pair *pair, const spc_side *s, spc_softmax softmax, float top_p)
+/* Mass of what the softmax keeps. */
+ROUND_FN uint64_t kept_mass(spc_row_pair *pair, const spc_side *s, spc_softmax softmax)
 {
     spc_replay *r = replay_of(pair);
     uint64_t mass;
@@ -138,32 +138,35 @@ ROUND_FN float top_p_cut(spc_row_pair *pair, const spc_side *s, spc_softmax soft
     }
     mass = pop_word(r);
     mass |= (uint64_t)pop_word(r) << 32;
-    return find_cut(pair, s, softmax, true, spc_nucleus_target(top_p, mass));
+    return mass;
 }
 
 ROUND_FN float nucleus_cut(spc_row_pair *pair, const spc_side *s, float top_p)
 {
     if (s->softmax.greedy) return s->stats.max;
-    return top_p_cut(pair, s, s->softmax, top_p);
+    return find_cut(pair, s, s->softmax, true,
+                    spc_nucleus_target(top_p, spc_mass_of(s->stats.sum)));
 }
 
-/* Top-k, then top-p on what it left, then min-p: the least logit kept. */
-ROUND_FN float truncation_cut(spc_row_pair *pair, const spc_side *s, float max)
+/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
+ROUND_FN float truncation_cut(spc_row_pair *pair, const spc_side *s, const spc_row_stats *all)
 {
     const spc_sampling *p = &pair->round->params->sampling;
-    spc_softmax softmax = {max,  spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0,
+    bool ranked = p->top_k > 0 && p->top_k < pair->round->vocab;
+    spc_softmax softmax = {all->max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0,
                            false};
 
-    if (p->top_k > 0 && p->top_k < pair->round->vocab) {
+    if (ranked) {
         softmax.cut = find_cut(pair, s, softmax, false, (uint64_t)p->top_k);
     }
     if (p->top_p < 1.0f) {
-        float cut = top_p_cut(pair, s, softmax, p->top_p);
+        uint64_t mass = ranked ? kept_mass(pair, s, softmax) : spc_mass_of(all->sum);
+        float cut = find_cut(pair, s, softmax, true, spc_nucleus_target(p->top_p, mass));
 
         if (cut > softmax.cut) softmax.cut = cut;
     }
     if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(max, p->temperature, (float)log((double)p->min_p));
+        float cut = spc_min_p_cut(all->max, p->temperature, (float)log((double)p->min_p));
 
         if (cut > softmax.cut) softmax.cut = cut;
     }
@@ -177,7 +180,7 @@ ROUND_FN bool finish_statistics(spc_row_pair *pair, const spc_side *s, spc_row_s
     const spc_row_needs needs = spc_needs_of(params, pair->round->vocab);
     spc_replay *r = replay_of(pair);
 
-    if (needs.truncates) stats->cut = truncation_cut(pair, s, stats->max);
+    if (needs.truncates) stats->cut = truncation_cut(pair, s, stats);
     if (r->asking) return false;
     if (needs.restricts && !has_words(r, 2)) {
         spc_ask q = question_of(SPC_ASK_KEPT);

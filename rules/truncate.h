@@ -91,7 +91,104 @@ SPC_FN uint32_t spc_cut_key(spc_cut c)
     return c.prefix;
 }
 
-/* Mass that a nucleus must hold: the least integer that is at least top_p of the total. */
+/* The logit found; -inf when all keys together do not reach the target. */
+SPC_FN float spc_cut_logit(spc_cut c)
+{
+    float logit = spc_logit_of_key(spc_cut_key(c));
+
+    return logit == logit ? logit : -SPC_INFINITY; /* the search ended below all logits */
+}
+
+/* ---- the same search by other bins -----------------------------------------------------------
+ *
+ * Masses and counts being integers, the key that reaches the target from above is one and the same
+ * whichever keys share a bin.  Where threads add into bins side by side, these lie between two keys
+ * that very likely enclose the cut: few entries are in question then, they spread over many bins,
+ * and logits of bf16 are mostly told apart by the first level. */
+typedef struct {
+    uint32_t low, high; /* least and greatest key in question */
+    int32_t shift;      /* a bin is 2^shift keys wide */
+    int32_t half;       /* 1: keys are upper halves, all that tells logits of bf16 apart */
+    uint64_t above;     /* mass of all keys above those in question */
+    uint64_t target;    /* the set must hold at least this much; 0: not known yet */
+} spc_search;
+
+SPC_FN uint32_t spc_search_key(const spc_search *s, float logit)
+{
+    return spc_key_of_logit(logit) >> (s->half ? 16 : 0);
+}
+
+SPC_FN float spc_search_logit(const spc_search *s, uint32_t key)
+{
+    if (s->half) key = key << 16 | (key & 0x8000u ? 0u : 0xffffu);
+    return spc_logit_of_key(key);
+}
+
+SPC_FN void spc_search_within(spc_search *s, uint32_t low, uint32_t high)
+{
+    s->low = low;
+    s->high = high;
+    s->shift = 0;
+    while ((high - low) >> s->shift >= (uint32_t)SPC_CUT_BINS) s->shift++;
+}
+
+/* Of a row with this maximum; low: a guess that the cut lies above it. */
+SPC_FN spc_search spc_search_begin(const spc_view *row, float low, float max, uint64_t target)
+{
+    spc_search s;
+
+    s.half = spc_cut_levels(row) == 2;
+    s.above = 0;
+    s.target = target;
+    spc_search_within(&s, spc_search_key(&s, low), spc_search_key(&s, max));
+    return s;
+}
+
+SPC_FN int32_t spc_search_bin(const spc_search *s, float logit)
+{
+    return (int32_t)((spc_search_key(s, logit) - s->low) >> s->shift);
+}
+
+/* Go into the bin in which the target is reached; above: mass of all keys above its own. */
+SPC_FN void spc_search_enter(spc_search *s, int32_t bin, uint64_t above)
+{
+    uint32_t low = s->low + ((uint32_t)bin << s->shift), last = low + ((1u << s->shift) - 1u);
+
+    s->above = above;
+    spc_search_within(s, low, last < s->high ? last : s->high);
+}
+
+/* The bins reach `above` together and not the target: go on below them.  false: nothing is left. */
+SPC_FN bool spc_search_below(spc_search *s, uint64_t above)
+{
+    uint32_t bottom = spc_search_key(s, -SPC_INFINITY);
+
+    if (s->low <= bottom) return false;
+    s->above = above;
+    spc_search_within(s, bottom, s->low - 1u);
+    return true;
+}
+
+SPC_FN bool spc_search_found(const spc_search *s)
+{
+    return s->low == s->high;
+}
+
+/* No top-p cut lies below this: tokens further down weigh less than 1 - top_p together, and the
+ * largest weighs 1.  (A little less, for rounding: it is a guess.) */
+SPC_FN float spc_nucleus_floor(float max, float temperature, int32_t vocab, float top_p)
+{
+    return max - temperature * (spc_log((float)vocab) - spc_log(1.0f - top_p) + 1.0f);
+}
+
+/* A first guess for the cut of top-k. */
+#define SPC_RANKED_FLOOR 10.0f
+
+/* Mass that a nucleus must hold: the least integer that is at least top_p of the total.
+ *
+ * Of a row that top-k has not cut the total is the sum that its statistics hold already, as an
+ * integer: one look at the row less.  Bins that round down may then miss a top_p next to 1 by a
+ * hair, and everything is kept. */
 SPC_FN uint64_t spc_nucleus_target(float top_p, uint64_t total)
 {
     double wanted = (double)top_p * (double)total;

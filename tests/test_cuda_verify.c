@@ -264,6 +264,155 @@ Test(cuda_verify, bad_rows_and_drafts)
     batch_free(&b);
 }
 
+/* The queue alone against the CPU: what takes the reference long. */
+static void expect_queued(batch *b, const spc_verify_batch *v, const char *what)
+{
+    static results want;
+    spc_verify_batch queued = *v;
+    spc_error err;
+
+    memset(b->out, 0x5a, sizeof *b->out);
+    cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    want = *b->out;
+    queued.workspace_bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, v->vocab);
+    queued.workspace = workspace_of(queued.workspace_bytes);
+    run(b, &queued, what);
+    expect_as_on_cpu(b->out, &want, what);
+    unshare(queued.workspace);
+}
+
+/* Ways to cut a row: what each stage of a search meets. */
+static const spc_sampling cuts[] = {
+    {0.7f, 0, 0.9f, 0},        {1, 0, 0x1.fffffep-1f, 0}, {1, 7, 1, 0},
+    {0.8f, 3000, 0.5f, 0.01f}, {2, 8000, 0.999f, 0},      {1, 0, 1e-6f, 0},
+    {1.5f, 1, 0.3f, 0.2f},
+};
+enum { CUTS = sizeof cuts / sizeof *cuts };
+
+/* Rows of three tiles, every sequence with a cut, a rule and a verification of its own. */
+Test(cuda_verify, rows_of_several_tiles_are_cut)
+{
+    static const char *const rules[] = {"strict",
+                                        "opt:alpha=0.1",
+                                        "token-v3:alpha=0.5",
+                                        "opt-log:alpha=0.1,gate=processed",
+                                        "truncate:top-p=0.8",
+                                        "lossy:alpha=0.3",
+                                        "fuzzy:alpha=0.05"};
+    enum { RULES = sizeof rules / sizeof *rules, VOCAB = 8500 };
+    dice d = {21};
+    batch b = batch_of(VOCAB, VOCAB);
+    size_t entries = (size_t)SEQUENCES * ROWS * VOCAB;
+    uint16_t *narrow[2] = {shared(entries * sizeof **narrow), shared(entries * sizeof **narrow)};
+
+    for (int round = 0; round < 2 * CUTS; round++) {
+        spc_row_params p = params_in_mode("strict", 0);
+        spc_verify_batch v = verify_batch(&b);
+        char what[64];
+
+        batch_fill(&b, &d, &p, round % 3 == 0 ? 0.3 : 4.0, NULL);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            b.params[s] = params_in_mode(rules[(round + s) % RULES], 0);
+            b.params[s].sampling = cuts[(round / 2 + s) % CUTS];
+            if (s % 2) b.params[s].verify = SPC_VERIFY_BLOCK;
+            b.bonus[s] = s % 3 != 1;
+        }
+        v.stats = NULL;
+        if (round % 2) {
+            for (size_t i = 0; i < entries; i++) { /* cut off, as bf16 has it */
+                narrow[0][i] = (uint16_t)(spc_float_bits(b.drafter[i]) >> 16);
+                narrow[1][i] = (uint16_t)(spc_float_bits(b.verifier[i]) >> 16);
+            }
+            v.drafter.logits = (spc_logits){narrow[0], SPC_LOGITS_BF16};
+            v.verifier.logits = (spc_logits){narrow[1], SPC_LOGITS_BF16};
+        }
+        if (round > 3) v.detail = NULL;
+        (void)snprintf(what, sizeof what, "cut %d", round);
+        expect_queued(&b, &v, what);
+    }
+    unshare(narrow[0]);
+    unshare(narrow[1]);
+    batch_free(&b);
+}
+
+/* Sums that are begun for all rows before one is decided: opt, and blocks of every form. */
+Test(cuda_verify, rows_of_several_tiles_are_summed_ahead)
+{
+    static const char *const rules[] = {"strict",
+                                        "opt:alpha=0.3",
+                                        "opt-log:alpha=-0.2",
+                                        "token-v1:alpha=0.3",
+                                        "token-v2:alpha=0.2",
+                                        "lossy:alpha=0.4",
+                                        "lossy:alpha=0.4,beta=solve",
+                                        "fuzzy:alpha=0.1,div=kl",
+                                        "typical:eps=0.09",
+                                        "chow:alpha=0.5",
+                                        "head:alpha=0.5",
+                                        "truncate-q:alpha=0.6"};
+    enum { RULES = sizeof rules / sizeof *rules };
+    dice d = {22};
+    batch b = batch_of(8500, 8500);
+
+    for (int round = 0; round < RULES; round++) {
+        spc_row_params p = params_in_mode(rules[round], round % 2);
+        spc_verify_batch v = verify_batch(&b);
+
+        batch_fill(&b, &d, &p, 1.5, NULL);
+        for (int32_t s = 0; s < SEQUENCES; s++) b.drafts[s] = DRAFTS;
+        if (round % 3 == 0) b.verifier[(2 * ROWS + 2) * 8500] = NAN; /* a row on the way is bad */
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            b.params[s].verify = (s + round) % 3 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
+        }
+        v.detail = NULL;
+        expect_queued(&b, &v, rules[round]);
+    }
+    batch_free(&b);
+}
+
+/* What a batch leaves in a workspace does not disturb a batch of another shape behind it. */
+Test(cuda_verify, batches_of_other_shapes_follow_each_other_on_one_workspace)
+{
+    static const struct {
+        int32_t vocab, sequences, drafts;
+    } shapes[] = {{9000, 2, 1}, {9000, 6, 4}, {300, 1, 4}, {4097, 6, 2}, {300, 6, 4}, {9000, 3, 3}};
+    size_t bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, 9000);
+    void *workspace = workspace_of(bytes);
+    dice d = {23};
+
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        batch b = batch_of(shapes[i].vocab, shapes[i].vocab);
+        spc_row_params p = params_in_mode(i % 2 ? "opt:alpha=0.2" : "strict", 0);
+        spc_verify_batch v = verify_batch(&b);
+        static results want;
+
+        p.sampling.top_p = 0.9f;
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            if (b.drafts[s] > shapes[i].drafts) b.drafts[s] = shapes[i].drafts;
+            for (int32_t r = 0; r < shapes[i].drafts; r++) {
+                b.draft[s * shapes[i].drafts + r] = b.draft[s * DRAFTS + r];
+            }
+        }
+        v.sequences = shapes[i].sequences;
+        v.max_drafts = shapes[i].drafts;
+        v.stats = NULL;
+        v.detail = NULL;
+        memset(b.out, 0x5a, sizeof *b.out);
+        cr_assert_eq(spc_cpu_verify_batch(&v, NULL, NULL), SPC_OK);
+        want = *b.out;
+        v.workspace = workspace;
+        v.workspace_bytes = bytes;
+        run(&b, &v, "a shape");
+        for (int32_t s = shapes[i].sequences; s < SEQUENCES; s++) {
+            cr_assert_eq((uint32_t)b.out->count[s], 0x5a5a5a5au, "nothing beyond the batch");
+        }
+        expect_as_on_cpu(b.out, &want, "a shape after others");
+        batch_free(&b);
+    }
+    unshare(workspace);
+}
+
 /* What a draw writes. */
 typedef struct {
     int32_t token[SEQUENCES];

@@ -4,6 +4,7 @@
 #include "toybatch.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 static void *shared(size_t bytes)
 {
@@ -520,8 +521,70 @@ Test(host_batch, misuse_is_named)
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
-    cr_assert_leq(spc_workspace_bytes(64, 5, 128256), (1u << 20) + 64u * 64 * 11 * 32);
     batch_free(&b);
+}
+
+/* Rows further from each other than 32 bits of elements count. */
+Test(host_batch, rows_may_lie_beyond_the_reach_of_32_bits)
+{
+    enum { VOCAB = 300 };
+    const int64_t stride = ((int64_t)1 << 32) + 8;
+    const size_t bytes = (size_t)(2 * stride) * sizeof(uint16_t);
+    uint16_t *rows = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint16_t near[VOCAB];
+    spc_row_params p = params_of("strict", 1);
+    const int64_t row = 1, first = 0, position = 5;
+    int32_t far_token, near_token;
+    spc_row_stats far_stats, near_stats;
+    dice d = {31};
+
+    if (rows == MAP_FAILED) cr_skip_test("no address space for 17 GB");
+    for (int32_t v = 0; v < VOCAB; v++) {
+        near[v] = (uint16_t)(0x3c00 + dice_below(&d, 0x400));
+        rows[stride + v] = near[v];
+    }
+
+    spc_draw_batch b = {.sequences = 1,
+                        .vocab = VOCAB,
+                        .params = &p,
+                        .logits = {{rows, SPC_LOGITS_BF16}, stride, VOCAB},
+                        .row = &row,
+                        .position = &position,
+                        .token = &far_token,
+                        .stats = &far_stats};
+
+    cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
+    b.logits = (spc_logit_rows){{near, SPC_LOGITS_BF16}, VOCAB, VOCAB};
+    b.row = &first;
+    b.token = &near_token;
+    b.stats = &near_stats;
+    cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
+    cr_assert(far_token == near_token && memcmp(&far_stats, &near_stats, sizeof far_stats) == 0);
+    cr_assert_eq(munmap(rows, bytes), 0);
+}
+
+/* At most 1 MiB, and 64 bytes for every tile of the rows of both models and the bonus. */
+Test(host_batch, workspaces_are_small_for_every_shape)
+{
+    static const int32_t sequences[] = {1, 2, 16, 64, 128, 193, 256, 1000, 4096};
+    static const int32_t vocabs[] = {1,      4096,   4097,   32000,        50257,
+                                     128256, 151936, 262144, SPC_VOCAB_MAX};
+
+    for (size_t n = 0; n < sizeof sequences / sizeof *sequences; n++) {
+        for (size_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++) {
+            for (int32_t drafts = 0; drafts <= SPC_GAMMA_MAX + 1; drafts++) {
+                size_t rows = (size_t)sequences[n] * (2 * (size_t)drafts + 1);
+                size_t bytes = spc_workspace_bytes(sequences[n], drafts, vocabs[i]);
+
+                cr_assert_leq(bytes,
+                              ((size_t)1 << 20) + 64 * rows * (size_t)spc_tile_count(vocabs[i]),
+                              "%d sequences of %d drafts, %d tokens: %zu", (int)sequences[n],
+                              (int)drafts, (int)vocabs[i], bytes);
+                cr_assert_geq(bytes, rows * (size_t)spc_tile_count(vocabs[i]) * 16);
+            }
+        }
+    }
 }
 
 Test(host_batch, misuse_of_a_draw_is_named)

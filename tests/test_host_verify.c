@@ -1,5 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows. */
+/* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows.
+ *
+ * What is asked of verification, and where it is shown (test_host_ where nothing else stands
+ * before):
+ *
+ * law          chi-squared against pi for every rule     verify_draw: frequencies_are_the_target...
+ *              an adversarial drafter                    verify_draw: positions_of_a_round...
+ *              exact values, 10/9 and 11/9               verify_draw: the_published_example...
+ *              a heavy head and a far tail               verify_draw: a_far_tail...
+ *              seeds, positions, streams                 test_rules_rng: ... are_not_correlated
+ * exactness    injected coins                            verify_law: decisions_...,
+ * block_decisions_... one-hot, disjoint, one residual entry     here form of the output, ragged,
+ * empty         here; batch: is_verify_for_every_sequence end points of the coin test_rules_accept
+ *              greedy and ties, beside sampled           here; test_cuda_verify: mixed_batch
+ *              identities of rules                       here; test_rules_target, test_rules_defer
+ *              truncation and ties                       here; test_cuda_verify: ..._are_cut
+ *              statistics against float64                verify_law: statistics_stay...
+ *              logprobs, trace                           batch: detail_...
+ *              masks and edits                           batch: masks_edits_and_widths...
+ * invariance   alone and in company, forms of a kernel   batch; test_cuda_verify
+ *              slices of the vocabulary                  shard; test_cuda_shard
+ *              graphs                                    test_cuda_backend: a_recorded_forward...
+ *              one workspace, other shapes between       test_cuda_verify:
+ * batches_of_other_shapes... robustness   bad rows, drafts, parameters              here;
+ * test_cuda_verify: bad_rows_and_drafts widths, padding, alignment                here;
+ * test_cuda_verify: vocabularies more than 2^32 elements                   batch: ...
+ * beyond_the_reach_of_32_bits size of the workspace                     batch:
+ * workspaces_are_small... races and stray reads                     bench/gpu_run, on a device
+ *              mutations                                 mutants.py
+ *
+ * Not there: rates of a synthetic acceptance (no such mode), 4096 sequences in one batch. */
 #include "toyround.h"
 
 #include <criterion/criterion.h>
@@ -629,6 +659,25 @@ Test(host_verify, truncation_keeps_what_sorting_keeps)
             cr_assert_eq(got > 0, exact[v] > 0, "row %d token %d", i, (int)v);
             cr_assert_float_eq(got, exact[v], 1e-5 * exact[v]);
         }
+    }
+}
+
+/* A share of the whole row may be a hair more than integer masses add up to. */
+Test(host_verify, a_nucleus_of_nearly_everything_keeps_nearly_everything)
+{
+    static float row[9000];
+    dice d = {77};
+
+    for (int trial = 0; trial < 40; trial++) {
+        spc_row_params p = params_of("strict", 0.8f);
+        spc_row_stats all, kept;
+
+        for (int32_t v = 0; v < 9000; v++) row[v] = (float)(3 * dice_gauss(&d));
+        (void)spc_plain_sample(row, 9000, &p, trial, &all);
+        p.sampling.top_p = trial % 2 ? 0x1.fffffep-1f : 0x1.fffff0p-1f;
+        (void)spc_plain_sample(row, 9000, &p, trial, &kept);
+        cr_assert(kept.cut < all.max && kept.sum > 0.99999f * all.sum, "cut %g, sum %g of %g",
+                  (double)kept.cut, (double)kept.sum, (double)all.sum);
     }
 }
 

@@ -120,6 +120,21 @@ Test(rules_truncate, a_nucleus_target_is_the_least_integer_that_reaches_the_shar
     }
 }
 
+Test(rules_truncate, a_target_beyond_all_mass_keeps_everything)
+{
+    for (int levels = 2; levels <= SPC_CUT_LEVELS; levels += 2) {
+        uint64_t bins[SPC_CUT_BINS] = {0};
+        spc_cut c = spc_cut_begin(100);
+
+        bins[0xc1] = 99; /* all that is there; deeper levels find no key at all */
+        for (int level = 0; level < levels; level++) {
+            c = spc_cut_descend(c, bins);
+            bins[0xc1] = 0;
+        }
+        cr_expect_eq(spc_cut_logit(c), -SPC_INFINITY);
+    }
+}
+
 Test(rules_truncate, a_weight_of_1_is_2_to_the_40)
 {
     cr_expect_eq(spc_mass_of(1.0f), 1ull << 40);

@@ -156,6 +156,16 @@ static inline int atomicExch(int *at, int value)
     return fiber_exchange(at, value);
 }
 
+static inline unsigned atomicOr(unsigned *at, unsigned value)
+{
+    return fiber_exchange(at, *at | value);
+}
+
+static inline unsigned atomicAnd(unsigned *at, unsigned value)
+{
+    return fiber_exchange(at, *at & value);
+}
+
 template <typename Args> struct fiber_call {
     void (*kernel)(Args);
     Args args;

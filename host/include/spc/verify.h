@@ -139,9 +139,9 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
  * on every rank with the same batch but for the slices.  What the batch receives is written when
  * its sequence is decided, by every rank.  How many steps that takes depends on the rules:
  * most end after the second or third; opt, bild and fuzzy take one more for each draft that is
- * looked at, truncation four to seven for each row, rules that solve an equation (lossy with beta
- * solved, mentored) some tens or hundreds.  More steps than needed change nothing, so a graph can
- * hold a fixed number of them.
+ * looked at, truncation one to five for each row (top-k and top-p together ten), rules that solve
+ * an equation (lossy with beta solved, mentored) some tens or hundreds.  More steps than needed
+ * change nothing, so a graph can hold a fixed number of them.
  *
  * Rows that a later decision might read are read in the first step, also where the unsharded call
  * would not look at them: they must be there, but may be bad.

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* decide.cuh - the round of one sequence, decided by a whole block: what rules/round_body.h asks
+ * for, as jobs (jobs.cuh, cut.cuh).  Part of queue.cu. */
+#ifndef SPC_CUDA_DECIDE_CUH
+#define SPC_CUDA_DECIDE_CUH
+
+#include "cut.cuh"
+
+/* ---- rows, as round_body.h asks for them ----------------------------------------------------- */
+
+/* The row of the first pass that this is, or NO_ROW. */
+static __device__ int32_t known_row(const spc_view *row)
+{
+    for (int32_t r = 0; r < scratch.q.rows; r++) {
+        if (scratch.known[r] && scratch.known[r] == row->logits.data &&
+            scratch.known_width[r] == row->width) {
+            return r;
+        }
+    }
+    return NO_ROW;
+}
+
+/* Statistics of a row from its tiles' partials, before any truncation. */
+static __device__ spc_row_stats stats_of_cells(int64_t cells, spc_row_needs needs)
+{
+    return spc_stats_of(merge_tiles(&scratch.block, &scratch.row, scratch.q.tiles, needs.scale,
+                                    [=](int32_t t) { return partial_at(cells, t); }),
+                        needs);
+}
+
+/* Cut scratch.job's row, stage after stage. */
+static __device__ spc_row_stats cut_row(void)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) begin_cut(&scratch.job);
+    __syncthreads();
+    while (scratch.job.kind != JOB_NONE) {
+        run_job();
+        next_stage(scratch.slot);
+    }
+    return scratch.job.stats;
+}
+
+/* Statistics of a row as its sequence needs them; leaves scratch.weights. */
+static __device__ __noinline__ void view_statistics(const spc_round *round, const spc_view *row,
+                                                    spc_row_stats *stats)
+{
+    const spc_row_needs needs = spc_needs_of(round->params, round->vocab);
+    const int32_t r = known_row(row);
+    int64_t cells;
+
+    __syncthreads(); /* scratch may still be read */
+    if (r >= 0) {
+        cells = cells_of_row(&scratch.q, scratch.sequence, r);
+    } else {
+        cells = cells_of_job(&scratch.q, scratch.slot);
+        if (threadIdx.x == 0) {
+            begin_text(JOB_PARTIALS, round->params, NO_ROW, 1);
+            scratch.job.view = *row;
+        }
+        run_job();
+    }
+    if (threadIdx.x == 0) scratch.weights = cells;
+    if (r >= 0 && scratch.record[r].ready) {
+        *stats = scratch.record[r].stats;
+        __syncthreads();
+        return;
+    }
+    *stats = stats_of_cells(cells, needs);
+    if (!stats->bad && needs.mixing && needs.restricts) {
+        if (threadIdx.x == 0) {
+            begin_text(JOB_NONE, round->params, NO_ROW, 1);
+            scratch.job.view = *row;
+            scratch.job.cells = cells;
+            scratch.job.stats = *stats;
+        }
+        *stats = cut_row();
+    }
+    __syncthreads();
+    if (r >= 0 && threadIdx.x == 0) scratch.record[r] = {*stats, 1};
+    __syncthreads();
+}
+
+static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
+                                                 float top_p)
+{
+    if (side->softmax.greedy) return side->stats.max;
+
+    const int32_t r = known_row(&side->row);
+
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        begin_text(JOB_NONE, pair->round->params, NO_ROW, 1);
+        scratch.job.bare = 1;
+        scratch.job.view = side->row;
+        scratch.job.stats = side->stats;
+        scratch.job.softmax = side->softmax;
+        scratch.job.cells = r >= 0 ? cells_of_row(&scratch.q, scratch.sequence, r)
+                                   : cells_of_job(&scratch.q, scratch.slot);
+        begin_nucleus(&scratch.job, top_p, spc_mass_of(side->stats.sum));
+    }
+    __syncthreads();
+    while (scratch.job.kind != JOB_NONE) {
+        run_job();
+        next_stage(scratch.slot);
+    }
+    return scratch.job.found;
+}
+
+/* From the row whose statistics were asked for last. */
+static __device__ __noinline__ int32_t draw_view(const spc_round *round, const spc_view *row,
+                                                 spc_row_stats stats, spc_key key,
+                                                 spc_stream_id stream)
+{
+    const spc_softmax s = spc_softmax_of(stats, round->params->sampling.temperature);
+    const int32_t t = (int32_t)threadIdx.x;
+
+    if (s.greedy) return s.top;
+
+    if (t < scratch.q.tiles) {
+        scratch.row.weight[t] =
+            spc_partial_at(partial_at(scratch.weights, t), stats.max, s.scale).sum;
+    }
+    __syncthreads();
+
+    const int32_t tile =
+        race_tiles(&scratch.block, round->tile_weight, scratch.q.tiles, key, stream);
+
+    if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
+    return race_entries(&scratch.block, round->vocab, tile, key, stream,
+                        [=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
+}
+
+/* ---- sums over pairs of rows ------------------------------------------------------------------
+ */
+
+static __device__ void fold_text(const spc_row_pair *pair, spc_summand what, float x)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        begin_text(JOB_FOLD, pair->round->params, NO_ROW, 1);
+        scratch.job.what = what;
+        scratch.job.x = x;
+        scratch.job.pair = *pair;
+        scratch.job.pair.round = &scratch.helper;
+    }
+}
+
+/* Index of a sum that was begun, or -1. */
+static __device__ int32_t find_begun(int32_t row, spc_summand what, float x)
+{
+    for (int32_t i = 0; i < scratch.begun; i++) {
+        const begun_sum *a = &scratch.ahead[i];
+
+        if (a->slot >= 0 && a->row == row && a->what == (int32_t)what && a->x == x) return i;
+    }
+    return -1;
+}
+
+/* A sum that will be asked for soon: everyone may take its tiles meanwhile.  Without a job to spare
+ * it has to wait for its turn. */
+static __device__ __noinline__ void begin_fold(const spc_row_pair *pair, spc_summand what, float x)
+{
+    const int32_t n = scratch.begun;
+
+    if (scratch.q.tiles == 1 || n == AHEAD_MAX) return;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        scratch.claim = take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead);
+        if (scratch.claim >= 0) {
+            scratch.ahead[n] = {scratch.claim, pair->row, what, x};
+            scratch.begun = n + 1;
+        }
+    }
+    __syncthreads();
+    if (scratch.claim < 0) return;
+    fold_text(pair, what, x);
+    post(scratch.ahead[n].slot);
+}
+
+/* Sums that were begun and never asked for: take back what nobody has taken. */
+static __device__ void drop_begun(void)
+{
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int32_t i = 0; i < scratch.begun; i++) {
+            const int32_t slot = scratch.ahead[i].slot;
+
+            if (slot < 0) continue;
+
+            const int32_t rest = atomicExch(scratch.q.left + slot, 0);
+            const int32_t out = scratch.q.tiles - (rest > 0 ? rest : 0);
+
+            if (rest > 0) atomicSub(&scratch.q.all->open, 1);
+            while (fresh(&job_of(&scratch.q, slot)->done) < out) __nanosleep(32);
+            give_slot(slot);
+        }
+        scratch.begun = 0;
+    }
+    __syncthreads();
+}
+
+/* The tiles' sums of a job that is finished: to round->tile_weight, and from left to right. */
+static __device__ float sum_of_job(int32_t slot)
+{
+    const int32_t t = (int32_t)threadIdx.x, tiles = scratch.q.tiles;
+    float sum = 0.0f;
+
+    if (t < tiles) scratch.row.weight[t] = partial_at(cells_of_job(&scratch.q, slot), t).sum;
+    __syncthreads();
+    for (int32_t i = 0; i < tiles; i++) sum += scratch.row.weight[i];
+    return sum;
+}
+
+/* A sum that was begun. */
+static __device__ __noinline__ float end_fold(int32_t begun)
+{
+    const int32_t slot = scratch.ahead[begun].slot;
+    float sum;
+
+    finish_job(slot, false);
+    sum = sum_of_job(slot);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        give_slot(slot);
+        scratch.ahead[begun].slot = -1;
+    }
+    __syncthreads();
+    return sum;
+}
+
+/* Sum over the row; leaves the tiles' sums in round->tile_weight. */
+static __device__ __noinline__ float fold(const spc_row_pair *pair, spc_summand what, float x)
+{
+    const int32_t begun = find_begun(pair->row, what, x);
+
+    if (begun >= 0) return end_fold(begun);
+    fold_text(pair, what, x);
+    run_job();
+    return sum_of_job(scratch.slot);
+}
+
+static __device__ float fold_later(const spc_row_pair *pair, spc_summand what, float x)
+{
+    begin_fold(pair, what, x);
+    return find_begun(pair->row, what, x) >= 0 ? 0.0f : fold(pair, what, x);
+}
+
+static __device__ float fold_value(int32_t row, spc_summand what, float x, float later)
+{
+    const int32_t begun = find_begun(row, what, x);
+
+    return begun >= 0 ? end_fold(begun) : later;
+}
+
+/* A token with probability proportional to the summand; -1 when nothing weighs anything. */
+static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_summand what,
+                                                 float x, spc_key key, spc_stream_id stream)
+{
+    if (!(fold(pair, what, x) > 0.0f)) return -1;
+
+    const int32_t tile =
+        race_tiles(&scratch.block, pair->round->tile_weight, scratch.q.tiles, key, stream);
+
+    if (tile < 0) return -1;
+    return race_entries(&scratch.block, pair->round->vocab, tile, key, stream, [=](int32_t v) {
+        return spc_pair_summand(pair, what, x, spc_pair_entry(pair, v));
+    });
+}
+
+/* ---- what round_body.h asks for ---------------------------------------------------------------
+ */
+
+static __device__ void row_statistics(const spc_row_pair *pair, const spc_side *s,
+                                      spc_row_stats *stats)
+{
+    view_statistics(pair->round, &s->row, stats);
+}
+
+static __device__ int32_t draw_row(const spc_row_pair *pair, const spc_side *s, spc_row_stats stats,
+                                   spc_key key, spc_stream_id stream)
+{
+    return draw_view(pair->round, &s->row, stats, key, stream);
+}
+
+/* The logits of drafts were fetched for all rows at once. */
+static __device__ spc_entry entry_at(const spc_row_pair *pair, int32_t token)
+{
+    const int32_t r = pair->row;
+
+    if (r < scratch.round.drafts && token == scratch.draft[r]) {
+        const spc_pair at = scratch.draft_logits[r];
+
+        return spc_pair_entry_of(pair, token, at.drafter, at.verifier);
+    }
+    return spc_pair_entry(pair, token);
+}
+
+static __device__ bool keeps(const spc_round *round, float kept, float drafter, spc_key key)
+{
+    (void)round;
+    return spc_accepts(kept, drafter, spc_uniform(key, SPC_STREAM_ACCEPT, 0));
+}
+
+static __device__ void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
+{
+    if (threadIdx.x == 0) round->detail[row] = *detail;
+}
+
+/* What round_body.h uses in many places is a call: inlined it takes ptxas minutes. */
+static __device__ __noinline__ bool decide(spc_row_pair *pair, const spc_row_stats *known,
+                                           uint32_t *status);
+static __device__ __noinline__ void complete(spc_row_pair *pair);
+static __device__ __noinline__ void prepare(spc_row_pair *pair, spc_side *s,
+                                            const spc_row_stats *known);
+
+#define ROUND_FN    static __device__
+#define ROUND_AHEAD true
+#include "rules/round_body.h"
+
+#endif
