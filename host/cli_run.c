@@ -205,10 +205,11 @@ static json_t *job_json(const run_state *run, const job *j)
     failed |= json_object_set_new(object, "ids", spc_cli_json_ids(j->tokens, j->count));
     failed |= json_object_set_new(object, "finish", json_string(spc_finish_name(j->finish)));
     failed |= json_object_set_new(object, "rule", json_string(run->way.rule));
-    failed |= json_object_set_new(object, "gamma", json_integer(o->gamma));
+    failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(o->gamma));
     failed |= json_object_set_new(
         object, "seed", json_integer((json_int_t)(run->args->decode.seed + (uint64_t)j->index)));
-    if (failed == 0 && spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way)))
+    if (failed == 0 &&
+        spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
         return object;
     json_decref(object);
     return NULL;
@@ -334,7 +335,8 @@ static int run_run(const void *args, const spc_cli_line *line)
     }
     spc_cli_catch_interrupt();
     run_jobs(&run);
-    if (!a->decode.quiet && run.prompts > 0) spc_cli_total_print("", &run.total, &run.way);
+    if (!a->decode.quiet && run.prompts > 0)
+        spc_cli_total_print("", &run.total, &run.way, run.engine);
 done:
     free(run.stepping);
     spc_engine_close(run.engine);

@@ -186,7 +186,8 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
     s->group = calloc(sessions * 2, sizeof *s->group);
     engine->slot = calloc(sessions, sizeof *engine->slot);
-    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot) {
+    engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
+    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot || !engine->gamma.lane) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -204,6 +205,17 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     return SPC_OK;
 }
 
+static uint64_t machine_now(void *user)
+{
+    (void)user;
+    return spc_now_ns();
+}
+
+uint64_t spc_engine_now(const spc_engine *engine)
+{
+    return engine->clock.now_ns(engine->clock.user);
+}
+
 static spc_status new_engine(spc_engine **out, spc_error *err)
 {
     spc_engine *engine = calloc(1, sizeof *engine);
@@ -213,6 +225,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
         free(engine);
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
+    engine->clock.now_ns = machine_now;
     *out = engine;
     return SPC_OK;
 }
@@ -318,6 +331,8 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK) status = reserve(engine, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
+    engine->log = options->log;
+    engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
     *out = engine;
     return SPC_OK;
@@ -360,6 +375,7 @@ void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
     free(engine->slot);
+    free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.verdict);
     free(engine->scratch.lane);

@@ -8,6 +8,7 @@
 #include "weights/tokenizer.h"
 
 #include "backend.h"
+#include "gamma.h"
 
 #include <pthread.h>
 
@@ -28,13 +29,20 @@ typedef struct {
 typedef struct {
     int32_t *slot, *token, *position, *output; /* [rows] */
     int32_t count;                             /* rows in use */
-    int32_t rows;                              /* most rows of one forward */
-    spc_lane *lane;                            /* [sessions] */
-    spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
-    spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
-    spc_session **group;                       /* [sessions] those of one strategy in a step */
-    spc_session **unsure; /* [sessions] those of them that turn to the verifier */
+    int32_t fed, forwards; /* rows and forwards since the caller set them to 0 */
+    int32_t rows;          /* most rows of one forward */
+    spc_lane *lane;        /* [sessions] */
+    spc_lane *bonus;       /* [sessions] lanes of late bonus rows */
+    spc_verdict *verdict;  /* [2 * sessions] of the lanes, of the bonus lanes */
+    spc_session **group;   /* [sessions] those of one strategy in a step */
+    spc_session **unsure;  /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
+
+/* Where an engine looks at the time; tests bring a clock of their own. */
+typedef struct {
+    uint64_t (*now_ns)(void *user); /* monotonic */
+    void *user;
+} spc_clock;
 
 struct spc_engine {
     pthread_mutex_t lock; /* held while a model runs and while slots change hands */
@@ -49,6 +57,8 @@ struct spc_engine {
     int32_t sessions;
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_scratch scratch;
+    spc_gamma gamma;
+    spc_clock clock;
     spc_log_fn log;
     void *user;
 };
@@ -64,6 +74,12 @@ void spc_close_model(spc_model *model);
 
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
+
+/* Monotonic clock of the machine, in nanoseconds. */
+uint64_t spc_now_ns(void);
+
+/* The engine's time. */
+uint64_t spc_engine_now(const spc_engine *engine);
 
 /* Do its models read prompts by an encoder? */
 bool spc_engine_encodes(const spc_engine *engine);

@@ -68,9 +68,17 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
 static spc_status check_options(const spc_engine *engine, const spc_session_options *o,
                                 const spc_row_params *params, spc_error *err)
 {
-    if (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX) {
-        return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d, found %d", SPC_GAMMA_MAX,
-                             (int)o->gamma);
+    if (o->gamma != SPC_GAMMA_AUTO && (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX)) {
+        return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d or auto (%d), found %d",
+                             SPC_GAMMA_MAX, SPC_GAMMA_AUTO, (int)o->gamma);
+    }
+    if (o->gamma == SPC_GAMMA_AUTO && params->bonus == SPC_BONUS_VERIFIER &&
+        spc_rule_uses_drafter(&params->rule)) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "gamma auto with bonus verifier: under rule %s the law would follow "
+                             "the draft lengths chosen; take bonus target or step, or a fixed "
+                             "gamma",
+                             o->rule);
     }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
@@ -135,6 +143,7 @@ static int32_t take_slot(spc_engine *engine, spc_session *session)
     if (taken >= 0) {
         engine->ops->rewind(engine->verifier.runner, taken, 0);
         if (engine->drafter.runner) engine->ops->rewind(engine->drafter.runner, taken, 0);
+        spc_gamma_begin(session);
     }
     pthread_mutex_unlock(&engine->lock);
     return taken;
@@ -279,6 +288,7 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
     pthread_mutex_lock(&s->engine->lock);
     verifier = cut_cache(s, s->engine->verifier.runner, common);
     drafter = cut_cache(s, s->engine->drafter.runner, common);
+    spc_gamma_begin(s);
     pthread_mutex_unlock(&s->engine->lock);
     begin(s, prompt, count);
     s->counters.reused_tokens = verifier > drafter ? verifier : drafter;

@@ -28,7 +28,7 @@ struct spc_session {
     spc_row_params params;
     spc_rule rule; /* as opened: seq-chow may go on under another */
     int32_t slot;
-    int32_t gamma;
+    int32_t gamma;  /* or SPC_GAMMA_AUTO */
     int32_t budget; /* new tokens allowed, >= 1 */
     bool ignore_stop;
     int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
@@ -47,9 +47,12 @@ struct spc_session {
     int32_t ahead;
     double log_sum; /* of their gate probabilities' logarithms (seq-chow) */
 
+    spc_gamma_session choice; /* of draft lengths, under SPC_GAMMA_AUTO */
+
     /* the present round */
     spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */
-    int32_t round_gamma;                /* gamma, or what budget and context leave of it */
+    int32_t round_gamma;                /* gamma, or what was chosen, or what budget and context
+                                           leave of it */
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
 
     spc_text_stream text;
@@ -87,8 +90,5 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
  */
 #define SPC_HASH_NONE 0xcbf29ce484222325u
 uint64_t spc_hash_tokens(uint64_t hash, const int32_t *token, int32_t count);
-
-/* Monotonic clock, in nanoseconds. */
-uint64_t spc_now_ns(void);
 
 #endif

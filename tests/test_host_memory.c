@@ -78,7 +78,7 @@ static spc_session *open_listening(spc_engine *engine, int32_t kind, heard *h)
     o.temperature = kinds[kind].temperature;
     o.top_p = kinds[kind].top_p;
     o.top_k = kinds[kind].top_k;
-    o.gamma = 4;
+    o.gamma = kind % 4 == 0 ? SPC_GAMMA_AUTO : 4;
     o.max_tokens = 30;
     o.ignore_stop = true;
     o.seed = (uint64_t)kind;

@@ -74,7 +74,14 @@ static void toy_unload(spc_runner *runner)
 
 static spc_status toy_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
+    toy_clock *clock = r->pair->clock;
+
     (void)err;
+    if (clock) {
+        clock->now_ns += r->drafter ? clock->drafter_ns : clock->verifier_ns;
+        clock->now_ns +=
+            (r->drafter ? clock->drafter_row_ns : clock->verifier_row_ns) * (uint64_t)rows->count;
+    }
     for (int32_t i = 0; i < rows->count; i++) {
         int32_t slot = rows->slot[i], *token = r->token + slot * r->pair->context;
 
@@ -145,6 +152,11 @@ static spc_runner *toy_runner(const toy_pair *pair, bool drafter)
     return r;
 }
 
+static uint64_t toy_now(void *user)
+{
+    return ((const toy_clock *)user)->now_ns;
+}
+
 spc_engine *toy_engine(const toy_pair *pair)
 {
     spc_engine *engine;
@@ -155,6 +167,7 @@ spc_engine *toy_engine(const toy_pair *pair)
                                      toy_runner(pair, false), pair->vocab, pair->context,
                                      pair->sessions, &engine, &error),
                  SPC_OK);
+    if (pair->clock) engine->clock = (spc_clock){toy_now, pair->clock};
     return engine;
 }
 

@@ -169,9 +169,21 @@ typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
 enum { SPC_STOP_TOKENS_MAX = 8 };
 
+/* In place of a draft length: the one that is expected to give the most tokens per time, chosen
+ * anew for every round from measured times of both models and from what was accepted so far.
+ * Lengths of sessions that step together are chosen together.  Under strict that may be none, which
+ * is plain decoding; now and then a few drafts are then tried, at no more than 1 % of all time.
+ *
+ * At temperature 0 the tokens are those of any fixed length.  Otherwise they follow the same law,
+ * but another choice, on a busier machine say, may give other tokens for a seed (not with bonus
+ * step, where a seed gives one text for any lengths).  The law holds exactly for sessions of
+ * different seeds: those of equal seeds share their noise, and what one shows of it another's
+ * lengths may follow, through the size and the times of their common steps. */
+#define SPC_GAMMA_AUTO (-1)
+
 typedef struct {
     const char *rule;  /* rule text, "token-v3:alpha=0.5"; also "verifier-only", "drafter-only" */
-    int32_t gamma;     /* draft length, 0 .. SPC_GAMMA_MAX */
+    int32_t gamma;     /* draft length, 0 .. SPC_GAMMA_MAX, or SPC_GAMMA_AUTO */
     float temperature; /* 0: greedy; otherwise > 0, at least 1e-4 */
     int32_t top_k;     /* 0: off */
     float top_p;       /* (0, 1]; 1: off */
@@ -201,7 +213,8 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
  *          (with an encoder the prompt may fill it)
  *
- * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together;
+ * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
+ * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
  * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session, prompt too long */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
@@ -289,6 +302,9 @@ typedef struct {
     int64_t bonus_deferred; /* of them, where the rule turned to the verifier; with the sum of
                                deferred: the calls of an oracle that knows when to defer */
     int64_t zero_residuals;
+    int64_t chosen[SPC_GAMMA_MAX + 1]; /* gamma auto: rounds by the draft length chosen, ... */
+    int64_t probes;                    /* ... and those that drafted only to see whether it pays */
+    int64_t catch_up;                  /* rows that the drafter lacked when it was to draft again */
     uint64_t draft_ns;    /* drafter forwards and draws, wall clock, shared equally in a batch */
     uint64_t verify_ns;   /* verifier forwards and verification */
     uint64_t other_ns;    /* everything else inside steps */
@@ -296,6 +312,25 @@ typedef struct {
 } spc_stats;
 
 SPC_API void spc_session_stats(const spc_session *session, spc_stats *out);
+
+/* What gamma auto chooses by.  Times are of one sequence, wall clock, corrected by every round. */
+typedef struct {
+    double draft_ns;   /* the drafter: one token */
+    double plain_ns;   /* the verifier: one row, with all that a round takes beside drafting */
+    double score_ns;   /* the same: gamma + 1 rows */
+    double break_even; /* least acceptance at which drafting pays; 1: at none */
+    double acceptance; /* of first drafts, as seen so far (0.7 before anything was) */
+    double factor;     /* speed expected at that acceptance, relative to plain decoding */
+    int32_t gamma;     /* with this draft length */
+} spc_gamma_facts;
+
+/* False, and zeros: nothing was measured yet.  It is when the first session with gamma auto makes
+ * its first step; the log is told then.  Not while a step runs. */
+SPC_API bool spc_engine_gamma(const spc_engine *engine, spc_gamma_facts *out);
+
+/* The facts as one line for people: "gamma auto: drafter 0.08 ms a token, ..." */
+enum { SPC_GAMMA_LINE_BYTES = 256 };
+SPC_API void spc_gamma_line(const spc_gamma_facts *facts, char line[SPC_GAMMA_LINE_BYTES]);
 
 #ifdef __cplusplus
 }
