@@ -185,9 +185,9 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
     s->group = calloc(sessions * 2, sizeof *s->group);
-    engine->slot = calloc(sessions, sizeof *engine->slot);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
-    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->slot || !engine->gamma.lane) {
+    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->gamma.lane ||
+        spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -374,7 +374,7 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
 void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
-    free(engine->slot);
+    spc_slots_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.verdict);
@@ -495,13 +495,13 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
     spc_status status = check_ids(engine, "", ids, count, err);
-    int32_t slot = 0, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
+    int32_t slot, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
 
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
-    while (slot < engine->sessions && engine->slot[slot]) slot++;
-    if (slot == engine->sessions) {
+    slot = spc_slots_spare(engine);
+    if (slot < 0) {
         pthread_mutex_unlock(&engine->lock);
         return spc_error_set(err, SPC_EFULL, "no free session: all %d are open; close one",
                              (int)engine->sessions);

@@ -9,6 +9,7 @@
 
 #include "backend.h"
 #include "gamma.h"
+#include "slots.h"
 
 #include <pthread.h>
 
@@ -56,6 +57,7 @@ struct spc_engine {
     int32_t context;
     int32_t sessions;
     spc_session **slot; /* [sessions] who holds it; NULL: free */
+    spc_slots slots;
     spc_scratch scratch;
     spc_gamma gamma;
     spc_clock clock;

@@ -129,26 +129,6 @@ static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, 
     return SPC_OK;
 }
 
-/* Take a free slot; -1 when there is none. */
-static int32_t take_slot(spc_engine *engine, spc_session *session)
-{
-    int32_t taken = -1;
-
-    pthread_mutex_lock(&engine->lock);
-    for (int32_t i = 0; i < engine->sessions && taken < 0; i++) {
-        if (engine->slot[i]) continue;
-        engine->slot[i] = session;
-        taken = i;
-    }
-    if (taken >= 0) {
-        engine->ops->rewind(engine->verifier.runner, taken, 0);
-        if (engine->drafter.runner) engine->ops->rewind(engine->drafter.runner, taken, 0);
-        spc_gamma_begin(session);
-    }
-    pthread_mutex_unlock(&engine->lock);
-    return taken;
-}
-
 static const spc_strategy *strategy_of(spc_rule_kind kind)
 {
     switch (kind) {
@@ -228,15 +208,13 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->on_token = options->on_token;
     s->user = options->user;
     atomic_init(&s->cancel, false);
+    s->slot = -1;
+    s->may_wait = options->wait;
     begin(s, prompt, count);
-    s->slot = take_slot(engine, s);
-    if (s->slot < 0) {
-        status = spc_error_set(err, SPC_EFULL,
-                               "no free session: all %d are open; close one, or open the engine "
-                               "with more sessions",
-                               (int)engine->sessions);
-        goto fail;
-    }
+    pthread_mutex_lock(&engine->lock);
+    status = spc_slots_take(s, err);
+    pthread_mutex_unlock(&engine->lock);
+    if (status != SPC_OK) goto fail;
     *out = s;
     return SPC_OK;
 fail:
@@ -253,7 +231,7 @@ void spc_session_close(spc_session *session)
 {
     if (!session) return;
     pthread_mutex_lock(&session->engine->lock);
-    session->engine->slot[session->slot] = NULL;
+    spc_slots_give_back(session);
     pthread_mutex_unlock(&session->engine->lock);
     spc_text_free(&session->text);
     free(session->source);
@@ -272,12 +250,11 @@ static int32_t cut_cache(const spc_session *s, spc_runner *runner, int32_t most)
     return most;
 }
 
-spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
+/* Cut what a session's slot holds to what is also in the next prompt; returns how much that is. */
+static int32_t cut_caches(spc_session *s, const int32_t *prompt, int32_t count)
 {
-    spc_status status = check_prompt(s->engine, prompt, count, err);
     int32_t common = 0, verifier, drafter;
 
-    if (status != SPC_OK) return status;
     /* The last token of a prompt is pending: its row must run.  So is the last one that was kept,
      * and behind it the caches may hold drafts that were not; of a failed session they may hold
      * what made it fail.  What an encoder reads is read as a whole. */
@@ -285,14 +262,30 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
            common < count - 1 && s->token[common] == prompt[common]) {
         common++;
     }
-    pthread_mutex_lock(&s->engine->lock);
     verifier = cut_cache(s, s->engine->verifier.runner, common);
     drafter = cut_cache(s, s->engine->drafter.runner, common);
-    spc_gamma_begin(s);
+    return verifier > drafter ? verifier : drafter;
+}
+
+spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
+{
+    spc_status status = check_prompt(s->engine, prompt, count, err);
+    int32_t reused;
+
+    if (status != SPC_OK) return status;
+    pthread_mutex_lock(&s->engine->lock);
+    if (s->slot >= 0) {
+        reused = cut_caches(s, prompt, count);
+        begin(s, prompt, count);
+        spc_gamma_begin(s);
+        s->counters.reused_tokens = reused;
+    } else {
+        if (!s->waits) status = spc_slots_check(s, err);
+        if (status == SPC_OK) begin(s, prompt, count);
+        if (status == SPC_OK && !s->waits) status = spc_slots_take(s, err);
+    }
     pthread_mutex_unlock(&s->engine->lock);
-    begin(s, prompt, count);
-    s->counters.reused_tokens = verifier > drafter ? verifier : drafter;
-    return SPC_OK;
+    return status;
 }
 
 /* ---- what is kept -----------------------------------------------------------------------------
@@ -405,6 +398,7 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
             spc_text_finish(&s->text);
             continue;
         }
+        if (s->waits) continue;
         group[members++] = s;
     }
     if (members == 0) return SPC_OK;
@@ -446,6 +440,9 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);
     }
+    for (int32_t i = 0; i < count; i++) {
+        if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
+    }
     pthread_mutex_unlock(&engine->lock);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
@@ -466,8 +463,24 @@ spc_status spc_session_run(spc_session *session, spc_error *err)
 
     do {
         status = spc_session_step(session, err);
+        if (status == SPC_OK && spc_session_waits(session)) {
+            return spc_error_set(err, SPC_EFULL,
+                                 "the session waits for one of %d slots: step or close the "
+                                 "sessions that hold them",
+                                 (int)session->engine->sessions);
+        }
     } while (status == SPC_OK && session->finish == SPC_FINISH_RUNNING);
     return status;
+}
+
+bool spc_session_waits(const spc_session *session)
+{
+    bool waits;
+
+    pthread_mutex_lock(&session->engine->lock);
+    waits = session->waits;
+    pthread_mutex_unlock(&session->engine->lock);
+    return waits;
 }
 
 void spc_session_cancel(spc_session *session)

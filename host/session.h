@@ -27,9 +27,11 @@ struct spc_session {
     const spc_strategy *strategy;
     spc_row_params params;
     spc_rule rule; /* as opened: seq-chow may go on under another */
-    int32_t slot;
-    int32_t gamma;  /* or SPC_GAMMA_AUTO */
-    int32_t budget; /* new tokens allowed, >= 1 */
+    int32_t slot;  /* -1: none, it waits for one or ended and lost it */
+    bool may_wait, waits;
+    spc_session *behind; /* the next in the line */
+    int32_t gamma;       /* or SPC_GAMMA_AUTO */
+    int32_t budget;      /* new tokens allowed, >= 1 */
     bool ignore_stop;
     int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
     int32_t stop_token_count;

@@ -193,6 +193,7 @@ typedef struct {
     spc_verify_mode verify;
     spc_bonus_mode bonus;
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
+    bool wait;               /* where all of the engine's sessions run: wait for one to end */
     bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
@@ -207,7 +208,10 @@ typedef struct {
 /* strict, gamma 5, temperature 1, nothing cut, seed 0, bonus from the target distribution. */
 SPC_API void spc_session_options_init(spc_session_options *options);
 
-/* Begin a sequence.  No model runs yet.  Models with an encoder read the prompt by it, each by its
+/* Begin a sequence.  No model runs yet.  An engine runs as many sessions at once as it was opened
+ * for; with the option wait more may be open, and begin in the order they were opened, as others
+ * end or close.  Then a session that ended no longer keeps its caches for spc_session_restart, its
+ * tokens and text stay.  Models with an encoder read the prompt by it, each by its
  * own, and decode from the token their config names (decoder_start_token_id).
  *
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
@@ -215,7 +219,8 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
  * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
- * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session, prompt too long */
+ * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session (without wait), prompt
+ * too long */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -225,7 +230,7 @@ SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
  * What the two sequences have in common from the start is not run again, by neither model (an
  * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
  * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
- * (then nothing is reused).
+ * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free.
  *
  * prompt   as in spc_session_open; the error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
@@ -253,7 +258,10 @@ SPC_API const char *spc_finish_name(spc_finish finish);
  * SPC_ENUMERIC a model wrote NaN or infinity: the message names the model and the position */
 SPC_API spc_status spc_session_step(spc_session *session, spc_error *err);
 
-/* Steps until the session ends. */
+/* Does it wait for another session to end or close?  Its steps do nothing then. */
+SPC_API bool spc_session_waits(const spc_session *session);
+
+/* Steps until the session ends.  SPC_EFULL: it waits, and goes on doing so; step the others. */
 SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
 
 /* One step of several sessions of one engine together: each model reads its weights once for all of
