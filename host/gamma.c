@@ -10,8 +10,11 @@
 
 /* Sessions of an engine, all together, fade more slowly than one. */
 #define ENGINE_FADE 0.996f
-/* Times above this are measured once. */
-enum { MEASURE_AGAIN_BELOW_NS = 20000000, MEASURE_RUNS = 3 };
+/* What takes longer is measured once. */
+enum { MEASURE_AGAIN_BELOW_NS = 100000000, MEASURE_RUNS = 4 };
+/* Rounds with drafts after which one without is due: its time must not grow stale, and at worst it
+ * costs less than a hundredth. */
+enum { PLAIN_AFTER = 128 };
 /* Points of a curve, and rows of the last; rows of a catch-up. */
 enum { MEASURE_POINTS = 7, MEASURE_ROWS = 64, CATCH_UP_ROWS = 16 };
 
@@ -119,34 +122,27 @@ static spc_status time_rows(spc_engine *engine, const spc_model *model, const sp
     return status;
 }
 
-static spc_status time_best(spc_engine *engine, const spc_model *model, const spc_session *s,
-                            int32_t count, int32_t wanted, float *ns, spc_error *err)
-{
-    spc_status status = time_rows(engine, model, s, count, wanted, ns, err);
-
-    for (int32_t i = 1; i < MEASURE_RUNS && status == SPC_OK; i++) {
-        float again;
-
-        if (*ns >= (float)MEASURE_AGAIN_BELOW_NS) break;
-        status = time_rows(engine, model, s, count, wanted, &again, err);
-        if (again < *ns) *ns = again;
-    }
-    return status;
-}
-
-/* Times of 1, 2, 4, ... rows, at most `most`. */
+/* Times of 1, 2, 4, ... rows, at most `most`: the least of several passes, so that what disturbs
+ * one does not bend the curve. */
 static spc_status measure_model(spc_engine *engine, const spc_model *model, const spc_session *s,
                                 int32_t most, spc_pace *pace, spc_error *err)
 {
     int32_t rows[MEASURE_POINTS], count = 0;
-    float time[MEASURE_POINTS], warm;
-    spc_status status = time_rows(engine, model, s, 1, 1, &warm, err); /* weights come in */
+    float time[MEASURE_POINTS], pass = 0;
+    spc_status status = time_rows(engine, model, s, 1, 1, &pass, err); /* weights come in */
 
-    for (int32_t n = 1; n <= most && count < MEASURE_POINTS && status == SPC_OK; n *= 2) {
-        rows[count] = n;
-        status = time_best(engine, model, s, n, n, &time[count], err);
-        if (time[count] < 1.0f) time[count] = 1.0f; /* below what the clock tells apart */
-        count++;
+    for (int32_t n = 1; n <= most && count < MEASURE_POINTS; n *= 2) rows[count++] = n;
+    for (int32_t run = 0; run < MEASURE_RUNS && status == SPC_OK; run++) {
+        if (run > 0 && pass > (float)MEASURE_AGAIN_BELOW_NS) break;
+        pass = 0;
+        for (int32_t i = 0; i < count && status == SPC_OK; i++) {
+            float ns;
+
+            status = time_rows(engine, model, s, rows[i], rows[i], &ns, err);
+            if (ns < 1.0f) ns = 1.0f; /* below what the clock tells apart */
+            if (run == 0 || ns < time[i]) time[i] = ns;
+            pass += ns;
+        }
     }
     if (status == SPC_OK) spc_pace_lay(pace, rows, time, count);
     return status;
@@ -187,7 +183,7 @@ static spc_status measure(spc_engine *engine, const spc_session *s, spc_error *e
                                &t->verifier, err);
     }
     if (status == SPC_OK) {
-        status = time_best(engine, &engine->drafter, s, behind, 1, &ns, err);
+        status = time_rows(engine, &engine->drafter, s, behind, 1, &ns, err);
     }
     ns -= spc_pace_at(&t->drafter, 1);
     t->catch_up = behind > 1 && ns > 0.0f ? ns / (float)(behind - 1) : 0.0f;
@@ -317,12 +313,19 @@ static bool may_probe(spc_engine *engine, const spc_session *s, int32_t k, int32
     return false;
 }
 
-static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count)
+static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count, bool plain)
 {
     spc_gamma *g = &engine->gamma;
-    const spc_gamma_lane *lane = &g->lane[k];
+    spc_gamma_lane *lane = &g->lane[k];
     spc_probe *probe = &s->choice.probe;
 
+    if (plain && lane->chosen > 0 && lane->last == SPC_LAST_NEVER) {
+        s->choice.before = lane->chosen;
+        lane->chosen = 0;
+        s->counters.probes++;
+        s->counters.chosen[0]++;
+        return;
+    }
     if (lane->most > 0) s->choice.before = lane->chosen; /* 0 for want of room says nothing */
     if (lane->chosen > 0 || lane->last != SPC_LAST_NEVER) {
         *probe = (spc_probe){0, SPC_PROBE_FIRST};
@@ -337,11 +340,28 @@ static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t c
     s->counters.chosen[lane->chosen]++;
 }
 
+/* Is it time for a round in which no strict sequence drafts? */
+static bool plain_is_due(spc_gamma *g, int32_t count)
+{
+    bool drafts = false;
+
+    for (int32_t k = 0; k < count; k++) {
+        const spc_gamma_lane *lane = &g->lane[k];
+
+        drafts = drafts || lane->chosen > 0 || lane->last != SPC_LAST_NEVER;
+    }
+    g->drafting = drafts ? g->drafting + 1 : 0;
+    if (g->drafting <= PLAIN_AFTER) return false;
+    g->drafting = 0;
+    return true;
+}
+
 spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err)
 {
     spc_gamma *g = &engine->gamma;
     const spc_session *first = NULL;
+    bool plain = false;
 
     for (int32_t k = 0; k < count; k++) {
         lane_of(sessions[k], &g->lane[k]);
@@ -356,9 +376,12 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
         g->measured = true;
         tell(engine);
     }
-    if (first) (void)spc_gamma_lengths(&g->times, g->lane, count);
+    if (first) {
+        (void)spc_gamma_lengths(&g->times, g->lane, count);
+        plain = plain_is_due(g, count);
+    }
     for (int32_t k = 0; k < count; k++) {
-        if (sessions[k]->gamma == SPC_GAMMA_AUTO) take_choice(engine, sessions[k], k, count);
+        if (sessions[k]->gamma == SPC_GAMMA_AUTO) take_choice(engine, sessions[k], k, count, plain);
         sessions[k]->round_gamma = g->lane[k].chosen;
     }
     return SPC_OK;

@@ -24,6 +24,7 @@ typedef struct {
     spc_verdicts seen[SPC_SEED_GROUPS];   /* by all sessions whose length is chosen */
     double round_ns, probe_ns, probe_due; /* all rounds; what probes took; the present one's rest */
     bool probing;                         /* a sequence of this step does */
+    int32_t drafting;                     /* rounds since the last without drafts */
     bool learns;                          /* the step has a sequence whose length is chosen */
 } spc_gamma;
 

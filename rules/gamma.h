@@ -22,11 +22,13 @@
 enum { SPC_PACE_POINTS = 34 };
 
 typedef struct {
-    float time[SPC_PACE_POINTS]; /* of a forward, any unit */
-    int32_t seen;                /* times learnt from, at most SPC_PACE_SEEN */
+    float time[SPC_PACE_POINTS];   /* of a forward, any unit */
+    int32_t idle[SPC_PACE_POINTS]; /* times learnt since the last near this point, at most
+                                      SPC_PACE_IDLE */
+    int32_t seen;                  /* times learnt, at most SPC_PACE_IDLE */
 } spc_pace;
 
-enum { SPC_PACE_SEEN = 32 };
+enum { SPC_PACE_IDLE = 64 };
 
 SPC_FN int32_t spc_pace_rows(int32_t point)
 {
@@ -73,13 +75,15 @@ SPC_FN void spc_pace_lay(spc_pace *pace, const int32_t *rows, const float *time,
         if (count > 1) slope = (time[k + 1] - time[k]) / (float)(rows[k + 1] - rows[k]);
         if (slope < 0.0f) slope = 0.0f;
         pace->time[point] = time[k] + slope * (float)(at - rows[k]);
+        pace->idle[point] = 0;
     }
     pace->seen = 0;
 }
 
 /* One more time of a forward of so many rows.  Its neighbours follow it by an eighth of the
  * difference and the whole curve by a sixteenth (longer caches, a busier machine slow all of them),
- * by more as long as little has been seen.  A hiccup counts as twice the time. */
+ * by more as long as little has been seen, and near points by up to a half that were not seen for
+ * long.  A hiccup counts as twice the time. */
 SPC_FN void spc_pace_learn(spc_pace *pace, int32_t rows, float time)
 {
     float known = spc_pace_at(pace, rows), ratio = known > 0.0f ? time / known : 1.0f;
@@ -89,13 +93,16 @@ SPC_FN void spc_pace_learn(spc_pace *pace, int32_t rows, float time)
 
     if (rows < 1 || !(time > 0.0f)) return;
     if (ratio > 2.0f) ratio = 2.0f;
-    if (ratio < 0.5f) ratio = 0.5f;
     for (int32_t point = 0; point < SPC_PACE_POINTS; point++) {
         bool is_near = point == low || (point == low + 1 && spc_pace_rows(low) < rows);
+        float stale = (float)pace->idle[point] / (2.0f * SPC_PACE_IDLE);
+        float part = !is_near ? near / 2.0f : stale > near ? stale : near;
 
-        pace->time[point] *= 1.0f + (is_near ? near : near / 2.0f) * (ratio - 1.0f);
+        pace->time[point] *= 1.0f + part * (ratio - 1.0f);
+        pace->idle[point] += pace->idle[point] < SPC_PACE_IDLE ? 1 : 0;
+        if (is_near) pace->idle[point] = 0;
     }
-    if (pace->seen < SPC_PACE_SEEN) pace->seen++;
+    if (pace->seen < SPC_PACE_IDLE) pace->seen++;
 }
 
 /* ---- acceptance by draft position -------------------------------------------------------------

@@ -172,7 +172,7 @@ enum { SPC_STOP_TOKENS_MAX = 8 };
 /* In place of a draft length: the one that is expected to give the most tokens per time, chosen
  * anew for every round from measured times of both models and from what was accepted so far.
  * Lengths of sessions that step together are chosen together.  Under strict that may be none, which
- * is plain decoding; now and then a few drafts are then tried, at no more than 1 % of all time.
+ * is plain decoding; now and then the other of the two is tried, at no more than 1 % of all time.
  *
  * At temperature 0 the tokens are those of any fixed length.  Otherwise they follow the same law,
  * but another choice, on a busier machine say, may give other tokens for a seed (not with bonus
@@ -311,8 +311,8 @@ typedef struct {
                                deferred: the calls of an oracle that knows when to defer */
     int64_t zero_residuals;
     int64_t chosen[SPC_GAMMA_MAX + 1]; /* gamma auto: rounds by the draft length chosen, ... */
-    int64_t probes;                    /* ... and those that drafted only to see whether it pays */
-    int64_t catch_up;                  /* rows that the drafter lacked when it was to draft again */
+    int64_t probes;       /* ... and those that drafted, or did not, only to see whether it pays */
+    int64_t catch_up;     /* rows that the drafter lacked when it was to draft again */
     uint64_t draft_ns;    /* drafter forwards and draws, wall clock, shared equally in a batch */
     uint64_t verify_ns;   /* verifier forwards and verification */
     uint64_t other_ns;    /* everything else inside steps */
