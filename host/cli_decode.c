@@ -118,6 +118,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.drafter = strcmp(decode->drafter, "none") == 0 ? NULL : decode->drafter;
     o.sessions = sessions;
     o.context = decode->context;
+    o.prefill_rows = decode->prefill_rows;
     o.device = decode->device;
     o.tp = decode->tp;
     o.drafter_tp = decode->drafter_tp;

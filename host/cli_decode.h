@@ -13,7 +13,7 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *isa, *points;
-    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp;
+    int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;

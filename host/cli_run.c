@@ -31,6 +31,10 @@ static const spc_cli_option options[] = {
            TEXT, input, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
+    OPTION("prefill-rows", "N",
+           "rows of a new prompt that a step takes along beside prompts that are\n"
+           "being decoded; 0: 64",
+           INT, decode.prefill_rows, 0, INT32_MAX),
     OPTION("json", NULL, "one JSON object per prompt: text, ids, counters", FLAG, json, 0, 0),
     OPTION("stream", NULL, "print text as it comes (one prompt at a time)", FLAG, stream, 0, 0),
 };

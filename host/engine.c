@@ -14,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions. */
+/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions.  Of prompts
+ * beside running sequences no more by default: some four rounds' rows, on a GPU in hardly more than
+ * the time of one. */
 enum { CHUNK_ROWS = 64 };
 
 void spc_engine_options_init(spc_engine_options *options)
@@ -184,7 +186,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
-    s->group = calloc(sessions * 2, sizeof *s->group);
+    s->group = calloc(sessions * 3, sizeof *s->group);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->gamma.lane ||
         spc_slots_reserve(engine) != SPC_OK) {
@@ -196,6 +198,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->output = s->position + s->rows;
     s->bonus = s->lane + sessions;
     s->unsure = s->group + sessions;
+    engine->fill.session = s->group + 2 * sessions;
     for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
         size_t bytes;
 
@@ -226,6 +229,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
     engine->clock.now_ns = machine_now;
+    engine->prefill_rows = CHUNK_ROWS;
     *out = engine;
     return SPC_OK;
 }
@@ -250,6 +254,10 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
     if (o->sessions < 1 || o->sessions > SPC_SESSIONS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d",
                              SPC_SESSIONS_MAX, (int)o->sessions);
+    }
+    if (o->prefill_rows < 0) {
+        return spc_error_set(err, SPC_EUSAGE, "prefill-rows: expected 0 (chosen) or more, found %d",
+                             (int)o->prefill_rows);
     }
     if (o->threads < 0) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -305,6 +313,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
     engine->sessions = options->sessions;
+    if (options->prefill_rows > 0) engine->prefill_rows = options->prefill_rows;
     status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status != SPC_OK) goto fail;

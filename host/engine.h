@@ -39,6 +39,13 @@ typedef struct {
     spc_session **unsure;  /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
 
+/* Long prompts beside running sequences (fill.c): the present step's. */
+typedef struct {
+    spc_session **session; /* [sessions] put aside: only fed */
+    int32_t count;
+    bool verifier_due, drafter_due; /* their chunks have not been added yet */
+} spc_fill;
+
 /* Where an engine looks at the time; tests bring a clock of their own. */
 typedef struct {
     uint64_t (*now_ns)(void *user); /* monotonic */
@@ -59,6 +66,8 @@ struct spc_engine {
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_slots slots;
     spc_scratch scratch;
+    spc_fill fill;
+    int32_t prefill_rows; /* of prompts, beside running sequences in one step */
     spc_gamma gamma;
     spc_clock clock;
     spc_log_fn log;

@@ -313,12 +313,25 @@ static bool may_probe(spc_engine *engine, const spc_session *s, int32_t k, int32
     return false;
 }
 
+static int32_t lag_of(const spc_engine *engine, const spc_session *s)
+{
+    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
+}
+
 static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count, bool plain)
 {
     spc_gamma *g = &engine->gamma;
     spc_gamma_lane *lane = &g->lane[k];
     spc_probe *probe = &s->choice.probe;
 
+    /* A drafter that lags far behind catches up first, beside the others' rounds (fill.c). */
+    if (lane->chosen > 0 && lane->last == SPC_LAST_NEVER && count > 1 && s->choice.before == 0 &&
+        lag_of(engine, s) > engine->prefill_rows) {
+        s->choice.before = lane->chosen;
+        lane->chosen = 0;
+        s->counters.chosen[0]++;
+        return;
+    }
     if (plain && lane->chosen > 0 && lane->last == SPC_LAST_NEVER) {
         s->choice.before = lane->chosen;
         lane->chosen = 0;

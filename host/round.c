@@ -13,6 +13,7 @@
  *   4 COMMIT  token by token until one ends the sequence; both caches are cut to n' - 1: lengths
  * only
  *
+ * Chunks of long prompts of other sessions go with the first forward of each model (fill.c).
  * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1.  Draft lengths,
  * of all sessions together, come from gamma.c. */
 #include "session.h"
@@ -94,8 +95,9 @@ static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, 
         }
         if (drafting == 0) break;
 
-        spc_status status = spc_feed_flush(engine, drafter, err);
+        spc_status status = i == 0 ? spc_fill_add(engine, drafter, err) : SPC_OK;
 
+        if (status == SPC_OK) status = spc_feed_flush(engine, drafter, err);
         if (status == SPC_OK) status = engine->ops->draw(drafter->runner, lane, count, i, err);
         if (status != SPC_OK) return status;
         spc_gamma_drafted(engine, engine->scratch.fed, drafting, spc_engine_now(engine) - start);
@@ -136,7 +138,10 @@ static spc_status round_score(spc_engine *engine, spc_session *const *sessions, 
         s->counters.verifier_calls++;
         *wanted += rows;
     }
-    return spc_feed_flush(engine, verifier, err);
+
+    spc_status status = spc_fill_add(engine, verifier, err);
+
+    return status == SPC_OK ? spc_feed_flush(engine, verifier, err) : status;
 }
 
 /* ---- 3 verify ---------------------------------------------------------------------------------

@@ -381,6 +381,15 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 /* ---- steps ------------------------------------------------------------------------------------
  */
 
+/* Their rows went with those of others, into a forward that failed. */
+static void fail_filling(spc_engine *engine, const spc_error *error)
+{
+    for (int32_t i = 0; i < engine->fill.count; i++) {
+        spc_session_fail(engine->fill.session[i], error);
+    }
+    engine->fill.count = 0;
+}
+
 /* Run a step of the sessions among these that share a strategy and have not ended. */
 static spc_status step_group(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              const spc_strategy *strategy)
@@ -398,7 +407,7 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
             spc_text_finish(&s->text);
             continue;
         }
-        if (s->waits) continue;
+        if (s->waits || s->filling) continue;
         group[members++] = s;
     }
     if (members == 0) return SPC_OK;
@@ -406,6 +415,7 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
     spc_status status = strategy->step(engine, group, members, &error);
 
     for (int32_t i = 0; i < members && status != SPC_OK; i++) spc_session_fail(group[i], &error);
+    if (status != SPC_OK) fail_filling(engine, &error);
     return status;
 }
 
@@ -434,12 +444,15 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
                                                      &spc_strategy_token_chow, &spc_strategy_bild,
                                                      &spc_strategy_seq_chow};
     spc_status status = check_group(engine, sessions, count, err);
+    spc_error error;
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
+    spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);
     }
+    if (spc_fill_end(engine, &error) != SPC_OK) fail_filling(engine, &error);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }

@@ -51,6 +51,10 @@ struct spc_session {
 
     spc_gamma_session choice; /* of draft lengths, under SPC_GAMMA_AUTO */
 
+    /* the present step, of a session that is put aside */
+    bool filling;
+    int32_t fill_verifier, fill_drafter; /* rows of it that each model is fed */
+
     /* the present round */
     spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */
     int32_t round_gamma;                /* gamma, or what was chosen, or what budget and context
@@ -81,12 +85,23 @@ void spc_session_fail(spc_session *session, const spc_error *error);
 /* ---- rows of a forward under construction (feed.c) ---- */
 
 /* Feed what a model lacks of token[0 .. to) of a session, its source first; rows are gathered, and
- * run whenever a forward is full.  The rows from position `wanted` on leave their logits in row
- * output, output + 1, ... */
+ * run whenever a forward is full.  The rows from position `wanted` on, `to`: none, leave their
+ * logits in row output, output + 1, ... */
 spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
                     int32_t wanted, int32_t output, spc_error *err);
 /* Run what is gathered. */
 spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
+
+/* ---- long prompts beside running sequences (fill.c) ---- */
+
+/* Put sessions aside whose prompts are longer than what this step may take along beside those that
+ * run.  Where none runs, none is. */
+void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);
+
+/* Add a model's chunks to the rows of the forward under construction; once a step. */
+spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err);
+/* Run what is still due. */
+spc_status spc_fill_end(spc_engine *engine, spc_error *err);
 
 /* FNV-1a, 64 bit, over ids as little-endian int32, continued from `hash`; begin with SPC_HASH_NONE.
  */

@@ -67,6 +67,10 @@ typedef struct {
     int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
     int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
                                  With an encoder: of the prompt and of the continuation, each */
+    int32_t prefill_rows;     /* rows of a prompt that a step takes along beside sequences that run
+                                 already, which then do not wait for all of it; 0: 64.  Fewer: they
+                                 go on more evenly, and the prompt begins later.  Tokens are the
+                                 same */
     const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
                                  can be used, otherwise (or with threads or isa) the CPU */
     int32_t tp;               /* ranks that the verifier is cut for, each with its share of the CPU
@@ -265,8 +269,10 @@ SPC_API bool spc_session_waits(const spc_session *session);
 SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
 
 /* One step of several sessions of one engine together: each model reads its weights once for all of
- * them.  Ended sessions are passed over.  Each session's own error is kept with it
- * (spc_session_error); the first one is returned, and the others still make their step.
+ * them.  Ended sessions are passed over.  A new session with a long prompt may give no token yet:
+ * of its prompt no more than prefill_rows are fed in a step with others that run.  Each session's
+ * own error is kept with it (spc_session_error); the first one is returned, and the others still
+ * make their step.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
