@@ -83,16 +83,18 @@ SPC_FN void spc_pace_lay(spc_pace *pace, const int32_t *rows, const float *time,
 /* One more time of a forward of so many rows.  Its neighbours follow it by an eighth of the
  * difference and the whole curve by a sixteenth (longer caches, a busier machine slow all of them),
  * by more as long as little has been seen, and near points by up to a half that were not seen for
- * long.  A hiccup counts as twice the time. */
+ * long.  Longer times count a quarter: other programs that run in between make some rounds long and
+ * none short, and a hiccup counts as twice the time at most.  More rows never take less time. */
 SPC_FN void spc_pace_learn(spc_pace *pace, int32_t rows, float time)
 {
     float known = spc_pace_at(pace, rows), ratio = known > 0.0f ? time / known : 1.0f;
-    float share = 1.0f / (float)(pace->seen + 1);
+    float share = 1.0f / (float)(pace->seen + 2);
     float near = share > 1.0f / 8.0f ? share : 1.0f / 8.0f;
     int32_t low = spc_pace_below(rows);
 
     if (rows < 1 || !(time > 0.0f)) return;
     if (ratio > 2.0f) ratio = 2.0f;
+    if (ratio > 1.0f) ratio = 1.0f + (ratio - 1.0f) / 4.0f;
     for (int32_t point = 0; point < SPC_PACE_POINTS; point++) {
         bool is_near = point == low || (point == low + 1 && spc_pace_rows(low) < rows);
         float stale = (float)pace->idle[point] / (2.0f * SPC_PACE_IDLE);
@@ -101,6 +103,12 @@ SPC_FN void spc_pace_learn(spc_pace *pace, int32_t rows, float time)
         pace->time[point] *= 1.0f + part * (ratio - 1.0f);
         pace->idle[point] += pace->idle[point] < SPC_PACE_IDLE ? 1 : 0;
         if (is_near) pace->idle[point] = 0;
+    }
+    for (int32_t point = low; point > 0; point--) {
+        if (pace->time[point - 1] > pace->time[point]) pace->time[point - 1] = pace->time[point];
+    }
+    for (int32_t point = low + 1; point < SPC_PACE_POINTS; point++) {
+        if (pace->time[point] < pace->time[point - 1]) pace->time[point] = pace->time[point - 1];
     }
     if (pace->seen < SPC_PACE_IDLE) pace->seen++;
 }

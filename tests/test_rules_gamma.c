@@ -71,9 +71,21 @@ Test(rules_gamma, a_curve_follows_the_times_that_are_seen)
 
     spc_pace_learn(&pace, 5, 1e9f);
     cr_expect_lt(spc_pace_at(&pace, 5), before * 1.13f, "one hiccup moves little");
+    for (int32_t rows = 1; rows < 200; rows++) {
+        cr_expect_geq(spc_pace_at(&pace, rows + 1), spc_pace_at(&pace, rows), "%d", (int)rows);
+    }
     spc_pace_learn(&pace, 5, 0);
     spc_pace_learn(&pace, 0, 5);
     cr_expect_lt(spc_pace_at(&pace, 5), before * 1.13f);
+}
+
+/* One round in five is held up by another program. */
+Test(rules_gamma, a_curve_keeps_to_the_rounds_that_nothing_held_up)
+{
+    spc_pace pace = line(10, 1);
+
+    for (int i = 0; i < 400; i++) spc_pace_learn(&pace, 3, i % 5 == 0 ? 48 : 12);
+    cr_expect_float_eq(spc_pace_at(&pace, 3), 12, 1.2, "%g", (double)spc_pace_at(&pace, 3));
 }
 
 /* ---- acceptance ---- */
