@@ -7,8 +7,7 @@
  * thread at a time (the engine holds a lock).
  *
  * round.c composes a round from forward, draw, verify and rewind.  The composed round waits for
- * every drafted token; a backend that can run whole rounds by itself will offer that as one more
- * verb. */
+ * every drafted token; a backend that can run whole rounds by itself has one more verb, round. */
 #ifndef SPC_HOST_BACKEND_H
 #define SPC_HOST_BACKEND_H
 
@@ -31,6 +30,7 @@ typedef struct {
     int32_t outputs; /* logits rows kept at once */
     bool library;    /* GPU: more than 16 rows go through cuBLAS.  Faster; a row's last bits then
                         depend on how many run together, which they otherwise never do */
+    bool plain;      /* GPU: launch by launch, nothing recorded; to find faults */
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
@@ -56,6 +56,27 @@ typedef struct {
     int32_t *draft;               /* [drafts] drafted tokens; draw writes them, verify reads */
     spc_row_stats *stats;         /* [drafts] of the drafter's rows; draw writes, verify reads */
 } spc_lane;
+
+enum { SPC_WHOLE_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
+
+/* One sequence of a round that a backend runs by itself.  Both caches are as after a round: the
+ * verifier lacks the pending token alone; the drafter that one or the two last where there are
+ * drafts, the pending one alone where there is nothing but a late bonus, else anything. */
+typedef struct {
+    spc_lane lane;        /* drafts: how many to draw, at most.  bonus: draw the token after a fully
+                             kept draft, unless the draft ended early.  lane.stats is not used */
+    int32_t slot;         /* in both models */
+    int32_t length;       /* committed tokens, lane.position of them before the first draft */
+    const int32_t *token; /* [length] the last is pending */
+    bool late;     /* the same as bonus, from the drafter's row behind the drafts too: that row
+                      is run when all drafts were kept.  Never both */
+    bool unscored; /* the last draft ends the round: no row is scored behind it */
+    int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
+    int32_t stop_count;
+    /* what became of it */
+    bool failed; /* a drafter row was bad: the draft broke off there (lane.drafts says where) */
+    bool again;  /* the late row ran, and its verdict is there */
+} spc_whole;
 
 typedef struct {
     const char *name; /* "cpu", "cuda" */
@@ -105,6 +126,20 @@ typedef struct {
 
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);
+
+    /* Draft, score and verify one round of every sequence, to the bits of the verbs above in their
+     * order, and wait once.  A draft that is a stop, or whose row was bad, is the last: drafts
+     * receives how many there are, draft which.  KV lengths end behind the last row that a kept
+     * draft may need.  Sequences of any rule, draft length and position go together.  NULL: rounds
+     * are composed.
+     *
+     * drafter     may be NULL when nothing is to be drafted and no rule reads its rows
+     * out         [count] verdicts
+     * late        [count] of the late rows that ran
+     * verify_ns   receives the time from the last draw to the end of verification, by the device's
+     *             clock; UINT64_MAX: nothing was drawn */
+    spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
+                        spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

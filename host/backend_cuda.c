@@ -86,6 +86,7 @@ static void cuda_close(spc_backend *b)
     if (!b) return;
     (void)cudaSetDevice(b->device);
     (void)cudaStreamDestroy(b->stream);
+    (void)cudaStreamDestroy(b->side);
     free(b);
 }
 
@@ -132,6 +133,11 @@ static spc_status cuda_open(spc_backend **out, int32_t threads, const char *whic
         status = spc_cuda_check(b, cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking),
                                 "no stream", err);
     }
+    if (status == SPC_OK) {
+        status = spc_cuda_check(b, cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking),
+                                "no stream", err);
+        if (status != SPC_OK) (void)cudaStreamDestroy(b->stream);
+    }
     if (status != SPC_OK) {
         free(b);
         return status;
@@ -153,40 +159,51 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
+void spc_cuda_add_row(const spc_runner *r, const cuda_rows *to, cuda_shape *f, int32_t slot,
+                      int32_t token, int32_t position, int32_t output)
+{
+    const spc_config *c = &r->plan->config;
+    int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
+    int32_t i = f->count++, tile = f->tiles - 1;
+
+    to->slot[i] = slot;
+    to->token[i] = token;
+    to->position[i] = position;
+    to->seen[i] = position + 1;
+    to->remembered[i] = r->plan->encoder_ops > 0 ? r->source[slot] : 0;
+    f->most_seen = larger(f->most_seen, to->seen[i]);
+    f->most_remembered = larger(f->most_remembered, to->remembered[i]);
+    if (i > 0 && to->slot[i - 1] == slot && to->tile[tile].rows < tile_rows) {
+        to->tile[tile].rows++;
+    } else {
+        to->tile[f->tiles++] = (spc_attend_tile){i, 1};
+    }
+    if (output < 0) return;
+    to->wanted[f->wanted] = i;
+    to->target[f->wanted++] = output;
+}
+
+void spc_cuda_end_rows(const spc_runner *r, cuda_shape *f)
+{
+    f->most_seen = spc_cuda_attend_reach(f->most_seen, r->limits.context);
+    if (f->most_remembered > 0) {
+        f->most_remembered = spc_cuda_attend_reach(f->most_remembered, r->limits.context);
+    }
+}
+
 /* Write down the rows, and what follows from them, and send it all. */
 static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
-    const spc_config *c = &r->plan->config;
-    const cuda_rows *to = &r->rows;
-    int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
-    cuda_shape f = {.encoder = rows->output == NULL, .count = rows->count, .most_seen = 1};
+    cuda_shape f = {.encoder = rows->output == NULL};
 
     for (int32_t i = 0; i < rows->count; i++) {
-        int32_t slot = rows->slot[i], tile = f.tiles - 1;
-
-        to->slot[i] = slot;
-        to->token[i] = rows->token[i];
-        to->position[i] = rows->position[i];
-        to->seen[i] = rows->position[i] + 1;
-        to->remembered[i] = r->plan->encoder_ops > 0 ? r->source[slot] : 0;
-        f.most_seen = larger(f.most_seen, to->seen[i]);
-        f.most_remembered = larger(f.most_remembered, to->remembered[i]);
-        if (i > 0 && to->slot[i - 1] == slot && to->tile[tile].rows < tile_rows) {
-            to->tile[tile].rows++;
-        } else {
-            to->tile[f.tiles++] = (spc_attend_tile){i, 1};
-        }
-        if (!rows->output || rows->output[i] < 0) continue;
-        to->wanted[f.wanted] = i;
-        to->target[f.wanted++] = rows->output[i];
+        spc_cuda_add_row(r, &r->rows, &f, rows->slot[i], rows->token[i], rows->position[i],
+                         rows->output ? rows->output[i] : -1);
     }
-    f.most_seen = spc_cuda_attend_reach(f.most_seen, r->limits.context);
-    if (f.most_remembered > 0) {
-        f.most_remembered = spc_cuda_attend_reach(f.most_remembered, r->limits.context);
-    }
+    spc_cuda_end_rows(r, &f);
     r->shape = f;
     return spc_cuda_check(r->backend,
-                          cudaMemcpyAsync(r->device_rows.slot, to->slot, r->rows_bytes,
+                          cudaMemcpyAsync(r->device_rows.slot, r->rows.slot, r->rows_bytes,
                                           cudaMemcpyHostToDevice, r->backend->stream),
                           "rows", err);
 }
@@ -427,6 +444,19 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
     return SPC_OK;
 }
 
+spc_status spc_cuda_run_rows(spc_runner *r, const cuda_rows *rows, const cuda_shape *shape,
+                             spc_error *err)
+{
+    cuda_rows own = r->device_rows;
+    spc_status status;
+
+    r->device_rows = *rows;
+    r->shape = *shape;
+    status = run_ops(r, err);
+    r->device_rows = own;
+    return status;
+}
+
 static spc_status run_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
     spc_status status = send_rows(r, rows, err);
@@ -518,4 +548,5 @@ const spc_backend_ops spc_backend_cuda = {.name = "cuda",
                                           .rewind = cuda_rewind,
                                           .draw = spc_cuda_draw_lanes,
                                           .verify = spc_cuda_verify_lanes,
-                                          .room = spc_cuda_room};
+                                          .room = spc_cuda_room,
+                                          .round = spc_cuda_round};

@@ -5,14 +5,18 @@
  *   backend_cuda_graph.c  forwards that come again, recorded
  *   backend_cuda_load.c   memory: what a runner takes, weights on their way to the device
  *   backend_cuda_round.c  drawing and verification
+ *   backend_cuda_whole.c  a round as one graph
  *
- * Work goes to one stream in the order of the verbs; only draw, verify and logits wait for it. */
+ * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
+ * it. */
 #ifndef SPC_HOST_BACKEND_CUDA_H
 #define SPC_HOST_BACKEND_CUDA_H
 
 #include "cuda/ops.h"
+#include "cuda/round.h"
 
 #include "backend.h"
+#include "carve.h"
 
 /* Drafts of a lane, at most. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1 };
@@ -20,6 +24,7 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1 };
 struct spc_backend {
     int device;
     cudaStream_t stream;
+    cudaStream_t side;  /* on which the body of a conditional node is recorded; runs nothing */
     cudaError_t failed; /* cudaSuccess, or what made the device unusable */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
@@ -78,6 +83,55 @@ typedef struct {
     bool off; /* the device would not record */
 } cuda_graphs;
 
+/* What the launches of a whole round depend on, beside what lies on the device. */
+typedef struct {
+    const spc_runner *drafter;
+    int32_t lanes;
+    int32_t steps;                      /* longest draft */
+    int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
+    cuda_shape draft[CUDA_LANE_DRAFTS]; /* [steps] forwards of the drafter */
+    cuda_shape scored;                  /* of the verifier; count 0: none */
+    cuda_shape late;                    /* of the drafter, behind kept drafts; count 0: none */
+} cuda_whole_shape;
+
+/* The data of a whole round: one block on the host and one on the device, laid out by the round's
+ * shape, of which the host sends the first part and fetches the middle.  Lanes are ordered by
+ * falling draft length, so that those that draw in a step are the first. */
+typedef struct {
+    spc_row_params *params;            /* [lanes] */
+    int64_t *row, *position;           /* [lanes] of the first draft */
+    int64_t *draw_row, *draw_position; /* [steps, lanes] */
+    int64_t *late_row, *late_position; /* [lanes] */
+    uint32_t *salt;                    /* [lanes] */
+    int32_t *stop, *stops;             /* [lanes, SPC_WHOLE_STOPS], [lanes] */
+    int32_t *next, *score;             /* [steps, lanes] see cuda/round.h; from draft[0].token */
+    int32_t *none;                     /* [lanes] 0 */
+    cuda_rows draft[CUDA_LANE_DRAFTS], scored, late;
+    /* both ways */
+    int32_t *drafts, *bonus, *wants_late, *failed; /* [lanes] */
+    /* written by the device */
+    int32_t *token;               /* [lanes, CUDA_LANE_DRAFTS] the drafts */
+    spc_verdict *verdict, *again; /* [lanes] of the round, and of late rows */
+    uint64_t *clock;              /* [2] behind the last draw, behind verification */
+    /* for the device alone */
+    spc_row_stats *stats;                     /* [lanes, CUDA_LANE_DRAFTS] */
+    int32_t *drawn;                           /* [lanes] */
+    spc_row_stats *measured;                  /* [lanes] */
+    int32_t *emitted;                         /* [lanes, CUDA_LANE_DRAFTS + 1] */
+    int32_t *count;                           /* [lanes] */
+    uint32_t *status;                         /* [lanes] */
+    size_t sent, fetched, fetched_end, bytes; /* offsets */
+} cuda_whole;
+
+enum { CUDA_WHOLES = 16 };
+
+typedef struct {
+    cuda_whole_shape shape;
+    cudaGraphExec_t exec; /* NULL: seen once, not recorded yet */
+    bool late;            /* it runs late rows by itself */
+    uint64_t used;        /* 0: never */
+} cuda_whole_graph;
+
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan;
@@ -96,6 +150,9 @@ struct spc_runner {
     cuda_lanes lanes;
     cuda_shape shape; /* of the forward under way */
     cuda_graphs graphs;
+    cuda_whole_graph whole[CUDA_WHOLES]; /* of rounds that this runner verifies */
+    int32_t *order;                      /* [slots] lanes of a round, by falling draft length */
+    void *whole_host;                    /* pinned; whole_bytes long */
 
     /* on the device */
     void *weights;                    /* matrices */
@@ -113,6 +170,8 @@ struct spc_runner {
     cuda_rows device_rows;
     cuda_lanes device_lanes;
     size_t rows_bytes, lanes_bytes, lanes_in_bytes; /* of them; what the host writes comes first */
+    void *whole_device;
+    size_t whole_bytes;
 };
 
 /* Make the backend's device the calling thread's; the error that made it unusable, again. */
@@ -130,6 +189,18 @@ void spc_cuda_unload(spc_runner *runner);
 /* Most rows that an op runs over: an encoder takes a whole prompt. */
 int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits);
 
+/* Write down one more row behind those of `shape`, which begins as zeros.  output -1: no logits.
+ * Behind the last one comes spc_cuda_end_rows. */
+void spc_cuda_add_row(const spc_runner *runner, const cuda_rows *to, cuda_shape *shape,
+                      int32_t slot, int32_t token, int32_t position, int32_t output);
+void spc_cuda_end_rows(const spc_runner *runner, cuda_shape *shape);
+/* Launch a forward whose rows lie at `rows` on the device. */
+spc_status spc_cuda_run_rows(spc_runner *runner, const cuda_rows *rows, const cuda_shape *shape,
+                             spc_error *err);
+
+/* Pieces for so many rows; returns their bytes. */
+size_t spc_cuda_lay_out_rows(cuda_rows *rows, carver *to, int32_t count);
+
 /* Run the launches of `run`, which depend on the shape alone: recorded where it is worth it. */
 spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *runner, spc_error *err),
@@ -141,5 +212,15 @@ spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32
                                spc_error *err);
 spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                                  int32_t count, spc_verdict *out, spc_error *err);
+
+/* The verb round, and what it needs: bytes of the block for a runner's limits. */
+spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
+                          int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
+                          spc_error *err);
+size_t spc_cuda_whole_bytes(const spc_limits *limits);
+void spc_cuda_free_wholes(spc_runner *runner);
+
+/* Logits of a runner as rows. */
+spc_logit_rows spc_cuda_logit_rows(const spc_runner *runner);
 
 #endif

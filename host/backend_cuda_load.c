@@ -5,7 +5,6 @@
  * Vectors become float32.  Everything is reserved here, in two allocations on the device and one on
  * the host. */
 #include "backend_cuda.h"
-#include "carve.h"
 #include "rope.h"
 
 #include <inttypes.h>
@@ -20,7 +19,7 @@ int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-static size_t lay_out_rows(cuda_rows *rows, carver *to, int32_t count)
+size_t spc_cuda_lay_out_rows(cuda_rows *rows, carver *to, int32_t count)
 {
     size_t bytes = times(sizeof(int32_t), count);
     int32_t **all[] = {&rows->slot,       &rows->token,  &rows->position, &rows->seen,
@@ -72,8 +71,9 @@ static size_t lay_out_host(spc_runner *r, char *base)
         r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
         r->encoder_position = carve(&to, times(sizeof *r->encoder_position, l->context));
     }
+    r->order = carve(&to, times(sizeof *r->order, l->slots));
     r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
-    (void)lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
+    (void)spc_cuda_lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
     (void)lay_out_lanes(&r->lanes, &to, l->slots, &in_bytes);
     return to.used;
 }
@@ -138,8 +138,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->verify_bytes = spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
     if (l->library) r->gemm_memory = carve(&to, spc_cuda_gemm_bytes(widest(plan)));
-    r->rows_bytes = lay_out_rows(&r->device_rows, &to, rows);
+    r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
+    r->whole_bytes = spc_cuda_whole_bytes(l);
+    r->whole_device = carve(&to, r->whole_bytes);
     return to.used;
 }
 
@@ -347,6 +349,13 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
+    if (cudaMallocHost(&r->whole_host, r->whole_bytes) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return spc_error_set(err, SPC_ENOMEM,
+                             "%s: no %zu KiB of pinned memory on the host; lower sessions",
+                             spc_bundle_where(bundle), r->whole_bytes >> 10);
+    }
+    r->graphs.off = r->limits.plain;
     if (r->gemm_memory) {
         status = spc_cuda_check(r->backend,
                                 spc_cuda_gemm_open(r->gemm_memory, r->backend->stream, &r->gemm),
@@ -461,6 +470,8 @@ void spc_cuda_unload(spc_runner *r)
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
     spc_cuda_free_graphs(r);
+    spc_cuda_free_wholes(r);
+    (void)cudaFreeHost(r->whole_host);
     spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);

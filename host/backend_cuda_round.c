@@ -39,7 +39,7 @@ static spc_status fetch(spc_runner *r, void *to, const void *from, size_t bytes,
     return spc_cuda_check(r->backend, code, what, err);
 }
 
-static spc_logit_rows logit_rows(const spc_runner *r)
+spc_logit_rows spc_cuda_logit_rows(const spc_runner *r)
 {
     return (spc_logit_rows){{r->logits, SPC_LOGITS_F32}, r->plan->ids, r->plan->ids};
 }
@@ -63,7 +63,7 @@ spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t cou
     spc_draw_batch batch = {.sequences = drawn,
                             .vocab = r->plan->ids,
                             .params = at->params,
-                            .logits = logit_rows(r),
+                            .logits = spc_cuda_logit_rows(r),
                             .row = at->row,
                             .position = at->position,
                             .salt = at->salt,
@@ -114,7 +114,7 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
                               .vocab = r->plan->ids,
                               .max_drafts = CUDA_LANE_DRAFTS,
                               .params = at->params,
-                              .verifier = logit_rows(r),
+                              .verifier = spc_cuda_logit_rows(r),
                               .verifier_row = at->row,
                               .drafts = at->drafts,
                               .draft = at->draft,
@@ -129,7 +129,7 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
                               .workspace = r->verify_workspace,
                               .workspace_bytes = r->verify_bytes};
 
-    if (drafter) batch.drafter = logit_rows(drafter);
+    if (drafter) batch.drafter = spc_cuda_logit_rows(drafter);
     if (drafter) batch.drafter_row = at->row;
     status = spc_cuda_check(r->backend, spc_launch_queued_verify(&batch, r->backend->stream),
                             "verify", err);

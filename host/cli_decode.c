@@ -125,6 +125,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.threads = decode->threads;
     o.isa = decode->isa;
     o.fast_prefill = decode->fast_prefill;
+    o.plain_launches = decode->plain_launches;
     o.log = on_log;
     o.progress = spc_cli_loading;
     o.user = (void *)(uintptr_t)decode;

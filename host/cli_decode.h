@@ -17,7 +17,7 @@ typedef struct {
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
-    bool no_nucleus, ignore_stop, quiet, fast_prefill;
+    bool no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
 
 /* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */
@@ -94,6 +94,11 @@ typedef struct {
                            "GPU: prompts and large batches by cuBLAS; results may then depend\n"   \
                            "on the batch",                                                         \
                            FLAG, fast_prefill, 0, 0),                                              \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "plain-launches", NULL,                                                          \
+            "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \
+            "find faults",                                                                         \
+            FLAG, plain_launches, 0, 0),                                                           \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)
 

@@ -171,7 +171,8 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round, false};
+    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                         round,    false,   false};
 
     return limits;
 }
@@ -187,8 +188,9 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
     s->group = calloc(sessions * 3, sizeof *s->group);
+    s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
-    if (!s->slot || !s->lane || !s->verdict || !s->group || !engine->gamma.lane ||
+    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
         spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
@@ -323,10 +325,12 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
 
     limits.library = options->fast_prefill;
-    if (limits.library && (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
+    limits.plain = engine->composed = options->plain_launches;
+    if ((limits.library || limits.plain) &&
+        (engine->ops == &spc_backend_cpu || engine->ops == &spc_backend_ranks)) {
         status = spc_error_set(err, SPC_EUSAGE,
-                               "fast-prefill: expected a GPU, found %s: leave it out, or --device "
-                               "cuda",
+                               "%s: expected a GPU, found %s: leave it out, or --device cuda",
+                               limits.library ? "fast-prefill" : "plain-launches",
                                engine->ops->device(engine->backend));
         goto fail;
     }
@@ -386,6 +390,7 @@ void spc_engine_close(spc_engine *engine)
     spc_slots_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);
+    free(engine->scratch.whole);
     free(engine->scratch.verdict);
     free(engine->scratch.lane);
     free(engine->scratch.slot);

@@ -30,13 +30,14 @@ typedef struct {
 typedef struct {
     int32_t *slot, *token, *position, *output; /* [rows] */
     int32_t count;                             /* rows in use */
-    int32_t fed, forwards; /* rows and forwards since the caller set them to 0 */
-    int32_t rows;          /* most rows of one forward */
-    spc_lane *lane;        /* [sessions] */
-    spc_lane *bonus;       /* [sessions] lanes of late bonus rows */
-    spc_verdict *verdict;  /* [2 * sessions] of the lanes, of the bonus lanes */
-    spc_session **group;   /* [sessions] those of one strategy in a step */
-    spc_session **unsure;  /* [sessions] those of them that turn to the verifier */
+    int32_t fed;                               /* rows run since the caller set it to 0 */
+    int32_t rows;                              /* most rows of one forward */
+    spc_lane *lane;                            /* [sessions] */
+    spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
+    spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
+    spc_whole *whole;                          /* [sessions] of rounds that the backend runs */
+    spc_session **group;                       /* [sessions] those of one strategy in a step */
+    spc_session **unsure; /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
 
 /* Long prompts beside running sequences (fill.c): the present step's. */
@@ -51,6 +52,9 @@ typedef struct {
     uint64_t (*now_ns)(void *user); /* monotonic */
     void *user;
 } spc_clock;
+
+/* Changes a verdict of a round before it is kept. */
+typedef void (*spc_rewrite_fn)(void *user, const spc_lane *lane, spc_verdict *verdict);
 
 struct spc_engine {
     pthread_mutex_t lock; /* held while a model runs and while slots change hands */
@@ -70,6 +74,10 @@ struct spc_engine {
     int32_t prefill_rows; /* of prompts, beside running sequences in one step */
     spc_gamma gamma;
     spc_clock clock;
+    bool composed; /* rounds are, whatever the backend can */
+    /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
+    spc_rewrite_fn rewrite;
+    void *rewrite_user;
     spc_log_fn log;
     void *user;
 };

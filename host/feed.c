@@ -20,7 +20,6 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
 
     if (s->count == 0) return SPC_OK;
     s->fed += s->count;
-    s->forwards++;
     s->count = 0;
     return engine->ops->forward(model->runner, &rows, err);
 }

@@ -147,6 +147,15 @@ static spc_status round_score(spc_engine *engine, spc_session *const *sessions, 
 /* ---- 3 verify ---------------------------------------------------------------------------------
  */
 
+/* A verdict of the row behind `drafts` kept ones comes behind theirs. */
+static void append(spc_verdict *v, int32_t drafts, const spc_verdict *late)
+{
+    v->status |= late->status;
+    v->deferred |= late->deferred << drafts;
+    v->drawn = late->drawn;
+    if (late->count > 0) v->token[v->count++] = late->token[0];
+}
+
 /* Sessions whose bonus token needs the drafter's row behind the last draft: run it, draw, and
  * append to the verdict. */
 static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, int32_t count,
@@ -184,13 +193,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
 
     for (int32_t k = 0, j = 0; k < count && j < late_count && status == SPC_OK; k++) {
         if (scratch->bonus[j].params != &sessions[k]->params) continue;
-        spc_verdict *v = &verdict[k];
-
-        v->status |= late[j].status;
-        v->deferred |= late[j].deferred << scratch->lane[k].drafts;
-        v->drawn = late[j].drawn;
-        if (late[j].count > 0) v->token[v->count++] = late[j].token[0];
-        j++;
+        append(&verdict[k], scratch->lane[k].drafts, &late[j++]);
     }
     return status;
 }
@@ -211,6 +214,106 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
 
     if (status != SPC_OK) return status;
     return round_bonus(engine, sessions, count, drafter_ns, err);
+}
+
+/* ---- 1 to 3 by the backend --------------------------------------------------------------------
+ */
+
+/* Do the caches lack what a whole round begins with, and no more?  Prompts, and a drafter that was
+ * left behind, are fed by a composed round. */
+static bool whole_begins(const spc_session *s, const spc_lane *lane)
+{
+    const spc_engine *engine = s->engine;
+    int32_t run = s->length - 1, drafter;
+
+    if (run == 0 && s->source_count > 0) return false;
+    if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
+    if (lane->drafts == 0 && !bonus_uses_drafter(s, lane)) return true;
+    drafter = engine->ops->length(engine->drafter.runner, s->slot);
+    return drafter == run || (lane->drafts > 0 && drafter == run - 1 && run > 0);
+}
+
+static bool goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    bool whole = engine->ops->round && !engine->composed;
+
+    for (int32_t k = 0; whole && k < count; k++) {
+        whole = whole_begins(sessions[k], &engine->scratch.lane[k]);
+    }
+    return whole;
+}
+
+static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
+{
+    const spc_config *config = &s->engine->verifier.config;
+    bool last = !steps(s), late = last && bonus_uses_drafter(s, lane);
+
+    *w = (spc_whole){.lane = *lane,
+                     .slot = s->slot,
+                     .length = s->length,
+                     .token = s->token,
+                     .late = late,
+                     .unscored = !last};
+    w->lane.bonus = last && !late;
+    for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
+        w->stop[w->stop_count++] = config->stop[i];
+    }
+    for (int32_t i = 0; !s->ignore_stop && i < s->stop_token_count; i++) {
+        w->stop[w->stop_count++] = s->stop_token[i];
+    }
+}
+
+/* Count, and take over, what the backend did for a session. */
+static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_verdict *v,
+                      const spc_verdict *late)
+{
+    int32_t drafts = lane->drafts;
+
+    for (int32_t i = 0; i < drafts && i < lane->drafts; i++) {
+        if (w->failed && i == w->lane.drafts) lane->draft[i] = -1;
+        round_drafted(s, lane, i);
+    }
+    assert(lane->drafts == w->lane.drafts && s->round_failed == w->failed);
+    s->counters.verifier_calls += lane->drafts > 0 || wants_bonus(s, lane);
+    if (!w->again) return;
+    s->counters.drafter_calls++;
+    append(v, lane->drafts, late);
+}
+
+/* Draft steps of a whole round as gamma.c learns them: all alike. */
+static void drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                          uint64_t ns)
+{
+    int32_t steps_run = 0, drafting = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        int32_t wanted = sessions[k]->round_gamma + (steps(sessions[k]) ? 1 : 0);
+
+        drafting += wanted > 0;
+        if (wanted > steps_run) steps_run = wanted;
+    }
+    if (steps_run > 0) spc_gamma_drafted(engine, drafting, drafting, ns / (uint64_t)steps_run);
+}
+
+/* rows: receives those the verifier scored. */
+static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                              uint64_t *verify_ns, int32_t *rows, spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+    spc_verdict *late = scratch->verdict + engine->sessions;
+    spc_status status;
+
+    for (int32_t k = 0; k < count; k++) {
+        whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
+        *rows += sessions[k]->round_gamma + 1;
+    }
+    status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
+                                count, scratch->verdict, late, verify_ns, err);
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+        whole_end(sessions[k], &scratch->lane[k], &scratch->whole[k], &scratch->verdict[k],
+                  &late[k]);
+    }
+    return status;
 }
 
 /* ---- 4 commit ---------------------------------------------------------------------------------
@@ -273,46 +376,62 @@ static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict
     round_rewind(s);
 }
 
+/* Verb by verb; drafter_ns receives the drafter's time, rows those the verifier scored, 0: with
+ * rows of prompts among them, which take less. */
+static spc_status round_composed(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                                 uint64_t *drafter_ns, int32_t *rows, spc_error *err)
+{
+    uint64_t late_ns = 0, start = spc_engine_now(engine);
+    int32_t wanted = 0;
+    spc_status status = round_draft(engine, sessions, count, err);
+
+    *drafter_ns = spc_engine_now(engine) - start;
+    engine->scratch.fed = 0;
+    if (status == SPC_OK) status = round_score(engine, sessions, count, &wanted, err);
+    *rows = engine->scratch.fed == wanted ? wanted : 0;
+    if (status == SPC_OK) status = round_verify(engine, sessions, count, &late_ns, err);
+    *drafter_ns += late_ns;
+    return status;
+}
+
 static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
-    uint64_t late_ns = 0, start;
-    int32_t scored, wanted = 0;
+    uint64_t drafter_ns = 0, verify_ns = 0, start, decided;
+    int32_t rows = 0;
     spc_status status = spc_gamma_choose(engine, sessions, count, err);
 
     if (status != SPC_OK) return status;
     start = spc_engine_now(engine);
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
-    status = round_draft(engine, sessions, count, err);
+    if (goes_whole(engine, sessions, count)) {
+        status = round_whole(engine, sessions, count, &verify_ns, &rows, err);
+        decided = spc_engine_now(engine) - start;
+        drafter_ns = verify_ns < decided ? decided - verify_ns : 0;
+        if (status == SPC_OK) drafted_whole(engine, sessions, count, drafter_ns);
+    } else {
+        status = round_composed(engine, sessions, count, &drafter_ns, &rows, err);
+        decided = spc_engine_now(engine) - start;
+    }
     if (status != SPC_OK) return status;
-
-    uint64_t drafted = spc_engine_now(engine);
-
-    scratch->fed = scratch->forwards = 0;
-    status = round_score(engine, sessions, count, &wanted, err);
-    scored = scratch->fed;
-    if (status == SPC_OK) status = round_verify(engine, sessions, count, &late_ns, err);
-    if (status != SPC_OK) return status;
-
-    uint64_t verified = spc_engine_now(engine);
 
     for (int32_t k = 0; k < count; k++) {
+        if (engine->rewrite) {
+            engine->rewrite(engine->rewrite_user, &scratch->lane[k], &scratch->verdict[k]);
+        }
         round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
     }
 
-    uint64_t committed = spc_engine_now(engine);
+    uint64_t committed = spc_engine_now(engine) - start;
 
-    /* Rows of a prompt take less than rows whose logits are wanted. */
-    spc_gamma_scored(engine, scored == wanted ? scored : 0, committed - drafted - late_ns,
-                     committed - start);
-
+    spc_gamma_scored(engine, rows, committed - drafter_ns, committed);
     for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
         spc_stats *c = &sessions[k]->counters;
 
-        c->draft_ns += (drafted - start + late_ns) / (uint64_t)count;
-        c->verify_ns += (verified - drafted - late_ns) / (uint64_t)count;
-        c->other_ns += (committed - verified) / (uint64_t)count;
+        c->draft_ns += drafter_ns / (uint64_t)count;
+        c->verify_ns += (decided - drafter_ns) / (uint64_t)count;
+        c->other_ns += (committed - decided) / (uint64_t)count;
     }
     return SPC_OK;
 }

@@ -14,7 +14,7 @@ set(SEES_host    "^(\"(rules|weights)/[a-z0-9_/]+\\.h\"|<spc/[a-z]+\\.h>)$")
 
 # What only some files may include: header, then the files, as regular expressions.
 set(ONLY
-  "\"cuda/(launch|ops)\\.h\""             "^host/backend_cuda[a-z_]*\\.[ch]$"
+  "\"cuda/(launch|ops|round)\\.h\""       "^host/backend_cuda[a-z_]*\\.[ch]$"
   "<jansson\\.h>"                         "^(weights/|host/cli)"
   "<(pcre2|utf8proc)\\.h>"                "^weights/pretoken\\.c$"
   "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_nccl\\.c)$)"

@@ -18,7 +18,7 @@ enum { FLAG = '!' }; /* marks options without a value */
 
 static const struct {
     const char *name;
-    const char *option[32];
+    const char *option[48];
 } commands[] = {
     {"run",
      {"verifier",
@@ -49,6 +49,7 @@ static const struct {
       "threads",
       "isa",
       "!fast-prefill",
+      "!plain-launches",
       "!json",
       "!stream",
       "!quiet"}},

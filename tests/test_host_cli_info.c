@@ -249,7 +249,10 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     const char *prefill[] = {"run", "--fast-prefill", "text", NULL};
 
     expect_failure(threads, &(const spawn_options){.in = NULL}, 2, "threads");
+    const char *plain[] = {"run", "--plain-launches", "text", NULL};
+
     expect_failure(prefill, &(const spawn_options){.in = NULL}, 2, "fast-prefill");
+    expect_failure(plain, &(const spawn_options){.in = NULL}, 2, "plain-launches");
 }
 
 /* A model's folder to which a test adds what it is about. */

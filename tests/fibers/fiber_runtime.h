@@ -51,12 +51,16 @@ typedef struct {
     int driver;              /* 13000: 13.0 */
     size_t memory, used;     /* bytes there are, bytes taken */
     size_t most_used;
-    int allocations; /* not freed yet */
-    int graphs;      /* the same */
-    int launches;    /* so far; of a graph: one */
-    int replays;     /* of them, graphs */
-    bool no_capture; /* graphs cannot be recorded */
-    int fails_after; /* launches that succeed; < 0: all do */
+    int allocations;   /* not freed yet */
+    int pinned;        /* the same on the host */
+    int graphs;        /* the same */
+    int launches;      /* so far; of a graph: one */
+    int replays;       /* of them, graphs */
+    int bodies;        /* of conditional nodes that ran */
+    int waits;         /* of the host for the device */
+    bool no_capture;   /* graphs cannot be recorded */
+    bool no_condition; /* graphs cannot hold conditional nodes */
+    int fails_after;   /* launches that succeed; < 0: all do */
 } fiber_device;
 
 extern fiber_device fiber_gpu;
@@ -80,8 +84,55 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
+/* Conditional nodes: a body that runs where a kernel has said so.  The names and shapes of the
+ * toolkit's, as far as they are used. */
+typedef struct fiber_graph_node *cudaGraphNode_t;
+typedef struct {
+    int unused;
+} cudaGraphEdgeData;
+typedef unsigned long long cudaGraphConditionalHandle;
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusActive = 1 };
+enum { cudaGraphCondAssignDefault = 1, cudaStreamSetCaptureDependencies = 1 };
+typedef enum { cudaGraphNodeTypeConditional = 13 } cudaGraphNodeType;
+typedef enum { cudaGraphCondTypeIf = 0 } cudaGraphConditionalNodeType;
+
+typedef struct cudaGraphNodeParams {
+    cudaGraphNodeType type;
+    struct {
+        cudaGraphConditionalHandle handle;
+        cudaGraphConditionalNodeType type;
+        unsigned size;
+        cudaGraph_t *phGraph_out;
+    } conditional;
+} cudaGraphNodeParams;
+
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
+                                     unsigned long long *id, cudaGraph_t *graph,
+                                     const cudaGraphNode_t **dependencies,
+                                     const cudaGraphEdgeData **edges, size_t *count);
+cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
+                                             unsigned value, unsigned flags);
+cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph,
+                             const cudaGraphNode_t *dependencies, const cudaGraphEdgeData *edges,
+                             size_t count, cudaGraphNodeParams *params);
+cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNode_t *dependencies,
+                                                const cudaGraphEdgeData *edges, size_t count,
+                                                unsigned flags);
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph,
+                                          const cudaGraphNode_t *dependencies,
+                                          const cudaGraphEdgeData *edges, size_t count,
+                                          cudaStreamCaptureMode mode);
+/* Of a kernel. */
+void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value);
+
+/* Nanoseconds of a clock. */
+uint64_t fiber_now_ns(void);
+
 /* Is a graph being recorded?  Then nothing but kernels may come. */
 bool fiber_captures(void);
+
+cudaError_t cudaMallocHost(void **out, size_t bytes);
+cudaError_t cudaFreeHost(void *memory);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
@@ -182,6 +233,7 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     (void)stream;
+    fiber_gpu.waits++;
     return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 

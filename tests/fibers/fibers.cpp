@@ -9,6 +9,7 @@
 #include <memory>
 #include <setjmp.h>
 #include <stdio.h>
+#include <time.h>
 #include <ucontext.h>
 #include <vector>
 
@@ -41,8 +42,9 @@ struct fiber {
     bool entered;
     std::unique_ptr<char[]> stack;
     wait_kind wait;
-    int ballot;         /* given to __syncthreads_or */
-    uint64_t exchanged; /* given to the shuffle */
+    int ballot;            /* given to __syncthreads_or */
+    uint64_t exchanged[2]; /* given to shuffles, by turns */
+    unsigned shuffles;
 };
 
 std::vector<fiber> fibers; /* of all blocks that run together */
@@ -154,7 +156,10 @@ void run_blocks(int first, int count)
     bool running = true;
 
     for (int b = 0; b < count; b++) {
-        for (size_t i = 0; i < width; i++) fibers[(size_t)b * width + i].wait = RUNS;
+        for (size_t i = 0; i < width; i++) {
+            fibers[(size_t)b * width + i].wait = RUNS;
+            fibers[(size_t)b * width + i].shuffles = 0;
+        }
     }
     while (running) {
         running = false;
@@ -200,13 +205,12 @@ void __nanosleep(unsigned)
 uint64_t fiber_shuffle(uint64_t bits, unsigned from)
 {
     const size_t self = current;
-    uint64_t got;
+    const unsigned turn = fibers[self].shuffles++ % 2; /* the same in all lanes */
 
-    fibers[self].exchanged = bits;
+    /* nobody gives the value after the next before all have read this one */
+    fibers[self].exchanged[turn] = bits;
     wait_at(AT_WARP);
-    got = from < WARP ? fibers[self / WARP * WARP + from].exchanged : bits;
-    wait_at(AT_WARP); /* nobody gives the next value before all have read */
-    return got;
+    return from < WARP ? fibers[self / WARP * WARP + from].exchanged[turn] : bits;
 }
 
 void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)
@@ -270,6 +274,22 @@ cudaError_t cudaFree(void *memory)
     return cudaSuccess;
 }
 
+cudaError_t cudaMallocHost(void **out, size_t bytes)
+{
+    *out = malloc(bytes);
+    if (!*out) return cudaErrorMemoryAllocation;
+    fiber_gpu.pinned++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    if (!memory) return cudaSuccess;
+    free(memory);
+    fiber_gpu.pinned--;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
     *count = fiber_gpu.count_error == cudaSuccess ? 1 : 0;
@@ -290,22 +310,26 @@ cudaError_t fiber_has_code(void)
 
 /* ---- graphs ---------------------------------------------------------------------------------- */
 
+/* A kernel, or a body that runs if *condition says so. */
 struct fiber_node {
     int blocks, threads;
     bool together;
     void (*body)(void *);
     std::vector<char> user;
+    std::shared_ptr<unsigned> condition;
+    std::shared_ptr<fiber_graph> inner;
 };
 
 struct fiber_graph {
     std::vector<fiber_node> nodes;
+    std::vector<std::shared_ptr<unsigned>> conditions;
 };
 
-static fiber_graph *recorded;
+static std::vector<fiber_graph *> recorded; /* those of conditional bodies behind their graph */
 
 bool fiber_captures(void)
 {
-    return recorded != NULL;
+    return !recorded.empty();
 }
 
 static cudaError_t may_launch(void)
@@ -323,8 +347,8 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
     const char *from = (const char *)user;
     std::vector<char> copy(from, from + bytes);
 
-    if (recorded) {
-        recorded->nodes.push_back({blocks, threads, together, body, copy});
+    if (fiber_captures()) {
+        recorded.back()->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
         return cudaSuccess;
     }
 
@@ -337,16 +361,74 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
 {
     if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
-    recorded = new fiber_graph;
+    recorded.push_back(new fiber_graph);
     fiber_gpu.graphs++;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
 {
-    *out = recorded;
-    recorded = NULL;
+    *out = recorded.back();
+    recorded.pop_back();
     return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, enum cudaStreamCaptureStatus *status,
+                                     unsigned long long *, cudaGraph_t *graph,
+                                     const cudaGraphNode_t **dependencies,
+                                     const cudaGraphEdgeData **edges, size_t *count)
+{
+    *status = cudaStreamCaptureStatusActive;
+    *graph = recorded.back();
+    *dependencies = NULL;
+    *edges = NULL;
+    *count = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
+                                             unsigned value, unsigned)
+{
+    if (fiber_gpu.no_condition) return cudaErrorStreamCaptureUnsupported;
+    graph->conditions.push_back(std::make_shared<unsigned>(value));
+    *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().get();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *,
+                             const cudaGraphEdgeData *, size_t, cudaGraphNodeParams *params)
+{
+    static cudaGraph_t body;
+    fiber_node node = {};
+
+    for (std::shared_ptr<unsigned> &condition : graph->conditions) {
+        if ((uintptr_t)condition.get() == params->conditional.handle) node.condition = condition;
+    }
+    if (!node.condition) return cudaErrorInvalidValue;
+    node.inner = std::make_shared<fiber_graph>();
+    graph->nodes.push_back(node);
+    body = node.inner.get();
+    params->conditional.phGraph_out = &body;
+    *out = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t, cudaGraphNode_t *,
+                                                const cudaGraphEdgeData *, size_t, unsigned)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t, cudaGraph_t graph, const cudaGraphNode_t *,
+                                          const cudaGraphEdgeData *, size_t, cudaStreamCaptureMode)
+{
+    recorded.push_back(graph);
+    return cudaSuccess;
+}
+
+void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
+{
+    *(unsigned *)(uintptr_t)handle = value;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
@@ -356,15 +438,26 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return cudaSuccess;
 }
 
+static void run_nodes(fiber_graph *graph)
+{
+    for (std::shared_ptr<unsigned> &condition : graph->conditions) *condition = 0;
+    for (fiber_node &node : graph->nodes) {
+        if (!node.inner) {
+            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
+        } else if (*node.condition) {
+            fiber_gpu.bodies++;
+            run_nodes(node.inner.get());
+        }
+    }
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 {
     cudaError_t error = may_launch();
 
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
-    for (fiber_node &node : graph->nodes) {
-        fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
-    }
+    run_nodes(graph);
     return cudaSuccess;
 }
 
@@ -378,4 +471,14 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 {
     return cudaGraphDestroy(graph);
+}
+
+/* ---- clock ----------------------------------------------------------------------------------- */
+
+uint64_t fiber_now_ns(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -7,3 +7,4 @@
 #include "cuda/linear_row.cu"
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"
+#include "cuda/round.cu"

@@ -81,6 +81,8 @@ typedef struct {
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together */
+    bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
+                                 round as one graph: the same tokens, slower; to find faults */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */

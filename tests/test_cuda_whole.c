@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_whole.c - rounds that run on the device as a whole, against the same rounds composed
+ * from the verbs: tokens, counters, errors.  Tiny random pairs, whose few tokens make stops, full
+ * acceptance and rejections at every position frequent.
+ *
+ * Built twice, as test_cuda_backend.c is; on the fibers it also counts graphs and waits. */
+#include "decode.h"
+#include "tiny.h"
+
+#include <cuda_runtime_api.h>
+#include <math.h>
+
+enum { CONTEXT = 48, SESSIONS = 4, VOCAB = 7, STOP = 2 };
+
+static const char *const pairs[][2] = {
+    {"{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 16,"
+     " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+     " \"head_dim\": 8, \"intermediate_size\": 24, \"max_position_embeddings\": 64}",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 7, \"hidden_size\": 24,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"num_key_value_heads\": 3,"
+     " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 64}"},
+    {"{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 7, \"d_model\": 16,"
+     " \"d_kv\": 6, \"d_ff\": 24, \"num_layers\": 1, \"num_heads\": 2,"
+     " \"relative_attention_num_buckets\": 4, \"relative_attention_max_distance\": 5,"
+     " \"decoder_start_token_id\": 0}",
+     "{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 7, \"d_model\": 24,"
+     " \"d_kv\": 8, \"d_ff\": 32, \"num_layers\": 2, \"num_heads\": 3,"
+     " \"relative_attention_num_buckets\": 4, \"relative_attention_max_distance\": 3,"
+     " \"feed_forward_proj\": \"gated-gelu\", \"tie_word_embeddings\": false,"
+     " \"decoder_start_token_id\": 0}"}};
+enum { PAIRS = sizeof pairs / sizeof *pairs };
+
+typedef struct {
+    tiny_model drafter, verifier;
+    spc_engine *engine; /* by whole rounds, or by composed ones where it says so */
+} fixture;
+
+static fixture open_pair(int32_t which, bool plain)
+{
+    spc_limits limits = spc_engine_limits(SESSIONS, CONTEXT);
+    spc_backend *backend;
+    spc_runner *drafter, *verifier;
+    spc_error error;
+    const spc_backend_ops *ops = &spc_backend_cuda;
+    fixture f;
+
+    f.drafter = tiny_open(pairs[which][0], 3, 2);
+    f.verifier = tiny_open(pairs[which][1], 4, 2);
+    limits.plain = plain;
+    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, f.drafter.plan, f.drafter.bundle, &limits, &drafter, &error),
+                 SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, f.verifier.plan, f.verifier.bundle, &limits, &verifier, &error),
+                 SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, VOCAB, CONTEXT, SESSIONS,
+                                     &f.engine, &error),
+                 SPC_OK, "%s", error.message);
+    f.engine->composed = plain;
+    f.engine->verifier.config = f.verifier.config;
+    f.engine->drafter.config = f.drafter.config;
+    return f;
+}
+
+static void close_fixture(fixture *f)
+{
+    spc_engine_close(f->engine);
+    tiny_close(&f->drafter);
+    tiny_close(&f->verifier);
+}
+
+/* Everything but times. */
+static bool same_counters(const spc_stats *a, const spc_stats *b)
+{
+    spc_stats x = *a, y = *b;
+
+    x.draft_ns = x.verify_ns = x.other_ns = 0;
+    y.draft_ns = y.verify_ns = y.other_ns = 0;
+    return memcmp(&x, &y, sizeof x) == 0;
+}
+
+/* ---- one session ---- */
+
+typedef struct {
+    const char *rule;
+    int32_t gamma;
+    float temperature;
+    spc_bonus_mode bonus;
+    spc_verify_mode verify;
+} way;
+
+static const way ways[] = {
+    {"strict", 1, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"strict", 4, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"strict", 4, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+    {"strict", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
+    {"opt:alpha=0.2", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"opt:alpha=0.2", 2, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"token-v3:alpha=0.5", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+    {"token-v3:alpha=0.5", 2, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
+    {"token-v1:alpha=0.3", 5, 0.7f, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+    {"chow:alpha=0.5", 2, 1, SPC_BONUS_VERIFIER, SPC_VERIFY_TOKEN},
+    {"verifier-only", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+static spc_session_options way_options(const way *w, uint64_t seed)
+{
+    spc_session_options o = options_of(w->rule, w->gamma, w->temperature);
+    static const int32_t stop[] = {STOP};
+
+    o.bonus = w->bonus;
+    o.verify = w->verify;
+    o.seed = seed;
+    o.max_tokens = 9;
+    o.stop_token = stop;
+    o.stop_token_count = 1;
+    o.ignore_stop = seed % 3 == 2;
+    return o;
+}
+
+static void expect_same(const decoded *a, const decoded *b, const char *rule, uint64_t seed)
+{
+    cr_expect(same_tokens(a, b), "%s, seed %d", rule, (int)seed);
+    cr_expect(same_counters(&a->stats, &b->stats), "%s, seed %d", rule, (int)seed);
+    cr_expect_eq(a->status, b->status, "%s, seed %d: %s", rule, (int)seed, b->error.message);
+}
+
+Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout = 280)
+{
+    for (int32_t m = 0; m < PAIRS; m++) {
+        fixture plain = open_pair(m, true), whole = open_pair(m, false);
+        int64_t accepted = 0, rejected = 0, bonus = 0, stopped = 0;
+
+        for (int32_t i = 0; i < WAYS; i++) {
+            for (uint64_t seed = (uint64_t)(i + m) % 3; seed < 3; seed += 2) {
+                spc_session_options o = way_options(&ways[i], seed);
+                prompt p = prompt_made(1 + (int32_t)seed, VOCAB, (uint32_t)(31 * i) + 7);
+                decoded a = decode(plain.engine, &o, &p), b = decode(whole.engine, &o, &p);
+
+                expect_same(&a, &b, ways[i].rule, seed);
+                accepted += sum_of(a.stats.accepted);
+                rejected += sum_of(a.stats.rejected);
+                bonus += a.stats.bonus;
+                stopped += a.finish == SPC_FINISH_STOP_TOKEN;
+            }
+        }
+        cr_expect(accepted > 15 && rejected > 15 && bonus > 15 && stopped > 1,
+                  "they should meet all of it: %d, %d, %d, %d", (int)accepted, (int)rejected,
+                  (int)bonus, (int)stopped);
+        close_fixture(&plain);
+        close_fixture(&whole);
+    }
+}
+
+/* ---- in company ---- */
+
+/* Sessions of other rules, draft lengths and budgets, some joining late. */
+static void run_company(spc_engine *engine, decoded out[SESSIONS])
+{
+    spc_session *session[SESSIONS];
+    spc_error error;
+    int32_t count = 2;
+
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        spc_session_options o = way_options(&ways[(i * 3 + 1) % WAYS], 5 + (uint64_t)i);
+        prompt p = prompt_made(2 + i, VOCAB, 3 + (uint32_t)i);
+
+        o.max_tokens = 6 + 2 * i;
+        o.ignore_stop = true;
+        session[i] = open_session(engine, &o, &p);
+    }
+    for (int32_t step = 0; step < 16; step++, count = SESSIONS) {
+        cr_assert_eq(spc_engine_step(engine, session, count, &error), SPC_OK, "%s", error.message);
+    }
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        out[i] = decoded_of(session[i]);
+        spc_session_close(session[i]);
+    }
+}
+
+Test(cuda_whole, company_of_any_kind_is_the_same_too, .timeout = 280)
+{
+    for (int32_t m = 0; m < PAIRS; m++) {
+        fixture plain = open_pair(m, true), whole = open_pair(m, false);
+        decoded a[SESSIONS], b[SESSIONS];
+
+        run_company(plain.engine, a);
+        run_company(whole.engine, b);
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            cr_expect_eq(a[i].finish, SPC_FINISH_MAX_TOKENS);
+            expect_same(&a[i], &b[i], ways[(i * 3 + 1) % WAYS].rule, 5 + (uint64_t)i);
+        }
+        close_fixture(&plain);
+        close_fixture(&whole);
+    }
+}
+
+/* ---- bad rows ---- */
+
+/* The row of one token is NaN in one model or the other: the session ends where it met it, with the
+ * same words, and its neighbour goes on. */
+Test(cuda_whole, a_bad_row_ends_its_own_session_alone, .timeout = 280)
+{
+    enum { BROKEN = 5 };
+
+    for (int32_t in_drafter = 0; in_drafter < 2; in_drafter++) {
+        decoded d[2][2];
+        int32_t failed = 0;
+
+        for (int32_t i = 0; i < 2; i++) {
+            fixture f = open_pair(0, i == 0);
+            spc_model *model = in_drafter ? &f.engine->drafter : &f.engine->verifier;
+            const tiny_model *tiny = in_drafter ? &f.drafter : &f.verifier;
+            const spc_weight *w = &tiny->plan->weight[tiny->plan->op[0].weight[0]];
+            float *row = malloc((size_t)w->cols * sizeof *row);
+            spc_limits limits = spc_engine_limits(SESSIONS, CONTEXT);
+            const spc_tensor *t = spc_bundle_find(tiny->bundle, w->name);
+            spc_session *session[2];
+            spc_error error;
+
+            limits.plain = i == 0;
+            for (int32_t k = 0; k < w->cols; k++) {
+                row[k] = ((const float *)t->data)[BROKEN * w->cols + k];
+                ((float *)(uintptr_t)t->data)[BROKEN * w->cols + k] = NAN;
+            }
+            f.engine->ops->unload(model->runner);
+            cr_assert_eq(f.engine->ops->load(f.engine->backend, tiny->plan, tiny->bundle, &limits,
+                                             &model->runner, &error),
+                         SPC_OK, "%s", error.message);
+            for (int32_t k = 0; k < 2; k++) {
+                spc_session_options o = options_of("token-v3:alpha=0.5", 3, 1);
+                prompt p = {{3, k == 0 ? 4 : 6}, 2};
+
+                o.seed = 11 + (uint64_t)k;
+                o.max_tokens = 10;
+                session[k] = open_session(f.engine, &o, &p);
+            }
+            for (int32_t step = 0; step < 12; step++) {
+                (void)spc_engine_step(f.engine, session, 2, &error);
+            }
+            for (int32_t k = 0; k < 2; k++) {
+                d[i][k] = decoded_of(session[k]);
+                failed += d[i][k].finish == SPC_FINISH_FAILED;
+                spc_session_close(session[k]);
+            }
+            free(row);
+            close_fixture(&f);
+        }
+        cr_expect_geq(failed, 2, "token %d should be met", BROKEN);
+        for (int32_t k = 0; k < 2; k++) {
+            cr_expect(same_tokens(&d[0][k], &d[1][k]));
+            cr_expect(same_counters(&d[0][k].stats, &d[1][k].stats));
+            cr_expect_str_eq(d[0][k].error.message, d[1][k].error.message);
+        }
+    }
+}
+
+/* ---- how it runs: fibers only ---- */
+
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+
+/* Many rounds of one shape. */
+static decoded run_long(spc_engine *engine, const char *rule, int32_t gamma)
+{
+    spc_session_options o = options_of(rule, gamma, 1);
+    prompt p = prompt_made(3, VOCAB, 1);
+
+    o.seed = 4;
+    o.max_tokens = 20;
+    o.ignore_stop = true;
+    return decode(engine, &o, &p);
+}
+
+Test(cuda_whole, a_round_is_one_graph_and_one_wait)
+{
+    fixture f = open_pair(0, false);
+    decoded d = run_long(f.engine, "opt:alpha=0.2", 2);
+    int waits = fiber_gpu.waits, bodies = fiber_gpu.bodies, launches, replays;
+
+    cr_expect_eq(d.finish, SPC_FINISH_MAX_TOKENS);
+    launches = fiber_gpu.launches;
+    replays = fiber_gpu.replays;
+    d = run_long(f.engine, "opt:alpha=0.2", 2); /* its shapes are known by now */
+    waits = fiber_gpu.waits - waits;
+    launches = fiber_gpu.launches - launches;
+    replays = fiber_gpu.replays - replays;
+    /* the first round feeds a prompt and is composed: a wait for each draft, a late one, a verdict
+     */
+    cr_expect_leq(waits, (int)d.stats.rounds + 4, "%d waits, %d rounds", waits,
+                  (int)d.stats.rounds);
+    cr_expect_geq(replays, (int)d.stats.rounds - 1);
+    cr_expect_leq(launches - replays, 60, "plain ones: the first round's and the last one's");
+    cr_expect_gt(fiber_gpu.bodies, bodies, "late rows ran inside");
+    close_fixture(&f);
+    cr_expect_eq(fiber_gpu.graphs, 0);
+    cr_expect_eq(fiber_gpu.pinned, 0);
+    cr_expect_eq(fiber_gpu.allocations, 0);
+}
+
+/* Without conditional nodes the host starts late rows; without graphs it starts everything. */
+Test(cuda_whole, devices_that_record_less_say_the_same)
+{
+    fixture f = open_pair(0, false);
+    decoded whole = run_long(f.engine, "token-v3:alpha=0.5", 3);
+    int32_t replays, bodies;
+
+    close_fixture(&f);
+    for (int i = 0; i < 2; i++) {
+        decoded d;
+
+        fiber_gpu.no_condition = true;
+        fiber_gpu.no_capture = i == 1;
+        replays = fiber_gpu.replays;
+        bodies = fiber_gpu.bodies;
+        f = open_pair(0, false);
+        d = run_long(f.engine, "token-v3:alpha=0.5", 3);
+        expect_same(&whole, &d, "token-v3", 4);
+        cr_expect_eq(fiber_gpu.bodies, bodies);
+        cr_expect(i == 0 ? fiber_gpu.replays > replays : fiber_gpu.replays == replays);
+        close_fixture(&f);
+    }
+    fiber_gpu.no_condition = fiber_gpu.no_capture = false;
+}
+
+Test(cuda_whole, a_device_that_fails_in_a_round_is_told)
+{
+    fixture f = open_pair(0, false);
+    decoded d;
+
+    (void)run_long(f.engine, "strict", 2);
+    fiber_gpu.fails_after = fiber_gpu.launches + 12;
+    d = run_long(f.engine, "strict", 2);
+    cr_expect_eq(d.finish, SPC_FINISH_FAILED);
+    cr_expect_eq(d.status, SPC_EDEVICE);
+    cr_expect(strstr(d.error.message, "illegal memory access"), "%s", d.error.message);
+    fiber_gpu.fails_after = -1;
+    close_fixture(&f);
+}
+
+#endif
