@@ -283,6 +283,7 @@ static spc_status open_engines(bench *b, spc_error *err)
         spc_engine_options eo;
 
         spc_engine_options_init(&eo);
+        eo.no_prefix_reuse = true; /* every prompt costs what it costs */
         eo.drafter = b->drafter;
         eo.device = "cpu";
         eo.threads = b->o->threads;

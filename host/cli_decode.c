@@ -119,6 +119,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.sessions = sessions;
     o.context = decode->context;
     o.prefill_rows = decode->prefill_rows;
+    o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;
     o.tp = decode->tp;
     o.drafter_tp = decode->drafter_tp;
@@ -206,6 +207,10 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
     (void)fprintf(stderr, ", drafter %.1f ms, verifier %.1f ms, other %.1f ms",
                   (double)t->draft_ns * 1e-6, (double)t->verify_ns * 1e-6,
                   (double)t->other_ns * 1e-6);
+    if (t->reused_tokens > 0) {
+        (void)fprintf(stderr, ", reused %" PRId64 " of %" PRId64 " prompt tokens", t->reused_tokens,
+                      t->prompt_tokens);
+    }
     (void)fprintf(stderr, ", finish");
     for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
         if (total->finished[i] == 0) continue;

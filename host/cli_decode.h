@@ -17,7 +17,7 @@ typedef struct {
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
-    bool no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
+    bool no_prefix_reuse, no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
 
 /* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */

@@ -302,11 +302,17 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
     const struct {
         const char *name;
         int64_t count;
-    } counts[] = {{"prompt_tokens", s->prompt_tokens},   {"tokens", s->tokens},
-                  {"discarded", s->discarded},           {"rounds", s->rounds},
-                  {"verifier_calls", s->verifier_calls}, {"drafter_calls", s->drafter_calls},
-                  {"prefill_calls", s->prefill_calls},   {"bonus", s->bonus},
-                  {"bonus_deferred", s->bonus_deferred}, {"zero_residuals", s->zero_residuals}};
+    } counts[] = {{"prompt_tokens", s->prompt_tokens},
+                  {"tokens", s->tokens},
+                  {"reused_tokens", s->reused_tokens},
+                  {"discarded", s->discarded},
+                  {"rounds", s->rounds},
+                  {"verifier_calls", s->verifier_calls},
+                  {"drafter_calls", s->drafter_calls},
+                  {"prefill_calls", s->prefill_calls},
+                  {"bonus", s->bonus},
+                  {"bonus_deferred", s->bonus_deferred},
+                  {"zero_residuals", s->zero_residuals}};
     const struct {
         const char *name;
         double value;

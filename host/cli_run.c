@@ -31,6 +31,8 @@ static const spc_cli_option options[] = {
            TEXT, input, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
+    OPTION("no-prefix-reuse", NULL, "run every prompt as a whole, also what others began with",
+           FLAG, decode.no_prefix_reuse, 0, 0),
     OPTION("prefill-rows", "N",
            "rows of a new prompt that a step takes along beside prompts that are\n"
            "being decoded; 0: 64",

@@ -191,7 +191,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        spc_slots_reserve(engine) != SPC_OK) {
+        spc_slots_reserve(engine) != SPC_OK || spc_prefix_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -344,6 +344,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK) status = reserve(engine, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
+    engine->prefix.off = options->no_prefix_reuse || spc_engine_encodes(engine);
     engine->log = options->log;
     engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
@@ -375,6 +376,7 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     engine->vocab = vocab;
     engine->context = context;
     engine->sessions = sessions;
+    engine->prefix.off = true;
     status = reserve(engine, err);
     if (status != SPC_OK) {
         spc_engine_close(engine);
@@ -388,6 +390,7 @@ void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
     spc_slots_release(engine);
+    spc_prefix_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.whole);
@@ -521,6 +524,7 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
                              (int)engine->sessions);
     }
     engine->ops->rewind(engine->verifier.runner, slot, 0);
+    spc_prefix_cut(engine, slot, 0);
     if (source_count > 0) {
         status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
     }

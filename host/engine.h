@@ -9,6 +9,7 @@
 
 #include "backend.h"
 #include "gamma.h"
+#include "prefix.h"
 #include "slots.h"
 
 #include <pthread.h>
@@ -69,6 +70,7 @@ struct spc_engine {
     int32_t sessions;
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_slots slots;
+    spc_prefix prefix;
     spc_scratch scratch;
     spc_fill fill;
     int32_t prefill_rows; /* of prompts, beside running sequences in one step */
@@ -106,8 +108,8 @@ bool spc_engine_encodes(const spc_engine *engine);
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 
-/* An engine over runners that exist already (tests bring their own backend).  Takes over backend
- * and runners, also when it fails; drafter may be NULL. */
+/* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
+ * Takes over backend and runners, also when it fails; drafter may be NULL. */
 spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
                                spc_runner *drafter, spc_runner *verifier, int32_t vocab,
                                int32_t context, int32_t sessions, spc_engine **out, spc_error *err);

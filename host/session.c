@@ -262,6 +262,7 @@ static int32_t cut_caches(spc_session *s, const int32_t *prompt, int32_t count)
            common < count - 1 && s->token[common] == prompt[common]) {
         common++;
     }
+    spc_prefix_cut(s->engine, s->slot, common);
     verifier = cut_cache(s, s->engine->verifier.runner, common);
     drafter = cut_cache(s, s->engine->drafter.runner, common);
     return verifier > drafter ? verifier : drafter;
@@ -454,6 +455,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     }
     if (spc_fill_end(engine, &error) != SPC_OK) fail_filling(engine, &error);
     for (int32_t i = 0; i < count; i++) {
+        spc_prefix_note(sessions[i]);
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
     pthread_mutex_unlock(&engine->lock);

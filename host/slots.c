@@ -48,15 +48,49 @@ static void set_free(spc_engine *engine, int32_t slot)
     engine->slots.freed[slot] = ++engine->slots.clock;
 }
 
-static void begin_in(spc_session *s, int32_t slot)
+static int32_t smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Bring the caches of a model in a slot to what `from`, the same slot or another, holds of the
+ * first `tokens` tokens; reused receives how many these are, if more than it says. */
+static spc_status restore(spc_engine *engine, const spc_model *model, int32_t slot, int32_t from,
+                          int32_t tokens, int64_t *reused, spc_error *err)
+{
+    int32_t held = 0;
+
+    if (!model->runner) return SPC_OK;
+    if (from >= 0) held = smaller(engine->ops->length(model->runner, from), tokens);
+    if (held > *reused) *reused = held;
+    engine->ops->rewind(model->runner, slot, from == slot ? held : 0);
+    if (held == 0 || from == slot) return SPC_OK;
+    return engine->ops->copy_prefix(model->runner, from, slot, held, err);
+}
+
+/* A session begins in a free slot, the one that holds most of its prompt if that is free.  What
+ * another holds of it is copied; a running one's is as good. */
+static spc_status begin_in(spc_session *s, int32_t slot, spc_error *err)
 {
     spc_engine *engine = s->engine;
+    int32_t tokens = 0, from = -1;
+    spc_status status;
 
+    if (!s->source) from = spc_prefix_find(engine, s->token, s->prompt, &tokens);
+    if (from >= 0 && !engine->slot[from]) slot = from;
+    if (from != slot && !engine->ops->copy_prefix) from = -1;
+    spc_prefix_cut(engine, slot, from == slot ? tokens : 0);
+    status =
+        restore(engine, &engine->verifier, slot, from, tokens, &s->counters.reused_tokens, err);
+    if (status == SPC_OK) {
+        status =
+            restore(engine, &engine->drafter, slot, from, tokens, &s->counters.reused_tokens, err);
+    }
+    if (status != SPC_OK) return status;
     engine->slot[slot] = s;
     s->slot = slot;
-    engine->ops->rewind(engine->verifier.runner, slot, 0);
-    if (engine->drafter.runner) engine->ops->rewind(engine->drafter.runner, slot, 0);
     spc_gamma_begin(s);
+    return SPC_OK;
 }
 
 static void join_line(spc_session *s)
@@ -85,13 +119,14 @@ static void leave_line(spc_session *s)
 static void serve_line(spc_engine *engine)
 {
     spc_session *s;
+    spc_error error;
 
     while ((s = engine->slots.first) != NULL) {
         int32_t slot = spc_slots_spare(engine);
 
         if (slot < 0) return;
         leave_line(s);
-        begin_in(s, slot);
+        if (begin_in(s, slot, &error) != SPC_OK) spc_session_fail(s, &error);
     }
 }
 
@@ -116,10 +151,7 @@ spc_status spc_slots_take(spc_session *s, spc_error *err)
         slot = ended_slot(engine);
         if (slot >= 0) set_free(engine, slot);
     }
-    if (slot >= 0) {
-        begin_in(s, slot);
-        return SPC_OK;
-    }
+    if (slot >= 0) return begin_in(s, slot, err);
     join_line(s);
     return SPC_OK;
 }
@@ -134,5 +166,6 @@ void spc_slots_give_back(spc_session *s)
 
 void spc_slots_ended(spc_session *s)
 {
+    if (s->finish == SPC_FINISH_FAILED && s->slot >= 0) spc_prefix_cut(s->engine, s->slot, 0);
     if (s->waits || s->engine->slots.first) spc_slots_give_back(s);
 }

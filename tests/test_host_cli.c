@@ -50,6 +50,8 @@ static const struct {
       "isa",
       "!fast-prefill",
       "!plain-launches",
+      "!no-prefix-reuse",
+      "prefill-rows",
       "!json",
       "!stream",
       "!quiet"}},

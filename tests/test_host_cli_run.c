@@ -252,7 +252,7 @@ static void expect_field_types(const json_t *results, size_t i)
     static const char *const wholes[] = {
         "index",     "gamma",          "seed",           "prompt_tokens", "tokens",
         "discarded", "rounds",         "verifier_calls", "drafter_calls", "prefill_calls",
-        "bonus",     "zero_residuals", "bonus_deferred"};
+        "bonus",     "zero_residuals", "bonus_deferred", "reused_tokens"};
     static const char *const reals[] = {"tokens_per_second", "tokens_per_verifier_call",
                                         "drafter_ms", "verifier_ms", "other_ms"};
     static const char *const arrays[] = {"ids",      "drafted",  "verified",

@@ -254,7 +254,11 @@ static spc_engine *open_toy(int32_t sessions)
 
     many = pair;
     many.sessions = sessions;
-    return toy_engine(&many);
+
+    spc_engine *engine = toy_engine(&many);
+
+    engine->prefix.off = false;
+    return engine;
 }
 
 static spc_engine *open_demo_pair(int32_t sessions)

@@ -113,6 +113,19 @@ static void toy_rewind(spc_runner *runner, int32_t slot, int32_t length)
     runner->length[slot] = length;
 }
 
+static spc_status toy_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
+                                  spc_error *err)
+{
+    size_t context = (size_t)r->pair->context;
+
+    (void)err;
+    cr_assert(from != to && length <= r->length[from]);
+    memcpy(r->token + (size_t)to * context, r->token + (size_t)from * context,
+           (size_t)length * sizeof *r->token);
+    r->length[to] = length;
+    return SPC_OK;
+}
+
 static spc_status toy_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                            spc_error *err)
 {
@@ -135,6 +148,7 @@ static const spc_backend_ops toy_ops = {.name = "toy",
                                         .logits = toy_row,
                                         .length = toy_length,
                                         .rewind = toy_rewind,
+                                        .copy_prefix = toy_copy_prefix,
                                         .draw = toy_draw,
                                         .verify = toy_verify};
 

@@ -83,6 +83,10 @@ typedef struct {
                                  then depend, in the logits' last bits, on what runs together */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
+    bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
+                                 with another session's text, open or closed, is taken over from its
+                                 caches in pages of 16 tokens, of both models; tokens are the same.
+                                 Not for models with an encoder */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
@@ -302,7 +306,8 @@ SPC_API spc_status spc_session_text(const spc_session *session, char **text, siz
 /* Counters of rules.md 5.7.  Arrays are by draft position, 0 first. */
 typedef struct {
     int64_t prompt_tokens;
-    int64_t reused_tokens;  /* of the prompt: were in a KV cache already (spc_session_restart) */
+    int64_t reused_tokens;  /* of the prompt: were in a KV cache already, of this session
+                               (spc_session_restart) or another */
     int64_t tokens;         /* kept */
     int64_t discarded;      /* decided by a round but behind a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
