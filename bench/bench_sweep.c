@@ -299,6 +299,7 @@ static spc_status open_engine(sweep *s, spc_error *err)
     spc_engine_options eo;
 
     spc_engine_options_init(&eo);
+    eo.no_prefix_reuse = true; /* every prompt costs what it costs */
     eo.verifier = s->o->verifier;
     eo.drafter = s->o->drafter;
     eo.threads = s->o->threads;

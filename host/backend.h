@@ -119,6 +119,11 @@ typedef struct {
     /* Forget KV entries at and after length (<= the present one): sets a counter, copies nothing.
      */
     void (*rewind)(spc_runner *runner, int32_t slot, int32_t length);
+    /* Copy the KV entries of the first `length` tokens of a slot, as many as it holds or fewer,
+     * into another slot, which then holds these and no others: what running the tokens there would
+     * leave, to the bit.  Plans without an encoder.  NULL: slots cannot be copied. */
+    spc_status (*copy_prefix)(spc_runner *runner, int32_t from, int32_t to, int32_t length,
+                              spc_error *err);
 
     /* Draw draft i of every lane that has drafts > i from the drafter's row i: writes
      * lane->draft[i], -1 when the row is bad, and lane->stats[i]. */

@@ -448,6 +448,26 @@ static void cpu_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
+static spc_status cpu_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
+                                  spc_error *err)
+{
+    const spc_config *c = &r->plan->config;
+    size_t bytes = (size_t)length * (size_t)c->head_dim * sizeof *r->key;
+
+    (void)err;
+    assert(r->plan->encoder_ops == 0 && from != to && length <= r->length[from]);
+    for (int32_t layer = 0; layer < c->layers; layer++) {
+        for (int32_t head = 0; head < c->kv_heads; head++) {
+            int64_t there = cache_at(r, from, layer, head), here = cache_at(r, to, layer, head);
+
+            memcpy(r->key + here, r->key + there, bytes);
+            memcpy(r->value + here, r->value + there, bytes);
+        }
+    }
+    r->length[to] = length;
+    return SPC_OK;
+}
+
 static spc_status cpu_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                            spc_error *err)
 {
@@ -474,6 +494,7 @@ const spc_backend_ops spc_backend_cpu = {
     .logits = cpu_logits,
     .length = cpu_length,
     .rewind = cpu_rewind,
+    .copy_prefix = cpu_copy_prefix,
     .draw = cpu_draw,
     .verify = cpu_verify,
 };

@@ -595,11 +595,36 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-#define CUDA_VERBS                                                                                \
-    .open = cuda_open, .close = cuda_close, .device = cuda_device, .memory = spc_cuda_memory,     \
-    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
-    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
-    .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
+/* Heads of a slot stand `context` rows apart; the stream keeps copies in order with forwards. */
+static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
+                                   spc_error *err)
+{
+    const spc_config *c = &r->plan->config;
+    size_t row = (size_t)c->head_dim * sizeof *r->key, pitch = row * (size_t)r->limits.context;
+    size_t heads = (size_t)c->layers * (size_t)c->kv_heads;
+    float *caches[] = {r->key, r->value};
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    assert(r->plan->encoder_ops == 0 && from != to && length <= r->length[from]);
+    for (int i = 0; i < 2 && status == SPC_OK; i++) {
+        status = spc_cuda_check(r->backend,
+                                cudaMemcpy2DAsync(caches[i] + to * slot_stride(r), pitch,
+                                                  caches[i] + from * slot_stride(r), pitch,
+                                                  row * (size_t)length, heads,
+                                                  cudaMemcpyDeviceToDevice, r->backend->stream),
+                                "prefix", err);
+    }
+    if (status == SPC_OK) r->length[to] = length;
+    r->serial[to]++;
+    return status;
+}
+
+#define CUDA_VERBS                                                                                 \
+    .open = cuda_open, .close = cuda_close, .device = cuda_device, .memory = spc_cuda_memory,      \
+    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                       \
+    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind,  \
+    .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, \
+    .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round};
 

@@ -346,6 +346,17 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
     for (int32_t k = 0; k < r->count; k++) cpu->rewind(r->rank[k], slot, length);
 }
 
+static spc_status ranks_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
+                                    spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t k = 0; k < r->count && status == SPC_OK; k++) {
+        status = cpu->copy_prefix(r->rank[k], from, to, length, err);
+    }
+    return status;
+}
+
 static spc_status ranks_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                              spc_error *err)
 {
@@ -402,6 +413,7 @@ const spc_backend_ops spc_backend_ranks = {
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
+    .copy_prefix = ranks_copy_prefix,
     .draw = ranks_draw,
     .verify = ranks_verify,
 };

@@ -18,6 +18,7 @@
 typedef enum {
     SPC_CLI_FLAG,   /* nothing; bool */
     SPC_CLI_INT,    /* a whole number of low to high; int32_t */
+    SPC_CLI_AUTO,   /* the same, or the word auto; int32_t, -1 for it */
     SPC_CLI_SEED,   /* a whole number of 0 to 2^63 - 1; uint64_t */
     SPC_CLI_REAL,   /* a number of low to high; double */
     SPC_CLI_TEXT,   /* any text; const char * */
@@ -36,7 +37,7 @@ typedef struct {
     const char *help;  /* one line or two; the default is added from the command's init */
     spc_cli_kind kind;
     size_t offset;    /* of the field in the command's arguments */
-    double low, high; /* INT, REAL; low == high: any number */
+    double low, high; /* INT, AUTO, REAL; low == high: any number */
 } spc_cli_option;
 
 enum { SPC_CLI_OPTIONS = 48 };
@@ -245,5 +246,7 @@ double spc_cli_seconds(const spc_stats *stats);
 /* Counters as fields of an object: tokens, rounds, ... by position up to gamma.  False: no memory.
  */
 bool spc_cli_json_stats(json_t *object, const spc_stats *stats, int32_t gamma);
+/* A draft length, "auto" where it is chosen. */
+json_t *spc_cli_json_gamma(int32_t gamma);
 
 #endif

@@ -65,14 +65,15 @@ static const char *dashes(const spc_cli_option *o)
 static spc_status bad_number(const spc_cli_option *o, const char *value, spc_error *err)
 {
     const char *kind = o->kind == SPC_CLI_REAL ? "number" : "whole number";
+    const char *word = o->kind == SPC_CLI_AUTO ? " or auto" : "";
 
     if (o->low == o->high) {
         return spc_error_set(err, SPC_EUSAGE, "%s%s: expected a %s%s, found '%s'", dashes(o),
                              o->name, kind, o->kind == SPC_CLI_SEED ? " of 0 to 2^63 - 1" : "",
                              value);
     }
-    return spc_error_set(err, SPC_EUSAGE, "%s%s: expected a %s of %.10g to %.10g, found '%s'",
-                         dashes(o), o->name, kind, o->low, o->high, value);
+    return spc_error_set(err, SPC_EUSAGE, "%s%s: expected a %s of %.10g to %.10g%s, found '%s'",
+                         dashes(o), o->name, kind, o->low, o->high, word, value);
 }
 
 static spc_status set_value(const spc_cli_option *o, char *args, const char *value, spc_error *err)
@@ -82,6 +83,12 @@ static spc_status set_value(const spc_cli_option *o, char *args, const char *val
 
     switch (o->kind) {
     case SPC_CLI_FLAG: *(bool *)field = true; return SPC_OK;
+    case SPC_CLI_AUTO:
+        if (strcmp(value, "auto") == 0) {
+            *(int32_t *)field = -1;
+            return SPC_OK;
+        }
+        /* fall through */
     case SPC_CLI_INT:
         if (!spc_cli_read_int(value, (int64_t)o->low, (int64_t)o->high, &whole)) break;
         *(int32_t *)field = (int32_t)whole;
@@ -253,7 +260,9 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
     if (o->low < o->high && o->high < 2147483647.0) {
         (void)snprintf(range, sizeof range, "%.10g to %.10g", o->low, o->high);
     }
+    if (o->kind == SPC_CLI_AUTO) (void)strncat(range, ", auto", sizeof range - strlen(range) - 1);
     switch (o->kind) {
+    case SPC_CLI_AUTO:
     case SPC_CLI_INT:
         (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field);
         break;

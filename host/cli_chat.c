@@ -176,11 +176,11 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
     failed |= json_object_set_new(object, "finish",
                                   json_string(spc_finish_name(spc_session_finish(chat->session))));
     failed |= json_object_set_new(object, "rule", json_string(chat->way.rule));
-    failed |= json_object_set_new(object, "gamma", json_integer(chat->way.options.gamma));
+    failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(chat->way.options.gamma));
     failed |=
         json_object_set_new(object, "seed", json_integer((json_int_t)chat->args->decode.seed));
     failed |= json_object_set_new(object, "reused_tokens", json_integer(stats.reused_tokens));
-    if (failed == 0 && spc_cli_json_stats(object, &stats, spc_cli_positions(&chat->way))) {
+    if (failed == 0 && spc_cli_json_stats(object, &stats, spc_cli_positions(&chat->way, &stats))) {
         return object;
     }
     json_decref(object);
@@ -195,7 +195,7 @@ static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply
     (void)snprintf(of, sizeof of,
                    "reply %" PRId64 ", prompt of %" PRId64 " tokens, %" PRId64 " of them reused: ",
                    chat->total.sequences, reply->stats.prompt_tokens, reply->stats.reused_tokens);
-    spc_cli_total_print(of, reply, &chat->way);
+    spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 
 /* Print what the stream has not, count the reply, and make it a message. */
@@ -444,7 +444,8 @@ static int chat_run(const void *args, const spc_cli_line *line)
         status = run_conversation(&chat, &error);
     }
     interrupted = status == SPC_OK && spc_cli_interrupted;
-    if (!d->quiet && chat.total.sequences > 0) spc_cli_total_print("", &chat.total, &chat.way);
+    if (!d->quiet && chat.total.sequences > 0)
+        spc_cli_total_print("", &chat.total, &chat.way, chat.engine);
     spc_session_close(chat.session);
     spc_engine_close(chat.engine);
     spc_cli_source_close(&chat.source);

@@ -97,11 +97,14 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_cli_rule(out->options.rule, out->rule, &sequential, err);
 }
 
-/* Warnings alone: the rest of the engine's log is on the result or of no use here. */
+/* Warnings, and what gamma auto starts from: the rest of the engine's log is on the result or of no
+ * use here. */
 static void on_log(void *user, const char *line)
 {
-    (void)user;
-    if (strncmp(line, "warning: ", 9) != 0) return;
+    const spc_cli_decode *decode = user;
+    bool choice = strncmp(line, "gamma auto: ", 12) == 0 && !decode->quiet;
+
+    if (strncmp(line, "warning: ", 9) != 0 && !choice) return;
     spc_cli_progress(NULL);
     (void)fprintf(stderr, "spc: %s\n", line);
 }
@@ -116,6 +119,8 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.drafter = strcmp(decode->drafter, "none") == 0 ? NULL : decode->drafter;
     o.sessions = sessions;
     o.context = decode->context;
+    o.prefill_rows = decode->prefill_rows;
+    o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;
     o.tp = decode->tp;
     o.drafter_tp = decode->drafter_tp;
@@ -127,6 +132,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.place = place;
     o.log = place->rank == 0 ? on_log : NULL;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
+    o.user = (void *)(uintptr_t)decode;
     return spc_engine_open(&o, out, err);
 }
 
@@ -143,14 +149,17 @@ int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, 
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 
-int32_t spc_cli_positions(const spc_cli_way *way)
+int32_t spc_cli_positions(const spc_cli_way *way, const spc_stats *stats)
 {
     spc_rule rule;
+    int32_t longest = SPC_GAMMA_MAX;
 
     if (spc_rule_parse(way->rule, &rule, NULL) && rule.kind == SPC_RULE_BILD_DYNAMIC) {
         return rule.window;
     }
-    return way->options.gamma;
+    if (way->options.gamma != SPC_GAMMA_AUTO) return way->options.gamma;
+    while (longest > 0 && stats->drafted[longest - 1] == 0) longest--;
+    return longest;
 }
 
 void spc_cli_total_init(spc_cli_total *total)
@@ -177,10 +186,28 @@ static void print_positions(const char *name, const int64_t *by_position, int32_
     if (gamma > 0) (void)fprintf(stderr, ")");
 }
 
-void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way)
+/* What gamma auto did, and what it knows by now. */
+static void print_choices(const spc_stats *t, const spc_engine *engine)
+{
+    char line[SPC_GAMMA_LINE_BYTES];
+    spc_gamma_facts facts;
+
+    if (!spc_engine_gamma(engine, &facts)) return; /* a strategy without draft lengths */
+    (void)fprintf(stderr, "spc: gamma auto: rounds by gamma");
+    for (int32_t g = 0; g <= SPC_GAMMA_MAX; g++) {
+        if (t->chosen[g] > 0) (void)fprintf(stderr, " %" PRId32 ": %" PRId64, g, t->chosen[g]);
+    }
+    (void)fprintf(stderr, ", %" PRId64 " probes, %" PRId64 " rows caught up\n", t->probes,
+                  t->catch_up);
+    spc_gamma_line(&facts, line);
+    (void)fprintf(stderr, "spc: %s\n", line);
+}
+
+void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way,
+                         const spc_engine *engine)
 {
     const spc_stats *t = &total->stats;
-    int32_t gamma = spc_cli_positions(way);
+    int32_t gamma = spc_cli_positions(way, t);
 
     spc_cli_progress(NULL);
     (void)fprintf(stderr, "spc: %s%s: %" PRId64 " tokens, %.0f tokens/s, %" PRId64 " rounds", of,
@@ -194,6 +221,10 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
     (void)fprintf(stderr, ", drafter %.1f ms, verifier %.1f ms, other %.1f ms",
                   (double)t->draft_ns * 1e-6, (double)t->verify_ns * 1e-6,
                   (double)t->other_ns * 1e-6);
+    if (t->reused_tokens > 0) {
+        (void)fprintf(stderr, ", reused %" PRId64 " of %" PRId64 " prompt tokens", t->reused_tokens,
+                      t->prompt_tokens);
+    }
     (void)fprintf(stderr, ", finish");
     for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
         if (total->finished[i] == 0) continue;
@@ -201,4 +232,5 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
         if (total->sequences > 1) (void)fprintf(stderr, " %" PRId64, total->finished[i]);
     }
     (void)fprintf(stderr, ", hash %016" PRIx64 "\n", t->output_hash);
+    if (way->options.gamma == SPC_GAMMA_AUTO) print_choices(t, engine);
 }

@@ -14,11 +14,12 @@
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *isa, *points;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
+    int32_t prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
     spc_cli_ranks ranks;
-    bool no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
+    bool no_prefix_reuse, no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
 
 /* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */
@@ -50,8 +51,10 @@ typedef struct {
                            most_latency, 0, 100),                                                  \
         SPC_CLI_DECODE_ROW(args, "min-quality", "Y", "the fastest point of at least this quality", \
                            REAL, least_quality, -1e9, 1e9),                                        \
-        SPC_CLI_DECODE_ROW(args, "gamma", "N", "draft length: tokens drafted per round", INT,      \
-                           gamma, 0, SPC_GAMMA_MAX),                                               \
+        SPC_CLI_DECODE_ROW(args, "gamma", "N",                                                     \
+                           "draft length: tokens drafted per round; auto: chosen for every\n"      \
+                           "round by measured times and acceptance, under strict also none",       \
+                           AUTO, gamma, 0, SPC_GAMMA_MAX),                                         \
         SPC_CLI_DECODE_ROW(args, "temperature", "T", "0: greedy", REAL, temperature, 0, 100),      \
         SPC_CLI_DECODE_ROW(args, "top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k,  \
                            0, SPC_VOCAB_MAX),                                                      \
@@ -147,8 +150,9 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
  * after telling of any error. */
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions);
 
-/* Draft positions that counters are shown for: gamma, or the window of bild-dynamic. */
-int32_t spc_cli_positions(const spc_cli_way *way);
+/* Draft positions that counters are shown for: gamma, the longest draft there was where it is
+ * chosen, or the window of bild-dynamic. */
+int32_t spc_cli_positions(const spc_cli_way *way, const spc_stats *stats);
 
 /* Sequences that were decoded, added up. */
 typedef struct {
@@ -161,9 +165,11 @@ void spc_cli_total_init(spc_cli_total *total);
 /* Count one sequence in. */
 void spc_cli_total_add(spc_cli_total *total, const spc_stats *stats, spc_finish finish,
                        const int32_t *tokens, int32_t count);
-/* The line of statistics on stderr.
+/* The line of statistics on stderr, and with gamma auto one of what was chosen, and one of what it
+ * was chosen by.
  *
  * of   what they are of, "" for all there was */
-void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way);
+void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way,
+                         const spc_engine *engine);
 
 #endif

@@ -219,6 +219,9 @@ void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
     total->verifier_calls += one->verifier_calls;
     total->drafter_calls += one->drafter_calls;
     total->prefill_calls += one->prefill_calls;
+    for (int32_t i = 0; i <= SPC_GAMMA_MAX; i++) total->chosen[i] += one->chosen[i];
+    total->probes += one->probes;
+    total->catch_up += one->catch_up;
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         total->drafted[i] += one->drafted[i];
         total->verified[i] += one->verified[i];
@@ -264,6 +267,28 @@ double spc_cli_seconds(const spc_stats *stats)
     return (double)(stats->draft_ns + stats->verify_ns + stats->other_ns) * 1e-9;
 }
 
+json_t *spc_cli_json_gamma(int32_t gamma)
+{
+    return gamma == SPC_GAMMA_AUTO ? json_string("auto") : json_integer(gamma);
+}
+
+/* What gamma auto chose; nothing where it did not choose. */
+static int json_choices(json_t *object, const spc_stats *s)
+{
+    int64_t rounds = 0;
+    int32_t longest = 0;
+
+    for (int32_t g = 0; g <= SPC_GAMMA_MAX; g++) {
+        rounds += s->chosen[g];
+        if (s->chosen[g] > 0) longest = g;
+    }
+    if (rounds == 0) return 0;
+    return json_object_set_new(object, "rounds_by_gamma",
+                               spc_cli_json_counts(s->chosen, longest + 1)) |
+           json_object_set_new(object, "probes", json_integer(s->probes)) |
+           json_object_set_new(object, "catch_up", json_integer(s->catch_up));
+}
+
 bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
 {
     const struct {
@@ -277,11 +302,17 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
     const struct {
         const char *name;
         int64_t count;
-    } counts[] = {{"prompt_tokens", s->prompt_tokens},   {"tokens", s->tokens},
-                  {"discarded", s->discarded},           {"rounds", s->rounds},
-                  {"verifier_calls", s->verifier_calls}, {"drafter_calls", s->drafter_calls},
-                  {"prefill_calls", s->prefill_calls},   {"bonus", s->bonus},
-                  {"bonus_deferred", s->bonus_deferred}, {"zero_residuals", s->zero_residuals}};
+    } counts[] = {{"prompt_tokens", s->prompt_tokens},
+                  {"tokens", s->tokens},
+                  {"reused_tokens", s->reused_tokens},
+                  {"discarded", s->discarded},
+                  {"rounds", s->rounds},
+                  {"verifier_calls", s->verifier_calls},
+                  {"drafter_calls", s->drafter_calls},
+                  {"prefill_calls", s->prefill_calls},
+                  {"bonus", s->bonus},
+                  {"bonus_deferred", s->bonus_deferred},
+                  {"zero_residuals", s->zero_residuals}};
     const struct {
         const char *name;
         double value;
@@ -305,6 +336,7 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
         failed |= json_object_set_new(object, reals[i].name, json_real(reals[i].value));
     }
+    failed |= json_choices(object, s);
     (void)snprintf(hash, sizeof hash, "%016" PRIx64, s->output_hash);
     failed |= json_object_set_new(object, "output_hash", json_string(hash));
     return failed == 0;

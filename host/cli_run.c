@@ -31,6 +31,12 @@ static const spc_cli_option options[] = {
            TEXT, input, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
+    OPTION("no-prefix-reuse", NULL, "run every prompt as a whole, also what others began with",
+           FLAG, decode.no_prefix_reuse, 0, 0),
+    OPTION("prefill-rows", "N",
+           "rows of a new prompt that a step takes along beside prompts that are\n"
+           "being decoded; 0: 64",
+           INT, decode.prefill_rows, 0, INT32_MAX),
     OPTION("json", NULL, "one JSON object per prompt: text, ids, counters", FLAG, json, 0, 0),
     OPTION("stream", NULL, "print text as it comes (one prompt at a time)", FLAG, stream, 0, 0),
 };
@@ -205,10 +211,11 @@ static json_t *job_json(const run_state *run, const job *j)
     failed |= json_object_set_new(object, "ids", spc_cli_json_ids(j->tokens, j->count));
     failed |= json_object_set_new(object, "finish", json_string(spc_finish_name(j->finish)));
     failed |= json_object_set_new(object, "rule", json_string(run->way.rule));
-    failed |= json_object_set_new(object, "gamma", json_integer(o->gamma));
+    failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(o->gamma));
     failed |= json_object_set_new(
         object, "seed", json_integer((json_int_t)(run->args->decode.seed + (uint64_t)j->index)));
-    if (failed == 0 && spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way)))
+    if (failed == 0 &&
+        spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
         return object;
     json_decref(object);
     return NULL;
@@ -339,7 +346,8 @@ static int run_run(const void *args, const spc_cli_line *line)
     }
     spc_cli_catch_interrupt();
     run_jobs(&run);
-    if (!a->decode.quiet && run.prompts > 0) spc_cli_total_print("", &run.total, &run.way);
+    if (!a->decode.quiet && run.prompts > 0)
+        spc_cli_total_print("", &run.total, &run.way, run.engine);
 done:
     free(run.stepping);
     spc_engine_close(run.engine);

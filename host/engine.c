@@ -18,7 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions. */
+/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions.  Of prompts
+ * beside running sequences no more by default: some four rounds' rows, on a GPU in hardly more than
+ * the time of one. */
 enum { CHUNK_ROWS = 64 };
 
 void spc_engine_options_init(spc_engine_options *options)
@@ -189,10 +191,11 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
+    s->group = calloc(sessions * 3, sizeof *s->group);
     s->whole = calloc(sessions, sizeof *s->whole);
-    s->group = calloc(sessions * 2, sizeof *s->group);
-    engine->slot = calloc(sessions, sizeof *engine->slot);
-    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->slot) {
+    engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
+    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
+        spc_slots_reserve(engine) != SPC_OK || spc_prefix_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -201,6 +204,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->output = s->position + s->rows;
     s->bonus = s->lane + sessions;
     s->unsure = s->group + sessions;
+    engine->fill.session = s->group + 2 * sessions;
     for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
         size_t bytes;
 
@@ -208,6 +212,17 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
         if (bytes > engine->longest_token) engine->longest_token = bytes;
     }
     return SPC_OK;
+}
+
+static uint64_t machine_now(void *user)
+{
+    (void)user;
+    return spc_now_ns();
+}
+
+uint64_t spc_engine_now(const spc_engine *engine)
+{
+    return engine->clock.now_ns(engine->clock.user);
 }
 
 static spc_status new_engine(spc_engine **out, spc_error *err)
@@ -219,6 +234,8 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
         free(engine);
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
+    engine->clock.now_ns = machine_now;
+    engine->prefill_rows = CHUNK_ROWS;
     *out = engine;
     return SPC_OK;
 }
@@ -243,6 +260,10 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
     if (o->sessions < 1 || o->sessions > SPC_SESSIONS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d",
                              SPC_SESSIONS_MAX, (int)o->sessions);
+    }
+    if (o->prefill_rows < 0) {
+        return spc_error_set(err, SPC_EUSAGE, "prefill-rows: expected 0 (chosen) or more, found %d",
+                             (int)o->prefill_rows);
     }
     if (o->threads < 0) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -388,6 +409,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
     engine->sessions = options->sessions;
+    if (options->prefill_rows > 0) engine->prefill_rows = options->prefill_rows;
     if (grouped(options)) { /* first: then what fails here is known to all at once */
         engine->rank = options->place->rank;
         status = spc_comm_tcp_open(options->place, &engine->joined, err);
@@ -419,6 +441,9 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     }
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
+    engine->prefix.off = options->no_prefix_reuse || spc_engine_encodes(engine);
+    engine->log = options->log;
+    engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
     *out = engine;
     return SPC_OK;
@@ -466,6 +491,7 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     engine->vocab = vocab;
     engine->context = context;
     engine->sessions = sessions;
+    engine->prefix.off = true;
     status = reserve(engine, err);
     if (status != SPC_OK) {
         spc_engine_close(engine);
@@ -478,7 +504,9 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
 void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
-    free(engine->slot);
+    spc_slots_release(engine);
+    spc_prefix_release(engine);
+    free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.whole);
     free(engine->scratch.verdict);
@@ -602,19 +630,20 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
     spc_status status = check_ids(engine, "", ids, count, err);
-    int32_t slot = 0, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
+    int32_t slot, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
 
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
-    while (slot < engine->sessions && engine->slot[slot]) slot++;
-    if (slot == engine->sessions) {
+    slot = spc_slots_spare(engine);
+    if (slot < 0) {
         pthread_mutex_unlock(&engine->lock);
         return spc_error_set(err, SPC_EFULL, "no free session: all %d are open; close one",
                              (int)engine->sessions);
     }
     engine->ops->rewind(engine->verifier.runner, slot, 0);
+    spc_prefix_cut(engine, slot, 0);
     if (source_count > 0) {
         status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
     }

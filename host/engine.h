@@ -8,7 +8,10 @@
 #include "weights/tokenizer.h"
 
 #include "backend.h"
+#include "gamma.h"
 #include "overlap.h"
+#include "prefix.h"
+#include "slots.h"
 
 #include <pthread.h>
 
@@ -29,6 +32,7 @@ typedef struct {
 typedef struct {
     int32_t *slot, *token, *position, *output; /* [rows] */
     int32_t count;                             /* rows in use */
+    int32_t fed;                               /* rows run since the caller set it to 0 */
     int32_t rows;                              /* most rows of one forward */
     spc_lane *lane;                            /* [sessions] */
     spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
@@ -37,6 +41,19 @@ typedef struct {
     spc_session **group;                       /* [sessions] those of one strategy in a step */
     spc_session **unsure; /* [sessions] those of them that turn to the verifier */
 } spc_scratch;
+
+/* Long prompts beside running sequences (fill.c): the present step's. */
+typedef struct {
+    spc_session **session; /* [sessions] put aside: only fed */
+    int32_t count;
+    bool verifier_due, drafter_due; /* their chunks have not been added yet */
+} spc_fill;
+
+/* Where an engine looks at the time; tests bring a clock of their own. */
+typedef struct {
+    uint64_t (*now_ns)(void *user); /* monotonic */
+    void *user;
+} spc_clock;
 
 /* Changes a verdict of a round before it is kept. */
 typedef void (*spc_rewrite_fn)(void *user, const spc_lane *lane, spc_verdict *verdict);
@@ -55,7 +72,13 @@ struct spc_engine {
     spc_comm *joined;   /* of several processes, until the backend has it; NULL: none */
     int32_t rank;       /* among them */
     spc_session **slot; /* [sessions] who holds it; NULL: free */
+    spc_slots slots;
+    spc_prefix prefix;
     spc_scratch scratch;
+    spc_fill fill;
+    int32_t prefill_rows; /* of prompts, beside running sequences in one step */
+    spc_gamma gamma;
+    spc_clock clock;
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
@@ -77,6 +100,12 @@ void spc_close_model(spc_model *model);
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
 
+/* Monotonic clock of the machine, in nanoseconds. */
+uint64_t spc_now_ns(void);
+
+/* The engine's time. */
+uint64_t spc_engine_now(const spc_engine *engine);
+
 /* Do its models read prompts by an encoder? */
 bool spc_engine_encodes(const spc_engine *engine);
 
@@ -86,8 +115,8 @@ spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 
-/* An engine over runners that exist already (tests bring their own backend).  Takes over backend
- * and runners, also when it fails; drafter may be NULL. */
+/* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
+ * Takes over backend and runners, also when it fails; drafter may be NULL. */
 spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
                                spc_runner *drafter, spc_runner *verifier, int32_t vocab,
                                int32_t context, int32_t sessions, spc_engine **out, spc_error *err);

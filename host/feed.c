@@ -19,6 +19,7 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
     spc_rows rows = {s->count, s->slot, s->token, s->position, s->output};
 
     if (s->count == 0) return SPC_OK;
+    s->fed += s->count;
     s->count = 0;
     return engine->ops->forward(model->runner, &rows, err);
 }
@@ -36,7 +37,7 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
         if (status != SPC_OK) return status;
         session->counters.prefill_calls++;
     }
-    assert(from < to && to <= engine->context && wanted >= from && wanted < to);
+    assert(from < to && to <= engine->context && wanted >= from && wanted <= to);
     for (int32_t i = from; i < to; i++) {
         if (s->count == s->rows) {
             spc_status status = spc_feed_flush(engine, model, err);

@@ -13,10 +13,10 @@
  *   4 COMMIT  token by token until one ends the sequence; both caches are cut to n' - 1: lengths
  * only
  *
- * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1. */
+ * Chunks of long prompts of other sessions go with the first forward of each model (fill.c).
+ * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1.  Draft lengths,
+ * of all sessions together, come from gamma.c. */
 #include "session.h"
-
-#include "rules/finish.h"
 
 #include <assert.h>
 
@@ -33,16 +33,8 @@ static bool bonus_uses_drafter(const spc_session *s, const spc_lane *lane)
     return s->params.bonus == SPC_BONUS_TARGET || lane->drafts == 0;
 }
 
-static int32_t round_gamma(const spc_session *s)
-{
-    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return 0;
-    return spc_round_gamma(s->gamma, s->length - s->prompt, s->budget, s->length,
-                           s->engine->context);
-}
-
 static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
 {
-    s->round_gamma = round_gamma(s);
     s->round_failed = false;
     lane->params = &s->params;
     lane->position = s->length;
@@ -71,6 +63,15 @@ static void round_drafted(spc_session *s, spc_lane *lane, int32_t i)
     if (spc_session_is_stop(s, lane->draft[i])) lane->drafts = i + 1;
 }
 
+/* Tokens kept while no draft was wanted; a round that kept all its drafts leaves one row, too. */
+static void count_catch_up(spc_session *s)
+{
+    int32_t has = s->engine->ops->length(s->engine->drafter.runner, s->slot);
+    int32_t lag = s->length - 1 - (has > s->prompt ? has : s->prompt);
+
+    if (lag > 1) s->counters.catch_up += lag;
+}
+
 static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, int32_t count,
                               spc_error *err)
 {
@@ -78,23 +79,28 @@ static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, 
     spc_model *drafter = &engine->drafter;
 
     for (int32_t i = 0; i < SPC_LANE_ROWS; i++) {
-        bool any = false;
+        uint64_t start = spc_engine_now(engine);
+        int32_t drafting = 0;
 
+        engine->scratch.fed = 0;
         for (int32_t k = 0; k < count; k++) {
             spc_session *s = sessions[k];
 
             if (i >= lane[k].drafts) continue;
-            any = true;
+            drafting++;
+            if (i == 0) count_catch_up(s);
             spc_status status = spc_feed(engine, drafter, s, s->length + i, s->length + i - 1,
                                          lane[k].output + i, err);
             if (status != SPC_OK) return status;
         }
-        if (!any) break;
+        if (drafting == 0) break;
 
-        spc_status status = spc_feed_flush(engine, drafter, err);
+        spc_status status = i == 0 ? spc_fill_add(engine, drafter, err) : SPC_OK;
 
+        if (status == SPC_OK) status = spc_feed_flush(engine, drafter, err);
         if (status == SPC_OK) status = engine->ops->draw(drafter->runner, lane, count, i, err);
         if (status != SPC_OK) return status;
+        spc_gamma_drafted(engine, engine->scratch.fed, drafting, spc_engine_now(engine) - start);
         for (int32_t k = 0; k < count; k++) {
             if (i < lane[k].drafts) round_drafted(sessions[k], &lane[k], i);
         }
@@ -114,8 +120,9 @@ static bool wants_bonus(const spc_session *s, const spc_lane *lane)
     return lane->drafts == 0 || !spc_session_is_stop(s, lane->draft[lane->drafts - 1]);
 }
 
+/* wanted: receives the rows whose logits were wanted. */
 static spc_status round_score(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                              spc_error *err)
+                              int32_t *wanted, spc_error *err)
 {
     spc_lane *lane = engine->scratch.lane;
     spc_model *verifier = &engine->verifier;
@@ -129,8 +136,12 @@ static spc_status round_score(spc_engine *engine, spc_session *const *sessions, 
             spc_feed(engine, verifier, s, s->length + rows - 1, s->length - 1, lane[k].output, err);
         if (status != SPC_OK) return status;
         s->counters.verifier_calls++;
+        *wanted += rows;
     }
-    return spc_feed_flush(engine, verifier, err);
+
+    spc_status status = spc_fill_add(engine, verifier, err);
+
+    return status == SPC_OK ? spc_feed_flush(engine, verifier, err) : status;
 }
 
 /* ---- 3 verify ---------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
 {
     spc_scratch *scratch = &engine->scratch;
     spc_verdict *verdict = scratch->verdict, *late = scratch->verdict + engine->sessions;
-    uint64_t start = spc_now_ns();
+    uint64_t start = spc_engine_now(engine);
     int32_t late_count = 0;
     spc_status status = SPC_OK;
 
@@ -175,7 +186,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
     }
     if (late_count == 0 || status != SPC_OK) return status;
     status = spc_feed_flush(engine, &engine->drafter, err);
-    *drafter_ns = spc_now_ns() - start;
+    *drafter_ns = spc_engine_now(engine) - start;
     if (status != SPC_OK) return status;
     status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner, scratch->bonus,
                                  late_count, late, err);
@@ -278,8 +289,24 @@ static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_ve
     append(v, lane->drafts, late);
 }
 
+/* Draft steps of a whole round as gamma.c learns them: all alike. */
+static void drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                          uint64_t ns)
+{
+    int32_t steps_run = 0, drafting = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        int32_t wanted = sessions[k]->round_gamma + (steps(sessions[k]) ? 1 : 0);
+
+        drafting += wanted > 0;
+        if (wanted > steps_run) steps_run = wanted;
+    }
+    if (steps_run > 0) spc_gamma_drafted(engine, drafting, drafting, ns / (uint64_t)steps_run);
+}
+
+/* rows: receives those the verifier scored. */
 static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                              uint64_t *verify_ns, spc_error *err)
+                              uint64_t *verify_ns, int32_t *rows, spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
     spc_verdict *late = scratch->verdict + engine->sessions;
@@ -287,6 +314,7 @@ static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, 
 
     for (int32_t k = 0; k < count; k++) {
         whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
+        *rows += sessions[k]->round_gamma + 1;
     }
     if (count == 1) scratch->whole[0].ahead = drafts_ahead(sessions[0], &scratch->lane[0]);
     status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
@@ -338,6 +366,7 @@ static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict
     int32_t first = s->length, kept = 0;
 
     s->counters.rounds++;
+    spc_gamma_judged(s, v->verified < s->round_gamma ? v->verified : s->round_gamma, v->accepted);
     s->counters.zero_residuals += (v->status & SPC_STATUS_ZERO_RESIDUAL) != 0;
     while (kept < v->count && s->finish == SPC_FINISH_RUNNING) {
         count_row(s, v, kept);
@@ -357,15 +386,19 @@ static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict
     round_rewind(s);
 }
 
-/* Verb by verb; drafter_ns receives the drafter's time. */
+/* Verb by verb; drafter_ns receives the drafter's time, rows those the verifier scored, 0: with
+ * rows of prompts among them, which take less. */
 static spc_status round_composed(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                                 uint64_t *drafter_ns, spc_error *err)
+                                 uint64_t *drafter_ns, int32_t *rows, spc_error *err)
 {
-    uint64_t late_ns = 0, start = spc_now_ns();
+    uint64_t late_ns = 0, start = spc_engine_now(engine);
+    int32_t wanted = 0;
     spc_status status = round_draft(engine, sessions, count, err);
 
-    *drafter_ns = spc_now_ns() - start;
-    if (status == SPC_OK) status = round_score(engine, sessions, count, err);
+    *drafter_ns = spc_engine_now(engine) - start;
+    engine->scratch.fed = 0;
+    if (status == SPC_OK) status = round_score(engine, sessions, count, &wanted, err);
+    *rows = engine->scratch.fed == wanted ? wanted : 0;
     if (status == SPC_OK) status = round_verify(engine, sessions, count, &late_ns, err);
     *drafter_ns += late_ns;
     return status;
@@ -375,19 +408,23 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
                              spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
-    uint64_t drafter_ns = 0, verify_ns = 0, start = spc_now_ns(), decided;
-    spc_status status;
+    uint64_t drafter_ns = 0, verify_ns = 0, start, decided;
+    int32_t rows = 0;
+    spc_status status = spc_gamma_choose(engine, sessions, count, err);
     bool whole;
 
+    if (status != SPC_OK) return status;
+    start = spc_engine_now(engine);
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
     whole = goes_whole(engine, sessions, count);
     if (whole) {
-        status = round_whole(engine, sessions, count, &verify_ns, err);
-        decided = spc_now_ns() - start;
+        status = round_whole(engine, sessions, count, &verify_ns, &rows, err);
+        decided = spc_engine_now(engine) - start;
         drafter_ns = verify_ns < decided ? decided - verify_ns : 0;
+        if (status == SPC_OK) drafted_whole(engine, sessions, count, drafter_ns);
     } else {
-        status = round_composed(engine, sessions, count, &drafter_ns, err);
-        decided = spc_now_ns() - start;
+        status = round_composed(engine, sessions, count, &drafter_ns, &rows, err);
+        decided = spc_engine_now(engine) - start;
     }
     if (status != SPC_OK) return status;
 
@@ -398,7 +435,7 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
         round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
     }
 
-    uint64_t committed = spc_now_ns() - start;
+    uint64_t committed = spc_engine_now(engine) - start;
 
     if (count == 1 && whole && steps(sessions[0])) {
         const spc_whole *w = &scratch->whole[0];
@@ -406,6 +443,7 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
         spc_overlap_note(&engine->overlap, committed, scratch->verdict[0].count,
                          scratch->lane[0].drafts - w->ready, drafter_ns, decided - drafter_ns);
     }
+    spc_gamma_scored(engine, rows, committed - drafter_ns, committed);
     for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
         spc_stats *c = &sessions[k]->counters;
 

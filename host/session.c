@@ -68,9 +68,17 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
 static spc_status check_options(const spc_engine *engine, const spc_session_options *o,
                                 const spc_row_params *params, spc_error *err)
 {
-    if (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX) {
-        return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d, found %d", SPC_GAMMA_MAX,
-                             (int)o->gamma);
+    if (o->gamma != SPC_GAMMA_AUTO && (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX)) {
+        return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d or auto (%d), found %d",
+                             SPC_GAMMA_MAX, SPC_GAMMA_AUTO, (int)o->gamma);
+    }
+    if (o->gamma == SPC_GAMMA_AUTO && params->bonus == SPC_BONUS_VERIFIER &&
+        spc_rule_uses_drafter(&params->rule)) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "gamma auto with bonus verifier: under rule %s the law would follow "
+                             "the draft lengths chosen; take bonus target or step, or a fixed "
+                             "gamma",
+                             o->rule);
     }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
@@ -119,25 +127,6 @@ static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, 
             (int)count, (int)engine->context);
     }
     return SPC_OK;
-}
-
-/* Take a free slot; -1 when there is none. */
-static int32_t take_slot(spc_engine *engine, spc_session *session)
-{
-    int32_t taken = -1;
-
-    pthread_mutex_lock(&engine->lock);
-    for (int32_t i = 0; i < engine->sessions && taken < 0; i++) {
-        if (engine->slot[i]) continue;
-        engine->slot[i] = session;
-        taken = i;
-    }
-    if (taken >= 0) {
-        engine->ops->rewind(engine->verifier.runner, taken, 0);
-        if (engine->drafter.runner) engine->ops->rewind(engine->drafter.runner, taken, 0);
-    }
-    pthread_mutex_unlock(&engine->lock);
-    return taken;
 }
 
 static const spc_strategy *strategy_of(spc_rule_kind kind)
@@ -220,15 +209,13 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->on_token = options->on_token;
     s->user = options->user;
     atomic_init(&s->cancel, false);
+    s->slot = -1;
+    s->may_wait = options->wait;
     begin(s, prompt, count);
-    s->slot = take_slot(engine, s);
-    if (s->slot < 0) {
-        status = spc_error_set(err, SPC_EFULL,
-                               "no free session: all %d are open; close one, or open the engine "
-                               "with more sessions",
-                               (int)engine->sessions);
-        goto fail;
-    }
+    pthread_mutex_lock(&engine->lock);
+    status = spc_slots_take(s, err);
+    pthread_mutex_unlock(&engine->lock);
+    if (status != SPC_OK) goto fail;
     *out = s;
     return SPC_OK;
 fail:
@@ -245,7 +232,7 @@ void spc_session_close(spc_session *session)
 {
     if (!session) return;
     pthread_mutex_lock(&session->engine->lock);
-    session->engine->slot[session->slot] = NULL;
+    spc_slots_give_back(session);
     pthread_mutex_unlock(&session->engine->lock);
     spc_text_free(&session->text);
     free(session->source);
@@ -264,12 +251,11 @@ static int32_t cut_cache(const spc_session *s, spc_runner *runner, int32_t most)
     return most;
 }
 
-spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
+/* Cut what a session's slot holds to what is also in the next prompt; returns how much that is. */
+static int32_t cut_caches(spc_session *s, const int32_t *prompt, int32_t count)
 {
-    spc_status status = check_prompt(s->engine, prompt, count, err);
     int32_t common = 0, verifier, drafter;
 
-    if (status != SPC_OK) return status;
     /* The last token of a prompt is pending: its row must run.  So is the last one that was kept,
      * and behind it the caches may hold drafts that were not; of a failed session they may hold
      * what made it fail.  What an encoder reads is read as a whole. */
@@ -277,13 +263,31 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
            common < count - 1 && s->token[common] == prompt[common]) {
         common++;
     }
-    pthread_mutex_lock(&s->engine->lock);
+    spc_prefix_cut(s->engine, s->slot, common);
     verifier = cut_cache(s, s->engine->verifier.runner, common);
     drafter = cut_cache(s, s->engine->drafter.runner, common);
+    return verifier > drafter ? verifier : drafter;
+}
+
+spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
+{
+    spc_status status = check_prompt(s->engine, prompt, count, err);
+    int32_t reused;
+
+    if (status != SPC_OK) return status;
+    pthread_mutex_lock(&s->engine->lock);
+    if (s->slot >= 0) {
+        reused = cut_caches(s, prompt, count);
+        begin(s, prompt, count);
+        spc_gamma_begin(s);
+        s->counters.reused_tokens = reused;
+    } else {
+        if (!s->waits) status = spc_slots_check(s, err);
+        if (status == SPC_OK) begin(s, prompt, count);
+        if (status == SPC_OK && !s->waits) status = spc_slots_take(s, err);
+    }
     pthread_mutex_unlock(&s->engine->lock);
-    begin(s, prompt, count);
-    s->counters.reused_tokens = verifier > drafter ? verifier : drafter;
-    return SPC_OK;
+    return status;
 }
 
 /* ---- what is kept -----------------------------------------------------------------------------
@@ -379,6 +383,15 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 /* ---- steps ------------------------------------------------------------------------------------
  */
 
+/* Their rows went with those of others, into a forward that failed. */
+static void fail_filling(spc_engine *engine, const spc_error *error)
+{
+    for (int32_t i = 0; i < engine->fill.count; i++) {
+        spc_session_fail(engine->fill.session[i], error);
+    }
+    engine->fill.count = 0;
+}
+
 /* Run a step of the sessions among these that share a strategy and have not ended. */
 static spc_status step_group(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              const spc_strategy *strategy)
@@ -396,6 +409,7 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
             spc_text_finish(&s->text);
             continue;
         }
+        if (s->waits || s->filling) continue;
         group[members++] = s;
     }
     if (members == 0) return SPC_OK;
@@ -403,6 +417,7 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
     spc_status status = strategy->step(engine, group, members, &error);
 
     for (int32_t i = 0; i < members && status != SPC_OK; i++) spc_session_fail(group[i], &error);
+    if (status != SPC_OK) fail_filling(engine, &error);
     return status;
 }
 
@@ -431,11 +446,18 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
                                                      &spc_strategy_token_chow, &spc_strategy_bild,
                                                      &spc_strategy_seq_chow};
     spc_status status = check_group(engine, sessions, count, err);
+    spc_error error;
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
+    spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);
+    }
+    if (spc_fill_end(engine, &error) != SPC_OK) fail_filling(engine, &error);
+    for (int32_t i = 0; i < count; i++) {
+        spc_prefix_note(sessions[i]);
+        if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
     pthread_mutex_unlock(&engine->lock);
     for (int32_t i = 0; i < count; i++) {
@@ -457,8 +479,24 @@ spc_status spc_session_run(spc_session *session, spc_error *err)
 
     do {
         status = spc_session_step(session, err);
+        if (status == SPC_OK && spc_session_waits(session)) {
+            return spc_error_set(err, SPC_EFULL,
+                                 "the session waits for one of %d slots: step or close the "
+                                 "sessions that hold them",
+                                 (int)session->engine->sessions);
+        }
     } while (status == SPC_OK && session->finish == SPC_FINISH_RUNNING);
     return status;
+}
+
+bool spc_session_waits(const spc_session *session)
+{
+    bool waits;
+
+    pthread_mutex_lock(&session->engine->lock);
+    waits = session->waits;
+    pthread_mutex_unlock(&session->engine->lock);
+    return waits;
 }
 
 void spc_session_cancel(spc_session *session)

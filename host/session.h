@@ -27,9 +27,11 @@ struct spc_session {
     const spc_strategy *strategy;
     spc_row_params params;
     spc_rule rule; /* as opened: seq-chow may go on under another */
-    int32_t slot;
-    int32_t gamma;
-    int32_t budget; /* new tokens allowed, >= 1 */
+    int32_t slot;  /* -1: none, it waits for one or ended and lost it */
+    bool may_wait, waits;
+    spc_session *behind; /* the next in the line */
+    int32_t gamma;       /* or SPC_GAMMA_AUTO */
+    int32_t budget;      /* new tokens allowed, >= 1 */
     bool ignore_stop;
     int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
     int32_t stop_token_count;
@@ -47,9 +49,16 @@ struct spc_session {
     int32_t ahead;
     double log_sum; /* of their gate probabilities' logarithms (seq-chow) */
 
+    spc_gamma_session choice; /* of draft lengths, under SPC_GAMMA_AUTO */
+
+    /* the present step, of a session that is put aside */
+    bool filling;
+    int32_t fill_verifier, fill_drafter; /* rows of it that each model is fed */
+
     /* the present round */
     spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */
-    int32_t round_gamma;                /* gamma, or what budget and context leave of it */
+    int32_t round_gamma;                /* gamma, or what was chosen, or what budget and context
+                                           leave of it */
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
 
     spc_text_stream text;
@@ -76,8 +85,8 @@ void spc_session_fail(spc_session *session, const spc_error *error);
 /* ---- rows of a forward under construction (feed.c) ---- */
 
 /* Feed what a model lacks of token[0 .. to) of a session, its source first; rows are gathered, and
- * run whenever a forward is full.  The rows from position `wanted` on leave their logits in row
- * output, output + 1, ... */
+ * run whenever a forward is full.  The rows from position `wanted` on, `to`: none, leave their
+ * logits in row output, output + 1, ... */
 spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
                     int32_t wanted, int32_t output, spc_error *err);
 /* Run what is gathered. */
@@ -86,13 +95,20 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 /* Logits rows output .. output + count - 1 of the last forward will be read. */
 spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
                          spc_error *err);
+/* ---- long prompts beside running sequences (fill.c) ---- */
+
+/* Put sessions aside whose prompts are longer than what this step may take along beside those that
+ * run.  Where none runs, none is. */
+void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);
+
+/* Add a model's chunks to the rows of the forward under construction; once a step. */
+spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err);
+/* Run what is still due. */
+spc_status spc_fill_end(spc_engine *engine, spc_error *err);
 
 /* FNV-1a, 64 bit, over ids as little-endian int32, continued from `hash`; begin with SPC_HASH_NONE.
  */
 #define SPC_HASH_NONE 0xcbf29ce484222325u
 uint64_t spc_hash_tokens(uint64_t hash, const int32_t *token, int32_t count);
-
-/* Monotonic clock, in nanoseconds. */
-uint64_t spc_now_ns(void);
 
 #endif

@@ -163,6 +163,34 @@ static inline float *golden_run(const golden *g, int32_t slot, int32_t chunk)
     return (float *)(void *)all;
 }
 
+/* A slot that copies the first `length` rows of slot 0 goes on with the bits of one that ran them,
+ * whatever it held before, and slot 0 too.  False: the model has an encoder, slots are not copied.
+ */
+static inline bool golden_copies(const golden *g, int32_t length)
+{
+    float *whole = golden_run(g, 0, g->count);
+    bool same = true;
+
+    if (g->source_count > 0) {
+        free(whole);
+        return false;
+    }
+    golden_feed(g, 1, g->ids + 1, length > 3 ? 2 : length + 1, 0);
+    cr_assert_eq(g->ops->copy_prefix(g->runner, 0, 1, length, NULL), SPC_OK);
+    for (int32_t slot = 0; slot < 2; slot++) {
+        if (slot == 0) g->ops->rewind(g->runner, 0, length);
+        cr_assert_eq(g->ops->length(g->runner, slot), length);
+        golden_feed(g, slot, g->ids + length, g->count - length, length);
+        for (int32_t i = length; i < g->count; i++) {
+            same = same && memcmp(g->ops->logits(g->runner, i), whole + (int64_t)i * g->vocab,
+                                  (size_t)g->vocab * sizeof *whole) == 0;
+        }
+    }
+    free(whole);
+    cr_expect(same, "%d rows", (int)length);
+    return true;
+}
+
 /* Load the small llama with one piece of its header replaced by another of the same length.
  */
 static inline spc_status golden_load_edited(const spc_backend_ops *ops, const char *piece,

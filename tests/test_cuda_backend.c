@@ -100,6 +100,20 @@ Test(cuda_backend, a_rewound_slot_goes_on_as_if_it_had_never_been_further)
     }
 }
 
+Test(cuda_backend, a_copied_beginning_has_the_bits_of_one_that_was_run)
+{
+    int32_t copied = 0;
+
+    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+        golden g = golden_open(&spc_backend_cuda, golden_models[m]);
+
+        copied += golden_copies(&g, 1) && golden_copies(&g, g.count / 2) &&
+                  golden_copies(&g, g.count - 1);
+        golden_close(&g);
+    }
+    cr_expect_gt(copied, 3);
+}
+
 /* Slots of different lengths in one forward, some rows wanted, others not. */
 Test(cuda_backend, a_row_has_the_same_bits_beside_other_slots)
 {

@@ -56,6 +56,8 @@ static const struct {
       "!fast-prefill",
       "overlap",
       "!plain-launches",
+      "!no-prefix-reuse",
+      "prefill-rows",
       "!json",
       "!stream",
       "!quiet"}},
@@ -233,9 +235,10 @@ Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
     static const struct {
         const char *command, *option, *value, *word;
     } table[] = {
-        {"run", "--gamma", "17", "0 to 16, found '17'"},
-        {"run", "--gamma", "-1", "0 to 16, found '-1'"},
+        {"run", "--gamma", "17", "0 to 16 or auto, found '17'"},
+        {"run", "--gamma", "-1", "0 to 16 or auto, found '-1'"},
         {"run", "--gamma", "3.5", "whole number"},
+        {"run", "--gamma", "aut", "or auto, found 'aut'"},
         {"run", "--gamma", "3x", "whole number"},
         {"run", "--gamma", " 3", "whole number"},
         {"run", "--gamma", "", "whole number"},

@@ -252,7 +252,7 @@ static void expect_field_types(const json_t *results, size_t i)
     static const char *const wholes[] = {
         "index",     "gamma",          "seed",           "prompt_tokens", "tokens",
         "discarded", "rounds",         "verifier_calls", "drafter_calls", "prefill_calls",
-        "bonus",     "zero_residuals", "bonus_deferred"};
+        "bonus",     "zero_residuals", "bonus_deferred", "reused_tokens"};
     static const char *const reals[] = {"tokens_per_second", "tokens_per_verifier_call",
                                         "drafter_ms", "verifier_ms", "other_ms"};
     static const char *const arrays[] = {"ids",      "drafted",  "verified",
@@ -324,6 +324,41 @@ Test(host_cli_run, json_results_hold_every_field_and_their_counters_agree)
             json_decref(results);
         }
     }
+}
+
+/* Lengths that are chosen are counted, told of, and change nothing greedy. */
+Test(host_cli_run, gamma_auto_says_what_it_chose_and_why)
+{
+    json_t *fixed = JSON(THREE, "run", "--json", "--to", "fr", "--temperature", "0");
+    spawn_result told =
+        SPAWN(THREE, "run", "--json", "--to", "fr", "--temperature", "0", "--gamma", "auto");
+    spawn_result quiet = SPAWN(THREE, "run", "--to", "fr", "--gamma", "auto", "--quiet");
+    json_t *results = parse_lines(told.out);
+
+    cr_assert_eq(told.code, 0, "%s", told.err);
+    cr_assert_eq(json_array_size(results), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *chosen = field(results, i, "rounds_by_gamma");
+        json_int_t rounds = 0;
+
+        cr_expect_str_eq(string(results, i, "gamma"), "auto");
+        cr_expect(json_equal(field(results, i, "ids"), field(fixed, i, "ids")));
+        for (size_t g = 0; g < json_array_size(chosen); g++) {
+            rounds += json_integer_value(json_array_get(chosen, g));
+        }
+        cr_expect_eq(rounds, whole(results, i, "rounds"));
+        cr_expect_geq(whole(results, i, "probes"), 0);
+        cr_expect_geq(whole(results, i, "catch_up"), 0);
+    }
+    cr_expect_eq(strncmp(told.err, "spc: gamma auto: drafter ", 25), 0, "at the start: %s",
+                 told.err);
+    cr_expect_not_null(strstr(told.err, "spc: gamma auto: rounds by gamma "), "%s", told.err);
+    cr_expect_not_null(strstr(told.err, "times as fast as plain decoding"), "%s", told.err);
+    cr_expect_eq(quiet.err_bytes, 0, "%s", quiet.err);
+    json_decref(results);
+    json_decref(fixed);
+    spawn_free(&told);
+    spawn_free(&quiet);
 }
 
 Test(host_cli_run, text_is_the_same_plain_streamed_and_in_json)

@@ -78,7 +78,7 @@ static spc_session *open_listening(spc_engine *engine, int32_t kind, heard *h)
     o.temperature = kinds[kind].temperature;
     o.top_p = kinds[kind].top_p;
     o.top_k = kinds[kind].top_k;
-    o.gamma = 4;
+    o.gamma = kind % 4 == 0 ? SPC_GAMMA_AUTO : 4;
     o.max_tokens = 30;
     o.ignore_stop = true;
     o.seed = (uint64_t)kind;
@@ -124,6 +124,37 @@ Test(host_memory, a_step_allocates_nothing)
         for (int32_t first = 0; first < KINDS; first++) expect_silent_steps(engine, first);
         spc_engine_close(engine);
     }
+}
+
+/* Sessions come, wait, take beginnings over, are dropped and end; nothing of them stays. */
+Test(host_memory, hundreds_of_sessions_leave_nothing)
+{
+    spc_engine_options o = pair_options(1);
+    spc_engine *engine;
+    heap_count count;
+    int32_t closed = 0;
+
+    o.sessions = 2;
+    cr_assert_eq(spc_engine_open(&o, &engine, NULL), SPC_OK);
+    heap_begin(HEAP_NEVER, 0);
+    for (int32_t turn = 0; turn < 50; turn++) {
+        spc_session *s[4];
+
+        for (int32_t k = 0; k < 4; k++) {
+            prompt p = prompt_made(20 + (turn + k) % 3, engine->vocab, (uint32_t)(turn / 9));
+            spc_session_options so = options_of(kinds[(turn + k) % KINDS].rule, 2, 1);
+
+            so.wait = true;
+            so.max_tokens = 1 + turn % 2;
+            s[k] = open_session(engine, &so, &p);
+        }
+        for (int32_t step = 0; step < 3; step++) (void)spc_engine_step(engine, s, 4, NULL);
+        for (int32_t k = 0; k < 4; k++, closed++) spc_session_close(s[k]);
+    }
+    count = heap_end();
+    cr_expect_eq(count.live, 0, "%d blocks of %d sessions", (int)count.live, (int)closed);
+    cr_expect_gt(count.allocations, 2 * closed - 1);
+    spc_engine_close(engine);
 }
 
 /* What all ranks do at once is handed over in place. */

@@ -525,7 +525,7 @@ static const struct {
     spc_status status;
     const char *word;
 } refused[] = {
-    {OPTION(gamma), IS_INT, -1, NULL, SPC_EUSAGE, "gamma"},
+    {OPTION(gamma), IS_INT, -2, NULL, SPC_EUSAGE, "gamma"},
     {OPTION(gamma), IS_INT, SPC_GAMMA_MAX + 1, NULL, SPC_EUSAGE, "gamma"},
     {OPTION(temperature), IS_FLOAT, -1, NULL, SPC_EUSAGE, "temperature"},
     {OPTION(temperature), IS_FLOAT, 1e-5, NULL, SPC_EUSAGE, "temperature"},

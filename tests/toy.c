@@ -74,7 +74,14 @@ static void toy_unload(spc_runner *runner)
 
 static spc_status toy_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
 {
+    toy_clock *clock = r->pair->clock;
+
     (void)err;
+    if (clock) {
+        clock->now_ns += r->drafter ? clock->drafter_ns : clock->verifier_ns;
+        clock->now_ns +=
+            (r->drafter ? clock->drafter_row_ns : clock->verifier_row_ns) * (uint64_t)rows->count;
+    }
     for (int32_t i = 0; i < rows->count; i++) {
         int32_t slot = rows->slot[i], *token = r->token + slot * r->pair->context;
 
@@ -106,6 +113,19 @@ static void toy_rewind(spc_runner *runner, int32_t slot, int32_t length)
     runner->length[slot] = length;
 }
 
+static spc_status toy_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
+                                  spc_error *err)
+{
+    size_t context = (size_t)r->pair->context;
+
+    (void)err;
+    cr_assert(from != to && length <= r->length[from]);
+    memcpy(r->token + (size_t)to * context, r->token + (size_t)from * context,
+           (size_t)length * sizeof *r->token);
+    r->length[to] = length;
+    return SPC_OK;
+}
+
 static spc_status toy_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                            spc_error *err)
 {
@@ -128,6 +148,7 @@ static const spc_backend_ops toy_ops = {.name = "toy",
                                         .logits = toy_row,
                                         .length = toy_length,
                                         .rewind = toy_rewind,
+                                        .copy_prefix = toy_copy_prefix,
                                         .draw = toy_draw,
                                         .verify = toy_verify};
 
@@ -145,6 +166,11 @@ static spc_runner *toy_runner(const toy_pair *pair, bool drafter)
     return r;
 }
 
+static uint64_t toy_now(void *user)
+{
+    return ((const toy_clock *)user)->now_ns;
+}
+
 spc_engine *toy_engine(const toy_pair *pair)
 {
     spc_engine *engine;
@@ -155,6 +181,7 @@ spc_engine *toy_engine(const toy_pair *pair)
                                      toy_runner(pair, false), pair->vocab, pair->context,
                                      pair->sessions, &engine, &error),
                  SPC_OK);
+    if (pair->clock) engine->clock = (spc_clock){toy_now, pair->clock};
     return engine;
 }
 

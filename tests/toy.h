@@ -10,6 +10,13 @@
 #include "host/chance.h"
 #include "host/session.h"
 
+/* The engine's clock, moved by forwards alone. */
+typedef struct {
+    uint64_t now_ns;
+    uint64_t drafter_ns, drafter_row_ns; /* a forward takes so long, and so much more per row */
+    uint64_t verifier_ns, verifier_row_ns;
+} toy_clock;
+
 typedef struct {
     uint64_t seed;            /* of the logits */
     int32_t vocab;            /* 2 .. TOY_VOCAB */
@@ -22,6 +29,7 @@ typedef struct {
     int32_t bad_verifier;     /* the same */
     float bad_value;          /* what they hold instead; 0: NaN */
     const spc_chance *chance; /* NULL: Philox */
+    toy_clock *clock;         /* NULL: the machine's */
 } toy_pair;
 
 enum { TOY_VOCAB = 64 };

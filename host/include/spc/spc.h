@@ -85,6 +85,10 @@ typedef struct {
     int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
     int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
                                  With an encoder: of the prompt and of the continuation, each */
+    int32_t prefill_rows;     /* rows of a prompt that a step takes along beside sequences that run
+                                 already, which then do not wait for all of it; 0: 64.  Fewer: they
+                                 go on more evenly, and the prompt begins later.  Tokens are the
+                                 same */
     const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
                                  can be used, otherwise (or with threads, isa or tp) the CPU;
                                  "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
@@ -115,6 +119,10 @@ typedef struct {
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */
+    bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
+                                 with another session's text, open or closed, is taken over from its
+                                 caches in pages of 16 tokens, of both models; tokens are the same.
+                                 Not for models with an encoder */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
@@ -220,9 +228,21 @@ typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
 enum { SPC_STOP_TOKENS_MAX = 8 };
 
+/* In place of a draft length: the one that is expected to give the most tokens per time, chosen
+ * anew for every round from measured times of both models and from what was accepted so far.
+ * Lengths of sessions that step together are chosen together.  Under strict that may be none, which
+ * is plain decoding; now and then the other of the two is tried, at no more than 1 % of all time.
+ *
+ * At temperature 0 the tokens are those of any fixed length.  Otherwise they follow the same law,
+ * but another choice, on a busier machine say, may give other tokens for a seed (not with bonus
+ * step, where a seed gives one text for any lengths).  The law holds exactly for sessions of
+ * different seeds: those of equal seeds share their noise, and what one shows of it another's
+ * lengths may follow, through the size and the times of their common steps. */
+#define SPC_GAMMA_AUTO (-1)
+
 typedef struct {
     const char *rule;  /* rule text, "token-v3:alpha=0.5"; also "verifier-only", "drafter-only" */
-    int32_t gamma;     /* draft length, 0 .. SPC_GAMMA_MAX */
+    int32_t gamma;     /* draft length, 0 .. SPC_GAMMA_MAX, or SPC_GAMMA_AUTO */
     float temperature; /* 0: greedy; otherwise > 0, at least 1e-4 */
     int32_t top_k;     /* 0: off */
     float top_p;       /* (0, 1]; 1: off */
@@ -232,6 +252,7 @@ typedef struct {
     spc_verify_mode verify;
     spc_bonus_mode bonus;
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
+    bool wait;               /* where all of the engine's sessions run: wait for one to end */
     bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
@@ -246,14 +267,19 @@ typedef struct {
 /* strict, gamma 5, temperature 1, nothing cut, seed 0, bonus from the target distribution. */
 SPC_API void spc_session_options_init(spc_session_options *options);
 
-/* Begin a sequence.  No model runs yet.  Models with an encoder read the prompt by it, each by its
+/* Begin a sequence.  No model runs yet.  An engine runs as many sessions at once as it was opened
+ * for; with the option wait more may be open, and begin in the order they were opened, as others
+ * end or close.  Then a session that ended no longer keeps its caches for spc_session_restart, its
+ * tokens and text stay.  Models with an encoder read the prompt by it, each by its
  * own, and decode from the token their config names (decoder_start_token_id).
  *
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
  *          (with an encoder the prompt may fill it)
  *
- * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together;
- * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session, prompt too long */
+ * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
+ * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
+ * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session (without wait), prompt
+ * too long */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -263,7 +289,7 @@ SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
  * What the two sequences have in common from the start is not run again, by neither model (an
  * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
  * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
- * (then nothing is reused).
+ * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free.
  *
  * prompt   as in spc_session_open; the error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
@@ -291,12 +317,17 @@ SPC_API const char *spc_finish_name(spc_finish finish);
  * SPC_ENUMERIC a model wrote NaN or infinity: the message names the model and the position */
 SPC_API spc_status spc_session_step(spc_session *session, spc_error *err);
 
-/* Steps until the session ends. */
+/* Does it wait for another session to end or close?  Its steps do nothing then. */
+SPC_API bool spc_session_waits(const spc_session *session);
+
+/* Steps until the session ends.  SPC_EFULL: it waits, and goes on doing so; step the others. */
 SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
 
 /* One step of several sessions of one engine together: each model reads its weights once for all of
- * them.  Ended sessions are passed over.  Each session's own error is kept with it
- * (spc_session_error); the first one is returned, and the others still make their step.
+ * them.  Ended sessions are passed over.  A new session with a long prompt may give no token yet:
+ * of its prompt no more than prefill_rows are fed in a step with others that run.  Each session's
+ * own error is kept with it (spc_session_error); the first one is returned, and the others still
+ * make their step.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
@@ -324,7 +355,8 @@ SPC_API spc_status spc_session_text(const spc_session *session, char **text, siz
 /* Counters of rules.md 5.7.  Arrays are by draft position, 0 first. */
 typedef struct {
     int64_t prompt_tokens;
-    int64_t reused_tokens;  /* of the prompt: were in a KV cache already (spc_session_restart) */
+    int64_t reused_tokens;  /* of the prompt: were in a KV cache already, of this session
+                               (spc_session_restart) or another */
     int64_t tokens;         /* kept */
     int64_t discarded;      /* decided by a round but behind a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
@@ -342,6 +374,9 @@ typedef struct {
     int64_t bonus_deferred; /* of them, where the rule turned to the verifier; with the sum of
                                deferred: the calls of an oracle that knows when to defer */
     int64_t zero_residuals;
+    int64_t chosen[SPC_GAMMA_MAX + 1]; /* gamma auto: rounds by the draft length chosen, ... */
+    int64_t probes;       /* ... and those that drafted, or did not, only to see whether it pays */
+    int64_t catch_up;     /* rows that the drafter lacked when it was to draft again */
     uint64_t draft_ns;    /* drafter forwards and draws, wall clock, shared equally in a batch */
     uint64_t verify_ns;   /* verifier forwards and verification */
     uint64_t other_ns;    /* everything else inside steps */
@@ -349,6 +384,25 @@ typedef struct {
 } spc_stats;
 
 SPC_API void spc_session_stats(const spc_session *session, spc_stats *out);
+
+/* What gamma auto chooses by.  Times are of one sequence, wall clock, corrected by every round. */
+typedef struct {
+    double draft_ns;   /* the drafter: one token */
+    double plain_ns;   /* the verifier: one row, with all that a round takes beside drafting */
+    double score_ns;   /* the same: gamma + 1 rows */
+    double break_even; /* least acceptance at which drafting pays; 1: at none */
+    double acceptance; /* of first drafts, as seen so far (0.7 before anything was) */
+    double factor;     /* speed expected at that acceptance, relative to plain decoding */
+    int32_t gamma;     /* with this draft length */
+} spc_gamma_facts;
+
+/* False, and zeros: nothing was measured yet.  It is when the first session with gamma auto makes
+ * its first step; the log is told then.  Not while a step runs. */
+SPC_API bool spc_engine_gamma(const spc_engine *engine, spc_gamma_facts *out);
+
+/* The facts as one line for people: "gamma auto: drafter 0.08 ms a token, ..." */
+enum { SPC_GAMMA_LINE_BYTES = 256 };
+SPC_API void spc_gamma_line(const spc_gamma_facts *facts, char line[SPC_GAMMA_LINE_BYTES]);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gamma.c - draft lengths that are chosen: measuring both models, and feeding rules/gamma.h. */
+#include "session.h"
+
+#include "rules/finish.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Sessions of an engine, all together, fade more slowly than one. */
+#define ENGINE_FADE 0.996f
+/* What takes longer is measured once. */
+enum { MEASURE_AGAIN_BELOW_NS = 100000000, MEASURE_RUNS = 4 };
+/* Rounds with drafts after which one without is due: its time must not grow stale, and at worst it
+ * costs less than a hundredth. */
+enum { PLAIN_AFTER = 128 };
+/* Points of a curve, and rows of the last; rows of a catch-up. */
+enum { MEASURE_POINTS = 7, MEASURE_ROWS = 64, CATCH_UP_ROWS = 16 };
+
+/* ---- acceptance -------------------------------------------------------------------------------
+ */
+
+static int32_t seed_group(uint64_t seed)
+{
+    return (int32_t)((seed * 0x9e3779b97f4a7c15u) >> 61);
+}
+
+/* What all sessions saw, but for those that share the noise of this one; NULL: all. */
+static void all_seen(const spc_gamma *g, const spc_session *but, float *accept)
+{
+    int32_t left_out = -1;
+    float prior[SPC_GAMMA_MAX];
+    spc_verdicts sum;
+
+    memset(&sum, 0, sizeof sum);
+    if (but && but->params.sampling.temperature > 0.0f) left_out = seed_group(but->params.seed);
+    for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
+        prior[i] = SPC_ACCEPT_PRIOR;
+        for (int32_t k = 0; k < SPC_SEED_GROUPS; k++) {
+            if (k == left_out) continue;
+            sum.kept[i] += g->seen[k].kept[i];
+            sum.judged[i] += g->seen[k].judged[i];
+        }
+    }
+    spc_verdicts_accept(&sum, prior, accept);
+}
+
+void spc_gamma_begin(spc_session *s)
+{
+    spc_gamma_session *g = &s->choice;
+
+    memset(g, 0, sizeof *g);
+    g->before = -1;
+    g->probe.every = SPC_PROBE_FIRST;
+    all_seen(&s->engine->gamma, s, g->prior);
+}
+
+void spc_gamma_judged(spc_session *s, int32_t judged, int32_t kept)
+{
+    spc_verdicts *seen = &s->engine->gamma.seen[seed_group(s->params.seed)];
+
+    if (s->gamma != SPC_GAMMA_AUTO) return;
+    spc_verdicts_add(&s->choice.seen, judged, kept, SPC_VERDICTS_FADE);
+    spc_verdicts_add(seen, judged, kept, ENGINE_FADE);
+}
+
+/* ---- times ------------------------------------------------------------------------------------
+ */
+
+void spc_gamma_drafted(spc_engine *engine, int32_t rows, int32_t wanted, uint64_t ns)
+{
+    spc_gamma *g = &engine->gamma;
+
+    if (!g->learns || wanted < 1) return;
+    if (rows <= 2 * wanted) { /* one row each, and one more behind a fully kept draft */
+        spc_pace_learn(&g->times.drafter, rows, (float)ns);
+        return;
+    }
+
+    float rest = (float)ns - spc_pace_at(&g->times.drafter, wanted);
+    float each = rest > 0.0f ? rest / (float)(rows - wanted) : 0.0f;
+
+    g->times.catch_up += (each - g->times.catch_up) / 4.0f;
+}
+
+void spc_gamma_scored(spc_engine *engine, int32_t rows, uint64_t ns, uint64_t total_ns)
+{
+    spc_gamma *g = &engine->gamma;
+
+    if (!g->learns) return;
+    if (rows > 0) spc_pace_learn(&g->times.verifier, rows, (float)ns);
+    g->round_ns += (double)total_ns;
+    if (g->probing && (double)total_ns > g->probe_due) {
+        g->probe_ns += (double)total_ns - g->probe_due;
+    }
+}
+
+/* Rows behind a session's cache, run once, the last `wanted` of them for their logits; the time it
+ * takes.  What they leave is forgotten. */
+static spc_status time_rows(spc_engine *engine, const spc_model *model, const spc_session *s,
+                            int32_t count, int32_t wanted, float *ns, spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+    int32_t from = engine->ops->length(model->runner, s->slot);
+    spc_rows rows = {count, scratch->slot, scratch->token, scratch->position, scratch->output};
+    spc_status status;
+    uint64_t start;
+
+    for (int32_t i = 0; i < count; i++) {
+        scratch->slot[i] = s->slot;
+        scratch->token[i] = s->token[0];
+        scratch->position[i] = from + i;
+        scratch->output[i] = i >= count - wanted ? i - (count - wanted) : -1;
+    }
+    start = spc_engine_now(engine);
+    status = engine->ops->forward(model->runner, &rows, err);
+    /* Backends run ahead of their caller: a row of logits is there when all is. */
+    if (status == SPC_OK) (void)engine->ops->logits(model->runner, wanted - 1);
+    *ns = (float)(spc_engine_now(engine) - start);
+    engine->ops->rewind(model->runner, s->slot, from);
+    return status;
+}
+
+/* Times of 1, 2, 4, ... rows, at most `most`: the least of several passes, so that what disturbs
+ * one does not bend the curve. */
+static spc_status measure_model(spc_engine *engine, const spc_model *model, const spc_session *s,
+                                int32_t most, spc_pace *pace, spc_error *err)
+{
+    int32_t rows[MEASURE_POINTS], count = 0;
+    float time[MEASURE_POINTS], pass = 0;
+    spc_status status = time_rows(engine, model, s, 1, 1, &pass, err); /* weights come in */
+
+    for (int32_t n = 1; n <= most && count < MEASURE_POINTS; n *= 2) rows[count++] = n;
+    for (int32_t run = 0; run < MEASURE_RUNS && status == SPC_OK; run++) {
+        if (run > 0 && pass > (float)MEASURE_AGAIN_BELOW_NS) break;
+        pass = 0;
+        for (int32_t i = 0; i < count && status == SPC_OK; i++) {
+            float ns;
+
+            status = time_rows(engine, model, s, rows[i], rows[i], &ns, err);
+            if (ns < 1.0f) ns = 1.0f; /* below what the clock tells apart */
+            if (run == 0 || ns < time[i]) time[i] = ns;
+            pass += ns;
+        }
+    }
+    if (status == SPC_OK) spc_pace_lay(pace, rows, time, count);
+    return status;
+}
+
+/* Rows that can be run behind a session's cache. */
+static int32_t room_behind(const spc_engine *engine, const spc_model *model, const spc_session *s,
+                           int32_t most)
+{
+    int32_t room = engine->context - engine->ops->length(model->runner, s->slot);
+    int32_t outputs = engine->sessions * SPC_LANE_ROWS;
+
+    if (most > outputs) most = outputs;
+    if (most > MEASURE_ROWS) most = MEASURE_ROWS;
+    return most < room ? most : room;
+}
+
+static spc_status measure(spc_engine *engine, const spc_session *s, spc_error *err)
+{
+    spc_model *models[] = {&engine->drafter, &engine->verifier};
+    spc_gamma_times *t = &engine->gamma.times;
+    int32_t behind = room_behind(engine, &engine->drafter, s, CATCH_UP_ROWS);
+    spc_status status = SPC_OK;
+    float ns = 0;
+
+    for (int i = 0; i < 2 && s->source && status == SPC_OK; i++) {
+        if (engine->ops->length(models[i]->runner, s->slot) > 0) continue;
+        status = engine->ops->encode(models[i]->runner, s->slot, s->source, s->source_count, err);
+    }
+    if (status == SPC_OK) {
+        status = measure_model(engine, &engine->drafter, s,
+                               room_behind(engine, &engine->drafter, s, engine->sessions),
+                               &t->drafter, err);
+    }
+    if (status == SPC_OK) {
+        status = measure_model(engine, &engine->verifier, s,
+                               room_behind(engine, &engine->verifier, s, engine->sessions * 8),
+                               &t->verifier, err);
+    }
+    if (status == SPC_OK) {
+        status = time_rows(engine, &engine->drafter, s, behind, 1, &ns, err);
+    }
+    ns -= spc_pace_at(&t->drafter, 1);
+    t->catch_up = behind > 1 && ns > 0.0f ? ns / (float)(behind - 1) : 0.0f;
+    return status;
+}
+
+/* ---- what is told -----------------------------------------------------------------------------
+ */
+
+/* Best factor over plain decoding at this acceptance, and the length that has it. */
+static double best_factor(const spc_gamma_times *t, const float *accept, int32_t *gamma)
+{
+    spc_gamma_lane lane = {.last = SPC_LAST_NEVER};
+    double best = 0;
+
+    memcpy(lane.accept, accept, sizeof lane.accept);
+    for (int32_t g = 0; g <= SPC_GAMMA_MAX; g++) {
+        lane.chosen = g;
+
+        double factor = (double)(spc_gamma_rate(t, &lane, 1) * spc_pace_at(&t->verifier, 1));
+
+        if (g > 0 && factor <= best) continue;
+        best = factor;
+        *gamma = g;
+    }
+    return best;
+}
+
+/* Least acceptance at which drafting pays; 1: none does. */
+static double break_even(const spc_gamma_times *t)
+{
+    double low = 0, high = 1;
+
+    for (int32_t step = 0; step < 20; step++) {
+        double middle = (low + high) / 2;
+        float accept[SPC_GAMMA_MAX];
+        int32_t gamma;
+
+        for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) accept[i] = (float)middle;
+        *(best_factor(t, accept, &gamma) > 1.0 ? &high : &low) = middle;
+    }
+    return high;
+}
+
+bool spc_engine_gamma(const spc_engine *engine, spc_gamma_facts *out)
+{
+    const spc_gamma *g = &engine->gamma;
+    float accept[SPC_GAMMA_MAX];
+
+    memset(out, 0, sizeof *out);
+    if (!g->measured) return false;
+    all_seen(g, NULL, accept);
+    out->acceptance = (double)accept[0];
+    out->factor = best_factor(&g->times, accept, &out->gamma);
+    out->draft_ns = (double)spc_pace_at(&g->times.drafter, 1);
+    out->plain_ns = (double)spc_pace_at(&g->times.verifier, 1);
+    out->score_ns = (double)spc_pace_at(&g->times.verifier, out->gamma + 1);
+    out->break_even = break_even(&g->times);
+    return true;
+}
+
+static void tell(const spc_engine *engine)
+{
+    spc_gamma_facts f;
+    char line[SPC_GAMMA_LINE_BYTES];
+
+    if (!engine->log || !spc_engine_gamma(engine, &f)) return;
+    spc_gamma_line(&f, line);
+    engine->log(engine->user, line);
+}
+
+void spc_gamma_line(const spc_gamma_facts *f, char line[SPC_GAMMA_LINE_BYTES])
+{
+    (void)snprintf(line, SPC_GAMMA_LINE_BYTES,
+                   "gamma auto: drafter %.3f ms a token, verifier %.3f ms for 1 row, %.3f ms for "
+                   "%" PRId32 "; drafting pays from an acceptance of %.2f; at %.2f, gamma %" PRId32
+                   " is expected to be %.2f times as fast as plain decoding",
+                   f->draft_ns * 1e-6, f->plain_ns * 1e-6, f->score_ns * 1e-6, f->gamma + 1,
+                   f->break_even, f->acceptance, f->gamma, f->factor);
+}
+
+/* ---- the choice -------------------------------------------------------------------------------
+ */
+
+static int32_t last_of(const spc_session *s)
+{
+    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return SPC_LAST_NEVER;
+    if (s->params.bonus == SPC_BONUS_STEP) return SPC_LAST_STEP;
+    if (!spc_rule_uses_drafter(&s->params.rule)) return SPC_LAST_NEVER;
+    return s->params.bonus == SPC_BONUS_TARGET ? SPC_LAST_LATE : SPC_LAST_NEVER;
+}
+
+static void lane_of(const spc_session *s, spc_gamma_lane *lane)
+{
+    bool free = s->gamma == SPC_GAMMA_AUTO;
+    int32_t wanted = free ? SPC_GAMMA_MAX : s->gamma;
+
+    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) wanted = 0;
+    lane->most =
+        spc_round_gamma(wanted, s->length - s->prompt, s->budget, s->length, s->engine->context);
+    lane->least = free && s->params.rule.path != SPC_RULE_VERIFIER_ONLY ? 0 : lane->most;
+    lane->before = s->choice.before;
+    lane->last = last_of(s);
+    lane->chosen = lane->most;
+    spc_verdicts_accept(&s->choice.seen, s->choice.prior, lane->accept);
+}
+
+/* Is it time for this sequence to draft again, and do all rounds so far pay for it? */
+static bool may_probe(spc_engine *engine, const spc_session *s, int32_t k, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+    spc_gamma_lane *lane = &g->lane[k];
+    int32_t lag = s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
+    double plain, with;
+
+    if (s->choice.probe.idle < s->choice.probe.every) return false;
+    plain = (double)spc_gamma_time(&g->times, g->lane, count);
+    lane->chosen = lane->most < SPC_PROBE_DRAFTS ? lane->most : SPC_PROBE_DRAFTS;
+    with = (double)spc_gamma_time(&g->times, g->lane, count);
+    with += (double)lag * (double)g->times.catch_up;
+    if (lane->chosen > 0 &&
+        g->probe_ns + with - plain <= (double)SPC_PROBE_SHARE * (g->round_ns + with)) {
+        g->probe_due = plain;
+        return true;
+    }
+    lane->chosen = 0;
+    return false;
+}
+
+static int32_t lag_of(const spc_engine *engine, const spc_session *s)
+{
+    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
+}
+
+static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count, bool plain)
+{
+    spc_gamma *g = &engine->gamma;
+    spc_gamma_lane *lane = &g->lane[k];
+    spc_probe *probe = &s->choice.probe;
+
+    /* A drafter that lags far behind catches up first, beside the others' rounds (fill.c). */
+    if (lane->chosen > 0 && lane->last == SPC_LAST_NEVER && count > 1 && s->choice.before == 0 &&
+        lag_of(engine, s) > engine->prefill_rows) {
+        s->choice.before = lane->chosen;
+        lane->chosen = 0;
+        s->counters.chosen[0]++;
+        return;
+    }
+    if (plain && lane->chosen > 0 && lane->last == SPC_LAST_NEVER) {
+        s->choice.before = lane->chosen;
+        lane->chosen = 0;
+        s->counters.probes++;
+        s->counters.chosen[0]++;
+        return;
+    }
+    if (lane->most > 0) s->choice.before = lane->chosen; /* 0 for want of room says nothing */
+    if (lane->chosen > 0 || lane->last != SPC_LAST_NEVER) {
+        *probe = (spc_probe){0, SPC_PROBE_FIRST};
+    } else {
+        probe->idle++;
+        if (!g->probing && may_probe(engine, s, k, count)) {
+            g->probing = true;
+            *probe = (spc_probe){0, spc_probe_next(probe->every)};
+            s->counters.probes++;
+        }
+    }
+    s->counters.chosen[lane->chosen]++;
+}
+
+/* Is it time for a round in which no strict sequence drafts? */
+static bool plain_is_due(spc_gamma *g, int32_t count)
+{
+    bool drafts = false;
+
+    for (int32_t k = 0; k < count; k++) {
+        const spc_gamma_lane *lane = &g->lane[k];
+
+        drafts = drafts || lane->chosen > 0 || lane->last != SPC_LAST_NEVER;
+    }
+    g->drafting = drafts ? g->drafting + 1 : 0;
+    if (g->drafting <= PLAIN_AFTER) return false;
+    g->drafting = 0;
+    return true;
+}
+
+spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                            spc_error *err)
+{
+    spc_gamma *g = &engine->gamma;
+    const spc_session *first = NULL;
+    bool plain = false;
+
+    for (int32_t k = 0; k < count; k++) {
+        lane_of(sessions[k], &g->lane[k]);
+        if (!first && g->lane[k].least < g->lane[k].most) first = sessions[k];
+    }
+    g->learns = first != NULL;
+    g->probing = false;
+    if (first && !g->measured) {
+        spc_status status = measure(engine, first, err);
+
+        if (status != SPC_OK) return status;
+        g->measured = true;
+        tell(engine);
+    }
+    if (first) {
+        (void)spc_gamma_lengths(&g->times, g->lane, count);
+        plain = plain_is_due(g, count);
+    }
+    for (int32_t k = 0; k < count; k++) {
+        if (sessions[k]->gamma == SPC_GAMMA_AUTO) take_choice(engine, sessions[k], k, count, plain);
+        sessions[k]->round_gamma = g->lane[k].chosen;
+    }
+    return SPC_OK;
+}
