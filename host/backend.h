@@ -29,8 +29,9 @@ typedef struct {
     int32_t context; /* tokens per slot */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
-    bool library;    /* GPU: more than 16 rows go through cuBLAS.  Faster; a row's last bits then
-                        depend on how many run together, which they otherwise never do */
+    bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
+                     a row's last bits then depend on how many run together, which they otherwise
+                     never do */
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
@@ -105,6 +106,10 @@ typedef struct {
 
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);
+    /* Bytes that load would take for weights, exactly; the errors of tensors that load would
+     * refuse.  NULL: weights stay where they are. */
+    spc_status (*weights)(const spc_backend *backend, const spc_plan *plan,
+                          const spc_bundle *weights, uint64_t *bytes, spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -462,6 +462,18 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
 }
 
 const spc_backend_ops spc_backend_cpu = {
-    "cpu",        cpu_open,       cpu_close,  cpu_device,  spc_cpu_memory,
-    spc_cpu_load, spc_cpu_unload, cpu_encode, cpu_forward, cpu_logits,
-    cpu_length,   cpu_rewind,     cpu_draw,   cpu_verify,  NULL};
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .device = cpu_device,
+    .memory = spc_cpu_memory,
+    .load = spc_cpu_load,
+    .unload = spc_cpu_unload,
+    .encode = cpu_encode,
+    .forward = cpu_forward,
+    .logits = cpu_logits,
+    .length = cpu_length,
+    .rewind = cpu_rewind,
+    .draw = cpu_draw,
+    .verify = cpu_verify,
+};

@@ -8,6 +8,7 @@
  * CPU (tests/fibers). */
 #include "backend_cuda.h"
 
+#include "backend_cuda_pack.h"
 #include "rope.h"
 
 #include <assert.h>
@@ -254,7 +255,9 @@ static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in
             if (op->bias[k] >= 0) a.bias[a.parts] = r->vector[op->bias[k]];
             out += m->rows;
         }
-        if (r->gemm && rows > MOST_OWN_ROWS) {
+        if (spc_cuda_is_quantised(a.part[0].type)) {
+            code = spc_cuda_linear_quant(&a, r->backend->stream);
+        } else if (r->gemm && rows > MOST_OWN_ROWS) {
             code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, r->backend->stream);
         } else {
             code = spc_cuda_linear_row(&a, r->backend->stream);
@@ -518,4 +521,5 @@ const spc_backend_ops spc_backend_cuda = {.name = "cuda",
                                           .rewind = cuda_rewind,
                                           .draw = spc_cuda_draw_lanes,
                                           .verify = spc_cuda_verify_lanes,
-                                          .room = spc_cuda_room};
+                                          .room = spc_cuda_room,
+                                          .weights = spc_cuda_weights};

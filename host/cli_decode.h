@@ -88,10 +88,11 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
                            "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
                            isa, 0, 0),                                                             \
-        SPC_CLI_DECODE_ROW(args, "fast-prefill", NULL,                                             \
-                           "GPU: prompts and large batches by cuBLAS; results may then depend\n"   \
-                           "on the batch",                                                         \
-                           FLAG, fast_prefill, 0, 0),                                              \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "fast-prefill", NULL,                                                            \
+            "GPU: prompts and large batches by cuBLAS (but for quantised weights);\n"              \
+            "results may then depend on the batch",                                                \
+            FLAG, fast_prefill, 0, 0),                                                             \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)
 

@@ -53,8 +53,10 @@ typedef struct {
 
 typedef struct {
     char device[DEVICE_NAME];
+    uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
     size_t room;            /* free on the device, where that is known; 0 otherwise */
+    spc_error trouble;      /* why weights cannot be loaded there; "" */
 } memory_use;
 
 typedef struct {
@@ -93,6 +95,10 @@ static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, 
     size_t all = ops->memory(backend, m->model.plan, &limits);
 
     (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
+    out->weights = m->weight_bytes;
+    if (ops->weights) { /* what it will not take is told of: other devices may */
+        (void)ops->weights(backend, m->model.plan, m->model.bundle, &out->weights, &out->trouble);
+    }
     if (ops->room) out->room = ops->room(backend);
     ops->close(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
@@ -209,10 +215,14 @@ static void print_memory(const info_args *a, const model_info *m)
 
         spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s:\n", (int)a->batch,
                       a->batch > 1 ? "s" : "", (int)m->context, use->device);
-        print_size("weights", m->weight_bytes);
+        if (use->trouble.message[0]) {
+            spc_cli_print("%-18scannot be loaded: %s\n", "weights", use->trouble.message);
+            continue;
+        }
+        print_size("weights", use->weights);
         print_size("KV cache", use->kv);
         print_size("workspace", use->workspace);
-        print_size("together", m->weight_bytes + use->kv + use->workspace);
+        print_size("together", use->weights + use->kv + use->workspace);
         if (use->room > 0) print_size("free", use->room);
     }
 }
@@ -289,9 +299,10 @@ static json_t *memory_json(const info_args *a, const model_info *m)
 
     for (int32_t i = 0; i < m->devices; i++) {
         const memory_use *use = &m->memory[i];
-        json_t *item = json_pack("{s:s, s:I, s:I, s:I}", "device", use->device, "weight_bytes",
-                                 (json_int_t)m->weight_bytes, "kv_bytes", (json_int_t)use->kv,
-                                 "workspace_bytes", (json_int_t)use->workspace);
+        json_t *item = json_pack("{s:s, s:I, s:I, s:I, s:s*}", "device", use->device,
+                                 "weight_bytes", (json_int_t)use->weights, "kv_bytes",
+                                 (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
+                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);

@@ -85,21 +85,31 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
 }
 
 /* Bytes of a model on the device; 0: there is none. */
-static uint64_t model_bytes(const spc_engine *engine, const spc_model *model,
-                            const spc_limits *limits)
+static spc_status model_bytes(const spc_engine *engine, const spc_model *model,
+                              const spc_limits *limits, uint64_t *bytes, spc_error *err)
 {
-    if (!model->plan) return 0;
-    return spc_bundle_bytes(model->bundle) +
-           engine->ops->memory(engine->backend, model->plan, limits);
+    spc_status status = SPC_OK;
+
+    *bytes = 0;
+    if (!model->plan) return SPC_OK;
+    *bytes = spc_bundle_bytes(model->bundle);
+    if (engine->ops->weights) {
+        status = engine->ops->weights(engine->backend, model->plan, model->bundle, bytes, err);
+    }
+    *bytes += engine->ops->memory(engine->backend, model->plan, limits);
+    return status;
 }
 
 /* Do both models fit?  Told before any weight moves. */
 static spc_status check_room(const spc_engine *engine, const spc_limits *limits, spc_error *err)
 {
-    uint64_t verifier = model_bytes(engine, &engine->verifier, limits);
-    uint64_t drafter = model_bytes(engine, &engine->drafter, limits), room;
+    uint64_t verifier, drafter = 0, room;
+    spc_status status;
 
     if (!engine->ops->room) return SPC_OK;
+    status = model_bytes(engine, &engine->verifier, limits, &verifier, err);
+    if (status == SPC_OK) status = model_bytes(engine, &engine->drafter, limits, &drafter, err);
+    if (status != SPC_OK) return status;
     room = engine->ops->room(engine->backend);
     if (drafter <= room && verifier <= room - drafter) return SPC_OK;
     return spc_error_set(

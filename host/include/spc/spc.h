@@ -76,7 +76,8 @@ typedef struct {
     int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
-                                 then depend, in the logits' last bits, on what runs together */
+                                 then depend, in the logits' last bits, on what runs together.
+                                 Quantised matrices keep to kernels of their own */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
