@@ -120,6 +120,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, int32_t sessions, s
     o.drafter_tp = decode->drafter_tp;
     o.threads = decode->threads;
     o.isa = decode->isa;
+    o.weights = decode->weights;
     o.fast_prefill = decode->fast_prefill;
     o.log = on_log;
     o.progress = spc_cli_loading;

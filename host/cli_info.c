@@ -18,7 +18,7 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    const char *device;
+    const char *device, *weights;
     int32_t context, batch;
     bool plan, json;
 } info_args;
@@ -32,6 +32,7 @@ static const spc_cli_option info_options[] = {
      "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
      "unless given",
      SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
+    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
     {"json", NULL, "the same as one JSON object", SPC_CLI_FLAG, offsetof(info_args, json), 0, 0},
@@ -163,6 +164,7 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
 {
     spc_status status = spc_open_model(name, &m->model, err);
 
+    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, err);
     if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
@@ -396,7 +398,7 @@ const spc_cli_command spc_cli_info = {
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *model, *source, *ids, *output, *device, *isa;
+    const char *model, *source, *ids, *output, *device, *isa, *weights;
     int32_t threads;
 } logits_args;
 
@@ -412,6 +414,7 @@ static const spc_cli_option logits_options[] = {
      SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(logits_args, isa), 0, 0},
+    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
 };
 
 static void logits_init(void *args)
@@ -509,6 +512,7 @@ static spc_status compute_logits(const logits_args *a, const int32_t *source, in
     o.device = a->device;
     o.threads = a->threads;
     o.isa = a->isa;
+    o.weights = a->weights;
     o.progress = spc_cli_loading;
 
     spc_status status = spc_engine_open(&o, &engine, err);

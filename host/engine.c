@@ -9,6 +9,7 @@
 #include "pair.h"
 
 #include "weights/demo/demo.h"
+#include "weights/int8.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -52,6 +53,23 @@ spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
     if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
     if (status != SPC_OK) return status;
     return spc_plan_build(&model->config, name, &model->plan, err);
+}
+
+spc_status spc_change_weights(spc_model *model, const char *weights, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    if (!weights) return SPC_OK;
+    if (strcmp(weights, "int8") != 0) {
+        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
+    }
+    for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
+        const spc_weight *w = &model->plan->weight[i];
+
+        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
+        status = spc_int8_quantise(model->bundle, w->name, err);
+    }
+    return status;
 }
 
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
@@ -318,7 +336,11 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
                                engine->ops->device(engine->backend));
         goto fail;
     }
-    status = check_room(engine, &limits, err);
+    status = spc_change_weights(&engine->verifier, options->weights, err);
+    if (status == SPC_OK && engine->drafter.plan) {
+        status = spc_change_weights(&engine->drafter, options->weights, err);
+    }
+    if (status == SPC_OK) status = check_room(engine, &limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
     status = load_model(engine, &engine->verifier, &limits, err);

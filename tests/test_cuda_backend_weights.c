@@ -190,6 +190,35 @@ Test(cuda_backend_weights, they_take_the_memory_they_are_said_to_take)
     }
 }
 
+/* --weights int8 on both devices: one meaning. */
+Test(cuda_backend_weights, integers_made_at_load_have_the_logits_of_the_cpu)
+{
+    static const int32_t ids[] = {1, 17, 230, 5, 5, 388};
+    static float logits[2][6 * 389];
+    float worst = 0.0f;
+
+    for (int i = 0; i < 2; i++) {
+        spc_engine_options o;
+        spc_engine *engine;
+        spc_error error;
+
+        spc_engine_options_init(&o);
+        o.verifier = SPC_TEST_VECTORS "/llama";
+        o.drafter = NULL;
+        o.device = i == 0 ? "cuda" : "cpu";
+        o.weights = "int8";
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_engine_logits(engine, NULL, 0, ids, 6, logits[i], &error), SPC_OK);
+        spc_engine_close(engine);
+    }
+    for (int i = 0; i < 6 * 389; i++) {
+        float off = fabsf(logits[0][i] - logits[1][i]);
+
+        worst = off <= worst ? worst : off;
+    }
+    cr_expect_leq(worst, 1e-4f, "off by %g", (double)worst);
+}
+
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
 Test(cuda_backend_weights, an_engine_asks_for_just_the_room_they_take)
 {
@@ -234,7 +263,9 @@ static float eight_distance(const float *a, const float *b)
 Test(cuda_backend_weights, scaled_8_bit_weights_have_the_logits_of_their_numbers)
 {
     for (int k = 0; k < EIGHT_KINDS; k++) {
-        spc_dtype dtype = k % 2 ? SPC_DTYPE_F8_E5M2 : SPC_DTYPE_F8_E4M3;
+        static const spc_dtype types[EIGHT_KINDS] = {
+            SPC_DTYPE_F8_E4M3, SPC_DTYPE_I8, SPC_DTYPE_F8_E5M2, SPC_DTYPE_I8, SPC_DTYPE_F8_E4M3};
+        spc_dtype dtype = types[k];
         eight_pair p = eight_of(dtype, (scale_kind)k, k % 3 == 0);
         float logits[2][EIGHT_TOKENS * EIGHT_VOCAB];
         spc_backend *backend;

@@ -18,7 +18,7 @@ enum { FLAG = '!' }; /* marks options without a value */
 
 static const struct {
     const char *name;
-    const char *option[32];
+    const char *option[40];
 } commands[] = {
     {"run",
      {"verifier",
@@ -48,13 +48,14 @@ static const struct {
       "drafter-tp",
       "threads",
       "isa",
+      "weights",
       "!fast-prefill",
       "!json",
       "!stream",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
-    {"info", {"context", "batch", "device", "!plan", "!json"}},
-    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa"}},
+    {"info", {"context", "batch", "device", "weights", "!plan", "!json"}},
+    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa", "weights"}},
     {"tokenize", {"!special", "!decode"}},
 };
 

@@ -335,6 +335,32 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
     return SPC_OK;
 }
 
+spc_status spc_bundle_put_int8(spc_bundle *b, const char *name, void *memory, spc_error *err)
+{
+    const spc_tensor *found = spc_bundle_find(b, name);
+    const int64_t at = found - b->list.tensor;
+    uint64_t rows = (uint64_t)found->shape[0], cols = (uint64_t)found->shape[1];
+    spc_tensor *t,
+        scale = {.dtype = SPC_DTYPE_F32, .rank = 1, .shape = {found->shape[0]}, .data = memory};
+    char full[NAME_MAX];
+
+    (void)snprintf(full, sizeof full, "%s_scale", name);
+    scale.name = full;
+    scale.bytes = rows * sizeof(float);
+    if (spc_bundle_find(b, full)) {
+        free(memory);
+        return spc_error_set(err, SPC_EMODEL, "%s: tensor '%.100s' has a scale already", b->where,
+                             name);
+    }
+    if (!spc_tensor_list_add(&b->list, &scale, memory)) return no_memory(b->where, err);
+    t = &b->list.tensor[at];
+    t->dtype = SPC_DTYPE_I8;
+    t->data = (const char *)memory + scale.bytes;
+    t->bytes = rows * cols;
+    b->bytes = 0;
+    return sort_tensors(b, err);
+}
+
 static spc_status read_weights(spc_bundle *b, spc_error *err)
 {
     static const char index[] = "model.safetensors.index.json";
