@@ -2,13 +2,14 @@
 /* bench_device.c - forwards on any device, of a checkpoint or of a named shape with random weights,
  * by rows, sequences and context; one JSON line each.
  *
- *     bench_device [--model FOLDER | --shape NAME] [--device NAME] [--batch N] [--context N]
- *                  [--seconds S] [--fast-prefill]
+ *     bench_device [--model FOLDER | --shape NAME] [--weights KIND] [--device NAME] [--batch N]
+ *                  [--context N] [--seconds S] [--fast-prefill]
  *
  * Forwards are sent ten at a time before the device is waited for, as chunks of a prompt are: what
  * is measured is the device, not the way to it.  Beside each stands the rate at which the device
  * reads memory, timed in the same run. */
 #include "bench/measure.h"
+#include "bench/shape_weights.h"
 #include "bench/verify_place.h"
 #include "host/device.h"
 #include "host/engine.h"
@@ -16,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS_MOST = 16, TOGETHER = 10, BATCH_MOST = 64, PATTERN = 1 << 20, READ_BYTES = 1 << 30 };
+enum { ROWS_MOST = 16, TOGETHER = 10, BATCH_MOST = 64, READ_BYTES = 1 << 30 };
 
 /* Sizes of published models; context as far as it is measured. */
 static const struct {
@@ -45,7 +46,7 @@ static const struct {
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 typedef struct {
-    const char *model, *shape, *device;
+    const char *model, *shape, *device, *weights;
     int32_t batch, context;
     double seconds;
     bool fast_prefill, help;
@@ -57,7 +58,7 @@ typedef struct {
     spc_bundle *bundle;
     spc_plan *plan;
     spc_runner *runner;
-    char *file; /* of a shape */
+    char *memory; /* of a shape's weights */
     int32_t batch, context, rows;
     int32_t slot[BATCH_MOST * ROWS_MOST], token[BATCH_MOST * ROWS_MOST];
     int32_t position[BATCH_MOST * ROWS_MOST], output[BATCH_MOST * ROWS_MOST];
@@ -68,11 +69,16 @@ static const char help[] =
     "bench_device: time of forwards by number of rows, JSON lines\n"
     "\n"
     "  --model MODEL    a folder, embedded:verifier (default) or embedded:drafter\n"
-    "  --shape NAME     random bf16 weights in the sizes of llama-1b, llama-3b, llama-8b, "
+    "  --shape NAME     random weights in the sizes of llama-1b, llama-3b, llama-8b, "
     "qwen-0.5b,\n"
     "                   qwen-1.5b, qwen-7b, gemma-2b, gemma-9b; tiny.  They pass through the "
     "host's\n"
     "                   memory\n"
+    "  --weights KIND   of a shape: bf16 (default), f32, f16, f8_e4m3, f8_e5m2, int8, q8_0, q4_0, "
+    "q4_1,\n"
+    "                   q5_0, q5_1, q4_k, q5_k, q6_k, with q8_0 where blocks of 256 do not divide "
+    "the\n"
+    "                   rows; of a checkpoint: int8, or what it holds (default)\n"
     "  --device NAME    auto (default), cpu, cuda, cuda:N\n"
     "  --batch N        sequences (default 1, at most 64), each with that many rows\n"
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
@@ -98,7 +104,11 @@ static bool read_number(const char *text, long least, long most, int32_t *out)
 
 static int read_options(int count, char **arguments, options *o)
 {
-    *o = (options){SPC_EMBEDDED_VERIFIER, NULL, "auto", 1, 32, 1.0, false, false};
+    *o = (options){.model = SPC_EMBEDDED_VERIFIER,
+                   .device = "auto",
+                   .batch = 1,
+                   .context = 32,
+                   .seconds = 1.0};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : NULL;
         char *end;
@@ -115,6 +125,8 @@ static int read_options(int count, char **arguments, options *o)
             o->shape = value;
         } else if (strcmp(name, "--device") == 0) {
             o->device = value;
+        } else if (strcmp(name, "--weights") == 0) {
+            o->weights = value;
         } else if (strcmp(name, "--batch") == 0) {
             if (!read_number(value, 1, BATCH_MOST, &o->batch))
                 return usage("--batch: 1 to 64", NULL);
@@ -133,87 +145,41 @@ static int read_options(int count, char **arguments, options *o)
     return 0;
 }
 
-/* ---- random weights ---------------------------------------------------------------------------
+/* ---- weights ----------------------------------------------------------------------------------
  */
 
-/* Header of a safetensors file with every tensor of the plan as bf16; bytes: of their data. */
-static char *shape_header(const spc_plan *plan, size_t *length, size_t *bytes)
-{
-    size_t room = (size_t)plan->weight_count * 256 + 8, used = 0, at = 0;
-    char *text = malloc(room);
-
-    for (int32_t i = 0; text && i < plan->weight_count; i++) {
-        const spc_weight *w = &plan->weight[i];
-        size_t end = at + 2 * (size_t)w->rows * (size_t)(w->cols ? w->cols : 1);
-
-        used += (size_t)snprintf(text + used, room - used,
-                                 "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":", i ? "," : "{", w->name);
-        used += (size_t)snprintf(text + used, room - used,
-                                 w->cols ? "[%d,%d],\"data_offsets\":[%zu,%zu]}"
-                                         : "[%d%.0d],\"data_offsets\":[%zu,%zu]}",
-                                 (int)w->rows, (int)w->cols, at, end);
-        at = end;
-    }
-    if (text) used += (size_t)snprintf(text + used, room - used, "}");
-    while (text && used % 8 != 0) text[used++] = ' ';
-    *length = used;
-    *bytes = at;
-    return text;
-}
-
-/* Numbers of +-2^-7 to +-2^-6, the same megabyte again and again. */
-static void fill(char *data, size_t bytes)
-{
-    uint32_t word = 1;
-
-    for (size_t i = 0; i + 2 <= bytes && i < PATTERN; i += 2) {
-        uint16_t value;
-
-        word = word * 1664525u + 1013904223u;
-        value = (uint16_t)(0x3c00u | (word >> 24 & 0x7fu) | (word >> 16 & 0x8000u));
-        memcpy(data + i, &value, sizeof value);
-    }
-    for (size_t at = PATTERN; at < bytes; at += PATTERN) {
-        memcpy(data + at, data, bytes - at < PATTERN ? bytes - at : PATTERN);
-    }
-}
-
-static spc_status open_shape(state *s, const char *name)
+static spc_status open_shape(state *s, const char *name, const char *weights)
 {
     static const char empty[] = "\x02\0\0\0\0\0\0\0{}";
     spc_blob files[2] = {{"model.safetensors", empty, sizeof empty - 1}, {"config.json", NULL, 0}};
+    spc_dtype type = SPC_DTYPE_BF16;
+    spc_status status = shape_weights_type(weights ? weights : "bf16", &type, &s->error);
     spc_config config;
-    char *header = NULL;
-    size_t length = 0, bytes = 0;
     int32_t i = 0;
 
+    if (status != SPC_OK) return status;
     while (i < SHAPES && strcmp(shapes[i].name, name) != 0) i++;
     if (i == SHAPES) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--shape: unknown shape '%.40s'", name);
     }
     files[1].data = shapes[i].config;
     files[1].bytes = strlen(shapes[i].config);
-
-    spc_status status = spc_bundle_open_memory(name, files, 2, &s->bundle, &s->error);
-
+    status = spc_bundle_open_memory(name, files, 2, &s->bundle, &s->error);
     if (status == SPC_OK) status = spc_config_read(s->bundle, &config, &s->error);
     if (status == SPC_OK) status = spc_plan_build(&config, name, &s->plan, &s->error);
     if (status != SPC_OK) return status;
-    header = shape_header(s->plan, &length, &bytes);
-    if (header) s->file = malloc(8 + length + bytes);
-    if (!s->file) {
-        free(header);
-        return spc_error_set(&s->error, SPC_ENOMEM, "%s: no memory for %zu MiB of weights", name,
-                             bytes >> 20);
-    }
-    for (int k = 0; k < 8; k++) s->file[k] = (char)((uint64_t)length >> (8 * k));
-    memcpy(s->file + 8, header, length);
-    free(header);
-    fill(s->file + 8 + length, bytes);
-    files[0].data = s->file;
-    files[0].bytes = 8 + length + bytes;
-    spc_bundle_close(s->bundle);
-    return spc_bundle_open_memory(name, files, 2, &s->bundle, &s->error);
+    return shape_weights_put(s->plan, type, s->bundle, &s->memory, &s->error);
+}
+
+/* A checkpoint, with weights as `spc --weights` has them. */
+static spc_status open_checkpoint(state *s, const char *name, const char *weights)
+{
+    spc_model model = {.plan = NULL};
+    spc_status status = spc_open_model(name, &model, &s->error);
+
+    s->bundle = model.bundle;
+    s->plan = model.plan;
+    return status == SPC_OK ? spc_change_weights(&model, weights, &s->error) : status;
 }
 
 /* ---- the measured forward ---------------------------------------------------------------------
@@ -251,17 +217,14 @@ static spc_status open_all(state *s, const options *o)
                          o->batch * ROWS_MOST, o->fast_prefill};
     spc_status status =
         spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
-    spc_config config;
 
     if (status == SPC_OK && o->fast_prefill && s->ops == &spc_backend_cpu) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--fast-prefill: expected a GPU, found %s",
                              s->ops->device(s->backend));
     }
-    if (status == SPC_OK && o->shape) status = open_shape(s, o->shape);
-    if (status == SPC_OK && !o->shape) {
-        status = spc_open_bundle(o->model, &s->bundle, &s->error);
-        if (status == SPC_OK) status = spc_config_read(s->bundle, &config, &s->error);
-        if (status == SPC_OK) status = spc_plan_build(&config, o->model, &s->plan, &s->error);
+    if (status == SPC_OK) {
+        status = o->shape ? open_shape(s, o->shape, o->weights)
+                          : open_checkpoint(s, o->model, o->weights);
     }
     if (status == SPC_OK && s->plan->encoder_ops > 0) {
         return spc_error_set(&s->error, SPC_EUSAGE, "%s: models with an encoder are not measured",
@@ -291,7 +254,7 @@ static void close_all(state *s)
     spc_plan_close(s->plan);
     spc_bundle_close(s->bundle);
     if (s->ops) s->ops->close(s->backend);
-    free(s->file);
+    free(s->memory);
 }
 
 typedef struct {
@@ -344,6 +307,7 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "bench", "device_forward");
     measure_line_text(&line, "model", o->shape ? o->shape : o->model);
     measure_line_text(&line, "weights", o->shape ? "random" : "checkpoint");
+    measure_line_text(&line, "type", o->weights ? o->weights : o->shape ? "bf16" : "as stored");
     measure_line_text(&line, "device", s->ops->device(s->backend));
     measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
     measure_line_integer(&line, "batch", s->batch);

@@ -4,6 +4,7 @@
 
 #include "gguf_model.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -335,28 +336,20 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
     return SPC_OK;
 }
 
-spc_status spc_bundle_put_int8(spc_bundle *b, const char *name, void *memory, spc_error *err)
+spc_status spc_bundle_put(spc_bundle *b, const spc_tensor *tensor, void *owned, spc_error *err)
 {
-    const spc_tensor *found = spc_bundle_find(b, name);
-    const int64_t at = found - b->list.tensor;
-    uint64_t rows = (uint64_t)found->shape[0], cols = (uint64_t)found->shape[1];
-    spc_tensor *t,
-        scale = {.dtype = SPC_DTYPE_F32, .rank = 1, .shape = {found->shape[0]}, .data = memory};
-    char full[NAME_MAX];
+    spc_tensor *there = (spc_tensor *)(uintptr_t)spc_bundle_find(b, tensor->name);
 
-    (void)snprintf(full, sizeof full, "%s_scale", name);
-    scale.name = full;
-    scale.bytes = rows * sizeof(float);
-    if (spc_bundle_find(b, full)) {
-        free(memory);
-        return spc_error_set(err, SPC_EMODEL, "%s: tensor '%.100s' has a scale already", b->where,
-                             name);
+    assert(!there || !owned);
+    if (there) {
+        const char *name = there->name;
+
+        b->bytes += tensor->bytes - there->bytes;
+        *there = *tensor;
+        there->name = name;
+        return SPC_OK;
     }
-    if (!spc_tensor_list_add(&b->list, &scale, memory)) return no_memory(b->where, err);
-    t = &b->list.tensor[at];
-    t->dtype = SPC_DTYPE_I8;
-    t->data = (const char *)memory + scale.bytes;
-    t->bytes = rows * cols;
+    if (!spc_tensor_list_add(&b->list, tensor, owned)) return no_memory(b->where, err);
     b->bytes = 0;
     return sort_tensors(b, err);
 }

@@ -57,14 +57,16 @@ const spc_tensor *spc_bundle_tensor(const spc_bundle *bundle, int32_t i);
 /* The tensor of that name, or NULL. */
 const spc_tensor *spc_bundle_find(const spc_bundle *bundle, const char *name);
 
-/* Put integers with scales in the place of a matrix: from now on the tensor is I8, and a tensor
- * NAME_scale beside it, [rows] F32.  Ends the views that were had of tensors (not of their data).
+/* Put a tensor in the place of the one of its name, or beside the others where there is none.  Ends
+ * the views that were had of tensors (not of their names and data).
  *
- * name     of a tensor of rank 2 of this bundle
- * memory   [rows] float32, then [rows, cols] int8_t; malloc'd, taken over, also on failure
+ * tensor   its name is copied, its data is borrowed until the bundle is closed
+ * owned    what holds the data, malloc'd, taken over, also on failure; NULL: somebody else does.
+ *          NULL where a tensor is replaced
  *
- * SPC_EMODEL there is such a scale already; SPC_ENOMEM */
-spc_status spc_bundle_put_int8(spc_bundle *bundle, const char *name, void *memory, spc_error *err);
+ * SPC_ENOMEM: nothing has changed */
+spc_status spc_bundle_put(spc_bundle *bundle, const spc_tensor *tensor, void *owned,
+                          spc_error *err);
 
 /* Bytes of all tensors together. */
 uint64_t spc_bundle_bytes(const spc_bundle *bundle);

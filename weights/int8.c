@@ -4,9 +4,13 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "quant.h"
+
+enum { SCALE_NAME = 256 };
 
 static void row_floats(const spc_tensor *t, int64_t row, float *out)
 {
@@ -65,6 +69,32 @@ static spc_status quantise(const spc_bundle *bundle, const spc_tensor *t, float 
     return SPC_OK;
 }
 
+/* The integers in the place of t, the scales, which own both, beside them. */
+static spc_status put(spc_bundle *bundle, const spc_tensor *t, float *memory, spc_error *err)
+{
+    char name[SCALE_NAME];
+    spc_tensor integers = *t;
+    spc_tensor scale = {name, SPC_DTYPE_F32, 1, {t->shape[0]}, memory, 0};
+    spc_status status;
+
+    (void)snprintf(name, sizeof name, "%s_scale", t->name);
+    scale.bytes = (uint64_t)t->shape[0] * sizeof *memory;
+    integers.dtype = SPC_DTYPE_I8;
+    integers.data = memory + t->shape[0];
+    integers.bytes = (uint64_t)t->shape[0] * (uint64_t)t->shape[1];
+    status = spc_bundle_put(bundle, &scale, memory, err);
+    return status == SPC_OK ? spc_bundle_put(bundle, &integers, NULL, err) : status;
+}
+
+/* Is there a scale beside it, though it needs none? */
+static bool has_scale(const spc_bundle *bundle, const char *name)
+{
+    char full[SCALE_NAME];
+
+    (void)snprintf(full, sizeof full, "%s_scale", name);
+    return spc_bundle_find(bundle, full) != NULL;
+}
+
 spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, spc_error *err)
 {
     const spc_tensor *t = spc_bundle_find(bundle, name);
@@ -75,6 +105,12 @@ spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, spc_error *er
     if (!t || t->rank != 2 ||
         (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_F16 && t->dtype != SPC_DTYPE_BF16)) {
         return SPC_OK;
+    }
+    if (strlen(name) + sizeof "_scale" > SCALE_NAME || has_scale(bundle, name)) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "%s: tensor '%.100s' has a scale already, or too long "
+                             "a name for one",
+                             spc_bundle_where(bundle), name);
     }
     rows = (uint64_t)t->shape[0];
     cols = (uint64_t)t->shape[1]; /* the tensor's own bytes are more: nothing can wrap */
@@ -92,5 +128,5 @@ spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, spc_error *er
         free(memory);
         return status;
     }
-    return spc_bundle_put_int8(bundle, name, memory, err);
+    return put(bundle, t, memory, err);
 }
