@@ -75,9 +75,9 @@ typedef struct {
     int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: on the first rank alone */
     int32_t threads;          /* CPU threads, of all ranks together; 0: one per core */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
-    const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and 32
-                                 bits become 8-bit integers with a scale for each output, in memory
-                                 of the host's own while the engine is open; those that are
+    const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and
+                                 32 bits become 8-bit integers with a scale for each output, in
+                                 memory of the host's own while the engine is open; those that are
                                  quantised already stay as they are */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together.
