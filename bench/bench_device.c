@@ -2,8 +2,8 @@
 /* bench_device.c - forwards on any device, of a checkpoint or of a named shape with random weights,
  * by rows, sequences and context; one JSON line each.
  *
- *     bench_device [--model FOLDER | --shape NAME] [--device NAME] [--batch N] [--context N]
- *                  [--seconds S] [--fast-prefill]
+ *     bench_device [--model FOLDER | --shape NAME] [--weights KIND] [--device NAME] [--batch N]
+ *                  [--context N] [--seconds S] [--fast-prefill]
  *
  * Forwards are sent ten at a time before the device is waited for, as chunks of a prompt are: what
  * is measured is the device, not the way to it.  Beside each stands the rate at which the device
@@ -19,7 +19,7 @@
 enum { ROWS_MOST = 16, TOGETHER = 10, BATCH_MOST = 64, READ_BYTES = 1 << 30 };
 
 typedef struct {
-    const char *model, *shape, *device;
+    const char *model, *shape, *device, *weights;
     int32_t batch, context;
     double seconds;
     bool fast_prefill, help;
@@ -40,11 +40,16 @@ static const char help[] =
     "bench_device: time of forwards by number of rows, JSON lines\n"
     "\n"
     "  --model MODEL    a folder, embedded:verifier (default) or embedded:drafter\n"
-    "  --shape NAME     random bf16 weights in the sizes of llama-1b, llama-3b, llama-8b, "
+    "  --shape NAME     random weights in the sizes of llama-1b, llama-3b, llama-8b, "
     "qwen-0.5b,\n"
     "                   qwen-1.5b, qwen-7b, gemma-2b, gemma-9b; tiny.  They pass through the "
     "host's\n"
     "                   memory\n"
+    "  --weights KIND   of a shape: bf16 (default), f32, f16, f8_e4m3, f8_e5m2, int8, q8_0, q4_0, "
+    "q4_1,\n"
+    "                   q5_0, q5_1, q4_k, q5_k, q6_k, with q8_0 where blocks of 256 do not divide "
+    "the\n"
+    "                   rows; of a checkpoint: int8, or what it holds (default)\n"
     "  --device NAME    auto (default), cpu, cuda, cuda:N\n"
     "  --batch N        sequences (default 1, at most 64), each with that many rows\n"
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
@@ -70,7 +75,11 @@ static bool read_number(const char *text, long least, long most, int32_t *out)
 
 static int read_options(int count, char **arguments, options *o)
 {
-    *o = (options){SPC_EMBEDDED_VERIFIER, NULL, "auto", 1, 32, 1.0, false, false};
+    *o = (options){.model = SPC_EMBEDDED_VERIFIER,
+                   .device = "auto",
+                   .batch = 1,
+                   .context = 32,
+                   .seconds = 1.0};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : NULL;
         char *end;
@@ -87,6 +96,8 @@ static int read_options(int count, char **arguments, options *o)
             o->shape = value;
         } else if (strcmp(name, "--device") == 0) {
             o->device = value;
+        } else if (strcmp(name, "--weights") == 0) {
+            o->weights = value;
         } else if (strcmp(name, "--batch") == 0) {
             if (!read_number(value, 1, BATCH_MOST, &o->batch))
                 return usage("--batch: 1 to 64", NULL);
@@ -149,8 +160,10 @@ static spc_status open_all(state *s, const options *o)
         return spc_error_set(&s->error, SPC_EUSAGE, "--fast-prefill: expected a GPU, found %s",
                              s->ops->device(s->backend));
     }
-    if (status == SPC_OK && o->shape) status = shape_open(o->shape, &s->model, &s->error);
-    if (status == SPC_OK && !o->shape) status = shape_open_model(o->model, &s->model, &s->error);
+    if (status == SPC_OK) {
+        status = o->shape ? shape_open(o->shape, o->weights, &s->model, &s->error)
+                          : shape_open_model(o->model, o->weights, &s->model, &s->error);
+    }
     if (status == SPC_OK && s->model.plan->encoder_ops > 0) {
         return spc_error_set(&s->error, SPC_EUSAGE, "%s: models with an encoder are not measured",
                              o->model);
@@ -192,6 +205,7 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "bench", "device_forward");
     measure_line_text(&line, "model", o->shape ? o->shape : o->model);
     measure_line_text(&line, "weights", o->shape ? "random" : "checkpoint");
+    measure_line_text(&line, "type", o->weights ? o->weights : o->shape ? "bf16" : "as stored");
     measure_line_text(&line, "device", s->ops->device(s->backend));
     measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
     measure_line_integer(&line, "batch", s->batch);

@@ -251,7 +251,8 @@ static int32_t room(const options *o)
 
 static spc_status open_model(const options *o, const char *name, shape_model *m, spc_error *err)
 {
-    spc_status status = o->shapes ? shape_open(name, m, err) : shape_open_model(name, m, err);
+    spc_status status =
+        o->shapes ? shape_open(name, NULL, m, err) : shape_open_model(name, NULL, m, err);
 
     if (status == SPC_OK && m->plan->encoder_ops > 0) {
         return spc_error_set(err, SPC_EUSAGE, "%s: models with an encoder are not measured", name);

@@ -3,12 +3,13 @@
 #include "bench/shape.h"
 
 #include "bench/measure.h"
+#include "bench/shape_weights.h"
 #include "bench/verify_place.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATTERN = 1 << 20, READ_BYTES = 1 << 30 };
+enum { READ_BYTES = 1 << 30 };
 
 /* Sizes of published models; context as far as it is measured. */
 static const struct {
@@ -40,56 +41,15 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 /* ---- random weights ---------------------------------------------------------------------------
  */
 
-/* Header of a safetensors file with every tensor of the plan as bf16; bytes: of their data. */
-static char *shape_header(const spc_plan *plan, size_t *length, size_t *bytes)
-{
-    size_t room = (size_t)plan->weight_count * 256 + 8, used = 0, at = 0;
-    char *text = malloc(room);
-
-    for (int32_t i = 0; text && i < plan->weight_count; i++) {
-        const spc_weight *w = &plan->weight[i];
-        size_t end = at + 2 * (size_t)w->rows * (size_t)(w->cols ? w->cols : 1);
-
-        used += (size_t)snprintf(text + used, room - used,
-                                 "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":", i ? "," : "{", w->name);
-        used += (size_t)snprintf(text + used, room - used,
-                                 w->cols ? "[%d,%d],\"data_offsets\":[%zu,%zu]}"
-                                         : "[%d%.0d],\"data_offsets\":[%zu,%zu]}",
-                                 (int)w->rows, (int)w->cols, at, end);
-        at = end;
-    }
-    if (text) used += (size_t)snprintf(text + used, room - used, "}");
-    while (text && used % 8 != 0) text[used++] = ' ';
-    *length = used;
-    *bytes = at;
-    return text;
-}
-
-/* Numbers of +-2^-7 to +-2^-6, the same megabyte again and again. */
-static void fill(char *data, size_t bytes)
-{
-    uint32_t word = 1;
-
-    for (size_t i = 0; i + 2 <= bytes && i < PATTERN; i += 2) {
-        uint16_t value;
-
-        word = word * 1664525u + 1013904223u;
-        value = (uint16_t)(0x3c00u | (word >> 24 & 0x7fu) | (word >> 16 & 0x8000u));
-        memcpy(data + i, &value, sizeof value);
-    }
-    for (size_t at = PATTERN; at < bytes; at += PATTERN) {
-        memcpy(data + at, data, bytes - at < PATTERN ? bytes - at : PATTERN);
-    }
-}
-
-spc_status shape_open(const char *name, shape_model *m, spc_error *err)
+spc_status shape_open(const char *name, const char *weights, shape_model *m, spc_error *err)
 {
     static const char empty[] = "\x02\0\0\0\0\0\0\0{}";
     spc_blob files[2] = {{"model.safetensors", empty, sizeof empty - 1}, {"config.json", NULL, 0}};
-    char *header = NULL;
-    size_t length = 0, bytes = 0;
+    spc_dtype type = SPC_DTYPE_BF16;
+    spc_status status = shape_weights_type(weights ? weights : "bf16", &type, err);
     int32_t i = 0;
 
+    if (status != SPC_OK) return status;
     while (i < SHAPES && strcmp(shapes[i].name, name) != 0) i++;
     if (i == SHAPES) {
         return spc_error_set(err, SPC_EUSAGE, "unknown shape '%.40s'; there are " SHAPE_NAMES,
@@ -97,36 +57,21 @@ spc_status shape_open(const char *name, shape_model *m, spc_error *err)
     }
     files[1].data = shapes[i].config;
     files[1].bytes = strlen(shapes[i].config);
-
-    spc_status status = spc_bundle_open_memory(name, files, 2, &m->bundle, err);
-
+    status = spc_bundle_open_memory(name, files, 2, &m->bundle, err);
     if (status == SPC_OK) status = spc_config_read(m->bundle, &m->config, err);
     if (status == SPC_OK) status = spc_plan_build(&m->config, name, &m->plan, err);
-    if (status != SPC_OK) return status;
-    header = shape_header(m->plan, &length, &bytes);
-    if (header) m->file = malloc(8 + length + bytes);
-    if (!m->file) {
-        free(header);
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for %zu MiB of weights", name,
-                             bytes >> 20);
-    }
-    for (int k = 0; k < 8; k++) m->file[k] = (char)((uint64_t)length >> (8 * k));
-    memcpy(m->file + 8, header, length);
-    free(header);
-    fill(m->file + 8 + length, bytes);
-    files[0].data = m->file;
-    files[0].bytes = 8 + length + bytes;
-    spc_bundle_close(m->bundle);
-    return spc_bundle_open_memory(name, files, 2, &m->bundle, err);
+    return status == SPC_OK ? shape_weights_put(m->plan, type, m->bundle, &m->file, err) : status;
 }
 
-spc_status shape_open_model(const char *name, shape_model *m, spc_error *err)
+spc_status shape_open_model(const char *name, const char *weights, shape_model *m, spc_error *err)
 {
-    spc_status status = spc_open_bundle(name, &m->bundle, err);
+    spc_model model = {.plan = NULL};
+    spc_status status = spc_open_model(name, &model, err);
 
-    if (status == SPC_OK) status = spc_config_read(m->bundle, &m->config, err);
-    if (status == SPC_OK) status = spc_plan_build(&m->config, name, &m->plan, err);
-    return status;
+    m->bundle = model.bundle;
+    m->plan = model.plan;
+    m->config = model.config;
+    return status == SPC_OK ? spc_change_weights(&model, weights, err) : status;
 }
 
 void shape_close(shape_model *m)

@@ -17,11 +17,13 @@ typedef struct {
     char *file; /* of a shape: what bundle reads */
 } shape_model;
 
-/* bf16 weights of no meaning; they pass through the host's memory.  model holds zeros; close it
- * also when this fails. */
-spc_status shape_open(const char *name, shape_model *model, spc_error *err);
-/* The same of a checkpoint's folder or an embedded model. */
-spc_status shape_open_model(const char *name, shape_model *model, spc_error *err);
+/* Weights of no meaning, of a type that bench/shape_weights.h knows (NULL: bf16); they pass through
+ * the host's memory.  model holds zeros; close it also when this fails. */
+spc_status shape_open(const char *name, const char *weights, shape_model *model, spc_error *err);
+/* The same of a checkpoint's folder or an embedded model; weights as `spc --weights` has them,
+ * NULL: as they are. */
+spc_status shape_open_model(const char *name, const char *weights, shape_model *model,
+                            spc_error *err);
 void shape_close(shape_model *model);
 
 /* GB/s at which the device of a backend reads 1 GiB; 0: it could not be measured, err says why. */

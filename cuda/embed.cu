@@ -3,12 +3,13 @@
  * of some kilobytes. */
 #include "ops.h"
 
-#include "ops.cuh"
+#include "quant.cuh"
 
 int32_t spc_cuda_stride(spc_weight_type type, int32_t cols)
 {
     const int32_t vector = type == SPC_WEIGHT_F32 ? 4 : 8;
 
+    if (is_quantised(type)) return (cols + QUANT_BLOCK - 1) / QUANT_BLOCK;
     return (cols + vector - 1) / vector * vector;
 }
 
@@ -32,6 +33,31 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     }
 }
 
+/* The same of quantised tables: a thread takes 32 columns. */
+template <typename Q>
+static __global__ void __launch_bounds__(OPS_THREADS)
+    embed_quant_kernel(const __grid_constant__ spc_embed_args a)
+{
+    const int64_t row = a.token[blockIdx.x] - a.first;
+    const bool here = row >= 0 && row < a.table.rows;
+    float *out = a.out + (int64_t)blockIdx.x * a.table.cols;
+
+    for (int u = threadIdx.x; u < quant_units(a.table.stride); u += OPS_THREADS) {
+        Q quant;
+
+        if (here) quant.load(a.table, row, u);
+        for (int b = 0; b < QUANT_BLOCKS; b++) {
+            const int32_t column = quant_column(u, b);
+            float part[QUANT_RUN] = {};
+
+            if (here) quant.spread(b, part);
+            for (int i = 0; i < QUANT_RUN && column + i < a.table.cols; i++) {
+                out[column + i] = part[i] * a.scale;
+            }
+        }
+    }
+}
+
 static __global__ void __launch_bounds__(OPS_THREADS)
     gather_kernel(const __grid_constant__ spc_gather_args a)
 {
@@ -48,7 +74,13 @@ cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
     spc_cuda_matrix some = a->table;
 
     if (some.rows == 0) some.rows = 1; /* all of the table is elsewhere */
-    if (!is_matrix(&some) || !a->token || !a->out) return cudaErrorInvalidValue;
+    if (!a->token || !a->out) return cudaErrorInvalidValue;
+    if (is_quant_matrix(&some)) {
+        return with_quant(a->table.type, [=](auto q) {
+            return launch_op(embed_quant_kernel<decltype(q)>, a->rows, *a, stream);
+        });
+    }
+    if (!is_matrix(&some)) return cudaErrorInvalidValue;
     switch (a->table.type) {
     case SPC_WEIGHT_BF16: return launch_op(embed_kernel<weights_bf16>, a->rows, *a, stream);
     case SPC_WEIGHT_F16: return launch_op(embed_kernel<weights_f16>, a->rows, *a, stream);

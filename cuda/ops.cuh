@@ -134,12 +134,29 @@ static inline bool is_matrix(const spc_cuda_matrix *m)
            m->type <= SPC_WEIGHT_F16 && m->stride == spc_cuda_stride(m->type, m->cols);
 }
 
-static inline bool is_linear(const spc_linear_args *a)
+static inline bool is_quantised(spc_weight_type type)
+{
+    return type >= SPC_WEIGHT_Q8_0 && type < SPC_WEIGHT_COUNT;
+}
+
+static inline bool is_quant_matrix(const spc_cuda_matrix *m)
+{
+    if (!is_quantised(m->type) || m->rows < 1 || m->cols < 1) return false;
+
+    const spc_cuda_planes row = spc_cuda_planes_of(m->type, m->cols);
+
+    if (m->type >= SPC_WEIGHT_I8 && (m->scale_stride < 1 || m->scale_col % 8 != 0)) return false;
+    return m->data && m->scale && (m->high || row.high == 0) && (m->step || row.step == 0) &&
+           m->stride == spc_cuda_stride(m->type, m->cols);
+}
+
+static inline bool is_linear(const spc_linear_args *a,
+                             bool (*is_kind)(const spc_cuda_matrix *m) = is_matrix)
 {
     if (!a->in || !a->out || a->rows < 1 || a->parts < 1 || a->parts > SPC_LINEAR_PARTS)
         return false;
     for (int32_t p = 0; p < a->parts; p++) {
-        if (!is_matrix(&a->part[p]) || a->part[p].type != a->part[0].type ||
+        if (!is_kind(&a->part[p]) || a->part[p].type != a->part[0].type ||
             a->part[p].cols != a->part[0].cols) {
             return false;
         }

@@ -20,20 +20,54 @@
 extern "C" {
 #endif
 
-/* Element types of matrices that have kernels. */
-typedef enum { SPC_WEIGHT_F32, SPC_WEIGHT_BF16, SPC_WEIGHT_F16 } spc_weight_type;
+/* Element types of matrices that have kernels; from SPC_WEIGHT_Q8_0 on they are quantised. */
+typedef enum {
+    SPC_WEIGHT_F32,
+    SPC_WEIGHT_BF16,
+    SPC_WEIGHT_F16,
+    SPC_WEIGHT_Q8_0,
+    SPC_WEIGHT_Q4_0,
+    SPC_WEIGHT_Q4_1,
+    SPC_WEIGHT_Q5_0,
+    SPC_WEIGHT_Q5_1,
+    SPC_WEIGHT_Q4_K,
+    SPC_WEIGHT_Q5_K,
+    SPC_WEIGHT_Q6_K,
+    SPC_WEIGHT_I8,      /* signed integers, with scales beside them */
+    SPC_WEIGHT_F8_E4M3, /* 8-bit floats (weights/quant.h), with scales beside them */
+    SPC_WEIGHT_F8_E5M2,
+    SPC_WEIGHT_COUNT
+} spc_weight_type;
 
-/* A matrix [rows, cols] as it lies on the device: 16-byte aligned, and so is every row.  Elements
- * behind a row's end are 0. */
+/* A matrix [rows, cols] as it lies on the device: every array begins at 16 bytes, and so does every
+ * row of data.  Elements behind a row's end are 0.
+ *
+ * Quantised matrices lie in planes, so that a lane reads 16 bytes at once; quant.cuh says what is
+ * in them, spc_cuda_planes_of how long they are. */
 typedef struct {
-    const void *data; /* [rows, stride] */
+    const void *data; /* [rows, stride]; quantised: the low bits of every weight */
     spc_weight_type type;
     int32_t rows, cols;
-    int32_t stride; /* elements; a multiple of 16 bytes, >= cols */
+    int32_t stride; /* elements; a multiple of 16 bytes, >= cols; quantised: blocks of 32 columns */
+    const void *high;  /* Q5_*, Q6_K: the bits beyond 4; others: NULL */
+    const void *scale; /* quantised: scales */
+    const void *step;  /* Q6_K: what the scales of 256 columns are multiplied with; others: NULL */
+    /* I8, F8_*: weight (r, c) is its element times the float
+     * scale[(r + scale_row >> scale_shift) * scale_stride + (c + scale_col) / 128], where
+     * scale_stride 1 means that there is one for all columns; scale_shift is 0, 7 or 31 (one for
+     * all), scale_col a multiple of 8 */
+    int32_t scale_shift, scale_stride, scale_row, scale_col;
 } spc_cuda_matrix;
 
-/* Elements of a row of so many columns: what `stride` must be. */
+/* Elements of a row of so many columns (quantised: blocks): what `stride` must be. */
 int32_t spc_cuda_stride(spc_weight_type type, int32_t cols);
+
+/* Bytes of one row in each plane of a quantised matrix; of I8 and F8_* without their scales. */
+typedef struct {
+    int32_t data, high, scale, step;
+} spc_cuda_planes;
+
+spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols);
 
 /* cudaSuccess where this build has code for the current device. */
 cudaError_t spc_cuda_has_code(void);
@@ -180,6 +214,12 @@ typedef struct {
 
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
+
+/* The same for quantised matrices: every weight becomes the float32 that weights/quant.c makes of
+ * it, to the bit, once for all rows of a strip, and is multiplied with float32 activations.  (The
+ * CPU rounds activations to 8 bits instead and multiplies integers; host/cpu_kernels.h says how far
+ * off that is.) */
+cudaError_t spc_cuda_linear_quant(const spc_linear_args *args, cudaStream_t stream);
 
 /* cuBLAS on one stream. */
 typedef struct spc_cuda_gemm_state *spc_cuda_gemm;

@@ -28,8 +28,9 @@ typedef struct {
     int32_t context; /* tokens per slot */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
-    bool library;    /* GPU: more than 16 rows go through cuBLAS.  Faster; a row's last bits then
-                        depend on how many run together, which they otherwise never do */
+    bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
+                     a row's last bits then depend on how many run together, which they otherwise
+                     never do */
     bool plain;      /* GPU: launch by launch, nothing recorded; to find faults */
 } spc_limits;
 
@@ -153,6 +154,10 @@ typedef struct {
     /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
      * they always are. */
     spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);
+    /* Bytes that load would take for weights, exactly; the errors of tensors that load would
+     * refuse.  NULL: weights stay where they are. */
+    spc_status (*weights)(const spc_backend *backend, const spc_plan *plan,
+                          const spc_bundle *weights, uint64_t *bytes, spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

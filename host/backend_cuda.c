@@ -8,6 +8,7 @@
  * CPU (tests/fibers). */
 #include "backend_cuda.h"
 
+#include "backend_cuda_pack.h"
 #include "backend_cuda_rank.h"
 #include "rope.h"
 
@@ -318,7 +319,9 @@ static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in
             if (op->bias[k] >= 0) a.bias[a.parts] = r->vector[op->bias[k]];
             out += m->rows;
         }
-        if (r->gemm && rows > MOST_OWN_ROWS) {
+        if (spc_cuda_is_quantised(a.part[0].type)) {
+            code = spc_cuda_linear_quant(&a, r->backend->stream);
+        } else if (r->gemm && rows > MOST_OWN_ROWS) {
             code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, r->backend->stream);
         } else {
             code = spc_cuda_linear_row(&a, r->backend->stream);
@@ -626,7 +629,8 @@ static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int3
     .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, \
     .room = spc_cuda_room
 
-const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round};
+const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round,
+                                          .weights = spc_cuda_weights};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
 const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS};

@@ -3,10 +3,12 @@
  *
  *   backend_cuda.c        the device, errors, the interpreter of plans
  *   backend_cuda_graph.c  forwards that come again, recorded
- *   backend_cuda_load.c   memory: what a runner takes, weights on their way to the device
+ *   backend_cuda_load.c   memory: what a runner takes
+ *   backend_cuda_pack.c   quantised rows into the layout of the device
  *   backend_cuda_round.c  drawing and verification
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph
+ *   backend_cuda_weights.c  weights on their way to the device
  *
  * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
  * it.
@@ -238,6 +240,26 @@ size_t spc_cuda_memory(const spc_backend *backend, const spc_plan *plan, const s
 spc_status spc_cuda_load(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
                          const spc_limits *limits, spc_runner **out, spc_error *err);
 void spc_cuda_unload(spc_runner *runner);
+
+/* The verb weights. */
+spc_status spc_cuda_weights(const spc_backend *backend, const spc_plan *plan,
+                            const spc_bundle *weights, uint64_t *bytes, spc_error *err);
+
+/* Check every weight of the plan and cut the matrices out of `base`; NULL only counts.
+ *
+ * bytes   receives what they take */
+spc_status spc_cuda_lay_out_weights(spc_runner *runner, const spc_bundle *bundle, char *base,
+                                    size_t *bytes, spc_error *err);
+/* Weights to where lay_out_weights and lay_out_device have put them. */
+spc_status spc_cuda_send_weights(spc_runner *runner, const spc_bundle *bundle, spc_error *err);
+/* Floats of a weight that is kept as float32 (a vector, or a table by relative position); 0: it is
+ * a matrix. */
+size_t spc_cuda_vector_floats(const spc_weight *w, int32_t context);
+/* Copy, and wait for it. */
+cudaError_t spc_cuda_send_floats(const spc_runner *runner, float *to, const float *from,
+                                 size_t count);
+/* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
+void spc_cuda_cut_head(spc_runner *runner);
 
 /* Most rows that an op runs over: an encoder takes a whole prompt. */
 int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits);

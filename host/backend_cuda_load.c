@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_load.c - what a runner takes on the device, and weights on their way there.
- *
- * Matrices keep their element type; their rows begin at 16 bytes, padded where they must be.
- * Vectors become float32.  Everything is reserved here, in two allocations on the device and one on
- * the host. */
+/* backend_cuda_load.c - what a runner takes on the device: everything is reserved here, in two
+ * allocations there and one on the host.  (backend_cuda_weights.c says what weights take.) */
 #include "backend_cuda.h"
 #include "ranks_round.h"
 #include "rope.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,14 +81,6 @@ static size_t lay_out_host(spc_runner *r, char *base)
     return to.used;
 }
 
-/* Floats of a weight that is kept as float32: a vector, or a table by relative position. */
-static size_t vector_floats(const spc_weight *w, int32_t context)
-{
-    if (w->cols == 0) return (size_t)w->rows;
-    if (w->relative == SPC_RELATIVE_NONE) return 0;
-    return times((size_t)w->cols, 2 * (int64_t)context - 1);
-}
-
 /* Columns of the widest matrix. */
 static int32_t widest(const spc_plan *plan)
 {
@@ -131,7 +119,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
         c->head_dim);
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
-        size_t floats = vector_floats(&plan->weight[i], l->context);
+        size_t floats = spc_cuda_vector_floats(&plan->weight[i], l->context);
         float *vector = floats > 0 ? carve(&to, times(floats, sizeof *vector)) : NULL;
 
         if (base) r->vector[i] = vector;
@@ -214,164 +202,6 @@ size_t spc_cuda_room(const spc_backend *b)
     return cudaMemGetInfo(&room, &total) == cudaSuccess ? room : SIZE_MAX;
 }
 
-/* ---- weights ----------------------------------------------------------------------------------
- */
-
-static spc_status find_weight(const spc_plan *plan, const spc_bundle *bundle, int32_t i,
-                              const spc_tensor **out, spc_error *err)
-{
-    const spc_weight *w = &plan->weight[i];
-    const spc_tensor *t = spc_bundle_find(bundle, w->name);
-    const char *where = spc_bundle_where(bundle);
-    int32_t rank = w->cols > 0 ? 2 : 1;
-
-    *out = t;
-    if (!t) {
-        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
-                             where, w->name);
-    }
-    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
-        return spc_error_set(
-            err, SPC_ESHAPE,
-            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
-            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
-            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
-    }
-    if (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_BF16 && t->dtype != SPC_DTYPE_F16) {
-        return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: type %s has no kernel on the GPU; supported: F32, BF16, F16; "
-                             "or --device cpu",
-                             where, w->name, spc_dtype_name(t->dtype));
-    }
-    return SPC_OK;
-}
-
-static spc_weight_type type_of(const spc_tensor *t)
-{
-    if (t->dtype == SPC_DTYPE_F32) return SPC_WEIGHT_F32;
-    return t->dtype == SPC_DTYPE_BF16 ? SPC_WEIGHT_BF16 : SPC_WEIGHT_F16;
-}
-
-static bool is_matrix(const spc_weight *w)
-{
-    return w->cols > 0 && w->relative == SPC_RELATIVE_NONE;
-}
-
-/* Cut the matrices out of the weights' memory; base NULL counts. */
-static spc_status lay_out_weights(spc_runner *r, const spc_bundle *bundle, char *base,
-                                  size_t *bytes, spc_error *err)
-{
-    carver to = {base, 0};
-
-    for (int32_t i = 0; i < r->plan->weight_count; i++) {
-        const spc_weight *w = &r->plan->weight[i];
-        const spc_tensor *t;
-        spc_status status = find_weight(r->plan, bundle, i, &t, err);
-
-        if (status != SPC_OK) return status;
-        if (!is_matrix(w)) continue;
-        spc_cuda_matrix m = {NULL, type_of(t), w->rows, w->cols,
-                             spc_cuda_stride(type_of(t), w->cols)};
-
-        m.data = carve(&to, times((size_t)m.stride * spc_dtype_bytes(t->dtype), m.rows));
-        r->matrix[i] = m;
-    }
-    *bytes = to.used;
-    return SPC_OK;
-}
-
-static float element(const spc_tensor *t, int64_t i)
-{
-    spc_logits_type type = t->dtype == SPC_DTYPE_F32    ? SPC_LOGITS_F32
-                           : t->dtype == SPC_DTYPE_BF16 ? SPC_LOGITS_BF16
-                                                        : SPC_LOGITS_F16;
-
-    return spc_logit((spc_logits){t->data, (int32_t)type}, i);
-}
-
-/* What a weight is as float32: itself plus `plus`, or its table by the key's offset from the query
- * plus context - 1. */
-static void fill_vector(const spc_runner *r, const spc_weight *w, const spc_tensor *t, float *out)
-{
-    int32_t context = r->limits.context;
-
-    for (int32_t k = 0; w->cols == 0 && k < w->rows; k++) out[k] = element(t, w->row + k) + w->plus;
-    for (int32_t h = 0; h < w->cols; h++) {
-        for (int32_t offset = 1 - context; offset < context; offset++) {
-            int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
-
-            *out++ = element(t, (int64_t)bucket * w->of_cols + w->col + h);
-        }
-    }
-}
-
-static cudaError_t send_floats(const spc_runner *r, float *to, const float *from, size_t count)
-{
-    cudaError_t code =
-        cudaMemcpyAsync(to, from, count * sizeof *to, cudaMemcpyHostToDevice, r->backend->stream);
-
-    return code == cudaSuccess ? cudaStreamSynchronize(r->backend->stream) : code;
-}
-
-static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
-{
-    const spc_weight *w = &r->plan->weight[i];
-    const spc_tensor *t = spc_bundle_find(bundle, w->name);
-    const spc_cuda_matrix *m = &r->matrix[i];
-    size_t floats = vector_floats(w, r->limits.context), row, pitch, whole;
-    float *vector;
-    cudaError_t code;
-
-    if (is_matrix(w)) {
-        row = (size_t)m->cols * spc_dtype_bytes(t->dtype);
-        pitch = (size_t)m->stride * spc_dtype_bytes(t->dtype);
-        whole = (size_t)w->of_cols * spc_dtype_bytes(t->dtype);
-        if (m->rows == 0) return SPC_OK; /* of another rank */
-        code = cudaMemcpy2D((void *)(uintptr_t)m->data, pitch,
-                            (const char *)t->data + (size_t)w->row * whole +
-                                (size_t)w->col * spc_dtype_bytes(t->dtype),
-                            whole, row, (size_t)m->rows, cudaMemcpyHostToDevice);
-        return spc_cuda_check(r->backend, code, w->name, err);
-    }
-    vector = malloc(times(sizeof *vector, (int64_t)floats));
-    if (!vector) {
-        return spc_error_set(err, SPC_ENOMEM, "%s: %s: no memory for %zu values",
-                             spc_bundle_where(bundle), w->name, floats);
-    }
-    fill_vector(r, w, t, vector);
-    code = send_floats(r, r->vector[i], vector, floats);
-    free(vector);
-    return spc_cuda_check(r->backend, code, w->name, err);
-}
-
-static spc_status send_angles(spc_runner *r, spc_error *err)
-{
-    const spc_config *c = &r->plan->config;
-    size_t count = (size_t)r->limits.context * (size_t)(c->head_dim / 2);
-    float *angles = malloc(2 * count * sizeof *angles);
-    cudaError_t code = cudaSuccess;
-
-    if (!angles) return spc_error_set(err, SPC_ENOMEM, "no memory for rotary angles");
-    for (int32_t k = 0; k < spc_rope_kinds(c) && code == cudaSuccess; k++) {
-        spc_rope_angles(c, k, r->limits.context, angles, angles + count);
-        code = send_floats(r, r->cosine[k], angles, count);
-        if (code == cudaSuccess) code = send_floats(r, r->sine[k], angles + count, count);
-    }
-    free(angles);
-    return spc_cuda_check(r->backend, code, "rotary angles", err);
-}
-
-/* The head scores the ids that are wanted; rows of the padding behind them are left alone. */
-static void cut_head(spc_runner *r)
-{
-    for (int32_t i = 0; i < r->plan->op_count; i++) {
-        const spc_op *op = &r->plan->op[i];
-
-        if (op->kind == SPC_OP_HEAD) r->matrix[op->weight[0]].rows = r->width;
-    }
-}
-
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -390,7 +220,7 @@ static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, s
 static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)
 {
     size_t weights = 0, arena = lay_out_device(r, NULL), room = 0, total = 0;
-    spc_status status = lay_out_weights(r, bundle, NULL, &weights, err);
+    spc_status status = spc_cuda_lay_out_weights(r, bundle, NULL, &weights, err);
 
     if (status == SPC_OK) {
         status = spc_cuda_check(r->backend, cudaMemGetInfo(&room, &total), "memory", err);
@@ -418,26 +248,30 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
                                 "cuBLAS", err);
     }
     if (status != SPC_OK) return status;
-    return lay_out_weights(r, bundle, r->weights, &weights, err);
+    return spc_cuda_lay_out_weights(r, bundle, r->weights, &weights, err);
+}
+
+static spc_status send_angles(spc_runner *r, spc_error *err)
+{
+    const spc_config *c = &r->plan->config;
+    size_t count = (size_t)r->limits.context * (size_t)(c->head_dim / 2);
+    float *angles = malloc(2 * count * sizeof *angles);
+    cudaError_t code = cudaSuccess;
+
+    if (!angles) return spc_error_set(err, SPC_ENOMEM, "no memory for rotary angles");
+    for (int32_t k = 0; k < spc_rope_kinds(c) && code == cudaSuccess; k++) {
+        spc_rope_angles(c, k, r->limits.context, angles, angles + count);
+        code = spc_cuda_send_floats(r, r->cosine[k], angles, count);
+        if (code == cudaSuccess) code = spc_cuda_send_floats(r, r->sine[k], angles + count, count);
+    }
+    free(angles);
+    return spc_cuda_check(r->backend, code, "rotary angles", err);
 }
 
 static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *err)
 {
-    spc_status status = SPC_OK;
+    spc_status status = spc_cuda_send_weights(r, bundle, err);
 
-    for (int32_t i = 0; i < r->plan->weight_count; i++) {
-        const spc_cuda_matrix *m = &r->matrix[i];
-
-        if (is_matrix(&r->plan->weight[i]) && m->stride > m->cols && m->rows > 0 &&
-            status == SPC_OK) {
-            size_t bytes = (size_t)m->stride * (m->type == SPC_WEIGHT_F32 ? 4 : 2);
-
-            status = spc_cuda_check(
-                r->backend, cudaMemset((void *)(uintptr_t)m->data, 0, bytes * (size_t)m->rows),
-                "padding", err);
-        }
-        if (status == SPC_OK) status = send_weight(r, bundle, i, err);
-    }
     if (status == SPC_OK) status = send_angles(r, err);
     if (status == SPC_OK) {
         status =
@@ -526,7 +360,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
         spc_cuda_unload(r);
         return status;
     }
-    cut_head(r);
+    spc_cuda_cut_head(r);
     *out = r;
     return SPC_OK;
 }

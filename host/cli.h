@@ -111,6 +111,9 @@ bool spc_cli_flush(void);
 int spc_cli_finish(int code);
 
 /* Help of --device. */
+#define SPC_CLI_WEIGHTS                                                          \
+    "int8: matrices of 16 and 32 bits as 8-bit integers with a scale for each\n" \
+    "output; those of the checkpoint unless given"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit code after Ctrl-C, as shells have it. */

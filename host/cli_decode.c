@@ -126,6 +126,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.drafter_tp = decode->drafter_tp;
     o.threads = decode->threads;
     o.isa = decode->isa;
+    o.weights = decode->weights;
     o.fast_prefill = decode->fast_prefill;
     o.plain_launches = decode->plain_launches;
     o.overlap = (spc_overlap_mode)decode->overlap;

@@ -12,7 +12,7 @@
 
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
-    const char *verifier, *drafter, *rule, *device, *isa, *points;
+    const char *verifier, *drafter, *rule, *device, *isa, *points, *weights;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
@@ -110,10 +110,12 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
                            "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
                            isa, 0, 0),                                                             \
-        SPC_CLI_DECODE_ROW(args, "fast-prefill", NULL,                                             \
-                           "GPU: prompts and large batches by cuBLAS; results may then depend\n"   \
-                           "on the batch",                                                         \
-                           FLAG, fast_prefill, 0, 0),                                              \
+        SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "fast-prefill", NULL,                                                            \
+            "GPU: prompts and large batches by cuBLAS (but for quantised weights);\n"              \
+            "results may then depend on the batch",                                                \
+            FLAG, fast_prefill, 0, 0),                                                             \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "plain-launches", NULL,                                                          \
             "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \

@@ -18,7 +18,7 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    const char *device;
+    const char *device, *weights;
     int32_t context, batch;
     bool plan, json;
 } info_args;
@@ -32,6 +32,7 @@ static const spc_cli_option info_options[] = {
      "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
      "unless given",
      SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
+    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
     {"json", NULL, "the same as one JSON object", SPC_CLI_FLAG, offsetof(info_args, json), 0, 0},
@@ -53,8 +54,10 @@ typedef struct {
 
 typedef struct {
     char device[DEVICE_NAME];
+    uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
     size_t room;            /* free on the device, where that is known; 0 otherwise */
+    spc_error trouble;      /* why weights cannot be loaded there; "" */
 } memory_use;
 
 typedef struct {
@@ -93,6 +96,10 @@ static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, 
     size_t all = ops->memory(backend, m->model.plan, &limits);
 
     (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
+    out->weights = m->weight_bytes;
+    if (ops->weights) { /* what it will not take is told of: other devices may */
+        (void)ops->weights(backend, m->model.plan, m->model.bundle, &out->weights, &out->trouble);
+    }
     if (ops->room) out->room = ops->room(backend);
     ops->close(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
@@ -157,6 +164,7 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
 {
     spc_status status = spc_open_model(name, &m->model, err);
 
+    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, err);
     if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
@@ -209,10 +217,14 @@ static void print_memory(const info_args *a, const model_info *m)
 
         spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s:\n", (int)a->batch,
                       a->batch > 1 ? "s" : "", (int)m->context, use->device);
-        print_size("weights", m->weight_bytes);
+        if (use->trouble.message[0]) {
+            spc_cli_print("%-18scannot be loaded: %s\n", "weights", use->trouble.message);
+            continue;
+        }
+        print_size("weights", use->weights);
         print_size("KV cache", use->kv);
         print_size("workspace", use->workspace);
-        print_size("together", m->weight_bytes + use->kv + use->workspace);
+        print_size("together", use->weights + use->kv + use->workspace);
         if (use->room > 0) print_size("free", use->room);
     }
 }
@@ -289,9 +301,10 @@ static json_t *memory_json(const info_args *a, const model_info *m)
 
     for (int32_t i = 0; i < m->devices; i++) {
         const memory_use *use = &m->memory[i];
-        json_t *item = json_pack("{s:s, s:I, s:I, s:I}", "device", use->device, "weight_bytes",
-                                 (json_int_t)m->weight_bytes, "kv_bytes", (json_int_t)use->kv,
-                                 "workspace_bytes", (json_int_t)use->workspace);
+        json_t *item = json_pack("{s:s, s:I, s:I, s:I, s:s*}", "device", use->device,
+                                 "weight_bytes", (json_int_t)use->weights, "kv_bytes",
+                                 (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
+                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);
@@ -385,7 +398,7 @@ const spc_cli_command spc_cli_info = {
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *model, *source, *ids, *output, *device, *isa;
+    const char *model, *source, *ids, *output, *device, *isa, *weights;
     int32_t threads;
 } logits_args;
 
@@ -401,6 +414,7 @@ static const spc_cli_option logits_options[] = {
      SPC_TEAM_MAX},
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(logits_args, isa), 0, 0},
+    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
 };
 
 static void logits_init(void *args)
@@ -498,6 +512,7 @@ static spc_status compute_logits(const logits_args *a, const int32_t *source, in
     o.device = a->device;
     o.threads = a->threads;
     o.isa = a->isa;
+    o.weights = a->weights;
     o.progress = spc_cli_loading;
 
     spc_status status = spc_engine_open(&o, &engine, err);

@@ -13,7 +13,7 @@
 
 #include "weights/config.h"
 
-/* What the entries of a matrix of 8-bit floats are multiplied with: entry (r, c) with
+/* What the entries of a matrix of 8-bit floats or integers are multiplied with: entry (r, c) with
  * value[(r + row) / rows * stride + (c + col) / cols]. */
 typedef struct {
     const float *value;
@@ -25,9 +25,9 @@ typedef struct {
 /* A matrix [rows, cols] as it lies in the checkpoint. */
 typedef struct {
     const void *data;
-    spc_dtype dtype; /* F32, BF16, F16; 8-bit floats; or of blocks */
+    spc_dtype dtype; /* F32, BF16, F16; 8-bit floats, I8; or of blocks */
     int32_t rows, cols;
-    spc_scale scale; /* 8-bit floats */
+    spc_scale scale; /* 8-bit floats, I8 */
 } spc_matrix;
 
 /* Rows of activations as quantised matrices take them (cpu_quant_body.h says how).  The error

@@ -8,6 +8,7 @@
  *   lanes_load(const float *)    16 floats
  *   lanes_f16, lanes_bf16        the same from 16 halves (const uint16_t *)
  *   lanes_f8(dtype, const uint8_t *)  the same from 16 8-bit floats, of E4M3 over SPC_E4M3_UNIT
+ *   lanes_i8(const int8_t *)     the same from 16 signed bytes
  *   lanes_store(float *, lanes)
  *   lanes_fma(a, b, c)           a b + c
  *   lanes_sum(lanes)             fold by halving
@@ -39,6 +40,7 @@ ALWAYS_INLINE lanes weights_at(const void *data, spc_dtype dtype, int64_t i)
     case SPC_DTYPE_F16: return lanes_f16((const uint16_t *)data + i);
     case SPC_DTYPE_F8_E4M3:
     case SPC_DTYPE_F8_E5M2: return lanes_f8(dtype, (const uint8_t *)data + i);
+    case SPC_DTYPE_I8: return lanes_i8((const int8_t *)data + i);
     default: return lanes_load((const float *)data + i);
     }
 }
@@ -48,7 +50,7 @@ ALWAYS_INLINE lanes weights_tail(const void *data, spc_dtype dtype, int64_t i, i
     uint16_t part[16] = {0};
     uint8_t bytes[16] = {0};
 
-    if (spc_dtype_is_f8(dtype)) {
+    if (spc_dtype_is_scaled(dtype)) {
         memcpy(bytes, (const uint8_t *)data + i, (size_t)count);
         return weights_at(bytes, dtype, 0);
     }
@@ -59,7 +61,7 @@ ALWAYS_INLINE lanes weights_tail(const void *data, spc_dtype dtype, int64_t i, i
 
 ALWAYS_INLINE int32_t bytes_of(spc_dtype dtype)
 {
-    return dtype == SPC_DTYPE_F32 ? 4 : spc_dtype_is_f8(dtype) ? 1 : 2;
+    return dtype == SPC_DTYPE_F32 ? 4 : spc_dtype_is_scaled(dtype) ? 1 : 2;
 }
 
 /* The factors of rows first .. first + outs - 1 in one block of columns. */
@@ -79,7 +81,7 @@ ALWAYS_INLINE void factors_at(const spc_matrix *m, spc_dtype dtype, int64_t firs
 /* Weights of row first + o; 8-bit ones as they are after scaling. */
 ALWAYS_INLINE lanes scaled(spc_dtype dtype, lanes weights, const lanes *factor)
 {
-    return spc_dtype_is_f8(dtype) ? lanes_fma(weights, *factor, lanes_zero()) : weights;
+    return spc_dtype_is_scaled(dtype) ? lanes_fma(weights, *factor, lanes_zero()) : weights;
 }
 
 /* Ask for the weights that the tile after the next will read.  A tile's rows are short streams that
@@ -109,11 +111,11 @@ ALWAYS_INLINE void tile(const spc_matrix *m, spc_dtype dtype, int64_t first, int
 #pragma GCC unroll 16
         for (int32_t r = 0; r < rows; r++) sum[o][r] = lanes_zero();
     }
-    if (spc_dtype_is_f8(dtype)) block = m->scale.col / m->scale.cols;
+    if (spc_dtype_is_scaled(dtype)) block = m->scale.col / m->scale.cols;
     for (; c + 16 <= cols; c += 16) {
         lanes w[BLOCK_WIDE];
 
-        if (spc_dtype_is_f8(dtype) && c >= next) {
+        if (spc_dtype_is_scaled(dtype) && c >= next) {
             factors_at(m, dtype, first, outs, block++, factor);
             next = (int64_t)block * m->scale.cols - m->scale.col;
         }
@@ -132,7 +134,7 @@ ALWAYS_INLINE void tile(const spc_matrix *m, spc_dtype dtype, int64_t first, int
         }
     }
     if (c < cols) {
-        if (spc_dtype_is_f8(dtype) && c >= next) {
+        if (spc_dtype_is_scaled(dtype) && c >= next) {
             factors_at(m, dtype, first, outs, block, factor);
         }
 #pragma GCC unroll 16
@@ -210,6 +212,7 @@ static void linear(const spc_matrix *m, int32_t from, int32_t to, const float *i
     case SPC_DTYPE_F16: linear_of(m, SPC_DTYPE_F16, from, to, in, rows, out, at); break;
     case SPC_DTYPE_F8_E4M3: linear_of(m, SPC_DTYPE_F8_E4M3, from, to, in, rows, out, at); break;
     case SPC_DTYPE_F8_E5M2: linear_of(m, SPC_DTYPE_F8_E5M2, from, to, in, rows, out, at); break;
+    case SPC_DTYPE_I8: linear_of(m, SPC_DTYPE_I8, from, to, in, rows, out, at); break;
     default: linear_of(m, SPC_DTYPE_F32, from, to, in, rows, out, at); break;
     }
 }

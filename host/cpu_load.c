@@ -177,12 +177,16 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
             where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
             t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
     }
-    if (!spc_dtype_is_float(t->dtype) ||
+    bool matrix = rank == 2 && w->relative == SPC_RELATIVE_NONE;
+
+    if (!(spc_dtype_is_float(t->dtype) || (matrix && t->dtype == SPC_DTYPE_I8)) ||
         (w->relative != SPC_RELATIVE_NONE && spc_dtype_elements(t->dtype) > 1)) {
-        return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, "
-                             "F16, F8_E4M3, F8_E5M2 and the quantised types of GGUF",
-                             where, w->name, spc_dtype_name(t->dtype));
+        return spc_error_set(
+            err, SPC_ESHAPE,
+            "%s: %s: type %s has no kernel on the CPU; supported: F32, BF16, "
+            "F16, F8_E4M3, F8_E5M2, and for matrices I8 and the quantised types of "
+            "GGUF",
+            where, w->name, spc_dtype_name(t->dtype));
     }
     size_t row = (size_t)(rank == 2 ? w->of_cols : 1) / spc_dtype_elements(t->dtype) *
                  spc_dtype_bytes(t->dtype);
@@ -193,7 +197,7 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
         spread_relative(r, w, t, r->vector[i]);
         return SPC_OK;
     }
-    if (rank == 2 && spc_dtype_is_f8(t->dtype)) {
+    if (rank == 2 && spc_dtype_is_scaled(t->dtype)) {
         spc_status status = spc_cpu_bind_scale(bundle, w, t, r->plan->config.scaled, &r->matrix[i],
                                                &r->scale[i], err);
 

@@ -21,7 +21,6 @@
  *   lanes_pick(v, g)             lane l becomes lane 4 g + l / 4 of v; g is a constant
  *   lanes_u8(uint64_t)           8 bytes in lanes 0 .. 7, zeros behind them
  *   lanes_u8_twice(uint64_t)     8 bytes, each in two lanes
- *   lanes_i8(const int8_t *)     16 signed bytes
  *   quads                        64 bytes
  *   quads_load(a, b)             32 bytes from a, 32 from b
  *   quads_twice(a, b)            16 bytes from a twice, 16 bytes from b twice

@@ -34,9 +34,9 @@ struct spc_runner {
     float *sine[2];     /* the same */
     float *scores;      /* [threads, context] */
     spc_q8 quantised;   /* input of a linear op with quantised matrices */
-    float **scale;      /* [weights] of matrices of 8-bit floats, as float32; NULL for others */
-    void **part;        /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
-                           each other in the checkpoint; NULL: read where it is mapped */
+    float **scale; /* [weights] of matrices of 8-bit floats and I8, as float32; NULL for others */
+    void **part;   /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
+                      each other in the checkpoint; NULL: read where it is mapped */
 
     /* plans with an encoder */
     float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */

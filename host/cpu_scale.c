@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpu_scale.c - the scales that lie beside matrices of 8-bit floats. */
+/* cpu_scale.c - the scales that lie beside matrices of 8-bit floats and integers. */
 #include "cpu_scale.h"
 
 #include "weights/quant.h"
@@ -9,6 +9,20 @@
 #include <stdlib.h>
 
 enum { BLOCK = 128, NAME = SPC_PLAN_NAME + 16 };
+
+/* Integers that do not stand around 0 are not read. */
+static spc_status check_zero(const spc_bundle *bundle, const spc_weight *w, const spc_tensor *t,
+                             spc_error *err)
+{
+    char name[NAME];
+
+    (void)snprintf(name, sizeof name, "%s_zero_point", w->name);
+    if (t->dtype != SPC_DTYPE_I8 || !spc_bundle_find(bundle, name)) return SPC_OK;
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "%s: %s: integers with a zero point are not supported, only symmetric "
+                         "ones",
+                         spc_bundle_where(bundle), name);
+}
 
 static const spc_tensor *find_scale(const spc_bundle *bundle, const char *weight)
 {
@@ -54,11 +68,13 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
     spc_scale s = {.row = w->row, .col = w->col};
     int64_t count = 1;
 
-    if (!found && scaled) {
+    if (check_zero(bundle, w, t, err) != SPC_OK) return SPC_EUNSUPPORTED;
+    if (!found && (scaled || t->dtype == SPC_DTYPE_I8)) {
         return spc_error_set(err, SPC_ESHAPE,
-                             "%s: %s: expected a tensor %s_scale_inv or %s_scale beside it "
-                             "(quantization_config in config.json), found neither",
-                             where, w->name, w->name, w->name);
+                             "%s: %s: expected a tensor %s_scale_inv or %s_scale beside it (%s), "
+                             "found neither",
+                             where, w->name, w->name, w->name,
+                             scaled ? "quantization_config in config.json" : "its type is I8");
     }
     if (!shape_of(scale, t, &s) || !spc_dtype_is_float(scale->dtype) ||
         spc_dtype_elements(scale->dtype) > 1) {
@@ -72,7 +88,7 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
     }
     if (w->col % 16 != 0) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "%s: %s: a rank's part begins at input %d; 8-bit floats are cut at "
+                             "%s: %s: a rank's part begins at input %d; 8-bit types are cut at "
                              "multiples of 16: take fewer ranks",
                              where, w->name, (int)w->col);
     }

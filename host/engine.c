@@ -12,6 +12,7 @@
 #include "session.h"
 
 #include "weights/demo/demo.h"
+#include "weights/int8.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -60,6 +61,23 @@ spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
     return spc_plan_build(&model->config, name, &model->plan, err);
 }
 
+spc_status spc_change_weights(spc_model *model, const char *weights, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    if (!weights) return SPC_OK;
+    if (strcmp(weights, "int8") != 0) {
+        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
+    }
+    for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
+        const spc_weight *w = &model->plan->weight[i];
+
+        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
+        status = spc_int8_quantise(model->bundle, w->name, err);
+    }
+    return status;
+}
+
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
 {
     const char *where = spc_bundle_where(model->bundle), *json;
@@ -91,21 +109,31 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
 }
 
 /* Bytes of a model on the device; 0: there is none. */
-static uint64_t model_bytes(const spc_engine *engine, const spc_model *model,
-                            const spc_limits *limits)
+static spc_status model_bytes(const spc_engine *engine, const spc_model *model,
+                              const spc_limits *limits, uint64_t *bytes, spc_error *err)
 {
-    if (!model->plan) return 0;
-    return spc_bundle_bytes(model->bundle) +
-           engine->ops->memory(engine->backend, model->plan, limits);
+    spc_status status = SPC_OK;
+
+    *bytes = 0;
+    if (!model->plan) return SPC_OK;
+    *bytes = spc_bundle_bytes(model->bundle);
+    if (engine->ops->weights) {
+        status = engine->ops->weights(engine->backend, model->plan, model->bundle, bytes, err);
+    }
+    *bytes += engine->ops->memory(engine->backend, model->plan, limits);
+    return status;
 }
 
 /* Do both models fit?  Told before any weight moves. */
 static spc_status check_room(const spc_engine *engine, const spc_limits *limits, spc_error *err)
 {
-    uint64_t verifier = model_bytes(engine, &engine->verifier, limits);
-    uint64_t drafter = model_bytes(engine, &engine->drafter, limits), room;
+    uint64_t verifier, drafter = 0, room;
+    spc_status status;
 
     if (!engine->ops->room) return SPC_OK;
+    status = model_bytes(engine, &engine->verifier, limits, &verifier, err);
+    if (status == SPC_OK) status = model_bytes(engine, &engine->drafter, limits, &drafter, err);
+    if (status != SPC_OK) return status;
     room = engine->ops->room(engine->backend);
     if (drafter <= room && verifier <= room - drafter) return SPC_OK;
     return spc_error_set(
@@ -427,8 +455,11 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     limits.plain = engine->composed = options->plain_launches;
     engine->overlap.mode = options->overlap;
     status = check_gpu_options(engine, options, err);
-    if (status != SPC_OK) goto fail;
-    status = check_room(engine, &limits, err);
+    if (status == SPC_OK) status = spc_change_weights(&engine->verifier, options->weights, err);
+    if (status == SPC_OK && engine->drafter.plan) {
+        status = spc_change_weights(&engine->drafter, options->weights, err);
+    }
+    if (status == SPC_OK) status = check_room(engine, &limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
     status = load_model(engine, &engine->verifier, &limits, err);

@@ -97,7 +97,8 @@ static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows
         memcpy(data + (size_t)r * pitch, copy + (size_t)r * row_bytes, row_bytes);
     }
     *packed = (spc_matrix){copy, dtype_of[type], rows, cols, {0}};
-    return (spc_cuda_matrix){data, type, rows, cols, stride};
+    return (spc_cuda_matrix){
+        .data = data, .type = type, .rows = rows, .cols = cols, .stride = stride};
 }
 
 static void free_matrix(spc_cuda_matrix *m, spc_matrix *packed)
@@ -709,7 +710,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     static float x[64];
     static int32_t zero[4];
     static spc_attend_tile tile = {0, 1};
-    spc_cuda_matrix m = {x, SPC_WEIGHT_F32, 4, 6, 8};
+    spc_cuda_matrix m = {.data = x, .type = SPC_WEIGHT_F32, .rows = 4, .cols = 6, .stride = 8};
     spc_linear_args linear = {.part = {m}, .in = x, .out = x, .parts = 1, .rows = 1, .width = 4};
     spc_embed_args embed = {m, zero, x, 1, 1, 0};
     spc_rope_args rope = {.qkv = x,
@@ -743,7 +744,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     linear.part[0].stride = 8;
     linear.rows = 0;
     cr_expect_eq(spc_cuda_linear_row(&linear, NULL), cudaErrorInvalidValue);
-    embed.table.type = (spc_weight_type)3;
+    embed.table.type = SPC_WEIGHT_COUNT;
     cr_expect_eq(spc_cuda_embed(&embed, NULL), cudaErrorInvalidValue);
     cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "an odd head");
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "a head too large");

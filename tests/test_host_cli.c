@@ -53,6 +53,7 @@ static const struct {
       "rank-timeout",
       "threads",
       "isa",
+      "weights",
       "!fast-prefill",
       "overlap",
       "!plain-launches",
@@ -62,8 +63,8 @@ static const struct {
       "!stream",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
-    {"info", {"context", "batch", "device", "!plan", "!json"}},
-    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa"}},
+    {"info", {"context", "batch", "device", "weights", "!plan", "!json"}},
+    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa", "weights"}},
     {"tokenize", {"!special", "!decode"}},
 };
 

@@ -381,6 +381,22 @@ Test(host_cli_info, element_types_are_counted_apart)
     folder_close(&f);
 }
 
+Test(host_cli_info, weights_are_told_of_as_they_would_be_loaded)
+{
+    const char *unknown[] = {"run", "--weights", "int9", "text", NULL};
+    spawn_result r = SPAWN(NULL, "info", "--weights", "int8", "--device", "cpu", TINY);
+    spawn_result plain = SPAWN(NULL, "info", "--device", "cpu", TINY);
+
+    cr_expect_eq(r.code, 0, "%s", r.err);
+    cr_expect(strstr(r.out, "I8: ") && !strstr(plain.out, "I8: "), "%s", r.out);
+    cr_expect(strstr(r.out, "\nweights ") &&
+                  strcmp(strstr(r.out, "\nweights "), strstr(plain.out, "\nweights ")) != 0,
+              "%s", r.out);
+    spawn_free(&r);
+    spawn_free(&plain);
+    expect_failure(unknown, &(const spawn_options){.in = NULL}, 2, "expected int8, found 'int9'");
+}
+
 Test(host_cli_info, a_plan_is_one_line_per_op)
 {
     static const size_t ops[] = {69, 25, 36}; /* an embedding, 11 per layer, a norm, the head */

@@ -365,6 +365,18 @@ static void expect_quantised(const char *value, spc_status want, const char *sai
     free(text);
 }
 
+/* compressed-tensors whose one group has such weights. */
+static void expect_integers(const char *weights, spc_status want)
+{
+    char text[256];
+
+    (void)snprintf(text, sizeof text,
+                   "{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\","
+                   " \"config_groups\": {\"group_7\": {\"weights\": %s}}}",
+                   weights);
+    expect_quantised(text, want, want == SPC_OK ? "" : "'group_7'");
+}
+
 Test(weights_config, quantised_checkpoints_are_known_or_refused)
 {
     expect_quantised("{\"quant_method\": \"fp8\", \"weight_block_size\": [128, 128]}", SPC_OK, "");
@@ -375,6 +387,22 @@ Test(weights_config, quantised_checkpoints_are_known_or_refused)
                      "[128, 128]");
     expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}",
                      SPC_EUNSUPPORTED, "pack-quantized");
+    expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\"}",
+                     SPC_EMODEL, "config_groups");
+    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"symmetric\": true,"
+                    " \"strategy\": \"channel\"}",
+                    SPC_OK);
+    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"strategy\": \"tensor\"}", SPC_OK);
+    expect_integers("{\"num_bits\": 4, \"type\": \"int\", \"strategy\": \"channel\"}",
+                    SPC_EUNSUPPORTED);
+    expect_integers("{\"num_bits\": 8, \"type\": \"float\", \"strategy\": \"channel\"}",
+                    SPC_EUNSUPPORTED);
+    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"symmetric\": false,"
+                    " \"strategy\": \"channel\"}",
+                    SPC_EUNSUPPORTED);
+    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"strategy\": \"group\"}",
+                    SPC_EUNSUPPORTED);
+    expect_integers("null", SPC_EUNSUPPORTED);
     expect_quantised("{\"quant_method\": \"gptq\", \"bits\": 4}", SPC_EUNSUPPORTED, "'gptq'");
     expect_quantised("{}", SPC_EUNSUPPORTED, "none named");
     expect_quantised("3", SPC_EMODEL, "quantization_config");

@@ -4,6 +4,7 @@
 
 #include "gguf_model.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -333,6 +334,24 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
                              b->list.tensor[i].name);
     }
     return SPC_OK;
+}
+
+spc_status spc_bundle_put(spc_bundle *b, const spc_tensor *tensor, void *owned, spc_error *err)
+{
+    spc_tensor *there = (spc_tensor *)(uintptr_t)spc_bundle_find(b, tensor->name);
+
+    assert(!there || !owned);
+    if (there) {
+        const char *name = there->name;
+
+        b->bytes += tensor->bytes - there->bytes;
+        *there = *tensor;
+        there->name = name;
+        return SPC_OK;
+    }
+    if (!spc_tensor_list_add(&b->list, tensor, owned)) return no_memory(b->where, err);
+    b->bytes = 0;
+    return sort_tensors(b, err);
 }
 
 static spc_status read_weights(spc_bundle *b, spc_error *err)

@@ -57,6 +57,17 @@ const spc_tensor *spc_bundle_tensor(const spc_bundle *bundle, int32_t i);
 /* The tensor of that name, or NULL. */
 const spc_tensor *spc_bundle_find(const spc_bundle *bundle, const char *name);
 
+/* Put a tensor in the place of the one of its name, or beside the others where there is none.  Ends
+ * the views that were had of tensors (not of their names and data).
+ *
+ * tensor   its name is copied, its data is borrowed until the bundle is closed
+ * owned    what holds the data, malloc'd, taken over, also on failure; NULL: somebody else does.
+ *          NULL where a tensor is replaced
+ *
+ * SPC_ENOMEM: nothing has changed */
+spc_status spc_bundle_put(spc_bundle *bundle, const spc_tensor *tensor, void *owned,
+                          spc_error *err);
+
 /* Bytes of all tensors together. */
 uint64_t spc_bundle_bytes(const spc_bundle *bundle);
 

@@ -29,8 +29,40 @@ static spc_status read_names(const reader *r, spc_config *c)
     return SPC_OK;
 }
 
+/* compressed-tensors' int-quantized: symmetric integers of 8 bits with a scale for each output, or
+ * for all of them.  What it says of activations is not done: they stay float32. */
+static spc_status check_integers(const reader *r, const json_t *object)
+{
+    const json_t *groups = json_object_get(object, "config_groups"), *group;
+    const char *name;
+
+    if (json_object_size(groups) == 0) {
+        return spc_config_wrong(r, "quantization_config", "config_groups that say what is in it");
+    }
+    json_object_foreach((json_t *)(uintptr_t)groups, name, group)
+    {
+        const json_t *w = json_object_get(group, "weights");
+        const char *type = json_string_value(json_object_get(w, "type"));
+        const char *strategy = json_string_value(json_object_get(w, "strategy"));
+
+        if (json_is_object(w) && json_integer_value(json_object_get(w, "num_bits")) == 8 && type &&
+            strcmp(type, "int") == 0 && strategy &&
+            !json_is_false(json_object_get(w, "symmetric")) &&
+            (strcmp(strategy, "channel") == 0 || strcmp(strategy, "tensor") == 0)) {
+            continue;
+        }
+        return spc_error_set(
+            r->err, SPC_EUNSUPPORTED,
+            "%s: quantization_config: format int-quantized: expected symmetric "
+            "weights of type int, 8 bits, strategy channel or tensor, found others "
+            "in '%.40s'",
+            r->where, name);
+    }
+    return SPC_OK;
+}
+
 /* Quantised checkpoints hold tensors that mean nothing by themselves: only the kinds whose meaning
- * is known here (8-bit floats beside their scales) are read. */
+ * is known here (8-bit floats and integers beside their scales) are read. */
 static spc_status check_quantisation(const reader *r, spc_config *c)
 {
     static const char key[] = "quantization_config";
@@ -54,10 +86,15 @@ static spc_status check_quantisation(const reader *r, spc_config *c)
         strcmp(format, "float-quantized") == 0) {
         return SPC_OK;
     }
+    if (strcmp(method, "compressed-tensors") == 0 && format &&
+        strcmp(format, "int-quantized") == 0) {
+        return check_integers(r, object);
+    }
     return spc_error_set(
         r->err, SPC_EUNSUPPORTED,
         "%s: quantization_config: method '%.60s'%s%.60s is not supported; "
-        "supported: fp8, fbgemm_fp8, compressed-tensors of format float-quantized; "
+        "supported: fp8, fbgemm_fp8, compressed-tensors of format float-quantized or "
+        "int-quantized; "
         "other quantised weights are read from GGUF files",
         r->where, method, format ? ", format " : "", format ? format : "");
 }

@@ -140,6 +140,7 @@ static void block(spc_dtype dtype, const uint8_t *b, float *out)
         *out = spc_half_to_float(spc_f8_to_half(dtype, *b)) * SPC_E4M3_UNIT;
         break;
     case SPC_DTYPE_F8_E5M2: *out = spc_half_to_float(spc_f8_to_half(dtype, *b)); break;
+    case SPC_DTYPE_I8: *out = (float)(int8_t)*b; break;
     case SPC_DTYPE_Q8_0: q8_0(b, out); break;
     case SPC_DTYPE_Q4_0: q4_0(b, out); break;
     case SPC_DTYPE_Q4_1: q4_1(b, out); break;

@@ -66,13 +66,19 @@ static inline bool spc_dtype_is_f8(spc_dtype dtype)
     return dtype == SPC_DTYPE_F8_E4M3 || dtype == SPC_DTYPE_F8_E5M2;
 }
 
+/* 8-bit types whose entries are multiplied with scales that lie in a tensor beside theirs. */
+static inline bool spc_dtype_is_scaled(spc_dtype dtype)
+{
+    return spc_dtype_is_f8(dtype) || dtype == SPC_DTYPE_I8;
+}
+
 /* The 8 pairs of 6-bit numbers of a Q4_K or Q5_K block, from its 12 bytes. */
 void spc_quant_scales(const uint8_t bytes[12], uint8_t scale[8], uint8_t min[8]);
 
 /* Is there a conversion to float: F32, F16, BF16, the 8-bit floats and every type with blocks? */
 bool spc_dtype_is_float(spc_dtype dtype);
 
-/* Entries to float32: `count` of them (whole blocks), from the first on.
+/* Entries to float32: `count` of them (whole blocks), from the first on; of I8 the integers.
  *
  * data   blocks; no alignment needed for types with blocks */
 void spc_dequantise(spc_dtype dtype, const void *data, int64_t count, float *out);

@@ -30,9 +30,25 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+
+/* Byte i of the result is byte (selector's nibble i) of the eight of b, a. */
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector)
+{
+    const uint64_t bytes = (uint64_t)b << 32 | a;
+    unsigned out = 0;
+
+    for (int i = 0; i < 4; i++) {
+        out |= (unsigned)(bytes >> ((selector >> (4 * i) & 7) * 8) & 0xff) << (8 * i);
+    }
+    return out;
+}
 
 template <typename T> static inline T __ldcs(const T *at)
 {

@@ -203,18 +203,6 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from,
-                                            size_t from_pitch, size_t width, size_t height,
-                                            cudaMemcpyKind kind, cudaStream_t stream)
-{
-    (void)kind;
-    (void)stream;
-    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported;
-    for (size_t i = 0; i < height; i++) {
-        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
-    }
-    return cudaSuccess;
-}
 static inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from,
                                        size_t from_pitch, size_t width, size_t height,
                                        cudaMemcpyKind kind)

@@ -4,6 +4,7 @@
 #include "cuda/embed.cu"
 #include "cuda/glu.cu"
 #include "cuda/linear_gemm.cu"
+#include "cuda/linear_quant.cu"
 #include "cuda/linear_row.cu"
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"

@@ -10,6 +10,7 @@
                    Gemma's norms plus one; matrices as BF16, which these weights fit exactly
   MODEL-TYPE.gguf  the same with matrices quantised by the package
   split-0000*      Llama, in two parts
+  mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
   ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
   NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
   sentencepiece.json    what sentencepiece makes of texts with the vocabulary of spbpe-llama2
@@ -203,6 +204,32 @@ def tiny():
     finish(writer)
 
 
+def mixed():
+    """Llama of one layer, each matrix of another type, as files of *_K_M mix them: V is Q6_K beside
+    Q and K of Q4_K; random blocks, since the package writes no *_K."""
+    dice = np.random.default_rng(6)
+    writer = gguf.GGUFWriter(OUT / "mixed-K.gguf", "llama")
+    metadata(writer, {"num_hidden_layers": 1, "max_position_embeddings": 64, "hidden_size": 256,
+                      "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
+                      "rms_norm_eps": 1e-5, "head_dim": 64}, "llama")
+    shapes = {"token_embd": (40, 256, Q.Q6_K), "blk.0.attn_q": (512, 256, Q.Q4_K),
+              "blk.0.attn_k": (128, 256, Q.Q4_K), "blk.0.attn_v": (128, 256, Q.Q6_K),
+              "blk.0.attn_output": (256, 512, Q.Q5_K), "blk.0.ffn_gate": (512, 256, Q.Q4_K),
+              "blk.0.ffn_up": (512, 256, Q.Q5_K), "blk.0.ffn_down": (256, 512, Q.Q6_K)}
+    # d, and what the offsets' scale is in units of it: entries of about +-0.1 around 0
+    steps = {Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5), Q.Q6_K: (5e-5, None)}
+    for name, (rows, cols, kind) in shapes.items():
+        blocks = rows * cols // 256
+        data = dice.integers(0, 256, (blocks, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+        d = (steps[kind][0] * dice.uniform(0.5, 1.5, (blocks, 1))).astype(np.float16)
+        for at, x in zip(SCALES[kind], (d, d * np.float16(steps[kind][1] or 0))):
+            data[:, at:at + 2] = x.view(np.uint8)
+        writer.add_tensor(name + ".weight", data.reshape(rows, -1), raw_dtype=kind)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(name + ".weight", np.ones(256, np.float32))
+    finish(writer)
+
+
 def sentencepiece_golden(name):
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as pb
@@ -236,6 +263,7 @@ def main():
     (HERE / "fuzz" / "gguf").mkdir(exist_ok=True)
     tiny()
     blocks()
+    mixed()
     for name in ("qwen2", "gemma2", "gemma3"):
         model(name, name)
     for kind in (Q.Q8_0, Q.Q4_0):

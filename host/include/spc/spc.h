@@ -114,8 +114,13 @@ typedef struct {
     int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
                                  core, shared out between the ranks of a machine */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
+    const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and
+                                 32 bits become 8-bit integers with a scale for each output, in
+                                 memory of the host's own while the engine is open; those that are
+                                 quantised already stay as they are */
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
-                                 then depend, in the logits' last bits, on what runs together */
+                                 then depend, in the logits' last bits, on what runs together.
+                                 Quantised matrices keep to kernels of their own */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear_quant.cu - up to 16 rows times quantised matrices.
+ *
+ * As linear_row.cu, with other loads: a lane takes 32 columns at once, 8 from each of 4 blocks, and
+ * makes floats of one output's 8 weights at a time (quant.cuh), which all rows use.  At one row of
+ * 4-bit weights that is about as much arithmetic as the memory leaves time for; no GPU has run it.
+ */
+#include "ops.h"
+
+#include "linear.cuh"
+#include "quant.cuh"
+
+/* Bytes of each row in the planes of one type. */
+spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
+{
+    const int32_t blocks = spc_cuda_stride(type, cols), groups = quant_units(blocks) / QUANT_LANES;
+    spc_cuda_planes row = {blocks * 16, 0, 0, 0};
+
+    switch (type) {
+    case SPC_WEIGHT_Q4_0: row.scale = groups * 8; break;
+    case SPC_WEIGHT_Q4_1: row.scale = groups * 16; break;
+    case SPC_WEIGHT_Q4_K: row.scale = blocks * 2; break;
+    case SPC_WEIGHT_Q5_0:
+    case SPC_WEIGHT_Q5_1:
+        row.high = groups * 16;
+        row.scale = type == SPC_WEIGHT_Q5_0 ? groups * 8 : groups * 16;
+        break;
+    case SPC_WEIGHT_Q5_K:
+        row.high = groups * 16;
+        row.scale = blocks * 2;
+        break;
+    case SPC_WEIGHT_Q6_K:
+        row.high = groups * 32;
+        row.scale = groups * 8;
+        row.step = blocks / 4;
+        break;
+    default: row.data = blocks * 32; row.scale = type == SPC_WEIGHT_Q8_0 ? groups * 8 : 0;
+    }
+    return row;
+}
+
+template <typename Q, int ROWS>
+static __global__ void __launch_bounds__(OPS_THREADS)
+    linear_quant_kernel(const __grid_constant__ linear_work w)
+{
+    static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
+    const spc_linear_args &a = w.a;
+    const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
+    const int slice = warp % w.slices;
+    int32_t group = (int32_t)blockIdx.x * (OPS_WARPS / w.slices) + warp / w.slices, at;
+    const int part = part_of(a, &group, &at);
+    float sum[OUTS * ROWS];
+
+#pragma unroll
+    for (int i = 0; i < OUTS * ROWS; i++) sum[i] = 0.0f;
+    if (part < a.parts) { /* the same in all lanes */
+        const spc_cuda_matrix &m = a.part[part];
+        const int32_t units = quant_units(m.stride);
+
+        for (int32_t u = slice * OPS_LANES + lane; u < units; u += w.slices * OPS_LANES) {
+            Q quant[OUTS];
+
+#pragma unroll
+            for (int o = 0; o < OUTS; o++) quant[o].load(m, output_of(m, group, o), u);
+#pragma unroll
+            for (int b = 0; b < QUANT_BLOCKS; b++) {
+                const int32_t column = quant_column(u, b);
+                float weight[OUTS][QUANT_RUN];
+
+                if (column >= m.cols) break;
+#pragma unroll
+                for (int o = 0; o < OUTS; o++) quant[o].spread(b, weight[o]);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    const int row = r < a.rows ? r : a.rows - 1;
+                    float x[QUANT_RUN];
+
+                    load_columns<QUANT_RUN>(a.in + (int64_t)row * m.cols, column, m.cols, x);
+#pragma unroll
+                    for (int o = 0; o < OUTS; o++) {
+#pragma unroll
+                        for (int i = 0; i < QUANT_RUN; i++) {
+                            sum[r * OUTS + o] = fmaf(weight[o][i], x[i], sum[r * OUTS + o]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    linear_finish<ROWS>(w, sum, partial);
+}
+
+/* ---- launchers ------------------------------------------------------------------------------- */
+
+template <typename Q>
+static cudaError_t launch_quant(const linear_work &w, int64_t blocks, cudaStream_t stream)
+{
+    if (w.a.rows == 1) return launch_op(linear_quant_kernel<Q, 1>, blocks, w, stream);
+    if (w.a.rows <= 4) return launch_op(linear_quant_kernel<Q, 4>, blocks, w, stream);
+    if (w.a.rows <= 8) return launch_op(linear_quant_kernel<Q, 8>, blocks, w, stream);
+    return launch_op(linear_quant_kernel<Q, ROWS_MOST>, blocks, w, stream);
+}
+
+cudaError_t spc_cuda_linear_quant(const spc_linear_args *a, cudaStream_t stream)
+{
+    if (!is_linear(a, is_quant_matrix)) return cudaErrorInvalidValue;
+    return with_quant(a->part[0].type, [=](auto q) {
+        return in_strips(*a, quant_units(a->part[0].stride),
+                         [=](const linear_work &w, int64_t blocks) {
+                             return launch_quant<decltype(q)>(w, blocks, stream);
+                         });
+    });
+}

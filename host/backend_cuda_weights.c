@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_weights.c - what weights take on the device, and how they get there.
+ *
+ * Matrices keep their element type.  Rows of 16 and 32 bits begin at 16 bytes, padded where they
+ * must be; quantised ones are laid out anew (cuda/quant.cuh), a few megabytes at a time, and take
+ * what they take in the checkpoint.  Vectors become float32.  Of a rank's plan only its part is
+ * sent. */
+#include "backend_cuda.h"
+
+#include "weights/quant.h"
+
+#include "backend_cuda_pack.h"
+#include "carve.h"
+#include "cpu_scale.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { STAGE_BYTES = 4 << 20 }; /* of rows that are laid out before they are sent */
+
+size_t spc_cuda_vector_floats(const spc_weight *w, int32_t context)
+{
+    if (w->cols == 0) return (size_t)w->rows;
+    if (w->relative == SPC_RELATIVE_NONE) return 0;
+    return times((size_t)w->cols, 2 * (int64_t)context - 1);
+}
+
+static bool is_matrix(const spc_weight *w)
+{
+    return w->cols > 0 && w->relative == SPC_RELATIVE_NONE;
+}
+
+/* ---- checks -----------------------------------------------------------------------------------
+ */
+
+static spc_status check_type(const char *where, const spc_weight *w, const spc_tensor *t,
+                             spc_error *err)
+{
+    uint32_t elements = spc_dtype_elements(t->dtype);
+
+    if (is_matrix(w) ? spc_cuda_type_of(t->dtype) == SPC_WEIGHT_COUNT
+                     : !spc_dtype_is_float(t->dtype) || elements > 1) {
+        return spc_error_set(err, SPC_ESHAPE,
+                             "%s: %s: type %s has no kernel on the GPU; supported: F32, BF16, F16, "
+                             "F8_E4M3, F8_E5M2, and for matrices I8 and the quantised types of "
+                             "GGUF; or --device cpu",
+                             where, w->name, spc_dtype_name(t->dtype));
+    }
+    if (is_matrix(w) && ((uint32_t)w->cols % elements != 0 || (uint32_t)w->col % elements != 0)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "%s: %s: inputs %d to %d of %d, a rank's part of them, are no whole "
+                             "blocks of %u (type %s): take fewer ranks",
+                             where, w->name, (int)w->col, (int)(w->col + w->cols), (int)w->of_cols,
+                             (unsigned)elements, spc_dtype_name(t->dtype));
+    }
+    return SPC_OK;
+}
+
+static spc_status find_weight(const spc_plan *plan, const spc_bundle *bundle, int32_t i,
+                              const spc_tensor **out, spc_error *err)
+{
+    const spc_weight *w = &plan->weight[i];
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const char *where = spc_bundle_where(bundle);
+    int32_t rank = w->cols > 0 ? 2 : 1;
+
+    *out = t;
+    if (!t) {
+        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
+                             where, w->name);
+    }
+    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
+        return spc_error_set(
+            err, SPC_ESHAPE,
+            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
+            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
+            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
+            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
+    }
+    return check_type(where, w, t, err);
+}
+
+/* ---- scales beside 8-bit types ----------------------------------------------------------------
+ */
+
+/* Of a matrix's own part. */
+typedef struct {
+    float *own;         /* all that lie in the checkpoint; to be freed */
+    const float *value; /* [count] those of the part */
+    int64_t count;
+} scales;
+
+/* Read them, and say in m how they are found. */
+static spc_status read_scales(const spc_plan *plan, const spc_bundle *bundle, const spc_weight *w,
+                              const spc_tensor *t, spc_cuda_matrix *m, scales *out, spc_error *err)
+{
+    spc_matrix known = {0};
+    const spc_scale *s = &known.scale;
+    spc_status status =
+        spc_cpu_bind_scale(bundle, w, t, plan->config.scaled, &known, &out->own, err);
+    int32_t first;
+
+    if (status != SPC_OK) return status;
+    first = s->row / s->rows;
+    m->scale_shift = s->rows == 1 ? 0 : s->rows == 128 ? 7 : 31;
+    m->scale_stride = s->stride;
+    m->scale_row = s->row - first * s->rows;
+    m->scale_col = s->col;
+    out->value = s->value + (int64_t)first * s->stride;
+    out->count = (int64_t)((s->row + w->rows - 1) / s->rows - first + 1) * s->stride;
+    return SPC_OK;
+}
+
+/* ---- layout -----------------------------------------------------------------------------------
+ */
+
+static spc_status lay_out_planes(const spc_plan *plan, const spc_bundle *bundle,
+                                 const spc_weight *w, const spc_tensor *t, carver *to,
+                                 spc_cuda_matrix *m, spc_error *err)
+{
+    spc_cuda_planes row = spc_cuda_planes_of(m->type, m->cols);
+    scales s = {NULL, NULL, 0};
+    spc_status status = SPC_OK;
+
+    if (m->rows == 0) return SPC_OK; /* of another rank */
+    m->data = carve(to, times((size_t)row.data, m->rows));
+    if (row.high > 0) m->high = carve(to, times((size_t)row.high, m->rows));
+    if (row.scale > 0) m->scale = carve(to, times((size_t)row.scale, m->rows));
+    if (row.step > 0) m->step = carve(to, times((size_t)row.step, m->rows));
+    if (row.scale == 0) {
+        status = read_scales(plan, bundle, w, t, m, &s, err);
+        m->scale = carve(to, times(sizeof(float), s.count));
+        free(s.own);
+    }
+    return status;
+}
+
+spc_status spc_cuda_lay_out_weights(spc_runner *r, const spc_bundle *bundle, char *base,
+                                    size_t *bytes, spc_error *err)
+{
+    carver to = {base, 0};
+
+    for (int32_t i = 0; i < r->plan->weight_count; i++) {
+        const spc_weight *w = &r->plan->weight[i];
+        const spc_tensor *t;
+        spc_status status = find_weight(r->plan, bundle, i, &t, err);
+
+        if (status != SPC_OK) return status;
+        if (!is_matrix(w)) continue;
+
+        spc_weight_type type = spc_cuda_type_of(t->dtype);
+        spc_cuda_matrix m = {.type = type,
+                             .rows = w->rows,
+                             .cols = w->cols,
+                             .stride = spc_cuda_stride(type, w->cols)};
+
+        if (spc_cuda_is_quantised(type)) {
+            status = lay_out_planes(r->plan, bundle, w, t, &to, &m, err);
+        } else {
+            m.data = carve(&to, times((size_t)m.stride * spc_dtype_bytes(t->dtype), m.rows));
+        }
+        if (status != SPC_OK) return status;
+        if (base) r->matrix[i] = m;
+    }
+    *bytes = to.used;
+    return SPC_OK;
+}
+
+spc_status spc_cuda_weights(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                            uint64_t *bytes, spc_error *err)
+{
+    spc_runner counted = {.plan = plan};
+    size_t used = 0;
+    spc_status status = spc_cuda_lay_out_weights(&counted, weights, NULL, &used, err);
+
+    (void)b;
+    *bytes = used;
+    return status;
+}
+
+/* ---- matrices ---------------------------------------------------------------------------------
+ */
+
+/* Where the part of row `row` begins in the checkpoint. */
+static const uint8_t *row_at(const spc_weight *w, const spc_tensor *t, int32_t row)
+{
+    size_t elements = spc_dtype_elements(t->dtype), bytes = spc_dtype_bytes(t->dtype);
+
+    return (const uint8_t *)t->data +
+           ((size_t)(w->row + row) * ((size_t)w->of_cols / elements) + (size_t)w->col / elements) *
+               bytes;
+}
+
+static cudaError_t send_plain(const spc_weight *w, const spc_tensor *t, const spc_cuda_matrix *m)
+{
+    size_t bytes = spc_dtype_bytes(t->dtype);
+    size_t row = (size_t)m->cols * bytes, pitch = (size_t)m->stride * bytes;
+    cudaError_t code = cudaSuccess;
+
+    if (pitch > row) code = cudaMemset((void *)(uintptr_t)m->data, 0, pitch * (size_t)m->rows);
+    if (code != cudaSuccess) return code;
+    return cudaMemcpy2D((void *)(uintptr_t)m->data, pitch, row_at(w, t, 0),
+                        (size_t)w->of_cols * bytes, row, (size_t)m->rows, cudaMemcpyHostToDevice);
+}
+
+/* Rows of one plane, which lie behind each other on both sides; returns at once what failed before.
+ */
+static cudaError_t send_plane(cudaError_t before, const void *plane, int64_t first, int32_t bytes,
+                              const uint8_t *from, int32_t rows)
+{
+    size_t all = (size_t)bytes * (size_t)rows;
+
+    if (before != cudaSuccess || bytes == 0) return before;
+    return cudaMemcpy2D((char *)(uintptr_t)plane + first * bytes, all, from, all, all, 1,
+                        cudaMemcpyHostToDevice);
+}
+
+/* As many rows at once as the stage has room for: at least one. */
+static spc_status send_planes(spc_runner *r, const spc_weight *w, const spc_tensor *t,
+                              const spc_cuda_matrix *m, spc_error *err)
+{
+    const spc_cuda_planes b = spc_cuda_planes_of(m->type, m->cols);
+    const int32_t row = b.data + b.high + b.scale + b.step;
+    const int32_t most = row < STAGE_BYTES ? STAGE_BYTES / row : 1;
+    uint8_t *stage = malloc((size_t)row * (size_t)most);
+    cudaError_t code = cudaSuccess;
+
+    if (!stage) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory to send %s", r->backend->device_name,
+                             w->name);
+    }
+
+    const spc_cuda_row to = {stage, stage + (size_t)b.data * (size_t)most,
+                             stage + (size_t)(b.data + b.high) * (size_t)most,
+                             stage + (size_t)(b.data + b.high + b.scale) * (size_t)most};
+
+    for (int32_t first = 0; first < m->rows && code == cudaSuccess; first += most) {
+        const int32_t rows = m->rows - first < most ? m->rows - first : most;
+
+        for (int32_t i = 0; i < rows; i++) {
+            const spc_cuda_row at = {
+                to.data + (size_t)i * (size_t)b.data, to.high + (size_t)i * (size_t)b.high,
+                to.scale + (size_t)i * (size_t)b.scale, to.step + (size_t)i * (size_t)b.step};
+
+            spc_cuda_pack_row(m->type, row_at(w, t, first + i), m->cols, &at);
+        }
+        code = send_plane(code, m->data, first, b.data, to.data, rows);
+        code = send_plane(code, m->high, first, b.high, to.high, rows);
+        code = send_plane(code, m->scale, first, b.scale, to.scale, rows);
+        code = send_plane(code, m->step, first, b.step, to.step, rows);
+    }
+    free(stage);
+    return spc_cuda_check(r->backend, code, w->name, err);
+}
+
+/* The scales beside a matrix of I8 or F8_*. */
+static spc_status send_scales(spc_runner *r, const spc_bundle *bundle, const spc_weight *w,
+                              const spc_tensor *t, const spc_cuda_matrix *m, spc_error *err)
+{
+    spc_cuda_matrix same = *m;
+    scales s = {NULL, NULL, 0};
+    spc_status status = read_scales(r->plan, bundle, w, t, &same, &s, err);
+
+    if (status == SPC_OK) {
+        status = spc_cuda_check(
+            r->backend,
+            spc_cuda_send_floats(r, (float *)(uintptr_t)m->scale, s.value, (size_t)s.count),
+            w->name, err);
+    }
+    free(s.own);
+    return status;
+}
+
+/* ---- vectors ----------------------------------------------------------------------------------
+ */
+
+static float element(const spc_tensor *t, int64_t i)
+{
+    float value;
+
+    spc_dequantise(t->dtype, (const char *)t->data + i * spc_dtype_bytes(t->dtype), 1, &value);
+    return value;
+}
+
+/* What a weight is as float32: itself plus `plus`, or its table by the key's offset from the query
+ * plus context - 1. */
+static void fill_vector(const spc_runner *r, const spc_weight *w, const spc_tensor *t, float *out)
+{
+    int32_t context = r->limits.context;
+
+    for (int32_t k = 0; w->cols == 0 && k < w->rows; k++) {
+        out[k] = element(t, w->row + k) + w->plus;
+    }
+    for (int32_t h = 0; h < w->cols; h++) {
+        for (int32_t offset = 1 - context; offset < context; offset++) {
+            int32_t bucket = spc_plan_bucket(&r->plan->config, w->relative, offset);
+
+            *out++ = element(t, (int64_t)bucket * w->of_cols + w->col + h);
+        }
+    }
+}
+
+cudaError_t spc_cuda_send_floats(const spc_runner *r, float *to, const float *from, size_t count)
+{
+    cudaError_t code =
+        cudaMemcpyAsync(to, from, count * sizeof *to, cudaMemcpyHostToDevice, r->backend->stream);
+
+    return code == cudaSuccess ? cudaStreamSynchronize(r->backend->stream) : code;
+}
+
+static spc_status send_vector(spc_runner *r, const spc_bundle *bundle, int32_t i,
+                              const spc_tensor *t, spc_error *err)
+{
+    const spc_weight *w = &r->plan->weight[i];
+    size_t floats = spc_cuda_vector_floats(w, r->limits.context);
+    float *vector = malloc(times(sizeof *vector, (int64_t)floats));
+    cudaError_t code;
+
+    if (!vector) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: %s: no memory for %zu values",
+                             spc_bundle_where(bundle), w->name, floats);
+    }
+    fill_vector(r, w, t, vector);
+    code = spc_cuda_send_floats(r, r->vector[i], vector, floats);
+    free(vector);
+    return spc_cuda_check(r->backend, code, w->name, err);
+}
+
+/* ---- all --------------------------------------------------------------------------------------
+ */
+
+static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
+{
+    const spc_weight *w = &r->plan->weight[i];
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const spc_cuda_matrix *m = &r->matrix[i];
+    spc_status status;
+
+    if (!is_matrix(w)) return send_vector(r, bundle, i, t, err);
+    if (m->rows == 0) return SPC_OK; /* of another rank */
+    if (!spc_cuda_is_quantised(m->type)) {
+        return spc_cuda_check(r->backend, send_plain(w, t, m), w->name, err);
+    }
+    status = send_planes(r, w, t, m, err);
+    if (status == SPC_OK && m->scale_stride > 0) status = send_scales(r, bundle, w, t, m, err);
+    return status;
+}
+
+spc_status spc_cuda_send_weights(spc_runner *r, const spc_bundle *bundle, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < r->plan->weight_count && status == SPC_OK; i++) {
+        status = send_weight(r, bundle, i, err);
+    }
+    return status;
+}
+
+void spc_cuda_cut_head(spc_runner *r)
+{
+    for (int32_t i = 0; i < r->plan->op_count; i++) {
+        const spc_op *op = &r->plan->op[i];
+
+        if (op->kind != SPC_OP_HEAD) continue;
+
+        const spc_weight *w = &r->plan->weight[op->weight[0]];
+        int32_t left = r->plan->ids > w->row ? r->plan->ids - w->row : 0;
+
+        r->matrix[op->weight[0]].rows = left < w->rows ? left : w->rows;
+    }
+}

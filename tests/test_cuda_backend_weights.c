@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_backend_weights.c - quantised checkpoints on the CUDA backend: the logits of the
+ * float32 numbers that they stand for, in the memory that they take in the file.
+ *
+ * Built twice, as test_cuda_backend.c. */
+#include "eight.h"
+
+#include "host/engine.h"
+
+#include <cuda_runtime_api.h>
+
+#define GGUF SPC_TEST_VECTORS "/gguf/"
+
+enum { ROWS = 20 };
+
+static const spc_limits limits = {.slots = 1, .context = 32, .rows = ROWS, .outputs = ROWS};
+
+/* ---- two checkpoints ------------------------------------------------------------------------- */
+
+/* A quantised model, and the same with every tensor as float32. */
+typedef struct {
+    spc_model model;
+    spc_bundle *plain;
+    char *file; /* of plain */
+} quantised;
+
+static spc_bundle *spelled_out(spc_bundle *bundle, char **file)
+{
+    eight_file w = eight_writer(1 << 24);
+    spc_blob files[2] = {{.name = "model.safetensors"}, {.name = "config.json"}};
+    const char *config;
+    spc_bundle *out;
+    spc_error error;
+
+    for (int32_t i = 0; i < spc_bundle_count(bundle); i++) {
+        const spc_tensor *t = spc_bundle_tensor(bundle, i);
+        int64_t count = t->shape[0] * (t->rank == 2 ? t->shape[1] : 1);
+        float *value = malloc((size_t)count * sizeof *value);
+
+        cr_assert_not_null(value);
+        spc_dequantise(t->dtype, t->data, count, value);
+        eight_put(&w, t->name, "F32", (int32_t)t->shape[0], t->rank == 2 ? (int32_t)t->shape[1] : 0,
+                  value, (size_t)count * sizeof *value);
+        free(value);
+    }
+    files[0].data = *file = eight_finish(&w, &files[0].bytes);
+    cr_assert_eq(spc_bundle_file(bundle, "config.json", &config, &files[1].bytes, &error), SPC_OK,
+                 "%s", error.message);
+    files[1].data = config;
+    cr_assert_eq(spc_bundle_open_memory("plain", files, 2, &out, &error), SPC_OK, "%s",
+                 error.message);
+    return out;
+}
+
+static quantised open_quantised(const char *path)
+{
+    quantised q = {.plain = NULL};
+    spc_error error;
+
+    cr_assert_eq(spc_open_model(path, &q.model, &error), SPC_OK, "%s", error.message);
+    q.plain = spelled_out(q.model.bundle, &q.file);
+    return q;
+}
+
+static void close_quantised(quantised *q)
+{
+    spc_bundle_close(q->plain);
+    spc_close_model(&q->model);
+    free(q->file);
+}
+
+/* Logits of ROWS tokens in chunks; [ROWS, plan->ids], to be freed. */
+static float *run(const spc_backend_ops *ops, const spc_plan *plan, const spc_bundle *bundle,
+                  int32_t chunk)
+{
+    size_t row = (size_t)plan->ids * sizeof(float);
+    char *out = malloc(ROWS * row);
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_not_null(out);
+    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, plan, bundle, &limits, &runner, &error), SPC_OK, "%s",
+                 error.message);
+    for (int32_t at = 0; at < ROWS; at += chunk) {
+        int32_t slot[ROWS] = {0}, token[ROWS], position[ROWS], output[ROWS];
+        spc_rows rows = {ROWS - at < chunk ? ROWS - at : chunk, slot, token, position, output};
+
+        for (int32_t i = 0; i < rows.count; i++) {
+            position[i] = at + i;
+            token[i] = (at + i) * 7 % plan->ids;
+            output[i] = i;
+        }
+        cr_assert_eq(ops->forward(runner, &rows, &error), SPC_OK, "%s", error.message);
+        for (int32_t i = 0; i < rows.count; i++) {
+            memcpy(out + (size_t)(at + i) * row, ops->logits(runner, i), row);
+        }
+    }
+    ops->unload(runner);
+    ops->close(backend);
+    return (float *)(void *)out;
+}
+
+/* Largest distance in units of the largest of b; NaN stays. */
+static float distance(const float *a, const float *b, int32_t ids)
+{
+    float worst = 0.0f, largest = 1e-20f;
+
+    for (int32_t i = 0; i < ROWS * ids; i++) {
+        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
+
+        worst = off <= worst ? worst : off;
+        largest = size > largest ? size : largest;
+    }
+    return worst / largest;
+}
+
+/* ---- GGUF ------------------------------------------------------------------------------------ */
+
+/* Every type; rows of 96 columns that end within a group of 128; heads tied to tables of Q6_K;
+ * queries and keys of Q4_K beside values of Q6_K. */
+static const char *const models[] = {GGUF "mixed-K.gguf", GGUF "llama-Q8_0.gguf",
+                                     GGUF "llama-Q4_0.gguf"};
+enum { MODELS = sizeof models / sizeof *models };
+
+Test(cuda_backend_weights, quantised_models_have_the_logits_of_their_numbers)
+{
+    for (int m = 0; m < MODELS; m++) {
+        quantised q = open_quantised(models[m]);
+        const spc_plan *plan = q.model.plan;
+        float *whole = run(&spc_backend_cuda, plan, q.model.bundle, ROWS);
+        float *numbers = run(&spc_backend_cpu, plan, q.plain, ROWS);
+        float *cpu = run(&spc_backend_cpu, plan, q.model.bundle, ROWS);
+        float off = distance(whole, numbers, plan->ids), known = distance(cpu, numbers, plan->ids);
+
+        cr_expect_leq(off, 1e-5f, "%s: off by %g", models[m], (double)off);
+        cr_expect(known > 1e-4f && known < 0.05f,
+                  "%s: the CPU, which rounds activations to 8 bits, is off by %g", models[m],
+                  (double)known);
+        float *parts = run(&spc_backend_cuda, plan, q.model.bundle, 7);
+
+        cr_expect(memcmp(parts, whole, ROWS * (size_t)plan->ids * sizeof *whole) == 0,
+                  "%s: other bits in chunks", models[m]);
+        free(parts);
+        free(whole);
+        free(numbers);
+        free(cpu);
+        close_quantised(&q);
+    }
+}
+
+/* What is said before is what is taken; beside alignment that is what the file holds. */
+Test(cuda_backend_weights, they_take_the_memory_they_are_said_to_take)
+{
+    for (int m = 0; m < MODELS; m++) {
+        spc_model model = {.plan = NULL};
+        const spc_backend_ops *ops = &spc_backend_cuda;
+        spc_backend *backend;
+        spc_runner *runner;
+        spc_error error;
+        uint64_t bytes, file = 0;
+
+        cr_assert_eq(spc_open_model(models[m], &model, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK);
+        cr_assert_eq(ops->weights(backend, model.plan, model.bundle, &bytes, &error), SPC_OK);
+        for (int32_t i = 0; i < spc_bundle_count(model.bundle); i++) {
+            const spc_tensor *t = spc_bundle_tensor(model.bundle, i);
+
+            file += t->rank == 2 ? t->bytes : 0;
+        }
+        cr_expect_geq(bytes, file);
+        /* Q4_0 of 96 columns: scales of 3 blocks take the room of 4 */
+        cr_expect_leq(bytes, file + file / 25 + 4 * 256 * (uint64_t)model.plan->weight_count,
+                      "%s: %zu for %zu", models[m], (size_t)bytes, (size_t)file);
+        size_t before = ops->room(backend);
+
+        cr_assert_eq(ops->load(backend, model.plan, model.bundle, &limits, &runner, &error), SPC_OK,
+                     "%s", error.message);
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+        cr_expect_eq(before - ops->room(backend),
+                     bytes + ops->memory(backend, model.plan, &limits));
+#else
+        cr_expect_geq(before - ops->room(backend),
+                      bytes + ops->memory(backend, model.plan, &limits));
+#endif
+        ops->unload(runner);
+        ops->close(backend);
+        spc_close_model(&model);
+    }
+}
+
+/* --weights int8 on both devices: one meaning. */
+Test(cuda_backend_weights, integers_made_at_load_have_the_logits_of_the_cpu)
+{
+    static const int32_t ids[] = {1, 17, 230, 5, 5, 388};
+    static float logits[2][6 * 389];
+    float worst = 0.0f;
+
+    for (int i = 0; i < 2; i++) {
+        spc_engine_options o;
+        spc_engine *engine;
+        spc_error error;
+
+        spc_engine_options_init(&o);
+        o.verifier = SPC_TEST_VECTORS "/llama";
+        o.drafter = NULL;
+        o.device = i == 0 ? "cuda" : "cpu";
+        o.weights = "int8";
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_engine_logits(engine, NULL, 0, ids, 6, logits[i], &error), SPC_OK);
+        spc_engine_close(engine);
+    }
+    for (int i = 0; i < 6 * 389; i++) {
+        float off = fabsf(logits[0][i] - logits[1][i]);
+
+        worst = off <= worst ? worst : off;
+    }
+    cr_expect_leq(worst, 1e-4f, "off by %g", (double)worst);
+}
+
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+Test(cuda_backend_weights, an_engine_asks_for_just_the_room_they_take)
+{
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+    size_t needed;
+
+    spc_engine_options_init(&o);
+    o.verifier = GGUF "mixed-K.gguf";
+    o.drafter = NULL;
+    o.device = "cuda";
+    o.context = 32;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    needed = fiber_gpu.used;
+    spc_engine_close(engine);
+    fiber_gpu.memory = needed;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    spc_engine_close(engine);
+    fiber_gpu.memory = needed - 1;
+    fiber_gpu.most_used = 0;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_ENOMEM);
+    cr_expect(strstr(error.message, "MiB free; lower sessions or context"), "%s", error.message);
+    cr_expect_eq(fiber_gpu.most_used, 0);
+}
+#endif
+
+/* ---- 8-bit types of safetensors -------------------------------------------------------------- */
+
+static float eight_distance(const float *a, const float *b)
+{
+    float worst = 0.0f;
+
+    for (int32_t i = 0; i < EIGHT_TOKENS * EIGHT_VOCAB; i++) {
+        float off = fabsf(a[i] - b[i]);
+
+        worst = off <= worst ? worst : off;
+    }
+    return worst;
+}
+
+Test(cuda_backend_weights, scaled_8_bit_weights_have_the_logits_of_their_numbers)
+{
+    for (int k = 0; k < EIGHT_KINDS; k++) {
+        static const spc_dtype types[EIGHT_KINDS] = {
+            SPC_DTYPE_F8_E4M3, SPC_DTYPE_I8, SPC_DTYPE_F8_E5M2, SPC_DTYPE_I8, SPC_DTYPE_F8_E4M3};
+        spc_dtype dtype = types[k];
+        eight_pair p = eight_of(dtype, (scale_kind)k, k % 3 == 0);
+        float logits[2][EIGHT_TOKENS * EIGHT_VOCAB];
+        spc_backend *backend;
+        spc_error error;
+
+        for (int i = 0; i < 2; i++) {
+            const spc_backend_ops *ops = i == 0 ? &spc_backend_cuda : &spc_backend_cpu;
+
+            cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK);
+            eight_logits(ops, backend, p.origin.plan, p.bundle[0], logits[i]);
+            ops->close(backend);
+        }
+        cr_expect_leq(eight_distance(logits[0], logits[1]), 5e-5f, "%s, scales %d: off by %g",
+                      spc_dtype_name(dtype), k, (double)eight_distance(logits[0], logits[1]));
+        eight_close(&p);
+    }
+}
+
+/* ---- parts of ranks -------------------------------------------------------------------------- */
+
+/* The second of two ranks' plan without its sums, tables whole: what it computes is no model's, but
+ * it is made of slices of every kind. */
+static spc_plan *slices_of(const spc_plan *whole, spc_comm *comm)
+{
+    spc_plan *part;
+    spc_error error;
+    int32_t kept = 0;
+
+    cr_assert_eq(spc_plan_split(whole, comm, "slices", &part, &error), SPC_OK, "%s", error.message);
+    for (int32_t i = 0; i < part->op_count; i++) {
+        const spc_op *op = &part->op[i];
+
+        if (op->kind == SPC_OP_REDUCE) continue;
+        if (op->kind == SPC_OP_EMBED || op->kind == SPC_OP_HEAD) {
+            spc_weight *w = &part->weight[op->weight[0]];
+
+            w->row = 0;
+            w->rows = w->of_rows;
+        }
+        part->op[kept++] = *op;
+    }
+    part->op_count = kept;
+    return part;
+}
+
+static void check_slices(const spc_plan *whole, const spc_bundle *bundle, bool exact)
+{
+    spc_comm_ops none = {.name = "none"};
+    spc_comm comm = {.ops = &none, .rank = 1, .world = 2};
+    spc_plan *part = slices_of(whole, &comm);
+    uint64_t bytes = 0, all = 0;
+    spc_backend *backend;
+    spc_error error;
+    float *cuda = run(&spc_backend_cuda, part, bundle, ROWS);
+    float *cpu = run(&spc_backend_cpu, part, bundle, ROWS), off = distance(cuda, cpu, part->ids);
+
+    cr_expect_leq(off, exact ? 1e-5f : 0.05f, "off by %g", (double)off);
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);
+    cr_assert_eq(spc_backend_cuda.weights(backend, part, bundle, &bytes, &error), SPC_OK);
+    cr_assert_eq(spc_backend_cuda.weights(backend, whole, bundle, &all, &error), SPC_OK);
+    cr_expect_lt(bytes, all * 6 / 10, "%zu of %zu", (size_t)bytes, (size_t)all);
+    spc_backend_cuda.close(backend);
+    spc_plan_close(part);
+    free(cuda);
+    free(cpu);
+}
+
+Test(cuda_backend_weights, a_rank_takes_its_slice_of_every_matrix)
+{
+    quantised q = open_quantised(GGUF "mixed-K.gguf");
+
+    check_slices(q.model.plan, q.model.bundle, false);
+    check_slices(q.model.plan, q.plain, true);
+    close_quantised(&q);
+
+    eight_pair p = eight_of(SPC_DTYPE_F8_E4M3, BLOCKS, false);
+
+    check_slices(p.origin.plan, p.bundle[0], true);
+    eight_close(&p);
+}
+
+/* Four ranks would share blocks of 256 inputs. */
+Test(cuda_backend_weights, a_cut_inside_a_block_is_refused_with_its_numbers)
+{
+    spc_comm_ops none = {.name = "none"};
+    spc_comm comm = {.ops = &none, .rank = 1, .world = 4};
+    spc_model model = {.plan = NULL};
+    spc_plan *part;
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(spc_open_model(GGUF "mixed-K.gguf", &model, &error), SPC_OK);
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);
+    part = slices_of(model.plan, &comm);
+    cr_expect_eq(spc_backend_cuda.load(backend, part, model.bundle, &limits, &runner, &error),
+                 SPC_EUSAGE);
+    cr_expect_null(runner);
+    cr_expect(strstr(error.message, "o_proj.weight: inputs 128 to 256 of 512") &&
+                  strstr(error.message, "blocks of 256 (type Q5_K)"),
+              "%s", error.message);
+    spc_plan_close(part);
+    spc_backend_cuda.close(backend);
+    spc_close_model(&model);
+}

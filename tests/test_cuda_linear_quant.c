@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_linear_quant.c - quantised matrices on the device against the float32 numbers that
+ * weights/quant.c makes of them: rows of tables to the bit, products within 3e-6 of the largest
+ * exact one.
+ *
+ * Built twice, as test_cuda_ops.c. */
+#include "cuda/ops.h"
+#include "host/backend_cuda_pack.h"
+
+#include "toyrows.h"
+#include "weights/quant.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const spc_dtype types[] = {SPC_DTYPE_Q8_0,    SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1,
+                                  SPC_DTYPE_Q5_0,    SPC_DTYPE_Q5_1,   SPC_DTYPE_Q4_K,
+                                  SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,   SPC_DTYPE_I8,
+                                  SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+enum { TYPES = sizeof types / sizeof *types };
+
+static void ok(cudaError_t code, const char *what)
+{
+    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
+}
+
+/* Memory that both sides can read, full of NaN. */
+static void *shared(size_t bytes)
+{
+    void *memory = NULL;
+
+    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
+    memset(memory, 0xff, bytes);
+    return memory;
+}
+
+static void wait_for(cudaError_t code, const char *what)
+{
+    ok(code, what);
+    ok(cudaDeviceSynchronize(), what);
+}
+
+static float *random_floats(dice *d, size_t count)
+{
+    float *x = shared(count * sizeof *x);
+
+    for (size_t i = 0; i < count; i++) x[i] = (float)dice_gauss(d);
+    return x;
+}
+
+static float distance(const float *a, const float *b, size_t count)
+{
+    float worst = 0.0f, largest = 1e-20f;
+
+    for (size_t i = 0; i < count; i++) {
+        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
+
+        worst = off <= worst ? worst : off; /* NaN stays */
+        largest = size > largest ? size : largest;
+    }
+    return worst / largest;
+}
+
+/* ---- matrices -------------------------------------------------------------------------------- */
+
+/* On the device, and as float32. */
+typedef struct {
+    spc_cuda_matrix m;
+    float *value; /* [rows, cols] */
+} matrix;
+
+static bool has_scales(spc_dtype dtype)
+{
+    return dtype == SPC_DTYPE_I8 || spc_dtype_is_f8(dtype);
+}
+
+static void put_half(uint8_t *at, double x)
+{
+    /* of 0.001 to 0.1, either sign: no subnormals */
+    uint16_t half = (uint16_t)((x < 0) << 15 | (6 + (int)(fabs(x) * 7) % 6) << 10 |
+                               ((int)(fabs(x) * 100000) & 1023));
+
+    memcpy(at, &half, sizeof half);
+}
+
+/* Random bytes with sensible scales; 8-bit floats without NaN and infinity. */
+static uint8_t *random_blocks(dice *d, spc_dtype dtype, int32_t rows, int32_t cols)
+{
+    uint32_t bytes = spc_dtype_bytes(dtype), elements = spc_dtype_elements(dtype);
+    size_t blocks = (size_t)rows * (size_t)cols / elements;
+    uint8_t *data = malloc(blocks * bytes);
+    bool two = dtype == SPC_DTYPE_Q4_1 || dtype == SPC_DTYPE_Q5_1 || dtype == SPC_DTYPE_Q4_K ||
+               dtype == SPC_DTYPE_Q5_K;
+
+    cr_assert_not_null(data);
+    for (size_t i = 0; i < blocks * bytes; i++) {
+        data[i] = (uint8_t)dice_below(d, 256);
+        if (spc_dtype_is_f8(dtype)) data[i] &= 0xbf; /* small */
+    }
+    for (size_t i = 0; i < blocks && elements > 1; i++) {
+        uint8_t *at = data + i * bytes + (dtype == SPC_DTYPE_Q6_K ? 208 : 0);
+
+        put_half(at, dice_gauss(d));
+        if (two) put_half(at + 2, dice_gauss(d));
+    }
+    return data;
+}
+
+/* Scales beside an 8-bit type: of 128 x 128 blocks, of rows, or one; the matrix begins at (row,
+ * col) of what they scale. */
+static void put_scales(dice *d, matrix *x, int32_t shift, int32_t row, int32_t col)
+{
+    spc_cuda_matrix *m = &x->m;
+    int32_t stride = shift == 7 ? (m->cols + col + 127) / 128 : 1;
+    int32_t down = shift == 31 ? 1 : ((m->rows + row - 1) >> shift) + 1;
+    float *scale = random_floats(d, (size_t)(down * stride));
+
+    m->scale = scale;
+    m->scale_shift = shift;
+    m->scale_stride = stride;
+    m->scale_row = row;
+    m->scale_col = col;
+    for (int32_t r = 0; r < m->rows; r++) {
+        for (int32_t c = 0; c < m->cols; c++) {
+            int32_t across = shift == 7 ? (c + col) / 128 : 0;
+
+            x->value[r * m->cols + c] *= scale[((r + row) >> shift) * stride + across];
+        }
+    }
+}
+
+static matrix random_matrix(dice *d, spc_dtype dtype, int32_t rows, int32_t cols)
+{
+    static const int32_t shifts[] = {0, 7, 31};
+    spc_weight_type type = spc_cuda_type_of(dtype);
+    spc_cuda_planes bytes = spc_cuda_planes_of(type, cols);
+    spc_cuda_row plane = {
+        shared((size_t)(bytes.data * rows)), shared((size_t)(bytes.high * rows + 1)),
+        shared((size_t)(bytes.scale * rows + 1)), shared((size_t)(bytes.step * rows + 1))};
+    uint8_t *data = random_blocks(d, dtype, rows, cols);
+    size_t row = (size_t)cols / spc_dtype_elements(dtype) * spc_dtype_bytes(dtype);
+    matrix x = {.m = {.data = plane.data,
+                      .type = type,
+                      .rows = rows,
+                      .cols = cols,
+                      .stride = spc_cuda_stride(type, cols),
+                      .high = plane.high,
+                      .scale = plane.scale,
+                      .step = plane.step},
+                .value = malloc((size_t)(rows * cols) * sizeof(float))};
+
+    cr_assert_not_null(x.value);
+    for (int32_t r = 0; r < rows; r++) {
+        spc_cuda_row at = {plane.data + bytes.data * r, plane.high + bytes.high * r,
+                           plane.scale + bytes.scale * r, plane.step + bytes.step * r};
+
+        spc_cuda_pack_row(type, data + (size_t)r * row, cols, &at);
+        for (int32_t c = 0; c < cols && dtype == SPC_DTYPE_I8; c++) {
+            x.value[r * cols + c] = (float)(int8_t)data[(size_t)r * row + (size_t)c];
+        }
+    }
+    if (dtype != SPC_DTYPE_I8) spc_dequantise(dtype, data, (int64_t)rows * cols, x.value);
+    if (has_scales(dtype)) {
+        (void)cudaFree(plane.scale);
+        put_scales(d, &x, shifts[cols % 3], rows % 130, rows % 4 * 16);
+    }
+    free(data);
+    return x;
+}
+
+static void free_matrix(matrix *x)
+{
+    const void *all[] = {x->m.data, x->m.high, x->m.scale, x->m.step};
+
+    for (int i = 0; i < 4; i++) (void)cudaFree((void *)(uintptr_t)all[i]);
+    free(x->value);
+}
+
+/* Columns that a type can have: whole blocks, or any number. */
+static int32_t columns(spc_dtype dtype, int32_t i)
+{
+    static const int32_t wide[] = {256, 768, 2048}, blocks[] = {32, 160, 576, 2048},
+                         any[] = {1, 33, 200, 650, 2048};
+    uint32_t elements = spc_dtype_elements(dtype);
+
+    if (elements == 256) return i < 3 ? wide[i] : 0;
+    if (elements == 32) return i < 4 ? blocks[i] : 0;
+    return i < 5 ? any[i] : 0;
+}
+
+/* ---- tests ----------------------------------------------------------------------------------- */
+
+Test(cuda_linear_quant, a_row_of_a_table_has_the_bits_of_its_numbers)
+{
+    enum { ROWS = 135 };
+    dice d = {1};
+    int32_t *token = shared(5 * sizeof *token);
+
+    for (int32_t k = 0; k < 5; k++) token[k] = (37 * k + 3) % ROWS;
+    for (int t = 0; t < TYPES; t++) {
+        for (int32_t i = 0; columns(types[t], i) > 0; i++) {
+            int32_t cols = columns(types[t], i);
+            matrix x = random_matrix(&d, types[t], ROWS, cols);
+            float *out = shared((size_t)(5 * cols) * sizeof *out);
+            spc_embed_args a = {x.m, token, out, 0.5f, 5, 0};
+
+            wait_for(spc_cuda_embed(&a, NULL), "embed");
+            for (int32_t k = 0; k < 5 * cols; k++) {
+                float want = x.value[token[k / cols] * cols + k % cols] * 0.5f;
+
+                cr_assert_eq(out[k], want, "%s, %d columns: column %d: %a, not %a",
+                             spc_dtype_name(types[t]), (int)cols, (int)(k % cols), (double)out[k],
+                             (double)want);
+            }
+            (void)cudaFree(out);
+            free_matrix(&x);
+        }
+    }
+    (void)cudaFree(token);
+}
+
+/* NaN of 8-bit floats is NaN, and nothing else is. */
+Test(cuda_linear_quant, every_8_bit_float_is_what_it_is)
+{
+    for (int t = TYPES - 2; t < TYPES; t++) {
+        uint8_t code[256], *data = shared(256);
+        float *out = shared(256 * sizeof *out), *scale = shared(sizeof *scale), want[256];
+        int32_t *token = shared(sizeof *token);
+        spc_cuda_row plane = {data, NULL, NULL, NULL};
+        spc_cuda_matrix m = {.data = data,
+                             .type = spc_cuda_type_of(types[t]),
+                             .rows = 1,
+                             .cols = 256,
+                             .stride = 8,
+                             .scale = scale,
+                             .scale_stride = 1};
+        spc_embed_args a = {m, token, out, 1.0f, 1, 0};
+
+        for (int i = 0; i < 256; i++) code[i] = (uint8_t)i;
+        *token = 0;
+        *scale = 1.0f;
+        spc_cuda_pack_row(m.type, code, 256, &plane);
+        spc_dequantise(types[t], code, 256, want);
+        wait_for(spc_cuda_embed(&a, NULL), "embed");
+        for (int i = 0; i < 256; i++) {
+            cr_expect(out[i] == want[i] || (isnan(out[i]) && isnan(want[i])), "%s %d: %g, not %g",
+                      spc_dtype_name(types[t]), i, (double)out[i], (double)want[i]);
+        }
+        (void)cudaFree(data);
+        (void)cudaFree(out);
+        (void)cudaFree(scale);
+        (void)cudaFree(token);
+    }
+}
+
+enum { ROWS = 21 };
+
+/* All rows by strips of the given numbers; malloc'd [ROWS, width]. */
+static float *in_strips(const spc_linear_args *all, int32_t strip)
+{
+    size_t row = (size_t)all->width * sizeof(float);
+    float *out = malloc(ROWS * row);
+    spc_linear_args a = *all;
+
+    memset(all->out, 0xff, ROWS * row);
+    for (int32_t at = 0; at < ROWS; at += strip) {
+        a.rows = ROWS - at < strip ? ROWS - at : strip;
+        a.in = all->in + (int64_t)at * all->part[0].cols;
+        a.out = all->out + (int64_t)at * all->width;
+        wait_for(spc_cuda_linear_quant(&a, NULL), "linear");
+    }
+    memcpy(out, all->out, ROWS * row);
+    return out;
+}
+
+static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
+                         float cap, dice *d)
+{
+    static const int32_t strips[] = {1, 2, 7, 16};
+    matrix part[SPC_LINEAR_PARTS];
+    spc_linear_args a = {.cap = cap, .rows = ROWS};
+    float *in = random_floats(d, (size_t)(ROWS * cols)), *expected, *whole, off;
+    int32_t at = 0;
+
+    for (; a.parts < SPC_LINEAR_PARTS && outs[a.parts] > 0; a.parts++) {
+        part[a.parts] = random_matrix(d, dtype, outs[a.parts], cols);
+        a.part[a.parts] = part[a.parts].m;
+        if (a.parts != 1) a.bias[a.parts] = random_floats(d, (size_t)outs[a.parts]);
+        a.width += outs[a.parts];
+    }
+    a.in = in;
+    a.out = shared((size_t)(ROWS * a.width) * sizeof *a.out);
+    expected = malloc((size_t)(ROWS * a.width) * sizeof *expected);
+    for (int32_t p = 0; p < a.parts; at += outs[p++]) {
+        for (int32_t i = 0; i < ROWS * outs[p]; i++) {
+            const float *x = in + i / outs[p] * cols, *w = part[p].value + i % outs[p] * cols;
+            double sum = a.bias[p] ? (double)a.bias[p][i % outs[p]] : 0;
+
+            for (int32_t c = 0; c < cols; c++) sum += (double)x[c] * (double)w[c];
+            if (cap > 0) sum = (double)cap * tanh(sum / (double)cap);
+            expected[i / outs[p] * a.width + at + i % outs[p]] = (float)sum;
+        }
+    }
+    whole = in_strips(&a, ROWS);
+    off = distance(whole, expected, (size_t)(ROWS * a.width));
+    cr_assert_leq(off, 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype), (int)cols,
+                  (double)off);
+    for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
+        float *strip = in_strips(&a, strips[i]);
+
+        cr_assert(memcmp(strip, whole, (size_t)(ROWS * a.width) * sizeof *whole) == 0,
+                  "%s, %d columns: other bits in strips of %d", spc_dtype_name(dtype), (int)cols,
+                  (int)strips[i]);
+        free(strip);
+    }
+    for (int32_t p = 0; p < a.parts; p++) {
+        free_matrix(&part[p]);
+        (void)cudaFree((void *)(uintptr_t)a.bias[p]);
+    }
+    (void)cudaFree(in);
+    (void)cudaFree(a.out);
+    free(expected);
+    free(whole);
+}
+
+Test(cuda_linear_quant, products_are_those_of_the_numbers_with_the_same_bits_in_strips_of_any_size)
+{
+    static const int32_t outs[][SPC_LINEAR_PARTS] = {
+        {5, 0, 0}, {21, 6, 6}, {7, 3, 1}, {40, 9, 0}, {10, 2, 2}};
+    dice d = {2};
+
+    for (int t = 0; t < TYPES; t++) {
+        for (int32_t i = 0; columns(types[t], i) > 0; i++) {
+            check_linear(types[t], outs[i], columns(types[t], i), i % 2 ? 300.0f : 0.0f, &d);
+        }
+    }
+}
+
+/* As many bytes as in the checkpoint, but for rows that end within a group of 128. */
+Test(cuda_linear_quant, planes_take_what_the_checkpoint_takes)
+{
+    for (int t = 0; t < TYPES; t++) {
+        uint32_t bytes = spc_dtype_bytes(types[t]), elements = spc_dtype_elements(types[t]);
+
+        for (int32_t cols = 512; cols <= 8192; cols += 256) {
+            spc_cuda_planes b = spc_cuda_planes_of(spc_cuda_type_of(types[t]), cols);
+
+            cr_expect_eq(b.data + b.high + b.scale + b.step,
+                         cols / (int32_t)elements * (int32_t)bytes, "%s, %d columns",
+                         spc_dtype_name(types[t]), (int)cols);
+        }
+    }
+    spc_cuda_planes odd = spc_cuda_planes_of(SPC_WEIGHT_Q8_0, 576);
+
+    cr_expect_leq(odd.data + odd.scale, 576 / 32 * 34 * 101 / 100);
+}
+
+Test(cuda_linear_quant, launchers_refuse_planes_that_are_not_there)
+{
+    static float x[512];
+    static int32_t zero[1];
+    spc_cuda_matrix m = {.data = x,
+                         .type = SPC_WEIGHT_Q6_K,
+                         .rows = 1,
+                         .cols = 256,
+                         .stride = 8,
+                         .high = x,
+                         .scale = x,
+                         .step = x};
+    spc_linear_args a = {.part = {m}, .in = x, .out = x, .parts = 1, .rows = 1, .width = 1};
+    spc_embed_args embed = {m, zero, x, 1, 1, 0};
+
+    a.part[0].step = NULL;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue);
+    a.part[0] = m;
+    a.part[0].high = embed.table.high = NULL;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue);
+    cr_expect_eq(spc_cuda_embed(&embed, NULL), cudaErrorInvalidValue);
+    a.part[0] = m;
+    a.part[0].stride = 256;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue, "elements, not blocks");
+    a.part[0] = m;
+    a.part[0].type = SPC_WEIGHT_F8_E4M3;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue, "no scales described");
+    a.part[0].scale_stride = 1;
+    a.part[0].scale_col = 4;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue);
+    a.part[0].type = SPC_WEIGHT_COUNT;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue);
+    a.part[0].type = SPC_WEIGHT_F32;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue);
+    a.part[0].type = SPC_WEIGHT_Q8_0;
+    cr_expect_eq(spc_cuda_linear_row(&a, NULL), cudaErrorInvalidValue);
+}
