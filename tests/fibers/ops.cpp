@@ -5,5 +5,6 @@
 #include "cuda/glu.cu"
 #include "cuda/linear_gemm.cu"
 #include "cuda/linear_row.cu"
+#include "cuda/linear_tile.cu"
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"
