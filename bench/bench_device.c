@@ -3,7 +3,7 @@
  * by rows, sequences and context; one JSON line each.
  *
  *     bench_device [--model FOLDER | --shape NAME] [--device NAME] [--batch N] [--context N]
- *                  [--seconds S] [--fast-prefill]
+ *                  [--seconds S] [--fast-prefill] [--linear NAME]
  *
  * Forwards are sent ten at a time before the device is waited for, as chunks of a prompt are: what
  * is measured is the device, not the way to it.  Beside each stands the rate at which the device
@@ -48,7 +48,7 @@ typedef struct {
     const char *model, *shape, *device;
     int32_t batch, context;
     double seconds;
-    bool fast_prefill, help;
+    bool fast_prefill, row, help;
 } options;
 
 typedef struct {
@@ -78,6 +78,8 @@ static const char help[] =
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
     "  --seconds S      measured per line, at least 20 times ten forwards (default 1)\n"
     "  --fast-prefill   GPU: more than 16 rows by cuBLAS\n"
+    "  --linear NAME    GPU: auto (default: bf16 and fp16 weights on tensor cores), row (plain "
+    "multiplications)\n"
     "  --help           this text\n";
 
 static int usage(const char *problem, const char *value)
@@ -98,7 +100,11 @@ static bool read_number(const char *text, long least, long most, int32_t *out)
 
 static int read_options(int count, char **arguments, options *o)
 {
-    *o = (options){SPC_EMBEDDED_VERIFIER, NULL, "auto", 1, 32, 1.0, false, false};
+    *o = (options){.model = SPC_EMBEDDED_VERIFIER,
+                   .device = "auto",
+                   .batch = 1,
+                   .context = 32,
+                   .seconds = 1.0};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i], *value = i + 1 < count ? arguments[i + 1] : NULL;
         char *end;
@@ -115,6 +121,11 @@ static int read_options(int count, char **arguments, options *o)
             o->shape = value;
         } else if (strcmp(name, "--device") == 0) {
             o->device = value;
+        } else if (strcmp(name, "--linear") == 0) {
+            if (strcmp(value, "auto") != 0 && strcmp(value, "row") != 0) {
+                return usage("--linear: auto or row, found ", value);
+            }
+            o->row = value[0] == 'r';
         } else if (strcmp(name, "--batch") == 0) {
             if (!read_number(value, 1, BATCH_MOST, &o->batch))
                 return usage("--batch: 1 to 64", NULL);
@@ -247,14 +258,22 @@ static bool forwards(void *user)
 
 static spc_status open_all(state *s, const options *o)
 {
-    spc_limits limits = {o->batch, o->context + ROWS_MOST, o->batch * ROWS_MOST,
-                         o->batch * ROWS_MOST, o->fast_prefill};
+    spc_limits limits = {o->batch,
+                         o->context + ROWS_MOST,
+                         o->batch * ROWS_MOST,
+                         o->batch * ROWS_MOST,
+                         o->fast_prefill,
+                         o->row ? SPC_LINEAR_ROW : SPC_LINEAR_AUTO};
     spc_status status =
         spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
     spc_config config;
 
     if (status == SPC_OK && o->fast_prefill && s->ops == &spc_backend_cpu) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--fast-prefill: expected a GPU, found %s",
+                             s->ops->device(s->backend));
+    }
+    if (status == SPC_OK && o->row && s->ops == &spc_backend_cpu) {
+        return spc_error_set(&s->error, SPC_EUSAGE, "--linear: expected a GPU, found %s",
                              s->ops->device(s->backend));
     }
     if (status == SPC_OK && o->shape) status = open_shape(s, o->shape);
@@ -345,7 +364,8 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "model", o->shape ? o->shape : o->model);
     measure_line_text(&line, "weights", o->shape ? "random" : "checkpoint");
     measure_line_text(&line, "device", s->ops->device(s->backend));
-    measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
+    measure_line_text(&line, "linear", o->row ? "row" : "auto");
+    measure_line_integer(&line, "fast_prefill", o->fast_prefill);
     measure_line_integer(&line, "batch", s->batch);
     measure_line_integer(&line, "context", s->context);
     measure_line_integer(&line, "rows", s->rows);

@@ -288,6 +288,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
                         x[i] *= weight[i];
                     }
                 }
+                __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
                 for (int k = 0; k < COUNT / T::ONCE; k++) {
                     T factor;

@@ -23,6 +23,13 @@
 typedef struct spc_backend spc_backend;
 typedef struct spc_runner spc_runner;
 
+/* GPU: which kernels take up to 16 rows of a linear layer (all rows without `library`).  A matrix
+ * has one for all of them: a row's bits do not depend on how many there are. */
+typedef enum {
+    SPC_LINEAR_AUTO, /* tensor cores for weights of 16 bits, ROW for others */
+    SPC_LINEAR_ROW,  /* plain multiplications (cuda/linear_row.cu), for measurements and tests */
+} spc_linear_kernels;
+
 /* How much a runner must be able to hold; fixed at load. */
 typedef struct {
     int32_t slots;   /* sequences whose KV cache exists at once */
@@ -31,6 +38,7 @@ typedef struct {
     int32_t outputs; /* logits rows kept at once */
     bool library;    /* GPU: more than 16 rows go through cuBLAS.  Faster; a row's last bits then
                         depend on how many run together, which they otherwise never do */
+    spc_linear_kernels linear;
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written

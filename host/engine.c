@@ -169,7 +169,8 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS, round, false};
+    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                         round,    false,   SPC_LINEAR_AUTO};
 
     return limits;
 }
