@@ -152,7 +152,8 @@ static bool forward(void *user)
 static spc_status open_model(model *m, const char *name, const options *o)
 {
     spc_config config;
-    spc_limits limits = {1, o->context + ROWS_MAX, ROWS_MAX, ROWS_MAX, false, false};
+    spc_limits limits = {1,     o->context + ROWS_MAX, ROWS_MAX, ROWS_MAX,
+                         false, SPC_LINEAR_AUTO,       false};
     spc_status status = spc_open_bundle(name, &m->bundle, &m->error);
 
     if (status == SPC_OK) status = spc_config_read(m->bundle, &config, &m->error);

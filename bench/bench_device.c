@@ -3,7 +3,7 @@
  * by rows, sequences and context; one JSON line each.
  *
  *     bench_device [--model FOLDER | --shape NAME] [--weights KIND] [--device NAME] [--batch N]
- *                  [--context N] [--seconds S] [--fast-prefill]
+ *                  [--context N] [--seconds S] [--fast-prefill] [--linear NAME]
  *
  * Forwards are sent ten at a time before the device is waited for, as chunks of a prompt are: what
  * is measured is the device, not the way to it.  Beside each stands the rate at which the device
@@ -22,7 +22,7 @@ typedef struct {
     const char *model, *shape, *device, *weights;
     int32_t batch, context;
     double seconds;
-    bool fast_prefill, help;
+    bool fast_prefill, row, help;
 } options;
 
 typedef struct {
@@ -55,6 +55,8 @@ static const char help[] =
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
     "  --seconds S      measured per line, at least 20 times ten forwards (default 1)\n"
     "  --fast-prefill   GPU: more than 16 rows by cuBLAS\n"
+    "  --linear NAME    GPU: auto (default: bf16 and fp16 weights on tensor cores), row (plain "
+    "multiplications)\n"
     "  --help           this text\n";
 
 static int usage(const char *problem, const char *value)
@@ -98,6 +100,11 @@ static int read_options(int count, char **arguments, options *o)
             o->device = value;
         } else if (strcmp(name, "--weights") == 0) {
             o->weights = value;
+        } else if (strcmp(name, "--linear") == 0) {
+            if (strcmp(value, "auto") != 0 && strcmp(value, "row") != 0) {
+                return usage("--linear: auto or row, found ", value);
+            }
+            o->row = value[0] == 'r';
         } else if (strcmp(name, "--batch") == 0) {
             if (!read_number(value, 1, BATCH_MOST, &o->batch))
                 return usage("--batch: 1 to 64", NULL);
@@ -152,12 +159,17 @@ static spc_status open_all(state *s, const options *o)
                          o->batch * ROWS_MOST,
                          o->batch * ROWS_MOST,
                          o->fast_prefill,
+                         o->row ? SPC_LINEAR_ROW : SPC_LINEAR_AUTO,
                          false};
     spc_status status =
         spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
 
     if (status == SPC_OK && o->fast_prefill && s->ops == &spc_backend_cpu) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--fast-prefill: expected a GPU, found %s",
+                             s->ops->device(s->backend));
+    }
+    if (status == SPC_OK && o->row && s->ops == &spc_backend_cpu) {
+        return spc_error_set(&s->error, SPC_EUSAGE, "--linear: expected a GPU, found %s",
                              s->ops->device(s->backend));
     }
     if (status == SPC_OK) {
@@ -207,7 +219,8 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "weights", o->shape ? "random" : "checkpoint");
     measure_line_text(&line, "type", o->weights ? o->weights : o->shape ? "bf16" : "as stored");
     measure_line_text(&line, "device", s->ops->device(s->backend));
-    measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
+    measure_line_text(&line, "linear", o->row ? "row" : "auto");
+    measure_line_integer(&line, "fast_prefill", o->fast_prefill);
     measure_line_integer(&line, "batch", s->batch);
     measure_line_integer(&line, "context", s->context);
     measure_line_integer(&line, "rows", s->rows);

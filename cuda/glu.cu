@@ -1,16 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* glu.cu - what stands between the matrices of a feed-forward part, one thread per output.  The
- * formulas are those of host/cpu_kernels_body.h. */
+/* glu.cu - what stands between the matrices of a feed-forward part, one thread per output. */
 #include "ops.h"
 
 #include "ops.cuh"
-
-static __device__ __forceinline__ float gelu_tanh(float x)
-{
-    float square = x * x < 1e6f ? x * x : 1e6f; /* the sigmoid has long arrived: no overflow */
-
-    return times_sigmoid(x, 1.59576912f * x * (1.0f + 0.044715f * square));
-}
 
 static __global__ void __launch_bounds__(OPS_THREADS)
     glu_kernel(const __grid_constant__ spc_glu_args a)
@@ -26,7 +18,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int64_t at = i / a.dim * 2 * a.dim + i % a.dim;
     const float gate = a.in[at], up = a.in[at + a.dim];
 
-    a.out[i] = (a.kind == SPC_GLU_SILU ? times_sigmoid(gate, gate) : gelu_tanh(gate)) * up;
+    a.out[i] = glu_gate(a.kind, gate) * up;
 }
 
 cudaError_t spc_cuda_glu(const spc_glu_args *a, cudaStream_t stream)

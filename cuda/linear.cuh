@@ -53,27 +53,6 @@ static __device__ __forceinline__ int32_t output_of(const spc_cuda_matrix &m, in
 
 /* ---- in and out ------------------------------------------------------------------------------ */
 
-/* COUNT values of in from column c on; 0 behind the row's end. */
-template <int COUNT>
-static __device__ __forceinline__ void load_columns(const float *in, int32_t c, int32_t cols,
-                                                    float *out)
-{
-    if (cols % COUNT == 0) { /* rows are 16-byte aligned then */
-#pragma unroll
-        for (int i = 0; i < COUNT; i += 4) {
-            const float4 x = *(const float4 *)(in + c + i);
-
-            out[i] = x.x;
-            out[i + 1] = x.y;
-            out[i + 2] = x.z;
-            out[i + 3] = x.w;
-        }
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) out[i] = c + i < cols ? in[c + i] : 0.0f;
-}
-
 /* Sums of COUNT values over the warp, a power of two up to 32: the sum of value i ends in x[0] of
  * the lanes from i * 32 / COUNT on.  Half of the values change hands at each step, and each sum is
  * folded by halving. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ops.cuh - what the kernels of the ops share: folds over a warp, elements of weights as float.
+/* ops.cuh - what the kernels of the ops share: folds over a warp, elements of weights as float,
+ * products on tensor cores.
  *
  * Products are fused into sums where fmaf says so, and nowhere else (--fmad=false). */
 #ifndef SPC_CUDA_OPS_CUH
@@ -62,6 +63,19 @@ static __device__ __forceinline__ float bounded(float x, float cap)
     float tanh = (1.0f - e) / (1.0f + e);
 
     return y == y ? cap * (y < 0.0f ? -tanh : tanh) : y; /* exp2 answers NaN with 0 */
+}
+
+/* The formulas of host/cpu_kernels_body.h. */
+static __device__ __forceinline__ float gelu_tanh(float x)
+{
+    float square = x * x < 1e6f ? x * x : 1e6f; /* the sigmoid has long arrived: no overflow */
+
+    return times_sigmoid(x, 1.59576912f * x * (1.0f + 0.044715f * square));
+}
+
+static __device__ __forceinline__ float glu_gate(spc_glu_kind kind, float gate)
+{
+    return kind == SPC_GLU_SILU ? times_sigmoid(gate, gate) : gelu_tanh(gate);
 }
 
 /* ---- weights ----------------------------------------------------------------------------------
@@ -128,6 +142,27 @@ struct weights_f16 {
     }
 };
 
+/* COUNT values of in from column c on; 0 behind the row's end. */
+template <int COUNT>
+static __device__ __forceinline__ void load_columns(const float *in, int32_t c, int32_t cols,
+                                                    float *out)
+{
+    if (cols % COUNT == 0) { /* rows are 16-byte aligned then */
+#pragma unroll
+        for (int i = 0; i < COUNT; i += 4) {
+            const float4 x = *(const float4 *)(in + c + i);
+
+            out[i] = x.x;
+            out[i + 1] = x.y;
+            out[i + 2] = x.z;
+            out[i + 3] = x.w;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) out[i] = c + i < cols ? in[c + i] : 0.0f;
+}
+
 static inline bool is_matrix(const spc_cuda_matrix *m)
 {
     return m->data && m->rows >= 1 && m->cols >= 1 && m->type >= SPC_WEIGHT_F32 &&
@@ -162,6 +197,74 @@ static inline bool is_linear(const spc_linear_args *a,
         }
     }
     return true;
+}
+
+/* ---- tensor cores -----------------------------------------------------------------------------
+ *
+ * A warp multiplies 16 x K numbers a by K x 8 numbers b and adds the products to c [16, 8].  Of
+ * lane 4 g + t: c[0], c[1] are row g, columns 2 t and 2 t + 1; c[2], c[3] the same of row g + 8.
+ * Products are exact; in which order they are added, and how sums are rounded, the hardware does
+ * not say: always alike, and each column by itself. */
+
+/* K = 16, bf16 in pairs: a[0], a[2] of row g (k = 2 t and 8 + 2 t), a[1], a[3] of row g + 8; b[0],
+ * b[1] of column g. */
+static __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b)
+{
+#ifdef __CUDA_ARCH__
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+    fiber_mma(c, a, b, true);
+#endif
+}
+
+/* K = 8, the upper 19 bits of floats: the same with k = t and 4 + t. */
+static __device__ __forceinline__ void mma_16x8x8(float *c, const uint32_t *a, const uint32_t *b)
+{
+#ifdef __CUDA_ARCH__
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+    fiber_mma(c, a, b, false);
+#endif
+}
+
+/* Two floats to the nearest bf16, first below second; NaN stays NaN. */
+static __device__ __forceinline__ uint32_t bf16_pair(float first, float second)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t pair;
+
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    const float x[2] = {first, second};
+    uint32_t half[2];
+
+    for (int i = 0; i < 2; i++) {
+        const uint32_t bits = spc_float_bits(x[i]);
+
+        half[i] = x[i] != x[i] ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    }
+    return half[0] | half[1] << 16;
+#endif
+}
+
+/* To the nearest float whose lower 13 bits are 0 (ties away from 0); NaN stays NaN. */
+static __device__ __forceinline__ uint32_t tf32_bits(float x)
+{
+    uint32_t bits = spc_float_bits(x);
+
+#ifdef __CUDA_ARCH__
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+#else
+    return x != x ? 0x7fffe000u : (bits + 0x1000u) & 0xffffe000u;
+#endif
 }
 
 /* ---- launch -----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@
  * taken in float32, in an order that depends on the shape of the op alone: a row has the same bits
  * whatever runs beside it.  (linear_gemm.cu is the one exception.)
  *
- * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c runs them on the CPU, a fiber
- * per thread, against the loops of the CPU backend. */
+ * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear_tile.c run
+ * them on the CPU, a fiber per thread, against the loops of the CPU backend. */
 #ifndef SPC_CUDA_OPS_H
 #define SPC_CUDA_OPS_H
 
@@ -220,6 +220,28 @@ cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream
  * CPU rounds activations to 8 bits instead and multiplies integers; host/cpu_kernels.h says how far
  * off that is.) */
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *args, cudaStream_t stream);
+/* What may be done along with a linear op, each part where it is set. */
+typedef struct {
+    const float *norm; /* [cols] in becomes in / sqrt(mean of squares + eps) * norm first; the root
+                          is divided by behind the products, so last bits differ from those of
+                          spc_cuda_norm */
+    float eps;         /* of norm */
+    bool gate;         /* there are two parts of as many rows: out [rows, part's rows] is
+                          activation(first) second, as spc_cuda_glu has it, to the bit */
+    spc_glu_kind glu;  /* of gate: SILU or GELU_TANH */
+    const float *add;  /* [any, width] as out, added to it in the end, to the bit as spc_cuda_add
+                          does; may be out */
+} spc_linear_more;
+
+/* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows.
+ * A row has the same bits in any strip, but not those of spc_cuda_linear_row.
+ *
+ * more   NULL: nothing */
+cudaError_t spc_cuda_linear_tile(const spc_linear_args *args, const spc_linear_more *more,
+                                 cudaStream_t stream);
+
+/* Does it take weights of this type? */
+bool spc_cuda_tile_takes(spc_weight_type type);
 
 /* cuBLAS on one stream. */
 typedef struct spc_cuda_gemm_state *spc_cuda_gemm;

@@ -22,6 +22,13 @@
 typedef struct spc_backend spc_backend;
 typedef struct spc_runner spc_runner;
 
+/* GPU: which kernels take up to 16 rows of a linear layer (all rows without `library`).  A matrix
+ * has one for all of them: a row's bits do not depend on how many there are. */
+typedef enum {
+    SPC_LINEAR_AUTO, /* tensor cores for weights of 16 bits, ROW for others */
+    SPC_LINEAR_ROW,  /* plain multiplications (cuda/linear_row.cu), for measurements and tests */
+} spc_linear_kernels;
+
 /* How much a runner must be able to hold; fixed at load. */
 typedef struct {
     int32_t slots;   /* sequences whose KV cache exists at once */
@@ -31,7 +38,8 @@ typedef struct {
     bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
                      a row's last bits then depend on how many run together, which they otherwise
                      never do */
-    bool plain;      /* GPU: launch by launch, nothing recorded; to find faults */
+    spc_linear_kernels linear;
+    bool plain; /* GPU: launch by launch, nothing recorded; to find faults */
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written

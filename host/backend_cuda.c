@@ -2,7 +2,8 @@
 /* backend_cuda.c - runs plans on a GPU: the device, its errors, and one launch after the other.
  *
  * The plan stays plain; here neighbours that one kernel does together are recognised: head norm,
- * rotation and the write to the cache; a residual sum and the norm behind it.
+ * rotation and the write to the cache; a residual sum and the norm behind it; and what
+ * backend_cuda_linear.c finds.
  *
  * None of this has run on a GPU yet.  tests/test_cuda_backend.c runs it, kernels included, on the
  * CPU (tests/fibers). */
@@ -17,9 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Rows that never go through cuBLAS: what one strip of linear_row.cu takes. */
-enum { MOST_OWN_ROWS = 16 };
 
 /* ---- errors -----------------------------------------------------------------------------------
  */
@@ -300,40 +298,10 @@ static cudaError_t run_glu(spc_runner *r, const spc_op *op, const cuda_shape *f)
     return spc_cuda_glu(&a, r->backend->stream);
 }
 
-/* The matrices of an op over rows of `in`.  Those of one type go together. */
-static cudaError_t run_matrices(spc_runner *r, const spc_op *op, const float *in, int32_t rows,
-                                const int32_t *target, float *out, int32_t width)
-{
-    cudaError_t code = cudaSuccess;
-    int32_t k = 0;
-
-    while (k < SPC_OP_WEIGHTS && op->weight[k] >= 0 && code == cudaSuccess) {
-        spc_linear_args a = {
-            .in = in, .out = out, .target = target, .cap = op->cap, .rows = rows, .width = width};
-
-        for (; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++, a.parts++) {
-            const spc_cuda_matrix *m = &r->matrix[op->weight[k]];
-
-            if (a.parts > 0 && m->type != a.part[0].type) break;
-            a.part[a.parts] = *m;
-            if (op->bias[k] >= 0) a.bias[a.parts] = r->vector[op->bias[k]];
-            out += m->rows;
-        }
-        if (spc_cuda_is_quantised(a.part[0].type)) {
-            code = spc_cuda_linear_quant(&a, r->backend->stream);
-        } else if (r->gemm && rows > MOST_OWN_ROWS) {
-            code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, r->backend->stream);
-        } else {
-            code = spc_cuda_linear_row(&a, r->backend->stream);
-        }
-    }
-    return code;
-}
-
 static cudaError_t run_linear(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
-    return run_matrices(r, op, r->buffer[op->a], f->count, NULL, r->buffer[op->out],
-                        r->plan->buffer[op->out].dim);
+    return spc_cuda_run_matrices(r, op, r->buffer[op->a], f->count, NULL, r->buffer[op->out],
+                                 r->plan->buffer[op->out].dim);
 }
 
 /* Logits of the wanted rows only. */
@@ -346,7 +314,8 @@ static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f
     if (f->wanted == 0 || r->width == 0) return cudaSuccess;
     code = spc_cuda_gather(&a, r->backend->stream);
     if (code != cudaSuccess) return code;
-    return run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits, r->width);
+    return spc_cuda_run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits,
+                                 r->width);
 }
 
 /* Elements of the caches of all layers of one slot. */
@@ -453,7 +422,12 @@ static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const cuda_s
 static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const cuda_shape *f, cudaError_t *code)
 {
     const spc_op *op = &r->plan->op[i], *next = op + 1;
+    int32_t ran = 0;
 
+    if (op->kind == SPC_OP_NORM || op->kind == SPC_OP_LINEAR) {
+        ran = spc_cuda_run_tile(r, i, end, f->count, code);
+    }
+    if (ran > 0) return ran;
     switch (op->kind) {
     case SPC_OP_EMBED: *code = run_embed(r, op, f); return 1;
     case SPC_OP_NORM: *code = run_norm(r, NULL, op, f); return 1;

@@ -3,6 +3,7 @@
  *
  *   backend_cuda.c        the device, errors, the interpreter of plans
  *   backend_cuda_graph.c  forwards that come again, recorded
+ *   backend_cuda_linear.c linear ops and what goes along with them
  *   backend_cuda_load.c   memory: what a runner takes
  *   backend_cuda_pack.c   quantised rows into the layout of the device
  *   backend_cuda_round.c  drawing and verification
@@ -281,6 +282,18 @@ spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *runner, spc_error *err),
                               spc_error *err);
 void spc_cuda_free_graphs(spc_runner *runner);
+
+/* The matrices of a LINEAR or HEAD op over rows of `in`, results to rows of `out` (`target` as in
+ * spc_linear_args), which are `width` long. */
+cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,
+                                  int32_t rows, const int32_t *target, float *out, int32_t width);
+/* Run a NORM and the LINEAR op behind it, or a LINEAR op, with a gate or a residual sum behind it,
+ * in one launch, as far as that can be.  Returns how many ops that was; 0: none.
+ *
+ * first, end   the NORM or LINEAR op; where its part of the plan ends
+ * code         receives what became of the launch, where there was one */
+int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
+                          cudaError_t *code);
 
 /* The verbs draw and verify. */
 spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,

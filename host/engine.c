@@ -204,7 +204,8 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
     spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
-                         round,    false,   false};
+                         round,    false,   SPC_LINEAR_AUTO,
+                         false};
 
     return limits;
 }

@@ -13,15 +13,16 @@ static int32_t elements(const spc_weight *w)
 
 /* Element types, in turn where they are mixed. */
 static const char *const types[] = {"F32", "BF16", "F16"};
+enum { MIXED = 3 };
 
-static int32_t type_of(int32_t weight, bool mixed)
+static int32_t type_of(int32_t weight, int32_t type)
 {
-    return mixed ? weight % 3 : 0;
+    return type == MIXED ? weight % 3 : type;
 }
 
 /* The header of a safetensors file with every tensor of a plan, malloc'd; data: bytes of all of
  * them. */
-static char *header_of(const spc_plan *plan, bool mixed, size_t *bytes, size_t *data)
+static char *header_of(const spc_plan *plan, int32_t type, size_t *bytes, size_t *data)
 {
     size_t room = (size_t)plan->weight_count * 256 + 8, used = 0;
     char *text = malloc(room);
@@ -30,11 +31,11 @@ static char *header_of(const spc_plan *plan, bool mixed, size_t *bytes, size_t *
     *data = 0;
     for (int32_t i = 0; i < plan->weight_count; i++) {
         const spc_weight *w = &plan->weight[i];
-        size_t end = *data + (size_t)elements(w) * (type_of(i, mixed) == 0 ? 4 : 2);
+        size_t end = *data + (size_t)elements(w) * (type_of(i, type) == 0 ? 4 : 2);
 
         used += (size_t)snprintf(text + used, room - used,
                                  "%s\"%s\":{\"dtype\":\"%s\",\"shape\":", i ? "," : "{", w->name,
-                                 types[type_of(i, mixed)]);
+                                 types[type_of(i, type)]);
         used += (size_t)snprintf(text + used, room - used, w->cols ? "[%d,%d]" : "[%d]",
                                  (int)w->rows, (int)w->cols);
         used +=
@@ -67,7 +68,7 @@ static size_t store(float x, int32_t type, char *out)
     return type == 0 ? sizeof x : sizeof half;
 }
 
-static void fill(const spc_plan *plan, bool mixed, uint64_t seed, double spread, char *out)
+static void fill(const spc_plan *plan, int32_t type, uint64_t seed, double spread, char *out)
 {
     dice d = {seed};
 
@@ -79,12 +80,12 @@ static void fill(const spc_plan *plan, bool mixed, uint64_t seed, double spread,
         for (int32_t k = 0; k < elements(w); k++) {
             double x = (w->cols ? 0 : 1 - (double)w->plus) + scale * dice_gauss(&d);
 
-            out += store((float)x, type_of(i, mixed), out);
+            out += store((float)x, type_of(i, type), out);
         }
     }
 }
 
-static tiny_model open_typed(const char *config_json, uint64_t seed, double spread, bool mixed)
+static tiny_model open_typed(const char *config_json, uint64_t seed, double spread, int32_t type)
 {
     static const char no_tensors[] = "\x02\0\0\0\0\0\0\0{}";
     spc_blob files[] = {{"model.safetensors", no_tensors, sizeof no_tensors - 1},
@@ -98,13 +99,13 @@ static tiny_model open_typed(const char *config_json, uint64_t seed, double spre
     cr_assert_eq(spc_config_read(m.bundle, &m.config, &error), SPC_OK, "%s", error.message);
     cr_assert_eq(spc_plan_build(&m.config, "tiny", &m.plan, &error), SPC_OK, "%s", error.message);
     spc_bundle_close(m.bundle);
-    header = header_of(m.plan, mixed, &length, &data);
+    header = header_of(m.plan, type, &length, &data);
     files[0].bytes = 8 + length + data;
     files[0].data = m.file = malloc(files[0].bytes);
     cr_assert_not_null(m.file);
     for (int i = 0; i < 8; i++) m.file[i] = (char)((uint64_t)length >> (8 * i));
     memcpy(m.file + 8, header, length);
-    fill(m.plan, mixed, seed, spread, m.file + 8 + length);
+    fill(m.plan, type, seed, spread, m.file + 8 + length);
     free(header);
     cr_assert_eq(spc_bundle_open_memory("tiny", files, 2, &m.bundle, &error), SPC_OK, "%s",
                  error.message);
@@ -113,12 +114,17 @@ static tiny_model open_typed(const char *config_json, uint64_t seed, double spre
 
 tiny_model tiny_open(const char *config_json, uint64_t seed, double spread)
 {
-    return open_typed(config_json, seed, spread, false);
+    return open_typed(config_json, seed, spread, 0);
 }
 
 tiny_model tiny_open_mixed(const char *config_json, uint64_t seed)
 {
-    return open_typed(config_json, seed, 1, true);
+    return open_typed(config_json, seed, 1, MIXED);
+}
+
+tiny_model tiny_open_halves(const char *config_json, uint64_t seed, bool bf16)
+{
+    return open_typed(config_json, seed, 1, bf16 ? 1 : 2);
 }
 
 void tiny_close(tiny_model *model)

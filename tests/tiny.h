@@ -18,6 +18,8 @@ typedef struct {
 tiny_model tiny_open(const char *config_json, uint64_t seed, double spread);
 /* The same with tensors of float32, bfloat16 and float16 in turn. */
 tiny_model tiny_open_mixed(const char *config_json, uint64_t seed);
+/* The same with tensors of bfloat16 or of float16 alone. */
+tiny_model tiny_open_halves(const char *config_json, uint64_t seed, bool bf16);
 void tiny_close(tiny_model *model);
 
 /* Bind to the CPU. */

@@ -38,6 +38,11 @@ namespace
 enum { WARP = 32, STACK_BYTES = 256 << 10 };
 enum wait_kind { RUNS, AT_BLOCK, AT_WARP, ENDED };
 
+/* Of the two factors of a product, what one lane holds. */
+struct fragment {
+    uint32_t a[4], b[2];
+};
+
 struct fiber {
     ucontext_t context; /* for its first entry */
     jmp_buf here;       /* for all others */
@@ -47,6 +52,8 @@ struct fiber {
     int ballot;            /* given to __syncthreads_or */
     uint64_t exchanged[2]; /* given to shuffles, by turns */
     unsigned shuffles;
+    fragment given[2]; /* to the last two products: nobody writes one before all have read it */
+    unsigned products;
 };
 
 std::vector<fiber> fibers; /* of all blocks that run together */
@@ -213,6 +220,54 @@ uint64_t fiber_shuffle(uint64_t bits, unsigned from)
     fibers[self].exchanged[turn] = bits;
     wait_at(AT_WARP);
     return from < WARP ? fibers[self / WARP * WARP + from].exchanged[turn] : bits;
+}
+
+namespace
+{
+
+/* Number k of a row of a (0: the lower, 1: that 8 below) or of a column of b, which 4 lanes hold:
+ * pairs of bf16, or floats whose upper 19 bits count. */
+float factor(const fiber *lanes, unsigned slot, bool of_a, unsigned row, unsigned k, bool bf16)
+{
+    const unsigned each = bf16 ? 2 : 1, lane = k / each % 4, upper = k / each / 4;
+    const fragment &f = lanes[lane].given[slot];
+    const uint32_t bits = of_a ? f.a[row + 2 * upper] : f.b[upper];
+    union {
+        uint32_t u;
+        float f;
+    } pun;
+
+    pun.u = !bf16 ? bits & 0xffffe000u : k % 2 ? bits & 0xffff0000u : bits << 16;
+    return pun.f;
+}
+
+} // namespace
+
+void fiber_mma(float *c, const uint32_t *a, const uint32_t *b, bool bf16)
+{
+    const size_t self = current;
+    const unsigned slot = fibers[self].products++ % 2, lane = (unsigned)(self % WARP);
+    const fiber *warp = &fibers[self / WARP * WARP];
+
+    memcpy(fibers[self].given[slot].a, a, sizeof fibers[self].given[slot].a);
+    memcpy(fibers[self].given[slot].b, b, sizeof fibers[self].given[slot].b);
+    wait_at(AT_WARP);
+    for (unsigned column = 0; column < 2; column++) {
+        const fiber *of_b = warp + (lane % 4 * 2 + column) * 4, *of_a = warp + lane / 4 * 4;
+
+        const unsigned count = bf16 ? 16 : 8;
+        float x[16];
+        bool any = false;
+
+        for (unsigned k = 0; k < count; k++) {
+            x[k] = factor(of_b, slot, false, 0, k, bf16);
+            any = any || x[k] != 0.0f;
+        }
+        for (unsigned k = 0; k < count && any; k++) { /* rows that are not there cost nothing */
+            c[column] += factor(of_a, slot, true, 0, k, bf16) * x[k];
+            c[column + 2] += factor(of_a, slot, true, 1, k, bf16) * x[k];
+        }
+    }
 }
 
 void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)

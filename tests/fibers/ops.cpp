@@ -6,6 +6,7 @@
 #include "cuda/linear_gemm.cu"
 #include "cuda/linear_quant.cu"
 #include "cuda/linear_row.cu"
+#include "cuda/linear_tile.cu"
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"
 #include "cuda/round.cu"

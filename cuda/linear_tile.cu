@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear_tile.cu - up to 16 rows times matrices of 16-bit weights on tensor cores, so that 16 rows
+ * take as long as the weights' way through memory, as one does.
+ *
+ * Weights are the factor of 16 rows, activations that of 8 columns: one such product for up to 8
+ * rows, two for up to 16.  Nothing is moved about to get there: a lane loads 16 bytes of weights
+ * and the same 8 columns of its row of activations, and the order of columns within a product is
+ * what the lanes happen to hold, alike in both factors.
+ *
+ * A block takes 1, 2 or 4 tiles of 16 outputs, and its 8 warps share the columns, 32 at a time;
+ * their sums meet in shared memory in the order of the warps.  More tiles read the activations less
+ * often (they come from L2), fewer make more blocks.  All of that depends on the matrices alone and
+ * columns of a product do not meet: a row has the same bits whatever runs beside it.
+ *
+ * Precision.  Activations are float32 and stay so: with bf16 weights each is the sum of three
+ * bf16, exactly (from 2^-109 on; above 3.38e38 it becomes infinite); with fp16 weights both are
+ * floats of 11 bits, two of which keep 22 bits of an activation, to 2^-23.  Products are
+ * exact and sums float32: a result is within 2^-20 of the sum of its products' sizes, up to 16384
+ * columns.
+ *
+ * In flight are 8 loads of 16 bytes per thread, 32 KB per block, of which a multiprocessor holds
+ * two; counted, not timed: no GPU has run it. */
+#include "ops.h"
+
+#include "ops.cuh"
+
+enum {
+    TILE = 16,      /* outputs of a product */
+    COLUMNS = 8,    /* rows of activations of a product */
+    VECTORS = 4,    /* of 8 weights, that the lanes of a row load at once */
+    TILE_ROWS = 16, /* of a launch */
+    STAGE = 4,      /* tiles times steps whose weights a warp has under way */
+    TILES_FOR_2 = 256,
+    TILES_FOR_4 = 1024 /* 2 blocks for each multiprocessor of an H100 */
+};
+
+typedef struct {
+    spc_linear_args a;
+    spc_linear_more more;
+} tile_work;
+
+/* Tiles of all parts. */
+static __host__ __device__ __forceinline__ int32_t tiles_of(const spc_linear_args &a)
+{
+    int32_t tiles = 0;
+
+    for (int p = 0; p < a.parts; p++) tiles += (a.part[p].rows + TILE - 1) / TILE;
+    return tiles;
+}
+
+typedef struct {
+    int32_t part;  /* parts: there is no such tile */
+    int32_t first; /* its first output of the part */
+    int32_t at;    /* outputs of the parts before */
+} tile_place;
+
+/* Tiles go part by part; gates and what they open by turns, so that a block has both. */
+static __device__ __forceinline__ tile_place place_of(const tile_work &w, int32_t tile)
+{
+    tile_place at = {0, 0, 0};
+
+    if (w.more.gate) {
+        at.part = tile / 2 * TILE < w.a.part[0].rows ? tile % 2 : w.a.parts;
+        at.first = tile / 2 * TILE;
+        return at;
+    }
+    for (; at.part < w.a.parts; at.part++) {
+        const int32_t tiles = (w.a.part[at.part].rows + TILE - 1) / TILE;
+
+        if (tile < tiles) break;
+        tile -= tiles;
+        at.at += w.a.part[at.part].rows;
+    }
+    at.first = tile * TILE;
+    return at;
+}
+
+/* ---- the factors of a product ----------------------------------------------------------------
+ *
+ * Of the 8 weights and activations that a lane holds, a product takes ONCE. */
+
+/* Activations of bf16 weights: three parts that add up to them, as pairs. */
+struct tile_bf16 {
+    typedef weights_bf16 weights;
+    enum { PARTS = 3, ONCE = 4, TILES_MOST = 4 };
+    uint32_t part[PARTS][2];
+
+    __device__ __forceinline__ void split(float *x)
+    {
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float taken[2];
+
+                part[p][i] = bf16_pair(x[2 * i], x[2 * i + 1]);
+                weights_bf16::pair(part[p][i], taken);
+                x[2 * i] -= taken[0];
+                x[2 * i + 1] -= taken[1];
+            }
+        }
+    }
+
+    /* upper, lower: weights of output g and of output g + 8 */
+    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
+    {
+        const uint32_t a[4] = {step ? upper.z : upper.x, step ? lower.z : lower.x,
+                               step ? upper.w : upper.y, step ? lower.w : lower.y};
+
+#pragma unroll
+        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x16(sum, a, part[p]);
+    }
+};
+
+/* The same of fp16 weights, in floats of 19 bits: halves would overflow where activations do not.
+ */
+struct tile_f16 {
+    typedef weights_f16 weights;
+    enum { PARTS = 2, ONCE = 2, TILES_MOST = 2 /* 4 would not fit into registers */ };
+    uint32_t part[PARTS][2];
+
+    __device__ __forceinline__ void split(const float *x)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            part[0][i] = tf32_bits(x[i]);
+            part[1][i] = tf32_bits(x[i] - spc_bits_float(part[0][i]));
+        }
+    }
+
+    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
+    {
+        const uint32_t up = step == 0   ? upper.x
+                            : step == 1 ? upper.y
+                            : step == 2 ? upper.z
+                                        : upper.w;
+        const uint32_t low = step == 0   ? lower.x
+                             : step == 1 ? lower.y
+                             : step == 2 ? lower.z
+                                         : lower.w;
+        float weight[4];
+
+        weights_f16::pair(up, weight);
+        weights_f16::pair(low, weight + 2);
+
+        const uint32_t a[4] = {spc_float_bits(weight[0]), spc_float_bits(weight[2]),
+                               spc_float_bits(weight[1]), spc_float_bits(weight[3])};
+
+#pragma unroll
+        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x8(sum, a, part[p]);
+    }
+};
+
+/* ---- the kernel ------------------------------------------------------------------------------ */
+
+/* What a block's warps leave each other. */
+template <int TILES, int STRIPS> struct tile_shared {
+    enum { SUMS = TILES * STRIPS * 4 };
+    float sum[OPS_WARPS][SUMS][OPS_LANES];
+    float square[OPS_WARPS][STRIPS * COLUMNS];
+};
+
+/* The sum of all warps for output o of the block's tiles and row r. */
+template <int TILES, int STRIPS>
+static __device__ __forceinline__ float sum_of(const tile_shared<TILES, STRIPS> &s, int o, int r)
+{
+    const int lane = o % 8 * 4 + r % 8 / 2;
+    const int i = (o / TILE * STRIPS + r / COLUMNS) * 4 + o % TILE / 8 * 2 + r % 2;
+    float sum = 0.0f;
+
+    for (int warp = 0; warp < OPS_WARPS; warp++) sum += s.sum[warp][i][lane];
+    return sum;
+}
+
+/* What norm.cu multiplies a row by. */
+template <int TILES, int STRIPS>
+static __device__ __forceinline__ float scale_of(const tile_shared<TILES, STRIPS> &s,
+                                                 const tile_work &w, int r)
+{
+    float square = 0.0f;
+
+    if (!w.more.norm) return 1.0f;
+    for (int warp = 0; warp < OPS_WARPS; warp++) square += s.square[warp][r];
+    return 1.0f / sqrtf(square / (float)w.a.part[0].cols + w.more.eps);
+}
+
+/* From sums to results: one thread for each output and row. */
+template <int TILES, int STRIPS>
+static __device__ __forceinline__ void finish(const tile_shared<TILES, STRIPS> &s,
+                                              const tile_work &w)
+{
+    enum { OUTS = TILES * TILE };
+    const spc_linear_args &a = w.a;
+
+    for (int i = threadIdx.x; i < OUTS * a.rows; i += OPS_THREADS) {
+        const int row = i / OUTS, o = i % OUTS;
+        const tile_place at = place_of(w, (int32_t)blockIdx.x * TILES + o / TILE);
+        const int32_t out = at.first + o % TILE;
+        const float scale = scale_of(s, w, row);
+
+        if (at.part == a.parts || out >= a.part[at.part].rows) continue;
+        if (w.more.gate && at.part == 1) continue;
+
+        const int64_t to = (int64_t)(a.target ? a.target[row] : row) * a.width + at.at + out;
+        float x = sum_of(s, o, row) * scale;
+
+        if (a.bias[at.part]) x += a.bias[at.part][out];
+        if (w.more.gate) { /* what it opens is in the next tile */
+            float up = sum_of(s, o + TILE, row) * scale;
+
+            if (a.bias[1]) up += a.bias[1][out];
+            x = glu_gate(w.more.glu, x) * up;
+        }
+        if (a.cap > 0.0f) x = bounded(x, a.cap);
+        if (w.more.add) x += w.more.add[to];
+        a.out[to] = x;
+    }
+}
+
+template <typename T, int TILES, int STRIPS>
+static __global__ void __launch_bounds__(OPS_THREADS, 2)
+    linear_tile_kernel(const __grid_constant__ tile_work w)
+{
+    enum { STEPS = STAGE / TILES, COUNT = T::weights::COUNT };
+    static __shared__ tile_shared<TILES, STRIPS> shared;
+    const spc_linear_args &a = w.a;
+    const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
+    const int g = lane / VECTORS, t = lane % VECTORS;
+    const int32_t cols = a.part[0].cols, vectors = a.part[0].stride / COUNT;
+    const uint4 *weights[TILES]; /* of output g; of output g + 8 so much further */
+    int32_t further[TILES];
+    float sum[TILES][STRIPS][4], square[STRIPS];
+
+#pragma unroll
+    for (int i = 0; i < TILES;
+         i++) { /* outputs that are not there repeat others, and are dropped */
+        const tile_place at = place_of(w, (int32_t)blockIdx.x * TILES + i);
+        const spc_cuda_matrix &m = a.part[at.part < a.parts ? at.part : 0];
+        const int32_t upper = at.first + g < m.rows ? at.first + g : m.rows - 1;
+        const int32_t lower = at.first + g + 8 < m.rows ? at.first + g + 8 : m.rows - 1;
+
+        weights[i] = (const uint4 *)m.data + (int64_t)upper * vectors;
+        further[i] = (lower - upper) * vectors;
+    }
+#pragma unroll
+    for (int n = 0; n < STRIPS; n++) {
+        square[n] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < TILES * 4; i++) sum[i / 4][n][i % 4] = 0.0f;
+    }
+    for (int32_t first = warp * STEPS * VECTORS + t; first - t < vectors;
+         first += OPS_WARPS * STEPS * VECTORS) {
+        uint4 raw[STEPS][TILES][2];
+
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            const int32_t v = first + s * VECTORS;
+            const uint4 none = {0, 0, 0, 0};
+
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+                raw[s][i][0] = v < vectors ? __ldcs(weights[i] + v) : none;
+                raw[s][i][1] = v < vectors ? __ldcs(weights[i] + v + further[i]) : none;
+            }
+        }
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            const int32_t v = first + s * VECTORS;
+
+#pragma unroll
+            for (int n = 0; n < STRIPS; n++) {
+                const int row = n * COLUMNS + g;
+                float x[COUNT];
+
+                if (v < vectors && row < a.rows) {
+                    load_columns<COUNT>(a.in + (int64_t)row * cols, v * COUNT, cols, x);
+                } else {
+#pragma unroll
+                    for (int i = 0; i < COUNT; i++) x[i] = 0.0f;
+                }
+                if (w.more.norm && v < vectors) {
+                    float weight[COUNT];
+
+                    load_columns<COUNT>(w.more.norm, v * COUNT, cols, weight);
+#pragma unroll
+                    for (int i = 0; i < COUNT; i++) {
+                        square[n] = fmaf(x[i], x[i], square[n]);
+                        x[i] *= weight[i];
+                    }
+                }
+                __syncwarp(); /* a product is of all lanes; some went another way to get here */
+#pragma unroll
+                for (int k = 0; k < COUNT / T::ONCE; k++) {
+                    T factor;
+
+                    factor.split(x + k * T::ONCE);
+#pragma unroll
+                    for (int i = 0; i < TILES; i++) {
+                        factor.multiply(sum[i][n], raw[s][i][0], raw[s][i][1], k);
+                    }
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < STRIPS; n++) {
+        square[n] += __shfl_xor_sync(0xffffffffu, square[n], 1);
+        square[n] += __shfl_xor_sync(0xffffffffu, square[n], 2);
+        if (t == 0) shared.square[warp][n * COLUMNS + g] = square[n];
+#pragma unroll
+        for (int i = 0; i < TILES * 4; i++) {
+            shared.sum[warp][(i / 4 * STRIPS + n) * 4 + i % 4][lane] = sum[i / 4][n][i % 4];
+        }
+    }
+    __syncthreads();
+    finish(shared, w);
+}
+
+/* ---- launchers ------------------------------------------------------------------------------- */
+
+template <typename T, int TILES>
+static cudaError_t launch_tiles(const tile_work &w, cudaStream_t stream)
+{
+    const int64_t blocks = (tiles_of(w.a) + TILES - 1) / TILES;
+
+    if (w.a.rows <= COLUMNS) return launch_op(linear_tile_kernel<T, TILES, 1>, blocks, w, stream);
+    return launch_op(linear_tile_kernel<T, TILES, 2>, blocks, w, stream);
+}
+
+template <typename T> static cudaError_t launch_shape(const tile_work &w, cudaStream_t stream)
+{
+    const int32_t tiles = tiles_of(w.a);
+
+    if constexpr (T::TILES_MOST == 4) {
+        if (tiles >= TILES_FOR_4) return launch_tiles<T, 4>(w, stream);
+    }
+    if (tiles >= TILES_FOR_2 || w.a.parts == 2) return launch_tiles<T, 2>(w, stream);
+    return launch_tiles<T, 1>(w, stream);
+}
+
+bool spc_cuda_tile_takes(spc_weight_type type)
+{
+    return type == SPC_WEIGHT_BF16 || type == SPC_WEIGHT_F16;
+}
+
+cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more *more,
+                                 cudaStream_t stream)
+{
+    tile_work w = {*a, {}};
+    cudaError_t error = cudaSuccess;
+
+    if (more) w.more = *more;
+    if (!is_linear(a) || !spc_cuda_tile_takes(a->part[0].type)) return cudaErrorInvalidValue;
+    if (w.more.gate && (a->parts != 2 || a->part[0].rows != a->part[1].rows ||
+                        w.more.glu < SPC_GLU_SILU || w.more.glu > SPC_GLU_GELU_TANH)) {
+        return cudaErrorInvalidValue;
+    }
+    for (int32_t done = 0; done < a->rows && error == cudaSuccess; done += TILE_ROWS) {
+        const int64_t at = (int64_t)done * a->width;
+
+        w.a.rows = a->rows - done < TILE_ROWS ? a->rows - done : TILE_ROWS;
+        w.a.in = a->in + (int64_t)done * a->part[0].cols;
+        if (a->target) w.a.target = a->target + done;
+        if (!a->target) w.a.out = a->out + at;
+        if (!a->target && w.more.add) w.more.add = more->add + at;
+        error = a->part[0].type == SPC_WEIGHT_BF16 ? launch_shape<tile_bf16>(w, stream)
+                                                   : launch_shape<tile_f16>(w, stream);
+    }
+    return error;
+}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_linear.c - linear ops: which kernel takes one, and which neighbours go along.
+ *
+ * Weights of 16 bits go through tensor cores for any number of rows (unless limits.linear says
+ * otherwise), so that a row's bits do not depend on its company; with limits.library more than 16
+ * rows go through cuBLAS.  Quantised weights have a kernel of their own.  The kernel on tensor
+ * cores also takes the norm in front of it, the gate behind it and the residual sum behind it,
+ * where nobody else wants what lies between: three launches less in a layer of Llama's kind, seven
+ * instead of ten. */
+#include "backend_cuda.h"
+#include "backend_cuda_pack.h"
+
+#include <assert.h>
+
+/* Rows that never go through cuBLAS: what one strip of the other kernels takes. */
+enum { MOST_OWN_ROWS = 16 };
+
+static bool by_library(const spc_runner *r, int32_t rows)
+{
+    return r->gemm && rows > MOST_OWN_ROWS;
+}
+
+static bool by_tile(const spc_runner *r, spc_weight_type type, int32_t rows)
+{
+    return r->limits.linear != SPC_LINEAR_ROW && !by_library(r, rows) && spc_cuda_tile_takes(type);
+}
+
+/* The matrices of an op from number *k on that are of one type; *k: behind them. */
+static spc_linear_args parts_of(const spc_runner *r, const spc_op *op, int32_t *k)
+{
+    spc_linear_args a = {.cap = op->cap};
+
+    for (; *k < SPC_OP_WEIGHTS && op->weight[*k] >= 0; ++*k, a.parts++) {
+        const spc_cuda_matrix *m = &r->matrix[op->weight[*k]];
+
+        if (a.parts > 0 && m->type != a.part[0].type) break;
+        a.part[a.parts] = *m;
+        if (op->bias[*k] >= 0) a.bias[a.parts] = r->vector[op->bias[*k]];
+    }
+    return a;
+}
+
+static bool ends(const spc_op *op, int32_t k)
+{
+    return k == SPC_OP_WEIGHTS || op->weight[k] < 0;
+}
+
+cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *in, int32_t rows,
+                                  const int32_t *target, float *out, int32_t width)
+{
+    cudaStream_t stream = r->backend->stream;
+    cudaError_t code = cudaSuccess;
+    int32_t k = 0;
+
+    while (!ends(op, k) && code == cudaSuccess) {
+        spc_linear_args a = parts_of(r, op, &k);
+
+        a.in = in;
+        a.out = out;
+        a.target = target;
+        a.rows = rows;
+        a.width = width;
+        for (int32_t p = 0; p < a.parts; p++) out += a.part[p].rows;
+        if (spc_cuda_is_quantised(a.part[0].type)) {
+            code = spc_cuda_linear_quant(&a, stream);
+        } else if (by_library(r, rows)) {
+            code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, stream);
+        } else if (by_tile(r, a.part[0].type, rows)) {
+            code = spc_cuda_linear_tile(&a, NULL, stream);
+        } else {
+            code = spc_cuda_linear_row(&a, stream);
+        }
+    }
+    return code;
+}
+
+/* ---- neighbours ------------------------------------------------------------------------------ */
+
+/* Does any op from i on read what lies in the buffer now? */
+static bool is_read(const spc_plan *plan, int32_t i, int32_t end, int32_t buffer)
+{
+    for (; i < end; i++) {
+        const spc_op *op = &plan->op[i];
+
+        if (op->a == buffer || op->b == buffer) return true;
+        if (op->out == buffer) return false;
+    }
+    return false;
+}
+
+/* The gate over what the linear op before it leaves, of two matrices alike. */
+static bool takes_gate(const spc_op *linear, const spc_op *op, const spc_linear_args *a)
+{
+    return op->kind == SPC_OP_GLU && op->a == linear->out && op->out != linear->a &&
+           a->parts == 2 && a->part[0].rows == a->part[1].rows;
+}
+
+static bool takes_sum(const spc_op *linear, const spc_op *op)
+{
+    return op->kind == SPC_OP_ADD && op->out != linear->a &&
+           (op->a == linear->out) != (op->b == linear->out);
+}
+
+int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t rows,
+                          cudaError_t *code)
+{
+    const spc_plan *plan = r->plan;
+    const spc_op *op = &plan->op[first], *norm = op->kind == SPC_OP_NORM ? op : NULL, *next;
+    spc_linear_more more = {0};
+    int32_t i = norm ? first + 1 : first, k = 0, in = op->a, out;
+
+    op = &plan->op[i];
+    if (i >= end || op->kind != SPC_OP_LINEAR) return 0;
+
+    spc_linear_args a = parts_of(r, op, &k);
+
+    if (!ends(op, k) || !by_tile(r, a.part[0].type, rows)) return 0;
+    out = op->out;
+    if (norm && (op->a != norm->out || out == in || is_read(plan, i + 1, end, norm->out))) return 0;
+    if (norm) more.norm = r->vector[norm->weight[0]];
+    more.eps = (float)plan->config.norm_eps;
+    next = op + 1;
+    i++;
+    if (i < end && out != in && next->out != in && !is_read(plan, i + 1, end, out)) {
+        if (takes_gate(op, next, &a)) {
+            more.gate = true;
+            more.glu = next->activation == SPC_ACT_GELU_TANH ? SPC_GLU_GELU_TANH : SPC_GLU_SILU;
+            out = next->out;
+            i++;
+        } else if (takes_sum(op, next)) {
+            more.add = r->buffer[next->a == out ? next->b : next->a];
+            out = next->out;
+            i++;
+        }
+    }
+    a.in = r->buffer[in];
+    a.out = r->buffer[out];
+    a.rows = rows;
+    a.width = plan->buffer[out].dim;
+    *code = spc_cuda_linear_tile(&a, &more, r->backend->stream);
+    return i - first;
+}
