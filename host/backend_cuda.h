@@ -8,7 +8,8 @@
  *   backend_cuda_pack.c   quantised rows into the layout of the device
  *   backend_cuda_round.c  drawing and verification
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
- *   backend_cuda_whole.c  a round as one graph
+ *   backend_cuda_whole.c  a round as one graph: what it will be, what became of it
+ *   backend_cuda_whole_run.c  ... and how it runs
  *   backend_cuda_weights.c  weights on their way to the device
  *
  * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
