@@ -318,13 +318,15 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
 /* ---- the verb ---------------------------------------------------------------------------------
  */
 
-/* Are the drafts of the next round those that were drawn?  Only where all of this one are kept. */
-static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted, const spc_verdict *v)
+/* Drafts of the next round were drawn behind all of this one.  Whether it begins there, its length
+ * and its pending token will tell: a draft that was not kept leaves fewer tokens or another last.
+ */
+static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted)
 {
     cuda_ahead *a = &r->drafter->ahead;
 
     a->count = 0;
-    if (w->failed || w->lane.drafts < wanted || v->accepted < wanted) return;
+    if (w->failed || w->lane.drafts < wanted) return;
     a->count = r->shape.ahead;
     a->params = *w->lane.params;
     a->serial = r->drafter->serial[w->slot];
@@ -357,7 +359,7 @@ static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_
     w->ready = r->shape.ready;
     w->ahead = r->shape.ahead;
     if (r->drafter) r->drafter->serial[w->slot]++;
-    if (r->shape.ahead > 0) keep_ahead(r, w, wanted, out);
+    if (r->shape.ahead > 0) keep_ahead(r, w, wanted);
 }
 
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
