@@ -61,24 +61,9 @@ static spc_status find_weight(const spc_plan *plan, const spc_bundle *bundle, in
                               const spc_tensor **out, spc_error *err)
 {
     const spc_weight *w = &plan->weight[i];
-    const spc_tensor *t = spc_bundle_find(bundle, w->name);
-    const char *where = spc_bundle_where(bundle);
-    int32_t rank = w->cols > 0 ? 2 : 1;
+    const spc_status status = spc_plan_tensor(w, bundle, out, err);
 
-    *out = t;
-    if (!t) {
-        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
-                             where, w->name);
-    }
-    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
-        return spc_error_set(
-            err, SPC_ESHAPE,
-            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
-            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
-            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
-    }
-    return check_type(where, w, t, err);
+    return status == SPC_OK ? check_type(spc_bundle_where(bundle), w, *out, err) : status;
 }
 
 /* ---- scales beside 8-bit types ----------------------------------------------------------------

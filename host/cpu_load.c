@@ -161,22 +161,12 @@ static spc_status copy_columns(spc_runner *r, const spc_weight *w, const spc_ten
 static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
 {
     const spc_weight *w = &r->plan->weight[i];
-    const spc_tensor *t = spc_bundle_find(bundle, w->name);
     const char *where = spc_bundle_where(bundle);
-    int32_t rank = w->cols > 0 ? 2 : 1;
+    const spc_tensor *t;
+    spc_status status = spc_plan_tensor(w, bundle, &t, err);
 
-    if (!t) {
-        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
-                             where, w->name);
-    }
-    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
-        return spc_error_set(
-            err, SPC_ESHAPE,
-            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
-            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
-            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
-            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
-    }
+    if (status != SPC_OK) return status;
+    const int32_t rank = t->rank;
     bool matrix = rank == 2 && w->relative == SPC_RELATIVE_NONE;
 
     if (!(spc_dtype_is_float(t->dtype) || (matrix && t->dtype == SPC_DTYPE_I8)) ||
@@ -198,9 +188,8 @@ static spc_status bind_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
         return SPC_OK;
     }
     if (rank == 2 && spc_dtype_is_scaled(t->dtype)) {
-        spc_status status = spc_cpu_bind_scale(bundle, w, t, r->plan->config.scaled, &r->matrix[i],
-                                               &r->scale[i], err);
-
+        status = spc_cpu_bind_scale(bundle, w, t, r->plan->config.scaled, &r->matrix[i],
+                                    &r->scale[i], err);
         if (status != SPC_OK) return status;
     }
     if (rank == 2) return w->cols < w->of_cols ? copy_columns(r, w, t, i, err) : SPC_OK;

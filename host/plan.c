@@ -2,6 +2,7 @@
 /* plan.c - building, measuring and printing plans; the table of architectures. */
 #include "plan.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -160,6 +161,29 @@ static uint64_t row_reads(const spc_plan *plan, int32_t weight, uint64_t bytes)
         }
     }
     return most;
+}
+
+spc_status spc_plan_tensor(const spc_weight *w, const spc_bundle *bundle, const spc_tensor **out,
+                           spc_error *err)
+{
+    const spc_tensor *t = spc_bundle_find(bundle, w->name);
+    const char *where = spc_bundle_where(bundle);
+    const int32_t rank = w->cols > 0 ? 2 : 1;
+
+    *out = t;
+    if (!t) {
+        return spc_error_set(err, SPC_ESHAPE, "%s: tensor '%s' is missing from the checkpoint",
+                             where, w->name);
+    }
+    if (t->rank != rank || t->shape[0] != w->of_rows || (rank == 2 && t->shape[1] != w->of_cols)) {
+        return spc_error_set(
+            err, SPC_ESHAPE,
+            "%s: %s: expected [%d%s%.0d] (from config.json), found a tensor of rank "
+            "%d, [%" PRId64 ", %" PRId64 "]; are both files from one model?",
+            where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
+            t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
+    }
+    return SPC_OK;
 }
 
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)

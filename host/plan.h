@@ -162,6 +162,11 @@ const char *spc_op_name(spc_op_kind kind);
 /* Bucket of a key `offset` tokens behind the query (before it: negative), by T5's formula. */
 int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t offset);
 
+/* The tensor that a weight is read from.  SPC_ESHAPE names one that is missing, or of another shape
+ * than the plan's. */
+spc_status spc_plan_tensor(const spc_weight *weight, const spc_bundle *bundle,
+                           const spc_tensor **out, spc_error *err);
+
 /* Bytes of weights that a decoded row reads: every weight of the plan, of the embedding one row
  * only unless it is the head too, nothing of what only the encoder reads.  Weights that the bundle
  * lacks count as nothing. */
