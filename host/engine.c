@@ -265,6 +265,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
     }
     engine->clock.now_ns = machine_now;
     engine->prefill_rows = CHUNK_ROWS;
+    engine->trace = spc_trace_open();
     *out = engine;
     return SPC_OK;
 }
@@ -549,6 +550,7 @@ void spc_engine_close(spc_engine *engine)
     if (engine->ops) engine->ops->close(engine->backend);
     spc_comm_close(engine->joined);
     spc_tokenizer_close(engine->tokenizer);
+    spc_trace_close(engine->trace);
     (void)pthread_mutex_destroy(&engine->lock);
     free(engine);
 }

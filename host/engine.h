@@ -12,6 +12,7 @@
 #include "overlap.h"
 #include "prefix.h"
 #include "slots.h"
+#include "trace.h"
 
 #include <pthread.h>
 
@@ -32,6 +33,7 @@ typedef struct {
 typedef struct {
     int32_t *slot, *token, *position, *output; /* [rows] */
     int32_t count;                             /* rows in use */
+    int32_t prompts;                           /* of them, of prompts */
     int32_t fed;                               /* rows run since the caller set it to 0 */
     int32_t rows;                              /* most rows of one forward */
     spc_lane *lane;                            /* [sessions] */
@@ -84,6 +86,7 @@ struct spc_engine {
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
     spc_rewrite_fn rewrite;
     void *rewrite_user;
+    spc_trace *trace; /* owned; NULL: no profiler */
     spc_log_fn log;
     void *user;
 };

@@ -17,11 +17,17 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
 {
     spc_scratch *s = &engine->scratch;
     spc_rows rows = {s->count, s->slot, s->token, s->position, s->output};
+    int32_t prompts = s->prompts;
+    spc_status status;
 
     if (s->count == 0) return SPC_OK;
     s->fed += s->count;
-    s->count = 0;
-    return engine->ops->forward(model->runner, &rows, err);
+    s->count = s->prompts = 0;
+    if (prompts == 0) return engine->ops->forward(model->runner, &rows, err);
+    spc_trace_begin(engine->trace, "prefill rows=%d of=%d", (int)prompts, (int)rows.count);
+    status = engine->ops->forward(model->runner, &rows, err);
+    spc_trace_end(engine->trace);
+    return status;
 }
 
 spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, int32_t to,
@@ -31,9 +37,12 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
     int32_t from = engine->ops->length(model->runner, session->slot);
 
     if (from == 0 && session->source_count > 0) {
+        spc_trace_begin(engine->trace, "encode tokens=%d", (int)session->source_count);
+
         spc_status status = engine->ops->encode(model->runner, session->slot, session->source,
                                                 session->source_count, err);
 
+        spc_trace_end(engine->trace);
         if (status != SPC_OK) return status;
         session->counters.prefill_calls++;
     }
@@ -49,6 +58,7 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
         s->token[s->count] = session->token[i];
         s->position[s->count] = i;
         s->output[s->count] = i >= wanted ? output + (i - wanted) : -1;
+        s->prompts += i + 1 < session->prompt;
         s->count++;
     }
     return SPC_OK;

@@ -304,6 +304,17 @@ static void drafted_whole(spc_engine *engine, spc_session *const *sessions, int3
     if (steps_run > 0) spc_gamma_drafted(engine, drafting, drafting, ns / (uint64_t)steps_run);
 }
 
+/* Longest draft of a round, as it was chosen. */
+static int32_t longest(spc_session *const *sessions, int32_t count)
+{
+    int32_t gamma = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        if (sessions[k]->round_gamma > gamma) gamma = sessions[k]->round_gamma;
+    }
+    return gamma;
+}
+
 /* rows: receives those the verifier scored. */
 static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
                               uint64_t *verify_ns, int32_t *rows, spc_error *err)
@@ -317,8 +328,11 @@ static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, 
         *rows += sessions[k]->round_gamma + 1;
     }
     if (count == 1) scratch->whole[0].ahead = drafts_ahead(sessions[0], &scratch->lane[0]);
+    spc_trace_begin(engine->trace, "draft+verify sessions=%d gamma=%d ahead=%d", (int)count,
+                    (int)longest(sessions, count), (int)scratch->whole[0].ahead);
     status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
                                 count, scratch->verdict, late, verify_ns, err);
+    spc_trace_end(engine->trace);
     for (int32_t k = 0; k < count && status == SPC_OK; k++) {
         whole_end(sessions[k], &scratch->lane[k], &scratch->whole[k], &scratch->verdict[k],
                   &late[k]);
@@ -392,14 +406,19 @@ static spc_status round_composed(spc_engine *engine, spc_session *const *session
                                  uint64_t *drafter_ns, int32_t *rows, spc_error *err)
 {
     uint64_t late_ns = 0, start = spc_engine_now(engine);
-    int32_t wanted = 0;
-    spc_status status = round_draft(engine, sessions, count, err);
+    int32_t wanted = 0, gamma = longest(sessions, count);
+    spc_status status;
 
+    spc_trace_begin(engine->trace, "draft sessions=%d gamma=%d", (int)count, (int)gamma);
+    status = round_draft(engine, sessions, count, err);
+    spc_trace_end(engine->trace);
     *drafter_ns = spc_engine_now(engine) - start;
     engine->scratch.fed = 0;
+    spc_trace_begin(engine->trace, "verify sessions=%d gamma=%d", (int)count, (int)gamma);
     if (status == SPC_OK) status = round_score(engine, sessions, count, &wanted, err);
     *rows = engine->scratch.fed == wanted ? wanted : 0;
     if (status == SPC_OK) status = round_verify(engine, sessions, count, &late_ns, err);
+    spc_trace_end(engine->trace);
     *drafter_ns += late_ns;
     return status;
 }
@@ -428,12 +447,14 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
     }
     if (status != SPC_OK) return status;
 
+    spc_trace_begin(engine->trace, "commit sessions=%d", (int)count);
     for (int32_t k = 0; k < count; k++) {
         if (engine->rewrite) {
             engine->rewrite(engine->rewrite_user, &scratch->lane[k], &scratch->verdict[k]);
         }
         round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
     }
+    spc_trace_end(engine->trace);
 
     uint64_t committed = spc_engine_now(engine) - start;
 

@@ -414,8 +414,11 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
     }
     if (members == 0) return SPC_OK;
 
+    spc_trace_begin(engine->trace, "%s sessions=%d", strategy->name, (int)members);
+
     spc_status status = strategy->step(engine, group, members, &error);
 
+    spc_trace_end(engine->trace);
     for (int32_t i = 0; i < members && status != SPC_OK; i++) spc_session_fail(group[i], &error);
     if (status != SPC_OK) fail_filling(engine, &error);
     return status;

@@ -28,7 +28,8 @@
  * spc_session_cancel.
  *
  * Errors.  See spc/status.h.  A call that fails leaves *out NULL and its objects as they were
- * unless it says otherwise.  The library never exits, aborts, prints or reads the environment. */
+ * unless it says otherwise.  The library never exits, aborts, prints or reads the environment (CUDA
+ * does: its own variables, and where NVTX finds a profiler, NVTX_INJECTION64_PATH). */
 #ifndef SPC_SPC_H
 #define SPC_SPC_H
 
