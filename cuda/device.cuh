@@ -11,6 +11,8 @@
 #include <cuda_runtime_api.h>
 #include <stdint.h>
 
+#include "fence.cuh"
+
 enum { WARP = 32 };
 
 enum { WARPS = SPC_LANES / WARP, SUMS = 3 };
@@ -39,16 +41,6 @@ static __device__ float warp_sum_of_block(const float *lane)
         part[0] += __shfl_down_sync(0xffffffffu, part[0], half);
     }
     return part[0];
-}
-
-/* Orders what this thread, and those it met at a barrier, wrote before what it does next, and what
- * it saw before what it reads next: for a counter between blocks.  (__threadfence orders more than
- * that, and waits for it.) */
-static __device__ __forceinline__ void fence_blocks(void)
-{
-#ifdef __CUDACC__
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
-#endif
 }
 
 /* Sum of one value per lane. */

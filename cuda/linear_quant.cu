@@ -46,22 +46,20 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
-    const int slice = warp % w.slices;
-    int32_t group = (int32_t)blockIdx.x * (OPS_WARPS / w.slices) + warp / w.slices, at;
-    const int part = part_of(a, &group, &at);
+    const linear_place at = place_of(w, warp);
     float sum[OUTS * ROWS];
 
 #pragma unroll
     for (int i = 0; i < OUTS * ROWS; i++) sum[i] = 0.0f;
-    if (part < a.parts) { /* the same in all lanes */
-        const spc_cuda_matrix &m = a.part[part];
+    if (at.part < a.parts) { /* the same in all lanes */
+        const spc_cuda_matrix &m = a.part[at.part];
         const int32_t units = quant_units(m.stride);
 
-        for (int32_t u = slice * OPS_LANES + lane; u < units; u += w.slices * OPS_LANES) {
+        for (int32_t u = at.slice * OPS_LANES + lane; u < units; u += at.slices * OPS_LANES) {
             Q quant[OUTS];
 
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) quant[o].load(m, output_of(m, group, o), u);
+            for (int o = 0; o < OUTS; o++) quant[o].load(m, output_of(m, at.group, o), u);
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
                 const int32_t column = quant_column(u, b);
@@ -105,9 +103,8 @@ cudaError_t spc_cuda_linear_quant(const spc_linear_args *a, cudaStream_t stream)
 {
     if (!is_linear(a, is_quant_matrix)) return cudaErrorInvalidValue;
     return with_quant(a->part[0].type, [=](auto q) {
-        return in_strips(*a, quant_units(a->part[0].stride),
-                         [=](const linear_work &w, int64_t blocks) {
-                             return launch_quant<decltype(q)>(w, blocks, stream);
-                         });
+        return in_strips(*a, SPC_KERNEL_QUANT, [=](const linear_work &w, int64_t blocks) {
+            return launch_quant<decltype(q)>(w, blocks, stream);
+        });
     });
 }

@@ -3,7 +3,8 @@
  *
  * A warp takes 4 outputs; its lanes stride along the columns, 16 bytes of weights each, and every
  * weight is used for all rows while it is in a register.  Where there are too few outputs to keep
- * the memory busy, several warps share the columns.  How many depends on the matrices alone, and
+ * the memory busy, several warps share the columns, of several blocks if need be (split.cuh).  How
+ * many depends on the matrices alone, and
  * rows do not meet: a row's sums have the same order for any number of rows.
  *
  * The kernel of 1 row has 4 loads of 16 bytes per thread under way and, by its registers (52 to
@@ -23,23 +24,21 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
-    const int slice = warp % w.slices;
-    int32_t group = (int32_t)blockIdx.x * (OPS_WARPS / w.slices) + warp / w.slices, at;
-    const int part = part_of(a, &group, &at);
+    const linear_place at = place_of(w, warp);
     float sum[OUTS * ROWS];
 
 #pragma unroll
     for (int i = 0; i < OUTS * ROWS; i++) sum[i] = 0.0f;
-    if (part < a.parts) { /* the same in all lanes */
-        const spc_cuda_matrix &m = a.part[part];
+    if (at.part < a.parts) { /* the same in all lanes */
+        const spc_cuda_matrix &m = a.part[at.part];
         const int32_t vectors = m.stride / W::COUNT;
         const uint4 *weights[OUTS];
 
 #pragma unroll
         for (int o = 0; o < OUTS; o++) {
-            weights[o] = (const uint4 *)m.data + (int64_t)output_of(m, group, o) * vectors;
+            weights[o] = (const uint4 *)m.data + (int64_t)output_of(m, at.group, o) * vectors;
         }
-        for (int32_t v = slice * OPS_LANES + lane; v < vectors; v += w.slices * OPS_LANES) {
+        for (int32_t v = at.slice * OPS_LANES + lane; v < vectors; v += at.slices * OPS_LANES) {
             uint4 raw[OUTS];
             float weight[OUTS][W::COUNT];
 
@@ -84,12 +83,11 @@ cudaError_t spc_cuda_linear_row(const spc_linear_args *a, cudaStream_t stream)
 
     const spc_weight_type type = a->part[0].type;
 
-    return in_strips(*a, a->part[0].stride / (type == SPC_WEIGHT_F32 ? 4 : 8),
-                     [=](const linear_work &w, int64_t blocks) {
-                         switch (type) {
-                         case SPC_WEIGHT_BF16: return launch_rows<weights_bf16>(w, blocks, stream);
-                         case SPC_WEIGHT_F16: return launch_rows<weights_f16>(w, blocks, stream);
-                         default: return launch_rows<weights_f32>(w, blocks, stream);
-                         }
-                     });
+    return in_strips(*a, SPC_KERNEL_ROW, [=](const linear_work &w, int64_t blocks) {
+        switch (type) {
+        case SPC_WEIGHT_BF16: return launch_rows<weights_bf16>(w, blocks, stream);
+        case SPC_WEIGHT_F16: return launch_rows<weights_f16>(w, blocks, stream);
+        default: return launch_rows<weights_f32>(w, blocks, stream);
+        }
+    });
 }

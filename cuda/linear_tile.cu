@@ -7,10 +7,12 @@
  * and the same 8 columns of its row of activations, and the order of columns within a product is
  * what the lanes happen to hold, alike in both factors.
  *
- * A block takes 1, 2 or 4 tiles of 16 outputs, and its 8 warps share the columns, 32 at a time;
- * their sums meet in shared memory in the order of the warps.  More tiles read the activations less
- * often (they come from L2), fewer make more blocks.  All of that depends on the matrices alone and
- * columns of a product do not meet: a row has the same bits whatever runs beside it.
+ * A block takes 1, 2 or 4 tiles of 16 outputs, and its 8 warps share the columns, 128 at a time;
+ * their sums meet in shared memory in the order of the warps, those of several blocks in scratch
+ * memory (split.cuh).  More tiles read the activations less often (they come from L2), fewer make
+ * more blocks; sums are the same to the bit.  How many warps share the columns depends on the
+ * matrices alone, and columns of a product do not meet: a row has the same bits whatever runs
+ * beside it.
  *
  * Precision.  Activations are float32 and stay so: with bf16 weights each is the sum of three
  * bf16, exactly (from 2^-109 on; above 3.38e38 it becomes infinite); with fp16 weights both are
@@ -22,31 +24,20 @@
  * two; counted, not timed: no GPU has run it. */
 #include "ops.h"
 
-#include "ops.cuh"
+#include "split.cuh"
 
 enum {
-    TILE = 16,      /* outputs of a product */
-    COLUMNS = 8,    /* rows of activations of a product */
-    VECTORS = 4,    /* of 8 weights, that the lanes of a row load at once */
-    TILE_ROWS = 16, /* of a launch */
-    STAGE = 4,      /* tiles times steps whose weights a warp has under way */
-    TILES_FOR_2 = 256,
-    TILES_FOR_4 = 1024 /* 2 blocks for each multiprocessor of an H100 */
+    COLUMNS = 8,                   /* rows of activations of a product */
+    VECTORS = 4,                   /* of 8 weights, that the lanes of a row load at once */
+    TILE_ROWS = 16,                /* of a launch */
+    STAGE = TILE_VECTORS / VECTORS /* tiles times steps whose weights a warp has under way */
 };
 
 typedef struct {
     spc_linear_args a;
     spc_linear_more more;
+    int32_t pieces; /* blocks that share the columns of their outputs */
 } tile_work;
-
-/* Tiles of all parts. */
-static __host__ __device__ __forceinline__ int32_t tiles_of(const spc_linear_args &a)
-{
-    int32_t tiles = 0;
-
-    for (int p = 0; p < a.parts; p++) tiles += (a.part[p].rows + TILE - 1) / TILE;
-    return tiles;
-}
 
 typedef struct {
     int32_t part;  /* parts: there is no such tile */
@@ -158,55 +149,95 @@ template <int TILES, int STRIPS> struct tile_shared {
     enum { SUMS = TILES * STRIPS * 4 };
     float sum[OPS_WARPS][SUMS][OPS_LANES];
     float square[OPS_WARPS][STRIPS * COLUMNS];
+
+    /* The sum of all warps for output o of the block's tiles and row r. */
+    __device__ __forceinline__ float sum_of(int o, int r) const
+    {
+        const int lane = o % 8 * 4 + r % 8 / 2;
+        const int i = (o / TILE * STRIPS + r / COLUMNS) * 4 + o % TILE / 8 * 2 + r % 2;
+        float all = 0.0f;
+
+        for (int warp = 0; warp < OPS_WARPS; warp++) all += sum[warp][i][lane];
+        return all;
+    }
+
+    /* The same of the squares of row r. */
+    __device__ __forceinline__ float square_of(int r) const
+    {
+        float all = 0.0f;
+
+        for (int warp = 0; warp < OPS_WARPS; warp++) all += square[warp][r];
+        return all;
+    }
 };
 
-/* The sum of all warps for output o of the block's tiles and row r. */
+/* What the blocks that share columns leave each other: the same, already summed over warps. */
+template <int TILES> struct tile_left {
+    enum { OUTS = TILES * TILE, SQUARES = OUTS * TILE_ROWS, FLOATS = SQUARES + TILE_ROWS };
+    const float *left; /* of the first block, FLOATS of each behind it */
+    int32_t pieces;
+
+    __device__ __forceinline__ float add(int i) const
+    {
+        float all = 0.0f;
+
+        for (int p = 0; p < pieces; p++) all += left[p * FLOATS + i];
+        return all;
+    }
+
+    __device__ __forceinline__ float sum_of(int o, int r) const
+    {
+        return add(r * OUTS + o);
+    }
+
+    __device__ __forceinline__ float square_of(int r) const
+    {
+        return add(SQUARES + r);
+    }
+};
+
 template <int TILES, int STRIPS>
-static __device__ __forceinline__ float sum_of(const tile_shared<TILES, STRIPS> &s, int o, int r)
+static __device__ __forceinline__ void leave(const tile_shared<TILES, STRIPS> &s,
+                                             const tile_work &w)
 {
-    const int lane = o % 8 * 4 + r % 8 / 2;
-    const int i = (o / TILE * STRIPS + r / COLUMNS) * 4 + o % TILE / 8 * 2 + r % 2;
-    float sum = 0.0f;
+    typedef tile_left<TILES> layout;
+    float *to = left_by(w.a, (int32_t)blockIdx.x, layout::FLOATS);
 
-    for (int warp = 0; warp < OPS_WARPS; warp++) sum += s.sum[warp][i][lane];
-    return sum;
-}
-
-/* What norm.cu multiplies a row by. */
-template <int TILES, int STRIPS>
-static __device__ __forceinline__ float scale_of(const tile_shared<TILES, STRIPS> &s,
-                                                 const tile_work &w, int r)
-{
-    float square = 0.0f;
-
-    if (!w.more.norm) return 1.0f;
-    for (int warp = 0; warp < OPS_WARPS; warp++) square += s.square[warp][r];
-    return 1.0f / sqrtf(square / (float)w.a.part[0].cols + w.more.eps);
+    for (int i = threadIdx.x; i < layout::OUTS * w.a.rows; i += OPS_THREADS) {
+        to[i] = s.sum_of(i % layout::OUTS, i / layout::OUTS);
+    }
+    if (w.more.norm && threadIdx.x < (unsigned)w.a.rows) {
+        to[layout::SQUARES + threadIdx.x] = s.square_of(threadIdx.x);
+    }
 }
 
 /* From sums to results: one thread for each output and row. */
-template <int TILES, int STRIPS>
-static __device__ __forceinline__ void finish(const tile_shared<TILES, STRIPS> &s,
-                                              const tile_work &w)
+template <int TILES, typename Sums>
+static __device__ __forceinline__ void finish(const Sums &s, const tile_work &w, int32_t group)
 {
     enum { OUTS = TILES * TILE };
     const spc_linear_args &a = w.a;
 
     for (int i = threadIdx.x; i < OUTS * a.rows; i += OPS_THREADS) {
         const int row = i / OUTS, o = i % OUTS;
-        const tile_place at = place_of(w, (int32_t)blockIdx.x * TILES + o / TILE);
+        const tile_place at = place_of(w, group * TILES + o / TILE);
         const int32_t out = at.first + o % TILE;
-        const float scale = scale_of(s, w, row);
 
         if (at.part == a.parts || out >= a.part[at.part].rows) continue;
         if (w.more.gate && at.part == 1) continue;
 
         const int64_t to = (int64_t)(a.target ? a.target[row] : row) * a.width + at.at + out;
-        float x = sum_of(s, o, row) * scale;
+        float scale = 1.0f; /* what norm.cu multiplies a row by */
+
+        if (w.more.norm) {
+            scale = 1.0f / sqrtf(s.square_of(row) / (float)a.part[0].cols + w.more.eps);
+        }
+
+        float x = s.sum_of(o, row) * scale;
 
         if (a.bias[at.part]) x += a.bias[at.part][out];
         if (w.more.gate) { /* what it opens is in the next tile */
-            float up = sum_of(s, o + TILE, row) * scale;
+            float up = s.sum_of(o + TILE, row) * scale;
 
             if (a.bias[1]) up += a.bias[1][out];
             x = glu_gate(w.more.glu, x) * up;
@@ -226,15 +257,16 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     const int g = lane / VECTORS, t = lane % VECTORS;
+    const int32_t group = (int32_t)blockIdx.x / w.pieces, piece = (int32_t)blockIdx.x % w.pieces;
+    const int32_t share = (piece * OPS_WARPS + warp) * TILE_VECTORS + t;
     const int32_t cols = a.part[0].cols, vectors = a.part[0].stride / COUNT;
     const uint4 *weights[TILES]; /* of output g; of output g + 8 so much further */
     int32_t further[TILES];
     float sum[TILES][STRIPS][4], square[STRIPS];
 
 #pragma unroll
-    for (int i = 0; i < TILES;
-         i++) { /* outputs that are not there repeat others, and are dropped */
-        const tile_place at = place_of(w, (int32_t)blockIdx.x * TILES + i);
+    for (int i = 0; i < TILES; i++) { /* outputs that are not there repeat others, are dropped */
+        const tile_place at = place_of(w, group * TILES + i);
         const spc_cuda_matrix &m = a.part[at.part < a.parts ? at.part : 0];
         const int32_t upper = at.first + g < m.rows ? at.first + g : m.rows - 1;
         const int32_t lower = at.first + g + 8 < m.rows ? at.first + g + 8 : m.rows - 1;
@@ -248,8 +280,13 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
 #pragma unroll
         for (int i = 0; i < TILES * 4; i++) sum[i / 4][n][i % 4] = 0.0f;
     }
-    for (int32_t first = warp * STEPS * VECTORS + t; first - t < vectors;
-         first += OPS_WARPS * STEPS * VECTORS) {
+    /* a share is TILES times STEPS steps: sums have the same order with any number of tiles */
+    for (int32_t i = 0;; i++) {
+        const int32_t first = share + i / TILES * (w.pieces * OPS_WARPS * TILE_VECTORS) +
+                              i % TILES * (STEPS * VECTORS);
+
+        if (first - t >= vectors) break;
+
         uint4 raw[STEPS][TILES][2];
 
 #pragma unroll
@@ -313,7 +350,17 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
         }
     }
     __syncthreads();
-    finish(shared, w);
+    if (w.pieces == 1) {
+        finish<TILES>(shared, w, group);
+        return;
+    }
+    leave(shared, w);
+    if (is_last_piece(a, group, w.pieces)) {
+        const tile_left<TILES> all = {left_by(a, group * w.pieces, tile_left<TILES>::FLOATS),
+                                      w.pieces};
+
+        finish<TILES>(all, w, group);
+    }
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -321,21 +368,19 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
 template <typename T, int TILES>
 static cudaError_t launch_tiles(const tile_work &w, cudaStream_t stream)
 {
-    const int64_t blocks = (tiles_of(w.a) + TILES - 1) / TILES;
+    const int64_t blocks = (int64_t)(tiles_of(w.a) + TILES - 1) / TILES * w.pieces;
 
     if (w.a.rows <= COLUMNS) return launch_op(linear_tile_kernel<T, TILES, 1>, blocks, w, stream);
     return launch_op(linear_tile_kernel<T, TILES, 2>, blocks, w, stream);
 }
 
-template <typename T> static cudaError_t launch_shape(const tile_work &w, cudaStream_t stream)
+template <typename T>
+static cudaError_t launch_shape(const tile_work &w, int32_t tiles, cudaStream_t stream)
 {
-    const int32_t tiles = tiles_of(w.a);
-
     if constexpr (T::TILES_MOST == 4) {
-        if (tiles >= TILES_FOR_4) return launch_tiles<T, 4>(w, stream);
+        if (tiles == 4) return launch_tiles<T, 4>(w, stream);
     }
-    if (tiles >= TILES_FOR_2 || w.a.parts == 2) return launch_tiles<T, 2>(w, stream);
-    return launch_tiles<T, 1>(w, stream);
+    return tiles == 2 ? launch_tiles<T, 2>(w, stream) : launch_tiles<T, 1>(w, stream);
 }
 
 bool spc_cuda_tile_takes(spc_weight_type type)
@@ -346,11 +391,15 @@ bool spc_cuda_tile_takes(spc_weight_type type)
 cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more *more,
                                  cudaStream_t stream)
 {
-    tile_work w = {*a, {}};
     cudaError_t error = cudaSuccess;
 
-    if (more) w.more = *more;
     if (!is_linear(a) || !spc_cuda_tile_takes(a->part[0].type)) return cudaErrorInvalidValue;
+
+    const spc_linear_way way = a->way.slices ? a->way : spc_cuda_linear_default(a, SPC_KERNEL_TILE);
+    tile_work w = {*a, {}, pieces_of(way)};
+
+    if (more) w.more = *more;
+    if (!can_go(*a, way, SPC_KERNEL_TILE)) return cudaErrorInvalidValue;
     if (w.more.gate && (a->parts != 2 || a->part[0].rows != a->part[1].rows ||
                         w.more.glu < SPC_GLU_SILU || w.more.glu > SPC_GLU_GELU_TANH)) {
         return cudaErrorInvalidValue;
@@ -363,8 +412,11 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more
         if (a->target) w.a.target = a->target + done;
         if (!a->target) w.a.out = a->out + at;
         if (!a->target && w.more.add) w.more.add = more->add + at;
-        error = a->part[0].type == SPC_WEIGHT_BF16 ? launch_shape<tile_bf16>(w, stream)
-                                                   : launch_shape<tile_f16>(w, stream);
+
+        const int32_t tiles = way.tiles[w.a.rows > COLUMNS];
+
+        error = a->part[0].type == SPC_WEIGHT_BF16 ? launch_shape<tile_bf16>(w, tiles, stream)
+                                                   : launch_shape<tile_f16>(w, tiles, stream);
     }
     return error;
 }

@@ -198,7 +198,20 @@ int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim,
 
 cudaError_t spc_cuda_attend(const spc_attend_args *args, cudaStream_t stream);
 
-enum { SPC_LINEAR_PARTS = 3 };
+enum { SPC_LINEAR_PARTS = 3, SPC_LINEAR_SLICES = 64 };
+
+/* Kernels of linear ops: linear_row.cu, linear_tile.cu, linear_quant.cu. */
+typedef enum { SPC_KERNEL_ROW, SPC_KERNEL_TILE, SPC_KERNEL_QUANT } spc_linear_kernel;
+
+/* How a kernel goes about matrices.  A row's bits depend on kernel and slices, not on tiles. */
+typedef struct {
+    spc_linear_kernel kernel;
+    int32_t slices;   /* warps that share the columns of an output, a power of two up to
+                         SPC_LINEAR_SLICES, TILE from 8 on; more than 8 are in several blocks, whose
+                         sums meet in a fixed order */
+    int32_t tiles[2]; /* TILE: of 16 outputs that a block has, 1, 2 or 4 (fp16: at most 2; two parts
+                         of as many rows: at least 2), for up to 8 rows and for more; others: 0 */
+} spc_linear_way;
 
 /* out[r] = the products of several matrices with in[r], behind each other, plus biases, bounded by
  * cap tanh(x / cap) where there is a cap. */
@@ -210,7 +223,18 @@ typedef struct {
     const int32_t *target;                  /* [rows] row of out; NULL: the same */
     float cap;                              /* 0: none */
     int32_t parts, rows, width;
+    spc_linear_way way; /* slices 0: the kernel's default */
+    void *scratch;      /* SPC_LINEAR_SCRATCH bytes, zeros before its first launch, of launches that
+                           wait for each other; NULL where slices are 8 or fewer */
 } spc_linear_args;
+
+enum { SPC_LINEAR_SCRATCH = 1165312 };
+
+/* The default of a kernel for these parts: by counting, what keeps the multiprocessors of an H100
+ * busy.  It depends on the parts alone. */
+spc_linear_way spc_cuda_linear_default(const spc_linear_args *args, spc_linear_kernel kernel);
+/* Can these parts go that way? */
+bool spc_cuda_linear_can(const spc_linear_args *args, const spc_linear_way *way);
 
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);

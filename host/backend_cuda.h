@@ -184,6 +184,7 @@ struct spc_runner {
     /* on the host */
     void *host;              /* everything of this part lies in it */
     spc_cuda_matrix *matrix; /* [weights] */
+    spc_linear_way *way;     /* [weights] of the launch that begins with this matrix */
     float **vector;          /* [weights] on the device, as the CPU backend has them */
     float **buffer;          /* [buffers] on the device, each [most_rows, dim] */
     int32_t *length;         /* [slots] tokens in the cache */
@@ -212,6 +213,7 @@ struct spc_runner {
     float *memory_key, *memory_value; /* the same, of plans with an encoder */
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;                 /* of attention */
+    void *linear_scratch;             /* of linear ops whose columns several blocks share */
     void *verify_workspace;           /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
@@ -284,6 +286,8 @@ spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_error *err);
 void spc_cuda_free_graphs(spc_runner *runner);
 
+/* Which kernel takes which matrices, and how; a row's bits depend on it. */
+void spc_cuda_choose_ways(spc_runner *runner);
 /* The matrices of a LINEAR or HEAD op over rows of `in`, results to rows of `out` (`target` as in
  * spc_linear_args), which are `width` long. */
 cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,

@@ -20,15 +20,16 @@ static bool by_library(const spc_runner *r, int32_t rows)
     return r->gemm && rows > MOST_OWN_ROWS;
 }
 
-static bool by_tile(const spc_runner *r, spc_weight_type type, int32_t rows)
+static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
 {
-    return r->limits.linear != SPC_LINEAR_ROW && !by_library(r, rows) && spc_cuda_tile_takes(type);
+    return a->way.kernel == SPC_KERNEL_TILE && !by_library(r, rows);
 }
 
 /* The matrices of an op from number *k on that are of one type; *k: behind them. */
 static spc_linear_args parts_of(const spc_runner *r, const spc_op *op, int32_t *k)
 {
-    spc_linear_args a = {.cap = op->cap};
+    spc_linear_args a = {
+        .cap = op->cap, .way = r->way[op->weight[*k]], .scratch = r->linear_scratch};
 
     for (; *k < SPC_OP_WEIGHTS && op->weight[*k] >= 0; ++*k, a.parts++) {
         const spc_cuda_matrix *m = &r->matrix[op->weight[*k]];
@@ -43,6 +44,29 @@ static spc_linear_args parts_of(const spc_runner *r, const spc_op *op, int32_t *
 static bool ends(const spc_op *op, int32_t k)
 {
     return k == SPC_OP_WEIGHTS || op->weight[k] < 0;
+}
+
+static spc_linear_kernel default_kernel(const spc_runner *r, spc_weight_type type)
+{
+    if (spc_cuda_is_quantised(type)) return SPC_KERNEL_QUANT;
+    if (r->limits.linear == SPC_LINEAR_ROW || !spc_cuda_tile_takes(type)) return SPC_KERNEL_ROW;
+    return SPC_KERNEL_TILE;
+}
+
+void spc_cuda_choose_ways(spc_runner *r)
+{
+    for (int32_t i = 0; i < r->plan->op_count; i++) {
+        const spc_op *op = &r->plan->op[i];
+        int32_t k = 0;
+
+        if (op->kind != SPC_OP_LINEAR && op->kind != SPC_OP_HEAD) continue;
+        while (!ends(op, k)) {
+            spc_linear_way *way = &r->way[op->weight[k]];
+            spc_linear_args a = parts_of(r, op, &k);
+
+            *way = spc_cuda_linear_default(&a, default_kernel(r, a.part[0].type));
+        }
+    }
 }
 
 cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *in, int32_t rows,
@@ -61,11 +85,11 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
         a.rows = rows;
         a.width = width;
         for (int32_t p = 0; p < a.parts; p++) out += a.part[p].rows;
-        if (spc_cuda_is_quantised(a.part[0].type)) {
+        if (a.way.kernel == SPC_KERNEL_QUANT) {
             code = spc_cuda_linear_quant(&a, stream);
         } else if (by_library(r, rows)) {
             code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, stream);
-        } else if (by_tile(r, a.part[0].type, rows)) {
+        } else if (a.way.kernel == SPC_KERNEL_TILE) {
             code = spc_cuda_linear_tile(&a, NULL, stream);
         } else {
             code = spc_cuda_linear_row(&a, stream);
@@ -114,7 +138,7 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
 
     spc_linear_args a = parts_of(r, op, &k);
 
-    if (!ends(op, k) || !by_tile(r, a.part[0].type, rows)) return 0;
+    if (!ends(op, k) || !by_tile(r, &a, rows)) return 0;
     out = op->out;
     if (norm && (op->a != norm->out || out == in || is_read(plan, i + 1, end, norm->out))) return 0;
     if (norm) more.norm = r->vector[norm->weight[0]];

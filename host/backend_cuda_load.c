@@ -61,6 +61,7 @@ static size_t lay_out_host(spc_runner *r, char *base)
     size_t in_bytes;
 
     r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
+    r->way = carve(&to, times(sizeof *r->way, plan->weight_count));
     r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
@@ -147,6 +148,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->workspace =
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
+    r->linear_scratch = carve(&to, SPC_LINEAR_SCRATCH);
     if (r->part) lay_out_slices(r, &to);
     r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
@@ -274,6 +276,12 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
 
     if (status == SPC_OK) status = send_angles(r, err);
     if (status == SPC_OK) {
+        status = spc_cuda_check(
+            r->backend,
+            cudaMemsetAsync(r->linear_scratch, 0, SPC_LINEAR_SCRATCH, r->backend->stream),
+            "scratch", err);
+    }
+    if (status == SPC_OK) {
         status =
             spc_cuda_workspace_init(r->verify_workspace, r->verify_bytes, r->backend->stream, err);
     }
@@ -361,6 +369,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
         return status;
     }
     spc_cuda_cut_head(r);
+    spc_cuda_choose_ways(r);
     *out = r;
     return SPC_OK;
 }

@@ -275,12 +275,16 @@ static float *in_strips(const spc_linear_args *all, int32_t strip)
     return out;
 }
 
+/* slices: 0 the default */
 static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
-                         float cap, dice *d)
+                         float cap, int32_t slices, dice *d)
 {
     static const int32_t strips[] = {1, 2, 7, 16};
     matrix part[SPC_LINEAR_PARTS];
-    spc_linear_args a = {.cap = cap, .rows = ROWS};
+    spc_linear_args a = {.cap = cap,
+                         .rows = ROWS,
+                         .way = {SPC_KERNEL_QUANT, slices, {0, 0}},
+                         .scratch = shared(SPC_LINEAR_SCRATCH)};
     float *in = random_floats(d, (size_t)(ROWS * cols)), *expected, *whole, off;
     int32_t at = 0;
 
@@ -290,6 +294,7 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
         if (a.parts != 1) a.bias[a.parts] = random_floats(d, (size_t)outs[a.parts]);
         a.width += outs[a.parts];
     }
+    memset(a.scratch, 0, 4096 * sizeof(uint32_t)); /* tickets; what blocks leave is garbage */
     a.in = in;
     a.out = shared((size_t)(ROWS * a.width) * sizeof *a.out);
     expected = malloc((size_t)(ROWS * a.width) * sizeof *expected);
@@ -321,6 +326,7 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
     }
     (void)cudaFree(in);
     (void)cudaFree(a.out);
+    (void)cudaFree(a.scratch);
     free(expected);
     free(whole);
 }
@@ -333,7 +339,10 @@ Test(cuda_linear_quant, products_are_those_of_the_numbers_with_the_same_bits_in_
 
     for (int t = 0; t < TYPES; t++) {
         for (int32_t i = 0; columns(types[t], i) > 0; i++) {
-            check_linear(types[t], outs[i], columns(types[t], i), i % 2 ? 300.0f : 0.0f, &d);
+            check_linear(types[t], outs[i], columns(types[t], i), i % 2 ? 300.0f : 0.0f, 0, &d);
+        }
+        for (int32_t slices = 8; slices <= 32; slices *= 4) {
+            check_linear(types[t], outs[2], 2048, 0, slices, &d);
         }
     }
 }

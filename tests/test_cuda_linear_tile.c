@@ -271,6 +271,209 @@ Test(cuda_linear_tile, rows_go_where_they_are_told)
     close_layer(&l);
 }
 
+/* ---- ways to go ------------------------------------------------------------------------------ */
+
+/* Tickets are zeros, what blocks leave is garbage. */
+static void *scratch_memory(void)
+{
+    unsigned char *scratch = shared(SPC_LINEAR_SCRATCH);
+
+    memset(scratch, 0, 4096 * sizeof(uint32_t));
+    return scratch;
+}
+
+static void check_scratch(const unsigned char *scratch)
+{
+    for (size_t i = 0; i < 4096 * sizeof(uint32_t); i++) {
+        cr_assert_eq(scratch[i], 0, "a ticket is left for the next launch");
+    }
+}
+
+/* Rows [ROWS, outs] computed one way, malloc'd. */
+static float *go(layer *l, spc_linear_way way)
+{
+    size_t bytes = (size_t)(ROWS * l->a.width) * sizeof *l->a.out;
+    float *out = malloc(bytes);
+
+    cr_assert_not_null(out);
+    memset(l->a.out, 0xff, bytes);
+    l->a.way = way;
+    run_rows(l, 0, ROWS);
+    memcpy(out, l->a.out, bytes);
+    return out;
+}
+
+/* Shares of 128 columns for up to 64 warps, some of which have none. */
+Test(cuda_linear_tile, blocks_that_share_columns_add_in_one_order_whatever_their_size)
+{
+    static const layer_case split[] = {
+        {{40, 24, 17}, 2312, true, 5}, {{33, 33, 0}, 2056, false, 0}, {{5, 0, 0}, 6153, false, 0}};
+    dice d = {26};
+
+    for (int32_t k = 0; k < 6; k++) {
+        layer l = open_layer(&split[k / 2], k % 2 ? SPC_WEIGHT_F16 : SPC_WEIGHT_BF16, &d);
+        size_t bytes = (size_t)(ROWS * l.a.width) * sizeof *l.a.out;
+        int32_t least = l.a.parts == 2 ? 2 : 1, most = k % 2 ? 2 : 4;
+        int32_t shares = (split[k / 2].cols + 127) / 128; /* that a warp takes at a time */
+        float *before = NULL;
+
+        l.a.scratch = scratch_memory();
+        for (int32_t slices = 8; slices <= SPC_LINEAR_SLICES; slices *= 2) {
+            spc_linear_way way = {SPC_KERNEL_TILE, slices, {least, most}};
+            float *whole = go(&l, way), *other;
+
+            check_sums(&l, "split");
+            way = (spc_linear_way){SPC_KERNEL_TILE, slices, {2, least}};
+            other = go(&l, way);
+            cr_assert(memcmp(whole, other, bytes) == 0, "case %d: tiles of a block change bits",
+                      (int)k);
+            for (int32_t r = 0; r < ROWS; r += 6) {
+                run_rows(&l, r, r + 1);
+                cr_assert(memcmp(l.a.out + r * l.a.width, whole + r * l.a.width,
+                                 (size_t)l.outs * sizeof *whole) == 0,
+                          "case %d, %d slices: other bits of row %d alone", (int)k, (int)slices,
+                          (int)r);
+            }
+            if (before && slices / 2 < shares)
+                cr_assert(memcmp(whole, before, bytes) != 0, "%d slices", (int)slices);
+            check_scratch(l.a.scratch);
+            free(other);
+            free(before);
+            before = whole;
+        }
+        free(before);
+        (void)cudaFree(l.a.scratch);
+        close_layer(&l);
+    }
+}
+
+/* Gate, norm and residual sum, in one block for some columns and in four. */
+Test(cuda_linear_tile, what_goes_along_does_so_behind_the_last_of_the_blocks)
+{
+    static const layer_case c = {{40, 40, 0}, 2056, true, 0};
+    dice d = {27};
+
+    for (int32_t k = 0; k < 2; k++) {
+        layer l = open_layer(&c, k ? SPC_WEIGHT_F16 : SPC_WEIGHT_BF16, &d);
+        size_t count = (size_t)(ROWS * l.outs / 2);
+        float *weight = random_floats(&d, (size_t)c.cols), *add = random_floats(&d, count);
+        float *one = shared(count * sizeof *one), *four = shared(count * sizeof *four);
+        spc_linear_more more = {weight, 1e-5f, true, SPC_GLU_SILU, add};
+        spc_linear_args a = l.a;
+
+        a.width = l.outs / 2;
+        a.out = one;
+        a.way = (spc_linear_way){SPC_KERNEL_TILE, 8, {2, 2}};
+        wait_for(spc_cuda_linear_tile(&a, &more, NULL), "tile");
+        a.out = four;
+        a.way = (spc_linear_way){SPC_KERNEL_TILE, 32, {2, 2}};
+        a.scratch = scratch_memory();
+        wait_for(spc_cuda_linear_tile(&a, &more, NULL), "tile in four");
+        for (int32_t r = 0; r < ROWS; r++) {
+            const float *row = one + r * a.width;
+            float largest = 0;
+
+            for (int32_t i = 0; i < a.width; i++) largest = fmaxf(largest, fabsf(row[i]));
+            for (int32_t i = 0; i < a.width; i++) {
+                float off = fabsf(four[r * a.width + i] - row[i]);
+
+                cr_assert(off <= 2e-6f * largest, "row %d: off by %g of %g", (int)r, (double)off,
+                          (double)largest);
+            }
+        }
+        cr_assert(memcmp(one, four, count * sizeof *one) != 0, "sums in another order");
+        check_scratch(a.scratch);
+        (void)cudaFree(weight);
+        (void)cudaFree(add);
+        (void)cudaFree(one);
+        (void)cudaFree(four);
+        (void)cudaFree(a.scratch);
+        close_layer(&l);
+    }
+}
+
+Test(cuda_linear_tile, defaults_depend_on_the_matrices_alone_and_fill_the_device)
+{
+    static const struct {
+        int32_t outs[SPC_LINEAR_PARTS], cols;
+        spc_weight_type type;
+        spc_linear_way way;
+    } cases_of[] = {{{2048, 0, 0}, 2048, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 8, {1, 1}}},
+                    {{896, 0, 0}, 4864, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 32, {1, 1}}},
+                    {{896, 0, 0}, 896, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 8, {1, 1}}},
+                    {{4096, 0, 0}, 4096, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 8, {2, 2}}},
+                    {{14336, 14336, 0}, 4096, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 8, {4, 4}}},
+                    {{14336, 14336, 0}, 4096, SPC_WEIGHT_F16, {SPC_KERNEL_TILE, 8, {2, 2}}},
+                    {{512, 512, 0}, 2048, SPC_WEIGHT_BF16, {SPC_KERNEL_TILE, 16, {2, 2}}},
+                    {{896, 0, 0}, 4864, SPC_WEIGHT_BF16, {SPC_KERNEL_ROW, 16, {0, 0}}},
+                    {{2048, 0, 0}, 8192, SPC_WEIGHT_F32, {SPC_KERNEL_ROW, 8, {0, 0}}},
+                    {{128256, 0, 0}, 4096, SPC_WEIGHT_F32, {SPC_KERNEL_ROW, 1, {0, 0}}},
+                    {{2048, 0, 0}, 2048, SPC_WEIGHT_Q8_0, {SPC_KERNEL_QUANT, 2, {0, 0}}},
+                    {{896, 0, 0}, 4864, SPC_WEIGHT_Q8_0, {SPC_KERNEL_QUANT, 4, {0, 0}}}};
+
+    for (size_t k = 0; k < sizeof cases_of / sizeof *cases_of; k++) {
+        spc_linear_args a = {.rows = 1 + (int32_t)k};
+        spc_linear_way want = cases_of[k].way, got;
+
+        for (; a.parts < SPC_LINEAR_PARTS && cases_of[k].outs[a.parts] > 0; a.parts++) {
+            a.part[a.parts] =
+                (spc_cuda_matrix){.type = cases_of[k].type,
+                                  .rows = cases_of[k].outs[a.parts],
+                                  .cols = cases_of[k].cols,
+                                  .stride = spc_cuda_stride(cases_of[k].type, cases_of[k].cols)};
+        }
+        got = spc_cuda_linear_default(&a, want.kernel);
+        cr_expect(memcmp(&got, &want, sizeof got) == 0, "case %zu: %d slices, %d and %d tiles", k,
+                  (int)got.slices, (int)got.tiles[0], (int)got.tiles[1]);
+        cr_expect(spc_cuda_linear_can(&a, &got), "case %zu", k);
+    }
+}
+
+Test(cuda_linear_tile, ways_that_are_none_are_refused)
+{
+    static float x[64];
+    static const spc_linear_way none[] = {
+        {SPC_KERNEL_TILE, 4, {1, 1}},     {SPC_KERNEL_TILE, 24, {1, 1}},
+        {SPC_KERNEL_TILE, -8, {1, 1}},    {SPC_KERNEL_TILE, 128, {1, 1}},
+        {SPC_KERNEL_TILE, 8, {0, 1}},     {SPC_KERNEL_TILE, 8, {1, 3}},
+        {SPC_KERNEL_TILE, 8, {8, 1}},     {SPC_KERNEL_ROW, 8, {1, 1}},
+        {SPC_KERNEL_ROW, 0, {0, 0}},      {SPC_KERNEL_QUANT, 8, {0, 0}},
+        {(spc_linear_kernel)7, 8, {0, 0}}};
+    spc_linear_args a = {
+        .part = {{.data = x, .type = SPC_WEIGHT_BF16, .rows = 4, .cols = 6, .stride = 8}},
+        .in = x,
+        .out = x,
+        .parts = 1,
+        .rows = 1,
+        .width = 4};
+    spc_linear_way way = {SPC_KERNEL_TILE, 16, {4, 4}};
+
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        cr_expect(!spc_cuda_linear_can(&a, &none[i]), "way %zu", i);
+    }
+    cr_expect(spc_cuda_linear_can(&a, &way));
+    a.way = way;
+    cr_expect_eq(spc_cuda_linear_tile(&a, NULL, NULL), cudaErrorInvalidValue, "no scratch");
+    a.way = (spc_linear_way){SPC_KERNEL_ROW, 1, {0, 0}};
+    cr_expect_eq(spc_cuda_linear_tile(&a, NULL, NULL), cudaErrorInvalidValue, "another kernel's");
+    a.way = none[6];
+    cr_expect_eq(spc_cuda_linear_tile(&a, NULL, NULL), cudaErrorInvalidValue, "no such tiles");
+    a.part[0].rows = 16 * 512;
+    cr_expect(spc_cuda_linear_can(&a, &way), "512 tiles in two");
+    a.part[0].rows++;
+    cr_expect(!spc_cuda_linear_can(&a, &way), "more than there is scratch memory for");
+    way.slices = 8;
+    cr_expect(spc_cuda_linear_can(&a, &way));
+    a.part[0].type = SPC_WEIGHT_F16;
+    cr_expect(!spc_cuda_linear_can(&a, &way), "4 tiles of fp16");
+    way.kernel = SPC_KERNEL_QUANT;
+    way.tiles[0] = way.tiles[1] = 0;
+    a.part[0] = (spc_cuda_matrix){.data = x, .type = SPC_WEIGHT_Q8_0, .rows = 4, .cols = 64};
+    cr_expect(spc_cuda_linear_can(&a, &way));
+    way.kernel = SPC_KERNEL_ROW;
+    cr_expect(!spc_cuda_linear_can(&a, &way), "quantised weights have one kernel");
+}
+
 /* ---- what is done along with them ------------------------------------------------------------ */
 
 Test(cuda_linear_tile, gates_and_sums_along_with_it_have_the_bits_of_their_ops)

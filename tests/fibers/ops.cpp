@@ -3,6 +3,7 @@
 #include "cuda/attention.cu"
 #include "cuda/embed.cu"
 #include "cuda/glu.cu"
+#include "cuda/linear.cu"
 #include "cuda/linear_gemm.cu"
 #include "cuda/linear_quant.cu"
 #include "cuda/linear_row.cu"

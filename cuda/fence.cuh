@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fence.cuh - order between blocks. */
+#ifndef SPC_CUDA_FENCE_CUH
+#define SPC_CUDA_FENCE_CUH
+
+#include <cuda_runtime_api.h>
+
+/* Orders what this thread, and those it met at a barrier, wrote before what it does next, and what
+ * it saw before what it reads next: for a counter between blocks.  (__threadfence orders more than
+ * that, and waits for it.) */
+static __device__ __forceinline__ void fence_blocks(void)
+{
+#ifdef __CUDACC__
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#endif
+}
+
+#endif

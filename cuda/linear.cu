@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear.cu - ways that linear ops can go: which there are, and which is the default.
+ *
+ * Defaults come from counting what an H100's 132 multiprocessors need; no GPU has run them.  They
+ * do not ask the device: a row's bits depend on them. */
+#include "ops.h"
+
+#include "quant.cuh"
+#include "split.cuh"
+
+enum {
+    WARPS_WANTED = 2112, /* ROW, QUANT: 16 on each multiprocessor */
+    BLOCKS_WANTED = 128, /* TILE: about one on each */
+    TILES_FOR_2 = 256,   /* fewer blocks than twice the multiprocessors are not made larger */
+    TILES_FOR_4 = 1024
+};
+
+static_assert((SPLIT_TICKETS + SPLIT_FLOATS) * sizeof(float) == SPC_LINEAR_SCRATCH, "in ops.h");
+
+/* How often a lane loads weights of an output, were there one lane; TILE: how often a warp does. */
+static int32_t units_of(const spc_linear_args *a, spc_linear_kernel kernel)
+{
+    const spc_cuda_matrix *m = &a->part[0];
+
+    if (kernel == SPC_KERNEL_QUANT) return quant_units(m->stride);
+    if (kernel == SPC_KERNEL_TILE) return m->stride / (TILE_VECTORS * 8);
+    return m->stride / (m->type == SPC_WEIGHT_F32 ? 4 : 8);
+}
+
+static bool is_pair(const spc_linear_args *a)
+{
+    return a->parts == 2 && a->part[0].rows == a->part[1].rows;
+}
+
+static int32_t most_tiles(const spc_linear_args *a)
+{
+    return a->part[0].type == SPC_WEIGHT_BF16 ? 4 : 2;
+}
+
+spc_linear_way spc_cuda_linear_default(const spc_linear_args *a, spc_linear_kernel kernel)
+{
+    const bool tile = kernel == SPC_KERNEL_TILE;
+    const int32_t units = units_of(a, kernel), count = tiles_of(*a);
+    const int32_t wanted = tile ? BLOCKS_WANTED * OPS_WARPS : WARPS_WANTED;
+    const int32_t together = tile ? count : count * 4; /* groups of 4 outputs have a warp */
+    const int32_t least = tile ? 2 : 2 * OPS_LANES;    /* units for each of twice the slices */
+    spc_linear_way way = {kernel, tile ? OPS_WARPS : 1, {0, 0}};
+
+    while (way.slices < SPC_LINEAR_SLICES && together * way.slices < wanted &&
+           units >= least * way.slices) {
+        way.slices *= 2;
+    }
+    if (tile) {
+        int32_t tiles = count >= TILES_FOR_4 ? 4 : count >= TILES_FOR_2 || is_pair(a) ? 2 : 1;
+
+        if (tiles > most_tiles(a)) tiles = most_tiles(a);
+        way.tiles[0] = way.tiles[1] = tiles;
+    }
+    return way;
+}
+
+static bool is_power(int32_t x, int32_t most)
+{
+    return x >= 1 && x <= most && (x & (x - 1)) == 0;
+}
+
+static bool takes(spc_linear_kernel kernel, spc_weight_type type)
+{
+    if (is_quantised(type)) return kernel == SPC_KERNEL_QUANT;
+    return kernel == SPC_KERNEL_ROW || (kernel == SPC_KERNEL_TILE && spc_cuda_tile_takes(type));
+}
+
+bool spc_cuda_linear_can(const spc_linear_args *a, const spc_linear_way *way)
+{
+    if (!takes(way->kernel, a->part[0].type)) return false;
+    if (!is_power(way->slices, SPC_LINEAR_SLICES)) return false;
+    if (way->slices > OPS_WARPS && tiles_of(*a) > SPLIT_BLOCKS / pieces_of(*way)) return false;
+    if (way->kernel != SPC_KERNEL_TILE) return way->tiles[0] == 0 && way->tiles[1] == 0;
+    for (int i = 0; i < 2; i++) {
+        if (!is_power(way->tiles[i], most_tiles(a)) || (is_pair(a) && way->tiles[i] < 2)) {
+            return false;
+        }
+    }
+    return way->slices >= OPS_WARPS;
+}
