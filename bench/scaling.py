@@ -13,7 +13,9 @@ and values are not counted, and nothing overlaps.
     sum(G)     = latency + 2 (n - 1) / n * bytes / bandwidth, within a machine of n ranks over NVLink,
                  and the same between machines over InfiniBand, where there are several
     bytes      = batch * (gamma + 1) * hidden * 2          sums = 2 * layers + 1
-    round      = gamma * drafter + forward                 tokens = (1 - a^(gamma + 1)) / (1 - a)
+    verify(G)  = two exchanges of tiles' sums, strict with drafter statistics (rules/shard.h); one is
+                 latency + (n - 1) * bytes of a rank / bandwidth
+    round      = gamma * drafter + forward + verify        tokens = (1 - a^(gamma + 1)) / (1 - a)
 
 --check sets the same sum against measured CPU ranks: the forward of one rank divided by the ranks
 that have a core, plus the measured time of the sums.
@@ -61,14 +63,36 @@ def sum_seconds(ranks, size, links):
     return seconds
 
 
+def sent_bytes(shape, ranks, gamma):
+    """What a rank sends of a sequence in the two steps of a round: rows of a maximum and a sum for
+    each tile of 4096 tokens, then a token, with room for a row."""
+    tiles = -(-(-(-SHAPES[shape][6] // 4096)) // ranks)
+    row = 4 * (3 + 2 * tiles)
+    return [-(-size // 8) * 8 for size in ((gamma + 1) * row, row)]
+
+
+def gather_seconds(ranks, size, links):
+    """One all-gather, to which each rank gives `size` bytes."""
+    inside, machines = min(ranks, links.gpus_per_machine), -(-ranks // links.gpus_per_machine)
+    seconds = 0.0
+    if inside > 1:
+        seconds += links.nvlink_us * 1e-6 + (inside - 1) * size / (links.nvlink_gbs * 1e9)
+    if machines > 1:
+        seconds += links.ib_us * 1e-6 + (machines - 1) * inside * size / (links.ib_gbs * 1e9)
+    return seconds
+
+
 def predict(shape, ranks, o):
-    """Milliseconds of a forward, the share of it in sums, and tokens a second of all sequences."""
+    """Milliseconds of a forward, the share of it in sums, milliseconds of verification's exchanges,
+    and tokens a second of all sequences."""
     layers, hidden = SHAPES[shape][:2]
     size = o.batch * (o.gamma + 1) * hidden * 2
     sums = (2 * layers + 1) * sum_seconds(ranks, size, o) if ranks > 1 else 0.0
     forward = weights_of_rank(shape, ranks) * o.bits / 8 / (o.memory_gbs * 1e9) + sums
     tokens = o.gamma + 1 if o.accept == 1 else (1 - o.accept ** (o.gamma + 1)) / (1 - o.accept)
-    return forward * 1e3, sums / forward, o.batch * tokens / (o.gamma * o.drafter_ms * 1e-3 + forward)
+    verify = sum(gather_seconds(ranks, o.batch * size, o) for size in sent_bytes(shape, ranks, o.gamma))
+    seconds = o.gamma * o.drafter_ms * 1e-3 + forward + verify
+    return forward * 1e3, sums / forward, verify * 1e3, o.batch * tokens / seconds
 
 
 def table(o, out):
@@ -76,14 +100,14 @@ def table(o, out):
           f"{o.accept:g} of drafts accepted, drafter {o.drafter_ms:g} ms a token", file=out)
     print(f"from: memory {o.memory_gbs:g} GB/s; NVLink {o.nvlink_us:g} us, {o.nvlink_gbs:g} GB/s; "
           f"InfiniBand {o.ib_us:g} us, {o.ib_gbs:g} GB/s; {o.gpus_per_machine} GPUs a machine", file=out)
-    print(f"{'GPUs':>4} {'GiB/GPU':>8} {'forward ms':>11} {'in sums':>8} {'tokens/s':>9}", file=out)
+    print(f"{'GPUs':>4} {'GiB/GPU':>8} {'forward ms':>11} {'in sums':>8} {'verify ms':>10} {'tokens/s':>9}", file=out)
     for ranks in GPUS:
         if not fits(o.shape, ranks):
             print(f"{ranks:>4} cannot be cut for so many", file=out)
             continue
-        forward, share, rate = predict(o.shape, ranks, o)
+        forward, share, verify, rate = predict(o.shape, ranks, o)
         size = weights_of_rank(o.shape, ranks) * o.bits / 8 / 2**30
-        print(f"{ranks:>4} {size:>8.1f} {forward:>11.2f} {share:>8.1%} {rate:>9.0f}", file=out)
+        print(f"{ranks:>4} {size:>8.1f} {forward:>11.2f} {share:>8.1%} {verify:>10.3f} {rate:>9.0f}", file=out)
 
 
 def check(path, out):

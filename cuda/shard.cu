@@ -2,10 +2,11 @@
 /* shard.cu - drawing and verification over slices of the vocabulary, on the device: host/shard.c
  * with a block for every tile (rules/shard.h).
  *
- * A partial step is two kernels: tiles_kernel leaves the numbers of single tiles in the answers,
- * close_kernel what follows from all of a rank's tiles (who wins a race, where the maximum is).  A
- * combine step is one: a block per sequence takes the answers in, and one thread goes on with the
- * round.  What a kernel is asked lies on the device; nothing waits for the host. */
+ * A partial step is three kernels: place_kernel says where each sequence's answer lies,
+ * tiles_kernel leaves the numbers of single tiles there, close_kernel what follows from all of a
+ * rank's tiles (who wins a race, where the maximum is).  A combine step is one: a block per
+ * sequence takes the answers in, and one thread goes on with the round.  What a kernel is asked
+ * lies on the device; nothing waits for the host. */
 #include "launch.h"
 
 #include "rows.cuh"
@@ -23,7 +24,7 @@ template <typename Batch> struct shard_args {
     int32_t units; /* blocks of a sequence */
 };
 
-/* ---- the question ---------------------------------------------------------------------------- */
+/* ---- what a block knows ---------------------------------------------------------------------- */
 
 struct shard_scratch {
     block_scratch block;
@@ -32,10 +33,12 @@ struct shard_scratch {
     spc_row_pair pair;
     spc_row_needs needs;
     uint32_t *word;       /* of this rank's answer */
+    float *weight;        /* of its tiles in a race */
     int32_t first, tiles; /* of this rank */
     int32_t most;         /* tiles of any rank */
     bool open;            /* there is something to answer */
     unsigned long long bins[SPC_CUT_BINS];
+    int32_t words[SPC_LANES]; /* of a sequence's answer each */
 };
 
 static __shared__ shard_scratch scratch;
@@ -50,27 +53,78 @@ static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
     return spc_batch_round(b, s);
 }
 
+/* ---- where answers lie ------------------------------------------------------------------------
+ */
+
+/* Words of the answer about sequence s. */
+template <typename Batch>
+static __device__ int32_t place_words(const shard_args<Batch> *a, int32_t s)
+{
+    spc_replay r = replay_begin(&a->shards, s, a->b.vocab);
+    const spc_round round = round_at(&a->b, s);
+
+    if (a->step == 0) begin_state(r.state, &round);
+    return asked_words(&r, &round);
+}
+
+/* Is the answer counted up from zeros, or only one rank's? */
+static __device__ bool begins_empty(int32_t kind)
+{
+    return kind == SPC_ASK_MASS || kind == SPC_ASK_BINS || kind == SPC_ASK_LOGITS;
+}
+
+/* One block: answers lie one behind the other.  Begins the state of each sequence in step 0. */
+template <typename Batch>
+static __global__ void __launch_bounds__(SPC_LANES)
+    place_kernel(const __grid_constant__ shard_args<Batch> a)
+{
+    const int32_t live = spc_live(a.b.live, a.b.sequences), lane = (int32_t)threadIdx.x;
+    const int64_t room = (int64_t)(a.shards.send_bytes / 4);
+    int64_t at = 0;
+
+    for (int32_t first = 0; first < live; first += SPC_LANES) {
+        const int32_t s = first + lane, words = s < live ? place_words(&a, s) : 0;
+
+        scratch.words[lane] = words;
+        __syncthreads();
+        for (int32_t i = 0; i < SPC_LANES; i++) {
+            if (i == lane && s < live) spc_shard_at(&a.shards, s)->at = at;
+            at += scratch.words[i];
+        }
+        __syncthreads();
+        if (words == 0) continue;
+
+        const spc_shard_state *state = spc_shard_at(&a.shards, s);
+
+        if (!begins_empty(state->ask.kind) || state->at + words > room) continue;
+        for (int32_t i = 0; i < words; i++) {
+            spc_answer_at(&a.shards, a.shards.rank, state)[i] = 0;
+        }
+    }
+}
+
+/* ---- the question ---------------------------------------------------------------------------- */
+
 /* What sequence s is asked; one thread. */
 template <typename Batch>
 static __device__ __noinline__ void read_question(const shard_args<Batch> *a, int32_t s)
 {
     const spc_shards *shards = &a->shards;
-    const spc_shard_state *state = spc_shard_at(shards, s);
-    const int32_t vocab = a->b.vocab;
-    const spc_cuts cuts = spc_cuts_of(shards, vocab);
+    const spc_replay r = replay_begin(shards, s, a->b.vocab);
+    const spc_cuts cuts = spc_cuts_of(shards, a->b.vocab);
 
     scratch.open = false;
     if (s >= spc_live(a->b.live, a->b.sequences)) return;
     scratch.round = round_at(&a->b, s);
-    if ((a->step > 0 && state->done) || !spc_params_valid(scratch.round.params)) return;
-    scratch.ask = a->step > 0 ? state->ask : first_question(&scratch.round);
-    scratch.needs = spc_needs_of(scratch.round.params, vocab);
-    scratch.most = spc_most_tiles(cuts.cut, shards->world);
+    if (asked_words(&r, &scratch.round) == 0 || !answer_fits(&r, &scratch.round)) return;
+    scratch.open = true;
+    scratch.ask = r.state->ask;
+    scratch.needs = spc_needs_of(scratch.round.params, a->b.vocab);
+    scratch.most = r.tiles;
     scratch.first = spc_cut_tile(&cuts, shards->rank);
     scratch.tiles = spc_cut_tiles(&cuts, shards->rank);
-    scratch.word = spc_answer_at(shards, a->b.sequences, shards->rank, s);
-    scratch.open = spc_answer_words(&scratch.ask, scratch.needs, scratch.most) <=
-                   (int32_t)(shards->answer_bytes / 4);
+    scratch.word = spc_answer_at(shards, shards->rank, r.state);
+    scratch.weight = spc_race_weights(shards, s, a->b.vocab);
     if (scratch.ask.kind != SPC_ASK_ROWS)
         scratch.pair = spc_asked_pair(&scratch.round, &scratch.ask);
 }
@@ -90,7 +144,7 @@ static __device__ bool row_asked(int32_t k, int32_t *row, bool *drafter)
 
 static __device__ uint32_t *row_words(int32_t k)
 {
-    return scratch.word + k * (SPC_ROW_WORDS + scratch.most * spc_tile_words(scratch.needs));
+    return scratch.word + k * spc_row_words(scratch.needs, scratch.most);
 }
 
 /* The row that a question about one row is about. */
@@ -117,13 +171,8 @@ static __device__ __noinline__ void row_tile(int32_t k, int32_t t)
     const spc_partial p = partial_of(&scratch.block, &v, scratch.first + t, scratch.needs);
 
     if (threadIdx.x == 0) {
-        const int32_t each = spc_tile_words(scratch.needs);
-        uint32_t *word = row_words(k) + SPC_ROW_WORDS + t * each;
-
-        word[0] = p.bad ? 0x7fc00000u : spc_float_bits(p.max);
-        word[1] = spc_float_bits(p.sum);
-        if (each > 2) word[2] = spc_float_bits(p.sum_one);
-        if (each > 3) word[3] = spc_float_bits(p.moment);
+        spc_put_tile(row_words(k) + SPC_ROW_WORDS + t * spc_tile_words(scratch.needs), p,
+                     scratch.needs);
     }
 }
 
@@ -221,13 +270,14 @@ static __device__ float fold_sum(spc_summand what, int32_t t)
 static __device__ __noinline__ void fold_tile(int32_t t)
 {
     const spc_summand what = (spc_summand)scratch.ask.what;
-    const bool two = what == SPC_SUM_ABOVE_DRAFTER;
-    uint32_t *word = scratch.word + SPC_WINNER_WORDS;
+    const bool draws = scratch.ask.draws != 0;
+    const int32_t each = !draws && what == SPC_SUM_ABOVE_DRAFTER ? 2 : 1;
 
-    for (int i = 0; i < (two ? 2 : 1); i++) {
+    for (int32_t i = 0; i < each; i++) {
         const float sum = fold_sum(i == 0 ? what : SPC_SUM_ABOVE_VERIFIER, t);
 
-        if (threadIdx.x == 0) word[two ? 2 * t + i : t] = spc_float_bits(sum);
+        if (threadIdx.x == 0 && draws) scratch.weight[t] = sum;
+        if (threadIdx.x == 0 && !draws) scratch.word[each * t + i] = spc_float_bits(sum);
     }
 }
 
@@ -248,7 +298,7 @@ static __device__ __noinline__ void draw_tile(int32_t t)
                              stats->max, scratch.needs.scale)
                   .sum; /* thread 0's */
     }
-    if (threadIdx.x == 0) scratch.word[SPC_WINNER_WORDS + t] = spc_float_bits(sum);
+    if (threadIdx.x == 0) scratch.weight[t] = sum;
 }
 
 template <typename Batch>
@@ -345,9 +395,9 @@ static __device__ __noinline__ void close_row(int32_t k)
 template <typename Weight> static __device__ void close_race(Weight weight)
 {
     const spc_stream_id stream = (spc_stream_id)scratch.ask.stream;
-    const unsigned long long best = race_tiles_from(
-        &scratch.block, scratch.first, scratch.tiles, scratch.ask.key, stream,
-        [](int32_t t) { return spc_bits_float(scratch.word[SPC_WINNER_WORDS + t]); });
+    const unsigned long long best =
+        race_tiles_from(&scratch.block, scratch.first, scratch.tiles, scratch.ask.key, stream,
+                        [](int32_t t) { return scratch.weight[t]; });
 
     if (best == ~0ull) {
         if (threadIdx.x == 0) scratch.word[0] = spc_float_bits(SPC_INFINITY);
@@ -446,14 +496,13 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
     if (threadIdx.x == 0) {
         scratch.round = round_at(&a.b, s);
-        if (a.step == 0) begin_state(r.state, &scratch.round);
         scratch.open = spc_params_valid(scratch.round.params);
     }
     __syncthreads();
     if (r.state->done) return;
 
-    const spc_answers answers = answers_at(&a.shards, a.b.sequences, s, a.b.vocab);
-    const bool fits = !scratch.open || first_fits(&r, &scratch.round);
+    const spc_answers answers = answers_at(&a.shards, s, a.b.vocab);
+    const bool fits = answer_fits(&r, &scratch.round);
 
     if (scratch.open && fits && r.state->ask.kind == SPC_ASK_ROWS) {
         const int32_t rows =
@@ -469,9 +518,11 @@ static __global__ void __launch_bounds__(SPC_LANES)
     r.full = r.full || !fits;
     if (go_on(&r, &a.b, s, &scratch.round)) {
         r.state->done = 1;
-    } else {
-        (void)atomicAdd(a.shards.left, 1);
+        return;
     }
+    (void)atomicAdd((unsigned long long *)a.shards.left, 1ull);
+    (void)atomicAdd((unsigned long long *)a.shards.left + 1,
+                    4ull * (unsigned)asked_words(&r, &scratch.round));
 }
 
 /* ---- launchers --------------------------------------------------------------------------------
@@ -484,21 +535,19 @@ static cudaError_t launch_partial(const Batch &sliced, const spc_shards *shards,
 {
     const spc_cuts cuts = spc_cuts_of(shards, sliced.vocab);
     const int32_t tiles = spc_cut_tiles(&cuts, shards->rank);
-    const size_t bytes = (size_t)sliced.sequences * shards->answer_bytes;
     shard_args<Batch> args = {sliced, *shards, step, step == 0 ? rows : 1};
     const int32_t closing = args.units;
-    cudaError_t code =
-        cudaMemsetAsync((char *)shards->answers + (size_t)shards->rank * bytes, 0, bytes, stream);
+    cudaError_t code;
 
-    if (code != cudaSuccess) return code;
     if ((int64_t)sliced.sequences * closing * (tiles > 0 ? tiles : 1) > INT32_MAX) {
         return cudaErrorInvalidValue;
     }
-    if (tiles > 0) {
+    code = launch(place_kernel<Batch>, 1, args, stream);
+    if (code == cudaSuccess && tiles > 0) {
         args.units = closing * tiles;
         code = launch(tiles_kernel<Batch>, sliced.sequences * args.units, args, stream);
-        if (code != cudaSuccess) return code;
     }
+    if (code != cudaSuccess) return code;
     args.units = closing;
     return launch(close_kernel<Batch>, sliced.sequences * closing, args, stream);
 }
@@ -508,7 +557,7 @@ static cudaError_t launch_combine(const Batch &sliced, const spc_shards *shards,
                                   cudaStream_t stream)
 {
     const shard_args<Batch> args = {sliced, *shards, step, 1};
-    const cudaError_t code = cudaMemsetAsync(shards->left, 0, sizeof *shards->left, stream);
+    const cudaError_t code = cudaMemsetAsync(shards->left, 0, 2 * sizeof *shards->left, stream);
 
     if (code != cudaSuccess) return code;
     return launch(combine_kernel<Batch>, sliced.sequences, args, stream);

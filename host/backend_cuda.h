@@ -161,15 +161,15 @@ typedef struct {
 } cuda_whole_graph;
 /* A rank's part in drawing and verification; zeros where rows are whole. */
 typedef struct {
-    size_t state_bytes, answer_bytes; /* per sequence, the most of any parameters */
-    char *state;                      /* [slots, state_bytes] on the device */
-    char *answers;                    /* [world, slots, answer_bytes] on the device */
-    int32_t *left;                    /* [1] on the device */
-    float *row;                       /* [ids] on the device, a row put together */
-    uint64_t *heard;                  /* [world] on the host, every rank's hash */
-    int32_t *left_heard;              /* [1] on the host */
-    uint64_t past;                    /* hash of all verdicts so far */
-    uint64_t rounds;                  /* verified */
+    spc_shard_bytes most; /* per sequence, of any parameters */
+    char *state;          /* [slots, most.state] on the device */
+    char *answers;        /* [world] of the most that a step takes and a hash, on the device */
+    int64_t *left;        /* [2] on the device */
+    float *row;           /* [ids] on the device, a row put together */
+    uint64_t *heard;      /* [world] on the host, every rank's hash */
+    int64_t *left_heard;  /* [2] on the host */
+    uint64_t past;        /* hash of all verdicts so far */
+    uint64_t rounds;      /* verified */
 } cuda_slices;
 
 struct spc_runner {

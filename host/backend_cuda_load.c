@@ -75,7 +75,7 @@ static size_t lay_out_host(spc_runner *r, char *base)
     r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
     if (r->part) {
         r->slices.heard = carve(&to, times(sizeof *r->slices.heard, r->backend->comm->world));
-        r->slices.left_heard = carve(&to, sizeof *r->slices.left_heard);
+        r->slices.left_heard = carve(&to, 2 * sizeof *r->slices.left_heard);
     }
     (void)spc_cuda_lay_out_rows(&r->rows, &to, spc_cuda_most_rows(plan, l));
     (void)lay_out_lanes(&r->lanes, &to, l->slots, &in_bytes);
@@ -93,17 +93,18 @@ static int32_t widest(const spc_plan *plan)
     return most;
 }
 
-/* What a rank needs to draw and verify; behind an answer there is room for a hash. */
+/* What a rank needs to draw and verify; behind its answers there is room for a hash. */
 static void lay_out_slices(spc_runner *r, carver *to)
 {
     cuda_slices *s = &r->slices;
     int32_t world = r->backend->comm->world;
+    size_t answer;
 
-    spc_ranks_most_bytes(r->plan->config.vocab, world, &s->state_bytes, &s->answer_bytes);
-    s->answer_bytes += SPC_CUDA_CHECK_BYTES;
-    s->state = carve(to, times(s->state_bytes, r->limits.slots));
-    s->answers = carve(to, times(times(s->answer_bytes, r->limits.slots), world));
-    s->left = carve(to, sizeof *s->left);
+    s->most = spc_ranks_most_bytes(r->plan->config.vocab, world);
+    answer = s->most.first > s->most.later ? s->most.first : s->most.later;
+    s->state = carve(to, times(s->most.state, r->limits.slots));
+    s->answers = carve(to, times(times(answer, r->limits.slots) + SPC_CUDA_CHECK_BYTES, world));
+    s->left = carve(to, 2 * sizeof *s->left);
     s->row = carve(to, times(sizeof *s->row, r->plan->ids));
 }
 

@@ -102,16 +102,15 @@ static spc_status run_step(spc_runner *r, const steps *s, const spc_shards *shar
 {
     spc_backend *b = r->backend;
     spc_device_comm *comm = b->comm;
-    const size_t part = (size_t)s->sequences * shards->answer_bytes;
+    const size_t part = shards->send_bytes;
     char *answers = shards->answers;
     size_t begin[SPC_SHARDS_MAX + 1];
     cudaError_t code = s->partial(s->batch, shards, step, b->stream);
     spc_status status;
 
     for (int32_t k = 0; k <= comm->world; k++) begin[k] = (size_t)k * part;
-    if (code == cudaSuccess) { /* behind the answer about the first sequence */
-        code = cudaMemcpyAsync(answers + begin[comm->rank] + shards->answer_bytes -
-                                   SPC_CUDA_CHECK_BYTES,
+    if (code == cudaSuccess) {
+        code = cudaMemcpyAsync(answers + begin[comm->rank + 1] - SPC_CUDA_CHECK_BYTES,
                                r->device_lanes.check, sizeof *r->device_lanes.check,
                                cudaMemcpyDeviceToDevice, b->stream);
     }
@@ -125,48 +124,53 @@ static spc_status run_step(spc_runner *r, const steps *s, const spc_shards *shar
 static spc_status hear(spc_runner *r, const steps *s, const spc_shards *shards, spc_error *err)
 {
     spc_backend *b = r->backend;
-    const char *check = (const char *)shards->answers + shards->answer_bytes - SPC_CUDA_CHECK_BYTES;
+    const char *check = (const char *)shards->answers + shards->send_bytes - SPC_CUDA_CHECK_BYTES;
     spc_status status = spc_cuda_copy(b, r->slices.left_heard, shards->left,
-                                      sizeof *r->slices.left_heard, true, s->name, err);
+                                      2 * sizeof *r->slices.left_heard, true, s->name, err);
     cudaError_t code;
 
     if (status != SPC_OK) return status;
-    code = cudaMemcpy2DAsync(r->slices.heard, sizeof *r->slices.heard, check,
-                             (size_t)s->sequences * shards->answer_bytes, sizeof *r->slices.heard,
-                             (size_t)b->comm->world, cudaMemcpyDeviceToHost, b->stream);
+    code = cudaMemcpy2DAsync(r->slices.heard, sizeof *r->slices.heard, check, shards->send_bytes,
+                             sizeof *r->slices.heard, (size_t)b->comm->world,
+                             cudaMemcpyDeviceToHost, b->stream);
     status = spc_cuda_check(b, code, s->name, err);
     if (status == SPC_OK) status = spc_cuda_wait(b, s->name, err);
     return status == SPC_OK ? compare(r, err) : status;
 }
 
-/* Steps until every sequence is decided.  Hardly one is after the first step: two go together. */
-static spc_status run_steps(spc_runner *r, const steps *s, const spc_shards *shards, spc_error *err)
+/* Steps until every sequence is decided, the first of which sends so many bytes.  Hardly one is
+ * decided after it: two go together, so that the second sends the most it may need. */
+static spc_status run_steps(spc_runner *r, const steps *s, spc_shards *shards, size_t first,
+                            spc_error *err)
 {
-    spc_status status = run_step(r, s, shards, 0, err);
+    const spc_shard_bytes most =
+        spc_shard_sizes(r->lanes.params, s->sequences, 0, shards->cut, shards->world);
+    spc_status status;
 
-    *r->slices.left_heard = 1;
-    for (int32_t step = 1; status == SPC_OK && *r->slices.left_heard > 0; step++) {
+    shards->send_bytes = first + SPC_CUDA_CHECK_BYTES;
+    status = run_step(r, s, shards, 0, err);
+    shards->send_bytes = (size_t)s->sequences * most.later + SPC_CUDA_CHECK_BYTES;
+    r->slices.left_heard[0] = 1;
+    for (int32_t step = 1; status == SPC_OK && r->slices.left_heard[0] > 0; step++) {
         status = run_step(r, s, shards, step, err);
         if (status == SPC_OK) status = hear(r, s, shards, err);
+        shards->send_bytes = (size_t)r->slices.left_heard[1] + SPC_CUDA_CHECK_BYTES;
     }
     return status;
 }
 
-static spc_shards shards_of(const spc_runner *r, int32_t lanes, int32_t max_drafts)
+static spc_shards shards_of(const spc_runner *r)
 {
     const spc_device_comm *comm = r->backend->comm;
-    spc_shards shards = {.rank = comm->rank,
-                         .world = comm->world,
-                         .cut = r->plan->config.vocab,
-                         .drafter_whole = 1,
-                         .state = r->slices.state,
-                         .answers = r->slices.answers,
-                         .left = r->slices.left};
 
-    spc_shard_sizes(r->lanes.params, lanes, max_drafts, r->plan->config.vocab, comm->world,
-                    &shards.state_bytes, &shards.answer_bytes);
-    shards.answer_bytes += SPC_CUDA_CHECK_BYTES;
-    return shards;
+    return (spc_shards){.rank = comm->rank,
+                        .world = comm->world,
+                        .cut = r->plan->config.vocab,
+                        .drafter_whole = 1,
+                        .state = r->slices.state,
+                        .state_bytes = r->slices.most.state,
+                        .answers = r->slices.answers,
+                        .left = r->slices.left};
 }
 
 /* ---- the verbs --------------------------------------------------------------------------------
@@ -175,9 +179,13 @@ static spc_shards shards_of(const spc_runner *r, int32_t lanes, int32_t max_draf
 spc_status spc_cuda_draw_slices(spc_runner *r, const spc_draw_batch *batch, spc_error *err)
 {
     const steps s = {draw_partial, draw_combine, "draw", batch, batch->sequences};
-    const spc_shards shards = shards_of(r, batch->sequences, 0);
+    spc_shards shards = shards_of(r);
+    spc_draw_batch here = *batch; /* as the host has it */
 
-    return run_steps(r, &s, &shards, err);
+    here.params = r->lanes.params;
+    here.row = here.position = r->lanes.row;
+    here.salt = NULL;
+    return run_steps(r, &s, &shards, spc_draw_first_bytes(&here, &shards), err);
 }
 
 /* Are two models cut at the same ids, as far as both have them? */
@@ -196,7 +204,8 @@ spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
                                   const spc_verify_batch *batch, spc_error *err)
 {
     const steps s = {verify_partial, verify_combine, "verify", batch, batch->sequences};
-    spc_shards shards = shards_of(r, batch->sequences, batch->max_drafts);
+    spc_shards shards = shards_of(r);
+    spc_verify_batch here = *batch; /* as the host has it */
 
     if (drafter && drafter->part) {
         shards.drafter_whole = 0;
@@ -208,7 +217,12 @@ spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
                                  (int)r->backend->comm->world);
         }
     }
-    return run_steps(r, &s, &shards, err);
+    here.params = r->lanes.params;
+    here.drafts = r->lanes.drafts;
+    here.bonus = r->lanes.bonus;
+    here.position = here.verifier_row = here.drafter_row = r->lanes.row;
+    here.salt = NULL;
+    return run_steps(r, &s, &shards, spc_verify_first_bytes(&here, &shards), err);
 }
 
 spc_status spc_cuda_gather_row(spc_runner *r, int32_t output, float *to, spc_error *err)

@@ -188,37 +188,45 @@ spc_status spc_verify_batch_check(const spc_verify_batch *b, spc_error *err)
 /* ---- slices -----------------------------------------------------------------------------------
  */
 
-void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts, int32_t vocab,
-                     int32_t world, size_t *state_bytes, size_t *answer_bytes)
+static int32_t larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
+                                int32_t vocab, int32_t world)
 {
     const int32_t tiles = spc_most_tiles(vocab, world);
-    int32_t log = 0, answer = 0;
+    int32_t log = 0, first = 0, later = 0;
 
     for (int32_t i = 0; i < count; i++) {
         const spc_row_needs needs = spc_needs_of(&params[i], vocab);
         const spc_rule *rule = &params[i].rule;
-        const int32_t words = spc_log_words(rule);
         const bool cuts =
             needs.truncates || (spc_rule_facts((spc_rule_kind)rule->path) & SPC_FACT_NUCLEUS) != 0;
-        spc_ask most[] = {{.kind = SPC_ASK_ROWS},
-                          {.kind = cuts ? SPC_ASK_BINS : SPC_ASK_KEPT},
-                          {.kind = SPC_ASK_FOLD, .what = SPC_SUM_ABOVE_DRAFTER}};
+        const uint32_t rows = (2u << max_drafts) - 1u;
+        const spc_ask all = {.kind = SPC_ASK_ROWS, .verifier_rows = rows, .drafter_rows = rows};
+        const spc_ask most[] = {{.kind = SPC_ASK_ROWS, .verifier_rows = 1},
+                                {.kind = SPC_ASK_DRAW},
+                                {.kind = cuts ? SPC_ASK_BINS : SPC_ASK_KEPT},
+                                {.kind = SPC_ASK_FOLD, .what = SPC_SUM_ABOVE_DRAFTER}};
 
-        most[0].verifier_rows = most[0].drafter_rows = (2u << max_drafts) - 1u;
+        first = larger(first, spc_answer_words(&all, needs, tiles));
         for (size_t k = 0; k < sizeof most / sizeof *most; k++) {
-            int32_t need = spc_answer_words(&most[k], needs, tiles);
-
-            if (need > answer) answer = need;
+            later = larger(later, spc_answer_words(&most[k], needs, tiles));
         }
-        if (words > log) log = words;
+        log = larger(log, spc_log_words(rule));
     }
-    *state_bytes = (sizeof(spc_shard_state) + (size_t)log * 4 + 15) / 16 * 16;
-    *answer_bytes = ((size_t)answer * 4 + 15) / 16 * 16;
+    return (spc_shard_bytes){
+        .state = (sizeof(spc_shard_state) + ((size_t)log + (size_t)tiles) * 4 + 15) / 16 * 16,
+        .first = (size_t)first * 4,
+        .later = (size_t)later * 4};
 }
 
 static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step, spc_error *err)
 {
     spc_status status = check_range("shards.world", s->world, 1, SPC_SHARDS_MAX, err);
+    size_t least;
 
     if (!status) status = check_range("shards.rank", s->rank, 0, s->world - 1, err);
     if (!status) status = check_range("step", step, 0, INT32_MAX, err);
@@ -235,12 +243,18 @@ static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step,
                              "multiples of 16, found %p and %p",
                              s->state, s->answers);
     }
-    if (s->state_bytes < sizeof(spc_shard_state) || s->state_bytes % 16 != 0 ||
-        s->answer_bytes % 16 != 0) {
+    least =
+        sizeof(spc_shard_state) + 4 * (size_t)spc_most_tiles(spc_cuts_of(s, vocab).cut, s->world);
+    if (s->state_bytes < least || s->state_bytes % 16 != 0) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "batch: shards.state_bytes, shards.answer_bytes: expected what "
-                             "spc_shard_sizes says, found %zu and %zu",
-                             s->state_bytes, s->answer_bytes);
+                             "batch: shards.state_bytes: expected what spc_shard_sizes says, found "
+                             "%zu",
+                             s->state_bytes);
+    }
+    if (s->send_bytes % 8 != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: shards.send_bytes: expected a multiple of 8, found %zu",
+                             s->send_bytes);
     }
     return SPC_OK;
 }

@@ -18,15 +18,15 @@ struct spc_ranks_room {
     int32_t *drafts, *bonus, *count, *draft, *token;
     spc_row_stats *stats;
     spc_verdict *verdict;
-    int32_t left;
+    int64_t left[2];
     char *state;
-    char *answers; /* [world, lanes] */
-    size_t state_bytes, answer_bytes;
+    char *answers; /* [world, lanes] of the most that a step takes */
+    spc_shard_bytes most;
 };
 
 /* The most that any parameters need: a rule that solves an equation twice over, one that reads
  * every number of a tile, and a search for a cut. */
-void spc_ranks_most_bytes(int32_t vocab, int32_t world, size_t *state, size_t *answer)
+spc_shard_bytes spc_ranks_most_bytes(int32_t vocab, int32_t world)
 {
     spc_row_params most[2];
 
@@ -37,15 +37,16 @@ void spc_ranks_most_bytes(int32_t vocab, int32_t world, size_t *state, size_t *a
     }
     most[0].rule.kind = most[0].rule.path = SPC_RULE_MENTORED;
     most[1].rule.kind = most[1].rule.path = SPC_RULE_DIFF_LOG;
-    spc_shard_sizes(most, 2, DRAFTS, vocab, world, state, answer);
+    return spc_shard_sizes(most, 2, DRAFTS, vocab, world);
 }
 
 static size_t lay_out(spc_ranks_room *r, char *base)
 {
     carver to = {base, 0};
-    size_t n = (size_t)r->lanes;
+    size_t n = (size_t)r->lanes, answer;
 
-    spc_ranks_most_bytes(r->vocab, r->world, &r->state_bytes, &r->answer_bytes);
+    r->most = spc_ranks_most_bytes(r->vocab, r->world);
+    answer = r->most.first > r->most.later ? r->most.first : r->most.later;
     (void)carve(&to, sizeof *r);
     r->params = carve(&to, n * sizeof *r->params);
     r->row = carve(&to, n * sizeof *r->row);
@@ -59,8 +60,8 @@ static size_t lay_out(spc_ranks_room *r, char *base)
     r->token = carve(&to, n * TOKENS * sizeof *r->token);
     r->stats = carve(&to, n * DRAFTS * sizeof *r->stats);
     r->verdict = carve(&to, n * sizeof *r->verdict);
-    r->state = carve(&to, times(r->state_bytes, r->lanes));
-    r->answers = carve(&to, times(times(r->answer_bytes, r->lanes), r->world));
+    r->state = carve(&to, times(r->most.state, r->lanes));
+    r->answers = carve(&to, times(times(answer, r->lanes), r->world));
     return to.used;
 }
 
@@ -104,30 +105,24 @@ static spc_logit_rows rows_of(const spc_ranks_room *r, const spc_comm *comm,
     return rows;
 }
 
-static spc_shards shards_of(spc_ranks_room *r, const spc_comm *comm, int32_t lanes,
-                            int32_t max_drafts)
+static spc_shards shards_of(spc_ranks_room *r, const spc_comm *comm)
 {
-    spc_shards shards = {.rank = comm->rank,
-                         .world = comm->world,
-                         .cut = r->vocab,
-                         .drafter_whole = 1,
-                         .state = r->state,
-                         .answers = r->answers,
-                         .left = &r->left};
-
-    spc_shard_sizes(r->params, lanes, max_drafts, r->vocab, comm->world, &shards.state_bytes,
-                    &shards.answer_bytes);
-    return shards;
+    return (spc_shards){.rank = comm->rank,
+                        .world = comm->world,
+                        .cut = r->vocab,
+                        .drafter_whole = 1,
+                        .state = r->state,
+                        .state_bytes = r->most.state,
+                        .answers = r->answers,
+                        .left = r->left};
 }
 
 /* Every rank's answers to every rank. */
-static spc_status gather(spc_comm *comm, const spc_shards *shards, int32_t lanes, spc_error *err)
+static spc_status gather(spc_comm *comm, const spc_shards *shards, spc_error *err)
 {
     size_t begin[SPC_RANKS_MAX + 1];
 
-    for (int32_t k = 0; k <= comm->world; k++) {
-        begin[k] = (size_t)k * (size_t)lanes * shards->answer_bytes;
-    }
+    for (int32_t k = 0; k <= comm->world; k++) begin[k] = (size_t)k * shards->send_bytes;
     return comm->ops->all_gather(comm, shards->answers, begin, err);
 }
 
@@ -156,13 +151,15 @@ spc_status spc_ranks_draw(spc_ranks_room *r, spc_comm *comm, const spc_ranks_row
     if (n == 0) return SPC_OK;
     b.sequences = n;
 
-    const spc_shards shards = shards_of(r, comm, n, 0);
+    spc_shards shards = shards_of(r, comm);
 
-    r->left = 1;
-    for (int32_t step = 0; r->left > 0 && status == SPC_OK; step++) {
+    shards.send_bytes = spc_draw_first_bytes(&b, &shards);
+    r->left[0] = 1;
+    for (int32_t step = 0; r->left[0] > 0 && status == SPC_OK; step++) {
         status = spc_cpu_draw_partial(&b, &shards, step, NULL, err);
-        if (status == SPC_OK) status = gather(comm, &shards, n, err);
+        if (status == SPC_OK) status = gather(comm, &shards, err);
         if (status == SPC_OK) status = spc_cpu_draw_combine(&b, &shards, step, NULL, err);
+        shards.send_bytes = (size_t)r->left[1];
     }
     if (status != SPC_OK || !writes) return status;
     n = 0;
@@ -204,7 +201,7 @@ spc_status spc_ranks_verify(spc_ranks_room *r, spc_comm *comm, const spc_ranks_r
                             spc_verdict *out, spc_error *err)
 {
     const int32_t longest = fill(r, lanes, count);
-    const spc_shards shards = shards_of(r, comm, count, longest);
+    spc_shards shards = shards_of(r, comm);
     spc_verify_batch b = {.sequences = count,
                           .vocab = verifier->ids,
                           .max_drafts = longest,
@@ -226,11 +223,13 @@ spc_status spc_ranks_verify(spc_ranks_room *r, spc_comm *comm, const spc_ranks_r
 
     /* a rank's own slice of the drafter lies where it would in whole rows: no other is looked at */
     if (drafter) b.drafter = rows_of(r, comm, drafter, true);
-    r->left = 1;
-    for (int32_t step = 0; r->left > 0 && status == SPC_OK; step++) {
+    shards.send_bytes = spc_verify_first_bytes(&b, &shards);
+    r->left[0] = 1;
+    for (int32_t step = 0; r->left[0] > 0 && status == SPC_OK; step++) {
         status = spc_cpu_verify_partial(&b, &shards, step, NULL, err);
-        if (status == SPC_OK) status = gather(comm, &shards, count, err);
+        if (status == SPC_OK) status = gather(comm, &shards, err);
         if (status == SPC_OK) status = spc_cpu_verify_combine(&b, &shards, step, NULL, err);
+        shards.send_bytes = (size_t)r->left[1];
     }
     return status;
 }

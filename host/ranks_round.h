@@ -7,9 +7,8 @@
 #include "backend.h"
 #include "comm.h"
 
-/* Bytes per sequence of the state and of each rank's answer (spc_shard_sizes) for any parameters.
- */
-void spc_ranks_most_bytes(int32_t vocab, int32_t world, size_t *state, size_t *answer);
+/* spc_shard_sizes for any parameters. */
+spc_shard_bytes spc_ranks_most_bytes(int32_t vocab, int32_t world);
 
 /* What one rank needs for the rounds of so many lanes; nothing is allocated later. */
 typedef struct spc_ranks_room spc_ranks_room;

@@ -21,7 +21,8 @@ typedef struct {
     spc_row_needs needs;
     int32_t first, tiles; /* the rank's */
     int32_t most;         /* tiles of any rank */
-    uint32_t *word;       /* of the slot */
+    uint32_t *word;       /* of what is sent */
+    float *weight;        /* [most] scratch */
 } answer;
 
 static void put_float(uint32_t *word, float value)
@@ -69,10 +70,7 @@ static void answer_row(const answer *a, const spc_row_pair *pair, const spc_view
             max = p.max;
             word[0] = (uint32_t)p.top;
         }
-        put_float(tile, p.bad ? NAN : p.max);
-        put_float(tile + 1, p.sum);
-        if (each > 2) put_float(tile + 2, p.sum_one);
-        if (each > 3) put_float(tile + 3, p.moment);
+        spc_put_tile(tile, p, a->needs);
     }
     if (pair->row < a->round->drafts && row == &pair->verifier.row) {
         draft = a->round->draft[pair->row];
@@ -85,7 +83,7 @@ static void answer_row(const answer *a, const spc_row_pair *pair, const spc_view
 
 static void answer_rows(const answer *a)
 {
-    const int32_t words = SPC_ROW_WORDS + a->most * spc_tile_words(a->needs);
+    const int32_t words = spc_row_words(a->needs, a->most);
     uint32_t *word = a->word;
 
     for (int32_t i = 0; i < 2 * SPC_SHARD_ROWS; i++) {
@@ -153,7 +151,7 @@ static void answer_kept(const answer *a, const spc_view *row)
 }
 
 /* The tile of the slice that wins the first level of a race, and when; -1: none weighs anything. */
-static int32_t race_slice(const answer *a, const uint32_t *weight, float *time)
+static int32_t race_slice(const answer *a, float *time)
 {
     int32_t best = -1;
 
@@ -161,7 +159,7 @@ static int32_t race_slice(const answer *a, const uint32_t *weight, float *time)
     for (int32_t t = 0; t < a->tiles; t++) {
         uint32_t word =
             spc_race_tile_word(a->ask->key, (spc_stream_id)a->ask->stream, a->first + t);
-        float arrives = spc_race_time(word, spc_bits_float(weight[t]));
+        float arrives = spc_race_time(word, a->weight[t]);
 
         if (arrives < *time) {
             *time = arrives;
@@ -184,29 +182,38 @@ static void put_winner(const answer *a, const spc_row_pair *pair, int32_t t, flo
     put_float(a->word + 3, spc_view_logit(&pair->verifier.row, token));
 }
 
+/* The sum of a tile's summands, which value receives. */
+static float fold_tile(const answer *a, const spc_row_pair *pair, spc_summand what, int32_t t,
+                       float *value)
+{
+    spc_tile_summands(pair, what, a->ask->x, a->first + t, value);
+    return spc_tile_sum(value, width_at(a, t));
+}
+
 static void answer_fold(const answer *a, const spc_row_pair *pair)
 {
     const spc_summand what = (spc_summand)a->ask->what;
-    const bool two = what == SPC_SUM_ABOVE_DRAFTER;
-    uint32_t *sum = a->word + SPC_WINNER_WORDS;
-    float value[SPC_TILE], time;
+    const int32_t each = what == SPC_SUM_ABOVE_DRAFTER ? 2 : 1;
+    float value[SPC_TILE];
 
-    put_float(a->word, SPC_INFINITY);
     for (int32_t t = 0; t < a->tiles; t++) {
-        const int32_t n = width_at(a, t);
-
-        spc_tile_summands(pair, what, a->ask->x, a->first + t, value);
-        put_float(sum + (two ? 2 * t : t), spc_tile_sum(value, n));
-        if (!two) continue;
-        spc_tile_summands(pair, SPC_SUM_ABOVE_VERIFIER, a->ask->x, a->first + t, value);
-        put_float(sum + 2 * t + 1, spc_tile_sum(value, n));
+        put_float(a->word + each * t, fold_tile(a, pair, what, t, value));
+        if (each == 1) continue;
+        put_float(a->word + 2 * t + 1, fold_tile(a, pair, SPC_SUM_ABOVE_VERIFIER, t, value));
     }
-    if (!a->ask->draws) return;
+}
 
-    const int32_t t = race_slice(a, sum, &time);
+static void answer_race(const answer *a, const spc_row_pair *pair)
+{
+    const spc_summand what = (spc_summand)a->ask->what;
+    float value[SPC_TILE], time;
+    int32_t t;
 
+    for (t = 0; t < a->tiles; t++) a->weight[t] = fold_tile(a, pair, what, t, value);
+    put_float(a->word, SPC_INFINITY);
+    t = race_slice(a, &time);
     if (t < 0) return;
-    spc_tile_summands(pair, what, a->ask->x, a->first + t, value);
+    (void)fold_tile(a, pair, what, t, value);
     put_winner(a, pair, t, time, value);
 }
 
@@ -214,7 +221,6 @@ static void answer_draw(const answer *a, const spc_row_pair *pair, const spc_vie
                         const spc_row_stats *stats)
 {
     const spc_softmax s = spc_softmax_of(*stats, a->round->params->sampling.temperature);
-    uint32_t *sum = a->word + SPC_WINNER_WORDS;
     float buffer[SPC_TILE], weight[SPC_TILE], time;
 
     put_float(a->word, SPC_INFINITY);
@@ -224,15 +230,15 @@ static void answer_draw(const answer *a, const spc_row_pair *pair, const spc_vie
 
         if (a->needs.restricts) {
             spc_tile_kept(z, n, s, weight);
-            put_float(sum + t, spc_tile_sum(weight, n));
+            a->weight[t] = spc_tile_sum(weight, n);
         } else {
             spc_partial p = spc_tile_partial(z, n, (a->first + t) * SPC_TILE, a->needs);
 
-            put_float(sum + t, spc_partial_at(p, stats->max, a->needs.scale).sum);
+            a->weight[t] = spc_partial_at(p, stats->max, a->needs.scale).sum;
         }
     }
 
-    const int32_t t = race_slice(a, sum, &time);
+    const int32_t t = race_slice(a, &time);
 
     if (t < 0) return;
     spc_tile_kept(tile_at(a, row, t, buffer), width_at(a, t), s, weight);
@@ -267,43 +273,45 @@ static void answer_question(const answer *a)
     case SPC_ASK_MASS: answer_mass(a, row); break;
     case SPC_ASK_BINS: answer_bins(a, row); break;
     case SPC_ASK_KEPT: answer_kept(a, row); break;
-    case SPC_ASK_FOLD: answer_fold(a, &pair); break;
+    case SPC_ASK_FOLD: q->draws ? answer_race(a, &pair) : answer_fold(a, &pair); break;
     case SPC_ASK_LOGITS: answer_logits(a, &pair); break;
     default: answer_draw(a, &pair, row, q->drafter ? &q->stats_drafter : &q->stats_verifier); break;
     }
 }
 
-/* One sequence of a partial step. */
-static void answer_sequence(const spc_shards *shards, int32_t sequences, int32_t s, int32_t step,
-                            const spc_round *round)
+/* One sequence of a partial step, whose answer begins at this word.  Returns where it ends. */
+static int64_t answer_sequence(const spc_shards *shards, int32_t s, int32_t step, int64_t at,
+                               const spc_round *round)
 {
     spc_replay r = replay_begin(shards, s, round->vocab);
     spc_cuts cuts = spc_cuts_of(shards, round->vocab);
     answer a = {.round = round, .ask = &r.state->ask, .most = r.tiles};
 
     if (step == 0) begin_state(r.state, round);
-    if (r.state->done || !spc_params_valid(round->params)) return;
+    r.state->at = at;
+    at += asked_words(&r, round);
+    if (at == r.state->at || at > r.room) return at; /* combine says that there is no room */
     a.needs = spc_needs_of(round->params, round->vocab);
-    if (spc_answer_words(a.ask, a.needs, a.most) > r.slot) return; /* combine says so */
     a.first = spc_cut_tile(&cuts, shards->rank);
     a.tiles = spc_cut_tiles(&cuts, shards->rank);
-    a.word = spc_answer_at(shards, sequences, shards->rank, s);
+    a.word = spc_answer_at(shards, shards->rank, r.state);
+    a.weight = spc_race_weights(shards, s, round->vocab);
     answer_question(&a);
+    return at;
 }
 
 /* ---- the calls --------------------------------------------------------------------------------
  */
 
 /* Take in all ranks' answers about one sequence; false: it is decided already. */
-static bool take_in(spc_replay *r, const spc_shards *shards, int32_t sequences, int32_t s,
-                    const spc_round *round)
+static bool take_in(spc_replay *r, const spc_shards *shards, int32_t s, const spc_round *round)
 {
-    spc_answers a = answers_at(shards, sequences, s, round->vocab);
+    spc_answers a = answers_at(shards, s, round->vocab);
     const spc_ask *q = &r->state->ask;
 
     if (r->state->done) return false;
     if (!spc_params_valid(round->params)) return true;
-    if (!first_fits(r, round)) {
+    if (!answer_fits(r, round)) {
         r->full = true;
     } else if (q->kind == SPC_ASK_ROWS) {
         int32_t rows = spc_bits_count(q->verifier_rows) + spc_bits_count(q->drafter_rows);
@@ -316,11 +324,55 @@ static bool take_in(spc_replay *r, const spc_shards *shards, int32_t sequences, 
     return true;
 }
 
+/* Note that a step ended like this. */
+static void end_step(spc_replay *r, const spc_shards *shards, const spc_round *round, bool done)
+{
+    r->state->done = done;
+    shards->left[0] += !done;
+    shards->left[1] += 4 * (int64_t)asked_words(r, round);
+}
+
+/* Bytes of what a sequence is asked first. */
+static size_t first_bytes(const spc_round *round, const spc_shards *shards)
+{
+    const int32_t tiles = spc_most_tiles(spc_cuts_of(shards, round->vocab).cut, shards->world);
+    spc_ask ask;
+
+    if (!spc_params_valid(round->params)) return 0;
+    ask = first_question(round);
+    return 4 * (size_t)spc_answer_words(&ask, spc_needs_of(round->params, round->vocab), tiles);
+}
+
+size_t spc_verify_first_bytes(const spc_verify_batch *batch, const spc_shards *shards)
+{
+    size_t bytes = 0;
+
+    for (int32_t s = 0; s < spc_live(batch->live, batch->sequences); s++) {
+        spc_round round = spc_batch_round(batch, s);
+
+        bytes += first_bytes(&round, shards);
+    }
+    return bytes;
+}
+
+size_t spc_draw_first_bytes(const spc_draw_batch *batch, const spc_shards *shards)
+{
+    size_t bytes = 0;
+
+    for (int32_t s = 0; s < spc_live(batch->live, batch->sequences); s++) {
+        spc_round round = spc_draw_round(batch, s);
+
+        bytes += first_bytes(&round, shards);
+    }
+    return bytes;
+}
+
 spc_status spc_cpu_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
                                   int32_t step, spc_stream stream, spc_error *err)
 {
     spc_status status = spc_verify_shards_check(batch, shards, step, err);
     spc_verify_batch b;
+    int64_t at = 0;
 
     (void)stream;
     if (status) return status;
@@ -328,7 +380,7 @@ spc_status spc_cpu_verify_partial(const spc_verify_batch *batch, const spc_shard
     for (int32_t s = 0; s < spc_live(b.live, b.sequences); s++) {
         spc_round round = spc_batch_round(&b, s);
 
-        answer_sequence(shards, b.sequences, s, step, &round);
+        at = answer_sequence(shards, s, step, at, &round);
     }
     return SPC_OK;
 }
@@ -342,15 +394,14 @@ spc_status spc_cpu_verify_combine(const spc_verify_batch *batch, const spc_shard
     (void)stream;
     if (status) return status;
     b = spc_sliced_verify(batch, shards);
-    *shards->left = 0;
+    shards->left[0] = shards->left[1] = 0;
     for (int32_t s = 0; s < spc_live(b.live, b.sequences); s++) {
         spc_round round = spc_batch_round(&b, s);
         spc_replay r = replay_begin(shards, s, b.vocab);
         spc_verdict verdict;
 
-        if (!take_in(&r, shards, b.sequences, s, &round)) continue;
-        r.state->done = go_on_verify(&r, &round, &verdict);
-        *shards->left += !r.state->done;
+        if (!take_in(&r, shards, s, &round)) continue;
+        end_step(&r, shards, &round, go_on_verify(&r, &round, &verdict));
         if (r.state->done) spc_verify_store(&b, s, &verdict);
     }
     return SPC_OK;
@@ -361,6 +412,7 @@ spc_status spc_cpu_draw_partial(const spc_draw_batch *batch, const spc_shards *s
 {
     spc_status status = spc_draw_shards_check(batch, shards, step, err);
     spc_draw_batch b;
+    int64_t at = 0;
 
     (void)stream;
     if (status) return status;
@@ -368,7 +420,7 @@ spc_status spc_cpu_draw_partial(const spc_draw_batch *batch, const spc_shards *s
     for (int32_t s = 0; s < spc_live(b.live, b.sequences); s++) {
         spc_round round = spc_draw_round(&b, s);
 
-        answer_sequence(shards, b.sequences, s, step, &round);
+        at = answer_sequence(shards, s, step, at, &round);
     }
     return SPC_OK;
 }
@@ -382,7 +434,7 @@ spc_status spc_cpu_draw_combine(const spc_draw_batch *batch, const spc_shards *s
     (void)stream;
     if (status) return status;
     b = spc_sliced_draw(batch, shards);
-    *shards->left = 0;
+    shards->left[0] = shards->left[1] = 0;
     for (int32_t s = 0; s < spc_live(b.live, b.sequences); s++) {
         spc_round round = spc_draw_round(&b, s);
         spc_replay r = replay_begin(shards, s, b.vocab);
@@ -390,10 +442,10 @@ spc_status spc_cpu_draw_combine(const spc_draw_batch *batch, const spc_shards *s
         int32_t token;
         float logit;
 
-        if (!take_in(&r, shards, b.sequences, s, &round)) continue;
-        r.state->done =
-            go_on_draw(&r, &round, b.token != NULL, spc_draw_stream(&b), &token, &logit, &stats);
-        *shards->left += !r.state->done;
+        if (!take_in(&r, shards, s, &round)) continue;
+        end_step(
+            &r, shards, &round,
+            go_on_draw(&r, &round, b.token != NULL, spc_draw_stream(&b), &token, &logit, &stats));
         if (r.state->done) spc_draw_store(&b, s, token, logit, &stats);
     }
     return SPC_OK;

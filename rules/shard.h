@@ -17,7 +17,41 @@
  *
  * Going on means to run the round again from its start, with the answers so far in a log; that is a
  * few hundred instructions, as rows are not touched.  What a row's target turned out to be is kept
- * by itself and its part of the log dropped. */
+ * by itself and its part of the log dropped.
+ *
+ * Traffic.  In a step a rank sends what its open sequences are asked, one answer behind the other,
+ * each a multiple of 8 bytes.  With T = tiles of the longest slice, ceil(ceil(vocab / 4096) /
+ * world), and W = words of a tile: its maximum, its sum (not at temperature 0), the sum at
+ * temperature 1 and its moment (where the gate of the rule reads them unscaled), an answer takes
+ *
+ *   4 (3 + T W)  for each row of the first step: the verifier's of the drafts and of the bonus; the
+ *                drafter's of the drafts where no statistics come with them, of the bonus where the
+ *                bonus is drawn from a target that the drafter is part of
+ *   16           for a token drawn
+ *   4 T          for a sum over a pair of rows: eta of a token rule where the draft is outside of
+ *                its set, TV of opt and fuzzy for every draft, what block verification has left,
+ *                two for the bonus of lossy; 8 T for each of Newton's steps (lossy with beta
+ *                solved, mentored) and for what truncation leaves of a row
+ *   2048         for each level of a search for a cut (top-k, top-p), of which a row takes 2 to 8;
+ *                8 for the mass of what top-k left, 8 for the logits of a token
+ *
+ * strict, five drafts, statistics given: 24 (3 + 2 T) + 16 bytes a round, in two steps; at 128256
+ * tokens 472 over four ranks, 280 over eight, 856 over two.
+ *
+ * Could a rank add up its tiles and send less?  Counts and masses are merged, being integers.  Sums
+ * are not: every tile's is first brought to the row's maximum, which no rank knows yet, and then
+ * added to all those on its left, so that what a rank but the first added up by itself would have
+ * other bits.  Hence a round of five drafts with statistics, at a temperature, stays under 1 KiB
+ * per sequence and rank, though all drafts be kept, for
+ *
+ *   strict                     T <= 19: up to 155648 tokens over two ranks, 311296 over four
+ *   strict by blocks, lossy    T <= 14: 114688 and 229376
+ *   token-v3                   T <= 11: 90112 and 180224
+ *   chow, diff                 T <= 10: 81920 and 163840
+ *   opt, token-v1, token-v2    T <= 8:  65536 and 131072
+ *
+ * and for larger T it does not, nor where a row is cut by top-k or top-p (256 bins of 8 bytes are a
+ * level, and levels follow each other), nor where an equation is solved. */
 #ifndef SPC_RULES_SHARD_H
 #define SPC_RULES_SHARD_H
 
@@ -38,11 +72,13 @@ typedef struct {
     int32_t drafter_whole; /* 1: every rank has the drafter's whole rows; 0: they are cut alike */
     void *state;           /* [sequences, state_bytes] of this rank; step 0 begins it anew */
     size_t state_bytes;    /* per sequence; spc_shard_sizes */
-    void *answers;         /* [world, sequences, answer_bytes]: partial writes this rank's part, the
-                              caller gathers, combine reads all of them */
-    size_t answer_bytes;   /* per sequence and rank; spc_shard_sizes; the same on every rank */
-    int32_t *left;         /* [1] combine writes how many sequences have a question open: the same
-                              number on every rank */
+    void *answers;         /* [world, send_bytes]: partial writes this rank's part, the caller
+                              gathers, combine reads all of them */
+    size_t send_bytes;     /* what each rank sends in this step, the same on every rank; a multiple
+                              of 8.  Step 0: spc_verify_first_bytes, spc_draw_first_bytes or more;
+                              later ones: left[1] or more */
+    int64_t *left;         /* [2] combine writes how many sequences have a question open, and how
+                              many bytes their answers take: the same on every rank */
 } spc_shards;
 
 /* The first token of a rank's slice; of rank `world`: the vocabulary.  Slices begin where tiles
@@ -138,13 +174,39 @@ typedef struct {
     spc_key key;
 } spc_ask;
 
-/* Words of a slot that hold the winner of a race: time of its tile, token, its logits. */
+/* Words of the winner of a race: time of its tile, token, its logits.  Words of a row before those
+ * of its tiles: where the slice's maximum is, and the logits of the draft. */
 enum { SPC_WINNER_WORDS = 4, SPC_ROW_WORDS = 3 };
 
-/* Words per tile in the statistics of a row: maximum (NaN: bad), sum, and what the rule needs. */
+/* Words per tile in the statistics of a row: maximum (NaN: bad), and the sums that are needed. */
 SPC_FN int32_t spc_tile_words(spc_row_needs needs)
 {
-    return 2 + (needs.unscaled ? 1 : 0) + (needs.unscaled && needs.entropy ? 1 : 0);
+    return 1 + (needs.mixing ? 1 : 0) + (needs.unscaled ? 1 : 0) +
+           (needs.unscaled && needs.entropy ? 1 : 0);
+}
+
+SPC_FN void spc_put_tile(uint32_t *word, spc_partial p, spc_row_needs needs)
+{
+    *word++ = p.bad ? 0x7fc00000u : spc_float_bits(p.max);
+    if (needs.mixing) *word++ = spc_float_bits(p.sum);
+    if (needs.unscaled) *word++ = spc_float_bits(p.sum_one);
+    if (needs.unscaled && needs.entropy) *word = spc_float_bits(p.moment);
+}
+
+SPC_FN spc_partial spc_get_tile(const uint32_t *word, spc_row_needs needs)
+{
+    spc_partial p = spc_partial_none();
+    float max = spc_bits_float(*word++);
+
+    if (!(max == max)) {
+        p.bad = 1;
+        return p;
+    }
+    p.max = max;
+    if (needs.mixing) p.sum = spc_bits_float(*word++);
+    if (needs.unscaled) p.sum_one = spc_bits_float(*word++);
+    if (needs.unscaled && needs.entropy) p.moment = spc_bits_float(*word);
+    return p;
 }
 
 SPC_FN int32_t spc_bits_count(uint32_t bits)
@@ -155,20 +217,26 @@ SPC_FN int32_t spc_bits_count(uint32_t bits)
     return n;
 }
 
-/* 32-bit words of an answer; `tiles` the most that a rank has. */
+/* 32-bit words of a row in an answer; `tiles` the most that a rank has. */
+SPC_FN int32_t spc_row_words(spc_row_needs needs, int32_t tiles)
+{
+    return SPC_ROW_WORDS + tiles * spc_tile_words(needs);
+}
+
+/* 32-bit words of an answer, an even number. */
 SPC_FN int32_t spc_answer_words(const spc_ask *ask, spc_row_needs needs, int32_t tiles)
 {
     int32_t rows = spc_bits_count(ask->verifier_rows) + spc_bits_count(ask->drafter_rows);
+    int32_t sums = ask->what == SPC_SUM_ABOVE_DRAFTER ? 2 : 1;
 
     switch (ask->kind) {
-    case SPC_ASK_ROWS: return rows * (SPC_ROW_WORDS + tiles * spc_tile_words(needs));
+    case SPC_ASK_ROWS: return (rows * spc_row_words(needs, tiles) + 1) / 2 * 2;
     case SPC_ASK_MASS: return 2;
     case SPC_ASK_BINS: return 2 * SPC_CUT_BINS;
     case SPC_ASK_KEPT: return 2 * tiles;
     case SPC_ASK_LOGITS: return 2;
-    case SPC_ASK_FOLD:
-        return SPC_WINNER_WORDS + tiles * (ask->what == SPC_SUM_ABOVE_DRAFTER ? 2 : 1);
-    default: return SPC_WINNER_WORDS + tiles;
+    case SPC_ASK_FOLD: return ask->draws ? SPC_WINNER_WORDS : (sums * tiles + 1) / 2 * 2;
+    default: return SPC_WINNER_WORDS;
     }
 }
 
@@ -179,10 +247,12 @@ enum { SPC_SHARD_ROWS = SPC_GAMMA_MAX + 2 };
 
 typedef enum { SPC_ROW_UNKNOWN, SPC_ROW_MERGED, SPC_ROW_FINAL } spc_row_known;
 
-/* Of one sequence; behind it lies the log, up to state_bytes. */
+/* Of one sequence; behind it lie the log and, up to state_bytes, the weights of the rank's tiles in
+ * a race. */
 typedef struct {
     int32_t done;
     int32_t words; /* in the log */
+    int64_t at;    /* this step's answer: its first word in what a rank sends */
     spc_ask ask;
     int32_t known[2][SPC_SHARD_ROWS]; /* spc_row_known; [1]: the drafter's */
     spc_row_stats stats[2][SPC_SHARD_ROWS];
@@ -244,12 +314,18 @@ SPC_FN spc_draw_batch spc_sliced_draw(const spc_draw_batch *batch, const spc_sha
     return b;
 }
 
-/* The answer of a rank about sequence s. */
-SPC_FN uint32_t *spc_answer_at(const spc_shards *shards, int32_t sequences, int32_t rank, int32_t s)
+/* The answer of a rank about the sequence of this state. */
+SPC_FN uint32_t *spc_answer_at(const spc_shards *shards, int32_t rank, const spc_shard_state *state)
 {
-    size_t slot = (size_t)rank * (size_t)sequences + (size_t)s;
+    return (uint32_t *)((char *)shards->answers + (size_t)rank * shards->send_bytes) + state->at;
+}
 
-    return (uint32_t *)((char *)shards->answers + slot * shards->answer_bytes);
+/* The weights of the rank's tiles in a race of sequence s. */
+SPC_FN float *spc_race_weights(const spc_shards *shards, int32_t s, int32_t vocab)
+{
+    const int32_t tiles = spc_most_tiles(spc_cuts_of(shards, vocab).cut, shards->world);
+
+    return (float *)((char *)spc_shard_at(shards, s) + shards->state_bytes) - tiles;
 }
 
 #endif

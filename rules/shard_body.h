@@ -11,12 +11,12 @@ typedef struct {
     spc_shard_state *state;
     uint32_t *log;
     int32_t capacity; /* words of log */
-    int32_t slot;     /* words of an answer */
+    int64_t room;     /* words that a rank sends */
     int32_t tiles;    /* most of a rank */
     int32_t at;       /* next word of log to be read */
     int32_t start[ROUND_PARTS];
     bool asking;              /* a question is open */
-    bool full;                /* the log or a slot is too small */
+    bool full;                /* the log is too small, or what is sent */
     int32_t drawn_row, drawn; /* the last token drawn, and its logits */
     spc_pair drawn_logits;
 } spc_replay;
@@ -78,10 +78,6 @@ ROUND_FN void ask(spc_replay *r, const spc_row_pair *pair, spc_ask question)
     question.target = pair->target;
     r->state->ask = question;
     r->asking = true;
-
-    spc_row_needs needs = spc_needs_of(pair->round->params, pair->round->vocab);
-
-    if (spc_answer_words(&question, needs, r->tiles) > r->slot) r->full = true;
 }
 
 ROUND_FN spc_ask question_of(spc_ask_kind kind)
@@ -411,33 +407,17 @@ ROUND_FN int32_t owner_of(const spc_answers *a, int32_t token)
     return rank;
 }
 
-ROUND_FN spc_partial partial_in(const uint32_t *word, spc_row_needs needs)
-{
-    spc_partial p = spc_partial_none();
-    float max = spc_bits_float(word[0]);
-
-    if (!(max == max)) {
-        p.bad = 1;
-        return p;
-    }
-    p.max = max;
-    p.sum = spc_bits_float(word[1]);
-    if (needs.unscaled) p.sum_one = spc_bits_float(word[2]);
-    if (needs.unscaled && needs.entropy) p.moment = spc_bits_float(word[3]);
-    return p;
-}
-
 /* Statistics of the k-th row that was asked for, from all ranks. */
 ROUND_FN spc_row_stats merge_row(const spc_answers *a, int32_t most, int32_t k, spc_row_needs needs)
 {
-    const int32_t each = spc_tile_words(needs), row = k * (SPC_ROW_WORDS + most * each);
+    const int32_t each = spc_tile_words(needs), row = k * spc_row_words(needs, most);
     spc_partial all = spc_partial_none();
 
     for (int32_t rank = 0; rank < a->world; rank++) {
         const uint32_t *word = answer_of(a, rank) + row;
 
         for (int32_t t = 0; t < tiles_of(a, rank); t++) {
-            spc_partial tile = partial_in(word + SPC_ROW_WORDS + t * each, needs);
+            spc_partial tile = spc_get_tile(word + SPC_ROW_WORDS + t * each, needs);
 
             tile.top = (int32_t)word[0]; /* of the first tile that has the rank's maximum */
             all = spc_partial_top(all, tile);
@@ -448,7 +428,7 @@ ROUND_FN spc_row_stats merge_row(const spc_answers *a, int32_t most, int32_t k, 
 
         for (int32_t t = 0; t < tiles_of(a, rank); t++) {
             all = spc_partial_add(
-                all, spc_partial_at(partial_in(word + t * each, needs), all.max, needs.scale));
+                all, spc_partial_at(spc_get_tile(word + t * each, needs), all.max, needs.scale));
         }
     }
     return spc_stats_of(all, needs);
@@ -470,8 +450,8 @@ ROUND_FN void absorb_row(spc_replay *r, const spc_round *round, const spc_answer
     r->state->stats[drafter][row] = stats;
     r->state->known[drafter][row] = stats.bad || !needs.restricts ? SPC_ROW_FINAL : SPC_ROW_MERGED;
     if (!drafter && row < round->drafts && is_draft(round, row)) {
-        const uint32_t *word = answer_of(a, owner_of(a, round->draft[row])) +
-                               k * (SPC_ROW_WORDS + r->tiles * spc_tile_words(needs));
+        const uint32_t *word =
+            answer_of(a, owner_of(a, round->draft[row])) + k * spc_row_words(needs, r->tiles);
 
         r->state->draft_logits[row].drafter = spc_bits_float(word[1]);
         r->state->draft_logits[row].verifier = spc_bits_float(word[2]);
@@ -488,12 +468,12 @@ ROUND_FN void absorb_rows_end(spc_replay *r, const spc_round *round)
     }
 }
 
-/* The first of the ranks' winners. */
-ROUND_FN void absorb_winner(spc_replay *r, const spc_answers *a, bool any)
+/* The first of the ranks' winners; where no tile weighs anything, nobody has one. */
+ROUND_FN void absorb_winner(spc_replay *r, const spc_answers *a)
 {
     const uint32_t *best = 0;
 
-    for (int32_t rank = 0; rank < a->world && any; rank++) {
+    for (int32_t rank = 0; rank < a->world; rank++) {
         const uint32_t *word = answer_of(a, rank);
         float time = spc_bits_float(word[0]);
 
@@ -504,13 +484,13 @@ ROUND_FN void absorb_winner(spc_replay *r, const spc_answers *a, bool any)
     push_word(r, best ? best[3] : 0);
 }
 
-/* Sum of the n-th number of every tile, each of which has `each`, behind `skip` words. */
-ROUND_FN float sum_tiles(const spc_answers *a, int32_t skip, int32_t each, int32_t n)
+/* Sum of the n-th number of every tile, each of which has `each`. */
+ROUND_FN float sum_tiles(const spc_answers *a, int32_t each, int32_t n)
 {
     float sum = 0;
 
     for (int32_t rank = 0; rank < a->world; rank++) {
-        const uint32_t *word = answer_of(a, rank) + skip;
+        const uint32_t *word = answer_of(a, rank);
 
         for (int32_t t = 0; t < tiles_of(a, rank); t++) sum += spc_bits_float(word[t * each + n]);
     }
@@ -560,8 +540,8 @@ ROUND_FN void absorb(spc_replay *r, const spc_answers *a)
     case SPC_ASK_MASS: push_wide(r, sum_wide(a, 0)); break;
     case SPC_ASK_BINS: absorb_bins(r, a); break;
     case SPC_ASK_KEPT:
-        push_float(r, sum_tiles(a, 0, 2, 0));
-        push_float(r, sum_tiles(a, 0, 2, 1));
+        push_float(r, sum_tiles(a, 2, 0));
+        push_float(r, sum_tiles(a, 2, 1));
         break;
     case SPC_ASK_LOGITS: {
         const uint32_t *word = answer_of(a, owner_of(a, q->token));
@@ -572,17 +552,16 @@ ROUND_FN void absorb(spc_replay *r, const spc_answers *a)
     }
     case SPC_ASK_FOLD: {
         const bool two = q->what == SPC_SUM_ABOVE_DRAFTER;
-        const float sum = sum_tiles(a, SPC_WINNER_WORDS, two ? 2 : 1, 0);
 
         if (q->draws) {
-            absorb_winner(r, a, sum > 0.0f);
+            absorb_winner(r, a);
             break;
         }
-        push_float(r, sum);
-        if (two) push_float(r, sum_tiles(a, SPC_WINNER_WORDS, 2, 1));
+        push_float(r, sum_tiles(a, two ? 2 : 1, 0));
+        if (two) push_float(r, sum_tiles(a, 2, 1));
         break;
     }
-    default: absorb_winner(r, a, true); break;
+    default: absorb_winner(r, a); break;
     }
 }
 
@@ -593,6 +572,7 @@ ROUND_FN void begin_state(spc_shard_state *state, const spc_round *round)
 {
     state->done = 0;
     state->words = 0;
+    state->at = 0;
     state->has_logits = 0;
     for (int32_t p = 0; p < ROUND_PARTS; p++) state->has_target[p] = 0;
     for (int32_t i = 0; i < SPC_SHARD_ROWS; i++) {
@@ -607,9 +587,9 @@ ROUND_FN spc_replay replay_begin(const spc_shards *shards, int32_t s, int32_t vo
 
     r.state = spc_shard_at(shards, s);
     r.log = (uint32_t *)(r.state + 1);
-    r.capacity = (int32_t)((shards->state_bytes - sizeof *r.state) / 4);
-    r.slot = (int32_t)(shards->answer_bytes / 4);
     r.tiles = spc_most_tiles(spc_cuts_of(shards, vocab).cut, shards->world);
+    r.capacity = (int32_t)((shards->state_bytes - sizeof *r.state) / 4) - r.tiles;
+    r.room = (int64_t)(shards->send_bytes / 4);
     r.at = 0;
     for (int32_t p = 0; p < ROUND_PARTS; p++) r.start[p] = 0;
     r.asking = r.full = false;
@@ -618,24 +598,28 @@ ROUND_FN spc_replay replay_begin(const spc_shards *shards, int32_t s, int32_t vo
     return r;
 }
 
-ROUND_FN spc_answers answers_at(const spc_shards *shards, int32_t sequences, int32_t s,
-                                int32_t vocab)
+ROUND_FN spc_answers answers_at(const spc_shards *shards, int32_t s, int32_t vocab)
 {
     spc_answers a;
 
-    a.first = spc_answer_at(shards, sequences, 0, s);
-    a.stride = (size_t)sequences * shards->answer_bytes / 4;
+    a.first = spc_answer_at(shards, 0, spc_shard_at(shards, s));
+    a.stride = shards->send_bytes / 4;
     a.world = shards->world;
     a.cuts = spc_cuts_of(shards, vocab);
     return a;
 }
 
-/* Does what is asked first fit? */
-ROUND_FN bool first_fits(const spc_replay *r, const spc_round *round)
+/* Words of the answer to the question that a sequence has open; 0: none. */
+ROUND_FN int32_t asked_words(const spc_replay *r, const spc_round *round)
 {
-    const spc_row_needs needs = spc_needs_of(round->params, round->vocab);
+    if (r->state->done || !spc_params_valid(round->params)) return 0;
+    return spc_answer_words(&r->state->ask, spc_needs_of(round->params, round->vocab), r->tiles);
+}
 
-    return spc_answer_words(&r->state->ask, needs, r->tiles) <= r->slot;
+/* Is there room for it where it lies? */
+ROUND_FN bool answer_fits(const spc_replay *r, const spc_round *round)
+{
+    return r->state->at + asked_words(r, round) <= r->room;
 }
 
 /* Go on with a round whose answers were absorbed.  true: it is over. */

@@ -37,12 +37,23 @@ class Scaling(unittest.TestCase):
 
     def test_a_round(self):
         o = options("--gamma", "1", "--accept", "0.5", "--drafter-ms", "2", "--batch", "3")
-        forward, share, rate = scaling.predict("llama-8b", 2, o)
+        forward, share, verify, rate = scaling.predict("llama-8b", 2, o)
         sums = 65 * (10e-6 + 3 * 2 * 4096 * 2 / 100e9)
         expected = scaling.weights_of_rank("llama-8b", 2) * 2 / 1e12 + sums
         self.assertAlmostEqual(forward, expected * 1e3, 9)
         self.assertAlmostEqual(share, sums / expected, 9)
-        self.assertAlmostEqual(rate, 3 * 1.5 / (2e-3 + expected), 6)
+        # 16 tiles a rank: rows of 140 bytes, two of them first, then room for one
+        exchanges = 2 * 10e-6 + 3 * (280 + 144) / 100e9
+        self.assertAlmostEqual(verify, exchanges * 1e3, 9)
+        self.assertAlmostEqual(rate, 3 * 1.5 / (2e-3 + expected + exchanges), 6)
+
+    def test_exchanges_of_verification(self):
+        self.assertEqual(scaling.sent_bytes("llama-8b", 4, 5), [456, 80])  # rules/shard.h
+        o = options()
+        self.assertAlmostEqual(scaling.gather_seconds(4, 1e6, o), 10e-6 + 3e6 / 100e9, 12)
+        both = 10e-6 + 7e6 / 100e9 + 30e-6 + 3 * 8e6 / 20e9
+        self.assertAlmostEqual(scaling.gather_seconds(32, 1e6, o), both, 12)
+        self.assertEqual(scaling.gather_seconds(1, 1e6, o), 0)
 
     def test_the_table_says_that_it_predicts(self):
         out = io.StringIO()

@@ -50,20 +50,18 @@ static inline toy_ranks ranks_of(const spc_row_params *params, int32_t max_draft
 {
     toy_ranks ranks = {.world = world};
     int32_t padded = world % 2 ? vocab : vocab + 3 * SPC_TILE; /* cuts elsewhere, idle ranks */
-    size_t state, answer;
-    void *answers;
+    spc_shard_bytes most = spc_shard_sizes(params, SEQUENCES, max_drafts, padded, world);
+    size_t answer = most.first > most.later ? most.first : most.later;
+    void *answers = shared((size_t)world * SEQUENCES * answer);
 
-    spc_shard_sizes(params, SEQUENCES, max_drafts, padded, world, &state, &answer);
-    answers = shared((size_t)world * SEQUENCES * answer);
     for (int32_t k = 0; k < world; k++) {
         ranks.rank[k] = (spc_shards){.rank = k,
                                      .world = world,
                                      .cut = world % 2 ? 0 : padded,
                                      .drafter_whole = drafter_whole,
-                                     .state = shared(SEQUENCES * state),
-                                     .state_bytes = state,
+                                     .state = shared(SEQUENCES * most.state),
+                                     .state_bytes = most.state,
                                      .answers = answers,
-                                     .answer_bytes = answer,
                                      .left = shared(16)};
     }
     return ranks;
@@ -94,13 +92,23 @@ static inline spc_verify_batch verify_to(const spc_verify_batch *v, results *out
     return own;
 }
 
-/* All ranks agree on what is left. */
-static inline int32_t left_of(const toy_ranks *ranks, const char *what)
+/* What every rank sends next, which is all there is room for. */
+static inline void send(toy_ranks *ranks, size_t bytes)
 {
+    for (int32_t k = 0; k < ranks->world; k++) ranks->rank[k].send_bytes = bytes;
+}
+
+/* Is anything left?  All ranks agree on what, and on how much they send. */
+static inline bool is_left(toy_ranks *ranks, const char *what)
+{
+    const int64_t *left = ranks->rank[0].left;
+
     for (int32_t k = 1; k < ranks->world; k++) {
-        cr_assert_eq(*ranks->rank[k].left, *ranks->rank[0].left, "%s: ranks differ", what);
+        cr_assert_eq(ranks->rank[k].left[0], left[0], "%s: ranks differ", what);
+        cr_assert_eq(ranks->rank[k].left[1], left[1], "%s: ranks differ", what);
     }
-    return *ranks->rank[0].left;
+    send(ranks, (size_t)left[1]);
+    return left[0] > 0;
 }
 
 /* Decide a batch by `world` ranks and expect of each what is wanted.  Returns the number of steps.
@@ -124,6 +132,7 @@ static inline int32_t verify_sliced(const toy_shard_calls *calls, const spc_veri
         cut[k].drafter.logits.data = ranks.slice[k][1] = slice_of(
             v->drafter, SEQUENCES * ROWS, v->vocab, &ranks.rank[k], &cut[k].drafter.stride);
     }
+    send(&ranks, spc_verify_first_bytes(v, &ranks.rank[0]));
     do {
         for (int32_t k = 0; k < world; k++) {
             cr_assert_eq(calls->verify_partial(&cut[k], &ranks.rank[k], step, NULL, &err), SPC_OK,
@@ -134,7 +143,7 @@ static inline int32_t verify_sliced(const toy_shard_calls *calls, const spc_veri
                          "%s: %s", what, err.message);
         }
         step++;
-    } while (left_of(&ranks, what) > 0);
+    } while (is_left(&ranks, what));
     for (int32_t k = 0; k < world; k++) {
         expect_same_results(out[k], want, what);
         unshare(out[k]);
@@ -184,6 +193,7 @@ static inline void draw_sliced(const toy_shard_calls *calls, const spc_draw_batc
         cut[k].logits.logits.data = ranks.slice[k][0] =
             slice_of(d->logits, SEQUENCES * ROWS, d->vocab, &ranks.rank[k], &cut[k].logits.stride);
     }
+    send(&ranks, spc_draw_first_bytes(d, &ranks.rank[0]));
     do {
         for (int32_t k = 0; k < world; k++) {
             cr_assert_eq(calls->draw_partial(&cut[k], &ranks.rank[k], step, NULL, &err), SPC_OK,
@@ -194,7 +204,7 @@ static inline void draw_sliced(const toy_shard_calls *calls, const spc_draw_batc
                          "%s: %s", what, err.message);
         }
         step++;
-    } while (left_of(&ranks, what) > 0);
+    } while (is_left(&ranks, what));
     clear_bad(want);
     for (int32_t k = 0; k < world; k++) {
         clear_bad(out[k]);

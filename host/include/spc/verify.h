@@ -129,11 +129,13 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
 /* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), to
  * the bits of the calls above over whole rows.  One round is
  *
- *   for (step = 0; step == 0 || left > 0; step++) {
+ *   shards.send_bytes = spc_verify_first_bytes(batch, shards)
+ *   for (step = 0; step == 0 || left[0] > 0; step++) {
  *       partial(batch, shards, step)     every rank answers what is asked of its slice
- *       all-gather of shards->answers    the caller's; rank r's part begins at
- *                                        r * sequences * answer_bytes and is that long
+ *       all-gather of shards->answers    the caller's; rank r's part begins at r * send_bytes
+ *                                        and is that long
  *       combine(batch, shards, step)     every rank reads all answers, to the same end
+ *       shards.send_bytes = left[1]
  *   }
  *
  * on every rank with the same batch but for the slices.  What the batch receives is written when
@@ -141,13 +143,16 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
  * most end after the second or third; opt, bild and fuzzy take one more for each draft that is
  * looked at, truncation one to five for each row (top-k and top-p together ten), rules that solve
  * an equation (lossy with beta solved, mentored) some tens or hundreds.  More steps than needed
- * change nothing, so a graph can hold a fixed number of them.
+ * change nothing, so a graph can hold a fixed number of them; whoever does not look at `left`
+ * between steps sends what spc_shard_sizes says, `later` for each sequence.  How many bytes are
+ * needed, and why: rules/shard.h.
  *
  * Rows that a later decision might read are read in the first step, also where the unsharded call
  * would not look at them: they must be there, but may be bad.
  *
  * Errors as for the batch calls; SPC_EUSAGE for a rank, a size or an address that cannot be right.
- * A sequence whose state or answers are too small for its parameters gets SPC_STATUS_BAD_PARAM. */
+ * A sequence whose state is too small for its parameters, or whose answer goes beyond send_bytes,
+ * gets SPC_STATUS_BAD_PARAM. */
 SPC_API spc_status spc_cpu_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
                                           int32_t step, spc_stream stream, spc_error *err);
 SPC_API spc_status spc_cpu_verify_combine(const spc_verify_batch *batch, const spc_shards *shards,
@@ -165,16 +170,25 @@ SPC_API spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_
 SPC_API spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
                                          int32_t step, spc_stream stream, spc_error *err);
 
-/* Bytes per sequence that sequences with any of these parameters (host memory) need: of state, and
- * of answer of each rank.
+/* Bytes that a sequence needs on each rank: of state, and, at most, of answers in the first step
+ * and in a later one. */
+typedef struct {
+    size_t state, first, later;
+} spc_shard_bytes;
+
+/* For sequences with any of these parameters (host memory).
  *
  * params      [count], checked
  * max_drafts  of the batch; 0 for draws
  * vocab       of the verifier, as it is cut: padding included
  * world       ranks */
-SPC_API void spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
-                             int32_t vocab, int32_t world, size_t *state_bytes,
-                             size_t *answer_bytes);
+SPC_API spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count,
+                                        int32_t max_drafts, int32_t vocab, int32_t world);
+
+/* send_bytes of the first step.  The batch's arrays are in host memory but for rows, drafts and
+ * statistics, which are not looked at; of shards, the same of every rank are. */
+SPC_API size_t spc_verify_first_bytes(const spc_verify_batch *batch, const spc_shards *shards);
+SPC_API size_t spc_draw_first_bytes(const spc_draw_batch *batch, const spc_shards *shards);
 
 /* What these calls begin with. */
 SPC_API spc_status spc_draw_shards_check(const spc_draw_batch *batch, const spc_shards *shards,
