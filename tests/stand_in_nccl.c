@@ -258,7 +258,7 @@ static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_
     if (c->rank == stand_in.mute && number >= stand_in.from && (recorded || !stand_in.in_graph)) {
         stand_in.in_graph = false;
         pthread_mutex_unlock(&lock);
-        if (recorded) fiber_stick(true);
+        fiber_stick(true); /* it waits for the others, who do not */
         return recorded ? ncclSuccess : ncclInProgress;
     }
     if (c->queued == QUEUE) abort();
