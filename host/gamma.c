@@ -291,31 +291,29 @@ static void lane_of(const spc_session *s, spc_gamma_lane *lane)
     spc_verdicts_accept(&s->choice.seen, s->choice.prior, lane->accept);
 }
 
+static int32_t lag_of(const spc_engine *engine, const spc_session *s)
+{
+    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
+}
+
 /* Is it time for this sequence to draft again, and do all rounds so far pay for it? */
 static bool may_probe(spc_engine *engine, const spc_session *s, int32_t k, int32_t count)
 {
     spc_gamma *g = &engine->gamma;
     spc_gamma_lane *lane = &g->lane[k];
-    int32_t lag = s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
     double plain, with;
 
-    if (s->choice.probe.idle < s->choice.probe.every) return false;
+    if (lane->most == 0 || s->choice.probe.idle < s->choice.probe.every) return false;
     plain = (double)spc_gamma_time(&g->times, g->lane, count);
     lane->chosen = lane->most < SPC_PROBE_DRAFTS ? lane->most : SPC_PROBE_DRAFTS;
     with = (double)spc_gamma_time(&g->times, g->lane, count);
-    with += (double)lag * (double)g->times.catch_up;
-    if (lane->chosen > 0 &&
-        g->probe_ns + with - plain <= (double)SPC_PROBE_SHARE * (g->round_ns + with)) {
+    with += (double)lag_of(engine, s) * (double)g->times.catch_up;
+    if (g->probe_ns + with - plain <= (double)SPC_PROBE_SHARE * (g->round_ns + with)) {
         g->probe_due = plain;
         return true;
     }
     lane->chosen = 0;
     return false;
-}
-
-static int32_t lag_of(const spc_engine *engine, const spc_session *s)
-{
-    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
 }
 
 static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count, bool plain)

@@ -405,6 +405,27 @@ Test(host_gamma, a_bonus_that_makes_the_law_follow_the_length_is_refused)
     spc_engine_close(engine);
 }
 
+Test(host_gamma, the_verifier_alone_needs_no_drafter)
+{
+    spc_engine_options eo;
+    spc_session_options o = auto_options("verifier-only", 0, 1);
+    prompt p = {{5, 6, 7}, 3};
+    spc_engine *engine;
+    decoded d;
+
+    spc_engine_options_init(&eo);
+    eo.verifier = SPC_TEST_VECTORS "/llama";
+    eo.drafter = NULL;
+    cr_assert_eq(spc_engine_open(&eo, &engine, NULL), SPC_OK);
+    o.max_tokens = 4 * SPC_PROBE_FIRST;
+    o.ignore_stop = true;
+    d = decode(engine, &o, &p);
+    cr_expect_eq(d.count, o.max_tokens);
+    cr_expect_eq(d.stats.chosen[0], d.count);
+    cr_expect_eq(d.stats.probes, 0);
+    spc_engine_close(engine);
+}
+
 Test(host_gamma, the_log_tells_what_it_starts_from)
 {
     spc_gamma_facts f = {80e3, 900e3, 1200e3, 0.1, 0.7, 1.5, 3};
