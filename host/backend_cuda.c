@@ -596,12 +596,12 @@ static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int3
     return status;
 }
 
-#define CUDA_VERBS                                                                                 \
-    .open = cuda_open, .close = cuda_close, .device = cuda_device, .memory = spc_cuda_memory,      \
-    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                       \
-    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind,  \
-    .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, \
-    .room = spc_cuda_room
+#define CUDA_VERBS                                                                                \
+    .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
+    .memory = spc_cuda_memory, .load = spc_cuda_load, .unload = spc_cuda_unload,                  \
+    .encode = cuda_encode, .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, \
+    .rewind = cuda_rewind, .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes,          \
+    .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round,
                                           .weights = spc_cuda_weights};

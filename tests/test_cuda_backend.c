@@ -437,6 +437,22 @@ Test(cuda_backend, engines_open_where_they_are_told)
     }
 }
 
+Test(cuda_backend, options_of_a_gpu_are_taken)
+{
+    for (int i = 0; i < 2; i++) {
+        spc_engine_options o;
+        spc_engine *engine;
+        spc_error error;
+
+        spc_engine_options_init(&o);
+        if (i == 0) o.overlap = SPC_OVERLAP_ON;
+        if (i == 1) o.plain_launches = true;
+        cr_assert_eq(open_on("cuda", &o, &engine, &error), SPC_OK, "%s", error.message);
+        cr_expect_str_eq(engine->ops->name, "cuda");
+        spc_engine_close(engine);
+    }
+}
+
 /* Drafts, caches and verdicts up to the last position. */
 Test(cuda_backend, a_session_ends_at_its_context_as_on_the_cpu)
 {
