@@ -3,7 +3,7 @@
 #   make demo        build the program and translate a few sentences with it
 #   make test        build everything and run the tests
 #   make test-asan   the same with AddressSanitizer and UndefinedBehaviorSanitizer
-#   make test-slow   the tests that take minutes: fuzzing
+#   make test-slow   the tests that take minutes: fuzzing, and sessions that come and go at random
 #   make bench       decoding speed of the embedded pair on this machine
 #   make format      clang-format over the sources
 #   make clean       forget all builds

@@ -30,7 +30,7 @@ static int push(nvtxDomainHandle_t domain, const nvtxEventAttributes_t *range)
 {
     nvtx_record *r = &nvtx_recorded;
 
-    if (r->count < NVTX_RECORDS) {
+    if (r->count < NVTX_RECORDS && r->depth < NVTX_DEPTH) {
         nvtx_range *to = &r->range[r->count];
 
         (void)snprintf(to->text, sizeof to->text, "%s.%s", (const char *)domain,
@@ -51,7 +51,7 @@ static int pop(nvtxDomainHandle_t domain)
         r->stray++;
         return -1;
     }
-    r->range[r->open[--r->depth]].ended = r->count;
+    if (--r->depth < NVTX_DEPTH) r->range[r->open[r->depth]].ended = r->count;
     return r->depth;
 }
 
