@@ -461,8 +461,8 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
     if (count == 1 && whole && steps(sessions[0])) {
         const spc_whole *w = &scratch->whole[0];
 
-        spc_overlap_note(&engine->overlap, committed, scratch->verdict[0].count,
-                         scratch->lane[0].drafts - w->ready, drafter_ns, decided - drafter_ns);
+        spc_overlap_note(&engine->overlap, committed, scratch->lane[0].drafts - w->ready,
+                         drafter_ns, decided - drafter_ns);
     }
     spc_gamma_scored(engine, rows, committed - drafter_ns, committed);
     for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */

@@ -72,6 +72,7 @@ static fixture open_pair(int32_t which, bool plain)
                                      SESSIONS, &f.engine, &error),
                  SPC_OK, "%s", error.message);
     f.engine->composed = plain;
+    f.engine->overlap.mode = SPC_OVERLAP_OFF; /* or it followed times of the machine */
     f.engine->verifier.config = f.verifier.config;
     f.engine->drafter.config = f.drafter.config;
     return f;
