@@ -23,6 +23,7 @@
 #include "cuda/ops.h"
 #include "cuda/round.h"
 
+#include "ahead.h"
 #include "backend.h"
 #include "carve.h"
 #include "comm_device.h"
@@ -141,13 +142,11 @@ typedef struct {
     size_t sent, fetched, fetched_end, bytes; /* offsets */
 } cuda_whole;
 
-/* Drafts drawn ahead: good for a round that begins as this says.  Their rows of logits lie in
- * another bank than those of the round that was verified meanwhile. */
+/* Drafts drawn ahead.  Their rows of logits lie in another bank than those of the round that was
+ * verified meanwhile. */
 typedef struct {
-    spc_row_params params;
+    spc_ahead drafts;
     uint64_t serial; /* of the slot: no forward has touched it since */
-    int32_t slot, length, pending;
-    int32_t count; /* 0: there are none */
     int32_t bank;
 } cuda_ahead;
 

@@ -136,23 +136,8 @@ static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
 {
     const cuda_ahead *a = r->drafter ? &r->drafter->ahead : NULL;
 
-    if (!a || a->count == 0 || a->slot != w->slot || a->length != w->length ||
-        a->pending != w->token[w->length - 1] || a->serial != r->drafter->serial[w->slot] ||
-        r->drafter->length[w->slot] != w->length - 1 || w->lane.salt != 0 ||
-        memcmp(&a->params, w->lane.params, sizeof a->params) != 0) {
-        return 0;
-    }
-    return a->count < w->lane.drafts ? a->count : w->lane.drafts;
-}
-
-/* How many drafts of the next round this one draws: what fits into the context. */
-static int32_t ahead_drafts(const whole_round *r, const spc_whole *w)
-{
-    int32_t room = r->drafter ? r->drafter->limits.context - w->length - w->lane.drafts : 0;
-    int32_t ahead = w->ahead < CUDA_LANE_DRAFTS ? w->ahead : CUDA_LANE_DRAFTS;
-
-    if (!w->unscored || w->lane.drafts == 0 || w->lane.salt != 0 || room < 0) return 0;
-    return ahead < room ? ahead : room;
+    if (!a || a->serial != r->drafter->serial[w->slot]) return 0;
+    return spc_ahead_ready(&a->drafts, w, r->drafter->length[w->slot]);
 }
 
 /* How many rows each forward has: enough to lay the block out. */
@@ -165,7 +150,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
     s->drafter = r->drafter;
     if (count == 1) {
         s->ready = ready_drafts(r, whole);
-        s->ahead = ahead_drafts(r, whole);
+        s->ahead = r->drafter ? spc_ahead_most(whole, r->drafter->limits.context) : 0;
         s->bank = s->ready > 0 ? r->drafter->ahead.bank : 0;
     }
     for (int32_t i = 0; i < s->ahead; i++) s->next[i].count = 1;
@@ -318,21 +303,15 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
 /* ---- the verb ---------------------------------------------------------------------------------
  */
 
-/* Drafts of the next round were drawn behind all of this one.  Whether it begins there, its length
- * and its pending token will tell: a draft that was not kept leaves fewer tokens or another last.
- */
+/* Drafts of the next round were drawn behind all of this one, if it is whole. */
 static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted)
 {
     cuda_ahead *a = &r->drafter->ahead;
 
-    a->count = 0;
+    a->drafts.count = 0;
     if (w->failed || w->lane.drafts < wanted) return;
-    a->count = r->shape.ahead;
-    a->params = *w->lane.params;
+    spc_ahead_note(&a->drafts, w, r->shape.ahead);
     a->serial = r->drafter->serial[w->slot];
-    a->slot = w->slot;
-    a->length = w->length + wanted;
-    a->pending = w->lane.draft[wanted - 1];
     a->bank = 1 - r->shape.bank;
 }
 

@@ -233,7 +233,7 @@ Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
 /* Have drafts of its next round been drawn?  Asserts that it goes on. */
 static bool lies_ready(const spc_engine *engine, const spc_session *session)
 {
-    const cuda_ahead *a = &engine->drafter.runner->ahead;
+    const spc_ahead *a = &engine->drafter.runner->ahead.drafts;
 
     cr_assert_eq(spc_session_finish(session), SPC_FINISH_RUNNING);
     return a->count > 0 && a->slot == session->slot && a->length == session->length;
