@@ -39,7 +39,8 @@ typedef struct {
                      a row's last bits then depend on how many run together, which they otherwise
                      never do */
     spc_linear_kernels linear;
-    bool plain; /* GPU: launch by launch, nothing recorded; to find faults */
+    bool plain;        /* GPU: launch by launch, nothing recorded; to find faults */
+    bool drafter_rows; /* verify_rows will be called: room for the rows where there has to be */
 } spc_limits;
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
@@ -65,6 +66,19 @@ typedef struct {
     int32_t *draft;               /* [drafts] drafted tokens; draw writes them, verify reads */
     spc_row_stats *stats;         /* [drafts] of the drafter's rows; draw writes, verify reads */
 } spc_lane;
+
+/* Does the token behind a fully kept draft depend on the drafter's row there? */
+static inline bool spc_lane_bonus_reads(const spc_lane *lane)
+{
+    if (!spc_rule_uses_drafter(&lane->params->rule)) return false;
+    return lane->params->bonus == SPC_BONUS_TARGET || lane->drafts == 0;
+}
+
+/* Rows of the drafter, from the lane's first on, that its verification may read. */
+static inline int32_t spc_lane_drafter_rows(const spc_lane *lane)
+{
+    return lane->drafts + (lane->bonus && spc_lane_bonus_reads(lane) ? 1 : 0);
+}
 
 enum { SPC_WHOLE_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
 
@@ -93,7 +107,7 @@ typedef struct {
 } spc_whole;
 
 typedef struct {
-    const char *name; /* "cpu", "cuda", "ranks", "group" */
+    const char *name; /* "cpu", "cuda", "ranks", "group", "apart" */
 
     /* Open a device.  threads: 0 chooses; the CPU's.  which: NULL chooses, otherwise a vector unit
      * of the CPU by name, or a GPU by number; an unknown or absent one is SPC_EUSAGE and lists what
@@ -143,6 +157,12 @@ typedef struct {
     spc_status (*verify)(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                          int32_t count, spc_verdict *out, spc_error *err);
 
+    /* The same with the rows of a drafter that ran on another backend: [outputs, ids] on the host,
+     * of which those of the lanes mean something (spc_lane_drafter_rows).  NULL rows as a NULL
+     * drafter above.  The verifier was loaded with limits.drafter_rows.  NULL: not here. */
+    spc_status (*verify_rows)(const float *rows, spc_runner *verifier, const spc_lane *lanes,
+                              int32_t count, spc_verdict *out, spc_error *err);
+
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);
 
@@ -159,6 +179,7 @@ typedef struct {
      *             clock; UINT64_MAX: nothing was drawn */
     spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
                         spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
+    bool round_alone; /* round takes one sequence, unscored: others are composed */
     /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
      * they always are. */
     spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);

@@ -474,11 +474,17 @@ static spc_status cpu_draw(spc_runner *drafter, const spc_lane *lanes, int32_t c
     return spc_cpu_draw(drafter->logits, drafter->plan->ids, lanes, count, i, NULL, err);
 }
 
+static spc_status cpu_verify_rows(const float *rows, spc_runner *verifier, const spc_lane *lanes,
+                                  int32_t count, spc_verdict *out, spc_error *err)
+{
+    return spc_cpu_verify(rows, verifier->logits, verifier->plan->ids, lanes, count, NULL, out,
+                          err);
+}
+
 static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                              int32_t count, spc_verdict *out, spc_error *err)
 {
-    return spc_cpu_verify(drafter ? drafter->logits : NULL, verifier->logits, verifier->plan->ids,
-                          lanes, count, NULL, out, err);
+    return cpu_verify_rows(drafter ? drafter->logits : NULL, verifier, lanes, count, out, err);
 }
 
 const spc_backend_ops spc_backend_cpu = {
@@ -497,4 +503,5 @@ const spc_backend_ops spc_backend_cpu = {
     .copy_prefix = cpu_copy_prefix,
     .draw = cpu_draw,
     .verify = cpu_verify,
+    .verify_rows = cpu_verify_rows,
 };

@@ -206,6 +206,7 @@ struct spc_runner {
     float *wanted;                    /* [outputs, dim] */
     float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
                                          outputs are bank 1 of a lane */
+    float *drafter_rows;              /* [outputs, ids] of another backend's drafter; NULL: none */
     int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
     spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
     float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
@@ -299,11 +300,13 @@ cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const fl
 int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
                           cudaError_t *code);
 
-/* The verbs draw and verify. */
+/* The verbs draw, verify and verify_rows. */
 spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                                spc_error *err);
 spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
                                  int32_t count, spc_verdict *out, spc_error *err);
+spc_status spc_cuda_verify_rows(const float *rows, spc_runner *verifier, const spc_lane *lanes,
+                                int32_t count, spc_verdict *out, spc_error *err);
 
 /* The verb round, and what it needs: bytes of the block for a runner's limits. */
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,

@@ -96,8 +96,10 @@ static int32_t longest_draft(const spc_lane *lanes, int32_t count)
     return longest;
 }
 
-spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_lane *lanes,
-                                 int32_t count, spc_verdict *out, spc_error *err)
+/* drafter: what ranks know it by.  rows: where its rows lie; no data: not looked at. */
+static spc_status verify_lanes(const spc_runner *drafter, spc_logit_rows rows, spc_runner *r,
+                               const spc_lane *lanes, int32_t count, spc_verdict *out,
+                               spc_error *err)
 {
     const cuda_lanes *at = &r->device_lanes;
     int32_t most = CUDA_LANE_DRAFTS;
@@ -141,8 +143,8 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
                               .workspace = r->verify_workspace,
                               .workspace_bytes = r->verify_bytes};
 
-    if (drafter) batch.drafter = spc_cuda_logit_rows(drafter);
-    if (drafter) batch.drafter_row = at->row;
+    if (rows.logits.data) batch.drafter = rows;
+    if (rows.logits.data) batch.drafter_row = at->row;
     if (r->part) {
         status = spc_cuda_verify_slices(drafter, r, &batch, err);
     } else {
@@ -154,4 +156,33 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
     if (status == SPC_OK) memcpy(out, r->lanes.verdict, (size_t)count * sizeof *out);
     if (status == SPC_OK && r->part) spc_cuda_note_verdicts(r, out, count);
     return status;
+}
+
+spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_lane *lanes,
+                                 int32_t count, spc_verdict *out, spc_error *err)
+{
+    spc_logit_rows rows = {.width = 0};
+
+    if (drafter) rows = spc_cuda_logit_rows(drafter);
+    return verify_lanes(drafter, rows, r, lanes, count, out, err);
+}
+
+spc_status spc_cuda_verify_rows(const float *rows, spc_runner *r, const spc_lane *lanes,
+                                int32_t count, spc_verdict *out, spc_error *err)
+{
+    spc_logit_rows here = spc_cuda_logit_rows(r);
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    assert(r->drafter_rows && !r->part);
+    here.logits.data = rows ? r->drafter_rows : NULL;
+    for (int32_t k = 0; rows && k < count && status == SPC_OK; k++) {
+        size_t first = (size_t)lanes[k].output * (size_t)r->plan->ids;
+        size_t floats = (size_t)spc_lane_drafter_rows(&lanes[k]) * (size_t)r->plan->ids;
+
+        if (floats == 0) continue;
+        status = spc_cuda_copy(r->backend, r->drafter_rows + first, rows + first,
+                               floats * sizeof *rows, false, "drafter rows", err);
+    }
+    if (status != SPC_OK) return status;
+    return verify_lanes(NULL, here, r, lanes, count, out, err);
 }

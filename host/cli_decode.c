@@ -97,14 +97,14 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_cli_rule(out->options.rule, out->rule, &sequential, err);
 }
 
-/* Warnings, and what gamma auto starts from: the rest of the engine's log is on the result or of no
- * use here. */
+/* Warnings, where models run that run apart, and what gamma auto starts from: the rest of the
+ * engine's log is on the result or of no use here. */
 static void on_log(void *user, const char *line)
 {
     const spc_cli_decode *decode = user;
-    bool choice = strncmp(line, "gamma auto: ", 12) == 0 && !decode->quiet;
+    bool told = strncmp(line, "gamma auto: ", 12) == 0 || strncmp(line, "verifier on ", 12) == 0;
 
-    if (strncmp(line, "warning: ", 9) != 0 && !choice) return;
+    if (strncmp(line, "warning: ", 9) != 0 && (!told || decode->quiet)) return;
     spc_cli_progress(NULL);
     (void)fprintf(stderr, "spc: %s\n", line);
 }
@@ -122,6 +122,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.prefill_rows = decode->prefill_rows;
     o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;
+    o.drafter_device = decode->drafter_device;
     o.tp = decode->tp;
     o.drafter_tp = decode->drafter_tp;
     o.threads = decode->threads;
@@ -222,6 +223,10 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
     (void)fprintf(stderr, ", drafter %.1f ms, verifier %.1f ms, other %.1f ms",
                   (double)t->draft_ns * 1e-6, (double)t->verify_ns * 1e-6,
                   (double)t->other_ns * 1e-6);
+    if (t->drafted_ahead > 0) {
+        (void)fprintf(stderr, ", drafted ahead %" PRId64 ", of them used %" PRId64,
+                      t->drafted_ahead, t->ahead_used);
+    }
     if (t->reused_tokens > 0) {
         (void)fprintf(stderr, ", reused %" PRId64 " of %" PRId64 " prompt tokens", t->reused_tokens,
                       t->prompt_tokens);

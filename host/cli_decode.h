@@ -12,7 +12,7 @@
 
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
-    const char *verifier, *drafter, *rule, *device, *isa, *points, *weights;
+    const char *verifier, *drafter, *rule, *device, *drafter_device, *isa, *points, *weights;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
@@ -81,6 +81,10 @@ typedef struct {
                            "tokens of prompt and answer together; 0: what the models allow", INT,  \
                            context, 0, INT32_MAX),                                                 \
         SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
+        SPC_CLI_DECODE_ROW(args, "drafter-device", "NAME",                                         \
+                           "run the drafter elsewhere: cpu (with threads of its own), cuda or\n"   \
+                           "cuda:N; the verifier's device unless given",                           \
+                           TEXT, drafter_device, 0, 0),                                            \
         SPC_CLI_DECODE_ROW(args, "tp", "N",                                                        \
                            "cut the verifier for N ranks, which share the CPU's threads, or for\n" \
                            "N GPUs (--device cuda, or cuda:0,cuda:1,...; over NCCL)",              \
@@ -123,8 +127,9 @@ typedef struct {
             FLAG, plain_launches, 0, 0),                                                           \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "overlap", "auto|on|off",                                                        \
-            "GPU, one prompt at a time, --bonus step: draft the next round while this\n"           \
-            "one is verified; auto: where that was measured to be faster",                         \
+            "one GPU, or --drafter-device; one prompt at a time, --bonus step: draft\n"            \
+            "the next round while this one is verified; auto: where that was measured\n"           \
+            "to be faster",                                                                        \
             CHOICE, overlap, 0, 0),                                                                \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)

@@ -218,6 +218,8 @@ void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
     total->rounds += one->rounds;
     total->verifier_calls += one->verifier_calls;
     total->drafter_calls += one->drafter_calls;
+    total->drafted_ahead += one->drafted_ahead;
+    total->ahead_used += one->ahead_used;
     total->prefill_calls += one->prefill_calls;
     for (int32_t i = 0; i <= SPC_GAMMA_MAX; i++) total->chosen[i] += one->chosen[i];
     total->probes += one->probes;
@@ -309,6 +311,8 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
                   {"rounds", s->rounds},
                   {"verifier_calls", s->verifier_calls},
                   {"drafter_calls", s->drafter_calls},
+                  {"drafted_ahead", s->drafted_ahead},
+                  {"ahead_used", s->ahead_used},
                   {"prefill_calls", s->prefill_calls},
                   {"bonus", s->bonus},
                   {"bonus_deferred", s->bonus_deferred},

@@ -226,8 +226,7 @@ void spc_team_run(spc_team *t, int32_t count, int32_t grain, spc_team_fn fn, voi
  * ---------------------------------------------------------------------------
  */
 
-/* Cores this process may run on. */
-static int32_t usable_cores(void)
+int32_t spc_team_cores(void)
 {
     long cores = 0;
 #if defined(__linux__)
@@ -281,7 +280,7 @@ spc_status spc_team_open(int32_t count, spc_team **out, spc_error *err)
         return spc_error_set(err, SPC_EUSAGE, "threads: expected 0 (one per core) to %d, found %d",
                              SPC_TEAM_MAX, (int)count);
     }
-    if (count == 0) count = usable_cores();
+    if (count == 0) count = spc_team_cores();
 
     spc_team *t = new_team(count);
 

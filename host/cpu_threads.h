@@ -12,6 +12,9 @@
 
 typedef struct spc_team spc_team;
 
+/* Cores this process may run on, at least 1. */
+int32_t spc_team_cores(void);
+
 enum { SPC_TEAM_MAX = 256 };
 
 /* count threads, the caller's own included; 0: one per core this process may use. */

@@ -3,6 +3,7 @@
  */
 #include "engine.h"
 
+#include "backend_apart.h"
 #include "backend_group.h"
 #include "backend_ranks.h"
 #include "carve.h"
@@ -203,11 +204,11 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
-                         round,    false,   SPC_LINEAR_AUTO,
-                         false};
 
-    return limits;
+    return (spc_limits){.slots = sessions,
+                        .context = context,
+                        .rows = round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                        .outputs = round};
 }
 
 /* Arrays of a step; sizes follow from the number of sessions. */
@@ -300,7 +301,7 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
                              "threads: expected 0 (one per core) or more, found %d",
                              (int)o->threads);
     }
-    return SPC_OK;
+    return o->drafter_device ? spc_apart_check(o, err) : SPC_OK;
 }
 
 /* Ranks that are asked for: by their number, or by a list of devices. */
@@ -372,9 +373,13 @@ static spc_status open_group(spc_engine *engine, const spc_engine_options *o, sp
                           err);
 }
 
-/* The device, or as many ranks as were asked for, or one of an application's. */
+/* The device, or two, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
+    if (o->drafter_device) {
+        engine->ops = &spc_backend_apart;
+        return spc_apart_open(o, engine->drafter.plan, &engine->backend, err);
+    }
     if (grouped(o)) {
         spc_status status = check_cpu(o, err);
 
@@ -396,24 +401,33 @@ static spc_status open_device(spc_engine *engine, const spc_engine_options *o, s
                                  &engine->backend, err);
 }
 
-/* What only a GPU can do is refused elsewhere. */
-static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_options *o,
-                                    spc_error *err)
+static bool has_gpu(const spc_engine *engine)
 {
+    if (engine->ops == &spc_backend_apart) return spc_apart_has_gpu(engine->backend);
+    return strncmp(engine->ops->name, "cuda", 4) == 0;
+}
+
+/* What only some devices can do is refused by others. */
+static spc_status check_device_options(const spc_engine *engine, const spc_engine_options *o,
+                                       spc_error *err)
+{
+    const char *device = engine->ops->device(engine->backend);
     bool overlap = o->overlap == SPC_OVERLAP_ON;
-    const char *name = o->fast_prefill ? "fast-prefill" : overlap ? "overlap" : "plain-launches";
 
     if (overlap && o->plain_launches) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "overlap and plain-launches: expected one of them, found both");
     }
-    if (!(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
-    if (strncmp(engine->ops->name, "cuda", 4) == 0 && (!overlap || engine->ops->round)) {
-        return SPC_OK;
+    if (overlap && !engine->ops->round) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "overlap: expected one GPU or a drafter-device, found %s: leave it "
+                             "out, or --device cuda",
+                             device);
     }
+    if (has_gpu(engine) || !(o->fast_prefill || o->plain_launches)) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
-                         "%s: expected %s, found %s: leave it out, or --device cuda", name,
-                         overlap ? "one GPU" : "a GPU", engine->ops->device(engine->backend));
+                         "%s: expected a GPU, found %s: leave it out, or --device cuda",
+                         o->fast_prefill ? "fast-prefill" : "plain-launches", device);
 }
 
 /* This rank's engine could not be opened: the other processes need not wait for it. */
@@ -456,7 +470,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     limits.library = options->fast_prefill;
     limits.plain = engine->composed = options->plain_launches;
     engine->overlap.mode = options->overlap;
-    status = check_gpu_options(engine, options, err);
+    status = check_device_options(engine, options, err);
     if (status == SPC_OK) status = spc_change_weights(&engine->verifier, options->weights, err);
     if (status == SPC_OK && engine->drafter.plan) {
         status = spc_change_weights(&engine->drafter, options->weights, err);

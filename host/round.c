@@ -26,13 +26,6 @@ static bool steps(const spc_session *s)
     return s->params.bonus == SPC_BONUS_STEP && s->params.rule.path != SPC_RULE_VERIFIER_ONLY;
 }
 
-/* Does the token after a fully kept draft need the drafter's row? */
-static bool bonus_uses_drafter(const spc_session *s, const spc_lane *lane)
-{
-    if (!spc_rule_uses_drafter(&s->params.rule)) return false;
-    return s->params.bonus == SPC_BONUS_TARGET || lane->drafts == 0;
-}
-
 static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
 {
     s->round_failed = false;
@@ -206,7 +199,7 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
     for (int32_t k = 0; k < count; k++) {
         spc_lane *lane = &scratch->lane[k];
 
-        lane->bonus = wants_bonus(sessions[k], lane) && !bonus_uses_drafter(sessions[k], lane);
+        lane->bonus = wants_bonus(sessions[k], lane) && !spc_lane_bonus_reads(lane);
     }
 
     spc_status status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner,
@@ -228,7 +221,7 @@ static bool whole_begins(const spc_session *s, const spc_lane *lane)
 
     if (run == 0 && s->source_count > 0) return false;
     if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
-    if (lane->drafts == 0 && !bonus_uses_drafter(s, lane)) return true;
+    if (lane->drafts == 0 && !spc_lane_bonus_reads(lane)) return true;
     drafter = engine->ops->length(engine->drafter.runner, s->slot);
     return drafter == run || (lane->drafts > 0 && drafter == run - 1 && run > 0);
 }
@@ -237,6 +230,7 @@ static bool goes_whole(const spc_engine *engine, spc_session *const *sessions, i
 {
     bool whole = engine->ops->round && !engine->composed;
 
+    if (whole && engine->ops->round_alone) whole = count == 1 && steps(sessions[0]);
     for (int32_t k = 0; whole && k < count; k++) {
         whole = whole_begins(sessions[k], &engine->scratch.lane[k]);
     }
@@ -253,7 +247,7 @@ static int32_t drafts_ahead(spc_session *s, const spc_lane *lane)
 static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
 {
     const spc_config *config = &s->engine->verifier.config;
-    bool last = !steps(s), late = last && bonus_uses_drafter(s, lane);
+    bool last = !steps(s), late = last && spc_lane_bonus_reads(lane);
 
     *w = (spc_whole){.lane = *lane,
                      .slot = s->slot,

@@ -380,7 +380,8 @@ Test(host_backend, a_negative_number_of_threads_is_refused)
 Test(host_backend, a_request_beyond_all_memory_says_what_to_lower)
 {
     golden f;
-    spc_limits huge = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, false, SPC_LINEAR_AUTO, false};
+    spc_limits huge = {
+        .slots = INT32_MAX, .context = INT32_MAX, .rows = INT32_MAX, .outputs = INT32_MAX};
     spc_runner *runner;
     spc_error error;
 

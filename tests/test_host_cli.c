@@ -44,6 +44,7 @@ static const struct {
       "batch",
       "context",
       "device",
+      "drafter-device",
       "tp",
       "drafter-tp",
       "rank",

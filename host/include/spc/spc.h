@@ -62,8 +62,9 @@ typedef void (*spc_log_fn)(void *user, const char *line);
 /* Progress of loading: done of total bytes of weights. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
-/* May the drafter go on with the next round while the verifier works?  On a GPU, for a session that
- * is stepped by itself, with SPC_BONUS_STEP.  No token depends on it. */
+/* May the drafter go on with the next round while the verifier works?  On a GPU, or with a
+ * drafter_device, for a session that is stepped by itself, with SPC_BONUS_STEP.  No token depends
+ * on it. */
 typedef enum {
     SPC_OVERLAP_AUTO, /* where it was measured to be faster */
     SPC_OVERLAP_ON,
@@ -81,19 +82,26 @@ typedef struct {
 } spc_place;
 
 typedef struct {
-    const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
-    const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
-    int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
-    int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
-                                 With an encoder: of the prompt and of the continuation, each */
-    int32_t prefill_rows;     /* rows of a prompt that a step takes along beside sequences that run
-                                 already, which then do not wait for all of it; 0: 64.  Fewer: they
-                                 go on more evenly, and the prompt begins later.  Tokens are the
-                                 same */
-    const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
-                                 can be used, otherwise (or with threads, isa or tp) the CPU;
-                                 "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
-                                 named as often as there are ranks, for tests */
+    const char *verifier; /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
+    const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding */
+    int32_t sessions;     /* sessions that may be open at once, >= 1; each takes KV memory */
+    int32_t context;      /* tokens per session, prompt included; 0: what both models allow.
+                             With an encoder: of the prompt and of the continuation, each */
+    int32_t prefill_rows; /* rows of a prompt that a step takes along beside sequences that run
+                             already, which then do not wait for all of it; 0: 64.  Fewer: they
+                             go on more evenly, and the prompt begins later.  Tokens are the
+                             same */
+    const char *device;   /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
+                             can be used, otherwise (or with threads, isa or tp) the CPU;
+                             "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
+                             named as often as there are ranks, for tests */
+    /* NULL: where the verifier runs.  "cpu", "cuda" or "cuda:1", not the GPU that device means: the
+     * drafter runs there.  Drafts are drawn where it runs and verified where the verifier does;
+     * rows of its logits that a decision may read (of the drafts, and one behind them with
+     * SPC_BONUS_TARGET) go through the host's memory, 4 vocab bytes each, where one of the two is a
+     * GPU.  "cpu" beside a verifier on the CPU has threads of its own.  Not with ranks (tp, place,
+     * nccl_comm, a list of devices) */
+    const char *drafter_device;
     int32_t tp;               /* ranks that the verifier is cut for: CPU threads share them; of GPUs
                                  those that device lists, or with "cuda" the first tp.  0 or 1: as
                                  device says.  Heads and feed-forward part must divide.  Sums of
@@ -113,7 +121,9 @@ typedef struct {
                                  All open their engines with the same options; then rank 0 uses its
                                  own like any other, and the others call spc_engine_follow */
     int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
-                                 core, shared out between the ranks of a machine */
+                                 core, shared out between the ranks of a machine.  Where both models
+                                 run on the CPU apart, a quarter of them is the drafter's, one at
+                                 least for each */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and
                                  32 bits become 8-bit integers with a scale for each output, in
@@ -124,7 +134,7 @@ typedef struct {
                                  Quantised matrices keep to kernels of their own */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
-    spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */
+    spc_overlap_mode overlap; /* ON: one GPU or a drafter_device only */
     bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
                                  with another session's text, open or closed, is taken over from its
                                  caches in pages of 16 tokens, of both models; tokens are the same.
@@ -162,7 +172,8 @@ SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
 typedef struct {
-    const char *device; /* "cpu, 2 threads, avx512", "cuda:0, NVIDIA H100 80GB HBM3" */
+    const char *device; /* "cpu, 2 threads, avx512", "cuda:0, NVIDIA H100 80GB HBM3"; with a
+                           drafter_device "verifier on ...; drafter on ..." */
     int32_t vocab;      /* ids are 0 .. vocab - 1 */
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */
