@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_drafter_device.c - drafter and verifier on two CPU devices: the tokens and counters of
+ * one, for every rule and in any company; drafts drawn ahead while the verifier works; what cannot
+ * be is refused. */
+#include "places.h"
+#include "spawn.h"
+
+#include "host/apart.h"
+
+#include <errno.h>
+#include <math.h>
+#include <semaphore.h>
+#include <time.h>
+
+/* ---- every rule ---- */
+
+static const char *const rules[] = {"strict",
+                                    "lossy:alpha=0.3",
+                                    "lossy:alpha=0.3,beta=solve",
+                                    "chow:alpha=0.5",
+                                    "diff:alpha=0.05",
+                                    "opt:alpha=0.2",
+                                    "chow-log:alpha=1",
+                                    "diff-log:alpha=0",
+                                    "opt-log:alpha=0.1",
+                                    "token-v1:alpha=0",
+                                    "token-v2:alpha=0.2",
+                                    "token-v3:alpha=0.5",
+                                    "bild:alpha=1",
+                                    "truncate:alpha=0.5",
+                                    "truncate:top-p=0.6",
+                                    "truncate-q:alpha=0.5",
+                                    "head:alpha=0.3",
+                                    "typical:eps=0.09",
+                                    "ensemble:w=0.4",
+                                    "fuzzy:alpha=0.05",
+                                    "mentored:kl=0.05",
+                                    "cactus:delta=0.3",
+                                    "lossy-greedy:alpha=0.5",
+                                    "verifier-only",
+                                    "drafter-only",
+                                    "token-chow:alpha=0.6",
+                                    "seq-chow:alpha=0.6",
+                                    "bild-dynamic:fallback=0.4"};
+enum { RULES = sizeof rules / sizeof *rules };
+
+/* Decode by both engines, where the options go together; false: they do not. */
+static bool compare(placed *one, placed *apart, const way *w, uint64_t seed)
+{
+    spc_session_options o = way_options(w, seed);
+    prompt p = prompt_made(1 + (int32_t)seed % 3, VOCAB, (uint32_t)seed + 5);
+    spc_session *session;
+    decoded a, b;
+
+    if (spc_session_open(one->engine, &o, p.id, p.count, &session, NULL) != SPC_OK) return false;
+    spc_session_close(session);
+    a = decode(one->engine, &o, &p);
+    b = decode(apart->engine, &o, &p);
+    cr_expect_eq(a.stats.drafted_ahead, 0);
+    b.stats.drafted_ahead = b.stats.ahead_used = 0;
+    expect_same(&a, &b, w->rule, seed);
+    return true;
+}
+
+static void compare_rules(int32_t pair, spc_overlap_mode overlap)
+{
+    placed one = open_placed(pair, "cpu", NULL, SPC_OVERLAP_OFF);
+    placed apart = open_placed(pair, "cpu", "cpu", overlap);
+    int32_t ran[RULES] = {0}, total = 0;
+
+    for (int32_t i = 0; i < RULES; i++) {
+        for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
+            way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
+                     (spc_verify_mode)(k / 12)};
+
+            ran[i] += compare(&one, &apart, &w, (uint64_t)(i * 24 + k));
+        }
+        cr_expect_gt(ran[i], 0, "%s", rules[i]);
+        total += ran[i];
+    }
+    cr_expect_gt(total, 300);
+    close_placed(&one);
+    close_placed(&apart);
+}
+
+Test(host_drafter_device, every_rule_gives_the_tokens_of_one_device)
+{
+    compare_rules(0, SPC_OVERLAP_OFF);
+}
+
+Test(host_drafter_device, so_it_does_with_drafts_drawn_ahead)
+{
+    compare_rules(0, SPC_OVERLAP_ON);
+}
+
+Test(host_drafter_device, models_with_an_encoder_too)
+{
+    compare_rules(1, SPC_OVERLAP_ON);
+}
+
+/* ---- ahead ---- */
+
+static const way steps[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                            {"token-v1:alpha=0.3", 2, 0.7f, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                            {"opt:alpha=0.3", 4, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                            {"strict", 2, 0, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                            {"strict", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN}};
+enum { STEPS = sizeof steps / sizeof *steps };
+
+Test(host_drafter_device, what_was_drawn_ahead_serves_its_own_round_alone)
+{
+    int64_t drawn = 0, used = 0;
+
+    for (int32_t pair = 0; pair <= ALIKE; pair += ALIKE) {
+        placed one = open_placed(pair, "cpu", NULL, SPC_OVERLAP_OFF);
+        placed apart = open_placed(pair, "cpu", "cpu", SPC_OVERLAP_ON);
+
+        for (uint32_t seed = 1; seed <= 12; seed++) {
+            life_log a = live(one.engine, steps, STEPS, seed, 60);
+            life_log b = live(apart.engine, steps, STEPS, seed, 60);
+
+            cr_expect_eq(a.hash, b.hash, "seed %u", (unsigned)seed);
+            cr_expect_eq(a.tokens, b.tokens);
+            cr_expect_eq(a.drawn, 0);
+            drawn += b.drawn;
+            used += b.used;
+        }
+        close_placed(&one);
+        close_placed(&apart);
+    }
+    cr_expect(used > 200 && drawn > used, "%d of %d", (int)used, (int)drawn);
+}
+
+/* The row of one token is NaN, in one model or the other. */
+Test(host_drafter_device, a_bad_row_is_told_where_it_is_met)
+{
+    enum { BROKEN = 5 };
+    int32_t failed = 0;
+
+    for (int32_t in_drafter = 0; in_drafter < 2; in_drafter++) {
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            decoded d[2];
+
+            for (int32_t i = 0; i < 2; i++) {
+                placed p = open_placed(ALIKE, "cpu", i ? "cpu" : NULL,
+                                       i ? SPC_OVERLAP_ON : SPC_OVERLAP_OFF);
+                const tiny_model *tiny = in_drafter ? &p.drafter : &p.verifier;
+                const spc_weight *w = &tiny->plan->weight[tiny->plan->op[0].weight[0]];
+                const spc_tensor *t = spc_bundle_find(tiny->bundle, w->name);
+                spc_session_options o = way_options(&steps[seed % 3], seed);
+                prompt q = {{3, 4}, 2};
+
+                for (int32_t k = 0; k < w->cols; k++) { /* read where it is mapped */
+                    ((float *)(uintptr_t)t->data)[BROKEN * w->cols + k] = NAN;
+                }
+                o.max_tokens = 20;
+                o.ignore_stop = true;
+                d[i] = decode(p.engine, &o, &q);
+                close_placed(&p);
+            }
+            cr_expect(same_tokens(&d[0], &d[1]));
+            cr_expect_str_eq(d[0].error.message, d[1].error.message);
+            failed += d[1].status == SPC_ENUMERIC;
+        }
+    }
+    cr_expect_gt(failed, 6, "token %d should be met: %d", BROKEN, (int)failed);
+}
+
+/* ---- at the same time ---- */
+
+static sem_t begun[APART_SIDES];
+static int32_t drafter_forwards;
+
+/* Both wait until the other has begun. */
+static spc_status meet(apart_side side, spc_error *err)
+{
+    struct timespec until;
+
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    (void)sem_post(&begun[side]);
+    while (sem_timedwait(&begun[APART_SIDES - 1 - side], &until) != 0) {
+        if (errno == EINTR) continue;
+        return spc_error_set(err, SPC_EINTERNAL, "side %d waits in vain", (int)side);
+    }
+    return SPC_OK;
+}
+
+static spc_status verifier_meets(spc_runner *runner, const spc_rows *rows, spc_error *err)
+{
+    spc_status status = meet(APART_VERIFIER, err);
+
+    return status == SPC_OK ? spc_backend_cpu.forward(runner, rows, err) : status;
+}
+
+/* The first forward is the round's own draft, the second one that is ahead. */
+static spc_status drafter_meets(spc_runner *runner, const spc_rows *rows, spc_error *err)
+{
+    spc_status status = drafter_forwards++ == 1 ? meet(APART_DRAFTER, err) : SPC_OK;
+
+    return status == SPC_OK ? spc_backend_cpu.forward(runner, rows, err) : status;
+}
+
+Test(host_drafter_device, the_drafter_works_while_the_verifier_does, .timeout = 60)
+{
+    spc_backend_ops verifier = spc_backend_cpu, drafter = spc_backend_cpu;
+    placed p = open_placed(ALIKE, "cpu", "cpu", SPC_OVERLAP_ON);
+    spc_session_options o = options_of("strict", 0, 1);
+    prompt q = {{3, 4}, 2};
+    spc_session *session;
+    spc_error error;
+
+    for (int i = 0; i < APART_SIDES; i++) cr_assert_eq(sem_init(&begun[i], 0, 0), 0);
+    o.bonus = SPC_BONUS_STEP;
+    session = open_session(p.engine, &o, &q);
+    cr_assert_eq(spc_session_step(session, &error), SPC_OK); /* feeds the prompt, in turn */
+    verifier.forward = verifier_meets;
+    drafter.forward = drafter_meets;
+    p.engine->verifier.runner->ops = &verifier;
+    p.engine->drafter.runner->ops = &drafter;
+    cr_expect_eq(spc_session_step(session, &error), SPC_OK, "%s", error.message);
+    cr_expect_eq(drafter_forwards, 2);
+    spc_session_close(session);
+    close_placed(&p);
+    for (int i = 0; i < APART_SIDES; i++) (void)sem_destroy(&begun[i]);
+}
+
+/* ---- the engine ---- */
+
+Test(host_drafter_device, an_engine_tells_where_its_models_run)
+{
+    static const struct {
+        int32_t threads;
+        const char *device;
+    } cases[] = {{1, "verifier on cpu, 1 thread, portable; drafter on cpu, 1 thread, portable"},
+                 {4, "verifier on cpu, 3 threads, portable; drafter on cpu, 1 thread, portable"},
+                 {9, "verifier on cpu, 7 threads, portable; drafter on cpu, 2 threads, portable"}};
+    spc_engine_facts facts;
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+
+    spc_engine_options_init(&o);
+    o.context = 64;
+    o.isa = "portable";
+    o.drafter_device = "cpu";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        o.threads = cases[i].threads;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        spc_engine_describe(engine, &facts);
+        cr_expect_str_eq(facts.device, cases[i].device);
+        spc_engine_close(engine);
+    }
+}
+
+Test(host_drafter_device, what_cannot_be_is_refused)
+{
+    static const spc_place place = {0, 2, "nowhere:1", 10};
+    static const struct {
+        const char *drafter, *device, *drafter_device;
+        int32_t tp, threads;
+        const spc_place *place;
+        spc_status status;
+        const char *text;
+    } cases[] = {
+        {NULL, "cpu", "cpu", 0, 0, NULL, SPC_EUSAGE, "there is no drafter for cpu"},
+        {"", "cpu", "tpu", 0, 0, NULL, SPC_EUSAGE, "expected cpu, cuda or cuda:N, found 'tpu'"},
+        {"", "cpu", "auto", 0, 0, NULL, SPC_EUSAGE, "found 'auto'"},
+        {"", "cpu", "cuda:0,cuda:1", 0, 0, NULL, SPC_EUSAGE, "found 'cuda:0,cuda:1'"},
+        {"", "gpu", "cpu", 0, 0, NULL, SPC_EUSAGE, "device: expected auto, cpu, cuda"},
+        {"", "cpu", "cpu", 2, 0, NULL, SPC_EUNSUPPORTED, "cut for several ranks"},
+        {"", "cuda:0,cuda:0", "cpu", 0, 0, NULL, SPC_EUNSUPPORTED, "cut for several ranks"},
+        {"", "cpu", "cpu", 0, 0, &place, SPC_EUNSUPPORTED, "cut for several ranks"},
+        {"", "cuda", "cuda:1", 0, 2, NULL, SPC_EUSAGE, "threads and isa are the CPU's"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        spc_engine_options o;
+        spc_engine *engine;
+        spc_error error;
+
+        spc_engine_options_init(&o);
+        if (!cases[i].drafter) o.drafter = NULL;
+        o.device = cases[i].device;
+        o.drafter_device = cases[i].drafter_device;
+        o.tp = cases[i].tp;
+        o.threads = cases[i].threads;
+        o.place = cases[i].place;
+        cr_expect_eq(spc_engine_open(&o, &engine, &error), cases[i].status);
+        cr_expect_null(engine);
+        cr_expect(strstr(error.message, cases[i].text), "%s", error.message);
+    }
+}
+
+Test(host_drafter_device, the_program_places_its_drafter)
+{
+    const char *text = "We forgot to close the window last night.";
+    spawn_result one = SPAWN(NULL, "run", "--bonus", "step", "--gamma", "2", "--to", "de", text);
+    spawn_result two = SPAWN(NULL, "run", "--bonus", "step", "--gamma", "2", "--to", "de",
+                             "--drafter-device", "cpu", "--overlap", "on", text);
+    spawn_result bad = SPAWN(NULL, "run", "--drafter-device", "cuda:4000", "--to", "de", text);
+
+    cr_expect_eq(two.code, 0, "%s", two.err);
+    cr_expect_str_eq(one.out, two.out);
+    cr_expect(strncmp(two.err, "spc: verifier on cpu, ", 22) == 0, "%s", two.err);
+    cr_expect(strstr(two.err, "; drafter on cpu, "), "%s", two.err);
+    cr_expect(strstr(two.err, ", drafted ahead "), "%s", two.err);
+    cr_expect_not(strstr(one.err, "drafted ahead"));
+    cr_expect(bad.code == 2 || bad.code == 4, "%d", bad.code); /* no CUDA; no device */
+    cr_expect(strncmp(bad.err, "spc: drafter-device: ", 21) == 0, "%s", bad.err);
+    cr_expect_eq(count_lines(bad.err), 1);
+    spawn_free(&one);
+    spawn_free(&two);
+    spawn_free(&bad);
+}
