@@ -131,6 +131,49 @@ Test(host_drafter_device, what_was_drawn_ahead_serves_its_own_round_alone)
     cr_expect(used > 200 && drawn > used, "%d of %d", (int)used, (int)drawn);
 }
 
+/* A session takes over the slot of another with all its caches hold, but not its seed. */
+Test(host_drafter_device, drafts_are_of_their_own_session)
+{
+    spc_engine *engine[2]; /* one device, two */
+    spc_engine_options o;
+    spc_error error;
+    int32_t taken = 0;
+
+    spc_engine_options_init(&o);
+    o.context = 64;
+    o.threads = 2;
+    cr_assert_eq(spc_engine_open(&o, &engine[0], &error), SPC_OK, "%s", error.message);
+    o.drafter_device = "cpu";
+    o.overlap = SPC_OVERLAP_ON;
+    cr_assert_eq(spc_engine_open(&o, &engine[1], &error), SPC_OK, "%s", error.message);
+    for (uint64_t seed = 1; taken < 3 && seed < 20; seed++) {
+        prompt p = prompt_made(3, 4000, (uint32_t)seed);
+        spc_session_options first = options_of("lossy:alpha=0.9", 3, 1), next = first;
+        spc_session *session;
+        const spc_ahead *ahead = &engine[1]->drafter.runner->ahead;
+        decoded d[2];
+
+        first.bonus = next.bonus = SPC_BONUS_STEP;
+        first.ignore_stop = next.ignore_stop = true;
+        first.seed = seed;
+        next.seed = seed + 100;
+        session = open_session(engine[1], &first, &p);
+        while (session->finish == SPC_FINISH_RUNNING &&
+               !(ahead->count > 0 && ahead->length == session->length &&
+                 session->length % SPC_PAGE_TOKENS == 1)) {
+            cr_assert_eq(spc_session_step(session, &error), SPC_OK);
+        }
+        taken += session->finish == SPC_FINISH_RUNNING;
+        p.count = session->length < 40 ? session->length : 40;
+        memcpy(p.id, session->token, (size_t)p.count * sizeof *p.id);
+        spc_session_close(session);
+        for (int32_t i = 0; i < 2; i++) d[i] = decode(engine[i], &next, &p);
+        cr_expect(same_tokens(&d[0], &d[1]), "seed %d", (int)seed);
+    }
+    cr_expect_eq(taken, 3);
+    for (int32_t i = 0; i < 2; i++) spc_engine_close(engine[i]);
+}
+
 /* The row of one token is NaN, in one model or the other. */
 Test(host_drafter_device, a_bad_row_is_told_where_it_is_met)
 {
