@@ -69,8 +69,8 @@ static inline void golden_read(golden *g, const char *name)
     g->logits = t->data;
 }
 
-static const spc_limits golden_limits = {GOLDEN_SLOTS, GOLDEN_CONTEXT,  GOLDEN_ROWS, GOLDEN_ROWS,
-                                         false,        SPC_LINEAR_AUTO, false};
+static const spc_limits golden_limits = {
+    .slots = GOLDEN_SLOTS, .context = GOLDEN_CONTEXT, .rows = GOLDEN_ROWS, .outputs = GOLDEN_ROWS};
 
 /* threads, which: as for spc_backend_ops.open.  false: this machine has no such device. */
 static inline bool golden_open_on(golden *g, const spc_backend_ops *ops, int32_t threads,

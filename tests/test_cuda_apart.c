@@ -6,6 +6,7 @@
 #include "places.h"
 
 #include <cuda_runtime_api.h>
+#include <stdio.h>
 
 static const way ways[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
                            {"opt:alpha=0.2", 2, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},

@@ -644,7 +644,8 @@ Test(cuda_backend, a_request_beyond_all_memory_says_what_to_lower)
     cr_assert_null(runner);
     cr_assert(strstr(error.message, "MiB are free") && strstr(error.message, "lower"), "%s",
               error.message);
-    huge = (spc_limits){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, false, SPC_LINEAR_AUTO, false};
+    huge = (spc_limits){
+        .slots = INT32_MAX, .context = INT32_MAX, .rows = INT32_MAX, .outputs = INT32_MAX};
     cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
     golden_close(&g);
 }
