@@ -28,19 +28,12 @@ static void group_close(spc_backend *b)
 }
 
 /* So many, or this rank's share of what the machine lets it use. */
-static spc_status count_threads(int32_t threads, int32_t sharers, int32_t *out, spc_error *err)
+static int32_t count_threads(int32_t threads, int32_t sharers)
 {
-    spc_team *team;
-    spc_status status;
+    int32_t share = spc_team_cores() / sharers;
 
-    *out = threads;
-    if (threads != 0) return SPC_OK;
-    status = spc_team_open(0, &team, err);
-    if (status != SPC_OK) return status;
-    *out = spc_team_count(team) / sharers;
-    if (*out < 1) *out = 1;
-    spc_team_close(team);
-    return SPC_OK;
+    if (threads != 0) return threads;
+    return share > 0 ? share : 1;
 }
 
 spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, const char *isa,
@@ -67,8 +60,9 @@ spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, c
     (void)pthread_cond_init(&b->wake, &clock);
     (void)pthread_condattr_destroy(&clock);
     status = spc_agree_options(comm, options, &sharers, &error);
-    if (status == SPC_OK) status = count_threads(threads, sharers, &threads, &error);
-    if (status == SPC_OK) status = cpu->open(&b->own, threads, isa, &error);
+    if (status == SPC_OK) {
+        status = cpu->open(&b->own, count_threads(threads, sharers), isa, &error);
+    }
     if (status != SPC_OK) {
         (void)spc_group_end(b, status, &error, err);
         group_close(b);

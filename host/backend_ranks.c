@@ -4,9 +4,9 @@
 
 #include "carve.h"
 #include "cpu_threads.h"
+#include "drivers.h"
 #include "ranks_round.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,26 +30,13 @@ typedef struct {
     spc_verdict *out;          /* verify: [count] */
 } job;
 
-/* A rank that is not the caller's, and the thread that drives it. */
-typedef struct {
-    spc_backend *group;
-    int32_t rank;
-    pthread_t thread;
-} driver;
-
 struct spc_backend {
-    int32_t world, threads;           /* threads: of each rank */
+    int32_t world;
     spc_comm *comm[SPC_RANKS_MAX];    /* [world] */
     spc_backend *rank[SPC_RANKS_MAX]; /* [world] CPU backends */
-    driver driver[SPC_RANKS_MAX];     /* [started], from 1 on */
-    int32_t started;
-    pthread_mutex_t lock;
-    pthread_cond_t moved;
-    uint64_t jobs;   /* given out so far */
-    int32_t running; /* drivers at the present one */
-    bool quit;
-    job job;
-    spc_status status[SPC_RANKS_MAX]; /* [world] of the present one */
+    spc_drivers *drivers;
+    job job;                          /* the present one */
+    spc_status status[SPC_RANKS_MAX]; /* [world] of it */
     spc_error error[SPC_RANKS_MAX];
     char device[96];
 };
@@ -93,30 +80,12 @@ static spc_status run_job(const job *j, spc_comm *comm, int32_t rank, spc_error 
                             j->lanes, j->count, rank == 0 ? j->out : NULL, err);
 }
 
-static void run_rank(spc_backend *b, int32_t rank)
+static void run_rank(void *user, int32_t rank)
 {
+    spc_backend *b = user;
+
     b->status[rank] = run_job(&b->job, b->comm[rank], rank, &b->error[rank]);
     if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], b->error[rank].message);
-}
-
-static void *drive(void *user)
-{
-    driver *d = user;
-    spc_backend *b = d->group;
-    uint64_t done = 0;
-
-    pthread_mutex_lock(&b->lock);
-    for (;;) {
-        while (b->jobs == done && !b->quit) (void)pthread_cond_wait(&b->moved, &b->lock);
-        if (b->quit) break;
-        done = b->jobs;
-        pthread_mutex_unlock(&b->lock);
-        run_rank(b, d->rank);
-        pthread_mutex_lock(&b->lock);
-        if (--b->running == 0) (void)pthread_cond_broadcast(&b->moved);
-    }
-    pthread_mutex_unlock(&b->lock);
-    return NULL;
 }
 
 static spc_status run_all(const job *j, spc_error *err)
@@ -124,16 +93,8 @@ static spc_status run_all(const job *j, spc_error *err)
     spc_backend *b = j->runner->backend;
 
     if (j->runner->count == 1) return run_job(j, b->comm[0], 0, err);
-    pthread_mutex_lock(&b->lock);
     b->job = *j;
-    b->running = b->started;
-    b->jobs++;
-    (void)pthread_cond_broadcast(&b->moved);
-    pthread_mutex_unlock(&b->lock);
-    run_rank(b, 0);
-    pthread_mutex_lock(&b->lock);
-    while (b->running > 0) (void)pthread_cond_wait(&b->moved, &b->lock);
-    pthread_mutex_unlock(&b->lock);
+    spc_drivers_run(b->drivers, run_rank, b);
     for (int32_t k = 0; k < b->world; k++) {
         if (b->status[k] == SPC_OK) continue;
         if (err) *err = b->error[k];
@@ -148,54 +109,33 @@ static spc_status run_all(const job *j, spc_error *err)
 static void ranks_close(spc_backend *b)
 {
     if (!b) return;
-    pthread_mutex_lock(&b->lock);
-    b->quit = true;
-    (void)pthread_cond_broadcast(&b->moved);
-    pthread_mutex_unlock(&b->lock);
-    for (int32_t k = 1; k <= b->started; k++) (void)pthread_join(b->driver[k].thread, NULL);
+    spc_drivers_close(b->drivers);
     for (int32_t k = 0; k < b->world; k++) {
         cpu->close(b->rank[k]);
         spc_comm_close(b->comm[k]);
     }
-    (void)pthread_cond_destroy(&b->moved);
-    (void)pthread_mutex_destroy(&b->lock);
     free(b);
 }
 
 /* CPU backends and drivers; what has been made is closed by ranks_close. */
 static spc_status open_ranks(spc_backend *b, int32_t threads, const char *isa, spc_error *err)
 {
-    spc_status status = cpu->open(&b->rank[0], threads, isa, err);
+    spc_status status = SPC_OK;
 
-    for (int32_t k = 1; k < b->world && status == SPC_OK; k++) {
+    for (int32_t k = 0; k < b->world && status == SPC_OK; k++) {
         status = cpu->open(&b->rank[k], threads, isa, err);
-        if (status != SPC_OK) return status;
-        b->driver[k] = (driver){.group = b, .rank = k};
-        if (pthread_create(&b->driver[k].thread, NULL, drive, &b->driver[k]) != 0) {
-            return spc_error_set(err, SPC_ENOMEM, "no thread for rank %d of %d", (int)k,
-                                 (int)b->world);
-        }
-        b->started = k;
     }
-    return status;
+    return status == SPC_OK ? spc_drivers_open(b->world, &b->drivers, err) : status;
 }
 
 /* Threads of each rank when so many, 0: one per core, are shared out. */
 static spc_status share_threads(int32_t world, int32_t threads, int32_t *each, spc_error *err)
 {
-    spc_team *team;
-    spc_status status;
-
-    if (threads == 0) {
-        status = spc_team_open(0, &team, err);
-        if (status != SPC_OK) return status;
-        threads = spc_team_count(team);
-        spc_team_close(team);
-    }
     if (threads < 0) {
         return spc_error_set(err, SPC_EUSAGE,
                              "threads: expected 0 (one per core) or more, found %d", (int)threads);
     }
+    if (threads == 0) threads = spc_team_cores();
     *each = threads > world ? threads / world : 1;
     return SPC_OK;
 }
@@ -209,8 +149,6 @@ spc_status spc_ranks_open(int32_t world, int32_t threads, const char *isa, spc_b
 
     *out = NULL;
     if (!b) return spc_error_set(err, SPC_ENOMEM, "no memory for %d ranks", (int)world);
-    (void)pthread_mutex_init(&b->lock, NULL); /* neither fails on the systems this runs on */
-    (void)pthread_cond_init(&b->moved, NULL);
     status = spc_comm_local_open(world, TIMEOUT_MS, b->comm, err);
     if (status == SPC_OK) {
         b->world = world;
