@@ -131,6 +131,14 @@ spc_status spc_apart_open(const spc_engine_options *o, const spc_plan *drafter, 
     return SPC_OK;
 }
 
+const spc_backend_ops *spc_apart_device(const spc_backend *b, bool drafter, spc_backend **own)
+{
+    apart_side side = drafter ? APART_DRAFTER : APART_VERIFIER;
+
+    *own = b->own[side];
+    return b->ops[side];
+}
+
 bool spc_apart_has_gpu(const spc_backend *b)
 {
     return !is_cpu(b, APART_VERIFIER) || !is_cpu(b, APART_DRAFTER);

@@ -32,6 +32,10 @@ spc_status spc_apart_check(const spc_engine_options *options, spc_error *err);
 spc_status spc_apart_open(const spc_engine_options *options, const spc_plan *drafter,
                           spc_backend **out, spc_error *err);
 
+/* One of the two devices. */
+const spc_backend_ops *spc_apart_device(const spc_backend *backend, bool drafter,
+                                        spc_backend **own);
+
 /* Is one of the two a GPU? */
 bool spc_apart_has_gpu(const spc_backend *backend);
 

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_info.c - spc info, spc logits: one model looked at. */
-#include "cli.h"
+#include "cli_memory.h"
 #include "cpu_threads.h"
-#include "device.h"
-#include "engine.h"
 
 #include "weights/chat.h"
 
@@ -18,7 +16,7 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    const char *device, *weights;
+    const char *device, *drafter, *drafter_device, *weights;
     int32_t context, batch;
     bool plan, json;
 } info_args;
@@ -32,6 +30,10 @@ static const spc_cli_option info_options[] = {
      "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
      "unless given",
      SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
+    {"drafter", "MODEL", "a small model, to plan memory for beside it", SPC_CLI_TEXT,
+     offsetof(info_args, drafter), 0, 0},
+    {"drafter-device", "NAME", "where the small one is to run, if elsewhere: cpu, cuda or cuda:N",
+     SPC_CLI_TEXT, offsetof(info_args, drafter_device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
@@ -43,22 +45,11 @@ static void info_init(void *args)
     ((info_args *)args)->batch = 1;
 }
 
-/* Devices that memory is planned for, at most. */
-enum { DEVICES = 2, DEVICE_NAME = 128 };
-
 /* The tensors of one element type. */
 typedef struct {
     int64_t tensors;
     uint64_t elements, bytes;
 } dtype_use;
-
-typedef struct {
-    char device[DEVICE_NAME];
-    uint64_t weights;       /* bytes */
-    uint64_t kv, workspace; /* bytes, for the whole batch */
-    size_t room;            /* free on the device, where that is known; 0 otherwise */
-    spc_error trouble;      /* why weights cannot be loaded there; "" */
-} memory_use;
 
 typedef struct {
     spc_model model;
@@ -67,11 +58,11 @@ typedef struct {
     int32_t special;             /* special tokens of the tokenizer */
     const char *chat;            /* the chat template's name; NULL: none that is known */
     dtype_use dtype[SPC_DTYPE_COUNT];
-    int32_t context;            /* planned for */
-    uint64_t weight_bytes;      /* of all tensors */
-    uint64_t row_bytes;         /* read by one row */
-    memory_use memory[DEVICES]; /* [devices] */
-    int32_t devices;
+    uint64_t weight_bytes; /* of all tensors */
+    uint64_t row_bytes;    /* read by one row */
+    spc_model drafter;     /* zeros: none */
+    spc_cli_memory_for memory_for;
+    spc_cli_memories memory;
 } model_info;
 
 static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
@@ -87,59 +78,40 @@ static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
     }
 }
 
-/* The plan for one more device, which is closed. */
-static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, const info_args *a,
-                              model_info *m, spc_error *err)
-{
-    spc_limits limits = spc_engine_limits(a->batch, m->context);
-    memory_use *out = &m->memory[m->devices++];
-    size_t all = ops->memory(backend, m->model.plan, &limits);
-
-    (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
-    out->weights = m->weight_bytes;
-    if (ops->weights) { /* what it will not take is told of: other devices may */
-        (void)ops->weights(backend, m->model.plan, m->model.bundle, &out->weights, &out->trouble);
-    }
-    if (ops->room) out->room = ops->room(backend);
-    ops->close(backend);
-    if (all >= SIZE_MAX / 2) { /* where it stops counting */
-        return spc_error_set(err, SPC_EUSAGE,
-                             "a batch of %d with a context of %d takes more memory than can be "
-                             "counted: lower --batch or --context",
-                             (int)a->batch, (int)m->context);
-    }
-    out->kv = spc_plan_kv_bytes(m->model.plan, m->context) * (uint64_t)a->batch;
-    out->workspace = all - out->kv;
-    return SPC_OK;
-}
-
-static spc_status plan_devices(const info_args *a, model_info *m, spc_error *err)
-{
-    const spc_backend_ops *ops;
-    spc_backend *backend;
-    spc_error none;
-    spc_status status = spc_device_open(a->device, 0, NULL, NULL, NULL, &ops, &backend, err);
-
-    if (status == SPC_OK) status = plan_device(ops, backend, a, m, err);
-    if (status != SPC_OK || a->device) return status;
-    if (spc_device_open("cuda", 0, NULL, NULL, NULL, &ops, &backend, &none) != SPC_OK) {
-        return SPC_OK; /* nothing to plan for */
-    }
-    return plan_device(ops, backend, a, m, err);
-}
-
 static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
 {
-    const spc_config *c = &m->model.config;
+    const spc_config *c = &m->model.config, *d = &m->drafter.config;
+    int32_t context = c->context, most = c->context_most;
 
-    m->context = a->context > 0 ? a->context : c->context;
-    if (m->context < 2 || m->context > c->context_most) {
+    if (a->drafter && d->context < context) context = d->context;
+    if (a->drafter && d->context_most < most) most = d->context_most;
+    if (a->context > 0) context = a->context;
+    if (context < 2 || context > most) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "--context: expected 2 to %d (what the model allows), "
-                             "found %d",
-                             (int)c->context_most, (int)m->context);
+                             "--context: expected 2 to %d (what the model%s), found %d", (int)most,
+                             a->drafter ? "s allow" : " allows", (int)context);
     }
-    return plan_devices(a, m, err);
+    m->memory_for = (spc_cli_memory_for){.device = a->device,
+                                         .drafter_device = a->drafter_device,
+                                         .model = &m->model,
+                                         .drafter = a->drafter ? &m->drafter : NULL,
+                                         .drafter_name = a->drafter,
+                                         .batch = a->batch,
+                                         .context = context};
+    return spc_cli_plan_memory(&m->memory_for, &m->memory, err);
+}
+
+/* The other model of a pair, for which there is but a memory plan. */
+static spc_status read_drafter(const info_args *a, model_info *m, spc_error *err)
+{
+    spc_status status = spc_open_model(a->drafter, &m->drafter, err);
+    int32_t ids = m->model.plan->ids;
+
+    if (status == SPC_OK) status = spc_change_weights(&m->drafter, a->weights, err);
+    if (status != SPC_OK) return status;
+    if (m->drafter.plan->ids < ids) ids = m->drafter.plan->ids;
+    m->drafter.plan->ids = m->model.plan->ids = ids; /* those that both have */
+    return SPC_OK;
 }
 
 /* What there is to tell of text.  A tokenizer or a template that cannot be used is told of: the
@@ -170,14 +142,8 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
     m->row_bytes = spc_plan_weight_bytes(m->model.plan, m->model.bundle);
     count_dtypes(m->model.bundle, m->dtype);
-    return plan_memory(a, m, err);
-}
-
-static void print_size(const char *what, uint64_t bytes)
-{
-    char size[SPC_CLI_SIZE_BYTES];
-
-    spc_cli_print("%-18s%s (%" PRIu64 " bytes)\n", what, spc_cli_size(bytes, size), bytes);
+    if (a->drafter) status = read_drafter(a, m, err);
+    return status == SPC_OK ? plan_memory(a, m, err) : status;
 }
 
 static void print_dtypes(const model_info *m)
@@ -210,26 +176,7 @@ static void print_text(const model_info *m)
     spc_cli_print("%-18s%s\n", "chat template", m->chat ? m->chat : "none that is known");
 }
 
-static void print_memory(const info_args *a, const model_info *m)
-{
-    for (int32_t i = 0; i < m->devices; i++) {
-        const memory_use *use = &m->memory[i];
-
-        spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s:\n", (int)a->batch,
-                      a->batch > 1 ? "s" : "", (int)m->context, use->device);
-        if (use->trouble.message[0]) {
-            spc_cli_print("%-18scannot be loaded: %s\n", "weights", use->trouble.message);
-            continue;
-        }
-        print_size("weights", use->weights);
-        print_size("KV cache", use->kv);
-        print_size("workspace", use->workspace);
-        print_size("together", use->weights + use->kv + use->workspace);
-        if (use->room > 0) print_size("free", use->room);
-    }
-}
-
-static void print_info(const char *name, const info_args *a, const model_info *m)
+static void print_info(const char *name, const model_info *m)
 {
     const spc_config *c = &m->model.config;
 
@@ -254,8 +201,8 @@ static void print_info(const char *name, const info_args *a, const model_info *m
     for (int32_t i = 0; i < c->stop_count; i++)
         spc_cli_print("%s%d", i ? ", " : "", (int)c->stop[i]);
     spc_cli_print("%s\n", c->stop_count > 0 ? "" : "no id");
-    print_size("read by one row", m->row_bytes);
-    print_memory(a, m);
+    spc_cli_print_size("read by one row", m->row_bytes);
+    spc_cli_print_memory(&m->memory_for, &m->memory);
 }
 
 /* Put a value that may be NULL for want of memory; false when it was, or there is none for it. */
@@ -293,27 +240,7 @@ static json_t *dtypes_json(const model_info *m)
     return array;
 }
 
-static json_t *memory_json(const info_args *a, const model_info *m)
-{
-    json_t *object = json_pack("{s:i, s:i, s:[]}", "batch", (int)a->batch, "context",
-                               (int)m->context, "devices");
-    json_t *array = json_object_get(object, "devices");
-
-    for (int32_t i = 0; i < m->devices; i++) {
-        const memory_use *use = &m->memory[i];
-        json_t *item = json_pack("{s:s, s:I, s:I, s:I, s:s*}", "device", use->device,
-                                 "weight_bytes", (json_int_t)use->weights, "kv_bytes",
-                                 (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
-                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
-
-        if (json_array_append_new(array, item) == 0) continue;
-        json_decref(object);
-        return NULL;
-    }
-    return object;
-}
-
-static json_t *info_json(const char *name, const info_args *a, const model_info *m)
+static json_t *info_json(const char *name, const model_info *m)
 {
     const spc_config *c = &m->model.config;
     json_t *object = json_pack(
@@ -327,7 +254,7 @@ static json_t *info_json(const char *name, const info_args *a, const model_info 
 
     if (put(object, "dtypes", dtypes_json(m)) && put(object, "tokenizer", tokenizer_json(m)) &&
         put(object, "stop", spc_cli_json_ids(c->stop, c->stop_count)) &&
-        put(object, "memory", memory_json(a, m))) {
+        put(object, "memory", spc_cli_memory_json(&m->memory_for, &m->memory))) {
         return object;
     }
     json_decref(object);
@@ -357,7 +284,7 @@ static int info_run(const void *args, const spc_cli_line *line)
     spc_status status = read_model(name, a, &m, &error);
 
     if (status == SPC_OK && a->json) {
-        json_t *object = info_json(name, a, &m), *plan = json_array();
+        json_t *object = info_json(name, &m), *plan = json_array();
 
         if (a->plan) {
             spc_plan_print(m.model.plan, append_line, plan);
@@ -370,13 +297,14 @@ static int info_run(const void *args, const spc_cli_line *line)
         json_decref(plan);
         spc_cli_put_json(object);
     } else if (status == SPC_OK) {
-        print_info(name, a, &m);
+        print_info(name, &m);
         if (a->plan) {
             spc_cli_print("\nplan of a row:\n");
             spc_plan_print(m.model.plan, print_line, NULL);
         }
     }
     spc_tokenizer_close(m.tokenizer);
+    spc_close_model(&m.drafter);
     spc_close_model(&m.model);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }

@@ -64,7 +64,8 @@ static const struct {
       "!stream",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
-    {"info", {"context", "batch", "device", "weights", "!plan", "!json"}},
+    {"info",
+     {"context", "batch", "device", "drafter", "drafter-device", "weights", "!plan", "!json"}},
     {"logits", {"model", "source", "ids", "output", "device", "threads", "isa", "weights"}},
     {"tokenize", {"!special", "!decode"}},
 };

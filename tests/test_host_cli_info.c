@@ -228,6 +228,54 @@ Test(host_cli_info, planned_memory_is_what_an_engine_takes)
     json_decref(lines);
 }
 
+/* The same of a pair, on one device or on two: each model's share is named. */
+Test(host_cli_info, a_drafter_has_a_share_of_its_own)
+{
+    for (int32_t apart = 0; apart < 2; apart++) {
+        json_t *lines =
+            apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
+                         "cpu", "--drafter", TINY, "--drafter-device", "cpu", TINY)
+                  : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
+                         "cpu", "--drafter", TINY, TINY);
+        const json_t *devices =
+            json_object_get(json_object_get(json_array_get(lines, 0), "memory"), "devices");
+        const json_t *share[2] = {json_array_get(devices, 0), json_array_get(devices, 1)};
+        json_int_t bytes[2];
+        spc_engine_options o;
+        spc_engine_facts engine_facts;
+        spc_engine *engine;
+        spc_error error;
+
+        cr_assert_eq(json_array_size(devices), 2);
+        cr_expect_null(json_object_get(share[0], "drafter"));
+        cr_expect_str_eq(json_string_value(json_object_get(share[1], "drafter")), TINY);
+        for (int i = 0; i < 2; i++) {
+            bytes[i] = json_integer_value(json_object_get(share[i], "kv_bytes")) +
+                       json_integer_value(json_object_get(share[i], "workspace_bytes"));
+        }
+        spc_engine_options_init(&o);
+        o.verifier = o.drafter = TINY;
+        o.sessions = 2;
+        o.context = 32;
+        o.drafter_device = apart ? "cpu" : NULL;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        spc_engine_describe(engine, &engine_facts);
+        cr_expect_eq(bytes[0], (json_int_t)engine_facts.verifier_memory_bytes);
+        cr_expect_eq(bytes[1], (json_int_t)engine_facts.drafter_memory_bytes);
+        spc_engine_close(engine);
+        json_decref(lines);
+    }
+
+    char *text = OUTPUT(NULL, "info", "--device", "cpu", "--drafter", TINY, TINY);
+    const char *const alone[] = {"info", "--drafter-device", "cpu", TINY, NULL};
+    const char *const where[] = {"info", "--drafter", TINY, "--drafter-device", "gpu", TINY, NULL};
+
+    cr_expect(strstr(text, ", of the drafter " TINY ":"), "%s", text);
+    free(text);
+    expect_failure(alone, &(const spawn_options){.in = NULL}, 2, "needs --drafter MODEL");
+    expect_failure(where, &(const spawn_options){.in = NULL}, 2, "expected cpu, cuda or cuda:N");
+}
+
 Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
 {
     static const char *const unknown[] = {"gpu", "", "cud", "cuda0", "cpu:1"};

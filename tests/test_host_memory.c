@@ -170,6 +170,34 @@ Test(host_memory, a_step_of_ranks_allocates_nothing)
     spc_engine_close(engine);
 }
 
+/* Neither does what both devices do at once. */
+Test(host_memory, drafting_ahead_allocates_nothing)
+{
+    spc_engine_options o = pair_options(2);
+    spc_session_options so = options_of("strict", 3, 1);
+    spc_engine *engine;
+    spc_session *session;
+    heap_count count;
+    prompt p;
+    decoded d;
+
+    o.drafter_device = "cpu";
+    o.overlap = SPC_OVERLAP_ON;
+    so.bonus = SPC_BONUS_STEP;
+    so.ignore_stop = true;
+    cr_assert_eq(spc_engine_open(&o, &engine, NULL), SPC_OK);
+    p = prompt_of(engine, sentence);
+    session = open_session(engine, &so, &p);
+    heap_begin(HEAP_NEVER, 0);
+    for (int32_t step = 0; step < 10; step++) (void)spc_session_step(session, NULL);
+    count = heap_end();
+    d = decoded_of(session);
+    cr_expect_eq(count.allocations, 0, "%d", (int)count.allocations);
+    cr_expect(d.stats.ahead_used > 0 && d.finish == SPC_FINISH_RUNNING);
+    spc_session_close(session);
+    spc_engine_close(engine);
+}
+
 Test(host_memory, logits_allocate_nothing)
 {
     static float logits[40 * 6144];
@@ -359,6 +387,8 @@ Test(host_memory, an_engine_that_finds_no_memory_says_so_and_leaves_nothing)
 
     cr_expect_gt(expect_survival(&pair, &o), 1000);
     o.verifier = o.drafter = SPC_TEST_VECTORS "/llama";
+    cr_expect_gt(expect_survival(&small, &o), 100);
+    o.drafter_device = "cpu";
     cr_expect_gt(expect_survival(&small, &o), 100);
 }
 

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_memory.c - the memory plan of spc info. */
+#include "cli_memory.h"
+
+#include "backend_apart.h"
+#include "device.h"
+
+#include <inttypes.h>
+
+/* ---- planning ---------------------------------------------------------------------------------
+ */
+
+static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
+                             const spc_cli_memory_for *what, bool drafter, const spc_limits *limits,
+                             spc_cli_memories *plan, spc_error *err)
+{
+    const spc_model *model = drafter ? what->drafter : what->model;
+    spc_cli_memory *out = &plan->item[plan->count++];
+    size_t all = ops->memory(backend, model->plan, limits);
+
+    out->drafter = drafter ? what->drafter_name : NULL;
+    (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
+    out->weights = spc_bundle_bytes(model->bundle);
+    if (ops->weights) { /* what it will not take is told of: other devices may */
+        (void)ops->weights(backend, model->plan, model->bundle, &out->weights, &out->trouble);
+    }
+    if (ops->room) out->room = ops->room(backend);
+    if (all >= SIZE_MAX / 2) { /* where it stops counting */
+        return spc_error_set(err, SPC_EUSAGE,
+                             "a batch of %d with a context of %d takes more memory than can be "
+                             "counted: lower --batch or --context",
+                             (int)what->batch, (int)what->context);
+    }
+    out->kv = spc_plan_kv_bytes(model->plan, what->context) * (uint64_t)what->batch;
+    out->workspace = all - out->kv;
+    return SPC_OK;
+}
+
+/* All models on one more device. */
+static spc_status plan_device(const char *device, const spc_cli_memory_for *what,
+                              spc_cli_memories *plan, spc_error *err)
+{
+    spc_limits limits = spc_engine_limits(what->batch, what->context);
+    const spc_backend_ops *ops;
+    spc_backend *backend;
+    spc_status status = spc_device_open(device, 0, NULL, NULL, NULL, &ops, &backend, err);
+
+    if (status != SPC_OK) return status;
+    status = plan_model(ops, backend, what, false, &limits, plan, err);
+    if (status == SPC_OK && what->drafter) {
+        status = plan_model(ops, backend, what, true, &limits, plan, err);
+    }
+    ops->close(backend);
+    return status;
+}
+
+/* Each model on its own. */
+static spc_status plan_apart(const spc_cli_memory_for *what, spc_cli_memories *plan, spc_error *err)
+{
+    spc_limits limits = spc_engine_limits(what->batch, what->context);
+    spc_engine_options o;
+    spc_backend *both;
+    spc_status status;
+
+    spc_engine_options_init(&o);
+    o.drafter = what->drafter_name;
+    o.device = what->device ? what->device : "auto";
+    o.drafter_device = what->drafter_device;
+    status = spc_apart_check(&o, err);
+    if (status == SPC_OK) status = spc_apart_open(&o, what->drafter->plan, &both, err);
+    if (status != SPC_OK) return status;
+    for (int drafter = 0; drafter < 2 && status == SPC_OK; drafter++) {
+        spc_limits own = spc_apart_limits(&limits, drafter);
+        spc_backend *backend;
+        const spc_backend_ops *ops = spc_apart_device(both, drafter, &backend);
+
+        status = plan_model(ops, backend, what, drafter, &own, plan, err);
+    }
+    spc_backend_apart.close(both);
+    return status;
+}
+
+spc_status spc_cli_plan_memory(const spc_cli_memory_for *what, spc_cli_memories *out,
+                               spc_error *err)
+{
+    spc_error none;
+    spc_status status;
+
+    if (what->drafter_device && !what->drafter) {
+        return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
+    }
+    if (what->drafter_device) return plan_apart(what, out, err);
+    status = plan_device(what->device, what, out, err);
+    if (status != SPC_OK || what->device) return status;
+    (void)plan_device("cuda", what, out, &none); /* where there is one */
+    return SPC_OK;
+}
+
+/* ---- telling ----------------------------------------------------------------------------------
+ */
+
+void spc_cli_print_size(const char *what, uint64_t bytes)
+{
+    char size[SPC_CLI_SIZE_BYTES];
+
+    spc_cli_print("%-18s%s (%" PRIu64 " bytes)\n", what, spc_cli_size(bytes, size), bytes);
+}
+
+void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories *plan)
+{
+    for (int32_t i = 0; i < plan->count; i++) {
+        const spc_cli_memory *use = &plan->item[i];
+
+        spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s%s%s:\n", (int)what->batch,
+                      what->batch > 1 ? "s" : "", (int)what->context, use->device,
+                      use->drafter ? ", of the drafter " : "", use->drafter ? use->drafter : "");
+        if (use->trouble.message[0]) {
+            spc_cli_print("%-18scannot be loaded: %s\n", "weights", use->trouble.message);
+            continue;
+        }
+        spc_cli_print_size("weights", use->weights);
+        spc_cli_print_size("KV cache", use->kv);
+        spc_cli_print_size("workspace", use->workspace);
+        spc_cli_print_size("together", use->weights + use->kv + use->workspace);
+        if (use->room > 0) spc_cli_print_size("free", use->room);
+    }
+}
+
+json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memories *plan)
+{
+    json_t *object = json_pack("{s:i, s:i, s:[]}", "batch", (int)what->batch, "context",
+                               (int)what->context, "devices");
+    json_t *array = json_object_get(object, "devices");
+
+    for (int32_t i = 0; i < plan->count; i++) {
+        const spc_cli_memory *use = &plan->item[i];
+        json_t *item =
+            json_pack("{s:s, s:s*, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
+                      use->drafter, "weight_bytes", (json_int_t)use->weights, "kv_bytes",
+                      (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace, "error",
+                      use->trouble.message[0] ? use->trouble.message : NULL);
+
+        if (json_array_append_new(array, item) == 0) continue;
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
