@@ -198,7 +198,11 @@ int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim,
 
 cudaError_t spc_cuda_attend(const spc_attend_args *args, cudaStream_t stream);
 
-enum { SPC_LINEAR_PARTS = 3, SPC_LINEAR_SLICES = 64 };
+enum {
+    SPC_LINEAR_PARTS = 3,
+    SPC_LINEAR_SLICES = 64,
+    SPC_LINEAR_STRIP = 16 /* rows for which the kernels read weights once */
+};
 
 /* Kernels of linear ops: linear_row.cu, linear_tile.cu, linear_quant.cu. */
 typedef enum { SPC_KERNEL_ROW, SPC_KERNEL_TILE, SPC_KERNEL_QUANT } spc_linear_kernel;
@@ -226,6 +230,9 @@ typedef struct {
     spc_linear_way way; /* slices 0: the kernel's default */
     void *scratch;      /* SPC_LINEAR_SCRATCH bytes, zeros before its first launch, of launches that
                            wait for each other; NULL where slices are 8 or fewer */
+    void *wide;         /* TILE: spc_cuda_linear_wide_bytes, 16-byte aligned, of such launches; more
+                           than 16 rows then read weights once for 64 of them, to the same bits.
+                           NULL: once for 16 */
 } spc_linear_args;
 
 enum { SPC_LINEAR_SCRATCH = 1165312 };
@@ -235,6 +242,9 @@ enum { SPC_LINEAR_SCRATCH = 1165312 };
 spc_linear_way spc_cuda_linear_default(const spc_linear_args *args, spc_linear_kernel kernel);
 /* Can these parts go that way? */
 bool spc_cuda_linear_can(const spc_linear_args *args, const spc_linear_way *way);
+
+/* Bytes of `wide` for up to so many columns, and outputs of all parts together. */
+int64_t spc_cuda_linear_wide_bytes(int32_t cols, int32_t outs);
 
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
@@ -257,8 +267,9 @@ typedef struct {
                           does; may be out */
 } spc_linear_more;
 
-/* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows.
- * A row has the same bits in any strip, but not those of spc_cuda_linear_row.
+/* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows,
+ * or of 64 where there is memory for it (linear_wide.cu). A row has the same bits in any strip, but
+ * not those of spc_cuda_linear_row.
  *
  * more   NULL: nothing */
 cudaError_t spc_cuda_linear_tile(const spc_linear_args *args, const spc_linear_more *more,

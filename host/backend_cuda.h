@@ -214,6 +214,7 @@ struct spc_runner {
     float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;                 /* of attention */
     void *linear_scratch;             /* of linear ops whose columns several blocks share */
+    void *linear_wide;                /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
     void *verify_workspace;           /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */

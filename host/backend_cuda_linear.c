@@ -12,12 +12,9 @@
 
 #include <assert.h>
 
-/* Rows that never go through cuBLAS: what one strip of the other kernels takes. */
-enum { MOST_OWN_ROWS = 16 };
-
 static bool by_library(const spc_runner *r, int32_t rows)
 {
-    return r->gemm && rows > MOST_OWN_ROWS;
+    return r->gemm && rows > SPC_LINEAR_STRIP;
 }
 
 static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
@@ -28,8 +25,10 @@ static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
 /* The matrices of an op from number *k on that are of one type; *k: behind them. */
 static spc_linear_args parts_of(const spc_runner *r, const spc_op *op, int32_t *k)
 {
-    spc_linear_args a = {
-        .cap = op->cap, .way = r->way[op->weight[*k]], .scratch = r->linear_scratch};
+    spc_linear_args a = {.cap = op->cap,
+                         .way = r->way[op->weight[*k]],
+                         .scratch = r->linear_scratch,
+                         .wide = r->linear_wide};
 
     for (; *k < SPC_OP_WEIGHTS && op->weight[*k] >= 0; ++*k, a.parts++) {
         const spc_cuda_matrix *m = &r->matrix[op->weight[*k]];

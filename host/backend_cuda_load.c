@@ -93,6 +93,24 @@ static int32_t widest(const spc_plan *plan)
     return most;
 }
 
+/* Outputs of the largest linear op. */
+static int32_t most_outputs(const spc_plan *plan)
+{
+    int32_t most = 1;
+
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+        int32_t outs = 0;
+
+        if (op->kind != SPC_OP_LINEAR && op->kind != SPC_OP_HEAD) continue;
+        for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+            outs += plan->weight[op->weight[k]].rows;
+        }
+        if (outs > most) most = outs;
+    }
+    return most;
+}
+
 /* What a rank needs to draw and verify; behind its answers there is room for a hash. */
 static void lay_out_slices(spc_runner *r, carver *to)
 {
@@ -150,6 +168,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
     r->linear_scratch = carve(&to, SPC_LINEAR_SCRATCH);
+    if (rows > SPC_LINEAR_STRIP && !l->library && l->linear != SPC_LINEAR_ROW) {
+        r->linear_wide =
+            carve(&to, (size_t)spc_cuda_linear_wide_bytes(widest(plan), most_outputs(plan)));
+    }
     if (r->part) lay_out_slices(r, &to);
     r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
