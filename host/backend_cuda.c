@@ -540,8 +540,8 @@ static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *e
     return status == SPC_OK ? run_rows(r, rows, err) : status;
 }
 
-/* Waits.  A device that fails meanwhile leaves NaN, which no strategy takes for a token, and says
- * so at the next verb that can. */
+/* Waits; a rank's row is what gather left.  A device that fails meanwhile leaves NaN, which no
+ * strategy takes for a token, and says so at the next verb that can. */
 static const float *cuda_logits(const spc_runner *r, int32_t output)
 {
     float *row = r->mirror + (int64_t)output * r->plan->ids;
@@ -550,15 +550,23 @@ static const float *cuda_logits(const spc_runner *r, int32_t output)
     spc_status status = spc_cuda_enter(b, NULL);
 
     assert(output >= 0 && output < r->limits.outputs);
-    if (status == SPC_OK && r->part) {
-        status = spc_cuda_gather_row((spc_runner *)(uintptr_t)r, output, row, NULL);
-    } else if (status == SPC_OK) {
+    if (status == SPC_OK && !r->part) {
         status =
             spc_cuda_copy(b, row, from, (size_t)r->plan->ids * sizeof *row, true, "logits", NULL);
     }
     if (status == SPC_OK) status = spc_cuda_wait(b, "logits", NULL);
     for (int32_t i = 0; status != SPC_OK && i < r->plan->ids; i++) row[i] = NAN;
     return row;
+}
+
+static spc_status cuda_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
+{
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    for (int32_t i = first; r->part && status == SPC_OK && i < first + count; i++) {
+        status = spc_cuda_gather_row(r, i, r->mirror + (int64_t)i * r->plan->ids, err);
+    }
+    return r->part && status == SPC_OK ? spc_cuda_wait(r->backend, "logits", err) : status;
 }
 
 static int32_t cuda_length(const spc_runner *r, int32_t slot)
@@ -607,4 +615,4 @@ const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round,
                                           .weights = spc_cuda_weights};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
-const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS};
+const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS, .gather = cuda_gather};

@@ -12,8 +12,8 @@
  *   backend_cuda_whole_run.c  ... and how it runs
  *   backend_cuda_weights.c  weights on their way to the device
  *
- * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
- * it.
+ * Work goes to one stream in the order of the verbs; only draw, verify, round, gather and logits
+ * wait for it.
  *
  * A backend may be one rank of several (backend_cuda_rank.h): it loads its part of a plan, unless
  * that is to run alone, which every rank then does for itself. */
