@@ -43,13 +43,18 @@ enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1, cudaEventDisableTimin
 
 struct cudaDeviceProp {
     char name[256];
+    struct {
+        char bytes[16];
+    } uuid;
     int major, minor;
 };
 
 /* The devices, which share one memory.  Tests change it to see what becomes of one that is not
- * there, too old, too small or broken. */
+ * there, too old, too small or broken; for programs the first two come from the environment,
+ * FIBERS_DEVICES and FIBERS_FIRST. */
 typedef struct {
-    int devices;             /* how many */
+    int devices;             /* how many of the machine's a process sees ... */
+    int first;               /* ... from this one on */
     cudaError_t count_error; /* of cudaGetDeviceCount */
     cudaError_t code_error;  /* cudaSuccess: this build has code for it */
     int driver;              /* 13000: 13.0 */
@@ -218,8 +223,9 @@ cudaError_t cudaSetDevice(int device);
 
 static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
-    (void)device;
     (void)snprintf(out->name, sizeof out->name, "fibers");
+    memset(&out->uuid, 0, sizeof out->uuid);
+    out->uuid.bytes[0] = (char)(fiber_gpu.first + device);
     out->major = 8;
     out->minor = 0;
     return cudaSuccess;

@@ -18,12 +18,20 @@
 
 fiber_index threadIdx, blockIdx, gridDim;
 
+static int from_environment(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+
+    return text ? atoi(text) : otherwise;
+}
+
 /* One device of 1 TiB that does not fail. */
 static fiber_device whole_device(void)
 {
     fiber_device d = {};
 
-    d.devices = 1;
+    d.devices = from_environment("FIBERS_DEVICES", 1);
+    d.first = from_environment("FIBERS_FIRST", 0);
     d.driver = 13000;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
