@@ -17,7 +17,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->device = "auto";
     d->gamma = session.gamma;
     d->tp = d->drafter_tp = 1;
-    d->ranks = (spc_cli_ranks){.rank = 0, .world = 1, .timeout = 120};
+    d->ranks = SPC_CLI_RANKS_NONE;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
     d->most_latency = d->least_quality = (double)NAN; /* no default */

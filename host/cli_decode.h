@@ -90,21 +90,7 @@ typedef struct {
             "1: the drafter runs on the first rank (of several processes, on each);\n"             \
             "or as many as --tp",                                                                  \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
-        SPC_CLI_DECODE_ROW(args, "rank", "R", "which of several processes this is, from 0", INT,   \
-                           ranks.rank, 0, SPC_RANKS_MAX - 1),                                      \
-        SPC_CLI_DECODE_ROW(args, "world", "N",                                                     \
-                           "of how many; the verifier is cut for all, rank 0 has prompts and\n"    \
-                           "results (spc launch starts them on one machine)",                      \
-                           INT, ranks.world, 1, SPC_RANKS_MAX),                                    \
-        SPC_CLI_DECODE_ROW(args, "meet", "PLACE",                                                  \
-                           "where they meet: HOST:PORT of rank 0, or a path that all see", TEXT,   \
-                           ranks.meet, 0, 0),                                                      \
-        SPC_CLI_DECODE_ROW(args, "ranks-from", "none|env",                                         \
-                           "env: rank and world as Open MPI, MPICH or Slurm say", CHOICE,          \
-                           ranks.from, 0, 0),                                                      \
-        SPC_CLI_DECODE_ROW(args, "rank-timeout", "S",                                              \
-                           "seconds after which a rank that does not answer ends all", REAL,       \
-                           ranks.timeout, 0.01, 86400),                                            \
+        SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \

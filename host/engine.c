@@ -345,40 +345,30 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
-/* Ranks that are processes run on the CPU. */
-static spc_status check_cpu(const spc_engine_options *o, spc_error *err)
-{
-    if (!o->device || strcmp(o->device, "cpu") == 0 || strcmp(o->device, "auto") == 0) {
-        return SPC_OK;
-    }
-    return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "place: ranks that are processes run on the CPU only so far, found device "
-                         "%.40s: leave the other ranks out, or --device cpu",
-                         o->device);
-}
-
 /* This process's place among the others. */
 static spc_status open_group(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     spc_comm *comm = engine->joined;
     char options[160];
 
-    (void)snprintf(options, sizeof options, "%d sessions, context %d, drafter-tp %d and %s drafter",
-                   (int)o->sessions, (int)o->context, (int)(o->drafter_tp > 1 ? o->drafter_tp : 1),
-                   o->drafter ? "a" : "no");
+    (void)snprintf(options, sizeof options,
+                   "%d sessions, context %d, %s weights, %s%s%s, drafter-tp %d "
+                   "and %s drafter",
+                   (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
+                   spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
+                   o->fast_prefill ? ", fast-prefill" : "",
+                   o->plain_launches ? ", plain-launches" : "",
+                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no");
     engine->joined = NULL;
     engine->ops = &spc_backend_group;
-    return spc_group_open(comm, o->place->timeout_ms, o->threads, o->isa, options, &engine->backend,
-                          err);
+    return spc_group_open(comm, o->place->timeout_ms, o->device, o->threads, o->isa, options,
+                          &engine->backend, err);
 }
 
 /* The device, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     if (grouped(o)) {
-        spc_status status = check_cpu(o, err);
-
-        if (status != SPC_OK) return status;
         if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
         return open_group(engine, o, err);
     }
@@ -401,6 +391,7 @@ static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_o
                                     spc_error *err)
 {
     bool overlap = o->overlap == SPC_OVERLAP_ON;
+    bool gpu = spc_device_is_cuda(o->device) || strncmp(engine->ops->name, "cuda", 4) == 0;
     const char *name = o->fast_prefill ? "fast-prefill" : overlap ? "overlap" : "plain-launches";
 
     if (overlap && o->plain_launches) {
@@ -408,7 +399,7 @@ static spc_status check_gpu_options(const spc_engine *engine, const spc_engine_o
                              "overlap and plain-launches: expected one of them, found both");
     }
     if (!(o->fast_prefill || overlap || o->plain_launches)) return SPC_OK;
-    if (strncmp(engine->ops->name, "cuda", 4) == 0 && (!overlap || engine->ops->round)) {
+    if (gpu && (!overlap || engine->ops->round)) {
         return SPC_OK;
     }
     return spc_error_set(err, SPC_EUSAGE,

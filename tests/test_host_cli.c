@@ -64,7 +64,9 @@ static const struct {
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
     {"info", {"context", "batch", "device", "weights", "!plan", "!json"}},
-    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa", "weights"}},
+    {"logits",
+     {"model", "source", "ids", "output", "device", "threads", "isa", "weights", "rank", "world",
+      "meet", "ranks-from", "rank-timeout"}},
     {"tokenize", {"!special", "!decode"}},
 };
 

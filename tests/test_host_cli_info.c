@@ -538,6 +538,24 @@ Test(host_cli_info, written_logits_are_those_of_the_reference)
     folder_close(&f);
 }
 
+Test(host_cli_info, logits_of_several_processes_are_those_of_the_reference)
+{
+    folder f = folder_open();
+    char output[FOLDER_PATH], *ids = recorded_ids(TINY), *expected, *found;
+    size_t expected_bytes, found_bytes;
+
+    folder_path(&f, "logits.safetensors", output);
+    expected = read_file(TINY "/logits.safetensors", &expected_bytes);
+    free(OUTPUT(NULL, "launch", "-n", "2", "--", "logits", "--model", TINY, "--ids", ids,
+                "--output", output));
+    found = read_file(output, &found_bytes);
+    cr_expect_leq(distance(found, found_bytes, expected, expected_bytes), 1e-4);
+    free(found);
+    free(expected);
+    free(ids);
+    folder_close(&f);
+}
+
 Test(host_cli_info, logits_of_a_decoder_stand_behind_what_its_encoder_reads)
 {
     const char *model = SPC_TEST_VECTORS "/t5-gated";

@@ -91,7 +91,7 @@ typedef struct {
                                  go on more evenly, and the prompt begins later.  Tokens are the
                                  same */
     const char *device;       /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
-                                 can be used, otherwise (or with threads, isa or tp) the CPU;
+                                 can be used, otherwise (or with threads, isa, tp or place) the CPU;
                                  "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
                                  named as often as there are ranks, for tests */
     int32_t tp;               /* ranks that the verifier is cut for: CPU threads share them; of GPUs
@@ -108,10 +108,13 @@ typedef struct {
                                  (with which drafter_tp may cut the drafter too).  A rank is waited
                                  for for two minutes */
     const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
-                                 of place->world CPU ranks, for all of which the verifier is cut
-                                 (tp: 0, 1 or as many), and a drafter that is not cut runs on each.
-                                 All open their engines with the same options; then rank 0 uses its
-                                 own like any other, and the others call spc_engine_follow */
+                                 of place->world ranks, for all of which the verifier is cut (tp: 0,
+                                 1 or as many), and a drafter that is not cut runs on each.  On the
+                                 CPU, or, with device "cuda" on all, each on the GPU of its place
+                                 among the processes of its machine ("cuda:1": on that one), over
+                                 NCCL.  All open their engines with the same options; then rank 0
+                                 uses its own like any other, and the others call
+                                 spc_engine_follow */
     int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
                                  core, shared out between the ranks of a machine */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
@@ -155,9 +158,9 @@ SPC_API void spc_engine_close(spc_engine *engine);
 /* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
  * is left then is to close this one, too.
  *
- * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it, and is the same
- * on every rank; another status: what failed on this rank.  SPC_EUSAGE: it is rank 0's engine, or
- * there is one process */
+ * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it (unless a GPU
+ * hangs: then who waited for it); another status: what failed on this rank.  SPC_EUSAGE: it is rank
+ * 0's engine, or there is one process */
 SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
