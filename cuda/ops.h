@@ -242,6 +242,8 @@ enum { SPC_LINEAR_SCRATCH = 1165312 };
 spc_linear_way spc_cuda_linear_default(const spc_linear_args *args, spc_linear_kernel kernel);
 /* Can these parts go that way? */
 bool spc_cuda_linear_can(const spc_linear_args *args, const spc_linear_way *way);
+/* Is there such a way for some tiles, with columns for every warp? */
+bool spc_cuda_linear_feeds(const spc_linear_args *args, spc_linear_kernel kernel, int32_t slices);
 
 /* Bytes of `wide` for up to so many columns, and outputs of all parts together. */
 int64_t spc_cuda_linear_wide_bytes(int32_t cols, int32_t outs);

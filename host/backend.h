@@ -14,6 +14,7 @@
 #include "rules/row.h"
 #include "weights/bundle.h"
 
+#include "kernels.h"
 #include "plan.h"
 
 #include <spc/spc.h>
@@ -92,6 +93,14 @@ typedef struct {
         ready; /* (and ahead: how many were drawn) drafts that an earlier round had drawn ahead */
 } spc_whole;
 
+/* How kernels are timed. */
+typedef struct {
+    uint64_t (*now_ns)(void *user); /* a clock */
+    void *user;
+    int32_t runs;     /* >= 1, of which the median is taken */
+    int32_t together; /* >= 1 forwards of a run, sent before the device is waited for */
+} spc_tuning;
+
 typedef struct {
     const char *name; /* "cpu", "cuda", "ranks", "group" */
 
@@ -166,6 +175,15 @@ typedef struct {
      * refuse.  NULL: weights stay where they are. */
     spc_status (*weights)(const spc_backend *backend, const spc_plan *plan,
                           const spc_bundle *weights, uint64_t *bytes, spc_error *err);
+    /* Load models with the kernels of a table from now on; it must outlive the backend.  Load then
+     * fails with SPC_EINPUT where the table lacks a layer.  SPC_EINPUT: it is of another GPU.
+     * NULL: there is nothing to choose. */
+    spc_status (*use_kernels)(spc_backend *backend, const spc_kernels *table, spc_error *err);
+    /* Time every way that a model's linear layers can go, those apart that the table has, and add
+     * the fastest.  The runner was loaded without a table and holds no sequence.  SPC_EINPUT: the
+     * table is of another GPU.  NULL as above. */
+    spc_status (*tune)(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
+                       spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -611,8 +611,9 @@ static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int3
     .rewind = cuda_rewind, .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes,          \
     .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
-const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round,
-                                          .weights = spc_cuda_weights};
+const spc_backend_ops spc_backend_cuda = {
+    CUDA_VERBS, .round = spc_cuda_round, .weights = spc_cuda_weights,
+    .use_kernels = spc_cuda_use_kernels, .tune = spc_cuda_tune};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
 const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS, .gather = cuda_gather};

@@ -10,6 +10,7 @@
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph: what it will be, what became of it
  *   backend_cuda_whole_run.c  ... and how it runs
+ *   backend_cuda_ways.c   which way linear ops go: by default, by a table, timed
  *   backend_cuda_weights.c  weights on their way to the device
  *
  * Work goes to one stream in the order of the verbs; only draw, verify, round, gather and logits
@@ -33,10 +34,11 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 struct spc_backend {
     int device;
     cudaStream_t stream;
-    cudaStream_t side;      /* drafting ahead; recording the body of a conditional node */
-    cudaEvent_t fork, join; /* where the side stream leaves the other one, and comes back */
-    cudaError_t failed;     /* cudaSuccess, or what made the device unusable */
-    spc_device_comm *comm;  /* owned; NULL: no rank */
+    cudaStream_t side;          /* drafting ahead; recording the body of a conditional node */
+    cudaEvent_t fork, join;     /* where the side stream leaves the other one, and comes back */
+    cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
+    spc_device_comm *comm;      /* owned; NULL: no rank */
+    const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
@@ -287,8 +289,21 @@ spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_error *err);
 void spc_cuda_free_graphs(spc_runner *runner);
 
-/* Which kernel takes which matrices, and how; a row's bits depend on it. */
-void spc_cuda_choose_ways(spc_runner *runner);
+/* Call fn for every launch of a linear op: what it takes, and where its way stands; until it fails.
+ */
+typedef spc_status (*spc_cuda_linear_fn)(spc_runner *runner, const spc_linear_args *args,
+                                         spc_linear_way *way, void *user, spc_error *err);
+spc_status spc_cuda_each_linear(spc_runner *runner, spc_cuda_linear_fn fn, void *user,
+                                spc_error *err);
+/* Which way each goes, which a row's bits depend on: the default, or what the backend's table says.
+ * SPC_EINPUT: it says nothing of one, or what cannot be. */
+spc_status spc_cuda_choose_ways(spc_runner *runner, spc_error *err);
+/* What a table calls this GPU: "NVIDIA H100 80GB HBM3, compute capability 9.0". */
+spc_status spc_cuda_name_gpu(spc_backend *backend, char text[SPC_KERNELS_TEXT], spc_error *err);
+/* The verbs use_kernels and tune. */
+spc_status spc_cuda_use_kernels(spc_backend *backend, const spc_kernels *table, spc_error *err);
+spc_status spc_cuda_tune(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
+                         spc_error *err);
 /* The matrices of a LINEAR or HEAD op over rows of `in`, results to rows of `out` (`target` as in
  * spc_linear_args), which are `width` long. */
 cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,

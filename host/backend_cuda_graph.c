@@ -74,5 +74,6 @@ void spc_cuda_free_graphs(spc_runner *r)
 {
     for (int32_t i = 0; i < CUDA_GRAPHS; i++) {
         if (r->graphs.item[i].exec) (void)cudaGraphExecDestroy(r->graphs.item[i].exec);
+        r->graphs.item[i] = (cuda_graph){.used = 0};
     }
 }

@@ -387,12 +387,14 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
     status = check_plan(r->plan, r->part != NULL, weights, err);
     if (status == SPC_OK) status = reserve(r, weights, err);
     if (status == SPC_OK) status = send_all(r, weights, err);
+    if (status == SPC_OK) {
+        spc_cuda_cut_head(r);
+        status = spc_cuda_choose_ways(r, err);
+    }
     if (status != SPC_OK) {
         spc_cuda_unload(r);
         return status;
     }
-    spc_cuda_cut_head(r);
-    spc_cuda_choose_ways(r);
     *out = r;
     return SPC_OK;
 }

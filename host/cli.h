@@ -87,6 +87,7 @@ extern const spc_cli_command spc_cli_run;      /* cli_run.c */
 extern const spc_cli_command spc_cli_chat;     /* cli_chat.c */
 extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
+extern const spc_cli_command spc_cli_kernels;  /* cli_kernels.c */
 extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */

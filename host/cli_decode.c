@@ -128,6 +128,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.isa = decode->isa;
     o.weights = decode->weights;
     o.fast_prefill = decode->fast_prefill;
+    o.kernels = decode->kernels;
     o.plain_launches = decode->plain_launches;
     o.overlap = (spc_overlap_mode)decode->overlap;
     o.place = place;

@@ -12,7 +12,7 @@
 
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
-    const char *verifier, *drafter, *rule, *device, *isa, *points, *weights;
+    const char *verifier, *drafter, *rule, *device, *isa, *points, *weights, *kernels;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
@@ -102,6 +102,10 @@ typedef struct {
             "GPU: prompts and large batches by cuBLAS (but for quantised weights);\n"              \
             "results may then depend on the batch",                                                \
             FLAG, fast_prefill, 0, 0),                                                             \
+        SPC_CLI_DECODE_ROW(args, "kernels", "FILE",                                                \
+                           "one GPU: linear layers by the kernels that spc tune-kernels found\n"   \
+                           "fastest; last bits of logits depend on the file",                      \
+                           TEXT, kernels, 0, 0),                                                   \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "plain-launches", NULL,                                                          \
             "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \

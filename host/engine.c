@@ -448,6 +448,10 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     limits.plain = engine->composed = options->plain_launches;
     engine->overlap.mode = options->overlap;
     status = check_gpu_options(engine, options, err);
+    if (status == SPC_OK) {
+        status =
+            spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
+    }
     if (status == SPC_OK) status = spc_change_weights(&engine->verifier, options->weights, err);
     if (status == SPC_OK && engine->drafter.plan) {
         status = spc_change_weights(&engine->drafter, options->weights, err);
@@ -539,6 +543,7 @@ void spc_engine_close(spc_engine *engine)
     unload_model(engine, &engine->drafter);
     unload_model(engine, &engine->verifier);
     if (engine->ops) engine->ops->close(engine->backend);
+    spc_kernels_clear(&engine->kernels);
     spc_comm_close(engine->joined);
     spc_tokenizer_close(engine->tokenizer);
     spc_trace_close(engine->trace);

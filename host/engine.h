@@ -83,6 +83,7 @@ struct spc_engine {
     spc_clock clock;
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
+    spc_kernels kernels; /* what the backend goes by; empty: defaults */
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
     spc_rewrite_fn rewrite;
     void *rewrite_user;
@@ -90,6 +91,16 @@ struct spc_engine {
     spc_log_fn log;
     void *user;
 };
+
+/* Read a table of kernels for the models that a backend is to load.  It must outlive the backend.
+ * A path of NULL is allowed.  SPC_EINPUT, SPC_EUSAGE no GPU, or several */
+spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, const char *path,
+                           spc_kernels *table, spc_error *err);
+
+/* Time the kernels of both models of an engine that has had no sessions, and write the table.
+ * SPC_EUSAGE no GPU, or several; SPC_EINPUT */
+spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char *path,
+                           spc_error *err);
 
 /* Open a model by the name users give: a folder, or SPC_EMBEDDED_DRAFTER / SPC_EMBEDDED_VERIFIER.
  */

@@ -55,6 +55,7 @@ static const struct {
       "isa",
       "weights",
       "!fast-prefill",
+      "kernels",
       "overlap",
       "!plain-launches",
       "!no-prefix-reuse",
@@ -68,6 +69,7 @@ static const struct {
      {"model", "source", "ids", "output", "device", "threads", "isa", "weights", "rank", "world",
       "meet", "ranks-from", "rank-timeout"}},
     {"tokenize", {"!special", "!decode"}},
+    {"tune-kernels", {"verifier", "drafter", "device", "weights", "output"}},
 };
 
 static void expect_one_line(const char *err, const char *what)
@@ -195,7 +197,8 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
     static const failure table[] = {
         {2, "expected a command", NULL, {NULL}},
         {2,
-         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize",
+         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize, tune, "
+         "tune-kernels",
          NULL,
          {"walk"}},
         {2, "unknown command ''", NULL, {""}},

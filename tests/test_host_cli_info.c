@@ -250,9 +250,15 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
 
     expect_failure(threads, &(const spawn_options){.in = NULL}, 2, "threads");
     const char *plain[] = {"run", "--plain-launches", "text", NULL};
+    const char *kernels[] = {"run", "--kernels", "none.json", "text", NULL};
+    const char *no_gpu[] = {"tune-kernels", "--device", "cpu", "--output", "none.json", NULL};
+    const char *no_file[] = {"tune-kernels", "--device", "cpu", NULL};
     const char *overlap[] = {"run", "--overlap", "on", "text", NULL};
 
     expect_failure(prefill, &(const spawn_options){.in = NULL}, 2, "fast-prefill");
+    expect_failure(kernels, &(const spawn_options){.in = NULL}, 2, "kernels: expected one GPU");
+    expect_failure(no_gpu, &(const spawn_options){.in = NULL}, 2, "one GPU: found cpu");
+    expect_failure(no_file, &(const spawn_options){.in = NULL}, 2, "--output FILE");
     expect_failure(plain, &(const spawn_options){.in = NULL}, 2, "plain-launches");
     expect_failure(overlap, &(const spawn_options){.in = NULL}, 2, "overlap");
 }

@@ -125,6 +125,10 @@ typedef struct {
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together.
                                  Quantised matrices keep to kernels of their own */
+    const char *kernels;      /* one GPU only; NULL, or a file of spc_tune_kernels that says which
+                                 kernels compute the linear layers.  Logits' last bits depend on it,
+                                 and on nothing that runs together.  A file of another GPU, of other
+                                 layers, cut short or wrong is SPC_EINPUT */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */
@@ -150,6 +154,18 @@ SPC_API void spc_engine_options_init(spc_engine_options *options);
  * SPC_ENOMEM; with a place also SPC_EINPUT (a file to meet by that cannot be written) */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
+
+/* Find out which kernels compute the linear layers of both models fastest on one GPU, and write it
+ * to a file for spc_engine_options.kernels: whole forwards of 1, 6 and 16 rows are timed, for each
+ * layer each way there is.  It opens an engine of these options for that (kernels in them is not
+ * used) and closes it; nothing else should use the GPU meanwhile.
+ *
+ * path   of the file, which is written anew
+ *
+ * The errors of spc_engine_open; SPC_EUSAGE no GPU or several; SPC_EINPUT the file cannot be
+ * written */
+SPC_API spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
+                                    spc_error *err);
 
 /* Close.  NULL is allowed.  Every session must have been closed before.  On rank 0 of several
  * processes this lets the others go. */
