@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_kernels.c - spc tune-kernels: which kernels are fastest for two models on one GPU. */
 #include "cli.h"
+#include "kernels.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -28,6 +29,28 @@ static void init(void *args)
     a->device = "cuda";
 }
 
+/* A line for each layer: what was fastest, and what the forwards take with it and by default. */
+static int print_table(const char *path)
+{
+    spc_kernels table;
+    spc_error error;
+
+    if (spc_kernels_read(path, &table, &error) != SPC_OK) return spc_cli_fail(&error);
+    for (int32_t i = 0; i < table.count; i++) {
+        const spc_kernels_entry *e = &table.entry[i];
+        char shape[SPC_KERNELS_TEXT];
+
+        spc_cli_print("%-36s %-5s slices %2d", spc_kernels_shape_text(&e->shape, shape), e->kernel,
+                      (int)e->slices);
+        if (e->tiles[0] > 0) spc_cli_print(" tiles %d, %d", (int)e->tiles[0], (int)e->tiles[1]);
+        spc_cli_print("  forwards %.1f, %.1f, %.1f us; by default %.1f, %.1f, %.1f\n",
+                      e->forward_us[0], e->forward_us[1], e->forward_us[2], e->default_us[0],
+                      e->default_us[1], e->default_us[2]);
+    }
+    spc_kernels_clear(&table);
+    return 0;
+}
+
 enum { CONTEXT = 64 }; /* the forwards that are timed have at most 16 rows */
 
 static int run(const void *args, const spc_cli_line *line)
@@ -45,7 +68,8 @@ static int run(const void *args, const spc_cli_line *line)
     o.weights = a->weights;
     o.context = CONTEXT;
     o.progress = spc_cli_loading;
-    return spc_tune_kernels(&o, a->output, &error) == SPC_OK ? 0 : spc_cli_fail(&error);
+    if (spc_tune_kernels(&o, a->output, &error) != SPC_OK) return spc_cli_fail(&error);
+    return print_table(a->output);
 }
 
 const spc_cli_command spc_cli_kernels = {

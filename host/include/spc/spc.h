@@ -19,7 +19,8 @@
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
  * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
  * depend on the device, on its vector unit and on the number of ranks (spc_engine_options.device,
- * isa, tp), whose sums round differently; with fast_prefill on what is stepped together.
+ * isa, tp) and on a table of kernels, whose sums round differently; with fast_prefill on what is
+ * stepped together.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
