@@ -41,6 +41,15 @@ struct spc_backend {
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
 
+_Static_assert((int)SPC_PAGE_TOKENS == (int)SPC_CUDA_PAGE_TOKENS, "one size of pages");
+
+/* Keys and values of all slots, on the device. */
+typedef struct {
+    float *key;     /* [pages, layers, kv_heads, SPC_PAGE_TOKENS, head_dim] */
+    float *value;   /* the same */
+    int32_t *table; /* [slots, pages of the context] where 16 positions of a slot lie */
+} cuda_kv;
+
 /* What a forward is told of its rows: one array on the host, the same on the device, copied as a
  * whole.  Rows are most_rows long. */
 typedef struct {
@@ -188,6 +197,7 @@ struct spc_runner {
     float **vector;          /* [weights] on the device, as the CPU backend has them */
     float **buffer;          /* [buffers] on the device, each [most_rows, dim] */
     int32_t *length;         /* [slots] tokens in the cache */
+    int32_t *room;           /* [slots] tokens that a slot's pages take */
     int32_t *source;         /* [slots] tokens in the memory of an encoder */
     int32_t *encoder_slot, *encoder_position; /* [context] rows of an encoder */
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
@@ -202,20 +212,20 @@ struct spc_runner {
     void *whole_host;                     /* pinned; whole_bytes long */
 
     /* on the device */
-    void *weights;                    /* matrices */
-    void *arena;                      /* everything below lies in it, vectors and buffers too */
-    float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
-                                         outputs are bank 1 of a lane */
-    int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
-    spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
-    float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
-    float *memory_key, *memory_value; /* the same, of plans with an encoder */
-    float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
-    float *workspace;                 /* of attention */
-    void *linear_scratch;             /* of linear ops whose columns several blocks share */
-    void *linear_wide;                /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
-    void *verify_workspace;           /* of drawing and verification, verify_bytes long */
+    void *weights;              /* matrices */
+    void *arena;                /* everything below lies in it, vectors and buffers too */
+    float *wanted;              /* [outputs, dim] */
+    float *logits;              /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
+                                   outputs are bank 1 of a lane */
+    int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
+    spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
+    cuda_kv cache;
+    cuda_kv memory;             /* of plans with an encoder: a slot's pages are its own */
+    float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
+    float *workspace;           /* of attention */
+    void *linear_scratch;       /* of linear ops whose columns several blocks share */
+    void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
+    void *verify_workspace;     /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
     spc_cuda_gemm gemm;
