@@ -241,13 +241,13 @@ size_t spc_cuda_room(const spc_backend *b)
 static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, size_t weights,
                                 size_t arena, size_t room, spc_error *err)
 {
-    return spc_error_set(err, SPC_ENOMEM,
-                         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
-                         "sessions of %d tokens), %zu MiB are free; lower sessions or context, or "
-                         "--device cpu",
-                         spc_bundle_where(bundle), r->backend->device_name,
-                         (weights >> 20) + (arena >> 20) + 1, weights >> 20, arena >> 20,
-                         (int)r->limits.slots, (int)r->limits.context, room >> 20);
+    return spc_error_set(
+        err, SPC_ENOMEM,
+        "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
+        "sessions of %d tokens), %zu MiB are free; lower sessions, context or kv-tokens, or "
+        "--device cpu",
+        spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
+        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20);
 }
 
 static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)
