@@ -126,13 +126,13 @@ static void set_free(spc_session *s)
 }
 
 /* There is room: a session begins in a free slot, with the pages that hold the beginning of its
- * prompt and others behind them. */
-static spc_status begin(spc_session *s, spc_error *err)
+ * prompt and others behind them.  On a device that has failed it ends with that. */
+static void begin(spc_session *s)
 {
     spc_engine *engine = s->engine;
     int32_t found = s->source ? 0 : spc_prefix_find(engine, s->token, s->prompt, s->page);
     int32_t held[2];
-    spc_status status;
+    spc_error error;
 
     s->slot = spare_slot(engine);
     engine->slot[s->slot] = s;
@@ -141,14 +141,13 @@ static spc_status begin(spc_session *s, spc_error *err)
     take_pages(s, wanted_pages(s, s->prompt));
     spc_prefix_begin(s, found);
     for (int32_t m = 0; m < 2; m++) held[m] = s->noted[m] * SPC_PAGE_TOKENS;
-    status = map_both(s, held, err);
-    if (status != SPC_OK) {
+    if (map_both(s, held, &error) != SPC_OK) {
         set_free(s);
-        return status;
+        spc_session_fail(s, &error);
+        return;
     }
     s->counters.reused_tokens = held[0] > held[1] ? held[0] : held[1];
     spc_gamma_begin(s);
-    return SPC_OK;
 }
 
 /* ---- the line ---------------------------------------------------------------------------------
@@ -180,11 +179,10 @@ static void leave_line(spc_session *s)
 static void serve_line(spc_engine *engine)
 {
     spc_session *s;
-    spc_error error;
 
     while ((s = engine->slots.first) != NULL && has_room(s, s->token, s->prompt)) {
         leave_line(s);
-        if (begin(s, &error) != SPC_OK) spc_session_fail(s, &error);
+        begin(s);
     }
 }
 
@@ -244,8 +242,11 @@ spc_status spc_slots_take(spc_session *s, spc_error *err)
     while (!has_room(s, prompt, count) && (ended = ended_slot(engine)) >= 0) {
         set_free(engine->slot[ended]);
     }
-    if (!engine->slots.first && has_room(s, prompt, count)) return begin(s, err);
-    join_line(s);
+    if (!engine->slots.first && has_room(s, prompt, count)) {
+        begin(s);
+    } else {
+        join_line(s);
+    }
     return SPC_OK;
 }
 
