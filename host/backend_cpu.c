@@ -264,43 +264,27 @@ static void cpu_rope(spc_runner *r, const spc_op *op, const spc_rows *rows)
     }
 }
 
-/* Floats from a page to the next. */
-static int64_t page_stride(const spc_runner *r)
-{
-    const spc_config *c = &r->plan->config;
-
-    return (int64_t)c->layers * c->kv_heads * SPC_PAGE_TOKENS * c->head_dim;
-}
-
-/* Where a head of a layer begins in a page. */
-static int64_t head_at(const spc_runner *r, int32_t layer, int32_t head)
-{
-    const spc_config *c = &r->plan->config;
-
-    return ((int64_t)layer * c->kv_heads + head) * SPC_PAGE_TOKENS * c->head_dim;
-}
-
-static int32_t *pages_of(const spc_runner *r, const spc_cpu_kv *kv, int32_t slot)
+static int32_t *pages_of(const spc_runner *r, const spc_kv *kv, int32_t slot)
 {
     return kv->table + (int64_t)slot * spc_pages_for(r->limits.context);
 }
 
 /* The keys and values that rows of op->a end with go into a cache. */
-static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, const spc_cpu_kv *kv)
+static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, const spc_kv *kv)
 {
     const spc_config *c = &r->plan->config;
     int32_t width = r->plan->buffer[op->a].dim, dim = c->head_dim;
+    int64_t layer = spc_kv_layer(c), head = layer / c->kv_heads;
 
     for (int32_t i = 0; i < rows->count; i++) {
         const float *value = r->buffer[op->a] + (int64_t)(i + 1) * width - c->kv_heads * dim;
         const float *key = value - c->kv_heads * dim;
         int32_t position = rows->position[i];
-        int64_t page = pages_of(r, kv, rows->slot[i])[position / SPC_PAGE_TOKENS] * page_stride(r) +
-                       position % SPC_PAGE_TOKENS * (int64_t)dim;
+        int32_t page = pages_of(r, kv, rows->slot[i])[position / SPC_PAGE_TOKENS];
+        int64_t at = (page * (int64_t)c->layers + op->layer) * layer +
+                     position % SPC_PAGE_TOKENS * (int64_t)dim;
 
-        for (int32_t h = 0; h < c->kv_heads; h++) {
-            int64_t at = page + head_at(r, op->layer, h);
-
+        for (int32_t h = 0; h < c->kv_heads; h++, at += head) {
             memcpy(kv->key + at, key + h * dim, (size_t)dim * sizeof *key);
             memcpy(kv->value + at, value + h * dim, (size_t)dim * sizeof *value);
         }
@@ -311,7 +295,7 @@ typedef struct {
     spc_runner *runner;
     const spc_op *op;
     const spc_rows *rows;
-    const spc_cpu_kv *kv;
+    const spc_kv *kv;
     bool memory; /* all that is in it, not what lies before the row */
 } attend_job;
 
@@ -338,9 +322,10 @@ static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
     for (int32_t item = from; item < to; item++) {
         int32_t row = item / c->heads, head = item % c->heads;
         int32_t slot = job->rows->slot[row], position = job->rows->position[row];
-        int64_t at = head_at(r, op->layer, head / (c->heads / c->kv_heads));
+        int64_t layer = spc_kv_layer(c);
+        int64_t at = op->layer * layer + head / (c->heads / c->kv_heads) * (layer / c->kv_heads);
         spc_cpu_pages pages = {job->kv->key + at, job->kv->value + at, pages_of(r, job->kv, slot),
-                               page_stride(r), 0};
+                               c->layers * layer, 0};
         int32_t seen = job->memory ? r->source[slot] : position + 1;
 
         if (op->window > 0 && seen > op->window) pages.first = seen - op->window;
@@ -464,14 +449,13 @@ static void cpu_rewind(spc_runner *r, int32_t slot, int32_t length)
 static spc_status cpu_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
                           int32_t length, spc_error *err)
 {
-    int32_t most = spc_pages_for(r->limits.context);
-
     (void)err;
-    assert(slot >= 0 && slot < r->limits.slots && count >= 0 && count <= most);
+    assert(slot >= 0 && slot < r->limits.slots && count >= 0);
+    assert(count <= spc_pages_for(r->limits.context));
     for (int32_t i = 0; i < count; i++)
         assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
     memcpy(pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
-    r->room[slot] = count < most ? count * SPC_PAGE_TOKENS : r->limits.context;
+    r->room[slot] = spc_pages_room(count, r->limits.context);
     assert(length >= 0 && length <= r->room[slot]);
     r->length[slot] = length;
     return SPC_OK;

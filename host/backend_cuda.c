@@ -319,10 +319,10 @@ static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f
 }
 
 /* A layer of the caches, or of the memories. */
-static spc_cuda_pages layer_of(const spc_runner *r, const cuda_kv *kv, int32_t layer)
+static spc_cuda_pages layer_of(const spc_runner *r, const spc_kv *kv, int32_t layer)
 {
     const spc_config *c = &r->plan->config;
-    int64_t elements = (int64_t)c->kv_heads * SPC_PAGE_TOKENS * c->head_dim;
+    int64_t elements = spc_kv_layer(c);
 
     return (spc_cuda_pages){kv->key + layer * elements, kv->value + layer * elements, kv->table,
                             spc_pages_for(r->limits.context), c->layers * elements};
@@ -584,7 +584,7 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
         status = spc_cuda_copy(r->backend, r->cache.table + (int64_t)slot * most, page,
                                (size_t)count * sizeof *page, false, "table of pages", err);
     }
-    r->room[slot] = count < most ? count * SPC_PAGE_TOKENS : r->limits.context;
+    r->room[slot] = spc_pages_room(count, r->limits.context);
     assert(length >= 0 && length <= r->room[slot]);
     r->length[slot] = length;
     r->serial[slot]++;

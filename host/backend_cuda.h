@@ -26,6 +26,7 @@
 #include "backend.h"
 #include "carve.h"
 #include "comm_device.h"
+#include "kv.h"
 
 /* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
@@ -42,13 +43,6 @@ struct spc_backend {
 };
 
 _Static_assert((int)SPC_PAGE_TOKENS == (int)SPC_CUDA_PAGE_TOKENS, "one size of pages");
-
-/* Keys and values of all slots, on the device. */
-typedef struct {
-    float *key;     /* [pages, layers, kv_heads, SPC_PAGE_TOKENS, head_dim] */
-    float *value;   /* the same */
-    int32_t *table; /* [slots, pages of the context] where 16 positions of a slot lie */
-} cuda_kv;
 
 /* What a forward is told of its rows: one array on the host, the same on the device, copied as a
  * whole.  Rows are most_rows long. */
@@ -219,8 +213,8 @@ struct spc_runner {
                                    outputs are bank 1 of a lane */
     int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
     spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
-    cuda_kv cache;
-    cuda_kv memory;             /* of plans with an encoder: a slot's pages are its own */
+    spc_kv cache;
+    spc_kv memory;              /* of plans with an encoder: a slot's pages are its own */
     float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;           /* of attention */
     void *linear_scratch;       /* of linear ops whose columns several blocks share */

@@ -127,18 +127,6 @@ static void lay_out_slices(spc_runner *r, carver *to)
     s->row = carve(to, times(sizeof *s->row, r->plan->ids));
 }
 
-static void lay_out_kv(const spc_runner *r, cuda_kv *kv, carver *to, int64_t pages)
-{
-    const spc_config *c = &r->plan->config;
-    const spc_limits *l = &r->limits;
-    size_t page =
-        times(times(times(SPC_PAGE_TOKENS * sizeof(float), c->layers), c->kv_heads), c->head_dim);
-
-    kv->key = carve(to, times(page, pages));
-    kv->value = carve(to, times(page, pages));
-    kv->table = carve(to, times(times(sizeof *kv->table, l->slots), spc_pages_for(l->context)));
-}
-
 /* The part on the device: once counting, once for real. */
 static size_t lay_out_device(spc_runner *r, char *base)
 {
@@ -164,10 +152,8 @@ static size_t lay_out_device(spc_runner *r, char *base)
         carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), r->width));
     r->ahead_token = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_token);
     r->ahead_stats = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_stats);
-    lay_out_kv(r, &r->cache, &to, spc_limits_pages(l));
-    if (plan->encoder_ops > 0) {
-        lay_out_kv(r, &r->memory, &to, (int64_t)l->slots * spc_pages_for(l->context));
-    }
+    spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
+    if (plan->encoder_ops > 0) spc_kv_lay_out(&r->memory, &to, c, l, spc_kv_own_pages(l));
     for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
         r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
         r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
@@ -301,16 +287,15 @@ static spc_status send_angles(spc_runner *r, spc_error *err)
     return spc_cuda_check(r->backend, code, "rotary angles", err);
 }
 
-/* Each slot has the pages that stand at its place, one behind the other. */
 static spc_status send_tables(spc_runner *r, spc_error *err)
 {
     const spc_limits *l = &r->limits;
-    size_t count = (size_t)l->slots * (size_t)spc_pages_for(l->context);
+    size_t count = (size_t)spc_kv_own_pages(l);
     int32_t *own = malloc(count * sizeof *own);
     spc_status status = SPC_OK;
 
     if (!own) return spc_error_set(err, SPC_ENOMEM, "no memory for the tables of %zu pages", count);
-    for (size_t i = 0; i < count; i++) own[i] = (int32_t)i;
+    spc_kv_own_table(own, l);
     if (l->pages == 0) {
         status = spc_cuda_copy(r->backend, r->cache.table, own, count * sizeof *own, false,
                                "tables of pages", err);

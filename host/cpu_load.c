@@ -23,23 +23,11 @@ static int32_t most_rows(const spc_runner *r)
     return r->plan->encoder_ops > 0 && l->context > l->rows ? l->context : l->rows;
 }
 
-static void lay_out_kv(const spc_runner *r, spc_cpu_kv *kv, carver *to, int64_t pages)
-{
-    const spc_config *c = &r->plan->config;
-    const spc_limits *l = &r->limits;
-    size_t page =
-        times(times(times(SPC_PAGE_TOKENS * sizeof(float), c->layers), c->kv_heads), c->head_dim);
-
-    kv->key = carve(to, times(page, pages));
-    kv->value = carve(to, times(page, pages));
-    kv->table = carve(to, times(times(sizeof *kv->table, l->slots), spc_pages_for(l->context)));
-}
-
 static void lay_out_memory(spc_runner *r, carver *to)
 {
     const spc_limits *l = &r->limits;
 
-    lay_out_kv(r, &r->memory, to, (int64_t)l->slots * spc_pages_for(l->context));
+    spc_kv_lay_out(&r->memory, to, &r->plan->config, l, spc_kv_own_pages(l));
     r->source = carve(to, times(sizeof *r->source, l->slots));
     r->source_slot = carve(to, times(sizeof *r->source_slot, l->context));
     r->source_position = carve(to, times(sizeof *r->source_position, l->context));
@@ -95,7 +83,7 @@ static size_t lay_out(spc_runner *r, char *base)
     r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
-    lay_out_kv(r, &r->cache, &to, spc_limits_pages(l));
+    spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
     r->room = carve(&to, times(sizeof *r->room, l->slots));
     for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
@@ -233,14 +221,6 @@ void spc_cpu_unload(spc_runner *r)
     free(r);
 }
 
-/* Each slot has the pages that stand at its place, one behind the other. */
-static void own_pages(const spc_runner *r, int32_t *table)
-{
-    int32_t count = r->limits.slots * spc_pages_for(r->limits.context);
-
-    for (int32_t i = 0; i < count; i++) table[i] = i;
-}
-
 static void begin_slots(spc_runner *r)
 {
     const spc_limits *l = &r->limits;
@@ -249,9 +229,9 @@ static void begin_slots(spc_runner *r)
         r->length[i] = 0;
         r->room[i] = l->pages > 0 ? 0 : l->context;
     }
-    if (l->pages == 0) own_pages(r, r->cache.table);
+    if (l->pages == 0) spc_kv_own_table(r->cache.table, l);
     if (r->plan->encoder_ops == 0) return;
-    own_pages(r, r->memory.table);
+    spc_kv_own_table(r->memory.table, l);
     for (int32_t i = 0; i < l->slots; i++) r->source[i] = 0;
     for (int32_t i = 0; i < l->context; i++) r->source_position[i] = i;
 }

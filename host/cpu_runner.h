@@ -7,19 +7,13 @@
 #include "backend.h"
 #include "cpu_kernels.h"
 #include "cpu_threads.h"
+#include "kv.h"
 
 struct spc_backend {
     spc_team *team;
     const spc_cpu_kernels *kernels;
     char device[64];
 };
-
-/* Keys and values of all slots. */
-typedef struct {
-    float *key;     /* [pages, layers, kv_heads, SPC_PAGE_TOKENS, head_dim] */
-    float *value;   /* the same */
-    int32_t *table; /* [slots, pages of the context] where 16 positions of a slot lie */
-} spc_cpu_kv;
 
 struct spc_runner {
     spc_backend *backend;
@@ -34,7 +28,7 @@ struct spc_runner {
     float **out;        /* [most_rows] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
-    spc_cpu_kv cache;
+    spc_kv cache;
     int32_t *length;  /* [slots] tokens in the cache */
     int32_t *room;    /* [slots] tokens that a slot's pages take */
     float *cosine[2]; /* [context, head_dim / 2] of rope, and of local_rope where there is one */
@@ -46,7 +40,7 @@ struct spc_runner {
                       each other in the checkpoint; NULL: read where it is mapped */
 
     /* plans with an encoder */
-    spc_cpu_kv memory;        /* a slot's pages are its own */
+    spc_kv memory;            /* a slot's pages are its own */
     int32_t *source;          /* [slots] tokens in the memory */
     int32_t *source_slot;     /* [context] rows of the encoder: one slot, ... */
     int32_t *source_position; /* ... and positions 0, 1, ... */

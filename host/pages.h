@@ -23,6 +23,12 @@ static inline int32_t spc_pages_for(int32_t tokens)
     return tokens / SPC_PAGE_TOKENS + (tokens % SPC_PAGE_TOKENS > 0);
 }
 
+/* Tokens of a context that so many pages take. */
+static inline int32_t spc_pages_room(int32_t pages, int32_t context)
+{
+    return pages < spc_pages_for(context) ? pages * SPC_PAGE_TOKENS : context;
+}
+
 /* Whose part of a page is there. */
 enum { SPC_HELD_VERIFIER = 1, SPC_HELD_DRAFTER = 2 };
 

@@ -248,9 +248,7 @@ void spc_session_close(spc_session *session)
 
 int32_t spc_session_room(const spc_session *s)
 {
-    int32_t context = s->engine->context;
-
-    return s->page_count < spc_pages_for(context) ? s->page_count * SPC_PAGE_TOKENS : context;
+    return spc_pages_room(s->page_count, s->engine->context);
 }
 
 /* How much of the next prompt the caches of a session's slot hold. */

@@ -136,7 +136,7 @@ static spc_status toy_map(spc_runner *r, int32_t slot, const int32_t *page, int3
     (void)err;
     cr_assert_leq(count, most);
     memcpy(r->table + slot * most, page, (size_t)count * sizeof *page);
-    r->room[slot] = count < most ? count * SPC_PAGE_TOKENS : r->pair->context;
+    r->room[slot] = spc_pages_room(count, r->pair->context);
     cr_assert_leq(length, r->room[slot]);
     r->length[slot] = length;
     return SPC_OK;
