@@ -152,8 +152,8 @@ static bool forward(void *user)
 static spc_status open_model(model *m, const char *name, const options *o)
 {
     spc_config config;
-    spc_limits limits = {1,     o->context + ROWS_MAX, ROWS_MAX, ROWS_MAX,
-                         false, SPC_LINEAR_AUTO,       false};
+    spc_limits limits = {
+        .slots = 1, .context = o->context + ROWS_MAX, .rows = ROWS_MAX, .outputs = ROWS_MAX};
     spc_status status = spc_open_bundle(name, &m->bundle, &m->error);
 
     if (status == SPC_OK) status = spc_config_read(m->bundle, &config, &m->error);

@@ -189,13 +189,12 @@ static spc_status tune(state *s, const char *path)
 
 static spc_status open_all(state *s, const options *o)
 {
-    spc_limits limits = {o->batch,
-                         o->context + ROWS_MOST,
-                         o->batch * ROWS_MOST,
-                         o->batch * ROWS_MOST,
-                         o->fast_prefill,
-                         o->row ? SPC_LINEAR_ROW : SPC_LINEAR_AUTO,
-                         false};
+    spc_limits limits = {.slots = o->batch,
+                         .context = o->context + ROWS_MOST,
+                         .rows = o->batch * ROWS_MOST,
+                         .outputs = o->batch * ROWS_MOST,
+                         .library = o->fast_prefill,
+                         .linear = o->row ? SPC_LINEAR_ROW : SPC_LINEAR_AUTO};
     spc_status status =
         spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
 

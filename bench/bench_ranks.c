@@ -101,7 +101,7 @@ static spc_status measure(work *w, spc_runner *runner, timed *t, spc_error *err)
 static spc_status run_rank(work *w)
 {
     timed t = {{&timed_ops, w->comm->rank, w->comm->world}, w->comm, 0, 0};
-    spc_limits limits = {1, 64, ROWS, ROWS, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = 1, .context = 64, .rows = ROWS, .outputs = ROWS};
     spc_model model;
     spc_plan *part = NULL;
     spc_backend *backend = NULL;

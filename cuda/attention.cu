@@ -108,16 +108,15 @@ static __global__ void __launch_bounds__(OPS_THREADS)
         }
     }
 
-    const int64_t cache =
-        a.slot[tile.row] * a.slot_stride + (int64_t)kv_head * a.context * a.head_dim;
+    const int32_t slot = a.slot[tile.row];
 
     for (int32_t first = low; first < high; first += KEYS) {
         const int32_t count = high - first < KEYS ? high - first : KEYS;
-        const float *value = a.value + cache + (int64_t)first * a.head_dim;
 
         __syncthreads(); /* the keys before have been read */
         for (int k = warp; k < count; k += OPS_WARPS) {
-            const float *key = a.key + cache + (int64_t)(first + k) * a.head_dim;
+            const float *key =
+                a.cache.key + page_row(a.cache, slot, kv_head, first + k, a.head_dim);
 
             for (int i = lane; i < a.head_dim; i += OPS_LANES) s.key[k][i] = key[i];
         }
@@ -154,7 +153,9 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             for (int c = 0; c < CHUNKS; c++) mixed[q][c] *= shrink;
         }
         __syncwarp();
-        for (int k = 0; k < count; k++, value += a.head_dim) {
+        for (int k = 0; k < count; k++) {
+            const float *value =
+                a.cache.value + page_row(a.cache, slot, kv_head, first + k, a.head_dim);
 #pragma unroll
             for (int c = 0; c < CHUNKS; c++) {
                 const int i = lane + c * OPS_LANES;
@@ -253,11 +254,12 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
     cudaError_t error;
     int64_t blocks;
 
-    if (!a->query || !a->key || !a->value || !a->slot || !a->position || !a->seen || !a->tile ||
-        !a->out || !a->workspace || a->rows < 1 || a->tiles < 1 || a->kv_heads < 1 ||
-        a->heads < a->kv_heads || a->heads % a->kv_heads != 0 || a->head_dim < 1 ||
-        a->head_dim > SPC_ATTEND_HEAD_DIM || a->width < (int64_t)a->heads * a->head_dim ||
-        a->most_seen < 1 || a->most_seen > a->context) {
+    if (!a->query || !a->cache.key || !a->cache.value || !a->cache.table || !a->slot ||
+        !a->position || !a->seen || !a->tile || !a->out || !a->workspace || a->rows < 1 ||
+        a->tiles < 1 || a->kv_heads < 1 || a->heads < a->kv_heads || a->heads % a->kv_heads != 0 ||
+        a->head_dim < 1 || a->head_dim > SPC_ATTEND_HEAD_DIM ||
+        a->width < (int64_t)a->heads * a->head_dim || a->most_seen < 1 ||
+        a->most_seen > a->context) {
         return cudaErrorInvalidValue;
     }
     w.parts = (a->most_seen + w.keys - 1) / w.keys;

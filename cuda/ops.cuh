@@ -286,4 +286,15 @@ static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &a
 #endif
 }
 
+/* Where the row of a position begins in the cache, keys and values alike. */
+static __device__ __forceinline__ int64_t page_row(const spc_cuda_pages &cache, int32_t slot,
+                                                   int32_t kv_head, int32_t position,
+                                                   int32_t head_dim)
+{
+    const int64_t page = cache.table[(int64_t)slot * cache.width + position / SPC_CUDA_PAGE_TOKENS];
+
+    return page * cache.stride +
+           ((int64_t)kv_head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS) * head_dim;
+}
+
 #endif

@@ -143,6 +143,17 @@ typedef struct {
 
 cudaError_t spc_cuda_glu(const spc_glu_args *args, cudaStream_t stream);
 
+enum { SPC_CUDA_PAGE_TOKENS = 16 };
+
+/* Keys and values of one layer, in pages of SPC_CUDA_PAGE_TOKENS positions. */
+typedef struct {
+    float *key;           /* [kv_heads, SPC_CUDA_PAGE_TOKENS, head_dim] of page 0 */
+    float *value;         /* the same */
+    const int32_t *table; /* [slots, width] the pages of a slot's positions */
+    int32_t width;
+    int64_t stride; /* elements from a page to the next */
+} spc_cuda_pages;
+
 /* What happens to queries, keys and values before attention, each part where its pointers are:
  * norm of every head of queries and keys, rotation by position, keys and values into the cache. */
 typedef struct {
@@ -151,13 +162,11 @@ typedef struct {
     const float *key_weight;   /* the same */
     const float *cosine;       /* [context, head_dim / 2]; NULL: no rotation */
     const float *sine;         /* the same */
-    float *key;                /* [kv_heads, context, head_dim] of slot 0; NULL: no cache */
-    float *value;              /* the same */
+    spc_cuda_pages cache;      /* key NULL: none */
     const int32_t *slot;       /* [rows] */
     const int32_t *position;   /* [rows] */
-    int64_t slot_stride;       /* elements from a slot's keys to the next slot's */
     float eps;
-    int32_t rows, width, heads, kv_heads, head_dim, context;
+    int32_t rows, width, heads, kv_heads, head_dim;
 } spc_rope_args;
 
 cudaError_t spc_cuda_rope(const spc_rope_args *args, cudaStream_t stream);
@@ -169,9 +178,8 @@ typedef struct {
 
 /* Attention of every row over keys 0 .. seen - 1 of its slot, or the last `window` of them. */
 typedef struct {
-    const float *query;      /* [rows, width], queries [heads, head_dim] first */
-    const float *key;        /* [kv_heads, context, head_dim] of slot 0 */
-    const float *value;      /* the same */
+    const float *query; /* [rows, width], queries [heads, head_dim] first */
+    spc_cuda_pages cache;
     const float *bias;       /* [heads, 2 context - 1] by key - position + context - 1, or NULL */
     const int32_t *slot;     /* [rows] */
     const int32_t *position; /* [rows] */
@@ -179,7 +187,6 @@ typedef struct {
     const spc_attend_tile *tile; /* [tiles] that cover the rows; see spc_cuda_attend_tile_rows */
     float *out;                  /* [rows, heads * head_dim] */
     float *workspace;            /* spc_cuda_attend_workspace floats */
-    int64_t slot_stride;         /* elements from a slot's keys to the next slot's */
     float scale;                 /* of scores */
     float cap;                   /* scores become cap tanh(score / cap); 0: they do not */
     int32_t rows, tiles, width, heads, kv_heads, head_dim, context;

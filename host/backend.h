@@ -15,6 +15,7 @@
 #include "weights/bundle.h"
 
 #include "kernels.h"
+#include "pages.h"
 #include "plan.h"
 
 #include <spc/spc.h>
@@ -33,15 +34,24 @@ typedef enum {
 /* How much a runner must be able to hold; fixed at load. */
 typedef struct {
     int32_t slots;   /* sequences whose KV cache exists at once */
-    int32_t context; /* tokens per slot */
+    int32_t context; /* tokens per slot, at most */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
     bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
                      a row's last bits then depend on how many run together, which they otherwise
                      never do */
     spc_linear_kernels linear;
-    bool plain; /* GPU: launch by launch, nothing recorded; to find faults */
+    bool plain;    /* GPU: launch by launch, nothing recorded; to find faults */
+    int32_t pages; /* of KV entries, for all slots together: a slot has none until `map`.  0: as
+                      many as all slots can fill, and each has its own until `map` */
 } spc_limits;
+
+/* Pages of KV entries that a runner reserves. */
+static inline int64_t spc_limits_pages(const spc_limits *limits)
+{
+    if (limits->pages > 0) return limits->pages;
+    return (int64_t)limits->slots * spc_pages_for(limits->context);
+}
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
  * there, then it attends to positions 0 .. position[r].  The rows of one slot are consecutive, in
@@ -127,7 +137,8 @@ typedef struct {
      * KV length must be 0, and forward takes no row of a slot that has not been encoded. */
     spc_status (*encode)(spc_runner *runner, int32_t slot, const int32_t *token, int32_t count,
                          spc_error *err);
-    /* Run rows; leave the logits rows asked for.  Advances the KV length of each slot.  A row's
+    /* Run rows, of positions that their slots have pages for; leave the logits rows asked for.
+     * Advances the KV length of each slot.  A row's
      * result depends on its own slot alone: not on its neighbours, their number or their order. */
     spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);
     /* Logits row, [vocab] float32 on the host, valid until the next forward that writes it. */
@@ -137,11 +148,13 @@ typedef struct {
     /* Forget KV entries at and after length (<= the present one): sets a counter, copies nothing.
      */
     void (*rewind)(spc_runner *runner, int32_t slot, int32_t length);
-    /* Copy the KV entries of the first `length` tokens of a slot, as many as it holds or fewer,
-     * into another slot, which then holds these and no others: what running the tokens there would
-     * leave, to the bit.  Plans without an encoder.  NULL: slots cannot be copied. */
-    spc_status (*copy_prefix)(spc_runner *runner, int32_t from, int32_t to, int32_t length,
-                              spc_error *err);
+    /* Give a slot pages: the KV entries of its positions 16 i .. 16 i + 15 lie in page[i] from now
+     * on, and it can hold no more than [count] pages take.  The first `length` of them are there,
+     * run by this slot or another in these very pages: the slot holds these and no others.  Slots
+     * may have pages in common, as far as their tokens are the same: what one of them writes there
+     * is what the others have, to the bit.  An encoder's memory has pages of its own. */
+    spc_status (*map)(spc_runner *runner, int32_t slot, const int32_t *page, int32_t count,
+                      int32_t length, spc_error *err);
 
     /* Draw draft i of every lane that has drafts > i from the drafter's row i: writes
      * lane->draft[i], -1 when the row is bad, and lane->stats[i]. */

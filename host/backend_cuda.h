@@ -27,6 +27,7 @@
 #include "backend.h"
 #include "carve.h"
 #include "comm_device.h"
+#include "kv.h"
 
 /* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
@@ -42,6 +43,8 @@ struct spc_backend {
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
+
+_Static_assert((int)SPC_PAGE_TOKENS == (int)SPC_CUDA_PAGE_TOKENS, "one size of pages");
 
 /* What a forward is told of its rows: one array on the host, the same on the device, copied as a
  * whole.  Rows are most_rows long. */
@@ -190,6 +193,7 @@ struct spc_runner {
     float **vector;          /* [weights] on the device, as the CPU backend has them */
     float **buffer;          /* [buffers] on the device, each [most_rows, dim] */
     int32_t *length;         /* [slots] tokens in the cache */
+    int32_t *room;           /* [slots] tokens that a slot's pages take */
     int32_t *source;         /* [slots] tokens in the memory of an encoder */
     int32_t *encoder_slot, *encoder_position; /* [context] rows of an encoder */
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
@@ -204,20 +208,20 @@ struct spc_runner {
     void *whole_host;                     /* pinned; whole_bytes long */
 
     /* on the device */
-    void *weights;                    /* matrices */
-    void *arena;                      /* everything below lies in it, vectors and buffers too */
-    float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
-                                         outputs are bank 1 of a lane */
-    int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
-    spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
-    float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
-    float *memory_key, *memory_value; /* the same, of plans with an encoder */
-    float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
-    float *workspace;                 /* of attention */
-    void *linear_scratch;             /* of linear ops whose columns several blocks share */
-    void *linear_wide;                /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
-    void *verify_workspace;           /* of drawing and verification, verify_bytes long */
+    void *weights;              /* matrices */
+    void *arena;                /* everything below lies in it, vectors and buffers too */
+    float *wanted;              /* [outputs, dim] */
+    float *logits;              /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
+                                   outputs are bank 1 of a lane */
+    int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
+    spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
+    spc_kv cache;
+    spc_kv memory;              /* of plans with an encoder: a slot's pages are its own */
+    float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
+    float *workspace;           /* of attention */
+    void *linear_scratch;       /* of linear ops whose columns several blocks share */
+    void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
+    void *verify_workspace;     /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
     spc_cuda_gemm gemm;

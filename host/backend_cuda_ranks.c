@@ -20,18 +20,18 @@ static const spc_backend_ops *const cuda = &spc_backend_cuda_rank;
 
 /* What all ranks do at once. */
 typedef struct {
-    enum { OPEN, CLOSE, LOAD, UNLOAD, FORWARD, ENCODE, GATHER, DRAW, VERIFY } kind;
+    enum { OPEN, CLOSE, LOAD, UNLOAD, FORWARD, ENCODE, MAP, GATHER, DRAW, VERIFY } kind;
     spc_backend *group;
     spc_runner *runner;        /* all but OPEN and CLOSE; verify: the verifier */
     const spc_plan *plan;      /* load */
     const spc_bundle *weights; /* load */
     const spc_limits *limits;  /* load */
     const spc_rows *rows;      /* forward */
-    int32_t slot;              /* encode */
-    const int32_t *token;      /* encode: [count] */
+    int32_t slot;              /* encode, map */
+    const int32_t *token;      /* encode, and of map the pages: [count] */
     const spc_runner *drafter; /* verify; may be NULL */
     const spc_lane *lanes;     /* draw, verify: [count] */
-    int32_t count, draft;      /* draw: which; gather: rows, the first */
+    int32_t count, draft;      /* draw: which; gather: rows, the first; map: pages, length */
     spc_verdict *out;          /* verify: [count] of rank 0 */
 } job;
 
@@ -117,6 +117,7 @@ static spc_status run_job(job *j, int32_t rank, spc_error *err)
     case UNLOAD: cuda->unload(*r); return SPC_OK;
     case FORWARD: return cuda->forward(*r, j->rows, err);
     case ENCODE: return cuda->encode(*r, j->slot, j->token, j->count, err);
+    case MAP: return cuda->map(*r, j->slot, j->token, j->count, j->draft, err);
     case DRAW: return cuda->draw(*r, own_lanes(j, rank), j->count, j->draft, err);
     case GATHER: return cuda->gather(*r, j->draft, j->count, err);
     default: break;
@@ -393,6 +394,19 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
     for (int32_t k = 0; k < r->group->world; k++) cuda->rewind(r->rank[k], slot, length);
 }
 
+static spc_status ranks_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
+{
+    return run_all((job){.kind = MAP,
+                         .group = r->group,
+                         .runner = r,
+                         .slot = slot,
+                         .token = page,
+                         .count = count,
+                         .draft = length},
+                   err);
+}
+
 /* From whole rows the first rank draws for all. */
 static spc_status ranks_draw(spc_runner *r, const spc_lane *lanes, int32_t count, int32_t i,
                              spc_error *err)
@@ -452,6 +466,7 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
+    .map = ranks_map,
     .draw = ranks_draw,
     .verify = ranks_verify,
     .gather = ranks_gather,

@@ -145,10 +145,10 @@ static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
     return a->count < w->lane.drafts ? a->count : w->lane.drafts;
 }
 
-/* How many drafts of the next round this one draws: what fits into the context. */
+/* How many drafts of the next round this one draws: what the pages have room for. */
 static int32_t ahead_drafts(const whole_round *r, const spc_whole *w)
 {
-    int32_t room = r->drafter ? r->drafter->limits.context - w->length - w->lane.drafts : 0;
+    int32_t room = r->drafter ? r->drafter->room[w->slot] - w->length - w->lane.drafts : 0;
     int32_t ahead = w->ahead < CUDA_LANE_DRAFTS ? w->ahead : CUDA_LANE_DRAFTS;
 
     if (!w->unscored || w->lane.drafts == 0 || w->lane.salt != 0 || room < 0) return 0;

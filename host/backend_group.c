@@ -241,6 +241,18 @@ static void group_rewind(spc_runner *r, int32_t slot, int32_t length)
     (void)pthread_mutex_unlock(&r->backend->lock);
 }
 
+static spc_status group_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
+{
+    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_MAP,
+                                          .runner = r,
+                                          .slot = slot,
+                                          .token = page,
+                                          .count = count,
+                                          .draft = length},
+                         err);
+}
+
 static spc_status group_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                              spc_error *err)
 {
@@ -276,6 +288,7 @@ const spc_backend_ops spc_backend_group = {
     .logits = group_logits,
     .length = group_length,
     .rewind = group_rewind,
+    .map = group_map,
     .draw = group_draw,
     .verify = group_verify,
     .gather = group_gather,

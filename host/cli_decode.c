@@ -119,6 +119,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.drafter = strcmp(decode->drafter, "none") == 0 ? NULL : decode->drafter;
     o.sessions = sessions;
     o.context = decode->context;
+    o.kv_tokens = decode->kv_tokens;
     o.prefill_rows = decode->prefill_rows;
     o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;

@@ -14,7 +14,7 @@
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *isa, *points, *weights, *kernels;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
-    int32_t prefill_rows;
+    int32_t kv_tokens, prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;

@@ -20,7 +20,7 @@
 
 typedef struct {
     const char *device, *weights;
-    int32_t context, batch;
+    int32_t context, batch, kv_tokens;
     bool plan, json;
 } info_args;
 
@@ -29,6 +29,8 @@ static const spc_cli_option info_options[] = {
      SPC_CLI_INT, offsetof(info_args, context), 0, INT32_MAX},
     {"batch", "N", "sequences decoded together to plan memory for", SPC_CLI_INT,
      offsetof(info_args, batch), 1, SPC_SESSIONS_MAX},
+    {"kv-tokens", "N", "tokens that their KV caches hold together; 0: the context for each",
+     SPC_CLI_INT, offsetof(info_args, kv_tokens), 0, INT32_MAX},
     {"device", "NAME",
      "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
      "unless given",
@@ -88,11 +90,19 @@ static void count_dtypes(const spc_bundle *bundle, dtype_use *use)
     }
 }
 
+static spc_limits limits_of(const info_args *a, const model_info *m)
+{
+    spc_limits limits = spc_engine_limits(a->batch, m->context);
+
+    limits.pages = a->kv_tokens / SPC_PAGE_TOKENS;
+    return limits;
+}
+
 /* The plan for one more device, which is closed. */
 static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, const info_args *a,
                               model_info *m, spc_error *err)
 {
-    spc_limits limits = spc_engine_limits(a->batch, m->context);
+    spc_limits limits = limits_of(a, m);
     memory_use *out = &m->memory[m->devices++];
     size_t all = ops->memory(backend, m->model.plan, &limits);
 
@@ -109,7 +119,7 @@ static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, 
                              "counted: lower --batch or --context",
                              (int)a->batch, (int)m->context);
     }
-    out->kv = spc_plan_kv_bytes(m->model.plan, m->context) * (uint64_t)a->batch;
+    out->kv = spc_engine_kv_bytes(m->model.plan, &limits);
     out->workspace = all - out->kv;
     return SPC_OK;
 }
@@ -140,7 +150,9 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
                              "found %d",
                              (int)c->context_most, (int)m->context);
     }
-    return plan_devices(a, m, err);
+    spc_status status = spc_check_kv_tokens(a->kv_tokens, err);
+
+    return status == SPC_OK ? plan_devices(a, m, err) : status;
 }
 
 /* What there is to tell of text.  A tokenizer or a template that cannot be used is told of: the
@@ -211,6 +223,15 @@ static void print_text(const model_info *m)
     spc_cli_print("%-18s%s\n", "chat template", m->chat ? m->chat : "none that is known");
 }
 
+static void print_kv(const info_args *a, const model_info *m, uint64_t bytes)
+{
+    spc_limits limits = limits_of(a, m);
+    char size[SPC_CLI_SIZE_BYTES];
+
+    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %" PRId64 " pages of %d tokens)\n", "KV cache",
+                  spc_cli_size(bytes, size), bytes, spc_limits_pages(&limits), SPC_PAGE_TOKENS);
+}
+
 static void print_memory(const info_args *a, const model_info *m)
 {
     for (int32_t i = 0; i < m->devices; i++) {
@@ -223,7 +244,7 @@ static void print_memory(const info_args *a, const model_info *m)
             continue;
         }
         print_size("weights", use->weights);
-        print_size("KV cache", use->kv);
+        print_kv(a, m, use->kv);
         print_size("workspace", use->workspace);
         print_size("together", use->weights + use->kv + use->workspace);
         if (use->room > 0) print_size("free", use->room);
@@ -296,8 +317,10 @@ static json_t *dtypes_json(const model_info *m)
 
 static json_t *memory_json(const info_args *a, const model_info *m)
 {
-    json_t *object = json_pack("{s:i, s:i, s:[]}", "batch", (int)a->batch, "context",
-                               (int)m->context, "devices");
+    spc_limits limits = limits_of(a, m);
+    json_t *object = json_pack(
+        "{s:i, s:i, s:I, s:[]}", "batch", (int)a->batch, "context", (int)m->context, "kv_tokens",
+        (json_int_t)(spc_limits_pages(&limits) * SPC_PAGE_TOKENS), "devices");
     json_t *array = json_object_get(object, "devices");
 
     for (int32_t i = 0; i < m->devices; i++) {

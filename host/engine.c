@@ -140,7 +140,7 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
         ", each with %d sessions of %d tokens), found %" PRIu64
-        " MiB free; lower sessions or context, take a smaller model, or --device "
+        " MiB free; lower sessions, context or kv-tokens, take a smaller model, or --device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
         drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20);
@@ -203,11 +203,34 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 {
     int32_t round = sessions * SPC_LANE_ROWS;
-    spc_limits limits = {sessions, context, round > CHUNK_ROWS ? round : CHUNK_ROWS,
-                         round,    false,   SPC_LINEAR_AUTO,
-                         false};
 
-    return limits;
+    return (spc_limits){.slots = sessions,
+                        .context = context,
+                        .rows = round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                        .outputs = round};
+}
+
+spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err)
+{
+    if (tokens == 0 || tokens >= SPC_PAGE_TOKENS) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "kv-tokens: expected 0 (the context for every session) or %d and more, "
+                         "found %d",
+                         SPC_PAGE_TOKENS, (int)tokens);
+}
+
+uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits)
+{
+    spc_limits full = *limits;
+    uint64_t page, memory = 0;
+
+    full.pages = 0;
+    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS);
+    if (plan->encoder_ops > 0) { /* which it counts as much for */
+        page /= 2;
+        memory = (uint64_t)spc_limits_pages(&full);
+    }
+    return page * ((uint64_t)spc_limits_pages(limits) + memory);
 }
 
 /* Arrays of a step; sizes follow from the number of sessions. */
@@ -216,7 +239,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     spc_scratch *s = &engine->scratch;
     size_t sessions = (size_t)engine->sessions;
 
-    s->rows = spc_engine_limits(engine->sessions, engine->context).rows;
+    s->rows = engine->limits.rows;
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
@@ -224,7 +247,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        spc_slots_reserve(engine) != SPC_OK || spc_prefix_reserve(engine) != SPC_OK) {
+        spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -300,7 +323,7 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
                              "threads: expected 0 (one per core) or more, found %d",
                              (int)o->threads);
     }
-    return SPC_OK;
+    return spc_check_kv_tokens(o->kv_tokens, err);
 }
 
 /* Ranks that are asked for: by their number, or by a list of devices. */
@@ -442,10 +465,10 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     status = open_device(engine, options, err);
     if (status != SPC_OK) goto fail;
 
-    spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
-
-    limits.library = options->fast_prefill;
-    limits.plain = engine->composed = options->plain_launches;
+    engine->limits = spc_engine_limits(engine->sessions, engine->context);
+    engine->limits.library = options->fast_prefill;
+    engine->limits.plain = engine->composed = options->plain_launches;
+    engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
     engine->overlap.mode = options->overlap;
     status = check_gpu_options(engine, options, err);
     if (status == SPC_OK) {
@@ -456,12 +479,12 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     if (status == SPC_OK && engine->drafter.plan) {
         status = spc_change_weights(&engine->drafter, options->weights, err);
     }
-    if (status == SPC_OK) status = check_room(engine, &limits, err);
+    if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
-    status = load_model(engine, &engine->verifier, &limits, err);
+    status = load_model(engine, &engine->verifier, &engine->limits, err);
     if (status == SPC_OK && engine->drafter.plan) {
-        status = load_model(engine, &engine->drafter, &limits, err);
+        status = load_model(engine, &engine->drafter, &engine->limits, err);
     }
     if (status == SPC_OK) status = reserve(engine, err);
     if (status == SPC_OK && grouped(options) && engine->rank == 0) {
@@ -469,7 +492,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     }
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
-    engine->prefix.off = options->no_prefix_reuse || spc_engine_encodes(engine);
+    engine->prefix_off = options->no_prefix_reuse || spc_engine_encodes(engine);
     engine->log = options->log;
     engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
@@ -519,7 +542,8 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     engine->vocab = vocab;
     engine->context = context;
     engine->sessions = sessions;
-    engine->prefix.off = true;
+    engine->limits = spc_engine_limits(sessions, context);
+    engine->prefix_off = true;
     status = reserve(engine, err);
     if (status != SPC_OK) {
         spc_engine_close(engine);
@@ -533,7 +557,6 @@ void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
     spc_slots_release(engine);
-    spc_prefix_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.whole);
@@ -660,20 +683,17 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
     spc_status status = check_ids(engine, "", ids, count, err);
-    int32_t slot, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
+    int32_t slot, chunk = engine->limits.outputs;
 
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
-    slot = spc_slots_spare(engine);
-    if (slot < 0) {
+    status = spc_slots_lend(engine, count, &slot, err);
+    if (status != SPC_OK) {
         pthread_mutex_unlock(&engine->lock);
-        return spc_error_set(err, SPC_EFULL, "no free session: all %d are open; close one",
-                             (int)engine->sessions);
+        return status;
     }
-    engine->ops->rewind(engine->verifier.runner, slot, 0);
-    spc_prefix_cut(engine, slot, 0);
     if (source_count > 0) {
         status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
     }
@@ -682,7 +702,7 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
 
         status = logits_chunk(engine, slot, ids, from, to, logits, err);
     }
-    engine->ops->rewind(engine->verifier.runner, slot, 0);
+    spc_slots_return(engine, count, slot);
     pthread_mutex_unlock(&engine->lock);
     return status;
 }

@@ -71,11 +71,13 @@ struct spc_engine {
     int32_t vocab;
     int32_t context;
     int32_t sessions;
+    spc_limits limits;  /* of its runners */
     spc_comm *joined;   /* of several processes, until the backend has it; NULL: none */
     int32_t rank;       /* among them */
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_slots slots;
-    spc_prefix prefix;
+    spc_pages pages; /* of the caches of both models */
+    bool prefix_off; /* spc_engine_options.no_prefix_reuse, or an encoder */
     spc_scratch scratch;
     spc_fill fill;
     int32_t prefill_rows; /* of prompts, beside running sequences in one step */
@@ -132,6 +134,12 @@ spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
+
+/* SPC_EUSAGE: spc_engine_options.kv_tokens is out of range. */
+spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err);
+
+/* Bytes of KV caches and of encoder memories that a runner reserves. */
+uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits);
 
 /* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
  * Takes over backend and runners, also when it fails; drafter may be NULL. */

@@ -52,11 +52,11 @@ typedef struct {
     spc_runner *runner;
     spc_runner *drafter;   /* VERIFY; NULL: none */
     const spc_rows *rows;  /* FORWARD */
-    int32_t slot;          /* ENCODE */
-    const int32_t *token;  /* ENCODE: [count] */
+    int32_t slot;          /* ENCODE, MAP */
+    const int32_t *token;  /* ENCODE, and of MAP the pages: [count] */
     const spc_lane *lanes; /* DRAW, VERIFY: [count] */
     int32_t count;
-    int32_t draft;    /* DRAW which, GATHER first row */
+    int32_t draft;    /* DRAW which, GATHER first row, MAP length */
     spc_verdict *out; /* VERIFY: [count] */
 } spc_group_job;
 

@@ -112,7 +112,7 @@ static const char *difference(const model_record *a, const model_record *b)
     if (a->plan != b->plan) return "another architecture or configuration";
     if (a->weights != b->weights) return "other weights";
     if (memcmp(&a->limits, &b->limits, sizeof a->limits) != 0) {
-        return "another number of sessions or tokens of context";
+        return "another number of sessions, of tokens of context or of KV caches";
     }
     if (a->alone != b->alone) return "another drafter-tp";
     return NULL;
@@ -131,6 +131,7 @@ spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundl
     own->limits.context = limits->context;
     own->limits.rows = limits->rows;
     own->limits.outputs = limits->outputs;
+    own->limits.pages = limits->pages;
     own->alone = plan->alone;
     (void)snprintf(own->unit, sizeof own->unit, "%s", unit);
     status = gather(comm, record, sizeof *record, err);

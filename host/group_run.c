@@ -102,6 +102,8 @@ static spc_status run_job(const spc_group_job *j, spc_error *err)
     switch (j->kind) {
     case SPC_COMMAND_FORWARD: return ops->forward(j->runner->own, j->rows, err);
     case SPC_COMMAND_ENCODE: return ops->encode(j->runner->own, j->slot, j->token, j->count, err);
+    case SPC_COMMAND_MAP:
+        return ops->map(j->runner->own, j->slot, j->token, j->count, j->draft, err);
     case SPC_COMMAND_DRAW: return draw(j, err);
     case SPC_COMMAND_VERIFY: return verify(j, err);
     case SPC_COMMAND_GATHER: return gather_rows(j, err);
@@ -220,7 +222,8 @@ static void write_payload(spc_desk *desk, const spc_group_job *j)
 {
     switch (j->kind) {
     case SPC_COMMAND_FORWARD: spc_desk_put_rows(desk, j->rows); break;
-    case SPC_COMMAND_ENCODE: spc_desk_put_tokens(desk, j->token, j->count); break;
+    case SPC_COMMAND_ENCODE:
+    case SPC_COMMAND_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
     case SPC_COMMAND_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
     case SPC_COMMAND_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
     default: break;

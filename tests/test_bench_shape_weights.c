@@ -34,7 +34,7 @@ static spc_bundle *open_plan(spc_plan **plan)
 static void expect_numbers(const spc_plan *plan, const spc_bundle *bundle, const char *name)
 {
     static const int32_t slot[2] = {0}, token[] = {3, 60}, position[] = {0, 1}, output[] = {0, 1};
-    static const spc_limits limits = {1, 8, 2, 2, false, SPC_LINEAR_AUTO, false};
+    static const spc_limits limits = {.slots = 1, .context = 8, .rows = 2, .outputs = 2};
     spc_rows rows = {2, slot, token, position, output};
     spc_backend *backend;
     spc_runner *runner;

@@ -41,7 +41,8 @@ typedef struct {
 static run run_model(const spc_backend_ops *ops, const tiny_model *model, spc_linear_kernels linear,
                      int32_t chunk)
 {
-    spc_limits limits = {1, 40, COUNT, COUNT, false, linear, false};
+    spc_limits limits = {
+        .slots = 1, .context = 40, .rows = COUNT, .outputs = COUNT, .linear = linear};
     int32_t slot[COUNT] = {0}, id[COUNT], position[COUNT], output[COUNT];
     size_t row = (size_t)model->plan->ids * sizeof(float);
     run out = {malloc(COUNT * row), 0};

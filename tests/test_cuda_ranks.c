@@ -281,7 +281,7 @@ static spc_status give_comm(void *user, spc_device_comm **out, spc_error *err)
 /* Two rounds of one draft over the same rows. */
 static spc_status run_rounds(process *p, spc_backend *backend, spc_runner **runner, spc_error *err)
 {
-    static const spc_limits limits = {1, WIDE_CONTEXT, 2, 2, false, SPC_LINEAR_AUTO, false};
+    static const spc_limits limits = {.slots = 1, .context = WIDE_CONTEXT, .rows = 2, .outputs = 2};
     int32_t slot[] = {0, 0}, token[] = {17, 4100}, position[] = {0, 1}, output[] = {0, 1};
     spc_rows rows = {2, slot, token, position, output};
     spc_row_params params = {.rule = {.kind = SPC_RULE_STRICT}, .sampling = {1, 0, 1, 0}};
@@ -392,7 +392,7 @@ Test(cuda_ranks, a_plan_that_cannot_be_cut_is_refused_with_what_can)
         " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
         " \"intermediate_size\": 8, \"max_position_embeddings\": 16}",
         1, 1);
-    spc_limits limits = {1, 16, 1, 1, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = 1, .context = 16, .rows = 1, .outputs = 1};
     spc_backend *backend;
     spc_runner *runner;
     spc_error error;
@@ -459,7 +459,7 @@ static int32_t calls_of(int32_t rank, const char *name, size_t *most)
 
 Test(cuda_ranks, ranks_take_what_memory_says_and_each_weight_once)
 {
-    static const spc_limits limits = {1, WIDE_CONTEXT, 4, 4, false, SPC_LINEAR_AUTO, false};
+    static const spc_limits limits = {.slots = 1, .context = WIDE_CONTEXT, .rows = 4, .outputs = 4};
     tiny_model model = tiny_open(wide, 7, 1);
     spc_backend_ops ops = ops_of(2, SHARED);
     size_t memory, weights = (size_t)spc_bundle_bytes(model.bundle);

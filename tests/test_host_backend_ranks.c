@@ -131,7 +131,7 @@ static float *run_wide(tiny_model *m, const spc_backend_ops *ops, spc_backend *b
     enum { COUNT = sizeof token / sizeof *token };
     int32_t slot[COUNT] = {0}, position[COUNT], output[COUNT];
     spc_rows rows = {COUNT, slot, token, position, output};
-    spc_limits limits = {1, WIDE_CONTEXT, COUNT, COUNT, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = 1, .context = WIDE_CONTEXT, .rows = COUNT, .outputs = COUNT};
     size_t ids = (size_t)m->plan->ids;
     float *all = malloc(COUNT * ids * sizeof *all);
     spc_runner *runner;
@@ -249,7 +249,7 @@ Test(host_backend_ranks, parts_hold_every_weight_once_and_sum_twice_a_layer)
 Test(host_backend_ranks, a_number_of_ranks_that_does_not_divide_is_refused_with_those_that_do)
 {
     tiny_model m = tiny_open(wide_llama, 7, 1);
-    spc_limits limits = {1, WIDE_CONTEXT, 1, 1, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = 1, .context = WIDE_CONTEXT, .rows = 1, .outputs = 1};
     spc_backend *backend;
     spc_runner *runner;
     spc_error error;
@@ -272,7 +272,7 @@ Test(host_backend_ranks, a_number_of_ranks_that_does_not_divide_is_refused_with_
 Test(host_backend_ranks, a_part_whose_group_has_ended_fails_with_the_reason)
 {
     tiny_model m = tiny_open(wide_llama, 7, 1);
-    spc_limits limits = {1, WIDE_CONTEXT, 1, 1, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = 1, .context = WIDE_CONTEXT, .rows = 1, .outputs = 1};
     int32_t zero = 0;
     spc_rows rows = {1, &zero, &zero, &zero, &zero};
     spc_comm *comm[2];

@@ -32,7 +32,7 @@ static side side_of(spc_backend *backend, int32_t vocab, uint64_t seed, bool alo
     static const int32_t position[ROWS] = {0, 1, 2, 3, 0, 1, 2, 3};
     static const int32_t output[ROWS] = {0, 1, 2, 3, 4, 5, 6, 7};
     spc_rows rows = {ROWS, slot, token, position, output};
-    spc_limits limits = {LANES, 16, ROWS, ROWS, false, SPC_LINEAR_AUTO, false};
+    spc_limits limits = {.slots = LANES, .context = 16, .rows = ROWS, .outputs = ROWS};
     side s = {.rows = malloc(sizeof(float) * ROWS * IDS)};
     char config[512];
     spc_error err;

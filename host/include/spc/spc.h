@@ -84,9 +84,16 @@ typedef struct {
 typedef struct {
     const char *verifier;     /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;      /* the same for the drafter; NULL: none, verifier-only decoding */
-    int32_t sessions;         /* sessions that may be open at once, >= 1; each takes KV memory */
+    int32_t sessions;         /* sessions that may run at once, >= 1 */
     int32_t context;          /* tokens per session, prompt included; 0: what both models allow.
                                  With an encoder: of the prompt and of the continuation, each */
+    int32_t kv_tokens;        /* tokens that the KV caches of each model hold, of all sessions
+                                 together; 0: as many as all sessions can fill.  They are given out
+                                 in pages of 16: a session that begins reserves as many as its
+                                 prompt and max_tokens may come to, and shares those of a beginning
+                                 that another has.  With fewer, many short sessions run in the
+                                 memory of few long ones; who finds too few waits (session option
+                                 wait) */
     int32_t prefill_rows;     /* rows of a prompt that a step takes along beside sequences that run
                                  already, which then do not wait for all of it; 0: 64.  Fewer: they
                                  go on more evenly, and the prompt begins later.  Tokens are the
@@ -134,8 +141,9 @@ typedef struct {
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* GPU only, but for AUTO and OFF */
     bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
-                                 with another session's text, open or closed, is taken over from its
-                                 caches in pages of 16 tokens, of both models; tokens are the same.
+                                 with another session's text, open or closed, is shared with it in
+                                 pages of 16 tokens of the KV caches of both models; tokens are the
+                                 same.
                                  Not for models with an encoder */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
@@ -215,7 +223,7 @@ SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *id
                                      bool skip_special, char **text, size_t *bytes, spc_error *err);
 
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
- * free session slot (SPC_EFULL when there is none).
+ * free session slot and KV caches for `count` tokens (SPC_EFULL when there are none).
  *
  * source   [source_count] what the encoder reads, 1 to context of them; NULL and 0 for models
  *          without one, else SPC_EINPUT
@@ -278,7 +286,8 @@ typedef struct {
     spc_verify_mode verify;
     spc_bonus_mode bonus;
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
-    bool wait;               /* where all of the engine's sessions run: wait for one to end */
+    bool wait;               /* where all of the engine's sessions run, or hold too much of the KV
+                                caches: wait for one to end */
     bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
@@ -304,8 +313,9 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
  * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
- * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session (without wait), prompt
- * too long */
+ * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session or
+ * no room in the KV caches (without wait), a prompt that is too long, or with max_tokens more than
+ * the KV caches ever hold */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -315,7 +325,8 @@ SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
  * What the two sequences have in common from the start is not run again, by neither model (an
  * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
  * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
- * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free.
+ * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free, or the
+ * KV caches have no room for so much more; with the option wait it waits instead.
  *
  * prompt   as in spc_session_open; the error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
