@@ -18,7 +18,8 @@
  * bf16, exactly (from 2^-109 on; above 3.38e38 it becomes infinite); with fp16 weights both are
  * floats of 11 bits, two of which keep 22 bits of an activation, to 2^-23.  Products are
  * exact and sums float32: a result is within 2^-20 of the sum of its products' sizes, up to 16384
- * columns.
+ * columns, where sums are rounded to nearest.  Tensor cores may cut them off instead: then each of
+ * a warp's additions, 3 for every 128 columns, can lose 2^-22 of the sum so far.
  *
  * In flight are 8 loads of 16 bytes per thread, 32 KB per block, of which a multiprocessor holds
  * two; counted, not timed: no GPU has run it. */

@@ -211,6 +211,7 @@ template <typename T> struct wide_warp {
 
     __device__ __forceinline__ void multiply(const wide_stage<T> &from)
     {
+        __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
         for (int n = 0; n < MY_STRIPS; n++) {
 #pragma unroll

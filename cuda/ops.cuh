@@ -270,16 +270,25 @@ static __device__ __forceinline__ uint32_t tf32_bits(float x)
 /* ---- launch -----------------------------------------------------------------------------------
  */
 
-/* One kernel of one argument struct, blocks of OPS_THREADS.  A C++ compiler finds fiber_launch in
- * tests/fibers. */
+/* Blocks of a row, a thread for each of its elements.  (To find the row by a division of 64 bits in
+ * every thread takes longer than what the thread is there for.) */
+static __host__ __device__ __forceinline__ int32_t blocks_of_row(int32_t elements)
+{
+    return (elements + OPS_THREADS - 1) / OPS_THREADS;
+}
+
+/* One kernel of one argument struct, blocks of OPS_THREADS; what becomes of this launch, whatever
+ * the thread's last error is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>
 static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
                              cudaStream_t stream)
 {
     if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidValue;
 #ifdef __CUDACC__
-    kernel<<<(unsigned)blocks, OPS_THREADS, 0, stream>>>(args);
-    return cudaPeekAtLastError();
+    void *arguments[] = {(void *)&args};
+
+    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3(OPS_THREADS),
+                            arguments, 0, stream);
 #else
     (void)stream;
     return fiber_launch(kernel, (int)blocks, OPS_THREADS, args);

@@ -41,7 +41,7 @@ static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_run
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         r->graphs.off = true;
-        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return SPC_OK;
     }
     status = run(r, err);

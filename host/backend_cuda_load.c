@@ -250,7 +250,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
     }
     if (cudaMalloc(&r->weights, weights) != cudaSuccess ||
         cudaMalloc(&r->arena, arena) != cudaSuccess) { /* in pieces too small, or taken meanwhile */
-        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        (void)cudaGetLastError();                      /* it is told here */
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);

@@ -252,6 +252,12 @@ static spc_status nccl_all_reduce(spc_device_comm *comm, float *data, size_t cou
                   err);
 }
 
+/* Is the call made, if not finished?  Half a group would leave the other ranks waiting. */
+static bool under_way(ncclResult_t result)
+{
+    return result == ncclSuccess || result == ncclInProgress;
+}
+
 /* Parts of equal length by one call, others by a broadcast from each rank, all at once. */
 static ncclResult_t gather(nccl *n, char *data, const size_t *begin, spc_stream stream)
 {
@@ -266,13 +272,13 @@ static ncclResult_t gather(nccl *n, char *data, const size_t *begin, spc_stream 
                                 stream);
     }
     result = n->api.GroupStart();
-    for (int32_t r = 0; r < world && result == ncclSuccess; r++) {
+    for (int32_t r = 0; r < world && under_way(result); r++) {
         if (begin[r] == begin[r + 1]) continue;
         result = n->api.Broadcast(data + begin[r], data + begin[r], begin[r + 1] - begin[r],
                                   ncclInt8, r, n->handle, stream);
     }
     last = n->api.GroupEnd();
-    return result == ncclSuccess || result == ncclInProgress ? last : result;
+    return under_way(result) ? last : result;
 }
 
 static spc_status nccl_all_gather(spc_device_comm *comm, void *data, const size_t *begin,

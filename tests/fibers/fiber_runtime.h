@@ -142,6 +142,8 @@ cudaError_t cudaFreeHost(void *memory);
 
 /* Does this thread record a graph?  Then nothing but kernels may come. */
 bool fiber_captures(void);
+/* Is it what comes on this stream that is recorded? */
+bool fiber_captures_on(cudaStream_t stream);
 
 /* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
  * graph is recorded; false: none is. */
@@ -243,12 +245,7 @@ static inline cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
-{
-    (void)flags;
-    *out = NULL;
-    return cudaSuccess;
-}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
 
 static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
@@ -264,11 +261,9 @@ static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
-static inline cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    (void)stream;
-    return fiber_is_stuck() ? cudaErrorNotReady : cudaSuccess;
-}
+/* An answer of cudaErrorNotReady is kept as the thread's last error, as that of a device is. */
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaGetLastError(void);
 
 /* Ranks meet on the host before they look at each other's events: what was recorded has happened.
  */
@@ -298,11 +293,6 @@ static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e
     (void)stream;
     (void)event;
     (void)flags;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaGetLastError(void)
-{
     return cudaSuccess;
 }
 
