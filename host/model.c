@@ -4,6 +4,7 @@
 #include "cpu_threads.h"
 #include "engine.h"
 
+#include "weights/bundle_tokenizer.h"
 #include "weights/demo/demo.h"
 #include "weights/int8.h"
 
@@ -68,17 +69,11 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
 
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
 {
-    const char *where = spc_bundle_where(model->bundle), *json;
-    size_t bytes;
+    spc_status status;
 
     *out = NULL;
     if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
-
-    spc_status status = spc_bundle_file(model->bundle, "tokenizer.json", &json, &bytes, err);
-
-    if (status != SPC_OK) return status;
-    status = spc_tokenizer_open(where, json, bytes, out, err);
-    spc_bundle_forget(model->bundle, "tokenizer.json");
+    status = spc_bundle_tokenizer(model->bundle, out, err);
 #ifdef __GLIBC__ /* reading it takes some ten times its bytes, which the heap would keep */
     (void)malloc_trim(0);
 #endif

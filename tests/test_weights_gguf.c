@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_weights_gguf.c - files that the gguf package wrote (vectors/make_gguf.py): their blocks,
  * their tokenizers, the models they amount to; and files that are damaged. */
-#include "weights/bundle.h"
+#include "weights/bundle_tokenizer.h"
 #include "weights/gguf_model.h"
 #include "weights/quant.h"
 #include "weights/tokenizer.h"
@@ -206,7 +206,7 @@ static bool try_it(void *user, const char *bytes, size_t count)
         if (status == SPC_OK && spc_bundle_has_file(b, "tokenizer.json")) {
             spc_tokenizer *t;
 
-            status = spc_tokenizer_open("damaged", text, length, &t, &error);
+            status = spc_bundle_tokenizer(b, &t, &error);
             spc_tokenizer_close(t);
         }
         spc_bundle_close(b);
@@ -286,6 +286,7 @@ Test(weights_gguf, what_is_wrong_is_named)
                          "embedding_length");
     expect_patch_refused("blk.0.ffn_up", "blk.0.ffn_ux", SPC_EMODEL, "ffn_ux");
     expect_patch_refused("blk.0.ffn_up", "blk.0.attn_q", SPC_EFORMAT, "twice");
+    expect_patch_refused("<unk>", "<u\0k>", SPC_EFORMAT, "zero byte");
     expect_patch_refused("tokenizer.ggml.scores", "tokenizer.ggml.sxores", SPC_EFORMAT, "scores");
 
     bytes = read_file(TINY, &count);

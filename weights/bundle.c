@@ -2,7 +2,9 @@
 /* bundle.c - the files of a model: a folder's, mapped, or a program's own. */
 #include "bundle.h"
 
+#include "bundle_tokenizer.h"
 #include "gguf_model.h"
+#include "tokenizer_read.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -213,6 +215,28 @@ void spc_bundle_forget(spc_bundle *b, const char *name)
         b->file[i] = b->file[--b->file_count];
         return;
     }
+}
+
+spc_status spc_bundle_tokenizer(spc_bundle *b, spc_tokenizer **out, spc_error *err)
+{
+    static const char name[] = "tokenizer.json";
+    const char *text;
+    size_t bytes;
+    spc_status status;
+
+    *out = NULL;
+    if (b->part_count > 0 && spc_gguf_has_tokenizer(b->part[0])) {
+        json_t *root;
+
+        status = spc_gguf_tokenizer_tree(b->where, b->part[0], &root, err);
+        if (status == SPC_OK) status = spc_tokenizer_open_tree(b->where, root, out, err);
+        json_decref(root);
+        return status;
+    }
+    status = spc_bundle_file(b, name, &text, &bytes, err);
+    if (status == SPC_OK) status = spc_tokenizer_open(b->where, text, bytes, out, err);
+    spc_bundle_forget(b, name);
+    return status;
 }
 
 /* Pages of a mapped file that hold nothing but a tensor leave memory; read again they come back. */
