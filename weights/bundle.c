@@ -85,7 +85,9 @@ static spc_status map_file(const char *path, open_file *out, spc_error *err)
         out->map = mmap(NULL, out->mapped, PROT_READ, MAP_PRIVATE, fd, 0);
         if (out->map == MAP_FAILED) {
             out->map = NULL;
-            status = spc_error_set(err, SPC_EIO, "%s: cannot be mapped: %s", path, strerror(errno));
+            status = spc_error_set(err, errno == ENOMEM ? SPC_ENOMEM : SPC_EIO,
+                                   "%s: %" PRIu64 " MiB cannot be mapped: %s", path,
+                                   (uint64_t)out->mapped >> 20, strerror(errno));
         }
     }
     (void)close(fd);
