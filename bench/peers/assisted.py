@@ -75,8 +75,11 @@ class Transformers:
 
     def __init__(self, torch, transformers, args):
         def model(path):
-            return transformers.AutoModelForCausalLM.from_pretrained(
-                **source(path), dtype=getattr(torch, args.dtype)).to(args.device).eval()
+            try:
+                return transformers.AutoModelForCausalLM.from_pretrained(
+                    **source(path), dtype=getattr(torch, args.dtype)).to(args.device).eval()
+            except (ImportError, OSError, ValueError) as why:  # GGUF needs more packages
+                fail(f"{path}: transformers cannot load it: {str(why).splitlines()[0]}")
         self.torch, self.args, self.calls = torch, args, 0
         self.verifier, self.drafter = model(args.verifier), model(args.drafter)
         self.verifier.register_forward_pre_hook(self.count)
@@ -153,6 +156,7 @@ def main():
         fail("--device cuda: torch finds no GPU")
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     peer = Transformers(torch, transformers, args)
     prompts = prompts_of(transformers, args, peer.verifier.config.vocab_size)
     runs = {}
