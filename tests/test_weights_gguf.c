@@ -234,6 +234,16 @@ Test(weights_gguf, every_damaged_byte_is_refused_or_harmless)
     free(bytes);
 }
 
+/* 2^30 rows of a query matrix and more, of no values each: there is nothing to put in order. */
+Test(weights_gguf, rows_of_nothing_take_no_time, .timeout = 20)
+{
+    size_t count;
+    char *bytes = read_file(SPC_TEST_VECTORS "/fuzz/gguf/rows-of-nothing", &count);
+
+    (void)damage_try(try_it, NULL, bytes, count);
+    free(bytes);
+}
+
 /* The file with `from` (terminated) replaced by bytes of the same length, wherever it stands. */
 static char *patched(size_t *count, const char *from, const void *to)
 {

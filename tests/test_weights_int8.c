@@ -70,6 +70,24 @@ Test(weights_int8, rows_are_scaled_to_127_and_rounded_to_even)
     free(file);
 }
 
+/* So many that there is no room for their scales. */
+Test(weights_int8, rows_of_nothing_are_left_alone)
+{
+    static const char header[] = "{\"m\":{\"dtype\":\"F32\",\"shape\":[1099511627776,0],"
+                                 "\"data_offsets\":[0,0]}}";
+    char file[8 + sizeof header - 1] = {(char)(sizeof header - 1)};
+    spc_blob blob = {"model.safetensors", file, sizeof file};
+    spc_bundle *bundle;
+    spc_error error;
+
+    memcpy(file + 8, header, sizeof header - 1);
+    cr_assert_eq(spc_bundle_open_memory("made", &blob, 1, &bundle, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect_eq(spc_int8_quantise(bundle, "m", NULL, &error), SPC_OK);
+    cr_expect_eq(spc_bundle_find(bundle, "m")->dtype, SPC_DTYPE_F32);
+    spc_bundle_close(bundle);
+}
+
 /* Threads one behind the other, the last range first. */
 static void cut_in_three(void *team, int32_t count, int32_t grain, spc_share_fn share, void *user)
 {

@@ -145,7 +145,7 @@ spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, const spc_sha
     float *memory;
     spc_status status;
 
-    if (!t || t->rank != 2 ||
+    if (!t || t->rank != 2 || t->bytes == 0 || /* rows of nothing may be any number */
         (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_F16 && t->dtype != SPC_DTYPE_BF16)) {
         return SPC_OK;
     }

@@ -14,8 +14,8 @@ typedef struct {
 } spc_sharing;
 
 /* A matrix of F32, F16 or BF16 becomes I8 with scales beside it, NAME_scale [rows] in float32, in
- * memory of its own (views of tensors end); one of any other type, and a name that no tensor of
- * rank 2 has, are left alone.
+ * memory of its own (views of tensors end); one of any other type or without values, and a name
+ * that no tensor of rank 2 has, are left alone.
  *
  *   scale[r] = max |row r| / 127     q = nearest whole number (ties to even) of x / scale[r]
  *
