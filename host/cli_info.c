@@ -59,6 +59,7 @@ typedef struct {
     char device[DEVICE_NAME];
     uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
+    uint64_t tokenizer;     /* bytes of its tables, on the CPU */
     size_t room;            /* free on the device, where that is known; 0 otherwise */
     spc_error trouble;      /* why weights cannot be loaded there; "" */
 } memory_use;
@@ -111,6 +112,7 @@ static spc_status plan_device(const spc_backend_ops *ops, spc_backend *backend, 
     if (ops->weights) { /* what it will not take is told of: other devices may */
         (void)ops->weights(backend, m->model.plan, m->model.bundle, &out->weights, &out->trouble);
     }
+    if (ops == &spc_backend_cpu && m->tokenizer) out->tokenizer = spc_tokenizer_bytes(m->tokenizer);
     if (ops->room) out->room = ops->room(backend);
     ops->close(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
@@ -177,7 +179,7 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
 {
     spc_status status = spc_open_model(name, &m->model, err);
 
-    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, err);
+    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, 0, err);
     if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
@@ -246,7 +248,8 @@ static void print_memory(const info_args *a, const model_info *m)
         print_size("weights", use->weights);
         print_kv(a, m, use->kv);
         print_size("workspace", use->workspace);
-        print_size("together", use->weights + use->kv + use->workspace);
+        if (use->tokenizer > 0) print_size("tokenizer", use->tokenizer);
+        print_size("together", use->weights + use->kv + use->workspace + use->tokenizer);
         if (use->room > 0) print_size("free", use->room);
     }
 }
@@ -325,10 +328,11 @@ static json_t *memory_json(const info_args *a, const model_info *m)
 
     for (int32_t i = 0; i < m->devices; i++) {
         const memory_use *use = &m->memory[i];
-        json_t *item = json_pack("{s:s, s:I, s:I, s:I, s:s*}", "device", use->device,
-                                 "weight_bytes", (json_int_t)use->weights, "kv_bytes",
-                                 (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
-                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
+        json_t *item =
+            json_pack("{s:s, s:I, s:I, s:I, s:I, s:s*}", "device", use->device, "weight_bytes",
+                      (json_int_t)use->weights, "kv_bytes", (json_int_t)use->kv, "workspace_bytes",
+                      (json_int_t)use->workspace, "tokenizer_bytes", (json_int_t)use->tokenizer,
+                      "error", use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);

@@ -11,9 +11,6 @@
 #include "pair.h"
 #include "session.h"
 
-#include "weights/demo/demo.h"
-#include "weights/int8.h"
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,65 +29,8 @@ void spc_engine_options_init(spc_engine_options *options)
     options->sessions = 1;
 }
 
-spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
-{
-    spc_blob files[SPC_DEMO_FILES];
-    int32_t count = 0;
-
-    *out = NULL;
-    if (strncmp(name, "embedded:", 9) != 0) return spc_bundle_open(name, out, err);
-    if (strcmp(name, SPC_EMBEDDED_DRAFTER) == 0) count = spc_demo_files(SPC_DEMO_DRAFTER, files);
-    if (strcmp(name, SPC_EMBEDDED_VERIFIER) == 0) count = spc_demo_files(SPC_DEMO_VERIFIER, files);
-    if (count == 0) {
-        return spc_error_set(err, SPC_EMODEL,
-                             "%s: no such embedded model in this build; known: %s, %s", name,
-                             SPC_EMBEDDED_DRAFTER, SPC_EMBEDDED_VERIFIER);
-    }
-    return spc_bundle_open_memory(name, files, count, out, err);
-}
-
 /* ---- models -----------------------------------------------------------------------------------
  */
-
-spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
-{
-    spc_status status = spc_open_bundle(name, &model->bundle, err);
-
-    if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
-    if (status != SPC_OK) return status;
-    return spc_plan_build(&model->config, name, &model->plan, err);
-}
-
-spc_status spc_change_weights(spc_model *model, const char *weights, spc_error *err)
-{
-    spc_status status = SPC_OK;
-
-    if (!weights) return SPC_OK;
-    if (strcmp(weights, "int8") != 0) {
-        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
-    }
-    for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
-        const spc_weight *w = &model->plan->weight[i];
-
-        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
-        status = spc_int8_quantise(model->bundle, w->name, err);
-    }
-    return status;
-}
-
-spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
-{
-    const char *where = spc_bundle_where(model->bundle), *json;
-    size_t bytes;
-
-    *out = NULL;
-    if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
-
-    spc_status status = spc_bundle_file(model->bundle, "tokenizer.json", &json, &bytes, err);
-
-    if (status != SPC_OK) return status;
-    return spc_tokenizer_open(where, json, bytes, out, err);
-}
 
 static spc_status load_model(spc_engine *engine, spc_model *model, const spc_limits *limits,
                              spc_error *err)
@@ -144,12 +84,6 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
         drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20);
-}
-
-void spc_close_model(spc_model *model)
-{
-    spc_plan_close(model->plan);
-    spc_bundle_close(model->bundle);
 }
 
 static void unload_model(const spc_engine *engine, spc_model *model)
@@ -475,9 +409,10 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
         status =
             spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
     }
-    if (status == SPC_OK) status = spc_change_weights(&engine->verifier, options->weights, err);
+    if (status == SPC_OK)
+        status = spc_change_weights(&engine->verifier, options->weights, options->threads, err);
     if (status == SPC_OK && engine->drafter.plan) {
-        status = spc_change_weights(&engine->drafter, options->weights, err);
+        status = spc_change_weights(&engine->drafter, options->weights, options->threads, err);
     }
     if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;

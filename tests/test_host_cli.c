@@ -448,6 +448,28 @@ Test(host_cli, too_little_memory_is_exit_5)
     }
 }
 
+/* A file of 1 GiB, of which nothing takes room on the disk. */
+Test(host_cli, a_model_file_larger_than_may_be_mapped_is_exit_5)
+{
+    spawn_options o = {.address_space = (uint64_t)400 << 20};
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+
+    if (SPAWN_SANITISED) cr_skip_test("AddressSanitizer maps terabytes");
+    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+    folder_copy(&f, TINY "/model.safetensors", "model.safetensors", SIZE_MAX);
+    folder_path(&f, "model.safetensors", path);
+    cr_assert_eq(truncate(path, (off_t)1 << 30), 0);
+
+    spawn_result r = spawn((const char *const[]){"info", f.path, NULL}, &o);
+
+    cr_expect_eq(r.code, 5, "exit code %d: %s", r.code, r.err);
+    expect_one_line(r.err, "one line");
+    cr_expect(strstr(r.err, "/model.safetensors: 1024 MiB cannot be mapped: "), "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
 /* ---- output that cannot be written ------------------------------------------------------------
  */
 
