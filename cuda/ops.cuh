@@ -277,21 +277,21 @@ static __host__ __device__ __forceinline__ int32_t blocks_of_row(int32_t element
     return (elements + OPS_THREADS - 1) / OPS_THREADS;
 }
 
-/* One kernel of one argument struct, blocks of OPS_THREADS; what becomes of this launch, whatever
+/* One kernel of one argument struct; what becomes of this launch, whatever
  * the thread's last error is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>
 static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
-                             cudaStream_t stream)
+                             cudaStream_t stream, int threads = OPS_THREADS)
 {
     if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidValue;
 #ifdef __CUDACC__
     void *arguments[] = {(void *)&args};
 
-    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3(OPS_THREADS),
+    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
                             arguments, 0, stream);
 #else
     (void)stream;
-    return fiber_launch(kernel, (int)blocks, OPS_THREADS, args);
+    return fiber_launch(kernel, (int)blocks, threads, args);
 #endif
 }
 

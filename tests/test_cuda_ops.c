@@ -457,6 +457,7 @@ static const attend_case attend_cases[] = {
     {4, 4, 32, 140, 0, {6, 1}, {128, 20}, 0, true, false},
     {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
     {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
+    {128, 128, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false}, /* strips that walk */
 };
 
 Test(cuda_ops, attention_is_that_of_the_cpu)
