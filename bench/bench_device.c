@@ -3,7 +3,8 @@
  * by rows, sequences and context; one JSON line each.
  *
  *     bench_device [--model FOLDER | --shape NAME] [--weights KIND] [--device NAME] [--batch N]
- *                  [--context N] [--seconds S] [--fast-prefill] [--linear NAME]
+ *                  [--context N] [--seconds S] [--fast-prefill] [--linear NAME] [--kernels FILE]
+ *     bench_device ... --tune FILE
  *
  * Forwards are sent ten at a time before the device is waited for, as chunks of a prompt are: what
  * is measured is the device, not the way to it.  Beside each stands the rate at which the device
@@ -15,11 +16,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { ROWS_MOST = 16, TOGETHER = 10, BATCH_MOST = 64, READ_BYTES = 1 << 30 };
 
 typedef struct {
-    const char *model, *shape, *device, *weights;
+    const char *model, *shape, *device, *weights, *kernels, *tune;
     int32_t batch, context;
     double seconds;
     bool fast_prefill, row, help;
@@ -30,6 +32,7 @@ typedef struct {
     spc_backend *backend;
     shape_model model;
     spc_runner *runner;
+    spc_kernels kernels;
     int32_t batch, context, rows;
     int32_t slot[BATCH_MOST * ROWS_MOST], token[BATCH_MOST * ROWS_MOST];
     int32_t position[BATCH_MOST * ROWS_MOST], output[BATCH_MOST * ROWS_MOST];
@@ -57,6 +60,11 @@ static const char help[] =
     "  --fast-prefill   GPU: more than 16 rows by cuBLAS\n"
     "  --linear NAME    GPU: auto (default: bf16 and fp16 weights on tensor cores), row (plain "
     "multiplications)\n"
+    "  --kernels FILE   GPU: linear layers as a table of spc tune-kernels or --tune says\n"
+    "  --tune FILE      GPU: time the kernels of this model's layers, add the fastest to the "
+    "table, "
+    "which\n"
+    "                   may be there already, and measure nothing else\n"
     "  --help           this text\n";
 
 static int usage(const char *problem, const char *value)
@@ -100,6 +108,10 @@ static int read_options(int count, char **arguments, options *o)
             o->device = value;
         } else if (strcmp(name, "--weights") == 0) {
             o->weights = value;
+        } else if (strcmp(name, "--kernels") == 0) {
+            o->kernels = value;
+        } else if (strcmp(name, "--tune") == 0) {
+            o->tune = value;
         } else if (strcmp(name, "--linear") == 0) {
             if (strcmp(value, "auto") != 0 && strcmp(value, "row") != 0) {
                 return usage("--linear: auto or row, found ", value);
@@ -120,6 +132,10 @@ static int read_options(int count, char **arguments, options *o)
             return usage("unknown option: ", name);
         }
     }
+    if ((o->row || o->tune) && o->kernels) {
+        return usage("--kernels goes with neither --linear row nor --tune", NULL);
+    }
+    if (o->row && o->tune) return usage("--tune chooses what --linear row says", NULL);
     return 0;
 }
 
@@ -152,6 +168,25 @@ static bool forwards(void *user)
     return true;
 }
 
+static uint64_t now_ns(void *user)
+{
+    (void)user;
+    return measure_now_ns();
+}
+
+static spc_status tune(state *s, const char *path)
+{
+    spc_tuning how = {now_ns, NULL, 11, 4};
+    spc_kernels table = {0};
+    spc_status status = SPC_OK;
+
+    if (access(path, F_OK) == 0) status = spc_kernels_read(path, &table, &s->error);
+    if (status == SPC_OK) status = s->ops->tune(s->runner, &how, &table, &s->error);
+    if (status == SPC_OK) status = spc_kernels_write(&table, path, &s->error);
+    spc_kernels_clear(&table);
+    return status;
+}
+
 static spc_status open_all(state *s, const options *o)
 {
     spc_limits limits = {.slots = o->batch,
@@ -170,6 +205,13 @@ static spc_status open_all(state *s, const options *o)
     if (status == SPC_OK && o->row && s->ops == &spc_backend_cpu) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--linear: expected a GPU, found %s",
                              s->ops->device(s->backend));
+    }
+    if (status == SPC_OK && o->tune && !s->ops->tune) {
+        return spc_error_set(&s->error, SPC_EUSAGE, "--tune: expected a GPU, found %s",
+                             s->ops->device(s->backend));
+    }
+    if (status == SPC_OK) {
+        status = spc_use_kernels(s->ops, s->backend, o->kernels, &s->kernels, &s->error);
     }
     if (status == SPC_OK) {
         status = o->shape ? shape_open(o->shape, o->weights, &s->model, &s->error)
@@ -203,6 +245,7 @@ static void close_all(state *s)
     if (s->ops) s->ops->unload(s->runner);
     shape_close(&s->model);
     if (s->ops) s->ops->close(s->backend);
+    spc_kernels_clear(&s->kernels);
 }
 
 static void print_line(const state *s, const options *o, const measure_times *t, double rate,
@@ -219,6 +262,7 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "type", o->weights ? o->weights : o->shape ? "bf16" : "as stored");
     measure_line_text(&line, "device", s->ops->device(s->backend));
     measure_line_text(&line, "linear", o->row ? "row" : "auto");
+    measure_line_text(&line, "kernels", o->kernels ? "table" : "default");
     measure_line_integer(&line, "fast_prefill", o->fast_prefill);
     measure_line_integer(&line, "batch", s->batch);
     measure_line_integer(&line, "context", s->context);
@@ -248,6 +292,14 @@ int main(int count, char **arguments)
     if (o.help) return fputs(help, stdout) < 0;
 
     bool ok = open_all(&s, &o) == SPC_OK;
+
+    if (o.tune) {
+        ok = ok && tune(&s, o.tune) == SPC_OK;
+        if (!ok) (void)fprintf(stderr, "bench_device: %s\n", s.error.message);
+        close_all(&s);
+        return ok ? 0 : spc_status_exit_code(s.error.status);
+    }
+
     double rate = ok ? shape_read_rate(s.ops, s.backend, &s.error) : 0;
 
     ok = ok && rate > 0;

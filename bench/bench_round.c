@@ -26,7 +26,7 @@ typedef struct {
 } numbers;
 
 typedef struct {
-    const char *verifier, *drafter, *device, *rule;
+    const char *verifier, *drafter, *device, *rule, *kernels;
     spc_overlap_mode overlap;
     bool step, shapes, plain_launches, fast_prefill, table, help;
     numbers batch, gamma, context;
@@ -41,6 +41,7 @@ typedef struct {
     spc_backend *backend; /* the engine's, once there is one */
     shape_model drafter, verifier;
     spc_engine *engine;
+    spc_kernels kernels;
     double read_rate;
     uint64_t coin; /* of synthetic acceptance */
     spc_error error;
@@ -74,6 +75,7 @@ static const char help[] =
     "  --overlap MODE       auto (default), on, off: drafting ahead; on and off take the token\n"
     "                       behind kept drafts from the drafter's own step (batch 1)\n"
     "  --fast-prefill       GPU: more than 16 rows by cuBLAS\n"
+    "  --kernels FILE       GPU: linear layers as a table of bench_device --tune says\n"
     "  --table              a table instead of JSON lines\n"
     "  --help               this text\n";
 
@@ -124,6 +126,7 @@ static const char **text_of(options *o, const char *name)
     if (strcmp(name, "--verifier") == 0) return &o->verifier;
     if (strcmp(name, "--drafter") == 0) return &o->drafter;
     if (strcmp(name, "--device") == 0) return &o->device;
+    if (strcmp(name, "--kernels") == 0) return &o->kernels;
     return strcmp(name, "--rule") == 0 ? &o->rule : NULL;
 }
 
@@ -319,6 +322,9 @@ static spc_status open_all(state *s)
                              s->ops->device(s->backend));
     }
     if (status == SPC_OK) {
+        status = spc_use_kernels(s->ops, s->backend, s->o->kernels, &s->kernels, &s->error);
+    }
+    if (status == SPC_OK) {
         s->read_rate = shape_read_rate(s->ops, s->backend, &s->error);
         if (!(s->read_rate > 0)) status = s->error.status;
     }
@@ -329,6 +335,7 @@ static void close_all(state *s)
 {
     spc_engine_close(s->engine);
     if (s->backend) s->ops->close(s->backend);
+    spc_kernels_clear(&s->kernels);
     shape_close(&s->drafter);
     shape_close(&s->verifier);
 }
@@ -486,6 +493,7 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "rounds_as",
                       s->engine->ops->round && !o->plain_launches ? "one graph" : "launches");
     measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
+    measure_line_text(&line, "kernels", o->kernels ? "table" : "default");
     measure_line_text(&line, "rule", gamma < 0 ? "verifier-only" : o->rule);
     measure_line_number(&line, "temperature", o->temperature);
     measure_line_integer(&line, "batch", batch);

@@ -29,7 +29,9 @@ static void release(void *memory)
 
 static bool copy_in(bench_place *place, void *to, const void *from, size_t bytes)
 {
-    return worked(place, cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "copy to the device");
+    return worked(place, cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice),
+                  "copy to the device") &&
+           worked(place, cudaDeviceSynchronize(), "copy"); /* the stream waits for none */
 }
 
 static bool copy_out(bench_place *place, void *to, const void *from, size_t bytes)

@@ -1,49 +1,62 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* attention.cu - attention of decoding, scoring and prompts alike: out = softmax(scale q k + bias)
- * v.
+ * v, on tensor cores.
  *
- * A block takes the queries that share keys - all heads of a group, all rows of a tile (gamma + 1
- * when scoring) - over one part of the cache, so that keys and values cross the memory once for
- * them all.  The parts of a query are merged by a second kernel.  Parts and the tiles of 32 keys in
- * them lie at fixed positions, and a query skips what it does not see: its bits depend neither on
- * the rows beside it nor on the length of other sequences.
+ * A warp takes a strip: 16 queries that share keys - heads of a group, rows of a tile (gamma + 1
+ * when scoring) - and walks along the cache, 16 keys a step (attention.cuh).  Warps of a block are
+ * strips of one tile and find each other's keys in the first-level cache.
  *
- * Keys are staged in shared memory, a lane per key; values are read as they lie, a lane per entry.
+ * The cache is cut into leaves at fixed positions.  A query's leaves are summed each by itself and
+ * joined from left to right: where strips are few, by a second kernel, a warp having taken one leaf
+ * of one strip; where they fill the device, by the warp that walks along all of them.  Both do the
+ * same sums, and queries of a product do not meet: a row's bits depend neither on the rows beside
+ * it nor on the length of other sequences nor on who joined.
+ *
  * Bound by memory at long contexts, by latency at short ones; not tuned (no GPU has run it). */
 #include "ops.h"
 
 #include "ops.cuh"
 
+#include "attention.cuh"
+
 enum {
-    KEYS = OPS_LANES,  /* of a tile */
-    PARTS_MOST = 32,   /* of a cache */
-    PART_LEAST = 128,  /* keys of a part, at least */
-    QUERIES_WIDE = 32, /* queries of a block, heads up to 128 */
-    QUERIES_TALL = 8   /* the same, heads beyond: shared memory is 48 KB */
+    LEAF_LEAST = 64,   /* keys of a leaf, at least */
+    LEAVES_MOST = 128, /* of a cache */
+    STRIPS_FILL = 256, /* so many walk along all leaves, fewer take one each */
 };
 
-static int32_t queries_of(int32_t head_dim)
+/* Warps of a block, as many as shared memory of 48 KB has room for. */
+static __host__ __device__ constexpr int32_t warps_of(int32_t head_dim)
 {
-    return head_dim <= 128 ? QUERIES_WIDE : QUERIES_TALL;
+    return head_dim <= 64 ? 4 : head_dim <= 128 ? 2 : 1;
 }
 
-/* Keys of a part: a multiple of the tile that depends on the context alone. */
-static int32_t part_keys(int32_t context)
+/* Queries of a tile that share keys.  Heads that cannot be loaded by four entries have but one
+ * kernel. */
+static int32_t queries_of(int32_t head_dim)
 {
-    const int32_t share = (context + PARTS_MOST - 1) / PARTS_MOST;
-    const int32_t keys = share > PART_LEAST ? share : PART_LEAST;
+    return warps_of(head_dim % 4 == 0 ? head_dim : SPC_ATTEND_HEAD_DIM) * STRIP;
+}
 
-    return (keys + KEYS - 1) / KEYS * KEYS;
+/* Keys of a leaf: a multiple of a step that depends on the context alone. */
+static int32_t leaf_keys(int32_t context)
+{
+    const int32_t share = (context + LEAVES_MOST - 1) / LEAVES_MOST;
+    const int32_t keys = share > LEAF_LEAST ? share : LEAF_LEAST;
+
+    return (keys + STEP - 1) / STEP * STEP;
 }
 
 /* What the kernels need beside the arguments. */
 typedef struct {
     spc_attend_args a;
-    int32_t keys;   /* of a part */
-    int32_t parts;  /* of the longest row */
-    int32_t groups; /* blocks that share the queries of one head of keys and one row of a tile */
-    float *stats;   /* [rows, heads, parts, 2] largest score, sum of exponentials */
-    float *mixed;   /* [rows, heads, parts, head_dim] values by exponentials */
+    int32_t keys;   /* of a leaf */
+    int32_t leaves; /* of the longest row */
+    int32_t groups; /* of heads, where more share a head of keys than a tile has queries */
+    int32_t strips; /* of a tile, at most */
+    bool walk;      /* strips take all leaves */
+    float *stats;   /* [rows, heads, leaves, 2] largest score, sum of exponentials */
+    float *mixed;   /* [rows, heads, leaves, head_dim] values by exponentials */
 } attend_work;
 
 /* Keys that a row sees: [*first, the result). */
@@ -56,171 +69,233 @@ static __device__ __forceinline__ int32_t keys_of(const spc_attend_args &a, int3
     return seen;
 }
 
-template <int DIM, int QUERIES> struct attend_scratch {
-    float query[QUERIES][DIM];
-    float key[KEYS][DIM + 1]; /* + 1: lanes that walk down a column use different banks */
-    float weight[QUERIES][KEYS];
-};
-
-/* One part of the cache for the queries of a tile; see the top. */
-template <int DIM, int QUERIES>
-static __global__ void __launch_bounds__(OPS_THREADS)
-    attend_kernel(const __grid_constant__ attend_work w)
+/* Two sums of exponentials below maxima of their own become one: what each is multiplied by. */
+static __device__ __forceinline__ void join(float *max, float *sum, float more_max, float more_sum,
+                                            float *keep, float *add)
 {
-    enum { MINE = QUERIES / OPS_WARPS, CHUNKS = DIM / OPS_LANES };
-    static __shared__ attend_scratch<DIM, QUERIES> s;
-    const spc_attend_args &a = w.a;
-    const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
-    int32_t index = (int32_t)blockIdx.x;
-    const int32_t part = index % w.parts;
-    const int32_t group = (index /= w.parts) % w.groups;
-    const int32_t kv_head = (index /= w.groups) % a.kv_heads;
-    const spc_attend_tile tile = a.tile[index / a.kv_heads];
-    const int32_t sharing = a.heads / a.kv_heads, left = sharing - group * QUERIES;
-    const int32_t heads = left < QUERIES ? left : QUERIES, queries = heads * tile.rows;
-    int32_t lowest, unused, row[MINE], head[MINE], from[MINE], to[MINE];
-    int32_t low = part * w.keys, high = low + w.keys;
-    float max[MINE], sum[MINE], mixed[MINE][CHUNKS];
-    bool bad[MINE];
+    const float top = more_max > *max ? more_max : *max;
 
-    (void)keys_of(a, tile.row, &lowest);
-    if (low < lowest) low = lowest / KEYS * KEYS;
-    const int32_t end = keys_of(a, tile.row + tile.rows - 1, &unused);
-    if (high > end) high = end;
-    if (low >= high) return;
+    *keep = spc_exp2((*max - top) * SPC_LOG2_E);
+    *add = spc_exp2((more_max - top) * SPC_LOG2_E);
+    *max = top;
+    *sum = fmaf(more_sum, *add, *sum * *keep);
+}
+
+/* A leaf for merge_kernel. */
+template <int DIM>
+static __device__ __forceinline__ void leave(const attend_strip<DIM> &s, const attend_work &w,
+                                             int32_t leaf)
+{
+    const int32_t dim = w.a.head_dim, low = leaf * w.keys;
 
 #pragma unroll
-    for (int q = 0; q < MINE; q++) {
-        const int j = warp + q * OPS_WARPS;
+    for (int r = 0; r < 2; r++) {
+        if (s.to[r] <= low || s.from[r] >= low + w.keys) continue;
 
-        from[q] = to[q] = 0;
-        max[q] = -SPC_INFINITY;
-        sum[q] = 0.0f;
-        bad[q] = false;
-        row[q] = tile.row + j / heads;
-        head[q] = kv_head * sharing + group * QUERIES + j % heads;
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) mixed[q][c] = 0.0f;
-        if (j >= queries) continue;
-        to[q] = keys_of(a, row[q], &from[q]);
-        for (int i = lane; i < a.head_dim; i += OPS_LANES) {
-            s.query[j][i] = a.query[(int64_t)row[q] * a.width + (int64_t)head[q] * a.head_dim + i];
+        const int64_t at = ((int64_t)s.row[r] * w.a.heads + s.head[r]) * w.leaves + leaf;
+
+        if (threadIdx.x % 4 == 0 && s.first_column == 0) {
+            w.stats[2 * at] = s.max[r];
+            w.stats[2 * at + 1] = s.sum[r];
         }
-    }
-
-    const int64_t cache =
-        a.slot[tile.row] * a.slot_stride + (int64_t)kv_head * a.context * a.head_dim;
-
-    for (int32_t first = low; first < high; first += KEYS) {
-        const int32_t count = high - first < KEYS ? high - first : KEYS;
-        const float *value = a.value + cache + (int64_t)first * a.head_dim;
-
-        __syncthreads(); /* the keys before have been read */
-        for (int k = warp; k < count; k += OPS_WARPS) {
-            const float *key = a.key + cache + (int64_t)(first + k) * a.head_dim;
-
-            for (int i = lane; i < a.head_dim; i += OPS_LANES) s.key[k][i] = key[i];
-        }
-        __syncthreads();
-
 #pragma unroll
-        for (int q = 0; q < MINE; q++) {
-            const int j = warp + q * OPS_WARPS;
-            const bool sees = lane + first >= from[q] && lane + first < to[q] && lane < count;
-            float score = -SPC_INFINITY, top, weight, shrink;
+        for (int n = 0; n < s.TILES; n++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int32_t column = s.column_of(n, i);
 
-            if (to[q] <= first || from[q] >= first + KEYS) continue; /* the same in all lanes */
-            if (sees) {
-                score = 0.0f;
-                for (int i = 0; i < a.head_dim; i++) {
-                    score = fmaf(s.query[j][i], s.key[lane][i], score);
-                }
-                score *= a.scale;
-                if (a.cap > 0.0f) score = bounded(score, a.cap);
-                if (a.bias) {
-                    score += a.bias[head[q] * (2 * (int64_t)a.context - 1) + first + lane -
-                                    a.position[row[q]] + a.context - 1];
-                }
-                bad[q] |= !(score - score == 0.0f);
+                if (column < dim) w.mixed[at * dim + column] = s.mixed[n][2 * r + i];
             }
-            top = warp_max(score);
-            top = top > max[q] ? top : max[q];
-            shrink = spc_exp2((max[q] - top) * SPC_LOG2_E);
-            weight = sees ? spc_exp2((score - top) * SPC_LOG2_E) : 0.0f;
-            max[q] = top;
-            sum[q] = sum[q] * shrink + weight;
-            s.weight[j][lane] = weight;
-#pragma unroll
-            for (int c = 0; c < CHUNKS; c++) mixed[q][c] *= shrink;
-        }
-        __syncwarp();
-        for (int k = 0; k < count; k++, value += a.head_dim) {
-#pragma unroll
-            for (int c = 0; c < CHUNKS; c++) {
-                const int i = lane + c * OPS_LANES;
-                const float x = i < a.head_dim ? value[i] : 0.0f;
-
-#pragma unroll
-                for (int q = 0; q < MINE; q++) {
-                    if (first + k < from[q] || first + k >= to[q]) continue;
-                    mixed[q][c] = fmaf(s.weight[warp + q * OPS_WARPS][k], x, mixed[q][c]);
-                }
-            }
-        }
-        __syncwarp(); /* the weights have been read */
-    }
-
-#pragma unroll
-    for (int q = 0; q < MINE; q++) {
-        const bool broken = warp_max(bad[q] ? 1.0f : 0.0f) > 0.0f;
-        const float total = broken ? NAN : warp_sum(sum[q]);
-
-        if (to[q] <= low || from[q] >= high) continue;
-
-        const int64_t at = ((int64_t)row[q] * a.heads + head[q]) * w.parts + part;
-
-        if (lane == 0) w.stats[2 * at] = max[q];
-        if (lane == 0) w.stats[2 * at + 1] = total;
-#pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            const int i = lane + c * OPS_LANES;
-
-            if (i < a.head_dim) w.mixed[at * a.head_dim + i] = mixed[q][c];
         }
     }
 }
 
-/* The parts of a query, from left to right: a warp per query. */
+/* Leaves of a strip so far, joined; their values are in shared memory. */
+typedef struct {
+    float max[2], sum[2]; /* of queries g and g + 8 */
+} attend_joined;
+
+template <int DIM>
+static __device__ __forceinline__ void join_nothing(attend_joined *joined,
+                                                    attend_scratch<DIM> *scratch)
+{
+    for (int r = 0; r < 2; r++) {
+        joined->max[r] = -SPC_INFINITY;
+        joined->sum[r] = 0.0f;
+    }
+    for (float(&all)[OPS_LANES] : scratch->joined) all[threadIdx.x % OPS_LANES] = 0.0f;
+}
+
+template <int DIM>
+static __device__ __forceinline__ void
+join_leaf(attend_joined *joined, attend_scratch<DIM> *scratch, const attend_strip<DIM> &s,
+          int32_t low, int32_t high)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float keep, add;
+
+        if (s.to[r] <= low || s.from[r] >= high) continue;
+        join(&joined->max[r], &joined->sum[r], s.max[r], s.sum[r], &keep, &add);
+#pragma unroll
+        for (int n = 0; n < s.TILES; n++) {
+#pragma unroll
+            for (int i = 2 * r; i < 2 * r + 2; i++) {
+                float *to = &scratch->joined[4 * n + i][threadIdx.x % OPS_LANES];
+
+                *to = fmaf(s.mixed[n][i], add, *to * keep);
+            }
+        }
+    }
+}
+
+template <int DIM>
+static __device__ __forceinline__ void finish(const attend_joined &joined,
+                                              const attend_scratch<DIM> &scratch,
+                                              const attend_strip<DIM> &s, const attend_work &w)
+{
+    const int32_t dim = w.a.head_dim;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float *out = w.a.out + ((int64_t)s.row[r] * w.a.heads + s.head[r]) * dim;
+        const float scale = 1.0f / joined.sum[r];
+
+        if (s.to[r] == 0) continue;
+#pragma unroll
+        for (int n = 0; n < s.TILES; n++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int32_t column = s.column_of(n, i);
+
+                if (column >= dim) continue;
+                out[column] = scratch.joined[4 * n + 2 * r + i][threadIdx.x % OPS_LANES] * scale;
+            }
+        }
+    }
+}
+
+/* The digits of an index, the lowest first. */
+static __device__ __forceinline__ int32_t take(int32_t *index, int32_t count)
+{
+    const int32_t digit = *index % count;
+
+    *index /= count;
+    return digit;
+}
+
+template <int DIM, bool VECTOR>
+static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES)
+    attend_kernel(const __grid_constant__ attend_work w)
+{
+    enum { WARPS = warps_of(DIM), QUERIES = WARPS * STRIP, HALVES = DIM / columns_of(DIM) };
+    static __shared__ attend_scratch<DIM> shared[WARPS];
+    const spc_attend_args &a = w.a;
+    const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
+    attend_scratch<DIM> &scratch = shared[warp];
+    int32_t item = (int32_t)blockIdx.x * WARPS + warp;
+    const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
+    const int32_t leaf = take(&item, w.walk ? 1 : w.leaves), group = take(&item, w.groups);
+    const int32_t kv_head = take(&item, a.kv_heads);
+
+    if (item >= a.tiles) return;
+
+    const spc_attend_tile tile = a.tile[item];
+    const int32_t sharing = a.heads / a.kv_heads, left = sharing - group * QUERIES;
+    const int32_t heads = left < QUERIES ? left : QUERIES, queries = heads * tile.rows;
+    const int32_t first_head = kv_head * sharing + group * QUERIES;
+    int32_t lowest = a.context, end = 0;
+    attend_strip<DIM> s;
+
+    if (strip * STRIP >= queries) return;
+    s.first_column = part * s.COLUMNS;
+    s.all_from = 0;
+    s.all_to = a.context;
+    for (int q = 0; q < STRIP; q++) {
+        const int32_t j = strip * STRIP + q, row = tile.row + j / heads;
+        const float *query =
+            a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
+        int32_t from, to;
+
+        for (int i = lane; i < DIM; i += OPS_LANES) {
+            scratch.query[q][i] = j < queries && i < a.head_dim ? query[i] : 0.0f;
+        }
+        if (j >= queries) continue;
+        to = keys_of(a, row, &from);
+        if (from < lowest) lowest = from;
+        if (to > end) end = to;
+        if (from > s.all_from) s.all_from = from;
+        if (to < s.all_to) s.all_to = to;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int32_t j = strip * STRIP + 8 * r + lane / 4;
+
+        s.row[r] = tile.row + j / heads;
+        s.head[r] = first_head + j % heads;
+        s.from[r] = s.to[r] = 0;
+        if (j < queries) s.to[r] = keys_of(a, s.row[r], &s.from[r]);
+    }
+    __syncwarp();
+
+    const int32_t slot = a.slot[tile.row];
+    const int32_t last = w.walk ? (end - 1) / w.keys : leaf;
+    attend_joined joined;
+
+    if (w.walk) join_nothing<DIM>(&joined, &scratch);
+    for (int32_t l = w.walk ? lowest / w.keys : leaf; l <= last; l++) {
+        const int32_t low = l * w.keys, high = low + w.keys < end ? low + w.keys : end;
+
+        if (low + w.keys <= lowest || low >= end) continue;
+        sum_leaf<DIM, VECTOR>(&s, scratch, a, slot, kv_head,
+                              low > lowest ? low : lowest / STEP * STEP, high);
+        if (w.walk) {
+            join_leaf<DIM>(&joined, &scratch, s, low, high);
+        } else {
+            leave<DIM>(s, w, l);
+        }
+    }
+    if (w.walk) finish<DIM>(joined, scratch, s, w);
+}
+
+/* The leaves of a query, from left to right: a warp per query. */
 static __global__ void __launch_bounds__(OPS_THREADS)
     merge_kernel(const __grid_constant__ attend_work w)
 {
+    enum { CHUNKS = SPC_ATTEND_HEAD_DIM / OPS_LANES };
     const spc_attend_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES;
     const int64_t item = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
-    const int64_t first_part = item * w.parts;
     int32_t first, last;
-    float max = -SPC_INFINITY, sum = 0.0f;
 
     if (item >= (int64_t)a.rows * a.heads) return;
     last = (keys_of(a, (int32_t)(item / a.heads), &first) - 1) / w.keys;
     first /= w.keys;
-    for (int32_t p = first; p <= last; p++) {
-        max = w.stats[2 * (first_part + p)] > max ? w.stats[2 * (first_part + p)] : max;
-    }
-    for (int32_t p = first; p <= last; p++) {
-        const float *stats = w.stats + 2 * (first_part + p);
 
-        sum += stats[1] * spc_exp2((stats[0] - max) * SPC_LOG2_E);
-    }
-    for (int i = lane; i < a.head_dim; i += OPS_LANES) {
-        float out = 0.0f;
+    const float *stats = w.stats + 2 * item * w.leaves;
+    const float *mixed = w.mixed + item * w.leaves * a.head_dim;
+    float max = -SPC_INFINITY, sum = 0.0f, joined[CHUNKS] = {};
 
-        for (int32_t p = first; p <= last; p++) {
-            const float shrink = spc_exp2((w.stats[2 * (first_part + p)] - max) * SPC_LOG2_E);
+    for (int32_t leaf = first; leaf <= last; leaf++) {
+        float keep, add;
 
-            out += w.mixed[(first_part + p) * a.head_dim + i] * shrink;
+        join(&max, &sum, stats[2 * leaf], stats[2 * leaf + 1], &keep, &add);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            const int i = lane + c * OPS_LANES;
+
+            if (i >= a.head_dim) continue;
+            joined[c] = fmaf(mixed[(int64_t)leaf * a.head_dim + i], add, joined[c] * keep);
         }
-        a.out[item * a.head_dim + i] = out * (1.0f / sum); /* NaN where a score was none */
+    }
+
+    const float scale = 1.0f / sum;
+
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        const int i = lane + c * OPS_LANES;
+
+        if (i < a.head_dim) a.out[item * a.head_dim + i] = joined[c] * scale;
     }
 }
 
@@ -235,43 +310,63 @@ int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_
 
 int32_t spc_cuda_attend_reach(int32_t most_seen, int32_t context)
 {
-    const int32_t keys = part_keys(context), reach = (most_seen + keys - 1) / keys * keys;
+    const int32_t keys = leaf_keys(context), reach = (most_seen + keys - 1) / keys * keys;
 
     return reach < context ? reach : context;
 }
 
 int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim, int32_t context)
 {
-    const int32_t keys = part_keys(context);
+    const int32_t keys = leaf_keys(context);
+    const int64_t queries = (int64_t)rows * heads, most = (int64_t)STRIPS_FILL * STRIP;
 
-    return (int64_t)rows * heads * ((context + keys - 1) / keys) * (head_dim + 2);
+    return (queries < most ? queries : most) * ((context + keys - 1) / keys) * (head_dim + 2);
+}
+
+template <int DIM, bool VECTOR>
+static cudaError_t launch_attend(const attend_work &w, cudaStream_t stream)
+{
+    const int64_t strips = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips;
+    const int64_t items = strips * (w.walk ? 1 : w.leaves) * (DIM / columns_of(DIM));
+
+    if (items > INT32_MAX - STRIP) return cudaErrorInvalidValue;
+    return launch_op(attend_kernel<DIM, VECTOR>, (items + warps_of(DIM) - 1) / warps_of(DIM), w,
+                     stream, warps_of(DIM) * OPS_LANES);
 }
 
 cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
 {
-    attend_work w = {*a, part_keys(a->context), 0, 0, a->workspace, nullptr};
+    const int32_t queries = queries_of(a->head_dim);
+    attend_work w = {*a, leaf_keys(a->context), 0, 0, 0, false, a->workspace, nullptr};
+    int32_t sharing, rows;
     cudaError_t error;
-    int64_t blocks;
 
-    if (!a->query || !a->key || !a->value || !a->slot || !a->position || !a->seen || !a->tile ||
-        !a->out || !a->workspace || a->rows < 1 || a->tiles < 1 || a->kv_heads < 1 ||
-        a->heads < a->kv_heads || a->heads % a->kv_heads != 0 || a->head_dim < 1 ||
-        a->head_dim > SPC_ATTEND_HEAD_DIM || a->width < (int64_t)a->heads * a->head_dim ||
-        a->most_seen < 1 || a->most_seen > a->context) {
+    if (!a->query || !a->cache.key || !a->cache.value || !a->cache.table || !a->slot ||
+        !a->position || !a->seen || !a->tile || !a->out || !a->workspace || a->rows < 1 ||
+        a->tiles < 1 || a->kv_heads < 1 || a->heads < a->kv_heads || a->heads % a->kv_heads != 0 ||
+        a->head_dim < 1 || a->head_dim > SPC_ATTEND_HEAD_DIM ||
+        a->width < (int64_t)a->heads * a->head_dim || a->most_seen < 1 ||
+        a->most_seen > a->context) {
         return cudaErrorInvalidValue;
     }
-    w.parts = (a->most_seen + w.keys - 1) / w.keys;
-    w.groups = (a->heads / a->kv_heads + queries_of(a->head_dim) - 1) / queries_of(a->head_dim);
-    w.mixed = w.stats + 2 * (int64_t)a->rows * a->heads * w.parts;
-    blocks = (int64_t)a->tiles * a->kv_heads * w.groups * w.parts;
-    if (a->head_dim <= 64) {
-        error = launch_op(attend_kernel<64, QUERIES_WIDE>, blocks, w, stream);
+    sharing = a->heads / a->kv_heads;
+    rows = spc_cuda_attend_tile_rows(a->heads, a->kv_heads, a->head_dim);
+    if (rows > a->rows) rows = a->rows;
+    w.leaves = (a->most_seen + w.keys - 1) / w.keys;
+    w.groups = (sharing + queries - 1) / queries;
+    w.strips = ((sharing < queries ? sharing : queries) * rows + STRIP - 1) / STRIP;
+    w.walk = w.leaves == 1 || (int64_t)a->tiles * a->kv_heads * w.groups * w.strips >= STRIPS_FILL;
+    w.mixed = w.stats + 2 * (int64_t)a->rows * a->heads * w.leaves;
+    if (a->head_dim % 4 != 0) {
+        error = launch_attend<SPC_ATTEND_HEAD_DIM, false>(w, stream);
+    } else if (a->head_dim <= 64) {
+        error = launch_attend<64, true>(w, stream);
     } else if (a->head_dim <= 128) {
-        error = launch_op(attend_kernel<128, QUERIES_WIDE>, blocks, w, stream);
+        error = launch_attend<128, true>(w, stream);
     } else {
-        error = launch_op(attend_kernel<256, QUERIES_TALL>, blocks, w, stream);
+        error = launch_attend<SPC_ATTEND_HEAD_DIM, true>(w, stream);
     }
-    if (error != cudaSuccess) return error;
+    if (error != cudaSuccess || w.walk) return error;
     return launch_op(merge_kernel, ((int64_t)a->rows * a->heads + OPS_WARPS - 1) / OPS_WARPS, w,
                      stream);
 }

@@ -112,14 +112,17 @@ static __device__ unsigned long long block_least(block_scratch *s, unsigned long
     return key;
 }
 
-/* One kernel of one argument struct.  A C++ compiler finds fiber_launch in tests/fibers. */
+/* One kernel of one argument struct; what becomes of this launch, whatever the thread's last error
+ * is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>
 static cudaError_t launch(void (*kernel)(Args), int32_t blocks, const Args &args,
                           cudaStream_t stream)
 {
 #ifdef __CUDACC__
-    kernel<<<(unsigned)blocks, SPC_LANES, 0, stream>>>(args);
-    return cudaPeekAtLastError();
+    void *arguments[] = {(void *)&args};
+
+    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3(SPC_LANES),
+                            arguments, 0, stream);
 #else
     (void)stream;
     return fiber_launch(kernel, blocks, SPC_LANES, args);

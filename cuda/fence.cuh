@@ -4,6 +4,7 @@
 #define SPC_CUDA_FENCE_CUH
 
 #include <cuda_runtime_api.h>
+#include <stdint.h>
 
 /* Orders what this thread, and those it met at a barrier, wrote before what it does next, and what
  * it saw before what it reads next: for a counter between blocks.  (__threadfence orders more than
@@ -12,6 +13,20 @@ static __device__ __forceinline__ void fence_blocks(void)
 {
 #ifdef __CUDACC__
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#endif
+}
+
+/* A word of device memory that other blocks write meanwhile: read anew each time, from where their
+ * atomic operations leave it. */
+static __device__ __forceinline__ uint32_t fresh_word(const uint32_t *at)
+{
+#ifdef __CUDACC__
+    uint32_t word;
+
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(at));
+    return word;
+#else
+    return *(const volatile uint32_t *)at;
 #endif
 }
 

@@ -7,18 +7,18 @@
 static __global__ void __launch_bounds__(OPS_THREADS)
     glu_kernel(const __grid_constant__ spc_glu_args a)
 {
-    const int64_t i = (int64_t)blockIdx.x * OPS_THREADS + threadIdx.x;
+    const int32_t blocks = blocks_of_row(a.dim), block = (int32_t)blockIdx.x;
+    const int32_t i = block % blocks * OPS_THREADS + (int32_t)threadIdx.x;
+    const int64_t first = (int64_t)(block / blocks) * a.dim; /* of the row */
 
-    if (i >= (int64_t)a.rows * a.dim) return;
+    if (i >= a.dim) return;
     if (a.kind == SPC_GLU_RELU) {
-        a.out[i] = a.in[i] < 0.0f ? 0.0f : a.in[i]; /* NaN stays */
+        const float x = a.in[first + i];
+
+        a.out[first + i] = x < 0.0f ? 0.0f : x; /* NaN stays */
         return;
     }
-
-    const int64_t at = i / a.dim * 2 * a.dim + i % a.dim;
-    const float gate = a.in[at], up = a.in[at + a.dim];
-
-    a.out[i] = glu_gate(a.kind, gate) * up;
+    a.out[first + i] = glu_gate(a.kind, a.in[2 * first + i]) * a.in[2 * first + a.dim + i];
 }
 
 cudaError_t spc_cuda_glu(const spc_glu_args *a, cudaStream_t stream)
@@ -27,6 +27,5 @@ cudaError_t spc_cuda_glu(const spc_glu_args *a, cudaStream_t stream)
         a->kind > SPC_GLU_RELU) {
         return cudaErrorInvalidValue;
     }
-    return launch_op(glu_kernel, ((int64_t)a->rows * a->dim + OPS_THREADS - 1) / OPS_THREADS, *a,
-                     stream);
+    return launch_op(glu_kernel, (int64_t)a->rows * blocks_of_row(a->dim), *a, stream);
 }

@@ -189,7 +189,7 @@ template <typename T> static __device__ T fresh(const T *at)
     } u;
 
     static_assert(sizeof(T) % 4 == 0, "whole words");
-    for (size_t i = 0; i < sizeof(T) / 4; i++) u.word[i] = __ldcg((const uint32_t *)at + i);
+    for (size_t i = 0; i < sizeof(T) / 4; i++) u.word[i] = fresh_word((const uint32_t *)at + i);
     return u.value;
 }
 
@@ -492,7 +492,7 @@ static __device__ void read_text(int32_t slot)
 
     fence_blocks();
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
-        ((uint32_t *)&scratch.job)[i] = __ldcg(text + i);
+        ((uint32_t *)&scratch.job)[i] = fresh_word(text + i);
     }
     __syncthreads();
     if (threadIdx.x == 0) scratch.job.pair.round = &scratch.helper;

@@ -70,16 +70,30 @@ static bool takes(spc_linear_kernel kernel, spc_weight_type type)
     return kernel == SPC_KERNEL_ROW || (kernel == SPC_KERNEL_TILE && spc_cuda_tile_takes(type));
 }
 
+static bool has_slices(const spc_linear_args *a, spc_linear_kernel kernel, int32_t slices)
+{
+    if (!takes(kernel, a->part[0].type) || !is_power(slices, SPC_LINEAR_SLICES)) return false;
+    if (slices <= OPS_WARPS) return kernel != SPC_KERNEL_TILE || slices == OPS_WARPS;
+    return tiles_of(*a) <= SPLIT_BLOCKS / (slices / OPS_WARPS);
+}
+
+bool spc_cuda_linear_feeds(const spc_linear_args *a, spc_linear_kernel kernel, int32_t slices)
+{
+    const bool tile = kernel == SPC_KERNEL_TILE;
+
+    if (!has_slices(a, kernel, slices)) return false;
+    return slices == (tile ? OPS_WARPS : 1) ||
+           units_of(a, kernel) >= slices * (tile ? 1 : OPS_LANES);
+}
+
 bool spc_cuda_linear_can(const spc_linear_args *a, const spc_linear_way *way)
 {
-    if (!takes(way->kernel, a->part[0].type)) return false;
-    if (!is_power(way->slices, SPC_LINEAR_SLICES)) return false;
-    if (way->slices > OPS_WARPS && tiles_of(*a) > SPLIT_BLOCKS / pieces_of(*way)) return false;
+    if (!has_slices(a, way->kernel, way->slices)) return false;
     if (way->kernel != SPC_KERNEL_TILE) return way->tiles[0] == 0 && way->tiles[1] == 0;
     for (int i = 0; i < 2; i++) {
         if (!is_power(way->tiles[i], most_tiles(a)) || (is_pair(a) && way->tiles[i] < 2)) {
             return false;
         }
     }
-    return way->slices >= OPS_WARPS;
+    return true;
 }

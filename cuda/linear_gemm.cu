@@ -108,17 +108,18 @@ typedef struct {
 static __global__ void __launch_bounds__(OPS_THREADS)
     finish_kernel(const __grid_constant__ finish_args a)
 {
-    const int64_t i = (int64_t)blockIdx.x * OPS_THREADS + threadIdx.x;
-    const int64_t row = i / a.outs, out = i % a.outs;
+    const int32_t blocks = blocks_of_row(a.outs), row = (int32_t)blockIdx.x / blocks;
+    const int32_t out = (int32_t)blockIdx.x % blocks * OPS_THREADS + (int32_t)threadIdx.x;
+    const int64_t i = (int64_t)row * a.outs + out;
 
-    if (row >= a.rows) return;
+    if (out >= a.outs) return;
 
     float x = a.in[i];
 
     if (a.scale) x = (x + a.in[i + (int64_t)a.rows * a.outs]) * a.scale[row];
     if (a.bias) x += a.bias[out];
     if (a.cap > 0.0f) x = bounded(x, a.cap);
-    a.out[(a.target ? a.target[row] : row) * a.width + out] = x;
+    a.out[(int64_t)(a.target ? a.target[row] : row) * a.width + out] = x;
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -155,7 +156,8 @@ static cudaError_t error_of(cublasStatus_t status)
 
 struct spc_cuda_gemm_state {
     cublasHandle_t handle;
-    void *library; /* of dlopen; it stays, for it does not unload well */
+    cudaStream_t stream; /* that the handle works on, with the workspace */
+    void *library;       /* of dlopen; it stays, for it does not unload well */
     decltype(&cublasCreate) create;
     decltype(&cublasDestroy) destroy;
     decltype(&cublasSetStream) set_stream;
@@ -200,7 +202,17 @@ static cudaError_t load(spc_cuda_gemm g)
 }
 #endif
 
-/* A handle that works on the stream with the workspace. */
+/* Let the handle work on the stream, with the workspace. */
+static cudaError_t work_on(spc_cuda_gemm g, void *memory, cudaStream_t stream)
+{
+    cudaError_t error =
+        error_of(g->set_stream(g->handle, stream)); /* resets the workspace: first */
+
+    if (error != cudaSuccess) return error;
+    g->stream = stream;
+    return error_of(g->set_workspace(g->handle, scratch_of(memory).library, LIBRARY_BYTES));
+}
+
 static cudaError_t prepare(spc_cuda_gemm g, void *memory, cudaStream_t stream)
 {
     cudaError_t error = load(g);
@@ -211,9 +223,7 @@ static cudaError_t prepare(spc_cuda_gemm g, void *memory, cudaStream_t stream)
         g->handle = nullptr;
         return error;
     }
-    error = error_of(g->set_stream(g->handle, stream)); /* resets the workspace: first */
-    if (error != cudaSuccess) return error;
-    return error_of(g->set_workspace(g->handle, scratch_of(memory).library, LIBRARY_BYTES));
+    return work_on(g, memory, stream);
 }
 
 cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out)
@@ -278,8 +288,7 @@ static cudaError_t part_gemm(spc_cuda_gemm gemm, const spc_linear_args *a, int32
 
         error = multiply(gemm, m, o, outs, split ? (const void *)s->split : a->in, rows, s->result);
         if (error != cudaSuccess) return error;
-        error = launch_op(finish_kernel, ((int64_t)a->rows * outs + OPS_THREADS - 1) / OPS_THREADS,
-                          f, stream);
+        error = launch_op(finish_kernel, (int64_t)a->rows * blocks_of_row(outs), f, stream);
     }
     return error;
 }
@@ -292,6 +301,7 @@ cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, void *memory, const spc_lin
     cudaError_t error = cudaSuccess;
 
     if (!gemm || !is_linear(all)) return cudaErrorInvalidValue;
+    if (stream != gemm->stream) error = work_on(gemm, memory, stream);
     for (int32_t done = 0; done < all->rows && error == cudaSuccess; done += GEMM_ROWS) {
         spc_linear_args a = *all;
         int32_t at = 0;

@@ -18,128 +18,20 @@
  * bf16, exactly (from 2^-109 on; above 3.38e38 it becomes infinite); with fp16 weights both are
  * floats of 11 bits, two of which keep 22 bits of an activation, to 2^-23.  Products are
  * exact and sums float32: a result is within 2^-20 of the sum of its products' sizes, up to 16384
- * columns.
+ * columns, where sums are rounded to nearest.  Tensor cores may cut them off instead: then each of
+ * a warp's additions, 3 for every 128 columns, can lose 2^-22 of the sum so far.
  *
  * In flight are 8 loads of 16 bytes per thread, 32 KB per block, of which a multiprocessor holds
  * two; counted, not timed: no GPU has run it. */
 #include "ops.h"
 
+#include "linear_tile.cuh"
+#include "linear_wide.cuh"
 #include "split.cuh"
 
 enum {
-    COLUMNS = 8,                   /* rows of activations of a product */
-    VECTORS = 4,                   /* of 8 weights, that the lanes of a row load at once */
-    TILE_ROWS = 16,                /* of a launch */
+    TILE_ROWS = SPC_LINEAR_STRIP,  /* of a launch */
     STAGE = TILE_VECTORS / VECTORS /* tiles times steps whose weights a warp has under way */
-};
-
-typedef struct {
-    spc_linear_args a;
-    spc_linear_more more;
-    int32_t pieces; /* blocks that share the columns of their outputs */
-} tile_work;
-
-typedef struct {
-    int32_t part;  /* parts: there is no such tile */
-    int32_t first; /* its first output of the part */
-    int32_t at;    /* outputs of the parts before */
-} tile_place;
-
-/* Tiles go part by part; gates and what they open by turns, so that a block has both. */
-static __device__ __forceinline__ tile_place place_of(const tile_work &w, int32_t tile)
-{
-    tile_place at = {0, 0, 0};
-
-    if (w.more.gate) {
-        at.part = tile / 2 * TILE < w.a.part[0].rows ? tile % 2 : w.a.parts;
-        at.first = tile / 2 * TILE;
-        return at;
-    }
-    for (; at.part < w.a.parts; at.part++) {
-        const int32_t tiles = (w.a.part[at.part].rows + TILE - 1) / TILE;
-
-        if (tile < tiles) break;
-        tile -= tiles;
-        at.at += w.a.part[at.part].rows;
-    }
-    at.first = tile * TILE;
-    return at;
-}
-
-/* ---- the factors of a product ----------------------------------------------------------------
- *
- * Of the 8 weights and activations that a lane holds, a product takes ONCE. */
-
-/* Activations of bf16 weights: three parts that add up to them, as pairs. */
-struct tile_bf16 {
-    typedef weights_bf16 weights;
-    enum { PARTS = 3, ONCE = 4, TILES_MOST = 4 };
-    uint32_t part[PARTS][2];
-
-    __device__ __forceinline__ void split(float *x)
-    {
-#pragma unroll
-        for (int p = 0; p < PARTS; p++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float taken[2];
-
-                part[p][i] = bf16_pair(x[2 * i], x[2 * i + 1]);
-                weights_bf16::pair(part[p][i], taken);
-                x[2 * i] -= taken[0];
-                x[2 * i + 1] -= taken[1];
-            }
-        }
-    }
-
-    /* upper, lower: weights of output g and of output g + 8 */
-    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
-    {
-        const uint32_t a[4] = {step ? upper.z : upper.x, step ? lower.z : lower.x,
-                               step ? upper.w : upper.y, step ? lower.w : lower.y};
-
-#pragma unroll
-        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x16(sum, a, part[p]);
-    }
-};
-
-/* The same of fp16 weights, in floats of 19 bits: halves would overflow where activations do not.
- */
-struct tile_f16 {
-    typedef weights_f16 weights;
-    enum { PARTS = 2, ONCE = 2, TILES_MOST = 2 /* 4 would not fit into registers */ };
-    uint32_t part[PARTS][2];
-
-    __device__ __forceinline__ void split(const float *x)
-    {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            part[0][i] = tf32_bits(x[i]);
-            part[1][i] = tf32_bits(x[i] - spc_bits_float(part[0][i]));
-        }
-    }
-
-    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
-    {
-        const uint32_t up = step == 0   ? upper.x
-                            : step == 1 ? upper.y
-                            : step == 2 ? upper.z
-                                        : upper.w;
-        const uint32_t low = step == 0   ? lower.x
-                             : step == 1 ? lower.y
-                             : step == 2 ? lower.z
-                                         : lower.w;
-        float weight[4];
-
-        weights_f16::pair(up, weight);
-        weights_f16::pair(low, weight + 2);
-
-        const uint32_t a[4] = {spc_float_bits(weight[0]), spc_float_bits(weight[2]),
-                               spc_float_bits(weight[1]), spc_float_bits(weight[3])};
-
-#pragma unroll
-        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x8(sum, a, part[p]);
-    }
 };
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
@@ -208,43 +100,6 @@ static __device__ __forceinline__ void leave(const tile_shared<TILES, STRIPS> &s
     }
     if (w.more.norm && threadIdx.x < (unsigned)w.a.rows) {
         to[layout::SQUARES + threadIdx.x] = s.square_of(threadIdx.x);
-    }
-}
-
-/* From sums to results: one thread for each output and row. */
-template <int TILES, typename Sums>
-static __device__ __forceinline__ void finish(const Sums &s, const tile_work &w, int32_t group)
-{
-    enum { OUTS = TILES * TILE };
-    const spc_linear_args &a = w.a;
-
-    for (int i = threadIdx.x; i < OUTS * a.rows; i += OPS_THREADS) {
-        const int row = i / OUTS, o = i % OUTS;
-        const tile_place at = place_of(w, group * TILES + o / TILE);
-        const int32_t out = at.first + o % TILE;
-
-        if (at.part == a.parts || out >= a.part[at.part].rows) continue;
-        if (w.more.gate && at.part == 1) continue;
-
-        const int64_t to = (int64_t)(a.target ? a.target[row] : row) * a.width + at.at + out;
-        float scale = 1.0f; /* what norm.cu multiplies a row by */
-
-        if (w.more.norm) {
-            scale = 1.0f / sqrtf(s.square_of(row) / (float)a.part[0].cols + w.more.eps);
-        }
-
-        float x = s.sum_of(o, row) * scale;
-
-        if (a.bias[at.part]) x += a.bias[at.part][out];
-        if (w.more.gate) { /* what it opens is in the next tile */
-            float up = s.sum_of(o + TILE, row) * scale;
-
-            if (a.bias[1]) up += a.bias[1][out];
-            x = glu_gate(w.more.glu, x) * up;
-        }
-        if (a.cap > 0.0f) x = bounded(x, a.cap);
-        if (w.more.add) x += w.more.add[to];
-        a.out[to] = x;
     }
 }
 
@@ -351,7 +206,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
     }
     __syncthreads();
     if (w.pieces == 1) {
-        finish<TILES>(shared, w, group);
+        finish<TILES>(shared, w, group, 0, a.rows);
         return;
     }
     leave(shared, w);
@@ -359,7 +214,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
         const tile_left<TILES> all = {left_by(a, group * w.pieces, tile_left<TILES>::FLOATS),
                                       w.pieces};
 
-        finish<TILES>(all, w, group);
+        finish<TILES>(all, w, group, 0, a.rows);
     }
 }
 
@@ -404,14 +259,22 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more
                         w.more.glu < SPC_GLU_SILU || w.more.glu > SPC_GLU_GELU_TANH)) {
         return cudaErrorInvalidValue;
     }
-    for (int32_t done = 0; done < a->rows && error == cudaSuccess; done += TILE_ROWS) {
+    for (int32_t done = 0; done < a->rows && error == cudaSuccess; done += w.a.rows) {
         const int64_t at = (int64_t)done * a->width;
+        const int32_t left = a->rows - done;
+        const bool wide = a->wide && left > TILE_ROWS;
+        const int32_t most = wide ? (int32_t)WIDE_ROWS : (int32_t)TILE_ROWS;
 
-        w.a.rows = a->rows - done < TILE_ROWS ? a->rows - done : TILE_ROWS;
+        w.a.rows = left < most ? left : most;
         w.a.in = a->in + (int64_t)done * a->part[0].cols;
         if (a->target) w.a.target = a->target + done;
         if (!a->target) w.a.out = a->out + at;
         if (!a->target && w.more.add) w.more.add = more->add + at;
+
+        if (wide) {
+            error = launch_wide(w, stream);
+            continue;
+        }
 
         const int32_t tiles = way.tiles[w.a.rows > COLUMNS];
 

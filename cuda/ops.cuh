@@ -270,20 +270,40 @@ static __device__ __forceinline__ uint32_t tf32_bits(float x)
 /* ---- launch -----------------------------------------------------------------------------------
  */
 
-/* One kernel of one argument struct, blocks of OPS_THREADS.  A C++ compiler finds fiber_launch in
- * tests/fibers. */
+/* Blocks of a row, a thread for each of its elements.  (To find the row by a division of 64 bits in
+ * every thread takes longer than what the thread is there for.) */
+static __host__ __device__ __forceinline__ int32_t blocks_of_row(int32_t elements)
+{
+    return (elements + OPS_THREADS - 1) / OPS_THREADS;
+}
+
+/* One kernel of one argument struct; what becomes of this launch, whatever
+ * the thread's last error is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>
 static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
-                             cudaStream_t stream)
+                             cudaStream_t stream, int threads = OPS_THREADS)
 {
     if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidValue;
 #ifdef __CUDACC__
-    kernel<<<(unsigned)blocks, OPS_THREADS, 0, stream>>>(args);
-    return cudaPeekAtLastError();
+    void *arguments[] = {(void *)&args};
+
+    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
+                            arguments, 0, stream);
 #else
     (void)stream;
-    return fiber_launch(kernel, (int)blocks, OPS_THREADS, args);
+    return fiber_launch(kernel, (int)blocks, threads, args);
 #endif
+}
+
+/* Where the row of a position begins in the cache, keys and values alike. */
+static __device__ __forceinline__ int64_t page_row(const spc_cuda_pages &cache, int32_t slot,
+                                                   int32_t kv_head, int32_t position,
+                                                   int32_t head_dim)
+{
+    const int64_t page = cache.table[(int64_t)slot * cache.width + position / SPC_CUDA_PAGE_TOKENS];
+
+    return page * cache.stride +
+           ((int64_t)kv_head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS) * head_dim;
 }
 
 #endif

@@ -143,6 +143,17 @@ typedef struct {
 
 cudaError_t spc_cuda_glu(const spc_glu_args *args, cudaStream_t stream);
 
+enum { SPC_CUDA_PAGE_TOKENS = 16 };
+
+/* Keys and values of one layer, in pages of SPC_CUDA_PAGE_TOKENS positions. */
+typedef struct {
+    float *key;           /* [kv_heads, SPC_CUDA_PAGE_TOKENS, head_dim] of page 0 */
+    float *value;         /* the same */
+    const int32_t *table; /* [slots, width] the pages of a slot's positions */
+    int32_t width;
+    int64_t stride; /* elements from a page to the next */
+} spc_cuda_pages;
+
 /* What happens to queries, keys and values before attention, each part where its pointers are:
  * norm of every head of queries and keys, rotation by position, keys and values into the cache. */
 typedef struct {
@@ -151,13 +162,11 @@ typedef struct {
     const float *key_weight;   /* the same */
     const float *cosine;       /* [context, head_dim / 2]; NULL: no rotation */
     const float *sine;         /* the same */
-    float *key;                /* [kv_heads, context, head_dim] of slot 0; NULL: no cache */
-    float *value;              /* the same */
+    spc_cuda_pages cache;      /* key NULL: none */
     const int32_t *slot;       /* [rows] */
     const int32_t *position;   /* [rows] */
-    int64_t slot_stride;       /* elements from a slot's keys to the next slot's */
     float eps;
-    int32_t rows, width, heads, kv_heads, head_dim, context;
+    int32_t rows, width, heads, kv_heads, head_dim;
 } spc_rope_args;
 
 cudaError_t spc_cuda_rope(const spc_rope_args *args, cudaStream_t stream);
@@ -169,9 +178,8 @@ typedef struct {
 
 /* Attention of every row over keys 0 .. seen - 1 of its slot, or the last `window` of them. */
 typedef struct {
-    const float *query;      /* [rows, width], queries [heads, head_dim] first */
-    const float *key;        /* [kv_heads, context, head_dim] of slot 0 */
-    const float *value;      /* the same */
+    const float *query; /* [rows, width], queries [heads, head_dim] first */
+    spc_cuda_pages cache;
     const float *bias;       /* [heads, 2 context - 1] by key - position + context - 1, or NULL */
     const int32_t *slot;     /* [rows] */
     const int32_t *position; /* [rows] */
@@ -179,7 +187,6 @@ typedef struct {
     const spc_attend_tile *tile; /* [tiles] that cover the rows; see spc_cuda_attend_tile_rows */
     float *out;                  /* [rows, heads * head_dim] */
     float *workspace;            /* spc_cuda_attend_workspace floats */
-    int64_t slot_stride;         /* elements from a slot's keys to the next slot's */
     float scale;                 /* of scores */
     float cap;                   /* scores become cap tanh(score / cap); 0: they do not */
     int32_t rows, tiles, width, heads, kv_heads, head_dim, context;
@@ -198,7 +205,11 @@ int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim,
 
 cudaError_t spc_cuda_attend(const spc_attend_args *args, cudaStream_t stream);
 
-enum { SPC_LINEAR_PARTS = 3, SPC_LINEAR_SLICES = 64 };
+enum {
+    SPC_LINEAR_PARTS = 3,
+    SPC_LINEAR_SLICES = 64,
+    SPC_LINEAR_STRIP = 16 /* rows for which the kernels read weights once */
+};
 
 /* Kernels of linear ops: linear_row.cu, linear_tile.cu, linear_quant.cu. */
 typedef enum { SPC_KERNEL_ROW, SPC_KERNEL_TILE, SPC_KERNEL_QUANT } spc_linear_kernel;
@@ -226,6 +237,9 @@ typedef struct {
     spc_linear_way way; /* slices 0: the kernel's default */
     void *scratch;      /* SPC_LINEAR_SCRATCH bytes, zeros before its first launch, of launches that
                            wait for each other; NULL where slices are 8 or fewer */
+    void *wide;         /* TILE: spc_cuda_linear_wide_bytes, 16-byte aligned, of such launches; more
+                           than 16 rows then read weights once for 64 of them, to the same bits.
+                           NULL: once for 16 */
 } spc_linear_args;
 
 enum { SPC_LINEAR_SCRATCH = 1165312 };
@@ -235,6 +249,11 @@ enum { SPC_LINEAR_SCRATCH = 1165312 };
 spc_linear_way spc_cuda_linear_default(const spc_linear_args *args, spc_linear_kernel kernel);
 /* Can these parts go that way? */
 bool spc_cuda_linear_can(const spc_linear_args *args, const spc_linear_way *way);
+/* Is there such a way for some tiles, with columns for every warp? */
+bool spc_cuda_linear_feeds(const spc_linear_args *args, spc_linear_kernel kernel, int32_t slices);
+
+/* Bytes of `wide` for up to so many columns, and outputs of all parts together. */
+int64_t spc_cuda_linear_wide_bytes(int32_t cols, int32_t outs);
 
 /* Rows in strips of up to 16, each of which reads the weights once. */
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
@@ -257,8 +276,9 @@ typedef struct {
                           does; may be out */
 } spc_linear_more;
 
-/* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows.
- * A row has the same bits in any strip, but not those of spc_cuda_linear_row.
+/* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows,
+ * or of 64 where there is memory for it (linear_wide.cu). A row has the same bits in any strip, but
+ * not those of spc_cuda_linear_row.
  *
  * more   NULL: nothing */
 cudaError_t spc_cuda_linear_tile(const spc_linear_args *args, const spc_linear_more *more,

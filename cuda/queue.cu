@@ -228,7 +228,7 @@ static __device__ row_record record_of(int64_t row)
     } u;
 
     for (int i = 0; i < RECORD_WORDS; i++) {
-        u.word[i] = __ldcg((const uint32_t *)&at[i / CELL_WORDS].tile + i % CELL_WORDS);
+        u.word[i] = fresh_word((const uint32_t *)&at[i / CELL_WORDS].tile + i % CELL_WORDS);
     }
     return u.record;
 }

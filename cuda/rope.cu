@@ -62,11 +62,11 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                         a.sine + (int64_t)position * half, a.head_dim, lane);
         }
     }
-    if (h < a.heads || !a.key) return;
+    if (h < a.heads || !a.cache.key) return;
 
     const bool is_key = h < a.heads + a.kv_heads;
-    const int64_t at = (h - a.heads) % a.kv_heads * (int64_t)a.context + position;
-    float *cache = (is_key ? a.key : a.value) + a.slot[row] * a.slot_stride + at * a.head_dim;
+    float *cache = (is_key ? a.cache.key : a.cache.value) +
+                   page_row(a.cache, a.slot[row], (h - a.heads) % a.kv_heads, position, a.head_dim);
 
     for (int i = lane; i < half; i += OPS_LANES) {
         cache[i] = head[i];
@@ -80,8 +80,8 @@ cudaError_t spc_cuda_rope(const spc_rope_args *a, cudaStream_t stream)
 
     if (!a->qkv || !a->position || a->heads < 0 || a->kv_heads < 1 || a->rows < 1 ||
         a->head_dim < 2 || a->head_dim % 2 != 0 || a->width < heads * a->head_dim ||
-        !a->query_weight != !a->key_weight || !a->cosine != !a->sine || !a->key != !a->value ||
-        (a->key && !a->slot)) {
+        !a->query_weight != !a->key_weight || !a->cosine != !a->sine ||
+        !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !a->cache.table))) {
         return cudaErrorInvalidValue;
     }
     return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream);

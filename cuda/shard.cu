@@ -503,11 +503,12 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
     const spc_answers answers = answers_at(&a.shards, s, a.b.vocab);
     const bool fits = answer_fits(&r, &scratch.round);
+    const bool asks_rows = r.state->ask.kind == SPC_ASK_ROWS;
+    const int32_t rows =
+        spc_bits_count(r.state->ask.verifier_rows) + spc_bits_count(r.state->ask.drafter_rows);
 
-    if (scratch.open && fits && r.state->ask.kind == SPC_ASK_ROWS) {
-        const int32_t rows =
-            spc_bits_count(r.state->ask.verifier_rows) + spc_bits_count(r.state->ask.drafter_rows);
-
+    __syncthreads(); /* all have read the question: the first thread puts another in its place */
+    if (scratch.open && fits && asks_rows) {
         if (k < rows) absorb_row(&r, &scratch.round, &answers, k);
         __syncthreads();
         if (k == 0) absorb_rows_end(&r, &scratch.round);

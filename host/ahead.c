@@ -4,13 +4,13 @@
 
 #include <string.h>
 
-int32_t spc_ahead_most(const spc_whole *w, int32_t context)
+int32_t spc_ahead_most(const spc_whole *w, int32_t room)
 {
-    int32_t room = context - w->length - w->lane.drafts;
+    int32_t left = room - w->length - w->lane.drafts;
     int32_t most = w->ahead < SPC_GAMMA_MAX + 1 ? w->ahead : SPC_GAMMA_MAX + 1;
 
-    if (!w->unscored || w->lane.drafts == 0 || w->lane.salt != 0 || room < 0) return 0;
-    return most < room ? most : room;
+    if (!w->unscored || w->lane.drafts == 0 || w->lane.salt != 0 || left < 0) return 0;
+    return most < left ? most : left;
 }
 
 int32_t spc_ahead_ready(const spc_ahead *a, const spc_whole *w, int32_t held)

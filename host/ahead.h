@@ -16,8 +16,9 @@ typedef struct {
     int32_t count; /* of the drafts; 0: there are none */
 } spc_ahead;
 
-/* How many drafts a round may draw ahead: as it asks, as far as the drafter's context goes. */
-int32_t spc_ahead_most(const spc_whole *whole, int32_t context);
+/* How many drafts a round may draw ahead: as it asks, as far as the drafter's cache has room,
+ * which is for so many tokens. */
+int32_t spc_ahead_most(const spc_whole *whole, int32_t room);
 
 /* How many of the drafts the round can begin with.
  *

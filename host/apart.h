@@ -34,6 +34,7 @@ struct spc_runner {
     int32_t hidden; /* KV entries of their slot that none but their own round may use */
     int32_t bank;   /* where their rows of logits are: 0 the lane's own, 1 behind all outputs */
     spc_row_stats stats[2][APART_DRAFTS]; /* by bank, of the drafts of a round */
+    int32_t room[];                       /* [slots] tokens that the pages of a slot take */
 };
 
 /* KV length without what was run ahead. */

@@ -194,7 +194,7 @@ spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole 
     drawn = spc_now_ns();
     w->lane.drafts = r.lane.drafts;
     if (r.lane.drafts == wanted && !w->failed && !is_stop(w, r.lane.draft[wanted - 1])) {
-        r.ahead = spc_ahead_most(w, drafter->limits.context);
+        r.ahead = spc_ahead_most(w, drafter->room[w->slot]);
     }
     r.rows = spc_apart_rows(drafter, &r.lane, 1);
     status = r.ahead > 0 ? work_both(&r, err) : decide(&r, err);

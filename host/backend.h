@@ -14,6 +14,8 @@
 #include "rules/row.h"
 #include "weights/bundle.h"
 
+#include "kernels.h"
+#include "pages.h"
 #include "plan.h"
 
 #include <spc/spc.h>
@@ -32,7 +34,7 @@ typedef enum {
 /* How much a runner must be able to hold; fixed at load. */
 typedef struct {
     int32_t slots;   /* sequences whose KV cache exists at once */
-    int32_t context; /* tokens per slot */
+    int32_t context; /* tokens per slot, at most */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
     bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
@@ -41,7 +43,16 @@ typedef struct {
     spc_linear_kernels linear;
     bool plain;        /* GPU: launch by launch, nothing recorded; to find faults */
     bool drafter_rows; /* verify_rows will be called: room for the rows where there has to be */
+    int32_t pages;     /* of KV entries, for all slots together: a slot has none until `map`.  0: as
+                          many as all slots can fill, and each has its own until `map` */
 } spc_limits;
+
+/* Pages of KV entries that a runner reserves. */
+static inline int64_t spc_limits_pages(const spc_limits *limits)
+{
+    if (limits->pages > 0) return limits->pages;
+    return (int64_t)limits->slots * spc_pages_for(limits->context);
+}
 
 /* Rows of one forward.  Row r feeds token[r] at position[r] of slot[r]: its KV entry is written
  * there, then it attends to positions 0 .. position[r].  The rows of one slot are consecutive, in
@@ -106,6 +117,14 @@ typedef struct {
         ready; /* (and ahead: how many were drawn) drafts that an earlier round had drawn ahead */
 } spc_whole;
 
+/* How kernels are timed. */
+typedef struct {
+    uint64_t (*now_ns)(void *user); /* a clock */
+    void *user;
+    int32_t runs;     /* >= 1, of which the median is taken */
+    int32_t together; /* >= 1 forwards of a run, sent before the device is waited for */
+} spc_tuning;
+
 typedef struct {
     const char *name; /* "cpu", "cuda", "ranks", "group", "apart" */
 
@@ -132,7 +151,8 @@ typedef struct {
      * KV length must be 0, and forward takes no row of a slot that has not been encoded. */
     spc_status (*encode)(spc_runner *runner, int32_t slot, const int32_t *token, int32_t count,
                          spc_error *err);
-    /* Run rows; leave the logits rows asked for.  Advances the KV length of each slot.  A row's
+    /* Run rows, of positions that their slots have pages for; leave the logits rows asked for.
+     * Advances the KV length of each slot.  A row's
      * result depends on its own slot alone: not on its neighbours, their number or their order. */
     spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);
     /* Logits row, [vocab] float32 on the host, valid until the next forward that writes it. */
@@ -142,11 +162,13 @@ typedef struct {
     /* Forget KV entries at and after length (<= the present one): sets a counter, copies nothing.
      */
     void (*rewind)(spc_runner *runner, int32_t slot, int32_t length);
-    /* Copy the KV entries of the first `length` tokens of a slot, as many as it holds or fewer,
-     * into another slot, which then holds these and no others: what running the tokens there would
-     * leave, to the bit.  Plans without an encoder.  NULL: slots cannot be copied. */
-    spc_status (*copy_prefix)(spc_runner *runner, int32_t from, int32_t to, int32_t length,
-                              spc_error *err);
+    /* Give a slot pages: the KV entries of its positions 16 i .. 16 i + 15 lie in page[i] from now
+     * on, and it can hold no more than [count] pages take.  The first `length` of them are there,
+     * run by this slot or another in these very pages: the slot holds these and no others.  Slots
+     * may have pages in common, as far as their tokens are the same: what one of them writes there
+     * is what the others have, to the bit.  An encoder's memory has pages of its own. */
+    spc_status (*map)(spc_runner *runner, int32_t slot, const int32_t *page, int32_t count,
+                      int32_t length, spc_error *err);
 
     /* Draw draft i of every lane that has drafts > i from the drafter's row i: writes
      * lane->draft[i], -1 when the row is bad, and lane->stats[i]. */
@@ -187,6 +209,15 @@ typedef struct {
      * refuse.  NULL: weights stay where they are. */
     spc_status (*weights)(const spc_backend *backend, const spc_plan *plan,
                           const spc_bundle *weights, uint64_t *bytes, spc_error *err);
+    /* Load models with the kernels of a table from now on; it must outlive the backend.  Load then
+     * fails with SPC_EINPUT where the table lacks a layer.  SPC_EINPUT: it is of another GPU.
+     * NULL: there is nothing to choose. */
+    spc_status (*use_kernels)(spc_backend *backend, const spc_kernels *table, spc_error *err);
+    /* Time every way that a model's linear layers can go, those apart that the table has, and add
+     * the fastest.  The runner was loaded without a table and holds no sequence.  SPC_EINPUT: the
+     * table is of another GPU.  NULL as above. */
+    spc_status (*tune)(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
+                       spc_error *err);
 } spc_backend_ops;
 
 extern const spc_backend_ops spc_backend_cpu;

@@ -187,7 +187,8 @@ static spc_status apart_load(spc_backend *b, const spc_plan *plan, const spc_bun
 {
     apart_side side = side_of(b, plan);
     spc_limits own = spc_apart_limits(limits, side == APART_DRAFTER);
-    spc_runner *r = calloc(1, sizeof *r);
+    size_t slots = (size_t)limits->slots;
+    spc_runner *r = calloc(1, sizeof *r + slots * sizeof *r->room);
     spc_status status;
 
     *out = NULL;
@@ -199,6 +200,9 @@ static spc_status apart_load(spc_backend *b, const spc_plan *plan, const spc_bun
     r->ops = b->ops[side];
     r->limits = *limits;
     r->ids = plan->ids;
+    for (size_t slot = 0; slot < slots && limits->pages == 0; slot++) {
+        r->room[slot] = limits->context;
+    }
     status = r->ops->load(b->own[side], plan, weights, &own, &r->own, err);
     if (status != SPC_OK) {
         free(r);
@@ -253,11 +257,12 @@ static void apart_rewind(spc_runner *r, int32_t slot, int32_t length)
     }
 }
 
-static spc_status apart_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
-                                    spc_error *err)
+static spc_status apart_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
 {
     spc_apart_settle(r);
-    return r->ops->copy_prefix(r->own, from, to, length, err);
+    r->room[slot] = spc_pages_room(count, r->limits.context);
+    return r->ops->map(r->own, slot, page, count, length, err);
 }
 
 static spc_status apart_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
@@ -300,7 +305,7 @@ const spc_backend_ops spc_backend_apart = {
     .logits = apart_logits,
     .length = spc_apart_length,
     .rewind = apart_rewind,
-    .copy_prefix = apart_copy_prefix,
+    .map = apart_map,
     .draw = apart_draw,
     .verify = apart_verify,
     .round = spc_apart_round,

@@ -264,32 +264,29 @@ static void cpu_rope(spc_runner *r, const spc_op *op, const spc_rows *rows)
     }
 }
 
-/* Where the cache of a slot's head begins. */
-static int64_t cache_at(const spc_runner *r, int32_t slot, int32_t layer, int32_t head)
+static int32_t *pages_of(const spc_runner *r, const spc_kv *kv, int32_t slot)
 {
-    const spc_config *c = &r->plan->config;
-    int64_t index = ((int64_t)slot * c->layers + layer) * c->kv_heads + head;
-
-    return index * r->limits.context * c->head_dim;
+    return kv->table + (int64_t)slot * spc_pages_for(r->limits.context);
 }
 
 /* The keys and values that rows of op->a end with go into a cache. */
-static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, float *keys,
-                        float *values)
+static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, const spc_kv *kv)
 {
     const spc_config *c = &r->plan->config;
     int32_t width = r->plan->buffer[op->a].dim, dim = c->head_dim;
+    int64_t layer = spc_kv_layer(c), head = layer / c->kv_heads;
 
     for (int32_t i = 0; i < rows->count; i++) {
         const float *value = r->buffer[op->a] + (int64_t)(i + 1) * width - c->kv_heads * dim;
         const float *key = value - c->kv_heads * dim;
+        int32_t position = rows->position[i];
+        int32_t page = pages_of(r, kv, rows->slot[i])[position / SPC_PAGE_TOKENS];
+        int64_t at = (page * (int64_t)c->layers + op->layer) * layer +
+                     position % SPC_PAGE_TOKENS * (int64_t)dim;
 
-        for (int32_t h = 0; h < c->kv_heads; h++) {
-            int64_t at =
-                cache_at(r, rows->slot[i], op->layer, h) + (int64_t)rows->position[i] * dim;
-
-            memcpy(keys + at, key + h * dim, (size_t)dim * sizeof *key);
-            memcpy(values + at, value + h * dim, (size_t)dim * sizeof *value);
+        for (int32_t h = 0; h < c->kv_heads; h++, at += head) {
+            memcpy(kv->key + at, key + h * dim, (size_t)dim * sizeof *key);
+            memcpy(kv->value + at, value + h * dim, (size_t)dim * sizeof *value);
         }
     }
 }
@@ -298,8 +295,8 @@ typedef struct {
     spc_runner *runner;
     const spc_op *op;
     const spc_rows *rows;
-    const float *keys, *values; /* [slots, layers, kv_heads, context, head_dim] */
-    bool memory;                /* all that is in it, not what lies before the row */
+    const spc_kv *kv;
+    bool memory; /* all that is in it, not what lies before the row */
 } attend_job;
 
 /* What head `head` of a row at `position` adds to its scores, from the key at `first` on; NULL:
@@ -325,15 +322,16 @@ static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
     for (int32_t item = from; item < to; item++) {
         int32_t row = item / c->heads, head = item % c->heads;
         int32_t slot = job->rows->slot[row], position = job->rows->position[row];
-        int64_t cache = cache_at(r, slot, op->layer, head / (c->heads / c->kv_heads));
-        int32_t seen = job->memory ? r->source[slot] : position + 1, first = 0;
+        int64_t layer = spc_kv_layer(c);
+        int64_t at = op->layer * layer + head / (c->heads / c->kv_heads) * (layer / c->kv_heads);
+        spc_cpu_pages pages = {job->kv->key + at, job->kv->value + at, pages_of(r, job->kv, slot),
+                               c->layers * layer, 0};
+        int32_t seen = job->memory ? r->source[slot] : position + 1;
 
-        if (op->window > 0 && seen > op->window) first = seen - op->window;
-        cache += (int64_t)first * c->head_dim;
+        if (op->window > 0 && seen > op->window) pages.first = seen - op->window;
         r->backend->kernels->attend(r->buffer[op->a] + (int64_t)row * width + head * c->head_dim,
-                                    job->keys + cache, job->values + cache, seen - first,
-                                    c->head_dim, op->scale, op->cap,
-                                    relative_bias(r, op, position, head, first),
+                                    &pages, seen - pages.first, c->head_dim, op->scale, op->cap,
+                                    relative_bias(r, op, position, head, pages.first),
                                     r->scores + (int64_t)thread * r->limits.context,
                                     r->buffer[op->out] + (int64_t)row * out + head * c->head_dim);
     }
@@ -341,15 +339,15 @@ static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
 
 static void cpu_attend(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    attend_job job = {r, op, rows, r->key, r->value, false};
+    attend_job job = {r, op, rows, &r->cache, false};
 
-    write_cache(r, op, rows, r->key, r->value);
+    write_cache(r, op, rows, &r->cache);
     spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
 }
 
 static void cpu_recall(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    attend_job job = {r, op, rows, r->memory_key, r->memory_value, true};
+    attend_job job = {r, op, rows, &r->memory, true};
 
     spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
 }
@@ -375,7 +373,7 @@ static spc_status run_op(spc_runner *r, const spc_op *op, const spc_rows *rows, 
     case SPC_OP_QK_NORM: cpu_qk_norm(r, op, rows->count); break;
     case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
     case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
-    case SPC_OP_STORE: write_cache(r, op, rows, r->memory_key, r->memory_value); break;
+    case SPC_OP_STORE: write_cache(r, op, rows, &r->memory); break;
     case SPC_OP_RECALL: cpu_recall(r, op, rows); break;
     case SPC_OP_RELU: cpu_relu(r, op, rows->count); break;
     case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
@@ -414,7 +412,7 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
         assert(rows->token[i] >= 0 && rows->token[i] < r->plan->ids);
         assert(rows->output[i] < r->limits.outputs);
         assert(rows->position[i] == r->length[rows->slot[i]]);
-        assert(rows->position[i] < r->limits.context);
+        assert(rows->position[i] < r->room[rows->slot[i]]);
         assert(r->plan->encoder_ops == 0 || r->source[rows->slot[i]] > 0);
         r->length[rows->slot[i]]++;
     }
@@ -448,23 +446,18 @@ static void cpu_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-static spc_status cpu_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
-                                  spc_error *err)
+static spc_status cpu_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                          int32_t length, spc_error *err)
 {
-    const spc_config *c = &r->plan->config;
-    size_t bytes = (size_t)length * (size_t)c->head_dim * sizeof *r->key;
-
     (void)err;
-    assert(r->plan->encoder_ops == 0 && from != to && length <= r->length[from]);
-    for (int32_t layer = 0; layer < c->layers; layer++) {
-        for (int32_t head = 0; head < c->kv_heads; head++) {
-            int64_t there = cache_at(r, from, layer, head), here = cache_at(r, to, layer, head);
-
-            memcpy(r->key + here, r->key + there, bytes);
-            memcpy(r->value + here, r->value + there, bytes);
-        }
-    }
-    r->length[to] = length;
+    assert(slot >= 0 && slot < r->limits.slots && count >= 0);
+    assert(count <= spc_pages_for(r->limits.context));
+    for (int32_t i = 0; i < count; i++)
+        assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
+    memcpy(pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
+    r->room[slot] = spc_pages_room(count, r->limits.context);
+    assert(length >= 0 && length <= r->room[slot]);
+    r->length[slot] = length;
     return SPC_OK;
 }
 
@@ -500,7 +493,7 @@ const spc_backend_ops spc_backend_cpu = {
     .logits = cpu_logits,
     .length = cpu_length,
     .rewind = cpu_rewind,
-    .copy_prefix = cpu_copy_prefix,
+    .map = cpu_map,
     .draw = cpu_draw,
     .verify = cpu_verify,
     .verify_rows = cpu_verify_rows,

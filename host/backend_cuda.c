@@ -318,17 +318,14 @@ static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f
                                  r->width);
 }
 
-/* Elements of the caches of all layers of one slot. */
-static int64_t slot_stride(const spc_runner *r)
+/* A layer of the caches, or of the memories. */
+static spc_cuda_pages layer_of(const spc_runner *r, const spc_kv *kv, int32_t layer)
 {
     const spc_config *c = &r->plan->config;
+    int64_t elements = spc_kv_layer(c);
 
-    return (int64_t)c->layers * c->kv_heads * r->limits.context * c->head_dim;
-}
-
-static int64_t layer_at(const spc_runner *r, int32_t layer)
-{
-    return slot_stride(r) / r->plan->config.layers * layer;
+    return (spc_cuda_pages){kv->key + layer * elements, kv->value + layer * elements, kv->table,
+                            spc_pages_for(r->limits.context), c->layers * elements};
 }
 
 /* What comes before attention: any of QK_NORM and ROPE, then the write of ATTEND or STORE; each may
@@ -341,24 +338,19 @@ static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rop
     spc_rope_args a = {.qkv = r->buffer[any->a],
                        .slot = r->device_rows.slot,
                        .position = r->device_rows.position,
-                       .slot_stride = slot_stride(r),
                        .eps = (float)c->norm_eps,
                        .rows = f->count,
                        .width = r->plan->buffer[any->a].dim,
                        .heads = norm || rope ? c->heads : 0,
                        .kv_heads = c->kv_heads,
-                       .head_dim = c->head_dim,
-                       .context = r->limits.context};
+                       .head_dim = c->head_dim};
 
     if (norm) a.query_weight = r->vector[norm->weight[0]];
     if (norm) a.key_weight = r->vector[norm->weight[1]];
     if (rope) a.cosine = r->cosine[rope->local];
     if (rope) a.sine = r->sine[rope->local];
     if (write) {
-        bool store = write->kind == SPC_OP_STORE;
-
-        a.key = (store ? r->memory_key : r->key) + layer_at(r, write->layer);
-        a.value = (store ? r->memory_value : r->value) + layer_at(r, write->layer);
+        a.cache = layer_of(r, write->kind == SPC_OP_STORE ? &r->memory : &r->cache, write->layer);
     }
     return spc_cuda_rope(&a, r->backend->stream);
 }
@@ -369,8 +361,7 @@ static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape 
     const spc_config *c = &r->plan->config;
     bool recall = op->kind == SPC_OP_RECALL;
     spc_attend_args a = {.query = r->buffer[op->a],
-                         .key = (recall ? r->memory_key : r->key) + layer_at(r, op->layer),
-                         .value = (recall ? r->memory_value : r->value) + layer_at(r, op->layer),
+                         .cache = layer_of(r, recall ? &r->memory : &r->cache, op->layer),
                          .bias = op->weight[0] >= 0 ? r->vector[op->weight[0]] : NULL,
                          .slot = r->device_rows.slot,
                          .position = r->device_rows.position,
@@ -378,7 +369,6 @@ static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape 
                          .tile = r->device_rows.tile,
                          .out = r->buffer[op->out],
                          .workspace = r->workspace,
-                         .slot_stride = slot_stride(r),
                          .scale = op->scale,
                          .cap = op->cap,
                          .rows = f->count,
@@ -525,7 +515,7 @@ static void check_rows(spc_runner *r, const spc_rows *rows)
         assert(rows->token[i] >= 0 && rows->token[i] < r->plan->ids);
         assert(rows->output[i] < r->limits.outputs);
         assert(rows->position[i] == r->length[rows->slot[i]]);
-        assert(rows->position[i] < r->limits.context);
+        assert(rows->position[i] < r->room[rows->slot[i]]);
         assert(r->plan->encoder_ops == 0 || r->source[rows->slot[i]] > 0);
         r->length[rows->slot[i]]++;
         r->serial[rows->slot[i]]++;
@@ -540,8 +530,8 @@ static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *e
     return status == SPC_OK ? run_rows(r, rows, err) : status;
 }
 
-/* Waits.  A device that fails meanwhile leaves NaN, which no strategy takes for a token, and says
- * so at the next verb that can. */
+/* Waits; a rank's row is what gather left.  A device that fails meanwhile leaves NaN, which no
+ * strategy takes for a token, and says so at the next verb that can. */
 static const float *cuda_logits(const spc_runner *r, int32_t output)
 {
     float *row = r->mirror + (int64_t)output * r->plan->ids;
@@ -550,15 +540,23 @@ static const float *cuda_logits(const spc_runner *r, int32_t output)
     spc_status status = spc_cuda_enter(b, NULL);
 
     assert(output >= 0 && output < r->limits.outputs);
-    if (status == SPC_OK && r->part) {
-        status = spc_cuda_gather_row((spc_runner *)(uintptr_t)r, output, row, NULL);
-    } else if (status == SPC_OK) {
+    if (status == SPC_OK && !r->part) {
         status =
             spc_cuda_copy(b, row, from, (size_t)r->plan->ids * sizeof *row, true, "logits", NULL);
     }
     if (status == SPC_OK) status = spc_cuda_wait(b, "logits", NULL);
     for (int32_t i = 0; status != SPC_OK && i < r->plan->ids; i++) row[i] = NAN;
     return row;
+}
+
+static spc_status cuda_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
+{
+    spc_status status = spc_cuda_enter(r->backend, err);
+
+    for (int32_t i = first; r->part && status == SPC_OK && i < first + count; i++) {
+        status = spc_cuda_gather_row(r, i, r->mirror + (int64_t)i * r->plan->ids, err);
+    }
+    return r->part && status == SPC_OK ? spc_cuda_wait(r->backend, "logits", err) : status;
 }
 
 static int32_t cuda_length(const spc_runner *r, int32_t slot)
@@ -572,27 +570,24 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-/* Heads of a slot stand `context` rows apart; the stream keeps copies in order with forwards. */
-static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
-                                   spc_error *err)
+/* The stream keeps the table in order with forwards, which read it where it always is. */
+static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                           int32_t length, spc_error *err)
 {
-    const spc_config *c = &r->plan->config;
-    size_t row = (size_t)c->head_dim * sizeof *r->key, pitch = row * (size_t)r->limits.context;
-    size_t heads = (size_t)c->layers * (size_t)c->kv_heads;
-    float *caches[] = {r->key, r->value};
+    int32_t most = spc_pages_for(r->limits.context);
     spc_status status = spc_cuda_enter(r->backend, err);
 
-    assert(r->plan->encoder_ops == 0 && from != to && length <= r->length[from]);
-    for (int i = 0; i < 2 && status == SPC_OK; i++) {
-        status = spc_cuda_check(r->backend,
-                                cudaMemcpy2DAsync(caches[i] + to * slot_stride(r), pitch,
-                                                  caches[i] + from * slot_stride(r), pitch,
-                                                  row * (size_t)length, heads,
-                                                  cudaMemcpyDeviceToDevice, r->backend->stream),
-                                "prefix", err);
+    assert(slot >= 0 && slot < r->limits.slots && count >= 0 && count <= most);
+    for (int32_t i = 0; i < count; i++)
+        assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
+    if (status == SPC_OK && count > 0) {
+        status = spc_cuda_copy(r->backend, r->cache.table + (int64_t)slot * most, page,
+                               (size_t)count * sizeof *page, false, "table of pages", err);
     }
-    if (status == SPC_OK) r->length[to] = length;
-    r->serial[to]++;
+    r->room[slot] = spc_pages_room(count, r->limits.context);
+    assert(length >= 0 && length <= r->room[slot]);
+    r->length[slot] = length;
+    r->serial[slot]++;
     return status;
 }
 
@@ -600,11 +595,15 @@ static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int3
     .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
     .memory = spc_cuda_memory, .load = spc_cuda_load, .unload = spc_cuda_unload,                  \
     .encode = cuda_encode, .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, \
-    .rewind = cuda_rewind, .copy_prefix = cuda_copy_prefix, .draw = spc_cuda_draw_lanes,          \
+    .rewind = cuda_rewind, .map = cuda_map, .draw = spc_cuda_draw_lanes,                          \
     .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
-const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .verify_rows = spc_cuda_verify_rows,
-                                          .round = spc_cuda_round, .weights = spc_cuda_weights};
+const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
+                                          .verify_rows = spc_cuda_verify_rows,
+                                          .round = spc_cuda_round,
+                                          .weights = spc_cuda_weights,
+                                          .use_kernels = spc_cuda_use_kernels,
+                                          .tune = spc_cuda_tune};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
-const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS};
+const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS, .gather = cuda_gather};

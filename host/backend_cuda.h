@@ -10,10 +10,11 @@
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph: what it will be, what became of it
  *   backend_cuda_whole_run.c  ... and how it runs
+ *   backend_cuda_ways.c   which way linear ops go: by default, by a table, timed
  *   backend_cuda_weights.c  weights on their way to the device
  *
- * Work goes to one stream in the order of the verbs; only draw, verify, round and logits wait for
- * it.
+ * Work goes to one stream in the order of the verbs; only draw, verify, round, gather and logits
+ * wait for it.
  *
  * A backend may be one rank of several (backend_cuda_rank.h): it loads its part of a plan, unless
  * that is to run alone, which every rank then does for itself. */
@@ -27,6 +28,7 @@
 #include "backend.h"
 #include "carve.h"
 #include "comm_device.h"
+#include "kv.h"
 
 /* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
@@ -34,13 +36,16 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 struct spc_backend {
     int device;
     cudaStream_t stream;
-    cudaStream_t side;      /* drafting ahead; recording the body of a conditional node */
-    cudaEvent_t fork, join; /* where the side stream leaves the other one, and comes back */
-    cudaError_t failed;     /* cudaSuccess, or what made the device unusable */
-    spc_device_comm *comm;  /* owned; NULL: no rank */
+    cudaStream_t side;          /* drafting ahead; recording the body of a conditional node */
+    cudaEvent_t fork, join;     /* where the side stream leaves the other one, and comes back */
+    cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
+    spc_device_comm *comm;      /* owned; NULL: no rank */
+    const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
+
+_Static_assert((int)SPC_PAGE_TOKENS == (int)SPC_CUDA_PAGE_TOKENS, "one size of pages");
 
 /* What a forward is told of its rows: one array on the host, the same on the device, copied as a
  * whole.  Rows are most_rows long. */
@@ -187,6 +192,7 @@ struct spc_runner {
     float **vector;          /* [weights] on the device, as the CPU backend has them */
     float **buffer;          /* [buffers] on the device, each [most_rows, dim] */
     int32_t *length;         /* [slots] tokens in the cache */
+    int32_t *room;           /* [slots] tokens that a slot's pages take */
     int32_t *source;         /* [slots] tokens in the memory of an encoder */
     int32_t *encoder_slot, *encoder_position; /* [context] rows of an encoder */
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
@@ -201,20 +207,21 @@ struct spc_runner {
     void *whole_host;                     /* pinned; whole_bytes long */
 
     /* on the device */
-    void *weights;                    /* matrices */
-    void *arena;                      /* everything below lies in it, vectors and buffers too */
-    float *wanted;                    /* [outputs, dim] */
-    float *logits;                    /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
-                                         outputs are bank 1 of a lane */
-    float *drafter_rows;              /* [outputs, ids] of another backend's drafter; NULL: none */
-    int32_t *ahead_token;             /* [CUDA_LANE_DRAFTS] */
-    spc_row_stats *ahead_stats;       /* [CUDA_LANE_DRAFTS] */
-    float *key, *value;               /* [slots, layers, kv_heads, context, head_dim] */
-    float *memory_key, *memory_value; /* the same, of plans with an encoder */
-    float *cosine[2], *sine[2];       /* [context, head_dim / 2] of rope, and of local_rope */
-    float *workspace;                 /* of attention */
-    void *linear_scratch;             /* of linear ops whose columns several blocks share */
-    void *verify_workspace;           /* of drawing and verification, verify_bytes long */
+    void *weights;              /* matrices */
+    void *arena;                /* everything below lies in it, vectors and buffers too */
+    float *wanted;              /* [outputs, dim] */
+    float *logits;              /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
+                                   outputs are bank 1 of a lane */
+    float *drafter_rows;        /* [outputs, ids] of another backend's drafter; NULL: none */
+    int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
+    spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
+    spc_kv cache;
+    spc_kv memory;              /* of plans with an encoder: a slot's pages are its own */
+    float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
+    float *workspace;           /* of attention */
+    void *linear_scratch;       /* of linear ops whose columns several blocks share */
+    void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
+    void *verify_workspace;     /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
     spc_cuda_gemm gemm;
@@ -286,8 +293,21 @@ spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_error *err);
 void spc_cuda_free_graphs(spc_runner *runner);
 
-/* Which kernel takes which matrices, and how; a row's bits depend on it. */
-void spc_cuda_choose_ways(spc_runner *runner);
+/* Call fn for every launch of a linear op: what it takes, and where its way stands; until it fails.
+ */
+typedef spc_status (*spc_cuda_linear_fn)(spc_runner *runner, const spc_linear_args *args,
+                                         spc_linear_way *way, void *user, spc_error *err);
+spc_status spc_cuda_each_linear(spc_runner *runner, spc_cuda_linear_fn fn, void *user,
+                                spc_error *err);
+/* Which way each goes, which a row's bits depend on: the default, or what the backend's table says.
+ * SPC_EINPUT: it says nothing of one, or what cannot be. */
+spc_status spc_cuda_choose_ways(spc_runner *runner, spc_error *err);
+/* What a table calls this GPU: "NVIDIA H100 80GB HBM3, compute capability 9.0". */
+spc_status spc_cuda_name_gpu(spc_backend *backend, char text[SPC_KERNELS_TEXT], spc_error *err);
+/* The verbs use_kernels and tune. */
+spc_status spc_cuda_use_kernels(spc_backend *backend, const spc_kernels *table, spc_error *err);
+spc_status spc_cuda_tune(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
+                         spc_error *err);
 /* The matrices of a LINEAR or HEAD op over rows of `in`, results to rows of `out` (`target` as in
  * spc_linear_args), which are `width` long. */
 cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,

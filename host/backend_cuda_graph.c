@@ -41,7 +41,7 @@ static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_run
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         r->graphs.off = true;
-        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return SPC_OK;
     }
     status = run(r, err);
@@ -74,5 +74,6 @@ void spc_cuda_free_graphs(spc_runner *r)
 {
     for (int32_t i = 0; i < CUDA_GRAPHS; i++) {
         if (r->graphs.item[i].exec) (void)cudaGraphExecDestroy(r->graphs.item[i].exec);
+        r->graphs.item[i] = (cuda_graph){.used = 0};
     }
 }

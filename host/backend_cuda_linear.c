@@ -1,23 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_linear.c - linear ops: which kernel takes one, and which neighbours go along.
+/* backend_cuda_linear.c - linear ops: what is launched for one, and which neighbours go along.
  *
- * Weights of 16 bits go through tensor cores for any number of rows (unless limits.linear says
- * otherwise), so that a row's bits do not depend on its company; with limits.library more than 16
- * rows go through cuBLAS.  Quantised weights have a kernel of their own.  The kernel on tensor
- * cores also takes the norm in front of it, the gate behind it and the residual sum behind it,
- * where nobody else wants what lies between: three launches less in a layer of Llama's kind, seven
- * instead of ten. */
+ * Matrices go one way (backend_cuda_ways.c) for any number of rows, so that a row's bits do not
+ * depend on its company; with limits.library more than 16 rows go through cuBLAS.  Quantised
+ * weights have a kernel of their own.  The kernel on tensor cores also takes the norm in front of
+ * it, the gate behind it and the residual sum behind it, where nobody else wants what lies between:
+ * three launches less in a layer of Llama's kind, seven instead of ten. */
 #include "backend_cuda.h"
 #include "backend_cuda_pack.h"
 
 #include <assert.h>
 
-/* Rows that never go through cuBLAS: what one strip of the other kernels takes. */
-enum { MOST_OWN_ROWS = 16 };
-
 static bool by_library(const spc_runner *r, int32_t rows)
 {
-    return r->gemm && rows > MOST_OWN_ROWS;
+    return r->gemm && rows > SPC_LINEAR_STRIP;
 }
 
 static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
@@ -28,8 +24,10 @@ static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
 /* The matrices of an op from number *k on that are of one type; *k: behind them. */
 static spc_linear_args parts_of(const spc_runner *r, const spc_op *op, int32_t *k)
 {
-    spc_linear_args a = {
-        .cap = op->cap, .way = r->way[op->weight[*k]], .scratch = r->linear_scratch};
+    spc_linear_args a = {.cap = op->cap,
+                         .way = r->way[op->weight[*k]],
+                         .scratch = r->linear_scratch,
+                         .wide = r->linear_wide};
 
     for (; *k < SPC_OP_WEIGHTS && op->weight[*k] >= 0; ++*k, a.parts++) {
         const spc_cuda_matrix *m = &r->matrix[op->weight[*k]];
@@ -46,14 +44,7 @@ static bool ends(const spc_op *op, int32_t k)
     return k == SPC_OP_WEIGHTS || op->weight[k] < 0;
 }
 
-static spc_linear_kernel default_kernel(const spc_runner *r, spc_weight_type type)
-{
-    if (spc_cuda_is_quantised(type)) return SPC_KERNEL_QUANT;
-    if (r->limits.linear == SPC_LINEAR_ROW || !spc_cuda_tile_takes(type)) return SPC_KERNEL_ROW;
-    return SPC_KERNEL_TILE;
-}
-
-void spc_cuda_choose_ways(spc_runner *r)
+spc_status spc_cuda_each_linear(spc_runner *r, spc_cuda_linear_fn fn, void *user, spc_error *err)
 {
     for (int32_t i = 0; i < r->plan->op_count; i++) {
         const spc_op *op = &r->plan->op[i];
@@ -63,10 +54,12 @@ void spc_cuda_choose_ways(spc_runner *r)
         while (!ends(op, k)) {
             spc_linear_way *way = &r->way[op->weight[k]];
             spc_linear_args a = parts_of(r, op, &k);
+            spc_status status = fn(r, &a, way, user, err);
 
-            *way = spc_cuda_linear_default(&a, default_kernel(r, a.part[0].type));
+            if (status != SPC_OK) return status;
         }
     }
+    return SPC_OK;
 }
 
 cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *in, int32_t rows,

@@ -65,6 +65,7 @@ static size_t lay_out_host(spc_runner *r, char *base)
     r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
+    r->room = carve(&to, times(sizeof *r->room, l->slots));
     r->source = carve(&to, times(sizeof *r->source, l->slots));
     if (plan->encoder_ops > 0) {
         r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
@@ -93,6 +94,24 @@ static int32_t widest(const spc_plan *plan)
     return most;
 }
 
+/* Outputs of the largest linear op. */
+static int32_t most_outputs(const spc_plan *plan)
+{
+    int32_t most = 1;
+
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+        int32_t outs = 0;
+
+        if (op->kind != SPC_OP_LINEAR && op->kind != SPC_OP_HEAD) continue;
+        for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+            outs += plan->weight[op->weight[k]].rows;
+        }
+        if (outs > most) most = outs;
+    }
+    return most;
+}
+
 /* What a rank needs to draw and verify; behind its answers there is room for a hash. */
 static void lay_out_slices(spc_runner *r, carver *to)
 {
@@ -116,9 +135,6 @@ static size_t lay_out_device(spc_runner *r, char *base)
     const spc_limits *l = &r->limits;
     carver to = {base, 0};
     int32_t rows = spc_cuda_most_rows(plan, l);
-    size_t cache = times(
-        times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
-        c->head_dim);
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
         size_t floats = spc_cuda_vector_floats(&plan->weight[i], l->context);
@@ -139,12 +155,8 @@ static size_t lay_out_device(spc_runner *r, char *base)
     }
     r->ahead_token = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_token);
     r->ahead_stats = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_stats);
-    r->key = carve(&to, cache);
-    r->value = carve(&to, cache);
-    if (plan->encoder_ops > 0) {
-        r->memory_key = carve(&to, cache);
-        r->memory_value = carve(&to, cache);
-    }
+    spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
+    if (plan->encoder_ops > 0) spc_kv_lay_out(&r->memory, &to, c, l, spc_kv_own_pages(l));
     for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
         r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
         r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
@@ -153,6 +165,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
     r->linear_scratch = carve(&to, SPC_LINEAR_SCRATCH);
+    if (rows > SPC_LINEAR_STRIP && !l->library && l->linear != SPC_LINEAR_ROW) {
+        r->linear_wide =
+            carve(&to, (size_t)spc_cuda_linear_wide_bytes(widest(plan), most_outputs(plan)));
+    }
     if (r->part) lay_out_slices(r, &to);
     r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
@@ -214,13 +230,13 @@ size_t spc_cuda_room(const spc_backend *b)
 static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, size_t weights,
                                 size_t arena, size_t room, spc_error *err)
 {
-    return spc_error_set(err, SPC_ENOMEM,
-                         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
-                         "sessions of %d tokens), %zu MiB are free; lower sessions or context, or "
-                         "--device cpu",
-                         spc_bundle_where(bundle), r->backend->device_name,
-                         (weights >> 20) + (arena >> 20) + 1, weights >> 20, arena >> 20,
-                         (int)r->limits.slots, (int)r->limits.context, room >> 20);
+    return spc_error_set(
+        err, SPC_ENOMEM,
+        "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
+        "sessions of %d tokens), %zu MiB are free; lower sessions, context or kv-tokens, or "
+        "--device cpu",
+        spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
+        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20);
 }
 
 static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)
@@ -237,7 +253,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
     }
     if (cudaMalloc(&r->weights, weights) != cudaSuccess ||
         cudaMalloc(&r->arena, arena) != cudaSuccess) { /* in pieces too small, or taken meanwhile */
-        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        (void)cudaGetLastError();                      /* it is told here */
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
@@ -274,11 +290,33 @@ static spc_status send_angles(spc_runner *r, spc_error *err)
     return spc_cuda_check(r->backend, code, "rotary angles", err);
 }
 
+static spc_status send_tables(spc_runner *r, spc_error *err)
+{
+    const spc_limits *l = &r->limits;
+    size_t count = (size_t)spc_kv_own_pages(l);
+    int32_t *own = malloc(count * sizeof *own);
+    spc_status status = SPC_OK;
+
+    if (!own) return spc_error_set(err, SPC_ENOMEM, "no memory for the tables of %zu pages", count);
+    spc_kv_own_table(own, l);
+    if (l->pages == 0) {
+        status = spc_cuda_copy(r->backend, r->cache.table, own, count * sizeof *own, false,
+                               "tables of pages", err);
+    }
+    if (r->plan->encoder_ops > 0 && status == SPC_OK) {
+        status = spc_cuda_copy(r->backend, r->memory.table, own, count * sizeof *own, false,
+                               "tables of pages", err);
+    }
+    free(own);
+    return status;
+}
+
 static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *err)
 {
     spc_status status = spc_cuda_send_weights(r, bundle, err);
 
     if (status == SPC_OK) status = send_angles(r, err);
+    if (status == SPC_OK) status = send_tables(r, err);
     if (status == SPC_OK) {
         status = spc_cuda_check(
             r->backend,
@@ -364,16 +402,19 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
     for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
         r->encoder_position[i] = i;
     }
+    for (int32_t i = 0; limits->pages == 0 && i < limits->slots; i++) r->room[i] = limits->context;
     if (r->part) r->graphs.off = !b->comm->ops->capturable;
     status = check_plan(r->plan, r->part != NULL, weights, err);
     if (status == SPC_OK) status = reserve(r, weights, err);
     if (status == SPC_OK) status = send_all(r, weights, err);
+    if (status == SPC_OK) {
+        spc_cuda_cut_head(r);
+        status = spc_cuda_choose_ways(r, err);
+    }
     if (status != SPC_OK) {
         spc_cuda_unload(r);
         return status;
     }
-    spc_cuda_cut_head(r);
-    spc_cuda_choose_ways(r);
     *out = r;
     return SPC_OK;
 }

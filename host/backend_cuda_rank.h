@@ -3,8 +3,8 @@
  *
  * Its verbs are those of spc_backend_cuda but for whole rounds, called by every rank with the same
  * arguments in the same order, each from its own thread or process: load takes the rank's slice of
- * every matrix, forward sums over the ranks, draw and verify exchange numbers of tiles, and logits
- * puts a row together. Plans that say `alone` run whole on every rank. */
+ * every matrix, forward sums over the ranks, draw and verify exchange numbers of tiles, and gather
+ * puts rows together.  Plans that say `alone` run whole on every rank. */
 #ifndef SPC_HOST_BACKEND_CUDA_RANK_H
 #define SPC_HOST_BACKEND_CUDA_RANK_H
 

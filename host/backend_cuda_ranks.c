@@ -16,24 +16,22 @@
 /* Far beyond any op: ranks of one process come, unless there is a bug or a device hangs. */
 enum { TIMEOUT_MS = 120000 };
 
-static const spc_backend_ops *const cuda = &spc_backend_cuda;
+static const spc_backend_ops *const cuda = &spc_backend_cuda_rank;
 
 /* What all ranks do at once. */
 typedef struct {
-    enum { OPEN, CLOSE, LOAD, UNLOAD, FORWARD, ENCODE, LOGITS, DRAW, VERIFY } kind;
+    enum { OPEN, CLOSE, LOAD, UNLOAD, FORWARD, ENCODE, MAP, GATHER, DRAW, VERIFY } kind;
     spc_backend *group;
     spc_runner *runner;        /* all but OPEN and CLOSE; verify: the verifier */
     const spc_plan *plan;      /* load */
     const spc_bundle *weights; /* load */
     const spc_limits *limits;  /* load */
     const spc_rows *rows;      /* forward */
-    int32_t slot;              /* encode */
-    const int32_t *token;      /* encode: [count] */
-    int32_t output;            /* logits */
-    const float *logits;       /* logits: receives rank 0's */
+    int32_t slot;              /* encode, map */
+    const int32_t *token;      /* encode, and of map the pages: [count] */
     const spc_runner *drafter; /* verify; may be NULL */
     const spc_lane *lanes;     /* draw, verify: [count] */
-    int32_t count, draft;      /* draw: which */
+    int32_t count, draft;      /* draw: which; gather: rows, the first; map: pages, length */
     spc_verdict *out;          /* verify: [count] of rank 0 */
 } job;
 
@@ -81,7 +79,7 @@ static spc_status join(void *user, spc_device_comm **out, spc_error *err)
     spc_backend *b = s->group;
 
     if (!b->shared) {
-        return spc_nccl_open(b->library, b->id, s->rank, b->world, b->timeout_ms, out, err);
+        return spc_nccl_open(b->library, b->id, s->rank, b->world, b->timeout_ms, NULL, out, err);
     }
     *out = b->place[s->rank];
     b->place[s->rank] = NULL;
@@ -119,13 +117,9 @@ static spc_status run_job(job *j, int32_t rank, spc_error *err)
     case UNLOAD: cuda->unload(*r); return SPC_OK;
     case FORWARD: return cuda->forward(*r, j->rows, err);
     case ENCODE: return cuda->encode(*r, j->slot, j->token, j->count, err);
+    case MAP: return cuda->map(*r, j->slot, j->token, j->count, j->draft, err);
     case DRAW: return cuda->draw(*r, own_lanes(j, rank), j->count, j->draft, err);
-    case LOGITS: {
-        const float *row = cuda->logits(*r, j->output);
-
-        if (rank == 0) j->logits = row;
-        return SPC_OK;
-    }
+    case GATHER: return cuda->gather(*r, j->draft, j->count, err);
     default: break;
     }
     if (rank > 0) out = j->runner->verdict + (size_t)rank * (size_t)j->runner->slots;
@@ -380,12 +374,14 @@ static spc_status ranks_forward(spc_runner *r, const spc_rows *rows, spc_error *
 
 static const float *ranks_logits(const spc_runner *r, int32_t output)
 {
-    job j = {
-        .kind = LOGITS, .group = r->group, .runner = (spc_runner *)(uintptr_t)r, .output = output};
+    return cuda->logits(r->rank[0], output);
+}
 
-    if (r->plan->alone) return cuda->logits(r->rank[0], output);
-    spc_drivers_run(r->group->drivers, run_rank, &j);
-    return j.logits;
+static spc_status ranks_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
+{
+    if (r->plan->alone) return SPC_OK;
+    return run_all(
+        (job){.kind = GATHER, .group = r->group, .runner = r, .count = count, .draft = first}, err);
 }
 
 static int32_t ranks_length(const spc_runner *r, int32_t slot)
@@ -396,6 +392,19 @@ static int32_t ranks_length(const spc_runner *r, int32_t slot)
 static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
 {
     for (int32_t k = 0; k < r->group->world; k++) cuda->rewind(r->rank[k], slot, length);
+}
+
+static spc_status ranks_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
+{
+    return run_all((job){.kind = MAP,
+                         .group = r->group,
+                         .runner = r,
+                         .slot = slot,
+                         .token = page,
+                         .count = count,
+                         .draft = length},
+                   err);
 }
 
 /* From whole rows the first rank draws for all. */
@@ -457,6 +466,8 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
+    .map = ranks_map,
     .draw = ranks_draw,
     .verify = ranks_verify,
+    .gather = ranks_gather,
 };

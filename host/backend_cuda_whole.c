@@ -140,6 +140,12 @@ static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
     return spc_ahead_ready(&a->drafts, w, r->drafter->length[w->slot]);
 }
 
+/* How many drafts of the next round this one draws: what the pages have room for. */
+static int32_t ahead_drafts(const whole_round *r, const spc_whole *w)
+{
+    return r->drafter ? spc_ahead_most(w, r->drafter->room[w->slot]) : 0;
+}
+
 /* How many rows each forward has: enough to lay the block out. */
 static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 {
@@ -150,7 +156,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
     s->drafter = r->drafter;
     if (count == 1) {
         s->ready = ready_drafts(r, whole);
-        s->ahead = r->drafter ? spc_ahead_most(whole, r->drafter->limits.context) : 0;
+        s->ahead = ahead_drafts(r, whole);
         s->bank = s->ready > 0 ? r->drafter->ahead.bank : 0;
     }
     for (int32_t i = 0; i < s->ahead; i++) s->next[i].count = 1;

@@ -298,7 +298,7 @@ static spc_status record(whole_round *r, cuda_whole_graph *g, spc_error *err)
 
     if (cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         r->verifier->graphs.off = true;
-        (void)cudaGetLastError(); /* forgotten, or launches would seem to have failed */
+        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return SPC_OK;
     }
     if (r->shape.late.count > 0) r->condition = new_condition(b->stream);

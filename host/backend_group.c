@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_group.c - several processes, each a CPU rank, behind one backend: opening, loading, and
- * the verbs as jobs for all ranks (group_run.c). */
+/* backend_group.c - several processes, each a rank, behind one backend: opening, loading, and the
+ * verbs as jobs for all ranks (group_run.c). */
 #include "carve.h"
 #include "cpu_threads.h"
+#include "device.h"
 #include "group.h"
 #include "group_agree.h"
 #include "hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
-
-static const spc_backend_ops *const cpu = &spc_backend_cpu;
 
 /* ---- open -------------------------------------------------------------------------------------
  */
@@ -20,7 +20,8 @@ static void group_close(spc_backend *b)
 {
     if (!b) return;
     spc_group_stop(b);
-    cpu->close(b->own);
+    if (b->ops) b->ops->close(b->own);
+    spc_pulse_close(b->pulse);
     spc_comm_close(b->comm);
     (void)pthread_cond_destroy(&b->wake);
     (void)pthread_mutex_destroy(&b->lock);
@@ -28,18 +29,38 @@ static void group_close(spc_backend *b)
 }
 
 /* So many, or this rank's share of what the machine lets it use. */
-static int32_t count_threads(int32_t threads, int32_t sharers)
+static spc_status count_threads(int32_t threads, int32_t sharers, int32_t *out, spc_error *err)
 {
-    int32_t share = spc_team_cores() / sharers;
+    spc_team *team;
+    spc_status status;
 
-    if (threads != 0) return threads;
-    return share > 0 ? share : 1;
+    *out = threads;
+    if (threads != 0) return SPC_OK;
+    status = spc_team_open(0, &team, err);
+    if (status != SPC_OK) return status;
+    *out = spc_team_count(team) / sharers;
+    if (*out < 1) *out = 1;
+    spc_team_close(team);
+    return SPC_OK;
 }
 
-spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, const char *isa,
-                          const char *options, spc_backend **out, spc_error *err)
+/* This process's device. */
+static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t sharers, spc_error *err)
+{
+    spc_status status;
+
+    b->cuts = !spc_device_is_cuda(place->device);
+    status = b->cuts ? count_threads(place->threads, sharers, &place->threads, err)
+                     : spc_pulse_open(b->comm, b->timeout_ms, &b->pulse, err);
+    if (status != SPC_OK) return status;
+    return spc_device_open_place(place, &b->ops, &b->own, err);
+}
+
+spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device, int32_t threads,
+                          const char *isa, const char *options, spc_backend **out, spc_error *err)
 {
     spc_backend *b = calloc(1, sizeof *b);
+    spc_device_place place = {device, threads, isa, comm, 0, timeout_ms};
     int32_t sharers = 1;
     pthread_condattr_t clock;
     spc_error error;
@@ -59,17 +80,15 @@ spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, c
     (void)pthread_mutex_init(&b->lock, NULL); /* neither fails on the systems this runs on */
     (void)pthread_cond_init(&b->wake, &clock);
     (void)pthread_condattr_destroy(&clock);
-    status = spc_agree_options(comm, options, &sharers, &error);
-    if (status == SPC_OK) {
-        status = cpu->open(&b->own, count_threads(threads, sharers), isa, &error);
-    }
+    status = spc_agree_options(comm, options, &place.local, &sharers, &error);
+    if (status == SPC_OK) status = open_own(b, &place, sharers, &error);
     if (status != SPC_OK) {
         (void)spc_group_end(b, status, &error, err);
         group_close(b);
         return status;
     }
     (void)snprintf(b->device, sizeof b->device, "%d processes, rank %d on %s", (int)comm->world,
-                   (int)comm->rank, cpu->device(b->own));
+                   (int)comm->rank, b->ops->device(b->own));
     *out = b;
     return SPC_OK;
 }
@@ -89,11 +108,11 @@ static size_t group_memory(const spc_backend *b, const spc_plan *plan, const spc
     size_t desk = spc_desk_bytes(limits) + rewinds;
     spc_plan *part;
 
-    if (plan->alone) {
-        bytes = cpu->memory(b->own, plan, limits);
+    if (plan->alone || !b->cuts) {
+        bytes = b->ops->memory(b->own, plan, limits);
     } else {
         if (spc_plan_split(plan, b->comm, "model", &part, NULL) != SPC_OK) return CARVE_MOST;
-        bytes = cpu->memory(b->own, part, limits);
+        bytes = b->ops->memory(b->own, part, limits);
         spc_plan_close(part);
         desk += spc_ranks_room_bytes(limits->slots, plan->config.vocab, b->comm->world);
     }
@@ -104,12 +123,22 @@ static void group_unload(spc_runner *r)
 {
     if (!r) return;
     spc_group_stop(r->backend);
-    cpu->unload(r->own);
+    r->backend->ops->unload(r->own);
     spc_plan_close(r->part);
     spc_ranks_room_close(r->room);
     spc_desk_close(r->desk);
     free(r->rewind);
     free(r);
+}
+
+/* What computes, of "cpu, 2 threads, avx512" or "cuda:0, NVIDIA H100 80GB HBM3": numbers of threads
+ * and of GPUs may differ. */
+static const char *unit_of(const spc_backend *b)
+{
+    const char *device = b->ops->device(b->own);
+    const char *comma = b->cuts ? strrchr(device, ',') : strchr(device, ',');
+
+    return comma ? comma + 2 : device;
 }
 
 /* This rank's part of a model. */
@@ -122,7 +151,7 @@ static spc_status load_part(spc_runner *r, const spc_bundle *weights, const spc_
 
     r->desk = spc_desk_open(limits);
     r->rewind = calloc((size_t)limits->slots, sizeof *r->rewind);
-    if (!r->plan->alone) {
+    if (!r->plan->alone && b->cuts) {
         status = spc_plan_split(r->plan, b->comm, where, &r->part, err);
         if (status != SPC_OK) return status;
         r->room = spc_ranks_room_open(limits->slots, r->plan->config.vocab, b->comm->world);
@@ -130,7 +159,7 @@ static spc_status load_part(spc_runner *r, const spc_bundle *weights, const spc_
     if (!r->desk || !r->rewind || (r->part && !r->room)) {
         return spc_error_set(err, SPC_ENOMEM, "%s: no memory for its rounds", where);
     }
-    return cpu->load(b->own, r->part ? r->part : r->plan, weights, limits, &r->own, err);
+    return b->ops->load(b->own, r->part ? r->part : r->plan, weights, limits, &r->own, err);
 }
 
 static spc_status group_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
@@ -147,7 +176,7 @@ static spc_status group_load(spc_backend *b, const spc_plan *plan, const spc_bun
         return spc_group_end(b, status, &error, err);
     }
     *r = (spc_runner){.backend = b, .plan = plan, .index = b->runners};
-    status = spc_agree_model(b->comm, plan, weights, limits, cpu->device(b->own), &error);
+    status = spc_agree_model(b->comm, plan, weights, limits, unit_of(b), &error);
     if (status == SPC_OK) status = load_part(r, weights, limits, &error);
     /* nobody goes on unless all have loaded it: the others learn here why not */
     if (status == SPC_OK) status = b->comm->ops->barrier(b->comm, &error);
@@ -183,12 +212,12 @@ static spc_status group_forward(spc_runner *r, const spc_rows *rows, spc_error *
 
 static const float *group_logits(const spc_runner *r, int32_t output)
 {
-    return cpu->logits(r->own, output);
+    return r->backend->ops->logits(r->own, output);
 }
 
 static spc_status group_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
 {
-    if (!r->part) return SPC_OK;
+    if (r->plan->alone) return SPC_OK;
     return spc_group_run(
         &(spc_group_job){.kind = SPC_COMMAND_GATHER, .runner = r, .count = count, .draft = first},
         err);
@@ -196,7 +225,7 @@ static spc_status group_gather(spc_runner *r, int32_t first, int32_t count, spc_
 
 static int32_t group_length(const spc_runner *r, int32_t slot)
 {
-    return cpu->length(r->own, slot);
+    return r->backend->ops->length(r->own, slot);
 }
 
 /* Told with the next command: a later one of the same slot takes the place of an earlier. */
@@ -205,11 +234,23 @@ static void group_rewind(spc_runner *r, int32_t slot, int32_t length)
     int32_t i = 0;
 
     (void)pthread_mutex_lock(&r->backend->lock);
-    cpu->rewind(r->own, slot, length);
+    r->backend->ops->rewind(r->own, slot, length);
     while (i < r->rewinds && r->rewind[i].slot != slot) i++;
     r->rewind[i] = (spc_command_rewind){r->index, slot, length};
     if (i == r->rewinds) r->rewinds++;
     (void)pthread_mutex_unlock(&r->backend->lock);
+}
+
+static spc_status group_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
+{
+    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_MAP,
+                                          .runner = r,
+                                          .slot = slot,
+                                          .token = page,
+                                          .count = count,
+                                          .draft = length},
+                         err);
 }
 
 static spc_status group_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
@@ -247,6 +288,7 @@ const spc_backend_ops spc_backend_group = {
     .logits = group_logits,
     .length = group_length,
     .rewind = group_rewind,
+    .map = group_map,
     .draw = group_draw,
     .verify = group_verify,
     .gather = group_gather,

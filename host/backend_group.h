@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_group.h - several processes, each a CPU rank, behind one backend.
+/* backend_group.h - several processes, each a rank on its CPU or its GPU, behind one backend.
  *
  * Rank 0 runs the engine; its backend tells every verb to the others, which follow
  * (spc_group_follow): sessions, prompts, cancelling and all else that differs from run to run
@@ -8,9 +8,12 @@
  * `alone` runs as a whole on every rank, side by side, and needs no communication; any other is cut
  * like the verifier.
  *
- * Where the ranks' models, options or vector units differ, that is told at load (group_agree.h);
- * where they come to other tokens or lengths afterwards, every 32 commands.  What fails on one rank
- * ends all of them. */
+ * Commands go over TCP.  CPU ranks exchange their numbers there too; GPUs do over NCCL
+ * (backend_cuda_place.h), and beside it the processes tell each other that they live (pulse.h).
+ *
+ * Where the ranks' models, options, vector units or kinds of GPU differ, that is told at load
+ * (group_agree.h); where they come to other tokens or lengths afterwards, every 32 commands.  What
+ * fails on one rank ends all of them, with its name and what it was doing. */
 #ifndef SPC_HOST_BACKEND_GROUP_H
 #define SPC_HOST_BACKEND_GROUP_H
 
@@ -24,13 +27,14 @@ extern const spc_backend_ops spc_backend_group;
  *
  * comm         taken over, also on failure
  * timeout_ms   the group's
+ * device       as for spc_device_open_place; of one kind on all ranks
  * threads      of this rank; 0: its share of the cores, where ranks of one machine share them
  * isa          as for the CPU backend
  * options      a line that all ranks must agree on
  *
- * SPC_EUSAGE, SPC_ENOMEM, SPC_EDEVICE */
-spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, int32_t threads, const char *isa,
-                          const char *options, spc_backend **out, spc_error *err);
+ * SPC_EUSAGE, SPC_ENOMEM, SPC_EDEVICE, and as spc_device_open_place */
+spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device, int32_t threads,
+                          const char *isa, const char *options, spc_backend **out, spc_error *err);
 
 /* Rank 0, once the models are loaded: from now on the others wait for commands, also for long ones;
  * a thread lets them know that rank 0 lives.  SPC_ENOMEM */

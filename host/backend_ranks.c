@@ -284,13 +284,13 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
     for (int32_t k = 0; k < r->count; k++) cpu->rewind(r->rank[k], slot, length);
 }
 
-static spc_status ranks_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
-                                    spc_error *err)
+static spc_status ranks_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                            int32_t length, spc_error *err)
 {
     spc_status status = SPC_OK;
 
     for (int32_t k = 0; k < r->count && status == SPC_OK; k++) {
-        status = cpu->copy_prefix(r->rank[k], from, to, length, err);
+        status = cpu->map(r->rank[k], slot, page, count, length, err);
     }
     return status;
 }
@@ -351,7 +351,7 @@ const spc_backend_ops spc_backend_ranks = {
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
-    .copy_prefix = ranks_copy_prefix,
+    .map = ranks_map,
     .draw = ranks_draw,
     .verify = ranks_verify,
 };

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 static const spc_cli_command *const commands[] = {
-    &spc_cli_run,    &spc_cli_chat,   &spc_cli_demo,     &spc_cli_info,
-    &spc_cli_launch, &spc_cli_logits, &spc_cli_tokenize, &spc_cli_tune};
+    &spc_cli_run,    &spc_cli_chat,     &spc_cli_demo, &spc_cli_info,   &spc_cli_launch,
+    &spc_cli_logits, &spc_cli_tokenize, &spc_cli_tune, &spc_cli_kernels};
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -32,7 +32,7 @@ static void print_help(void)
     spc_cli_print("spc - decoding of language models by speculative cascades\n\n"
                   "usage: spc COMMAND [options]\n\ncommands:\n");
     for (int i = 0; i < COMMANDS; i++) {
-        spc_cli_print("  %-10s%s\n", commands[i]->name, commands[i]->summary);
+        spc_cli_print("  %-14s%s\n", commands[i]->name, commands[i]->summary);
     }
     spc_cli_print(
         "\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
@@ -87,7 +87,8 @@ int main(int argc, char **argv)
     if (!help && strcmp(name, "--version") != 0) {
         return spc_cli_fail_with(
             SPC_EUSAGE,
-            "unknown command '%s'; known: run, chat, demo, info, launch, logits, tokenize, tune",
+            "unknown command '%s'; known: run, chat, demo, info, launch, logits, tokenize, tune, "
+            "tune-kernels",
             name);
     }
     if (argc > 2) {

@@ -87,6 +87,7 @@ extern const spc_cli_command spc_cli_run;      /* cli_run.c */
 extern const spc_cli_command spc_cli_chat;     /* cli_chat.c */
 extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
+extern const spc_cli_command spc_cli_kernels;  /* cli_kernels.c */
 extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
@@ -209,6 +210,32 @@ typedef struct {
     const char *meet;
     double timeout; /* seconds */
 } spc_cli_ranks;
+
+/* Rows of a command's table whose arguments hold a spc_cli_ranks as `field`. */
+#define SPC_CLI_RANK_ROW(args, field, name, value, help, kind, of, low, high)  \
+    {                                                                          \
+        name, value, help, SPC_CLI_##kind, offsetof(args, field.of), low, high \
+    }
+#define SPC_CLI_RANK_OPTIONS(args, field)                                                          \
+    SPC_CLI_RANK_ROW(args, field, "rank", "R", "which of several processes this is, from 0", INT,  \
+                     rank, 0, SPC_RANKS_MAX - 1),                                                  \
+        SPC_CLI_RANK_ROW(args, field, "world", "N",                                                \
+                         "of how many; the verifier is cut for all, rank 0 has prompts and\n"      \
+                         "results (spc launch starts them on one machine).  --device cuda: each\n" \
+                         "has the GPU of its place on its machine, cuda:N this one (over NCCL)",   \
+                         INT, world, 1, SPC_RANKS_MAX),                                            \
+        SPC_CLI_RANK_ROW(args, field, "meet", "PLACE",                                             \
+                         "where they meet: HOST:PORT of rank 0, or a path that all see", TEXT,     \
+                         meet, 0, 0),                                                              \
+        SPC_CLI_RANK_ROW(args, field, "ranks-from", "none|env",                                    \
+                         "env: rank and world as Open MPI, MPICH or Slurm say", CHOICE, from, 0,   \
+                         0),                                                                       \
+        SPC_CLI_RANK_ROW(args, field, "rank-timeout", "S",                                         \
+                         "seconds after which a rank that does not answer ends all", REAL,         \
+                         timeout, 0.01, 86400)
+
+/* No place said: one rank of one. */
+#define SPC_CLI_RANKS_NONE ((spc_cli_ranks){.rank = 0, .world = 1, .timeout = 120})
 
 /* This process's place: of the options, of spc launch, or of what has started it; one rank of one
  * where there is none.  SPC_EUSAGE */

@@ -17,7 +17,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->device = "auto";
     d->gamma = session.gamma;
     d->tp = d->drafter_tp = 1;
-    d->ranks = (spc_cli_ranks){.rank = 0, .world = 1, .timeout = 120};
+    d->ranks = SPC_CLI_RANKS_NONE;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
     d->most_latency = d->least_quality = (double)NAN; /* no default */
@@ -119,6 +119,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.drafter = strcmp(decode->drafter, "none") == 0 ? NULL : decode->drafter;
     o.sessions = sessions;
     o.context = decode->context;
+    o.kv_tokens = decode->kv_tokens;
     o.prefill_rows = decode->prefill_rows;
     o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;
@@ -129,6 +130,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.isa = decode->isa;
     o.weights = decode->weights;
     o.fast_prefill = decode->fast_prefill;
+    o.kernels = decode->kernels;
     o.plain_launches = decode->plain_launches;
     o.overlap = (spc_overlap_mode)decode->overlap;
     o.place = place;

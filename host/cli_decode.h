@@ -13,8 +13,9 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *drafter_device, *isa, *points, *weights;
+    const char *kernels;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
-    int32_t prefill_rows;
+    int32_t kv_tokens, prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
     uint64_t seed;
     spc_cli_list stop;
@@ -94,21 +95,7 @@ typedef struct {
             "1: the drafter runs on the first rank (of several processes, on each);\n"             \
             "or as many as --tp",                                                                  \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
-        SPC_CLI_DECODE_ROW(args, "rank", "R", "which of several processes this is, from 0", INT,   \
-                           ranks.rank, 0, SPC_RANKS_MAX - 1),                                      \
-        SPC_CLI_DECODE_ROW(args, "world", "N",                                                     \
-                           "of how many; the verifier is cut for all, rank 0 has prompts and\n"    \
-                           "results (spc launch starts them on one machine)",                      \
-                           INT, ranks.world, 1, SPC_RANKS_MAX),                                    \
-        SPC_CLI_DECODE_ROW(args, "meet", "PLACE",                                                  \
-                           "where they meet: HOST:PORT of rank 0, or a path that all see", TEXT,   \
-                           ranks.meet, 0, 0),                                                      \
-        SPC_CLI_DECODE_ROW(args, "ranks-from", "none|env",                                         \
-                           "env: rank and world as Open MPI, MPICH or Slurm say", CHOICE,          \
-                           ranks.from, 0, 0),                                                      \
-        SPC_CLI_DECODE_ROW(args, "rank-timeout", "S",                                              \
-                           "seconds after which a rank that does not answer ends all", REAL,       \
-                           ranks.timeout, 0.01, 86400),                                            \
+        SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
@@ -120,6 +107,10 @@ typedef struct {
             "GPU: prompts and large batches by cuBLAS (but for quantised weights);\n"              \
             "results may then depend on the batch",                                                \
             FLAG, fast_prefill, 0, 0),                                                             \
+        SPC_CLI_DECODE_ROW(args, "kernels", "FILE",                                                \
+                           "one GPU: linear layers by the kernels that spc tune-kernels found\n"   \
+                           "fastest; last bits of logits depend on the file",                      \
+                           TEXT, kernels, 0, 0),                                                   \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "plain-launches", NULL,                                                          \
             "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \

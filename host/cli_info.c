@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_info.c - spc info, spc logits: one model looked at. */
 #include "cli_memory.h"
+#include "comm.h"
 #include "cpu_threads.h"
 
 #include "weights/chat.h"
@@ -17,7 +18,7 @@
 
 typedef struct {
     const char *device, *drafter, *drafter_device, *weights;
-    int32_t context, batch;
+    int32_t context, batch, kv_tokens;
     bool plan, json;
 } info_args;
 
@@ -26,6 +27,8 @@ static const spc_cli_option info_options[] = {
      SPC_CLI_INT, offsetof(info_args, context), 0, INT32_MAX},
     {"batch", "N", "sequences decoded together to plan memory for", SPC_CLI_INT,
      offsetof(info_args, batch), 1, SPC_SESSIONS_MAX},
+    {"kv-tokens", "N", "tokens that their KV caches hold together; 0: the context for each",
+     SPC_CLI_INT, offsetof(info_args, kv_tokens), 0, INT32_MAX},
     {"device", "NAME",
      "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
      "unless given",
@@ -96,7 +99,9 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
                                          .model = &m->model,
                                          .drafter = a->drafter ? &m->drafter : NULL,
                                          .drafter_name = a->drafter,
+                                         .tokenizer = m->tokenizer,
                                          .batch = a->batch,
+                                         .kv_tokens = a->kv_tokens,
                                          .context = context};
     return spc_cli_plan_memory(&m->memory_for, &m->memory, err);
 }
@@ -107,7 +112,7 @@ static spc_status read_drafter(const info_args *a, model_info *m, spc_error *err
     spc_status status = spc_open_model(a->drafter, &m->drafter, err);
     int32_t ids = m->model.plan->ids;
 
-    if (status == SPC_OK) status = spc_change_weights(&m->drafter, a->weights, err);
+    if (status == SPC_OK) status = spc_change_weights(&m->drafter, a->weights, 0, err);
     if (status != SPC_OK) return status;
     if (m->drafter.plan->ids < ids) ids = m->drafter.plan->ids;
     m->drafter.plan->ids = m->model.plan->ids = ids; /* those that both have */
@@ -136,7 +141,7 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
 {
     spc_status status = spc_open_model(name, &m->model, err);
 
-    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, err);
+    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, 0, err);
     if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
@@ -328,6 +333,7 @@ const spc_cli_command spc_cli_info = {
 typedef struct {
     const char *model, *source, *ids, *output, *device, *isa, *weights;
     int32_t threads;
+    spc_cli_ranks ranks;
 } logits_args;
 
 static const spc_cli_option logits_options[] = {
@@ -343,11 +349,15 @@ static const spc_cli_option logits_options[] = {
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(logits_args, isa), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
+    SPC_CLI_RANK_OPTIONS(logits_args, ranks),
 };
 
 static void logits_init(void *args)
 {
-    ((logits_args *)args)->device = "auto";
+    logits_args *a = args;
+
+    a->device = "auto";
+    a->ranks = SPC_CLI_RANKS_NONE;
 }
 
 /* "1,2,3" to ids; option: which of them, for messages. */
@@ -426,13 +436,10 @@ static spc_status write_logits(const char *path, const float *logits, int32_t co
                          strerror(why));
 }
 
-static spc_status compute_logits(const logits_args *a, const int32_t *source, int32_t source_count,
-                                 const int32_t *ids, int32_t count, spc_error *err)
+static spc_status open_logits(const logits_args *a, const spc_place *place, spc_engine **out,
+                              spc_error *err)
 {
     spc_engine_options o;
-    spc_engine_facts facts;
-    spc_engine *engine;
-    float *logits;
 
     spc_engine_options_init(&o);
     o.verifier = a->model;
@@ -441,11 +448,19 @@ static spc_status compute_logits(const logits_args *a, const int32_t *source, in
     o.threads = a->threads;
     o.isa = a->isa;
     o.weights = a->weights;
-    o.progress = spc_cli_loading;
+    o.place = place;
+    o.progress = place->rank == 0 ? spc_cli_loading : NULL;
+    return spc_engine_open(&o, out, err);
+}
 
-    spc_status status = spc_engine_open(&o, &engine, err);
+static spc_status compute_logits(const logits_args *a, spc_engine *engine, const int32_t *source,
+                                 int32_t source_count, const int32_t *ids, int32_t count,
+                                 spc_error *err)
+{
+    spc_engine_facts facts;
+    float *logits;
+    spc_status status;
 
-    if (status != SPC_OK) return status;
     spc_engine_describe(engine, &facts);
     logits = malloc((size_t)count * (size_t)facts.vocab * sizeof *logits);
     if (!logits) {
@@ -455,7 +470,6 @@ static spc_status compute_logits(const logits_args *a, const int32_t *source, in
     }
     if (status == SPC_OK) status = write_logits(a->output, logits, count, facts.vocab, err);
     free(logits);
-    spc_engine_close(engine);
     return status;
 }
 
@@ -463,9 +477,10 @@ static int logits_run(const void *args, const spc_cli_line *line)
 {
     const logits_args *a = args;
     spc_error error;
+    spc_place place;
+    spc_engine *engine = NULL;
     int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
 
-    (void)line;
     if (!a->model || !a->ids || !a->output) {
         return spc_cli_fail_with(SPC_EUSAGE, "spc logits: --%s is missing; see spc logits --help",
                                  !a->model ? "model"
@@ -473,12 +488,19 @@ static int logits_run(const void *args, const spc_cli_line *line)
                                            : "output");
     }
 
-    spc_status status = parse_ids("ids", a->ids, &ids, &count, &error);
+    spc_status status = spc_cli_place(&a->ranks, line, &place, &error);
 
+    if (status == SPC_OK) status = parse_ids("ids", a->ids, &ids, &count, &error);
     if (status == SPC_OK && a->source) {
         status = parse_ids("source", a->source, &source, &source_count, &error);
     }
-    if (status == SPC_OK) status = compute_logits(a, source, source_count, ids, count, &error);
+    if (status == SPC_OK) status = open_logits(a, &place, &engine, &error);
+    if (status == SPC_OK && place.rank > 0) {
+        status = spc_engine_follow(engine, &error);
+    } else if (status == SPC_OK) {
+        status = compute_logits(a, engine, source, source_count, ids, count, &error);
+    }
+    spc_engine_close(engine);
     free(source);
     free(ids);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);

@@ -287,8 +287,9 @@ static int run(const void *args, const spc_cli_line *line)
     spc_status status = SPC_OK;
     int code;
 
-    if (strcmp(command, "run") != 0 && strcmp(command, "chat") != 0) {
-        return spc_cli_fail_with(SPC_EUSAGE, "launch: expected run or chat, found '%.40s'",
+    if (strcmp(command, "run") != 0 && strcmp(command, "chat") != 0 &&
+        strcmp(command, "logits") != 0) {
+        return spc_cli_fail_with(SPC_EUSAGE, "launch: expected run, chat or logits, found '%.40s'",
                                  command);
     }
     if (getenv(SPC_CLI_ENV_RANK)) {
@@ -320,13 +321,14 @@ static int run(const void *args, const spc_cli_line *line)
 
 const spc_cli_command spc_cli_launch = {
     "launch",
-    "-- run|chat [options] [PROMPT ...]",
+    "-- run|chat|logits [options] [PROMPT ...]",
     "run a command as several processes of this machine, the ranks of one engine",
     "The verifier is cut for all of them; rank 0 has stdin and stdout.  They share the cores, "
     "unless\n"
-    "the command has --threads (of each).  When one fails all end: the exit code is that of the\n"
-    "first that failed.  Several machines: spc run --rank, --world, --meet, or --ranks-from env\n"
-    "under mpirun or srun.",
+    "the command has --threads (of each).  With --device cuda each has a GPU, in their order\n"
+    "(CUDA_VISIBLE_DEVICES chooses among them), and they talk over NCCL.  When one fails all end:\n"
+    "the exit code is that of the first that failed.  Several machines: spc run --rank, --world,\n"
+    "--meet, or --ranks-from env under mpirun or srun.",
     1,
     INT32_MAX,
     options,

@@ -24,6 +24,9 @@ static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
     if (ops->weights) { /* what it will not take is told of: other devices may */
         (void)ops->weights(backend, model->plan, model->bundle, &out->weights, &out->trouble);
     }
+    if (ops == &spc_backend_cpu && !drafter && what->tokenizer) {
+        out->tokenizer = spc_tokenizer_bytes(what->tokenizer);
+    }
     if (ops->room) out->room = ops->room(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
         return spc_error_set(err, SPC_EUSAGE,
@@ -31,16 +34,24 @@ static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
                              "counted: lower --batch or --context",
                              (int)what->batch, (int)what->context);
     }
-    out->kv = spc_plan_kv_bytes(model->plan, what->context) * (uint64_t)what->batch;
+    out->kv = spc_engine_kv_bytes(model->plan, limits);
     out->workspace = all - out->kv;
     return SPC_OK;
+}
+
+static spc_limits limits_for(const spc_cli_memory_for *what)
+{
+    spc_limits limits = spc_engine_limits(what->batch, what->context);
+
+    limits.pages = what->kv_tokens / SPC_PAGE_TOKENS;
+    return limits;
 }
 
 /* All models on one more device. */
 static spc_status plan_device(const char *device, const spc_cli_memory_for *what,
                               spc_cli_memories *plan, spc_error *err)
 {
-    spc_limits limits = spc_engine_limits(what->batch, what->context);
+    spc_limits limits = limits_for(what);
     const spc_backend_ops *ops;
     spc_backend *backend;
     spc_status status = spc_device_open(device, 0, NULL, NULL, NULL, &ops, &backend, err);
@@ -57,7 +68,7 @@ static spc_status plan_device(const char *device, const spc_cli_memory_for *what
 /* Each model on its own. */
 static spc_status plan_apart(const spc_cli_memory_for *what, spc_cli_memories *plan, spc_error *err)
 {
-    spc_limits limits = spc_engine_limits(what->batch, what->context);
+    spc_limits limits = limits_for(what);
     spc_engine_options o;
     spc_backend *both;
     spc_status status;
@@ -84,8 +95,9 @@ spc_status spc_cli_plan_memory(const spc_cli_memory_for *what, spc_cli_memories 
                                spc_error *err)
 {
     spc_error none;
-    spc_status status;
+    spc_status status = spc_check_kv_tokens(what->kv_tokens, err);
 
+    if (status != SPC_OK) return status;
     if (what->drafter_device && !what->drafter) {
         return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
     }
@@ -106,6 +118,15 @@ void spc_cli_print_size(const char *what, uint64_t bytes)
     spc_cli_print("%-18s%s (%" PRIu64 " bytes)\n", what, spc_cli_size(bytes, size), bytes);
 }
 
+static void print_kv(const spc_cli_memory_for *what, uint64_t bytes)
+{
+    spc_limits limits = limits_for(what);
+    char size[SPC_CLI_SIZE_BYTES];
+
+    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %" PRId64 " pages of %d tokens)\n", "KV cache",
+                  spc_cli_size(bytes, size), bytes, spc_limits_pages(&limits), SPC_PAGE_TOKENS);
+}
+
 void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories *plan)
 {
     for (int32_t i = 0; i < plan->count; i++) {
@@ -119,25 +140,29 @@ void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories
             continue;
         }
         spc_cli_print_size("weights", use->weights);
-        spc_cli_print_size("KV cache", use->kv);
+        print_kv(what, use->kv);
         spc_cli_print_size("workspace", use->workspace);
-        spc_cli_print_size("together", use->weights + use->kv + use->workspace);
+        if (use->tokenizer > 0) spc_cli_print_size("tokenizer", use->tokenizer);
+        spc_cli_print_size("together", use->weights + use->kv + use->workspace + use->tokenizer);
         if (use->room > 0) spc_cli_print_size("free", use->room);
     }
 }
 
 json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memories *plan)
 {
-    json_t *object = json_pack("{s:i, s:i, s:[]}", "batch", (int)what->batch, "context",
-                               (int)what->context, "devices");
+    spc_limits limits = limits_for(what);
+    json_t *object = json_pack(
+        "{s:i, s:i, s:I, s:[]}", "batch", (int)what->batch, "context", (int)what->context,
+        "kv_tokens", (json_int_t)(spc_limits_pages(&limits) * SPC_PAGE_TOKENS), "devices");
     json_t *array = json_object_get(object, "devices");
 
     for (int32_t i = 0; i < plan->count; i++) {
         const spc_cli_memory *use = &plan->item[i];
         json_t *item =
-            json_pack("{s:s, s:s*, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
+            json_pack("{s:s, s:s*, s:I, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
                       use->drafter, "weight_bytes", (json_int_t)use->weights, "kv_bytes",
-                      (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace, "error",
+                      (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
+                      "tokenizer_bytes", (json_int_t)use->tokenizer, "error",
                       use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;

@@ -14,7 +14,9 @@ typedef struct {
     const spc_model *model;
     const spc_model *drafter; /* NULL: none */
     const char *drafter_name;
+    const spc_tokenizer *tokenizer; /* of model; NULL: none */
     int32_t batch, context;
+    int32_t kv_tokens; /* 0: as many as the batch can fill */
 } spc_cli_memory_for;
 
 /* What a model takes on a device. */
@@ -23,6 +25,7 @@ typedef struct {
     char device[128];
     uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
+    uint64_t tokenizer;     /* bytes of its tables, on the CPU */
     size_t room;            /* free on the device, where that is known; 0 otherwise */
     spc_error trouble;      /* why weights cannot be loaded there; "" */
 } spc_cli_memory;

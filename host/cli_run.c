@@ -31,6 +31,10 @@ static const spc_cli_option options[] = {
            TEXT, input, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
+    OPTION("kv-tokens", "N",
+           "tokens that the KV caches of each model hold, for all prompts of the batch\n"
+           "together: those that find no room wait; 0: the context for each",
+           INT, decode.kv_tokens, 0, INT32_MAX),
     OPTION("no-prefix-reuse", NULL, "run every prompt as a whole, also what others began with",
            FLAG, decode.no_prefix_reuse, 0, 0),
     OPTION("prefill-rows", "N",
@@ -332,6 +336,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     if (status == SPC_OK) status = check_args(a, &run.error);
     run.way.options.on_token = stream_token;
+    run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;
     if (status == SPC_OK) {
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);

@@ -3,6 +3,8 @@
 #include "cli.h"
 #include "engine.h"
 
+#include "weights/bundle_tokenizer.h"
+
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -27,13 +29,10 @@ static void tokenize_init(void *args)
 static spc_status open_tokenizer(const char *name, spc_tokenizer **out, spc_error *err)
 {
     spc_bundle *bundle;
-    const char *json;
-    size_t bytes;
     spc_status status = spc_open_bundle(name, &bundle, err);
 
     if (status != SPC_OK) return status;
-    status = spc_bundle_file(bundle, "tokenizer.json", &json, &bytes, err);
-    if (status == SPC_OK) status = spc_tokenizer_open(name, json, bytes, out, err);
+    status = spc_bundle_tokenizer(bundle, out, err);
     spc_bundle_close(bundle);
     return status;
 }

@@ -44,8 +44,11 @@ typedef struct {
     spc_status (*recv)(spc_comm *comm, void *data, size_t bytes, int32_t from, spc_error *err);
     spc_status (*barrier)(spc_comm *comm, spc_error *err);
     /* Groups of the ranks that give the same colour, in their order here; collective.  The new
-     * group fails by itself: it neither ends this one nor ends with it. */
-    spc_status (*split)(spc_comm *comm, int32_t colour, spc_comm **out, spc_error *err);
+     * group fails by itself: it neither ends this one nor ends with it.
+     *
+     * timeout_ms   of its waits, the same on every rank; 0: as here */
+    spc_status (*split)(spc_comm *comm, int32_t colour, int32_t timeout_ms, spc_comm **out,
+                        spc_error *err);
 
     /* End the group for this reason, cut where it is too long.  A group ends once: later reasons
      * are dropped. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* comm_boot.h - how the processes of a group find each other, and what they tell each other before
- * they have a communicator: an NCCL unique id, where they listen.
+ * they have a communicator: where they listen.
  *
  * Rank 0 listens where all have agreed to meet (spc_place, spc/spc.h); the others come to it, and
  * when all are there the bootstrap is open.  Its calls are made by every rank, in the same order;
@@ -27,7 +27,7 @@ spc_status spc_place_check(const spc_place *place, spc_error *err);
 spc_status spc_boot_open(const spc_place *place, spc_boot **out, spc_error *err);
 void spc_boot_close(spc_boot *boot); /* NULL is allowed */
 
-/* Bytes of rank 0 to everyone: an NCCL unique id has 128.  SPC_EDEVICE: a rank left or was late. */
+/* Bytes of rank 0 to everyone.  SPC_EDEVICE: a rank left or was late. */
 spc_status spc_boot_broadcast(spc_boot *boot, void *data, size_t bytes, spc_error *err);
 /* Every rank's record to everyone.
  *

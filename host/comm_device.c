@@ -42,6 +42,7 @@ spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_s
         char text[128];
 
         if (status != SPC_OK || code == cudaSuccess) return status;
+        if (code == cudaErrorNotReady) (void)cudaGetLastError(); /* no error, but kept as one */
         if (code != cudaErrorNotReady) return end_by(comm, cudaGetErrorString(code), err);
         if (spc_device_comm_now() > deadline) {
             (void)snprintf(text, sizeof text,

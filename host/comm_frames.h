@@ -30,7 +30,7 @@ typedef struct {
     uint32_t magic;
     uint32_t kind;
     uint64_t sequence; /* of exchanges of collectives; ABORT: the last one complete; else 0 */
-    uint64_t size;     /* bytes, or a hash of several */
+    uint64_t size;     /* bytes, or a hash of several; SPLIT: milliseconds */
     int64_t root;      /* 0 where there is none */
     uint64_t bytes;    /* of payload */
 } spc_frame;

@@ -22,7 +22,7 @@ typedef struct group group;
 /* What a rank was called with.  Ranks of one collective agree in everything but colour. */
 typedef struct {
     const char *what; /* a literal */
-    uint64_t size;    /* bytes, or a hash of several */
+    uint64_t size;    /* bytes, or a hash of several; split: milliseconds */
     int32_t root;     /* 0 where there is none */
     int32_t colour;
     void *data;
@@ -401,7 +401,8 @@ static spc_status local_async_error(spc_comm *comm, spc_error *err)
     return status;
 }
 
-static spc_status local_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_error *err);
+static spc_status local_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, spc_comm **out,
+                              spc_error *err);
 
 static const spc_comm_ops local_ops = {
     "local",       local_all_reduce, local_all_gather, local_broadcast,   local_send, local_recv,
@@ -429,16 +430,19 @@ static void split_share(group *g, int32_t rank)
         if (r < rank) return;
         members++;
     }
-    (void)spc_comm_local_open(members, g->timeout_ms, place, NULL);
+    (void)spc_comm_local_open(members, (int32_t)g->call[rank].size, place, NULL);
     for (int32_t r = rank, k = 0; r < g->world; r++) {
         if (g->call[r].colour == colour) g->made[r] = place[k++];
     }
 }
 
-static spc_status local_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_error *err)
+static spc_status local_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, spc_comm **out,
+                              spc_error *err)
 {
     local *l = (local *)comm;
-    spc_status status = collective(l, (call){"split", 0, 0, colour, NULL, NULL}, split_share, err);
+    uint64_t wait = (uint64_t)(timeout_ms > 0 ? timeout_ms : l->group->timeout_ms);
+    spc_status status =
+        collective(l, (call){"split", wait, 0, colour, NULL, NULL}, split_share, err);
 
     *out = NULL;
     if (status != SPC_OK) return status;

@@ -4,15 +4,14 @@
  * A call that NCCL has not finished enqueueing is waited for by asking, up to the deadline; so is a
  * stream whose kernels wait for another rank.  What ends the group ends it on this rank's thread:
  * abort only leaves a reason, which every loop looks at, as NCCL's communicators may not be freed
- * under another thread's call.
+ * under another thread's call.  Ranks that are processes have a group on the host too (comm_tcp.c),
+ * which knows who died or hangs: every wait here asks it.
  *
  * Recorded in graphs, NCCL puts waits on events beside its kernels, which graphs of plain kernel
  * nodes take, but bodies of conditional nodes do not (unless NCCL_GRAPH_MIXING_SUPPORT=0).
  *
  * None of this has run on a GPU: tests/test_host_comm_nccl.c runs it against a stand-in. */
 #include "comm_nccl.h"
-
-#include "comm.h"
 
 #ifdef SPC_HAS_NCCL
 
@@ -134,6 +133,7 @@ typedef struct {
     ncclComm_t handle; /* NULL: not yet, or aborted */
     bool owned;
     int32_t timeout_ms;
+    spc_comm *beside;     /* NULL: none */
     pthread_mutex_t lock; /* of end */
     spc_error end;        /* status SPC_OK: the group lives */
 } nccl;
@@ -158,6 +158,18 @@ static void nccl_abort(spc_device_comm *comm, const char *reason)
     pthread_mutex_unlock(&n->lock);
 }
 
+/* The same, where the group on the host may have ended meanwhile. */
+static spc_status ended_beside(nccl *n)
+{
+    spc_error error;
+
+    if (ended(n, NULL) == SPC_OK && n->beside &&
+        n->beside->ops->async_error(n->beside, &error) != SPC_OK) {
+        nccl_abort(&n->comm, error.message);
+    }
+    return ended(n, NULL);
+}
+
 /* Let go of what waits on the device; the owner's thread only. */
 static spc_status give_up(nccl *n, spc_error *err)
 {
@@ -174,6 +186,7 @@ static spc_status end_by(nccl *n, const char *what, ncclResult_t result, spc_err
     (void)snprintf(text, sizeof text, "rank %d of %d: nccl: %s: %s%s%.200s", (int)n->comm.rank,
                    (int)n->comm.world, what, n->api.GetErrorString(result),
                    detail && *detail ? ": " : "", detail ? detail : "");
+    (void)ended_beside(n); /* it names who is to blame */
     nccl_abort(&n->comm, text);
     return give_up(n, err);
 }
@@ -201,7 +214,7 @@ static spc_status settle(nccl *n, ncclComm_t handle, const char *what, ncclResul
 
         if (answer != ncclSuccess) result = answer;
         if (result != ncclInProgress) break;
-        if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+        if (ended_beside(n) != SPC_OK) return give_up(n, err);
         if (spc_device_comm_now() > deadline) return end_late(n, what, err);
         spc_device_comm_rest(asked);
     }
@@ -213,7 +226,7 @@ static spc_status nccl_async_error(spc_device_comm *comm, spc_error *err)
     nccl *n = (nccl *)comm;
     ncclResult_t result = ncclSuccess, answer;
 
-    if (ended(n, NULL) != SPC_OK) return give_up(n, err);
+    if (ended_beside(n) != SPC_OK) return give_up(n, err);
     answer = n->api.CommGetAsyncError(n->handle, &result);
     if (answer != ncclSuccess) result = answer;
     if (result == ncclSuccess || result == ncclInProgress) return SPC_OK;
@@ -239,6 +252,12 @@ static spc_status nccl_all_reduce(spc_device_comm *comm, float *data, size_t cou
                   err);
 }
 
+/* Is the call made, if not finished?  Half a group would leave the other ranks waiting. */
+static bool under_way(ncclResult_t result)
+{
+    return result == ncclSuccess || result == ncclInProgress;
+}
+
 /* Parts of equal length by one call, others by a broadcast from each rank, all at once. */
 static ncclResult_t gather(nccl *n, char *data, const size_t *begin, spc_stream stream)
 {
@@ -253,13 +272,13 @@ static ncclResult_t gather(nccl *n, char *data, const size_t *begin, spc_stream 
                                 stream);
     }
     result = n->api.GroupStart();
-    for (int32_t r = 0; r < world && result == ncclSuccess; r++) {
+    for (int32_t r = 0; r < world && under_way(result); r++) {
         if (begin[r] == begin[r + 1]) continue;
         result = n->api.Broadcast(data + begin[r], data + begin[r], begin[r + 1] - begin[r],
                                   ncclInt8, r, n->handle, stream);
     }
     last = n->api.GroupEnd();
-    return result == ncclSuccess || result == ncclInProgress ? last : result;
+    return under_way(result) ? last : result;
 }
 
 static spc_status nccl_all_gather(spc_device_comm *comm, void *data, const size_t *begin,
@@ -365,7 +384,8 @@ static ncclConfig_t not_blocking(void)
 }
 
 spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], int32_t rank,
-                         int32_t world, int32_t timeout_ms, spc_device_comm **out, spc_error *err)
+                         int32_t world, int32_t timeout_ms, spc_comm *beside, spc_device_comm **out,
+                         spc_error *err)
 {
     ncclConfig_t config = not_blocking();
     ncclUniqueId name;
@@ -375,6 +395,7 @@ spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], 
 
     *out = NULL;
     if (status != SPC_OK) return status;
+    n->beside = beside;
     memcpy(&name, id, sizeof name);
     result = n->api.CommInitRankConfig(&n->handle, world, name, rank, &config);
     status = settle(n, n->handle, "joining the group", result, err);
@@ -480,13 +501,15 @@ spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_erro
 }
 
 spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], int32_t rank,
-                         int32_t world, int32_t timeout_ms, spc_device_comm **out, spc_error *err)
+                         int32_t world, int32_t timeout_ms, spc_comm *beside, spc_device_comm **out,
+                         spc_error *err)
 {
     (void)library;
     (void)id;
     (void)rank;
     (void)world;
     (void)timeout_ms;
+    (void)beside;
     *out = NULL;
     return unsupported(err);
 }

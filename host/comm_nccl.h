@@ -9,6 +9,7 @@
 #ifndef SPC_HOST_COMM_NCCL_H
 #define SPC_HOST_COMM_NCCL_H
 
+#include "comm.h"
 #include "comm_device.h"
 
 enum { SPC_NCCL_ID_BYTES = 128 };
@@ -25,11 +26,14 @@ spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_erro
 /* Become rank `rank` of a group of `world` on the calling thread's device; waits for the others.
  *
  * timeout_ms   of every wait, > 0
+ * beside       NULL; or the ranks' group on the host, which knows more than NCCL of who died: its
+ *              end ends every wait here.  Must outlive this one
  *
  * SPC_EUSAGE rank, world or timeout; SPC_EDEVICE: some rank did not come, or NCCL says why not;
  * SPC_ENOMEM */
 spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], int32_t rank,
-                         int32_t world, int32_t timeout_ms, spc_device_comm **out, spc_error *err);
+                         int32_t world, int32_t timeout_ms, spc_comm *beside, spc_device_comm **out,
+                         spc_error *err);
 
 /* The same over an application's communicator, which stays the application's: close leaves it as it
  * is, and so does the end of the group (abort it there; until then its kernels may wait on the

@@ -296,7 +296,8 @@ static spc_status tcp_async_error(spc_comm *comm, spc_error *err)
     return status;
 }
 
-static spc_status tcp_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_error *err);
+static spc_status tcp_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, spc_comm **out,
+                            spc_error *err);
 
 static const spc_comm_ops tcp_ops = {"tcp",     tcp_all_reduce,  tcp_all_gather, tcp_broadcast,
                                      tcp_send,  tcp_recv,        tcp_barrier,    tcp_split,
@@ -391,8 +392,8 @@ static spc_status listen_again(const spc_tcp *t, int *listener, split_record *mi
 }
 
 /* The ranks of the own colour, in order, with where they listen. */
-static spc_status link_members(spc_tcp *t, int listener, const split_record *record, spc_comm **out,
-                               spc_error *err)
+static spc_status link_members(spc_tcp *t, int listener, const split_record *record,
+                               int32_t timeout_ms, spc_comm **out, spc_error *err)
 {
     spc_link_address address[SPC_RANKS_MAX];
     int32_t members = 0, rank = 0, first = -1, own = t->comm.rank;
@@ -411,7 +412,7 @@ static spc_status link_members(spc_tcp *t, int listener, const split_record *rec
         }
         members++;
     }
-    status = new_rank(rank, members, t->timeout_ms, &part, err);
+    status = new_rank(rank, members, timeout_ms, &part, err);
     if (status != SPC_OK) return status;
     status = link_up(part, listener, address, record[first].nonce, err);
     if (status != SPC_OK) {
@@ -422,7 +423,8 @@ static spc_status link_members(spc_tcp *t, int listener, const split_record *rec
     return SPC_OK;
 }
 
-static spc_status tcp_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_error *err)
+static spc_status tcp_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, spc_comm **out,
+                            spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
     split_record record[SPC_RANKS_MAX], mine = {.colour = colour, .nonce = spc_link_nonce()};
@@ -432,7 +434,8 @@ static spc_status tcp_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_
     spc_status status;
 
     *out = NULL;
-    enter(t, &f, SPC_FRAME_SPLIT, sizeof mine, 0);
+    if (timeout_ms == 0) timeout_ms = t->timeout_ms;
+    enter(t, &f, SPC_FRAME_SPLIT, (uint64_t)timeout_ms, 0);
     status = spc_tcp_ended(t, &error);
     if (status == SPC_OK) status = listen_again(t, &listener, &mine, &error);
     record[comm->rank] = mine;
@@ -443,7 +446,7 @@ static spc_status tcp_split(spc_comm *comm, int32_t colour, spc_comm **out, spc_
     if (status == SPC_OK) {
         status = spc_tcp_exchange(t, &f, spc_link_now_ms() + t->timeout_ms, &error);
     }
-    if (status == SPC_OK) status = link_members(t, listener, record, out, &error);
+    if (status == SPC_OK) status = link_members(t, listener, record, timeout_ms, out, &error);
     spc_link_close(listener);
     if (status != SPC_OK) spc_tcp_end(t, error.message); /* all have a new group, or none */
     if (status != SPC_OK && err) *err = error;

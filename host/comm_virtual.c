@@ -340,7 +340,7 @@ static spc_status virtual_split(spc_device_comm *comm, int32_t colour, spc_devic
     place *p = (place *)comm, *made;
     group *g = NULL;
     spc_comm *host;
-    spc_status status = p->host->ops->split(p->host, colour, &host, err);
+    spc_status status = p->host->ops->split(p->host, colour, 0, &host, err);
 
     *out = NULL;
     if (status != SPC_OK) return status;

@@ -13,6 +13,8 @@
 
 #include "weights/config.h"
 
+#include "pages.h"
+
 /* What the entries of a matrix of 8-bit floats or integers are multiplied with: entry (r, c) with
  * value[(r + row) / rows * stride + (c + col) / cols]. */
 typedef struct {
@@ -43,6 +45,14 @@ typedef struct {
                    zeros behind them */
 } spc_q8;
 
+/* Keys and values of one head of a sequence, from position `first` on. */
+typedef struct {
+    const float *key, *value; /* [SPC_PAGE_TOKENS, dim] of page 0 */
+    const int32_t *page;      /* where the positions of the sequence lie, 16 a page */
+    int64_t stride;           /* floats from a page to the next */
+    int32_t first;
+} spc_cpu_pages;
+
 typedef struct {
     const char *name;
     /* out[i][at + o] = row o of the matrix times in row i, for outputs [from, to) and all rows.
@@ -59,14 +69,12 @@ typedef struct {
     /* Attention of one query head over count positions; scores are scale times query . key, and
      * cap tanh(score / cap) of that where cap is not 0, plus the key's bias.
      *
-     * query          [dim]
-     * keys, values   [count, dim]
-     * bias           [count], or NULL: none
-     * scores         [count] scratch
-     * out            [dim] */
-    void (*attend)(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float cap, const float *bias, float *scores,
-                   float *out);
+     * query    [dim]
+     * bias     [count], or NULL: none
+     * scores   [count] scratch
+     * out      [dim] */
+    void (*attend)(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
+                   float scale, float cap, const float *bias, float *scores, float *out);
     /* out[i] = activation(gate[i]) * up[i] for count entries. */
     void (*glu)(spc_activation activation, const float *gate, const float *up, int32_t count,
                 float *out);

@@ -241,48 +241,57 @@ static float exponentials(float *score, int32_t count, float max)
     return lanes_sum(lanes_load(lane));
 }
 
+/* Where the row of the k-th position begins, behind that of page 0. */
+ALWAYS_INLINE int64_t page_row(const spc_cpu_pages *p, int32_t k, int32_t dim)
+{
+    uint32_t position = (uint32_t)(p->first + k);
+
+    return p->page[position / SPC_PAGE_TOKENS] * p->stride +
+           (int64_t)(position % SPC_PAGE_TOKENS) * dim;
+}
+
 /* score[k] = query . key k, for count keys. */
-static void scores_of(const float *query, const float *keys, int32_t count, int32_t dim,
+static void scores_of(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
                       float *score)
 {
     int32_t k = 0;
 
     for (; k + 4 <= count && dim % 16 == 0; k += 4) {
-        const float *key = keys + (int64_t)k * dim;
+        const float *key[4];
         lanes sum[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
 
+        for (int32_t j = 0; j < 4; j++) key[j] = pages->key + page_row(pages, k + j, dim);
         for (int32_t i = 0; i < dim; i += 16) {
             lanes q = lanes_load(query + i);
 
 #pragma GCC unroll 4
-            for (int32_t j = 0; j < 4; j++) {
-                sum[j] = lanes_fma(q, lanes_load(key + (int64_t)j * dim + i), sum[j]);
-            }
+            for (int32_t j = 0; j < 4; j++) sum[j] = lanes_fma(q, lanes_load(key[j] + i), sum[j]);
         }
         lanes_sum4(score + k, sum[0], sum[1], sum[2], sum[3]);
     }
-    for (; k < count; k++) score[k] = dot(query, keys + (int64_t)k * dim, dim);
+    for (; k < count; k++) score[k] = dot(query, pages->key + page_row(pages, k, dim), dim);
 }
 
-/* out = sum over k of score[k] values[k], `chunks` times 16 entries of it (a constant where this is
- * inlined): the chunks' sums are independent and hide each other's latency. */
-ALWAYS_INLINE void mix_values(const float *score, const float *values, int32_t count, int32_t dim,
-                              int32_t chunks, float *out)
+/* out = sum over k of score[k] value k, from entry c on, `chunks` times 16 of them (a constant
+ * where this is inlined): the chunks' sums are independent and hide each other's latency. */
+ALWAYS_INLINE void mix_values(const float *score, const spc_cpu_pages *pages, int32_t count,
+                              int32_t dim, int32_t c, int32_t chunks, float *out)
 {
     lanes sum[4];
 
 #pragma GCC unroll 4
     for (int32_t j = 0; j < chunks; j++) sum[j] = lanes_zero();
     for (int32_t k = 0; k < count; k++) {
+        const float *value = pages->value + page_row(pages, k, dim) + c;
         lanes weight = lanes_set(score[k]);
 
 #pragma GCC unroll 4
         for (int32_t j = 0; j < chunks; j++) {
-            sum[j] = lanes_fma(weight, lanes_load(values + (int64_t)k * dim + 16 * j), sum[j]);
+            sum[j] = lanes_fma(weight, lanes_load(value + 16 * j), sum[j]);
         }
     }
 #pragma GCC unroll 4
-    for (int32_t j = 0; j < chunks; j++) lanes_store(out + 16 * j, sum[j]);
+    for (int32_t j = 0; j < chunks; j++) lanes_store(out + c + 16 * j, sum[j]);
 }
 
 /* cap tanh(x / cap) = cap (1 - e) / (1 + e) with e = exp(-2 |x| / cap), signed as x. */
@@ -296,14 +305,13 @@ static void bound(float *x, int32_t count, float cap)
     }
 }
 
-static void attend(const float *query, const float *keys, const float *values, int32_t count,
-                   int32_t dim, float scale, float cap, const float *bias, float *scores,
-                   float *out)
+static void attend(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
+                   float scale, float cap, const float *bias, float *scores, float *out)
 {
     float max = -SPC_INFINITY, inverse;
     int32_t c = 0, bad = 0;
 
-    scores_of(query, keys, count, dim, scores);
+    scores_of(query, pages, count, dim, scores);
     for (int32_t k = 0; k < count; k++) scores[k] *= scale;
     if (cap > 0.0f) bound(scores, count, cap);
     for (int32_t k = 0; bias && k < count; k++) scores[k] += bias[k];
@@ -313,12 +321,14 @@ static void attend(const float *query, const float *keys, const float *values, i
     }
     /* exp2 answers NaN with 0: a broken key must not pass for one that nobody attends to */
     inverse = bad ? NAN : 1.0f / exponentials(scores, count, max);
-    for (; c + 64 <= dim; c += 64) mix_values(scores, values + c, count, dim, 4, out + c);
-    for (; c + 16 <= dim; c += 16) mix_values(scores, values + c, count, dim, 1, out + c);
+    for (; c + 64 <= dim; c += 64) mix_values(scores, pages, count, dim, c, 4, out);
+    for (; c + 16 <= dim; c += 16) mix_values(scores, pages, count, dim, c, 1, out);
     for (; c < dim; c++) {
         float sum = 0.0f;
 
-        for (int32_t k = 0; k < count; k++) sum += scores[k] * values[(int64_t)k * dim + c];
+        for (int32_t k = 0; k < count; k++) {
+            sum += scores[k] * pages->value[page_row(pages, k, dim) + c];
+        }
         out[c] = sum;
     }
     for (c = 0; c < dim; c++) out[c] *= inverse;

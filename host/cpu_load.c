@@ -23,12 +23,11 @@ static int32_t most_rows(const spc_runner *r)
     return r->plan->encoder_ops > 0 && l->context > l->rows ? l->context : l->rows;
 }
 
-static void lay_out_memory(spc_runner *r, carver *to, size_t cache)
+static void lay_out_memory(spc_runner *r, carver *to)
 {
     const spc_limits *l = &r->limits;
 
-    r->memory_key = carve(to, cache);
-    r->memory_value = carve(to, cache);
+    spc_kv_lay_out(&r->memory, to, &r->plan->config, l, spc_kv_own_pages(l));
     r->source = carve(to, times(sizeof *r->source, l->slots));
     r->source_slot = carve(to, times(sizeof *r->source_slot, l->context));
     r->source_position = carve(to, times(sizeof *r->source_position, l->context));
@@ -65,9 +64,6 @@ static size_t lay_out(spc_runner *r, char *base)
     const spc_limits *l = &r->limits;
     carver to = {base, 0};
     int32_t rows = most_rows(r);
-    size_t cache = times(
-        times(times(times(times(sizeof(float), l->slots), c->layers), c->kv_heads), l->context),
-        c->head_dim);
     size_t angles = times(times(sizeof(float), l->context), c->head_dim / 2);
 
     r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
@@ -87,16 +83,16 @@ static size_t lay_out(spc_runner *r, char *base)
     r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
-    r->key = carve(&to, cache);
-    r->value = carve(&to, cache);
+    spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
+    r->room = carve(&to, times(sizeof *r->room, l->slots));
     for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
         r->cosine[k] = carve(&to, angles);
         r->sine[k] = carve(&to, angles);
     }
     r->scores =
         carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
-    if (plan->encoder_ops > 0) lay_out_memory(r, &to, cache);
+    if (plan->encoder_ops > 0) lay_out_memory(r, &to);
     lay_out_quantised(r, &to);
     r->part = carve(&to, times(sizeof *r->part, plan->weight_count));
     r->scale = carve(&to, times(sizeof *r->scale, plan->weight_count));
@@ -225,6 +221,21 @@ void spc_cpu_unload(spc_runner *r)
     free(r);
 }
 
+static void begin_slots(spc_runner *r)
+{
+    const spc_limits *l = &r->limits;
+
+    for (int32_t i = 0; i < l->slots; i++) {
+        r->length[i] = 0;
+        r->room[i] = l->pages > 0 ? 0 : l->context;
+    }
+    if (l->pages == 0) spc_kv_own_table(r->cache.table, l);
+    if (r->plan->encoder_ops == 0) return;
+    spc_kv_own_table(r->memory.table, l);
+    for (int32_t i = 0; i < l->slots; i++) r->source[i] = 0;
+    for (int32_t i = 0; i < l->context; i++) r->source_position[i] = i;
+}
+
 spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
                         const spc_limits *limits, spc_runner **out, spc_error *err)
 {
@@ -239,14 +250,14 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
         return spc_error_set(
             err, SPC_ENOMEM,
             "%s: no memory for KV caches and scratch: %zu MiB for %d sessions of %d "
-            "tokens; lower sessions or context",
+            "tokens; lower sessions, context or kv-tokens",
             spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context);
     }
     r->backend = b;
     r->plan = plan;
     r->limits = *limits;
     (void)lay_out(r, r->arena);
-    memset(r->length, 0, (size_t)limits->slots * sizeof *r->length);
+    begin_slots(r);
     for (int32_t i = 0; i < plan->weight_count; i++) {
         r->part[i] = NULL;
         r->scale[i] = NULL;
@@ -262,10 +273,6 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
     for (int32_t k = 0; k < spc_rope_kinds(&plan->config); k++) {
         spc_rope_angles(&plan->config, k, limits->context, r->cosine[k], r->sine[k]);
     }
-    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
-        r->source_position[i] = i;
-    }
-    for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->slots; i++) r->source[i] = 0;
     *out = r;
     return SPC_OK;
 }

@@ -7,6 +7,7 @@
 #include "backend.h"
 #include "cpu_kernels.h"
 #include "cpu_threads.h"
+#include "kv.h"
 
 struct spc_backend {
     spc_team *team;
@@ -27,20 +28,19 @@ struct spc_runner {
     float **out;        /* [most_rows] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
-    float *key;         /* [slots, layers, kv_heads, context, head_dim] */
-    float *value;       /* the same */
-    int32_t *length;    /* [slots] tokens in the cache */
-    float *cosine[2];   /* [context, head_dim / 2] of rope, and of local_rope where there is one */
-    float *sine[2];     /* the same */
-    float *scores;      /* [threads, context] */
-    spc_q8 quantised;   /* input of a linear op with quantised matrices */
+    spc_kv cache;
+    int32_t *length;  /* [slots] tokens in the cache */
+    int32_t *room;    /* [slots] tokens that a slot's pages take */
+    float *cosine[2]; /* [context, head_dim / 2] of rope, and of local_rope where there is one */
+    float *sine[2];   /* the same */
+    float *scores;    /* [threads, context] */
+    spc_q8 quantised; /* input of a linear op with quantised matrices */
     float **scale; /* [weights] of matrices of 8-bit floats and I8, as float32; NULL for others */
     void **part;   /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
                       each other in the checkpoint; NULL: read where it is mapped */
 
     /* plans with an encoder */
-    float *memory_key;        /* [slots, layers, kv_heads, context, head_dim] */
-    float *memory_value;      /* the same */
+    spc_kv memory;            /* a slot's pages are its own */
     int32_t *source;          /* [slots] tokens in the memory */
     int32_t *source_slot;     /* [context] rows of the encoder: one slot, ... */
     int32_t *source_position; /* ... and positions 0, 1, ... */

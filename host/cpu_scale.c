@@ -24,19 +24,6 @@ static spc_status check_zero(const spc_bundle *bundle, const spc_weight *w, cons
                          spc_bundle_where(bundle), name);
 }
 
-static const spc_tensor *find_scale(const spc_bundle *bundle, const char *weight)
-{
-    static const char *const suffix[] = {"_scale_inv", "_scale"};
-    const spc_tensor *t = NULL;
-    char name[NAME];
-
-    for (int i = 0; i < 2 && !t; i++) {
-        (void)snprintf(name, sizeof name, "%s%s", weight, suffix[i]);
-        t = spc_bundle_find(bundle, name);
-    }
-    return t;
-}
-
 /* How many entries share a value; false: the shape is none of the known ones. */
 static bool shape_of(const spc_tensor *scale, const spc_tensor *t, spc_scale *out)
 {
@@ -63,7 +50,7 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
                               bool scaled, spc_matrix *matrix, float **own, spc_error *err)
 {
     static const spc_tensor one = {.dtype = SPC_DTYPE_F32};
-    const spc_tensor *found = find_scale(bundle, w->name), *scale = found ? found : &one;
+    const spc_tensor *found = spc_plan_scale(bundle, w->name), *scale = found ? found : &one;
     const char *where = spc_bundle_where(bundle);
     spc_scale s = {.row = w->row, .col = w->col};
     int64_t count = 1;

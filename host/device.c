@@ -5,6 +5,7 @@
 #include "backend_ranks.h"
 
 #ifdef SPC_HAS_CUDA
+#include "backend_cuda_place.h"
 #include "backend_cuda_rank.h"
 #include "backend_cuda_ranks.h"
 #endif
@@ -105,6 +106,31 @@ spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world
 #else
     (void)comm;
     (void)world;
+    return open_cuda(NULL, out, err);
+#endif
+}
+
+spc_status spc_device_open_place(const spc_device_place *p, const spc_backend_ops **ops,
+                                 spc_backend **out, spc_error *err)
+{
+    *out = NULL;
+    *ops = &spc_backend_cpu;
+    if (!p->device || strcmp(p->device, "cpu") == 0 || strcmp(p->device, "auto") == 0) {
+        return spc_backend_cpu.open(out, p->threads, p->isa, err);
+    }
+    if (!spc_device_is_cuda(p->device)) return unknown_device(p->device, err);
+    if (p->threads != 0 || p->isa) return refuse_cpu_options(p->device, err);
+    if (spc_device_ranks(p->device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "device %.60s: a process has one GPU: expected cuda (the one of its "
+                             "place on its machine) or cuda:N",
+                             p->device);
+    }
+#ifdef SPC_HAS_CUDA
+    *ops = &spc_backend_cuda_rank;
+    return spc_cuda_open_place(p->device[4] ? p->device + 5 : NULL, p->local, p->comm,
+                               p->timeout_ms, out, err);
+#else
     return open_cuda(NULL, out, err);
 #endif
 }

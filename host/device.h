@@ -4,6 +4,7 @@
 #define SPC_HOST_DEVICE_H
 
 #include "backend.h"
+#include "comm.h"
 
 /* Open a device.
  *
@@ -39,6 +40,24 @@ spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t thre
  * Errors as above; SPC_EUSAGE where it does not fit */
 spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world,
                                    const spc_backend_ops **ops, spc_backend **out, spc_error *err);
+
+/* The rank of a process among several, which have a group on their hosts. */
+typedef struct {
+    const char *device; /* NULL, "cpu", "auto": the CPU; "cuda": the GPU of the process's place on
+                           its machine, "cuda:1": this one */
+    int32_t threads;    /* of the CPU; 0: chosen */
+    const char *isa;    /* vector unit of the CPU; NULL: chosen */
+    spc_comm *comm;     /* GPU: to agree over; stays the caller's, and must outlive the backend */
+    int32_t local;      /* place among the processes of this machine, from 0 */
+    int32_t timeout_ms; /* of every wait for another rank */
+} spc_device_place;
+
+/* Open it: the whole CPU, whose part of the work the caller chooses, or a rank over NCCL, which
+ * chooses by itself (backend_cuda_rank.h).  Collective for GPUs.
+ *
+ * Errors as above, and as spc_cuda_open_place */
+spc_status spc_device_open_place(const spc_device_place *place, const spc_backend_ops **ops,
+                                 spc_backend **out, spc_error *err);
 
 /* How many ranks a device's text names: 1, or those of a list. */
 int32_t spc_device_ranks(const char *device);

@@ -12,9 +12,6 @@
 #include "pair.h"
 #include "session.h"
 
-#include "weights/demo/demo.h"
-#include "weights/int8.h"
-
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,65 +30,8 @@ void spc_engine_options_init(spc_engine_options *options)
     options->sessions = 1;
 }
 
-spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
-{
-    spc_blob files[SPC_DEMO_FILES];
-    int32_t count = 0;
-
-    *out = NULL;
-    if (strncmp(name, "embedded:", 9) != 0) return spc_bundle_open(name, out, err);
-    if (strcmp(name, SPC_EMBEDDED_DRAFTER) == 0) count = spc_demo_files(SPC_DEMO_DRAFTER, files);
-    if (strcmp(name, SPC_EMBEDDED_VERIFIER) == 0) count = spc_demo_files(SPC_DEMO_VERIFIER, files);
-    if (count == 0) {
-        return spc_error_set(err, SPC_EMODEL,
-                             "%s: no such embedded model in this build; known: %s, %s", name,
-                             SPC_EMBEDDED_DRAFTER, SPC_EMBEDDED_VERIFIER);
-    }
-    return spc_bundle_open_memory(name, files, count, out, err);
-}
-
 /* ---- models -----------------------------------------------------------------------------------
  */
-
-spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
-{
-    spc_status status = spc_open_bundle(name, &model->bundle, err);
-
-    if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
-    if (status != SPC_OK) return status;
-    return spc_plan_build(&model->config, name, &model->plan, err);
-}
-
-spc_status spc_change_weights(spc_model *model, const char *weights, spc_error *err)
-{
-    spc_status status = SPC_OK;
-
-    if (!weights) return SPC_OK;
-    if (strcmp(weights, "int8") != 0) {
-        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
-    }
-    for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
-        const spc_weight *w = &model->plan->weight[i];
-
-        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
-        status = spc_int8_quantise(model->bundle, w->name, err);
-    }
-    return status;
-}
-
-spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
-{
-    const char *where = spc_bundle_where(model->bundle), *json;
-    size_t bytes;
-
-    *out = NULL;
-    if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
-
-    spc_status status = spc_bundle_file(model->bundle, "tokenizer.json", &json, &bytes, err);
-
-    if (status != SPC_OK) return status;
-    return spc_tokenizer_open(where, json, bytes, out, err);
-}
 
 static spc_status load_model(spc_engine *engine, spc_model *model, const spc_limits *limits,
                              spc_error *err)
@@ -141,16 +81,10 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
         ", each with %d sessions of %d tokens), found %" PRIu64
-        " MiB free; lower sessions or context, take a smaller model, or --device "
+        " MiB free; lower sessions, context or kv-tokens, take a smaller model, or --device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
         drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20);
-}
-
-void spc_close_model(spc_model *model)
-{
-    spc_plan_close(model->plan);
-    spc_bundle_close(model->bundle);
 }
 
 static void unload_model(const spc_engine *engine, spc_model *model)
@@ -211,13 +145,36 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context)
                         .outputs = round};
 }
 
+spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err)
+{
+    if (tokens == 0 || tokens >= SPC_PAGE_TOKENS) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "kv-tokens: expected 0 (the context for every session) or %d and more, "
+                         "found %d",
+                         SPC_PAGE_TOKENS, (int)tokens);
+}
+
+uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits)
+{
+    spc_limits full = *limits;
+    uint64_t page, memory = 0;
+
+    full.pages = 0;
+    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS);
+    if (plan->encoder_ops > 0) { /* which it counts as much for */
+        page /= 2;
+        memory = (uint64_t)spc_limits_pages(&full);
+    }
+    return page * ((uint64_t)spc_limits_pages(limits) + memory);
+}
+
 /* Arrays of a step; sizes follow from the number of sessions. */
 static spc_status reserve(spc_engine *engine, spc_error *err)
 {
     spc_scratch *s = &engine->scratch;
     size_t sessions = (size_t)engine->sessions;
 
-    s->rows = spc_engine_limits(engine->sessions, engine->context).rows;
+    s->rows = engine->limits.rows;
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
@@ -225,7 +182,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        spc_slots_reserve(engine) != SPC_OK || spc_prefix_reserve(engine) != SPC_OK) {
+        spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -301,7 +258,12 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
                              "threads: expected 0 (one per core) or more, found %d",
                              (int)o->threads);
     }
-    return o->drafter_device ? spc_apart_check(o, err) : SPC_OK;
+    if (o->drafter_device) {
+        spc_status status = spc_apart_check(o, err);
+
+        if (status != SPC_OK) return status;
+    }
+    return spc_check_kv_tokens(o->kv_tokens, err);
 }
 
 /* Ranks that are asked for: by their number, or by a list of devices. */
@@ -346,31 +308,24 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
-/* Ranks that are processes run on the CPU. */
-static spc_status check_cpu(const spc_engine_options *o, spc_error *err)
-{
-    if (!o->device || strcmp(o->device, "cpu") == 0 || strcmp(o->device, "auto") == 0) {
-        return SPC_OK;
-    }
-    return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "place: ranks that are processes run on the CPU only so far, found device "
-                         "%.40s: leave the other ranks out, or --device cpu",
-                         o->device);
-}
-
 /* This process's place among the others. */
 static spc_status open_group(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     spc_comm *comm = engine->joined;
     char options[160];
 
-    (void)snprintf(options, sizeof options, "%d sessions, context %d, drafter-tp %d and %s drafter",
-                   (int)o->sessions, (int)o->context, (int)(o->drafter_tp > 1 ? o->drafter_tp : 1),
-                   o->drafter ? "a" : "no");
+    (void)snprintf(options, sizeof options,
+                   "%d sessions, context %d, %s weights, %s%s%s, drafter-tp %d "
+                   "and %s drafter",
+                   (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
+                   spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
+                   o->fast_prefill ? ", fast-prefill" : "",
+                   o->plain_launches ? ", plain-launches" : "",
+                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no");
     engine->joined = NULL;
     engine->ops = &spc_backend_group;
-    return spc_group_open(comm, o->place->timeout_ms, o->threads, o->isa, options, &engine->backend,
-                          err);
+    return spc_group_open(comm, o->place->timeout_ms, o->device, o->threads, o->isa, options,
+                          &engine->backend, err);
 }
 
 /* The device, or two, or as many ranks as were asked for, or one of an application's. */
@@ -381,9 +336,6 @@ static spc_status open_device(spc_engine *engine, const spc_engine_options *o, s
         return spc_apart_open(o, engine->drafter.plan, &engine->backend, err);
     }
     if (grouped(o)) {
-        spc_status status = check_cpu(o, err);
-
-        if (status != SPC_OK) return status;
         if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
         return open_group(engine, o, err);
     }
@@ -401,8 +353,9 @@ static spc_status open_device(spc_engine *engine, const spc_engine_options *o, s
                                  &engine->backend, err);
 }
 
-static bool has_gpu(const spc_engine *engine)
+static bool has_gpu(const spc_engine *engine, const spc_engine_options *o)
 {
+    if (spc_device_is_cuda(o->device)) return true; /* perhaps of a rank of several */
     if (engine->ops == &spc_backend_apart) return spc_apart_has_gpu(engine->backend);
     return strncmp(engine->ops->name, "cuda", 4) == 0;
 }
@@ -424,7 +377,7 @@ static spc_status check_device_options(const spc_engine *engine, const spc_engin
                              "out, or --device cuda",
                              device);
     }
-    if (has_gpu(engine) || !(o->fast_prefill || o->plain_launches)) return SPC_OK;
+    if (has_gpu(engine, o) || !(o->fast_prefill || o->plain_launches)) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
                          "%s: expected a GPU, found %s: leave it out, or --device cuda",
                          o->fast_prefill ? "fast-prefill" : "plain-launches", device);
@@ -465,22 +418,27 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     status = open_device(engine, options, err);
     if (status != SPC_OK) goto fail;
 
-    spc_limits limits = spc_engine_limits(engine->sessions, engine->context);
-
-    limits.library = options->fast_prefill;
-    limits.plain = engine->composed = options->plain_launches;
+    engine->limits = spc_engine_limits(engine->sessions, engine->context);
+    engine->limits.library = options->fast_prefill;
+    engine->limits.plain = engine->composed = options->plain_launches;
+    engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
     engine->overlap.mode = options->overlap;
     status = check_device_options(engine, options, err);
-    if (status == SPC_OK) status = spc_change_weights(&engine->verifier, options->weights, err);
-    if (status == SPC_OK && engine->drafter.plan) {
-        status = spc_change_weights(&engine->drafter, options->weights, err);
+    if (status == SPC_OK) {
+        status =
+            spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
     }
-    if (status == SPC_OK) status = check_room(engine, &limits, err);
+    if (status == SPC_OK)
+        status = spc_change_weights(&engine->verifier, options->weights, options->threads, err);
+    if (status == SPC_OK && engine->drafter.plan) {
+        status = spc_change_weights(&engine->drafter, options->weights, options->threads, err);
+    }
+    if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
-    status = load_model(engine, &engine->verifier, &limits, err);
+    status = load_model(engine, &engine->verifier, &engine->limits, err);
     if (status == SPC_OK && engine->drafter.plan) {
-        status = load_model(engine, &engine->drafter, &limits, err);
+        status = load_model(engine, &engine->drafter, &engine->limits, err);
     }
     if (status == SPC_OK) status = reserve(engine, err);
     if (status == SPC_OK && grouped(options) && engine->rank == 0) {
@@ -488,7 +446,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     }
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
-    engine->prefix.off = options->no_prefix_reuse || spc_engine_encodes(engine);
+    engine->prefix_off = options->no_prefix_reuse || spc_engine_encodes(engine);
     engine->log = options->log;
     engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
@@ -538,7 +496,8 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     engine->vocab = vocab;
     engine->context = context;
     engine->sessions = sessions;
-    engine->prefix.off = true;
+    engine->limits = spc_engine_limits(sessions, context);
+    engine->prefix_off = true;
     status = reserve(engine, err);
     if (status != SPC_OK) {
         spc_engine_close(engine);
@@ -552,7 +511,6 @@ void spc_engine_close(spc_engine *engine)
 {
     if (!engine) return;
     spc_slots_release(engine);
-    spc_prefix_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);
     free(engine->scratch.whole);
@@ -562,6 +520,7 @@ void spc_engine_close(spc_engine *engine)
     unload_model(engine, &engine->drafter);
     unload_model(engine, &engine->verifier);
     if (engine->ops) engine->ops->close(engine->backend);
+    spc_kernels_clear(&engine->kernels);
     spc_comm_close(engine->joined);
     spc_tokenizer_close(engine->tokenizer);
     spc_trace_close(engine->trace);
@@ -678,20 +637,17 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
     spc_status status = check_ids(engine, "", ids, count, err);
-    int32_t slot, chunk = spc_engine_limits(engine->sessions, engine->context).outputs;
+    int32_t slot, chunk = engine->limits.outputs;
 
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
-    slot = spc_slots_spare(engine);
-    if (slot < 0) {
+    status = spc_slots_lend(engine, count, &slot, err);
+    if (status != SPC_OK) {
         pthread_mutex_unlock(&engine->lock);
-        return spc_error_set(err, SPC_EFULL, "no free session: all %d are open; close one",
-                             (int)engine->sessions);
+        return status;
     }
-    engine->ops->rewind(engine->verifier.runner, slot, 0);
-    spc_prefix_cut(engine, slot, 0);
     if (source_count > 0) {
         status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
     }
@@ -700,7 +656,7 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
 
         status = logits_chunk(engine, slot, ids, from, to, logits, err);
     }
-    engine->ops->rewind(engine->verifier.runner, slot, 0);
+    spc_slots_return(engine, count, slot);
     pthread_mutex_unlock(&engine->lock);
     return status;
 }

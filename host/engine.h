@@ -71,11 +71,13 @@ struct spc_engine {
     int32_t vocab;
     int32_t context;
     int32_t sessions;
+    spc_limits limits;  /* of its runners */
     spc_comm *joined;   /* of several processes, until the backend has it; NULL: none */
     int32_t rank;       /* among them */
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_slots slots;
-    spc_prefix prefix;
+    spc_pages pages; /* of the caches of both models */
+    bool prefix_off; /* spc_engine_options.no_prefix_reuse, or an encoder */
     spc_scratch scratch;
     spc_fill fill;
     int32_t prefill_rows; /* of prompts, beside running sequences in one step */
@@ -83,6 +85,7 @@ struct spc_engine {
     spc_clock clock;
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
+    spc_kernels kernels; /* what the backend goes by; empty: defaults */
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
     spc_rewrite_fn rewrite;
     void *rewrite_user;
@@ -90,6 +93,16 @@ struct spc_engine {
     spc_log_fn log;
     void *user;
 };
+
+/* Read a table of kernels for the models that a backend is to load.  It must outlive the backend.
+ * A path of NULL is allowed.  SPC_EINPUT, SPC_EUSAGE no GPU, or several */
+spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, const char *path,
+                           spc_kernels *table, spc_error *err);
+
+/* Time the kernels of both models of an engine that has had no sessions, and write the table.
+ * SPC_EUSAGE no GPU, or several; SPC_EINPUT */
+spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char *path,
+                           spc_error *err);
 
 /* Open a model by the name users give: a folder, or SPC_EMBEDDED_DRAFTER / SPC_EMBEDDED_VERIFIER.
  */
@@ -100,9 +113,11 @@ spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err);
 spc_status spc_open_model(const char *name, spc_model *model, spc_error *err);
 void spc_close_model(spc_model *model);
 
-/* Change the matrices of an open model before it is loaded, as spc_engine_options.weights says;
- * NULL changes nothing.  SPC_EUSAGE, SPC_ENUMERIC, SPC_EMODEL, SPC_ENOMEM */
-spc_status spc_change_weights(spc_model *model, const char *weights, spc_error *err);
+/* Change the matrices of an open model before it is loaded, as spc_engine_options.weights says, by
+ * so many threads (0: one per core); NULL changes nothing.  SPC_EUSAGE, SPC_ENUMERIC, SPC_EMODEL,
+ * SPC_ENOMEM */
+spc_status spc_change_weights(spc_model *model, const char *weights, int32_t threads,
+                              spc_error *err);
 
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
@@ -121,6 +136,12 @@ spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
+
+/* SPC_EUSAGE: spc_engine_options.kv_tokens is out of range. */
+spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err);
+
+/* Bytes of KV caches and of encoder memories that a runner reserves. */
+uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits);
 
 /* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
  * Takes over backend and runners, also when it fails; drafter may be NULL. */

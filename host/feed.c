@@ -46,7 +46,7 @@ spc_status spc_feed(spc_engine *engine, spc_model *model, spc_session *session, 
         if (status != SPC_OK) return status;
         session->counters.prefill_calls++;
     }
-    assert(from < to && to <= engine->context && wanted >= from && wanted <= to);
+    assert(from < to && to <= spc_session_room(session) && wanted >= from && wanted <= to);
     for (int32_t i = from; i < to; i++) {
         if (s->count == s->rows) {
             spc_status status = spc_feed_flush(engine, model, err);

@@ -97,7 +97,7 @@ void spc_gamma_scored(spc_engine *engine, int32_t rows, uint64_t ns, uint64_t to
 }
 
 /* Rows behind a session's cache, run once, the last `wanted` of them for their logits; the time it
- * takes.  What they leave is forgotten. */
+ * takes.  What they leave is forgotten; where others use its pages too, it is what stands there. */
 static spc_status time_rows(spc_engine *engine, const spc_model *model, const spc_session *s,
                             int32_t count, int32_t wanted, float *ns, spc_error *err)
 {
@@ -109,7 +109,7 @@ static spc_status time_rows(spc_engine *engine, const spc_model *model, const sp
 
     for (int32_t i = 0; i < count; i++) {
         scratch->slot[i] = s->slot;
-        scratch->token[i] = s->token[0];
+        scratch->token[i] = s->token[from + i < s->length ? from + i : 0];
         scratch->position[i] = from + i;
         scratch->output[i] = i >= count - wanted ? i - (count - wanted) : -1;
     }
@@ -152,7 +152,7 @@ static spc_status measure_model(spc_engine *engine, const spc_model *model, cons
 static int32_t room_behind(const spc_engine *engine, const spc_model *model, const spc_session *s,
                            int32_t most)
 {
-    int32_t room = engine->context - engine->ops->length(model->runner, s->slot);
+    int32_t room = spc_session_room(s) - engine->ops->length(model->runner, s->slot);
     int32_t outputs = engine->sessions * SPC_LANE_ROWS;
 
     if (most > outputs) most = outputs;

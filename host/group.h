@@ -6,6 +6,7 @@
 
 #include "backend_group.h"
 #include "group_desk.h"
+#include "pulse.h"
 #include "ranks_round.h"
 
 #include <pthread.h>
@@ -15,13 +16,16 @@ enum { SPC_GROUP_MODELS = 2 };
 struct spc_backend {
     spc_comm *comm;
     int32_t timeout_ms;
-    spc_backend *own; /* the CPU */
+    const spc_backend_ops *ops;
+    spc_backend *own;
+    bool cuts; /* the CPU: plans are cut here, and ranks talk over comm; a GPU's rank does both */
+    spc_pulse *pulse; /* NULL: the CPU, whose ranks miss each other in every call */
     spc_runner *runner[SPC_GROUP_MODELS];
     int32_t runners;
     uint64_t commands; /* so far */
     uint64_t digest;   /* of what this rank came to */
     char first[SPC_COMMAND_FIRST];
-    char device[96];
+    char device[160];
 
     /* rank 0: a thread of its own says that it lives while no verb does */
     pthread_mutex_t lock; /* of all that verbs use */
@@ -34,8 +38,8 @@ struct spc_backend {
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan; /* of the whole model */
-    spc_plan *part;       /* NULL: it runs as a whole on every rank */
-    spc_runner *own;      /* of the CPU */
+    spc_plan *part;       /* NULL: it runs as a whole on every rank, or the GPU's rank cuts it */
+    spc_runner *own;
     spc_ranks_room *room; /* NULL without a part */
     spc_desk *desk;
     spc_command_rewind *rewind; /* rank 0: [slots] not told yet */
@@ -48,11 +52,11 @@ typedef struct {
     spc_runner *runner;
     spc_runner *drafter;   /* VERIFY; NULL: none */
     const spc_rows *rows;  /* FORWARD */
-    int32_t slot;          /* ENCODE */
-    const int32_t *token;  /* ENCODE: [count] */
+    int32_t slot;          /* ENCODE, MAP */
+    const int32_t *token;  /* ENCODE, and of MAP the pages: [count] */
     const spc_lane *lanes; /* DRAW, VERIFY: [count] */
     int32_t count;
-    int32_t draft;    /* DRAW which, GATHER first row */
+    int32_t draft;    /* DRAW which, GATHER first row, MAP length */
     spc_verdict *out; /* VERIFY: [count] */
 } spc_group_job;
 

@@ -23,7 +23,7 @@ typedef struct {
     uint64_t plan, weights;
     spc_limits limits;
     int32_t alone;
-    char device[64];
+    char unit[64];
 } model_record;
 
 /* Every rank's record to every rank.
@@ -37,7 +37,8 @@ static spc_status gather(spc_comm *comm, void *all, size_t bytes, spc_error *err
     return comm->ops->all_gather(comm, all, begin, err);
 }
 
-spc_status spc_agree_options(spc_comm *comm, const char *options, int32_t *sharers, spc_error *err)
+spc_status spc_agree_options(spc_comm *comm, const char *options, int32_t *local, int32_t *sharers,
+                             spc_error *err)
 {
     option_record record[SPC_RANKS_MAX], *own = &record[comm->rank];
     spc_status status;
@@ -47,9 +48,12 @@ spc_status spc_agree_options(spc_comm *comm, const char *options, int32_t *share
     if (gethostname(own->host, sizeof own->host - 1) != 0) own->host[0] = '\0';
     status = gather(comm, record, sizeof *record, err);
     if (status != SPC_OK) return status;
-    *sharers = 0;
+    *local = *sharers = 0;
     for (int32_t r = 0; r < comm->world; r++) {
-        *sharers += strncmp(record[r].host, own->host, sizeof own->host) == 0;
+        if (strncmp(record[r].host, own->host, sizeof own->host) == 0) {
+            *local += r < comm->rank;
+            ++*sharers;
+        }
         if (strncmp(record[r].options, record[0].options, sizeof own->options) == 0) continue;
         return spc_error_set(err, SPC_EDEVICE,
                              "ranks differ: rank 0 was started with %.150s, rank %d with %.150s",
@@ -108,17 +112,16 @@ static const char *difference(const model_record *a, const model_record *b)
     if (a->plan != b->plan) return "another architecture or configuration";
     if (a->weights != b->weights) return "other weights";
     if (memcmp(&a->limits, &b->limits, sizeof a->limits) != 0) {
-        return "another number of sessions or tokens of context";
+        return "another number of sessions, of tokens of context or of KV caches";
     }
     if (a->alone != b->alone) return "another drafter-tp";
     return NULL;
 }
 
 spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundle *weights,
-                           const spc_limits *limits, const char *device, spc_error *err)
+                           const spc_limits *limits, const char *unit, spc_error *err)
 {
     model_record record[SPC_RANKS_MAX], *own = &record[comm->rank];
-    const char *unit = strrchr(device, ' '); /* "cpu, 2 threads, avx512": threads may differ */
     spc_status status;
 
     memset(own, 0, sizeof *own);
@@ -128,8 +131,9 @@ spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundl
     own->limits.context = limits->context;
     own->limits.rows = limits->rows;
     own->limits.outputs = limits->outputs;
+    own->limits.pages = limits->pages;
     own->alone = plan->alone;
-    (void)snprintf(own->device, sizeof own->device, "%s", unit ? unit + 1 : device);
+    (void)snprintf(own->unit, sizeof own->unit, "%s", unit);
     status = gather(comm, record, sizeof *record, err);
     for (int32_t r = 1; r < comm->world && status == SPC_OK; r++) {
         const char *what = difference(&record[0], &record[r]);
@@ -140,11 +144,11 @@ spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundl
                                  "ranks the same model and options",
                                  (int)r, what, spc_bundle_where(weights));
         }
-        if (strncmp(record[0].device, record[r].device, sizeof own->device) == 0) continue;
+        if (strncmp(record[0].unit, record[r].unit, sizeof own->unit) == 0) continue;
         return spc_error_set(err, SPC_EDEVICE,
                              "ranks differ: rank 0 computes with %.60s, rank %d with %.60s: choose "
-                             "one for all by --isa",
-                             record[0].device, (int)r, record[r].device);
+                             "one for all (--isa, or GPUs of one kind)",
+                             record[0].unit, (int)r, record[r].unit);
     }
     return status;
 }

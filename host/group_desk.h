@@ -15,6 +15,7 @@ typedef enum {
     SPC_COMMAND_IDLE, /* nothing: rank 0 lives */
     SPC_COMMAND_FORWARD,
     SPC_COMMAND_ENCODE,
+    SPC_COMMAND_MAP,
     SPC_COMMAND_DRAW,
     SPC_COMMAND_VERIFY,
     SPC_COMMAND_GATHER,
@@ -27,9 +28,9 @@ typedef struct {
     int32_t runner;  /* whose: 0 the first that was loaded, 1 the second */
     int32_t drafter; /* VERIFY: the same of the drafter; -1: none */
     int32_t rewinds; /* in front of the payload: of either runner, to be done first */
-    int32_t slot;    /* ENCODE */
-    int32_t count;   /* FORWARD rows, ENCODE tokens, DRAW and VERIFY lanes, GATHER rows */
-    int32_t draft;   /* DRAW which, GATHER the first row */
+    int32_t slot;    /* ENCODE, MAP */
+    int32_t count; /* FORWARD rows, ENCODE tokens, MAP pages, DRAW and VERIFY lanes, GATHER rows */
+    int32_t draft; /* DRAW which, GATHER the first row, MAP the length */
     int32_t unused;
     uint64_t bytes;
 } spc_command;

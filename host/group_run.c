@@ -12,20 +12,19 @@
  * signs of life. */
 enum { COMPARED = 32, SIGNS = 3 };
 
-static const spc_backend_ops *const cpu = &spc_backend_cpu;
-
 /* ---- what a rank does -------------------------------------------------------------------------
  */
 
 static spc_ranks_rows rows_of(const spc_runner *r)
 {
-    return (spc_ranks_rows){cpu->logits(r->own, 0), r->plan->ids};
+    return (spc_ranks_rows){r->backend->ops->logits(r->own, 0), r->plan->ids};
 }
 
 /* Make a row of logits whole on every rank. */
 static spc_status gather_row(spc_runner *r, int32_t output, spc_error *err)
 {
     spc_comm *comm = r->backend->comm;
+    void *row = (void *)(uintptr_t)r->backend->ops->logits(r->own, output);
     size_t begin[SPC_RANKS_MAX + 1];
 
     for (int32_t k = 0; k <= comm->world; k++) {
@@ -34,7 +33,7 @@ static spc_status gather_row(spc_runner *r, int32_t output, spc_error *err)
         if (first > r->plan->ids) first = r->plan->ids;
         begin[k] = (size_t)first * sizeof(float);
     }
-    return comm->ops->all_gather(comm, (void *)(uintptr_t)cpu->logits(r->own, output), begin, err);
+    return comm->ops->all_gather(comm, row, begin, err);
 }
 
 /* Are two cut models cut at the same tokens, as far as both have them? */
@@ -52,9 +51,10 @@ static bool cut_alike(const spc_runner *a, const spc_runner *b, int32_t world)
 static spc_status draw(const spc_group_job *j, spc_error *err)
 {
     spc_runner *r = j->runner;
-    spc_ranks_rows rows = rows_of(r);
+    spc_ranks_rows rows;
 
-    if (!r->part) return cpu->draw(r->own, j->lanes, j->count, j->draft, err);
+    if (!r->part) return r->backend->ops->draw(r->own, j->lanes, j->count, j->draft, err);
+    rows = rows_of(r);
     return spc_ranks_draw(r->room, r->backend->comm, &rows, j->lanes, j->count, j->draft, true,
                           err);
 }
@@ -63,10 +63,12 @@ static spc_status verify(const spc_group_job *j, spc_error *err)
 {
     spc_runner *v = j->runner, *d = j->drafter;
     spc_comm *comm = v->backend->comm;
-    spc_ranks_rows rows = rows_of(v), drafter;
+    spc_ranks_rows rows, drafter;
     spc_status status = SPC_OK;
 
-    if (!v->part) return cpu->verify(d ? d->own : NULL, v->own, j->lanes, j->count, j->out, err);
+    if (!v->part) {
+        return v->backend->ops->verify(d ? d->own : NULL, v->own, j->lanes, j->count, j->out, err);
+    }
     for (int32_t k = 0; d && d->part && !cut_alike(v, d, comm->world) && k < j->count; k++) {
         int32_t needed = j->lanes[k].drafts + (j->lanes[k].bonus ? 1 : 0);
 
@@ -75,6 +77,7 @@ static spc_status verify(const spc_group_job *j, spc_error *err)
         }
     }
     if (status != SPC_OK) return status;
+    rows = rows_of(v);
     if (d) drafter = rows_of(d);
     return spc_ranks_verify(v->room, comm, d ? &drafter : NULL, &rows, j->lanes, j->count, j->out,
                             err);
@@ -82,19 +85,25 @@ static spc_status verify(const spc_group_job *j, spc_error *err)
 
 static spc_status gather_rows(const spc_group_job *j, spc_error *err)
 {
+    spc_runner *r = j->runner;
     spc_status status = SPC_OK;
 
+    if (!r->part) return r->backend->ops->gather(r->own, j->draft, j->count, err);
     for (int32_t i = 0; i < j->count && status == SPC_OK; i++) {
-        status = gather_row(j->runner, j->draft + i, err);
+        status = gather_row(r, j->draft + i, err);
     }
     return status;
 }
 
 static spc_status run_job(const spc_group_job *j, spc_error *err)
 {
+    const spc_backend_ops *ops = j->runner->backend->ops;
+
     switch (j->kind) {
-    case SPC_COMMAND_FORWARD: return cpu->forward(j->runner->own, j->rows, err);
-    case SPC_COMMAND_ENCODE: return cpu->encode(j->runner->own, j->slot, j->token, j->count, err);
+    case SPC_COMMAND_FORWARD: return ops->forward(j->runner->own, j->rows, err);
+    case SPC_COMMAND_ENCODE: return ops->encode(j->runner->own, j->slot, j->token, j->count, err);
+    case SPC_COMMAND_MAP:
+        return ops->map(j->runner->own, j->slot, j->token, j->count, j->draft, err);
     case SPC_COMMAND_DRAW: return draw(j, err);
     case SPC_COMMAND_VERIFY: return verify(j, err);
     case SPC_COMMAND_GATHER: return gather_rows(j, err);
@@ -112,7 +121,7 @@ static void digest_job(spc_backend *b, const spc_group_job *j)
     uint64_t h = b->digest;
 
     for (int32_t i = 0; j->kind == SPC_COMMAND_FORWARD && i < j->rows->count; i++) {
-        h = spc_hash_int(h, cpu->length(j->runner->own, j->rows->slot[i]));
+        h = spc_hash_int(h, b->ops->length(j->runner->own, j->rows->slot[i]));
     }
     for (int32_t k = 0; j->kind == SPC_COMMAND_DRAW && k < j->count; k++) {
         if (j->draft < j->lanes[k].drafts) h = spc_hash_int(h, j->lanes[k].draft[j->draft]);
@@ -138,7 +147,7 @@ static spc_status compare_digests(spc_backend *b, spc_error *err)
         if (digest[r] == digest[0]) continue;
         return spc_error_set(err, SPC_EDEVICE,
                              "ranks differ: rank %d came to other tokens or lengths than rank 0 in "
-                             "the last %d steps: is its model or processor another one?",
+                             "the last %d steps: is its model, processor or GPU another one?",
                              (int)r, COMPARED);
     }
     return status;
@@ -158,13 +167,25 @@ static spc_status perform(spc_backend *b, const spc_group_job *j, spc_error *err
 spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *error, spc_error *err)
 {
     char text[SPC_ERROR_BYTES];
-    bool differ = status != SPC_OK && strncmp(error->message, "ranks differ", 12) == 0;
+    bool named = status != SPC_OK && strncmp(error->message, "rank", 4) == 0;
 
     if (status == SPC_OK) return SPC_OK;
     (void)snprintf(text, sizeof text, "rank %d: %.480s", (int)b->comm->rank, error->message);
-    b->comm->ops->abort(b->comm, differ ? error->message : text);
+    b->comm->ops->abort(b->comm, named ? error->message : text);
     if (err) *err = *error;
     return status;
+}
+
+/* Say what this rank was doing, unless another has said so of itself. */
+static void name_step(const spc_backend *b, spc_command_kind kind, spc_error *error)
+{
+    static const char *const names[] = {"idle", "forward", "encode", "draw", "verify", "gather"};
+    char text[SPC_ERROR_BYTES];
+
+    if (strstr(error->message, "(step ")) return;
+    (void)snprintf(text, sizeof text, "%.470s (step %llu, %s)", error->message,
+                   (unsigned long long)b->commands + 1, names[kind]);
+    (void)spc_error_set(error, error->status, "%s", text);
 }
 
 void spc_group_abort(spc_backend *b, const char *reason)
@@ -201,7 +222,8 @@ static void write_payload(spc_desk *desk, const spc_group_job *j)
 {
     switch (j->kind) {
     case SPC_COMMAND_FORWARD: spc_desk_put_rows(desk, j->rows); break;
-    case SPC_COMMAND_ENCODE: spc_desk_put_tokens(desk, j->token, j->count); break;
+    case SPC_COMMAND_ENCODE:
+    case SPC_COMMAND_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
     case SPC_COMMAND_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
     case SPC_COMMAND_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
     default: break;
@@ -225,6 +247,7 @@ static spc_status ask(spc_backend *b, const spc_group_job *j, spc_error *err)
     write_payload(desk, j);
     status = send_command(b, desk, &error);
     if (status == SPC_OK) status = perform(b, j, &error);
+    if (status != SPC_OK) name_step(b, j->kind, &error);
     return spc_group_end(b, status, &error, err);
 }
 
@@ -300,7 +323,7 @@ void spc_group_stop(spc_backend *b)
     (void)pthread_mutex_unlock(&b->lock);
     (void)pthread_join(b->keeper, NULL);
     begin_command(b, b->runner[0]->desk, &c);
-    (void)send_command(b, b->runner[0]->desk, NULL);
+    if (send_command(b, b->runner[0]->desk, NULL) == SPC_OK) spc_pulse_leave(b->pulse);
 }
 
 /* ---- the others follow ------------------------------------------------------------------------
@@ -338,7 +361,7 @@ static spc_status rewind_all(const spc_backend *b, const spc_desk *desk, int32_t
     for (int32_t i = 0; i < count; i++) {
         if (at[i].runner < 0 || at[i].runner >= b->runners) return strange(err);
         if (at[i].slot < 0 || at[i].slot >= desk->limits.slots) return strange(err);
-        cpu->rewind(b->runner[at[i].runner]->own, at[i].slot, at[i].length);
+        b->ops->rewind(b->runner[at[i].runner]->own, at[i].slot, at[i].length);
     }
     return SPC_OK;
 }
@@ -375,8 +398,14 @@ spc_status spc_group_follow(spc_backend *b, spc_error *err)
         if (status == SPC_OK) {
             status = rewind_all(b, b->runner[c.runner]->desk, c.rewinds, &error);
         }
-        if (status == SPC_OK && c.kind == SPC_COMMAND_QUIT) return SPC_OK;
-        if (status == SPC_OK) status = follow_command(b, &c, &error);
+        if (status == SPC_OK && c.kind == SPC_COMMAND_QUIT) {
+            spc_pulse_leave(b->pulse);
+            return SPC_OK;
+        }
+        if (status == SPC_OK) {
+            status = follow_command(b, &c, &error);
+            if (status != SPC_OK) name_step(b, (spc_command_kind)c.kind, &error);
+        }
         if (status != SPC_OK) return spc_group_end(b, status, &error, err);
     }
 }

@@ -2,6 +2,8 @@
 /* plan.c - building, measuring and printing plans; the table of architectures. */
 #include "plan.h"
 
+#include "weights/quant.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -186,14 +188,30 @@ spc_status spc_plan_tensor(const spc_weight *w, const spc_bundle *bundle, const 
     return SPC_OK;
 }
 
+const spc_tensor *spc_plan_scale(const spc_bundle *bundle, const char *weight)
+{
+    static const char *const suffix[] = {"_scale_inv", "_scale"};
+    const spc_tensor *t = NULL;
+    char name[SPC_PLAN_NAME + 16];
+
+    for (int i = 0; i < 2 && !t; i++) {
+        (void)snprintf(name, sizeof name, "%s%s", weight, suffix[i]);
+        t = spc_bundle_find(bundle, name);
+    }
+    return t;
+}
+
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)
 {
     uint64_t total = 0;
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
-        const spc_tensor *t = spc_bundle_find(bundle, plan->weight[i].name);
+        const char *name = plan->weight[i].name;
+        const spc_tensor *t = spc_bundle_find(bundle, name), *scale = NULL;
 
+        if (t && spc_dtype_is_scaled(t->dtype)) scale = spc_plan_scale(bundle, name);
         if (t) total += row_reads(plan, i, t->bytes);
+        if (scale) total += row_reads(plan, i, scale->bytes);
     }
     return total;
 }

@@ -167,9 +167,13 @@ int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t
 spc_status spc_plan_tensor(const spc_weight *weight, const spc_bundle *bundle,
                            const spc_tensor **out, spc_error *err);
 
-/* Bytes of weights that a decoded row reads: every weight of the plan, of the embedding one row
- * only unless it is the head too, nothing of what only the encoder reads.  Weights that the bundle
- * lacks count as nothing. */
+/* The tensor of scales beside a matrix of 8-bit floats or integers, NAME_scale_inv or NAME_scale;
+ * NULL: there is none. */
+const spc_tensor *spc_plan_scale(const spc_bundle *bundle, const char *weight);
+
+/* Bytes of weights that a decoded row reads: every weight of the plan with its scales, of the
+ * embedding one row only unless it is the head too, nothing of what only the encoder reads.
+ * Weights that the bundle lacks count as nothing. */
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle);
 
 /* Elements of all weights. */

@@ -167,6 +167,13 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     atomic_store(&s->cancel, false);
 }
 
+static void free_arrays(spc_session *s)
+{
+    free(s->source);
+    free(s->token);
+    free(s->page);
+}
+
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                             const int32_t *prompt, int32_t count, spc_session **out, spc_error *err)
 {
@@ -183,10 +190,11 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 
     s = calloc(1, sizeof *s);
     if (s) s->token = malloc((size_t)engine->context * sizeof *s->token);
+    if (s) s->page = malloc((size_t)spc_pages_for(engine->context) * sizeof *s->page);
     if (s && spc_engine_encodes(engine)) {
         s->source = malloc((size_t)engine->context * sizeof *s->source);
     }
-    if (!s || !s->token || (spc_engine_encodes(engine) && !s->source)) {
+    if (!s || !s->token || !s->page || (spc_engine_encodes(engine) && !s->source)) {
         status = spc_error_set(err, SPC_ENOMEM, "no memory for a session of %d tokens",
                                (int)engine->context);
         goto fail;
@@ -221,8 +229,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 fail:
     if (s) {
         spc_text_free(&s->text);
-        free(s->source);
-        free(s->token);
+        free_arrays(s);
         free(s);
     }
     return status;
@@ -235,56 +242,49 @@ void spc_session_close(spc_session *session)
     spc_slots_give_back(session);
     pthread_mutex_unlock(&session->engine->lock);
     spc_text_free(&session->text);
-    free(session->source);
-    free(session->token);
+    free_arrays(session);
     free(session);
 }
 
-/* Cut a cache to at most `most` tokens; returns what it holds then. */
-static int32_t cut_cache(const spc_session *s, spc_runner *runner, int32_t most)
+int32_t spc_session_room(const spc_session *s)
 {
-    const spc_backend_ops *ops = s->engine->ops;
-    int32_t length = runner ? ops->length(runner, s->slot) : 0;
-
-    if (length <= most) return length;
-    ops->rewind(runner, s->slot, most);
-    return most;
+    return spc_pages_room(s->page_count, s->engine->context);
 }
 
-/* Cut what a session's slot holds to what is also in the next prompt; returns how much that is. */
-static int32_t cut_caches(spc_session *s, const int32_t *prompt, int32_t count)
+/* How much of the next prompt the caches of a session's slot hold. */
+static int32_t common_tokens(const spc_session *s, const int32_t *prompt, int32_t count)
 {
-    int32_t common = 0, verifier, drafter;
+    int32_t common = 0;
 
     /* The last token of a prompt is pending: its row must run.  So is the last one that was kept,
      * and behind it the caches may hold drafts that were not; of a failed session they may hold
      * what made it fail.  What an encoder reads is read as a whole. */
-    while (!s->source && s->finish != SPC_FINISH_FAILED && common < s->length - 1 &&
+    while (!s->source && s->slot >= 0 && s->finish != SPC_FINISH_FAILED && common < s->length - 1 &&
            common < count - 1 && s->token[common] == prompt[common]) {
         common++;
     }
-    spc_prefix_cut(s->engine, s->slot, common);
-    verifier = cut_cache(s, s->engine->verifier.runner, common);
-    drafter = cut_cache(s, s->engine->drafter.runner, common);
-    return verifier > drafter ? verifier : drafter;
+    return common;
 }
 
 spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
 {
     spc_status status = check_prompt(s->engine, prompt, count, err);
-    int32_t reused;
+    int32_t common;
+    int64_t reused = 0;
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&s->engine->lock);
-    if (s->slot >= 0) {
-        reused = cut_caches(s, prompt, count);
+    common = common_tokens(s, prompt, count);
+    status = spc_slots_check(s, prompt, count, common, err);
+    if (status == SPC_OK && s->slot >= 0) status = spc_slots_keep(s, count, common, &reused, err);
+    if (status == SPC_OK) {
         begin(s, prompt, count);
-        spc_gamma_begin(s);
         s->counters.reused_tokens = reused;
-    } else {
-        if (!s->waits) status = spc_slots_check(s, err);
-        if (status == SPC_OK) begin(s, prompt, count);
-        if (status == SPC_OK && !s->waits) status = spc_slots_take(s, err);
+        if (s->slot >= 0) {
+            spc_gamma_begin(s);
+        } else if (!s->waits) {
+            status = spc_slots_take(s, err);
+        }
     }
     pthread_mutex_unlock(&s->engine->lock);
     return status;
@@ -484,8 +484,8 @@ spc_status spc_session_run(spc_session *session, spc_error *err)
         status = spc_session_step(session, err);
         if (status == SPC_OK && spc_session_waits(session)) {
             return spc_error_set(err, SPC_EFULL,
-                                 "the session waits for one of %d slots: step or close the "
-                                 "sessions that hold them",
+                                 "the session waits for one of %d slots, or for room in their KV "
+                                 "caches: step or close the sessions that hold them",
                                  (int)session->engine->sessions);
         }
     } while (status == SPC_OK && session->finish == SPC_FINISH_RUNNING);

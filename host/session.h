@@ -28,6 +28,11 @@ struct spc_session {
     spc_row_params params;
     spc_rule rule; /* as opened: seq-chow may go on under another */
     int32_t slot;  /* -1: none, it waits for one or ended and lost it */
+    int32_t *
+        page; /* [page_count] of the KV caches, where 16 positions each lie; room for the context */
+    int32_t page_count; /* 0 without a slot */
+    int32_t named;      /* of them, from the first: that can be found by their tokens ... */
+    int32_t noted[2];   /* ... and are known to hold the verifier's part, the drafter's part */
     bool may_wait, waits;
     spc_session *behind; /* the next in the line */
     int32_t gamma;       /* or SPC_GAMMA_AUTO */
@@ -68,6 +73,9 @@ struct spc_session {
     void *user;
     spc_stats counters;
 };
+
+/* Tokens that a session's pages take. */
+int32_t spc_session_room(const spc_session *session);
 
 /* Is it an end of sequence, to the model or to this session, and does the session heed them? */
 bool spc_session_is_stop(const spc_session *session, int32_t token);

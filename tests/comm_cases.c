@@ -141,7 +141,7 @@ static void parts_of_two(spc_comm *comm, spc_status *status, spc_error *err)
     float sum = (float)comm->rank, expected = 0;
     int32_t members = 0;
 
-    CALL(comm->ops->split(comm, comm->rank % 2, &half, err));
+    CALL(comm->ops->split(comm, comm->rank % 2, 0, &half, err));
     for (int32_t r = comm->rank % 2; r < comm->world; r += 2) {
         expected += (float)r;
         members++;
@@ -197,6 +197,18 @@ static void late_rank(spc_comm *comm, spc_status *status, spc_error *err)
     *status = comm->ops->all_reduce(comm, data, 8, err);
 }
 
+/* In a group of their own ranks wait as long as it says, not as long as the one it comes from. */
+static void late_in_own_group(spc_comm *comm, spc_status *status, spc_error *err)
+{
+    spc_comm *own;
+
+    CALL(comm->ops->split(comm, 0, SHORT_MS, &own, err));
+    if (comm->rank == 1) sleep_ms(4 * SHORT_MS);
+    *status = own->ops->barrier(own, err);
+    spc_comm_close(own);
+    CLAIM(comm->ops->barrier(comm, NULL) == SPC_OK);
+}
+
 void comm_case_a_rank_that_does_not_come_is_named(comm_open open)
 {
     part parts[RANKS];
@@ -205,6 +217,8 @@ void comm_case_a_rank_that_does_not_come_is_named(comm_open open)
     expect_end(parts, 4,
                "all_reduce: expected all 4 ranks within 100 ms, and these did not come: "
                "2");
+    run_ranks(open, 2, LONG_MS, parts, late_in_own_group);
+    expect_end(parts, 2, "barrier: expected all 2 ranks within 100 ms, and these did not come: 1");
 }
 
 static void unequal_sizes(spc_comm *comm, spc_status *status, spc_error *err)

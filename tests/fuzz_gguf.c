@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fuzz_gguf.c - libFuzzer: any bytes as a GGUF file, and what its metadata amounts to. */
-#include "weights/bundle.h"
-#include "weights/tokenizer.h"
+#include "weights/bundle_tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     if (spc_bundle_file(bundle, "config.json", &text, &length, &err) != SPC_OK) expect_reason(&err);
     if (spc_bundle_has_file(bundle, "tokenizer.json")) {
         if (spc_bundle_file(bundle, "tokenizer.json", &text, &length, &err) != SPC_OK ||
-            spc_tokenizer_open("fuzz", text, length, &tokenizer, &err) != SPC_OK) {
+            spc_bundle_tokenizer(bundle, &tokenizer, &err) != SPC_OK) {
             expect_reason(&err);
         } else {
             spc_tokenizer_close(tokenizer);

@@ -1,84 +1,199 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Are the tests of kernels able to fail?  mutants.py SOURCE WORK CXX TEST_OBJECT LIBRARY...
+"""Are the tests of drawing and verification able to fail?
+mutants.py SOURCE WORK CC CXX TEST_OBJECTS_AND_LIBRARIES... [--only TEXT]
 
-Breaks a copy of the kernels in one place at a time, builds tests/fibers/queue.cpp from it, and
-expects test_cuda_verify to fail; and changes it where nothing may change, and expects it to pass."""
+Breaks a copy of the sources in one place at a time, builds what includes that place, links it with a
+test and expects the test to fail; and changes it where nothing may change, and expects it to pass.
+A test object is named by its file: the tests below are test_NAME.c.o."""
+import concurrent.futures
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
-FILTER = "cuda_verify/rows_of_several_tiles*"
-SECONDS = 120
+SECONDS = 300
+HOST = ("host/batch.c", "host/shard.c", "host/tiles.c", "host/verify.c", "rules/rule.c")
 
-# what, file, text, its replacement, must the test pass?
-MUTANTS = [
-    ("the kernels as they are", "cuda/rows.cuh", "", "", True),
-    ("one job to decide with", "cuda/queue.cu", "spc_queue_deciders(sequences)", "1", True),
-    ("no job to spare", "cuda/queue.cu", "spc_queue_ahead(sequences, rows)", "0", True),
-    ("a guess that is too high", "rules/truncate.h", "#define SPC_RANKED_FLOOR 10.0f",
-     "#define SPC_RANKED_FLOOR 0.01f", True),
-    ("a reduction is skipped", "cuda/device.cuh", "for (int half = WARPS / 2; half > 0;",
-     "for (int half = WARPS / 2; half > 1;", False),
-    ("lane 0 only", "cuda/device.cuh", "value = warp_sum_of_block(s->lane[0]);",
-     "value = s->lane[0][0];", False),
-    ("the first tile only", "cuda/decide.cuh", "for (int32_t i = 0; i < tiles; i++) sum +=",
-     "for (int32_t i = 0; i < 1; i++) sum +=", False),
-    ("streams share their numbers", "rules/rng.h", "| (uint32_t)stream << 28", "", False),
-    ("no salt", "rules/rng.h", "counter.word[3] = key.salt;", "counter.word[3] = 0;", False),
-    ("the residual subtracts nothing", "rules/block.h",
-     "return spc_positive(weight * target - drafter);", "return spc_positive(weight * target);",
-     False),
-    ("eta is dropped", "rules/round_body.h", "t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);",
-     "t->eta = 0;", False),
-    ("the bonus is the verifier's", "rules/round_body.h",
-     "bool from_verifier =\n", "bool from_verifier = true ||\n", False),
-    ("a level too few", "rules/truncate.h", "return s->low == s->high;",
-     "return s->high - s->low < 300u;", False),
-    ("mass loses its carry", "cuda/jobs.cuh", "+ (before + low < before ? 1u : 0u)", "", False),
-    ("drafts have the logits of the first", "cuda/decide.cuh", "scratch.draft_logits[r];",
-     "scratch.draft_logits[0];", False),
+# what is built, the test it is linked with, and the cases of it that are run
+SUITES = {
+    "queue": (("tests/fibers/queue.cpp",), "cuda_verify", "cuda_verify/rows_of_several_tiles*"),
+    "kernels of slices": (("tests/fibers/shard.cpp",), "cuda_shard", "cuda_shard/*s"),
+    "slices": (HOST, "host_shard", "host_shard/@(every_rule*|masks*|draws|more*)"),
+    "traffic": (HOST, "host_shard_traffic", "*"),
+    "law": (HOST, "host_verify_law", "host_verify_law/*"),
+    "draw": (HOST, "host_verify_draw",
+             "host_verify_draw/@(the_last*|positions*|a_far*|every_draw*|blocks*)"),
+    "salt": (HOST, "host_verify_draw", "host_verify_draw/blocks_without*"),
+}
+
+# suite, what, file, text, its replacement; no text: nothing is changed
+MUST_PASS = [
+    *[(suite, "as it is", "rules/row.h", "", "") for suite in SUITES],
+    ("queue", "one job to decide with", "cuda/queue.cu", "spc_queue_deciders(sequences)", "1"),
+    ("queue", "no job to spare", "cuda/queue.cu", "spc_queue_ahead(sequences, rows)", "0"),
+    ("queue", "a guess that is too high", "rules/truncate.h", "#define SPC_RANKED_FLOOR 10.0f",
+     "#define SPC_RANKED_FLOOR 0.01f"),
+]
+MUST_FAIL = [
+    ("queue", "a reduction is skipped", "cuda/device.cuh", "for (int half = WARPS / 2; half > 0;",
+     "for (int half = WARPS / 2; half > 1;"),
+    ("queue", "lane 0 only", "cuda/device.cuh", "value = warp_sum_of_block(s->lane[0]);",
+     "value = s->lane[0][0];"),
+    ("queue", "the first tile only", "cuda/decide.cuh", "for (int32_t i = 0; i < tiles; i++) sum +=",
+     "for (int32_t i = 0; i < 1; i++) sum +="),
+    ("queue", "streams share their numbers", "rules/rng.h", "| (uint32_t)stream << 28", ""),
+    ("queue", "no salt", "rules/rng.h", "counter.word[3] = key.salt;", "counter.word[3] = 0;"),
+    ("queue", "the residual subtracts nothing", "rules/block.h",
+     "return spc_positive(weight * target - drafter);", "return spc_positive(weight * target);"),
+    ("queue", "eta is dropped", "rules/round_body.h", "t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);",
+     "t->eta = 0;"),
+    ("queue", "the bonus is the verifier's", "rules/round_body.h",
+     "bool from_verifier =\n", "bool from_verifier = true ||\n"),
+    ("queue", "a level too few", "rules/truncate.h", "return s->low == s->high;",
+     "return s->high - s->low < 300u;"),
+    ("queue", "mass loses its carry", "cuda/jobs.cuh", "+ (before + low < before ? 1u : 0u)", ""),
+    ("queue", "drafts have the logits of the first", "cuda/decide.cuh", "scratch.draft_logits[r];",
+     "scratch.draft_logits[0];"),
+
+    ("law", "a reduction is skipped", "rules/row.h",
+     "half = SPC_LANES / 2; half > 0;", "half = SPC_LANES / 2; half > 1;"),
+    ("law", "lane 0 only", "rules/row.h", "half = SPC_LANES / 2; half > 0;", "half = 0; half > 0;"),
+    ("law", "the first tile only", "host/verify.c",
+     "t < spc_tile_count(vocab); t++) {\n        spc_partial part",
+     "t < 1; t++) {\n        spc_partial part"),
+    ("law", "tiles keep their own maximum", "rules/row.h", "float y = tile.max - max;",
+     "float y = 0;"),
+    ("law", "eta is dropped", "rules/round_body.h", "t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);",
+     "t->eta = 0;"),
+    ("draw", "the residual's first tile only", "host/verify.c",
+     "t < spc_tile_count(pair->round->vocab); t++) {\n        spc_tile_summands",
+     "t < 1; t++) {\n        spc_tile_summands"),
+    ("draw", "streams share their numbers", "rules/rng.h", "| (uint32_t)stream << 28", ""),
+    ("salt", "no salt", "rules/rng.h", "counter.word[3] = key.salt;", "counter.word[3] = 0;"),
+    ("draw", "the residual subtracts nothing", "rules/block.h",
+     "return spc_positive(weight * target - drafter);", "return spc_positive(weight * target);"),
+    ("draw", "the bonus is the verifier's", "rules/round_body.h",
+     "bool from_verifier =\n", "bool from_verifier = true ||\n"),
+    ("draw", "a residual is drawn with the draft's numbers", "rules/round_body.h",
+     "draw_fold(pair, what, x, key, SPC_STREAM_RESIDUAL)",
+     "draw_fold(pair, what, x, key, SPC_STREAM_DRAFT)"),
+
+    ("slices", "each rank's first tile only", "rules/shard_body.h",
+     "t < tiles_of(a, rank); t++) sum +=", "t < 1; t++) sum +="),
+    ("slices", "rows of rank 0 only", "rules/shard_body.h",
+     "rank < a->world; rank++) {\n        const uint32_t *word = answer_of(a, rank) + row + SPC",
+     "rank < 1; rank++) {\n        const uint32_t *word = answer_of(a, rank) + row + SPC"),
+    ("slices", "ranks are added from right to left", "rules/shard_body.h",
+     "const uint32_t *word = answer_of(a, rank);\n\n        for (int32_t t = 0; t < tiles_of(a, rank)",
+     "const uint32_t *word = answer_of(a, a->world - 1 - rank);\n\n"
+     "        for (int32_t t = 0; t < tiles_of(a, a->world - 1 - rank)"),
+    ("slices", "the last of the winners", "rules/shard_body.h",
+     "if (time < (best ? spc_bits_float(best[0]) : SPC_INFINITY)) best",
+     "if (time < SPC_INFINITY) best"),
+    ("slices", "a token on the edge is its neighbour's", "rules/shard_body.h",
+     "token >= spc_cut_first(&a->cuts, rank + 1)", "token > spc_cut_first(&a->cuts, rank + 1)"),
+    ("slices", "counts of rank 0 only", "rules/shard_body.h",
+     "rank < a->world; rank++) {\n        const uint32_t *word = answer_of(a, rank) + 2 * i;",
+     "rank < 1; rank++) {\n        const uint32_t *word = answer_of(a, rank) + 2 * i;"),
+    ("slices", "what is above a bin is forgotten", "rules/shard_body.h", "        c.above += here;\n",
+     ""),
+    ("slices", "what became a target stays in the log", "rules/shard_body.h",
+     "    drop_words(r, r->start[part]);\n", ""),
+    ("slices", "a row that was cut counts as whole", "rules/shard_body.h",
+     "stats.bad || !needs.restricts ? SPC_ROW_FINAL : SPC_ROW_MERGED", "SPC_ROW_FINAL"),
+    ("slices", "drafts have the logits of rank 0", "rules/shard_body.h",
+     "answer_of(a, owner_of(a, round->draft[row]))", "answer_of(a, 0)"),
+    ("slices", "answers lie upon each other", "host/shard.c", "r.state->at = at;",
+     "r.state->at = 0;"),
+    ("slices", "the first tile of a slice races alone", "host/shard.c",
+     "t < a->tiles; t++) {\n        uint32_t word =", "t < 1; t++) {\n        uint32_t word ="),
+    ("slices", "a race has the numbers of tile 0", "host/shard.c",
+     "(spc_stream_id)a->ask->stream, a->first + t);\n        float arrives",
+     "(spc_stream_id)a->ask->stream, t);\n        float arrives"),
+    ("slices", "nobody sends more", "host/shard.c", "+= 4 * (int64_t)asked_words(r, round);",
+     "+= 0 * (int64_t)asked_words(r, round);"),
+    ("traffic", "the drafter's rows are always asked for", "rules/shard_body.h",
+     "if (!round->stats) q.drafter_rows", "q.drafter_rows"),
+    ("traffic", "a token drawn brings its tiles along", "rules/shard.h",
+     "default: return SPC_WINNER_WORDS;", "default: return SPC_WINNER_WORDS + (tiles + 1) / 2 * 2;"),
+
+    ("kernels of slices", "answers lie upon each other", "cuda/shard.cu",
+     "at += scratch.words[i];", "at += 0;"),
+    ("kernels of slices", "counts begin with what was there", "cuda/shard.cu",
+     "if (!begins_empty(state->ask.kind)", "if (true || !begins_empty(state->ask.kind)"),
+    ("kernels of slices", "the first tile of a slice races alone", "cuda/shard.cu",
+     "scratch.first, scratch.tiles, scratch.ask.key", "scratch.first, 1, scratch.ask.key"),
+    ("kernels of slices", "the maximum is where it may", "cuda/shard.cu",
+     "if (threadIdx.x == 0 && best != 0xffffffffull) word[0] = (uint32_t)best;", ""),
+    ("kernels of slices", "lane 0 only", "cuda/device.cuh",
+     "value = warp_sum_of_block(s->lane[0]);", "value = s->lane[0][0];"),
+    ("kernels of slices", "both sums are one", "cuda/shard.cu",
+     "fold_sum(i == 0 ? what : SPC_SUM_ABOVE_VERIFIER, t)", "fold_sum(what, t)"),
 ]
 
 
-def build(source, work, compiler, objects, mutant):
-    _, name, old, new, _ = mutant
+def build(source, work, compilers, objects, mutant):
+    suite, _, name, old, new = mutant
+    sources, test, _ = SUITES[suite]
     tree = work / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
-    for folder in ("cuda", "rules", "tests/fibers", "host/include"):
+    shutil.rmtree(work, ignore_errors=True)
+    for folder in ("cuda", "host", "rules", "tests/fibers"):
         shutil.copytree(source / folder, tree / folder)
     text = (tree / name).read_text()
     if old not in text:
         sys.exit(f"mutants.py: {name}: expected {old!r}, found nothing like it")
     if old:
         (tree / name).write_text(text.replace(old, new, 1))
-    subprocess.run([compiler, "-DSPC_HAS_CUDA", f"-I{tree}/tests/fibers", f"-I{tree}",
-                    f"-I{tree}/host/include", "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-c",
-                    str(tree / "tests/fibers/queue.cpp"), "-o", str(work / "queue.o")], check=True)
-    subprocess.run([compiler, str(work / "queue.o"), *objects, "-o", str(work / "test")], check=True)
+    built = []
+    for path in sources:
+        own = (["-DSPC_HAS_CUDA", f"-I{tree}/tests/fibers", "-std=c++17"] if path.endswith(".cpp")
+               else ["-D_GNU_SOURCE", "-std=c11"])
+        built.append(str(work / path.replace("/", "_")) + ".o")
+        subprocess.run([compilers[path.endswith(".cpp")], *own, f"-I{tree}", f"-I{tree}/host/include",
+                        "-O1", "-ffp-contract=off", "-w", "-c", str(tree / path), "-o", built[-1]],
+                       check=True)
+    own = [o for o in objects if o.endswith(f"/test_{test}.c.o")]
+    others = [o for o in objects if not o.endswith(".c.o")]
+    if len(own) != 1:
+        sys.exit(f"mutants.py: expected one test_{test}.c.o, found {len(own)}")
+    subprocess.run([compilers[1], *built, *own, *others, "-o", str(work / "test")], check=True)
 
 
-def passes(work):
+def passes(work, suite):
     try:
-        return subprocess.run([str(work / "test"), "--filter", FILTER], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, timeout=SECONDS).returncode == 0
+        return subprocess.run([str(work / "test"), "--filter", SUITES[suite][2]],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              timeout=SECONDS).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
 
-def main():
-    source, work = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-    work.mkdir(parents=True, exist_ok=True)
-    wrong = 0
-    for mutant in MUTANTS:
-        build(source, work, sys.argv[3], sys.argv[4:], mutant)
-        good = passes(work) == mutant[4]
-        wrong += not good
-        print(f"{'ok   ' if good else 'WRONG'} {mutant[0]}: must {'pass' if mutant[4] else 'fail'}",
-              flush=True)
-    sys.exit(wrong > 0)
+def main(arguments):
+    only = ""
+    if "--only" in arguments:
+        at = arguments.index("--only")
+        only = arguments[at + 1]
+        arguments = arguments[:at] + arguments[at + 2:]
+    source, work = pathlib.Path(arguments[0]), pathlib.Path(arguments[1])
+    mutants = [(m, True) for m in MUST_PASS] + [(m, False) for m in MUST_FAIL]
+    mutants = [(m, wanted) for m, wanted in mutants if only in f"{m[0]}: {m[1]}"]
+
+    def judge(number):
+        mutant, wanted = mutants[number]
+        folder = work / str(number)
+        build(source, folder, arguments[2:4], arguments[4:], mutant)
+        good = passes(folder, mutant[0]) == wanted
+        shutil.rmtree(folder)
+        print(f"{'ok   ' if good else 'WRONG'} {mutant[0]}: {mutant[1]}: "
+              f"must {'pass' if wanted else 'fail'}", flush=True)
+        return good
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(judge, range(len(mutants))))
+    sys.exit(not results or not all(results))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -15,7 +15,7 @@ set(SEES_host    "^(\"(rules|weights)/[a-z0-9_/]+\\.h\"|<spc/[a-z]+\\.h>)$")
 # What only some files may include: header, then the files, as regular expressions.
 set(ONLY
   "\"cuda/(launch|ops|round)\\.h\""       "^host/(backend_cuda[a-z_]*\\.[ch]|comm_virtual\\.c)$"
-  "<jansson\\.h>"                         "^(weights/|host/cli)"
+  "<jansson\\.h>"                         "^(weights/|host/(cli|kernels\\.c$))"
   "<(pcre2|utf8proc)\\.h>"                "^weights/pretoken\\.c$"
   "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_(device|nccl|virtual)\\.c)$)"
   "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/linear_gemm\\.cu$"

@@ -1,20 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stand_in_nccl.c - a library with NCCL's entry points for ranks that are threads of one process,
- * over memory that all of them see (tests/fibers).
+/* stand_in_nccl.c - a library with NCCL's entry points for ranks that are threads or processes of
+ * one machine (tests/fibers).
  *
- * Every rank has a queue of calls; whenever the calls that head all queues of a group belong
- * together, they are done for all of them.  A call of a communicator that does not block returns at
+ * A group is a piece of shared memory that its id names.  Every rank keeps its calls in order and
+ * works at the first: it lays there what it gives, and when all have laid theirs, for the same
+ * call, it takes from them what it wants.  A call of a communicator that does not block returns at
  * once: ncclInProgress until the others have come, as NCCL's may.  Recorded in a graph it waits
  * when the graph runs; where nobody comes its stream sticks. */
 #include "stand_in_nccl.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <nccl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { QUEUE = 64, GROUPS = 64 };
+enum { QUEUE = 64, GIVEN = 4 << 20, LETTER = 4096, NEVER_MS = 1 << 30 };
 
 stand_in_state stand_in = {.failing_init = -1,
                            .absent_init = -1,
@@ -38,26 +47,72 @@ typedef struct {
     int peer; /* or root, or colour */
 } call;
 
-typedef struct group {
-    ncclUniqueId id;
-    int world, joined;
-    struct ncclComm *rank[STAND_IN_RANKS];
+typedef enum { NONE, SENT, RECEIVED } letter;
+
+/* A rank's part of what all see.  Nobody else writes it, but that a letter was received. */
+typedef struct {
+    _Atomic int pid;               /* 0: it has not joined */
+    _Atomic uint64_t given, taken; /* calls whose data it has laid here, and taken from all */
+    call call;                     /* the last one given; its pointers are the rank's own */
+    _Atomic int letter;
+    int to;
+    char text[LETTER];
+    char data[GIVEN];
+} place;
+
+typedef struct {
+    _Atomic int joined, dead;
+    place rank[STAND_IN_RANKS];
 } group;
 
 struct ncclComm {
     group *group;
-    int rank, device;
+    char name[128]; /* of the group */
+    int rank, world, device;
     bool blocking;
     ncclResult_t state;
     call queue[QUEUE];
     int queued;
+    bool given;             /* what the first call of the queue gives */
     struct ncclComm **made; /* of a split under way */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t moved = PTHREAD_COND_INITIALIZER;
-static group *groups[GROUPS];
-static int group_count, ids;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of stand_in and ids */
+static int ids;
+
+/* What goes wrong in a process that is not the test's own. */
+__attribute__((constructor)) static void read_environment(void)
+{
+    static const struct {
+        const char *name;
+        int *value;
+    } read[] = {{"STAND_IN_MUTE", &stand_in.mute},
+                {"STAND_IN_FROM", &stand_in.from},
+                {"STAND_IN_FAILING_INIT", &stand_in.failing_init},
+                {"STAND_IN_PATIENCE_MS", &stand_in.patience_ms},
+                {"STAND_IN_VERSION", &stand_in.version}};
+
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++) {
+        const char *text = getenv(read[i].name);
+
+        if (text) *read[i].value = (int)strtol(text, NULL, 10);
+    }
+}
+
+static void sleep_us(long us)
+{
+    struct timespec pause = {us / 1000000, us % 1000000 * 1000L};
+
+    (void)nanosleep(&pause, NULL);
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec at;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &at);
+    return (int64_t)at.tv_sec * 1000 + at.tv_nsec / 1000000;
+}
 
 /* ---- doing ------------------------------------------------------------------------------------
  */
@@ -67,209 +122,219 @@ static size_t bytes_of(const call *c)
     return c->count * (c->type == ncclFloat32 ? sizeof(float) : 1);
 }
 
-static void reduce(group *g)
+static void reduce(const group *g, int world, const call *q)
 {
-    float *out = g->rank[0]->queue[0].out;
-    size_t count = g->rank[0]->queue[0].count;
+    float *out = q->out;
 
-    for (int r = 1; r < g->world; r++) {
-        const float *in = g->rank[r]->queue[0].in;
+    for (int r = 0; r < world; r++) {
+        const float *in = (const float *)(const void *)g->rank[r].data;
 
-        for (size_t i = 0; i < count; i++) out[i] += in[i];
-    }
-    for (int r = 1; r < g->world; r++) {
-        memcpy(g->rank[r]->queue[0].out, out, count * sizeof *out);
+        for (size_t i = 0; i < q->count; i++) out[i] = r == 0 ? in[i] : out[i] + in[i];
     }
 }
 
-static void copy(void *to, const void *from, size_t bytes)
-{
-    if (to != from) memcpy(to, from, bytes);
-}
-
-static void gather(group *g)
-{
-    size_t bytes = bytes_of(&g->rank[0]->queue[0]);
-
-    for (int r = 0; r < g->world; r++) {
-        for (int k = 0; k < g->world; k++) {
-            copy((char *)g->rank[k]->queue[0].out + (size_t)r * bytes, g->rank[r]->queue[0].in,
-                 bytes);
-        }
-    }
-}
-
-static void broadcast(group *g)
-{
-    const call *root = &g->rank[g->rank[0]->queue[0].peer]->queue[0];
-
-    for (int r = 0; r < g->world; r++) copy(g->rank[r]->queue[0].out, root->in, bytes_of(root));
-}
-
-static group *new_group(int world)
-{
-    group *g = group_count < GROUPS ? calloc(1, sizeof *g) : NULL;
-
-    if (!g) abort(); /* a test with more groups than anyone has use for */
-    g->world = world;
-    groups[group_count++] = g;
-    return g;
-}
-
-static struct ncclComm *new_comm(group *g, int rank, bool blocking)
+static struct ncclComm *new_comm(const char *name, int rank, int world, bool blocking)
 {
     struct ncclComm *c = calloc(1, sizeof *c);
+    int fd = shm_open(name, O_RDWR | O_CREAT, 0600);
+    void *at = MAP_FAILED;
 
-    if (!c) abort();
-    c->group = g;
+    if (c && fd >= 0 && ftruncate(fd, sizeof *c->group) == 0) {
+        at = mmap(NULL, sizeof *c->group, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    if (at == MAP_FAILED) abort();
+    (void)close(fd);
+    c->group = at;
     c->rank = rank;
+    c->world = world;
     c->blocking = blocking;
+    (void)snprintf(c->name, sizeof c->name, "%s", name);
     (void)cudaGetDevice(&c->device);
+    pthread_mutex_lock(&lock);
     stand_in.open++;
+    pthread_mutex_unlock(&lock);
     return c;
 }
 
-static void split(group *g)
+/* The last one lets nobody else in. */
+static void join(struct ncclComm *c)
 {
-    for (int r = 0; r < g->world; r++) {
-        int colour = g->rank[r]->queue[0].peer, members = 0;
-        group *part = NULL;
+    c->group->rank[c->rank].pid = getpid();
+    if (atomic_fetch_add(&c->group->joined, 1) + 1 == c->world) (void)shm_unlink(c->name);
+}
 
-        for (int k = 0; k < r; k++) members += g->rank[k]->queue[0].peer == colour;
-        if (members > 0) continue; /* made by the first of the colour */
-        part = new_group(0);
-        for (int k = r; k < g->world; k++) {
-            if (g->rank[k]->queue[0].peer != colour) continue;
-            part->rank[part->world] = new_comm(part, part->world, false);
-            part->rank[part->world]->device = g->rank[k]->device;
-            *g->rank[k]->made = part->rank[part->world++];
-        }
-        part->joined = part->world;
+static void split(struct ncclComm *c)
+{
+    const group *g = c->group;
+    int colour = g->rank[c->rank].call.peer, rank = 0, world = 0;
+    char name[sizeof c->name];
+
+    for (int r = 0; r < c->world; r++) {
+        if (g->rank[r].call.peer != colour) continue;
+        rank += r < c->rank;
+        world++;
     }
+    (void)snprintf(name, sizeof name, "%.60s-%d-%d", c->name, (int)g->rank[c->rank].given, colour);
+    *c->made = new_comm(name, rank, world, false);
+    (*c->made)->device = c->device;
+    join(*c->made);
 }
 
-static void done(struct ncclComm *c)
+/* All ranks have given for this call: do they belong together? */
+static bool agree(const struct ncclComm *c)
 {
-    memmove(c->queue, c->queue + 1, (size_t)--c->queued * sizeof *c->queue);
+    const call *a = &c->group->rank[0].call;
+
+    for (int r = 1; r < c->world; r++) {
+        const call *b = &c->group->rank[r].call;
+
+        if (a->kind != b->kind || a->count != b->count || a->type != b->type) return false;
+        if (a->kind != SPLIT && a->peer != b->peer) return false;
+    }
+    return true;
 }
 
-/* Of a rank that has not left. */
-static void set_state(group *g, int rank, ncclResult_t state)
+/* Lay down what the first call gives, once everyone has taken what lay there before. */
+static bool give(struct ncclComm *c, const call *q)
 {
-    if (g->rank[rank]) g->rank[rank]->state = state;
+    place *own = &c->group->rank[c->rank];
+
+    if (c->given) return true;
+    for (int r = 0; r < c->world; r++) {
+        if (c->group->rank[r].taken < own->given) return false;
+    }
+    if (bytes_of(q) > sizeof own->data) abort();
+    own->call = *q;
+    if (q->in) memcpy(own->data, q->in, bytes_of(q));
+    own->given++;
+    return c->given = true;
 }
 
-/* A message whose two ranks stand there. */
-static bool deliver(group *g)
+/* A call of all ranks; false: some have not come, or they do not belong together. */
+static bool meet(struct ncclComm *c, const call *q)
 {
-    for (int r = 0; r < g->world; r++) {
-        struct ncclComm *from = g->rank[r], *to;
-        const call *c = from ? &from->queue[0] : NULL;
+    group *g = c->group;
+    place *own = &g->rank[c->rank];
+    size_t bytes = bytes_of(q);
 
-        if (!from || from->queued == 0 || c->kind != SEND) continue;
-        to = g->rank[c->peer];
-        if (!to || to->queued == 0 || to->queue[0].kind != RECV || to->queue[0].peer != r) continue;
-        copy(to->queue[0].out, c->in, bytes_of(c));
-        done(from);
-        done(to);
-        return true;
+    if (!give(c, q)) return false;
+    for (int r = 0; r < c->world; r++) {
+        if (g->rank[r].given < own->given) return false;
+    }
+    if (!agree(c)) {
+        c->state = ncclInvalidUsage;
+        return false;
+    }
+    switch (q->kind) {
+    case REDUCE: reduce(g, c->world, q); break;
+    case GATHER:
+        for (int r = 0; r < c->world; r++) {
+            memcpy((char *)q->out + (size_t)r * bytes, g->rank[r].data, bytes);
+        }
+        break;
+    case BROADCAST: memcpy(q->out, g->rank[q->peer].data, bytes); break;
+    case SPLIT: split(c); break;
+    default: break;
+    }
+    own->taken++;
+    c->given = false;
+    return true;
+}
+
+/* A letter of this rank, and whether it has been received. */
+static bool send_letter(struct ncclComm *c, const call *q)
+{
+    place *own = &c->group->rank[c->rank];
+
+    if (own->letter == NONE) {
+        if (bytes_of(q) > sizeof own->text) abort();
+        memcpy(own->text, q->in, bytes_of(q));
+        own->to = q->peer;
+        own->letter = SENT;
+    }
+    if (own->letter != RECEIVED) return false;
+    own->letter = NONE;
+    return true;
+}
+
+static bool receive_letter(struct ncclComm *c, const call *q)
+{
+    place *from = &c->group->rank[q->peer];
+
+    if (from->letter != SENT || from->to != c->rank) return false;
+    memcpy(q->out, from->text, bytes_of(q));
+    from->letter = RECEIVED;
+    return true;
+}
+
+/* Work at the calls in their order, as far as that goes without waiting. */
+static ncclResult_t state_of(struct ncclComm *c)
+{
+    bool done = true;
+
+    if (c->state == ncclSuccess && c->group->dead) c->state = ncclRemoteError;
+    if (c->state != ncclSuccess) return c->state;
+    if (c->group->joined < c->world) return ncclInProgress;
+    while (c->queued > 0 && done) {
+        const call *q = &c->queue[0];
+
+        done = q->kind == SEND   ? send_letter(c, q)
+               : q->kind == RECV ? receive_letter(c, q)
+                                 : meet(c, q);
+        if (done) memmove(c->queue, c->queue + 1, (size_t)--c->queued * sizeof *c->queue);
+    }
+    if (c->state != ncclSuccess) return c->state;
+    return c->queued > 0 ? ncclInProgress : ncclSuccess;
+}
+
+/* Is the process of a rank no more? */
+static bool anyone_gone(const struct ncclComm *c)
+{
+    for (int r = 0; r < c->world; r++) {
+        int pid = c->group->rank[r].pid;
+
+        if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) return true;
     }
     return false;
 }
 
-/* A collective whose ranks all stand there; those that do not belong together are an error. */
-static bool meet(group *g)
+static ncclResult_t await(struct ncclComm *c, int wait_ms)
 {
-    for (int r = 0; r < g->world; r++) {
-        const struct ncclComm *c = g->rank[r];
+    int64_t deadline = now_ms() + wait_ms;
+    ncclResult_t state = state_of(c);
 
-        if (!c || c->queued == 0 || c->queue[0].kind == SEND || c->queue[0].kind == RECV) {
-            return false;
-        }
+    while (state == ncclInProgress && now_ms() < deadline && !anyone_gone(c)) {
+        sleep_us(50);
+        state = state_of(c);
     }
-    for (int r = 1; r < g->world; r++) {
-        const call *a = &g->rank[0]->queue[0], *b = &g->rank[r]->queue[0];
-
-        if (a->kind == b->kind && a->count == b->count && a->type == b->type &&
-            (a->kind == SPLIT || a->peer == b->peer)) {
-            continue;
-        }
-        for (int k = 0; k < g->world; k++) set_state(g, k, ncclInvalidUsage);
-        return false;
-    }
-    switch (g->rank[0]->queue[0].kind) {
-    case REDUCE: reduce(g); break;
-    case GATHER: gather(g); break;
-    case BROADCAST: broadcast(g); break;
-    case SPLIT: split(g); break;
-    default: break;
-    }
-    for (int r = 0; r < g->world; r++) done(g->rank[r]);
-    return true;
-}
-
-static struct timespec in_ms(int ms)
-{
-    struct timespec at;
-
-    (void)clock_gettime(CLOCK_REALTIME, &at);
-    at.tv_sec += ms / 1000;
-    at.tv_nsec += ms % 1000 * 1000000L;
-    if (at.tv_nsec >= 1000000000L) {
-        at.tv_sec++;
-        at.tv_nsec -= 1000000000L;
-    }
-    return at;
-}
-
-static void sleep_ms(int ms)
-{
-    struct timespec pause = {ms / 1000, ms % 1000 * 1000000L};
-
-    (void)nanosleep(&pause, NULL);
-}
-
-static ncclResult_t state_of(const struct ncclComm *c)
-{
-    if (c->state != ncclSuccess) return c->state;
-    return c->queued > 0 ? ncclInProgress : ncclSuccess;
+    return state;
 }
 
 /* Note a call and put it into the rank's queue; wait_ms > 0: until it is done, at most so long. */
 static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_ms)
 {
-    struct timespec deadline = in_ms(wait_ms);
     int number;
-    ncclResult_t state;
+    bool late, dead, mute;
 
     pthread_mutex_lock(&lock);
     number = stand_in.calls[c->rank]++;
     if (number < STAND_IN_CALLS) {
         stand_in.call[c->rank][number] = (stand_in_call){names[q.kind], q.count, q.type, recorded};
     }
-    if (c->rank == stand_in.late && number >= stand_in.from) {
-        pthread_mutex_unlock(&lock);
-        sleep_ms(stand_in.late_ms);
-        pthread_mutex_lock(&lock);
-    }
-    if (c->rank == stand_in.dead && number >= stand_in.from) {
-        for (int r = 0; r < c->group->world; r++) set_state(c->group, r, ncclRemoteError);
-    }
-    if (c->rank == stand_in.mute && number >= stand_in.from && (recorded || !stand_in.in_graph)) {
-        stand_in.in_graph = false;
-        pthread_mutex_unlock(&lock);
+    late = c->rank == stand_in.late && number >= stand_in.from;
+    dead = c->rank == stand_in.dead && number >= stand_in.from;
+    mute = c->rank == stand_in.mute && number >= stand_in.from && (recorded || !stand_in.in_graph);
+    if (mute) stand_in.in_graph = false;
+    pthread_mutex_unlock(&lock);
+    if (late) sleep_us(stand_in.late_ms * 1000L);
+    if (dead) c->group->dead = 1;
+    if (mute) {
         fiber_stick(true); /* it waits for the others, who do not */
         return recorded ? ncclSuccess : ncclInProgress;
     }
     if (c->queued == QUEUE) abort();
     c->queue[c->queued++] = q;
-    while (meet(c->group) || deliver(c->group)) (void)pthread_cond_broadcast(&moved);
-    while (wait_ms > 0 && state_of(c) == ncclInProgress) {
-        if (pthread_cond_timedwait(&moved, &lock, &deadline) != 0) break;
-    }
-    state = state_of(c);
-    pthread_mutex_unlock(&lock);
-    return state;
+    return await(c, wait_ms);
 }
 
 /* ---- calls on streams -------------------------------------------------------------------------
@@ -366,30 +431,9 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
     memset(id, 0, sizeof *id);
     pthread_mutex_lock(&lock);
-    id->internal[0] = (char)++ids;
+    (void)snprintf(id->internal, sizeof id->internal, "/spc-nccl-%ld-%d", (long)getpid(), ++ids);
     pthread_mutex_unlock(&lock);
     return ncclSuccess;
-}
-
-static group *group_of(const ncclUniqueId *id, int world)
-{
-    group *g = NULL;
-
-    for (int i = 0; i < group_count && !g; i++) {
-        if (memcmp(&groups[i]->id, id, sizeof *id) == 0) g = groups[i];
-    }
-    if (g) return g;
-    g = new_group(world);
-    g->id = *id;
-    return g;
-}
-
-/* All have come: what they waited with is done. */
-static void join(group *g)
-{
-    if (++g->joined < g->world) return;
-    for (int r = 0; r < g->world; r++) set_state(g, r, ncclSuccess);
-    (void)pthread_cond_broadcast(&moved);
 }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int world, ncclUniqueId id, int rank,
@@ -401,14 +445,9 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int world, ncclUniqueId id
         return ncclInvalidUsage;
     }
     if (rank == stand_in.failing_init) return ncclSystemError;
-    pthread_mutex_lock(&lock);
-    c = new_comm(group_of(&id, world), rank, config->blocking != 0);
-    c->group->rank[rank] = *comm = c;
-    c->state = ncclInProgress;
-    if (rank != stand_in.absent_init) join(c->group);
-    while (c->blocking && c->state == ncclInProgress) (void)pthread_cond_wait(&moved, &lock);
-    pthread_mutex_unlock(&lock);
-    return c->state;
+    *comm = c = new_comm(id.internal, rank, world, config->blocking != 0);
+    if (rank != stand_in.absent_init) join(c);
+    return await(c, c->blocking ? NEVER_MS : 0);
 }
 
 ncclResult_t ncclCommSplit(ncclComm_t comm, int colour, int key, ncclComm_t *out,
@@ -428,9 +467,10 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 static ncclResult_t leave(ncclComm_t comm)
 {
     pthread_mutex_lock(&lock);
-    comm->group->rank[comm->rank] = NULL;
     stand_in.open--;
     pthread_mutex_unlock(&lock);
+    if (comm->group->joined < comm->world) (void)shm_unlink(comm->name);
+    (void)munmap(comm->group, sizeof *comm->group);
     free(comm);
     return ncclSuccess;
 }
@@ -451,15 +491,13 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
 {
-    pthread_mutex_lock(&lock);
     *error = state_of(comm);
-    pthread_mutex_unlock(&lock);
     return ncclSuccess;
 }
 
 ncclResult_t ncclCommCount(ncclComm_t comm, int *count)
 {
-    *count = comm->group->world;
+    *count = comm->world;
     return ncclSuccess;
 }
 

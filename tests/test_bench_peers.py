@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""bench/peers/samplers.py: test_bench_peers.py LIBSPC_VERIFY.SO
+"""bench/peers/samplers.py, assisted.py: test_bench_peers.py LIBSPC_VERIFY.SO SPC
 
 What needs PyTorch is skipped where there is none.  FlashInfer and vLLM are stood in for by their
 documented meaning: that shows how they are called, not that the packages still mean it.
@@ -17,9 +17,10 @@ from unittest import mock
 
 PEERS = pathlib.Path(__file__).resolve().parent.parent / "bench" / "peers"
 sys.path.insert(0, str(PEERS))
+import assisted  # noqa: E402
 import samplers  # noqa: E402
 
-LIBRARY = sys.argv[1]
+LIBRARY, SPC = sys.argv[1:3]
 try:
     import torch
 except ImportError:
@@ -50,6 +51,46 @@ class Misuse(unittest.TestCase):
             done = run(PYTHONPATH=folder)
         self.assertEqual((done.returncode, done.stdout, len(done.stderr.splitlines())), (1, "", 1))
         self.assertIn("torch is not installed", done.stderr)
+
+
+class Assisted(unittest.TestCase):
+    """bench/peers/assisted.py, as far as it goes without transformers."""
+
+    def call(self, *options, **environment):
+        return subprocess.run([sys.executable, str(PEERS / "assisted.py"), "spc", "v", "d",
+                               *options], text=True, capture_output=True, check=False,
+                              env={**os.environ, **environment})
+
+    def test_what_cannot_be_is_said_in_one_line(self):
+        done = self.call("--tokens", "1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--tokens: expected 2 or more, found 1", done.stderr)
+        for missing in ("torch", "transformers"):
+            with tempfile.TemporaryDirectory() as folder:
+                for name in ("torch", "transformers"):
+                    text = f"raise ImportError(name='{name}')\n" if name == missing else ""
+                    (pathlib.Path(folder) / f"{name}.py").write_text(text, encoding="utf-8")
+                done = self.call(PYTHONPATH=folder)
+            self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1))
+            self.assertIn(f"{missing} is not installed", done.stderr)
+
+    def test_what_spc_says_is_read(self):
+        """A drafter that is the verifier: rounds of gamma + 1 tokens, the ids of plain decoding."""
+        model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")
+        args = types.SimpleNamespace(spc=SPC, verifier=model, drafter=model, gamma=3, tokens=12,
+                                     context=0, device="cpu", threads=1)
+        prompts = assisted.prompts_of(None, types.SimpleNamespace(ids=5), 389)
+        plain = [assisted.run_spc(args, prompts, False) for _ in range(2)]
+        drafted = [assisted.run_spc(args, prompts, True)]
+        line = assisted.line_of("spc", False, plain, None, plain[0][0])
+        self.assertEqual((line["mode"], line["tokens"], line["tokens_per_verifier_call"]),
+                         ("plain", 96, 1))
+        self.assertGreater(line["tokens_per_s"], 0)
+        faster = assisted.line_of("spc", True, drafted, line["tokens_per_s"], plain[0][0])
+        self.assertEqual((faster["tokens_per_verifier_call"], faster["ids_as_plain_transformers"]),
+                         (4, 8))
+        self.assertAlmostEqual(faster["speedup_over_plain"],
+                               faster["tokens_per_s"] / line["tokens_per_s"], 2)
 
 
 def chain(draft_probs, draft_token_ids, target_probs, seed=None, offset=None):

@@ -269,34 +269,36 @@ static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *
 
 static void check_rope(const rope_case *c, dice *d)
 {
-    enum { ROWS = 5, CONTEXT = 9, SLOTS = 2 };
+    enum { ROWS = 5, CONTEXT = 19, SLOTS = 2, WIDTH = 2, PAGES = SLOTS * WIDTH };
+    static const int32_t pages[SLOTS][WIDTH] = {{2, 0}, {3, 1}};
     int32_t width = (c->heads + 2 * c->kv_heads) * c->head_dim, half = c->head_dim / 2;
-    size_t count = (size_t)(ROWS * width), slot = (size_t)(c->kv_heads * CONTEXT * c->head_dim);
+    size_t count = (size_t)(ROWS * width);
+    size_t page = (size_t)(c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim);
     float *qkv = random_floats(d, count, 1), *expected = malloc(count * sizeof *expected);
     float *weights = random_floats(d, (size_t)(2 * c->head_dim), 1);
     float *angles = random_floats(d, (size_t)(2 * CONTEXT * half), 1);
-    float *cache = shared(2 * SLOTS * slot * sizeof *cache);
-    int32_t *where = shared(2 * ROWS * sizeof *where);
+    float *cache = shared(2 * PAGES * page * sizeof *cache);
+    int32_t *where = shared(2 * ROWS * sizeof *where), *table = shared(sizeof pages);
     spc_rope_args a = {.qkv = qkv,
                        .slot = where,
                        .position = where + ROWS,
                        .eps = 1e-6f,
-                       .slot_stride = (int64_t)slot,
                        .rows = ROWS,
                        .width = width,
                        .heads = c->heads,
                        .kv_heads = c->kv_heads,
-                       .head_dim = c->head_dim,
-                       .context = CONTEXT};
+                       .head_dim = c->head_dim};
 
     if (c->norm) a.query_weight = weights;
     if (c->norm) a.key_weight = weights + c->head_dim;
     if (c->rotate) a.cosine = angles;
     if (c->rotate) a.sine = angles + CONTEXT * half;
-    if (c->cache) a.key = cache;
-    if (c->cache) a.value = cache + SLOTS * slot;
+    if (c->cache) {
+        a.cache = (spc_cuda_pages){cache, cache + PAGES * page, table, WIDTH, (int64_t)page};
+    }
+    memcpy(table, pages, sizeof pages);
     for (int32_t r = 0; r < ROWS; r++) where[r] = r % SLOTS;
-    for (int32_t r = 0; r < ROWS; r++) where[ROWS + r] = r + 3;
+    for (int32_t r = 0; r < ROWS; r++) where[ROWS + r] = r + 14; /* in both pages */
     memcpy(expected, qkv, count * sizeof *qkv);
     rope_on_cpu(&a, where + ROWS, expected);
     wait_for(spc_cuda_rope(&a, NULL), "rope");
@@ -305,8 +307,10 @@ static void check_rope(const rope_case *c, dice *d)
         for (int32_t h = 0; h < 2 * c->kv_heads; h++) {
             int32_t head = c->heads + h;
             const float *from = qkv + (int64_t)r * width + (int64_t)head * c->head_dim;
-            size_t at = (size_t)(h % c->kv_heads * CONTEXT + where[ROWS + r]);
-            const float *to = (h < c->kv_heads ? a.key : a.value) + (size_t)where[r] * slot +
+            int32_t position = where[ROWS + r], place = position % SPC_CUDA_PAGE_TOKENS;
+            size_t in = (size_t)pages[where[r]][position / SPC_CUDA_PAGE_TOKENS];
+            size_t at = (size_t)(h % c->kv_heads * SPC_CUDA_PAGE_TOKENS + place);
+            const float *to = (h < c->kv_heads ? a.cache.key : a.cache.value) + in * page +
                               at * (size_t)c->head_dim;
 
             cr_assert(memcmp(to, from, (size_t)c->head_dim * sizeof *to) == 0);
@@ -318,6 +322,7 @@ static void check_rope(const rope_case *c, dice *d)
     (void)cudaFree(angles);
     (void)cudaFree(cache);
     (void)cudaFree(where);
+    (void)cudaFree(table);
 }
 
 Test(cuda_ops, heads_are_normed_rotated_and_cached)
@@ -344,25 +349,40 @@ typedef struct {
     bool bias, memory;
 } attend_case;
 
+/* Where a row of keys begins. */
+static int64_t row_of(const spc_cuda_pages *cache, int32_t head_dim, int32_t slot, int32_t head,
+                      int32_t position)
+{
+    int32_t page = cache->table[slot * cache->width + position / SPC_CUDA_PAGE_TOKENS];
+    int32_t row = head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS;
+
+    return page * cache->stride + (int64_t)row * head_dim;
+}
+
 /* Arguments over random keys and values; positions that no row sees hold NaN. */
 static spc_attend_args attend_args(const attend_case *c, dice *d)
 {
     int32_t rows = c->rows[0] + c->rows[1], width = c->heads * c->head_dim + 3, most = 0, tiles = 0;
     int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
-    size_t slot = (size_t)c->kv_heads * (size_t)c->context * (size_t)c->head_dim;
-    float *key = shared(2 * slot * sizeof *key), *value = shared(2 * slot * sizeof *value);
+    int32_t pages = (c->context + SPC_CUDA_PAGE_TOKENS - 1) / SPC_CUDA_PAGE_TOKENS;
+    int64_t page = (int64_t)c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim;
+    float *key = shared((size_t)(2 * pages * page) * sizeof *key);
+    float *value = shared((size_t)(2 * pages * page) * sizeof *value);
+    int32_t *table = shared((size_t)(2 * pages) * sizeof *table);
+    spc_cuda_pages cache = {key, value, table, pages, page};
     int32_t *where = shared((size_t)(3 * rows) * sizeof *where);
     spc_attend_tile *tile = shared((size_t)rows * sizeof *tile);
 
+    for (int32_t i = 0; i < 2 * pages; i++) table[i] = 2 * pages - 1 - i; /* the last one first */
     for (int32_t s = 0, r = 0; s < 2; s++) {
         int32_t seen = c->first[s] + c->rows[s];
 
-        for (int32_t h = 0; h < c->kv_heads; h++) {
-            size_t at = (size_t)s * slot + (size_t)h * (size_t)c->context * (size_t)c->head_dim;
+        for (int32_t i = 0; i < seen * c->kv_heads; i++) {
+            int64_t at = row_of(&cache, c->head_dim, s, i % c->kv_heads, i / c->kv_heads);
 
-            for (int32_t i = 0; i < seen * c->head_dim; i++) {
-                key[at + (size_t)i] = (float)dice_gauss(d);
-                value[at + (size_t)i] = (float)dice_gauss(d);
+            for (int32_t k = 0; k < c->head_dim; k++) {
+                key[at + k] = (float)dice_gauss(d);
+                value[at + k] = (float)dice_gauss(d);
             }
         }
         for (int32_t i = 0; i < c->rows[s]; i++, r++) {
@@ -376,8 +396,7 @@ static spc_attend_args attend_args(const attend_case *c, dice *d)
     }
     return (spc_attend_args){
         .query = random_floats(d, (size_t)(rows * width), 1),
-        .key = key,
-        .value = value,
+        .cache = cache,
         .bias = c->bias ? random_floats(d, (size_t)(c->heads * (2 * c->context - 1)), 1) : NULL,
         .slot = where,
         .position = where + rows,
@@ -387,7 +406,6 @@ static spc_attend_args attend_args(const attend_case *c, dice *d)
         .workspace =
             shared((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
                    sizeof(float)),
-        .slot_stride = (int64_t)slot,
         .scale = 0.3f,
         .cap = c->cap,
         .rows = rows,
@@ -403,8 +421,8 @@ static spc_attend_args attend_args(const attend_case *c, dice *d)
 
 static void free_attend(spc_attend_args *a)
 {
-    const void *all[] = {a->query, a->key,  a->value, a->bias,
-                         a->slot,  a->tile, a->out,   a->workspace};
+    const void *all[] = {a->query, a->cache.key, a->cache.value, a->cache.table, a->bias,
+                         a->slot,  a->tile,      a->out,         a->workspace};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) (void)cudaFree((void *)(uintptr_t)all[i]);
 }
@@ -413,16 +431,17 @@ static void free_attend(spc_attend_args *a)
 static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, float *out)
 {
     int32_t seen = a->seen[row], first = a->window > 0 && seen > a->window ? seen - a->window : 0;
-    int64_t cache = a->slot[row] * a->slot_stride +
-                    ((int64_t)(head / (a->heads / a->kv_heads)) * a->context + first) * a->head_dim;
+    int64_t at = row_of(&a->cache, a->head_dim, 0, head / (a->heads / a->kv_heads), 0) -
+                 row_of(&a->cache, a->head_dim, 0, 0, 0);
+    spc_cpu_pages pages = {a->cache.key + at, a->cache.value + at,
+                           a->cache.table + a->slot[row] * a->cache.width, a->cache.stride, first};
     const float *bias = a->bias ? a->bias + head * (2 * (int64_t)a->context - 1) + a->context - 1 -
                                       a->position[row] + first
                                 : NULL;
     float *scores = malloc((size_t)seen * sizeof *scores);
 
-    spc_cpu_portable.attend(a->query + (int64_t)row * a->width + head * a->head_dim, a->key + cache,
-                            a->value + cache, seen - first, a->head_dim, a->scale, a->cap, bias,
-                            scores, out);
+    spc_cpu_portable.attend(a->query + (int64_t)row * a->width + head * a->head_dim, &pages,
+                            seen - first, a->head_dim, a->scale, a->cap, bias, scores, out);
     free(scores);
 }
 
@@ -438,6 +457,7 @@ static const attend_case attend_cases[] = {
     {4, 4, 32, 140, 0, {6, 1}, {128, 20}, 0, true, false},
     {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
     {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
+    {128, 128, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false}, /* strips that walk */
 };
 
 Test(cuda_ops, attention_is_that_of_the_cpu)
@@ -495,8 +515,9 @@ Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
     dice d = {8};
     spc_attend_args a = attend_args(&c, &d);
 
-    ((float *)(uintptr_t)a.key)[203 * 64 + 5] = NAN; /* of heads 0 and 1, seen from row 3 on */
-    ((float *)(uintptr_t)a.value)[203 * 64 + 9] = NAN;
+    /* of heads 0 and 1, seen from row 3 on */
+    a.cache.key[row_of(&a.cache, a.head_dim, 0, 0, 203) + 5] = NAN;
+    a.cache.value[row_of(&a.cache, a.head_dim, 0, 0, 203) + 9] = NAN;
     wait_for(spc_cuda_attend(&a, NULL), "attend");
     for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
         bool broken = i / (a.heads * a.head_dim) >= 3 && i / a.head_dim % a.heads < 2;
@@ -745,11 +766,9 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
                           .width = 8,
                           .heads = 1,
                           .kv_heads = 1,
-                          .head_dim = 3,
-                          .context = 1};
+                          .head_dim = 3};
     spc_attend_args attend = {.query = x,
-                              .key = x,
-                              .value = x,
+                              .cache = {x, x, zero, 1, 0},
                               .slot = zero,
                               .position = zero,
                               .seen = zero,

@@ -80,17 +80,28 @@ static float gap(const float *a, const float *b, int64_t count)
 static const char *const models[] = {"llama", "gemma2", "gemma3", "qwen3", "t5-gated"};
 enum { MODELS = sizeof models / sizeof *models, FIRST = 5 };
 
+/* A row of logits, put together from those of all ranks. */
+static const float *row_of(const golden *g, int32_t output)
+{
+    spc_error error;
+
+    if (g->ops->gather) {
+        cr_assert_eq(g->ops->gather(g->runner, output, 1, &error), SPC_OK, "%s", error.message);
+    }
+    return g->ops->logits(g->runner, output);
+}
+
 /* The recorded continuation, token by token in another slot: its forwards come again. */
 static void expect_greedy(const golden *g, const char *name, int32_t count)
 {
     int32_t token;
 
     golden_feed(g, 1, g->prompt, g->prompt_count, 0);
-    token = golden_best(g->ops->logits(g->runner, g->prompt_count - 1), g->vocab);
+    token = golden_best(row_of(g, g->prompt_count - 1), g->vocab);
     for (int32_t i = 0; i < count && i < g->greedy_count; i++) {
         cr_assert_eq(token, g->greedy[i], "%s: token %d", name, (int)i);
         golden_feed(g, 1, &token, 1, 0);
-        token = golden_best(g->ops->logits(g->runner, 0), g->vocab);
+        token = golden_best(row_of(g, 0), g->vocab);
     }
 }
 
@@ -110,7 +121,7 @@ static float *first_rows(const golden *g)
 
     golden_feed(g, 0, g->ids, FIRST, 0);
     for (int32_t i = 0; i < FIRST; i++) {
-        memcpy(all + (size_t)i * bytes, g->ops->logits(g->runner, i), bytes);
+        memcpy(all + (size_t)i * bytes, row_of(g, i), bytes);
     }
     return (float *)(void *)all;
 }

@@ -18,9 +18,10 @@ typedef struct {
     spc_engine *engine; /* by whole rounds, or by composed ones where it says so */
 } fixture;
 
-static fixture open_pair(int32_t which, bool plain)
+/* library: rows beyond 16 by cuBLAS */
+static fixture open_pair_for(int32_t which, bool plain, int32_t sessions, bool library)
 {
-    spc_limits limits = spc_engine_limits(SESSIONS, CONTEXT);
+    spc_limits limits = spc_engine_limits(sessions, CONTEXT);
     spc_backend *backend;
     spc_runner *drafter, *verifier;
     spc_error error;
@@ -30,19 +31,25 @@ static fixture open_pair(int32_t which, bool plain)
     f.drafter = tiny_drafter(which);
     f.verifier = tiny_verifier(which);
     limits.plain = plain;
+    limits.library = library;
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
     cr_assert_eq(ops->load(backend, f.drafter.plan, f.drafter.bundle, &limits, &drafter, &error),
                  SPC_OK, "%s", error.message);
     cr_assert_eq(ops->load(backend, f.verifier.plan, f.verifier.bundle, &limits, &verifier, &error),
                  SPC_OK, "%s", error.message);
     cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, CONTEXT,
-                                     SESSIONS, &f.engine, &error),
+                                     sessions, &f.engine, &error),
                  SPC_OK, "%s", error.message);
     f.engine->composed = plain;
     f.engine->overlap.mode = SPC_OVERLAP_OFF; /* or it followed times of the machine */
     f.engine->verifier.config = f.verifier.config;
     f.engine->drafter.config = f.drafter.config;
     return f;
+}
+
+static fixture open_pair(int32_t which, bool plain)
+{
+    return open_pair_for(which, plain, SESSIONS, false);
 }
 
 static void close_fixture(fixture *f)
@@ -386,6 +393,46 @@ Test(cuda_whole, devices_that_record_less_say_the_same)
         close_fixture(&f);
     }
     fiber_gpu.no_condition = fiber_gpu.no_capture = false;
+}
+
+/* More late rows than a strip holds: cuBLAS, whose handle has a stream of its own, works on the one
+ * that records them. */
+Test(cuda_whole, late_rows_by_the_library_are_recorded_too)
+{
+    enum { MANY = 17, STEPS = 4 };
+    decoded d[2][MANY];
+    int32_t bodies = 0;
+
+    for (int32_t i = 0; i < 2; i++) {
+        fixture f = open_pair_for(0, i == 0, MANY, true);
+        spc_session *session[MANY];
+        spc_error error;
+
+        for (int32_t k = 0; k < MANY; k++) {
+            spc_session_options o = options_of("opt:alpha=0.2", 1, 1);
+            prompt p = prompt_made(3, VOCAB, 5 + (uint32_t)k);
+
+            o.seed = (uint64_t)k;
+            o.max_tokens = 30;
+            o.ignore_stop = true;
+            session[k] = open_session(f.engine, &o, &p);
+        }
+        bodies = fiber_gpu.bodies;
+        for (int32_t step = 0; step < STEPS; step++) {
+            cr_assert_eq(spc_engine_step(f.engine, session, MANY, &error), SPC_OK, "%s",
+                         error.message);
+        }
+        bodies = fiber_gpu.bodies - bodies;
+        for (int32_t k = 0; k < MANY; k++) {
+            d[i][k] = decoded_of(session[k]);
+            spc_session_close(session[k]);
+        }
+        close_fixture(&f);
+    }
+    cr_expect_gt(bodies, 1);
+    for (int32_t k = 0; k < MANY; k++) {
+        cr_expect(d[1][k].count > STEPS && same_tokens(&d[0][k], &d[1][k]), "session %d", (int)k);
+    }
 }
 
 Test(cuda_whole, a_device_that_fails_in_a_round_is_told)

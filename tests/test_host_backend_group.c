@@ -333,8 +333,13 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
     expect_refused(all, "drafter-tp 1 and a drafter, rank 1 with");
     all[1] = one;
     all[1].context = 32;
-    expect_refused(all,
-                   "context 64, drafter-tp 1 and a drafter, rank 1 with 6 sessions, context 32");
+    expect_refused(
+        all, "context 64, unchanged weights, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
+             "sessions, context 32");
+    all[1] = one;
+    all[1].weights = "int8";
+    expect_refused(all, "unchanged weights, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
+                        "sessions, context 64, int8 weights");
     all[1] = one;
     all[1].verifier = qwen;
     all[1].drafter = qwen;

@@ -56,8 +56,10 @@ static const struct {
       "isa",
       "weights",
       "!fast-prefill",
+      "kernels",
       "overlap",
       "!plain-launches",
+      "kv-tokens",
       "!no-prefix-reuse",
       "prefill-rows",
       "!json",
@@ -65,9 +67,13 @@ static const struct {
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
     {"info",
-     {"context", "batch", "device", "drafter", "drafter-device", "weights", "!plan", "!json"}},
-    {"logits", {"model", "source", "ids", "output", "device", "threads", "isa", "weights"}},
+     {"context", "batch", "kv-tokens", "device", "drafter", "drafter-device", "weights", "!plan",
+      "!json"}},
+    {"logits",
+     {"model", "source", "ids", "output", "device", "threads", "isa", "weights", "rank", "world",
+      "meet", "ranks-from", "rank-timeout"}},
     {"tokenize", {"!special", "!decode"}},
+    {"tune-kernels", {"verifier", "drafter", "device", "weights", "output"}},
 };
 
 static void expect_one_line(const char *err, const char *what)
@@ -195,7 +201,8 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
     static const failure table[] = {
         {2, "expected a command", NULL, {NULL}},
         {2,
-         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize",
+         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize, tune, "
+         "tune-kernels",
          NULL,
          {"walk"}},
         {2, "unknown command ''", NULL, {""}},
@@ -442,6 +449,28 @@ Test(host_cli, too_little_memory_is_exit_5)
         }
         spawn_free(&r);
     }
+}
+
+/* A file of 1 GiB, of which nothing takes room on the disk. */
+Test(host_cli, a_model_file_larger_than_may_be_mapped_is_exit_5)
+{
+    spawn_options o = {.address_space = (uint64_t)400 << 20};
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+
+    if (SPAWN_SANITISED) cr_skip_test("AddressSanitizer maps terabytes");
+    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+    folder_copy(&f, TINY "/model.safetensors", "model.safetensors", SIZE_MAX);
+    folder_path(&f, "model.safetensors", path);
+    cr_assert_eq(truncate(path, (off_t)1 << 30), 0);
+
+    spawn_result r = spawn((const char *const[]){"info", f.path, NULL}, &o);
+
+    cr_expect_eq(r.code, 5, "exit code %d: %s", r.code, r.err);
+    expect_one_line(r.err, "one line");
+    cr_expect(strstr(r.err, "/model.safetensors: 1024 MiB cannot be mapped: "), "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
 }
 
 /* ---- output that cannot be written ------------------------------------------------------------

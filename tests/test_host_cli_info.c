@@ -188,7 +188,8 @@ Test(host_cli_info, memory_is_planned_for_batch_and_context)
 
     expect_whole(memory, "batch", 3);
     expect_whole(memory, "context", 100);
-    expect_whole(cpu_memory(info), "kv_bytes", 3 * 100 * 576); /* 3 layers, 2 * 24 floats */
+    expect_whole(memory, "kv_tokens", 3 * 112);                /* in pages of 16 */
+    expect_whole(cpu_memory(info), "kv_bytes", 3 * 112 * 576); /* 3 layers, 2 * 24 floats */
     cr_expect_gt(json_integer_value(json_object_get(cpu_memory(info), "workspace_bytes")), few,
                  "more sequences have more rows of logits");
     json_decref(lines);
@@ -204,13 +205,14 @@ Test(host_cli_info, memory_is_planned_for_batch_and_context)
 }
 
 /* What an engine reserves is what was planned for it. */
-Test(host_cli_info, planned_memory_is_what_an_engine_takes)
+static void expect_planned(const char *word, int32_t kv_tokens)
 {
     spc_engine_options o;
     spc_engine_facts engine_facts;
     spc_engine *engine;
     spc_error error;
-    json_t *lines = JSON(NULL, "info", "--json", "--batch", "2", "--context", "80", TINY);
+    json_t *lines =
+        JSON(NULL, "info", "--json", "--batch", "2", "--context", "80", "--kv-tokens", word, TINY);
     const json_t *cpu = cpu_memory(json_array_get(lines, 0));
 
     spc_engine_options_init(&o);
@@ -218,6 +220,7 @@ Test(host_cli_info, planned_memory_is_what_an_engine_takes)
     o.drafter = NULL;
     o.sessions = 2;
     o.context = 80;
+    o.kv_tokens = kv_tokens;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     spc_engine_describe(engine, &engine_facts);
     cr_expect_eq(json_integer_value(json_object_get(cpu, "kv_bytes")) +
@@ -276,6 +279,25 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
     expect_failure(where, &(const spawn_options){.in = NULL}, 2, "expected cpu, cuda or cuda:N");
 }
 
+Test(host_cli_info, planned_memory_is_what_an_engine_takes)
+{
+    expect_planned("0", 0);
+    expect_planned("100", 100);
+    expect_failure((const char *const[]){"info", "--kv-tokens", "15", TINY, NULL},
+                   &(const spawn_options){.in = NULL}, 2, "kv-tokens: expected 0");
+}
+
+Test(host_cli_info, the_kv_caches_may_be_smaller_than_the_contexts)
+{
+    json_t *lines =
+        JSON(NULL, "info", "--json", "--batch", "3", "--context", "100", "--kv-tokens", "90", TINY);
+    const json_t *info = json_array_get(lines, 0);
+
+    expect_whole(json_object_get(info, "memory"), "kv_tokens", 80);
+    expect_whole(cpu_memory(info), "kv_bytes", 80 * 576);
+    json_decref(lines);
+}
+
 Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
 {
     static const char *const unknown[] = {"gpu", "", "cud", "cuda0", "cpu:1"};
@@ -298,9 +320,15 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
 
     expect_failure(threads, &(const spawn_options){.in = NULL}, 2, "threads");
     const char *plain[] = {"run", "--plain-launches", "text", NULL};
+    const char *kernels[] = {"run", "--kernels", "none.json", "text", NULL};
+    const char *no_gpu[] = {"tune-kernels", "--device", "cpu", "--output", "none.json", NULL};
+    const char *no_file[] = {"tune-kernels", "--device", "cpu", NULL};
     const char *overlap[] = {"run", "--overlap", "on", "text", NULL};
 
     expect_failure(prefill, &(const spawn_options){.in = NULL}, 2, "fast-prefill");
+    expect_failure(kernels, &(const spawn_options){.in = NULL}, 2, "kernels: expected one GPU");
+    expect_failure(no_gpu, &(const spawn_options){.in = NULL}, 2, "one GPU: found cpu");
+    expect_failure(no_file, &(const spawn_options){.in = NULL}, 2, "--output FILE");
     expect_failure(plain, &(const spawn_options){.in = NULL}, 2, "plain-launches");
     expect_failure(overlap, &(const spawn_options){.in = NULL}, 2, "overlap");
 }
@@ -583,6 +611,24 @@ Test(host_cli_info, written_logits_are_those_of_the_reference)
         free(ids);
     }
     cr_expect_eq(folder_count(&f), 1, "nothing is left beside the file");
+    folder_close(&f);
+}
+
+Test(host_cli_info, logits_of_several_processes_are_those_of_the_reference)
+{
+    folder f = folder_open();
+    char output[FOLDER_PATH], *ids = recorded_ids(TINY), *expected, *found;
+    size_t expected_bytes, found_bytes;
+
+    folder_path(&f, "logits.safetensors", output);
+    expected = read_file(TINY "/logits.safetensors", &expected_bytes);
+    free(OUTPUT(NULL, "launch", "-n", "2", "--", "logits", "--model", TINY, "--ids", ids,
+                "--output", output));
+    found = read_file(output, &found_bytes);
+    cr_expect_leq(distance(found, found_bytes, expected, expected_bytes), 1e-4);
+    free(found);
+    free(expected);
+    free(ids);
     folder_close(&f);
 }
 

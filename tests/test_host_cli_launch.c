@@ -2,28 +2,19 @@
 /* test_host_cli_launch.c - spc launch and the places of ranks, as their users see them: the output
  * of one process, and one message and one exit code when a rank dies, hangs, fails, or is started
  * wrongly. */
+#include "launched.h"
 #include "spawn.h"
 
 #include <criterion/criterion.h>
 
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { PROMPTS = 200, ENOUGH = 60, LIMIT_MS = 30000 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
+enum { PROMPTS = 200, ENOUGH = 60 };
 
 /* ---- all is well ------------------------------------------------------------------------------
  */
@@ -50,19 +41,25 @@ Test(host_cli_launch, processes_print_what_one_prints)
 Test(host_cli_launch, a_failure_has_one_message_and_one_code)
 {
     static const struct {
-        const char *args[10];
+        const char *args[12];
         int code;
         const char *text;
     } cases[] = {
         {{"launch", "-n", "2", "--", "run", "--verifier", "/no/model", "x"}, 3, "spc: /no/model: "},
         {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be cut for 3 ranks"},
+        {{"launch", "-n", "3", "--", "logits", "--model", SPC_TEST_VECTORS "/llama", "--ids", "1",
+          "--output", "/dev/null"},
+         2,
+         "cannot be cut for 3 ranks"},
         {{"launch", "-n", "2", "--", "run", "--gamma", "99", "x"}, 2, "--gamma: expected"},
         {{"launch", "-n", "2", "--", "run", "--rank", "1", "x"}, 2, "spc launch has given"},
         {{"launch", "-n", "2", "--", "run", "--tp", "4", "x"}, 2, "tp: expected 1 or 2"},
-        {{"launch", "-n", "2", "--", "run", "--device", "cuda", "x"}, 2, "run on the CPU only"},
-        {{"launch", "-n", "2", "--", "info", "x"}, 2, "launch: expected run or chat"},
+        {{"launch", "-n", "2", "--", "run", "--device", "cuda:0,cuda:1", "x"},
+         2,
+         "a process has one GPU: expected cuda (the one of its place"},
+        {{"launch", "-n", "2", "--", "info", "x"}, 2, "launch: expected run, chat or logits"},
         {{"launch", "-n", "0", "--", "run", "x"}, 2, "-n: expected a whole number of 1 to 64"},
-        {{"launch", "-n", "2"}, 2, "spc launch: expected -- run|chat"},
+        {{"launch", "-n", "2"}, 2, "spc launch: expected -- run|chat|logits"},
         {{"launch", "-m", "2", "--", "run"}, 2, "unknown option -m;"},
         {{"launch", "--n", "2", "--", "run"}, 2, "unknown option --n;"},
         {{"run", "--rank", "1", "x"}, 2, "--rank needs --world"},
@@ -90,22 +87,6 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
 /* ---- places from the environment --------------------------------------------------------------
  */
 
-/* Start the program with these variables; its pid. */
-static pid_t start_with(const char *const *variable, const char *const *args, const char *out)
-{
-    pid_t pid = fork();
-
-    cr_assert_geq(pid, 0);
-    if (pid > 0) return pid;
-    for (int i = 0; variable[i]; i += 2) (void)setenv(variable[i], variable[i + 1], 1);
-    if (!freopen("/dev/null", "r", stdin) || !freopen(out, "w", stdout) ||
-        !freopen("/dev/null", "w", stderr)) {
-        _exit(99);
-    }
-    (void)execv(SPC_BINARY, (char *const *)(uintptr_t)args);
-    _exit(98);
-}
-
 Test(host_cli_launch, ranks_come_from_options_and_from_what_started_them)
 {
     static const char *const variables[][2] = {{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
@@ -130,7 +111,8 @@ Test(host_cli_launch, ranks_come_from_options_and_from_what_started_them)
             const char *given[] = {"spc",    "run", "--rank", number, "--world",       "2",
                                    "--meet", meet,  "--to",   "fr",   "Good morning.", NULL};
 
-            pid[r] = start_with(set, way < 3 ? env : given, r == 0 ? out : "/dev/null");
+            pid[r] = launched_rank(SPC_BINARY, set, way < 3 ? env : given,
+                                   r == 0 ? out : "/dev/null", "/dev/null");
         }
         for (int r = 0; r < 2; r++) {
             int status;
@@ -151,120 +133,21 @@ Test(host_cli_launch, ranks_come_from_options_and_from_what_started_them)
 /* ---- faults -----------------------------------------------------------------------------------
  */
 
-/* spc launch at work, with more prompts than it will ever get through. */
-typedef struct {
-    pid_t pid;
-    int out, err;
-    char text[1 << 16]; /* [bytes] of stdout */
-    char said[4096];    /* [said_bytes] of stderr */
-    size_t bytes, said_bytes;
-} running;
-
-static void start_long(running *l, const char *ranks, const char *timeout)
+static void start_long(launched *l, const char *ranks, const char *timeout)
 {
-    const char *args[PROMPTS + 24] = {"spc",  "launch",   "-n",   ranks, "--",
-                                      "run",  "--stream", "--to", "de",  "--rank-timeout",
-                                      timeout};
-    int out[2], err[2], count = 11;
+    const char *args[PROMPTS + 24] = {
+        "launch", "-n", ranks, "--", "run", "--stream", "--to", "de", "--rank-timeout", timeout};
+    int count = 10;
 
-    memset(l, 0, sizeof *l);
     for (int i = 0; i < PROMPTS; i++) {
         args[count++] = i % 2 ? "The house is small." : "I do not know where the station is.";
     }
-    cr_assert(pipe(out) == 0 && pipe(err) == 0);
-    l->pid = fork();
-    cr_assert_geq(l->pid, 0);
-    if (l->pid == 0) {
-        (void)dup2(out[1], 1);
-        (void)dup2(err[1], 2);
-        (void)close(out[0]);
-        (void)close(err[0]);
-        (void)execv(SPC_BINARY, (char *const *)(uintptr_t)args);
-        _exit(98);
-    }
-    (void)close(out[1]);
-    (void)close(err[1]);
-    l->out = out[0];
-    l->err = err[0];
+    launched_start(l, SPC_BINARY, args);
 }
 
-static void read_more(int *fd, char *text, size_t room, size_t *bytes)
+/* What has been printed is what one process prints. */
+static void expect_text(const launched *l, const char *expected)
 {
-    ssize_t n = read(*fd, text + *bytes, room - 1 - *bytes);
-
-    if (n <= 0) {
-        (void)close(*fd);
-        *fd = -1;
-        return;
-    }
-    *bytes += (size_t)n;
-    text[*bytes] = '\0';
-}
-
-/* Read what comes until there are `enough` bytes on stdout, or both streams end. */
-static void read_until(running *l, size_t enough)
-{
-    int64_t deadline = now_ms() + LIMIT_MS;
-
-    while ((l->out >= 0 || l->err >= 0) && l->bytes < enough) {
-        struct pollfd wanted[] = {{l->out, POLLIN, 0}, {l->err, POLLIN, 0}};
-        int64_t left = deadline - now_ms();
-
-        if (left <= 0) {
-            (void)kill(l->pid, SIGKILL);
-            cr_assert_fail("it does not end; it said: %s", l->said);
-        }
-        if (poll(wanted, 2, (int)left) <= 0) continue;
-        if (wanted[0].revents) read_more(&l->out, l->text, sizeof l->text, &l->bytes);
-        if (wanted[1].revents) read_more(&l->err, l->said, sizeof l->said, &l->said_bytes);
-    }
-}
-
-/* The process that launch has started as this rank. */
-static pid_t pid_of(const running *l, int rank)
-{
-    char path[64], wanted[32], text[1 << 14];
-    pid_t pids[16];
-    int count = 0;
-    FILE *file;
-
-    (void)snprintf(path, sizeof path, "/proc/%ld/task/%ld/children", (long)l->pid, (long)l->pid);
-    cr_assert_not_null(file = fopen(path, "r"));
-    while (count < 16 && fscanf(file, "%d", &pids[count]) == 1) count++;
-    (void)fclose(file);
-    (void)snprintf(wanted, sizeof wanted, "SPC_RANK=%d", rank);
-    for (int i = 0; i < count; i++) {
-        size_t bytes, at = 0;
-
-        (void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pids[i]);
-        file = fopen(path, "r");
-        if (!file) continue;
-        bytes = fread(text, 1, sizeof text - 1, file);
-        (void)fclose(file);
-        text[bytes] = '\0';
-        for (; at < bytes; at += strlen(text + at) + 1) {
-            if (strcmp(text + at, wanted) == 0) return pids[i];
-        }
-    }
-    cr_assert_fail("no process of rank %d", rank);
-    return -1;
-}
-
-static int end_of(running *l)
-{
-    int status;
-
-    read_until(l, sizeof l->text);
-    cr_assert_eq(waitpid(l->pid, &status, 0), l->pid);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-/* Nothing of it is left, and what has been printed is what one process prints. */
-static void expect_clean(const running *l, const pid_t *pid, int ranks, const char *expected)
-{
-    for (int r = 0; r < ranks; r++) {
-        cr_expect(kill(pid[r], 0) != 0, "rank %d is still there", r);
-    }
     cr_expect_geq(l->bytes, ENOUGH);
     for (size_t i = 0; i < l->bytes && i < strlen(expected); i++) {
         if (l->text[i] == expected[i] || (l->text[i] == '\n' && i + 1 == l->bytes)) continue;
@@ -279,38 +162,18 @@ static char *first_lines(void)
                   "The house is small.");
 }
 
-/* Lines on stderr that are no statistics. */
-static int errors_in(const char *text)
-{
-    int count = 0;
-
-    for (; *text; text += strcspn(text, "\n") + 1) {
-        size_t bytes = strcspn(text, "\n");
-
-        if (!memmem(text, bytes, " tokens per verifier call", 25)) count++;
-        if (!text[bytes]) break;
-    }
-    return count;
-}
-
 static void harm(int ranks, int victim, int signal_number, int code, const char *text)
 {
     char number[4], *expected = first_lines();
-    running l;
-    pid_t pid[8];
-    int64_t begun;
+    launched l;
 
     (void)snprintf(number, sizeof number, "%d", ranks);
     start_long(&l, number, signal_number == SIGSTOP ? "0.5" : "20");
-    read_until(&l, ENOUGH);
-    for (int r = 0; r < ranks; r++) pid[r] = pid_of(&l, r);
-    begun = now_ms();
-    cr_assert_eq(kill(victim < 0 ? l.pid : pid[victim], signal_number), 0);
-    cr_expect_eq(end_of(&l), code, "%s", l.said);
-    cr_expect_lt(now_ms() - begun, 12000);
+    launched_read(&l, ENOUGH);
+    cr_expect_lt(launched_harm(&l, ranks, victim, signal_number, code), 12000);
     cr_expect(strstr(l.said, text), "'%s' in: %s", text, l.said);
-    if (code == 4) cr_expect_eq(errors_in(l.said), 1, "%s", l.said);
-    expect_clean(&l, pid, ranks, expected);
+    if (code == 4) cr_expect_eq(launched_errors(&l), 1, "%s", l.said);
+    expect_text(&l, expected);
     free(expected);
 }
 

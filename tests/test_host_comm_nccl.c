@@ -52,8 +52,8 @@ static void *run_part(void *user)
     double begun = ranks_now();
 
     (void)cudaSetDevice(p->rank);
-    p->status =
-        spc_nccl_open(SPC_STAND_IN, p->id, p->rank, p->world, p->timeout_ms, &comm, &p->error);
+    p->status = spc_nccl_open(SPC_STAND_IN, p->id, p->rank, p->world, p->timeout_ms, NULL, &comm,
+                              &p->error);
     if (p->status == SPC_OK) {
         if (p->run) p->status = p->run(comm, &p->error);
         comm->ops->close(comm);
@@ -338,7 +338,7 @@ Test(host_comm_nccl, what_cannot_be_is_one_line)
 
     cr_expect_eq(spc_nccl_version("libnccl-of-nobody.so.2", &version, &error), SPC_EDEVICE);
     cr_expect(strstr(error.message, "cannot load libnccl-of-nobody.so.2"), "%s", error.message);
-    cr_expect_eq(spc_nccl_open("libm.so.6", id, 0, 1, 1, &comm, &error), SPC_EDEVICE);
+    cr_expect_eq(spc_nccl_open("libm.so.6", id, 0, 1, 1, NULL, &comm, &error), SPC_EDEVICE);
     cr_expect_null(comm);
     cr_expect(strstr(error.message, "libm.so.6: expected NCCL 2.18"), "%s", error.message);
     stand_in.version = 21703;
@@ -347,9 +347,9 @@ Test(host_comm_nccl, what_cannot_be_is_one_line)
     stand_in.version = 22809;
     cr_expect_eq(spc_nccl_version(SPC_STAND_IN, &version, &error), SPC_OK);
     cr_expect_eq(version, 22809);
-    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 2, 2, 1, &comm, &error), SPC_EUSAGE);
-    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 0, 65, 1, &comm, &error), SPC_EUSAGE);
-    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 0, 1, 0, &comm, &error), SPC_EUSAGE);
+    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 2, 2, 1, NULL, &comm, &error), SPC_EUSAGE);
+    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 0, 65, 1, NULL, &comm, &error), SPC_EUSAGE);
+    cr_expect_eq(spc_nccl_open(SPC_STAND_IN, id, 0, 1, 0, NULL, &comm, &error), SPC_EUSAGE);
     cr_expect_eq(stand_in.open, 0);
 }
 

@@ -28,6 +28,39 @@ static float next_value(uint32_t *state)
     return (float)(*state >> 8) / 8388608.0f - 1.0f;
 }
 
+/* Attention over keys and values [count, dim], which lie in pages, the last position's first, from
+ * the position `first` on. */
+static void attend_from(const spc_cpu_kernels *unit, int32_t first, const float *query,
+                        const float *keys, const float *values, int32_t count, int32_t dim,
+                        float factor, float cap, const float *bias, float *scores, float *out)
+{
+    int32_t pages = spc_pages_for(first + count), table[16];
+    size_t floats = (size_t)(pages * SPC_PAGE_TOKENS * dim);
+    float *key = malloc(floats * sizeof *key), *value = malloc(floats * sizeof *value);
+    spc_cpu_pages where = {key, value, table, (int64_t)SPC_PAGE_TOKENS * dim, first};
+
+    cr_assert(key && value && pages <= 16);
+    for (size_t i = 0; i < floats; i++) key[i] = value[i] = NAN;
+    for (int32_t i = 0; i < pages; i++) table[i] = pages - 1 - i;
+    for (int32_t k = 0; k < count; k++) {
+        int32_t row =
+            table[(first + k) / SPC_PAGE_TOKENS] * SPC_PAGE_TOKENS + (first + k) % SPC_PAGE_TOKENS;
+
+        memcpy(key + row * dim, keys + k * dim, (size_t)dim * sizeof *key);
+        memcpy(value + row * dim, values + k * dim, (size_t)dim * sizeof *value);
+    }
+    unit->attend(query, &where, count, dim, factor, cap, bias, scores, out);
+    free(key);
+    free(value);
+}
+
+static void attend(const spc_cpu_kernels *unit, const float *query, const float *keys,
+                   const float *values, int32_t count, int32_t dim, float factor, float cap,
+                   const float *bias, float *scores, float *out)
+{
+    attend_from(unit, 0, query, keys, values, count, dim, factor, cap, bias, scores, out);
+}
+
 /* A matrix in memory of exactly its size, so that a read behind its end is seen by a sanitizer. */
 static void *make_matrix(spc_dtype dtype, int32_t rows, int32_t cols, uint32_t seed)
 {
@@ -216,8 +249,8 @@ Test(host_cpu_kernels, avx2_and_avx512_agree_to_the_bit)
         narrow->glu(SPC_ACT_SILU, in, weight, cols, x);
         wide->glu(SPC_ACT_SILU, in, weight, cols, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
-        narrow->attend(weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, x);
-        wide->attend(weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, y);
+        attend(narrow, weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, x);
+        attend(wide, weight, in, in, ROWS, cols, 0.3f, 0, NULL, scores, y);
         cr_assert_arr_eq(x, y, (size_t)cols * sizeof *x);
         free(in);
         free(weight);
@@ -241,8 +274,8 @@ Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
                 double weight[MOST], max = -INFINITY, sum = 0.0;
 
                 if (n % 2 == 0) memset(bias, 0, (size_t)count * sizeof *bias);
-                unit->attend(query, keys, values, count, dim, 2.5f, 0, n % 2 ? bias : NULL, scores,
-                             out);
+                attend(unit, query, keys, values, count, dim, 2.5f, 0, n % 2 ? bias : NULL, scores,
+                       out);
                 for (int32_t k = 0; k < count; k++) {
                     weight[k] = 0.0;
                     for (int32_t c = 0; c < dim; c++) {
@@ -266,6 +299,32 @@ Test(host_cpu_kernels, attention_is_that_of_a_double_loop)
                 free(keys);
                 free(values);
             }
+        }
+    }
+}
+
+Test(host_cpu_kernels, attention_has_the_same_bits_wherever_its_pages_lie)
+{
+    enum { COUNT = 50 };
+
+    for (int32_t u = 0; u < UNITS; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u], NULL);
+
+        for (int32_t dim = 8; unit && dim <= COLS; dim += 8) {
+            float *query = make_rows(dim, 1), *keys = make_rows(COUNT * dim, 2);
+            float *values = make_rows(COUNT * dim, 3), scores[COUNT], out[COLS], moved[COLS];
+
+            for (int32_t count = 1; count <= COUNT; count++) {
+                attend(unit, query, keys, values, count, dim, 0.4f, 0, NULL, scores, out);
+                for (int32_t first = 1; first < SPC_PAGE_TOKENS; first += 3) {
+                    attend_from(unit, first, query, keys, values, count, dim, 0.4f, 0, NULL, scores,
+                                moved);
+                    cr_assert_arr_eq(out, moved, (size_t)dim * sizeof *out);
+                }
+            }
+            free(query);
+            free(keys);
+            free(values);
         }
     }
 }
@@ -357,15 +416,15 @@ Test(host_cpu_kernels, a_nan_stays_a_nan)
             memcpy(out, x, sizeof out);
             unit->bound(out, 20, 2.0f);
             cr_assert(isnan(out[at]), "bound");
-            unit->attend(ones, x, ones, 1, 20, 1.0f, 2.0f, NULL, scores, out);
+            attend(unit, ones, x, ones, 1, 20, 1.0f, 2.0f, NULL, scores, out);
             cr_assert(isnan(out[0]), "attention under a cap");
-            unit->attend(ones, ones, ones, 20, 1, 1.0f, 0, x, scores, out);
+            attend(unit, ones, ones, ones, 20, 1, 1.0f, 0, x, scores, out);
             cr_assert(isnan(out[0]), "attention, bias");
-            unit->attend(ones, ones, x, 1, 20, 1.0f, 0, NULL, scores, out);
+            attend(unit, ones, ones, x, 1, 20, 1.0f, 0, NULL, scores, out);
             cr_assert(isnan(out[at]), "attention, value");
-            unit->attend(ones, x, ones, 1, 20, 1.0f, 0, NULL, scores, out);
+            attend(unit, ones, x, ones, 1, 20, 1.0f, 0, NULL, scores, out);
             cr_assert(isnan(out[0]), "attention, key: a broken cache must not look sound");
-            unit->attend(ones, x, ones, 5, 4, 1.0f, 0, NULL, scores, out); /* one key of five */
+            attend(unit, ones, x, ones, 5, 4, 1.0f, 0, NULL, scores, out); /* one key of five */
             cr_assert(isnan(out[0]) && isnan(out[3]), "attention, one key of several");
         }
     }

@@ -177,7 +177,7 @@ Test(host_fill, tokens_of_the_demo_pair_do_not_depend_on_chunks)
     decoded first, second, d;
     spc_session *s[2];
 
-    engine->prefix.off = true; /* the prompt is fed both times */
+    engine->prefix_off = true; /* the prompt is fed both times */
     o.max_tokens = 20;
     o.ignore_stop = true;
     first = decode(engine, &o, &p);

@@ -6,11 +6,13 @@
  *
  * Without SPC_MODELS there is nothing to test, which ctest shows as skipped. */
 #include "weights/safetensors.h"
+#include "weights/utf8.h"
 
 #include "folder.h"
 #include "spawn.h"
 
 #include <criterion/hooks.h>
+#include <spc/spc.h>
 #include <stdio.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
@@ -254,4 +256,77 @@ Test(host_models, pairs_are_checked)
     cr_expect(strncmp(r.err, "spc: warning: ", 14) == 0 && strstr(r.err, "are they swapped?"), "%s",
               r.err);
     spawn_free(&r);
+}
+
+/* ---- streams ----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    char text[512];
+    size_t bytes;
+    int32_t pieces;
+} streamed;
+
+/* Whole characters, whatever the tokens are. */
+static void keep_piece(void *user, const char *text, size_t bytes)
+{
+    streamed *s = user;
+
+    cr_expect_eq(spc_utf8_invalid(text, bytes), bytes, "piece %d: '%.*s'", (int)s->pieces,
+                 (int)bytes, text);
+    cr_assert_lt(s->bytes + bytes, sizeof s->text);
+    memcpy(s->text + s->bytes, text, bytes);
+    s->bytes += bytes;
+    s->pieces++;
+}
+
+/* Characters of which tokens hold parts come when they are whole, and make the text. */
+Test(host_models, a_stream_of_split_characters_is_whole_in_every_piece)
+{
+    static const char prompt[] =
+        "<|im_start|>user\nRepeat exactly: 🦜🦩🐉 ᚠᚢᚦ ꙮ 𝔘𝔫𝔦"
+        "<|im_end|>\n<|im_start|>assistant\n";
+    path drafter = model_path(DRAFTER);
+    streamed s = {.bytes = 0};
+    spc_engine_options eo;
+    spc_session_options so;
+    spc_engine *engine;
+    spc_session *session;
+    spc_error error;
+    int32_t *ids, count, split = 0;
+    size_t bytes;
+    char *text;
+
+    spc_engine_options_init(&eo);
+    eo.verifier = drafter.text;
+    eo.drafter = NULL;
+    eo.context = 256;
+    cr_assert_eq(spc_engine_open(&eo, &engine, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_engine_encode(engine, prompt, sizeof prompt - 1, true, &ids, &count, &error),
+                 SPC_OK, "%s", error.message);
+    spc_session_options_init(&so);
+    so.rule = "verifier-only";
+    so.temperature = 0;
+    so.max_tokens = 40;
+    so.on_text = keep_piece;
+    so.user = &s;
+    cr_assert_eq(spc_session_open(engine, &so, ids, count, &session, &error), SPC_OK);
+    free(ids);
+    cr_assert_eq(spc_session_run(session, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_session_text(session, &text, &bytes, &error), SPC_OK);
+    cr_expect(bytes == s.bytes && memcmp(text, s.text, bytes) == 0, "'%s'", text);
+    free(text);
+
+    const int32_t *token = spc_session_tokens(session, &count);
+
+    for (int32_t i = 0; i < count; i++) {
+        cr_assert_eq(spc_engine_decode(engine, token + i, 1, true, &text, NULL, &error), SPC_OK);
+        split += strstr(text, "\uFFFD") != NULL;
+        free(text);
+    }
+    cr_expect_gt(split, 5, "tokens that hold parts of characters");
+    cr_expect_gt(s.pieces, 5);
+    cr_expect_lt(s.pieces, count);
+    spc_session_close(session);
+    spc_engine_close(engine);
 }

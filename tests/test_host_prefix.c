@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Beginnings that prompts share are run once: the same tokens and verdicts from fewer rows, of both
- * models, out of free, ended and running sessions' slots. */
+ * models, out of the pages of free, ended and running sessions. */
 #include "decode.h"
 #include "toy.h"
 
@@ -35,7 +35,7 @@ static spc_engine *reusing(const toy_pair *of)
 {
     spc_engine *engine = toy_engine(of);
 
-    engine->prefix.off = false;
+    engine->prefix_off = false;
     return engine;
 }
 
@@ -102,8 +102,8 @@ Test(host_prefix, whole_pages_of_a_closed_session_are_taken_over)
     }
 }
 
-/* The slot of a running session is copied from; both go on as if alone. */
-Test(host_prefix, a_running_sessions_prompt_is_copied)
+/* The pages of a running session are shared; both go on as if alone. */
+Test(host_prefix, a_running_sessions_prompt_is_shared)
 {
     for (int32_t r = 0; r < RULES; r++) {
         spc_engine *engine = reusing(&pair);
@@ -116,6 +116,7 @@ Test(host_prefix, a_running_sessions_prompt_is_copied)
         cr_assert_eq(spc_session_step(a, NULL), SPC_OK);
         b = open_session(engine, &o, &q);
         cr_expect_neq(a->slot, b->slot);
+        for (int32_t i = 0; i < 6; i++) cr_expect_eq(a->page[i] == b->page[i], i < 4);
         for (int32_t step = 0; step < 200; step++) {
             cr_assert_eq(spc_engine_step(engine, (spc_session *[]){a, b}, 2, NULL), SPC_OK);
         }
@@ -146,7 +147,7 @@ Test(host_prefix, an_answer_is_part_of_what_is_held)
     spc_engine_close(engine);
 }
 
-/* What a slot held before, was cut, failed, or was switched off, is not taken for a prompt. */
+/* What a page held before, was cut, failed, or was switched off, is not taken for a prompt. */
 Test(host_prefix, what_is_no_longer_there_is_not_found)
 {
     toy_pair one = pair;
@@ -154,26 +155,33 @@ Test(host_prefix, what_is_no_longer_there_is_not_found)
     prompt p = prompt_made(100, pair.vocab, 1), q = prompt_made(100, pair.vocab, 2);
     static float logits[100 * 40];
     decoded fresh = alone(&o, &p), d;
+    spc_session *s;
 
     one.sessions = 1;
+    one.pages = spc_pages_for(100 + 40 + SPC_LANE_ROWS);
     spc_engine *engine = reusing(&one);
 
     (void)decode(engine, &o, &p);
-    (void)decode(engine, &o, &q); /* in the same slot */
+    (void)decode(engine, &o, &q); /* in the same pages */
     d = decode(engine, &o, &p);
     expect_same(&d, &fresh, 0, "overwritten");
-    cr_assert_eq(spc_engine_logits(engine, NULL, 0, q.id, 60, logits, NULL), SPC_OK);
+    cr_assert_eq(spc_engine_logits(engine, NULL, 0, q.id, 20, logits, NULL), SPC_OK);
     d = decode(engine, &o, &p);
-    expect_same(&d, &fresh, 0, "used for logits");
-
-    spc_session *s = open_session(engine, &o, &p);
-
+    expect_same(&d, &fresh, 96, "used for logits: pages that nobody knew");
+    cr_assert_eq(spc_engine_logits(engine, NULL, 0, q.id, 100, logits, NULL), SPC_OK);
+    d = decode(engine, &o, &p);
+    expect_same(&d, &fresh, 48, "used for logits: the last pages of the text go first");
+    s = open_session(engine, &o, &p);
     cr_expect_eq(s->counters.reused_tokens, 96);
+    memcpy(q.id, p.id, 40 * sizeof *q.id);
+    q.id[40] = p.id[40] == 3 ? 4 : 3;
     cr_assert_eq(spc_session_restart(s, q.id, q.count, NULL), SPC_OK);
+    cr_expect_eq(s->counters.reused_tokens, 40, "of a page of its own also a part");
+    cr_expect_eq(spc_session_run(s, NULL), SPC_OK);
     spc_session_close(s);
     d = decode(engine, &o, &p);
-    expect_same(&d, &fresh, 0, "cut by a restart");
-    engine->prefix.off = true;
+    expect_same(&d, &fresh, 32, "cut by a restart, and overwritten");
+    engine->prefix_off = true;
     d = decode(engine, &o, &p);
     expect_same(&d, &fresh, 0, "off");
     spc_engine_close(engine);
@@ -187,23 +195,57 @@ Test(host_prefix, what_is_no_longer_there_is_not_found)
     spc_engine_close(engine);
 }
 
-/* Hashes lead to a slot, tokens decide: a wrong entry is only slower. */
+/* A session that goes on with another prompt leaves the pages alone that others have too. */
+Test(host_prefix, a_restart_inside_of_a_shared_page_does_not_change_it)
+{
+    spc_engine *engine = reusing(&pair);
+    spc_session_options o = options_for("token-v3:alpha=0.5", 1);
+    prompt p = prompt_made(100, pair.vocab, 1), q = branch(&p, 70, 20, 7),
+           r = branch(&p, 40, 50, 8);
+    decoded second = alone(&o, &q), third = alone(&o, &r), d;
+    spc_session *a = open_session(engine, &o, &p), *b;
+
+    cr_assert_eq(spc_session_step(a, NULL), SPC_OK);
+    b = open_session(engine, &o, &q);
+    cr_assert_eq(spc_session_step(b, NULL), SPC_OK);
+    cr_assert_eq(spc_session_restart(a, r.id, r.count, NULL), SPC_OK);
+    cr_expect_eq(a->counters.reused_tokens, 32, "whole pages");
+    cr_expect_eq(spc_session_run(a, NULL), SPC_OK);
+    cr_expect_eq(spc_session_run(b, NULL), SPC_OK);
+    d = decoded_of(a);
+    expect_same(&d, &third, 32, "restarted");
+    d = decoded_of(b);
+    expect_same(&d, &second, 64, "beside it");
+    spc_session_close(a);
+    spc_session_close(b);
+    spc_engine_close(engine);
+}
+
+/* Hashes lead to a page, tokens decide, of all pages up to it. */
 Test(host_prefix, tokens_are_compared_on_a_hit)
 {
     spc_engine *engine = reusing(&pair);
     spc_session_options o = options_for("strict", 1);
     prompt p = prompt_made(100, pair.vocab, 1), q = prompt_made(100, pair.vocab, 2);
     decoded fresh = alone(&o, &q), d;
-    int32_t tokens, slot;
+    int32_t page[7];
 
     (void)decode(engine, &o, &p);
-    slot = spc_prefix_find(engine, p.id, p.count, &tokens);
-    cr_expect_eq(tokens, 96);
-    cr_assert_geq(slot, 0);
-    for (int32_t i = 0; i < 96; i++) engine->prefix.text[slot * CONTEXT + i] = q.id[i];
-    cr_expect_eq(spc_prefix_find(engine, p.id, p.count, &tokens), -1, "the hash alone is not it");
+    cr_expect_eq(spc_prefix_find(engine, p.id, p.count, page), 6);
+    memcpy(q.id + 16, p.id + 16, 84 * sizeof *q.id);
+    cr_expect_eq(spc_prefix_find(engine, q.id, q.count, page), 0, "behind another page");
+    for (int32_t i = 0; i < 6; i++) {
+        int32_t *token;
+
+        (void)spc_prefix_find(engine, p.id, p.count, page);
+        token = &engine->pages.token[page[i] * PAGE + 3];
+        *token ^= 1;
+        cr_expect_eq(spc_prefix_find(engine, p.id, p.count, page), i, "the hash alone is not it");
+        *token ^= 1;
+    }
+    fresh = alone(&o, &q);
     d = decode(engine, &o, &q);
-    expect_same(&d, &fresh, 0, "the text alone neither");
+    expect_same(&d, &fresh, 0, "like pages behind another");
     spc_engine_close(engine);
 }
 
@@ -269,7 +311,7 @@ Test(host_prefix, thousands_of_takeovers_leave_every_text_as_it_is)
     spc_engine_close(engine);
 }
 
-/* On the CPU backend, alone and as ranks: a copied cache has the bits of one that was run. */
+/* On the CPU backend, alone and as ranks: a shared page has the bits of one that was run. */
 static void expect_same_bits(int32_t tp, const char *rule)
 {
     spc_engine_options eo;
@@ -314,7 +356,7 @@ static void expect_same_bits(int32_t tp, const char *rule)
     spc_engine_close(engine);
 }
 
-Test(host_prefix, copies_have_the_bits_of_the_demo_pair)
+Test(host_prefix, shared_pages_have_the_bits_of_the_demo_pair)
 {
     expect_same_bits(1, "strict");
     expect_same_bits(1, "token-v3:alpha=0.5");

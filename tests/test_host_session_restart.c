@@ -342,7 +342,7 @@ Test(host_session_restart, text_begins_anew_and_real_models_agree)
     prompt p = prompt_of(engine, "<s><2de>The cat sleeps.<sep>");
     spc_error error;
 
-    engine->prefix.off = true; /* new sessions run all of theirs */
+    engine->prefix_off = true; /* new sessions run all of theirs */
     o.on_text = collect;
     o.user = streamed;
     o.stop = stop;

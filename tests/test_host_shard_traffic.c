@@ -63,7 +63,7 @@ static void set_rule(game *g, const char *rule, spc_verify_mode verify)
 /* What each rank sends in the round, and how many steps it takes. */
 static size_t sent(const game *g, int32_t world, bool statistics, int32_t *steps)
 {
-    spc_verdict verdict[WORLD_MOST];
+    spc_verdict verdict[WORLD_MOST], whole;
     spc_verify_batch rank[WORLD_MOST];
     spc_shards shards[WORLD_MOST];
     int32_t token[ROWS], count, bonus = 1;
@@ -120,7 +120,12 @@ static size_t sent(const game *g, int32_t world, bool statistics, int32_t *steps
         now = (size_t)left[0][1];
         cr_assert_leq(now, most.later);
     }
+    rank[0].verifier.logits.data = g->logits;
+    rank[0].verdict = &whole;
+    cr_assert_eq(spc_cpu_verify_batch(&rank[0], NULL, &err), SPC_OK, "%s", err.message);
     for (int32_t k = 0; k < world; k++) {
+        cr_assert(memcmp(&verdict[k], &whole, sizeof whole) == 0, "rank %d of %d", (int)k,
+                  (int)world);
         cr_assert_eq(verdict[k].status, 0u);
         cr_assert_eq(verdict[k].accepted, g->drafts);
         cr_assert_eq(verdict[k].count, g->drafts + 1);

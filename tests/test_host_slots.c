@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sessions that come and go: who waits begins in order, and each text is the one it has alone. */
 #include "decode.h"
+#include "pagecheck.h"
 #include "toy.h"
 
 #include <pthread.h>
@@ -152,6 +153,113 @@ Test(host_slots, a_session_that_lost_its_slot_begins_anew_as_a_new_one)
     spc_engine_close(engine);
 }
 
+/* ---- pages ---- */
+
+/* Pages of the sessions that have some are in use, all others free. */
+static void check_tables(const spc_engine *engine)
+{
+    int32_t uses[256] = {0};
+
+    cr_assert_leq(engine->pages.count, 256);
+    for (int32_t i = 0; i < engine->sessions; i++) {
+        const spc_session *s = engine->slot[i];
+
+        for (int32_t k = 0; s && k < s->page_count; k++) uses[s->page[k]]++;
+    }
+    check_pages(&engine->pages, uses);
+}
+
+static int32_t running_of(spc_session *const *s, int32_t count)
+{
+    int32_t running = 0;
+
+    for (int32_t i = 0; i < count; i++) {
+        running += spc_session_finish(s[i]) == SPC_FINISH_RUNNING && !spc_session_waits(s[i]);
+    }
+    return running;
+}
+
+/* A pool of a single context: short sessions share it, by turns and in order. */
+Test(host_slots, short_sessions_share_what_one_long_one_would_take)
+{
+    enum { ALL = 12, SLOTS = 6, FIT = 3 };
+    toy_pair small = pair;
+    spc_session_options o = waiting("token-v3:alpha=0.4", 3, 1);
+    spc_session *s[ALL];
+    prompt p[ALL];
+    spc_engine *engine = toy_engine(&pair);
+    decoded fresh[ALL];
+
+    small.sessions = SLOTS;
+    small.pages = spc_pages_for(CONTEXT);
+    for (int32_t i = 0; i < ALL; i++) { /* 20 + 6 + 18 tokens: 3 pages of 10 */
+        p[i] = prompt_made(20, pair.vocab, 1u + (uint32_t)i);
+        fresh[i] = decode(engine, &o, &p[i]);
+    }
+    spc_engine_close(engine);
+    engine = toy_engine(&small);
+    for (int32_t i = 0; i < ALL; i++) s[i] = open_session(engine, &o, &p[i]);
+    cr_expect_eq(running_of(s, ALL), FIT, "more than one context, fewer than slots");
+    for (int32_t step = 0; step < 200; step++) {
+        cr_assert_eq(spc_engine_step(engine, s, ALL, NULL), SPC_OK);
+        check_tables(engine);
+        cr_assert_leq(running_of(s, ALL), FIT);
+    }
+    for (int32_t i = 0; i < ALL; i++) {
+        decoded d = decoded_of(s[i]);
+
+        cr_expect_eq(d.finish, SPC_FINISH_MAX_TOKENS);
+        cr_expect(same_tokens(&d, &fresh[i]), "text %d", (int)i);
+        spc_session_close(s[i]);
+    }
+    cr_expect_eq(engine->pages.free, engine->pages.count);
+    spc_engine_close(engine);
+}
+
+Test(host_slots, pages_that_are_not_there_are_waited_for_or_refused)
+{
+    toy_pair small = pair;
+    spc_session_options o = waiting("strict", 2, 1), now = o, all = o;
+    prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
+    spc_session *a, *b, *c, *d;
+    spc_error error;
+
+    small.sessions = 4;
+    small.pages = spc_pages_for(CONTEXT) - 1;
+    spc_engine *engine = toy_engine(&small);
+
+    now.wait = false;
+    all.max_tokens = 0;
+    cr_expect_eq(spc_session_open(engine, &all, q.id, q.count, &c, &error), SPC_EFULL);
+    cr_expect_not_null(strstr(error.message, "prompt of 5 tokens may come to 160 tokens of KV "
+                                             "cache with its new ones, and the engine has 144"),
+                       "%s", error.message);
+    a = open_session(engine, &now, &p); /* 6 pages of 9 */
+    b = open_session(engine, &o, &p);
+    cr_expect(spc_session_waits(b));
+    cr_expect_eq(spc_session_open(engine, &now, q.id, q.count, &c, &error), SPC_EFULL);
+    cr_expect_not_null(strstr(error.message, "48 of 144 tokens are free and others wait for them"),
+                       "%s", error.message);
+    c = open_session(engine, &o, &q);
+    cr_expect(spc_session_waits(c), "behind b, though there were pages");
+    cr_expect_eq(spc_session_run(a, NULL), SPC_OK);
+    cr_expect_not(spc_session_waits(b), "a has ended, and need not be closed");
+    cr_expect_not(spc_session_waits(c));
+    cr_expect_eq(spc_session_restart(a, p.id, p.count, &error), SPC_EFULL);
+    cr_expect_not_null(strstr(error.message, "no room in the KV caches: 16 of 144 tokens"), "%s",
+                       error.message);
+    spc_session_close(a);
+    /* one in its slot that wants more than is there goes to the line, or is told */
+    cr_assert_eq(spc_session_restart(c, p.id, p.count, &error), SPC_OK);
+    cr_expect(spc_session_waits(c));
+    cr_expect_eq(spc_session_open(engine, &now, q.id, q.count, &d, NULL), SPC_EFULL);
+    spc_session_close(b);
+    cr_expect_eq(spc_session_run(c, NULL), SPC_OK);
+    spc_session_close(c);
+    cr_expect_eq(engine->pages.free, engine->pages.count);
+    spc_engine_close(engine);
+}
+
 /* ---- coming and going ---- */
 
 /* Sessions that differ in everything; those with gamma auto where a seed gives one text. */
@@ -216,6 +324,7 @@ static int32_t come_and_go(spc_engine *engine, const decoded *alone, int32_t ste
             if (s[k] && next_of(&seed) % 8 != 0) group[count++] = s[k];
         }
         if (count > 0) cr_assert_eq(spc_engine_step(engine, group, count, NULL), SPC_OK);
+        check_tables(engine);
         for (int32_t k = 0; k < MOST; k++) {
             bool dropped = next_of(&seed) % 100 == 0;
 
@@ -248,17 +357,24 @@ static void run_alone(spc_engine *(*open)(int32_t sessions), decoded *out)
     }
 }
 
-static spc_engine *open_toy(int32_t sessions)
+/* pages: of the KV caches; 0: as many as all sessions can fill */
+static spc_engine *open_toy_with(int32_t sessions, int32_t pages)
 {
     static toy_pair many;
 
     many = pair;
     many.sessions = sessions;
+    many.pages = pages;
 
     spc_engine *engine = toy_engine(&many);
 
-    engine->prefix.off = false;
+    engine->prefix_off = false;
     return engine;
+}
+
+static spc_engine *open_toy(int32_t sessions)
+{
+    return open_toy_with(sessions, 0);
 }
 
 static spc_engine *open_demo_pair(int32_t sessions)
@@ -275,6 +391,20 @@ Test(host_slots, texts_do_not_depend_on_who_comes_and_goes)
     spc_engine *engine = open_toy(COMPANY);
 
     cr_expect_gt(come_and_go(engine, alone, 6000, 1), 1000);
+    spc_engine_close(engine);
+}
+
+/* The longest text takes all pages but one. */
+Test(host_slots, texts_do_not_depend_on_who_waits_for_pages)
+{
+    run_alone(open_toy, alone);
+
+    spc_engine *engine = open_toy_with(COMPANY, spc_pages_for(CONTEXT) + 1);
+    int32_t whole;
+
+    whole = come_and_go(engine, alone, 12000, 3);
+    cr_expect_gt(whole, 300, "%d", (int)whole);
+    cr_expect_eq(engine->pages.free, engine->pages.count);
     spc_engine_close(engine);
 }
 

@@ -1,35 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /* The contract of spc_draft_sample and spc_verify: what comes out for good, odd and bad rows.
  *
- * What is asked of verification, and where it is shown (test_host_ where nothing else stands
- * before):
+ * What is asked of verification, and where it is shown.  The last column: test_NAME, or in
+ * test_host_NAME for what has no test_ before it.
  *
- * law          chi-squared against pi for every rule     verify_draw: frequencies_are_the_target...
- *              an adversarial drafter                    verify_draw: positions_of_a_round...
- *              exact values, 10/9 and 11/9               verify_draw: the_published_example...
- *              a heavy head and a far tail               verify_draw: a_far_tail...
- *              seeds, positions, streams                 test_rules_rng: ... are_not_correlated
- * exactness    injected coins                            verify_law: decisions_...,
- * block_decisions_... one-hot, disjoint, one residual entry     here form of the output, ragged,
- * empty         here; batch: is_verify_for_every_sequence end points of the coin test_rules_accept
- *              greedy and ties, beside sampled           here; test_cuda_verify: mixed_batch
- *              identities of rules                       here; test_rules_target, test_rules_defer
- *              truncation and ties                       here; test_cuda_verify: ..._are_cut
- *              statistics against float64                verify_law: statistics_stay...
- *              logprobs, trace                           batch: detail_...
- *              masks and edits                           batch: masks_edits_and_widths...
- * invariance   alone and in company, forms of a kernel   batch; test_cuda_verify
- *              slices of the vocabulary                  shard; test_cuda_shard
- *              graphs                                    test_cuda_backend: a_recorded_forward...
- *              one workspace, other shapes between       test_cuda_verify:
- * batches_of_other_shapes... robustness   bad rows, drafts, parameters              here;
- * test_cuda_verify: bad_rows_and_drafts widths, padding, alignment                here;
- * test_cuda_verify: vocabularies more than 2^32 elements                   batch: ...
- * beyond_the_reach_of_32_bits size of the workspace                     batch:
- * workspaces_are_small... races and stray reads                     bench/gpu_run, on a device
- *              mutations                                 mutants.py
- *
- * Not there: rates of a synthetic acceptance (no such mode), 4096 sequences in one batch. */
+ *  1 law          chi-squared of pi for every rule    verify_draw: frequencies_are_the_target...
+ *  2              a reversed drafter                  verify_draw: positions_of_a_round...
+ *  3              10/9 and 11/9 kept                  verify_draw: the_published_example...
+ *  4              a heavy head and a far tail         verify_draw: a_far_tail...
+ *  5              seeds, positions, streams           test_rules_rng: streams_positions...
+ *  6              rates of rows made for them         verify_draw: drafts_are_kept_at_the_rate...
+ *  7 exactness    injected coins                      verify_law: decisions..., block_decisions...
+ *  8              one-hot, disjoint, one entry        here
+ *  9              form of what comes out, ragged      here; batch: is_verify_for_every_sequence
+ * 10              end points of the coin              test_rules_accept
+ * 11              greedy, ties, tiny T, all at once   here; test_cuda_verify: mixed_batch
+ * 12              identities of rules                 here; test_rules_target, test_rules_defer
+ * 13              truncation and its ties             here; test_cuda_verify: ..._are_cut
+ * 14              statistics against float64          verify_law: statistics_stay...
+ * 15              logprobs, what became of each row   batch: detail_...
+ * 16              masks and edits                     batch: masks_edits_and_widths...
+ * 17 invariance   alone, in company, other forms      batch_shapes; test_cuda_shapes
+ * 18              sequences without drafts            batch_shapes: ...a_large_ragged_batch...
+ * 19              slices of the vocabulary            shard, batch_shapes; test_cuda_shard
+ * 20              graphs                              test_cuda_backend: a_recorded_forward...
+ * 21              one workspace for many shapes       test_cuda_verify: batches_of_other_shapes...
+ * 22 robustness   bad rows, drafts, parameters        here; test_cuda_verify: bad_rows_and_drafts
+ * 23              every length, padded, unaligned     batch_shapes, test_cuda_shapes: rows_of_every...
+ * 24              2^32 elements and more              batch_shapes, test_cuda_shapes: ...32_bits
+ * 25              4096 ragged sequences               batch_shapes, test_cuda_shapes: ...large_ragged...
+ * 26              races and stray reads               bench/gpu_run, on a device
+ * 27              mutations                           mutants.py */
+/* clang-format on */
 #include "toyround.h"
 
 #include <criterion/criterion.h>
@@ -383,6 +386,57 @@ Test(host_verify, temperature_0_is_the_first_maximum_and_needs_no_randomness)
         cr_expect(same_tokens(&out, &other));
         ref_rows_free(&r);
     }
+}
+
+/* Do the two largest logits of every row differ by more than a tiny temperature blurs? */
+static bool maxima_stand_out(const float *rows)
+{
+    for (int32_t i = 0; i < ROWS; i++) {
+        const float *row = rows + i * V;
+        float first = -INFINITY, second = -INFINITY;
+
+        for (int32_t v = 0; v < V; v++) {
+            if (row[v] > first) {
+                second = first;
+                first = row[v];
+            } else if (row[v] > second) {
+                second = row[v];
+            }
+        }
+        if (first - second < 0.01f) return false;
+    }
+    return true;
+}
+
+Test(host_verify, a_tiny_temperature_is_greedy)
+{
+    static const char *const rules[] = {"strict", "lossy:alpha=0.3", "diff:alpha=0.1"};
+    dice d = {61};
+    int compared = 0;
+
+    for (int i = 0; i < 600; i++) {
+        spc_row_params greedy = params_of(rules[i % 3], 0);
+        spc_row_params tiny = params_of(rules[i % 3], SPC_TEMPERATURE_MIN);
+        int32_t draft[ROWS], same[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict a_out, b_out;
+
+        fill(&d, ROWS_CLOSE);
+        if (!maxima_stand_out(drafter) || !maxima_stand_out(verifier)) continue;
+        tiny.seed = dice_word(&d);
+        spc_verify_args a = args_of(&greedy, drafter, verifier, V, 4, draft), b = a;
+        draft_all(&greedy, &a, draft, stats);
+        b.params = &tiny;
+        b.draft = same;
+        draft_all(&tiny, &b, same, stats);
+        cr_assert_eq(memcmp(draft, same, 4 * sizeof *draft), 0);
+        a.bonus = b.bonus = true;
+        spc_verify(&a, &a_out);
+        spc_verify(&b, &b_out);
+        cr_assert(same_tokens(&a_out, &b_out), "%s, %d", rules[i % 3], i);
+        compared++;
+    }
+    cr_assert_gt(compared, 300);
 }
 
 /* ---- bad rows and bad drafts ---- */

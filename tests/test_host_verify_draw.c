@@ -293,6 +293,42 @@ Test(host_verify_draw, the_published_example_keeps_10_ninths_and_11_ninths)
     }
 }
 
+/* Rows of four tokens on which the drafter is even and the verifier so uneven that strict keeps a
+ * draft with the given chance; what lossy and ensemble make of it follows from their formulas. */
+Test(host_verify_draw, drafts_are_kept_at_the_rate_that_rows_are_made_for)
+{
+    enum { N = 4, DRAFTS = 5, MANY = 40000 };
+    static const char *const rules[] = {"strict", "lossy:alpha=0.2", "ensemble:w=0.5"};
+    static const double rates[] = {0.3, 0.6, 0.9};
+
+    for (int k = 0; k < 9; k++) {
+        spc_row_params p = params_of(rules[k % 3], 1);
+        const double rate = rates[k / 3], high = 0.25 + (1 - rate), low = 0.25 - (1 - rate) / 3;
+        const double keep[] = {rate, 0.25 + 3 * fmin(0.25, low / 0.8), 1 - (1 - rate) / 2};
+        float even[(DRAFTS + 1) * N] = {0}, uneven[(DRAFTS + 1) * N];
+        int64_t kept = 0, verified = 0;
+
+        for (int i = 0; i < (DRAFTS + 1) * N; i++) uneven[i] = (float)log(i % N ? low : high);
+        for (p.seed = 0; p.seed < MANY; p.seed++) {
+            int32_t draft[DRAFTS];
+            spc_row_stats stats[DRAFTS];
+            spc_verify_args a = args_of(&p, even, uneven, N, DRAFTS, draft);
+            spc_verdict out;
+
+            for (int32_t i = 0; i < DRAFTS; i++) {
+                draft[i] = spc_draft_sample(even, N, &p, 10 + i, a.salt, &stats[i]);
+            }
+            a.stats = stats;
+            spc_verify(&a, &out);
+            kept += out.accepted;
+            verified += out.verified;
+        }
+        cr_expect_lt(fabs((double)kept / (double)verified - keep[k % 3]), 0.01,
+                     "%s keeps %g of its drafts, not %g", rules[k % 3],
+                     (double)kept / (double)verified, keep[k % 3]);
+    }
+}
+
 /* Chi-square of all six tokens together, over its limit.  Drafter and verifier disagree, so that
  * many drafts are dropped. */
 static double joint_excess(bool salted)

@@ -63,6 +63,11 @@ Test(weights_bundle, one_file)
     cr_assert(!spc_bundle_has_file(bundle, "tokenizer.json"));
     cr_assert_eq(spc_bundle_file(bundle, "config.json", &text, &bytes, &err), SPC_OK);
     cr_assert(bytes == 2 && memcmp(text, "{}", 2) == 0);
+    spc_bundle_forget(bundle, "config.json"); /* read anew: it may have changed meanwhile */
+    write_text(&f, "config.json", "[1]");
+    cr_assert_eq(spc_bundle_file(bundle, "config.json", &text, &bytes, &err), SPC_OK);
+    cr_assert(bytes == 3 && memcmp(text, "[1]", 3) == 0);
+    spc_bundle_forget(bundle, "never.txt");
     cr_assert_eq(spc_bundle_file(bundle, "empty.txt", &text, &bytes, &err), SPC_OK);
     cr_assert_eq(bytes, 0);
     cr_assert_eq(spc_bundle_file(bundle, "tokenizer.json", &text, &bytes, &err), SPC_EIO);

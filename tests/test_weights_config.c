@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_weights_config.c - config.json: what is read, and every way in which it can be wrong. */
+#include "host/plan.h"
 #include "weights/config.h"
 
+#include "damage.h"
 #include "files.h"
 
 #include <criterion/criterion.h>
@@ -406,4 +408,50 @@ Test(weights_config, quantised_checkpoints_are_known_or_refused)
     expect_quantised("{\"quant_method\": \"gptq\", \"bits\": 4}", SPC_EUNSUPPORTED, "'gptq'");
     expect_quantised("{}", SPC_EUNSUPPORTED, "none named");
     expect_quantised("3", SPC_EMODEL, "quantization_config");
+}
+
+/* ---- damaged files ----------------------------------------------------------------------------
+ */
+
+/* A plan, or one line that says why there is none. */
+static bool makes_a_plan(void *user, const char *text, size_t bytes)
+{
+    spc_blob files[] = {{"model.safetensors", no_tensors, sizeof no_tensors - 1},
+                        {"config.json", text, bytes}};
+    spc_error err = {SPC_OK, ""};
+    spc_bundle *bundle;
+    spc_config config;
+    spc_plan *plan = NULL;
+    spc_status status;
+
+    (void)user;
+    cr_assert_eq(spc_bundle_open_memory("damaged", files, 2, &bundle, &err), SPC_OK);
+    status = spc_config_read(bundle, &config, &err);
+    if (status == SPC_OK) status = spc_plan_build(&config, "damaged", &plan, &err);
+    spc_plan_close(plan);
+    spc_bundle_close(bundle);
+    if (status == SPC_OK) return true;
+    cr_assert(err.message[0] && !strchr(err.message, '\n'), "'%s'", err.message);
+    return false;
+}
+
+Test(weights_config, every_damaged_byte_is_refused_or_harmless)
+{
+    static const char *const names[] = {"fp8",   "gemma3",    "llama",  "mistral-window",
+                                        "qwen3", "rope-yarn", "t5-relu"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512];
+        size_t bytes;
+
+        (void)snprintf(path, sizeof path, "%s/fuzz/config/%s.json", SPC_TEST_VECTORS, names[i]);
+
+        char *text = read_file(path, &bytes);
+
+        while (bytes > 0 && text[bytes - 1] != '}') bytes--; /* the end of the line may miss */
+        cr_expect(damage_try(makes_a_plan, NULL, text, bytes), "%s", names[i]);
+        damage_cut(makes_a_plan, NULL, text, bytes);
+        (void)damage_bytes(makes_a_plan, NULL, text, bytes, bytes);
+        free(text);
+    }
 }

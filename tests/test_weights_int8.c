@@ -54,7 +54,7 @@ Test(weights_int8, rows_are_scaled_to_127_and_rounded_to_even)
     for (const char *const *name =
              (const char *const[]){"c", "a", "tiny", "b", "z", "vector", "?", "a", NULL};
          *name; name++) {
-        cr_assert_eq(spc_int8_quantise(bundle, *name, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_int8_quantise(bundle, *name, NULL, &error), SPC_OK, "%s", error.message);
     }
     expect_row(bundle, "a", 0, 1, (const int8_t[]){127, 0, 2, 2});
     expect_row(bundle, "a", 1, 0, (const int8_t[]){0, 0, 0, 0});
@@ -70,6 +70,66 @@ Test(weights_int8, rows_are_scaled_to_127_and_rounded_to_even)
     free(file);
 }
 
+/* So many that there is no room for their scales. */
+Test(weights_int8, rows_of_nothing_are_left_alone)
+{
+    static const char header[] = "{\"m\":{\"dtype\":\"F32\",\"shape\":[1099511627776,0],"
+                                 "\"data_offsets\":[0,0]}}";
+    char file[8 + sizeof header - 1] = {(char)(sizeof header - 1)};
+    spc_blob blob = {"model.safetensors", file, sizeof file};
+    spc_bundle *bundle;
+    spc_error error;
+
+    memcpy(file + 8, header, sizeof header - 1);
+    cr_assert_eq(spc_bundle_open_memory("made", &blob, 1, &bundle, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect_eq(spc_int8_quantise(bundle, "m", NULL, &error), SPC_OK);
+    cr_expect_eq(spc_bundle_find(bundle, "m")->dtype, SPC_DTYPE_F32);
+    spc_bundle_close(bundle);
+}
+
+/* Threads one behind the other, the last range first. */
+static void cut_in_three(void *team, int32_t count, int32_t grain, spc_share_fn share, void *user)
+{
+    int32_t third = count / 3 / grain * grain, *calls = team;
+
+    share(user, 2, 2 * third, count);
+    share(user, 0, 0, third);
+    share(user, 1, third, 2 * third);
+    (*calls)++;
+}
+
+Test(weights_int8, threads_make_the_same_numbers)
+{
+    enum { ROWS = 101, COLS = 777 };
+    static float values[ROWS * COLS];
+    int32_t calls = 0;
+    const spc_sharing sharing[] = {{cut_in_three, &calls}};
+    spc_bundle *bundle[2];
+    const spc_tensor *made[2], *scale[2];
+    char *file[2];
+    spc_error error;
+
+    for (int32_t i = 0; i < ROWS * COLS; i++) values[i] = sinf((float)i) * (float)(i % 83);
+    for (int32_t k = 0; k < 2; k++) {
+        eight_file w = eight_writer(sizeof values + 4096);
+
+        eight_put(&w, "m", "F32", ROWS, COLS, values, sizeof values);
+        bundle[k] = bundle_of(&w, &file[k]);
+        cr_assert_eq(spc_int8_quantise(bundle[k], "m", k ? sharing : NULL, &error), SPC_OK, "%s",
+                     error.message);
+        made[k] = spc_bundle_find(bundle[k], "m");
+        scale[k] = spc_bundle_find(bundle[k], "m_scale");
+    }
+    cr_expect_eq(calls, 1);
+    cr_expect_arr_eq(made[0]->data, made[1]->data, ROWS * COLS);
+    cr_expect_arr_eq(scale[0]->data, scale[1]->data, ROWS * sizeof(float));
+    for (int32_t k = 0; k < 2; k++) {
+        spc_bundle_close(bundle[k]);
+        free(file[k]);
+    }
+}
+
 Test(weights_int8, what_is_not_finite_or_has_a_scale_is_named)
 {
     static const float x[] = {1, 2, 3, NAN, INFINITY, 0};
@@ -83,12 +143,12 @@ Test(weights_int8, what_is_not_finite_or_has_a_scale_is_named)
     eight_put(&w, "other", "F32", 1, 2, x, 8);
     eight_put(&w, "other_scale", "F32", 1, 0, x, 4);
     bundle = bundle_of(&w, &file);
-    cr_expect_eq(spc_int8_quantise(bundle, "nan", &error), SPC_ENUMERIC);
+    cr_expect_eq(spc_int8_quantise(bundle, "nan", NULL, &error), SPC_ENUMERIC);
     cr_expect(strstr(error.message, "made: nan: ") && strstr(error.message, "row 1"), "%s",
               error.message);
     cr_expect_eq(spc_bundle_find(bundle, "nan")->dtype, SPC_DTYPE_F32, "left as it was");
-    cr_expect_eq(spc_int8_quantise(bundle, "huge", &error), SPC_ENUMERIC);
-    cr_expect_eq(spc_int8_quantise(bundle, "other", &error), SPC_EMODEL);
+    cr_expect_eq(spc_int8_quantise(bundle, "huge", NULL, &error), SPC_ENUMERIC);
+    cr_expect_eq(spc_int8_quantise(bundle, "other", NULL, &error), SPC_EMODEL);
     cr_expect(strstr(error.message, "'other'"), "%s", error.message);
     spc_bundle_close(bundle);
     free(file);

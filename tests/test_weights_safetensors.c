@@ -2,6 +2,8 @@
 /* test_weights_safetensors.c - files that are right, files that lie, files that end early. */
 #include "weights/safetensors.h"
 
+#include "damage.h"
+
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +138,37 @@ Test(weights_safetensors, a_file_cut_anywhere_is_refused)
         (void)snprintf(what, sizeof what, "%zu bytes", bytes);
         expect_refused(&part, "", what);
     }
+}
+
+/* Refused with one line, or tensors that lie within the file. */
+static bool is_whole(void *user, const char *bytes, size_t count)
+{
+    spc_tensor_list list = {0};
+    spc_error err = {SPC_OK, ""};
+    spc_status status = spc_safetensors_read("damaged", bytes, count, &list, &err);
+
+    (void)user;
+    for (int32_t i = 0; i < list.count; i++) { /* read what is claimed to be there */
+        const spc_tensor *t = &list.tensor[i];
+        void *data = malloc((size_t)t->bytes + 1);
+
+        cr_assert_not_null(data);
+        memcpy(data, t->data, (size_t)t->bytes);
+        free(data);
+    }
+    spc_tensor_list_free(&list);
+    if (status == SPC_OK) return true;
+    cr_assert_eq(status, SPC_EFORMAT, "%s", err.message);
+    cr_assert(err.message[0] && !strchr(err.message, '\n'), "'%s'", err.message);
+    return false;
+}
+
+Test(weights_safetensors, every_damaged_byte_is_refused_or_harmless)
+{
+    image f = image_of(two_tensors, 21);
+
+    cr_expect_gt(damage_bytes(is_whole, NULL, (const char *)f.data, f.bytes, f.bytes), 0,
+                 "the data may be any");
 }
 
 Test(weights_safetensors, a_lying_length_is_refused)

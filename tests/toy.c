@@ -46,8 +46,11 @@ void toy_logits(const toy_pair *pair, bool drafter, const int32_t *prefix, int32
 struct spc_runner {
     const toy_pair *pair;
     bool drafter;
-    int32_t *token;  /* [sessions, context] what the KV cache has seen */
+    int32_t *token;  /* [pages, SPC_PAGE_TOKENS] what the KV caches have seen */
+    int32_t *table;  /* [sessions, pages of the context] */
+    int32_t *room;   /* [sessions] tokens that a slot's pages take */
     int32_t *length; /* [sessions] */
+    int32_t *prefix; /* [context] of the row under way */
     float *logits;   /* [sessions * SPC_LANE_ROWS, vocab] */
     int64_t rows;
 };
@@ -67,9 +70,20 @@ static void toy_unload(spc_runner *runner)
 {
     if (!runner) return;
     free(runner->token);
+    free(runner->table);
+    free(runner->prefix);
+    free(runner->room);
     free(runner->length);
     free(runner->logits);
     free(runner);
+}
+
+/* Where a slot's token at a position stands. */
+static int32_t *token_at(const spc_runner *r, int32_t slot, int32_t position)
+{
+    int32_t page = r->table[slot * spc_pages_for(r->pair->context) + position / SPC_PAGE_TOKENS];
+
+    return &r->token[page * SPC_PAGE_TOKENS + position % SPC_PAGE_TOKENS];
 }
 
 static spc_status toy_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
@@ -83,15 +97,16 @@ static spc_status toy_forward(spc_runner *r, const spc_rows *rows, spc_error *er
             (r->drafter ? clock->drafter_row_ns : clock->verifier_row_ns) * (uint64_t)rows->count;
     }
     for (int32_t i = 0; i < rows->count; i++) {
-        int32_t slot = rows->slot[i], *token = r->token + slot * r->pair->context;
+        int32_t slot = rows->slot[i];
 
         cr_assert_eq(rows->position[i], r->length[slot], "a row begins at the KV length");
-        cr_assert_lt(rows->position[i], r->pair->context);
+        cr_assert_lt(rows->position[i], r->room[slot]);
         cr_assert(rows->token[i] >= 0 && rows->token[i] < r->pair->vocab);
-        token[r->length[slot]++] = rows->token[i];
+        *token_at(r, slot, r->length[slot]++) = rows->token[i];
         r->rows++;
         if (rows->output[i] < 0) continue;
-        toy_logits(r->pair, r->drafter, token, r->length[slot],
+        for (int32_t k = 0; k < r->length[slot]; k++) r->prefix[k] = *token_at(r, slot, k);
+        toy_logits(r->pair, r->drafter, r->prefix, r->length[slot],
                    r->logits + rows->output[i] * r->pair->vocab);
     }
     return SPC_OK;
@@ -113,16 +128,17 @@ static void toy_rewind(spc_runner *runner, int32_t slot, int32_t length)
     runner->length[slot] = length;
 }
 
-static spc_status toy_copy_prefix(spc_runner *r, int32_t from, int32_t to, int32_t length,
-                                  spc_error *err)
+static spc_status toy_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
+                          int32_t length, spc_error *err)
 {
-    size_t context = (size_t)r->pair->context;
+    int32_t most = spc_pages_for(r->pair->context);
 
     (void)err;
-    cr_assert(from != to && length <= r->length[from]);
-    memcpy(r->token + (size_t)to * context, r->token + (size_t)from * context,
-           (size_t)length * sizeof *r->token);
-    r->length[to] = length;
+    cr_assert_leq(count, most);
+    memcpy(r->table + slot * most, page, (size_t)count * sizeof *page);
+    r->room[slot] = spc_pages_room(count, r->pair->context);
+    cr_assert_leq(length, r->room[slot]);
+    r->length[slot] = length;
     return SPC_OK;
 }
 
@@ -148,9 +164,14 @@ static const spc_backend_ops toy_ops = {.name = "toy",
                                         .logits = toy_row,
                                         .length = toy_length,
                                         .rewind = toy_rewind,
-                                        .copy_prefix = toy_copy_prefix,
+                                        .map = toy_map,
                                         .draw = toy_draw,
                                         .verify = toy_verify};
+
+static int32_t pages_of(const toy_pair *pair)
+{
+    return pair->pages > 0 ? pair->pages : pair->sessions * spc_pages_for(pair->context);
+}
 
 static spc_runner *toy_runner(const toy_pair *pair, bool drafter)
 {
@@ -159,10 +180,13 @@ static spc_runner *toy_runner(const toy_pair *pair, bool drafter)
     cr_assert_not_null(r);
     r->pair = pair;
     r->drafter = drafter;
-    r->token = calloc((size_t)(pair->sessions * pair->context), sizeof *r->token);
+    r->token = calloc((size_t)pages_of(pair) * SPC_PAGE_TOKENS, sizeof *r->token);
+    r->table = calloc((size_t)(pair->sessions * spc_pages_for(pair->context)), sizeof *r->table);
+    r->room = calloc((size_t)pair->sessions, sizeof *r->room);
+    r->prefix = calloc((size_t)pair->context, sizeof *r->prefix);
     r->length = calloc((size_t)pair->sessions, sizeof *r->length);
     r->logits = calloc((size_t)(pair->sessions * SPC_LANE_ROWS * pair->vocab), sizeof *r->logits);
-    cr_assert(r->token && r->length && r->logits);
+    cr_assert(r->token && r->table && r->room && r->prefix && r->length && r->logits);
     return r;
 }
 
@@ -181,6 +205,8 @@ spc_engine *toy_engine(const toy_pair *pair)
                                      toy_runner(pair, false), pair->vocab, pair->context,
                                      pair->sessions, &engine, &error),
                  SPC_OK);
+    spc_pages_close(&engine->pages);
+    cr_assert(spc_pages_open(&engine->pages, pages_of(pair)));
     if (pair->clock) engine->clock = (spc_clock){toy_now, pair->clock};
     return engine;
 }

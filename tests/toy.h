@@ -22,6 +22,7 @@ typedef struct {
     int32_t vocab;            /* 2 .. TOY_VOCAB */
     int32_t context;          /* tokens per slot */
     int32_t sessions;         /* slots */
+    int32_t pages;            /* of their KV caches; 0: as many as all of them can fill */
     float spread;             /* scale of the logits */
     bool equal;               /* the drafter is the verifier */
     bool reversed;            /* the drafter prefers what the verifier does not */

@@ -2,7 +2,9 @@
 /* bundle.c - the files of a model: a folder's, mapped, or a program's own. */
 #include "bundle.h"
 
+#include "bundle_tokenizer.h"
 #include "gguf_model.h"
+#include "tokenizer_read.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -83,12 +85,21 @@ static spc_status map_file(const char *path, open_file *out, spc_error *err)
         out->map = mmap(NULL, out->mapped, PROT_READ, MAP_PRIVATE, fd, 0);
         if (out->map == MAP_FAILED) {
             out->map = NULL;
-            status = spc_error_set(err, SPC_EIO, "%s: cannot be mapped: %s", path, strerror(errno));
+            status = spc_error_set(err, errno == ENOMEM ? SPC_ENOMEM : SPC_EIO,
+                                   "%s: %" PRIu64 " MiB cannot be mapped: %s", path,
+                                   (uint64_t)out->mapped >> 20, strerror(errno));
         }
     }
     (void)close(fd);
     out->data = out->map ? out->map : "";
     return status;
+}
+
+static void close_file(open_file *f)
+{
+    free(f->name);
+    free(f->made);
+    if (f->map) (void)munmap(f->map, f->mapped);
 }
 
 static bool is_gguf(const char *name)
@@ -152,9 +163,7 @@ static spc_status open_named(spc_bundle *b, const char *name, const open_file **
     f.name = copy_text(name);
     grown = f.name ? realloc(b->file, (size_t)(b->file_count + 1) * sizeof *grown) : NULL;
     if (!grown) {
-        free(f.name);
-        free(f.made);
-        if (f.map) (void)munmap(f.map, f.mapped);
+        close_file(&f);
         return no_memory(b->where, err);
     }
     b->file = grown;
@@ -198,6 +207,52 @@ spc_status spc_bundle_file(spc_bundle *b, const char *name, const char **data, s
     *data = f->data;
     *bytes = f->bytes;
     return SPC_OK;
+}
+
+void spc_bundle_forget(spc_bundle *b, const char *name)
+{
+    for (int32_t i = 0; i < b->file_count; i++) {
+        if (strcmp(b->file[i].name, name) != 0) continue;
+        close_file(&b->file[i]);
+        b->file[i] = b->file[--b->file_count];
+        return;
+    }
+}
+
+spc_status spc_bundle_tokenizer(spc_bundle *b, spc_tokenizer **out, spc_error *err)
+{
+    static const char name[] = "tokenizer.json";
+    const char *text;
+    size_t bytes;
+    spc_status status;
+
+    *out = NULL;
+    if (b->part_count > 0 && spc_gguf_has_tokenizer(b->part[0])) {
+        json_t *root;
+
+        status = spc_gguf_tokenizer_tree(b->where, b->part[0], &root, err);
+        if (status == SPC_OK) status = spc_tokenizer_open_tree(b->where, root, out, err);
+        json_decref(root);
+        return status;
+    }
+    status = spc_bundle_file(b, name, &text, &bytes, err);
+    if (status == SPC_OK) status = spc_tokenizer_open(b->where, text, bytes, out, err);
+    spc_bundle_forget(b, name);
+    return status;
+}
+
+/* Pages of a mapped file that hold nothing but a tensor leave memory; read again they come back. */
+static void let_go(const spc_bundle *b, const spc_tensor *t)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)t->data;
+    uintptr_t from = (at + page - 1) / page * page, to = (at + (uintptr_t)t->bytes) / page * page;
+
+    for (int32_t i = 0; i < b->file_count; i++) {
+        uintptr_t map = (uintptr_t)b->file[i].map;
+
+        if (map == 0 || at < map || at - map >= b->file[i].mapped || from >= to) continue;
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    }
 }
 
 /* ---- weights ----------------------------------------------------------------------------------
@@ -344,6 +399,7 @@ spc_status spc_bundle_put(spc_bundle *b, const spc_tensor *tensor, void *owned, 
     if (there) {
         const char *name = there->name;
 
+        let_go(b, there);
         b->bytes += tensor->bytes - there->bytes;
         *there = *tensor;
         there->name = name;
@@ -391,6 +447,7 @@ static spc_status read_part(spc_bundle *b, const char *name, int64_t number, int
 {
     const open_file *f;
     spc_gguf *g, **grown;
+    int32_t before = b->list.count;
     spc_status status = open_named(b, name, &f, err);
 
     if (status != SPC_OK) return status;
@@ -415,7 +472,11 @@ static spc_status read_part(spc_bundle *b, const char *name, int64_t number, int
     }
     b->part = grown;
     b->part[b->part_count++] = g;
-    return spc_gguf_tensors(l.text, b->part[0], g, &b->list, err);
+    status = spc_gguf_tensors(l.text, b->part[0], g, &b->list, err);
+    for (int32_t i = 0; i < g->tensor_count && status == SPC_OK; i++) {
+        if (b->list.owned[before + i]) let_go(b, &g->tensor[i]); /* copied */
+    }
+    return status;
 }
 
 /* All parts, from the name of the first. */
@@ -580,11 +641,7 @@ void spc_bundle_close(spc_bundle *b)
     spc_tensor_list_free(&b->list);
     for (int32_t i = 0; i < b->part_count; i++) spc_gguf_close(b->part[i]);
     free(b->part);
-    for (int32_t i = 0; i < b->file_count; i++) {
-        free(b->file[i].name);
-        free(b->file[i].made);
-        if (b->file[i].map) (void)munmap(b->file[i].map, b->file[i].mapped);
-    }
+    for (int32_t i = 0; i < b->file_count; i++) close_file(&b->file[i]);
     free(b->file);
     free(b->blob);
     free(b->folder);

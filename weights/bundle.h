@@ -47,6 +47,10 @@ const char *spc_bundle_where(const spc_bundle *bundle);
 spc_status spc_bundle_file(spc_bundle *bundle, const char *name, const char **data, size_t *bytes,
                            spc_error *err);
 
+/* Let go of what spc_bundle_file keeps of a text file; views of it end.  Asked for again it is read
+ * again.  One that was not read is no error. */
+void spc_bundle_forget(spc_bundle *bundle, const char *name);
+
 /* Does the model have a file of that name?  (A file that is there and unreadable still counts.) */
 bool spc_bundle_has_file(const spc_bundle *bundle, const char *name);
 
@@ -58,7 +62,8 @@ const spc_tensor *spc_bundle_tensor(const spc_bundle *bundle, int32_t i);
 const spc_tensor *spc_bundle_find(const spc_bundle *bundle, const char *name);
 
 /* Put a tensor in the place of the one of its name, or beside the others where there is none.  Ends
- * the views that were had of tensors (not of their names and data).
+ * the views that were had of tensors (not of their names and data).  What was mapped of a file for
+ * the one that was there leaves memory.
  *
  * tensor   its name is copied, its data is borrowed until the bundle is closed
  * owned    what holds the data, malloc'd, taken over, also on failure; NULL: somebody else does.

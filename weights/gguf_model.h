@@ -11,6 +11,8 @@
 #ifndef SPC_WEIGHTS_GGUF_MODEL_H
 #define SPC_WEIGHTS_GGUF_MODEL_H
 
+#include <jansson.h>
+
 #include "gguf.h"
 #include "safetensors.h"
 
@@ -31,8 +33,11 @@ spc_status spc_gguf_config(const char *where, const spc_gguf *head, const spc_te
 /* Is there a tokenizer in the metadata? */
 bool spc_gguf_has_tokenizer(const spc_gguf *head);
 
-/* The text of tokenizer.json that the metadata amounts to.  tokenizer.ggml.model and
- * tokenizer.ggml.pre that are not known are SPC_EMODEL, with the list of those that are. */
+/* The tokenizer.json that the metadata amounts to, as a tree and as text, which the caller
+ * releases. tokenizer.ggml.model and tokenizer.ggml.pre that are not known are SPC_EMODEL, with the
+ * list of those that are. */
+spc_status spc_gguf_tokenizer_tree(const char *where, const spc_gguf *head, json_t **out,
+                                   spc_error *err);
 spc_status spc_gguf_tokenizer(const char *where, const spc_gguf *head, char **text, size_t *bytes,
                               spc_error *err);
 

@@ -87,6 +87,9 @@ static spc_status split_tokens(const maker *m, json_t *vocab, json_t *added)
         bool failed;
 
         (void)spc_gguf_text_next(tokens, &at, &token);
+        if (memchr(token.text, 0, (size_t)token.bytes)) {
+            return wrong(m, "tokens: expected text without a zero byte");
+        }
         if (types && !spc_gguf_integer_at(types, i, &type)) {
             return wrong(m, "token_type: expected whole numbers");
         }
@@ -130,6 +133,9 @@ static spc_status copy_merges(const maker *m, json_t *merges)
         json_t *merge;
 
         (void)spc_gguf_text_next(list, &at, &text);
+        if (memchr(text.text, 0, (size_t)text.bytes)) {
+            return wrong(m, "merges: expected text without a zero byte");
+        }
         merge = json_stringn(text.text, (size_t)text.bytes);
         if (!merge) return wrong(m, "merges: expected UTF-8");
         if (json_array_append_new(merges, merge) != 0) return no_memory(m);
@@ -320,7 +326,7 @@ static spc_status by_score(const maker *m, json_t *vocab, json_t *root)
  */
 
 static spc_status make(const maker *m, const splitting *s, json_t *vocab, json_t *added,
-                       json_t *root, char **text)
+                       json_t *root)
 {
     json_t *post = NULL;
     spc_status status = split_tokens(m, vocab, added);
@@ -331,12 +337,8 @@ static spc_status make(const maker *m, const splitting *s, json_t *vocab, json_t
         status = no_memory(m);
     }
     json_decref(post);
-    if (status == SPC_OK) {
-        status = s->pattern ? byte_level(m, s, vocab, root) : by_score(m, vocab, root);
-    }
     if (status != SPC_OK) return status;
-    *text = json_dumps(root, JSON_COMPACT);
-    return *text ? SPC_OK : no_memory(m);
+    return s->pattern ? byte_level(m, s, vocab, root) : by_score(m, vocab, root);
 }
 
 bool spc_gguf_has_tokenizer(const spc_gguf *head)
@@ -352,24 +354,43 @@ bool spc_gguf_chat_template(const spc_gguf *head, spc_gguf_string *out)
     return spc_gguf_text(spc_gguf_find(head, "tokenizer.chat_template"), out);
 }
 
-spc_status spc_gguf_tokenizer(const char *where, const spc_gguf *head, char **text, size_t *bytes,
-                              spc_error *err)
+spc_status spc_gguf_tokenizer_tree(const char *where, const spc_gguf *head, json_t **out,
+                                   spc_error *err)
 {
     maker m = {where, head, err};
     const splitting *s = NULL;
     spc_status status = find_splitting(&m, &s);
     json_t *vocab, *added, *root;
 
-    *text = NULL;
-    *bytes = 0;
+    *out = NULL;
     if (status != SPC_OK) return status;
     vocab = json_object();
     added = json_array();
     root = json_object();
-    status = vocab && added && root ? make(&m, s, vocab, added, root, text) : no_memory(&m);
+    status = vocab && added && root ? make(&m, s, vocab, added, root) : no_memory(&m);
     json_decref(vocab);
     json_decref(added);
-    json_decref(root);
-    if (status == SPC_OK) *bytes = strlen(*text);
+    if (status == SPC_OK) {
+        *out = root;
+    } else {
+        json_decref(root);
+    }
     return status;
+}
+
+spc_status spc_gguf_tokenizer(const char *where, const spc_gguf *head, char **text, size_t *bytes,
+                              spc_error *err)
+{
+    maker m = {where, head, err};
+    json_t *root;
+    spc_status status = spc_gguf_tokenizer_tree(where, head, &root, err);
+
+    *text = NULL;
+    *bytes = 0;
+    if (status != SPC_OK) return status;
+    *text = json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    if (!*text) return no_memory(&m);
+    *bytes = strlen(*text);
+    return SPC_OK;
 }

@@ -10,61 +10,103 @@
 
 #include "quant.h"
 
-enum { SCALE_NAME = 256 };
+enum { SCALE_NAME = 256, PIECE = 256, GRAIN = 16 };
 
-static void row_floats(const spc_tensor *t, int64_t row, float *out)
+/* Values [from, from + count) of a tensor. */
+static void read_floats(const spc_tensor *t, int64_t from, int64_t count, float *out)
 {
-    const int64_t cols = t->shape[1];
-    const uint16_t *half = (const uint16_t *)t->data + row * cols;
-    const float *whole = (const float *)t->data + row * cols;
+    const uint16_t *half = (const uint16_t *)t->data + from;
+    const float *whole = (const float *)t->data + from;
 
     switch (t->dtype) {
     case SPC_DTYPE_BF16:
-        for (int64_t i = 0; i < cols; i++) out[i] = spc_bfloat_to_float(half[i]);
+        for (int64_t i = 0; i < count; i++) out[i] = spc_bfloat_to_float(half[i]);
         break;
     case SPC_DTYPE_F16:
-        for (int64_t i = 0; i < cols; i++) out[i] = spc_half_to_float(half[i]);
+        for (int64_t i = 0; i < count; i++) out[i] = spc_half_to_float(half[i]);
         break;
     default:
-        for (int64_t i = 0; i < cols; i++) out[i] = whole[i];
+        for (int64_t i = 0; i < count; i++) out[i] = whole[i];
     }
 }
 
-/* The largest magnitude; NaN where there is NaN. */
-static float largest_of(const float *x, int64_t count)
+static int64_t piece_of(int64_t at, int64_t cols)
 {
-    float most = 0.0f;
+    return cols - at < PIECE ? cols - at : PIECE;
+}
 
-    for (int64_t i = 0; i < count; i++) {
-        float size = fabsf(x[i]);
+/* The largest magnitude of a row; NaN where there is NaN. */
+static float largest_of(const spc_tensor *t, int64_t row)
+{
+    float most = 0.0f, x[PIECE];
 
-        most = size <= most ? most : size; /* NaN is not, and stays: nothing is <= it */
-        if (most != most) break;
+    for (int64_t at = 0, cols = t->shape[1]; at < cols; at += PIECE) {
+        int64_t count = piece_of(at, cols);
+
+        read_floats(t, row * cols + at, count, x);
+        for (int64_t i = 0; i < count; i++) {
+            float size = fabsf(x[i]);
+
+            most = size <= most ? most : size; /* NaN is not, and stays: nothing is <= it */
+            if (most != most) return most;
+        }
     }
     return most;
 }
 
-static spc_status quantise(const spc_bundle *bundle, const spc_tensor *t, float *row, float *scale,
-                           int8_t *q, spc_error *err)
+static bool is_finite(float x)
 {
-    const int64_t cols = t->shape[1];
+    return x - x == 0.0f;
+}
 
-    for (int64_t r = 0; r < t->shape[0]; r++, q += cols) {
-        row_floats(t, r, row);
-        scale[r] = largest_of(row, cols) / 127.0f;
-        if (!(scale[r] - scale[r] == 0.0f)) {
-            return spc_error_set(err, SPC_ENUMERIC,
-                                 "%s: %s: expected finite weights, found NaN or infinity in row "
-                                 "%" PRId64,
-                                 spc_bundle_where(bundle), t->name, r);
-        }
-        for (int64_t i = 0; i < cols; i++) {
-            float steps = scale[r] > 0.0f ? row[i] / scale[r] : 0.0f;
+typedef struct {
+    const spc_tensor *tensor;
+    float *scale; /* [rows] not finite: neither was the row, whose integers are undefined */
+    int8_t *q;    /* [rows, cols] */
+} quantise_job;
+
+static void quantise_row(const quantise_job *job, int64_t row)
+{
+    const int64_t cols = job->tensor->shape[1];
+    float scale = job->scale[row] = largest_of(job->tensor, row) / 127.0f, x[PIECE];
+
+    for (int64_t at = 0; is_finite(scale) && at < cols; at += PIECE) {
+        int64_t count = piece_of(at, cols);
+        int8_t *q = job->q + row * cols + at;
+
+        read_floats(job->tensor, row * cols + at, count, x);
+        for (int64_t i = 0; i < count; i++) {
+            float steps = scale > 0.0f ? x[i] / scale : 0.0f;
 
             /* adding 1.5 * 2^23 rounds to a whole number; a subnormal scale may leave more */
             steps = steps + 12582912.0f - 12582912.0f;
             q[i] = (int8_t)(steps > 127.0f ? 127.0f : steps < -127.0f ? -127.0f : steps);
         }
+    }
+}
+
+static void quantise_share(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    (void)thread;
+    for (int32_t row = from; row < to; row++) quantise_row(user, row);
+}
+
+static spc_status quantise(const spc_bundle *bundle, const spc_tensor *t, float *scale, int8_t *q,
+                           const spc_sharing *sharing, spc_error *err)
+{
+    quantise_job job = {t, scale, q};
+
+    if (sharing && t->shape[0] <= INT32_MAX) {
+        sharing->run(sharing->team, (int32_t)t->shape[0], GRAIN, quantise_share, &job);
+    } else {
+        for (int64_t row = 0; row < t->shape[0]; row++) quantise_row(&job, row);
+    }
+    for (int64_t row = 0; row < t->shape[0]; row++) {
+        if (is_finite(scale[row])) continue;
+        return spc_error_set(err, SPC_ENUMERIC,
+                             "%s: %s: expected finite weights, found NaN or infinity in row "
+                             "%" PRId64,
+                             spc_bundle_where(bundle), t->name, row);
     }
     return SPC_OK;
 }
@@ -95,14 +137,15 @@ static bool has_scale(const spc_bundle *bundle, const char *name)
     return spc_bundle_find(bundle, full) != NULL;
 }
 
-spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, spc_error *err)
+spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, const spc_sharing *sharing,
+                             spc_error *err)
 {
     const spc_tensor *t = spc_bundle_find(bundle, name);
     uint64_t rows, cols;
-    float *memory, *row;
+    float *memory;
     spc_status status;
 
-    if (!t || t->rank != 2 ||
+    if (!t || t->rank != 2 || t->bytes == 0 || /* rows of nothing may be any number */
         (t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_F16 && t->dtype != SPC_DTYPE_BF16)) {
         return SPC_OK;
     }
@@ -115,15 +158,13 @@ spc_status spc_int8_quantise(spc_bundle *bundle, const char *name, spc_error *er
     rows = (uint64_t)t->shape[0];
     cols = (uint64_t)t->shape[1]; /* the tensor's own bytes are more: nothing can wrap */
     memory = malloc(rows * (sizeof *memory + cols) + 1);
-    row = malloc(cols * sizeof *row + 1);
-    if (!memory || !row) {
+    if (!memory) {
         status = spc_error_set(err, SPC_ENOMEM,
                                "%s: %s: no memory for %" PRIu64 " x %" PRIu64 " integers",
                                spc_bundle_where(bundle), name, rows, cols);
     } else {
-        status = quantise(bundle, t, row, memory, (int8_t *)(memory + rows), err);
+        status = quantise(bundle, t, memory, (int8_t *)(memory + rows), sharing, err);
     }
-    free(row);
     if (status != SPC_OK) {
         free(memory);
         return status;

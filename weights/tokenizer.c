@@ -13,7 +13,12 @@
 void spc_tokenizer_close(spc_tokenizer *t)
 {
     if (!t) return;
-    for (int32_t i = 0; i < t->size; i++) free(t->piece[i].content);
+    while (t->text) {
+        spc_text_block *next = t->text->next;
+
+        free(t->text);
+        t->text = next;
+    }
     for (int32_t i = 0; i < t->added_count; i++) free(t->added[i].owned);
     for (int32_t i = 0; i < t->split_count; i++) spc_pattern_close(t->split[i].pattern);
     for (int32_t i = 0; i < t->step_count; i++) spc_step_free(&t->step[i]);
@@ -29,6 +34,19 @@ void spc_tokenizer_close(spc_tokenizer *t)
 int32_t spc_tokenizer_size(const spc_tokenizer *t)
 {
     return t->size;
+}
+
+size_t spc_tokenizer_bytes(const spc_tokenizer *t)
+{
+    size_t bytes =
+        sizeof *t + (size_t)t->size * sizeof *t->piece + (size_t)t->added_count * sizeof *t->added +
+        t->content_buckets * sizeof *t->content_bucket +
+        (size_t)t->bpe.count * sizeof *t->bpe.merge + t->bpe.buckets * sizeof *t->bpe.bucket +
+        (size_t)t->unigram.count * sizeof *t->unigram.token;
+
+    if (t->score) bytes += (size_t)t->vocab_base * sizeof *t->score;
+    for (const spc_text_block *b = t->text; b; b = b->next) bytes += sizeof *b + b->size;
+    return bytes;
 }
 
 const char *spc_tokenizer_kind(const spc_tokenizer *t)

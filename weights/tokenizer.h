@@ -21,6 +21,10 @@ void spc_tokenizer_close(spc_tokenizer *tokenizer); /* NULL is allowed */
 /* Ids are 0 .. size - 1, added tokens included (some of them may be holes without a piece). */
 int32_t spc_tokenizer_size(const spc_tokenizer *tokenizer);
 
+/* Bytes of memory that its tables take; its regular expressions and a few other small things are
+ * left out. */
+size_t spc_tokenizer_bytes(const spc_tokenizer *tokenizer);
+
 /* How it makes tokens of words: "byte-level BPE", "BPE with byte fallback",
  * "Unigram". */
 const char *spc_tokenizer_kind(const spc_tokenizer *tokenizer);

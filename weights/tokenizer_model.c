@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 
+enum { TEXT_BLOCK = 1 << 16 };
+
 /* ---- pieces -----------------------------------------------------------------------------------
  */
 
@@ -58,13 +60,31 @@ bool spc_tokenizer_reserve(spc_tokenizer *t, int32_t size)
     return true;
 }
 
+/* Room for a text; NULL: no memory. */
+static char *keep(spc_tokenizer *t, size_t bytes)
+{
+    spc_text_block *block = t->text;
+
+    if (!block || block->size - block->used < bytes) {
+        size_t size = bytes > TEXT_BLOCK ? bytes : TEXT_BLOCK;
+
+        block = malloc(sizeof *block + size);
+        if (!block) return NULL;
+        block->next = t->text;
+        block->size = size;
+        block->used = 0;
+        t->text = block;
+    }
+    block->used += bytes;
+    return block->text + block->used - bytes;
+}
+
 bool spc_tokenizer_set(spc_tokenizer *t, int32_t id, const char *content, size_t length)
 {
     spc_piece *p = &t->piece[id];
-    char *copy = malloc(2 * length + 2);
+    char *copy = keep(t, 2 * length + 2);
 
     if (!copy) return false;
-    free(p->content);
     memcpy(copy, content, length);
     copy[length] = '\0';
     p->content = copy;
@@ -136,14 +156,18 @@ bool spc_tokenizer_decode_by(spc_tokenizer *t, const char *from, const char *to,
         }
         if (!from || !*from) continue;
         good = replaced(p, from, to, &now);
-        copy = good ? malloc(p->content_length + now.count + 2) : NULL;
+        if (good && now.count <= p->content_length) { /* spaces for marks: as a rule */
+            if (now.count > 0) memcpy(p->bytes, now.data, now.count);
+            p->length = now.count;
+            continue;
+        }
+        copy = good ? keep(t, p->content_length + now.count + 2) : NULL;
         if (!copy) {
             good = false;
             break;
         }
         memcpy(copy, p->content, p->content_length + 1);
-        if (now.count > 0) memcpy(copy + p->content_length + 1, now.data, now.count);
-        free(p->content);
+        memcpy(copy + p->content_length + 1, now.data, now.count);
         p->content = copy;
         p->bytes = copy + p->content_length + 1;
         p->length = now.count;

@@ -8,11 +8,18 @@
 #include "tokenizer.h"
 #include "unigram.h"
 
+/* Texts of pieces, one behind the other, where they stay until the tokenizer closes. */
+typedef struct spc_text_block {
+    struct spc_text_block *next;
+    size_t size, used; /* of text */
+    char text[];
+} spc_text_block;
+
 /* What one id stands for. */
 typedef struct {
-    char *bytes; /* [length] what it decodes to; NULL: a hole */
+    char *bytes; /* [length] what it decodes to, in a text block; NULL: a hole */
     size_t length;
-    char *content; /* [content_length] the token as the file writes it, terminated */
+    char *content; /* [content_length] the token as the file writes it, terminated; there too */
     size_t content_length;
     bool special;
 } spc_piece;
@@ -63,7 +70,8 @@ typedef enum { SPC_LEAD_ALL, SPC_LEAD_ONE, SPC_LEAD_FIRST_TOKEN } spc_lead;
 enum { SPC_SPLITS_MAX = 8, SPC_STEPS_MAX = 16, SPC_TEMPLATE_MAX = 16 };
 
 struct spc_tokenizer {
-    spc_piece *piece; /* [size] */
+    spc_piece *piece;     /* [size] */
+    spc_text_block *text; /* the newest first */
     int32_t size;
     int32_t vocab_base; /* ids below it come from the model's own vocabulary */
     spc_added *added;   /* [added_count], longest content first */

@@ -373,12 +373,26 @@ static spc_status read_parts(const reader *r)
     return status;
 }
 
+spc_status spc_tokenizer_open_tree(const char *where, const json_t *root, spc_tokenizer **out,
+                                   spc_error *err)
+{
+    reader r = {where, root, calloc(1, sizeof *r.t), err};
+    spc_status status = r.t ? read_parts(&r) : spc_tokenizer_no_memory(&r);
+
+    *out = NULL;
+    if (status != SPC_OK) {
+        spc_tokenizer_close(r.t);
+        return status;
+    }
+    *out = r.t;
+    return SPC_OK;
+}
+
 spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
                               spc_tokenizer **out, spc_error *err)
 {
     json_error_t problem;
     json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &problem);
-    reader r = {where, root, NULL, err};
     spc_status status;
 
     *out = NULL;
@@ -388,13 +402,7 @@ spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT,
                              "%s/tokenizer.json: line %d: %s", where, problem.line, problem.text);
     }
-    r.t = calloc(1, sizeof *r.t);
-    status = r.t ? read_parts(&r) : spc_tokenizer_no_memory(&r);
+    status = spc_tokenizer_open_tree(where, root, out, err);
     json_decref(root);
-    if (status != SPC_OK) {
-        spc_tokenizer_close(r.t);
-        return status;
-    }
-    *out = r.t;
-    return SPC_OK;
+    return status;
 }

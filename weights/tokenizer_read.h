@@ -17,6 +17,10 @@ typedef struct {
     spc_error *err;
 } spc_tokenizer_reader;
 
+/* spc_tokenizer_open behind the parsing; root is borrowed. */
+spc_status spc_tokenizer_open_tree(const char *where, const json_t *root, spc_tokenizer **out,
+                                   spc_error *err);
+
 spc_status spc_tokenizer_no_memory(const spc_tokenizer_reader *r);
 
 /* SPC_EFORMAT: what is wrong. */

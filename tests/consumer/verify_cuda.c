@@ -64,6 +64,7 @@ int main(void)
     batch.workspace = device(bytes, NULL);
     batch.workspace_bytes = bytes;
 
+    cuda(cudaDeviceSynchronize()); /* copies are there: such a stream does not wait for them */
     cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     if (spc_cuda_workspace_init(batch.workspace, bytes, stream, &err)) {
         (void)fprintf(stderr, "verify_cuda: %s\n", err.message);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cublas_v2.h - the calls of cuBLAS that the engine makes, as loops on the CPU.  Column-major, as
- * its documentation has it; sums in double, for lack of a defined order. */
+ * its documentation has it; sums in double, for lack of a defined order.  Products go to the
+ * handle's stream: while a graph is recorded that must be the one that is. */
 #ifndef SPC_TESTS_FIBERS_CUBLAS_H
 #define SPC_TESTS_FIBERS_CUBLAS_H
 
@@ -11,7 +12,8 @@
 typedef enum {
     CUBLAS_STATUS_SUCCESS = 0,
     CUBLAS_STATUS_ALLOC_FAILED = 3,
-    CUBLAS_STATUS_INVALID_VALUE = 7
+    CUBLAS_STATUS_INVALID_VALUE = 7,
+    CUBLAS_STATUS_EXECUTION_FAILED = 13
 } cublasStatus_t;
 typedef enum { CUBLAS_OP_N, CUBLAS_OP_T } cublasOperation_t;
 typedef enum { CUDA_R_32F = 0, CUDA_R_16F = 2, CUDA_R_16BF = 14 } cudaDataType_t;
@@ -21,6 +23,7 @@ typedef struct cublasContext *cublasHandle_t;
 
 struct cublasContext {
     void *workspace;
+    cudaStream_t stream;
 };
 
 static inline cublasStatus_t cublasCreate(cublasHandle_t *out)
@@ -38,8 +41,9 @@ static inline cublasStatus_t cublasDestroy(cublasHandle_t handle)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-static inline cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t)
+static inline cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream)
 {
+    handle->stream = stream;
     handle->workspace = nullptr;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -60,6 +64,32 @@ static inline float cublas_element(const void *data, cudaDataType_t type, int64_
     return spc_logit({data, (int32_t)as}, i);
 }
 
+/* C = alpha A B, as far as it is needed. */
+struct cublas_product {
+    int m, n, k, lda, ldb, ldc;
+    float alpha;
+    const void *a, *b;
+    cudaDataType_t type;
+    float *c;
+};
+
+static inline void cublas_multiply(void *user)
+{
+    const cublas_product *p = (const cublas_product *)user;
+
+    for (int64_t j = 0; j < p->n; j++) {
+        for (int64_t i = 0; i < p->m; i++) {
+            double sum = 0;
+
+            for (int64_t l = 0; l < p->k; l++) {
+                sum += (double)cublas_element(p->a, p->type, i * p->lda + l) *
+                       (double)cublas_element(p->b, p->type, j * p->ldb + l);
+            }
+            p->c[j * p->ldc + i] = (float)(p->alpha * sum);
+        }
+    }
+}
+
 /* C = alpha op(A) op(B) + beta C, of which the engine needs op T for A, N for B, beta 0. */
 static inline cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a,
                                           cublasOperation_t op_b, int m, int n, int k,
@@ -68,21 +98,16 @@ static inline cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation
                                           const void *beta, void *c, cudaDataType_t c_type, int ldc,
                                           cublasComputeType_t, cublasGemmAlgo_t)
 {
+    cublas_product p = {m, n, k, lda, ldb, ldc, *(const float *)alpha, a, b, a_type, (float *)c};
+
     if (!handle->workspace || op_a != CUBLAS_OP_T || op_b != CUBLAS_OP_N || lda < k || ldb < k ||
         ldc < m || a_type != b_type || c_type != CUDA_R_32F || *(const float *)beta != 0.0f) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
-    for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < m; i++) {
-            double sum = 0;
-
-            for (int64_t l = 0; l < k; l++) {
-                sum += (double)cublas_element(a, a_type, i * lda + l) *
-                       (double)cublas_element(b, b_type, j * ldb + l);
-            }
-            ((float *)c)[j * ldc + i] = (float)(*(const float *)alpha * sum);
-        }
+    if (fiber_captures() && !fiber_captures_on(handle->stream)) {
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     }
+    if (!fiber_note_call(cublas_multiply, &p, sizeof p)) cublas_multiply(&p);
     return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -70,15 +70,6 @@ void fiber_run(int blocks, int threads, bool together, void (*body)(void *user),
 /* Let others run. */
 void __nanosleep(unsigned);
 
-static inline void __threadfence(void)
-{
-}
-
-template <typename T> static inline T __ldcg(const T *at)
-{
-    return *(const volatile T *)at;
-}
-
 /* The same, or note it down while a graph is recorded: user is copied then. */
 cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *user),
                          const void *user, size_t bytes);

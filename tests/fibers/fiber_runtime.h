@@ -43,13 +43,18 @@ enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1, cudaEventDisableTimin
 
 struct cudaDeviceProp {
     char name[256];
+    struct {
+        char bytes[16];
+    } uuid;
     int major, minor;
 };
 
 /* The devices, which share one memory.  Tests change it to see what becomes of one that is not
- * there, too old, too small or broken. */
+ * there, too old, too small or broken; for programs the first two come from the environment,
+ * FIBERS_DEVICES and FIBERS_FIRST. */
 typedef struct {
-    int devices;             /* how many */
+    int devices;             /* how many of the machine's a process sees ... */
+    int first;               /* ... from this one on */
     cudaError_t count_error; /* of cudaGetDeviceCount */
     cudaError_t code_error;  /* cudaSuccess: this build has code for it */
     int driver;              /* 13000: 13.0 */
@@ -137,6 +142,8 @@ cudaError_t cudaFreeHost(void *memory);
 
 /* Does this thread record a graph?  Then nothing but kernels may come. */
 bool fiber_captures(void);
+/* Is it what comes on this stream that is recorded? */
+bool fiber_captures_on(cudaStream_t stream);
 
 /* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
  * graph is recorded; false: none is. */
@@ -218,8 +225,9 @@ cudaError_t cudaSetDevice(int device);
 
 static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
-    (void)device;
     (void)snprintf(out->name, sizeof out->name, "fibers");
+    memset(&out->uuid, 0, sizeof out->uuid);
+    out->uuid.bytes[0] = (char)(fiber_gpu.first + device);
     out->major = 8;
     out->minor = 0;
     return cudaSuccess;
@@ -237,12 +245,7 @@ static inline cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
-static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
-{
-    (void)flags;
-    *out = NULL;
-    return cudaSuccess;
-}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
 
 static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
@@ -258,11 +261,9 @@ static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
-static inline cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    (void)stream;
-    return fiber_is_stuck() ? cudaErrorNotReady : cudaSuccess;
-}
+/* An answer of cudaErrorNotReady is kept as the thread's last error, as that of a device is. */
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaGetLastError(void);
 
 /* Ranks meet on the host before they look at each other's events: what was recorded has happened.
  */
@@ -292,11 +293,6 @@ static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e
     (void)stream;
     (void)event;
     (void)flags;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaGetLastError(void)
-{
     return cudaSuccess;
 }
 

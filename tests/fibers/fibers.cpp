@@ -6,6 +6,7 @@
  *
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <setjmp.h>
@@ -18,12 +19,20 @@
 
 fiber_index threadIdx, blockIdx, gridDim;
 
+static int from_environment(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+
+    return text ? atoi(text) : otherwise;
+}
+
 /* One device of 1 TiB that does not fail. */
 static fiber_device whole_device(void)
 {
     fiber_device d = {};
 
-    d.devices = 1;
+    d.devices = from_environment("FIBERS_DEVICES", 1);
+    d.first = from_environment("FIBERS_FIRST", 0);
     d.driver = 13000;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
@@ -303,6 +312,7 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
 static std::mutex turn;
 static thread_local int current_device;
 static thread_local bool stuck;
+static thread_local cudaError_t last_error;
 
 void fiber_stick(bool value)
 {
@@ -312,6 +322,29 @@ void fiber_stick(bool value)
 bool fiber_is_stuck(void)
 {
     return stuck;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
+{
+    static std::atomic<uintptr_t> made;
+
+    *out = (cudaStream_t)++made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t)
+{
+    if (!stuck) return cudaSuccess;
+    last_error = cudaErrorNotReady;
+    return cudaErrorNotReady;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    const cudaError_t error = last_error;
+
+    last_error = cudaSuccess;
+    return error;
 }
 
 void fiber_must_not_wait(void)
@@ -421,11 +454,21 @@ struct fiber_graph {
     std::vector<std::shared_ptr<unsigned>> conditions;
 };
 
-static thread_local std::vector<fiber_graph *> recorded; /* conditional bodies behind their graph */
+struct recording {
+    fiber_graph *graph;
+    cudaStream_t stream;
+};
+
+static thread_local std::vector<recording> recorded; /* conditional bodies behind their graph */
 
 bool fiber_captures(void)
 {
     return !recorded.empty();
+}
+
+bool fiber_captures_on(cudaStream_t stream)
+{
+    return fiber_captures() && recorded.back().stream == stream;
 }
 
 static cudaError_t may_launch(void)
@@ -444,7 +487,7 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
     std::vector<char> copy(from, from + bytes);
 
     if (fiber_captures()) {
-        recorded.back()->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
+        recorded.back().graph->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
         return cudaSuccess;
     }
     if (stuck) return cudaSuccess;
@@ -461,24 +504,24 @@ bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
     const char *from = (const char *)user;
 
     if (!fiber_captures()) return false;
-    recorded.back()->nodes.push_back(
+    recorded.back().graph->nodes.push_back(
         {0, 0, false, call, std::vector<char>(from, from + bytes), {}, {}});
     return true;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
     std::lock_guard<std::mutex> lock(turn);
 
     if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
-    recorded.push_back(new fiber_graph);
+    recorded.push_back({new fiber_graph, stream});
     fiber_gpu.graphs++;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
 {
-    *out = recorded.back();
+    *out = recorded.back().graph;
     recorded.pop_back();
     return cudaSuccess;
 }
@@ -489,7 +532,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, enum cudaStreamCaptureStatus 
                                      const cudaGraphEdgeData **edges, size_t *count)
 {
     *status = cudaStreamCaptureStatusActive;
-    *graph = recorded.back();
+    *graph = recorded.back().graph;
     *dependencies = NULL;
     *edges = NULL;
     *count = 0;
@@ -529,10 +572,11 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t, cudaGraphNode_t *,
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t, cudaGraph_t graph, const cudaGraphNode_t *,
-                                          const cudaGraphEdgeData *, size_t, cudaStreamCaptureMode)
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph,
+                                          const cudaGraphNode_t *, const cudaGraphEdgeData *,
+                                          size_t, cudaStreamCaptureMode)
 {
-    recorded.push_back(graph);
+    recorded.push_back({graph, stream});
     return cudaSuccess;
 }
 

@@ -19,7 +19,8 @@
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
  * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
  * depend on the device, on its vector unit and on the number of ranks (spc_engine_options.device,
- * isa, tp), whose sums round differently; with fast_prefill on what is stepped together.
+ * isa, tp) and on a table of kernels, whose sums round differently; with fast_prefill on what is
+ * stepped together.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
@@ -84,15 +85,22 @@ typedef struct {
 typedef struct {
     const char *verifier; /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding */
-    int32_t sessions;     /* sessions that may be open at once, >= 1; each takes KV memory */
+    int32_t sessions;     /* sessions that may run at once, >= 1 */
     int32_t context;      /* tokens per session, prompt included; 0: what both models allow.
                              With an encoder: of the prompt and of the continuation, each */
+    int32_t kv_tokens;    /* tokens that the KV caches of each model hold, of all sessions together;
+                             0: as many as all sessions can fill.  They are given out in pages of
+                             16: a session that begins reserves as many as its prompt and max_tokens
+                             may come to, and shares those of a beginning that another has.  With
+                             fewer, many short sessions run in the memory of few long ones; who
+                             finds too few waits (session option wait) */
     int32_t prefill_rows; /* rows of a prompt that a step takes along beside sequences that run
                              already, which then do not wait for all of it; 0: 64.  Fewer: they
                              go on more evenly, and the prompt begins later.  Tokens are the
                              same */
     const char *device;   /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
-                             can be used, otherwise (or with threads, isa or tp) the CPU;
+                             can be used, otherwise (or with threads, isa, tp or
+                             place) the CPU;
                              "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
                              named as often as there are ranks, for tests */
     /* NULL: where the verifier runs.  "cpu", "cuda" or "cuda:1", not the GPU that device means: the
@@ -116,10 +124,13 @@ typedef struct {
                                  (with which drafter_tp may cut the drafter too).  A rank is waited
                                  for for two minutes */
     const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
-                                 of place->world CPU ranks, for all of which the verifier is cut
-                                 (tp: 0, 1 or as many), and a drafter that is not cut runs on each.
-                                 All open their engines with the same options; then rank 0 uses its
-                                 own like any other, and the others call spc_engine_follow */
+                                 of place->world ranks, for all of which the verifier is cut (tp: 0,
+                                 1 or as many), and a drafter that is not cut runs on each.  On the
+                                 CPU, or, with device "cuda" on all, each on the GPU of its place
+                                 among the processes of its machine ("cuda:1": on that one), over
+                                 NCCL.  All open their engines with the same options; then rank 0
+                                 uses its own like any other, and the others call
+                                 spc_engine_follow */
     int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
                                  core, shared out between the ranks of a machine.  Where both models
                                  run on the CPU apart, a quarter of them is the drafter's, one at
@@ -132,12 +143,17 @@ typedef struct {
     bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
                                  then depend, in the logits' last bits, on what runs together.
                                  Quantised matrices keep to kernels of their own */
+    const char *kernels;      /* one GPU only; NULL, or a file of spc_tune_kernels that says which
+                                 kernels compute the linear layers.  Logits' last bits depend on it,
+                                 and on nothing that runs together.  A file of another GPU, of other
+                                 layers, cut short or wrong is SPC_EINPUT */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* ON: one GPU or a drafter_device only */
     bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
-                                 with another session's text, open or closed, is taken over from its
-                                 caches in pages of 16 tokens, of both models; tokens are the same.
+                                 with another session's text, open or closed, is shared with it in
+                                 pages of 16 tokens of the KV caches of both models; tokens are the
+                                 same.
                                  Not for models with an encoder */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
@@ -158,6 +174,18 @@ SPC_API void spc_engine_options_init(spc_engine_options *options);
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
 
+/* Find out which kernels compute the linear layers of both models fastest on one GPU, and write it
+ * to a file for spc_engine_options.kernels: whole forwards of 1, 6 and 16 rows are timed, for each
+ * layer each way there is.  It opens an engine of these options for that (kernels in them is not
+ * used) and closes it; nothing else should use the GPU meanwhile.
+ *
+ * path   of the file, which is written anew
+ *
+ * The errors of spc_engine_open; SPC_EUSAGE no GPU or several; SPC_EINPUT the file cannot be
+ * written */
+SPC_API spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
+                                    spc_error *err);
+
 /* Close.  NULL is allowed.  Every session must have been closed before.  On rank 0 of several
  * processes this lets the others go. */
 SPC_API void spc_engine_close(spc_engine *engine);
@@ -165,9 +193,9 @@ SPC_API void spc_engine_close(spc_engine *engine);
 /* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
  * is left then is to close this one, too.
  *
- * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it, and is the same
- * on every rank; another status: what failed on this rank.  SPC_EUSAGE: it is rank 0's engine, or
- * there is one process */
+ * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it (unless a GPU
+ * hangs: then who waited for it); another status: what failed on this rank.  SPC_EUSAGE: it is rank
+ * 0's engine, or there is one process */
 SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
@@ -206,7 +234,7 @@ SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *id
                                      bool skip_special, char **text, size_t *bytes, spc_error *err);
 
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
- * free session slot (SPC_EFULL when there is none).
+ * free session slot and KV caches for `count` tokens (SPC_EFULL when there are none).
  *
  * source   [source_count] what the encoder reads, 1 to context of them; NULL and 0 for models
  *          without one, else SPC_EINPUT
@@ -269,7 +297,8 @@ typedef struct {
     spc_verify_mode verify;
     spc_bonus_mode bonus;
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
-    bool wait;               /* where all of the engine's sessions run: wait for one to end */
+    bool wait;               /* where all of the engine's sessions run, or hold too much of the KV
+                                caches: wait for one to end */
     bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
@@ -295,8 +324,9 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
  * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
- * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session (without wait), prompt
- * too long */
+ * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session or
+ * no room in the KV caches (without wait), a prompt that is too long, or with max_tokens more than
+ * the KV caches ever hold */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -306,7 +336,8 @@ SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
  * What the two sequences have in common from the start is not run again, by neither model (an
  * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
  * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
- * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free.
+ * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free, or the
+ * KV caches have no room for so much more; with the option wait it waits instead.
  *
  * prompt   as in spc_session_open; the error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,

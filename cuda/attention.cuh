@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* attention.cuh - one warp's part of attention: 16 queries along a leaf of the cache; see
+ * attention.cu.
+ *
+ * Keys and values go from memory into the registers that the products want them in, 16 bytes a
+ * load, and nowhere else: the order of columns and keys within a product is what the lanes happen
+ * to hold, alike in both factors.
+ *
+ * Precision.  Queries, keys, values and weights are float32 and enter products as two floats of 11
+ * bits each, of which the product of the lower ones is left out: a product is within 1.25 2^-20 of
+ * exact. */
+#ifndef SPC_CUDA_ATTENTION_CUH
+#define SPC_CUDA_ATTENTION_CUH
+
+#include "ops.h"
+
+#include "ops.cuh"
+
+enum {
+    STRIP = 16, /* queries of a warp */
+    STEP = 16,  /* keys of a step */
+    PAD = 16    /* behind a query in shared memory: rows g and g + 1 use different banks */
+};
+
+/* Columns of values that a warp mixes: of larger heads two do half each, from the same scores. */
+static __host__ __device__ constexpr int32_t columns_of(int32_t head_dim)
+{
+    return head_dim <= 128 ? head_dim : 128;
+}
+
+static_assert(STEP == SPC_CUDA_PAGE_TOKENS, "a step is a page");
+
+/* ---- products of float32 ---------------------------------------------------------------------
+ */
+
+/* COUNT floats as sums of two of 11 bits: rounded, and what that leaves, of which a product takes
+ * the upper bits.  NaN and infinities pass through one or the other. */
+template <int COUNT> struct attend_halves {
+    uint32_t high[COUNT], low[COUNT];
+
+    __device__ __forceinline__ void split(int i, float x)
+    {
+        high[i] = (spc_float_bits(x) + 0x1000u) & 0xffffe000u; /* two plain operations */
+        low[i] = spc_float_bits(x - spc_bits_float(high[i]));
+    }
+};
+
+/* c += a b, 16 x 8 by 8 x 8; mma_16x8x8 says which lane holds what. */
+static __device__ __forceinline__ void multiply(float *c, const attend_halves<4> &a,
+                                                const attend_halves<2> &b)
+{
+    mma_16x8x8(c, a.low, b.high);
+    mma_16x8x8(c, a.high, b.low);
+    mma_16x8x8(c, a.high, b.high);
+}
+
+/* Four entries of a head from `at` on; 0 behind its end and where there is no head.  VECTOR: heads
+ * are multiples of four entries, all aligned to 16 bytes. */
+template <bool VECTOR>
+static __device__ __forceinline__ float4 load_four(const float *head, int32_t at, int32_t dim,
+                                                   bool there)
+{
+    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
+
+    if (!there || at >= dim) return x;
+    if (VECTOR) return *(const float4 *)(head + at);
+    x.x = head[at];
+    if (at + 1 < dim) x.y = head[at + 1];
+    if (at + 2 < dim) x.z = head[at + 2];
+    if (at + 3 < dim) x.w = head[at + 3];
+    return x;
+}
+
+/* ---- a strip ---------------------------------------------------------------------------------
+ *
+ * Lane 4 g + t holds of queries g and g + 8 the scores of keys 2 t, 2 t + 1, 8 + 2 t and 9 + 2 t of
+ * a step, and of their mixed values columns 32 j + 8 t .. 32 j + 8 t + 7. */
+
+template <int DIM> struct attend_scratch {
+    float query[STRIP][DIM + PAD];
+    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them */
+};
+
+template <int DIM> struct attend_strip {
+    enum { COLUMNS = columns_of(DIM), TILES = COLUMNS / 8 };
+    int32_t first_column;     /* of its values */
+    int32_t row[2], head[2];  /* of queries g and g + 8 */
+    int32_t from[2], to[2];   /* keys they see; none: there is no such query */
+    int32_t all_from, all_to; /* keys that all queries of the strip see */
+    float max[2], sum[2];     /* of a leaf; sum: of this lane's keys */
+    bool bad[2];              /* a score was none, or a value behind it */
+    float mixed[TILES][4]; /* [n]: query g, columns column_of(n, 0) and (n, 1), the same of g + 8 */
+
+    /* Where mixed[n][2 r + i] belongs in its head. */
+    __device__ __forceinline__ int32_t column_of(int n, int i) const
+    {
+        return first_column + 32 * (n / 4) + 8 * (int)(threadIdx.x % 4) + n % 4 + 4 * i;
+    }
+};
+
+/* The larger of what the four lanes of a query hold. */
+static __device__ __forceinline__ float quad_max(float x)
+{
+    for (int width = 1; width <= 2; width *= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, x, width);
+
+        x = other > x ? other : x;
+    }
+    return x;
+}
+
+static __device__ __forceinline__ float quad_sum(float x)
+{
+    for (int width = 1; width <= 2; width *= 2) x += __shfl_xor_sync(0xffffffffu, x, width);
+    return x;
+}
+
+/* COLUMNS columns of a step's values: [key / 8][key % 2] of key / 2 % 4 = t.
+ */
+template <int COLUMNS, bool VECTOR> struct attend_values {
+    float4 four[2][2][COLUMNS / 32];
+
+    __device__ __forceinline__ void load(const float *value, int32_t count, int32_t dim,
+                                         int32_t first_column)
+    {
+        const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int k = 8 * (i / 2) + 2 * t + i % 2;
+
+#pragma unroll
+            for (int j = 0; j < COLUMNS / 32; j++) {
+                four[i / 2][i % 2][j] = load_four<VECTOR>(
+                    value + k * dim, first_column + 32 * j + 4 * g, dim, k < count);
+            }
+        }
+    }
+
+    /* What is no number becomes 0, or it would reach queries that do not see it: 0 NaN is NaN.
+     * The keys it stood at, a bit each. */
+    __device__ __forceinline__ uint32_t sift()
+    {
+        uint32_t broken = 0;
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float odd = 0.0f;
+
+#pragma unroll
+            for (int j = 0; j < COLUMNS / 32; j++) {
+                const float4 x = four[i / 2][i % 2][j];
+
+                odd += x.x * 0.0f + x.y * 0.0f + (x.z * 0.0f + x.w * 0.0f);
+            }
+            if (odd != odd) broken |= 1u << (8 * (i / 2) + 2 * (threadIdx.x % 4) + i % 2);
+#pragma unroll
+            for (int j = 0; j < COLUMNS / 32; j++) {
+                if (odd != odd) four[i / 2][i % 2][j] = {0.0f, 0.0f, 0.0f, 0.0f};
+            }
+        }
+        return broken;
+    }
+};
+
+/* Queries are bad that see one of these keys, in any lane's view. */
+template <int DIM>
+static __device__ __forceinline__ void spoil(attend_strip<DIM> *s, uint32_t broken, int32_t first)
+{
+    if (!(warp_max((float)broken) > 0.0f)) return;
+    for (int k = 0; k < STEP; k++) {
+        const bool of_key = warp_max((float)(broken >> k & 1u)) > 0.0f;
+
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            s->bad[r] |= of_key && first + k >= s->from[r] && first + k < s->to[r];
+        }
+    }
+}
+
+/* Scores of a step's keys: queries from shared memory, keys [STEP, head_dim] from `key`, of which
+ * `count` are there.  Eight keys at a time where registers are too few for more. */
+template <int DIM, bool VECTOR>
+static __device__ __forceinline__ void score_keys(const attend_scratch<DIM> &scratch,
+                                                  const float *key, int32_t count, int32_t dim,
+                                                  float (*score)[4])
+{
+    enum { ONCE = DIM <= 128 ? 2 : 1 };
+    const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
+
+#pragma unroll
+    for (int begin = 0; begin < 2; begin += ONCE) {
+        if (ONCE == 1) __syncwarp(); /* no load before: registers are all taken */
+        float4 k[ONCE][DIM / 16];
+
+#pragma unroll
+        for (int u = 0; u < ONCE; u++) {
+            const int at = 8 * (begin + u) + g;
+
+#pragma unroll
+            for (int s = 0; s < DIM / 16; s++) {
+                k[u][s] = load_four<VECTOR>(key + at * dim, 16 * s + 4 * t, dim, at < count);
+            }
+        }
+#pragma unroll
+        for (int s = 0; s < DIM / 16; s++) {
+            const float4 upper = *(const float4 *)&scratch.query[g][16 * s + 4 * t];
+            const float4 lower = *(const float4 *)&scratch.query[g + 8][16 * s + 4 * t];
+            attend_halves<4> q[2];
+
+            q[0].split(0, upper.x);
+            q[0].split(1, lower.x);
+            q[0].split(2, upper.y);
+            q[0].split(3, lower.y);
+            q[1].split(0, upper.z);
+            q[1].split(1, lower.z);
+            q[1].split(2, upper.w);
+            q[1].split(3, lower.w);
+#pragma unroll
+            for (int u = 0; u < ONCE; u++) {
+                attend_halves<2> of_key[2];
+
+                of_key[0].split(0, k[u][s].x);
+                of_key[0].split(1, k[u][s].y);
+                of_key[1].split(0, k[u][s].z);
+                of_key[1].split(1, k[u][s].w);
+                multiply(score[begin + u], q[0], of_key[0]);
+                multiply(score[begin + u], q[1], of_key[1]);
+            }
+        }
+    }
+}
+
+/* From products to weights: scale, cap, bias; maxima and sums go along. */
+template <int DIM>
+static __device__ __forceinline__ void weigh(attend_strip<DIM> *s, const spc_attend_args &a,
+                                             int32_t first, float (*score)[4])
+{
+    const int t = threadIdx.x % 4;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float top = -SPC_INFINITY, base, shrink;
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t key = first + 8 * (i / 2) + 2 * t + i % 2;
+            float *x = &score[i / 2][2 * r + i % 2];
+
+            if (key < s->from[r] || key >= s->to[r]) continue;
+            *x *= a.scale;
+            if (a.cap > 0.0f) *x = bounded(*x, a.cap);
+            if (a.bias) {
+                *x += a.bias[s->head[r] * (2 * (int64_t)a.context - 1) + key -
+                             a.position[s->row[r]] + a.context - 1];
+            }
+            s->bad[r] |= !(*x - *x == 0.0f);
+            top = *x > top ? *x : top;
+        }
+        top = quad_max(top);
+        top = top > s->max[r] ? top : s->max[r];
+        base = top > -SPC_INFINITY ? top : 0.0f; /* nothing seen yet */
+        shrink = spc_exp2((s->max[r] - base) * SPC_LOG2_E);
+        s->max[r] = top;
+        s->sum[r] *= shrink;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int32_t key = first + 8 * (i / 2) + 2 * t + i % 2;
+            float *x = &score[i / 2][2 * r + i % 2];
+
+            *x = key >= s->from[r] && key < s->to[r] ? spc_exp2((*x - base) * SPC_LOG2_E) : 0.0f;
+            s->sum[r] += *x;
+        }
+#pragma unroll
+        for (int n = 0; n < s->TILES; n++) {
+            s->mixed[n][2 * r] *= shrink;
+            s->mixed[n][2 * r + 1] *= shrink;
+        }
+    }
+}
+
+/* The keys from `first` on, as far as the strip sees them; they begin at `page` of the cache. */
+template <int DIM, bool VECTOR>
+static __device__ __forceinline__ void
+step(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_args &a,
+     int64_t page, int32_t first, int32_t end)
+{
+    const float *key = a.cache.key + page, *value = a.cache.value + page;
+    const int32_t count = end - first;
+    const bool edge = first < s->all_from || first + STEP > s->all_to;
+    float score[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
+    attend_values<columns_of(DIM), VECTOR> v;
+
+    score_keys<DIM, VECTOR>(scratch, key, count, a.head_dim, score);
+    if (DIM > 128) __syncwarp();
+    v.load(value, count, a.head_dim, s->first_column); /* on its way while scores become weights */
+    weigh<DIM>(s, a, first, score);
+    if (edge) spoil<DIM>(s, v.sift(), first);
+#pragma unroll
+    for (int u = 0; u < 2; u++) {
+        attend_halves<4> weight; /* k of this product: t is key 2 t, 4 + t is key 2 t + 1 */
+
+        weight.split(0, score[u][0]);
+        weight.split(1, score[u][2]);
+        weight.split(2, score[u][1]);
+        weight.split(3, score[u][3]);
+#pragma unroll
+        for (int j = 0; j < s->COLUMNS / 32; j++) {
+            const float4 even = v.four[u][0][j], odd = v.four[u][1][j];
+            const float of_key[2][4] = {{even.x, even.y, even.z, even.w},
+                                        {odd.x, odd.y, odd.z, odd.w}};
+
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                attend_halves<2> value;
+
+                value.split(0, of_key[0][n]);
+                value.split(1, of_key[1][n]);
+                multiply(s->mixed[4 * j + n], weight, value);
+            }
+        }
+    }
+}
+
+/* A leaf by itself, from key low on. */
+template <int DIM, bool VECTOR>
+static __device__ __forceinline__ void
+sum_leaf(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_args &a,
+         int32_t slot, int32_t kv_head, int32_t low, int32_t end)
+{
+    int64_t page = page_row(a.cache, slot, kv_head, low, a.head_dim);
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        s->max[r] = -SPC_INFINITY;
+        s->sum[r] = 0.0f;
+        s->bad[r] = false;
+    }
+#pragma unroll
+    for (int n = 0; n < s->TILES; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) s->mixed[n][i] = 0.0f;
+    }
+    for (int32_t first = low; first < end; first += STEP) {
+        const int32_t after = first + STEP < end ? first + STEP : first; /* known in good time */
+        const int64_t next = page_row(a.cache, slot, kv_head, after, a.head_dim);
+
+        step<DIM, VECTOR>(s, scratch, a, page, first, end);
+        page = next;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const bool bad = quad_max(s->bad[r] ? 1.0f : 0.0f) > 0.0f;
+
+        s->sum[r] = quad_sum(s->sum[r]);
+#pragma unroll
+        for (int n = 0; n < s->TILES; n++) {
+            if (bad) s->mixed[n][2 * r] = s->mixed[n][2 * r + 1] = NAN;
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear_tile.cuh - what the linear kernels on tensor cores share: which tile holds which outputs,
+ * the factors of a product, what becomes of sums. */
+#ifndef SPC_CUDA_LINEAR_TILE_CUH
+#define SPC_CUDA_LINEAR_TILE_CUH
+
+#include "ops.h"
+
+#include "split.cuh"
+
+enum {
+    COLUMNS = 8, /* rows of activations of a product */
+    VECTORS = 4  /* of 8 weights, that the lanes of a row load at once */
+};
+
+typedef struct {
+    spc_linear_args a;
+    spc_linear_more more;
+    int32_t pieces; /* blocks that share the columns of their outputs */
+} tile_work;
+
+typedef struct {
+    int32_t part;  /* parts: there is no such tile */
+    int32_t first; /* its first output of the part */
+    int32_t at;    /* outputs of the parts before */
+} tile_place;
+
+/* Tiles go part by part; gates and what they open by turns, so that a block has both. */
+static __device__ __forceinline__ tile_place place_of(const tile_work &w, int32_t tile)
+{
+    tile_place at = {0, 0, 0};
+
+    if (w.more.gate) {
+        at.part = tile / 2 * TILE < w.a.part[0].rows ? tile % 2 : w.a.parts;
+        at.first = tile / 2 * TILE;
+        return at;
+    }
+    for (; at.part < w.a.parts; at.part++) {
+        const int32_t tiles = (w.a.part[at.part].rows + TILE - 1) / TILE;
+
+        if (tile < tiles) break;
+        tile -= tiles;
+        at.at += w.a.part[at.part].rows;
+    }
+    at.first = tile * TILE;
+    return at;
+}
+
+/* ---- the factors of a product ----------------------------------------------------------------
+ *
+ * Of the 8 weights and activations that a lane holds, a product takes ONCE. */
+
+/* Activations of bf16 weights: three parts that add up to them, as pairs. */
+struct tile_bf16 {
+    typedef weights_bf16 weights;
+    enum { PARTS = 3, ONCE = 4, TILES_MOST = 4 };
+    uint32_t part[PARTS][2];
+
+    __device__ __forceinline__ void split(float *x)
+    {
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float taken[2];
+
+                part[p][i] = bf16_pair(x[2 * i], x[2 * i + 1]);
+                weights_bf16::pair(part[p][i], taken);
+                x[2 * i] -= taken[0];
+                x[2 * i + 1] -= taken[1];
+            }
+        }
+    }
+
+    /* upper, lower: weights of output g and of output g + 8 */
+    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
+    {
+        const uint32_t a[4] = {step ? upper.z : upper.x, step ? lower.z : lower.x,
+                               step ? upper.w : upper.y, step ? lower.w : lower.y};
+
+#pragma unroll
+        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x16(sum, a, part[p]);
+    }
+};
+
+/* The same of fp16 weights, in floats of 19 bits: halves would overflow where activations do not.
+ */
+struct tile_f16 {
+    typedef weights_f16 weights;
+    enum { PARTS = 2, ONCE = 2, TILES_MOST = 2 /* 4 would not fit into registers */ };
+    uint32_t part[PARTS][2];
+
+    __device__ __forceinline__ void split(const float *x)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            part[0][i] = tf32_bits(x[i]);
+            part[1][i] = tf32_bits(x[i] - spc_bits_float(part[0][i]));
+        }
+    }
+
+    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
+    {
+        const uint32_t up = step == 0   ? upper.x
+                            : step == 1 ? upper.y
+                            : step == 2 ? upper.z
+                                        : upper.w;
+        const uint32_t low = step == 0   ? lower.x
+                             : step == 1 ? lower.y
+                             : step == 2 ? lower.z
+                                         : lower.w;
+        float weight[4];
+
+        weights_f16::pair(up, weight);
+        weights_f16::pair(low, weight + 2);
+
+        const uint32_t a[4] = {spc_float_bits(weight[0]), spc_float_bits(weight[2]),
+                               spc_float_bits(weight[1]), spc_float_bits(weight[3])};
+
+#pragma unroll
+        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x8(sum, a, part[p]);
+    }
+};
+
+/* From sums to results, of rows first, first + 1, ... below `end` as far as they are there: one
+ * thread for each output and row. */
+template <int TILES, typename Sums>
+static __device__ __forceinline__ void finish(const Sums &s, const tile_work &w, int32_t group,
+                                              int32_t first, int32_t end)
+{
+    enum { OUTS = TILES * TILE };
+    const spc_linear_args &a = w.a;
+
+    if (end > a.rows) end = a.rows;
+    for (int i = OUTS * first + (int)threadIdx.x; i < OUTS * end; i += OPS_THREADS) {
+        const int row = i / OUTS, o = i % OUTS;
+        const tile_place at = place_of(w, group * TILES + o / TILE);
+        const int32_t out = at.first + o % TILE;
+
+        if (at.part == a.parts || out >= a.part[at.part].rows) continue;
+        if (w.more.gate && at.part == 1) continue;
+
+        const int64_t to = (int64_t)(a.target ? a.target[row] : row) * a.width + at.at + out;
+        float scale = 1.0f; /* what norm.cu multiplies a row by */
+
+        if (w.more.norm) {
+            scale = 1.0f / sqrtf(s.square_of(row) / (float)a.part[0].cols + w.more.eps);
+        }
+
+        float x = s.sum_of(o, row) * scale;
+
+        if (a.bias[at.part]) x += a.bias[at.part][out];
+        if (w.more.gate) { /* what it opens is in the next tile */
+            float up = s.sum_of(o + TILE, row) * scale;
+
+            if (a.bias[1]) up += a.bias[1][out];
+            x = glu_gate(w.more.glu, x) * up;
+        }
+        if (a.cap > 0.0f) x = bounded(x, a.cap);
+        if (w.more.add) x += w.more.add[to];
+        a.out[to] = x;
+    }
+}
+
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_kernels.c - spc tune-kernels: which kernels are fastest for two models on one GPU. */
+#include "cli.h"
+#include "kernels.h"
+
+#include <stddef.h>
+#include <string.h>
+
+typedef struct {
+    const char *verifier, *drafter, *device, *weights, *output;
+} kernels_args;
+
+static const spc_cli_option options[] = {
+    {"verifier", "MODEL", "the large model", SPC_CLI_TEXT, offsetof(kernels_args, verifier), 0, 0},
+    {"drafter", "MODEL", "the small model; 'none': there is none", SPC_CLI_TEXT,
+     offsetof(kernels_args, drafter), 0, 0},
+    {"device", "NAME", "cuda or cuda:N", SPC_CLI_TEXT, offsetof(kernels_args, device), 0, 0},
+    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(kernels_args, weights), 0, 0},
+    {"output", "FILE", "where the table goes, for --kernels of spc run and spc chat", SPC_CLI_TEXT,
+     offsetof(kernels_args, output), 0, 0},
+};
+
+static void init(void *args)
+{
+    kernels_args *a = args;
+
+    a->verifier = SPC_EMBEDDED_VERIFIER;
+    a->drafter = SPC_EMBEDDED_DRAFTER;
+    a->device = "cuda";
+}
+
+/* A line for each layer: what was fastest, and what the forwards take with it and by default. */
+static int print_table(const char *path)
+{
+    spc_kernels table;
+    spc_error error;
+
+    if (spc_kernels_read(path, &table, &error) != SPC_OK) return spc_cli_fail(&error);
+    for (int32_t i = 0; i < table.count; i++) {
+        const spc_kernels_entry *e = &table.entry[i];
+        char shape[SPC_KERNELS_TEXT];
+
+        spc_cli_print("%-36s %-5s slices %2d", spc_kernels_shape_text(&e->shape, shape), e->kernel,
+                      (int)e->slices);
+        if (e->tiles[0] > 0) spc_cli_print(" tiles %d, %d", (int)e->tiles[0], (int)e->tiles[1]);
+        spc_cli_print("  forwards %.1f, %.1f, %.1f us; by default %.1f, %.1f, %.1f\n",
+                      e->forward_us[0], e->forward_us[1], e->forward_us[2], e->default_us[0],
+                      e->default_us[1], e->default_us[2]);
+    }
+    spc_kernels_clear(&table);
+    return 0;
+}
+
+enum { CONTEXT = 64 }; /* the forwards that are timed have at most 16 rows */
+
+static int run(const void *args, const spc_cli_line *line)
+{
+    const kernels_args *a = args;
+    spc_engine_options o;
+    spc_error error;
+
+    (void)line;
+    if (!a->output) return spc_cli_fail_with(SPC_EUSAGE, "--output FILE: expected, found nothing");
+    spc_engine_options_init(&o);
+    o.verifier = a->verifier;
+    o.drafter = strcmp(a->drafter, "none") == 0 ? NULL : a->drafter;
+    o.device = a->device;
+    o.weights = a->weights;
+    o.context = CONTEXT;
+    o.progress = spc_cli_loading;
+    if (spc_tune_kernels(&o, a->output, &error) != SPC_OK) return spc_cli_fail(&error);
+    return print_table(a->output);
+}
+
+const spc_cli_command spc_cli_kernels = {
+    "tune-kernels",
+    "",
+    "Time the kernels of linear layers on a GPU and write a table of the fastest",
+    "Whole forwards of 1, 6 and 16 rows are timed.  The table is of the GPU and of layers of "
+    "these\n"
+    "models; with it spc run computes the same function with last bits of its own.",
+    0,
+    0,
+    options,
+    sizeof options / sizeof *options,
+    sizeof(kernels_args),
+    init,
+    run};

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine_kernels.c - an engine reads a table of kernels, or makes one. */
+#include "engine.h"
+
+enum { RUNS = 11, TOGETHER = 4 };
+
+spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, const char *path,
+                           spc_kernels *table, spc_error *err)
+{
+    spc_status status;
+
+    if (!path) return SPC_OK;
+    if (!ops->use_kernels) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "kernels: expected one GPU, found %s: leave it out, or --device cuda",
+                             ops->device(backend));
+    }
+    status = spc_kernels_read(path, table, err);
+    return status == SPC_OK ? ops->use_kernels(backend, table, err) : status;
+}
+
+static uint64_t machine_ns(void *user)
+{
+    (void)user;
+    return spc_now_ns();
+}
+
+spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char *path,
+                           spc_error *err)
+{
+    spc_kernels table = {0};
+    spc_status status = SPC_OK;
+
+    if (!engine->ops->tune) {
+        return spc_error_set(err, SPC_EUSAGE, "kernels are chosen for one GPU: found %s",
+                             engine->ops->device(engine->backend));
+    }
+    status = engine->ops->tune(engine->verifier.runner, how, &table, err);
+    if (status == SPC_OK && engine->drafter.runner) {
+        status = engine->ops->tune(engine->drafter.runner, how, &table, err);
+    }
+    if (status == SPC_OK) status = spc_kernels_write(&table, path, err);
+    spc_kernels_clear(&table);
+    return status;
+}
+
+spc_status spc_tune_kernels(const spc_engine_options *options, const char *path, spc_error *err)
+{
+    static const spc_tuning how = {machine_ns, NULL, RUNS, TOGETHER};
+    spc_engine_options o = *options;
+    spc_engine *engine;
+    spc_status status;
+
+    o.kernels = NULL;
+    status = spc_engine_open(&o, &engine, err);
+    if (status != SPC_OK) return status;
+    status = spc_tune_engine(engine, &how, path, err);
+    spc_engine_close(engine);
+    return status;
+}

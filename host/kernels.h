@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kernels.h - a table of what was measured to be fastest for the linear layers of one GPU, kept in
+ * a file.
+ *
+ * Bits depend on the kernel of a layer and on how many warps share its columns.  So they are never
+ * chosen by a clock while an engine opens: spc_engine_tune_kernels measures once and writes the
+ * file, spc_engine_options.kernels reads it, and results depend on the file as on any option. */
+#ifndef SPC_HOST_KERNELS_H
+#define SPC_HOST_KERNELS_H
+
+#include <spc/spc.h>
+
+#include <stdbool.h>
+
+enum {
+    SPC_KERNELS_PARTS = 3,   /* matrices that one launch takes */
+    SPC_KERNELS_ROWS = 3,    /* row counts that are timed: spc_kernels_rows */
+    SPC_KERNELS_MOST = 4096, /* layers of a table */
+    SPC_KERNELS_TEXT = 128
+};
+
+/* Rows of the forwards that are timed: a token, a draft of five with the token behind it, the most
+ * that own kernels take at once. */
+extern const int32_t spc_kernels_rows[SPC_KERNELS_ROWS];
+
+/* A linear layer: matrices of one type over the same columns. */
+typedef struct {
+    char type[16]; /* "bf16", "q4_k" */
+    int32_t columns, parts;
+    int32_t outputs[SPC_KERNELS_PARTS]; /* [parts] */
+} spc_kernels_shape;
+
+/* What is done with it (cuda/ops.h says what these mean). */
+typedef struct {
+    spc_kernels_shape shape;
+    char kernel[8]; /* "row", "tile", "quant" */
+    int32_t slices;
+    int32_t tiles[2]; /* of "tile", else 0 */
+    /* medians of whole forwards of the model it was timed in, in microseconds, by spc_kernels_rows:
+     * with this entry and with the default instead, all other layers alike */
+    double forward_us[SPC_KERNELS_ROWS], default_us[SPC_KERNELS_ROWS];
+} spc_kernels_entry;
+
+typedef struct {
+    char where[SPC_KERNELS_TEXT]; /* file it was read from, for messages */
+    char gpu[SPC_KERNELS_TEXT];   /* "NVIDIA H100 80GB HBM3, compute capability 9.0"; "": nothing
+                                     was measured yet */
+    int32_t driver, toolkit;      /* CUDA versions as 13000, when it was measured */
+    spc_kernels_entry *entry;     /* [count], owned */
+    int32_t count;
+} spc_kernels;
+
+/* A way replaces the default where the forwards together take less than this share of the time:
+ * less of a gain is noise. */
+#define SPC_KERNELS_GAIN 0.997
+
+bool spc_kernels_same(const spc_kernels_shape *a, const spc_kernels_shape *b);
+/* The entry of a layer, or NULL. */
+const spc_kernels_entry *spc_kernels_find(const spc_kernels *table, const spc_kernels_shape *shape);
+
+/* Set the entry of a layer, which may be there already.  SPC_ENOMEM */
+spc_status spc_kernels_set(spc_kernels *table, const spc_kernels_entry *entry, spc_error *err);
+
+/* Read a file.  SPC_EINPUT names the file and what is wrong: it cannot be read, is cut short, says
+ * what no table says, or contradicts itself.  SPC_ENOMEM
+ *
+ * out   zeros on failure; spc_kernels_clear it */
+spc_status spc_kernels_read(const char *path, spc_kernels *out, spc_error *err);
+
+/* Write a file.  SPC_EINPUT, SPC_ENOMEM */
+spc_status spc_kernels_write(const spc_kernels *table, const char *path, spc_error *err);
+
+/* Give back what it owns, leave zeros. */
+void spc_kernels_clear(spc_kernels *table);
+
+/* "bf16 [2048, 512, 512] x 2048", for messages. */
+const char *spc_kernels_shape_text(const spc_kernels_shape *shape, char text[SPC_KERNELS_TEXT]);
+
+#endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model.c - one of the two models before it is loaded: opened by name, planned, its tokenizer read,
+ * its matrices changed. */
+#include "cpu_threads.h"
+#include "engine.h"
+
+#include "weights/bundle_tokenizer.h"
+#include "weights/demo/demo.h"
+#include "weights/int8.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+#include <string.h>
+
+spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
+{
+    spc_blob files[SPC_DEMO_FILES];
+    int32_t count = 0;
+
+    *out = NULL;
+    if (strncmp(name, "embedded:", 9) != 0) return spc_bundle_open(name, out, err);
+    if (strcmp(name, SPC_EMBEDDED_DRAFTER) == 0) count = spc_demo_files(SPC_DEMO_DRAFTER, files);
+    if (strcmp(name, SPC_EMBEDDED_VERIFIER) == 0) count = spc_demo_files(SPC_DEMO_VERIFIER, files);
+    if (count == 0) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "%s: no such embedded model in this build; known: %s, %s", name,
+                             SPC_EMBEDDED_DRAFTER, SPC_EMBEDDED_VERIFIER);
+    }
+    return spc_bundle_open_memory(name, files, count, out, err);
+}
+
+spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
+{
+    spc_status status = spc_open_bundle(name, &model->bundle, err);
+
+    if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
+    if (status != SPC_OK) return status;
+    return spc_plan_build(&model->config, name, &model->plan, err);
+}
+
+static void share_out(void *team, int32_t count, int32_t grain, spc_share_fn share, void *user)
+{
+    spc_team_run(team, count, grain, share, user);
+}
+
+spc_status spc_change_weights(spc_model *model, const char *weights, int32_t threads,
+                              spc_error *err)
+{
+    spc_sharing sharing = {share_out, NULL};
+    spc_team *team;
+    spc_status status;
+
+    if (!weights) return SPC_OK;
+    if (strcmp(weights, "int8") != 0) {
+        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
+    }
+    status = spc_team_open(threads, &team, err);
+    sharing.team = team;
+    for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
+        const spc_weight *w = &model->plan->weight[i];
+
+        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
+        status = spc_int8_quantise(model->bundle, w->name, &sharing, err);
+    }
+    spc_team_close(team);
+    return status;
+}
+
+spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
+{
+    spc_status status;
+
+    *out = NULL;
+    if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
+    status = spc_bundle_tokenizer(model->bundle, out, err);
+#ifdef __GLIBC__ /* reading it takes some ten times its bytes, which the heap would keep */
+    (void)malloc_trim(0);
+#endif
+    return status;
+}
+
+void spc_close_model(spc_model *model)
+{
+    spc_plan_close(model->plan);
+    spc_bundle_close(model->bundle);
+}
