@@ -28,7 +28,7 @@ static __host__ __device__ constexpr int32_t columns_of(int32_t head_dim)
     return head_dim <= 128 ? head_dim : 128;
 }
 
-static_assert(STEP == SPC_CUDA_PAGE_TOKENS, "a step is a page");
+static_assert((int)STEP == (int)SPC_CUDA_PAGE_TOKENS, "a step is a page");
 
 /* ---- products of float32 ---------------------------------------------------------------------
  */
