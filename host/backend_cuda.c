@@ -604,6 +604,7 @@ static spc_status cuda_copy_prefix(spc_runner *r, int32_t from, int32_t to, int3
     .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS, .round = spc_cuda_round,
+                                          .round_clock = spc_cuda_round_clock,
                                           .weights = spc_cuda_weights};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
