@@ -53,6 +53,7 @@ typedef struct {
     double tokens_per_s;
     double tokens_per_round; /* of a sequence */
     double draft_us, verify_us, other_us;
+    double device_draft_us, device_score_us, device_decide_us; /* NAN: no clock of the device's */
     int64_t rounds, drafted, accepted, verified, ahead, ahead_used;
 } point;
 
@@ -269,6 +270,15 @@ static spc_status open_model(const options *o, const char *name, shape_model *m,
     return status;
 }
 
+/* Rounds as the device timed them since the first call; zeros where it does not. */
+static spc_round_clock clock_of(const state *s)
+{
+    const spc_backend_ops *ops = s->engine->ops;
+
+    if (!ops->round_clock) return (spc_round_clock){0};
+    return *ops->round_clock(s->engine->verifier.runner);
+}
+
 /* Both models behind an engine. */
 static spc_status open_engine(state *s)
 {
@@ -305,6 +315,7 @@ static spc_status open_engine(state *s)
     s->engine->overlap.mode = o->overlap;
     if (o->accept >= 0) s->engine->rewrite = accept_at_rate;
     s->engine->rewrite_user = s;
+    (void)clock_of(s);
     return SPC_OK;
 }
 
@@ -387,6 +398,15 @@ static void add_stats(const spc_stats *a, int64_t *tokens, uint64_t *ns, point *
     }
 }
 
+static void set_device_times(const spc_round_clock *from, const spc_round_clock *to, point *p)
+{
+    double rounds = (double)(to->rounds - from->rounds); /* 0: 0 / 0 is no number */
+
+    p->device_draft_us = (double)(to->draft_ns - from->draft_ns) * 1e-3 / rounds;
+    p->device_score_us = (double)(to->score_ns - from->score_ns) * 1e-3 / rounds;
+    p->device_decide_us = (double)(to->decide_ns - from->decide_ns) * 1e-3 / rounds;
+}
+
 /* Rounds behind the warm ones; each is a sample. */
 static spc_status run_rounds(state *s, spc_session **session, int32_t batch, point *p)
 {
@@ -394,6 +414,7 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
     int64_t before = 0, after = 0;
     uint64_t ns0[3] = {0}, ns1[3] = {0};
     point warm = {0};
+    spc_round_clock from = {0}, to;
     double total = 0;
     int32_t rounds = s->o->rounds;
     spc_stats stats;
@@ -402,6 +423,7 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
         uint64_t start;
 
         if (i == WARM) {
+            from = clock_of(s);
             for (int32_t k = 0; k < batch; k++) {
                 spc_session_stats(session[k], &stats);
                 add_stats(&stats, &before, ns0, &warm);
@@ -411,6 +433,8 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
         if (spc_engine_step(s->engine, session, batch, &s->error) != SPC_OK) return s->error.status;
         if (i >= WARM) sample[i - WARM] = (double)(measure_now_ns() - start) * 1e-3;
     }
+    to = clock_of(s);
+    set_device_times(&from, &to, p);
     for (int32_t k = 0; k < batch; k++) {
         spc_session_stats(session[k], &stats);
         add_stats(&stats, &after, ns1, p);
@@ -475,13 +499,16 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line line;
 
     if (o->table) {
-        char drafts[16] = "plain";
+        char drafts[16] = "plain", kernel[16] = "-";
 
+        if (!isnan(p->device_decide_us)) {
+            (void)snprintf(kernel, sizeof kernel, "%.1f", p->device_decide_us);
+        }
         if (gamma >= 0) (void)snprintf(drafts, sizeof drafts, "%d", (int)gamma);
-        (void)printf("%5d %7d %7s %10.1f %10.1f %8.2f %8.2f %9.1f %9.1f %8.1f %8.1f%%\n",
+        (void)printf("%5d %7d %7s %10.1f %10.1f %8.2f %8.2f %9.1f %9.1f %9s %8.1f %8.1f%%\n",
                      (int)batch, (int)context, drafts, p->round_us, p->tokens_per_s,
                      p->tokens_per_round, p->tokens_per_s / plain->tokens_per_s, p->draft_us,
-                     p->verify_us, p->other_us, 100 * rate / s->read_rate);
+                     p->verify_us, kernel, p->other_us, 100 * rate / s->read_rate);
         return;
     }
     line = measure_line_begin(stdout);
@@ -514,6 +541,10 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_number(&line, "draft_us", p->draft_us);
     measure_line_number(&line, "verify_us", p->verify_us);
     measure_line_number(&line, "host_us", p->other_us);
+    /* by the device's clock; the rest of a round is the host's, and late rows */
+    measure_line_number(&line, "device_draft_us", p->device_draft_us);
+    measure_line_number(&line, "device_score_us", p->device_score_us);
+    measure_line_number(&line, "device_verify_us", p->device_decide_us);
     measure_line_number(&line, "tokens_per_round", p->tokens_per_round);
     measure_line_number(&line, "tokens_per_s", p->tokens_per_s);
     measure_line_number(&line, "plain_tokens_per_s", plain->tokens_per_s);
@@ -533,7 +564,7 @@ static spc_status measure_all(state *s)
     if (o->table) {
         (void)printf("%s\n%s verifier, %s drafter, %s%s; reads %.1f GB/s\n\n"
                      "batch context   gamma   round us   tokens/s    /round  x plain  draft us "
-                     "verify us  host us  of limit\n",
+                     "verify us kernel us  host us  of limit\n",
                      s->engine->ops->device(s->engine->backend), o->verifier, o->drafter, o->rule,
                      o->accept >= 0 ? ", synthetic acceptance" : "", s->read_rate);
     }

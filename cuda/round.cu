@@ -57,6 +57,11 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     if (a.score[k] >= 0) a.row_token[a.score[k]] = token < 0 ? 0 : token;
 }
 
+static __global__ void __launch_bounds__(OPS_THREADS) stamp_kernel(uint64_t *clock)
+{
+    if (threadIdx.x == 0) *clock = now_ns();
+}
+
 /* One block: the condition is set once. */
 static __global__ void __launch_bounds__(OPS_THREADS)
     late_kernel(const __grid_constant__ spc_round_late_args a)
@@ -86,6 +91,11 @@ cudaError_t spc_cuda_round_note(const spc_round_note_args *a, cudaStream_t strea
         return cudaErrorInvalidValue;
     }
     return launch_op(note_kernel, (a->drawn + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
+}
+
+cudaError_t spc_cuda_round_stamp(uint64_t *clock, cudaStream_t stream)
+{
+    return launch_op(stamp_kernel, 1, clock, stream);
 }
 
 cudaError_t spc_cuda_round_late(const spc_round_late_args *a, cudaStream_t stream)

@@ -43,6 +43,9 @@ typedef struct {
 
 cudaError_t spc_cuda_round_note(const spc_round_note_args *args, cudaStream_t stream);
 
+/* When the stream came to it, in ns: clock [1]. */
+cudaError_t spc_cuda_round_stamp(uint64_t *clock, cudaStream_t stream);
+
 /* Which sequences kept every draft and want a token that needs the drafter's late row. */
 typedef struct {
     const spc_verdict *verdict; /* [lanes] */

@@ -91,6 +91,14 @@ static inline int32_t spc_lane_drafter_rows(const spc_lane *lane)
     return lane->drafts + (lane->bonus && spc_lane_bonus_reads(lane) ? 1 : 0);
 }
 
+/* Rounds that a runner verified as a whole, by the device's clock. */
+typedef struct {
+    uint64_t rounds;
+    uint64_t draft_ns;  /* from the beginning to the last draw */
+    uint64_t score_ns;  /* the verifier's forwards */
+    uint64_t decide_ns; /* verification; late rows come behind */
+} spc_round_clock;
+
 enum { SPC_WHOLE_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
 
 /* One sequence of a round that a backend runs by itself.  Both caches are as after a round: the
@@ -202,6 +210,9 @@ typedef struct {
     spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
                         spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
     bool round_alone; /* round takes one sequence, unscored: others are composed */
+    /* What is kept of a verifier's rounds from the first call on, at two more small launches in
+     * each; borrowed until unload.  NULL: there is no round, or no clock. */
+    const spc_round_clock *(*round_clock)(spc_runner *verifier);
     /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
      * they always are. */
     spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);

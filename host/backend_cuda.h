@@ -108,12 +108,17 @@ typedef struct {
     int32_t steps;                      /* longest draft */
     int32_t ready, ahead;               /* drafts that are there, and to be drawn ahead */
     int32_t bank;                       /* of the drafter's logits: 0 or 1 */
+    int32_t clocked;                    /* 1: its parts are timed */
     int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
     cuda_shape draft[CUDA_LANE_DRAFTS]; /* [steps] forwards of the drafter */
     cuda_shape scored;                  /* of the verifier; count 0: none */
     cuda_shape late;                    /* of the drafter, behind kept drafts; count 0: none */
     cuda_shape next[CUDA_LANE_DRAFTS];  /* [ahead] of the drafter */
 } cuda_whole_shape;
+
+/* When the device came to where: behind the last draw, behind verification; of a round on the clock
+ * also at the beginning and behind the verifier's forward. */
+enum { CLOCK_DRAWN, CLOCK_DECIDED, CLOCK_BEGUN, CLOCK_SCORED, CUDA_CLOCKS };
 
 /* The data of a whole round: one block on the host and one on the device, laid out by the round's
  * shape, of which the host sends the first part and fetches the middle.  Lanes are ordered by
@@ -136,7 +141,7 @@ typedef struct {
     /* written by the device */
     int32_t *token;               /* [lanes, CUDA_LANE_DRAFTS] the drafts */
     spc_verdict *verdict, *again; /* [lanes] of the round, and of late rows */
-    uint64_t *clock;              /* [2] behind the last draw, behind verification */
+    uint64_t *clock;              /* [CUDA_CLOCKS] */
     /* for the device alone */
     spc_row_stats *stats;                     /* [lanes, CUDA_LANE_DRAFTS] */
     int32_t *drawn;                           /* [lanes] */
@@ -201,10 +206,12 @@ struct spc_runner {
     cuda_shape shape; /* of the forward under way */
     cuda_graphs graphs;
     cuda_whole_graph wholes[CUDA_WHOLES]; /* of rounds that this runner verifies */
-    cuda_ahead ahead;                     /* what this runner drafted */
-    uint64_t *serial;                     /* [slots] counts forwards */
-    int32_t *order;                       /* [slots] lanes of a round, by falling draft length */
-    void *whole_host;                     /* pinned; whole_bytes long */
+    bool clocked;                         /* they are timed: */
+    spc_round_clock clock;
+    cuda_ahead ahead; /* what this runner drafted */
+    uint64_t *serial; /* [slots] counts forwards */
+    int32_t *order;   /* [slots] lanes of a round, by falling draft length */
+    void *whole_host; /* pinned; whole_bytes long */
 
     /* on the device */
     void *weights;              /* matrices */
@@ -332,6 +339,7 @@ spc_status spc_cuda_verify_rows(const float *rows, spc_runner *verifier, const s
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
                           int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
                           spc_error *err);
+const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier);
 size_t spc_cuda_whole_bytes(const spc_limits *limits);
 void spc_cuda_free_wholes(spc_runner *runner);
 

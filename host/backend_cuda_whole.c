@@ -66,7 +66,7 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->token = carve(&to, times(sizeof *w->token, lanes * CUDA_LANE_DRAFTS));
     w->verdict = carve(&to, times(sizeof *w->verdict, lanes));
     w->again = carve(&to, times(sizeof *w->again, lanes));
-    w->clock = carve(&to, 2 * sizeof *w->clock);
+    w->clock = carve(&to, CUDA_CLOCKS * sizeof *w->clock);
     w->fetched_end = to.used;
     w->stats = carve(&to, times(sizeof *w->stats, lanes * CUDA_LANE_DRAFTS));
     w->drawn = carve(&to, times(sizeof *w->drawn, lanes));
@@ -154,6 +154,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 
     s->lanes = count;
     s->drafter = r->drafter;
+    s->clocked = r->verifier->clocked;
     if (count == 1) {
         s->ready = ready_drafts(r, whole);
         s->ahead = ahead_drafts(r, whole);
@@ -347,6 +348,24 @@ static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_
     if (r->shape.ahead > 0) keep_ahead(r, w, wanted);
 }
 
+const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier)
+{
+    verifier->clocked = true;
+    return &verifier->clock;
+}
+
+/* One more round on the clock. */
+static void note_clock(const whole_round *r, spc_round_clock *c)
+{
+    const uint64_t *at = r->host.clock;
+    uint64_t drawn = r->shape.steps > 0 ? at[CLOCK_DRAWN] : at[CLOCK_BEGUN];
+
+    c->rounds++;
+    c->draft_ns += drawn - at[CLOCK_BEGUN];
+    c->score_ns += at[CLOCK_SCORED] - drawn;
+    c->decide_ns += at[CLOCK_DECIDED] - at[CLOCK_SCORED];
+}
+
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
                           int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
                           spc_error *err)
@@ -372,6 +391,7 @@ spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *
         take(&r, k, &whole[i], &out[i], &late[i]);
     }
     *verify_ns = UINT64_MAX;
-    if (r.shape.steps > 0) *verify_ns = r.host.clock[1] - r.host.clock[0];
+    if (r.shape.steps > 0) *verify_ns = r.host.clock[CLOCK_DECIDED] - r.host.clock[CLOCK_DRAWN];
+    if (r.shape.clocked) note_clock(&r, &verifier->clock);
     return SPC_OK;
 }

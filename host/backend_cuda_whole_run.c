@@ -47,7 +47,7 @@ static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
                                 .row_token = at->draft[0].token,
                                 .next = at->next + step,
                                 .score = at->score + step,
-                                .clock = i + 1 == r->shape.steps ? at->clock : NULL,
+                                .clock = i + 1 == r->shape.steps ? at->clock + CLOCK_DRAWN : NULL,
                                 .drawn = r->shape.drawn[i],
                                 .step = i,
                                 .stop_stride = SPC_WHOLE_STOPS,
@@ -143,14 +143,25 @@ static spc_verify_batch verify_batch(const whole_round *r)
     return batch;
 }
 
+/* When the device comes to here, where that is wanted. */
+static spc_status stamp(whole_round *r, int32_t clock, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+
+    if (!r->shape.clocked) return SPC_OK;
+    return spc_cuda_check(b, spc_cuda_round_stamp(r->device.clock + clock, b->stream), "clock",
+                          err);
+}
+
 /* Everything up to the verdicts, and which late rows are needed. */
 static spc_status run_round(whole_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_verify_batch batch = verify_batch(r);
-    spc_round_late_args late = {r->device.verdict,   r->device.drafts, r->device.wants_late,
-                                r->device.clock + 1, r->shape.lanes,   r->condition};
-    spc_status status = SPC_OK;
+    spc_round_late_args late = {r->device.verdict,    r->device.drafts,
+                                r->device.wants_late, r->device.clock + CLOCK_DECIDED,
+                                r->shape.lanes,       r->condition};
+    spc_status status = stamp(r, CLOCK_BEGUN, err);
 
     for (int32_t i = 0; i < r->shape.steps && status == SPC_OK; i++) {
         status = draft_step(r, i, err);
@@ -159,6 +170,7 @@ static spc_status run_round(whole_round *r, spc_error *err)
     if (status == SPC_OK && r->shape.scored.count > 0) {
         status = spc_cuda_run_rows(r->verifier, &r->device.scored, &r->shape.scored, err);
     }
+    if (status == SPC_OK) status = stamp(r, CLOCK_SCORED, err);
     if (status == SPC_OK) {
         status = spc_cuda_check(b, spc_launch_queued_verify(&batch, b->stream), "verify", err);
     }

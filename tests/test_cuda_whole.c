@@ -344,6 +344,26 @@ static decoded run_long(spc_engine *engine, const char *rule, int32_t gamma)
     return decode(engine, &o, &p);
 }
 
+/* What the device's clock says of the parts of rounds, and that looking changes nothing. */
+Test(cuda_whole, the_parts_of_a_round_are_timed)
+{
+    fixture f = open_pair(0, false);
+    decoded plain = run_long(f.engine, "opt:alpha=0.2", 2), timed;
+    const spc_round_clock *c = f.engine->ops->round_clock(f.engine->verifier.runner);
+    uint64_t start = spc_now_ns(), drafts;
+
+    cr_expect_eq(c->rounds, 0);
+    timed = run_long(f.engine, "opt:alpha=0.2", 2);
+    expect_same(&plain, &timed, "opt", 4);
+    cr_expect_eq(c->rounds, (uint64_t)timed.stats.rounds - 1, "all but the first, of a prompt");
+    cr_expect(c->draft_ns > 0 && c->score_ns > 0 && c->decide_ns > 0);
+    drafts = c->draft_ns;
+    timed = run_long(f.engine, "verifier-only", 0);
+    cr_expect_eq(c->draft_ns, drafts, "nothing is drawn");
+    cr_expect_lt(c->draft_ns + c->score_ns + c->decide_ns, spc_now_ns() - start);
+    close_fixture(&f);
+}
+
 Test(cuda_whole, a_round_is_one_graph_and_one_wait)
 {
     fixture f = open_pair(0, false);

@@ -246,7 +246,7 @@ Test(host_cli_launch_gpu, what_cannot_be_is_one_line)
          "-1",
          {"-n", "2", "--", "run", "--device", "cuda", "--overlap", "on"},
          2,
-         "overlap: expected one GPU, found 2 processes, rank 0 on cuda:0"},
+         "overlap: expected one GPU or a drafter-device, found 2 processes, rank 0 on cuda:0"},
     };
     const char *prompts = write_prompts(1);
 
