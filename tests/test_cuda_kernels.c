@@ -31,7 +31,7 @@ typedef struct {
 
 static spc_status load(stand *s, int size, const spc_kernels *table, spc_error *error)
 {
-    static const spc_limits limits = {1, 40, COUNT, COUNT, false, SPC_LINEAR_AUTO, false};
+    static const spc_limits limits = {.slots = 1, .context = 40, .rows = COUNT, .outputs = COUNT};
     spc_status status = SPC_OK;
 
     s->model = tiny_open_halves(configs[size], 8, true);
