@@ -45,7 +45,8 @@ static bool wait_for(bench_place *place)
 }
 
 /* One graph per set. */
-static bool record(bench_place *place, place_work work, void *user, int32_t set, cudaGraphExec_t *out)
+static bool record(bench_place *place, place_work work, void *user, int32_t set,
+                   cudaGraphExec_t *out)
 {
     cudaGraph_t graph = nullptr;
     bool ok = worked(place, cudaStreamBeginCapture(place->stream, cudaStreamCaptureModeThreadLocal),
@@ -97,8 +98,8 @@ static bool time_work(bench_place *place, place_work work, void *user, int32_t s
 }
 
 /* Four independent loads of 16 bytes per thread in flight; the sum is stored where it cannot be. */
-static __global__ void __launch_bounds__(512) read_kernel(const uint4 *from, size_t count,
-                                                          uint32_t *never)
+static __global__ void __launch_bounds__(512)
+    read_kernel(const uint4 *from, size_t count, uint32_t *never)
 {
     const size_t stride = (size_t)gridDim.x * blockDim.x;
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;

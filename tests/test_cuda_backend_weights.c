@@ -241,7 +241,8 @@ Test(cuda_backend_weights, an_engine_asks_for_just_the_room_they_take)
     fiber_gpu.memory = needed - 1;
     fiber_gpu.most_used = 0;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_ENOMEM);
-    cr_expect(strstr(error.message, "MiB free; lower sessions, context or kv-tokens"), "%s", error.message);
+    cr_expect(strstr(error.message, "MiB free; lower sessions, context or kv-tokens"), "%s",
+              error.message);
     cr_expect_eq(fiber_gpu.most_used, 0);
 }
 #endif
