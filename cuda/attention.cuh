@@ -202,6 +202,7 @@ static __device__ __forceinline__ void score_keys(const attend_scratch<DIM> &scr
                 k[u][s] = load_four<VECTOR>(key + at * dim, 16 * s + 4 * t, dim, at < count);
             }
         }
+        __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
         for (int s = 0; s < DIM / 16; s++) {
             const float4 upper = *(const float4 *)&scratch.query[g][16 * s + 4 * t];
@@ -296,6 +297,7 @@ step(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_
     v.load(value, count, a.head_dim, s->first_column); /* on its way while scores become weights */
     weigh<DIM>(s, a, first, score);
     if (edge) spoil<DIM>(s, v.sift(), first);
+    __syncwarp(); /* as above */
 #pragma unroll
     for (int u = 0; u < 2; u++) {
         attend_halves<4> weight; /* k of this product: t is key 2 t, 4 + t is key 2 t + 1 */
