@@ -87,10 +87,21 @@ class Assisted(unittest.TestCase):
                          ("plain", 96, 1))
         self.assertGreater(line["tokens_per_s"], 0)
         faster = assisted.line_of("spc", True, drafted, line["tokens_per_s"], plain[0][0])
-        self.assertEqual((faster["tokens_per_verifier_call"], faster["ids_as_plain_transformers"]),
-                         (4, 8))
+        self.assertEqual((faster["tokens_per_verifier_call"], faster["ids_as_plain"]), (4, 8))
         self.assertAlmostEqual(faster["speedup_over_plain"],
                                faster["tokens_per_s"] / line["tokens_per_s"], 2)
+
+    def test_spc_alone_needs_nothing_else(self):
+        model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")
+        done = subprocess.run([sys.executable, str(PEERS / "assisted.py"), SPC, model, model,
+                               "--alone", "--gamma", "auto", "--ids", "5", "--tokens", "6",
+                               "--repeats", "1"], text=True, capture_output=True, check=True)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([(l["engine"], l["mode"], l["gamma"], l["ids_as_plain"]) for l in lines],
+                         [("spc", "plain", "auto", 8), ("spc", "assisted", "auto", 8)])
+        done = self.call("--gamma", "auto")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--alone only", done.stderr)
 
 
 def chain(draft_probs, draft_token_ids, target_probs, seed=None, offset=None):

@@ -13,6 +13,9 @@ Timed is decoding with the prompt's own forward, not loading: generate() of the 
 steps of the other.  JSON lines: tokens per second (median over repeats, with least and most), tokens
 per call of the verifier, the speedup over the same engine's plain decoding, and on how many prompts
 its ids are those of plain transformers.
+
+With --alone nothing but spc runs, needs nothing but spc, and --gamma may be auto; ids are then
+compared with those of its own plain decoding.
 """
 import argparse
 import json
@@ -28,6 +31,14 @@ PROMPTS = ["The capital of France is", "Once upon a time, there was a", "def fib
            "In 1969, the first man", "A recipe for bread:"]
 
 
+def draft_length(text):
+    if text == "auto":
+        return text
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, or auto, found {text}")
+    return int(text)
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spc", help="the program")
@@ -38,13 +49,16 @@ def arguments():
                         help="of transformers' models")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--gamma", type=int, default=5)
+    parser.add_argument("--gamma", type=draft_length, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--context", type=int, default=0, help="of spc; 0: what the models allow")
     parser.add_argument("--ids", metavar="COUNT", type=int, default=0,
                         help="prompts of so many ids, made up, in place of text")
+    parser.add_argument("--alone", action="store_true", help="spc by itself")
     args = parser.parse_args()
-    for name, least in (("threads", 1), ("tokens", 2), ("gamma", 1), ("repeats", 1), ("ids", 0)):
+    if args.gamma == "auto" and not args.alone:
+        parser.error("--gamma auto: transformers has no such thing: with --alone only")
+    for name, least in (("threads", 1), ("tokens", 2), ("repeats", 1), ("ids", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected {least} or more, found {getattr(args, name)}")
     return args
@@ -118,7 +132,8 @@ def run_spc(args, prompts, assisted):
                "--rule", "strict" if assisted else "verifier-only", "--gamma", str(args.gamma),
                "--max-tokens", str(args.tokens), "--context", str(args.context), "--device",
                args.device, "--threads", str(args.threads)]
-    given = "".join(json.dumps({"ids": prompt}) + "\n" for prompt in prompts)
+    given = "".join(json.dumps({"prompt" if isinstance(prompt, str) else "ids": prompt}) + "\n"
+                    for prompt in prompts)
     ran = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if ran.returncode:
         fail(ran.stderr.strip())
@@ -135,7 +150,7 @@ def line_of(engine, assisted, runs, plain, reference):
             "least": round(min(rates), 2), "most": round(max(rates), 2),
             "tokens_per_verifier_call": round(tokens / runs[0][2], 3),
             "speedup_over_plain": round(rate / plain, 3) if plain else 1.0,
-            "ids_as_plain_transformers": sum(a == b for a, b in zip(runs[0][0], reference))}
+            "ids_as_plain": sum(a == b for a, b in zip(runs[0][0], reference))}
 
 
 def commit():
@@ -145,13 +160,13 @@ def commit():
     return ran.stdout.strip()
 
 
-def main():
-    args = arguments()
+def peer_of(args):
+    """Transformers with both models, prompts as ids, and what lines say of versions."""
     try:
         import torch
         import transformers
     except ImportError as missing:
-        fail(f"{missing.name} is not installed: nothing to compare with")
+        fail(f"{missing.name} is not installed: nothing to compare with (--alone: spc by itself)")
     if args.device == "cuda" and not torch.cuda.is_available():
         fail("--device cuda: torch finds no GPU")
     torch.set_num_threads(args.threads)
@@ -159,13 +174,23 @@ def main():
     transformers.logging.disable_progress_bar()
     peer = Transformers(torch, transformers, args)
     prompts = prompts_of(transformers, args, peer.verifier.config.vocab_size)
+    return peer, prompts, {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def main():
+    args = arguments()
+    engines, versions = {}, {}
+    prompts = prompts_of(None, args, 256) if args.ids else PROMPTS
+    if not args.alone:
+        peer, prompts, versions = peer_of(args)
+        engines["transformers"] = peer.run
+    engines["spc"] = lambda given, assisted: run_spc(args, given, assisted)
     runs = {}
     for _ in range(args.repeats):
         for assisted in (False, True):
-            for engine, run in (("transformers", peer.run),
-                                ("spc", lambda p, a: run_spc(args, p, a))):
+            for engine, run in engines.items():
                 runs.setdefault((engine, assisted), []).append(run(prompts, assisted))
-    reference = runs["transformers", False][0][0]
+    reference = runs[next(iter(engines)), False][0][0]
     plain = {}
     for (engine, assisted), done in runs.items():
         line = line_of(engine, assisted, done, plain.get(engine), reference)
@@ -175,8 +200,7 @@ def main():
             "drafter": os.path.basename(args.drafter.rstrip("/")), "gamma": args.gamma,
             "device": args.device, "threads": args.threads, "repeats": args.repeats,
             "dtype": args.dtype if engine == "transformers" else "as in the files",
-            "commit": commit(), "torch": torch.__version__,
-            "transformers": transformers.__version__}))
+            "commit": commit(), **versions}))
 
 
 if __name__ == "__main__":
