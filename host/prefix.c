@@ -31,7 +31,7 @@ void spc_prefix_note(spc_session *s)
                                  s->token + s->named * SPC_PAGE_TOKENS);
         }
         for (; s->noted[m] < held; s->noted[m]++) {
-            pages->page[s->page[s->noted[m]]].held |= SPC_HELD_VERIFIER << m;
+            pages->page[s->page[s->noted[m]]].held |= (uint32_t)SPC_HELD_VERIFIER << m;
         }
     }
 }
