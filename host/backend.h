@@ -119,10 +119,10 @@ typedef struct {
     int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
     int32_t stop_count;
     /* what became of it */
-    bool failed; /* a drafter row was bad: the draft broke off there (lane.drafts says where) */
-    bool again;  /* the late row ran, and its verdict is there */
-    int32_t
-        ready; /* (and ahead: how many were drawn) drafts that an earlier round had drawn ahead */
+    bool failed;   /* a drafter row was bad: the draft broke off there (lane.drafts says where) */
+    bool again;    /* the late row ran, and its verdict is there */
+    int32_t ready; /* drafts that an earlier round had drawn ahead; `ahead` receives how many this
+                      one has */
 } spc_whole;
 
 /* How kernels are timed. */
@@ -134,7 +134,7 @@ typedef struct {
 } spc_tuning;
 
 typedef struct {
-    const char *name; /* "cpu", "cuda", "ranks", "group", "apart" */
+    const char *name; /* "cpu", "cuda", "ranks", "cuda-ranks", "group", "apart" */
 
     /* Open a device.  threads: 0 chooses; the CPU's.  which: NULL chooses, otherwise a vector unit
      * of the CPU by name, or a GPU by number; an unknown or absent one is SPC_EUSAGE and lists what
@@ -206,7 +206,7 @@ typedef struct {
      * out         [count] verdicts
      * late        [count] of the late rows that ran
      * verify_ns   receives the time from the last draw to the end of verification, by the device's
-     *             clock; UINT64_MAX: nothing was drawn */
+     *             clock (of two devices by the host's); UINT64_MAX: nothing was drawn */
     spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
                         spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
     bool round_alone; /* round takes one sequence, unscored: others are composed */

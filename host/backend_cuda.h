@@ -168,6 +168,7 @@ typedef struct {
     bool late;            /* it runs late rows by itself */
     uint64_t used;        /* 0: never */
 } cuda_whole_graph;
+
 /* A rank's part in drawing and verification; zeros where rows are whole. */
 typedef struct {
     spc_shard_bytes most; /* per sequence, of any parameters */

@@ -146,6 +146,17 @@ static int32_t least(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+_Static_assert((int)ROWS_MOST <= (int)SPC_PAGE_TOKENS, "a page is enough");
+
+/* Slot 0 can hold what is timed, also where slots have no pages of their own. */
+static spc_status give_page(spc_runner *r, spc_error *err)
+{
+    static const int32_t first = 0;
+
+    if (r->limits.pages == 0) return SPC_OK;
+    return spc_backend_cuda.map(r, 0, &first, 1, 0, err);
+}
+
 /* As many forwards of so many rows of slot 0 as go together; waits. */
 static spc_status forwards(spc_runner *r, const tuner *t, int32_t count, spc_error *err)
 {
@@ -306,7 +317,8 @@ spc_status spc_cuda_tune(spc_runner *r, const spc_tuning *how, spc_kernels *tabl
     (void)cudaRuntimeGetVersion(&table->toolkit);
     t.sample = malloc((size_t)how->runs * sizeof *t.sample);
     if (!t.sample) return spc_error_set(err, SPC_ENOMEM, "no memory for %d times", (int)how->runs);
-    status = spc_cuda_each_linear(r, tune_layer, &t, err);
+    status = give_page(r, err);
+    if (status == SPC_OK) status = spc_cuda_each_linear(r, tune_layer, &t, err);
     free(t.sample);
     return status;
 }

@@ -75,7 +75,7 @@ static int run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_kernels = {
     "tune-kernels",
     "",
-    "Time the kernels of linear layers on a GPU and write a table of the fastest",
+    "time the kernels of linear layers on a GPU and write a table of the fastest",
     "Whole forwards of 1, 6 and 16 rows are timed.  The table is of the GPU and of layers of "
     "these\n"
     "models; with it spc run computes the same function with last bits of its own.",

@@ -382,7 +382,7 @@ static int run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_tune = {
     "tune",
     "SWEEP.jsonl",
-    "Choose operating points from a sweep: those that no other beats in quality and cost",
+    "choose operating points from a sweep: those that no other beats in quality and cost",
     "SWEEP.jsonl holds the results of bench_sweep; several seeds of a point are averaged.",
     1,
     1,

@@ -340,6 +340,7 @@ static spc_status open_device(spc_engine *engine, const spc_engine_options *o, s
         return open_group(engine, o, err);
     }
     if (o->nccl_comm) {
+        engine->adopted = true;
         if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
         return spc_device_open_adopted(o->device, o->nccl_comm, o->tp > 1 ? o->tp : 0, &engine->ops,
                                        &engine->backend, err);

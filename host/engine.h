@@ -71,9 +71,10 @@ struct spc_engine {
     int32_t vocab;
     int32_t context;
     int32_t sessions;
-    spc_limits limits;  /* of its runners */
-    spc_comm *joined;   /* of several processes, until the backend has it; NULL: none */
-    int32_t rank;       /* among them */
+    spc_limits limits; /* of its runners */
+    spc_comm *joined;  /* of several processes, until the backend has it; NULL: none */
+    int32_t rank;      /* among them */
+    bool adopted; /* one of an application's ranks, all of which decide the same by themselves */
     spc_session **slot; /* [sessions] who holds it; NULL: free */
     spc_slots slots;
     spc_pages pages; /* of the caches of both models */

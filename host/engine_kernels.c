@@ -11,9 +11,11 @@ spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, con
 
     if (!path) return SPC_OK;
     if (!ops->use_kernels) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "kernels: expected one GPU, found %s: leave it out, or --device cuda",
-                             ops->device(backend));
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "kernels: expected one GPU for both models, found %s: leave it out, or "
+            "--device cuda by itself",
+            ops->device(backend));
     }
     status = spc_kernels_read(path, table, err);
     return status == SPC_OK ? ops->use_kernels(backend, table, err) : status;

@@ -179,7 +179,11 @@ spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *err
 /* Say what this rank was doing, unless another has said so of itself. */
 static void name_step(const spc_backend *b, spc_command_kind kind, spc_error *error)
 {
-    static const char *const names[] = {"idle", "forward", "encode", "draw", "verify", "gather"};
+    static const char *const names[] = {
+        [SPC_COMMAND_IDLE] = "idle",     [SPC_COMMAND_FORWARD] = "forward",
+        [SPC_COMMAND_ENCODE] = "encode", [SPC_COMMAND_MAP] = "map",
+        [SPC_COMMAND_DRAW] = "draw",     [SPC_COMMAND_VERIFY] = "verify",
+        [SPC_COMMAND_GATHER] = "gather", [SPC_COMMAND_QUIT] = "quit"};
     char text[SPC_ERROR_BYTES];
 
     if (strstr(error->message, "(step ")) return;

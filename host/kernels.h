@@ -3,7 +3,7 @@
  * a file.
  *
  * Bits depend on the kernel of a layer and on how many warps share its columns.  So they are never
- * chosen by a clock while an engine opens: spc_engine_tune_kernels measures once and writes the
+ * chosen by a clock while an engine opens: spc_tune_kernels measures once and writes the
  * file, spc_engine_options.kernels reads it, and results depend on the file as on any option. */
 #ifndef SPC_HOST_KERNELS_H
 #define SPC_HOST_KERNELS_H

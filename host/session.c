@@ -80,6 +80,11 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "gamma",
                              o->rule);
     }
+    if (o->gamma == SPC_GAMMA_AUTO && engine->adopted) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "gamma auto with nccl_comm: every rank would choose by its own times, "
+                             "and they must come to the same: take a fixed gamma");
+    }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
                              (int)o->max_tokens);

@@ -103,6 +103,7 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 /* Logits rows output .. output + count - 1 of the last forward will be read. */
 spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
                          spc_error *err);
+
 /* ---- long prompts beside running sequences (fill.c) ---- */
 
 /* Put sessions aside whose prompts are longer than what this step may take along beside those that

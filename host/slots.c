@@ -201,21 +201,23 @@ static spc_status check_size(const spc_session *s, int32_t count, spc_error *err
         (int)count, (int)most_tokens(s, count), (int)(engine->pages.count * SPC_PAGE_TOKENS));
 }
 
-static spc_status no_room(const spc_engine *engine, spc_error *err)
+/* session: is it one that could wait instead? */
+static spc_status no_room(const spc_engine *engine, bool session, spc_error *err)
 {
+    const char *wait = session ? ", or let this one wait (session option wait)" : "";
+
     if (spare_slot(engine) < 0) {
         return spc_error_set(err, SPC_EFULL,
                              "no free session: all %d are open; close one, open the engine with "
-                             "more sessions, or let this one wait (session option wait)",
-                             (int)engine->sessions);
+                             "more sessions%s",
+                             (int)engine->sessions, wait);
     }
-    return spc_error_set(
-        err, SPC_EFULL,
-        "no room in the KV caches: %d of %d tokens are free%s; close a session, "
-        "open the engine with more kv-tokens, or let this one wait (session option "
-        "wait)",
-        (int)(engine->pages.free * SPC_PAGE_TOKENS), (int)(engine->pages.count * SPC_PAGE_TOKENS),
-        engine->slots.first ? " and others wait for them" : "");
+    return spc_error_set(err, SPC_EFULL,
+                         "no room in the KV caches: %d of %d tokens are free%s; close a session, "
+                         "open the engine with more kv-tokens%s",
+                         (int)(engine->pages.free * SPC_PAGE_TOKENS),
+                         (int)(engine->pages.count * SPC_PAGE_TOKENS),
+                         engine->slots.first ? " and others wait for them" : "", wait);
 }
 
 spc_status spc_slots_check(spc_session *s, const int32_t *prompt, int32_t count, int32_t common,
@@ -228,7 +230,7 @@ spc_status spc_slots_check(spc_session *s, const int32_t *prompt, int32_t count,
                      : !s->engine->slots.first && has_room(s, prompt, count)) {
         return SPC_OK;
     }
-    return no_room(s->engine, err);
+    return no_room(s->engine, true, err);
 }
 
 spc_status spc_slots_take(spc_session *s, spc_error *err)
@@ -299,7 +301,7 @@ spc_status spc_slots_lend(spc_engine *engine, int32_t tokens, int32_t *slot, spc
     spc_status status;
 
     *slot = spare_slot(engine);
-    if (*slot < 0 || count > engine->pages.free) return no_room(engine, err);
+    if (*slot < 0 || count > engine->pages.free) return no_room(engine, false, err);
     for (int32_t i = 0; i < count; i++) page[i] = spc_pages_take(&engine->pages);
     status = engine->ops->map(engine->verifier.runner, *slot, page, count, 0, err);
     if (status != SPC_OK) spc_slots_return(engine, tokens, *slot);

@@ -105,10 +105,16 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
         o.tp = 2;
         o.drafter_tp = 1 + (int32_t)soak_below(2);
     }
+    if (!cpu && o.drafter && soak_chance(20)) o.drafter_device = "cpu";
     place->alone = open_engine(&o);
+    if (cpu && o.drafter && o.tp < 2 && soak_chance(30)) { /* the same tokens */
+        o.drafter_device = "cpu";
+        o.overlap = (spc_overlap_mode)soak_below(3);
+    }
     o.sessions = 1 + (int32_t)soak_below(5);
     o.prefill_rows = soak_chance(50) ? 0 : 1 + (int32_t)soak_below(12);
     o.no_prefix_reuse = soak_chance(25);
+    if (soak_chance(40)) o.kv_tokens = o.context + (int32_t)soak_below((uint32_t)o.context * 2);
     if (cpu) o.threads = 1 + (int32_t)soak_below(2);
     place->engine = open_engine(&o);
     place->context = o.context;
@@ -116,6 +122,26 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
 
 /* ---- what must hold ---------------------------------------------------------------------------
  */
+
+/* Pages are free, or stand in tables of sessions as often as they have users. */
+static void check_pages(const soak_place *place)
+{
+    const spc_pages *pages = &place->engine->pages;
+    int32_t free_ones = 0;
+    int64_t users = 0, in_tables = 0;
+
+    for (int32_t i = 0; i < pages->count; i++) {
+        users += pages->page[i].users;
+        free_ones += pages->page[i].users == 0;
+    }
+    for (int32_t i = 0; i < SOAK_MEMBERS; i++) {
+        if (place->member[i].session) in_tables += place->member[i].session->page_count;
+    }
+    if (users != in_tables || free_ones != pages->free) {
+        soak_fail("%lld users of pages, %lld in tables; %d pages are free, %d are said to be",
+                  (long long)users, (long long)in_tables, (int)free_ones, (int)pages->free);
+    }
+}
 
 static void check_slots(const soak_place *place)
 {
@@ -134,6 +160,7 @@ static void check_slots(const soak_place *place)
     if (held != taken) {
         soak_fail("%d slots are taken, by %d sessions: one was lost", (int)taken, (int)held);
     }
+    check_pages(place);
 }
 
 /* Step them all until all have ended. */

@@ -127,22 +127,47 @@ static int32_t spare_slots(const spc_engine *engine)
     return spare;
 }
 
-/* A session without a place, where none may be had: is that so? */
-static void check_full(const soak_place *place, const soak_task *t, int32_t spare)
+/* What there was for a session: slots, pages; and what it may come to. */
+typedef struct {
+    int32_t slots, pages, wanted;
+    bool line; /* others waited */
+} room;
+
+static room room_for(const soak_place *place, const soak_task *t)
 {
-    if (t->options.wait || spare > 0) {
-        soak_fail("no place for a session: %d are free of %d, it may %swait", (int)spare,
+    const spc_engine *e = place->engine;
+    int32_t tokens = place->context, prompt = spc_engine_encodes(e) ? 1 : t->count;
+    int32_t needed = prompt + t->options.max_tokens + SPC_LANE_ROWS;
+
+    if (t->options.max_tokens > 0 && needed < tokens) tokens = needed;
+    return (room){spare_slots(e), e->pages.free, spc_pages_for(tokens), e->slots.first != NULL};
+}
+
+/* No place for a session, where none may be had: is that so?  It may have needed fewer pages, never
+ * more.
+ *
+ * holds   it has a slot */
+static void check_full(const soak_place *place, const soak_task *t, const room *r, bool holds)
+{
+    bool fits = r->wanted <= r->pages && (holds || (r->slots > 0 && !r->line));
+
+    if (r->wanted > place->engine->pages.count) return;
+    if (t->options.wait || fits) {
+        soak_fail("no place for a session of %d pages: %d are free of %d, and %d slots of %d; it "
+                  "may %swait",
+                  (int)r->wanted, (int)r->pages, (int)place->engine->pages.count, (int)r->slots,
                   (int)place->engine->sessions, t->options.wait ? "" : "not ");
     }
 }
 
 void soak_open(soak_place *place, soak_member *m)
 {
-    int32_t spare = spare_slots(place->engine);
     spc_status status;
     spc_error error;
+    room before;
 
     make_task(place, &m->task);
+    before = room_for(place, &m->task);
     m->cancelled = false;
     status = spc_session_open(place->engine, &m->task.options, m->task.prompt, m->task.count,
                               &m->session, &error);
@@ -151,7 +176,7 @@ void soak_open(soak_place *place, soak_member *m)
         return;
     }
     if (m->session) soak_fail("refused, and a session is there: %s", error.message);
-    if (status == SPC_EFULL) check_full(place, &m->task, spare);
+    if (status == SPC_EFULL) check_full(place, &m->task, &before, false);
     if (status != SPC_EFULL) place->done.refused++;
     if (status != SPC_EFULL && status != SPC_EUNSUPPORTED && status != SPC_ERULE) {
         soak_fail("rule %s: %s", m->task.options.rule, error.message);
@@ -221,11 +246,12 @@ static void look_back(soak_place *place, soak_member *m)
 
 void soak_restart(soak_place *place, soak_member *m)
 {
-    int32_t spare = spare_slots(place->engine), wrote, kept = 0;
+    int32_t wrote, kept = 0;
     const int32_t *token = spc_session_tokens(m->session, &wrote);
     soak_task before = m->task;
     spc_status status;
     spc_error error;
+    room there;
 
     look_back(place, m);
     if (!m->session->source && soak_chance(70)) { /* the next turn, or less of this one */
@@ -237,6 +263,7 @@ void soak_restart(soak_place *place, soak_member *m)
     }
     make_prompt(place, &m->task, kept);
     m->task.told = 0;
+    there = room_for(place, &m->task);
     status = spc_session_restart(m->session, m->task.prompt, m->task.count, &error);
     if (status == SPC_OK) {
         m->cancelled = false;
@@ -244,8 +271,8 @@ void soak_restart(soak_place *place, soak_member *m)
         return;
     }
     m->task = before;
-    if (status != SPC_EFULL || m->session->slot >= 0) soak_fail("restart: %s", error.message);
-    check_full(place, &m->task, spare);
+    if (status != SPC_EFULL) soak_fail("restart: %s", error.message);
+    check_full(place, &m->task, &there, m->session->slot >= 0);
 }
 
 void soak_cancel(soak_place *place, soak_member *m)

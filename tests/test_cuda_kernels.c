@@ -29,9 +29,12 @@ typedef struct {
     spc_runner *runner;
 } stand;
 
-static spc_status load(stand *s, int size, const spc_kernels *table, spc_error *error)
+/* pages: 0: as many as the slot can fill. */
+static spc_status load_with(stand *s, int size, const spc_kernels *table, int32_t pages,
+                            spc_error *error)
 {
-    static const spc_limits limits = {.slots = 1, .context = 40, .rows = COUNT, .outputs = COUNT};
+    const spc_limits limits = {
+        .slots = 1, .context = 40, .rows = COUNT, .outputs = COUNT, .pages = pages};
     spc_status status = SPC_OK;
 
     s->model = tiny_open_halves(configs[size], 8, true);
@@ -41,6 +44,11 @@ static spc_status load(stand *s, int size, const spc_kernels *table, spc_error *
     if (status != SPC_OK) return status;
     return spc_backend_cuda.load(s->backend, s->model.plan, s->model.bundle, &limits, &s->runner,
                                  error);
+}
+
+static spc_status load(stand *s, int size, const spc_kernels *table, spc_error *error)
+{
+    return load_with(s, size, table, 0, error);
 }
 
 static void unload(stand *s)
@@ -169,6 +177,26 @@ Test(cuda_kernels, the_fastest_way_of_each_layer_goes_into_the_table)
     cr_expect_eq(clock.looks, looks);
     table.gpu[0]++;
     cr_expect_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_EINPUT);
+    unload(&s);
+    spc_kernels_clear(&table);
+}
+
+/* Slots that have no pages before they are mapped: what is timed has one. */
+Test(cuda_kernels, kernels_are_timed_also_where_pages_are_counted)
+{
+    spc_kernels table = {0};
+    spc_error error;
+    stand s;
+
+    cr_assert_eq(load_with(&s, SMALL, NULL, 1, &error), SPC_OK, "%s", error.message);
+
+    fake_clock clock = {s.runner, 5, 0};
+    spc_tuning how = {fake_now, &clock, 1, 1};
+
+    cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect_eq(table.count, LAYERS, "%d", (int)table.count);
+    cr_expect_geq(s.runner->room[0], 16, "what is timed lies in a page");
     unload(&s);
     spc_kernels_clear(&table);
 }

@@ -510,7 +510,7 @@ typedef struct {
     ncclUniqueId id;
     const golden *g;
     decoded decoded;
-    spc_status status;
+    spc_status status, chosen; /* of the engine; of a session whose lengths are chosen */
     spc_error error;
 } application;
 
@@ -540,7 +540,14 @@ static void *run_application(void *user)
     s.max_tokens = 3;
     s.ignore_stop = true;
     a->status = spc_engine_open(&o, &engine, &a->error);
-    if (a->status == SPC_OK) a->decoded = decode(engine, &s, &p);
+    if (a->status == SPC_OK) {
+        spc_session *session;
+
+        a->decoded = decode(engine, &s, &p);
+        s.gamma = SPC_GAMMA_AUTO;
+        a->chosen = spc_session_open(engine, &s, p.id, p.count, &session, &a->error);
+        spc_session_close(session);
+    }
     spc_engine_close(engine);
     (void)ncclCommDestroy(comm);
     return NULL;
@@ -570,6 +577,7 @@ Test(cuda_ranks, an_application_brings_its_communicator)
         cr_assert_eq(a[r].status, SPC_OK, "%s", a[r].error.message);
         cr_expect_eq(a[r].decoded.status, SPC_OK, "%s", a[r].decoded.error.message);
         cr_expect_arr_eq(a[r].decoded.token, g.greedy, 3 * sizeof *g.greedy);
+        cr_expect_eq(a[r].chosen, SPC_EUNSUPPORTED, "ranks would choose each for itself");
     }
     cr_expect(stand_in.aborted == 0 && stand_in.open == 0);
     run_applications(&g, a, 3);

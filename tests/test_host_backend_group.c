@@ -5,10 +5,12 @@
 #include "golden.h"
 
 #include "host/comm.h"
+#include "host/engine.h"
 
 #include <spc/spc.h>
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -341,6 +343,10 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
     expect_refused(all, "unchanged weights, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
                         "sessions, context 64, int8 weights");
     all[1] = one;
+    all[1].kv_tokens = 100;
+    expect_refused(all, "rank 1 has another number of sessions, of tokens of context or of KV "
+                        "caches than rank 0 for ");
+    all[1] = one;
     all[1].verifier = qwen;
     all[1].drafter = qwen;
     expect_refused(all, "rank 1 has another architecture or configuration than rank 0");
@@ -413,6 +419,48 @@ Test(host_backend_group, ranks_that_come_apart_are_told_of)
     remove_copy(copy);
     cr_log_info("came apart: %d, refused at the start: %d", (int)found, (int)refused);
     cr_expect_gt(found, 0);
+}
+
+/* ---- a rank that is gone ----------------------------------------------------------------------
+ */
+
+/* Ask for a verb until it cannot be told any more. */
+static spc_status ask_until_it_fails(spc_engine *engine, const char *verb, spc_error *error)
+{
+    const spc_backend_ops *ops = engine->ops;
+    spc_runner *verifier = engine->verifier.runner, *drafter = engine->drafter.runner;
+    spc_status status = SPC_OK;
+
+    for (int32_t try = 0; try < 2000 && status == SPC_OK; try++) {
+        (void)usleep(1000);
+        if (strcmp(verb, "map") == 0) status = ops->map(verifier, 0, NULL, 0, 0, error);
+        if (strcmp(verb, "draw") == 0) status = ops->draw(drafter, NULL, 0, 0, error);
+        if (strcmp(verb, "gather") == 0) status = ops->gather(verifier, 0, 0, error);
+    }
+    return status;
+}
+
+Test(host_backend_group, what_was_asked_of_a_rank_that_is_gone_is_named)
+{
+    static const char *const verbs[] = {"map", "draw", "gather"};
+    char *llama = path_to("llama");
+
+    for (int i = 0; i < 3; i++) {
+        spc_engine_options all[2] = {options_of(llama, llama, 1), options_of(llama, llama, 1)};
+        char told[SPC_ERROR_BYTES], said[32];
+        spc_engine *engine;
+        spc_error error;
+        group g;
+
+        start(&g, 2, LONG_MS, all);
+        cr_assert_eq(spc_engine_open(&all[0], &engine, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(kill(g.pid[1], SIGKILL), 0);
+        cr_expect_eq(finish(&g, 1, told), -SIGKILL);
+        cr_expect_eq(ask_until_it_fails(engine, verbs[i], &error), SPC_EDEVICE);
+        (void)snprintf(said, sizeof said, ", %s)", verbs[i]);
+        cr_expect(strstr(error.message, said), "%s: %s", verbs[i], error.message);
+        spc_engine_close(engine);
+    }
 }
 
 /* ---- rank 0 waits, and others wait for it -----------------------------------------------------

@@ -235,11 +235,11 @@ static void expect_planned(const char *word, int32_t kv_tokens)
 Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 {
     for (int32_t apart = 0; apart < 2; apart++) {
-        json_t *lines =
-            apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
-                         "cpu", "--drafter", TINY, "--drafter-device", "cpu", TINY)
-                  : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
-                         "cpu", "--drafter", TINY, TINY);
+        json_t *lines = apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
+                                     "--device", "cpu", "--drafter", TINY, "--drafter-device",
+                                     "cpu", "--kv-tokens", "40", TINY)
+                              : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
+                                     "--device", "cpu", "--drafter", TINY, TINY);
         const json_t *devices =
             json_object_get(json_object_get(json_array_get(lines, 0), "memory"), "devices");
         const json_t *share[2] = {json_array_get(devices, 0), json_array_get(devices, 1)};
@@ -261,6 +261,7 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
         o.sessions = 2;
         o.context = 32;
         o.drafter_device = apart ? "cpu" : NULL;
+        o.kv_tokens = apart ? 40 : 0;
         cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
         spc_engine_describe(engine, &engine_facts);
         cr_expect_eq(bytes[0], (json_int_t)engine_facts.verifier_memory_bytes);

@@ -122,7 +122,8 @@ typedef struct {
                                  in the same order.  The communicator stays the application's, must
                                  outlive the engine and is not used beside it.  tp: 0, or its ranks
                                  (with which drafter_tp may cut the drafter too).  A rank is waited
-                                 for for two minutes */
+                                 for for two minutes.  Not with gamma auto, by which ranks
+                                 would choose each for itself */
     const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
                                  of place->world ranks, for all of which the verifier is cut (tp: 0,
                                  1 or as many), and a drafter that is not cut runs on each.  On the
@@ -323,7 +324,8 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *          (with an encoder the prompt may fill it)
  *
  * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
- * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma);
+ * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma;
+ * gamma auto and nccl_comm);
  * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session or
  * no room in the KV caches (without wait), a prompt that is too long, or with max_tokens more than
  * the KV caches ever hold */
