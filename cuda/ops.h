@@ -263,6 +263,7 @@ cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream
  * CPU rounds activations to 8 bits instead and multiplies integers; host/cpu_kernels.h says how far
  * off that is.) */
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *args, cudaStream_t stream);
+
 /* What may be done along with a linear op, each part where it is set. */
 typedef struct {
     const float *norm; /* [cols] in becomes in / sqrt(mean of squares + eps) * norm first; the root
