@@ -77,7 +77,7 @@ static __device__ __forceinline__ float4 load_four(const float *head, int32_t at
  * a step, and of their mixed values columns 32 j + 8 t .. 32 j + 8 t + 7. */
 
 template <int DIM> struct attend_scratch {
-    float query[STRIP][DIM + PAD];
+    alignas(16) float query[STRIP][DIM + PAD];    /* read 16 bytes at a time */
     float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them */
 };
 
