@@ -65,15 +65,6 @@ void spc_tcp_end(spc_tcp *t, const char *reason)
     (void)!write(t->wake, &one, sizeof one);
 }
 
-static void end_gone(spc_tcp *t, int32_t rank)
-{
-    char text[96];
-
-    (void)snprintf(text, sizeof text, "rank %d is gone: its process ended, or its connection broke",
-                   (int)rank);
-    spc_tcp_end(t, text);
-}
-
 static void end_left(spc_tcp *t, int32_t rank)
 {
     char text[64];
@@ -99,6 +90,64 @@ static void end_as_told(spc_tcp *t, spc_link *l, const spc_frame *f)
         (void)spc_error_set(&t->later, SPC_EDEVICE, "%s", text);
         l->heed = 0;
     }
+}
+
+static bool is_readable(const spc_link *l)
+{
+    struct pollfd wanted = {l->fd, POLLIN, 0};
+
+    return l->fd >= 0 && poll(&wanted, 1, 0) > 0;
+}
+
+/* Read past so many bytes. */
+static bool skip(const spc_link *l, size_t bytes, int64_t deadline)
+{
+    char dropped[1024];
+
+    while (bytes > 0) {
+        size_t piece = bytes < sizeof dropped ? bytes : sizeof dropped;
+
+        if (!spc_link_recv(l->fd, dropped, piece, deadline)) return false;
+        bytes -= piece;
+    }
+    return true;
+}
+
+/* The group is at its end: does a rank say why, behind what else it has sent? */
+static void ask_why(spc_tcp *t, spc_link *l)
+{
+    int64_t deadline = spc_link_now_ms() + DOUBT_MS;
+
+    if (!l->takes) l->taken = 0; /* its frame is complete: the next begins */
+    while (is_readable(l)) {
+        if (l->taken < sizeof l->in) {
+            char *to = (char *)&l->in + l->taken;
+
+            if (!spc_link_recv(l->fd, to, sizeof l->in - l->taken, deadline)) return;
+            l->taken = sizeof l->in;
+        }
+        if (l->in.magic != SPC_FRAME_MAGIC) return;
+        if (l->in.kind == SPC_FRAME_ABORT) {
+            end_as_told(t, l, &l->in);
+            return;
+        }
+        if (!skip(l, (size_t)l->in.bytes - (l->taken - sizeof l->in), deadline)) return;
+        l->taken = 0;
+    }
+}
+
+/* A rank is gone.  It, or the one because of which it went, may have said why. */
+static void end_gone(spc_tcp *t, int32_t rank)
+{
+    char text[96];
+
+    for (int32_t i = 0; i < t->comm.world && t->end.status == SPC_OK; i++) {
+        ask_why(t, &t->link[(rank + i) % t->comm.world]);
+    }
+    if (t->end.status != SPC_OK) return;
+    (void)snprintf(text, sizeof text, "rank %d is gone: its process ended, or its connection broke",
+                   (int)rank);
+    spc_tcp_end(t, t->later.status != SPC_OK ? t->later.message : text);
 }
 
 /* Is the next thing on this link, if there is any, an end?  Nothing else is read. */
@@ -196,9 +245,8 @@ static void give(spc_tcp *t, int32_t rank)
         ssize_t n = sendmsg(l->fd, &message, MSG_NOSIGNAL);
 
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        if (n < 0) { /* what it said before it went may be its reason */
-            look_at(t, rank, true);
-            if (t->end.status == SPC_OK) end_gone(t, rank);
+        if (n < 0) {
+            end_gone(t, rank);
             return;
         }
         l->given += (size_t)n;

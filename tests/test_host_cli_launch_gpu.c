@@ -245,8 +245,8 @@ Test(host_cli_launch_gpu, what_cannot_be_is_one_line)
         {"2",
          "-1",
          {"-n", "2", "--", "run", "--device", "cuda", "--overlap", "on"},
-         2,
-         "overlap: expected one GPU or a drafter-device, found 2 processes, rank 0 on cuda:0"},
+         0, /* of whoever finds it first */
+         "overlap: expected one GPU or a drafter-device, found 2 processes, rank "},
     };
     const char *prompts = write_prompts(1);
 
@@ -261,7 +261,11 @@ Test(host_cli_launch_gpu, what_cannot_be_is_one_line)
         memcpy(args + count, (const char *[]){"--input", prompts, MODEL("llama")},
                6 * sizeof *args);
         r = run(args);
-        cr_expect_eq(r.code, cases[i].code, "%zu: code %d: %s", i, r.code, r.err);
+        if (cases[i].code > 0) {
+            cr_expect_eq(r.code, cases[i].code, "%zu: code %d: %s", i, r.code, r.err);
+        } else {
+            cr_expect(r.code == 2 || r.code == 4, "%zu: code %d: %s", i, r.code, r.err);
+        }
         cr_expect(strstr(r.err, cases[i].text), "%zu: %s", i, r.err);
         cr_expect_eq(count_lines(r.err), 1, "%zu: %s", i, r.err);
         cr_expect_eq(r.out_bytes, 0);
