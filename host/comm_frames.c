@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 /* How long a rank that ends the group tries to let the others know, and how much longer it waits
- * for each further rank it misses: who misses the fewest knows best who is to blame. */
+ * for each further rank it misses: who misses the fewest knows best who is to blame.  The latter
+ * also for the rest of what a rank was sending when another was found gone. */
 enum { FAREWELL_MS = 200, DOUBT_MS = 20 };
 
 #define FRAME_NAME(id, name) name,
