@@ -16,13 +16,20 @@ static __device__ __forceinline__ uint64_t now_ns(void)
 #endif
 }
 
-static __device__ __forceinline__ bool is_stop(const spc_round_note_args &a, int32_t k,
-                                               int32_t token)
+/* stop, count: of one lane */
+static __device__ __forceinline__ bool is_stop(const int32_t *stop, int32_t count, int32_t token)
 {
-    for (int32_t i = 0; i < a.stops[k]; i++) {
-        if (a.stop[(int64_t)k * a.stop_stride + i] == token) return true;
+    for (int32_t i = 0; i < count; i++) {
+        if (stop[i] == token) return true;
     }
     return false;
+}
+
+static __device__ __forceinline__ void set_condition(uint64_t condition, bool value)
+{
+#if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
+    if (condition) cudaGraphSetConditional(condition, value);
+#endif
 }
 
 static __global__ void __launch_bounds__(OPS_THREADS)
@@ -39,6 +46,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
     const bool alive = a.step < a.drafts[k];
     const int32_t token = alive ? a.token[k] : 0;
+    const int32_t *stop = a.stop + (int64_t)k * a.stop_stride;
 
     if (alive) {
         a.draft[(int64_t)k * a.draft_stride + a.step] = token;
@@ -47,7 +55,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             a.drafts[k] = a.step;
             a.failed[k] = 1;
         }
-        if (token < 0 || is_stop(a, k, token)) {
+        if (token < 0 || is_stop(stop, a.stops[k], token)) {
             if (token >= 0) a.drafts[k] = a.step + 1;
             a.bonus[k] = 0;
             a.late[k] = 0;
@@ -80,9 +88,79 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     any = __syncthreads_or(any);
     if (threadIdx.x != 0) return;
     *a.clock = now_ns();
-#if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
-    if (a.condition) cudaGraphSetConditional(a.condition, any != 0);
-#endif
+    set_condition(a.condition, any != 0);
+}
+
+/* Follow the tokens of a verdict. */
+static __device__ __forceinline__ void emit(spc_round_outcome *o, const spc_verdict *v,
+                                            const int32_t *stop, int32_t stops)
+{
+    for (int32_t i = 0; i < v->count; i++) {
+        o->before = o->pending;
+        o->pending = v->token[i];
+        if (is_stop(stop, stops, o->pending)) o->live = 0;
+    }
+    o->count += v->count;
+    if (v->status & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER)) o->live = 0;
+}
+
+static __global__ void __launch_bounds__(OPS_THREADS)
+    end_kernel(const __grid_constant__ spc_round_end_args a)
+{
+    const int32_t k = (int32_t)(blockIdx.x * OPS_THREADS + threadIdx.x);
+
+    if (k >= a.lanes) return;
+
+    const int32_t *stop = a.stop + (int64_t)k * a.stop_stride;
+    spc_round_outcome o = {0, a.pending[k], a.pending[k], 1};
+
+    emit(&o, &a.verdict[k], stop, a.stops[k]);
+    if (a.late[k]) emit(&o, &a.again[k], stop, a.stops[k]);
+    if (a.failed[k] && a.verdict[k].accepted == a.drafts[k]) o.live = 0; /* it got there */
+    a.outcome[k] = o;
+}
+
+/* Numbers of a lane by itself, behind those of all rows. */
+static __device__ __forceinline__ void go_on_lane(const spc_round_go_on_args &a, int32_t k)
+{
+    const spc_round_outcome &o = a.outcome[a.from[k]];
+    const int32_t less = a.guess[k] - o.count;
+
+    a.position[k] -= less;
+    a.late_position[k] -= less;
+    for (int32_t i = 0; i < a.steps; i++) a.draw_position[(int64_t)i * a.lanes + k] -= less;
+    if (a.salt[k] != 0) a.salt[k] -= (uint32_t)less;
+    a.pending[k] = o.pending;
+}
+
+/* The first block asks whether any lane is live: the condition is set once. */
+static __global__ void __launch_bounds__(OPS_THREADS)
+    go_on_kernel(const __grid_constant__ spc_round_go_on_args a)
+{
+    const int32_t i = (int32_t)(blockIdx.x * OPS_THREADS + threadIdx.x);
+    int live = 0;
+
+    if (i < *a.patches) {
+        const spc_round_patch patch = a.patch[i];
+        const spc_round_outcome &o = a.outcome[a.from[patch.lane]];
+        int32_t *at = a.base + patch.at;
+
+        if (patch.kind == SPC_PATCH_SHIFT) {
+            *at -= a.guess[patch.lane] - o.count;
+        } else {
+            *at = patch.kind == SPC_PATCH_PENDING ? o.pending : o.before;
+        }
+    }
+    if (i < a.lanes) go_on_lane(a, i);
+    if (blockIdx.x != 0) return;
+    for (int32_t k = (int32_t)threadIdx.x; k < a.lanes; k += OPS_THREADS) {
+        live |= a.outcome[a.from[k]].live;
+    }
+    live = __syncthreads_or(live);
+    if (threadIdx.x != 0) return;
+    *a.clock = now_ns();
+    *a.decided = 0;
+    set_condition(a.condition, live != 0);
 }
 
 cudaError_t spc_cuda_round_note(const spc_round_note_args *a, cudaStream_t stream)
@@ -102,4 +180,18 @@ cudaError_t spc_cuda_round_late(const spc_round_late_args *a, cudaStream_t strea
 {
     if (a->lanes < 1) return cudaErrorInvalidValue;
     return launch_op(late_kernel, 1, *a, stream);
+}
+
+cudaError_t spc_cuda_round_end(const spc_round_end_args *a, cudaStream_t stream)
+{
+    if (a->lanes < 1) return cudaErrorInvalidValue;
+    return launch_op(end_kernel, (a->lanes + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
+}
+
+cudaError_t spc_cuda_round_go_on(const spc_round_go_on_args *a, cudaStream_t stream)
+{
+    const int32_t most = a->most_patches > a->lanes ? a->most_patches : a->lanes;
+
+    if (a->lanes < 1) return cudaErrorInvalidValue;
+    return launch_op(go_on_kernel, (most + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
 }

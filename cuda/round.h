@@ -59,6 +59,61 @@ typedef struct {
 
 cudaError_t spc_cuda_round_late(const spc_round_late_args *args, cudaStream_t stream);
 
+/* ---- from one round to the next, which the host has not seen yet ---- */
+
+/* What a round made of a sequence: what its next one begins with. */
+typedef struct {
+    int32_t count;           /* tokens it emitted */
+    int32_t pending, before; /* the last two of the sequence */
+    int32_t live;            /* 0: the sequence ended by a stop or a bad row: no round follows */
+} spc_round_outcome;
+
+typedef struct {
+    const spc_verdict *verdict, *again; /* [lanes] of the round, and of late rows */
+    const int32_t *late;                /* [lanes] whether that ran */
+    const int32_t *failed, *drafts;     /* [lanes] as spc_cuda_round_note left them */
+    const int32_t *pending;             /* [lanes] token that the round began with */
+    const int32_t *stop, *stops;        /* as in spc_round_note_args */
+    spc_round_outcome *outcome;         /* [lanes] */
+    int32_t lanes, stop_stride;
+} spc_round_end_args;
+
+cudaError_t spc_cuda_round_end(const spc_round_end_args *args, cudaStream_t stream);
+
+/* What to do with a number of a round that was written down as if the one before it had emitted all
+ * it can. */
+typedef enum {
+    SPC_PATCH_SHIFT,   /* a position: lower by what was not emitted */
+    SPC_PATCH_PENDING, /* becomes the last token */
+    SPC_PATCH_BEFORE,  /* becomes the one before it */
+} spc_patch_kind;
+
+typedef struct {
+    int32_t at; /* counted from `base` */
+    int32_t lane;
+    int32_t kind; /* spc_patch_kind */
+} spc_round_patch;
+
+/* Make such a round the one that follows. */
+typedef struct {
+    const spc_round_outcome *outcome; /* of the round before, whatever its order was: */
+    const int32_t *from;              /* [lanes] which of them is this lane's */
+    const int32_t *guess;             /* [lanes] tokens it was taken to emit */
+    const spc_round_patch *patch;     /* [*patches] */
+    const int32_t *patches;           /* [1] 0 .. most_patches */
+    int32_t *base;
+    int64_t *position, *late_position; /* [lanes] positions, too */
+    int64_t *draw_position;            /* [steps, lanes] */
+    uint32_t *salt;                    /* [lanes] where it is not 0, position + 1 */
+    int32_t *pending;                  /* [lanes] becomes the last token */
+    uint64_t *clock;                   /* [1] receives when this ran, in ns */
+    uint64_t *decided;                 /* [1] receives 0, for spc_cuda_round_late to change */
+    uint64_t condition;                /* as above: whether any sequence is live; 0: none */
+    int32_t lanes, steps, most_patches;
+} spc_round_go_on_args;
+
+cudaError_t spc_cuda_round_go_on(const spc_round_go_on_args *args, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -47,7 +47,7 @@ const float *spc_apart_rows(const spc_runner *drafter, const spc_lane *lanes, in
 
 /* The verb round. */
 spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
-                           int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
-                           spc_error *err);
+                           int32_t count, spc_verdict *out, spc_verdict *late,
+                           spc_round_times *times, spc_error *err);
 
 #endif

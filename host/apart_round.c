@@ -177,7 +177,8 @@ static spc_status work_both(apart_round *r, spc_error *err)
 }
 
 spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole *w, int32_t count,
-                           spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err)
+                           spc_verdict *out, spc_verdict *late, spc_round_times *times,
+                           spc_error *err)
 {
     apart_round r = {
         .drafter = drafter, .verifier = verifier, .whole = w, .lane = w->lane, .out = out};
@@ -199,6 +200,6 @@ spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole 
     r.rows = spc_apart_rows(drafter, &r.lane, 1);
     status = r.ahead > 0 ? work_both(&r, err) : decide(&r, err);
     w->ahead = r.ahead;
-    *verify_ns = spc_now_ns() - drawn;
+    *times = (spc_round_times){spc_now_ns() - drawn, UINT64_MAX};
     return status;
 }

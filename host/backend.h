@@ -91,6 +91,14 @@ static inline int32_t spc_lane_drafter_rows(const spc_lane *lane)
     return lane->drafts + (lane->bonus && spc_lane_bonus_reads(lane) ? 1 : 0);
 }
 
+/* How long a round took. */
+typedef struct {
+    uint64_t verify_ns; /* from the last draw to the end of verification, by the device's clock (of
+                           two devices by the host's); UINT64_MAX: nothing was drawn */
+    uint64_t round_ns; /* from its beginning to there, by the same; UINT64_MAX: as long as the call,
+                          which did not find it sent (spc_whole.flew) */
+} spc_round_times;
+
 /* Rounds that a runner verified as a whole, by the device's clock. */
 typedef struct {
     uint64_t rounds;
@@ -116,6 +124,9 @@ typedef struct {
     int32_t ahead; /* of a sequence by itself whose last draft ends the round, whose verification is
                       by token: while the verifier works, draw so many drafts of the next round, as
                       if all of this one were kept.  They are what that round would draw */
+    bool goes_on;  /* unless it ends in this round, the next one draws as many drafts.  Where all
+                      sequences of a round do, the backend may run that one behind it, before this
+                      one has returned: `flies` */
     int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
     int32_t stop_count;
     /* what became of it */
@@ -123,6 +134,9 @@ typedef struct {
     bool again;    /* the late row ran, and its verdict is there */
     int32_t ready; /* drafts that an earlier round had drawn ahead; `ahead` receives how many this
                       one has */
+    bool flew;     /* this round had been sent behind the one before */
+    bool flies;    /* the next one has been sent: it is what a call with the same sequences, or some
+                      of them, finds; another call has to wait for it and gets nothing of it */
 } spc_whole;
 
 /* How kernels are timed. */
@@ -204,11 +218,10 @@ typedef struct {
      *
      * drafter     may be NULL when nothing is to be drafted and no rule reads its rows
      * out         [count] verdicts
-     * late        [count] of the late rows that ran
-     * verify_ns   receives the time from the last draw to the end of verification, by the device's
-     *             clock (of two devices by the host's); UINT64_MAX: nothing was drawn */
+     * late        [count] of the late rows that ran */
     spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
-                        spc_verdict *out, spc_verdict *late, uint64_t *verify_ns, spc_error *err);
+                        spc_verdict *out, spc_verdict *late, spc_round_times *times,
+                        spc_error *err);
     bool round_alone; /* round takes one sequence, unscored: others are composed */
     /* What is kept of a verifier's rounds from the first call on, at two more small launches in
      * each; borrowed until unload.  NULL: there is no round, or no clock. */

@@ -105,8 +105,12 @@ static void cuda_close(spc_backend *b)
     if (!b) return;
     (void)cudaSetDevice(b->device);
     spc_device_comm_close(b->comm);
+    for (int i = 0; i < 2; i++) {
+        if (b->fetched[i]) (void)cudaEventDestroy(b->fetched[i]);
+    }
     if (b->join) (void)cudaEventDestroy(b->join);
     if (b->fork) (void)cudaEventDestroy(b->fork);
+    if (b->inner) (void)cudaStreamDestroy(b->inner);
     if (b->side) (void)cudaStreamDestroy(b->side);
     if (b->stream) (void)cudaStreamDestroy(b->stream);
     free(b);
@@ -118,8 +122,12 @@ static spc_status open_streams(spc_backend *b, spc_error *err)
     cudaError_t code = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
 
     if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&b->side, cudaStreamNonBlocking);
+    if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&b->inner, cudaStreamNonBlocking);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->fork, cudaEventDisableTiming);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->join, cudaEventDisableTiming);
+    for (int i = 0; i < 2 && code == cudaSuccess; i++) {
+        code = cudaEventCreateWithFlags(&b->fetched[i], cudaEventDisableTiming);
+    }
     return spc_cuda_check(b, code, "no stream", err);
 }
 

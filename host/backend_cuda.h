@@ -10,6 +10,7 @@
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph: what it will be, what became of it
  *   backend_cuda_whole_run.c  ... and how it runs
+ *   backend_cuda_chain.c  ... and the one behind it, before the host has seen it
  *   backend_cuda_ways.c   which way linear ops go: by default, by a table, timed
  *   backend_cuda_weights.c  weights on their way to the device
  *
@@ -38,6 +39,8 @@ struct spc_backend {
     cudaStream_t stream;
     cudaStream_t side;          /* drafting ahead; recording the body of a conditional node */
     cudaEvent_t fork, join;     /* where the side stream leaves the other one, and comes back */
+    cudaStream_t inner;         /* recording a conditional node inside another's body */
+    cudaEvent_t fetched[2];     /* what a round left is in the host's memory, by area */
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
@@ -108,6 +111,7 @@ typedef struct {
     int32_t steps;                      /* longest draft */
     int32_t ready, ahead;               /* drafts that are there, and to be drawn ahead */
     int32_t bank;                       /* of the drafter's logits: 0 or 1 */
+    int32_t chained;                    /* 1: it begins with what the round before it left */
     int32_t clocked;                    /* 1: its parts are timed */
     int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
     cuda_shape draft[CUDA_LANE_DRAFTS]; /* [steps] forwards of the drafter */
@@ -116,8 +120,8 @@ typedef struct {
     cuda_shape next[CUDA_LANE_DRAFTS];  /* [ahead] of the drafter */
 } cuda_whole_shape;
 
-/* When the device came to where: behind the last draw, behind verification; of a round on the clock
- * also at the beginning and behind the verifier's forward. */
+/* When the device came to where: behind the last draw, behind verification; of a chained round and
+ * of one on the clock also at the beginning, of the latter behind the verifier's forward too. */
 enum { CLOCK_DRAWN, CLOCK_DECIDED, CLOCK_BEGUN, CLOCK_SCORED, CUDA_CLOCKS };
 
 /* The data of a whole round: one block on the host and one on the device, laid out by the round's
@@ -132,10 +136,14 @@ typedef struct {
     int32_t *stop, *stops;               /* [lanes, SPC_WHOLE_STOPS], [lanes] */
     int32_t *next, *score;               /* [steps, lanes] see cuda/round.h; from draft[0].token */
     int32_t *none;                       /* [lanes] 0 */
+    int32_t *pending;                    /* [lanes] the token that the round begins with */
     int64_t *drafter_row;                /* [lanes] as row, in the bank of this round */
     int64_t *ahead_row, *ahead_position; /* [ahead] */
     int32_t *ahead_next;                 /* [ahead] as next; the last has none */
     cuda_rows draft[CUDA_LANE_DRAFTS], scored, late, ahead[CUDA_LANE_DRAFTS];
+    int32_t *from, *guess;  /* [lanes] of a chained round: see cuda/round.h */
+    spc_round_patch *patch; /* [*patches] */
+    int32_t *patches;       /* [1] */
     /* both ways */
     int32_t *drafts, *bonus, *wants_late, *failed; /* [lanes] */
     /* written by the device */
@@ -160,14 +168,17 @@ typedef struct {
     int32_t bank;
 } cuda_ahead;
 
-enum { CUDA_WHOLES = 16 };
+enum { CUDA_WHOLES = 24 };
 
 typedef struct {
     cuda_whole_shape shape;
     cudaGraphExec_t exec; /* NULL: seen once, not recorded yet */
-    bool late;            /* it runs late rows by itself */
+    bool inside;          /* it runs late rows by itself */
     uint64_t used;        /* 0: never */
 } cuda_whole_graph;
+
+/* The round behind one that the host waits for; see backend_cuda_whole.h. */
+typedef struct cuda_chain cuda_chain;
 
 /* A rank's part in drawing and verification; zeros where rows are whole. */
 typedef struct {
@@ -212,7 +223,12 @@ struct spc_runner {
     cuda_ahead ahead; /* what this runner drafted */
     uint64_t *serial; /* [slots] counts forwards */
     int32_t *order;   /* [slots] lanes of a round, by falling draft length */
-    void *whole_host; /* pinned; whole_bytes long */
+    int32_t *lane;    /* [slots] which lane is that of the k-th sequence of a call */
+    cuda_chain *chain;
+    char *whole_host; /* pinned; two areas, each whole_bytes long: the device may write one while
+                         the host writes the other */
+    int32_t area;     /* of the last round that was sent */
+    bool busy[2];     /* the device may still write it */
 
     /* on the device */
     void *weights;              /* matrices */
@@ -236,7 +252,8 @@ struct spc_runner {
     cuda_rows device_rows;
     cuda_lanes device_lanes;
     size_t rows_bytes, lanes_bytes, lanes_in_bytes; /* of them; what the host writes comes first */
-    void *whole_device;
+    void *whole_device;                             /* whole_bytes long */
+    spc_round_outcome *outcome;                     /* [slots] of the last round but one */
     size_t whole_bytes;
 };
 
@@ -338,11 +355,13 @@ spc_status spc_cuda_verify_rows(const float *rows, spc_runner *verifier, const s
 
 /* The verb round, and what it needs: bytes of the block for a runner's limits. */
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
-                          int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
-                          spc_error *err);
+                          int32_t count, spc_verdict *out, spc_verdict *late,
+                          spc_round_times *times, spc_error *err);
 const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier);
 size_t spc_cuda_whole_bytes(const spc_limits *limits);
 void spc_cuda_free_wholes(spc_runner *runner);
+/* What the round behind it takes on the host. */
+void spc_cuda_lay_out_chain(spc_runner *runner, carver *to);
 
 /* Logits of a runner as rows. */
 spc_logit_rows spc_cuda_logit_rows(const spc_runner *runner);

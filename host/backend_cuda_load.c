@@ -73,6 +73,8 @@ static size_t lay_out_host(spc_runner *r, char *base)
     }
     r->serial = carve(&to, times(sizeof *r->serial, l->slots));
     r->order = carve(&to, times(sizeof *r->order, l->slots));
+    r->lane = carve(&to, times(sizeof *r->lane, l->slots));
+    spc_cuda_lay_out_chain(r, &to);
     r->mirror = carve(&to, times(times(sizeof *r->mirror, l->outputs), plan->ids));
     if (r->part) {
         r->slices.heard = carve(&to, times(sizeof *r->slices.heard, r->backend->comm->world));
@@ -177,6 +179,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
     r->whole_bytes = spc_cuda_whole_bytes(l);
     r->whole_device = carve(&to, r->whole_bytes);
+    r->outcome = carve(&to, times(sizeof *r->outcome, l->slots));
     return to.used;
 }
 
@@ -257,11 +260,11 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
-    if (cudaMallocHost(&r->whole_host, r->whole_bytes) != cudaSuccess) {
+    if (cudaMallocHost((void **)&r->whole_host, 2 * r->whole_bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         return spc_error_set(err, SPC_ENOMEM,
                              "%s: no %zu KiB of pinned memory on the host; lower sessions",
-                             spc_bundle_where(bundle), r->whole_bytes >> 10);
+                             spc_bundle_where(bundle), r->whole_bytes >> 9);
     }
     if (r->limits.plain) r->graphs.off = true;
     if (r->gemm_memory) {
@@ -423,9 +426,9 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
-    if (r->backend->comm) { /* to free memory waits for the device, which may wait for a rank */
-        (void)spc_cuda_wait(r->backend, "unload", NULL);
-    }
+    /* A round may still fly; and where to free memory waits for the device, which may wait for a
+     * rank, this wait ends in time. */
+    (void)spc_cuda_wait(r->backend, "unload", NULL);
     spc_cuda_free_graphs(r);
     spc_cuda_free_wholes(r);
     (void)cudaFreeHost(r->whole_host);

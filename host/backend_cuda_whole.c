@@ -27,6 +27,15 @@ enum { SLOTS_MOST = 1 << 20 };
 /* ---- layout -----------------------------------------------------------------------------------
  */
 
+int32_t spc_cuda_most_patches(const cuda_whole_shape *s)
+{
+    int32_t rows = s->scored.count + s->late.count;
+
+    if (!s->chained) return 0;
+    for (int32_t i = 0; i < s->steps; i++) rows += s->draft[i].count;
+    return 2 * rows + 4 * s->lanes;
+}
+
 static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
 {
     carver to = {base, 0};
@@ -45,6 +54,7 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->next = carve(&to, times(sizeof *w->next, lanes * steps));
     w->score = carve(&to, times(sizeof *w->score, lanes * steps));
     w->none = carve(&to, times(sizeof *w->none, lanes));
+    w->pending = carve(&to, times(sizeof *w->pending, lanes));
     w->drafter_row = carve(&to, times(sizeof *w->drafter_row, lanes));
     w->ahead_row = carve(&to, times(sizeof *w->ahead_row, s->ahead));
     w->ahead_position = carve(&to, times(sizeof *w->ahead_position, s->ahead));
@@ -57,6 +67,10 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     for (int32_t i = 0; i < s->ahead; i++) {
         (void)spc_cuda_lay_out_rows(&w->ahead[i], &to, s->next[i].count);
     }
+    w->from = carve(&to, times(sizeof *w->from, s->chained * lanes));
+    w->guess = carve(&to, times(sizeof *w->guess, s->chained * lanes));
+    w->patch = carve(&to, times(sizeof *w->patch, spc_cuda_most_patches(s)));
+    w->patches = carve(&to, times(sizeof *w->patches, s->chained));
     w->fetched = to.used;
     w->drafts = carve(&to, times(sizeof *w->drafts, lanes));
     w->bonus = carve(&to, times(sizeof *w->bonus, lanes));
@@ -80,7 +94,7 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
 size_t spc_cuda_whole_bytes(const spc_limits *limits)
 {
     cuda_whole_shape most = {
-        .lanes = limits->slots, .steps = CUDA_LANE_DRAFTS, .ahead = CUDA_LANE_DRAFTS};
+        .lanes = limits->slots, .steps = CUDA_LANE_DRAFTS, .ahead = CUDA_LANE_DRAFTS, .chained = 1};
     cuda_whole w;
 
     if (limits->slots > SLOTS_MOST) return CARVE_MOST; /* beyond counting rows */
@@ -96,8 +110,7 @@ size_t spc_cuda_whole_bytes(const spc_limits *limits)
 /* ---- what the round will be -------------------------------------------------------------------
  */
 
-/* Lanes by falling draft length, equal ones in their order. */
-static void sort_lanes(int32_t *order, const spc_whole *whole, int32_t count)
+void spc_cuda_sort_lanes(int32_t *order, const spc_whole *whole, int32_t count)
 {
     int32_t at = 0;
 
@@ -116,19 +129,19 @@ static int32_t first_rows(const spc_runner *drafter, const spc_whole *w)
     return w->length - drafter->length[w->slot];
 }
 
-/* Does any lane need two?  Then the others repeat their last row (to the same bits), so that all
- * rounds with such a lane have one shape. */
+/* Does any lane need two, or may it, if it kept all drafts and ran nothing behind them?  Then the
+ * others repeat their last row (to the same bits), so that all rounds with such a lane have one
+ * shape. */
 static bool in_pairs(const whole_round *r, const spc_whole *whole, int32_t count)
 {
     for (int32_t k = 0; k < count; k++) {
-        if (whole[k].lane.drafts > 0 && first_rows(r->drafter, &whole[k]) > 1) return true;
+        const spc_whole *w = &whole[k];
+
+        if (w->lane.drafts == 0) continue;
+        if (r->shape.chained ? !w->late && !w->unscored : first_rows(r->drafter, w) > 1)
+            return true;
     }
     return false;
-}
-
-static int32_t score_rows(const spc_whole *w)
-{
-    return w->lane.drafts + (w->unscored ? 0 : 1);
 }
 
 /* Drafts that were drawn ahead for this very round, as many as it takes. */
@@ -155,7 +168,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
     s->lanes = count;
     s->drafter = r->drafter;
     s->clocked = r->verifier->clocked;
-    if (count == 1) {
+    if (count == 1 && !s->chained) {
         s->ready = ready_drafts(r, whole);
         s->ahead = ahead_drafts(r, whole);
         s->bank = s->ready > 0 ? r->drafter->ahead.bank : 0;
@@ -170,7 +183,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
             if (i < s->ready) continue;
             s->draft[i].count += i == 0 && pairs && w->length > 1 ? 2 : 1;
         }
-        s->scored.count += score_rows(w);
+        s->scored.count += spc_whole_most(w);
         s->late.count += w->late;
     }
 }
@@ -178,8 +191,9 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 /* ---- writing it down --------------------------------------------------------------------------
  */
 
-static void write_lane(const cuda_whole *to, int32_t k, const spc_whole *w)
+static void write_lane(whole_round *r, int32_t k, const spc_whole *w)
 {
+    const cuda_whole *to = &r->host;
     const spc_lane *lane = &w->lane;
 
     to->params[k] = *lane->params;
@@ -191,6 +205,7 @@ static void write_lane(const cuda_whole *to, int32_t k, const spc_whole *w)
     memcpy(to->stop + (ptrdiff_t)k * SPC_WHOLE_STOPS, w->stop, sizeof w->stop);
     to->stops[k] = w->stop_count;
     to->none[k] = 0;
+    to->pending[k] = r->shape.chained ? 0 : w->token[w->length - 1];
     to->drafts[k] = lane->drafts;
     to->bonus[k] = lane->bonus;
     to->wants_late[k] = w->late;
@@ -209,7 +224,28 @@ static int32_t drafter_output(const whole_round *r, const spc_whole *w, int32_t 
     return (bank == 0 ? w->lane.output : r->drafter->limits.outputs) + i;
 }
 
-/* Rows of a step of drafting.  Behind the first step their tokens are not known yet. */
+static void patch(const cuda_whole *to, const int32_t *at, int32_t lane, spc_patch_kind kind)
+{
+    to->patch[(*to->patches)++] =
+        (spc_round_patch){(int32_t)(at - (const int32_t *)to->params), lane, kind};
+}
+
+/* One more row of lane k: that of its pending token (i: 0), of the one before it (-1), or of draft
+ * i - 1, whose token is not known yet. */
+static void add_row(whole_round *r, const spc_runner *runner, const cuda_rows *to, cuda_shape *f,
+                    int32_t k, const spc_whole *w, int32_t i, int32_t output)
+{
+    int32_t position = w->length - 1 + i, row = f->count;
+    bool known = i <= 0 && !r->shape.chained;
+
+    spc_cuda_add_row(runner, to, f, w->slot, known ? w->token[position] : 0, position, output);
+    if (!r->shape.chained) return;
+    patch(&r->host, to->position + row, k, SPC_PATCH_SHIFT);
+    patch(&r->host, to->seen + row, k, SPC_PATCH_SHIFT);
+    if (i <= 0) patch(&r->host, to->token + row, k, i == 0 ? SPC_PATCH_PENDING : SPC_PATCH_BEFORE);
+}
+
+/* Rows of a step of drafting. */
 static void write_step(whole_round *r, const spc_whole *whole, const int32_t *order, int32_t i)
 {
     const cuda_rows *to = &r->host.draft[i];
@@ -217,14 +253,10 @@ static void write_step(whole_round *r, const spc_whole *whole, const int32_t *or
     cuda_shape f = {0};
 
     for (int32_t k = 0; k < r->shape.drawn[i]; k++) {
-        const spc_whole *w = &whole[order[k]];
-        int32_t n = w->length;
+        const spc_whole *w = spc_whole_at(whole, order, k);
 
-        if (i == 0 && pairs && n > 1) {
-            spc_cuda_add_row(r->drafter, to, &f, w->slot, w->token[n - 2], n - 2, -1);
-        }
-        spc_cuda_add_row(r->drafter, to, &f, w->slot, i == 0 ? w->token[n - 1] : 0, n - 1 + i,
-                         drafter_output(r, w, r->shape.bank, i));
+        if (i == 0 && pairs && w->length > 1) add_row(r, r->drafter, to, &f, k, w, -1, -1);
+        add_row(r, r->drafter, to, &f, k, w, i, drafter_output(r, w, r->shape.bank, i));
     }
     spc_cuda_end_rows(r->drafter, &f);
     r->shape.draft[i] = f;
@@ -239,8 +271,7 @@ static void write_ahead(whole_round *r, const spc_whole *w)
     for (int32_t i = 0; i < r->shape.ahead; i++) {
         cuda_shape f = {0};
 
-        spc_cuda_add_row(r->drafter, &to->ahead[i], &f, w->slot, 0, w->length - 1 + drafts + i,
-                         drafter_output(r, w, bank, i));
+        add_row(r, r->drafter, &to->ahead[i], &f, 0, w, drafts + i, drafter_output(r, w, bank, i));
         spc_cuda_end_rows(r->drafter, &f);
         r->shape.next[i] = f;
         to->ahead_row[i] = drafter_output(r, w, bank, i);
@@ -257,15 +288,14 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
     cuda_shape scored = {0}, late = {0};
 
     for (int32_t k = 0; k < r->shape.lanes; k++) {
-        const spc_whole *w = &whole[order[k]];
-        int32_t n = w->length, drafts = w->lane.drafts, rows = score_rows(w);
+        const spc_whole *w = spc_whole_at(whole, order, k);
+        int32_t drafts = w->lane.drafts, rows = spc_whole_most(w);
 
         for (int32_t i = 0; i < rows; i++) {
             if (i > 0) {
                 to->score[(i - 1) * r->shape.lanes + k] = token_at(to, &to->scored, scored.count);
             }
-            spc_cuda_add_row(r->verifier, &to->scored, &scored, w->slot,
-                             i == 0 ? w->token[n - 1] : 0, n - 1 + i, w->lane.output + i);
+            add_row(r, r->verifier, &to->scored, &scored, k, w, i, w->lane.output + i);
         }
         for (int32_t i = rows; i <= drafts; i++) {
             if (i > 0) to->score[(i - 1) * r->shape.lanes + k] = -1;
@@ -280,8 +310,7 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
             if (i + 1 < r->shape.ready) *next = -1; /* its row was run ahead */
         }
         if (!w->late) continue;
-        spc_cuda_add_row(r->drafter, &to->late, &late, w->slot, drafts == 0 ? w->token[n - 1] : 0,
-                         n - 1 + drafts, w->lane.output + drafts);
+        add_row(r, r->drafter, &to->late, &late, k, w, drafts, w->lane.output + drafts);
     }
     if (scored.count > 0) spc_cuda_end_rows(r->verifier, &scored);
     if (late.count > 0) spc_cuda_end_rows(r->drafter, &late);
@@ -292,9 +321,9 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
 static void write_round(whole_round *r, const spc_whole *whole, const int32_t *order)
 {
     for (int32_t k = 0; k < r->shape.lanes; k++) {
-        const spc_whole *w = &whole[order[k]];
+        const spc_whole *w = spc_whole_at(whole, order, k);
 
-        write_lane(&r->host, k, w);
+        write_lane(r, k, w);
         r->host.drafter_row[k] = w->lane.output;
         if (r->shape.bank > 0) r->host.drafter_row[k] = drafter_output(r, w, r->shape.bank, 0);
         for (int32_t i = 0; i < w->lane.drafts; i++) {
@@ -305,6 +334,21 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
     for (int32_t i = r->shape.ready; i < r->shape.steps; i++) write_step(r, whole, order, i);
     write_scored(r, whole, order);
     write_ahead(r, whole);
+}
+
+spc_status spc_cuda_write_whole(whole_round *r, const spc_whole *whole, const int32_t *order,
+                                int32_t count, spc_error *err)
+{
+    spc_runner *v = r->verifier;
+    spc_status status = spc_cuda_next_area(v, &r->area, err);
+
+    if (status != SPC_OK) return status;
+    count_rows(r, whole, count);
+    lay_out(&r->host, v->whole_host + (size_t)r->area * v->whole_bytes, &r->shape);
+    lay_out(&r->device, v->whole_device, &r->shape);
+    if (r->shape.chained) *r->host.patches = 0;
+    write_round(r, whole, order);
+    return SPC_OK;
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------
@@ -327,7 +371,7 @@ static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted)
 static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_verdict *late)
 {
     const cuda_whole *from = &r->host;
-    int32_t wanted = w->lane.drafts, rows = score_rows(w), drafts = from->drafts[k];
+    int32_t wanted = w->lane.drafts, rows = spc_whole_most(w), drafts = from->drafts[k];
     int32_t n = w->length, valid = drafts + 1;
 
     w->again = from->wants_late[k] != 0;
@@ -366,32 +410,62 @@ static void note_clock(const whole_round *r, spc_round_clock *c)
     c->decide_ns += at[CLOCK_DECIDED] - at[CLOCK_SCORED];
 }
 
+static spc_round_times times_of(const whole_round *r, bool flew)
+{
+    const uint64_t *at = r->host.clock;
+    spc_round_times t = {UINT64_MAX, UINT64_MAX};
+
+    if (r->shape.steps > 0) t.verify_ns = at[CLOCK_DECIDED] - at[CLOCK_DRAWN];
+    if (flew) t.round_ns = at[CLOCK_DECIDED] - at[CLOCK_BEGUN];
+    return t;
+}
+
+/* The round that flies, if it is this one; or send it. */
+static spc_status begin(whole_round *r, spc_runner *drafter, spc_runner *v, const spc_whole *whole,
+                        int32_t count, bool *flew, spc_error *err)
+{
+    cuda_chain *chain = v->chain;
+    bool ran;
+    spc_status status;
+
+    *flew = spc_cuda_chain_serves(chain, drafter, v, whole, count, v->lane);
+    chain->flying = false;
+    if (*flew) {
+        *r = chain->round;
+        return SPC_OK;
+    }
+    memset(r, 0, sizeof *r); /* shapes are compared as a whole */
+    r->drafter = drafter;
+    r->verifier = v;
+    spc_cuda_sort_lanes(v->order, whole, count);
+    for (int32_t k = 0; k < count; k++) v->lane[v->order[k]] = k;
+    status = spc_cuda_write_whole(r, whole, v->order, count, err);
+    return status == SPC_OK ? spc_cuda_start_whole(r, NULL, &ran, err) : status;
+}
+
 spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
-                          int32_t count, spc_verdict *out, spc_verdict *late, uint64_t *verify_ns,
-                          spc_error *err)
+                          int32_t count, spc_verdict *out, spc_verdict *late,
+                          spc_round_times *times, spc_error *err)
 {
     whole_round r;
+    bool flew = false;
     spc_status status = spc_cuda_enter(verifier->backend, err);
 
-    if (status != SPC_OK) return status;
-    memset(&r, 0, sizeof r); /* shapes are compared as a whole */
-    r.drafter = drafter;
-    r.verifier = verifier;
     assert(count >= 1 && count <= verifier->limits.slots);
-    sort_lanes(verifier->order, whole, count);
-    count_rows(&r, whole, count);
-    lay_out(&r.host, verifier->whole_host, &r.shape);
-    lay_out(&r.device, verifier->whole_device, &r.shape);
-    write_round(&r, whole, verifier->order);
-    status = spc_cuda_execute_whole(&r, err);
-    if (status != SPC_OK) return status;
-    for (int32_t k = 0; k < count; k++) {
-        int32_t i = verifier->order[k];
-
-        take(&r, k, &whole[i], &out[i], &late[i]);
+    if (status == SPC_OK) status = begin(&r, drafter, verifier, whole, count, &flew, err);
+    if (status == SPC_OK) {
+        status = spc_cuda_chain_next(&r, whole, count, verifier->lane, verifier->order, err);
     }
-    *verify_ns = UINT64_MAX;
-    if (r.shape.steps > 0) *verify_ns = r.host.clock[CLOCK_DECIDED] - r.host.clock[CLOCK_DRAWN];
+    if (status == SPC_OK) status = spc_cuda_finish_whole(&r, err);
+    if (status != SPC_OK) return status;
+    assert(r.host.clock[CLOCK_DECIDED] != 0); /* it ran: the host sees what the device saw */
+    for (int32_t k = 0; k < count; k++) {
+        take(&r, verifier->lane[k], &whole[k], &out[k], &late[k]);
+        whole[k].flew = flew;
+        whole[k].flies = verifier->chain->flying;
+    }
+    if (verifier->chain->flying) spc_cuda_chain_note(verifier, whole, out, late, count);
+    *times = times_of(&r, flew);
     if (r.shape.clocked) note_clock(&r, &verifier->clock);
     return SPC_OK;
 }

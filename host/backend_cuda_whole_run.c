@@ -161,7 +161,7 @@ static spc_status run_round(whole_round *r, spc_error *err)
     spc_round_late_args late = {r->device.verdict,    r->device.drafts,
                                 r->device.wants_late, r->device.clock + CLOCK_DECIDED,
                                 r->shape.lanes,       r->condition};
-    spc_status status = stamp(r, CLOCK_BEGUN, err);
+    spc_status status = r->shape.chained ? SPC_OK : stamp(r, CLOCK_BEGUN, err);
 
     for (int32_t i = 0; i < r->shape.steps && status == SPC_OK; i++) {
         status = draft_step(r, i, err);
@@ -200,11 +200,13 @@ static spc_status run_late(whole_round *r, spc_error *err)
 /* ---- graphs -----------------------------------------------------------------------------------
  */
 
-static cuda_whole_graph *find(spc_runner *v, const cuda_whole_shape *shape)
+/* The graph of a shape; *seen receives whether the shape has come before. */
+static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, bool *seen)
 {
     cuda_whole_graph *oldest = &v->wholes[0];
 
     v->graphs.clock++;
+    *seen = true;
     for (int32_t i = 0; i < CUDA_WHOLES; i++) {
         cuda_whole_graph *g = &v->wholes[i];
 
@@ -214,10 +216,11 @@ static cuda_whole_graph *find(spc_runner *v, const cuda_whole_shape *shape)
         }
         if (g->used < oldest->used) oldest = g;
     }
+    *seen = false;
     if (oldest->exec) (void)cudaGraphExecDestroy(oldest->exec);
     *oldest = (cuda_whole_graph){.used = v->graphs.clock};
     memcpy(&oldest->shape, shape, sizeof *shape);
-    return NULL;
+    return oldest;
 }
 
 void spc_cuda_free_wholes(spc_runner *r)
@@ -250,8 +253,10 @@ static uint64_t new_condition(cudaStream_t stream)
     return 0;
 }
 
-/* The late rows as the body of a conditional node behind all that was recorded. */
-static bool record_late(whole_round *r, spc_error *err)
+/* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
+ * the body is recorded on a stream of its own. */
+static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
@@ -265,7 +270,7 @@ static bool record_late(whole_round *r, spc_error *err)
 
     struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
 
-    params.conditional.handle = r->condition;
+    params.conditional.handle = condition;
     params.conditional.type = cudaGraphCondTypeIf;
     params.conditional.size = 1;
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
@@ -273,14 +278,14 @@ static bool record_late(whole_round *r, spc_error *err)
         cudaGraphAddNode(&node, graph, behind, edges, count, &params) != cudaSuccess ||
         cudaStreamUpdateCaptureDependencies(stream, &node, NULL, 1,
                                             cudaStreamSetCaptureDependencies) != cudaSuccess ||
-        cudaStreamBeginCaptureToGraph(b->side, params.conditional.phGraph_out[0], NULL, NULL, 0,
+        cudaStreamBeginCaptureToGraph(on, params.conditional.phGraph_out[0], NULL, NULL, 0,
                                       cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         return false;
     }
-    b->stream = b->side;
-    ok = run_late(r, err) == SPC_OK;
+    b->stream = on;
+    ok = run(r, err);
     b->stream = stream;
-    return cudaStreamEndCapture(b->side, &body) == cudaSuccess && ok;
+    return cudaStreamEndCapture(on, &body) == cudaSuccess && ok;
 }
 
 #else
@@ -291,65 +296,130 @@ static uint64_t new_condition(cudaStream_t stream)
     return 0;
 }
 
-static bool record_late(whole_round *r, spc_error *err)
+static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
 {
     (void)r;
+    (void)condition;
+    (void)on;
+    (void)run;
     (void)err;
     return false;
 }
 
 #endif
 
-/* Record the round.  On a device that cannot, rounds are launched plainly from then on. */
-static spc_status record(whole_round *r, cuda_whole_graph *g, spc_error *err)
+static bool late_body(whole_round *r, spc_error *err)
+{
+    return run_late(r, err) == SPC_OK;
+}
+
+/* The round, and its late rows where that can be. */
+static bool round_body(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    bool ok;
+
+    if (r->shape.late.count > 0) r->condition = new_condition(b->stream);
+    ok = run_round(r, err) == SPC_OK;
+    r->inside = r->shape.late.count == 0 || r->condition != 0;
+    if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
+    r->condition = 0;
+    return ok;
+}
+
+/* A chained round: put right what was written down, then all of it, if any sequence goes on. */
+static bool chained_body(whole_round *r, spc_error *err)
+{
+    const cuda_whole *at = &r->device;
+    spc_backend *b = r->verifier->backend;
+    uint64_t condition = new_condition(b->stream);
+    spc_round_go_on_args args = {.outcome = r->verifier->outcome,
+                                 .from = at->from,
+                                 .guess = at->guess,
+                                 .patch = at->patch,
+                                 .patches = at->patches,
+                                 .base = (int32_t *)at->params,
+                                 .position = at->position,
+                                 .late_position = at->late_position,
+                                 .draw_position = at->draw_position,
+                                 .salt = at->salt,
+                                 .pending = at->pending,
+                                 .clock = at->clock + CLOCK_BEGUN,
+                                 .decided = at->clock + CLOCK_DECIDED,
+                                 .condition = condition,
+                                 .lanes = r->shape.lanes,
+                                 .steps = r->shape.steps,
+                                 .most_patches = spc_cuda_most_patches(&r->shape)};
+
+    return condition != 0 &&
+           spc_cuda_check(b, spc_cuda_round_go_on(&args, b->stream), "round", err) == SPC_OK &&
+           record_body(r, condition, b->side, round_body, err) && r->inside;
+}
+
+/* Record the round.  False: it cannot be. */
+static bool record(whole_round *r, cuda_whole_graph *g)
 {
     spc_backend *b = r->verifier->backend;
     cudaGraph_t graph = NULL;
-    spc_status status;
     bool ok;
 
     if (cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        r->verifier->graphs.off = true;
-        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
-        return SPC_OK;
+        return false;
     }
-    if (r->shape.late.count > 0) r->condition = new_condition(b->stream);
-    status = run_round(r, err);
-    ok = status == SPC_OK && (r->condition == 0 || record_late(r, err));
-    g->late = r->condition != 0;
-    r->condition = 0;
+    ok = r->shape.chained ? chained_body(r, NULL) : round_body(r, NULL);
+    g->inside = r->inside;
     if (cudaStreamEndCapture(b->stream, &graph) != cudaSuccess || !ok ||
         cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
         g->exec = NULL;
-        r->verifier->graphs.off = true;
-        (void)cudaGetLastError();
     }
     if (graph) (void)cudaGraphDestroy(graph);
-    return status;
+    return g->exec != NULL;
 }
 
 /* ---- running it -------------------------------------------------------------------------------
  */
 
+spc_status spc_cuda_next_area(spc_runner *v, int32_t *area, spc_error *err)
+{
+    *area = 1 - v->area;
+    if (!v->busy[*area]) return SPC_OK;
+    v->busy[*area] = false;
+    return spc_cuda_check(v->backend, cudaEventSynchronize(v->backend->fetched[*area]), "round",
+                          err);
+}
+
 static spc_status send(whole_round *r, spc_error *err)
 {
     spc_runner *v = r->verifier;
 
+    v->area = r->area;
     return spc_cuda_check(v->backend,
-                          cudaMemcpyAsync(v->whole_device, v->whole_host, r->host.sent,
+                          cudaMemcpyAsync(v->whole_device, r->host.params, r->host.sent,
                                           cudaMemcpyHostToDevice, v->backend->stream),
                           "round", err);
 }
 
+/* Bring what the device wrote on its way. */
 static spc_status fetch(whole_round *r, spc_error *err)
 {
     spc_runner *v = r->verifier;
+    spc_backend *b = v->backend;
     cudaError_t code = cudaMemcpyAsync(
-        (char *)v->whole_host + r->host.fetched, (char *)v->whole_device + r->host.fetched,
-        r->host.fetched_end - r->host.fetched, cudaMemcpyDeviceToHost, v->backend->stream);
+        (char *)r->host.params + r->host.fetched, (char *)v->whole_device + r->host.fetched,
+        r->host.fetched_end - r->host.fetched, cudaMemcpyDeviceToHost, b->stream);
 
-    if (code == cudaSuccess) code = cudaStreamSynchronize(v->backend->stream);
-    return spc_cuda_check(v->backend, code, "round", err);
+    v->busy[r->area] = true;
+    if (code == cudaSuccess) code = cudaEventRecord(b->fetched[r->area], b->stream);
+    return spc_cuda_check(b, code, "round", err);
+}
+
+static spc_status wait(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+
+    r->verifier->busy[r->area] = false;
+    return spc_cuda_check(b, cudaEventSynchronize(b->fetched[r->area]), "round", err);
 }
 
 static bool any_late(const whole_round *r)
@@ -360,23 +430,71 @@ static bool any_late(const whole_round *r)
     return false;
 }
 
-spc_status spc_cuda_execute_whole(whole_round *r, spc_error *err)
+/* The graph to run; NULL: there is none.  Where none can be recorded, there will be none. */
+static cuda_whole_graph *ready_graph(whole_round *r)
 {
     spc_runner *v = r->verifier;
-    cuda_whole_graph *g = v->graphs.off ? NULL : find(v, &r->shape);
-    spc_status status = send(r, err);
-    bool late = false;
+    bool seen, *off = r->shape.chained ? &v->chain->off : &v->graphs.off;
+    cuda_whole_graph *g;
 
-    if (status == SPC_OK && g && !g->exec) status = record(r, g, err);
-    if (status == SPC_OK && g && g->exec) {
-        late = g->late;
-        status =
-            spc_cuda_check(v->backend, cudaGraphLaunch(g->exec, v->backend->stream), "graph", err);
-    } else if (status == SPC_OK) {
+    if (*off) return NULL;
+    g = graph_of(v, &r->shape, &seen);
+    if (!seen) return NULL;
+    if (!g->exec && !record(r, g)) {
+        *off = true;
+        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
+        return NULL;
+    }
+    return g;
+}
+
+/* Keep what a round makes of its sequences: the next one's data take its place. */
+static spc_status keep_outcome(const whole_round *r, spc_error *err)
+{
+    const cuda_whole *at = &r->device;
+    spc_runner *v = r->verifier;
+    spc_round_end_args args = {.verdict = at->verdict,
+                               .again = at->again,
+                               .late = at->wants_late,
+                               .failed = at->failed,
+                               .drafts = at->drafts,
+                               .pending = at->pending,
+                               .stop = at->stop,
+                               .stops = at->stops,
+                               .outcome = v->outcome,
+                               .lanes = r->shape.lanes,
+                               .stop_stride = SPC_WHOLE_STOPS};
+
+    return spc_cuda_check(v->backend, spc_cuda_round_end(&args, v->backend->stream), "round", err);
+}
+
+spc_status spc_cuda_start_whole(whole_round *r, const whole_round *before, bool *ran,
+                                spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    const cuda_whole_graph *g = ready_graph(r);
+    spc_status status = SPC_OK;
+
+    *ran = g || !before;
+    if (!*ran) return SPC_OK;
+    if (before) status = keep_outcome(before, err);
+    if (status == SPC_OK) status = send(r, err);
+    if (status != SPC_OK) return status;
+    r->inside = g ? g->inside : r->shape.late.count == 0;
+    if (g) {
+        status = spc_cuda_check(b, cudaGraphLaunch(g->exec, b->stream), "graph", err);
+    } else {
         status = run_round(r, err);
     }
-    if (status == SPC_OK) status = fetch(r, err);
-    if (status != SPC_OK || late || !any_late(r)) return status;
-    status = run_late(r, err);
     return status == SPC_OK ? fetch(r, err) : status;
+}
+
+spc_status spc_cuda_finish_whole(whole_round *r, spc_error *err)
+{
+    spc_status status = wait(r, err);
+
+    if (status != SPC_OK || r->inside || !any_late(r)) return status;
+    status = run_late(r, err);
+    if (status == SPC_OK) status = fetch(r, err);
+    return status == SPC_OK ? wait(r, err) : status;
 }

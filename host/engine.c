@@ -178,7 +178,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
-    s->group = calloc(sessions * 3, sizeof *s->group);
+    s->group = calloc(sessions * 4, sizeof *s->group);
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
@@ -191,7 +191,8 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->output = s->position + s->rows;
     s->bonus = s->lane + sessions;
     s->unsure = s->group + sessions;
-    engine->fill.session = s->group + 2 * sessions;
+    s->sorted = s->unsure + sessions;
+    engine->fill.session = s->sorted + sessions;
     for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
         size_t bytes;
 

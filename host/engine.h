@@ -8,6 +8,7 @@
 #include "weights/tokenizer.h"
 
 #include "backend.h"
+#include "chain.h"
 #include "gamma.h"
 #include "overlap.h"
 #include "prefix.h"
@@ -42,6 +43,7 @@ typedef struct {
     spc_whole *whole;                          /* [sessions] of rounds that the backend runs */
     spc_session **group;                       /* [sessions] those of one strategy in a step */
     spc_session **unsure; /* [sessions] those of them that turn to the verifier */
+    spc_session **sorted; /* [sessions] those of a round, the ones whose round flies first */
 } spc_scratch;
 
 /* Long prompts beside running sequences (fill.c): the present step's. */
@@ -86,6 +88,7 @@ struct spc_engine {
     spc_clock clock;
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
+    spc_chain chain;
     spc_kernels kernels; /* what the backend goes by; empty: defaults */
     /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
     spc_rewrite_fn rewrite;

@@ -367,6 +367,47 @@ static bool plain_is_due(spc_gamma *g, int32_t count)
     return true;
 }
 
+/* Lengths that were chosen with the round before. */
+static void keep_choices(spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+    bool drafts = false;
+
+    g->learns = g->probing = false;
+    for (int32_t k = 0; k < count; k++) {
+        spc_session *s = sessions[k];
+        bool plain = s->round_gamma == 0 && last_of(s) == SPC_LAST_NEVER;
+
+        drafts = drafts || !plain;
+        if (s->gamma != SPC_GAMMA_AUTO) continue;
+        g->learns = true;
+        s->counters.chosen[s->round_gamma]++;
+        s->choice.probe.idle += plain;
+    }
+    g->drafting = drafts ? g->drafting + 1 : 0;
+}
+
+bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+
+    if (!g->learns) return true;
+    if (g->drafting >= PLAIN_AFTER) return false;
+    for (int32_t k = 0; k < count; k++) {
+        const spc_session *s = sessions[k];
+
+        lane_of(s, &g->lane[k]);
+        if (s->gamma == SPC_GAMMA_AUTO && s->choice.probe.idle >= s->choice.probe.every) {
+            return false;
+        }
+    }
+    (void)spc_gamma_lengths(&g->times, g->lane, count);
+    for (int32_t k = 0; k < count; k++) {
+        if (g->lane[k].chosen != sessions[k]->round_gamma) return false;
+    }
+    return true;
+}
+
 spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err)
 {
@@ -374,6 +415,10 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
     const spc_session *first = NULL;
     bool plain = false;
 
+    if (sessions[0]->flies) {
+        keep_choices(engine, sessions, count);
+        return SPC_OK;
+    }
     for (int32_t k = 0; k < count; k++) {
         lane_of(sessions[k], &g->lane[k]);
         if (!first && g->lane[k].least < g->lane[k].most) first = sessions[k];

@@ -45,9 +45,14 @@ typedef struct {
 void spc_gamma_begin(spc_session *session);
 
 /* Choose the draft lengths of a step's sessions into session->round_gamma; sets bounds for all of
- * them.  Measures first where that is still to be done. */
+ * them.  Measures first where that is still to be done.  Where their round has been sent already
+ * (session->flies: that of all or none) the lengths are those it was sent with. */
 spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err);
+
+/* Would they be the same in the next round, as far as can be said now?  Not where another is due to
+ * be tried. */
+bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t count);
 
 /* A step of the drafter took so long: `rows` were fed, `wanted` of them for their logits. */
 void spc_gamma_drafted(spc_engine *engine, int32_t rows, int32_t wanted, uint64_t ns);

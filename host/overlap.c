@@ -22,6 +22,12 @@ int32_t spc_overlap_choose(spc_overlap *o, int32_t gamma)
     return fit > gamma + 1 ? gamma + 1 : (int32_t)fit;
 }
 
+bool spc_overlap_stays_off(const spc_overlap *o)
+{
+    if (o->mode != SPC_OVERLAP_AUTO) return o->mode == SPC_OVERLAP_OFF;
+    return !o->on && o->rounds + 1 < SPC_OVERLAP_BLOCK;
+}
+
 /* How many rounds a mean is of. */
 static int32_t counted(const spc_overlap_time *t)
 {

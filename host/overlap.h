@@ -42,6 +42,9 @@ typedef struct {
  * verification lasts, at most gamma + 1. */
 int32_t spc_overlap_choose(spc_overlap *overlap, int32_t gamma);
 
+/* Will nothing be drawn ahead in the round behind the present one? */
+bool spc_overlap_stays_off(const spc_overlap *overlap);
+
 /* What the round that was chosen for took.
  *
  * ns          in all

@@ -16,12 +16,11 @@
  * Chunks of long prompts of other sessions go with the first forward of each model (fill.c).
  * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1.  Draft lengths,
  * of all sessions together, come from gamma.c. */
-#include "session.h"
+#include "round.h"
 
 #include <assert.h>
 
-/* Is the last row of a round a draft like the others? */
-static bool steps(const spc_session *s)
+bool spc_round_steps(const spc_session *s)
 {
     return s->params.bonus == SPC_BONUS_STEP && s->params.rule.path != SPC_RULE_VERIFIER_ONLY;
 }
@@ -32,19 +31,27 @@ static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
     lane->params = &s->params;
     lane->position = s->length;
     lane->output = index * SPC_LANE_ROWS;
-    lane->drafts = s->round_gamma + (steps(s) ? 1 : 0);
+    lane->drafts = s->round_gamma + (spc_round_steps(s) ? 1 : 0);
     lane->salt = s->params.verify == SPC_VERIFY_BLOCK ? (uint32_t)s->length + 1u : 0u;
     lane->bonus = false;
     lane->draft = s->token + s->length;
     lane->stats = s->stats;
 }
 
+int32_t spc_round_longest(spc_session *const *sessions, int32_t count)
+{
+    int32_t gamma = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        if (sessions[k]->round_gamma > gamma) gamma = sessions[k]->round_gamma;
+    }
+    return gamma;
+}
+
 /* ---- 1 draft ----------------------------------------------------------------------------------
  */
 
-/* What the drawn token means for the rest of the draft: none behind an end of sequence, none behind
- * a row that gave no token. */
-static void round_drafted(spc_session *s, spc_lane *lane, int32_t i)
+void spc_round_drafted(spc_session *s, spc_lane *lane, int32_t i)
 {
     s->counters.drafter_calls++;
     if (lane->draft[i] < 0) {
@@ -95,7 +102,7 @@ static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, 
         if (status != SPC_OK) return status;
         spc_gamma_drafted(engine, engine->scratch.fed, drafting, spc_engine_now(engine) - start);
         for (int32_t k = 0; k < count; k++) {
-            if (i < lane[k].drafts) round_drafted(sessions[k], &lane[k], i);
+            if (i < lane[k].drafts) spc_round_drafted(sessions[k], &lane[k], i);
         }
     }
     return SPC_OK;
@@ -104,12 +111,10 @@ static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, 
 /* ---- 2 score ----------------------------------------------------------------------------------
  */
 
-/* Is a token to be drawn after a fully kept draft?  Not where the draft ends the sequence or broke
- * off, and not where the last row was a draft itself. */
-static bool wants_bonus(const spc_session *s, const spc_lane *lane)
+bool spc_round_wants_bonus(const spc_session *s, const spc_lane *lane)
 {
     if (s->round_failed) return false;
-    if (steps(s)) return false;
+    if (spc_round_steps(s)) return false;
     return lane->drafts == 0 || !spc_session_is_stop(s, lane->draft[lane->drafts - 1]);
 }
 
@@ -122,7 +127,7 @@ static spc_status round_score(spc_engine *engine, spc_session *const *sessions, 
 
     for (int32_t k = 0; k < count; k++) {
         spc_session *s = sessions[k];
-        int32_t rows = lane[k].drafts + (wants_bonus(s, &lane[k]) ? 1 : 0);
+        int32_t rows = lane[k].drafts + (spc_round_wants_bonus(s, &lane[k]) ? 1 : 0);
 
         if (rows == 0) continue; /* the first draft already broke off */
         spc_status status =
@@ -140,8 +145,7 @@ static spc_status round_score(spc_engine *engine, spc_session *const *sessions, 
 /* ---- 3 verify ---------------------------------------------------------------------------------
  */
 
-/* A verdict of the row behind `drafts` kept ones comes behind theirs. */
-static void append(spc_verdict *v, int32_t drafts, const spc_verdict *late)
+void spc_round_append(spc_verdict *v, int32_t drafts, const spc_verdict *late)
 {
     v->status |= late->status;
     v->deferred |= late->deferred << drafts;
@@ -166,7 +170,8 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
         int32_t behind = s->length + lane->drafts;
 
         if (verdict[k].status & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER)) continue;
-        if (!wants_bonus(s, lane) || lane->bonus || verdict[k].accepted < lane->drafts) continue;
+        if (!spc_round_wants_bonus(s, lane) || lane->bonus || verdict[k].accepted < lane->drafts)
+            continue;
         status = spc_feed(engine, &engine->drafter, s, behind, behind - 1,
                           lane->output + lane->drafts, err);
         s->counters.drafter_calls++;
@@ -186,7 +191,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
 
     for (int32_t k = 0, j = 0; k < count && j < late_count && status == SPC_OK; k++) {
         if (scratch->bonus[j].params != &sessions[k]->params) continue;
-        append(&verdict[k], scratch->lane[k].drafts, &late[j++]);
+        spc_round_append(&verdict[k], scratch->lane[k].drafts, &late[j++]);
     }
     return status;
 }
@@ -199,7 +204,7 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
     for (int32_t k = 0; k < count; k++) {
         spc_lane *lane = &scratch->lane[k];
 
-        lane->bonus = wants_bonus(sessions[k], lane) && !spc_lane_bonus_reads(lane);
+        lane->bonus = spc_round_wants_bonus(sessions[k], lane) && !spc_lane_bonus_reads(lane);
     }
 
     spc_status status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner,
@@ -207,131 +212,6 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
 
     if (status != SPC_OK) return status;
     return round_bonus(engine, sessions, count, drafter_ns, err);
-}
-
-/* ---- 1 to 3 by the backend --------------------------------------------------------------------
- */
-
-/* Do the caches lack what a whole round begins with, and no more?  Prompts, and a drafter that was
- * left behind, are fed by a composed round. */
-static bool whole_begins(const spc_session *s, const spc_lane *lane)
-{
-    const spc_engine *engine = s->engine;
-    int32_t run = s->length - 1, drafter;
-
-    if (run == 0 && s->source_count > 0) return false;
-    if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
-    if (lane->drafts == 0 && !spc_lane_bonus_reads(lane)) return true;
-    drafter = engine->ops->length(engine->drafter.runner, s->slot);
-    return drafter == run || (lane->drafts > 0 && drafter == run - 1 && run > 0);
-}
-
-static bool goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count)
-{
-    bool whole = engine->ops->round && !engine->composed;
-
-    if (whole && engine->ops->round_alone) whole = count == 1 && steps(sessions[0]);
-    for (int32_t k = 0; whole && k < count; k++) {
-        whole = whole_begins(sessions[k], &engine->scratch.lane[k]);
-    }
-    return whole;
-}
-
-/* Drafts of the next round that may be drawn while this one is verified. */
-static int32_t drafts_ahead(spc_session *s, const spc_lane *lane)
-{
-    if (!steps(s) || lane->drafts == 0) return 0;
-    return spc_overlap_choose(&s->engine->overlap, lane->drafts - 1);
-}
-
-static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
-{
-    const spc_config *config = &s->engine->verifier.config;
-    bool last = !steps(s), late = last && spc_lane_bonus_reads(lane);
-
-    *w = (spc_whole){.lane = *lane,
-                     .slot = s->slot,
-                     .length = s->length,
-                     .token = s->token,
-                     .late = late,
-                     .unscored = !last};
-    w->lane.bonus = last && !late;
-    for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
-        w->stop[w->stop_count++] = config->stop[i];
-    }
-    for (int32_t i = 0; !s->ignore_stop && i < s->stop_token_count; i++) {
-        w->stop[w->stop_count++] = s->stop_token[i];
-    }
-}
-
-/* Count, and take over, what the backend did for a session. */
-static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_verdict *v,
-                      const spc_verdict *late)
-{
-    int32_t drafts = lane->drafts;
-
-    for (int32_t i = 0; i < drafts && i < lane->drafts; i++) {
-        if (w->failed && i == w->lane.drafts) lane->draft[i] = -1;
-        round_drafted(s, lane, i);
-    }
-    assert(lane->drafts == w->lane.drafts && s->round_failed == w->failed);
-    s->counters.verifier_calls += lane->drafts > 0 || wants_bonus(s, lane);
-    s->counters.drafted_ahead += w->ahead;
-    s->counters.ahead_used += w->ready;
-    if (!w->again) return;
-    s->counters.drafter_calls++;
-    append(v, lane->drafts, late);
-}
-
-/* Draft steps of a whole round as gamma.c learns them: all alike. */
-static void drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                          uint64_t ns)
-{
-    int32_t steps_run = 0, drafting = 0;
-
-    for (int32_t k = 0; k < count; k++) {
-        int32_t wanted = sessions[k]->round_gamma + (steps(sessions[k]) ? 1 : 0);
-
-        drafting += wanted > 0;
-        if (wanted > steps_run) steps_run = wanted;
-    }
-    if (steps_run > 0) spc_gamma_drafted(engine, drafting, drafting, ns / (uint64_t)steps_run);
-}
-
-/* Longest draft of a round, as it was chosen. */
-static int32_t longest(spc_session *const *sessions, int32_t count)
-{
-    int32_t gamma = 0;
-
-    for (int32_t k = 0; k < count; k++) {
-        if (sessions[k]->round_gamma > gamma) gamma = sessions[k]->round_gamma;
-    }
-    return gamma;
-}
-
-/* rows: receives those the verifier scored. */
-static spc_status round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                              uint64_t *verify_ns, int32_t *rows, spc_error *err)
-{
-    spc_scratch *scratch = &engine->scratch;
-    spc_verdict *late = scratch->verdict + engine->sessions;
-    spc_status status;
-
-    for (int32_t k = 0; k < count; k++) {
-        whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
-        *rows += sessions[k]->round_gamma + 1;
-    }
-    if (count == 1) scratch->whole[0].ahead = drafts_ahead(sessions[0], &scratch->lane[0]);
-    spc_trace_begin(engine->trace, "draft+verify sessions=%d gamma=%d ahead=%d", (int)count,
-                    (int)longest(sessions, count), (int)scratch->whole[0].ahead);
-    status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
-                                count, scratch->verdict, late, verify_ns, err);
-    spc_trace_end(engine->trace);
-    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
-        whole_end(sessions[k], &scratch->lane[k], &scratch->whole[k], &scratch->verdict[k],
-                  &late[k]);
-    }
-    return status;
 }
 
 /* ---- 4 commit ---------------------------------------------------------------------------------
@@ -400,7 +280,7 @@ static spc_status round_composed(spc_engine *engine, spc_session *const *session
                                  uint64_t *drafter_ns, int32_t *rows, spc_error *err)
 {
     uint64_t late_ns = 0, start = spc_engine_now(engine);
-    int32_t wanted = 0, gamma = longest(sessions, count);
+    int32_t wanted = 0, gamma = spc_round_longest(sessions, count);
     spc_status status;
 
     spc_trace_begin(engine->trace, "draft sessions=%d gamma=%d", (int)count, (int)gamma);
@@ -417,56 +297,101 @@ static spc_status round_composed(spc_engine *engine, spc_session *const *session
     return status;
 }
 
-static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                             spc_error *err)
+/* The times of a round: until its last draft, until its verdicts, until all is kept. */
+typedef struct {
+    uint64_t draft, decided, committed;
+} round_time;
+
+static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                       const round_time *t, int32_t rows, bool whole, bool flew)
+{
+    const spc_whole *w = &engine->scratch.whole[0];
+    uint64_t total = flew ? t->decided : t->committed; /* the device does not wait for the host */
+
+    if (count == 1 && whole && spc_round_steps(sessions[0])) {
+        spc_overlap_note(&engine->overlap, total, engine->scratch.lane[0].drafts - w->ready,
+                         t->draft, t->decided - t->draft);
+    }
+    spc_gamma_scored(engine, rows, total - t->draft, total);
+    for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
+        spc_stats *c = &sessions[k]->counters;
+
+        c->draft_ns += t->draft / (uint64_t)count;
+        c->verify_ns += (t->decided - t->draft) / (uint64_t)count;
+        c->other_ns += (t->committed - t->decided) / (uint64_t)count;
+    }
+}
+
+/* One round of sessions whose round flies, or of such whose does not.
+ *
+ * all   the step has no others */
+static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                           bool all, spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
-    uint64_t drafter_ns = 0, verify_ns = 0, start, decided;
-    int32_t rows = 0;
+    spc_round_times times = {0, UINT64_MAX};
+    round_time t = {0};
+    int32_t rows = 0, flies = 0;
     spc_status status = spc_gamma_choose(engine, sessions, count, err);
-    bool whole;
+    bool whole, flew;
+    uint64_t start;
 
     if (status != SPC_OK) return status;
     start = spc_engine_now(engine);
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
-    whole = goes_whole(engine, sessions, count);
+    whole = spc_round_goes_whole(engine, sessions, count);
     if (whole) {
-        status = round_whole(engine, sessions, count, &verify_ns, &rows, err);
-        decided = spc_engine_now(engine) - start;
-        drafter_ns = verify_ns < decided ? decided - verify_ns : 0;
-        if (status == SPC_OK) drafted_whole(engine, sessions, count, drafter_ns);
+        status = spc_round_whole(engine, sessions, count, all, &times, &rows, err);
     } else {
-        status = round_composed(engine, sessions, count, &drafter_ns, &rows, err);
-        decided = spc_engine_now(engine) - start;
+        status = round_composed(engine, sessions, count, &t.draft, &rows, err);
     }
     if (status != SPC_OK) return status;
+    flew = times.round_ns != UINT64_MAX;
+    t.decided = flew ? times.round_ns : spc_engine_now(engine) - start;
+    if (whole) {
+        t.draft = times.verify_ns < t.decided ? t.decided - times.verify_ns : 0;
+        spc_round_drafted_whole(engine, sessions, count, t.draft);
+    }
+
+    uint64_t seen = spc_engine_now(engine);
 
     spc_trace_begin(engine->trace, "commit sessions=%d", (int)count);
     for (int32_t k = 0; k < count; k++) {
+        spc_session *s = sessions[k];
+
         if (engine->rewrite) {
             engine->rewrite(engine->rewrite_user, &scratch->lane[k], &scratch->verdict[k]);
         }
-        round_commit(sessions[k], &scratch->lane[k], &scratch->verdict[k]);
+        round_commit(s, &scratch->lane[k], &scratch->verdict[k]);
+        s->flies = whole && scratch->whole[k].flies && s->finish == SPC_FINISH_RUNNING;
+        flies += s->flies;
     }
     spc_trace_end(engine->trace);
-
-    uint64_t committed = spc_engine_now(engine) - start;
-
-    if (count == 1 && whole && steps(sessions[0])) {
-        const spc_whole *w = &scratch->whole[0];
-
-        spc_overlap_note(&engine->overlap, committed, scratch->lane[0].drafts - w->ready,
-                         drafter_ns, decided - drafter_ns);
-    }
-    spc_gamma_scored(engine, rows, committed - drafter_ns, committed);
-    for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
-        spc_stats *c = &sessions[k]->counters;
-
-        c->draft_ns += drafter_ns / (uint64_t)count;
-        c->verify_ns += (decided - drafter_ns) / (uint64_t)count;
-        c->other_ns += (committed - decided) / (uint64_t)count;
-    }
+    t.committed = t.decided + spc_engine_now(engine) - seen;
+    spc_chain_note(&engine->chain, flew, flies);
+    note_times(engine, sessions, count, &t, rows, whole, flew);
     return SPC_OK;
+}
+
+/* Sessions whose round flies come first, and have a round of their own: the others may have to feed
+ * a prompt.  From the next step on they are together. */
+static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                             spc_error *err)
+{
+    spc_session **sorted = engine->scratch.sorted;
+    int32_t flying = 0, at = 0;
+    spc_status status = SPC_OK;
+
+    for (int32_t k = 0; k < count; k++) flying += sessions[k]->flies;
+    for (int32_t k = 0; k < count; k++) {
+        if (sessions[k]->flies) sorted[at++] = sessions[k];
+    }
+    for (int32_t k = 0; k < count; k++) {
+        if (!sessions[k]->flies) sorted[at++] = sessions[k];
+    }
+    if (flying > 0) status = round_of(engine, sorted, flying, flying == count, err);
+    if (flying == count || status != SPC_OK) return status;
+    return round_of(engine, sorted + flying, count - flying, flying == 0, err);
 }
 
 const spc_strategy spc_strategy_round = {"round", round_step};

@@ -163,7 +163,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
     s->log_sum = 0;
-    s->round_failed = false;
+    s->round_failed = s->flies = false;
     memset(&s->counters, 0, sizeof s->counters);
     s->counters.prompt_tokens = count;
     s->counters.output_hash = SPC_HASH_NONE;

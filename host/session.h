@@ -65,6 +65,7 @@ struct spc_session {
     int32_t round_gamma;                /* gamma, or what was chosen, or what budget and context
                                            leave of it */
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
+    bool flies;                         /* the next one has been sent, with as many drafts */
 
     spc_text_stream text;
     spc_text_place place; /* of the next token's bytes */

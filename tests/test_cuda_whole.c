@@ -4,78 +4,12 @@
  * acceptance and rejections at every position frequent.
  *
  * Built twice, as test_cuda_backend.c is; on the fibers it also counts graphs and waits. */
-#include "pairs.h"
-
-#include "host/backend_cuda.h"
+#include "whole_pair.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
 
-enum { CONTEXT = 48, SESSIONS = 4 };
-
-typedef struct {
-    tiny_model drafter, verifier;
-    spc_engine *engine; /* by whole rounds, or by composed ones where it says so */
-} fixture;
-
-/* library: rows beyond 16 by cuBLAS */
-static fixture open_pair_for(int32_t which, bool plain, int32_t sessions, bool library)
-{
-    spc_limits limits = spc_engine_limits(sessions, CONTEXT);
-    spc_backend *backend;
-    spc_runner *drafter, *verifier;
-    spc_error error;
-    const spc_backend_ops *ops = &spc_backend_cuda;
-    fixture f;
-
-    f.drafter = tiny_drafter(which);
-    f.verifier = tiny_verifier(which);
-    limits.plain = plain;
-    limits.library = library;
-    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, f.drafter.plan, f.drafter.bundle, &limits, &drafter, &error),
-                 SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, f.verifier.plan, f.verifier.bundle, &limits, &verifier, &error),
-                 SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, CONTEXT,
-                                     sessions, &f.engine, &error),
-                 SPC_OK, "%s", error.message);
-    f.engine->composed = plain;
-    f.engine->overlap.mode = SPC_OVERLAP_OFF; /* or it followed times of the machine */
-    f.engine->verifier.config = f.verifier.config;
-    f.engine->drafter.config = f.drafter.config;
-    return f;
-}
-
-static fixture open_pair(int32_t which, bool plain)
-{
-    return open_pair_for(which, plain, SESSIONS, false);
-}
-
-static void close_fixture(fixture *f)
-{
-    spc_engine_close(f->engine);
-    tiny_close(&f->drafter);
-    tiny_close(&f->verifier);
-}
-
 /* ---- one session ---- */
-
-static const way ways[] = {
-    {"strict", 1, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"strict", 4, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"strict", 4, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
-    {"strict", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
-    {"opt:alpha=0.2", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"opt:alpha=0.2", 2, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"token-v3:alpha=0.5", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-    {"token-v3:alpha=0.5", 2, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
-    {"token-v1:alpha=0.3", 5, 0.7f, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
-    {"chow:alpha=0.5", 2, 1, SPC_BONUS_VERIFIER, SPC_VERIFY_TOKEN},
-    {"verifier-only", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
-};
-enum { WAYS = sizeof ways / sizeof *ways };
 
 Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout = 280)
 {

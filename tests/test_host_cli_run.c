@@ -250,10 +250,10 @@ static void expect_field_types(const json_t *results, size_t i)
 {
     static const char *const strings[] = {"text", "finish", "rule", "output_hash"};
     static const char *const wholes[] = {
-        "index",          "gamma",         "seed",          "prompt_tokens",
-        "tokens",         "discarded",     "rounds",        "verifier_calls",
-        "drafter_calls",  "prefill_calls", "bonus",         "zero_residuals",
-        "bonus_deferred", "reused_tokens", "drafted_ahead", "ahead_used"};
+        "index",      "gamma",          "seed",           "prompt_tokens", "tokens",
+        "discarded",  "rounds",         "verifier_calls", "drafter_calls", "prefill_calls",
+        "bonus",      "zero_residuals", "bonus_deferred", "reused_tokens", "drafted_ahead",
+        "ahead_used", "chained"};
     static const char *const reals[] = {"tokens_per_second", "tokens_per_verifier_call",
                                         "drafter_ms", "verifier_ms", "other_ms"};
     static const char *const arrays[] = {"ids",      "drafted",  "verified",

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fiber_runtime.h - the part of the CUDA runtime that the engine calls, over host memory.
  *
- * Everything happens at once: streams are names.  Fresh memory holds garbage.  Threads take turns
- * with kernels. */
+ * Everything happens at once: streams are names.  Or, where a test wants that (fiber_gpu.late), as
+ * late as it may: what was sent is done, in its order, when the host waits for it.  Fresh memory
+ * holds garbage.  Threads take turns with kernels. */
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
@@ -70,11 +71,20 @@ typedef struct {
     bool no_capture;   /* graphs cannot be recorded */
     bool no_condition; /* graphs cannot hold conditional nodes */
     int fails_after;   /* launches that succeed; < 0: all do */
+    bool late;         /* nothing is done before somebody waits; of one thread only */
+    int most_left;     /* late: what was sent behind an event that was waited for, at most */
 } fiber_device;
 
 extern fiber_device fiber_gpu;
 
 cudaError_t fiber_has_code(void);
+
+/* Do what was sent so far. */
+void fiber_catch_up(void);
+/* While everything is late: send a copy. */
+cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
+/* ... and memset. */
+cudaError_t fiber_set_later(void *at, int value, size_t bytes);
 
 cudaError_t cudaMalloc(void **out, size_t bytes);
 cudaError_t cudaFree(void *memory);
@@ -163,6 +173,7 @@ static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned f
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
+    if (fiber_gpu.late) return fiber_set_later(at, value, bytes);
     if (!fiber_is_stuck()) memset(at, value, bytes);
     return cudaSuccess;
 }
@@ -192,6 +203,7 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
 {
     (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
+    if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind);
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
     return cudaSuccess;
@@ -204,6 +216,7 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
     (void)kind;
     (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported;
+    fiber_catch_up();
     for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
     }
@@ -215,6 +228,7 @@ static inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *fr
                                        cudaMemcpyKind kind)
 {
     (void)kind;
+    fiber_catch_up();
     for (size_t i = 0; i < height; i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
     }
@@ -258,6 +272,7 @@ static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     (void)stream;
     fiber_gpu.waits++;
     if (fiber_is_stuck()) fiber_must_not_wait();
+    fiber_catch_up();
     return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
@@ -267,25 +282,10 @@ cudaError_t cudaGetLastError(void);
 
 /* Ranks meet on the host before they look at each other's events: what was recorded has happened.
  */
-static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
-{
-    (void)flags;
-    *out = NULL;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    (void)event;
-    return cudaSuccess;
-}
-
-static inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    (void)event;
-    (void)stream;
-    return cudaSuccess;
-}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 
 static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
                                               unsigned flags)
@@ -299,6 +299,7 @@ static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e
 static inline cudaError_t cudaDeviceSynchronize(void)
 {
     if (fiber_is_stuck()) fiber_must_not_wait();
+    fiber_catch_up();
     return cudaSuccess;
 }
 

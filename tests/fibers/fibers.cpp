@@ -7,6 +7,9 @@
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
 #include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <setjmp.h>
@@ -366,6 +369,96 @@ cudaError_t cudaGetDevice(int *device)
     return cudaSuccess;
 }
 
+/* ---- late ---- */
+
+/* What was sent and not done yet, and how much has been done. */
+static std::deque<std::function<void()>> sent;
+static size_t done;
+static std::map<const char *, size_t> pinned; /* memory of the host that the device may use */
+
+struct CUevent_st {
+    size_t after; /* how much had been sent */
+};
+
+static cudaError_t send(std::function<void()> work)
+{
+    sent.push_back(std::move(work));
+    return cudaSuccess;
+}
+
+static void catch_up_to(size_t count)
+{
+    while (!sent.empty() && done < count) {
+        std::function<void()> work = std::move(sent.front());
+
+        sent.pop_front();
+        done++;
+        work();
+    }
+}
+
+void fiber_catch_up(void)
+{
+    catch_up_to(SIZE_MAX);
+}
+
+static bool is_pinned(const void *at)
+{
+    auto next = pinned.upper_bound((const char *)at);
+
+    if (next == pinned.begin()) return false;
+    --next;
+    return (const char *)at < next->first + next->second;
+}
+
+/* Memory that is not pinned is read at once, and written before the call returns. */
+cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
+{
+    if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
+        std::vector<char> copy((const char *)from, (const char *)from + bytes);
+
+        return send([=] { memcpy(to, copy.data(), copy.size()); });
+    }
+    if (kind == cudaMemcpyDeviceToHost && !is_pinned(to)) {
+        fiber_catch_up();
+        memcpy(to, from, bytes);
+        return cudaSuccess;
+    }
+    return send([=] { memcpy(to, from, bytes); });
+}
+
+cudaError_t fiber_set_later(void *at, int value, size_t bytes)
+{
+    return send([=] { memset(at, value, bytes); });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
+{
+    *out = new CUevent_st{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
+{
+    if (!fiber_captures()) event->after = done + sent.size();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    fiber_gpu.waits++;
+    if (stuck) fiber_must_not_wait();
+    catch_up_to(event->after);
+    if ((int)sent.size() > fiber_gpu.most_left) fiber_gpu.most_left = (int)sent.size();
+    return cudaSuccess;
+}
+
 /* In front of every allocation: its size. */
 enum { HEADER = 256 };
 
@@ -393,6 +486,7 @@ cudaError_t cudaFree(void *memory)
 
     if (!memory) return cudaSuccess;
     if (stuck) fiber_must_not_wait();
+    fiber_catch_up();
 
     std::lock_guard<std::mutex> lock(turn);
 
@@ -407,6 +501,10 @@ cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
     *out = malloc(bytes);
     if (!*out) return cudaErrorMemoryAllocation;
+
+    std::lock_guard<std::mutex> lock(turn);
+
+    pinned[(const char *)*out] = bytes;
     fiber_gpu.pinned++;
     return cudaSuccess;
 }
@@ -414,6 +512,11 @@ cudaError_t cudaMallocHost(void **out, size_t bytes)
 cudaError_t cudaFreeHost(void *memory)
 {
     if (!memory) return cudaSuccess;
+    fiber_catch_up();
+
+    std::lock_guard<std::mutex> lock(turn);
+
+    pinned.erase((const char *)memory);
     free(memory);
     fiber_gpu.pinned--;
     return cudaSuccess;
@@ -495,6 +598,9 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
     std::lock_guard<std::mutex> lock(turn);
     cudaError_t error = may_launch();
 
+    if (error == cudaSuccess && fiber_gpu.late) {
+        return send([=]() mutable { fiber_run(blocks, threads, together, body, copy.data()); });
+    }
     if (error == cudaSuccess) fiber_run(blocks, threads, together, body, copy.data());
     return error;
 }
@@ -503,7 +609,10 @@ bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
 {
     const char *from = (const char *)user;
 
-    if (!fiber_captures()) return false;
+    if (!fiber_captures()) {
+        fiber_catch_up();
+        return false;
+    }
     recorded.back().graph->nodes.push_back(
         {0, 0, false, call, std::vector<char>(from, from + bytes), {}, {}});
     return true;
@@ -622,12 +731,20 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
+    if (fiber_gpu.late) {
+        return send([graph] {
+            std::unique_lock<std::mutex> later(turn);
+
+            run_nodes(graph, later);
+        });
+    }
     run_nodes(graph, lock);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    if (!fiber_captures()) fiber_catch_up(); /* one that is under way ends */
     std::lock_guard<std::mutex> lock(turn);
 
     delete graph;

@@ -415,6 +415,8 @@ typedef struct {
     int64_t prefill_calls;  /* forwards of either that only fed a prompt */
     int64_t drafted_ahead;  /* drafts drawn while the verifier worked on the round before ... */
     int64_t ahead_used;     /* ... and those of them that their round began with */
+    int64_t chained;        /* rounds that a GPU was given before the one in front of them had been
+                               seen: it did not wait for the host between the two */
     int64_t drafted[SPC_GAMMA_MAX];
     int64_t verified[SPC_GAMMA_MAX]; /* reached a verdict */
     int64_t accepted[SPC_GAMMA_MAX];

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* round.h - between round.c, which composes rounds from the verbs and keeps what they decide, and
+ * round_whole.c, which has the backend run them. */
+#ifndef SPC_HOST_ROUND_H
+#define SPC_HOST_ROUND_H
+
+#include "session.h"
+
+/* Is the last row of a round a draft like the others? */
+bool spc_round_steps(const spc_session *session);
+
+/* Longest draft of a round, as it was chosen. */
+int32_t spc_round_longest(spc_session *const *sessions, int32_t count);
+
+/* What the drawn token means for the rest of the draft: none behind an end of sequence, none behind
+ * a row that gave no token. */
+void spc_round_drafted(spc_session *session, spc_lane *lane, int32_t i);
+
+/* Is a token to be drawn after a fully kept draft?  Not where the draft ends the sequence or broke
+ * off, and not where the last row was a draft itself. */
+bool spc_round_wants_bonus(const spc_session *session, const spc_lane *lane);
+
+/* A verdict of the row behind `drafts` kept ones comes behind theirs. */
+void spc_round_append(spc_verdict *verdict, int32_t drafts, const spc_verdict *late);
+
+/* Can the backend run the round by itself? */
+bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count);
+
+/* Have it run: drafts, verdicts, late verdicts among them.
+ *
+ * all    the step has no other sessions: the next round may be sent along
+ * rows   receives those the verifier scored */
+spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                           bool all, spc_round_times *times, int32_t *rows, spc_error *err);
+
+/* Draft steps of such a round as gamma.c learns them: all alike. */
+void spc_round_drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                             uint64_t ns);
+
+#endif

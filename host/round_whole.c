@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* round_whole.c - a round that the backend runs by itself (spc_backend_ops.round): when it can,
+ * what it is told, what is counted of it. */
+#include "round.h"
+
+#include "rules/finish.h"
+
+#include <assert.h>
+
+/* Do the caches lack what a whole round begins with, and no more?  Prompts, and a drafter that was
+ * left behind, are fed by a composed round. */
+static bool whole_begins(const spc_session *s, const spc_lane *lane)
+{
+    const spc_engine *engine = s->engine;
+    int32_t run = s->length - 1, drafter;
+
+    if (run == 0 && s->source_count > 0) return false;
+    if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
+    if (lane->drafts == 0 && !spc_lane_bonus_reads(lane)) return true;
+    drafter = engine->ops->length(engine->drafter.runner, s->slot);
+    return drafter == run || (lane->drafts > 0 && drafter == run - 1 && run > 0);
+}
+
+bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    bool whole = engine->ops->round && !engine->composed;
+
+    if (whole && engine->ops->round_alone) whole = count == 1 && spc_round_steps(sessions[0]);
+    for (int32_t k = 0; whole && k < count; k++) {
+        whole = whole_begins(sessions[k], &engine->scratch.lane[k]);
+    }
+    return whole;
+}
+
+/* Drafts of the next round that may be drawn while this one is verified. */
+static int32_t drafts_ahead(spc_session *s, const spc_lane *lane)
+{
+    if (!spc_round_steps(s) || lane->drafts == 0) return 0;
+    return spc_overlap_choose(&s->engine->overlap, lane->drafts - 1);
+}
+
+static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
+{
+    const spc_config *config = &s->engine->verifier.config;
+    bool last = !spc_round_steps(s), late = last && spc_lane_bonus_reads(lane);
+
+    *w = (spc_whole){.lane = *lane,
+                     .slot = s->slot,
+                     .length = s->length,
+                     .token = s->token,
+                     .late = late,
+                     .unscored = !last};
+    w->lane.bonus = last && !late;
+    for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
+        w->stop[w->stop_count++] = config->stop[i];
+    }
+    for (int32_t i = 0; !s->ignore_stop && i < s->stop_token_count; i++) {
+        w->stop[w->stop_count++] = s->stop_token[i];
+    }
+}
+
+/* Count, and take over, what the backend did for a session. */
+static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_verdict *v,
+                      const spc_verdict *late)
+{
+    int32_t drafts = lane->drafts;
+
+    for (int32_t i = 0; i < drafts && i < lane->drafts; i++) {
+        if (w->failed && i == w->lane.drafts) lane->draft[i] = -1;
+        spc_round_drafted(s, lane, i);
+    }
+    assert(lane->drafts == w->lane.drafts && s->round_failed == w->failed);
+    s->counters.verifier_calls += lane->drafts > 0 || spc_round_wants_bonus(s, lane);
+    s->counters.drafted_ahead += w->ahead;
+    s->counters.ahead_used += w->ready;
+    s->counters.chained += w->flew;
+    if (!w->again) return;
+    s->counters.drafter_calls++;
+    spc_round_append(v, lane->drafts, late);
+}
+
+void spc_round_drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                             uint64_t ns)
+{
+    int32_t steps_run = 0, drafting = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        int32_t wanted = sessions[k]->round_gamma + (spc_round_steps(sessions[k]) ? 1 : 0);
+
+        drafting += wanted > 0;
+        if (wanted > steps_run) steps_run = wanted;
+    }
+    if (steps_run > 0) spc_gamma_drafted(engine, drafting, drafting, ns / (uint64_t)steps_run);
+}
+
+/* Whatever becomes of this round, unless it ends the session: does the next one draft as much? */
+static bool goes_on(const spc_session *s)
+{
+    int32_t gamma = s->round_gamma, most = gamma + 1;
+
+    return spc_round_gamma(gamma, s->length - s->prompt + most, s->budget, s->length + most,
+                           s->engine->context) == gamma;
+}
+
+/* May the next round of these sessions be sent along with this one? */
+static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    if (engine->rewrite || !spc_chain_may(&engine->chain, sessions[0]->flies)) return false;
+    for (int32_t k = 0; k < count; k++) {
+        if (!goes_on(sessions[k])) return false;
+    }
+    if (count == 1 && spc_round_steps(sessions[0]) && !spc_overlap_stays_off(&engine->overlap)) {
+        return false;
+    }
+    return spc_gamma_stays(engine, sessions, count);
+}
+
+spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                           bool all, spc_round_times *times, int32_t *rows, spc_error *err)
+{
+    spc_scratch *scratch = &engine->scratch;
+    spc_verdict *late = scratch->verdict + engine->sessions;
+    bool on = all && all_go_on(engine, sessions, count);
+    spc_status status;
+
+    for (int32_t k = 0; k < count; k++) {
+        whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
+        scratch->whole[k].goes_on = on;
+        *rows += sessions[k]->round_gamma + 1;
+    }
+    if (count == 1) scratch->whole[0].ahead = drafts_ahead(sessions[0], &scratch->lane[0]);
+    spc_trace_begin(engine->trace, "draft+verify sessions=%d gamma=%d ahead=%d", (int)count,
+                    (int)spc_round_longest(sessions, count), (int)scratch->whole[0].ahead);
+    status = engine->ops->round(engine->drafter.runner, engine->verifier.runner, scratch->whole,
+                                count, scratch->verdict, late, times, err);
+    spc_trace_end(engine->trace);
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
+        whole_end(sessions[k], &scratch->lane[k], &scratch->whole[k], &scratch->verdict[k],
+                  &late[k]);
+    }
+    return status;
+}
