@@ -13,13 +13,12 @@
 
 #include "host/device.h"
 #include "host/session.h"
-#include "rules/rng.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIST = 16, BATCH_MOST = 256, ROUNDS_MOST = 4096, WARM = 4 };
+enum { LIST = 16, BATCH_MOST = 256, ROUNDS_MOST = 4096, WARM = 8 };
 
 typedef struct {
     int32_t count, item[LIST];
@@ -28,7 +27,7 @@ typedef struct {
 typedef struct {
     const char *verifier, *drafter, *device, *rule, *kernels;
     spc_overlap_mode overlap;
-    bool step, shapes, plain_launches, fast_prefill, table, help;
+    bool step, shapes, plain_launches, no_chain, fast_prefill, table, help;
     numbers batch, gamma, context;
     int32_t rounds;
     double accept; /* < 0: what the models make of it */
@@ -43,7 +42,7 @@ typedef struct {
     spc_engine *engine;
     spc_kernels kernels;
     double read_rate;
-    uint64_t coin; /* of synthetic acceptance */
+    float rate; /* of synthetic acceptance */
     spc_error error;
 } state;
 
@@ -54,7 +53,8 @@ typedef struct {
     double tokens_per_round; /* of a sequence */
     double draft_us, verify_us, other_us;
     double device_draft_us, device_score_us, device_decide_us; /* NAN: no clock of the device's */
-    int64_t rounds, drafted, accepted, verified, ahead, ahead_used;
+    double device_gap_us;
+    int64_t rounds, drafted, accepted, verified, ahead, ahead_used, chained;
 } point;
 
 static const char help[] =
@@ -70,9 +70,10 @@ static const char help[] =
     "  --gamma LIST         draft lengths, 0 to 16 (default 1,2,3,4,5,6,8); plain decoding comes "
     "first\n"
     "  --context LIST       tokens of each prompt (default 32)\n"
-    "  --rounds N           measured per point, 1 to 4096 (default 64), after 4 for warmth\n"
+    "  --rounds N           measured per point, 1 to 4096 (default 64), after 8 for warmth\n"
     "  --device NAME        auto (default), cpu, cuda, cuda:N\n"
     "  --plain-launches     GPU: rounds launch by launch, not as one graph\n"
+    "  --no-chain           GPU: every round waits until the host has seen the one before\n"
     "  --overlap MODE       auto (default), on, off: drafting ahead; on and off take the token\n"
     "                       behind kept drafts from the drafter's own step (batch 1)\n"
     "  --fast-prefill       GPU: more than 16 rows by cuBLAS\n"
@@ -117,6 +118,7 @@ static bool *flag_of(options *o, const char *name)
 {
     if (strcmp(name, "--shapes") == 0) return &o->shapes;
     if (strcmp(name, "--plain-launches") == 0) return &o->plain_launches;
+    if (strcmp(name, "--no-chain") == 0) return &o->no_chain;
     if (strcmp(name, "--fast-prefill") == 0) return &o->fast_prefill;
     if (strcmp(name, "--table") == 0) return &o->table;
     return strcmp(name, "--help") == 0 ? &o->help : NULL;
@@ -213,29 +215,6 @@ static int read_options(int count, char **arguments, options *o)
     return 0;
 }
 
-/* ---- synthetic acceptance ---------------------------------------------------------------------
- */
-
-/* Keep the first drafts that win their coin, and one token more behind them. */
-static void accept_at_rate(void *user, const spc_lane *lane, spc_verdict *v)
-{
-    state *s = user;
-    int32_t accepted = 0;
-    bool step = lane->params->bonus == SPC_BONUS_STEP;
-
-    for (; accepted < lane->drafts; accepted++) {
-        spc_key key = spc_key_at(lane->params, (int64_t)s->coin++, 0);
-
-        if (!((double)spc_uniform(key, SPC_STREAM_USER, 0) < s->o->accept)) break;
-    }
-    v->accepted = accepted;
-    v->verified = accepted < lane->drafts ? accepted + 1 : lane->drafts;
-    v->drawn = accepted < lane->drafts || !step;
-    for (int32_t i = 0; i < accepted; i++) v->token[i] = lane->draft[i];
-    v->count = accepted;
-    if (v->drawn) v->token[v->count++] = 3 + (int32_t)(s->coin % 7);
-}
-
 /* ---- models -----------------------------------------------------------------------------------
  */
 
@@ -313,8 +292,9 @@ static spc_status open_engine(state *s)
     if (status != SPC_OK) return status;
     s->engine->composed = o->plain_launches;
     s->engine->overlap.mode = o->overlap;
-    if (o->accept >= 0) s->engine->rewrite = accept_at_rate;
-    s->engine->rewrite_user = s;
+    s->engine->chain.off = o->no_chain;
+    s->rate = (float)o->accept;
+    if (o->accept >= 0) s->engine->synthetic = &s->rate;
     (void)clock_of(s);
     return SPC_OK;
 }
@@ -325,10 +305,12 @@ static spc_status open_all(state *s)
         spc_device_open(s->o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
 
     if (status == SPC_OK && s->ops == &spc_backend_cpu &&
-        (s->o->fast_prefill || s->o->plain_launches || s->o->overlap == SPC_OVERLAP_ON)) {
+        (s->o->fast_prefill || s->o->plain_launches || s->o->no_chain ||
+         s->o->overlap == SPC_OVERLAP_ON)) {
         return spc_error_set(&s->error, SPC_EUSAGE, "%s: expected a GPU, found %s",
                              s->o->fast_prefill     ? "--fast-prefill"
                              : s->o->plain_launches ? "--plain-launches"
+                             : s->o->no_chain       ? "--no-chain"
                                                     : "--overlap on",
                              s->ops->device(s->backend));
     }
@@ -391,6 +373,7 @@ static void add_stats(const spc_stats *a, int64_t *tokens, uint64_t *ns, point *
     p->rounds += a->rounds;
     p->ahead += a->drafted_ahead;
     p->ahead_used += a->ahead_used;
+    p->chained += a->chained;
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         p->drafted += a->drafted[i];
         p->verified += a->verified[i];
@@ -405,6 +388,7 @@ static void set_device_times(const spc_round_clock *from, const spc_round_clock 
     p->device_draft_us = (double)(to->draft_ns - from->draft_ns) * 1e-3 / rounds;
     p->device_score_us = (double)(to->score_ns - from->score_ns) * 1e-3 / rounds;
     p->device_decide_us = (double)(to->decide_ns - from->decide_ns) * 1e-3 / rounds;
+    p->device_gap_us = (double)(to->gap_ns - from->gap_ns) * 1e-3 / rounds;
 }
 
 /* Rounds behind the warm ones; each is a sample. */
@@ -455,6 +439,7 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
     p->rounds -= warm.rounds;
     p->ahead -= warm.ahead;
     p->ahead_used -= warm.ahead_used;
+    p->chained -= warm.chained;
     p->drafted -= warm.drafted;
     p->verified -= warm.verified;
     p->accepted -= warm.accepted;
@@ -541,10 +526,13 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_number(&line, "draft_us", p->draft_us);
     measure_line_number(&line, "verify_us", p->verify_us);
     measure_line_number(&line, "host_us", p->other_us);
-    /* by the device's clock; the rest of a round is the host's, and late rows */
+    /* by the device's clock; the gap is the host's, and late rows */
     measure_line_number(&line, "device_draft_us", p->device_draft_us);
     measure_line_number(&line, "device_score_us", p->device_score_us);
     measure_line_number(&line, "device_verify_us", p->device_decide_us);
+    measure_line_number(&line, "device_gap_us", p->device_gap_us);
+    /* rounds that did not wait for the host */
+    measure_line_number(&line, "chained", (double)p->chained / (double)p->rounds);
     measure_line_number(&line, "tokens_per_round", p->tokens_per_round);
     measure_line_number(&line, "tokens_per_s", p->tokens_per_s);
     measure_line_number(&line, "plain_tokens_per_s", plain->tokens_per_s);

@@ -2,6 +2,8 @@
 /* round.cu - between the forwards of a round: a thread per sequence, little to do, no host. */
 #include "round.h"
 
+#include "rules/synthetic.h"
+
 #include "ops.cuh"
 
 static __device__ __forceinline__ uint64_t now_ns(void)
@@ -68,6 +70,17 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 static __global__ void __launch_bounds__(OPS_THREADS) stamp_kernel(uint64_t *clock)
 {
     if (threadIdx.x == 0) *clock = now_ns();
+}
+
+static __global__ void __launch_bounds__(OPS_THREADS)
+    synthetic_kernel(const __grid_constant__ spc_round_synthetic_args a)
+{
+    const int32_t k = (int32_t)(blockIdx.x * OPS_THREADS + threadIdx.x);
+
+    if (k >= a.lanes) return;
+    spc_synthetic_verdict(&a.verdict[k], &a.params[k], a.position[k],
+                          a.draft + (int64_t)k * a.draft_stride, a.drafts[k], a.bonus[k] != 0,
+                          a.rate);
 }
 
 /* One block: the condition is set once. */
@@ -174,6 +187,12 @@ cudaError_t spc_cuda_round_note(const spc_round_note_args *a, cudaStream_t strea
 cudaError_t spc_cuda_round_stamp(uint64_t *clock, cudaStream_t stream)
 {
     return launch_op(stamp_kernel, 1, clock, stream);
+}
+
+cudaError_t spc_cuda_round_synthetic(const spc_round_synthetic_args *a, cudaStream_t stream)
+{
+    if (a->lanes < 1) return cudaErrorInvalidValue;
+    return launch_op(synthetic_kernel, (a->lanes + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
 }
 
 cudaError_t spc_cuda_round_late(const spc_round_late_args *a, cudaStream_t stream)

@@ -46,6 +46,20 @@ cudaError_t spc_cuda_round_note(const spc_round_note_args *args, cudaStream_t st
 /* When the stream came to it, in ns: clock [1]. */
 cudaError_t spc_cuda_round_stamp(uint64_t *clock, cudaStream_t stream);
 
+/* Replace verdicts: every draft is kept with this chance (rules/synthetic.h). */
+typedef struct {
+    spc_verdict *verdict;         /* [lanes] */
+    const spc_row_params *params; /* [lanes] */
+    const int64_t *position;      /* [lanes] of the first draft */
+    const int32_t *drafts;        /* [lanes] */
+    const int32_t *bonus;         /* [lanes] */
+    const int32_t *draft;         /* [lanes, draft_stride] */
+    int32_t lanes, draft_stride;
+    float rate;
+} spc_round_synthetic_args;
+
+cudaError_t spc_cuda_round_synthetic(const spc_round_synthetic_args *args, cudaStream_t stream);
+
 /* Which sequences kept every draft and want a token that needs the drafter's late row. */
 typedef struct {
     const spc_verdict *verdict; /* [lanes] */

@@ -8,6 +8,8 @@
 #include "apart.h"
 #include "engine.h"
 
+#include "rules/synthetic.h"
+
 #include <assert.h>
 
 /* One round under way. */
@@ -123,7 +125,12 @@ static spc_status decide(apart_round *r, spc_error *err)
         status = run(r, v, pending + r->lane.drafts - 1, pending, r->lane.output, err);
     }
     if (status != SPC_OK) return status;
-    return v->ops->verify_rows(r->rows, v->own, &r->lane, 1, r->out, err);
+    status = v->ops->verify_rows(r->rows, v->own, &r->lane, 1, r->out, err);
+    if (status == SPC_OK && r->whole->synthetic) {
+        spc_synthetic_verdict(r->out, r->lane.params, r->lane.position, r->lane.draft,
+                              r->lane.drafts, r->lane.bonus, *r->whole->synthetic);
+    }
+    return status;
 }
 
 static spc_status draw_ahead(apart_round *r, spc_error *err)

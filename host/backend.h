@@ -105,6 +105,7 @@ typedef struct {
     uint64_t draft_ns;  /* from the beginning to the last draw */
     uint64_t score_ns;  /* the verifier's forwards */
     uint64_t decide_ns; /* verification; late rows come behind */
+    uint64_t gap_ns;    /* from there to the beginning of the round behind: late rows, the host */
 } spc_round_clock;
 
 enum { SPC_WHOLE_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
@@ -127,6 +128,8 @@ typedef struct {
     bool goes_on;  /* unless it ends in this round, the next one draws as many drafts.  Where all
                       sequences of a round do, the backend may run that one behind it, before this
                       one has returned: `flies` */
+    const float *synthetic; /* NULL; or the chance with which drafts are kept, whatever the models
+                               say: the same of all sequences (rules/synthetic.h) */
     int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
     int32_t stop_count;
     /* what became of it */

@@ -111,6 +111,8 @@ typedef struct {
     int32_t steps;                      /* longest draft */
     int32_t ready, ahead;               /* drafts that are there, and to be drawn ahead */
     int32_t bank;                       /* of the drafter's logits: 0 or 1 */
+    int32_t synthetic;                  /* 1: verdicts are replaced ... */
+    float rate;                         /* ... at this rate */
     int32_t chained;                    /* 1: it begins with what the round before it left */
     int32_t clocked;                    /* 1: its parts are timed */
     int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
@@ -220,6 +222,7 @@ struct spc_runner {
     cuda_whole_graph wholes[CUDA_WHOLES]; /* of rounds that this runner verifies */
     bool clocked;                         /* they are timed: */
     spc_round_clock clock;
+    uint64_t decided; /* when the last round was, by the device's clock; 0: there was none */
     cuda_ahead ahead; /* what this runner drafted */
     uint64_t *serial; /* [slots] counts forwards */
     int32_t *order;   /* [slots] lanes of a round, by falling draft length */

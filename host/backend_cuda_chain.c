@@ -56,7 +56,8 @@ static bool serves(const cuda_chain *c, const spc_runner *drafter, const spc_run
     return guess->slot == w->slot && c->length[k] == w->length &&
            c->pending[k] == w->token[w->length - 1] && guess->lane.drafts == w->lane.drafts &&
            guess->lane.bonus == w->lane.bonus && guess->late == w->late &&
-           guess->unscored == w->unscored && w->ahead == 0 && same_stops(guess, w) &&
+           guess->unscored == w->unscored && guess->synthetic == w->synthetic && w->ahead == 0 &&
+           same_stops(guess, w) &&
            memcmp(&c->params[k], w->lane.params, sizeof c->params[k]) == 0 &&
            (!drafter || c->serial[OF_DRAFTER][k] == drafter->serial[w->slot]) &&
            c->serial[OF_VERIFIER][k] == verifier->serial[w->slot];

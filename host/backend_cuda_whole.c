@@ -168,6 +168,10 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
     s->lanes = count;
     s->drafter = r->drafter;
     s->clocked = r->verifier->clocked;
+    if (whole[0].synthetic) {
+        s->synthetic = 1;
+        s->rate = *whole[0].synthetic;
+    }
     if (count == 1 && !s->chained) {
         s->ready = ready_drafts(r, whole);
         s->ahead = ahead_drafts(r, whole);
@@ -399,8 +403,10 @@ const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier)
 }
 
 /* One more round on the clock. */
-static void note_clock(const whole_round *r, spc_round_clock *c)
+static void note_clock(const whole_round *r)
 {
+    spc_runner *v = r->verifier;
+    spc_round_clock *c = &v->clock;
     const uint64_t *at = r->host.clock;
     uint64_t drawn = r->shape.steps > 0 ? at[CLOCK_DRAWN] : at[CLOCK_BEGUN];
 
@@ -408,6 +414,8 @@ static void note_clock(const whole_round *r, spc_round_clock *c)
     c->draft_ns += drawn - at[CLOCK_BEGUN];
     c->score_ns += at[CLOCK_SCORED] - drawn;
     c->decide_ns += at[CLOCK_DECIDED] - at[CLOCK_SCORED];
+    if (v->decided > 0) c->gap_ns += at[CLOCK_BEGUN] - v->decided;
+    v->decided = at[CLOCK_DECIDED];
 }
 
 static spc_round_times times_of(const whole_round *r, bool flew)
@@ -466,6 +474,6 @@ spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *
     }
     if (verifier->chain->flying) spc_cuda_chain_note(verifier, whole, out, late, count);
     *times = times_of(&r, flew);
-    if (r.shape.clocked) note_clock(&r, &verifier->clock);
+    if (r.shape.clocked) note_clock(&r);
     return SPC_OK;
 }

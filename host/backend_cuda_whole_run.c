@@ -143,6 +143,25 @@ static spc_verify_batch verify_batch(const whole_round *r)
     return batch;
 }
 
+/* Verdicts at a given rate, where that is wanted. */
+static spc_status replace_verdicts(whole_round *r, spc_error *err)
+{
+    const cuda_whole *at = &r->device;
+    spc_backend *b = r->verifier->backend;
+    spc_round_synthetic_args args = {.verdict = at->verdict,
+                                     .params = at->params,
+                                     .position = at->position,
+                                     .drafts = at->drafts,
+                                     .bonus = at->bonus,
+                                     .draft = at->token,
+                                     .lanes = r->shape.lanes,
+                                     .draft_stride = CUDA_LANE_DRAFTS,
+                                     .rate = r->shape.rate};
+
+    if (!r->shape.synthetic) return SPC_OK;
+    return spc_cuda_check(b, spc_cuda_round_synthetic(&args, b->stream), "verdicts", err);
+}
+
 /* When the device comes to here, where that is wanted. */
 static spc_status stamp(whole_round *r, int32_t clock, spc_error *err)
 {
@@ -174,6 +193,7 @@ static spc_status run_round(whole_round *r, spc_error *err)
     if (status == SPC_OK) {
         status = spc_cuda_check(b, spc_launch_queued_verify(&batch, b->stream), "verify", err);
     }
+    if (status == SPC_OK) status = replace_verdicts(r, err);
     if (status == SPC_OK) {
         status = spc_cuda_check(b, spc_cuda_round_late(&late, b->stream), "late rows", err);
     }

@@ -59,9 +59,6 @@ typedef struct {
     void *user;
 } spc_clock;
 
-/* Changes a verdict of a round before it is kept. */
-typedef void (*spc_rewrite_fn)(void *user, const spc_lane *lane, spc_verdict *verdict);
-
 struct spc_engine {
     pthread_mutex_t lock; /* held while a model runs and while slots change hands */
     const spc_backend_ops *ops;
@@ -89,11 +86,10 @@ struct spc_engine {
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
     spc_chain chain;
-    spc_kernels kernels; /* what the backend goes by; empty: defaults */
-    /* bench_round: accept at a given rate, all work done.  NULL: what was decided is kept */
-    spc_rewrite_fn rewrite;
-    void *rewrite_user;
-    spc_trace *trace; /* owned; NULL: no profiler */
+    spc_kernels kernels;    /* what the backend goes by; empty: defaults */
+    const float *synthetic; /* bench_round: drafts are kept with this chance (rules/synthetic.h).
+                               NULL: what was decided is kept */
+    spc_trace *trace;       /* owned; NULL: no profiler */
     spc_log_fn log;
     void *user;
 };

@@ -18,6 +18,8 @@
  * of all sessions together, come from gamma.c. */
 #include "round.h"
 
+#include "rules/synthetic.h"
+
 #include <assert.h>
 
 bool spc_round_steps(const spc_session *s)
@@ -211,6 +213,12 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
                                             scratch->lane, count, scratch->verdict, err);
 
     if (status != SPC_OK) return status;
+    for (int32_t k = 0; engine->synthetic && k < count; k++) {
+        const spc_lane *lane = &scratch->lane[k];
+
+        spc_synthetic_verdict(&scratch->verdict[k], lane->params, lane->position, lane->draft,
+                              lane->drafts, lane->bonus, *engine->synthetic);
+    }
     return round_bonus(engine, sessions, count, drafter_ns, err);
 }
 
@@ -359,9 +367,6 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
     for (int32_t k = 0; k < count; k++) {
         spc_session *s = sessions[k];
 
-        if (engine->rewrite) {
-            engine->rewrite(engine->rewrite_user, &scratch->lane[k], &scratch->verdict[k]);
-        }
         round_commit(s, &scratch->lane[k], &scratch->verdict[k]);
         s->flies = whole && scratch->whole[k].flies && s->finish == SPC_FINISH_RUNNING;
         flies += s->flies;

@@ -49,6 +49,7 @@ static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
                      .length = s->length,
                      .token = s->token,
                      .late = late,
+                     .synthetic = s->engine->synthetic,
                      .unscored = !last};
     w->lane.bonus = last && !late;
     for (int32_t i = 0; !s->ignore_stop && i < config->stop_count; i++) {
@@ -105,7 +106,7 @@ static bool goes_on(const spc_session *s)
 /* May the next round of these sessions be sent along with this one? */
 static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t count)
 {
-    if (engine->rewrite || !spc_chain_may(&engine->chain, sessions[0]->flies)) return false;
+    if (!spc_chain_may(&engine->chain, sessions[0]->flies)) return false;
     for (int32_t k = 0; k < count; k++) {
         if (!goes_on(sessions[k])) return false;
     }

@@ -119,6 +119,34 @@ Test(cuda_chain, company_that_ends_and_joins_is_the_same_too)
     cr_expect(ended > 0 && ended < PAIRS * SESSIONS, "%d", (int)ended);
 }
 
+/* Verdicts at a given rate come from one place, wherever rounds run. */
+Test(cuda_chain, synthetic_acceptance_is_that_of_composed_rounds)
+{
+    static const char *const rules[] = {"strict", "opt:alpha=0.2"};
+    static const float rate = 0.7f;
+    fixture composed = open_pair(WIDE_PAIR, true), chained = open_chained(WIDE_PAIR, true);
+    int64_t accepted = 0, in_chains = 0;
+
+    composed.engine->synthetic = chained.engine->synthetic = &rate;
+    for (int32_t i = 0; i < 2; i++) {
+        spc_session_options o = options_of(rules[i], 2, 0);
+        prompt p = prompt_made(3, 4110, 3);
+        decoded a, b;
+
+        o.max_tokens = 20;
+        o.ignore_stop = true;
+        a = decode(composed.engine, &o, &p);
+        b = decode(chained.engine, &o, &p);
+        expect_same(&a, &b, rules[i], 0);
+        accepted += sum_of(a.stats.accepted);
+        in_chains += b.stats.chained;
+    }
+    cr_expect(accepted > 14 && accepted < 30, "%d of about 26 drafts", (int)accepted);
+    cr_expect_gt(in_chains, 2);
+    close_fixture(&composed);
+    close_fixture(&chained);
+}
+
 /* ---- what nobody asks for ---- */
 
 /* Step a session until its next round flies; it must not end before. */
