@@ -307,6 +307,12 @@ static uint64_t fake_now(void *user)
     return c->now += cost;
 }
 
+/* Everything takes as long. */
+static uint64_t steady(void *user)
+{
+    return *(uint64_t *)user += 1000000;
+}
+
 static const spc_kernels_entry *entry_of(const spc_kernels *table, int32_t parts, int32_t columns)
 {
     for (int32_t i = 0; i < table->count; i++) {
@@ -369,6 +375,40 @@ Test(cuda_backend_wide, the_fastest_way_of_each_number_of_rows_goes_into_the_tab
     unload(&s);
     cr_assert_eq(load(&s, true, &table, &error), SPC_OK, "%s", error.message);
     cr_assert_eq(spc_cuda_each_linear(s.runner, check_way, NULL, &error), SPC_OK);
+    unload(&s);
+    spc_kernels_clear(&table);
+}
+
+/* Rows of several slots, each of which has a source. */
+Test(cuda_backend_wide, models_with_an_encoder_are_timed_too)
+{
+    static const char t5[] =
+        "{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 53, \"d_model\": 34,"
+        " \"d_kv\": 14, \"d_ff\": 29, \"num_layers\": 1, \"num_heads\": 3,"
+        " \"relative_attention_num_buckets\": 8, \"relative_attention_max_distance\": 20,"
+        " \"feed_forward_proj\": \"gated-gelu\", \"tie_word_embeddings\": false,"
+        " \"decoder_start_token_id\": 0}";
+    const spc_limits limits = {
+        .slots = 2, .context = CONTEXT, .rows = FEW, .outputs = 2, .library = true};
+    stand s = {.model = tiny_open(t5, 8, 1)};
+    spc_kernels table = {.where = "table.json"};
+    uint64_t now = 0;
+    const spc_tuning how = {steady, &now, 1, 1};
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&s.backend, 0, NULL, &error), SPC_OK);
+    cr_assert_eq(
+        spc_backend_cuda.load(s.backend, s.model.plan, s.model.bundle, &limits, &s.runner, &error),
+        SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect_geq(table.count, 5);
+    for (int32_t i = 0; i < table.count; i++) {
+        cr_expect(table.entry[i].many[0].by == SPC_KERNELS_CUBLASLT,
+                  "what is no faster is not taken");
+    }
+    cr_expect(s.runner->source[0] == CONTEXT && s.runner->source[1] == FEW - CONTEXT);
+    cr_expect(s.runner->length[0] == 0 && s.runner->length[1] == 0, "it holds no sequence");
     unload(&s);
     spc_kernels_clear(&table);
 }
