@@ -57,7 +57,7 @@ static const char help[] =
     "  --batch N        sequences (default 1, at most 64), each with that many rows\n"
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
     "  --seconds S      measured per line, at least 20 times ten forwards (default 1)\n"
-    "  --fast-prefill   GPU: more than 16 rows by cuBLAS\n"
+    "  --fast-prefill   GPU: more than 16 rows by cuBLASLt\n"
     "  --linear NAME    GPU: auto (default: bf16 and fp16 weights on tensor cores), row (plain "
     "multiplications)\n"
     "  --kernels FILE   GPU: linear layers as a table of spc tune-kernels or --tune says\n"

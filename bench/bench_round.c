@@ -76,7 +76,7 @@ static const char help[] =
     "  --no-chain           GPU: every round waits until the host has seen the one before\n"
     "  --overlap MODE       auto (default), on, off: drafting ahead; on and off take the token\n"
     "                       behind kept drafts from the drafter's own step (batch 1)\n"
-    "  --fast-prefill       GPU: more than 16 rows by cuBLAS\n"
+    "  --fast-prefill       GPU: more than 16 rows by cuBLASLt\n"
     "  --kernels FILE       GPU: linear layers as a table of bench_device --tune says\n"
     "  --table              a table instead of JSON lines\n"
     "  --help               this text\n";
@@ -504,7 +504,7 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "device", s->engine->ops->device(s->engine->backend));
     measure_line_text(&line, "rounds_as",
                       s->engine->ops->round && !o->plain_launches ? "one graph" : "launches");
-    measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLAS" : "own");
+    measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLASLt" : "own");
     measure_line_text(&line, "kernels", o->kernels ? "table" : "default");
     measure_line_text(&line, "rule", gamma < 0 ? "verifier-only" : o->rule);
     measure_line_number(&line, "temperature", o->temperature);

@@ -1,35 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear_gemm.cu - many rows times matrices by cuBLAS: weights are read once for all rows.
+/* linear_gemm.cu - many rows times matrices by cuBLASLt (gemm.cu): weights are read once for all
+ * rows of a product, up to SPC_GEMM_ROWS.
  *
  * Tensor cores multiply numbers of 16 bits.  Activations would lose what the CPU keeps, so each is
  * split in two: x = high + low, 16 to 22 bits together, rows of low behind the rows of high in one
  * product, and their results are added.  Rows are scaled by a power of two so that halves neither
- * overflow nor sink (exact, and undone behind).  float32 weights need none of that.
+ * overflow nor sink (exact, and undone behind: so the product itself cannot begin with a residual
+ * sum).  float32 weights need none of that.
  *
- * The library is loaded when somebody asks for it: it is half a gigabyte that no other call needs.
+ * Rows are filled up to a number for which the algorithm was checked at load; what lies in those
+ * behind the last is multiplied and not read.
  *
- * Which sums cuBLAS takes in which order depends on the number of rows: a row's last bits depend on
- * its company.  linear_row.cu keeps them. */
-#include "ops.h"
-
-#include <cublas_v2.h>
-#include <dlfcn.h>
-#include <stdlib.h>
-
+ * Which sums cuBLASLt takes in which order depends on the algorithm, and that on the number of
+ * rows: a row's last bits depend on its company.  linear_row.cu keeps them. */
+#include "gemm.cuh"
 #include "ops.cuh"
-
-enum { GEMM_ROWS = 64 }; /* of a product; the split doubles them */
-
-/* Bytes for cuBLAS itself (its recommendation for Hopper), for split rows, and for results. */
-enum { LIBRARY_BYTES = 32 << 20, RESULT_BYTES = 32 << 20 };
 
 /* ---- splitting ------------------------------------------------------------------------------- */
 
 typedef struct {
-    const float *in; /* [rows, cols] */
+    const float *in; /* [launched, cols] */
     uint16_t *out;   /* [2 rows, stride] high, then low */
-    float *scale;    /* [rows] of the results */
-    int32_t rows, cols, stride, type;
+    float *scale;    /* [launched] of the results */
+    int32_t rows;    /* of the product */
+    int32_t cols, stride, type;
 } split_args;
 
 /* To the nearest 16 bits; no NaN, no infinity. */
@@ -93,16 +87,28 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     if (threadIdx.x == 0) a.scale[blockIdx.x] = broken > 0.0f ? NAN : scale;
 }
 
+/* float32 rows with zeros behind them, as matrices have. */
+static __global__ void __launch_bounds__(OPS_THREADS)
+    pad_kernel(const __grid_constant__ split_args a)
+{
+    const float *in = a.in + (int64_t)blockIdx.x * a.cols;
+    float *out = (float *)a.out + (int64_t)blockIdx.x * a.stride;
+
+    for (int i = threadIdx.x; i < a.stride; i += OPS_THREADS) out[i] = i < a.cols ? in[i] : 0.0f;
+}
+
 /* ---- results --------------------------------------------------------------------------------- */
 
 typedef struct {
-    const float *in;       /* [rows or 2 rows, outs] */
-    const float *scale;    /* [rows], or NULL: in is [rows, outs], not split */
+    const float *in;       /* [rows or 2 rows, stride] */
+    const float *scale;    /* [rows], or NULL: in has one result for each, not split */
     const float *bias;     /* [outs], or NULL */
     float *out;            /* [any, width] */
     const int32_t *target; /* [rows], or NULL */
     float cap;
-    int32_t rows, outs, width;
+    int32_t rows;   /* of the product */
+    int32_t stride; /* gemm_results */
+    int32_t outs, width;
 } finish_args;
 
 static __global__ void __launch_bounds__(OPS_THREADS)
@@ -110,215 +116,95 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 {
     const int32_t blocks = blocks_of_row(a.outs), row = (int32_t)blockIdx.x / blocks;
     const int32_t out = (int32_t)blockIdx.x % blocks * OPS_THREADS + (int32_t)threadIdx.x;
-    const int64_t i = (int64_t)row * a.outs + out;
+    const int64_t i = (int64_t)row * a.stride + out;
 
     if (out >= a.outs) return;
 
     float x = a.in[i];
 
-    if (a.scale) x = (x + a.in[i + (int64_t)a.rows * a.outs]) * a.scale[row];
+    if (a.scale) x = (x + a.in[i + (int64_t)a.rows * a.stride]) * a.scale[row];
     if (a.bias) x += a.bias[out];
     if (a.cap > 0.0f) x = bounded(x, a.cap);
     a.out[(int64_t)(a.target ? a.target[row] : row) * a.width + out] = x;
 }
 
-/* ---- launchers ------------------------------------------------------------------------------- */
+/* ---- launcher -------------------------------------------------------------------------------- */
 
-/* The caller's memory, cut. */
-typedef struct {
-    char *library;
-    float *result, *scale;
-    uint16_t *split;
-} gemm_scratch;
-
-size_t spc_cuda_gemm_bytes(int32_t cols)
+/* Rows for which `product` is launched to have so many. */
+static int32_t filled(const spc_gemm_product *product, int32_t rows, int32_t most)
 {
-    return (size_t)LIBRARY_BYTES + RESULT_BYTES + GEMM_ROWS * sizeof(float) +
-           2 * GEMM_ROWS * sizeof(uint16_t) * (size_t)spc_cuda_stride(SPC_WEIGHT_BF16, cols);
+    const int32_t step = (rows + SPC_GEMM_STEP - 1) / SPC_GEMM_STEP;
+
+    return product->takes >> (step - 1) & 1 ? step * SPC_GEMM_STEP : most;
 }
 
-static gemm_scratch scratch_of(void *memory)
+/* The rows of a chunk, as products of `rows` rows want them. */
+static cudaError_t split(const spc_linear_args *a, int32_t rows, const gemm_memory *memory,
+                         cudaStream_t stream)
 {
-    gemm_scratch s;
+    const spc_cuda_matrix *m = &a->part[0];
+    const split_args s = {a->in,   memory->rows, memory->scale,   rows,
+                          m->cols, m->stride,    (int32_t)m->type};
 
-    s.library = (char *)memory;
-    s.result = (float *)(s.library + LIBRARY_BYTES);
-    s.scale = s.result + RESULT_BYTES / sizeof(float);
-    s.split = (uint16_t *)(s.scale + GEMM_ROWS);
-    return s;
+    if (m->type == SPC_WEIGHT_F32) return launch_op(pad_kernel, a->rows, s, stream);
+    return launch_op(split_kernel, a->rows, s, stream);
 }
 
-static cudaError_t error_of(cublasStatus_t status)
-{
-    if (status == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
-    return status == CUBLAS_STATUS_ALLOC_FAILED ? cudaErrorMemoryAllocation : cudaErrorUnknown;
-}
-
-struct spc_cuda_gemm_state {
-    cublasHandle_t handle;
-    cudaStream_t stream; /* that the handle works on, with the workspace */
-    void *library;       /* of dlopen; it stays, for it does not unload well */
-    decltype(&cublasCreate) create;
-    decltype(&cublasDestroy) destroy;
-    decltype(&cublasSetStream) set_stream;
-    decltype(&cublasSetWorkspace) set_workspace;
-    cublasStatus_t (*multiply)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int,
-                               const void *, const void *, cudaDataType_t, int, const void *,
-                               cudaDataType_t, int, const void *, void *, cudaDataType_t, int,
-                               cublasComputeType_t, cublasGemmAlgo_t);
-};
-
-#ifdef __CUDACC__
-#define TEXT_OF(x)         #x
-#define NAME_WITH(version) "libcublas.so." TEXT_OF(version)
-
-template <typename Function> static bool find(void *library, const char *name, Function *out)
-{
-    *out = (Function)dlsym(library, name);
-    return *out != nullptr;
-}
-
-static cudaError_t load(spc_cuda_gemm g)
-{
-    g->library = dlopen(NAME_WITH(CUBLAS_VER_MAJOR), RTLD_NOW | RTLD_LOCAL);
-    if (!g->library) return cudaErrorSharedObjectInitFailed;
-    return find(g->library, "cublasCreate_v2", &g->create) &&
-                   find(g->library, "cublasDestroy_v2", &g->destroy) &&
-                   find(g->library, "cublasSetStream_v2", &g->set_stream) &&
-                   find(g->library, "cublasSetWorkspace_v2", &g->set_workspace) &&
-                   find(g->library, "cublasGemmEx", &g->multiply)
-               ? cudaSuccess
-               : cudaErrorSharedObjectSymbolNotFound;
-}
-#else /* tests/fibers */
-static cudaError_t load(spc_cuda_gemm g)
-{
-    g->create = cublasCreate;
-    g->destroy = cublasDestroy;
-    g->set_stream = cublasSetStream;
-    g->set_workspace = cublasSetWorkspace;
-    g->multiply = cublasGemmEx;
-    return cudaSuccess;
-}
-#endif
-
-/* Let the handle work on the stream, with the workspace. */
-static cudaError_t work_on(spc_cuda_gemm g, void *memory, cudaStream_t stream)
-{
-    cudaError_t error =
-        error_of(g->set_stream(g->handle, stream)); /* resets the workspace: first */
-
-    if (error != cudaSuccess) return error;
-    g->stream = stream;
-    return error_of(g->set_workspace(g->handle, scratch_of(memory).library, LIBRARY_BYTES));
-}
-
-static cudaError_t prepare(spc_cuda_gemm g, void *memory, cudaStream_t stream)
-{
-    cudaError_t error = load(g);
-
-    if (error != cudaSuccess) return error;
-    error = error_of(g->create(&g->handle));
-    if (error != cudaSuccess) {
-        g->handle = nullptr;
-        return error;
-    }
-    return work_on(g, memory, stream);
-}
-
-cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out)
-{
-    cudaError_t error;
-
-    *out = (spc_cuda_gemm)calloc(1, sizeof **out);
-    if (!*out) return cudaErrorMemoryAllocation;
-    error = prepare(*out, memory, stream);
-    if (error == cudaSuccess) return cudaSuccess;
-    spc_cuda_gemm_close(*out);
-    *out = nullptr;
-    return error;
-}
-
-void spc_cuda_gemm_close(spc_cuda_gemm g)
-{
-    if (!g) return;
-    if (g->handle) (void)g->destroy(g->handle);
-    free(g);
-}
-
-/* result[r][o] = output first + o of the matrix times row r, for `outs` outputs. */
-static cudaError_t multiply(spc_cuda_gemm gemm, const spc_cuda_matrix *m, int32_t first,
-                            int32_t outs, const void *in, int32_t rows, float *result)
-{
-    const float one = 1.0f, zero = 0.0f;
-    const bool wide = m->type == SPC_WEIGHT_F32;
-    const cudaDataType_t type = wide                         ? CUDA_R_32F
-                                : m->type == SPC_WEIGHT_BF16 ? CUDA_R_16BF
-                                                             : CUDA_R_16F;
-    const char *weights = (const char *)m->data + (int64_t)first * m->stride * (wide ? 4 : 2);
-    const int32_t stride = wide ? m->cols : m->stride; /* of in; split rows are padded by zeros */
-
-    return error_of(gemm->multiply(gemm->handle, CUBLAS_OP_T, CUBLAS_OP_N, outs, rows, stride, &one,
-                                   weights, type, m->stride, in, type, stride, &zero, result,
-                                   CUDA_R_32F, outs, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-}
-
-/* Up to GEMM_ROWS rows times part p, whose results begin at output `at`; as many outputs at once as
- * the results have room for. */
+/* A chunk times part p, by products of `rows` rows; its results begin at output `at`. */
 static cudaError_t part_gemm(spc_cuda_gemm gemm, const spc_linear_args *a, int32_t p, int32_t at,
-                             const gemm_scratch *s, cudaStream_t stream)
+                             const spc_gemm_product *product, int32_t rows, cudaStream_t stream)
 {
+    const gemm_memory *memory = gemm_memory_of(gemm);
     const spc_cuda_matrix *m = &a->part[p];
-    const bool split = m->type != SPC_WEIGHT_F32;
-    const int32_t rows = split ? 2 * a->rows : a->rows;
-    const int32_t most = RESULT_BYTES / (int32_t)sizeof(float) / rows;
+    const finish_args f = {memory->result, m->type == SPC_WEIGHT_F32 ? nullptr : memory->scale,
+                           a->bias[p],     a->out + at,
+                           a->target,      a->cap,
+                           rows,           gemm_results(m->rows),
+                           m->rows,        a->width};
+    cudaError_t error = gemm_multiply(gemm, m, memory->rows, gemm_columns(m->type, rows),
+                                      memory->result, product->algorithm, stream);
+
+    if (error != cudaSuccess) return error;
+    return launch_op(finish_kernel, (int64_t)a->rows * blocks_of_row(m->rows), f, stream);
+}
+
+/* Rows that one product has room for; those of the last go as few rows do. */
+static cudaError_t chunk_gemm(spc_cuda_gemm gemm, const spc_linear_args *a,
+                              const spc_gemm_product product[SPC_LINEAR_PARTS], int32_t most,
+                              cudaStream_t stream)
+{
+    int32_t rows = 0, at = 0;
     cudaError_t error = cudaSuccess;
 
-    for (int32_t o = 0; o < m->rows && error == cudaSuccess; o += most) {
-        const int32_t outs = m->rows - o < most ? m->rows - o : most;
-        const finish_args f = {s->result,
-                               split ? s->scale : nullptr,
-                               a->bias[p] ? a->bias[p] + o : nullptr,
-                               a->out + at + o,
-                               a->target,
-                               a->cap,
-                               a->rows,
-                               outs,
-                               a->width};
+    for (int32_t p = 0; p < a->parts && error == cudaSuccess; at += a->part[p++].rows) {
+        const int32_t wanted = filled(&product[p], a->rows, most);
 
-        error = multiply(gemm, m, o, outs, split ? (const void *)s->split : a->in, rows, s->result);
-        if (error != cudaSuccess) return error;
-        error = launch_op(finish_kernel, (int64_t)a->rows * blocks_of_row(outs), f, stream);
+        if (wanted != rows) error = split(a, wanted, gemm_memory_of(gemm), stream);
+        rows = wanted;
+        if (error == cudaSuccess) error = part_gemm(gemm, a, p, at, &product[p], rows, stream);
     }
     return error;
 }
 
-cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, void *memory, const spc_linear_args *all,
-                                 cudaStream_t stream)
+cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, const spc_linear_args *all,
+                                 const spc_gemm_plan *plan, cudaStream_t stream)
 {
-    const gemm_scratch s = scratch_of(memory);
-    const spc_cuda_matrix *m = &all->part[0];
+    const int32_t bucket = spc_gemm_bucket(all->rows);
     cudaError_t error = cudaSuccess;
 
     if (!gemm || !is_linear(all)) return cudaErrorInvalidValue;
-    if (stream != gemm->stream) error = work_on(gemm, memory, stream);
-    for (int32_t done = 0; done < all->rows && error == cudaSuccess; done += GEMM_ROWS) {
-        spc_linear_args a = *all;
-        int32_t at = 0;
 
-        a.rows = all->rows - done < GEMM_ROWS ? all->rows - done : GEMM_ROWS;
-        a.in = all->in + (int64_t)done * m->cols;
+    const int32_t most = spc_cuda_gemm_rows(gemm, all, bucket);
+
+    for (int32_t done = 0; done < all->rows && error == cudaSuccess; done += most) {
+        const int32_t left = all->rows - done, by = left < most ? spc_gemm_bucket(left) : bucket;
+        spc_linear_args a = *all;
+
+        a.rows = left < most ? left : most;
+        a.in = all->in + (int64_t)done * all->part[0].cols;
         if (all->target) a.target = all->target + done;
         if (!all->target) a.out = all->out + (int64_t)done * all->width;
-        if (m->type != SPC_WEIGHT_F32) {
-            const split_args split = {a.in,    s.split,   s.scale,         a.rows,
-                                      m->cols, m->stride, (int32_t)m->type};
-
-            error = launch_op(split_kernel, a.rows, split, stream);
-        }
-        for (int32_t p = 0; p < a.parts && error == cudaSuccess; at += a.part[p++].rows) {
-            error = part_gemm(gemm, &a, p, at, &s, stream);
-        }
+        error = chunk_gemm(gemm, &a, plan->part[by], spc_cuda_gemm_rows(gemm, all, by), stream);
     }
     return error;
 }

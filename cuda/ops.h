@@ -288,22 +288,85 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *args, const spc_linear_m
 /* Does it take weights of this type? */
 bool spc_cuda_tile_takes(spc_weight_type type);
 
-/* cuBLAS on one stream. */
+/* ---- more rows by cuBLASLt ---- */
+
+/* Products have up to so many rows: 32, 64, 128, 256 or 512, a bucket each. */
+enum {
+    SPC_GEMM_BUCKETS = 5,
+    SPC_GEMM_ROWS = 512,  /* of the last */
+    SPC_GEMM_STEP = 16,   /* rows of products are a multiple of it */
+    SPC_GEMM_CHOICES = 4, /* algorithms to choose from, at most */
+    SPC_GEMM_SAID = 96
+};
+
+static inline int32_t spc_gemm_rows(int32_t bucket)
+{
+    return SPC_GEMM_ROWS >> (SPC_GEMM_BUCKETS - 1 - bucket);
+}
+
+/* The first that has so many rows, or the last. */
+static inline int32_t spc_gemm_bucket(int32_t rows)
+{
+    int32_t bucket = 0;
+
+    while (bucket < SPC_GEMM_BUCKETS - 1 && spc_gemm_rows(bucket) < rows) bucket++;
+    return bucket;
+}
+
+/* cuBLASLt with memory to work in. */
 typedef struct spc_cuda_gemm_state *spc_cuda_gemm;
 
-/* Bytes of device memory for products of matrices of up to so many columns. */
-size_t spc_cuda_gemm_bytes(int32_t cols);
+/* Of all matrices whose products may come: most columns and outputs of one, most rows. */
+typedef struct {
+    int32_t cols, outs, rows;
+} spc_gemm_most;
 
-/* The handle keeps using its part of `memory` until it is closed. */
-cudaError_t spc_cuda_gemm_open(void *memory, cudaStream_t stream, spc_cuda_gemm *out);
+/* Bytes of device memory for that. */
+size_t spc_cuda_gemm_bytes(const spc_gemm_most *most);
+
+/* memory   of spc_cuda_gemm_bytes, 256-byte aligned, until it is closed; of launches that wait for
+ *          each other
+ * said     receives what failed: "libcublasLt.so.13 cannot be loaded" */
+cudaError_t spc_cuda_gemm_open(const spc_gemm_most *most, void *memory, spc_cuda_gemm *out,
+                               char said[SPC_GEMM_SAID]);
 void spc_cuda_gemm_close(spc_cuda_gemm gemm); /* NULL is allowed */
 
-/* The same as spc_cuda_linear_row, by cuBLAS, which reads the weights once for 64 rows: results
- * differ in their last bits, and by how many rows go together.
+/* The call of the library that failed in the last of the calls below, and its status:
+ * "cublasLtMatmul: CUBLAS_STATUS_NOT_SUPPORTED"; "": none did, or gemm is NULL. */
+const char *spc_cuda_gemm_said(spc_cuda_gemm gemm);
+/* Version of the library: 130100 is 13.1.0. */
+int32_t spc_cuda_gemm_version(spc_cuda_gemm gemm);
+
+/* How a part is multiplied with the rows of a bucket. */
+typedef struct {
+    uint64_t algorithm[8]; /* cuBLASLt's own bytes, of one version of it */
+    uint32_t takes;        /* bit i: it takes (i + 1) SPC_GEMM_STEP rows too; other numbers are
+                              filled up to the bucket's */
+} spc_gemm_product;
+
+/* How a launch is. */
+typedef struct {
+    spc_gemm_product part[SPC_GEMM_BUCKETS][SPC_LINEAR_PARTS];
+} spc_gemm_plan;
+
+/* Rows of the products of a launch in a bucket: all, or as many as there is memory for. */
+int32_t spc_cuda_gemm_rows(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t bucket);
+/* What the library would multiply a part by, what it holds for fastest first.
  *
- * memory   as given to spc_cuda_gemm_open */
-cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, void *memory, const spc_linear_args *args,
-                                 cudaStream_t stream);
+ * count   receives how many there are; 0: it cannot */
+cudaError_t spc_cuda_gemm_suggest(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t part,
+                                  int32_t bucket, spc_gemm_product choice[SPC_GEMM_CHOICES],
+                                  int32_t *count);
+/* Can the part go by this algorithm?  Fills in which numbers of rows it takes. */
+bool spc_cuda_gemm_can(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t part,
+                       int32_t bucket, spc_gemm_product *product);
+
+/* The same as spc_cuda_linear_row, by cuBLASLt, which reads the weights once for the rows of a
+ * bucket: results differ in their last bits, and by how many rows go together.
+ *
+ * plan   has products of every part in the buckets up to that of the rows */
+cudaError_t spc_cuda_linear_gemm(spc_cuda_gemm gemm, const spc_linear_args *args,
+                                 const spc_gemm_plan *plan, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

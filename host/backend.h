@@ -37,9 +37,10 @@ typedef struct {
     int32_t context; /* tokens per slot, at most */
     int32_t rows;    /* most rows of one forward; longer prompts come in chunks of this */
     int32_t outputs; /* logits rows kept at once */
-    bool library; /* GPU: more than 16 rows go through cuBLAS, but for quantised matrices.  Faster;
-                     a row's last bits then depend on how many run together, which they otherwise
-                     never do */
+    bool library;    /* GPU: more than 16 rows go through cuBLASLt, but for quantised matrices, and
+                        where a table (kernels.h) found own kernels faster.  A row's last bits then
+                        depend on how many run together, which they otherwise never do, with a table or
+                        without */
     spc_linear_kernels linear;
     bool plain;        /* GPU: launch by launch, nothing recorded; to find faults */
     bool drafter_rows; /* verify_rows will be called: room for the rows where there has to be */
@@ -241,8 +242,9 @@ typedef struct {
      * NULL: there is nothing to choose. */
     spc_status (*use_kernels)(spc_backend *backend, const spc_kernels *table, spc_error *err);
     /* Time every way that a model's linear layers can go, those apart that the table has, and add
-     * the fastest.  The runner was loaded without a table and holds no sequence.  SPC_EINPUT: the
-     * table is of another GPU.  NULL as above. */
+     * the fastest; where limits.library is set also of more than 16 rows.  The runner was loaded
+     * without a table and holds no sequence.  SPC_EINPUT: the table is of another GPU, or of
+     * another version of cuBLASLt.  NULL as above. */
     spc_status (*tune)(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
                        spc_error *err);
 } spc_backend_ops;

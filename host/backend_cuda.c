@@ -472,9 +472,7 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
         } else {
             ran = run_op(r, i, end, &r->shape, &code);
         }
-        if (code != cudaSuccess) {
-            return spc_cuda_check(r->backend, code, spc_op_name(plan->op[i].kind), err);
-        }
+        if (code != cudaSuccess) return spc_cuda_check_op(r, &plan->op[i], code, err);
         i += ran;
     }
     return SPC_OK;

@@ -13,6 +13,7 @@
  *   backend_cuda_chain.c  ... and the one behind it, before the host has seen it
  *   backend_cuda_ways.c   which way linear ops go: by default, by a table, timed
  *   backend_cuda_weights.c  weights on their way to the device
+ *   backend_cuda_wide.c   which way more than 16 rows go where the library may take them
  *
  * Work goes to one stream in the order of the verbs; only draw, verify, round, gather and logits
  * wait for it.
@@ -195,6 +196,13 @@ typedef struct {
     uint64_t rounds;      /* verified */
 } cuda_slices;
 
+/* Which way more than 16 rows go of all launches of one shape, where limits.library is set. */
+typedef struct {
+    spc_kernels_shape shape;
+    bool own[SPC_GEMM_BUCKETS]; /* as fewer rows do, not by the library */
+    spc_gemm_plan plan;         /* of the buckets up to that of the most rows */
+} cuda_wide;
+
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan; /* of the rank */
@@ -208,11 +216,15 @@ struct spc_runner {
     void *host;              /* everything of this part lies in it */
     spc_cuda_matrix *matrix; /* [weights] */
     spc_linear_way *way;     /* [weights] of the launch that begins with this matrix */
-    float **vector;          /* [weights] on the device, as the CPU backend has them */
-    float **buffer;          /* [buffers] on the device, each [most_rows, dim] */
-    int32_t *length;         /* [slots] tokens in the cache */
-    int32_t *room;           /* [slots] tokens that a slot's pages take */
-    int32_t *source;         /* [slots] tokens in the memory of an encoder */
+    cuda_wide **wide;        /* [weights] the same for more than 16 rows; NULL: as fewer.  The array
+                                is NULL where limits.library is not set */
+    cuda_wide *wides;        /* [wide_count] what they point to */
+    int32_t wide_count;
+    float **vector;  /* [weights] on the device, as the CPU backend has them */
+    float **buffer;  /* [buffers] on the device, each [most_rows, dim] */
+    int32_t *length; /* [slots] tokens in the cache */
+    int32_t *room;   /* [slots] tokens that a slot's pages take */
+    int32_t *source; /* [slots] tokens in the memory of an encoder */
     int32_t *encoder_slot, *encoder_position; /* [context] rows of an encoder */
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
     cuda_rows rows;
@@ -247,7 +259,8 @@ struct spc_runner {
     float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
     float *workspace;           /* of attention */
     void *linear_scratch;       /* of linear ops whose columns several blocks share */
-    void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows, or NULL */
+    void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows on tensor cores, or
+                                   NULL */
     void *verify_workspace;     /* of drawing and verification, verify_bytes long */
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
@@ -330,12 +343,43 @@ spc_status spc_cuda_each_linear(spc_runner *runner, spc_cuda_linear_fn fn, void 
 /* Which way each goes, which a row's bits depend on: the default, or what the backend's table says.
  * SPC_EINPUT: it says nothing of one, or what cannot be. */
 spc_status spc_cuda_choose_ways(spc_runner *runner, spc_error *err);
+/* What a table knows a launch by. */
+spc_kernels_shape spc_cuda_shape_of(const spc_linear_args *args);
+/* cuBLASLt, where limits.library is set: bytes it is given on the device, and its handle.
+ *
+ * where   the model, for messages
+ *
+ * SPC_EDEVICE: it cannot be loaded */
+size_t spc_cuda_library_bytes(const spc_runner *runner);
+spc_status spc_cuda_open_library(spc_runner *runner, const char *where, spc_error *err);
+/* Which way more than 16 rows of each go, where limits.library is set.  SPC_EUNSUPPORTED: cuBLASLt
+ * has none; SPC_EINPUT as above, or the table has algorithms of another version of it. */
+spc_status spc_cuda_choose_wide(spc_runner *runner, spc_error *err);
+/* SPC_EINPUT: the table's algorithms are of another version of cuBLASLt than the runner's. */
+spc_status spc_cuda_check_version(const spc_runner *runner, const spc_kernels *table,
+                                  spc_error *err);
 /* What a table calls this GPU: "NVIDIA H100 80GB HBM3, compute capability 9.0". */
 spc_status spc_cuda_name_gpu(spc_backend *backend, char text[SPC_KERNELS_TEXT], spc_error *err);
 /* The verbs use_kernels and tune. */
 spc_status spc_cuda_use_kernels(spc_backend *backend, const spc_kernels *table, spc_error *err);
 spc_status spc_cuda_tune(spc_runner *runner, const spc_tuning *how, spc_kernels *table,
                          spc_error *err);
+/* What makes a table. */
+typedef struct {
+    const spc_tuning *how;
+    spc_kernels *table;
+    double *sample; /* [how->runs] */
+    int32_t rows;   /* of a forward, at most */
+} cuda_tuner;
+
+/* Median of a forward of so many rows, or of as many as there can be, in microseconds. */
+spc_status spc_cuda_time_rows(spc_runner *runner, const cuda_tuner *tuner, int32_t rows, double *us,
+                              spc_error *err);
+/* What an entry says of more than 16 rows where the runner has the library, of the launch whose way
+ * this is: each number of rows with every way, timed. */
+spc_status spc_cuda_tune_wide(spc_runner *runner, const cuda_tuner *tuner,
+                              const spc_linear_args *args, const spc_linear_way *way,
+                              spc_kernels_entry *entry, spc_error *err);
 /* The matrices of a LINEAR or HEAD op over rows of `in`, results to rows of `out` (`target` as in
  * spc_linear_args), which are `width` long. */
 cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,
@@ -347,6 +391,10 @@ cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const fl
  * code         receives what became of the launch, where there was one */
 int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
                           cudaError_t *code);
+/* What became of an op, as spc_cuda_check says it: with the layer and the library's word where that
+ * failed. */
+spc_status spc_cuda_check_op(spc_runner *runner, const spc_op *op, cudaError_t code,
+                             spc_error *err);
 
 /* The verbs draw, verify and verify_rows. */
 spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,

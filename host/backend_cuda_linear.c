@@ -2,23 +2,24 @@
 /* backend_cuda_linear.c - linear ops: what is launched for one, and which neighbours go along.
  *
  * Matrices go one way (backend_cuda_ways.c) for any number of rows, so that a row's bits do not
- * depend on its company; with limits.library more than 16 rows go through cuBLAS.  Quantised
- * weights have a kernel of their own.  The kernel on tensor cores also takes the norm in front of
- * it, the gate behind it and the residual sum behind it, where nobody else wants what lies between:
- * three launches less in a layer of Llama's kind, seven instead of ten. */
+ * depend on its company; with limits.library more than 16 rows may go through cuBLASLt
+ * (backend_cuda_wide.c).  Quantised weights have a kernel of their own.  The kernel on tensor cores
+ * also takes the norm in front of it, the gate behind it and the residual sum behind it, where
+ * nobody else wants what lies between: three launches less in a layer of Llama's kind, seven
+ * instead of ten. */
 #include "backend_cuda.h"
 #include "backend_cuda_pack.h"
 
-#include <assert.h>
+#include <stdio.h>
 
-static bool by_library(const spc_runner *r, int32_t rows)
+/* How the library multiplies so many rows by the launch that begins with this matrix; NULL: it does
+ * not. */
+static const spc_gemm_plan *by_library(const spc_runner *r, int32_t weight, int32_t rows)
 {
-    return r->gemm && rows > SPC_LINEAR_STRIP;
-}
+    const cuda_wide *wide = r->wide ? r->wide[weight] : NULL;
 
-static bool by_tile(const spc_runner *r, const spc_linear_args *a, int32_t rows)
-{
-    return a->way.kernel == SPC_KERNEL_TILE && !by_library(r, rows);
+    if (!wide || rows <= SPC_LINEAR_STRIP || wide->own[spc_gemm_bucket(rows)]) return NULL;
+    return &wide->plan;
 }
 
 /* The matrices of an op from number *k on that are of one type; *k: behind them. */
@@ -70,6 +71,7 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
     int32_t k = 0;
 
     while (!ends(op, k) && code == cudaSuccess) {
+        const spc_gemm_plan *plan = by_library(r, op->weight[k], rows);
         spc_linear_args a = parts_of(r, op, &k);
 
         a.in = in;
@@ -80,8 +82,8 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
         for (int32_t p = 0; p < a.parts; p++) out += a.part[p].rows;
         if (a.way.kernel == SPC_KERNEL_QUANT) {
             code = spc_cuda_linear_quant(&a, stream);
-        } else if (by_library(r, rows)) {
-            code = spc_cuda_linear_gemm(r->gemm, r->gemm_memory, &a, stream);
+        } else if (plan) {
+            code = spc_cuda_linear_gemm(r->gemm, &a, plan, stream);
         } else if (a.way.kernel == SPC_KERNEL_TILE) {
             code = spc_cuda_linear_tile(&a, NULL, stream);
         } else {
@@ -89,6 +91,17 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
         }
     }
     return code;
+}
+
+spc_status spc_cuda_check_op(spc_runner *r, const spc_op *op, cudaError_t code, spc_error *err)
+{
+    const char *said = code == cudaSuccess ? "" : spc_cuda_gemm_said(r->gemm);
+    char what[2 * SPC_PLAN_NAME];
+
+    if (said[0] == '\0') return spc_cuda_check(r->backend, code, spc_op_name(op->kind), err);
+    (void)snprintf(what, sizeof what, "%s %s: %s", spc_op_name(op->kind),
+                   r->plan->weight[op->weight[0]].name, said);
+    return spc_cuda_check(r->backend, code, what, err);
 }
 
 /* ---- neighbours ------------------------------------------------------------------------------ */
@@ -128,10 +141,11 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
 
     op = &plan->op[i];
     if (i >= end || op->kind != SPC_OP_LINEAR) return 0;
+    if (by_library(r, op->weight[0], rows)) return 0;
 
     spc_linear_args a = parts_of(r, op, &k);
 
-    if (!ends(op, k) || !by_tile(r, &a, rows)) return 0;
+    if (!ends(op, k) || a.way.kernel != SPC_KERNEL_TILE) return 0;
     out = op->out;
     if (norm && (op->a != norm->out || out == in || is_read(plan, i + 1, end, norm->out))) return 0;
     if (norm) more.norm = r->vector[norm->weight[0]];

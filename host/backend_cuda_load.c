@@ -62,6 +62,10 @@ static size_t lay_out_host(spc_runner *r, char *base)
 
     r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
     r->way = carve(&to, times(sizeof *r->way, plan->weight_count));
+    if (l->library) {
+        r->wide = carve(&to, times(sizeof *r->wide, plan->weight_count));
+        r->wides = carve(&to, times(sizeof *r->wides, plan->weight_count));
+    }
     r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
@@ -167,14 +171,14 @@ static size_t lay_out_device(spc_runner *r, char *base)
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
     r->linear_scratch = carve(&to, SPC_LINEAR_SCRATCH);
-    if (rows > SPC_LINEAR_STRIP && !l->library && l->linear != SPC_LINEAR_ROW) {
+    if (rows > SPC_LINEAR_STRIP && l->linear != SPC_LINEAR_ROW) {
         r->linear_wide =
             carve(&to, (size_t)spc_cuda_linear_wide_bytes(widest(plan), most_outputs(plan)));
     }
     if (r->part) lay_out_slices(r, &to);
     r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
-    if (l->library) r->gemm_memory = carve(&to, spc_cuda_gemm_bytes(widest(plan)));
+    if (l->library) r->gemm_memory = carve(&to, spc_cuda_library_bytes(r));
     r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
     r->whole_bytes = spc_cuda_whole_bytes(l);
@@ -267,11 +271,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
                              spc_bundle_where(bundle), r->whole_bytes >> 9);
     }
     if (r->limits.plain) r->graphs.off = true;
-    if (r->gemm_memory) {
-        status = spc_cuda_check(r->backend,
-                                spc_cuda_gemm_open(r->gemm_memory, r->backend->stream, &r->gemm),
-                                "cuBLAS", err);
-    }
+    status = spc_cuda_open_library(r, spc_bundle_where(bundle), err);
     if (status != SPC_OK) return status;
     return spc_cuda_lay_out_weights(r, bundle, r->weights, &weights, err);
 }
@@ -414,6 +414,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
         spc_cuda_cut_head(r);
         status = spc_cuda_choose_ways(r, err);
     }
+    if (status == SPC_OK) status = spc_cuda_choose_wide(r, err);
     if (status != SPC_OK) {
         spc_cuda_unload(r);
         return status;

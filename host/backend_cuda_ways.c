@@ -18,7 +18,7 @@ static const char *const type_name[SPC_WEIGHT_COUNT] = {"f32",  "bf16", "f16",  
                                                         "q4_1", "q5_0", "q5_1",    "q4_k",   "q5_k",
                                                         "q6_k", "i8",   "f8_e4m3", "f8_e5m2"};
 
-static spc_kernels_shape shape_of(const spc_linear_args *a)
+spc_kernels_shape spc_cuda_shape_of(const spc_linear_args *a)
 {
     spc_kernels_shape shape = {.columns = a->part[0].cols, .parts = a->parts};
 
@@ -55,7 +55,7 @@ static spc_status choose_way(spc_runner *r, const spc_linear_args *a, spc_linear
                              void *user, spc_error *err)
 {
     const spc_kernels *table = r->backend->kernels;
-    spc_kernels_shape shape = shape_of(a);
+    spc_kernels_shape shape = spc_cuda_shape_of(a);
     const spc_kernels_entry *entry = table ? spc_kernels_find(table, &shape) : NULL;
     char text[SPC_KERNELS_TEXT];
 
@@ -115,14 +115,6 @@ spc_status spc_cuda_use_kernels(spc_backend *b, const spc_kernels *table, spc_er
 
 /* ---- timed ----------------------------------------------------------------------------------- */
 
-enum { ROWS_MOST = 16 };
-
-typedef struct {
-    const spc_tuning *how;
-    spc_kernels *table;
-    double *sample; /* [how->runs] */
-} tuner;
-
 /* All launches that look like this one. */
 typedef struct {
     spc_kernels_shape shape;
@@ -133,7 +125,7 @@ static spc_status set_way(spc_runner *r, const spc_linear_args *a, spc_linear_wa
                           spc_error *err)
 {
     const alike *all = user;
-    spc_kernels_shape shape = shape_of(a);
+    spc_kernels_shape shape = spc_cuda_shape_of(a);
 
     (void)r;
     (void)err;
@@ -141,42 +133,74 @@ static spc_status set_way(spc_runner *r, const spc_linear_args *a, spc_linear_wa
     return SPC_OK;
 }
 
+enum { PAGES_MOST = SPC_GEMM_ROWS / SPC_PAGE_TOKENS };
+
 static int32_t least(int32_t a, int32_t b)
 {
     return a < b ? a : b;
 }
 
-_Static_assert((int)ROWS_MOST <= (int)SPC_PAGE_TOKENS, "a page is enough");
-
-/* Slot 0 can hold what is timed, also where slots have no pages of their own. */
-static spc_status give_page(spc_runner *r, spc_error *err)
+/* Slots can hold what is timed, also where they have no pages of their own. */
+static spc_status give_pages(spc_runner *r, spc_error *err)
 {
-    static const int32_t first = 0;
+    int32_t given = 0;
+    spc_status status = SPC_OK;
 
-    if (r->limits.pages == 0) return SPC_OK;
-    return spc_backend_cuda.map(r, 0, &first, 1, 0, err);
+    for (int32_t s = 0; s < r->limits.slots && given < r->limits.pages && status == SPC_OK; s++) {
+        int32_t page[PAGES_MOST], count = least(spc_pages_for(r->limits.context), PAGES_MOST);
+
+        count = least(count, r->limits.pages - given);
+        for (int32_t i = 0; i < count; i++) page[i] = given++;
+        status = spc_backend_cuda.map(r, s, page, count, 0, err);
+    }
+    return status;
 }
 
-/* As many forwards of so many rows of slot 0 as go together; waits. */
-static spc_status forwards(spc_runner *r, const tuner *t, int32_t count, spc_error *err)
+/* Rows of a forward from empty caches, at most. */
+static int32_t most_rows(const spc_runner *r)
 {
-    int32_t slot[ROWS_MOST] = {0}, token[ROWS_MOST], position[ROWS_MOST], output[ROWS_MOST];
+    int32_t most = least(r->limits.rows, SPC_GEMM_ROWS), rows = 0;
+
+    for (int32_t s = 0; s < r->limits.slots && rows < most; s++) rows += r->room[s];
+    return least(rows, most);
+}
+
+/* Slot s is empty, and has a source of as many tokens as it is to take. */
+static spc_status begin(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
+                        spc_error *err)
+{
+    spc_backend_cuda.rewind(r, slot, 0);
+    if (r->plan->encoder_ops == 0) return SPC_OK;
+    return spc_backend_cuda.encode(r, slot, token, count, err);
+}
+
+/* As many forwards of so many rows as go together, of slot 0 and the next ones that it takes;
+ * waits. */
+static spc_status forwards(spc_runner *r, const cuda_tuner *t, int32_t count, spc_error *err)
+{
+    int32_t slot[SPC_GEMM_ROWS], token[SPC_GEMM_ROWS];
+    int32_t position[SPC_GEMM_ROWS], output[SPC_GEMM_ROWS];
     spc_rows rows = {count, slot, token, position, output};
     spc_status status = SPC_OK;
 
-    for (int32_t i = 0; i < count; i++) {
+    for (int32_t i = 0, s = 0, at = 0; i < count; i++) {
+        if (at == r->room[s]) {
+            s++;
+            at = 0;
+        }
+        slot[i] = s;
+        position[i] = at++;
         token[i] = i * 37 % r->plan->ids;
-        position[i] = output[i] = i;
+        output[i] = i < r->limits.outputs ? i : -1;
     }
     for (int32_t i = 0; i < t->how->together && status == SPC_OK; i++) {
-        spc_backend_cuda.rewind(r, 0, 0);
-        if (r->plan->encoder_ops > 0) {
-            status = spc_backend_cuda.encode(r, 0, token, count, err);
+        for (int32_t k = 0; k < count && status == SPC_OK; k += r->room[slot[k]]) {
+            status = begin(r, slot[k], token + k, least(r->room[slot[k]], count - k), err);
         }
         if (status == SPC_OK) status = spc_backend_cuda.forward(r, &rows, err);
     }
     if (status == SPC_OK) status = spc_cuda_wait(r->backend, "timing", err);
-    spc_backend_cuda.rewind(r, 0, 0);
+    for (int32_t i = 0; i < count; i++) spc_backend_cuda.rewind(r, slot[i], 0);
     return status;
 }
 
@@ -187,11 +211,11 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median of a forward, in microseconds; the first few record graphs and are not counted. */
-static spc_status time_rows(spc_runner *r, const tuner *t, int32_t rows, double *us, spc_error *err)
+/* The first few record graphs and are not counted. */
+spc_status spc_cuda_time_rows(spc_runner *r, const cuda_tuner *t, int32_t rows, double *us,
+                              spc_error *err)
 {
-    const spc_limits *l = &r->limits;
-    int32_t count = least(rows, least(l->context, least(l->rows, l->outputs)));
+    int32_t count = least(rows, t->rows);
     spc_status status = forwards(r, t, count, err);
 
     for (int32_t i = 0; i < t->how->runs && status == SPC_OK; i++) {
@@ -206,14 +230,14 @@ static spc_status time_rows(spc_runner *r, const tuner *t, int32_t rows, double 
     return SPC_OK;
 }
 
-static spc_status time_way(spc_runner *r, const tuner *t, const alike *all,
+static spc_status time_way(spc_runner *r, const cuda_tuner *t, const alike *all,
                            double us[SPC_KERNELS_ROWS], spc_error *err)
 {
     spc_status status = spc_cuda_each_linear(r, set_way, (void *)(uintptr_t)all, err);
 
     spc_cuda_free_graphs(r);
     for (int32_t i = 0; i < SPC_KERNELS_ROWS && status == SPC_OK; i++) {
-        status = time_rows(r, t, spc_kernels_rows[i], &us[i], err);
+        status = spc_cuda_time_rows(r, t, spc_kernels_rows[i], &us[i], err);
     }
     return status;
 }
@@ -224,8 +248,8 @@ static double sum_of(const double us[SPC_KERNELS_ROWS])
 }
 
 /* One number of slices: the best tiles for up to 8 rows and for more, which are free to choose. */
-static spc_status time_tiles(spc_runner *r, const tuner *t, const spc_linear_args *a, alike *all,
-                             double us[SPC_KERNELS_ROWS], spc_error *err)
+static spc_status time_tiles(spc_runner *r, const cuda_tuner *t, const spc_linear_args *a,
+                             alike *all, double us[SPC_KERNELS_ROWS], spc_error *err)
 {
     spc_linear_way best = all->way;
 
@@ -253,7 +277,7 @@ static spc_status time_tiles(spc_runner *r, const tuner *t, const spc_linear_arg
 }
 
 /* Every kernel and every number of slices that leaves no warp without columns. */
-static spc_status time_all(spc_runner *r, const tuner *t, const spc_linear_args *a,
+static spc_status time_all(spc_runner *r, const cuda_tuner *t, const spc_linear_args *a,
                            const alike *usual, spc_kernels_entry *entry, spc_error *err)
 {
     double best = sum_of(entry->default_us) * SPC_KERNELS_GAIN;
@@ -282,18 +306,24 @@ static spc_status time_all(spc_runner *r, const tuner *t, const spc_linear_args 
 static spc_status tune_layer(spc_runner *r, const spc_linear_args *a, spc_linear_way *way,
                              void *user, spc_error *err)
 {
-    tuner *t = user;
-    alike usual = {shape_of(a), default_way(r, a)};
-    spc_kernels_entry entry = {
-        usual.shape, "", usual.way.slices, {usual.way.tiles[0], usual.way.tiles[1]}, {0}, {0}};
+    cuda_tuner *t = user;
+    alike usual = {spc_cuda_shape_of(a), default_way(r, a)};
+    spc_kernels_entry entry = {.shape = usual.shape,
+                               .slices = usual.way.slices,
+                               .tiles = {usual.way.tiles[0], usual.way.tiles[1]}};
+    alike fastest = usual;
     spc_status status;
 
-    (void)way;
     if (spc_kernels_find(t->table, &usual.shape)) return SPC_OK;
     (void)snprintf(entry.kernel, sizeof entry.kernel, "%s", kernel_name[usual.way.kernel]);
     status = time_way(r, t, &usual, entry.default_us, err);
     memcpy(entry.forward_us, entry.default_us, sizeof entry.forward_us);
     if (status == SPC_OK) status = time_all(r, t, a, &usual, &entry, err);
+    if (status == SPC_OK && read_way(&entry, &fastest.way)) { /* what more rows go by if not by
+                                                                 the library */
+        (void)spc_cuda_each_linear(r, set_way, &fastest, NULL);
+        status = spc_cuda_tune_wide(r, t, a, way, &entry, err);
+    }
     if (status == SPC_OK) status = spc_kernels_set(t->table, &entry, err);
     (void)spc_cuda_each_linear(r, set_way, &usual, NULL);
     spc_cuda_free_graphs(r);
@@ -303,7 +333,7 @@ static spc_status tune_layer(spc_runner *r, const spc_linear_args *a, spc_linear
 spc_status spc_cuda_tune(spc_runner *r, const spc_tuning *how, spc_kernels *table, spc_error *err)
 {
     char gpu[SPC_KERNELS_TEXT];
-    tuner t = {how, table, NULL};
+    cuda_tuner t = {how, table, NULL, 0};
     spc_status status = spc_cuda_enter(r->backend, err);
 
     if (status == SPC_OK) status = spc_cuda_name_gpu(r->backend, gpu, err);
@@ -312,12 +342,18 @@ spc_status spc_cuda_tune(spc_runner *r, const spc_tuning *how, spc_kernels *tabl
         return spc_error_set(err, SPC_EINPUT, "%s: expected a table of this GPU, %s, found %s",
                              table->where, gpu, table->gpu);
     }
+    if (r->gemm) {
+        status = spc_cuda_check_version(r, table, err);
+        if (status != SPC_OK) return status;
+        table->cublaslt = spc_cuda_gemm_version(r->gemm);
+    }
     (void)snprintf(table->gpu, sizeof table->gpu, "%s", gpu);
     (void)cudaDriverGetVersion(&table->driver);
     (void)cudaRuntimeGetVersion(&table->toolkit);
     t.sample = malloc((size_t)how->runs * sizeof *t.sample);
     if (!t.sample) return spc_error_set(err, SPC_ENOMEM, "no memory for %d times", (int)how->runs);
-    status = give_page(r, err);
+    status = give_pages(r, err);
+    t.rows = most_rows(r);
     if (status == SPC_OK) status = spc_cuda_each_linear(r, tune_layer, &t, err);
     free(t.sample);
     return status;

@@ -104,7 +104,7 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "fast-prefill", NULL,                                                            \
-            "GPU: prompts and large batches by cuBLAS (but for quantised weights);\n"              \
+            "GPU: prompts and large batches by cuBLASLt (but for quantised weights);\n"            \
             "results may then depend on the batch",                                                \
             FLAG, fast_prefill, 0, 0),                                                             \
         SPC_CLI_DECODE_ROW(args, "kernels", "FILE",                                                \

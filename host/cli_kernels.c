@@ -8,6 +8,7 @@
 
 typedef struct {
     const char *verifier, *drafter, *device, *weights, *output;
+    bool fast_prefill;
 } kernels_args;
 
 static const spc_cli_option options[] = {
@@ -16,6 +17,10 @@ static const spc_cli_option options[] = {
      offsetof(kernels_args, drafter), 0, 0},
     {"device", "NAME", "cuda or cuda:N", SPC_CLI_TEXT, offsetof(kernels_args, device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(kernels_args, weights), 0, 0},
+    {"fast-prefill", NULL,
+     "also more than 16 rows, for --fast-prefill of spc run: own kernels against\n"
+     "what cuBLASLt suggests",
+     SPC_CLI_FLAG, offsetof(kernels_args, fast_prefill), 0, 0},
     {"output", "FILE", "where the table goes, for --kernels of spc run and spc chat", SPC_CLI_TEXT,
      offsetof(kernels_args, output), 0, 0},
 };
@@ -27,6 +32,23 @@ static void init(void *args)
     a->verifier = SPC_EMBEDDED_VERIFIER;
     a->drafter = SPC_EMBEDDED_DRAFTER;
     a->device = "cuda";
+}
+
+/* A line for each number of rows above 16 that was timed. */
+static void print_many(const spc_kernels_entry *e)
+{
+    for (int32_t i = 0; i < SPC_KERNELS_WIDE; i++) {
+        const spc_kernels_many *many = &e->many[i];
+        bool chosen = many->forward_us < many->default_us;
+
+        if (many->by == SPC_KERNELS_NONE) continue;
+        spc_cli_print("  %4d rows %-28s forwards %.1f us; by default %.1f\n",
+                      (int)spc_kernels_wide[i],
+                      many->by == SPC_KERNELS_OWN ? e->kernel
+                      : chosen                    ? "cublaslt, not its first choice"
+                                                  : "cublaslt",
+                      many->forward_us, many->default_us);
+    }
 }
 
 /* A line for each layer: what was fastest, and what the forwards take with it and by default. */
@@ -46,12 +68,14 @@ static int print_table(const char *path)
         spc_cli_print("  forwards %.1f, %.1f, %.1f us; by default %.1f, %.1f, %.1f\n",
                       e->forward_us[0], e->forward_us[1], e->forward_us[2], e->default_us[0],
                       e->default_us[1], e->default_us[2]);
+        print_many(e);
     }
     spc_kernels_clear(&table);
     return 0;
 }
 
-enum { CONTEXT = 64 }; /* the forwards that are timed have at most 16 rows */
+/* The forwards that are timed have at most 16 rows, or 512: of so many sessions. */
+enum { CONTEXT = 64, SESSIONS = 32 };
 
 static int run(const void *args, const spc_cli_line *line)
 {
@@ -67,6 +91,8 @@ static int run(const void *args, const spc_cli_line *line)
     o.device = a->device;
     o.weights = a->weights;
     o.context = CONTEXT;
+    o.fast_prefill = a->fast_prefill;
+    if (a->fast_prefill) o.sessions = SESSIONS;
     o.progress = spc_cli_loading;
     if (spc_tune_kernels(&o, a->output, &error) != SPC_OK) return spc_cli_fail(&error);
     return print_table(a->output);
@@ -76,9 +102,9 @@ const spc_cli_command spc_cli_kernels = {
     "tune-kernels",
     "",
     "time the kernels of linear layers on a GPU and write a table of the fastest",
-    "Whole forwards of 1, 6 and 16 rows are timed.  The table is of the GPU and of layers of "
-    "these\n"
-    "models; with it spc run computes the same function with last bits of its own.",
+    "Whole forwards of 1, 6 and 16 rows are timed, with --fast-prefill also of 32 to 512.  The\n"
+    "table is of the GPU, of layers of these models and, beyond 16 rows, of the version of\n"
+    "cuBLASLt; with it spc run computes the same function with last bits of its own.",
     0,
     0,
     options,

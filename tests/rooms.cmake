@@ -18,7 +18,7 @@ set(ONLY
   "<jansson\\.h>"                         "^(weights/|host/(cli|kernels\\.c$))"
   "<(pcre2|utf8proc)\\.h>"                "^weights/pretoken\\.c$"
   "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_(device|nccl|virtual)\\.c)$)"
-  "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/linear_gemm\\.cu$"
+  "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/gemm\\.cu$"
   "<nvtx3/[A-Za-z]+\\.h>"                 "^host/trace\\.c$"
   "<nccl\\.h>"                            "^host/comm_nccl\\.c$"
   "<immintrin\\.h>"                       "^host/cpu_avx"

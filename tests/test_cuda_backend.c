@@ -7,7 +7,7 @@
  *
  * Tolerances.  Kernels take float32 sums in another order than the CPU does.  Logits of the tiny
  * models are within 1e-4 of the references of transformers, as the CPU's are; those of the embedded
- * pair within 2e-4 of the CPU's, whose largest are about 20; within 5e-3 where cuBLAS multiplies
+ * pair within 2e-4 of the CPU's, whose largest are about 20; within 5e-3 where cuBLASLt multiplies
  * activations of 16 bits. */
 #include "golden.h"
 
@@ -145,7 +145,7 @@ Test(cuda_backend, a_row_has_the_same_bits_beside_other_slots)
     }
 }
 
-/* cuBLAS takes rows beyond 16: prompts, and rounds of many sessions. */
+/* cuBLASLt takes rows beyond 16: prompts, and rounds of many sessions. */
 Test(cuda_backend, logits_by_the_library_are_those_of_the_reference)
 {
     static const spc_limits limits = {.slots = 1,

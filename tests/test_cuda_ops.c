@@ -649,19 +649,41 @@ Test(cuda_ops, linear_is_that_of_the_cpu_however_many_warps_share_the_columns)
     }
 }
 
-/* By cuBLAS: activations of 16 to 22 bits.  Rows of other sizes, zeros, and one that is broken. */
-static void check_gemm(const linear_case *c, int type, dice *d)
+/* ---- by cuBLASLt ----------------------------------------------------------------------------- */
+
+/* Products by choice number `which` of the library, or by the last there is. */
+static spc_gemm_plan plan_of(spc_cuda_gemm gemm, const spc_linear_args *a, int32_t which)
 {
-    enum { ROWS = 70, BROKEN = 66 };
+    spc_gemm_plan plan = {0};
+
+    for (int32_t bucket = 0; bucket <= spc_gemm_bucket(a->rows); bucket++) {
+        for (int32_t p = 0; p < a->parts; p++) {
+            spc_gemm_product choice[SPC_GEMM_CHOICES];
+            int32_t count = 0;
+
+            ok(spc_cuda_gemm_suggest(gemm, a, p, bucket, choice, &count), "suggest");
+            cr_assert_gt(count, 0);
+            plan.part[bucket][p] = choice[which < count ? which : count - 1];
+        }
+    }
+    return plan;
+}
+
+/* Activations of 16 to 22 bits.  Rows of other sizes, zeros, and one that is broken. */
+static void check_gemm(const linear_case *c, int type, int32_t count, int32_t which, dice *d)
+{
+    const int32_t broken = count - 4;
     spc_matrix packed;
     spc_cuda_matrix m = random_matrix(d, (spc_weight_type)type, c->outs[0], c->cols, &packed);
     int32_t outs = c->outs[0], width = outs + 2;
-    float *in = random_floats(d, (size_t)(ROWS * c->cols), 1), *rows[ROWS];
-    float *out = shared((size_t)(ROWS * width) * sizeof *out);
+    float *in = random_floats(d, (size_t)(count * c->cols), 1);
+    float **rows = malloc((size_t)count * sizeof *rows);
+    float *out = shared((size_t)(count * width) * sizeof *out);
     float *bias = random_floats(d, (size_t)outs, 1);
-    float *expected = malloc((size_t)(ROWS * outs) * sizeof *expected);
-    void *memory = shared(spc_cuda_gemm_bytes(c->cols));
-    int32_t *target = shared(ROWS * sizeof *target);
+    float *expected = malloc((size_t)(count * outs) * sizeof *expected);
+    const spc_gemm_most most = {c->cols, outs, count};
+    void *memory = shared(spc_cuda_gemm_bytes(&most));
+    int32_t *target = shared((size_t)count * sizeof *target);
     spc_linear_args a = {.part = {m},
                          .bias = {c->bias ? bias : NULL},
                          .in = in,
@@ -669,13 +691,15 @@ static void check_gemm(const linear_case *c, int type, dice *d)
                          .target = target,
                          .cap = c->cap,
                          .parts = 1,
-                         .rows = ROWS,
+                         .rows = count,
                          .width = width};
+    char said[SPC_GEMM_SAID];
     spc_cuda_gemm gemm;
+    spc_gemm_plan plan;
 
-    for (int32_t r = 0; r < ROWS; r++) {
+    for (int32_t r = 0; r < count; r++) {
         rows[r] = expected + r * outs;
-        target[r] = ROWS - 1 - r;
+        target[r] = count - 1 - r;
         for (int32_t i = 0; i < c->cols; i++) {
             in[r * c->cols + i] *= r % 7 == 3   ? 1e-6f
                                    : r % 7 == 5 ? 3e5f
@@ -683,30 +707,32 @@ static void check_gemm(const linear_case *c, int type, dice *d)
                                                 : 1.0f;
         }
     }
-    in[BROKEN * c->cols] = INFINITY;
-    spc_cpu_portable.linear(&packed, 0, outs, in, ROWS, rows, 0);
-    for (int32_t r = 0; r < ROWS; r++) {
+    in[broken * c->cols] = INFINITY;
+    spc_cpu_portable.linear(&packed, 0, outs, in, count, rows, 0);
+    for (int32_t r = 0; r < count; r++) {
         for (int32_t o = 0; c->bias && o < outs; o++) rows[r][o] += bias[o];
         if (c->cap > 0) spc_cpu_portable.bound(rows[r], outs, c->cap);
     }
-    ok(spc_cuda_gemm_open(memory, NULL, &gemm), "open");
-    wait_for(spc_cuda_linear_gemm(gemm, memory, &a, NULL), "gemm");
-    for (int32_t r = 0; r < ROWS; r++) {
+    ok(spc_cuda_gemm_open(&most, memory, &gemm, said), said);
+    plan = plan_of(gemm, &a, which);
+    wait_for(spc_cuda_linear_gemm(gemm, &a, &plan, NULL), "gemm");
+    for (int32_t r = 0; r < count; r++) {
         const float *got = out + target[r] * width;
 
         cr_assert(isnan(got[outs]), "what lies behind a row is left alone");
-        if (r == BROKEN) {
+        if (r == broken) {
             cr_assert(!isfinite(got[0]) || c->cap > 0);
             continue;
         }
 
         float off = distance(got, rows[r], (size_t)outs);
 
-        cr_assert_leq(off, 5e-5f, "%s, %d columns, row %d: off by %g", type_name[type],
-                      (int)c->cols, (int)r, (double)off);
+        cr_assert_leq(off, 5e-5f, "%s, %d columns, row %d of %d: off by %g", type_name[type],
+                      (int)c->cols, (int)r, (int)count, (double)off);
     }
     spc_cuda_gemm_close(gemm);
     free_matrix(&m, &packed);
+    free(rows);
     free(expected);
     (void)cudaFree(in);
     (void)cudaFree(out);
@@ -721,9 +747,62 @@ Test(cuda_ops, products_by_the_library_are_those_of_the_cpu)
 
     for (int type = 0; type < 3; type++) {
         for (size_t k = 0; k < sizeof linear_cases / sizeof *linear_cases; k++) {
-            check_gemm(&linear_cases[k], type, &d);
+            check_gemm(&linear_cases[k], type, 70, 0, &d);
         }
     }
+}
+
+/* Rows that an algorithm takes as they are, or filled up to its bucket's; more than the last bucket
+ * has, and a rest that goes as few do. */
+Test(cuda_ops, any_number_of_rows_goes_by_any_algorithm_of_the_library)
+{
+    static const linear_case c = {{5, 0, 0}, 24, true, 0};
+    static const int32_t counts[] = {17, 33, 130, 530};
+    dice d = {13};
+
+    for (int type = 0; type < 3; type++) {
+        for (int i = 0; i < 4; i++) {
+            for (int32_t which = 0; which < SPC_GEMM_CHOICES; which++) {
+                check_gemm(&c, type, counts[i], which, &d);
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+                if (counts[i] == 130) { /* 144 rows, or where those are not taken 256 */
+                    const int rows = which == 0 || which == 3 ? 144 : 256;
+
+                    cr_expect_eq(fiber_library.columns, type == SPC_WEIGHT_F32 ? rows : 2 * rows);
+                }
+#endif
+            }
+        }
+    }
+}
+
+Test(cuda_ops, products_have_as_many_rows_as_there_is_memory_for)
+{
+    const spc_gemm_most few = {8, 4, 64}, many = {8, 300000, 512};
+    spc_cuda_matrix m = {.type = SPC_WEIGHT_BF16, .rows = 4, .cols = 8, .stride = 8};
+    spc_linear_args a = {.part = {m, m}, .parts = 2};
+    void *memory = shared(spc_cuda_gemm_bytes(&many));
+    char said[SPC_GEMM_SAID];
+    spc_cuda_gemm gemm;
+
+    cr_expect(spc_gemm_rows(0) == 32 && spc_gemm_rows(SPC_GEMM_BUCKETS - 1) == SPC_GEMM_ROWS);
+    cr_expect(spc_gemm_bucket(17) == 0 && spc_gemm_bucket(32) == 0 && spc_gemm_bucket(33) == 1);
+    cr_expect(spc_gemm_bucket(512) == 4 && spc_gemm_bucket(513) == 4);
+    cr_expect_lt(spc_cuda_gemm_bytes(&few), (size_t)33 << 20, "small models take little");
+    cr_expect_lt(spc_cuda_gemm_bytes(&many), (size_t)106 << 20, "two halves of 32 rows");
+    ok(spc_cuda_gemm_open(&many, memory, &gemm, said), said);
+    cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 4), 512);
+    a.part[1].rows = 300000;
+    cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 4), 32, "all parts have the same rows");
+    a.part[1].rows = 100000;
+    cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 4), 64);
+    cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 0), 32);
+    spc_cuda_gemm_close(gemm);
+    ok(spc_cuda_gemm_open(&few, memory, &gemm, said), said);
+    a.part[1].rows = 4;
+    cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 4), 64);
+    spc_cuda_gemm_close(gemm);
+    (void)cudaFree(memory);
 }
 
 Test(cuda_ops, linear_writes_rows_where_it_is_told)

@@ -349,8 +349,7 @@ Test(cuda_whole, devices_that_record_less_say_the_same)
     fiber_gpu.no_condition = fiber_gpu.no_capture = false;
 }
 
-/* More late rows than a strip holds: cuBLAS, whose handle has a stream of its own, works on the one
- * that records them. */
+/* More late rows than a strip holds: cuBLASLt works on the stream that records them. */
 Test(cuda_whole, late_rows_by_the_library_are_recorded_too)
 {
     enum { MANY = 17, STEPS = 4 };

@@ -73,7 +73,7 @@ static const struct {
      {"model", "source", "ids", "output", "device", "threads", "isa", "weights", "rank", "world",
       "meet", "ranks-from", "rank-timeout"}},
     {"tokenize", {"!special", "!decode"}},
-    {"tune-kernels", {"verifier", "drafter", "device", "weights", "output"}},
+    {"tune-kernels", {"verifier", "drafter", "device", "weights", "!fast-prefill", "output"}},
 };
 
 static void expect_one_line(const char *err, const char *what)

@@ -10,15 +10,32 @@
 #include <string.h>
 
 static const spc_kernels_entry entries[] = {
-    {{"bf16", 4864, 1, {896}}, "tile", 32, {1, 2}, {100.125, 101, 102}, {110, 111, 112.5}},
-    {{"bf16", 2048, 3, {2048, 512, 512}}, "row", 4, {0, 0}, {7, 8, 9}, {7, 8, 9}},
-    {{"q4_k", 2048, 2, {8192, 8192}}, "quant", 1, {0, 0}, {0.5, 1, 2}, {3, 1, 2}}};
+    {{"bf16", 4864, 1, {896}},
+     "tile",
+     32,
+     {1, 2},
+     {100.125, 101, 102},
+     {110, 111, 112.5},
+     {{0},
+      {SPC_KERNELS_OWN, {{0}}, 130.5, 140},
+      {0},
+      {SPC_KERNELS_CUBLASLT, {{0xfedcba9876543210, 2, 3, 4, 5, 6, 7, UINT64_MAX}}, 161, 161.25}}},
+    {{"bf16", 2048, 3, {2048, 512, 512}},
+     "row",
+     4,
+     {0, 0},
+     {7, 8, 9},
+     {7, 8, 9},
+     {{SPC_KERNELS_CUBLASLT, {{1}, {0, 2}, {0, 0, 3}}, 12, 13}}},
+    {{"q4_k", 2048, 2, {8192, 8192}}, "quant", 1, {0, 0}, {0.5, 1, 2}, {3, 1, 2}, {{0}}}};
 enum { ENTRIES = sizeof entries / sizeof *entries };
 
 static spc_kernels table_of(void)
 {
-    spc_kernels table = {
-        .gpu = "A GPU \"of ours\", compute capability 9.0", .driver = 13010, .toolkit = 13000};
+    spc_kernels table = {.gpu = "A GPU \"of ours\", compute capability 9.0",
+                         .driver = 13010,
+                         .toolkit = 13000,
+                         .cublaslt = 130200};
     spc_error error;
 
     for (int i = 0; i < ENTRIES; i++) {
@@ -35,6 +52,19 @@ static bool same_entry(const spc_kernels_entry *a, const spc_kernels_entry *b)
            memcmp(a->default_us, b->default_us, sizeof a->default_us) == 0;
 }
 
+static bool same_many(const spc_kernels_entry *a, const spc_kernels_entry *b)
+{
+    for (int32_t i = 0; i < SPC_KERNELS_WIDE; i++) {
+        const spc_kernels_many *x = &a->many[i], *y = &b->many[i];
+
+        if (x->by != y->by || x->forward_us != y->forward_us || x->default_us != y->default_us ||
+            memcmp(x->algorithm, y->algorithm, sizeof x->algorithm) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 Test(host_kernels, a_table_that_is_read_is_the_one_that_was_written)
 {
     folder f = folder_open();
@@ -48,11 +78,12 @@ Test(host_kernels, a_table_that_is_read_is_the_one_that_was_written)
     cr_expect_str_eq(again.gpu, table.gpu);
     cr_expect_str_eq(again.where, path);
     cr_expect(again.driver == 13010 && again.toolkit == 13000 && again.count == ENTRIES);
+    cr_expect_eq(again.cublaslt, 130200);
     for (int i = 0; i < ENTRIES; i++) {
         const spc_kernels_entry *entry = spc_kernels_find(&again, &entries[i].shape);
 
         cr_assert_not_null(entry);
-        cr_expect(same_entry(entry, &entries[i]), "entry %d", i);
+        cr_expect(same_entry(entry, &entries[i]) && same_many(entry, &entries[i]), "entry %d", i);
     }
     spc_kernels_clear(&table);
     spc_kernels_clear(&again);
@@ -109,7 +140,7 @@ static void expect_refused(const folder *f, const char *good, const char *from, 
 static const struct {
     const char *from, *to, *message;
 } lies[] = {
-    {"\"spc_kernels\": 1", "\"spc_kernels\": 2", "expected \"spc_kernels\": 1"},
+    {"\"spc_kernels\": 2", "\"spc_kernels\": 1", "expected \"spc_kernels\": 2"},
     {"\"gpu\"", "\"cpu\"", "\"gpu\""},
     {"13010", "\"new\"", "\"driver\""},
     {"13000", "0", "\"toolkit\""},
@@ -128,6 +159,20 @@ static const struct {
     {"100.125", "-1", "\"forward_us\""},
     {"100.125", "true", "\"forward_us\""},
     {"112.5", "112.5, 1", "\"default_us\""},
+    {"130200", "-1", "\"cublaslt\""},
+    {"130200", "0", "layer 0: expected no \"many\""},
+    {"\"rows\": 64", "\"rows\": 65", "\"rows\" of 32"},
+    {"\"rows\": 64", "\"rows\": 256", "each once"},
+    {"\"rows\": 64", "\"lines\": 64", "\"many\" with \"rows\""},
+    {"\"rows\": 64", "\"rows\": 64, \"more\": 1", "no other fields in \"many\""},
+    {"\"many\": [", "\"many\": [], \"few\": [", "\"many\": a list"},
+    {"null", "[]", "\"algorithms\""},
+    {"null", "0", "\"algorithms\""},
+    {"fedcba98", "fedcba9", "\"algorithms\""},
+    {"fedcba98", "FEDCBA98", "\"algorithms\""},
+    {"130.5", "150.5", "no slower than by default"},
+    {"130.5", "0", "a time \"forward_us\""},
+    {"130.5", "\"soon\"", "a time \"forward_us\""},
 };
 
 Test(host_kernels, what_no_table_says_is_refused_in_one_line)

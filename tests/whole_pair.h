@@ -15,7 +15,7 @@ typedef struct {
     spc_engine *engine; /* by whole rounds, or by composed ones where it says so */
 } fixture;
 
-/* library: rows beyond 16 by cuBLAS */
+/* library: rows beyond 16 by cuBLASLt */
 static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions, bool library)
 {
     spc_limits limits = spc_engine_limits(sessions, CONTEXT);

@@ -77,6 +77,18 @@ typedef struct {
 
 extern fiber_device fiber_gpu;
 
+/* What stands in for cuBLASLt (cublasLt.h). */
+typedef struct {
+    int version;    /* 130100: 13.1.0 */
+    int algorithms; /* it has; 0: it cannot multiply at all */
+    int products;   /* so far, recorded ones once */
+    int columns;    /* of the last of them */
+    int fails_at;   /* the product that fails; < 0: none */
+    bool stuck;     /* it makes no handle */
+} fiber_cublas;
+
+extern fiber_cublas fiber_library;
+
 cudaError_t fiber_has_code(void);
 
 /* Do what was sent so far. */

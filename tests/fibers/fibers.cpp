@@ -43,6 +43,7 @@ static fiber_device whole_device(void)
 }
 
 fiber_device fiber_gpu = whole_device();
+fiber_cublas fiber_library = {130100, 4, 0, 0, -1, false};
 
 namespace
 {

@@ -2,6 +2,7 @@
 /* ops.cpp - the kernels of the ops for a C++ compiler; see cuda_runtime_api.h. */
 #include "cuda/attention.cu"
 #include "cuda/embed.cu"
+#include "cuda/gemm.cu"
 #include "cuda/glu.cu"
 #include "cuda/linear.cu"
 #include "cuda/linear_gemm.cu"

@@ -141,13 +141,18 @@ typedef struct {
                                  32 bits become 8-bit integers with a scale for each output, in
                                  memory of the host's own while the engine is open; those that are
                                  quantised already stay as they are */
-    bool fast_prefill;        /* GPU only: prompts and large batches through cuBLAS; results may
+    bool fast_prefill;        /* GPU only: prompts and large batches through cuBLASLt; results may
                                  then depend, in the logits' last bits, on what runs together.
-                                 Quantised matrices keep to kernels of their own */
+                                 Quantised matrices keep to kernels of their own, and so do layers
+                                 and numbers of rows that `kernels` found faster that way.  Where
+                                 the library is missing, or cannot multiply a layer, opening fails
+                                 and says so */
     const char *kernels;      /* one GPU only; NULL, or a file of spc_tune_kernels that says which
                                  kernels compute the linear layers.  Logits' last bits depend on it,
-                                 and on nothing that runs together.  A file of another GPU, of other
-                                 layers, cut short or wrong is SPC_EINPUT */
+                                 and without fast_prefill on nothing that runs together: what it
+                                 says of more than 16 rows is for fast_prefill alone.  A file of
+                                 another GPU, of other layers, cut short or wrong is SPC_EINPUT, and
+                                 with fast_prefill one of another version of cuBLASLt */
     bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
                                  round as one graph: the same tokens, slower; to find faults */
     spc_overlap_mode overlap; /* ON: one GPU or a drafter_device only */
@@ -177,8 +182,10 @@ SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine
 
 /* Find out which kernels compute the linear layers of both models fastest on one GPU, and write it
  * to a file for spc_engine_options.kernels: whole forwards of 1, 6 and 16 rows are timed, for each
- * layer each way there is.  It opens an engine of these options for that (kernels in them is not
- * used) and closes it; nothing else should use the GPU meanwhile.
+ * layer each way there is.  With fast_prefill also forwards of 32, 64, 128, 256 and 512 rows, as
+ * far as the sessions make so many: own kernels and what cuBLASLt suggests.  It opens an engine of
+ * these options for that (kernels in them is not used) and closes it; nothing else should use the
+ * GPU meanwhile.
  *
  * path   of the file, which is written anew
  *
