@@ -307,6 +307,7 @@ static __device__ __forceinline__ void weigh(attend_strip<Kv, DIM> *s, const spc
 
             if (key < s->from[r] || key >= s->to[r]) continue;
             *x *= a.scale;
+            s->bad[r] |= !(*x - *x == 0.0f); /* before a cap makes a number of an infinite key */
             if (a.cap > 0.0f) *x = bounded(*x, a.cap);
             if (a.bias) {
                 *x += a.bias[s->head[r] * (2 * (int64_t)a.context - 1) + key -

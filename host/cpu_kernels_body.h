@@ -332,7 +332,11 @@ ALWAYS_INLINE void attend_of(const float *query, const spc_cpu_pages *pages, spc
     int32_t c = 0, bad = 0;
 
     scores_of(query, pages, dtype, count, dim, scores);
-    for (int32_t k = 0; k < count; k++) scores[k] *= scale;
+    for (int32_t k = 0; k < count; k++) {
+        scores[k] *= scale;
+        bad |=
+            !(scores[k] - scores[k] == 0.0f); /* before a cap makes a number of an infinite key */
+    }
     if (cap > 0.0f) bound(scores, count, cap);
     for (int32_t k = 0; bias && k < count; k++) scores[k] += bias[k];
     for (int32_t k = 0; k < count; k++) {

@@ -546,13 +546,14 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
 
 Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
 {
-    static const attend_case c = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
+    static const attend_case capped = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 30, false, false};
+    static const attend_case plain = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
     /* 70000 is no half: a half overflows */
     static const float keys[] = {NAN, 1, NAN, 70000, 1}, values[] = {NAN, NAN, 1, 1, 70000};
 
-    for (int n = 0; n < CACHE_TYPES * 5; n++) {
+    for (int n = 0; n < CACHE_TYPES * 2 * 5; n++) {
         dice d = {8};
-        spc_attend_args a = attend_args(&c, cache_types[n / 5], &d);
+        spc_attend_args a = attend_args(n / 5 % 2 ? &capped : &plain, cache_types[n / 10], &d);
         int64_t at = row_of(&a.cache, a.head_dim, 0, 0, 203); /* seen from row 3 on */
         bool breaks = n % 5 < 3 || a.cache.type == SPC_WEIGHT_F16;
 

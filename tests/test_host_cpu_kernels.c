@@ -400,6 +400,9 @@ Test(host_cpu_kernels, overflow_of_a_half_is_seen)
             attend_from(unit, half_types[n % 2], 0, ones, x, ones, 5, 20, 1e-5f, 0, NULL, scores,
                         out);
             cr_assert_eq(isfinite(out[0]) && isfinite(out[19]), !breaks, "key %d", (int)at);
+            attend_from(unit, half_types[n % 2], 0, ones, x, ones, 5, 20, 1e-5f, 30, NULL, scores,
+                        out);
+            cr_assert_eq(isfinite(out[0]) && isfinite(out[19]), !breaks, "key %d, cap", (int)at);
             attend_from(unit, half_types[n % 2], 0, ones, ones, x, 5, 20, 1, 0, NULL, scores, out);
             cr_assert_eq(isfinite(out[at % 20]) != 0, !breaks, "value %d", (int)at);
         }
