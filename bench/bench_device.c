@@ -13,6 +13,7 @@
 #include "bench/shape.h"
 #include "host/device.h"
 #include "host/engine.h"
+#include "host/kv.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@
 enum { ROWS_MOST = 16, TOGETHER = 10, BATCH_MOST = 64, READ_BYTES = 1 << 30 };
 
 typedef struct {
-    const char *model, *shape, *device, *weights, *kernels, *tune;
+    const char *model, *shape, *device, *weights, *kv, *kernels, *tune;
     int32_t batch, context;
     double seconds;
     bool fast_prefill, row, help;
@@ -34,6 +35,7 @@ typedef struct {
     spc_runner *runner;
     spc_kernels kernels;
     int32_t batch, context, rows;
+    spc_dtype kv;
     int32_t slot[BATCH_MOST * ROWS_MOST], token[BATCH_MOST * ROWS_MOST];
     int32_t position[BATCH_MOST * ROWS_MOST], output[BATCH_MOST * ROWS_MOST];
     spc_error error;
@@ -53,6 +55,7 @@ static const char help[] =
     "                   q5_0, q5_1, q4_k, q5_k, q6_k, with q8_0 where blocks of 256 do not divide "
     "the\n"
     "                   rows; of a checkpoint: int8, or what it holds (default)\n"
+    "  --kv TYPE        of the KV caches: f32 (default), bf16, f16\n"
     "  --device NAME    auto (default), cpu, cuda, cuda:N\n"
     "  --batch N        sequences (default 1, at most 64), each with that many rows\n"
     "  --context N      tokens in each KV cache before the measured rows (default 32)\n"
@@ -108,6 +111,8 @@ static int read_options(int count, char **arguments, options *o)
             o->device = value;
         } else if (strcmp(name, "--weights") == 0) {
             o->weights = value;
+        } else if (strcmp(name, "--kv") == 0) {
+            o->kv = value;
         } else if (strcmp(name, "--kernels") == 0) {
             o->kernels = value;
         } else if (strcmp(name, "--tune") == 0) {
@@ -195,9 +200,11 @@ static spc_status open_all(state *s, const options *o)
                          .outputs = o->batch * ROWS_MOST,
                          .library = o->fast_prefill,
                          .linear = o->row ? SPC_LINEAR_ROW : SPC_LINEAR_AUTO};
-    spc_status status =
-        spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
+    spc_status status = spc_kv_type(o->kv, &limits.kv, &s->error);
 
+    if (status == SPC_OK) {
+        status = spc_device_open(o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
+    }
     if (status == SPC_OK && o->fast_prefill && s->ops == &spc_backend_cpu) {
         return spc_error_set(&s->error, SPC_EUSAGE, "--fast-prefill: expected a GPU, found %s",
                              s->ops->device(s->backend));
@@ -230,6 +237,7 @@ static spc_status open_all(state *s, const options *o)
                               &s->error);
     }
     s->batch = o->batch;
+    s->kv = limits.kv;
     s->context = o->context;
     for (int32_t at = 0; at < o->context && status == SPC_OK;) {
         int32_t count = o->context - at < ROWS_MOST ? o->context - at : ROWS_MOST;
@@ -252,7 +260,7 @@ static void print_line(const state *s, const options *o, const measure_times *t,
                        double one_row)
 {
     uint64_t weights = spc_plan_weight_bytes(s->model.plan, s->model.bundle);
-    uint64_t cache = spc_plan_kv_bytes(s->model.plan, s->context) * (uint64_t)s->batch;
+    uint64_t cache = spc_plan_kv_bytes(s->model.plan, s->context, s->kv) * (uint64_t)s->batch;
     double ms = t->median / TOGETHER, speed = (double)(weights + cache) / ms * 1e-6;
     measure_line line = measure_line_begin(stdout);
 
@@ -260,6 +268,7 @@ static void print_line(const state *s, const options *o, const measure_times *t,
     measure_line_text(&line, "model", o->shape ? o->shape : o->model);
     measure_line_text(&line, "weights", o->shape ? "random" : "checkpoint");
     measure_line_text(&line, "type", o->weights ? o->weights : o->shape ? "bf16" : "as stored");
+    measure_line_text(&line, "kv", spc_kv_name(s->kv));
     measure_line_text(&line, "device", s->ops->device(s->backend));
     measure_line_text(&line, "linear", o->row ? "row" : "auto");
     measure_line_text(&line, "kernels", o->kernels ? "table" : "default");

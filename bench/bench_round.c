@@ -12,6 +12,7 @@
 #include "bench/shape.h"
 
 #include "host/device.h"
+#include "host/kv.h"
 #include "host/session.h"
 
 #include <math.h>
@@ -25,7 +26,7 @@ typedef struct {
 } numbers;
 
 typedef struct {
-    const char *verifier, *drafter, *device, *rule, *kernels;
+    const char *verifier, *drafter, *device, *rule, *kernels, *kv;
     spc_overlap_mode overlap;
     bool step, shapes, plain_launches, no_chain, fast_prefill, table, help;
     numbers batch, gamma, context;
@@ -43,6 +44,7 @@ typedef struct {
     spc_kernels kernels;
     double read_rate;
     float rate; /* of synthetic acceptance */
+    spc_dtype kv;
     spc_error error;
 } state;
 
@@ -71,6 +73,7 @@ static const char help[] =
     "first\n"
     "  --context LIST       tokens of each prompt (default 32)\n"
     "  --rounds N           measured per point, 1 to 4096 (default 64), after 8 for warmth\n"
+    "  --kv TYPE            of the KV caches: f32 (default), bf16, f16\n"
     "  --device NAME        auto (default), cpu, cuda, cuda:N\n"
     "  --plain-launches     GPU: rounds launch by launch, not as one graph\n"
     "  --no-chain           GPU: every round waits until the host has seen the one before\n"
@@ -130,6 +133,7 @@ static const char **text_of(options *o, const char *name)
     if (strcmp(name, "--drafter") == 0) return &o->drafter;
     if (strcmp(name, "--device") == 0) return &o->device;
     if (strcmp(name, "--kernels") == 0) return &o->kernels;
+    if (strcmp(name, "--kv") == 0) return &o->kv;
     return strcmp(name, "--rule") == 0 ? &o->rule : NULL;
 }
 
@@ -272,6 +276,7 @@ static spc_status open_engine(state *s)
     vocab =
         s->verifier.plan->ids < s->drafter.plan->ids ? s->verifier.plan->ids : s->drafter.plan->ids;
     s->verifier.plan->ids = s->drafter.plan->ids = vocab;
+    limits.kv = s->kv;
     limits.library = o->fast_prefill;
     limits.plain = o->plain_launches;
     status = s->ops->load(s->backend, s->verifier.plan, s->verifier.bundle, &limits, &verifier,
@@ -301,9 +306,12 @@ static spc_status open_engine(state *s)
 
 static spc_status open_all(state *s)
 {
-    spc_status status =
-        spc_device_open(s->o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
+    spc_status status = spc_kv_type(s->o->kv, &s->kv, &s->error);
 
+    if (status == SPC_OK) {
+        status =
+            spc_device_open(s->o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
+    }
     if (status == SPC_OK && s->ops == &spc_backend_cpu &&
         (s->o->fast_prefill || s->o->plain_launches || s->o->no_chain ||
          s->o->overlap == SPC_OVERLAP_ON)) {
@@ -464,10 +472,10 @@ static spc_status measure_point(state *s, int32_t batch, int32_t gamma, int32_t 
 /* Bytes that a round reads at least: weights once a forward, the caches of all sequences. */
 static double round_bytes(const state *s, int32_t batch, int32_t gamma, int32_t context)
 {
-    double cache = (double)batch * (double)spc_plan_kv_bytes(s->verifier.plan, context);
+    double cache = (double)batch * (double)spc_plan_kv_bytes(s->verifier.plan, context, s->kv);
     double bytes = (double)spc_plan_weight_bytes(s->verifier.plan, s->verifier.bundle) + cache;
 
-    cache = (double)batch * (double)spc_plan_kv_bytes(s->drafter.plan, context);
+    cache = (double)batch * (double)spc_plan_kv_bytes(s->drafter.plan, context, s->kv);
     if (gamma > 0) {
         bytes +=
             gamma * ((double)spc_plan_weight_bytes(s->drafter.plan, s->drafter.bundle) + cache);
@@ -501,6 +509,7 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "verifier", o->verifier);
     measure_line_text(&line, "drafter", gamma > 0 ? o->drafter : "none");
     measure_line_text(&line, "weights", o->shapes ? "random" : "checkpoint");
+    measure_line_text(&line, "kv", spc_kv_name(s->kv));
     measure_line_text(&line, "device", s->engine->ops->device(s->engine->backend));
     measure_line_text(&line, "rounds_as",
                       s->engine->ops->round && !o->plain_launches ? "one graph" : "launches");

@@ -31,11 +31,12 @@ static __host__ __device__ constexpr int32_t warps_of(int32_t head_dim)
     return head_dim <= 64 ? 4 : head_dim <= 128 ? 2 : 1;
 }
 
-/* Queries of a tile that share keys.  Heads that cannot be loaded by four entries have but one
- * kernel. */
-static int32_t queries_of(int32_t head_dim)
+/* Queries of a block that share keys.  Heads that cannot be loaded by 16 bytes have but one kernel.
+ *
+ * count   entries in 16 bytes */
+static int32_t queries_of(int32_t head_dim, int32_t count)
 {
-    return warps_of(head_dim % 4 == 0 ? head_dim : SPC_ATTEND_HEAD_DIM) * STRIP;
+    return warps_of(head_dim % count == 0 ? head_dim : SPC_ATTEND_HEAD_DIM) * STRIP;
 }
 
 /* Keys of a leaf: a multiple of a step that depends on the context alone. */
@@ -82,8 +83,8 @@ static __device__ __forceinline__ void join(float *max, float *sum, float more_m
 }
 
 /* A leaf for merge_kernel. */
-template <int DIM>
-static __device__ __forceinline__ void leave(const attend_strip<DIM> &s, const attend_work &w,
+template <typename Kv, int DIM>
+static __device__ __forceinline__ void leave(const attend_strip<Kv, DIM> &s, const attend_work &w,
                                              int32_t leaf)
 {
     const int32_t dim = w.a.head_dim, low = leaf * w.keys;
@@ -115,9 +116,9 @@ typedef struct {
     float max[2], sum[2]; /* of queries g and g + 8 */
 } attend_joined;
 
-template <int DIM>
+template <typename Kv, int DIM>
 static __device__ __forceinline__ void join_nothing(attend_joined *joined,
-                                                    attend_scratch<DIM> *scratch)
+                                                    attend_scratch<Kv, DIM> *scratch)
 {
     for (int r = 0; r < 2; r++) {
         joined->max[r] = -SPC_INFINITY;
@@ -126,9 +127,9 @@ static __device__ __forceinline__ void join_nothing(attend_joined *joined,
     for (float(&all)[OPS_LANES] : scratch->joined) all[threadIdx.x % OPS_LANES] = 0.0f;
 }
 
-template <int DIM>
+template <typename Kv, int DIM>
 static __device__ __forceinline__ void
-join_leaf(attend_joined *joined, attend_scratch<DIM> *scratch, const attend_strip<DIM> &s,
+join_leaf(attend_joined *joined, attend_scratch<Kv, DIM> *scratch, const attend_strip<Kv, DIM> &s,
           int32_t low, int32_t high)
 {
 #pragma unroll
@@ -149,10 +150,10 @@ join_leaf(attend_joined *joined, attend_scratch<DIM> *scratch, const attend_stri
     }
 }
 
-template <int DIM>
+template <typename Kv, int DIM>
 static __device__ __forceinline__ void finish(const attend_joined &joined,
-                                              const attend_scratch<DIM> &scratch,
-                                              const attend_strip<DIM> &s, const attend_work &w)
+                                              const attend_scratch<Kv, DIM> &scratch,
+                                              const attend_strip<Kv, DIM> &s, const attend_work &w)
 {
     const int32_t dim = w.a.head_dim;
 
@@ -184,15 +185,16 @@ static __device__ __forceinline__ int32_t take(int32_t *index, int32_t count)
     return digit;
 }
 
-template <int DIM, bool VECTOR>
-static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES)
+/* (One block or more: without that sm_80 is given fewer registers than it takes, and spills.) */
+template <typename Kv, int DIM, bool VECTOR>
+static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     attend_kernel(const __grid_constant__ attend_work w)
 {
     enum { WARPS = warps_of(DIM), QUERIES = WARPS * STRIP, HALVES = DIM / columns_of(DIM) };
-    static __shared__ attend_scratch<DIM> shared[WARPS];
+    static __shared__ attend_scratch<Kv, DIM> shared[WARPS];
     const spc_attend_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
-    attend_scratch<DIM> &scratch = shared[warp];
+    attend_scratch<Kv, DIM> &scratch = shared[warp];
     int32_t item = (int32_t)blockIdx.x * WARPS + warp;
     const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
     const int32_t leaf = take(&item, w.walk ? 1 : w.leaves), group = take(&item, w.groups);
@@ -205,7 +207,7 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES)
     const int32_t heads = left < QUERIES ? left : QUERIES, queries = heads * tile.rows;
     const int32_t first_head = kv_head * sharing + group * QUERIES;
     int32_t lowest = a.context, end = 0;
-    attend_strip<DIM> s;
+    attend_strip<Kv, DIM> s;
 
     if (strip * STRIP >= queries) return;
     s.first_column = part * s.COLUMNS;
@@ -242,20 +244,20 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES)
     const int32_t last = w.walk ? (end - 1) / w.keys : leaf;
     attend_joined joined;
 
-    if (w.walk) join_nothing<DIM>(&joined, &scratch);
+    if (w.walk) join_nothing(&joined, &scratch);
     for (int32_t l = w.walk ? lowest / w.keys : leaf; l <= last; l++) {
         const int32_t low = l * w.keys, high = low + w.keys < end ? low + w.keys : end;
 
         if (low + w.keys <= lowest || low >= end) continue;
-        sum_leaf<DIM, VECTOR>(&s, scratch, a, slot, kv_head,
-                              low > lowest ? low : lowest / STEP * STEP, high);
+        sum_leaf<Kv, DIM, VECTOR>(&s, scratch, a, slot, kv_head,
+                                  low > lowest ? low : lowest / STEP * STEP, high);
         if (w.walk) {
-            join_leaf<DIM>(&joined, &scratch, s, low, high);
+            join_leaf(&joined, &scratch, s, low, high);
         } else {
-            leave<DIM>(s, w, l);
+            leave(s, w, l);
         }
     }
-    if (w.walk) finish<DIM>(joined, scratch, s, w);
+    if (w.walk) finish(joined, scratch, s, w);
 }
 
 /* The leaves of a query, from left to right: a warp per query. */
@@ -303,7 +305,8 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_dim)
 {
-    const int32_t rows = queries_of(head_dim) / (heads / kv_heads);
+    /* of every type: a tile may be more than one block has queries for */
+    const int32_t rows = queries_of(head_dim, weights_f32::COUNT) / (heads / kv_heads);
 
     return rows > 1 ? rows : 1;
 }
@@ -323,30 +326,40 @@ int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim,
     return (queries < most ? queries : most) * ((context + keys - 1) / keys) * (head_dim + 2);
 }
 
-template <int DIM, bool VECTOR>
+template <typename Kv, int DIM, bool VECTOR>
 static cudaError_t launch_attend(const attend_work &w, cudaStream_t stream)
 {
     const int64_t strips = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips;
     const int64_t items = strips * (w.walk ? 1 : w.leaves) * (DIM / columns_of(DIM));
 
     if (items > INT32_MAX - STRIP) return cudaErrorInvalidValue;
-    return launch_op(attend_kernel<DIM, VECTOR>, (items + warps_of(DIM) - 1) / warps_of(DIM), w,
+    return launch_op(attend_kernel<Kv, DIM, VECTOR>, (items + warps_of(DIM) - 1) / warps_of(DIM), w,
                      stream, warps_of(DIM) * OPS_LANES);
+}
+
+template <typename Kv> static cudaError_t launch_type(const attend_work &w, cudaStream_t stream)
+{
+    if (w.a.head_dim % Kv::COUNT != 0) {
+        return launch_attend<weights_f32, SPC_ATTEND_HEAD_DIM, false>(w, stream);
+    }
+    if (w.a.head_dim <= 64) return launch_attend<Kv, 64, true>(w, stream);
+    if (w.a.head_dim <= 128) return launch_attend<Kv, 128, true>(w, stream);
+    return launch_attend<Kv, SPC_ATTEND_HEAD_DIM, true>(w, stream);
 }
 
 cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
 {
-    const int32_t queries = queries_of(a->head_dim);
+    const int32_t count = a->cache.type == SPC_WEIGHT_F32 ? 4 : 8;
+    const int32_t queries = queries_of(a->head_dim, count);
     attend_work w = {*a, leaf_keys(a->context), 0, 0, 0, false, a->workspace, nullptr};
     int32_t sharing, rows;
     cudaError_t error;
 
-    if (!a->query || !a->cache.key || !a->cache.value || !a->cache.table || !a->slot ||
-        !a->position || !a->seen || !a->tile || !a->out || !a->workspace || a->rows < 1 ||
-        a->tiles < 1 || a->kv_heads < 1 || a->heads < a->kv_heads || a->heads % a->kv_heads != 0 ||
-        a->head_dim < 1 || a->head_dim > SPC_ATTEND_HEAD_DIM ||
-        a->width < (int64_t)a->heads * a->head_dim || a->most_seen < 1 ||
-        a->most_seen > a->context) {
+    if (!a->query || !is_cache(&a->cache) || !a->slot || !a->position || !a->seen || !a->tile ||
+        !a->out || !a->workspace || a->rows < 1 || a->tiles < 1 || a->kv_heads < 1 ||
+        a->heads < a->kv_heads || a->heads % a->kv_heads != 0 || a->head_dim < 1 ||
+        a->head_dim > SPC_ATTEND_HEAD_DIM || a->width < (int64_t)a->heads * a->head_dim ||
+        a->most_seen < 1 || a->most_seen > a->context) {
         return cudaErrorInvalidValue;
     }
     sharing = a->heads / a->kv_heads;
@@ -357,14 +370,12 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
     w.strips = ((sharing < queries ? sharing : queries) * rows + STRIP - 1) / STRIP;
     w.walk = w.leaves == 1 || (int64_t)a->tiles * a->kv_heads * w.groups * w.strips >= STRIPS_FILL;
     w.mixed = w.stats + 2 * (int64_t)a->rows * a->heads * w.leaves;
-    if (a->head_dim % 4 != 0) {
-        error = launch_attend<SPC_ATTEND_HEAD_DIM, false>(w, stream);
-    } else if (a->head_dim <= 64) {
-        error = launch_attend<64, true>(w, stream);
-    } else if (a->head_dim <= 128) {
-        error = launch_attend<128, true>(w, stream);
+    if (a->cache.type == SPC_WEIGHT_F32) {
+        error = launch_type<weights_f32>(w, stream);
+    } else if (a->cache.type == SPC_WEIGHT_BF16) {
+        error = launch_type<weights_bf16>(w, stream);
     } else {
-        error = launch_attend<SPC_ATTEND_HEAD_DIM, true>(w, stream);
+        error = launch_type<weights_f16>(w, stream);
     }
     if (error != cudaSuccess || w.walk) return error;
     return launch_op(merge_kernel, ((int64_t)a->rows * a->heads + OPS_WARPS - 1) / OPS_WARPS, w,

@@ -6,9 +6,13 @@
  * load, and nowhere else: the order of columns and keys within a product is what the lanes happen
  * to hold, alike in both factors.
  *
- * Precision.  Queries, keys, values and weights are float32 and enter products as two floats of 11
+ * Precision.  Queries, weights, and keys and values of float32 enter products as two floats of 11
  * bits each, of which the product of the lower ones is left out: a product is within 1.25 2^-20 of
- * exact. */
+ * exact.  Keys and values of bf16 have 8 bits, those of fp16 11, subnormal ones too once they are
+ * floats: they enter as they are, in two products instead of three, and a product is within 2^-21
+ * of exact.
+ *
+ * Kv is weights_f32, weights_bf16 or weights_f16 (ops.cuh): 16 bytes of a cache as floats. */
 #ifndef SPC_CUDA_ATTENTION_CUH
 #define SPC_CUDA_ATTENTION_CUH
 
@@ -19,7 +23,6 @@
 enum {
     STRIP = 16, /* queries of a warp */
     STEP = 16,  /* keys of a step */
-    PAD = 16    /* behind a query in shared memory: rows g and g + 1 use different banks */
 };
 
 /* Columns of values that a warp mixes: of larger heads two do half each, from the same scores. */
@@ -54,35 +57,77 @@ static __device__ __forceinline__ void multiply(float *c, const attend_halves<4>
     mma_16x8x8(c, a.high, b.high);
 }
 
-/* Four entries of a head from `at` on; 0 behind its end and where there is no head.  VECTOR: heads
- * are multiples of four entries, all aligned to 16 bytes. */
-template <bool VECTOR>
-static __device__ __forceinline__ float4 load_four(const float *head, int32_t at, int32_t dim,
-                                                   bool there)
+/* The same where b is two numbers of a cache, which in one of 16 bits have no lower part. */
+template <typename Kv>
+static __device__ __forceinline__ void multiply_entries(float *c, const attend_halves<4> &a,
+                                                        float first, float second)
 {
-    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (Kv::COUNT == 8) {
+        const uint32_t b[2] = {spc_float_bits(first), spc_float_bits(second)};
+
+        mma_16x8x8(c, a.low, b);
+        mma_16x8x8(c, a.high, b);
+    } else {
+        attend_halves<2> b;
+
+        b.split(0, first);
+        b.split(1, second);
+        multiply(c, a, b);
+    }
+}
+
+/* ---- entries of the cache --------------------------------------------------------------------
+ */
+
+/* Bytes of an entry.  VECTOR: heads are multiples of 16 bytes, all aligned so, and entries are
+ * Kv's.  Otherwise one kernel takes every type, an entry at a time, as floats. */
+template <typename Kv, bool VECTOR>
+static __device__ __forceinline__ int32_t entry_bytes(spc_weight_type type)
+{
+    if (VECTOR) return 16 / Kv::COUNT;
+    return type == SPC_WEIGHT_F32 ? 4 : 2;
+}
+
+static __device__ __forceinline__ uint32_t load_entry(const char *head, spc_weight_type type,
+                                                      int32_t at)
+{
+    if (type == SPC_WEIGHT_F32) return ((const uint32_t *)head)[at];
+
+    const uint32_t bits = ((const uint16_t *)head)[at];
+
+    return type == SPC_WEIGHT_BF16 ? bits << 16 : spc_float_bits(weights_f16::one(bits));
+}
+
+/* COUNT entries of a head from `at` on; 0 behind its end and where there is no head. */
+template <typename Kv, bool VECTOR>
+static __device__ __forceinline__ uint4 load_entries(const char *head, spc_weight_type type,
+                                                     int32_t at, int32_t dim, bool there)
+{
+    uint4 x = {0, 0, 0, 0};
 
     if (!there || at >= dim) return x;
-    if (VECTOR) return *(const float4 *)(head + at);
-    x.x = head[at];
-    if (at + 1 < dim) x.y = head[at + 1];
-    if (at + 2 < dim) x.z = head[at + 2];
-    if (at + 3 < dim) x.w = head[at + 3];
+    if (VECTOR) return *(const uint4 *)(head + at * entry_bytes<Kv, VECTOR>(type));
+    x.x = load_entry(head, type, at);
+    if (at + 1 < dim) x.y = load_entry(head, type, at + 1);
+    if (at + 2 < dim) x.z = load_entry(head, type, at + 2);
+    if (at + 3 < dim) x.w = load_entry(head, type, at + 3);
     return x;
 }
 
 /* ---- a strip ---------------------------------------------------------------------------------
  *
  * Lane 4 g + t holds of queries g and g + 8 the scores of keys 2 t, 2 t + 1, 8 + 2 t and 9 + 2 t of
- * a step, and of their mixed values columns 32 j + 8 t .. 32 j + 8 t + 7. */
+ * a step, and of their mixed values 2 COUNT columns from 8 COUNT j + 2 COUNT t on. */
 
-template <int DIM> struct attend_scratch {
-    alignas(16) float query[STRIP][DIM + PAD];    /* read 16 bytes at a time */
+template <typename Kv, int DIM> struct attend_scratch {
+    /* rows g and g + 1, read 16 bytes at a time in steps of COUNT floats, use different banks */
+    enum { PAD = Kv::COUNT == 4 ? 16 : 4 };
+    alignas(16) float query[STRIP][DIM + PAD];
     float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them */
 };
 
-template <int DIM> struct attend_strip {
-    enum { COLUMNS = columns_of(DIM), TILES = COLUMNS / 8 };
+template <typename Kv, int DIM> struct attend_strip {
+    enum { COUNT = Kv::COUNT, COLUMNS = columns_of(DIM), TILES = COLUMNS / 8 };
     int32_t first_column;     /* of its values */
     int32_t row[2], head[2];  /* of queries g and g + 8 */
     int32_t from[2], to[2];   /* keys they see; none: there is no such query */
@@ -94,7 +139,8 @@ template <int DIM> struct attend_strip {
     /* Where mixed[n][2 r + i] belongs in its head. */
     __device__ __forceinline__ int32_t column_of(int n, int i) const
     {
-        return first_column + 32 * (n / 4) + 8 * (int)(threadIdx.x % 4) + n % 4 + 4 * i;
+        return first_column + 8 * COUNT * (n / COUNT) + 2 * COUNT * (int)(threadIdx.x % 4) +
+               n % COUNT + COUNT * i;
     }
 };
 
@@ -117,12 +163,14 @@ static __device__ __forceinline__ float quad_sum(float x)
 
 /* COLUMNS columns of a step's values: [key / 8][key % 2] of key / 2 % 4 = t.
  */
-template <int COLUMNS, bool VECTOR> struct attend_values {
-    float4 four[2][2][COLUMNS / 32];
+template <typename Kv, int COLUMNS, bool VECTOR> struct attend_values {
+    enum { COUNT = Kv::COUNT, LOADS = COLUMNS / (8 * COUNT) };
+    uint4 part[2][2][LOADS];
 
-    __device__ __forceinline__ void load(const float *value, int32_t count, int32_t dim,
-                                         int32_t first_column)
+    __device__ __forceinline__ void load(const char *value, spc_weight_type type, int32_t count,
+                                         int32_t dim, int32_t first_column)
     {
+        const int32_t row = dim * entry_bytes<Kv, VECTOR>(type);
         const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
 
 #pragma unroll
@@ -130,9 +178,10 @@ template <int COLUMNS, bool VECTOR> struct attend_values {
             const int k = 8 * (i / 2) + 2 * t + i % 2;
 
 #pragma unroll
-            for (int j = 0; j < COLUMNS / 32; j++) {
-                four[i / 2][i % 2][j] = load_four<VECTOR>(
-                    value + k * dim, first_column + 32 * j + 4 * g, dim, k < count);
+            for (int j = 0; j < LOADS; j++) {
+                part[i / 2][i % 2][j] = load_entries<Kv, VECTOR>(
+                    value + k * row, type, first_column + 8 * COUNT * j + COUNT * g, dim,
+                    k < count);
             }
         }
     }
@@ -148,15 +197,17 @@ template <int COLUMNS, bool VECTOR> struct attend_values {
             float odd = 0.0f;
 
 #pragma unroll
-            for (int j = 0; j < COLUMNS / 32; j++) {
-                const float4 x = four[i / 2][i % 2][j];
+            for (int j = 0; j < LOADS; j++) {
+                float x[COUNT];
 
-                odd += x.x * 0.0f + x.y * 0.0f + (x.z * 0.0f + x.w * 0.0f);
+                Kv::spread(part[i / 2][i % 2][j], x);
+#pragma unroll
+                for (int n = 0; n < COUNT; n++) odd += x[n] * 0.0f;
             }
             if (odd != odd) broken |= 1u << (8 * (i / 2) + 2 * (threadIdx.x % 4) + i % 2);
 #pragma unroll
-            for (int j = 0; j < COLUMNS / 32; j++) {
-                if (odd != odd) four[i / 2][i % 2][j] = {0.0f, 0.0f, 0.0f, 0.0f};
+            for (int j = 0; j < LOADS; j++) {
+                if (odd != odd) part[i / 2][i % 2][j] = {0, 0, 0, 0};
             }
         }
         return broken;
@@ -164,8 +215,9 @@ template <int COLUMNS, bool VECTOR> struct attend_values {
 };
 
 /* Queries are bad that see one of these keys, in any lane's view. */
-template <int DIM>
-static __device__ __forceinline__ void spoil(attend_strip<DIM> *s, uint32_t broken, int32_t first)
+template <typename Kv, int DIM>
+static __device__ __forceinline__ void spoil(attend_strip<Kv, DIM> *s, uint32_t broken,
+                                             int32_t first)
 {
     if (!(warp_max((float)broken) > 0.0f)) return;
     for (int k = 0; k < STEP; k++) {
@@ -180,61 +232,66 @@ static __device__ __forceinline__ void spoil(attend_strip<DIM> *s, uint32_t brok
 
 /* Scores of a step's keys: queries from shared memory, keys [STEP, head_dim] from `key`, of which
  * `count` are there.  Eight keys at a time where registers are too few for more. */
-template <int DIM, bool VECTOR>
-static __device__ __forceinline__ void score_keys(const attend_scratch<DIM> &scratch,
-                                                  const float *key, int32_t count, int32_t dim,
-                                                  float (*score)[4])
+template <typename Kv, int DIM, bool VECTOR>
+static __device__ __forceinline__ void score_keys(const attend_scratch<Kv, DIM> &scratch,
+                                                  const char *key, spc_weight_type type,
+                                                  int32_t count, int32_t dim, float (*score)[4])
 {
-    enum { ONCE = DIM <= 128 ? 2 : 1 };
+    enum { COUNT = Kv::COUNT, LOADS = DIM / (4 * COUNT), ONCE = LOADS <= 8 ? 2 : 1 };
+    const int32_t row = dim * entry_bytes<Kv, VECTOR>(type);
     const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
 
 #pragma unroll
     for (int begin = 0; begin < 2; begin += ONCE) {
         if (ONCE == 1) __syncwarp(); /* no load before: registers are all taken */
-        float4 k[ONCE][DIM / 16];
+        uint4 k[ONCE][LOADS];
 
 #pragma unroll
         for (int u = 0; u < ONCE; u++) {
             const int at = 8 * (begin + u) + g;
 
 #pragma unroll
-            for (int s = 0; s < DIM / 16; s++) {
-                k[u][s] = load_four<VECTOR>(key + at * dim, 16 * s + 4 * t, dim, at < count);
+            for (int s = 0; s < LOADS; s++) {
+                k[u][s] = load_entries<Kv, VECTOR>(key + at * row, type, 4 * COUNT * s + COUNT * t,
+                                                   dim, at < count);
             }
         }
         __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
-        for (int s = 0; s < DIM / 16; s++) {
-            const float4 upper = *(const float4 *)&scratch.query[g][16 * s + 4 * t];
-            const float4 lower = *(const float4 *)&scratch.query[g + 8][16 * s + 4 * t];
-            attend_halves<4> q[2];
+        for (int s = 0; s < LOADS; s++) {
+            float of_key[ONCE][COUNT];
 
-            q[0].split(0, upper.x);
-            q[0].split(1, lower.x);
-            q[0].split(2, upper.y);
-            q[0].split(3, lower.y);
-            q[1].split(0, upper.z);
-            q[1].split(1, lower.z);
-            q[1].split(2, upper.w);
-            q[1].split(3, lower.w);
 #pragma unroll
-            for (int u = 0; u < ONCE; u++) {
-                attend_halves<2> of_key[2];
+            for (int u = 0; u < ONCE; u++) Kv::spread(k[u][s], of_key[u]);
+#pragma unroll
+            for (int i = 0; i < COUNT; i += 4) {
+                const int column = 4 * COUNT * s + COUNT * t + i;
+                const float4 upper = *(const float4 *)&scratch.query[g][column];
+                const float4 lower = *(const float4 *)&scratch.query[g + 8][column];
+                attend_halves<4> q[2];
 
-                of_key[0].split(0, k[u][s].x);
-                of_key[0].split(1, k[u][s].y);
-                of_key[1].split(0, k[u][s].z);
-                of_key[1].split(1, k[u][s].w);
-                multiply(score[begin + u], q[0], of_key[0]);
-                multiply(score[begin + u], q[1], of_key[1]);
+                q[0].split(0, upper.x);
+                q[0].split(1, lower.x);
+                q[0].split(2, upper.y);
+                q[0].split(3, lower.y);
+                q[1].split(0, upper.z);
+                q[1].split(1, lower.z);
+                q[1].split(2, upper.w);
+                q[1].split(3, lower.w);
+#pragma unroll
+                for (int u = 0; u < ONCE; u++) {
+                    multiply_entries<Kv>(score[begin + u], q[0], of_key[u][i], of_key[u][i + 1]);
+                    multiply_entries<Kv>(score[begin + u], q[1], of_key[u][i + 2],
+                                         of_key[u][i + 3]);
+                }
             }
         }
     }
 }
 
 /* From products to weights: scale, cap, bias; maxima and sums go along. */
-template <int DIM>
-static __device__ __forceinline__ void weigh(attend_strip<DIM> *s, const spc_attend_args &a,
+template <typename Kv, int DIM>
+static __device__ __forceinline__ void weigh(attend_strip<Kv, DIM> *s, const spc_attend_args &a,
                                              int32_t first, float (*score)[4])
 {
     const int t = threadIdx.x % 4;
@@ -250,6 +307,7 @@ static __device__ __forceinline__ void weigh(attend_strip<DIM> *s, const spc_att
 
             if (key < s->from[r] || key >= s->to[r]) continue;
             *x *= a.scale;
+            s->bad[r] |= !(*x - *x == 0.0f); /* before a cap makes a number of an infinite key */
             if (a.cap > 0.0f) *x = bounded(*x, a.cap);
             if (a.bias) {
                 *x += a.bias[s->head[r] * (2 * (int64_t)a.context - 1) + key -
@@ -281,22 +339,26 @@ static __device__ __forceinline__ void weigh(attend_strip<DIM> *s, const spc_att
 }
 
 /* The keys from `first` on, as far as the strip sees them; they begin at `page` of the cache. */
-template <int DIM, bool VECTOR>
+template <typename Kv, int DIM, bool VECTOR>
 static __device__ __forceinline__ void
-step(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_args &a,
+step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
      int64_t page, int32_t first, int32_t end)
 {
-    const float *key = a.cache.key + page, *value = a.cache.value + page;
+    enum { COUNT = Kv::COUNT };
+    const spc_weight_type type = a.cache.type;
+    const char *key = (const char *)a.cache.key + page * entry_bytes<Kv, VECTOR>(type);
+    const char *value = (const char *)a.cache.value + page * entry_bytes<Kv, VECTOR>(type);
     const int32_t count = end - first;
     const bool edge = first < s->all_from || first + STEP > s->all_to;
     float score[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
-    attend_values<columns_of(DIM), VECTOR> v;
+    attend_values<Kv, columns_of(DIM), VECTOR> v;
 
-    score_keys<DIM, VECTOR>(scratch, key, count, a.head_dim, score);
-    if (DIM > 128) __syncwarp();
-    v.load(value, count, a.head_dim, s->first_column); /* on its way while scores become weights */
-    weigh<DIM>(s, a, first, score);
-    if (edge) spoil<DIM>(s, v.sift(), first);
+    score_keys<Kv, DIM, VECTOR>(scratch, key, type, count, a.head_dim, score);
+    if (DIM / COUNT > 32) __syncwarp();
+    /* on its way while scores become weights */
+    v.load(value, type, count, a.head_dim, s->first_column);
+    weigh(s, a, first, score);
+    if (edge) spoil(s, v.sift(), first);
     __syncwarp(); /* as above */
 #pragma unroll
     for (int u = 0; u < 2; u++) {
@@ -307,27 +369,23 @@ step(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_
         weight.split(2, score[u][1]);
         weight.split(3, score[u][3]);
 #pragma unroll
-        for (int j = 0; j < s->COLUMNS / 32; j++) {
-            const float4 even = v.four[u][0][j], odd = v.four[u][1][j];
-            const float of_key[2][4] = {{even.x, even.y, even.z, even.w},
-                                        {odd.x, odd.y, odd.z, odd.w}};
+        for (int j = 0; j < v.LOADS; j++) {
+            float even[COUNT], odd[COUNT];
 
+            Kv::spread(v.part[u][0][j], even);
+            Kv::spread(v.part[u][1][j], odd);
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-                attend_halves<2> value;
-
-                value.split(0, of_key[0][n]);
-                value.split(1, of_key[1][n]);
-                multiply(s->mixed[4 * j + n], weight, value);
+            for (int n = 0; n < COUNT; n++) {
+                multiply_entries<Kv>(s->mixed[COUNT * j + n], weight, even[n], odd[n]);
             }
         }
     }
 }
 
 /* A leaf by itself, from key low on. */
-template <int DIM, bool VECTOR>
+template <typename Kv, int DIM, bool VECTOR>
 static __device__ __forceinline__ void
-sum_leaf(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_attend_args &a,
+sum_leaf(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
          int32_t slot, int32_t kv_head, int32_t low, int32_t end)
 {
     int64_t page = page_row(a.cache, slot, kv_head, low, a.head_dim);
@@ -347,7 +405,7 @@ sum_leaf(attend_strip<DIM> *s, const attend_scratch<DIM> &scratch, const spc_att
         const int32_t after = first + STEP < end ? first + STEP : first; /* known in good time */
         const int64_t next = page_row(a.cache, slot, kv_head, after, a.head_dim);
 
-        step<DIM, VECTOR>(s, scratch, a, page, first, end);
+        step<Kv, DIM, VECTOR>(s, scratch, a, page, first, end);
         page = next;
     }
 #pragma unroll

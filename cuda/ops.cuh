@@ -242,15 +242,7 @@ static __device__ __forceinline__ uint32_t bf16_pair(float first, float second)
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
     return pair;
 #else
-    const float x[2] = {first, second};
-    uint32_t half[2];
-
-    for (int i = 0; i < 2; i++) {
-        const uint32_t bits = spc_float_bits(x[i]);
-
-        half[i] = x[i] != x[i] ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-    }
-    return half[0] | half[1] << 16;
+    return spc_float_bf16(first) | (uint32_t)spc_float_bf16(second) << 16;
 #endif
 }
 
@@ -293,6 +285,13 @@ static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &a
     (void)stream;
     return fiber_launch(kernel, (int)blocks, threads, args);
 #endif
+}
+
+/* Entries of a cache lie in a type that there are kernels for. */
+static inline bool is_cache(const spc_cuda_pages *cache)
+{
+    return cache->key && cache->value && cache->table && cache->type >= SPC_WEIGHT_F32 &&
+           cache->type <= SPC_WEIGHT_F16;
 }
 
 /* Where the row of a position begins in the cache, keys and values alike. */

@@ -3,9 +3,9 @@
  *
  * Launchers check shapes (cudaErrorInvalidValue), launch and return; they allocate nothing, wait
  * for nothing and read no device memory, so they can be captured in a graph.  All pointers are
- * device memory unless said otherwise.  Activations, keys and values are float32, and every sum is
- * taken in float32, in an order that depends on the shape of the op alone: a row has the same bits
- * whatever runs beside it.  (linear_gemm.cu is the one exception.)
+ * device memory unless said otherwise.  Activations are float32, and every sum is taken in float32,
+ * in an order that depends on the shape of the op alone: a row has the same bits whatever runs
+ * beside it.  (linear_gemm.cu is the one exception.)
  *
  * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear_tile.c run
  * them on the CPU, a fiber per thread, against the loops of the CPU backend. */
@@ -147,11 +147,12 @@ enum { SPC_CUDA_PAGE_TOKENS = 16 };
 
 /* Keys and values of one layer, in pages of SPC_CUDA_PAGE_TOKENS positions. */
 typedef struct {
-    float *key;           /* [kv_heads, SPC_CUDA_PAGE_TOKENS, head_dim] of page 0 */
-    float *value;         /* the same */
+    void *key;            /* [kv_heads, SPC_CUDA_PAGE_TOKENS, head_dim] of page 0 */
+    void *value;          /* the same */
     const int32_t *table; /* [slots, width] the pages of a slot's positions */
     int32_t width;
-    int64_t stride; /* elements from a page to the next */
+    int64_t stride;       /* elements from a page to the next */
+    spc_weight_type type; /* of elements: F32; BF16 or F16, which are rounded to when written */
 } spc_cuda_pages;
 
 /* What happens to queries, keys and values before attention, each part where its pointers are:

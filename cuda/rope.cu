@@ -40,6 +40,17 @@ static __device__ void rotate_head(float *head, const float *cosine, const float
     }
 }
 
+/* An entry of the cache, rounded as host/kv.c rounds it. */
+static __device__ __forceinline__ void store_entry(void *cache, spc_weight_type type, int64_t at,
+                                                   float x)
+{
+    if (type == SPC_WEIGHT_F32) {
+        ((float *)cache)[at] = x;
+    } else {
+        ((uint16_t *)cache)[at] = type == SPC_WEIGHT_BF16 ? spc_float_bf16(x) : spc_float_half(x);
+    }
+}
+
 static __global__ void __launch_bounds__(OPS_THREADS)
     rope_kernel(const __grid_constant__ spc_rope_args a)
 {
@@ -65,12 +76,13 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     if (h < a.heads || !a.cache.key) return;
 
     const bool is_key = h < a.heads + a.kv_heads;
-    float *cache = (is_key ? a.cache.key : a.cache.value) +
-                   page_row(a.cache, a.slot[row], (h - a.heads) % a.kv_heads, position, a.head_dim);
+    void *cache = is_key ? a.cache.key : a.cache.value;
+    const int64_t at =
+        page_row(a.cache, a.slot[row], (h - a.heads) % a.kv_heads, position, a.head_dim);
 
     for (int i = lane; i < half; i += OPS_LANES) {
-        cache[i] = head[i];
-        cache[i + half] = head[i + half];
+        store_entry(cache, a.cache.type, at + i, head[i]);
+        store_entry(cache, a.cache.type, at + i + half, head[i + half]);
     }
 }
 
@@ -81,7 +93,7 @@ cudaError_t spc_cuda_rope(const spc_rope_args *a, cudaStream_t stream)
     if (!a->qkv || !a->position || a->heads < 0 || a->kv_heads < 1 || a->rows < 1 ||
         a->head_dim < 2 || a->head_dim % 2 != 0 || a->width < heads * a->head_dim ||
         !a->query_weight != !a->key_weight || !a->cosine != !a->sine ||
-        !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !a->cache.table))) {
+        !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
         return cudaErrorInvalidValue;
     }
     return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream);

@@ -285,8 +285,8 @@ static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, c
                      position % SPC_PAGE_TOKENS * (int64_t)dim;
 
         for (int32_t h = 0; h < c->kv_heads; h++, at += head) {
-            memcpy(kv->key + at, key + h * dim, (size_t)dim * sizeof *key);
-            memcpy(kv->value + at, value + h * dim, (size_t)dim * sizeof *value);
+            spc_kv_write(kv, kv->key, at, key + h * dim, dim);
+            spc_kv_write(kv, kv->value, at, value + h * dim, dim);
         }
     }
 }
@@ -324,8 +324,11 @@ static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
         int32_t slot = job->rows->slot[row], position = job->rows->position[row];
         int64_t layer = spc_kv_layer(c);
         int64_t at = op->layer * layer + head / (c->heads / c->kv_heads) * (layer / c->kv_heads);
-        spc_cpu_pages pages = {job->kv->key + at, job->kv->value + at, pages_of(r, job->kv, slot),
-                               c->layers * layer, 0};
+        spc_cpu_pages pages = {.key = spc_kv_at(job->kv, job->kv->key, at),
+                               .value = spc_kv_at(job->kv, job->kv->value, at),
+                               .dtype = job->kv->type,
+                               .page = pages_of(r, job->kv, slot),
+                               .stride = c->layers * layer};
         int32_t seen = job->memory ? r->source[slot] : position + 1;
 
         if (op->window > 0 && seen > op->window) pages.first = seen - op->window;

@@ -332,8 +332,12 @@ static spc_cuda_pages layer_of(const spc_runner *r, const spc_kv *kv, int32_t la
     const spc_config *c = &r->plan->config;
     int64_t elements = spc_kv_layer(c);
 
-    return (spc_cuda_pages){kv->key + layer * elements, kv->value + layer * elements, kv->table,
-                            spc_pages_for(r->limits.context), c->layers * elements};
+    return (spc_cuda_pages){.key = spc_kv_at(kv, kv->key, layer * elements),
+                            .value = spc_kv_at(kv, kv->value, layer * elements),
+                            .table = kv->table,
+                            .width = spc_pages_for(r->limits.context),
+                            .stride = c->layers * elements,
+                            .type = spc_cuda_type_of(kv->type)};
 }
 
 /* What comes before attention: any of QK_NORM and ROPE, then the write of ATTEND or STORE; each may

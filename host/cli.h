@@ -115,6 +115,10 @@ int spc_cli_finish(int code);
 #define SPC_CLI_WEIGHTS                                                          \
     "int8: matrices of 16 and 32 bits as 8-bit integers with a scale for each\n" \
     "output; those of the checkpoint unless given"
+#define SPC_CLI_KV                                                                  \
+    "f32, bf16 or f16: keys and values in the caches of both models; 16 bits are\n" \
+    "half of the memory and of what attention reads, and bf16 is the safe type;\n"  \
+    "f32 unless given"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit code after Ctrl-C, as shells have it. */

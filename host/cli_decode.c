@@ -129,6 +129,7 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.threads = decode->threads;
     o.isa = decode->isa;
     o.weights = decode->weights;
+    o.kv = decode->kv;
     o.fast_prefill = decode->fast_prefill;
     o.kernels = decode->kernels;
     o.plain_launches = decode->plain_launches;

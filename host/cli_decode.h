@@ -13,7 +13,7 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *drafter_device, *isa, *points, *weights;
-    const char *kernels;
+    const char *kernels, *kv;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t kv_tokens, prefill_rows;
     double temperature, top_p, min_p, most_latency, least_quality;
@@ -102,6 +102,7 @@ typedef struct {
                            "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
                            isa, 0, 0),                                                             \
         SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
+        SPC_CLI_DECODE_ROW(args, "kv", "TYPE", SPC_CLI_KV, TEXT, kv, 0, 0),                        \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "fast-prefill", NULL,                                                            \
             "GPU: prompts and large batches by cuBLASLt (but for quantised weights);\n"            \

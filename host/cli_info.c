@@ -3,6 +3,7 @@
 #include "cli_memory.h"
 #include "comm.h"
 #include "cpu_threads.h"
+#include "kv.h"
 
 #include "weights/chat.h"
 
@@ -17,7 +18,7 @@
 /* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
-    const char *device, *drafter, *drafter_device, *weights;
+    const char *device, *drafter, *drafter_device, *weights, *kv;
     int32_t context, batch, kv_tokens;
     bool plan, json;
 } info_args;
@@ -38,6 +39,7 @@ static const spc_cli_option info_options[] = {
     {"drafter-device", "NAME", "where the small one is to run, if elsewhere: cpu, cuda or cuda:N",
      SPC_CLI_TEXT, offsetof(info_args, drafter_device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
+    {"kv", "TYPE", SPC_CLI_KV, SPC_CLI_TEXT, offsetof(info_args, kv), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
      0, 0},
     {"json", NULL, "the same as one JSON object", SPC_CLI_FLAG, offsetof(info_args, json), 0, 0},
@@ -94,6 +96,9 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
                              "--context: expected 2 to %d (what the model%s), found %d", (int)most,
                              a->drafter ? "s allow" : " allows", (int)context);
     }
+    spc_dtype kv;
+
+    if (spc_kv_type(a->kv, &kv, err) != SPC_OK) return SPC_EUSAGE;
     m->memory_for = (spc_cli_memory_for){.device = a->device,
                                          .drafter_device = a->drafter_device,
                                          .model = &m->model,
@@ -102,6 +107,7 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
                                          .tokenizer = m->tokenizer,
                                          .batch = a->batch,
                                          .kv_tokens = a->kv_tokens,
+                                         .kv = kv,
                                          .context = context};
     return spc_cli_plan_memory(&m->memory_for, &m->memory, err);
 }
@@ -331,7 +337,7 @@ const spc_cli_command spc_cli_info = {
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *model, *source, *ids, *output, *device, *isa, *weights;
+    const char *model, *source, *ids, *output, *device, *isa, *weights, *kv;
     int32_t threads;
     spc_cli_ranks ranks;
 } logits_args;
@@ -349,6 +355,7 @@ static const spc_cli_option logits_options[] = {
     {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
      offsetof(logits_args, isa), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
+    {"kv", "TYPE", SPC_CLI_KV, SPC_CLI_TEXT, offsetof(logits_args, kv), 0, 0},
     SPC_CLI_RANK_OPTIONS(logits_args, ranks),
 };
 
@@ -448,6 +455,7 @@ static spc_status open_logits(const logits_args *a, const spc_place *place, spc_
     o.threads = a->threads;
     o.isa = a->isa;
     o.weights = a->weights;
+    o.kv = a->kv;
     o.place = place;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
     return spc_engine_open(&o, out, err);

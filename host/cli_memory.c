@@ -4,6 +4,7 @@
 
 #include "backend_apart.h"
 #include "device.h"
+#include "kv.h"
 
 #include <inttypes.h>
 
@@ -44,6 +45,7 @@ static spc_limits limits_for(const spc_cli_memory_for *what)
     spc_limits limits = spc_engine_limits(what->batch, what->context);
 
     limits.pages = what->kv_tokens / SPC_PAGE_TOKENS;
+    limits.kv = what->kv;
     return limits;
 }
 
@@ -123,8 +125,9 @@ static void print_kv(const spc_cli_memory_for *what, uint64_t bytes)
     spc_limits limits = limits_for(what);
     char size[SPC_CLI_SIZE_BYTES];
 
-    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %" PRId64 " pages of %d tokens)\n", "KV cache",
-                  spc_cli_size(bytes, size), bytes, spc_limits_pages(&limits), SPC_PAGE_TOKENS);
+    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %s, %" PRId64 " pages of %d tokens)\n", "KV cache",
+                  spc_cli_size(bytes, size), bytes, spc_kv_name(limits.kv),
+                  spc_limits_pages(&limits), SPC_PAGE_TOKENS);
 }
 
 void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories *plan)
@@ -151,9 +154,10 @@ void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories
 json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memories *plan)
 {
     spc_limits limits = limits_for(what);
-    json_t *object = json_pack(
-        "{s:i, s:i, s:I, s:[]}", "batch", (int)what->batch, "context", (int)what->context,
-        "kv_tokens", (json_int_t)(spc_limits_pages(&limits) * SPC_PAGE_TOKENS), "devices");
+    json_t *object = json_pack("{s:i, s:i, s:I, s:s, s:[]}", "batch", (int)what->batch, "context",
+                               (int)what->context, "kv_tokens",
+                               (json_int_t)(spc_limits_pages(&limits) * SPC_PAGE_TOKENS), "kv_type",
+                               spc_kv_name(limits.kv), "devices");
     json_t *array = json_object_get(object, "devices");
 
     for (int32_t i = 0; i < plan->count; i++) {

@@ -17,6 +17,7 @@ typedef struct {
     const spc_tokenizer *tokenizer; /* of model; NULL: none */
     int32_t batch, context;
     int32_t kv_tokens; /* 0: as many as the batch can fill */
+    spc_dtype kv;      /* of keys and values */
 } spc_cli_memory_for;
 
 /* What a model takes on a device. */

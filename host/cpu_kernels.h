@@ -47,9 +47,10 @@ typedef struct {
 
 /* Keys and values of one head of a sequence, from position `first` on. */
 typedef struct {
-    const float *key, *value; /* [SPC_PAGE_TOKENS, dim] of page 0 */
-    const int32_t *page;      /* where the positions of the sequence lie, 16 a page */
-    int64_t stride;           /* floats from a page to the next */
+    const void *key, *value; /* [SPC_PAGE_TOKENS, dim] of page 0 */
+    spc_dtype dtype;         /* of them: F32, BF16, F16 */
+    const int32_t *page;     /* where the positions of the sequence lie, 16 a page */
+    int64_t stride;          /* elements from a page to the next */
     int32_t first;
 } spc_cpu_pages;
 

@@ -217,13 +217,18 @@ static void linear(const spc_matrix *m, int32_t from, int32_t to, const float *i
     }
 }
 
-ALWAYS_INLINE float dot(const float *a, const float *b, int32_t count)
+/* Of a and entries of b from `at` on. */
+ALWAYS_INLINE float dot(const float *a, const void *b, spc_dtype dtype, int64_t at, int32_t count)
 {
     lanes sum = lanes_zero();
     int32_t i = 0;
 
-    for (; i + 16 <= count; i += 16) sum = lanes_fma(lanes_load(a + i), lanes_load(b + i), sum);
-    if (i < count) sum = lanes_fma(tail_f32(a + i, count - i), tail_f32(b + i, count - i), sum);
+    for (; i + 16 <= count; i += 16) {
+        sum = lanes_fma(lanes_load(a + i), weights_at(b, dtype, at + i), sum);
+    }
+    if (i < count) {
+        sum = lanes_fma(tail_f32(a + i, count - i), weights_tail(b, dtype, at + i, count - i), sum);
+    }
     return lanes_sum(sum);
 }
 
@@ -251,43 +256,47 @@ ALWAYS_INLINE int64_t page_row(const spc_cpu_pages *p, int32_t k, int32_t dim)
 }
 
 /* score[k] = query . key k, for count keys. */
-static void scores_of(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
-                      float *score)
+ALWAYS_INLINE void scores_of(const float *query, const spc_cpu_pages *pages, spc_dtype dtype,
+                             int32_t count, int32_t dim, float *score)
 {
     int32_t k = 0;
 
     for (; k + 4 <= count && dim % 16 == 0; k += 4) {
-        const float *key[4];
+        int64_t key[4];
         lanes sum[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
 
-        for (int32_t j = 0; j < 4; j++) key[j] = pages->key + page_row(pages, k + j, dim);
+        for (int32_t j = 0; j < 4; j++) key[j] = page_row(pages, k + j, dim);
         for (int32_t i = 0; i < dim; i += 16) {
             lanes q = lanes_load(query + i);
 
 #pragma GCC unroll 4
-            for (int32_t j = 0; j < 4; j++) sum[j] = lanes_fma(q, lanes_load(key[j] + i), sum[j]);
+            for (int32_t j = 0; j < 4; j++) {
+                sum[j] = lanes_fma(q, weights_at(pages->key, dtype, key[j] + i), sum[j]);
+            }
         }
         lanes_sum4(score + k, sum[0], sum[1], sum[2], sum[3]);
     }
-    for (; k < count; k++) score[k] = dot(query, pages->key + page_row(pages, k, dim), dim);
+    for (; k < count; k++) {
+        score[k] = dot(query, pages->key, dtype, page_row(pages, k, dim), dim);
+    }
 }
 
 /* out = sum over k of score[k] value k, from entry c on, `chunks` times 16 of them (a constant
  * where this is inlined): the chunks' sums are independent and hide each other's latency. */
-ALWAYS_INLINE void mix_values(const float *score, const spc_cpu_pages *pages, int32_t count,
-                              int32_t dim, int32_t c, int32_t chunks, float *out)
+ALWAYS_INLINE void mix_values(const float *score, const spc_cpu_pages *pages, spc_dtype dtype,
+                              int32_t count, int32_t dim, int32_t c, int32_t chunks, float *out)
 {
     lanes sum[4];
 
 #pragma GCC unroll 4
     for (int32_t j = 0; j < chunks; j++) sum[j] = lanes_zero();
     for (int32_t k = 0; k < count; k++) {
-        const float *value = pages->value + page_row(pages, k, dim) + c;
+        int64_t value = page_row(pages, k, dim) + c;
         lanes weight = lanes_set(score[k]);
 
 #pragma GCC unroll 4
         for (int32_t j = 0; j < chunks; j++) {
-            sum[j] = lanes_fma(weight, lanes_load(value + 16 * j), sum[j]);
+            sum[j] = lanes_fma(weight, weights_at(pages->value, dtype, value + 16 * j), sum[j]);
         }
     }
 #pragma GCC unroll 4
@@ -305,14 +314,29 @@ static void bound(float *x, int32_t count, float cap)
     }
 }
 
-static void attend(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
-                   float scale, float cap, const float *bias, float *scores, float *out)
+ALWAYS_INLINE float entry_at(const void *data, spc_dtype dtype, int64_t i)
+{
+    switch (dtype) {
+    case SPC_DTYPE_BF16: return spc_bfloat_to_float(((const uint16_t *)data)[i]);
+    case SPC_DTYPE_F16: return spc_half_to_float(((const uint16_t *)data)[i]);
+    default: return ((const float *)data)[i];
+    }
+}
+
+/* dtype is the pages', a constant where this is inlined. */
+ALWAYS_INLINE void attend_of(const float *query, const spc_cpu_pages *pages, spc_dtype dtype,
+                             int32_t count, int32_t dim, float scale, float cap, const float *bias,
+                             float *scores, float *out)
 {
     float max = -SPC_INFINITY, inverse;
     int32_t c = 0, bad = 0;
 
-    scores_of(query, pages, count, dim, scores);
-    for (int32_t k = 0; k < count; k++) scores[k] *= scale;
+    scores_of(query, pages, dtype, count, dim, scores);
+    for (int32_t k = 0; k < count; k++) {
+        scores[k] *= scale;
+        bad |=
+            !(scores[k] - scores[k] == 0.0f); /* before a cap makes a number of an infinite key */
+    }
     if (cap > 0.0f) bound(scores, count, cap);
     for (int32_t k = 0; bias && k < count; k++) scores[k] += bias[k];
     for (int32_t k = 0; k < count; k++) {
@@ -321,17 +345,31 @@ static void attend(const float *query, const spc_cpu_pages *pages, int32_t count
     }
     /* exp2 answers NaN with 0: a broken key must not pass for one that nobody attends to */
     inverse = bad ? NAN : 1.0f / exponentials(scores, count, max);
-    for (; c + 64 <= dim; c += 64) mix_values(scores, pages, count, dim, c, 4, out);
-    for (; c + 16 <= dim; c += 16) mix_values(scores, pages, count, dim, c, 1, out);
+    for (; c + 64 <= dim; c += 64) mix_values(scores, pages, dtype, count, dim, c, 4, out);
+    for (; c + 16 <= dim; c += 16) mix_values(scores, pages, dtype, count, dim, c, 1, out);
     for (; c < dim; c++) {
         float sum = 0.0f;
 
         for (int32_t k = 0; k < count; k++) {
-            sum += scores[k] * pages->value[page_row(pages, k, dim) + c];
+            sum += scores[k] * entry_at(pages->value, dtype, page_row(pages, k, dim) + c);
         }
         out[c] = sum;
     }
     for (c = 0; c < dim; c++) out[c] *= inverse;
+}
+
+static void attend(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
+                   float scale, float cap, const float *bias, float *scores, float *out)
+{
+    switch (pages->dtype) {
+    case SPC_DTYPE_BF16:
+        attend_of(query, pages, SPC_DTYPE_BF16, count, dim, scale, cap, bias, scores, out);
+        break;
+    case SPC_DTYPE_F16:
+        attend_of(query, pages, SPC_DTYPE_F16, count, dim, scale, cap, bias, scores, out);
+        break;
+    default: attend_of(query, pages, SPC_DTYPE_F32, count, dim, scale, cap, bias, scores, out);
+    }
 }
 
 /* x / (1 + e^-y), through e^-|y|, which cannot overflow. */
@@ -370,7 +408,7 @@ static void glu(spc_activation activation, const float *gate, const float *up, i
 
 static void norm(const float *in, const float *weight, int32_t dim, float eps, float *out)
 {
-    float scale = 1.0f / sqrtf(dot(in, in, dim) / (float)dim + eps);
+    float scale = 1.0f / sqrtf(dot(in, in, SPC_DTYPE_F32, 0, dim) / (float)dim + eps);
 
     for (int32_t i = 0; i < dim; i++) out[i] = in[i] * scale * weight[i];
 }

@@ -9,6 +9,7 @@
 #include "carve.h"
 #include "comm_boot.h"
 #include "device.h"
+#include "kv.h"
 #include "pair.h"
 #include "session.h"
 
@@ -160,7 +161,7 @@ uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits)
     uint64_t page, memory = 0;
 
     full.pages = 0;
-    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS);
+    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS, limits->kv);
     if (plan->encoder_ops > 0) { /* which it counts as much for */
         page /= 2;
         memory = (uint64_t)spc_limits_pages(&full);
@@ -243,6 +244,8 @@ static void tell_progress(const spc_engine_options *o, const spc_engine *engine,
 
 static spc_status check_engine_options(const spc_engine_options *o, spc_error *err)
 {
+    spc_dtype kv;
+
     if (!o->verifier) {
         return spc_error_set(err, SPC_EUSAGE, "verifier: expected a model folder, found none");
     }
@@ -264,6 +267,7 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
 
         if (status != SPC_OK) return status;
     }
+    if (spc_kv_type(o->kv, &kv, err) != SPC_OK) return SPC_EUSAGE;
     return spc_check_kv_tokens(o->kv_tokens, err);
 }
 
@@ -316,10 +320,10 @@ static spc_status open_group(spc_engine *engine, const spc_engine_options *o, sp
     char options[160];
 
     (void)snprintf(options, sizeof options,
-                   "%d sessions, context %d, %s weights, %s%s%s, drafter-tp %d "
+                   "%d sessions, context %d, %s weights, %s kv, %s%s%s, drafter-tp %d "
                    "and %s drafter",
                    (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
-                   spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
+                   o->kv ? o->kv : "f32", spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
                    o->fast_prefill ? ", fast-prefill" : "",
                    o->plain_launches ? ", plain-launches" : "",
                    (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no");
@@ -424,6 +428,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     engine->limits.library = options->fast_prefill;
     engine->limits.plain = engine->composed = options->plain_launches;
     engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
+    (void)spc_kv_type(options->kv, &engine->limits.kv, err); /* checked */
     engine->overlap.mode = options->overlap;
     status = check_device_options(engine, options, err);
     if (status == SPC_OK) {

@@ -228,10 +228,10 @@ uint64_t spc_plan_parameters(const spc_plan *plan)
     return total;
 }
 
-uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context)
+uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context, spc_dtype type)
 {
     const spc_config *c = &plan->config;
-    uint64_t row = (uint64_t)c->kv_heads * (uint64_t)c->head_dim * 2 * sizeof(float);
+    uint64_t row = (uint64_t)c->kv_heads * (uint64_t)c->head_dim * 2 * spc_dtype_bytes(type);
 
     return row * (uint64_t)c->layers * (uint64_t)context * (plan->encoder_ops > 0 ? 2 : 1);
 }

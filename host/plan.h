@@ -179,8 +179,9 @@ uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle);
 /* Elements of all weights. */
 uint64_t spc_plan_parameters(const spc_plan *plan);
 
-/* Bytes of keys and values of one sequence, float32; with an encoder, of its memory too. */
-uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context);
+/* Bytes of keys and values of one sequence, of elements of a type; with an encoder, of its memory
+ * too. */
+uint64_t spc_plan_kv_bytes(const spc_plan *plan, int32_t context, spc_dtype type);
 
 /* One line per op: "linear  normed -> qkv  model.layers.0.self_attn.q_proj.weight [512, 320] ...".
  *

@@ -92,6 +92,29 @@ SPC_FN float spc_half_float(uint16_t half)
     return spc_bits_float(sign | ((rest << 13) + 0x38000000u));
 }
 
+/* To the nearest bf16 and half, of two as near the even one; overflow is an infinity, and every NaN
+ * the one that a GPU makes. */
+SPC_FN uint16_t spc_float_bf16(float value)
+{
+    const uint32_t bits = spc_float_bits(value);
+
+    if (value != value) return 0x7fffu;
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+SPC_FN uint16_t spc_float_half(float value)
+{
+    const uint32_t bits = spc_float_bits(value), sign = bits >> 16 & 0x8000u;
+    const uint32_t rest = bits & 0x7fffffffu;
+
+    if (rest > 0x7f800000u) return 0x7fffu;
+    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* from 65520 on */
+    if (rest < 0x38800000u) { /* subnormal: the last bit of 0.5 is 2^-24 too, so the sum rounds */
+        return (uint16_t)(sign | (spc_float_bits(spc_bits_float(rest) + 0.5f) - 0x3f000000u));
+    }
+    return (uint16_t)(sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13);
+}
+
 SPC_FN float spc_logit(spc_logits row, int64_t i)
 {
     switch (row.type) {

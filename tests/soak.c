@@ -101,6 +101,7 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
     if (cpu) o.threads = 1;
     if (!cpu) o.overlap = (spc_overlap_mode)soak_below(3);
     if (cpu && soak_chance(25)) o.weights = "int8";
+    if (soak_chance(30)) o.kv = soak_chance(50) ? "bf16" : "f16";
     if (cpu && !of->verifier && soak_chance(40)) { /* the tiny ones cannot be cut */
         o.tp = 2;
         o.drafter_tp = 1 + (int32_t)soak_below(2);
@@ -114,6 +115,7 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
     o.sessions = 1 + (int32_t)soak_below(5);
     o.prefill_rows = soak_chance(50) ? 0 : 1 + (int32_t)soak_below(12);
     o.no_prefix_reuse = soak_chance(25);
+    if (soak_chance(30)) o.kv = soak_chance(50) ? "bf16" : "f16";
     if (soak_chance(40)) o.kv_tokens = o.context + (int32_t)soak_below((uint32_t)o.context * 2);
     if (cpu) o.threads = 1 + (int32_t)soak_below(2);
     place->engine = open_engine(&o);

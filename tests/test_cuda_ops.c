@@ -7,6 +7,7 @@
  * units off. */
 #include "cuda/ops.h"
 #include "host/cpu_kernels.h"
+#include "host/kv.h"
 
 #include "toyrows.h"
 #include "weights/quant.h"
@@ -243,6 +244,17 @@ typedef struct {
     bool norm, rotate, cache;
 } rope_case;
 
+/* Types of caches, and what the CPU's are called. */
+static const spc_weight_type cache_types[] = {SPC_WEIGHT_F32, SPC_WEIGHT_BF16, SPC_WEIGHT_F16};
+static const spc_kv host_types[] = {
+    {.type = SPC_DTYPE_F32}, {.type = SPC_DTYPE_BF16}, {.type = SPC_DTYPE_F16}};
+enum { CACHE_TYPES = sizeof cache_types / sizeof *cache_types };
+
+static const spc_kv *host_type(const spc_cuda_pages *cache)
+{
+    return &host_types[cache->type];
+}
+
 /* The loops of backend_cpu.c. */
 static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *qkv)
 {
@@ -267,7 +279,7 @@ static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *
     }
 }
 
-static void check_rope(const rope_case *c, dice *d)
+static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
 {
     enum { ROWS = 5, CONTEXT = 19, SLOTS = 2, WIDTH = 2, PAGES = SLOTS * WIDTH };
     static const int32_t pages[SLOTS][WIDTH] = {{2, 0}, {3, 1}};
@@ -277,7 +289,8 @@ static void check_rope(const rope_case *c, dice *d)
     float *qkv = random_floats(d, count, 1), *expected = malloc(count * sizeof *expected);
     float *weights = random_floats(d, (size_t)(2 * c->head_dim), 1);
     float *angles = random_floats(d, (size_t)(2 * CONTEXT * half), 1);
-    float *cache = shared(2 * PAGES * page * sizeof *cache);
+    char *cache = shared(2 * PAGES * page * sizeof(float)),
+         *written = malloc(4 * SPC_ATTEND_HEAD_DIM);
     int32_t *where = shared(2 * ROWS * sizeof *where), *table = shared(sizeof pages);
     spc_rope_args a = {.qkv = qkv,
                        .slot = where,
@@ -294,7 +307,8 @@ static void check_rope(const rope_case *c, dice *d)
     if (c->rotate) a.cosine = angles;
     if (c->rotate) a.sine = angles + CONTEXT * half;
     if (c->cache) {
-        a.cache = (spc_cuda_pages){cache, cache + PAGES * page, table, WIDTH, (int64_t)page};
+        a.cache = (spc_cuda_pages){
+            cache, cache + PAGES * page * sizeof(float), table, WIDTH, (int64_t)page, type};
     }
     memcpy(table, pages, sizeof pages);
     for (int32_t r = 0; r < ROWS; r++) where[r] = r % SLOTS;
@@ -310,13 +324,17 @@ static void check_rope(const rope_case *c, dice *d)
             int32_t position = where[ROWS + r], place = position % SPC_CUDA_PAGE_TOKENS;
             size_t in = (size_t)pages[where[r]][position / SPC_CUDA_PAGE_TOKENS];
             size_t at = (size_t)(h % c->kv_heads * SPC_CUDA_PAGE_TOKENS + place);
-            const float *to = (h < c->kv_heads ? a.cache.key : a.cache.value) + in * page +
-                              at * (size_t)c->head_dim;
+            const spc_kv *kv = host_type(&a.cache);
+            const char *to = spc_kv_at(kv, h < c->kv_heads ? a.cache.key : a.cache.value,
+                                       (int64_t)(in * page + at * (size_t)c->head_dim));
 
-            cr_assert(memcmp(to, from, (size_t)c->head_dim * sizeof *to) == 0);
+            spc_kv_write(kv, written, 0, from, c->head_dim);
+            cr_assert(
+                memcmp(to, written, (size_t)(spc_kv_at(kv, written, c->head_dim) - written)) == 0);
         }
     }
     free(expected);
+    free(written);
     (void)cudaFree(qkv);
     (void)cudaFree(weights);
     (void)cudaFree(angles);
@@ -335,7 +353,9 @@ Test(cuda_ops, heads_are_normed_rotated_and_cached)
         {6, 3, 96, true, false, false}};
     dice d = {5};
 
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_rope(&cases[i], &d);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int t = 0; t < CACHE_TYPES; t++) check_rope(&cases[i], cache_types[t], &d);
+    }
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -359,17 +379,23 @@ static int64_t row_of(const spc_cuda_pages *cache, int32_t head_dim, int32_t slo
     return page * cache->stride + (int64_t)row * head_dim;
 }
 
+/* Set an entry of keys or values. */
+static void put_entry(const spc_cuda_pages *cache, void *data, int64_t at, float x)
+{
+    spc_kv_write(host_type(cache), data, at, &x, 1);
+}
+
 /* Arguments over random keys and values; positions that no row sees hold NaN. */
-static spc_attend_args attend_args(const attend_case *c, dice *d)
+static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, dice *d)
 {
     int32_t rows = c->rows[0] + c->rows[1], width = c->heads * c->head_dim + 3, most = 0, tiles = 0;
     int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
     int32_t pages = (c->context + SPC_CUDA_PAGE_TOKENS - 1) / SPC_CUDA_PAGE_TOKENS;
     int64_t page = (int64_t)c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim;
-    float *key = shared((size_t)(2 * pages * page) * sizeof *key);
-    float *value = shared((size_t)(2 * pages * page) * sizeof *value);
+    size_t bytes = (size_t)(2 * pages * page) * (type == SPC_WEIGHT_F32 ? 4 : 2);
+    void *key = shared(bytes), *value = shared(bytes);
     int32_t *table = shared((size_t)(2 * pages) * sizeof *table);
-    spc_cuda_pages cache = {key, value, table, pages, page};
+    spc_cuda_pages cache = {key, value, table, pages, page, type};
     int32_t *where = shared((size_t)(3 * rows) * sizeof *where);
     spc_attend_tile *tile = shared((size_t)rows * sizeof *tile);
 
@@ -381,8 +407,8 @@ static spc_attend_args attend_args(const attend_case *c, dice *d)
             int64_t at = row_of(&cache, c->head_dim, s, i % c->kv_heads, i / c->kv_heads);
 
             for (int32_t k = 0; k < c->head_dim; k++) {
-                key[at + k] = (float)dice_gauss(d);
-                value[at + k] = (float)dice_gauss(d);
+                put_entry(&cache, key, at + k, (float)dice_gauss(d));
+                put_entry(&cache, value, at + k, (float)dice_gauss(d));
             }
         }
         for (int32_t i = 0; i < c->rows[s]; i++, r++) {
@@ -433,8 +459,13 @@ static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, f
     int32_t seen = a->seen[row], first = a->window > 0 && seen > a->window ? seen - a->window : 0;
     int64_t at = row_of(&a->cache, a->head_dim, 0, head / (a->heads / a->kv_heads), 0) -
                  row_of(&a->cache, a->head_dim, 0, 0, 0);
-    spc_cpu_pages pages = {a->cache.key + at, a->cache.value + at,
-                           a->cache.table + a->slot[row] * a->cache.width, a->cache.stride, first};
+    const spc_kv *kv = host_type(&a->cache);
+    spc_cpu_pages pages = {.key = spc_kv_at(kv, a->cache.key, at),
+                           .value = spc_kv_at(kv, a->cache.value, at),
+                           .dtype = kv->type,
+                           .page = a->cache.table + a->slot[row] * a->cache.width,
+                           .stride = a->cache.stride,
+                           .first = first};
     const float *bias = a->bias ? a->bias + head * (2 * (int64_t)a->context - 1) + a->context - 1 -
                                       a->position[row] + first
                                 : NULL;
@@ -458,15 +489,17 @@ static const attend_case attend_cases[] = {
     {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
     {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
     {128, 128, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false}, /* strips that walk */
+    {40, 1, 20, 130, 0, {3, 1}, {100, 60}, 0, false, false},    /* 16 bytes of floats alone */
 };
+enum { ATTEND_CASES = CACHE_TYPES * sizeof attend_cases / sizeof *attend_cases };
 
 Test(cuda_ops, attention_is_that_of_the_cpu)
 {
     dice d = {6};
 
-    for (size_t k = 0; k < sizeof attend_cases / sizeof *attend_cases; k++) {
-        const attend_case *c = &attend_cases[k];
-        spc_attend_args a = attend_args(c, &d);
+    for (size_t k = 0; k < ATTEND_CASES; k++) {
+        const attend_case *c = &attend_cases[k / CACHE_TYPES];
+        spc_attend_args a = attend_args(c, cache_types[k % CACHE_TYPES], &d);
         float expected[SPC_ATTEND_HEAD_DIM];
 
         wait_for(spc_cuda_attend(&a, NULL), "attend");
@@ -485,8 +518,10 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
 {
     dice d = {7};
 
-    for (size_t k = 0; k < sizeof attend_cases / sizeof *attend_cases; k++) {
-        spc_attend_args a = attend_args(&attend_cases[k], &d), one = a;
+    for (size_t k = 0; k < ATTEND_CASES; k++) {
+        spc_attend_args a =
+            attend_args(&attend_cases[k / CACHE_TYPES], cache_types[k % CACHE_TYPES], &d);
+        spc_attend_args one = a;
         size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
         float *together = malloc((size_t)a.rows * bytes);
 
@@ -511,21 +546,28 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
 
 Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
 {
-    static const attend_case c = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
-    dice d = {8};
-    spc_attend_args a = attend_args(&c, &d);
+    static const attend_case capped = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 30, false, false};
+    static const attend_case plain = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
+    /* 70000 is no half: a half overflows */
+    static const float keys[] = {NAN, 1, NAN, 70000, 1}, values[] = {NAN, NAN, 1, 1, 70000};
 
-    /* of heads 0 and 1, seen from row 3 on */
-    a.cache.key[row_of(&a.cache, a.head_dim, 0, 0, 203) + 5] = NAN;
-    a.cache.value[row_of(&a.cache, a.head_dim, 0, 0, 203) + 9] = NAN;
-    wait_for(spc_cuda_attend(&a, NULL), "attend");
-    for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
-        bool broken = i / (a.heads * a.head_dim) >= 3 && i / a.head_dim % a.heads < 2;
+    for (int n = 0; n < CACHE_TYPES * 2 * 5; n++) {
+        dice d = {8};
+        spc_attend_args a = attend_args(n / 5 % 2 ? &capped : &plain, cache_types[n / 10], &d);
+        int64_t at = row_of(&a.cache, a.head_dim, 0, 0, 203); /* seen from row 3 on */
+        bool breaks = n % 5 < 3 || a.cache.type == SPC_WEIGHT_F16;
 
-        cr_assert_eq(isnan(a.out[i]) != 0, broken, "row %d, head %d",
-                     (int)(i / (a.heads * a.head_dim)), (int)(i / a.head_dim % a.heads));
+        put_entry(&a.cache, a.cache.key, at + 5, keys[n % 5]);
+        put_entry(&a.cache, a.cache.value, at + 9, values[n % 5]);
+        wait_for(spc_cuda_attend(&a, NULL), "attend");
+        for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
+            int32_t row = i / (a.heads * a.head_dim), head = i / a.head_dim % a.heads;
+
+            cr_assert_eq(isnan(a.out[i]) != 0, breaks && row >= 3 && head < 2,
+                         "%d: row %d, head %d", n, (int)row, (int)head);
+        }
+        free_attend(&a);
     }
-    free_attend(&a);
 }
 
 /* ---- linear ---------------------------------------------------------------------------------- */
@@ -847,7 +889,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
                           .kv_heads = 1,
                           .head_dim = 3};
     spc_attend_args attend = {.query = x,
-                              .cache = {x, x, zero, 1, 0},
+                              .cache = {x, x, zero, 1, 0, SPC_WEIGHT_F32},
                               .slot = zero,
                               .position = zero,
                               .seen = zero,
@@ -875,4 +917,11 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     attend.head_dim = 64;
     attend.most_seen = 5;
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "beyond the context");
+    attend.most_seen = 1;
+    attend.cache.type = SPC_WEIGHT_Q8_0;
+    cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "quantised keys");
+    rope.head_dim = 2;
+    rope.slot = zero;
+    rope.cache = attend.cache;
+    cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "quantised keys");
 }

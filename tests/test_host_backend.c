@@ -407,11 +407,11 @@ Test(host_backend, memory_covers_the_caches_and_grows_with_every_limit)
     context.context += 16;
     rows.rows++;
     outputs.outputs++;
-    cr_assert_geq(bytes, GOLDEN_SLOTS * spc_plan_kv_bytes(f.plan, GOLDEN_CONTEXT));
+    cr_assert_geq(bytes, GOLDEN_SLOTS * spc_plan_kv_bytes(f.plan, GOLDEN_CONTEXT, SPC_DTYPE_F32));
     cr_assert_geq(spc_backend_cpu.memory(f.backend, f.plan, &slots),
-                  bytes + spc_plan_kv_bytes(f.plan, GOLDEN_CONTEXT));
+                  bytes + spc_plan_kv_bytes(f.plan, GOLDEN_CONTEXT, SPC_DTYPE_F32));
     cr_assert_geq(spc_backend_cpu.memory(f.backend, f.plan, &context),
-                  bytes + GOLDEN_SLOTS * spc_plan_kv_bytes(f.plan, 16));
+                  bytes + GOLDEN_SLOTS * spc_plan_kv_bytes(f.plan, 16, SPC_DTYPE_F32));
     cr_assert_gt(spc_backend_cpu.memory(f.backend, f.plan, &rows), bytes);
     cr_assert_geq(spc_backend_cpu.memory(f.backend, f.plan, &outputs),
                   bytes + (size_t)f.vocab * sizeof(float));

@@ -336,12 +336,17 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
     all[1] = one;
     all[1].context = 32;
     expect_refused(
-        all, "context 64, unchanged weights, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
-             "sessions, context 32");
+        all,
+        "context 64, unchanged weights, f32 kv, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
+        "sessions, context 32");
     all[1] = one;
     all[1].weights = "int8";
-    expect_refused(all, "unchanged weights, the CPU, drafter-tp 1 and a drafter, rank 1 with 6 "
-                        "sessions, context 64, int8 weights");
+    expect_refused(all, "unchanged weights, f32 kv, the CPU, drafter-tp 1 and a drafter, rank 1 "
+                        "with 6 sessions, context 64, int8 weights");
+    all[1] = one;
+    all[1].kv = "bf16";
+    expect_refused(all, "unchanged weights, f32 kv, the CPU, drafter-tp 1 and a drafter, rank 1 "
+                        "with 6 sessions, context 64, unchanged weights, bf16 kv");
     all[1] = one;
     all[1].kv_tokens = 100;
     expect_refused(all, "rank 1 has another number of sessions, of tokens of context or of KV "

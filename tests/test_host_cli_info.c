@@ -205,14 +205,14 @@ Test(host_cli_info, memory_is_planned_for_batch_and_context)
 }
 
 /* What an engine reserves is what was planned for it. */
-static void expect_planned(const char *word, int32_t kv_tokens)
+static void expect_planned(const char *word, int32_t kv_tokens, const char *kv)
 {
     spc_engine_options o;
     spc_engine_facts engine_facts;
     spc_engine *engine;
     spc_error error;
-    json_t *lines =
-        JSON(NULL, "info", "--json", "--batch", "2", "--context", "80", "--kv-tokens", word, TINY);
+    json_t *lines = JSON(NULL, "info", "--json", "--batch", "2", "--context", "80", "--kv-tokens",
+                         word, "--kv", kv, TINY);
     const json_t *cpu = cpu_memory(json_array_get(lines, 0));
 
     spc_engine_options_init(&o);
@@ -221,6 +221,7 @@ static void expect_planned(const char *word, int32_t kv_tokens)
     o.sessions = 2;
     o.context = 80;
     o.kv_tokens = kv_tokens;
+    o.kv = kv;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     spc_engine_describe(engine, &engine_facts);
     cr_expect_eq(json_integer_value(json_object_get(cpu, "kv_bytes")) +
@@ -237,7 +238,7 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
     for (int32_t apart = 0; apart < 2; apart++) {
         json_t *lines = apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
                                      "--device", "cpu", "--drafter", TINY, "--drafter-device",
-                                     "cpu", "--kv-tokens", "40", TINY)
+                                     "cpu", "--kv-tokens", "40", "--kv", "bf16", TINY)
                               : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
                                      "--device", "cpu", "--drafter", TINY, TINY);
         const json_t *devices =
@@ -262,6 +263,7 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
         o.context = 32;
         o.drafter_device = apart ? "cpu" : NULL;
         o.kv_tokens = apart ? 40 : 0;
+        o.kv = apart ? "bf16" : NULL;
         cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
         spc_engine_describe(engine, &engine_facts);
         cr_expect_eq(bytes[0], (json_int_t)engine_facts.verifier_memory_bytes);
@@ -282,8 +284,10 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 
 Test(host_cli_info, planned_memory_is_what_an_engine_takes)
 {
-    expect_planned("0", 0);
-    expect_planned("100", 100);
+    expect_planned("0", 0, "f32");
+    expect_planned("100", 100, "f32");
+    expect_planned("100", 100, "bf16");
+    expect_planned("0", 0, "f16");
     expect_failure((const char *const[]){"info", "--kv-tokens", "15", TINY, NULL},
                    &(const spawn_options){.in = NULL}, 2, "kv-tokens: expected 0");
 }
@@ -296,6 +300,23 @@ Test(host_cli_info, the_kv_caches_may_be_smaller_than_the_contexts)
 
     expect_whole(json_object_get(info, "memory"), "kv_tokens", 80);
     expect_whole(cpu_memory(info), "kv_bytes", 80 * 576);
+    json_decref(lines);
+}
+
+Test(host_cli_info, keys_and_values_of_16_bits_are_half_as_large)
+{
+    json_t *lines =
+        JSON(NULL, "info", "--json", "--batch", "3", "--context", "100", "--kv", "bf16", TINY);
+    const json_t *info = json_array_get(lines, 0), *memory = json_object_get(info, "memory");
+    char *text = OUTPUT(NULL, "info", "--device", "cpu", "--kv", "f16", TINY);
+
+    expect_whole(cpu_memory(info), "kv_bytes", 3 * 112 * 576 / 2);
+    cr_expect_str_eq(json_string_value(json_object_get(memory, "kv_type")), "bf16");
+    cr_expect(strstr(text, " bytes, f16, "), "%s", text);
+    expect_failure((const char *const[]){"info", "--kv", "fp16", TINY, NULL},
+                   &(const spawn_options){.in = NULL}, 2,
+                   "kv: expected f32, bf16 or f16, found \"fp16\"");
+    free(text);
     json_decref(lines);
 }
 

@@ -2,6 +2,8 @@
 /* test_host_cpu_kernels.c - every vector unit against plain loops in double, on sizes that do not
  * fill a vector, and bit for bit where bits are promised. */
 #include "host/cpu_kernels.h"
+#include "host/kv.h"
+#include "rules/round.h"
 #include "weights/quant.h"
 
 #include <criterion/criterion.h>
@@ -28,37 +30,45 @@ static float next_value(uint32_t *state)
     return (float)(*state >> 8) / 8388608.0f - 1.0f;
 }
 
-/* Attention over keys and values [count, dim], which lie in pages, the last position's first, from
- * the position `first` on. */
-static void attend_from(const spc_cpu_kernels *unit, int32_t first, const float *query,
-                        const float *keys, const float *values, int32_t count, int32_t dim,
-                        float factor, float cap, const float *bias, float *scores, float *out)
+/* Attention over keys and values [count, dim], which lie in pages of a type, the last position's
+ * first, from the position `first` on. */
+static void attend_from(const spc_cpu_kernels *unit, spc_dtype type, int32_t first,
+                        const float *query, const float *keys, const float *values, int32_t count,
+                        int32_t dim, float factor, float cap, const float *bias, float *scores,
+                        float *out)
 {
     int32_t pages = spc_pages_for(first + count), table[16];
-    size_t floats = (size_t)(pages * SPC_PAGE_TOKENS * dim);
-    float *key = malloc(floats * sizeof *key), *value = malloc(floats * sizeof *value);
-    spc_cpu_pages where = {key, value, table, (int64_t)SPC_PAGE_TOKENS * dim, first};
+    int32_t all = pages * SPC_PAGE_TOKENS * dim;
+    spc_kv kv = {.type = type,
+                 .key = malloc((size_t)all * spc_dtype_bytes(type)),
+                 .value = malloc((size_t)all * spc_dtype_bytes(type))};
+    spc_cpu_pages where = {kv.key, kv.value, type, table, (int64_t)SPC_PAGE_TOKENS * dim, first};
+    const float nan = NAN;
 
-    cr_assert(key && value && pages <= 16);
-    for (size_t i = 0; i < floats; i++) key[i] = value[i] = NAN;
+    cr_assert(kv.key && kv.value && pages <= 16);
+    for (int32_t i = 0; i < all; i++) {
+        spc_kv_write(&kv, kv.key, i, &nan, 1);
+        spc_kv_write(&kv, kv.value, i, &nan, 1);
+    }
     for (int32_t i = 0; i < pages; i++) table[i] = pages - 1 - i;
     for (int32_t k = 0; k < count; k++) {
         int32_t row =
             table[(first + k) / SPC_PAGE_TOKENS] * SPC_PAGE_TOKENS + (first + k) % SPC_PAGE_TOKENS;
 
-        memcpy(key + row * dim, keys + k * dim, (size_t)dim * sizeof *key);
-        memcpy(value + row * dim, values + k * dim, (size_t)dim * sizeof *value);
+        spc_kv_write(&kv, kv.key, row * dim, keys + k * dim, dim);
+        spc_kv_write(&kv, kv.value, row * dim, values + k * dim, dim);
     }
     unit->attend(query, &where, count, dim, factor, cap, bias, scores, out);
-    free(key);
-    free(value);
+    free(kv.key);
+    free(kv.value);
 }
 
 static void attend(const spc_cpu_kernels *unit, const float *query, const float *keys,
                    const float *values, int32_t count, int32_t dim, float factor, float cap,
                    const float *bias, float *scores, float *out)
 {
-    attend_from(unit, 0, query, keys, values, count, dim, factor, cap, bias, scores, out);
+    attend_from(unit, SPC_DTYPE_F32, 0, query, keys, values, count, dim, factor, cap, bias, scores,
+                out);
 }
 
 /* A matrix in memory of exactly its size, so that a read behind its end is seen by a sanitizer. */
@@ -317,14 +327,84 @@ Test(host_cpu_kernels, attention_has_the_same_bits_wherever_its_pages_lie)
             for (int32_t count = 1; count <= COUNT; count++) {
                 attend(unit, query, keys, values, count, dim, 0.4f, 0, NULL, scores, out);
                 for (int32_t first = 1; first < SPC_PAGE_TOKENS; first += 3) {
-                    attend_from(unit, first, query, keys, values, count, dim, 0.4f, 0, NULL, scores,
-                                moved);
+                    attend_from(unit, SPC_DTYPE_F32, first, query, keys, values, count, dim, 0.4f,
+                                0, NULL, scores, moved);
                     cr_assert_arr_eq(out, moved, (size_t)dim * sizeof *out);
                 }
             }
             free(query);
             free(keys);
             free(values);
+        }
+    }
+}
+
+static const spc_dtype half_types[] = {SPC_DTYPE_BF16, SPC_DTYPE_F16};
+
+/* What a cache of 16 bits makes of numbers. */
+static void round_all(spc_dtype type, float *x, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        x[i] = type == SPC_DTYPE_BF16 ? spc_bfloat_to_float(spc_float_bf16(x[i]))
+                                      : spc_half_to_float(spc_float_half(x[i]));
+    }
+}
+
+/* Widening is exact, so that nothing but the rounding of what is written tells the types apart. */
+Test(host_cpu_kernels, caches_of_16_bits_give_the_bits_of_float32_ones_with_the_same_numbers)
+{
+    static const int32_t counts[] = {1, 3, 4, 17, 66};
+    enum { MOST = 66 };
+
+    for (int32_t n = 0; n < 2 * UNITS; n++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[n / 2], NULL);
+        spc_dtype type = half_types[n % 2];
+
+        for (int32_t dim = 1; unit && dim <= COLS; dim++) {
+            float *query = make_rows(dim, 1), *keys = make_rows(MOST * dim, 2);
+            float *values = make_rows(MOST * dim, 3), *near_keys = make_rows(MOST * dim, 2);
+            float *near_values = make_rows(MOST * dim, 3), scores[MOST], out[COLS], plain[COLS];
+
+            keys[0] = near_keys[0] = values[0] = near_values[0] = 3e-6f; /* subnormal as a half */
+            round_all(type, near_keys, MOST * dim);
+            round_all(type, near_values, MOST * dim);
+            for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+                attend_from(unit, type, 3, query, keys, values, counts[k], dim, 0.7f, 0, NULL,
+                            scores, out);
+                attend(unit, query, near_keys, near_values, counts[k], dim, 0.7f, 0, NULL, scores,
+                       plain);
+                cr_assert_arr_eq(out, plain, (size_t)dim * sizeof *out, "%s, %s, dim %d, %d keys",
+                                 unit->name, spc_dtype_name(type), (int)dim, (int)counts[k]);
+            }
+            free(query);
+            free(keys);
+            free(values);
+            free(near_keys);
+            free(near_values);
+        }
+    }
+}
+
+/* fp16 ends at 65504: beyond, a key or a value breaks the rows that see it.  bf16 goes on. */
+Test(host_cpu_kernels, overflow_of_a_half_is_seen)
+{
+    for (int32_t n = 0; n < 2 * UNITS; n++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[n / 2], NULL);
+        bool breaks = half_types[n % 2] == SPC_DTYPE_F16;
+
+        for (int32_t at = 0; unit && at < 5 * 20; at += 7) {
+            float x[5 * 20], ones[5 * 20], out[20], scores[5];
+
+            for (int32_t i = 0; i < 5 * 20; i++) x[i] = ones[i] = 1.0f;
+            x[at] = 70000.0f;
+            attend_from(unit, half_types[n % 2], 0, ones, x, ones, 5, 20, 1e-5f, 0, NULL, scores,
+                        out);
+            cr_assert_eq(isfinite(out[0]) && isfinite(out[19]), !breaks, "key %d", (int)at);
+            attend_from(unit, half_types[n % 2], 0, ones, x, ones, 5, 20, 1e-5f, 30, NULL, scores,
+                        out);
+            cr_assert_eq(isfinite(out[0]) && isfinite(out[19]), !breaks, "key %d, cap", (int)at);
+            attend_from(unit, half_types[n % 2], 0, ones, ones, x, 5, 20, 1, 0, NULL, scores, out);
+            cr_assert_eq(isfinite(out[at % 20]) != 0, !breaks, "value %d", (int)at);
         }
     }
 }

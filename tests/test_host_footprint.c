@@ -48,7 +48,7 @@ typedef struct {
 typedef struct {
     const char *verifier, *drafter; /* drafter NULL: none */
     int32_t sessions, context;
-    const char *weights;
+    const char *weights, *kv; /* NULL: as they come */
 } setup;
 
 static double member(const json_t *object, const char *name)
@@ -63,13 +63,17 @@ static double member(const json_t *object, const char *name)
 static promise promise_of(const setup *s, const char *model)
 {
     char context[16], batch[16];
-    const char *args[] = {"info",    "--json", "--device", "cpu",       "--context", context,
-                          "--batch", batch,    model,      "--weights", s->weights,  NULL};
+    const char *args[14] = {"info",  "--json",  "--device", "cpu", "--context",
+                            context, "--batch", batch,      model};
+    int32_t count = 9;
     promise p;
 
     (void)snprintf(context, sizeof context, "%d", (int)s->context);
     (void)snprintf(batch, sizeof batch, "%d", (int)s->sessions);
-    if (!s->weights) args[9] = NULL;
+    if (s->weights) args[count++] = "--weights";
+    if (s->weights) args[count++] = s->weights;
+    if (s->kv) args[count++] = "--kv";
+    if (s->kv) args[count++] = s->kv;
 
     json_t *lines = spawn_json(args, NULL);
     const json_t *info = json_array_get(lines, 0), *memory = json_object_get(info, "memory");
@@ -140,6 +144,7 @@ static void run(const setup *s, footprint *after)
     o.sessions = s->sessions;
     o.context = s->context;
     o.weights = s->weights;
+    o.kv = s->kv;
     o.no_prefix_reuse = true;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     use_all(engine, s);
@@ -149,7 +154,7 @@ static void run(const setup *s, footprint *after)
 
 static void expect_promise(const setup *s)
 {
-    static const setup small = {TINY, TINY, 1, 128, NULL};
+    static const setup small = {TINY, TINY, 1, 128, NULL, NULL};
     promise p = promise_of_both(s);
     double own = p.kv + p.workspace + p.tokenizer;
     footprint before, after;
@@ -165,18 +170,23 @@ static void expect_promise(const setup *s)
 
 Test(host_footprint, the_embedded_pair)
 {
-    expect_promise(&(const setup){"embedded:verifier", "embedded:drafter", 4, 512, NULL});
+    expect_promise(&(const setup){"embedded:verifier", "embedded:drafter", 4, 512, NULL, NULL});
 }
 
 /* The pages of what was converted are let go. */
 Test(host_footprint, integers_made_at_load)
 {
-    expect_promise(&(const setup){DEMO_VERIFIER, NULL, 2, 512, "int8"});
+    expect_promise(&(const setup){DEMO_VERIFIER, NULL, 2, 512, "int8", NULL});
+}
+
+Test(host_footprint, keys_and_values_of_16_bits)
+{
+    expect_promise(&(const setup){"embedded:verifier", "embedded:drafter", 8, 512, NULL, "bf16"});
 }
 
 Test(host_footprint, a_tiny_model)
 {
-    expect_promise(&(const setup){TINY, TINY, 64, 128, NULL});
+    expect_promise(&(const setup){TINY, TINY, 64, 128, NULL, NULL});
 }
 
 static void expect_real(const char *verifier, const char *drafter)
@@ -187,7 +197,7 @@ static void expect_real(const char *verifier, const char *drafter)
     if (!folder) cr_skip_test("SPC_MODELS names no folder that tests/models/fetch.py filled");
     (void)snprintf(path[0], PATH, "%s/%s.gguf", folder, verifier);
     (void)snprintf(path[1], PATH, "%s/%s.gguf", folder, drafter ? drafter : "");
-    expect_promise(&(const setup){path[0], drafter ? path[1] : NULL, 1, 256, NULL});
+    expect_promise(&(const setup){path[0], drafter ? path[1] : NULL, 1, 256, NULL, NULL});
 }
 
 Test(host_footprint, a_real_pair)

@@ -239,7 +239,8 @@ Test(host_plan, a_decoded_row_reads_nothing_of_the_encoder)
     expect_tensors(&f, "t5-relu");
     cr_expect_eq(spc_plan_parameters(f.plan) * 4, spc_bundle_bytes(f.bundle));
     cr_expect_eq(spc_plan_weight_bytes(f.plan, f.bundle), 4 * (389 * 48 + 2 * layer + 16 * 4 + 48));
-    cr_expect_eq(spc_plan_kv_bytes(f.plan, 10), 10 * 2 * (2 * 48 * 2 * 4), "of both attentions");
+    cr_expect_eq(spc_plan_kv_bytes(f.plan, 10, SPC_DTYPE_F32), 10 * 2 * (2 * 48 * 2 * 4),
+                 "of both attentions");
     close_fixture(&f);
 }
 
@@ -333,10 +334,11 @@ Test(host_plan, parameters_and_bytes_are_those_worked_out_by_hand)
         cr_expect_eq(spc_plan_parameters(f.plan), models[m].parameters, "%s", models[m].folder);
         cr_expect_eq(spc_plan_weight_bytes(f.plan, f.bundle), models[m].row_bytes, "%s",
                      models[m].folder);
-        cr_expect_eq(spc_plan_kv_bytes(f.plan, f.config.context), kv, "%s", models[m].folder);
-        cr_expect_eq(spc_plan_kv_bytes(f.plan, 3), 3 * kv / longest);
-        cr_expect_eq(spc_plan_kv_bytes(f.plan, INT32_MAX), INT32_MAX * (kv / longest),
-                     "it does not wrap");
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, f.config.context, SPC_DTYPE_F32), kv, "%s",
+                     models[m].folder);
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, 3, SPC_DTYPE_F32), 3 * kv / longest);
+        cr_expect_eq(spc_plan_kv_bytes(f.plan, INT32_MAX, SPC_DTYPE_F32),
+                     INT32_MAX * (kv / longest), "it does not wrap");
         close_fixture(&f);
     }
 }

@@ -91,6 +91,27 @@ Test(host_tp, tokens_are_those_of_one_rank_wherever_the_drafter_runs)
     }
 }
 
+/* Each rank rounds the keys of its own heads. */
+Test(host_tp, so_they_are_with_keys_and_values_of_16_bits)
+{
+    static const char *const types[] = {"bf16", "f16"};
+    spc_engine_options o;
+
+    spc_engine_options_init(&o);
+    o.sessions = PROMPTS;
+    o.context = 64;
+    o.threads = 2;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        o.kv = types[i];
+        o.tp = 1;
+
+        uint64_t expected = decode(&o, "strict", 0);
+
+        o.tp = 2;
+        cr_expect_eq(decode(&o, "strict", 0), expected, "%s", types[i]);
+    }
+}
+
 Test(host_tp, an_engine_tells_its_ranks)
 {
     spc_engine_options o;

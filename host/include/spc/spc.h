@@ -137,6 +137,10 @@ typedef struct {
                                  run on the CPU apart, a quarter of them is the drafter's, one at
                                  least for each */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
+    const char *kv;           /* keys and values of both models, an encoder's too: NULL or "f32";
+                                 "bf16", "f16": rounded to 16 bits, half of the memory and of what
+                                 attention reads.  bf16 has the range of float32; beyond 65504, the
+                                 end of f16, rows are bad and their session fails */
     const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and
                                  32 bits become 8-bit integers with a scale for each output, in
                                  memory of the host's own while the engine is open; those that are
