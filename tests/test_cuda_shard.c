@@ -64,7 +64,7 @@ Test(cuda_shard, rules_and_modes)
     batch b = batch_of(9000, 9003);
 
     for (int r = 0; r < TOY_RULES; r++) {
-        spc_row_params p = params_in_mode(toy_rules[r], (2 * r + 1) % MODES);
+        spc_row_params p = params_in_mode(toy_rules[r], (r + 1) % MODES);
         spc_verify_batch v = verify_batch(&b);
         results want;
 

@@ -194,7 +194,8 @@ static const struct {
              {"T 0.7 block", 0.7f, 0, 1, 0, SPC_VERIFY_BLOCK, SPC_BONUS_TARGET},
              {"T 0", 0, 0, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER},
              {"T 1.3 top-k 20 top-p 0.9", 1.3f, 20, 0.9f, 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER},
-             {"T 1 min-p 0.05 step", 1, 0, 1, 0.05f, SPC_VERIFY_TOKEN, SPC_BONUS_STEP}};
+             {"T 1 min-p 0.05 step", 1, 0, 1, 0.05f, SPC_VERIFY_TOKEN, SPC_BONUS_STEP},
+             {"T 1e-4", SPC_TEMPERATURE_MIN, 0, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET}};
 enum { MODES = sizeof modes / sizeof *modes };
 
 static inline spc_row_params params_in_mode(const char *rule, int m)
