@@ -331,7 +331,7 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
     }
     if (!memory) {
         free(r);
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory on the host for %d sessions",
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory on the host for the sessions (%d)",
                              spc_bundle_where(weights), (int)limits->slots);
     }
     (void)lay_out(r, b->world, memory);

@@ -269,6 +269,11 @@ spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, 
 void spc_cli_stats_add(spc_stats *total, const spc_stats *one);
 int64_t spc_cli_sum(const int64_t *by_position);
 json_t *spc_cli_json_counts(const int64_t *by_position, int32_t count);
+/* What a count's noun ends with: "1 token", "2 tokens". */
+static inline const char *spc_cli_plural(int64_t count)
+{
+    return count == 1 ? "" : "s";
+}
 /* a / b, 0 where b is 0. */
 double spc_cli_ratio(double a, double b);
 /* Seconds inside steps. */

@@ -193,8 +193,9 @@ static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply
     char of[96];
 
     (void)snprintf(of, sizeof of,
-                   "reply %" PRId64 ", prompt of %" PRId64 " tokens, %" PRId64 " of them reused: ",
-                   chat->total.sequences, reply->stats.prompt_tokens, reply->stats.reused_tokens);
+                   "reply %" PRId64 ", prompt of %" PRId64 " token%s, %" PRId64 " of them reused: ",
+                   chat->total.sequences, reply->stats.prompt_tokens,
+                   spc_cli_plural(reply->stats.prompt_tokens), reply->stats.reused_tokens);
     spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 

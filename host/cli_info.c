@@ -161,7 +161,7 @@ static void print_dtypes(const model_info *m)
 
         if (use->tensors == 0) continue;
         spc_cli_print("%-18s%s: %" PRId64 " tensor%s, %" PRIu64 " values, %s\n", name,
-                      spc_dtype_name((spc_dtype)i), use->tensors, use->tensors > 1 ? "s" : "",
+                      spc_dtype_name((spc_dtype)i), use->tensors, spc_cli_plural(use->tensors),
                       use->elements, spc_cli_size(use->bytes, size));
         name = "";
     }
