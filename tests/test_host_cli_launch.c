@@ -77,13 +77,7 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        spawn_result r = spawn(cases[i].args, &(const spawn_options){.in = NULL});
-
-        cr_expect_eq(r.code, cases[i].code, "%zu: code %d: %s", i, r.code, r.err);
-        cr_expect(strstr(r.err, cases[i].text), "%zu: %s", i, r.err);
-        cr_expect_eq(count_lines(r.err), 1, "%zu: %s", i, r.err);
-        cr_expect_eq(r.out_bytes, 0);
-        spawn_free(&r);
+        spawn_failure(cases[i].args, NULL, cases[i].code, cases[i].text);
     }
 }
 
