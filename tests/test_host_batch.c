@@ -1,24 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_batch.c - the batch calls over host memory: one sequence at a time they are spc_verify
  * and spc_draft_sample over rows that somebody has edited by hand. */
+#include "host_memory.h"
 #include "toybatch.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
-
-static void *shared(size_t bytes)
-{
-    void *memory = malloc(bytes);
-
-    cr_assert_not_null(memory);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    free(memory);
-}
 
 static void run(const spc_verify_batch *v, const char *what)
 {

@@ -1,23 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_shard.c - drawing and verification over slices of the vocabulary are, to the bit, what
  * they are over whole rows, for any number of ranks. */
+#include "host_memory.h"
 #include "toybatch.h"
 
 #include <stdlib.h>
-
-static void *shared(size_t bytes)
-{
-    void *memory = aligned_alloc(16, (bytes + 15) / 16 * 16);
-
-    cr_assert_not_null(memory);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    free(memory);
-}
 
 #include "toyshard.h"
 
