@@ -111,10 +111,11 @@ bool spc_cli_flush(void);
 /* The exit code of a command that ends with `code`: that of the failed output if there was one. */
 int spc_cli_finish(int code);
 
-/* Help of --device. */
+/* Help of options that several commands have. */
 #define SPC_CLI_WEIGHTS                                                          \
     "int8: matrices of 16 and 32 bits as 8-bit integers with a scale for each\n" \
     "output; those of the checkpoint unless given"
+#define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; the widest unless given"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit code after Ctrl-C, as shells have it. */

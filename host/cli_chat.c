@@ -27,7 +27,7 @@ static const spc_cli_option options[] = {
     {"chat-template", "NAME",
      "one of chatml, gemma2, gemma3, llama2, llama3, llama3.1, mistral-v1,\n"
      "mistral-v1-old, mistral-v3, mistral-nemo, qwen2, qwen2.5, qwen3,\n"
-     "qwen3-no-thinking, smollm2; unless given, recognised from the verifier's",
+     "qwen3-no-thinking, smollm2; unless given, the verifier's own",
      SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
     SPC_CLI_DECODE_OPTIONS(chat_args),
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),

@@ -346,8 +346,7 @@ static const spc_cli_option logits_options[] = {
     {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(logits_args, device), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(logits_args, threads), 0,
      SPC_TEAM_MAX},
-    {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
-     offsetof(logits_args, isa), 0, 0},
+    {"isa", "NAME", SPC_CLI_ISA, SPC_CLI_TEXT, offsetof(logits_args, isa), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
     SPC_CLI_RANK_OPTIONS(logits_args, ranks),
 };
