@@ -128,16 +128,10 @@ Test(cuda_shard, draws)
 
     for (int round = 0; round < 2 * MODES; round++) {
         spc_row_params p = params_in_mode(rules[round % 2], round / 2);
-        spc_draw_batch draw = {.sequences = SEQUENCES,
-                               .vocab = b.vocab,
-                               .params = b.params,
-                               .logits = {{b.drafter, SPC_LOGITS_F32}, b.stride, b.vocab},
-                               .row = b.row,
-                               .position = b.position,
-                               .salt = b.salt,
-                               .plain = round % 2,
-                               .token = want->token};
+        spc_draw_batch draw = draw_batch(&b);
 
+        draw.plain = round % 2;
+        draw.token = want->token;
         batch_fill(&b, &d, &p, 3.0, NULL);
         b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
         draw = draw_to(&draw, want);

@@ -395,18 +395,13 @@ Test(host_batch, draws_are_spc_draft_sample)
 
     for (int m = 0; m < MODES; m++) {
         spc_row_params p = params_in_mode("opt:alpha=0.1", m);
-        spc_draw_batch a = {.sequences = SEQUENCES,
-                            .vocab = 500,
-                            .params = b.params,
-                            .logits = {{b.verifier, SPC_LOGITS_F32}, 501, 500},
-                            .row = b.row,
-                            .position = b.position,
-                            .salt = b.salt,
-                            .plain = m == 0,
-                            .token = token,
-                            .stats = stats,
-                            .log_probability = log_probability};
+        spc_draw_batch a = draw_batch(&b);
 
+        a.logits.logits.data = b.verifier;
+        a.plain = m == 0;
+        a.token = token;
+        a.stats = stats;
+        a.log_probability = log_probability;
         batch_fill(&b, &d, &p, 2.0, NULL);
         b.params[2].sampling.temperature = -1;
         b.verifier[b.row[3] * 501 + 7] = NAN;
