@@ -75,18 +75,6 @@ static void run_rank(void *user, int32_t rank)
     if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], b->error[rank].message);
 }
 
-/* Are two models cut at the same tokens, as far as both have them? */
-static bool cut_alike(const spc_runner *a, const spc_runner *b)
-{
-    for (int32_t k = 1; k < a->count; k++) {
-        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, a->count);
-        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, a->count);
-
-        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
-    }
-    return a->count == b->count;
-}
-
 /* The slices of all ranks, put together where the first has its own. */
 static const float *ranks_logits(const spc_runner *r, int32_t output)
 {
@@ -120,10 +108,12 @@ static void make_drafter_whole(const spc_verb *v)
 static spc_status pass(const spc_verb *v, spc_error *err)
 {
     spc_backend *b = v->runner->backend;
+    const spc_runner *d = v->drafter;
 
     if (v->runner->count == 1) return run_verb(v, 0, err);
     b->verb = v;
-    b->drafter_whole = v->drafter && !cut_alike(v->runner, v->drafter);
+    b->drafter_whole =
+        d && (d->count == 1 || !spc_plan_cut_alike(v->runner->plan, d->plan, b->world));
     if (b->drafter_whole) make_drafter_whole(v);
     spc_drivers_run(b->drivers, run_rank, b);
     for (int32_t k = 0; k < b->world; k++) {

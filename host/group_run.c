@@ -36,18 +36,6 @@ static spc_status gather_row(spc_runner *r, int32_t output, spc_error *err)
     return comm->ops->all_gather(comm, row, begin, err);
 }
 
-/* Are two cut models cut at the same tokens, as far as both have them? */
-static bool cut_alike(const spc_runner *a, const spc_runner *b, int32_t world)
-{
-    for (int32_t k = 1; k < world; k++) {
-        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, world);
-        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, world);
-
-        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
-    }
-    return true;
-}
-
 static spc_status draw(const spc_verb *j, spc_error *err)
 {
     spc_runner *r = j->runner;
@@ -65,11 +53,13 @@ static spc_status verify(const spc_verb *j, spc_error *err)
     spc_comm *comm = v->backend->comm;
     spc_ranks_rows rows, drafter;
     spc_status status = SPC_OK;
+    bool gathers;
 
     if (!v->part) {
         return v->backend->ops->verify(d ? d->own : NULL, v->own, j->lanes, j->count, j->out, err);
     }
-    for (int32_t k = 0; d && d->part && !cut_alike(v, d, comm->world) && k < j->count; k++) {
+    gathers = d && d->part && !spc_plan_cut_alike(v->plan, d->plan, comm->world);
+    for (int32_t k = 0; gathers && k < j->count; k++) {
         int32_t needed = j->lanes[k].drafts + (j->lanes[k].bonus ? 1 : 0);
 
         for (int32_t i = 0; i < needed && status == SPC_OK; i++) {
