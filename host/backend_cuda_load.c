@@ -239,9 +239,8 @@ static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, s
 {
     return spc_error_set(
         err, SPC_ENOMEM,
-        "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu for %d "
-        "sessions of %d tokens), %zu MiB are free; lower sessions, context or kv-tokens, or "
-        "--device cpu",
+        "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu: sessions %d, context %d), "
+        "%zu MiB are free; lower sessions, context or kv-tokens, or --device cpu",
         spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
         weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20);
 }
@@ -397,8 +396,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
         if (r) spc_plan_close(r->part);
         free(r);
         return spc_error_set(err, SPC_ENOMEM,
-                             "%s: no memory on the host for %d sessions of %d tokens; lower "
-                             "sessions or context",
+                             "%s: no memory on the host (sessions %d, context %d): lower either",
                              spc_bundle_where(weights), (int)limits->slots, (int)limits->context);
     }
     (void)lay_out_host(r, r->host);

@@ -7,6 +7,7 @@
 #include "comm_nccl.h"
 #include "comm_virtual.h"
 #include "drivers.h"
+#include "verb.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -20,19 +21,13 @@ static const spc_backend_ops *const cuda = &spc_backend_cuda_rank;
 
 /* What all ranks do at once. */
 typedef struct {
-    enum { OPEN, CLOSE, LOAD, UNLOAD, FORWARD, ENCODE, MAP, GATHER, DRAW, VERIFY } kind;
+    enum { OPEN, CLOSE, LOAD, UNLOAD, VERB } kind;
     spc_backend *group;
-    spc_runner *runner;        /* all but OPEN and CLOSE; verify: the verifier */
+    spc_runner *runner;        /* load, unload */
     const spc_plan *plan;      /* load */
     const spc_bundle *weights; /* load */
     const spc_limits *limits;  /* load */
-    const spc_rows *rows;      /* forward */
-    int32_t slot;              /* encode, map */
-    const int32_t *token;      /* encode, and of map the pages: [count] */
-    const spc_runner *drafter; /* verify; may be NULL */
-    const spc_lane *lanes;     /* draw, verify: [count] */
-    int32_t count, draft;      /* draw: which; gather: rows, the first; map: pages, length */
-    spc_verdict *out;          /* verify: [count] of rank 0 */
+    const spc_verb *verb;
 } job;
 
 struct spc_backend {
@@ -87,44 +82,48 @@ static spc_status join(void *user, spc_device_comm **out, spc_error *err)
 }
 
 /* Drafts of a rank other than the first go where nobody looks. */
-static const spc_lane *own_lanes(const job *j, int32_t rank)
+static const spc_lane *own_lanes(const spc_verb *v, int32_t rank)
 {
-    const spc_runner *r = j->runner;
+    const spc_runner *r = v->runner;
     size_t first = (size_t)rank * (size_t)r->slots;
 
-    if (rank == 0) return j->lanes;
-    for (int32_t k = 0; k < j->count; k++) {
+    for (int32_t k = 0; k < v->count; k++) {
         size_t at = (first + (size_t)k) * (SPC_GAMMA_MAX + 1);
 
-        r->lane[first + (size_t)k] = j->lanes[k];
+        r->lane[first + (size_t)k] = v->lanes[k];
         r->lane[first + (size_t)k].draft = r->draft + at;
         r->lane[first + (size_t)k].stats = r->stats + at;
     }
     return r->lane + first;
 }
 
+static spc_status run_verb(const spc_verb *v, int32_t rank, spc_error *err)
+{
+    const spc_runner *r = v->runner;
+    spc_verb own = *v;
+
+    if (rank > 0 && v->kind == SPC_VERB_DRAW) own.lanes = own_lanes(v, rank);
+    if (rank > 0 && v->kind == SPC_VERB_VERIFY) {
+        own.out = r->verdict + (size_t)rank * (size_t)r->slots;
+    }
+    return spc_verb_run(&own, cuda, r->rank[rank], v->drafter ? v->drafter->rank[rank] : NULL, err);
+}
+
 static spc_status run_job(job *j, int32_t rank, spc_error *err)
 {
     spc_backend *b = j->group;
-    spc_runner **r = j->runner ? &j->runner->rank[rank] : NULL;
-    spc_verdict *out = j->out;
     seat s = {b, rank};
 
     switch (j->kind) {
     case OPEN: return spc_cuda_open_rank(b->which[rank], join, &s, &b->rank[rank], err);
     case CLOSE: cuda->close(b->rank[rank]); return SPC_OK;
-    case LOAD: return cuda->load(b->rank[rank], j->plan, j->weights, j->limits, r, err);
-    case UNLOAD: cuda->unload(*r); return SPC_OK;
-    case FORWARD: return cuda->forward(*r, j->rows, err);
-    case ENCODE: return cuda->encode(*r, j->slot, j->token, j->count, err);
-    case MAP: return cuda->map(*r, j->slot, j->token, j->count, j->draft, err);
-    case DRAW: return cuda->draw(*r, own_lanes(j, rank), j->count, j->draft, err);
-    case GATHER: return cuda->gather(*r, j->draft, j->count, err);
-    default: break;
+    case LOAD:
+        return cuda->load(b->rank[rank], j->plan, j->weights, j->limits, &j->runner->rank[rank],
+                          err);
+    case UNLOAD: cuda->unload(j->runner->rank[rank]); return SPC_OK;
+    case VERB: break;
     }
-    if (rank > 0) out = j->runner->verdict + (size_t)rank * (size_t)j->runner->slots;
-    return cuda->verify(j->drafter ? j->drafter->rank[rank] : NULL, *r, j->lanes, j->count, out,
-                        err);
+    return run_verb(j->verb, rank, err);
 }
 
 static void run_rank(void *user, int32_t rank)
@@ -331,7 +330,7 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
     }
     if (!memory) {
         free(r);
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory on the host for %d sessions",
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory on the host for the sessions (%d)",
                              spc_bundle_where(weights), (int)limits->slots);
     }
     (void)lay_out(r, b->world, memory);
@@ -355,33 +354,9 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
 /* ---- the other verbs --------------------------------------------------------------------------
  */
 
-static spc_status ranks_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
-                               spc_error *err)
-{
-    return run_all((job){.kind = ENCODE,
-                         .group = r->group,
-                         .runner = r,
-                         .slot = slot,
-                         .token = token,
-                         .count = count},
-                   err);
-}
-
-static spc_status ranks_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
-{
-    return run_all((job){.kind = FORWARD, .group = r->group, .runner = r, .rows = rows}, err);
-}
-
 static const float *ranks_logits(const spc_runner *r, int32_t output)
 {
     return cuda->logits(r->rank[0], output);
-}
-
-static spc_status ranks_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
-{
-    if (r->plan->alone) return SPC_OK;
-    return run_all(
-        (job){.kind = GATHER, .group = r->group, .runner = r, .count = count, .draft = first}, err);
 }
 
 static int32_t ranks_length(const spc_runner *r, int32_t slot)
@@ -394,33 +369,6 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
     for (int32_t k = 0; k < r->group->world; k++) cuda->rewind(r->rank[k], slot, length);
 }
 
-static spc_status ranks_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
-                            int32_t length, spc_error *err)
-{
-    return run_all((job){.kind = MAP,
-                         .group = r->group,
-                         .runner = r,
-                         .slot = slot,
-                         .token = page,
-                         .count = count,
-                         .draft = length},
-                   err);
-}
-
-/* From whole rows the first rank draws for all. */
-static spc_status ranks_draw(spc_runner *r, const spc_lane *lanes, int32_t count, int32_t i,
-                             spc_error *err)
-{
-    if (r->plan->alone) return cuda->draw(r->rank[0], lanes, count, i, err);
-    return run_all((job){.kind = DRAW,
-                         .group = r->group,
-                         .runner = r,
-                         .lanes = lanes,
-                         .count = count,
-                         .draft = i},
-                   err);
-}
-
 static bool same_verdict(const spc_verdict *a, const spc_verdict *b)
 {
     return a->count == b->count && a->accepted == b->accepted && a->status == b->status &&
@@ -428,31 +376,36 @@ static bool same_verdict(const spc_verdict *a, const spc_verdict *b)
            memcmp(a->token, b->token, (size_t)a->count * sizeof *a->token) == 0;
 }
 
-static spc_status ranks_verify(spc_runner *drafter, spc_runner *r, const spc_lane *lanes,
-                               int32_t count, spc_verdict *out, spc_error *err)
+static spc_status compare_verdicts(const spc_verb *v, spc_error *err)
 {
-    spc_status status = run_all((job){.kind = VERIFY,
-                                      .group = r->group,
-                                      .runner = r,
-                                      .drafter = drafter,
-                                      .lanes = lanes,
-                                      .count = count,
-                                      .out = out},
-                                err);
+    const spc_runner *r = v->runner;
 
-    for (int32_t k = 1; k < r->group->world && status == SPC_OK; k++) {
-        for (int32_t s = 0; s < count; s++) {
-            if (same_verdict(&out[s], &r->verdict[k * r->slots + s])) continue;
-            status = spc_error_set(err, SPC_EDEVICE,
-                                   "ranks differ: ranks 0 and %d decide differently about one "
-                                   "round: are their GPUs the same?",
-                                   (int)k);
+    for (int32_t k = 1; k < r->group->world; k++) {
+        for (int32_t s = 0; s < v->count; s++) {
+            if (same_verdict(&v->out[s], &r->verdict[k * r->slots + s])) continue;
             spc_cuda_abort_rank(r->group->rank[0], "ranks differ in a verdict");
-            return status;
+            return spc_error_set(err, SPC_EDEVICE,
+                                 "ranks differ: ranks 0 and %d decide differently about one "
+                                 "round: are their GPUs the same?",
+                                 (int)k);
         }
     }
-    return status;
+    return SPC_OK;
 }
+
+static spc_status pass(const spc_verb *v, spc_error *err)
+{
+    const spc_runner *r = v->runner;
+    spc_status status;
+
+    /* from whole rows the first rank draws for all */
+    if (r->plan->alone && v->kind == SPC_VERB_DRAW) return run_verb(v, 0, err);
+    if (r->plan->alone && v->kind == SPC_VERB_GATHER) return SPC_OK;
+    status = run_all((job){.kind = VERB, .group = r->group, .verb = v}, err);
+    return status == SPC_OK && v->kind == SPC_VERB_VERIFY ? compare_verdicts(v, err) : status;
+}
+
+#include "verbs_body.h"
 
 const spc_backend_ops spc_backend_cuda_ranks = {
     .name = "cuda-ranks",
@@ -461,13 +414,9 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .memory = ranks_memory,
     .load = ranks_load,
     .unload = ranks_unload,
-    .encode = ranks_encode,
-    .forward = ranks_forward,
+    SPC_VERBS_PASSED,
+    .gather = pass_gather,
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
-    .map = ranks_map,
-    .draw = ranks_draw,
-    .verify = ranks_verify,
-    .gather = ranks_gather,
 };

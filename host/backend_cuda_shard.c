@@ -188,18 +188,6 @@ spc_status spc_cuda_draw_slices(spc_runner *r, const spc_draw_batch *batch, spc_
     return run_steps(r, &s, &shards, spc_draw_first_bytes(&here, &shards), err);
 }
 
-/* Are two models cut at the same ids, as far as both have them? */
-static bool cut_alike(const spc_runner *a, const spc_runner *b)
-{
-    for (int32_t k = 1; k < a->backend->comm->world; k++) {
-        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, a->backend->comm->world);
-        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, a->backend->comm->world);
-
-        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
-    }
-    return true;
-}
-
 spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
                                   const spc_verify_batch *batch, spc_error *err)
 {
@@ -209,7 +197,7 @@ spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
 
     if (drafter && drafter->part) {
         shards.drafter_whole = 0;
-        if (!cut_alike(r, drafter)) {
+        if (!spc_plan_cut_alike(r->plan, drafter->plan, r->backend->comm->world)) {
             return spc_error_set(err, SPC_EUNSUPPORTED,
                                  "drafter-tp: expected models whose vocabularies are cut at the "
                                  "same ids, found %d and %d over %d ranks: leave drafter-tp out",

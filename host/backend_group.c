@@ -193,34 +193,9 @@ static spc_status group_load(spc_backend *b, const spc_plan *plan, const spc_bun
 /* ---- the other verbs --------------------------------------------------------------------------
  */
 
-static spc_status group_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
-                               spc_error *err)
-{
-    return spc_group_run(
-        &(spc_group_job){
-            .kind = SPC_COMMAND_ENCODE, .runner = r, .slot = slot, .token = token, .count = count},
-        err);
-}
-
-static spc_status group_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
-{
-    return spc_group_run(
-        &(spc_group_job){
-            .kind = SPC_COMMAND_FORWARD, .runner = r, .rows = rows, .count = rows->count},
-        err);
-}
-
 static const float *group_logits(const spc_runner *r, int32_t output)
 {
     return r->backend->ops->logits(r->own, output);
-}
-
-static spc_status group_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
-{
-    if (r->plan->alone) return SPC_OK;
-    return spc_group_run(
-        &(spc_group_job){.kind = SPC_COMMAND_GATHER, .runner = r, .count = count, .draft = first},
-        err);
 }
 
 static int32_t group_length(const spc_runner *r, int32_t slot)
@@ -241,40 +216,13 @@ static void group_rewind(spc_runner *r, int32_t slot, int32_t length)
     (void)pthread_mutex_unlock(&r->backend->lock);
 }
 
-static spc_status group_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
-                            int32_t length, spc_error *err)
+static spc_status pass(const spc_verb *v, spc_error *err)
 {
-    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_MAP,
-                                          .runner = r,
-                                          .slot = slot,
-                                          .token = page,
-                                          .count = count,
-                                          .draft = length},
-                         err);
+    if (v->runner->plan->alone && v->kind == SPC_VERB_GATHER) return SPC_OK;
+    return spc_group_run(v, err);
 }
 
-static spc_status group_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
-                             spc_error *err)
-{
-    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_DRAW,
-                                          .runner = drafter,
-                                          .lanes = lanes,
-                                          .count = count,
-                                          .draft = i},
-                         err);
-}
-
-static spc_status group_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
-                               int32_t count, spc_verdict *out, spc_error *err)
-{
-    return spc_group_run(&(spc_group_job){.kind = SPC_COMMAND_VERIFY,
-                                          .runner = verifier,
-                                          .drafter = drafter,
-                                          .lanes = lanes,
-                                          .count = count,
-                                          .out = out},
-                         err);
-}
+#include "verbs_body.h"
 
 const spc_backend_ops spc_backend_group = {
     .name = "group",
@@ -283,13 +231,9 @@ const spc_backend_ops spc_backend_group = {
     .memory = group_memory,
     .load = group_load,
     .unload = group_unload,
-    .encode = group_encode,
-    .forward = group_forward,
+    SPC_VERBS_PASSED,
+    .gather = pass_gather,
     .logits = group_logits,
     .length = group_length,
     .rewind = group_rewind,
-    .map = group_map,
-    .draw = group_draw,
-    .verify = group_verify,
-    .gather = group_gather,
 };

@@ -6,6 +6,7 @@
 #include "cpu_threads.h"
 #include "drivers.h"
 #include "ranks_round.h"
+#include "verb.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,26 +17,13 @@ enum { TIMEOUT_MS = 120000 };
 
 static const spc_backend_ops *const cpu = &spc_backend_cpu;
 
-/* What all ranks do at once. */
-typedef struct {
-    enum { FORWARD, ENCODE, DRAW, VERIFY } kind;
-    const spc_runner *runner;  /* draw: the drafter; verify: the verifier */
-    const spc_rows *rows;      /* forward */
-    int32_t slot;              /* encode */
-    const int32_t *token;      /* encode: [count] */
-    const spc_runner *drafter; /* verify; NULL: not looked at */
-    bool drafter_whole;        /* verify: its rows are whole on the first rank */
-    const spc_lane *lanes;     /* draw, verify: [count] */
-    int32_t count, draft;      /* draw: which */
-    spc_verdict *out;          /* verify: [count] */
-} job;
-
 struct spc_backend {
     int32_t world;
     spc_comm *comm[SPC_RANKS_MAX];    /* [world] */
     spc_backend *rank[SPC_RANKS_MAX]; /* [world] CPU backends */
     spc_drivers *drivers;
-    job job;                          /* the present one */
+    const spc_verb *verb;             /* the present one */
+    bool drafter_whole;               /* its drafter's rows are whole on the first rank */
     spc_status status[SPC_RANKS_MAX]; /* [world] of it */
     spc_error error[SPC_RANKS_MAX];
     char device[96];
@@ -60,40 +48,73 @@ static spc_ranks_rows rows_on(const spc_runner *r, int32_t rank)
     return (spc_ranks_rows){cpu->logits(r->rank[rank], 0), r->plan->ids};
 }
 
-static spc_status run_job(const job *j, spc_comm *comm, int32_t rank, spc_error *err)
+static spc_status run_verb(const spc_verb *v, int32_t rank, spc_error *err)
 {
-    spc_runner *r = j->runner->rank[rank];
+    const spc_runner *r = v->runner, *d = v->drafter;
+    spc_comm *comm = r->backend->comm[rank];
     spc_ranks_rows rows, drafter;
 
-    switch (j->kind) {
-    case FORWARD: return cpu->forward(r, j->rows, err);
-    case ENCODE: return cpu->encode(r, j->slot, j->token, j->count, err);
-    default: break;
+    if (r->count == 1 || (v->kind != SPC_VERB_DRAW && v->kind != SPC_VERB_VERIFY)) {
+        return spc_verb_run(v, cpu, r->rank[rank], d ? d->rank[rank] : NULL, err);
     }
-    rows = rows_on(j->runner, rank);
-    if (j->kind == DRAW) {
-        return spc_ranks_draw(j->runner->room[rank], comm, &rows, j->lanes, j->count, j->draft,
-                              rank == 0, err);
+    rows = rows_on(r, rank);
+    if (v->kind == SPC_VERB_DRAW) {
+        return spc_ranks_draw(r->room[rank], comm, &rows, v->lanes, v->count, v->draft, rank == 0,
+                              err);
     }
-    if (j->drafter) drafter = rows_on(j->drafter, j->drafter_whole ? 0 : rank);
-    return spc_ranks_verify(j->runner->room[rank], comm, j->drafter ? &drafter : NULL, &rows,
-                            j->lanes, j->count, rank == 0 ? j->out : NULL, err);
+    if (d) drafter = rows_on(d, r->backend->drafter_whole ? 0 : rank);
+    return spc_ranks_verify(r->room[rank], comm, d ? &drafter : NULL, &rows, v->lanes, v->count,
+                            rank == 0 ? v->out : NULL, err);
 }
 
 static void run_rank(void *user, int32_t rank)
 {
     spc_backend *b = user;
 
-    b->status[rank] = run_job(&b->job, b->comm[rank], rank, &b->error[rank]);
+    b->status[rank] = run_verb(b->verb, rank, &b->error[rank]);
     if (b->status[rank] != SPC_OK) b->comm[rank]->ops->abort(b->comm[rank], b->error[rank].message);
 }
 
-static spc_status run_all(const job *j, spc_error *err)
+/* The slices of all ranks, put together where the first has its own. */
+static const float *ranks_logits(const spc_runner *r, int32_t output)
 {
-    spc_backend *b = j->runner->backend;
+    float *whole = (float *)(uintptr_t)cpu->logits(r->rank[0], output);
+    int32_t ids = r->plan->ids;
 
-    if (j->runner->count == 1) return run_job(j, b->comm[0], 0, err);
-    b->job = *j;
+    for (int32_t k = 1; k < r->count; k++) {
+        int32_t first = spc_plan_first_id(r->plan->config.vocab, k, r->count);
+        int32_t last = spc_plan_first_id(r->plan->config.vocab, k + 1, r->count);
+
+        if (last > ids) last = ids;
+        if (first >= last) continue;
+        memcpy(whole + first, cpu->logits(r->rank[k], output) + first,
+               (size_t)(last - first) * sizeof *whole);
+    }
+    return whole;
+}
+
+static void make_drafter_whole(const spc_verb *v)
+{
+    for (int32_t k = 0; k < v->count; k++) {
+        int32_t rows = v->lanes[k].drafts + (v->lanes[k].bonus ? 1 : 0);
+
+        for (int32_t i = 0; i < rows; i++) {
+            (void)ranks_logits(v->drafter, v->lanes[k].output + i);
+        }
+    }
+}
+
+/* All ranks at once. */
+static spc_status pass(const spc_verb *v, spc_error *err)
+{
+    spc_backend *b = v->runner->backend;
+    const spc_runner *d = v->drafter;
+
+    if (v->runner->count == 1) return run_verb(v, 0, err);
+    b->verb = v;
+    b->drafter_whole =
+        d && (d->count == 1 || !spc_plan_cut_alike(v->runner->plan, d->plan, b->world));
+    if (b->drafter_whole) make_drafter_whole(v);
     spc_drivers_run(b->drivers, run_rank, b);
     for (int32_t k = 0; k < b->world; k++) {
         if (b->status[k] == SPC_OK) continue;
@@ -102,6 +123,8 @@ static spc_status run_all(const job *j, spc_error *err)
     }
     return SPC_OK;
 }
+
+#include "verbs_body.h"
 
 /* ---- open -------------------------------------------------------------------------------------
  */
@@ -244,36 +267,6 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
 /* ---- the other verbs --------------------------------------------------------------------------
  */
 
-static spc_status ranks_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
-                               spc_error *err)
-{
-    return run_all(
-        &(job){.kind = ENCODE, .runner = r, .slot = slot, .token = token, .count = count}, err);
-}
-
-static spc_status ranks_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
-{
-    return run_all(&(job){.kind = FORWARD, .runner = r, .rows = rows}, err);
-}
-
-/* The slices of all ranks, put together where the first has its own. */
-static const float *ranks_logits(const spc_runner *r, int32_t output)
-{
-    float *whole = (float *)(uintptr_t)cpu->logits(r->rank[0], output);
-    int32_t ids = r->plan->ids;
-
-    for (int32_t k = 1; k < r->count; k++) {
-        int32_t first = spc_plan_first_id(r->plan->config.vocab, k, r->count);
-        int32_t last = spc_plan_first_id(r->plan->config.vocab, k + 1, r->count);
-
-        if (last > ids) last = ids;
-        if (first >= last) continue;
-        memcpy(whole + first, cpu->logits(r->rank[k], output) + first,
-               (size_t)(last - first) * sizeof *whole);
-    }
-    return whole;
-}
-
 static int32_t ranks_length(const spc_runner *r, int32_t slot)
 {
     return cpu->length(r->rank[0], slot);
@@ -284,61 +277,6 @@ static void ranks_rewind(spc_runner *r, int32_t slot, int32_t length)
     for (int32_t k = 0; k < r->count; k++) cpu->rewind(r->rank[k], slot, length);
 }
 
-static spc_status ranks_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
-                            int32_t length, spc_error *err)
-{
-    spc_status status = SPC_OK;
-
-    for (int32_t k = 0; k < r->count && status == SPC_OK; k++) {
-        status = cpu->map(r->rank[k], slot, page, count, length, err);
-    }
-    return status;
-}
-
-static spc_status ranks_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
-                             spc_error *err)
-{
-    if (drafter->count == 1) return cpu->draw(drafter->rank[0], lanes, count, i, err);
-    return run_all(
-        &(job){.kind = DRAW, .runner = drafter, .lanes = lanes, .count = count, .draft = i}, err);
-}
-
-/* Are two models cut at the same tokens, as far as both have them? */
-static bool cut_alike(const spc_runner *a, const spc_runner *b)
-{
-    for (int32_t k = 1; k < a->count; k++) {
-        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, a->count);
-        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, a->count);
-
-        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
-    }
-    return a->count == b->count;
-}
-
-static spc_status ranks_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
-                               int32_t count, spc_verdict *out, spc_error *err)
-{
-    job j = {.kind = VERIFY,
-             .runner = verifier,
-             .drafter = drafter,
-             .lanes = lanes,
-             .count = count,
-             .out = out};
-
-    if (verifier->count == 1) {
-        return cpu->verify(drafter ? drafter->rank[0] : NULL, verifier->rank[0], lanes, count, out,
-                           err);
-    }
-    j.drafter_whole = drafter && !cut_alike(verifier, drafter);
-    for (int32_t k = 0; j.drafter_whole && k < count; k++) {
-        for (int32_t i = 0; i <= lanes[k].drafts; i++) {
-            if (i == lanes[k].drafts && !lanes[k].bonus) continue;
-            (void)ranks_logits(drafter, lanes[k].output + i);
-        }
-    }
-    return run_all(&j, err);
-}
-
 const spc_backend_ops spc_backend_ranks = {
     .name = "ranks",
     .close = ranks_close,
@@ -346,12 +284,8 @@ const spc_backend_ops spc_backend_ranks = {
     .memory = ranks_memory,
     .load = ranks_load,
     .unload = ranks_unload,
-    .encode = ranks_encode,
-    .forward = ranks_forward,
+    SPC_VERBS_PASSED,
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,
-    .map = ranks_map,
-    .draw = ranks_draw,
-    .verify = ranks_verify,
 };

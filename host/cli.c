@@ -36,7 +36,7 @@ static void print_help(void)
     }
     spc_cli_print(
         "\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
-        "MODEL and DIR are folders of Hugging Face checkpoints, or %s and\n"
+        "MODEL is a folder of a Hugging Face checkpoint, a GGUF file, or %s or\n"
         "%s, the translation pair inside this program.\n\n"
         "Results go to stdout, all else to stderr.  A failure is one line on stderr; exit "
         "codes:\n"

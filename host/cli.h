@@ -111,7 +111,7 @@ bool spc_cli_flush(void);
 /* The exit code of a command that ends with `code`: that of the failed output if there was one. */
 int spc_cli_finish(int code);
 
-/* Help of --device. */
+/* Help of options that several commands have. */
 #define SPC_CLI_WEIGHTS                                                          \
     "int8: matrices of 16 and 32 bits as 8-bit integers with a scale for each\n" \
     "output; those of the checkpoint unless given"
@@ -119,6 +119,7 @@ int spc_cli_finish(int code);
     "f32, bf16 or f16: keys and values in the caches of both models; 16 bits are\n" \
     "half of the memory and of what attention reads, and bf16 is the safe type;\n"  \
     "f32 unless given"
+#define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; the widest unless given"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit code after Ctrl-C, as shells have it. */
@@ -273,6 +274,11 @@ spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, 
 void spc_cli_stats_add(spc_stats *total, const spc_stats *one);
 int64_t spc_cli_sum(const int64_t *by_position);
 json_t *spc_cli_json_counts(const int64_t *by_position, int32_t count);
+/* What a count's noun ends with: "1 token", "2 tokens". */
+static inline const char *spc_cli_plural(int64_t count)
+{
+    return count == 1 ? "" : "s";
+}
 /* a / b, 0 where b is 0. */
 double spc_cli_ratio(double a, double b);
 /* Seconds inside steps. */

@@ -27,7 +27,7 @@ static const spc_cli_option options[] = {
     {"chat-template", "NAME",
      "one of chatml, gemma2, gemma3, llama2, llama3, llama3.1, mistral-v1,\n"
      "mistral-v1-old, mistral-v3, mistral-nemo, qwen2, qwen2.5, qwen3,\n"
-     "qwen3-no-thinking, smollm2; unless given, recognised from the verifier's",
+     "qwen3-no-thinking, smollm2; unless given, the verifier's own",
      SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
     SPC_CLI_DECODE_OPTIONS(chat_args),
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),
@@ -193,8 +193,9 @@ static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply
     char of[96];
 
     (void)snprintf(of, sizeof of,
-                   "reply %" PRId64 ", prompt of %" PRId64 " tokens, %" PRId64 " of them reused: ",
-                   chat->total.sequences, reply->stats.prompt_tokens, reply->stats.reused_tokens);
+                   "reply %" PRId64 ", prompt of %" PRId64 " token%s, %" PRId64 " of them reused: ",
+                   chat->total.sequences, reply->stats.prompt_tokens,
+                   spc_cli_plural(reply->stats.prompt_tokens), reply->stats.reused_tokens);
     spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 

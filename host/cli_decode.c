@@ -202,8 +202,8 @@ static void print_choices(const spc_stats *t, const spc_engine *engine)
     for (int32_t g = 0; g <= SPC_GAMMA_MAX; g++) {
         if (t->chosen[g] > 0) (void)fprintf(stderr, " %" PRId32 ": %" PRId64, g, t->chosen[g]);
     }
-    (void)fprintf(stderr, ", %" PRId64 " probes, %" PRId64 " rows caught up\n", t->probes,
-                  t->catch_up);
+    (void)fprintf(stderr, ", %" PRId64 " probe%s, %" PRId64 " row%s caught up\n", t->probes,
+                  spc_cli_plural(t->probes), t->catch_up, spc_cli_plural(t->catch_up));
     spc_gamma_line(&facts, line);
     (void)fprintf(stderr, "spc: %s\n", line);
 }
@@ -215,9 +215,10 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
     int32_t gamma = spc_cli_positions(way, t);
 
     spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s%s: %" PRId64 " tokens, %.0f tokens/s, %" PRId64 " rounds", of,
-                  way->rule, t->tokens, spc_cli_ratio((double)t->tokens, spc_cli_seconds(t)),
-                  t->rounds);
+    (void)fprintf(stderr, "spc: %s%s: %" PRId64 " token%s, %.0f tokens/s, %" PRId64 " round%s", of,
+                  way->rule, t->tokens, spc_cli_plural(t->tokens),
+                  spc_cli_ratio((double)t->tokens, spc_cli_seconds(t)), t->rounds,
+                  spc_cli_plural(t->rounds));
     (void)fprintf(stderr, ", %.2f tokens per verifier call",
                   spc_cli_ratio((double)t->tokens, (double)t->verifier_calls));
     print_positions("accepted", t->accepted, gamma);

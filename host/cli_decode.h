@@ -51,18 +51,22 @@ typedef struct {
                            "the best point of at most X times the verifier's time", REAL,          \
                            most_latency, 0, 100),                                                  \
         SPC_CLI_DECODE_ROW(args, "min-quality", "Y", "the fastest point of at least this quality", \
-                           REAL, least_quality, -1e9, 1e9),                                        \
+                           REAL, least_quality, 0, 0),                                             \
         SPC_CLI_DECODE_ROW(args, "gamma", "N",                                                     \
                            "draft length: tokens drafted per round; auto: chosen for every\n"      \
                            "round by measured times and acceptance, under strict also none",       \
                            AUTO, gamma, 0, SPC_GAMMA_MAX),                                         \
-        SPC_CLI_DECODE_ROW(args, "temperature", "T", "0: greedy", REAL, temperature, 0, 100),      \
+        SPC_CLI_DECODE_ROW(args, "temperature", "T",                                               \
+                           "of both models; 0: greedy, the likeliest token always", REAL,          \
+                           temperature, 0, 100),                                                   \
         SPC_CLI_DECODE_ROW(args, "top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k,  \
                            0, SPC_VOCAB_MAX),                                                      \
-        SPC_CLI_DECODE_ROW(args, "top-p", "P", "keep the likeliest tokens of together P", REAL,    \
+        SPC_CLI_DECODE_ROW(args, "top-p", "P",                                                     \
+                           "keep the likeliest tokens that hold P of the probability", REAL,       \
                            top_p, 0, 1),                                                           \
-        SPC_CLI_DECODE_ROW(args, "min-p", "P", "keep tokens of at least P times the likeliest",    \
-                           REAL, min_p, 0, 1),                                                     \
+        SPC_CLI_DECODE_ROW(args, "min-p", "P",                                                     \
+                           "keep tokens of at least P times the likeliest's probability", REAL,    \
+                           min_p, 0, 1),                                                           \
         SPC_CLI_DECODE_ROW(args, "max-tokens", "N",                                                \
                            "new tokens per answer; 0: what the context holds", INT, max_tokens, 0, \
                            INT32_MAX),                                                             \
@@ -98,9 +102,7 @@ typedef struct {
         SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
                            SPC_TEAM_MAX),                                                          \
-        SPC_CLI_DECODE_ROW(args, "isa", "NAME",                                                    \
-                           "vector unit: portable, avx2, avx512; the widest unless given", TEXT,   \
-                           isa, 0, 0),                                                             \
+        SPC_CLI_DECODE_ROW(args, "isa", "NAME", SPC_CLI_ISA, TEXT, isa, 0, 0),                     \
         SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
         SPC_CLI_DECODE_ROW(args, "kv", "TYPE", SPC_CLI_KV, TEXT, kv, 0, 0),                        \
         SPC_CLI_DECODE_ROW(                                                                        \

@@ -19,8 +19,7 @@ static const spc_cli_option options[] = {
     {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(demo_args, device), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(demo_args, threads), 0,
      SPC_TEAM_MAX},
-    {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
-     offsetof(demo_args, isa), 0, 0},
+    {"isa", "NAME", SPC_CLI_ISA, SPC_CLI_TEXT, offsetof(demo_args, isa), 0, 0},
 };
 
 static void demo_init(void *args)

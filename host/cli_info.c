@@ -167,7 +167,7 @@ static void print_dtypes(const model_info *m)
 
         if (use->tensors == 0) continue;
         spc_cli_print("%-18s%s: %" PRId64 " tensor%s, %" PRIu64 " values, %s\n", name,
-                      spc_dtype_name((spc_dtype)i), use->tensors, use->tensors > 1 ? "s" : "",
+                      spc_dtype_name((spc_dtype)i), use->tensors, spc_cli_plural(use->tensors),
                       use->elements, spc_cli_size(use->bytes, size));
         name = "";
     }
@@ -352,8 +352,7 @@ static const spc_cli_option logits_options[] = {
     {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(logits_args, device), 0, 0},
     {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(logits_args, threads), 0,
      SPC_TEAM_MAX},
-    {"isa", "NAME", "vector unit: portable, avx2, avx512; the widest unless given", SPC_CLI_TEXT,
-     offsetof(logits_args, isa), 0, 0},
+    {"isa", "NAME", SPC_CLI_ISA, SPC_CLI_TEXT, offsetof(logits_args, isa), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
     {"kv", "TYPE", SPC_CLI_KV, SPC_CLI_TEXT, offsetof(logits_args, kv), 0, 0},
     SPC_CLI_RANK_OPTIONS(logits_args, ranks),

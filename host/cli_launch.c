@@ -189,6 +189,13 @@ static void lose_patience(launch *l)
     l->deadline = spc_link_now_ms() + TERM_MS;
 }
 
+/* A rank that hears of another's failure, or misses it, ends with the code of a device; any other
+ * code says why a rank failed by itself, even where it comes later. */
+static void note_code(launch *l, int code)
+{
+    if (l->code == 0 || l->code == spc_status_exit_code(SPC_EDEVICE)) l->code = code;
+}
+
 static void reap(launch *l)
 {
     for (int32_t r = 0; r < l->ranks; r++) {
@@ -199,7 +206,7 @@ static void reap(launch *l)
         c->pid = 0;
         c->code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
         l->running--;
-        if (c->code > 0 && l->code == 0) l->code = c->code;
+        if (c->code > 0) note_code(l, c->code);
         if (c->code < 0 && l->pushes == 0 && l->stopped_by == 0 && l->killed < 0) l->killed = r;
         /* the others end with rank 0, or with one that failed */
         if (l->deadline == 0 && (r == 0 || c->code != 0)) {
@@ -326,9 +333,9 @@ const spc_cli_command spc_cli_launch = {
     "The verifier is cut for all of them; rank 0 has stdin and stdout.  They share the cores, "
     "unless\n"
     "the command has --threads (of each).  With --device cuda each has a GPU, in their order\n"
-    "(CUDA_VISIBLE_DEVICES chooses among them), and they talk over NCCL.  When one fails all end:\n"
-    "the exit code is that of the first that failed.  Several machines: spc run --rank, --world,\n"
-    "--meet, or --ranks-from env under mpirun or srun.",
+    "(CUDA_VISIBLE_DEVICES chooses among them), and they talk over NCCL.  When one fails all end,\n"
+    "with its exit code.  Several machines: spc run --rank, --world, --meet, or --ranks-from env\n"
+    "under mpirun or srun.",
     1,
     INT32_MAX,
     options,

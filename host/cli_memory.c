@@ -136,7 +136,7 @@ void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories
         const spc_cli_memory *use = &plan->item[i];
 
         spc_cli_print("\nmemory for %d sequence%s of %d tokens on %s%s%s:\n", (int)what->batch,
-                      what->batch > 1 ? "s" : "", (int)what->context, use->device,
+                      spc_cli_plural(what->batch), (int)what->context, use->device,
                       use->drafter ? ", of the drafter " : "", use->drafter ? use->drafter : "");
         if (use->trouble.message[0]) {
             spc_cli_print("%-18scannot be loaded: %s\n", "weights", use->trouble.message);

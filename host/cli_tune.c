@@ -347,7 +347,7 @@ static spc_status tell(const tune_args *a, const tune *t, size_t points, spc_err
         print_front(t);
         json_decref(list);
     }
-    (void)fprintf(stderr, "spc: %zu of %zu points are on the front", t->count, points);
+    (void)fprintf(stderr, "spc: points on the front: %zu of %zu", t->count, points);
     if (t->failed) (void)fprintf(stderr, "; %" PRId32 " had failed", t->failed);
     if (a->output) {
         (void)fprintf(stderr, "; use them: spc run --operating-point %s --max-relative-latency X",

@@ -249,8 +249,8 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
         free(r);
         return spc_error_set(
             err, SPC_ENOMEM,
-            "%s: no memory for KV caches and scratch: %zu MiB for %d sessions of %d "
-            "tokens; lower sessions, context or kv-tokens",
+            "%s: no memory for KV caches and scratch: %zu MiB (sessions %d, context %d); lower "
+            "sessions, context or kv-tokens",
             spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context);
     }
     r->backend = b;

@@ -81,7 +81,7 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
     return spc_error_set(
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
-        ", each with %d sessions of %d tokens), found %" PRIu64
+        ", each: sessions %d, context %d), found %" PRIu64
         " MiB free; lower sessions, context or kv-tokens, take a smaller model, or --device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,

@@ -46,22 +46,8 @@ struct spc_runner {
     int32_t index, rewinds;
 };
 
-/* One verb with its arguments, as every rank runs it. */
-typedef struct {
-    spc_command_kind kind;
-    spc_runner *runner;
-    spc_runner *drafter;   /* VERIFY; NULL: none */
-    const spc_rows *rows;  /* FORWARD */
-    int32_t slot;          /* ENCODE, MAP */
-    const int32_t *token;  /* ENCODE, and of MAP the pages: [count] */
-    const spc_lane *lanes; /* DRAW, VERIFY: [count] */
-    int32_t count;
-    int32_t draft;    /* DRAW which, GATHER first row, MAP length */
-    spc_verdict *out; /* VERIFY: [count] */
-} spc_group_job;
-
 /* Rank 0: have every rank run it; any thread but one at a time per runner. */
-spc_status spc_group_run(const spc_group_job *job, spc_error *err);
+spc_status spc_group_run(const spc_verb *verb, spc_error *err);
 /* What fails on one rank ends all, with this as the reason unless there is one already; returns
  * status, and hands the error on. */
 spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *error, spc_error *err);

@@ -6,21 +6,13 @@
 #ifndef SPC_HOST_GROUP_DESK_H
 #define SPC_HOST_GROUP_DESK_H
 
-#include "backend.h"
+#include "verb.h"
 
 /* Bytes that are sent of every command at once; most are not longer. */
 enum { SPC_COMMAND_FIRST = 2048 };
 
-typedef enum {
-    SPC_COMMAND_IDLE, /* nothing: rank 0 lives */
-    SPC_COMMAND_FORWARD,
-    SPC_COMMAND_ENCODE,
-    SPC_COMMAND_MAP,
-    SPC_COMMAND_DRAW,
-    SPC_COMMAND_VERIFY,
-    SPC_COMMAND_GATHER,
-    SPC_COMMAND_QUIT
-} spc_command_kind;
+/* What is asked: a verb, none (rank 0 lives), or to end. */
+enum { SPC_COMMAND_QUIT = SPC_VERB_KINDS };
 
 /* What a command begins with; `bytes` of payload follow. */
 typedef struct {

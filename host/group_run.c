@@ -36,19 +36,7 @@ static spc_status gather_row(spc_runner *r, int32_t output, spc_error *err)
     return comm->ops->all_gather(comm, row, begin, err);
 }
 
-/* Are two cut models cut at the same tokens, as far as both have them? */
-static bool cut_alike(const spc_runner *a, const spc_runner *b, int32_t world)
-{
-    for (int32_t k = 1; k < world; k++) {
-        int32_t one = spc_plan_first_id(a->plan->config.vocab, k, world);
-        int32_t two = spc_plan_first_id(b->plan->config.vocab, k, world);
-
-        if (one != two && (one < a->plan->ids || two < a->plan->ids)) return false;
-    }
-    return true;
-}
-
-static spc_status draw(const spc_group_job *j, spc_error *err)
+static spc_status draw(const spc_verb *j, spc_error *err)
 {
     spc_runner *r = j->runner;
     spc_ranks_rows rows;
@@ -59,17 +47,19 @@ static spc_status draw(const spc_group_job *j, spc_error *err)
                           err);
 }
 
-static spc_status verify(const spc_group_job *j, spc_error *err)
+static spc_status verify(const spc_verb *j, spc_error *err)
 {
     spc_runner *v = j->runner, *d = j->drafter;
     spc_comm *comm = v->backend->comm;
     spc_ranks_rows rows, drafter;
     spc_status status = SPC_OK;
+    bool gathers;
 
     if (!v->part) {
         return v->backend->ops->verify(d ? d->own : NULL, v->own, j->lanes, j->count, j->out, err);
     }
-    for (int32_t k = 0; d && d->part && !cut_alike(v, d, comm->world) && k < j->count; k++) {
+    gathers = d && d->part && !spc_plan_cut_alike(v->plan, d->plan, comm->world);
+    for (int32_t k = 0; gathers && k < j->count; k++) {
         int32_t needed = j->lanes[k].drafts + (j->lanes[k].bonus ? 1 : 0);
 
         for (int32_t i = 0; i < needed && status == SPC_OK; i++) {
@@ -83,7 +73,7 @@ static spc_status verify(const spc_group_job *j, spc_error *err)
                             err);
 }
 
-static spc_status gather_rows(const spc_group_job *j, spc_error *err)
+static spc_status gather_rows(const spc_verb *j, spc_error *err)
 {
     spc_runner *r = j->runner;
     spc_status status = SPC_OK;
@@ -95,38 +85,30 @@ static spc_status gather_rows(const spc_group_job *j, spc_error *err)
     return status;
 }
 
-static spc_status run_job(const spc_group_job *j, spc_error *err)
+static spc_status run_verb(const spc_verb *j, spc_error *err)
 {
-    const spc_backend_ops *ops = j->runner->backend->ops;
-
     switch (j->kind) {
-    case SPC_COMMAND_FORWARD: return ops->forward(j->runner->own, j->rows, err);
-    case SPC_COMMAND_ENCODE: return ops->encode(j->runner->own, j->slot, j->token, j->count, err);
-    case SPC_COMMAND_MAP:
-        return ops->map(j->runner->own, j->slot, j->token, j->count, j->draft, err);
-    case SPC_COMMAND_DRAW: return draw(j, err);
-    case SPC_COMMAND_VERIFY: return verify(j, err);
-    case SPC_COMMAND_GATHER: return gather_rows(j, err);
-    case SPC_COMMAND_IDLE:
-    case SPC_COMMAND_QUIT: break;
+    case SPC_VERB_DRAW: return draw(j, err);
+    case SPC_VERB_VERIFY: return verify(j, err);
+    case SPC_VERB_GATHER: return gather_rows(j, err);
+    default: return spc_verb_run(j, j->runner->backend->ops, j->runner->own, NULL, err);
     }
-    return SPC_OK;
 }
 
 /* ---- do they come to the same? ----------------------------------------------------------------
  */
 
-static void digest_job(spc_backend *b, const spc_group_job *j)
+static void digest_job(spc_backend *b, const spc_verb *j)
 {
     uint64_t h = b->digest;
 
-    for (int32_t i = 0; j->kind == SPC_COMMAND_FORWARD && i < j->rows->count; i++) {
+    for (int32_t i = 0; j->kind == SPC_VERB_FORWARD && i < j->rows->count; i++) {
         h = spc_hash_int(h, b->ops->length(j->runner->own, j->rows->slot[i]));
     }
-    for (int32_t k = 0; j->kind == SPC_COMMAND_DRAW && k < j->count; k++) {
+    for (int32_t k = 0; j->kind == SPC_VERB_DRAW && k < j->count; k++) {
         if (j->draft < j->lanes[k].drafts) h = spc_hash_int(h, j->lanes[k].draft[j->draft]);
     }
-    for (int32_t k = 0; j->kind == SPC_COMMAND_VERIFY && k < j->count; k++) {
+    for (int32_t k = 0; j->kind == SPC_VERB_VERIFY && k < j->count; k++) {
         h = spc_hash_int(h, j->out[k].count);
         h = spc_hash_bytes(h, j->out[k].token, (size_t)j->out[k].count * sizeof(int32_t));
     }
@@ -154,9 +136,9 @@ static spc_status compare_digests(spc_backend *b, spc_error *err)
 }
 
 /* A command has been received, or sent, and is run now. */
-static spc_status perform(spc_backend *b, const spc_group_job *j, spc_error *err)
+static spc_status perform(spc_backend *b, const spc_verb *j, spc_error *err)
 {
-    spc_status status = run_job(j, err);
+    spc_status status = run_verb(j, err);
 
     if (status == SPC_OK) digest_job(b, j);
     if (++b->commands % COMPARED == 0 && status == SPC_OK) status = compare_digests(b, err);
@@ -177,13 +159,10 @@ spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *err
 }
 
 /* Say what this rank was doing, unless another has said so of itself. */
-static void name_step(const spc_backend *b, spc_command_kind kind, spc_error *error)
+static void name_step(const spc_backend *b, spc_verb_kind kind, spc_error *error)
 {
-    static const char *const names[] = {
-        [SPC_COMMAND_IDLE] = "idle",     [SPC_COMMAND_FORWARD] = "forward",
-        [SPC_COMMAND_ENCODE] = "encode", [SPC_COMMAND_MAP] = "map",
-        [SPC_COMMAND_DRAW] = "draw",     [SPC_COMMAND_VERIFY] = "verify",
-        [SPC_COMMAND_GATHER] = "gather", [SPC_COMMAND_QUIT] = "quit"};
+    static const char *const names[SPC_VERB_KINDS] = {"idle", "forward", "encode", "map",
+                                                      "draw", "verify",  "gather"};
     char text[SPC_ERROR_BYTES];
 
     if (strstr(error->message, "(step ")) return;
@@ -222,20 +201,20 @@ static spc_status send_command(spc_backend *b, const spc_desk *desk, spc_error *
                           desk->used - SPC_COMMAND_FIRST, 0, err);
 }
 
-static void write_payload(spc_desk *desk, const spc_group_job *j)
+static void write_payload(spc_desk *desk, const spc_verb *j)
 {
     switch (j->kind) {
-    case SPC_COMMAND_FORWARD: spc_desk_put_rows(desk, j->rows); break;
-    case SPC_COMMAND_ENCODE:
-    case SPC_COMMAND_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
-    case SPC_COMMAND_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
-    case SPC_COMMAND_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
+    case SPC_VERB_FORWARD: spc_desk_put_rows(desk, j->rows); break;
+    case SPC_VERB_ENCODE:
+    case SPC_VERB_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
+    case SPC_VERB_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
+    case SPC_VERB_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
     default: break;
     }
 }
 
 /* The lock is held. */
-static spc_status ask(spc_backend *b, const spc_group_job *j, spc_error *err)
+static spc_status ask(spc_backend *b, const spc_verb *j, spc_error *err)
 {
     spc_command c = {.kind = (int32_t)j->kind,
                      .runner = j->runner->index,
@@ -255,7 +234,7 @@ static spc_status ask(spc_backend *b, const spc_group_job *j, spc_error *err)
     return spc_group_end(b, status, &error, err);
 }
 
-spc_status spc_group_run(const spc_group_job *j, spc_error *err)
+spc_status spc_group_run(const spc_verb *j, spc_error *err)
 {
     spc_backend *b = j->runner->backend;
     spc_status status;
@@ -295,8 +274,7 @@ static void *keep_alive(void *user)
             continue;
         }
         /* what fails here is told by the next verb */
-        if (ask(b, &(spc_group_job){.kind = SPC_COMMAND_IDLE, .runner = b->runner[0]}, NULL) !=
-            SPC_OK)
+        if (ask(b, &(spc_verb){.kind = SPC_VERB_NONE, .runner = b->runner[0]}, NULL) != SPC_OK)
             break;
         b->told = b->commands;
     }
@@ -374,20 +352,20 @@ static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error
 {
     spc_runner *r = b->runner[c->runner];
     spc_rows rows;
-    bool lanes = c->kind == SPC_COMMAND_DRAW || c->kind == SPC_COMMAND_VERIFY;
-    spc_group_job j = {.kind = (spc_command_kind)c->kind,
-                       .runner = r,
-                       .drafter = c->drafter < 0 ? NULL : b->runner[c->drafter],
-                       .rows = &rows,
-                       .slot = c->slot,
-                       .token = spc_desk_tokens(r->desk),
-                       .lanes = r->desk->lane,
-                       .count = c->count,
-                       .draft = c->draft,
-                       .out = r->desk->verdict};
+    bool lanes = c->kind == SPC_VERB_DRAW || c->kind == SPC_VERB_VERIFY;
+    spc_verb j = {.kind = (spc_verb_kind)c->kind,
+                  .runner = r,
+                  .drafter = c->drafter < 0 ? NULL : b->runner[c->drafter],
+                  .rows = &rows,
+                  .slot = c->slot,
+                  .token = spc_desk_tokens(r->desk),
+                  .lanes = r->desk->lane,
+                  .count = c->count,
+                  .draft = c->draft,
+                  .out = r->desk->verdict};
 
     spc_desk_rows(r->desk, &rows);
-    if (lanes && !spc_desk_lanes(r->desk, c->kind == SPC_COMMAND_VERIFY)) return strange(err);
+    if (lanes && !spc_desk_lanes(r->desk, c->kind == SPC_VERB_VERIFY)) return strange(err);
     return perform(b, &j, err);
 }
 
@@ -408,7 +386,7 @@ spc_status spc_group_follow(spc_backend *b, spc_error *err)
         }
         if (status == SPC_OK) {
             status = follow_command(b, &c, &error);
-            if (status != SPC_OK) name_step(b, (spc_command_kind)c.kind, &error);
+            if (status != SPC_OK) name_step(b, (spc_verb_kind)c.kind, &error);
         }
         if (status != SPC_OK) return spc_group_end(b, status, &error, err);
     }

@@ -99,15 +99,25 @@ static int32_t *tokens_of(const spc_pages *p, int32_t page)
     return p->token + (size_t)page * SPC_PAGE_TOKENS;
 }
 
+/* Of pages with the same text: what is saved by taking this one. */
+static int32_t worth(const spc_page *page)
+{
+    int32_t models =
+        (page->held & SPC_HELD_VERIFIER ? 1 : 0) + (page->held & SPC_HELD_DRAFTER ? 1 : 0);
+
+    return 2 * models + (page->users > 0 ? 1 : 0);
+}
+
 int32_t spc_pages_find(const spc_pages *p, uint64_t before, const int32_t *token)
 {
-    int32_t page = *place_of(p, before, token);
+    int32_t best = -1;
 
-    while (page >= 0 && (p->page[page].before != before ||
-                         memcmp(tokens_of(p, page), token, SPC_PAGE_TOKENS * sizeof *token) != 0)) {
-        page = p->page[page].next;
+    for (int32_t i = *place_of(p, before, token); i >= 0; i = p->page[i].next) {
+        if (p->page[i].before != before) continue;
+        if (memcmp(tokens_of(p, i), token, SPC_PAGE_TOKENS * sizeof *token) != 0) continue;
+        if (best < 0 || worth(&p->page[i]) > worth(&p->page[best])) best = i;
     }
-    return page;
+    return best;
 }
 
 uint64_t spc_pages_name(spc_pages *p, int32_t page, uint64_t before, const int32_t *token)

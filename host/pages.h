@@ -67,7 +67,8 @@ void spc_pages_drop(spc_pages *pages, int32_t page);
  *
  * before   the name of the text before them; 0: there is none */
 uint64_t spc_pages_name(spc_pages *pages, int32_t page, uint64_t before, const int32_t *token);
-/* A page that holds these tokens behind that text; -1: none. */
+/* A page that holds these tokens behind that text; -1: none.  Of several the one that both models
+ * hold, then one in use, which takes none of the free ones, then the one named last. */
 int32_t spc_pages_find(const spc_pages *pages, uint64_t before, const int32_t *token);
 /* A page's tokens are not what they were. */
 void spc_pages_forget(spc_pages *pages, int32_t page);

@@ -139,6 +139,8 @@ spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, con
 
 /* The first id of a rank's part of the vocabulary; of rank `world`: the number of ids. */
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world);
+/* Are two models cut at the same ids, as far as both have them? */
+bool spc_plan_cut_alike(const spc_plan *a, const spc_plan *b, int32_t world);
 
 /* For architectures: append, and get the index.  Failures are remembered in the plan. */
 int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim);

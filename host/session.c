@@ -125,11 +125,10 @@ static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, 
                              (int)engine->vocab - 1, (int)prompt[i]);
     }
     if (count >= engine->context + (spc_engine_encodes(engine) ? 1 : 0)) {
-        return spc_error_set(
-            err, SPC_EFULL,
-            "prompt of %d tokens leaves no room in a context of %d: shorten it, or "
-            "open the engine with a larger context",
-            (int)count, (int)engine->context);
+        return spc_error_set(err, SPC_EFULL,
+                             "prompt: its tokens (%d) leave no room in a context of %d: shorten "
+                             "it, or open the engine with a larger context",
+                             (int)count, (int)engine->context);
     }
     return SPC_OK;
 }
@@ -379,8 +378,8 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 
     (void)spc_error_set(
         &error, SPC_ENUMERIC,
-        "%s: logits for position %d hold NaN or infinity; %lld tokens before it are "
-        "kept; check the model's weights",
+        "%s: logits for position %d hold NaN or infinity; what was decoded before is kept "
+        "(tokens: %lld); check the model's weights",
         drafter ? "drafter" : "verifier", (int)position, (long long)s->counters.tokens);
     spc_session_fail(s, &error);
 }

@@ -51,6 +51,17 @@ int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
     return spc_shard_first(vocab, rank, world);
 }
 
+bool spc_plan_cut_alike(const spc_plan *a, const spc_plan *b, int32_t world)
+{
+    for (int32_t k = 1; k < world; k++) {
+        int32_t one = spc_plan_first_id(a->config.vocab, k, world);
+        int32_t two = spc_plan_first_id(b->config.vocab, k, world);
+
+        if (one != two && (one < a->ids || two < a->ids)) return false;
+    }
+    return true;
+}
+
 /* ---- what is cut ------------------------------------------------------------------------------
  */
 

@@ -153,13 +153,14 @@ void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int3
     tile_probabilities(v, zv, tile, count, verifier);
     for (int32_t i = 0; i < count; i++) {
         int32_t token = offset + i;
-        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top};
+        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top, false};
 
         if (gaps && d->ready) {
             e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, zd[i], token);
         }
         if (gaps && v->ready) {
             e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, zv[i], token);
+            e.left = zv[i] >= v->stats.cut;
         }
         out[i] = spc_pair_summand(pair, what, x, e);
     }

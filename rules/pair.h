@@ -148,6 +148,7 @@ SPC_FN spc_entry spc_pair_entry_of(const spc_row_pair *pair, int32_t token, floa
 
     e.mix.drafter = e.mix.verifier = e.gap.drafter = e.gap.verifier = 0;
     e.top = v->ready && token == v->stats.top;
+    e.left = v->ready && verifier >= v->stats.cut;
     if (d->ready) {
         e.mix.drafter = spc_row_probability(d->softmax, drafter, token);
         e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, drafter, token);

@@ -133,6 +133,7 @@ typedef struct {
     spc_pair mix; /* processed probabilities: q(v), p(v) */
     spc_pair gap; /* spc_gate_gap of both rows */
     bool top;     /* the token is the verifier's first maximum */
+    bool left;    /* truncation leaves it in the verifier's row, however small p(v) is there */
 } spc_entry;
 
 /* Facts of a row pair: all that a rule may ask before it looks at single tokens. */

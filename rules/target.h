@@ -37,7 +37,7 @@ typedef struct {
     spc_target_form form;
     spc_real cut;      /* where there is a set A: least gap of a token in it */
     bool cuts_drafter; /* the gap is the drafter's */
-    bool nucleus;      /* A keeps to tokens with p(v) > 0 */
+    bool nucleus;      /* A keeps to tokens that truncation leaves in the verifier's row */
     spc_real eta;      /* SELECT, TYPICAL: sum of q outside A; filled in by whoever sums */
     spc_real inverse;  /* LENIENT: 1 / l */
     bool solve;        /* LENIENT: beta solved, not 1 */
@@ -70,7 +70,8 @@ SPC_FN bool spc_target_coin_sums(spc_target t, bool deferred)
 }
 
 /* What a rule makes of a row, but for the sums eta and scale (0 here).  nucleus: rules.md 4.3; it
- * does nothing at temperature 0, where the caller passes false. */
+ * does nothing at temperature 0, where the caller passes false: a nucleus of one token would make
+ * token rules greedy, as top-p does at temperatures just above. */
 SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
 {
     spc_target t;
@@ -121,8 +122,7 @@ SPC_FN bool spc_target_selects(spc_target t, spc_entry e)
 {
     spc_real gap = t.cuts_drafter ? e.gap.drafter : e.gap.verifier;
 
-    return gap >= t.cut && e.gap.verifier > -(spc_real)SPC_INFINITY &&
-           (!t.nucleus || e.mix.verifier > 0);
+    return gap >= t.cut && e.gap.verifier > -(spc_real)SPC_INFINITY && (!t.nucleus || e.left);
 }
 
 /* What a token adds to eta. */

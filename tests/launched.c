@@ -111,7 +111,7 @@ static pid_t pid_of(const launched *l, int rank)
     return -1;
 }
 
-static int end_of(launched *l)
+int launched_end(launched *l)
 {
     int status;
 
@@ -128,7 +128,7 @@ int64_t launched_harm(launched *l, int ranks, int victim, int signal_number, int
     for (int r = 0; r < ranks; r++) pid[r] = pid_of(l, r);
     begun = now_ms();
     cr_assert_eq(kill(victim < 0 ? l->pid : pid[victim], signal_number), 0);
-    cr_expect_eq(end_of(l), code, "%s", l->said);
+    cr_expect_eq(launched_end(l), code, "%s", l->said);
     begun = now_ms() - begun;
     for (int r = 0; r < ranks; r++) {
         cr_expect(kill(pid[r], 0) != 0, "rank %d is still there", r);

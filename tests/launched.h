@@ -22,6 +22,9 @@ void launched_start(launched *l, const char *program, const char *const *args);
 /* Read what comes until there are `enough` bytes on stdout, or both streams end. */
 void launched_read(launched *l, size_t enough);
 
+/* Read all; its exit code, -N where signal N killed it. */
+int launched_end(launched *l);
+
 /* Send a signal to the process of a rank, or (-1) to launch; all must end with this exit code, and
  * none be left.  How long that took, in ms. */
 int64_t launched_harm(launched *l, int ranks, int victim, int signal_number, int code);

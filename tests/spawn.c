@@ -312,3 +312,23 @@ int32_t count_lines(const char *text)
     }
     return lines;
 }
+
+void spawn_failure(const char *const *args, const spawn_options *options, int code,
+                   const char *word)
+{
+    static const spawn_options plain;
+    spawn_result r = spawn(args, options ? options : &plain);
+    char what[512] = "";
+    size_t used = 0;
+
+    for (int32_t i = 0; args[i] && used < sizeof what; i++) {
+        used += (size_t)snprintf(what + used, sizeof what - used, "%s ", args[i]);
+    }
+    cr_expect_eq(r.code, code, "%s: exit code %d: %s", what, r.code, r.err);
+    cr_expect(strncmp(r.err, "spc: ", 5) == 0 && count_lines(r.err) == 1 &&
+                  r.err[r.err_bytes - 1] == '\n',
+              "%s: %s", what, r.err);
+    cr_expect(strstr(r.err, word), "%s: no '%s' in %s", what, word, r.err);
+    cr_expect_eq(r.out_bytes, 0, "%s: %s", what, r.out);
+    spawn_free(&r);
+}

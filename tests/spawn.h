@@ -67,4 +67,9 @@ json_t *parse_lines(const char *text);
 /* Ends of line in a text. */
 int32_t count_lines(const char *text);
 
+/* A run that must fail: with this exit code, one line on stderr that holds a word, and nothing on
+ * stdout.  options: NULL for a plain one */
+void spawn_failure(const char *const *args, const spawn_options *options, int code,
+                   const char *word);
+
 #endif

@@ -3,6 +3,7 @@
  * with what goes along with them, and plainly, against the CPU backend.
  *
  * Built twice: against the device, and against tests/fibers, where launches are counted. */
+#include "distance.h"
 #include "tiny.h"
 
 #include <criterion/criterion.h>
@@ -79,19 +80,6 @@ static run run_model(const spc_backend_ops *ops, const tiny_model *model, spc_li
     ops->unload(runner);
     ops->close(backend);
     return out;
-}
-
-/* Largest distance; NaN stays. */
-static float distance(const float *a, const float *b, size_t count)
-{
-    float worst = 0.0f;
-
-    for (size_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off;
-    }
-    return worst;
 }
 
 Test(cuda_backend_linear, logits_are_those_of_the_cpu_with_the_same_bits_in_chunks_of_any_size)

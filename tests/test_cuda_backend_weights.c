@@ -3,6 +3,7 @@
  * float32 numbers that they stand for, in the memory that they take in the file.
  *
  * Built twice, as test_cuda_backend.c. */
+#include "distance.h"
 #include "eight.h"
 
 #include "host/engine.h"
@@ -102,20 +103,6 @@ static float *run(const spc_backend_ops *ops, const spc_plan *plan, const spc_bu
     return (float *)(void *)out;
 }
 
-/* Largest distance in units of the largest of b; NaN stays. */
-static float distance(const float *a, const float *b, int32_t ids)
-{
-    float worst = 0.0f, largest = 1e-20f;
-
-    for (int32_t i = 0; i < ROWS * ids; i++) {
-        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
-
-        worst = off <= worst ? worst : off;
-        largest = size > largest ? size : largest;
-    }
-    return worst / largest;
-}
-
 /* ---- GGUF ------------------------------------------------------------------------------------ */
 
 /* Every type; rows of 96 columns that end within a group of 128; heads tied to tables of Q6_K;
@@ -132,7 +119,8 @@ Test(cuda_backend_weights, quantised_models_have_the_logits_of_their_numbers)
         float *whole = run(&spc_backend_cuda, plan, q.model.bundle, ROWS);
         float *numbers = run(&spc_backend_cpu, plan, q.plain, ROWS);
         float *cpu = run(&spc_backend_cpu, plan, q.model.bundle, ROWS);
-        float off = distance(whole, numbers, plan->ids), known = distance(cpu, numbers, plan->ids);
+        float off = relative_distance(whole, numbers, (size_t)(ROWS * plan->ids)),
+              known = relative_distance(cpu, numbers, (size_t)(ROWS * plan->ids));
 
         cr_expect_leq(off, 1e-5f, "%s: off by %g", models[m], (double)off);
         cr_expect(known > 1e-4f && known < 0.05f,
@@ -195,7 +183,7 @@ Test(cuda_backend_weights, integers_made_at_load_have_the_logits_of_the_cpu)
 {
     static const int32_t ids[] = {1, 17, 230, 5, 5, 388};
     static float logits[2][6 * 389];
-    float worst = 0.0f;
+    float worst;
 
     for (int i = 0; i < 2; i++) {
         spc_engine_options o;
@@ -211,11 +199,7 @@ Test(cuda_backend_weights, integers_made_at_load_have_the_logits_of_the_cpu)
         cr_assert_eq(spc_engine_logits(engine, NULL, 0, ids, 6, logits[i], &error), SPC_OK);
         spc_engine_close(engine);
     }
-    for (int i = 0; i < 6 * 389; i++) {
-        float off = fabsf(logits[0][i] - logits[1][i]);
-
-        worst = off <= worst ? worst : off;
-    }
+    worst = distance(logits[0], logits[1], 6 * 389);
     cr_expect_leq(worst, 1e-4f, "off by %g", (double)worst);
 }
 
@@ -249,18 +233,6 @@ Test(cuda_backend_weights, an_engine_asks_for_just_the_room_they_take)
 
 /* ---- 8-bit types of safetensors -------------------------------------------------------------- */
 
-static float eight_distance(const float *a, const float *b)
-{
-    float worst = 0.0f;
-
-    for (int32_t i = 0; i < EIGHT_TOKENS * EIGHT_VOCAB; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off;
-    }
-    return worst;
-}
-
 Test(cuda_backend_weights, scaled_8_bit_weights_have_the_logits_of_their_numbers)
 {
     for (int k = 0; k < EIGHT_KINDS; k++) {
@@ -279,8 +251,11 @@ Test(cuda_backend_weights, scaled_8_bit_weights_have_the_logits_of_their_numbers
             eight_logits(ops, backend, p.origin.plan, p.bundle[0], logits[i]);
             ops->close(backend);
         }
-        cr_expect_leq(eight_distance(logits[0], logits[1]), 5e-5f, "%s, scales %d: off by %g",
-                      spc_dtype_name(dtype), k, (double)eight_distance(logits[0], logits[1]));
+
+        float off = distance(logits[0], logits[1], EIGHT_TOKENS * EIGHT_VOCAB);
+
+        cr_expect_leq(off, 5e-5f, "%s, scales %d: off by %g", spc_dtype_name(dtype), k,
+                      (double)off);
         eight_close(&p);
     }
 }
@@ -321,7 +296,8 @@ static void check_slices(const spc_plan *whole, const spc_bundle *bundle, bool e
     spc_backend *backend;
     spc_error error;
     float *cuda = run(&spc_backend_cuda, part, bundle, ROWS);
-    float *cpu = run(&spc_backend_cpu, part, bundle, ROWS), off = distance(cuda, cpu, part->ids);
+    float *cpu = run(&spc_backend_cpu, part, bundle, ROWS),
+          off = relative_distance(cuda, cpu, (size_t)(ROWS * part->ids));
 
     cr_expect_leq(off, exact ? 1e-5f : 0.05f, "off by %g", (double)off);
     cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);

@@ -7,7 +7,8 @@
 #include "cuda/ops.h"
 #include "host/backend_cuda_pack.h"
 
-#include "toyrows.h"
+#include "device_layers.h"
+#include "distance.h"
 #include "weights/quant.h"
 
 #include <criterion/criterion.h>
@@ -20,48 +21,6 @@ static const spc_dtype types[] = {SPC_DTYPE_Q8_0,    SPC_DTYPE_Q4_0,   SPC_DTYPE
                                   SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,   SPC_DTYPE_I8,
                                   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
 enum { TYPES = sizeof types / sizeof *types };
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read, full of NaN. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xff, bytes);
-    return memory;
-}
-
-static void wait_for(cudaError_t code, const char *what)
-{
-    ok(code, what);
-    ok(cudaDeviceSynchronize(), what);
-}
-
-static float *random_floats(dice *d, size_t count)
-{
-    float *x = shared(count * sizeof *x);
-
-    for (size_t i = 0; i < count; i++) x[i] = (float)dice_gauss(d);
-    return x;
-}
-
-static float distance(const float *a, const float *b, size_t count)
-{
-    float worst = 0.0f, largest = 1e-20f;
-
-    for (size_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-        largest = size > largest ? size : largest;
-    }
-    return worst / largest;
-}
 
 /* ---- matrices -------------------------------------------------------------------------------- */
 
@@ -115,7 +74,7 @@ static void put_scales(dice *d, matrix *x, int32_t shift, int32_t row, int32_t c
     spc_cuda_matrix *m = &x->m;
     int32_t stride = shift == 7 ? (m->cols + col + 127) / 128 : 1;
     int32_t down = shift == 31 ? 1 : ((m->rows + row - 1) >> shift) + 1;
-    float *scale = random_floats(d, (size_t)(down * stride));
+    float *scale = random_floats(d, (size_t)(down * stride), 1);
 
     m->scale = scale;
     m->scale_shift = shift;
@@ -257,24 +216,6 @@ Test(cuda_linear_quant, every_8_bit_float_is_what_it_is)
 
 enum { ROWS = 21 };
 
-/* All rows by strips of the given numbers; malloc'd [ROWS, width]. */
-static float *in_strips(const spc_linear_args *all, int32_t strip)
-{
-    size_t row = (size_t)all->width * sizeof(float);
-    float *out = malloc(ROWS * row);
-    spc_linear_args a = *all;
-
-    memset(all->out, 0xff, ROWS * row);
-    for (int32_t at = 0; at < ROWS; at += strip) {
-        a.rows = ROWS - at < strip ? ROWS - at : strip;
-        a.in = all->in + (int64_t)at * all->part[0].cols;
-        a.out = all->out + (int64_t)at * all->width;
-        wait_for(spc_cuda_linear_quant(&a, NULL), "linear");
-    }
-    memcpy(out, all->out, ROWS * row);
-    return out;
-}
-
 /* slices: 0 the default */
 static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
                          float cap, int32_t slices, dice *d)
@@ -284,17 +225,16 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
     spc_linear_args a = {.cap = cap,
                          .rows = ROWS,
                          .way = {SPC_KERNEL_QUANT, slices, {0, 0}},
-                         .scratch = shared(SPC_LINEAR_SCRATCH)};
-    float *in = random_floats(d, (size_t)(ROWS * cols)), *expected, *whole, off;
+                         .scratch = scratch_memory()};
+    float *in = random_floats(d, (size_t)(ROWS * cols), 1), *expected, *whole, off;
     int32_t at = 0;
 
     for (; a.parts < SPC_LINEAR_PARTS && outs[a.parts] > 0; a.parts++) {
         part[a.parts] = random_matrix(d, dtype, outs[a.parts], cols);
         a.part[a.parts] = part[a.parts].m;
-        if (a.parts != 1) a.bias[a.parts] = random_floats(d, (size_t)outs[a.parts]);
+        if (a.parts != 1) a.bias[a.parts] = random_floats(d, (size_t)outs[a.parts], 1);
         a.width += outs[a.parts];
     }
-    memset(a.scratch, 0, 4096 * sizeof(uint32_t)); /* tickets; what blocks leave is garbage */
     a.in = in;
     a.out = shared((size_t)(ROWS * a.width) * sizeof *a.out);
     expected = malloc((size_t)(ROWS * a.width) * sizeof *expected);
@@ -308,12 +248,12 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
             expected[i / outs[p] * a.width + at + i % outs[p]] = (float)sum;
         }
     }
-    whole = in_strips(&a, ROWS);
-    off = distance(whole, expected, (size_t)(ROWS * a.width));
+    whole = in_strips(spc_cuda_linear_quant, &a, ROWS);
+    off = relative_distance(whole, expected, (size_t)(ROWS * a.width));
     cr_assert_leq(off, 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype), (int)cols,
                   (double)off);
     for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
-        float *strip = in_strips(&a, strips[i]);
+        float *strip = in_strips(spc_cuda_linear_quant, &a, strips[i]);
 
         cr_assert(memcmp(strip, whole, (size_t)(ROWS * a.width) * sizeof *whole) == 0,
                   "%s, %d columns: other bits in strips of %d", spc_dtype_name(dtype), (int)cols,

@@ -4,9 +4,7 @@
  *
  * Built twice: against the device, and against tests/fibers, whose products are exact and whose
  * sums are float32. */
-#include "cuda/ops.h"
-
-#include "toyrows.h"
+#include "device_layers.h"
 #include "weights/quant.h"
 
 #include <criterion/criterion.h>
@@ -37,57 +35,6 @@ typedef struct {
     int32_t outs;
     double *exact, *size; /* [ROWS, outs] before bias and cap; sums of the products' sizes */
 } layer;
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-static void wait_for(cudaError_t code, const char *what)
-{
-    ok(code, what);
-    ok(cudaDeviceSynchronize(), what);
-}
-
-/* Memory that both sides can read, full of NaN. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xff, bytes);
-    return memory;
-}
-
-static float *random_floats(dice *d, size_t count)
-{
-    float *x = shared(count * sizeof *x);
-
-    for (size_t i = 0; i < count; i++) x[i] = (float)dice_gauss(d);
-    return x;
-}
-
-static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows, int32_t cols)
-{
-    int32_t stride = spc_cuda_stride(type, cols);
-    uint16_t *data = shared((size_t)rows * (size_t)stride * sizeof *data);
-
-    for (int32_t i = 0; i < rows * stride; i++) {
-        float x = (float)dice_gauss(d);
-        uint32_t bits;
-
-        memcpy(&bits, &x, sizeof bits);
-        data[i] = (uint16_t)(bits >> 16);
-        if (type == SPC_WEIGHT_F16) { /* 2^-7 to 2^1, subnormals now and then */
-            uint32_t exponent = bits % 31 == 0 ? 0 : 8 + bits / 31 % 9;
-
-            data[i] = (uint16_t)((bits >> 31) << 15 | exponent << 10 | (bits >> 7 & 1023));
-        }
-        if (i % stride >= cols) data[i] = 0;
-    }
-    return (spc_cuda_matrix){
-        .data = data, .type = type, .rows = rows, .cols = cols, .stride = stride};
-}
 
 static float weight_at(const spc_cuda_matrix *m, int32_t row, int32_t col)
 {
@@ -120,7 +67,7 @@ static void multiply_exactly(layer *l, int32_t p, int32_t first)
 static layer open_layer(const layer_case *c, int type, dice *d)
 {
     layer l = {.a = {.cap = c->cap, .rows = ROWS}};
-    float *in = random_floats(d, (size_t)(ROWS * c->cols));
+    float *in = random_floats(d, (size_t)(ROWS * c->cols), 1);
 
     for (int32_t r = 0; r < ROWS; r++) { /* sizes that halves would not hold */
         float scale = r % 5 == 2 ? 1e7f : r % 5 == 3 ? 1e-9f : r % 5 == 4 ? 0.0f : 1.0f;
@@ -130,8 +77,8 @@ static layer open_layer(const layer_case *c, int type, dice *d)
     for (; l.a.parts < SPC_LINEAR_PARTS && c->outs[l.a.parts] > 0; l.a.parts++) {
         int32_t outs = c->outs[l.a.parts];
 
-        l.a.part[l.a.parts] = random_matrix(d, (spc_weight_type)type, outs, c->cols);
-        if (c->bias) l.a.bias[l.a.parts] = random_floats(d, (size_t)outs);
+        l.a.part[l.a.parts] = random_halves(d, (spc_weight_type)type, outs, c->cols);
+        if (c->bias) l.a.bias[l.a.parts] = random_floats(d, (size_t)outs, 1);
         l.outs += outs;
     }
     l.a.in = in;
@@ -273,15 +220,6 @@ Test(cuda_linear_tile, rows_go_where_they_are_told)
 
 /* ---- ways to go ------------------------------------------------------------------------------ */
 
-/* Tickets are zeros, what blocks leave is garbage. */
-static void *scratch_memory(void)
-{
-    unsigned char *scratch = shared(SPC_LINEAR_SCRATCH);
-
-    memset(scratch, 0, 4096 * sizeof(uint32_t));
-    return scratch;
-}
-
 static void check_scratch(const unsigned char *scratch)
 {
     for (size_t i = 0; i < 4096 * sizeof(uint32_t); i++) {
@@ -356,7 +294,7 @@ Test(cuda_linear_tile, what_goes_along_does_so_behind_the_last_of_the_blocks)
     for (int32_t k = 0; k < 2; k++) {
         layer l = open_layer(&c, k ? SPC_WEIGHT_F16 : SPC_WEIGHT_BF16, &d);
         size_t count = (size_t)(ROWS * l.outs / 2);
-        float *weight = random_floats(&d, (size_t)c.cols), *add = random_floats(&d, count);
+        float *weight = random_floats(&d, (size_t)c.cols, 1), *add = random_floats(&d, count, 1);
         float *one = shared(count * sizeof *one), *four = shared(count * sizeof *four);
         spc_linear_more more = {weight, 1e-5f, true, SPC_GLU_SILU, add};
         spc_linear_args a = l.a;
@@ -487,7 +425,7 @@ Test(cuda_linear_tile, gates_and_sums_along_with_it_have_the_bits_of_their_ops)
         int32_t half = l.outs / 2;
         size_t count = (size_t)(ROWS * half);
         float *both = shared(2 * count * sizeof *both), *plain = shared(count * sizeof *plain);
-        float *add = random_floats(&d, count), *out = shared(count * sizeof *out);
+        float *add = random_floats(&d, count, 1), *out = shared(count * sizeof *out);
         spc_glu_args glu = {both, plain, more.glu, ROWS, half};
         spc_add_args sum = {add, plain, plain, (int64_t)count};
         spc_linear_args a = l.a;
@@ -521,7 +459,7 @@ Test(cuda_linear_tile, a_norm_in_front_is_that_of_its_op)
         layer l = open_layer(&c[k / 2], k % 2 ? SPC_WEIGHT_F16 : SPC_WEIGHT_BF16, &d);
         int32_t cols = c[k / 2].cols;
         float *normed = shared((size_t)(ROWS * cols) * sizeof *normed);
-        float *weight = random_floats(&d, (size_t)cols);
+        float *weight = random_floats(&d, (size_t)cols, 1);
         float *fused = shared((size_t)(ROWS * l.a.width) * sizeof *fused);
         spc_norm_args norm = {l.a.in, NULL, NULL, weight, normed, 1e-5f, ROWS, cols};
         spc_linear_more more = {.norm = weight, .eps = 1e-5f};

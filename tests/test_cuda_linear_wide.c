@@ -3,9 +3,7 @@
  * is done along with them.
  *
  * Built twice, as test_cuda_linear_tile.c, which holds the few rows against sums in double. */
-#include "cuda/ops.h"
-
-#include "toyrows.h"
+#include "device_layers.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -30,46 +28,6 @@ static const wide_case cases[] = {{{5, 0, 0}, 7, 8, true, false, false, false, f
                                   {{4224, 4224, 0}, 136, 8, false, false, true, false, false, 0}};
 enum { CASES = sizeof cases / sizeof *cases };
 
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read, full of NaN. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xff, bytes);
-    return memory;
-}
-
-static float *random_floats(dice *d, size_t count)
-{
-    float *x = shared(count * sizeof *x);
-
-    for (size_t i = 0; i < count; i++) x[i] = (float)dice_gauss(d);
-    return x;
-}
-
-/* The upper halves of floats: bf16, and as fp16 numbers of any size. */
-static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows, int32_t cols)
-{
-    int32_t stride = spc_cuda_stride(type, cols);
-    uint16_t *data = shared((size_t)rows * (size_t)stride * sizeof *data);
-
-    for (int32_t i = 0; i < rows * stride; i++) {
-        float x = (float)dice_gauss(d);
-        uint32_t bits;
-
-        memcpy(&bits, &x, sizeof bits);
-        data[i] = i % stride < cols ? (uint16_t)(bits >> 16 & 0xbfffu) : 0;
-    }
-    return (spc_cuda_matrix){
-        .data = data, .type = type, .rows = rows, .cols = cols, .stride = stride};
-}
-
 typedef struct {
     spc_linear_args a;
     spc_linear_more more;
@@ -84,25 +42,24 @@ static layer open_layer(const wide_case *c, spc_weight_type type, dice *d)
     for (; l.a.parts < SPC_LINEAR_PARTS && c->outs[l.a.parts] > 0; l.a.parts++) {
         int32_t rows = c->outs[l.a.parts];
 
-        l.a.part[l.a.parts] = random_matrix(d, type, rows, c->cols);
-        if (c->bias) l.a.bias[l.a.parts] = random_floats(d, (size_t)rows);
+        l.a.part[l.a.parts] = random_halves(d, type, rows, c->cols);
+        if (c->bias) l.a.bias[l.a.parts] = random_floats(d, (size_t)rows, 1);
         outs += rows;
     }
     width = c->gate ? outs / 2 : outs + 3;
     l.bytes = 2 * (size_t)ROWS * (size_t)width * sizeof(float);
-    l.a.in = random_floats(d, (size_t)(ROWS * c->cols));
+    l.a.in = random_floats(d, (size_t)(ROWS * c->cols), 1);
     l.a.out = shared(l.bytes);
     l.a.width = width;
-    if (c->norm) l.more.norm = random_floats(d, (size_t)c->cols);
-    if (c->add) l.more.add = random_floats(d, l.bytes / sizeof(float));
+    if (c->norm) l.more.norm = random_floats(d, (size_t)c->cols, 1);
+    if (c->add) l.more.add = random_floats(d, l.bytes / sizeof(float), 1);
     if (c->target) {
         int32_t *target = shared(ROWS * sizeof *target);
 
         for (int32_t r = 0; r < ROWS; r++) target[r] = 2 * (ROWS - 1 - r);
         l.a.target = target;
     }
-    l.a.scratch = shared(SPC_LINEAR_SCRATCH);
-    memset(l.a.scratch, 0, 4096 * sizeof(uint32_t)); /* tickets; the rest is garbage */
+    l.a.scratch = scratch_memory();
     l.a.way = spc_cuda_linear_default(&l.a, SPC_KERNEL_TILE);
     l.a.way.slices = c->slices;
     return l;

@@ -9,7 +9,8 @@
 #include "host/cpu_kernels.h"
 #include "host/kv.h"
 
-#include "toyrows.h"
+#include "device_layers.h"
+#include "distance.h"
 #include "weights/quant.h"
 
 #include <criterion/criterion.h>
@@ -25,49 +26,6 @@ static const spc_dtype dtype_of[] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F1
 #else
 #define EXP_TOLERANCE 1e-6f
 #endif
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read, full of NaN. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xff, bytes);
-    return memory;
-}
-
-static float *random_floats(dice *d, size_t count, double spread)
-{
-    float *x = shared(count * sizeof *x);
-
-    for (size_t i = 0; i < count; i++) x[i] = (float)(spread * dice_gauss(d));
-    return x;
-}
-
-static void wait_for(cudaError_t code, const char *what)
-{
-    ok(code, what);
-    ok(cudaDeviceSynchronize(), what);
-}
-
-/* Largest distance of two arrays, in units of the largest entry of the second; NaN stays. */
-static float distance(const float *a, const float *b, size_t count)
-{
-    float worst = 0.0f, largest = 1e-20f;
-
-    for (size_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]), size = fabsf(b[i]);
-
-        worst = off <= worst ? worst : off;
-        largest = size > largest ? size : largest;
-    }
-    return worst / largest;
-}
 
 /* A random matrix on the device, and the same as the CPU reads it (packed, malloc'd). */
 static spc_cuda_matrix random_matrix(dice *d, spc_weight_type type, int32_t rows, int32_t cols,
@@ -187,7 +145,7 @@ Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
         }
         wait_for(spc_cuda_norm(&a, NULL), "norm");
         cr_assert(memcmp(x, sum, count * sizeof *x) == 0, "the sum has the CPU's bits");
-        cr_assert_leq(distance(out, expected, count), 1e-6f, "%d", (int)dim);
+        cr_assert_leq(relative_distance(out, expected, count), 1e-6f, "%d", (int)dim);
         (void)cudaFree(x);
         (void)cudaFree(y);
         (void)cudaFree(weight);
@@ -316,7 +274,7 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
     memcpy(expected, qkv, count * sizeof *qkv);
     rope_on_cpu(&a, where + ROWS, expected);
     wait_for(spc_cuda_rope(&a, NULL), "rope");
-    cr_assert_leq(distance(qkv, expected, count), 1e-6f);
+    cr_assert_leq(relative_distance(qkv, expected, count), 1e-6f);
     for (int32_t r = 0; r < ROWS && c->cache; r++) {
         for (int32_t h = 0; h < 2 * c->kv_heads; h++) {
             int32_t head = c->heads + h;
@@ -505,7 +463,8 @@ Test(cuda_ops, attention_is_that_of_the_cpu)
         wait_for(spc_cuda_attend(&a, NULL), "attend");
         for (int32_t i = 0; i < a.rows * a.heads; i++) {
             attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
-            float off = distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
+            float off =
+                relative_distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
 
             cr_assert_leq(off, 1e-5f, "case %d, row %d, head %d: off by %g", (int)k,
                           (int)(i / a.heads), (int)(i % a.heads), (double)off);
@@ -586,33 +545,6 @@ static const linear_case linear_cases[] = {
     {{10, 2, 2}, 2056, true, 0},
 };
 
-/* All rows by strips of the given numbers; malloc'd [LINEAR_ROWS, width]. */
-static float *linear_in_strips(const spc_linear_args *all, int32_t strip)
-{
-    size_t row = (size_t)all->width * sizeof(float);
-    float *out = malloc(LINEAR_ROWS * row);
-    spc_linear_args a = *all;
-
-    memset(all->out, 0xff, LINEAR_ROWS * row);
-    for (int32_t at = 0; at < LINEAR_ROWS; at += strip) {
-        a.rows = LINEAR_ROWS - at < strip ? LINEAR_ROWS - at : strip;
-        a.in = all->in + (int64_t)at * all->part[0].cols;
-        a.out = all->out + (int64_t)at * all->width;
-        wait_for(spc_cuda_linear_row(&a, NULL), "linear");
-    }
-    memcpy(out, all->out, LINEAR_ROWS * row);
-    return out;
-}
-
-/* Tickets are zeros, what blocks leave is garbage. */
-static void *scratch_memory(void)
-{
-    void *scratch = shared(SPC_LINEAR_SCRATCH);
-
-    memset(scratch, 0, 4096 * sizeof(uint32_t));
-    return scratch;
-}
-
 /* slices: 0 the default */
 static void check_linear(const linear_case *c, int type, int32_t slices, dice *d)
 {
@@ -644,14 +576,14 @@ static void check_linear(const linear_case *c, int type, int32_t slices, dice *d
             if (c->cap > 0) spc_cpu_portable.bound(rows[r] + at, c->outs[p], c->cap);
         }
     }
-    whole = linear_in_strips(&a, LINEAR_ROWS);
-    cr_assert_leq(distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)),
+    whole = in_strips(spc_cuda_linear_row, &a, LINEAR_ROWS);
+    cr_assert_leq(relative_distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)),
                   slices > 0 ? 2e-5f : 3e-6f, /* of longer sums */
                   "%s, %d columns: off by %g", type_name[type], (int)c->cols,
-                  (double)distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)));
+                  (double)relative_distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)));
     for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
         int32_t strip = strips[i];
-        float *parts = linear_in_strips(&a, strip);
+        float *parts = in_strips(spc_cuda_linear_row, &a, strip);
 
         cr_assert(memcmp(parts, whole, (size_t)(LINEAR_ROWS * a.width) * sizeof *whole) == 0,
                   "%s, %d columns: other bits in strips of %d", type_name[type], (int)c->cols,
@@ -767,7 +699,7 @@ static void check_gemm(const linear_case *c, int type, int32_t count, int32_t wh
             continue;
         }
 
-        float off = distance(got, rows[r], (size_t)outs);
+        float off = relative_distance(got, rows[r], (size_t)outs);
 
         cr_assert_leq(off, 5e-5f, "%s, %d columns, row %d of %d: off by %g", type_name[type],
                       (int)c->cols, (int)r, (int)count, (double)off);

@@ -11,6 +11,7 @@
 #include "host/backend_cuda_ranks.h"
 #include "host/comm_virtual.h"
 
+#include "distance.h"
 #include "golden.h"
 
 #include "decode.h"
@@ -60,18 +61,6 @@ static spc_backend_ops ops_of(int32_t world, int way)
                                       .library = SPC_STAND_IN};
     if (world > 1) ops.open = open_wanted;
     return ops;
-}
-
-static float gap(const float *a, const float *b, int64_t count)
-{
-    float worst = 0;
-
-    for (int64_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-    }
-    return worst;
 }
 
 /* ---- recorded models --------------------------------------------------------------------------
@@ -146,10 +135,11 @@ Test(cuda_ranks, logits_and_tokens_are_those_of_one_gpu, .timeout = 280)
             golden g = golden_open(&ops, models[m]);
             float *all = first_rows(&g);
 
-            cr_expect_leq(gap(all, g.logits, count), 1e-4f, "%s, %d ranks, way %d", models[m],
-                          (int)world, way);
-            cr_expect_leq(gap(all, expected, count), 1e-5f, "%s, %d ranks, way %d: off by %g",
-                          models[m], (int)world, way, (double)gap(all, expected, count));
+            cr_expect_leq(distance(all, g.logits, (size_t)count), 1e-4f, "%s, %d ranks, way %d",
+                          models[m], (int)world, way);
+            cr_expect_leq(distance(all, expected, (size_t)count), 1e-5f,
+                          "%s, %d ranks, way %d: off by %g", models[m], (int)world, way,
+                          (double)distance(all, expected, (size_t)count));
             if (world == 2) expect_greedy(&g, models[m], 3);
             free(all);
             golden_close(&g);

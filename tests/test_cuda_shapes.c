@@ -5,29 +5,11 @@
  * compared. */
 #include "cuda/launch.h"
 
+#define MEMORY_BYTE 0xa5 /* toybatch.h */
+#include "device_memory.h"
 #include "toybatch.h"
 
 #include <sys/mman.h>
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    (void)cudaFree(memory);
-}
 
 #include "toyshard.h"
 

@@ -3,27 +3,9 @@
  * over whole rows (test_cuda_verify.c compares that with the CPU).  Built twice, as that one is. */
 #include "cuda/launch.h"
 
+#define MEMORY_BYTE 0xa5 /* toybatch.h */
+#include "device_memory.h"
 #include "toybatch.h"
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    (void)cudaFree(memory);
-}
 
 #include "toyshard.h"
 
@@ -64,7 +46,7 @@ Test(cuda_shard, rules_and_modes)
     batch b = batch_of(9000, 9003);
 
     for (int r = 0; r < TOY_RULES; r++) {
-        spc_row_params p = params_in_mode(toy_rules[r], (2 * r + 1) % MODES);
+        spc_row_params p = params_in_mode(toy_rules[r], (r + 1) % MODES);
         spc_verify_batch v = verify_batch(&b);
         results want;
 
@@ -146,16 +128,10 @@ Test(cuda_shard, draws)
 
     for (int round = 0; round < 2 * MODES; round++) {
         spc_row_params p = params_in_mode(rules[round % 2], round / 2);
-        spc_draw_batch draw = {.sequences = SEQUENCES,
-                               .vocab = b.vocab,
-                               .params = b.params,
-                               .logits = {{b.drafter, SPC_LOGITS_F32}, b.stride, b.vocab},
-                               .row = b.row,
-                               .position = b.position,
-                               .salt = b.salt,
-                               .plain = round % 2,
-                               .token = want->token};
+        spc_draw_batch draw = draw_batch(&b);
 
+        draw.plain = round % 2;
+        draw.token = want->token;
         batch_fill(&b, &d, &p, 3.0, NULL);
         b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
         draw = draw_to(&draw, want);

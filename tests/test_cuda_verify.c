@@ -7,27 +7,9 @@
  * are compared with each other to the bit, and with the CPU but for a few close decisions. */
 #include "cuda/launch.h"
 
+#define MEMORY_BYTE 0xa5 /* toybatch.h */
+#include "device_memory.h"
 #include "toybatch.h"
-
-static void ok(cudaError_t code, const char *what)
-{
-    cr_assert_eq(code, cudaSuccess, "%s: %s", what, cudaGetErrorString(code));
-}
-
-/* Memory that both sides can read. */
-static void *shared(size_t bytes)
-{
-    void *memory = NULL;
-
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    (void)cudaFree(memory);
-}
 
 /* A workspace for every batch of this file, dirty but for what init cleans. */
 static void *workspace_of(size_t bytes)
@@ -445,18 +427,12 @@ static void expect_drawn(const drawn *got, const drawn *want, const char *what)
 static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const char *what)
 {
     drawn *out = shared(sizeof *out), want;
-    spc_draw_batch a = {.sequences = SEQUENCES,
-                        .vocab = b->vocab,
-                        .params = b->params,
-                        .logits = {{b->drafter, SPC_LOGITS_F32}, b->stride, b->vocab},
-                        .row = b->row,
-                        .position = b->position,
-                        .salt = b->salt,
-                        .plain = plain,
-                        .token = out->token,
-                        .stats = out->stats,
-                        .log_probability = out->log_probability};
+    spc_draw_batch a = draw_batch(b);
 
+    a.plain = plain;
+    a.token = out->token;
+    a.stats = out->stats;
+    a.log_probability = out->log_probability;
     if (edits) a.edits = *edits;
     b->params[1].sampling.top_p = 0; /* is refused */
     cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);

@@ -3,6 +3,7 @@
  * recorded logits and greedy tokens, parts that cover each weight once, and refusals. */
 #include "host/backend_ranks.h"
 
+#include "distance.h"
 #include "golden.h"
 #include "tiny.h"
 
@@ -40,18 +41,6 @@ static bool fits(const char *name, int32_t world)
     spc_bundle_close(bundle);
     return c.heads % world == 0 && c.ffn % world == 0 &&
            (c.kv_heads % world == 0 || world % c.kv_heads == 0);
-}
-
-static float gap(const float *a, const float *b, int64_t count)
-{
-    float worst = 0;
-
-    for (int64_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-    }
-    return worst;
 }
 
 static int32_t top_of(const float *row, int32_t count)
@@ -95,10 +84,12 @@ Test(host_backend_ranks, logits_and_tokens_are_those_of_one_rank)
             float *all = golden_run(&g, 0, 7), *again = golden_run(&g, 2, g.count);
             int64_t count = (int64_t)g.count * g.vocab;
 
-            cr_expect_leq(gap(all, g.logits, count), 1e-4f, "%s, %d ranks, recorded: off by %g",
-                          golden_models[m], (int)worlds[k], (double)gap(all, g.logits, count));
-            cr_expect_leq(gap(all, expected, count), 1e-4f, "%s, %d ranks: off by %g",
-                          golden_models[m], (int)worlds[k], (double)gap(all, expected, count));
+            cr_expect_leq(distance(all, g.logits, (size_t)count), 1e-4f,
+                          "%s, %d ranks, recorded: off by %g", golden_models[m], (int)worlds[k],
+                          (double)distance(all, g.logits, (size_t)count));
+            cr_expect_leq(distance(all, expected, (size_t)count), 1e-4f, "%s, %d ranks: off by %g",
+                          golden_models[m], (int)worlds[k],
+                          (double)distance(all, expected, (size_t)count));
             cr_expect_arr_eq(all, again, (size_t)count * sizeof *all,
                              "%s, %d ranks: other rows beside it, other bits", golden_models[m],
                              (int)worlds[k]);
@@ -168,7 +159,7 @@ Test(host_backend_ranks, a_vocabulary_of_many_tiles_is_shared_out)
 
             float *all = run_wide(&m, &spc_backend_ranks, backend);
 
-            cr_expect_leq(gap(all, expected, 7 * (int64_t)vocabs[v]), 1e-4f, "%d ranks, %d ids",
+            cr_expect_leq(distance(all, expected, 7 * (size_t)vocabs[v]), 1e-4f, "%d ranks, %d ids",
                           (int)worlds[k], (int)vocabs[v]);
             free(all);
         }

@@ -1,24 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_batch.c - the batch calls over host memory: one sequence at a time they are spc_verify
  * and spc_draft_sample over rows that somebody has edited by hand. */
+#include "host_memory.h"
 #include "toybatch.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
-
-static void *shared(size_t bytes)
-{
-    void *memory = malloc(bytes);
-
-    cr_assert_not_null(memory);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    free(memory);
-}
 
 static void run(const spc_verify_batch *v, const char *what)
 {
@@ -408,18 +395,13 @@ Test(host_batch, draws_are_spc_draft_sample)
 
     for (int m = 0; m < MODES; m++) {
         spc_row_params p = params_in_mode("opt:alpha=0.1", m);
-        spc_draw_batch a = {.sequences = SEQUENCES,
-                            .vocab = 500,
-                            .params = b.params,
-                            .logits = {{b.verifier, SPC_LOGITS_F32}, 501, 500},
-                            .row = b.row,
-                            .position = b.position,
-                            .salt = b.salt,
-                            .plain = m == 0,
-                            .token = token,
-                            .stats = stats,
-                            .log_probability = log_probability};
+        spc_draw_batch a = draw_batch(&b);
 
+        a.logits.logits.data = b.verifier;
+        a.plain = m == 0;
+        a.token = token;
+        a.stats = stats;
+        a.log_probability = log_probability;
         batch_fill(&b, &d, &p, 2.0, NULL);
         b.params[2].sampling.temperature = -1;
         b.verifier[b.row[3] * 501 + 7] = NAN;

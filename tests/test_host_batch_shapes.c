@@ -1,24 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_batch_shapes.c - batches of many sequences, rows of every published length and rows far
  * apart: each sequence is what spc_verify makes of it alone. */
+#include "host_memory.h"
 #include "toybatch.h"
 
 #include <stdlib.h>
 #include <sys/mman.h>
-
-static void *shared(size_t bytes)
-{
-    void *memory = aligned_alloc(16, (bytes + 15) / 16 * 16);
-
-    cr_assert_not_null(memory);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    free(memory);
-}
 
 #include "toyshard.h"
 

@@ -14,18 +14,6 @@
 #define VERIFIER     "embedded:verifier"
 #define DRAFTER      "embedded:drafter"
 
-static void expect_failure(const char *const *args, const spawn_options *o, int code,
-                           const char *word)
-{
-    spawn_result r = spawn(args, o);
-
-    cr_expect_eq(r.code, code, "exit code %d: %s", r.code, r.err);
-    cr_expect(strncmp(r.err, "spc: ", 5) == 0 && count_lines(r.err) == 1, "%s", r.err);
-    cr_expect(strstr(r.err, word), "no '%s' in %s", word, r.err);
-    cr_expect_eq(r.out_bytes, 0, "%s", r.out);
-    spawn_free(&r);
-}
-
 /* ---- info -------------------------------------------------------------------------------------
  */
 
@@ -200,7 +188,7 @@ Test(host_cli_info, memory_is_planned_for_batch_and_context)
         (void)snprintf(context, sizeof context, "%d", (int)known[i].context + 1);
         (void)snprintf(word, sizeof word, "2 to %d", (int)known[i].context);
         const char *args[] = {"info", known[i].model, "--context", context, NULL};
-        expect_failure(args, &(const spawn_options){.in = NULL}, 2, word);
+        spawn_failure(args, NULL, 2, word);
     }
 }
 
@@ -278,8 +266,8 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 
     cr_expect(strstr(text, ", of the drafter " TINY ":"), "%s", text);
     free(text);
-    expect_failure(alone, &(const spawn_options){.in = NULL}, 2, "needs --drafter MODEL");
-    expect_failure(where, &(const spawn_options){.in = NULL}, 2, "expected cpu, cuda or cuda:N");
+    spawn_failure(alone, NULL, 2, "needs --drafter MODEL");
+    spawn_failure(where, NULL, 2, "expected cpu, cuda or cuda:N");
 }
 
 Test(host_cli_info, planned_memory_is_what_an_engine_takes)
@@ -288,8 +276,8 @@ Test(host_cli_info, planned_memory_is_what_an_engine_takes)
     expect_planned("100", 100, "f32");
     expect_planned("100", 100, "bf16");
     expect_planned("0", 0, "f16");
-    expect_failure((const char *const[]){"info", "--kv-tokens", "15", TINY, NULL},
-                   &(const spawn_options){.in = NULL}, 2, "kv-tokens: expected 0");
+    spawn_failure((const char *const[]){"info", "--kv-tokens", "15", TINY, NULL}, NULL, 2,
+                  "kv-tokens: expected 0");
 }
 
 Test(host_cli_info, the_kv_caches_may_be_smaller_than_the_contexts)
@@ -328,7 +316,7 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     for (int32_t i = 0; i < COUNT(unknown); i++) {
         const char *args[] = {"info", "--device", unknown[i], TINY, NULL};
 
-        expect_failure(args, &(const spawn_options){.in = NULL}, 2, "auto, cpu, cuda or cuda:N");
+        spawn_failure(args, NULL, 2, "auto, cpu, cuda or cuda:N");
     }
     /* no CUDA in the build or not so many devices; no device */
     cr_expect(r.code == 2 || r.code == 4, "%d", r.code);
@@ -340,19 +328,19 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     const char *threads[] = {"demo", "--device", "cuda", "--threads", "2", NULL};
     const char *prefill[] = {"run", "--fast-prefill", "text", NULL};
 
-    expect_failure(threads, &(const spawn_options){.in = NULL}, 2, "threads");
+    spawn_failure(threads, NULL, 2, "threads");
     const char *plain[] = {"run", "--plain-launches", "text", NULL};
     const char *kernels[] = {"run", "--kernels", "none.json", "text", NULL};
     const char *no_gpu[] = {"tune-kernels", "--device", "cpu", "--output", "none.json", NULL};
     const char *no_file[] = {"tune-kernels", "--device", "cpu", NULL};
     const char *overlap[] = {"run", "--overlap", "on", "text", NULL};
 
-    expect_failure(prefill, &(const spawn_options){.in = NULL}, 2, "fast-prefill");
-    expect_failure(kernels, &(const spawn_options){.in = NULL}, 2, "kernels: expected one GPU");
-    expect_failure(no_gpu, &(const spawn_options){.in = NULL}, 2, "one GPU: found cpu");
-    expect_failure(no_file, &(const spawn_options){.in = NULL}, 2, "--output FILE");
-    expect_failure(plain, &(const spawn_options){.in = NULL}, 2, "plain-launches");
-    expect_failure(overlap, &(const spawn_options){.in = NULL}, 2, "overlap");
+    spawn_failure(prefill, NULL, 2, "fast-prefill");
+    spawn_failure(kernels, NULL, 2, "kernels: expected one GPU");
+    spawn_failure(no_gpu, NULL, 2, "one GPU: found cpu");
+    spawn_failure(no_file, NULL, 2, "--output FILE");
+    spawn_failure(plain, NULL, 2, "plain-launches");
+    spawn_failure(overlap, NULL, 2, "overlap");
 }
 
 /* A model's folder to which a test adds what it is about. */
@@ -440,7 +428,7 @@ Test(host_cli_info, a_broken_tokenizer_config_is_exit_3)
     const char *args[] = {"info", f.path, NULL};
 
     folder_write(&f, "tokenizer_config.json", "[", 1);
-    expect_failure(args, &(const spawn_options){.in = NULL}, 3, "tokenizer_config.json");
+    spawn_failure(args, NULL, 3, "tokenizer_config.json");
     folder_close(&f);
 }
 
@@ -492,7 +480,7 @@ Test(host_cli_info, weights_are_told_of_as_they_would_be_loaded)
               "%s", r.out);
     spawn_free(&r);
     spawn_free(&plain);
-    expect_failure(unknown, &(const spawn_options){.in = NULL}, 2, "expected int8, found 'int9'");
+    spawn_failure(unknown, NULL, 2, "expected int8, found 'int9'");
 }
 
 Test(host_cli_info, a_plan_is_one_line_per_op)
@@ -663,7 +651,7 @@ Test(host_cli_info, logits_of_a_decoder_stand_behind_what_its_encoder_reads)
     char output[FOLDER_PATH];
     folder f = folder_open();
 
-    expect_failure(without, &(const spawn_options){.in = NULL}, 6, "source");
+    spawn_failure(without, NULL, 6, "source");
     folder_path(&f, "logits.safetensors", output);
     free(OUTPUT(NULL, "logits", "--model", model, "--source",
                 "310,261,312,57,138,206,81,238,154,39,336,321,50,269,187,25,317", "--ids",
@@ -718,7 +706,7 @@ Test(host_cli_info, bad_ids_are_exit_6_and_write_nothing)
         const char *args[] = {"logits",     "--model",  TINY,   "--ids",
                               table[i].ids, "--output", output, NULL};
 
-        expect_failure(args, &(const spawn_options){.in = NULL}, 6, table[i].word);
+        spawn_failure(args, NULL, 6, table[i].word);
     }
     cr_expect_eq(folder_count(&f), 0);
     folder_close(&f);
@@ -735,14 +723,14 @@ Test(host_cli_info, an_output_that_cannot_be_written_is_exit_6_and_leaves_no_par
     for (int32_t i = 0; i < COUNT(places); i++) {
         folder_path(&f, places[i], output);
         args[6] = output;
-        expect_failure(args, &(const spawn_options){.in = NULL}, 6, output);
+        spawn_failure(args, NULL, 6, output);
         cr_expect_eq(folder_count(&f), 0, "%s", places[i]);
     }
     folder_path(&f, "logits", output); /* of 3192 bytes */
-    expect_failure(args, &(const spawn_options){.file_bytes = 1000}, 6, "cannot be written");
+    spawn_failure(args, &(const spawn_options){.file_bytes = 1000}, 6, "cannot be written");
     cr_expect_eq(folder_count(&f), 0);
     folder_write(&f, "logits", "old", 3);
-    expect_failure(args, &(const spawn_options){.file_bytes = 1000}, 6, "cannot be written");
+    spawn_failure(args, &(const spawn_options){.file_bytes = 1000}, 6, "cannot be written");
     kept = read_file(output, &bytes);
     cr_expect_str_eq(kept, "old", "what was there before stays");
     cr_expect_eq(folder_count(&f), 1);

@@ -7,11 +7,14 @@
 
 #include <criterion/criterion.h>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PROMPTS = 200, ENOUGH = 60 };
@@ -74,14 +77,35 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        spawn_result r = spawn(cases[i].args, &(const spawn_options){.in = NULL});
-
-        cr_expect_eq(r.code, cases[i].code, "%zu: code %d: %s", i, r.code, r.err);
-        cr_expect(strstr(r.err, cases[i].text), "%zu: %s", i, r.err);
-        cr_expect_eq(count_lines(r.err), 1, "%zu: %s", i, r.err);
-        cr_expect_eq(r.out_bytes, 0);
-        spawn_free(&r);
+        spawn_failure(cases[i].args, NULL, cases[i].code, cases[i].text);
     }
+}
+
+/* Rank 0 is kept from its fault until the others have missed it. */
+Test(host_cli_launch, the_code_is_of_the_rank_that_failed_by_itself_though_it_ends_last)
+{
+    char points[64];
+    const char *args[] = {"launch", "-n",
+                          "2",      "--",
+                          "run",    "--operating-point",
+                          points,   "--min-quality",
+                          "1",      "--rank-timeout",
+                          "0.3",    "x",
+                          NULL};
+    launched l;
+    int fd;
+
+    (void)snprintf(points, sizeof points, "/tmp/spc-test-points-%ld", (long)getpid());
+    cr_assert_eq(mkfifo(points, 0600), 0);
+    cr_assert_geq(fd = open(points, O_RDWR | O_CLOEXEC), 0);
+    launched_start(&l, SPC_BINARY, args);
+    (void)nanosleep(&(struct timespec){0, 700000000}, NULL);
+    cr_assert_eq(write(fd, "[", 1), 1);
+    (void)close(fd);
+    cr_expect_eq(launched_end(&l), 6, "%s", l.said);
+    cr_expect(strstr(l.said, points), "%s", l.said);
+    cr_expect_eq(launched_errors(&l), 1, "%s", l.said);
+    (void)unlink(points);
 }
 
 /* ---- places from the environment --------------------------------------------------------------

@@ -132,7 +132,7 @@ Test(host_cli_point, tune_keeps_what_no_other_point_beats)
     folder_path(&f, "points.json", points_path);
     r = SPAWN(NULL, "tune", path, "--output", points_path);
     cr_assert_eq(r.code, 0, "%s", r.err);
-    cr_expect_not_null(strstr(r.err, "2 of 4 points"), "%s", r.err);
+    cr_expect_not_null(strstr(r.err, "points on the front: 2 of 4"), "%s", r.err);
     cr_expect_not_null(strstr(r.err, "1 had failed"), "%s", r.err);
     cr_expect_not_null(strstr(r.out, "token-v3:alpha=0.5"), "the table: %s", r.out);
     spawn_free(&r);

@@ -424,8 +424,11 @@ Test(host_cli_run, statistics_are_one_line_on_stderr_and_quiet_leaves_them_out)
 {
     spawn_result told = SPAWN(THREE, "run", "--to", "de", "--json");
     spawn_result quiet = SPAWN(THREE, "run", "--to", "de", "--json", "--quiet");
+    spawn_result one = SPAWN(NULL, "run", "--to", "de", "--max-tokens", "1", FIRST);
     json_t *results = parse_lines(told.out);
 
+    cr_expect(strstr(one.err, ": 1 token, ") && strstr(one.err, ", 1 round, "), "%s", one.err);
+    spawn_free(&one);
     cr_expect_eq(told.code, 0);
     cr_expect_eq(quiet.code, 0);
     expect_statistics(told.err, results);

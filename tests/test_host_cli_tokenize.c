@@ -10,18 +10,6 @@
 #define VERIFIER     "embedded:verifier"
 #define DRAFTER      "embedded:drafter"
 
-static void expect_failure(const char *const *args, const spawn_options *o, int code,
-                           const char *word)
-{
-    spawn_result r = spawn(args, o);
-
-    cr_expect_eq(r.code, code, "exit code %d: %s", r.code, r.err);
-    cr_expect(strncmp(r.err, "spc: ", 5) == 0 && count_lines(r.err) == 1, "%s", r.err);
-    cr_expect(strstr(r.err, word), "no '%s' in %s", word, r.err);
-    cr_expect_eq(r.out_bytes, 0, "%s", r.out);
-    spawn_free(&r);
-}
-
 /* ---- tokenize ---------------------------------------------------------------------------------
  */
 
@@ -125,7 +113,7 @@ Test(host_cli_tokenize, what_cannot_be_tokenized_is_exit_6)
     for (int32_t i = 0; i < COUNT(table); i++) {
         const char *args[] = {"tokenize", VERIFIER, table[i].option, NULL};
 
-        expect_failure(args, &(const spawn_options){.in = table[i].in}, 6, table[i].word);
+        spawn_failure(args, &(const spawn_options){.in = table[i].in}, 6, table[i].word);
     }
 }
 

@@ -42,25 +42,36 @@ static spc_stats stats_of(const spc_session *s)
     return stats;
 }
 
+/* A session by itself on an engine that runs by a toy's clock. */
+static spc_session *open_timed(toy_pair *pair, toy_clock *clock, const spc_session_options *o)
+{
+    prompt p = prompt_made(5, pair->vocab, 3);
+
+    pair->clock = clock;
+    return open_session(toy_engine(pair), o, &p);
+}
+
+static void close_timed(spc_session *s)
+{
+    spc_engine *engine = s->engine;
+
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
 /* Time per token of a session with this gamma on a pair, after so many tokens of warming up. */
 static double time_of(toy_pair pair, const char *rule, int32_t gamma, float temperature,
                       spc_stats *stats)
 {
     toy_clock clock = usual;
     spc_session_options o = options_of(rule, gamma, temperature);
-    prompt p = prompt_made(5, pair.vocab, 3);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *s = open_session(engine, &o, &p);
+    spc_session *s = open_timed(&pair, &clock, &o);
+    double time;
 
     (void)run_to(s, &clock, 200);
-
-    double time = run_to(s, &clock, 1200);
-
+    time = run_to(s, &clock, 1200);
     *stats = stats_of(s);
-    spc_session_close(s);
-    spc_engine_close(engine);
+    close_timed(s);
     return time;
 }
 
@@ -120,12 +131,9 @@ Test(host_gamma, drafts_that_are_always_kept_are_as_many_as_pay)
     toy_clock clock = usual;
     toy_pair pair = pair_of(6, true, false);
     spc_session_options o = auto_options("strict", 1, 1);
-    prompt p = prompt_made(5, pair.vocab, 3);
+    spc_session *s = open_timed(&pair, &clock, &o);
+    spc_engine *engine = s->engine;
     spc_gamma_facts facts;
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *s = open_session(engine, &o, &p);
 
     cr_expect_not(spc_engine_gamma(engine, &facts));
     cr_expect_eq(facts.draft_ns, 0);
@@ -142,8 +150,7 @@ Test(host_gamma, drafts_that_are_always_kept_are_as_many_as_pay)
     cr_expect_float_eq(facts.factor, 17 * 1010.0 / (16 * 201 + 1170), 0.5);
     cr_expect_gt(stats_of(s).chosen[SPC_GAMMA_MAX], 40);
     cr_expect_leq(stats_of(s).probes, 1, "a look at plain decoding in 128 rounds");
-    spc_session_close(s);
-    spc_engine_close(engine);
+    close_timed(s);
 }
 
 /* A text that the drafter knows follows one that it does not: it is found out. */
@@ -152,11 +159,7 @@ Test(host_gamma, drafting_begins_again_where_it_pays_again)
     toy_clock clock = usual;
     toy_pair pair = pair_of(40, false, true);
     spc_session_options o = auto_options("strict", 1, 1);
-    prompt p = prompt_made(5, pair.vocab, 3);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *s = open_session(engine, &o, &p);
+    spc_session *s = open_timed(&pair, &clock, &o);
     double hopeless, good;
 
     (void)run_to(s, &clock, 100);
@@ -171,8 +174,7 @@ Test(host_gamma, drafting_begins_again_where_it_pays_again)
     pair.equal = false;
     (void)run_to(s, &clock, 3700);
     cr_expect_lt(run_to(s, &clock, 4000), hopeless * 1.03);
-    spc_session_close(s);
-    spc_engine_close(engine);
+    close_timed(s);
 }
 
 /* A machine that was busy when it was measured: what is not seen in rounds is looked at. */
@@ -181,18 +183,13 @@ Test(host_gamma, a_time_that_was_measured_wrong_is_put_right)
     toy_clock clock = {0, 800, 1, 1000, 10};
     toy_pair pair = pair_of(3, false, false);
     spc_session_options o = auto_options("strict", 1, 1);
-    prompt p = prompt_made(5, pair.vocab, 3);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *s = open_session(engine, &o, &p);
+    spc_session *s = open_timed(&pair, &clock, &o);
 
     (void)run_to(s, &clock, 1);
-    engine->gamma.times.verifier.time[0] *= 3; /* plain decoding looks slow */
+    s->engine->gamma.times.verifier.time[0] *= 3; /* plain decoding looks slow */
     (void)run_to(s, &clock, 1000);
     cr_expect_lt(run_to(s, &clock, 2000), 1010 * 1.03);
-    spc_session_close(s);
-    spc_engine_close(engine);
+    close_timed(s);
 }
 
 /* The same drafts, but a drafter as slow as the verifier. */
@@ -201,16 +198,11 @@ Test(host_gamma, an_expensive_drafter_is_not_used)
     toy_clock clock = {0, 1000, 10, 1000, 10};
     toy_pair pair = pair_of(6, true, false);
     spc_session_options o = auto_options("strict", 1, 1);
-    prompt p = prompt_made(5, pair.vocab, 3);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session *s = open_session(engine, &o, &p);
+    spc_session *s = open_timed(&pair, &clock, &o);
 
     cr_expect_lt(run_to(s, &clock, 1000), 1010 * 1.0101 + 40);
     cr_expect_gt(stats_of(s).chosen[0], 900);
-    spc_session_close(s);
-    spc_engine_close(engine);
+    close_timed(s);
 }
 
 /* Eight together, one of them with good drafts: nobody is slower than without drafts. */

@@ -53,6 +53,31 @@ Test(host_pages, equal_names_are_equal_texts)
     spc_pages_close(&p);
 }
 
+/* Sessions that ran the same text side by side leave a page each. */
+Test(host_pages, of_equal_pages_the_one_that_saves_most_is_found)
+{
+    enum { BOTH = SPC_HELD_VERIFIER | SPC_HELD_DRAFTER };
+    int32_t token[SPC_PAGE_TOKENS] = {1};
+    spc_pages p;
+
+    cr_assert(spc_pages_open(&p, 3));
+    for (int32_t i = 0; i < 3; i++) {
+        cr_assert_eq(spc_pages_take(&p), i);
+        (void)spc_pages_name(&p, i, 0, token);
+        p.page[i].held = SPC_HELD_VERIFIER;
+    }
+    cr_expect_eq(spc_pages_find(&p, 0, token), 2, "the last");
+    spc_pages_drop(&p, 2);
+    cr_expect_eq(spc_pages_find(&p, 0, token), 1, "the other is free: to share costs nothing");
+    p.page[0].held = BOTH;
+    cr_expect_eq(spc_pages_find(&p, 0, token), 0, "nothing is left to run");
+    spc_pages_drop(&p, 0);
+    cr_expect_eq(spc_pages_find(&p, 0, token), 0, "a page is cheaper than a forward");
+    p.page[1].held = BOTH;
+    cr_expect_eq(spc_pages_find(&p, 0, token), 1);
+    spc_pages_close(&p);
+}
+
 Test(host_pages, there_is_at_least_one_and_no_more_than_can_be_counted)
 {
     spc_pages p;

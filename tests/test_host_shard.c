@@ -1,23 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_shard.c - drawing and verification over slices of the vocabulary are, to the bit, what
  * they are over whole rows, for any number of ranks. */
+#include "host_memory.h"
 #include "toybatch.h"
 
 #include <stdlib.h>
-
-static void *shared(size_t bytes)
-{
-    void *memory = aligned_alloc(16, (bytes + 15) / 16 * 16);
-
-    cr_assert_not_null(memory);
-    memset(memory, 0xa5, bytes);
-    return memory;
-}
-
-static void unshare(void *memory)
-{
-    free(memory);
-}
 
 #include "toyshard.h"
 
@@ -180,16 +167,10 @@ Test(host_shard, draws)
 
     for (int round = 0; round < 4 * MODES; round++) {
         spc_row_params p = params_in_mode(rules[round % 4], round / 4);
-        spc_draw_batch draw = {.sequences = SEQUENCES,
-                               .vocab = b.vocab,
-                               .params = b.params,
-                               .logits = {{b.drafter, SPC_LOGITS_F32}, b.stride, b.vocab},
-                               .row = b.row,
-                               .position = b.position,
-                               .salt = b.salt,
-                               .plain = round % 2,
-                               .token = want->token};
+        spc_draw_batch draw = draw_batch(&b);
 
+        draw.plain = round % 2;
+        draw.token = want->token;
         batch_fill(&b, &d, &p, 3.0, NULL);
         b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
         b.params[4].sampling.min_p = round % 3 == 0 ? 2.0f : 0.0f;

@@ -2,6 +2,7 @@
 /* test_host_t5.c - an engine over an encoder-decoder pair: who reads the prompt, and that decoding
  * behind it is what it is for other models. */
 #include "decode.h"
+#include "distance.h"
 #include "files.h"
 #include "folder.h"
 
@@ -65,7 +66,7 @@ static void expect_reference(const char *model)
     json_t *golden = read_json(path);
     int32_t *source = read_ids(json_object_get(golden, "encoder_ids"), &source_count);
     int32_t *ids = read_ids(json_object_get(golden, "decoder_ids"), &count);
-    float *logits = malloc((size_t)count * VOCAB * sizeof *logits), worst = 0;
+    float *logits = malloc((size_t)count * VOCAB * sizeof *logits), worst;
 
     json_decref(golden);
     (void)snprintf(path, sizeof path, "%s/logits.safetensors", model);
@@ -75,11 +76,7 @@ static void expect_reference(const char *model)
 
     cr_assert_eq(spc_engine_logits(engine, source, source_count, ids, count, logits, &error),
                  SPC_OK, "%s", error.message);
-    for (int32_t i = 0; i < count * VOCAB; i++) {
-        float off = fabsf(logits[i] - wanted[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-    }
+    worst = distance(logits, wanted, (size_t)(count * VOCAB));
     cr_expect_leq(worst, 1e-4f, "%s: off by %g", model, (double)worst);
     free(logits);
     free(ids);

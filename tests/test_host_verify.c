@@ -410,13 +410,19 @@ static bool maxima_stand_out(const float *rows)
 
 Test(host_verify, a_tiny_temperature_is_greedy)
 {
-    static const char *const rules[] = {"strict", "lossy:alpha=0.3", "diff:alpha=0.1"};
+    static const char *const rules[] = {"strict",
+                                        "lossy:alpha=0.3",
+                                        "diff:alpha=0.1",
+                                        "token-v1:alpha=0.2",
+                                        "token-v2:alpha=0.2",
+                                        "token-v3:alpha=0.5"};
+    enum { RULES = sizeof rules / sizeof *rules };
     dice d = {61};
     int compared = 0;
 
     for (int i = 0; i < 600; i++) {
-        spc_row_params greedy = params_of(rules[i % 3], 0);
-        spc_row_params tiny = params_of(rules[i % 3], SPC_TEMPERATURE_MIN);
+        spc_row_params greedy = params_of(rules[i % RULES], 0);
+        spc_row_params tiny = params_of(rules[i % RULES], SPC_TEMPERATURE_MIN);
         int32_t draft[ROWS], same[ROWS];
         spc_row_stats stats[ROWS];
         spc_verdict a_out, b_out;
@@ -433,10 +439,38 @@ Test(host_verify, a_tiny_temperature_is_greedy)
         a.bonus = b.bonus = true;
         spc_verify(&a, &a_out);
         spc_verify(&b, &b_out);
-        cr_assert(same_tokens(&a_out, &b_out), "%s, %d", rules[i % 3], i);
+        cr_assert(same_tokens(&a_out, &b_out), "%s, %d", rules[i % RULES], i);
         compared++;
     }
     cr_assert_gt(compared, 300);
+}
+
+/* The set holds the draft; a nucleus of the verifier's best token alone does not.  Temperature 0
+ * has no nucleus: there alone a token rule follows the drafter none the less. */
+Test(host_verify, near_temperature_0_only_truncation_takes_a_draft_out_of_the_set)
+{
+    static const float q[] = {0, 3, 0}, p[] = {1, 0.7f, 0}; /* p(1) is e^-3000 at 1e-4 */
+    static const struct {
+        float temperature, top_p;
+        int32_t nucleus, accepted;
+    } cases[] = {{0, 0.9f, 1, 1},
+                 {SPC_TEMPERATURE_MIN, 1, 1, 1},
+                 {SPC_TEMPERATURE_MIN, 0.9f, 1, 0},
+                 {SPC_TEMPERATURE_MIN, 0.9f, 0, 1},
+                 {1, 0.9f, 1, 1}};
+    const int32_t draft[] = {1};
+
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        spc_row_params params = params_of("token-v3:alpha=0.5", cases[k].temperature);
+        spc_verdict out;
+
+        params.sampling.top_p = cases[k].top_p;
+        params.nucleus = cases[k].nucleus;
+        spc_verify_args a = args_of(&params, q, p, 3, 1, draft);
+        spc_verify(&a, &out);
+        cr_expect_eq(out.accepted, cases[k].accepted, "case %zu", k);
+        cr_expect_eq(out.token[0], cases[k].accepted, "case %zu", k);
+    }
 }
 
 /* ---- bad rows and bad drafts ---- */

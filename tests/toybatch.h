@@ -108,6 +108,17 @@ static inline spc_edits edits_of(const batch *b)
     return (spc_edits){b->allowed, batch_words(b), b->edit_first, b->edit_token, b->edit_value};
 }
 
+static inline spc_draw_batch draw_batch(const batch *b)
+{
+    return (spc_draw_batch){.sequences = SEQUENCES,
+                            .vocab = b->vocab,
+                            .params = b->params,
+                            .logits = {{b->drafter, SPC_LOGITS_F32}, b->stride, b->vocab},
+                            .row = b->row,
+                            .position = b->position,
+                            .salt = b->salt};
+}
+
 static inline spc_verify_batch verify_batch(const batch *b)
 {
     results *out = b->out;
@@ -160,16 +171,12 @@ static inline void batch_fill(batch *b, dice *d, const spc_row_params *params, d
         int64_t row[SEQUENCES], position[SEQUENCES];
         int32_t token[SEQUENCES];
         spc_row_stats stats[SEQUENCES];
-        spc_draw_batch draw = {.sequences = SEQUENCES,
-                               .vocab = b->vocab,
-                               .params = b->params,
-                               .logits = {{b->drafter, SPC_LOGITS_F32}, b->stride, b->vocab},
-                               .row = row,
-                               .position = position,
-                               .salt = b->salt,
-                               .token = token,
-                               .stats = stats};
+        spc_draw_batch draw = draw_batch(b);
 
+        draw.row = row;
+        draw.position = position;
+        draw.token = token;
+        draw.stats = stats;
         if (edits) draw.edits = *edits;
         for (int32_t s = 0; s < SEQUENCES; s++) {
             row[s] = b->row[s] + r;
@@ -194,7 +201,8 @@ static const struct {
              {"T 0.7 block", 0.7f, 0, 1, 0, SPC_VERIFY_BLOCK, SPC_BONUS_TARGET},
              {"T 0", 0, 0, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER},
              {"T 1.3 top-k 20 top-p 0.9", 1.3f, 20, 0.9f, 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER},
-             {"T 1 min-p 0.05 step", 1, 0, 1, 0.05f, SPC_VERIFY_TOKEN, SPC_BONUS_STEP}};
+             {"T 1 min-p 0.05 step", 1, 0, 1, 0.05f, SPC_VERIFY_TOKEN, SPC_BONUS_STEP},
+             {"T 1e-4", SPC_TEMPERATURE_MIN, 0, 1, 0, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET}};
 enum { MODES = sizeof modes / sizeof *modes };
 
 static inline spc_row_params params_in_mode(const char *rule, int m)

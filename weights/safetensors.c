@@ -210,7 +210,8 @@ static spc_status check_tiling(const file *f, const spc_tensor_list *list, int32
     if (status != SPC_OK) return status;
     if (at != f->data + f->bytes) {
         return spc_error_set(err, SPC_EFORMAT,
-                             "%s: %" PRIu64 " bytes behind the last tensor; is the file damaged?",
+                             "%s: data goes on behind the last tensor (bytes: %" PRIu64
+                             "); is the file damaged?",
                              f->where, (uint64_t)(f->data + f->bytes - at));
     }
     return SPC_OK;
