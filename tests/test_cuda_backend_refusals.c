@@ -145,7 +145,8 @@ Test(cuda_backend_refusals, a_runner_takes_what_memory_said_and_its_weights)
         size_t memory = g.ops->memory(g.backend, g.plan, &golden_limits);
         size_t weights = (size_t)spc_bundle_bytes(g.bundle);
 
-        cr_expect_geq(memory, GOLDEN_SLOTS * spc_plan_kv_bytes(g.plan, GOLDEN_CONTEXT, SPC_DTYPE_F32));
+        cr_expect_geq(memory,
+                      GOLDEN_SLOTS * spc_plan_kv_bytes(g.plan, GOLDEN_CONTEXT, SPC_DTYPE_F32));
         cr_expect_leq(fiber_gpu.used, memory + weights + (size_t)g.plan->weight_count * 256);
         cr_expect_gt(fiber_gpu.used, memory + weights / 10 * 9, "vectors are in memory already");
         golden_close(&g);
