@@ -139,6 +139,21 @@ struct begun_sum {
     float x;
 };
 
+/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
+ * instructions as the sums of two tiles. */
+struct first_tile {
+    int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
+    int32_t place;                    /* of its view in scratch.view */
+    int32_t entries;                  /* as fetch_tile says */
+    bool wanted;
+};
+
+/* Where a block is in the first pass. */
+struct first_place {
+    uint32_t ticket, following;
+    int32_t brought, turn;
+};
+
 struct queue_scratch {
     block_scratch block;
     row_scratch row;
@@ -164,9 +179,12 @@ struct queue_scratch {
     int64_t weights;               /* cells of the row whose statistics were asked for last */
     begun_sum ahead[AHEAD_MAX];
     int32_t begun; /* of them */
+    spc_block_sums sums;
 
-    spc_view view[2]; /* of the tiles of the first pass that this block has and asks for */
-    uint32_t ticket;
+    first_tile first[2]; /* the tiles of the first pass that this block has and asks for */
+    spc_view view[2];    /* of their rows */
+    first_place at;
+    uint32_t ticket, total;     /* tickets of the launch */
     int32_t arrivals[ARRIVALS]; /* rows of which this block has brought a tile */
     int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
     int32_t ripe;
@@ -198,43 +216,84 @@ static __device__ spc_partial partial_at(int64_t cells, int32_t tile)
     return fresh(&scratch.q.cells[cells + tile].tile);
 }
 
+/* Statistics of a tile that was asked for and waited for; to: its cell.  A call, so that whoever
+ * calls it again and again keeps nothing but its own in registers. */
+static __device__ __noinline__ void sum_tile(const spc_view *row, const spc_row_params *params,
+                                             int32_t tile, int32_t entries, tile_stage *stage,
+                                             spc_partial *to)
+{
+    const int32_t vocab = scratch.q.vocab;
+    lane_logits v;
+
+    open_tile(row, vocab, tile, entries, stage, &v);
+
+    const spc_partial p = partial_of(&scratch.block, &v, tile, spc_needs_of(params, vocab));
+
+    if (threadIdx.x == 0) *to = p;
+}
+
 /* ---- tiles of jobs --------------------------------------------------------------------------- */
+
+enum { AT_ONCE = 4 }; /* entries that a thread holds of a row: more would not fit in registers */
+
+/* The two rows of a tile in their stages: the types of what lies there. */
+struct staged_pair {
+    int32_t drafter, verifier;
+};
 
 /* What and form known while compiling: the rules' switches fold away. */
 template <int WHAT, int FORM>
 static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t vocab, int32_t tile,
-                                                  const lane_logits *drafter,
-                                                  const lane_logits *verifier)
+                                                  staged_pair type)
 {
     spc_row_pair pair = job->pair;
-    const spc_summand what = (spc_summand)(WHAT >= 0 ? WHAT : job->what);
+    const spc_summand what = (spc_summand)WHAT;
     float sum = 0.0f;
 
     if (FORM >= 0) pair.target.form = (spc_target_form)FORM;
-#pragma unroll
-    for (int k = 0; k < PER_LANE; k++) {
-        const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float drafter[AT_ONCE], verifier[AT_ONCE];
 
-        if (v < vocab) {
-            sum += spc_pair_summand(&pair, what, job->x,
-                                    spc_pair_entry_of(&pair, v, drafter->z[k], verifier->z[k]));
+        unstage<AT_ONCE>(&scratch.stage[0], type.drafter, k, drafter);
+        unstage<AT_ONCE>(&scratch.stage[1], type.verifier, k, verifier);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES;
+
+            if (v < vocab) {
+                sum += spc_pair_summand(&pair, what, job->x,
+                                        spc_pair_entry_of(&pair, v, drafter[i], verifier[i]));
+            }
         }
     }
     return sum;
 }
 
+/* What is rarely asked for: an entry at a time. */
 static __device__ __noinline__ float any_fold(const job_text *job, int32_t vocab, int32_t tile,
-                                              const lane_logits *drafter,
-                                              const lane_logits *verifier)
+                                              staged_pair type)
 {
-    return lane_fold<-1, -1>(job, vocab, tile, drafter, verifier);
+    const spc_logits drafter = {&scratch.stage[0], type.drafter};
+    const spc_logits verifier = {&scratch.stage[1], type.verifier};
+    const int32_t width = spc_tile_width(vocab, tile);
+    float sum = 0.0f;
+
+#pragma unroll 1
+    for (int32_t i = (int32_t)threadIdx.x; i < width; i += SPC_LANES) {
+        const spc_entry e = spc_pair_entry_of(&job->pair, tile * SPC_TILE + i,
+                                              spc_logit(drafter, i), spc_logit(verifier, i));
+
+        sum += spc_pair_summand(&job->pair, (spc_summand)job->what, job->x, e);
+    }
+    return sum;
 }
 
-static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
+/* Rows that are not ready add nothing, whatever lies in their stage. */
+static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab, int32_t tile)
 {
-    const spc_row_pair *pair = &job->pair;
     const bool reads_drafter = pair->drafter.ready, reads_verifier = pair->verifier.ready;
-    lane_logits drafter = {}, verifier = {};
+    staged_pair type = {SPC_LOGITS_F32, SPC_LOGITS_F32};
     int32_t of_drafter = 0, of_verifier = 0;
 
     __syncthreads(); /* all have read the tile before */
@@ -247,28 +306,38 @@ static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t ti
     end_fetch();
     wait_fetch<0>();
     if (reads_drafter) {
-        open_tile(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0], &drafter);
+        type.drafter =
+            complete_stage(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0]);
     }
     if (reads_verifier) {
-        open_tile(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1], &verifier);
+        type.verifier =
+            complete_stage(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1]);
     }
+    __syncthreads();
+    return type;
+}
+
+static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
+{
+    const spc_row_pair *pair = &job->pair;
+    const staged_pair type = stage_pair(pair, vocab, tile);
+
     if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_DEFER) {
-        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
+        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, type);
     }
     if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_SELECT) {
-        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_SELECT>(job, vocab, tile, &drafter,
-                                                              &verifier);
+        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_SELECT>(job, vocab, tile, type);
     }
     if (job->what == SPC_SUM_OUTSIDE) {
-        return lane_fold<SPC_SUM_OUTSIDE, -1>(job, vocab, tile, &drafter, &verifier);
+        return lane_fold<SPC_SUM_OUTSIDE, -1>(job, vocab, tile, type);
     }
     if (job->what == SPC_SUM_TV) {
-        return lane_fold<SPC_SUM_TV, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
+        return lane_fold<SPC_SUM_TV, SPC_TARGET_DEFER>(job, vocab, tile, type);
     }
     if (job->what == SPC_SUM_BLOCK && pair->target.form == SPC_TARGET_DEFER) {
-        return lane_fold<SPC_SUM_BLOCK, SPC_TARGET_DEFER>(job, vocab, tile, &drafter, &verifier);
+        return lane_fold<SPC_SUM_BLOCK, SPC_TARGET_DEFER>(job, vocab, tile, type);
     }
-    return any_fold(job, vocab, tile, &drafter, &verifier);
+    return any_fold(job, vocab, tile, type);
 }
 
 /* Integers of 64 bits, added as two of 32: shared memory has no instruction for the whole. */
@@ -285,22 +354,27 @@ static __device__ void add_mass(int32_t bin, uint64_t mass)
 static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t tile, float low,
                                     float high, int32_t entries)
 {
-    lane_logits v;
+    tile_stage *stage = &scratch.stage[tile % 2];
+    const int32_t type = complete_stage(&job->view, vocab, tile, entries, stage);
 
-    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
-#pragma unroll 4
-    for (int k = 0; k < PER_LANE; k++) {
-        const float z = v.z[k];
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float z[AT_ONCE];
 
-        if (!(z >= low && z <= high)) continue;
-        if (tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES >= vocab) continue;
+        unstage<AT_ONCE>(stage, type, k, z);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!(z[i] >= low && z[i] <= high)) continue;
+            if (tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES >= vocab) continue;
 
-        const int32_t bin = spc_search_bin(&job->search, z);
+            const int32_t bin = spc_search_bin(&job->search, z[i]);
 
-        if (job->what) {
-            add_mass(bin, spc_mass_of(spc_softmax_weight(job->softmax, z)));
-        } else {
-            atomicAdd(&scratch.low[bin], 1u);
+            if (job->what) {
+                add_mass(bin, spc_mass_of(spc_softmax_weight(job->softmax, z[i])));
+            } else {
+                atomicAdd(&scratch.low[bin], 1u);
+            }
         }
     }
 }
@@ -308,20 +382,27 @@ static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t 
 static __device__ spc_partial kept_of_tile(const job_text *job, int32_t vocab, int32_t tile,
                                            bool moments, int32_t entries)
 {
+    tile_stage *stage = &scratch.stage[tile % 2];
+    const int32_t type = complete_stage(&job->view, vocab, tile, entries, stage);
     spc_partial p = spc_partial_none();
-    lane_logits v;
     float sum = 0.0f, moment = 0.0f;
 
-    open_tile(&job->view, vocab, tile, entries, &scratch.stage[tile % 2], &v);
-#pragma unroll 4
-    for (int k = 0; k < PER_LANE; k++) {
-        if (!(v.z[k] >= job->softmax.cut)) continue; /* adds nothing, to the bit */
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float z[AT_ONCE];
 
-        const float w = spc_softmax_weight(job->softmax, v.z[k]);
+        unstage<AT_ONCE>(stage, type, k, z);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!(z[i] >= job->softmax.cut)) continue; /* adds nothing, to the bit */
 
-        sum += w;
-        if (moments && w > 0.0f) {
-            moment += (v.z[k] - job->softmax.max) / job->params.sampling.temperature * w;
+            const float w = spc_softmax_weight(job->softmax, z[i]);
+
+            sum += w;
+            if (moments && w > 0.0f) {
+                moment += (z[i] - job->softmax.max) / job->params.sampling.temperature * w;
+            }
         }
     }
     p.sum = block_sum(&scratch.block, sum);
@@ -407,21 +488,19 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
         run_kept(job, first, last);
     } else {
         for (int32_t t = first; t < last; t++) {
-            spc_partial p = spc_partial_none();
+            spc_partial *to = &scratch.q.cells[cells_of_job(&scratch.q, slot) + t].tile;
 
             if (job->kind == JOB_PARTIALS) {
                 const int32_t entries = fetch_tile(&job->view, vocab, t, &scratch.stage[0]);
-                lane_logits v;
 
                 end_fetch();
                 wait_fetch<0>();
-                open_tile(&job->view, vocab, t, entries, &scratch.stage[0], &v);
-                p = partial_of(&scratch.block, &v, t, spc_needs_of(&job->params, vocab));
+                sum_tile(&job->view, &job->params, t, entries, &scratch.stage[0], to);
             } else {
+                spc_partial p = spc_partial_none();
+
                 p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
-            }
-            if (threadIdx.x == 0) {
-                scratch.q.cells[cells_of_job(&scratch.q, slot) + t].tile = p;
+                if (threadIdx.x == 0) *to = p;
             }
         }
     }

@@ -31,6 +31,9 @@ struct shard_scratch {
     spc_ask ask;
     spc_round round;
     spc_row_pair pair;
+    spc_walk walk; /* of the thread that goes on */
+    spc_block_sums sums;
+    spc_verdict verdict;
     spc_row_needs needs;
     uint32_t *word;       /* of this rank's answer */
     float *weight;        /* of its tiles in a race */
@@ -465,10 +468,11 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
 static __device__ bool go_on(spc_replay *r, const spc_verify_batch *b, int32_t s, spc_round *round)
 {
-    spc_verdict verdict;
-    const bool done = go_on_verify(r, round, &verdict);
+    scratch.walk.sums = &scratch.sums;
 
-    if (done) spc_verify_store(b, s, &verdict);
+    const bool done = go_on_verify(r, round, &scratch.walk, &scratch.verdict);
+
+    if (done) spc_verify_store(b, s, &scratch.verdict);
     return done;
 }
 
