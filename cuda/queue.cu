@@ -654,3 +654,10 @@ cudaError_t spc_launch_queued_verify(const spc_verify_batch *batch, cudaStream_t
 
     return launch_queue(batch, rows + (drafter ? batch->max_drafts : 0), stream);
 }
+
+cudaError_t spc_load_queue(size_t *most)
+{
+    const cudaError_t code = load_kernel(queue_kernel<spc_draw_batch>, most);
+
+    return code == cudaSuccess ? load_kernel(queue_kernel<spc_verify_batch>, most) : code;
+}

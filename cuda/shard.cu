@@ -592,3 +592,19 @@ cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shard
 {
     return launch_combine(spc_sliced_draw(batch, shards), shards, step, stream);
 }
+
+template <typename Batch> static cudaError_t load_batch(size_t *most)
+{
+    cudaError_t code = load_kernel(place_kernel<Batch>, most);
+
+    if (code == cudaSuccess) code = load_kernel(tiles_kernel<Batch>, most);
+    if (code == cudaSuccess) code = load_kernel(close_kernel<Batch>, most);
+    return code == cudaSuccess ? load_kernel(combine_kernel<Batch>, most) : code;
+}
+
+cudaError_t spc_load_shards(size_t *most)
+{
+    const cudaError_t code = load_batch<spc_draw_batch>(most);
+
+    return code == cudaSuccess ? load_batch<spc_verify_batch>(most) : code;
+}

@@ -318,3 +318,10 @@ cudaError_t spc_launch_verify(const spc_verify_batch *batch, cudaStream_t stream
 {
     return launch(verify_kernel, batch->sequences, *batch, stream);
 }
+
+cudaError_t spc_load_blocks(size_t *most)
+{
+    const cudaError_t code = load_kernel(draw_kernel, most);
+
+    return code == cudaSuccess ? load_kernel(verify_kernel, most) : code;
+}
