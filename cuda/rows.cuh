@@ -65,6 +65,13 @@ static __device__ __forceinline__ void load_plain_tile(const spc_view *row, int3
     }
 }
 
+/* A logit of a row that is masked or edited: a call, for a loop over those would put all of a
+ * thread's logits in memory. */
+static __device__ __noinline__ float view_logit(const spc_view *row, int32_t token)
+{
+    return spc_view_logit(row, token);
+}
+
 /* The logits of a tile as its row's view has them. */
 static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vocab, int32_t tile,
                                                  lane_logits *out)
@@ -73,11 +80,11 @@ static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vo
         load_plain_tile(row, vocab, tile, out);
         return;
     }
-#pragma unroll 1
+#pragma unroll
     for (int k = 0; k < PER_LANE; k++) {
         const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
 
-        out->z[k] = v < vocab ? spc_view_logit(row, v) : -SPC_INFINITY;
+        out->z[k] = v < vocab ? view_logit(row, v) : -SPC_INFINITY;
     }
 }
 

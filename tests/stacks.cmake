@@ -18,12 +18,12 @@ set(MOST
   "queue_kernelI16spc_verify_batch" 896
   "queue_kernelI14spc_draw_batch"   352
   # The reference forms: nobody waits for them.
-  "13verify_kernel"                 832
-  "11draw_kernel"                   352
-  # Slices.  Tiles of rows that are masked or edited are loaded entry by entry.
+  "13verify_kernel"                 784
+  "11draw_kernel"                   304
+  # Slices.  The view of a row, and the two rows of a fold.
   "combine_kernel"                  112
-  "close_kernel"                    80
-  "tiles_kernel"                    256
+  "close_kernel"                    64
+  "tiles_kernel"                    176
   # Spills of some words, where one block more for each multiprocessor is worth it.
   "attend_kernelILi256ELb1"         48
   "linear_row_kernel.*Li16E"        32
