@@ -8,6 +8,44 @@ static spc_status launched(cudaError_t code, spc_error *err)
     return spc_error_set(err, SPC_EDEVICE, "CUDA: the launch failed: %s", cudaGetErrorString(code));
 }
 
+/* Make the device's stacks as large as `each`, where they are smaller, and say what all take. */
+static cudaError_t reserve_stacks(size_t each, size_t *bytes)
+{
+    int device = 0, processors = 0, threads = 0;
+    size_t there = 0;
+    cudaError_t code = cudaGetDevice(&device);
+
+    if (code == cudaSuccess) {
+        code = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (code == cudaSuccess) {
+        code = cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device);
+    }
+    if (code == cudaSuccess) code = cudaDeviceGetLimit(&there, cudaLimitStackSize);
+    if (code == cudaSuccess && each > there) code = cudaDeviceSetLimit(cudaLimitStackSize, each);
+    *bytes = each * (size_t)processors * (size_t)threads;
+    return code;
+}
+
+spc_status spc_cuda_kernels_load(size_t *stack_bytes, spc_error *err)
+{
+    size_t each = 0, all = 0;
+    cudaError_t code = spc_load_blocks(&each);
+
+    if (code == cudaSuccess) code = spc_load_queue(&each);
+    if (code == cudaSuccess) code = spc_load_shards(&each);
+    if (code == cudaSuccess) code = reserve_stacks(each, &all);
+    if (stack_bytes) *stack_bytes = all;
+    if (code == cudaErrorMemoryAllocation) {
+        return spc_error_set(err, SPC_ENOMEM,
+                             "CUDA: no memory for the kernels' stacks, %zu MiB on this device",
+                             all >> 20);
+    }
+    if (code == cudaSuccess) return SPC_OK;
+    return spc_error_set(err, SPC_EDEVICE, "CUDA: the kernels cannot be loaded: %s",
+                         cudaGetErrorString(code));
+}
+
 spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream stream, spc_error *err)
 {
     spc_status status = spc_draw_batch_check(batch, err);

@@ -313,6 +313,17 @@ static __device__ __noinline__ bool decide(spc_row_pair *pair, const spc_row_sta
 static __device__ __noinline__ void complete(spc_row_pair *pair);
 static __device__ __noinline__ void prepare(spc_row_pair *pair, spc_side *s,
                                             const spc_row_stats *known);
+static __device__ __noinline__ void draw_bonus(const spc_round *round, spc_row_pair *pair,
+                                               spc_verdict *out);
+static __device__ __noinline__ void draw_residual(spc_row_pair *pair, spc_summand what, float x,
+                                                  spc_key key, spc_verdict *out);
+static __device__ __noinline__ void look_ahead(const spc_round *round, spc_row_pair *pair);
+static __device__ __noinline__ void verify_token(const spc_round *round, spc_row_pair *pair,
+                                                 spc_verdict *out);
+static __device__ __noinline__ void verify_block(const spc_round *round, spc_walk *walk,
+                                                 spc_verdict *out);
+static __device__ __noinline__ void describe_round(const spc_round *round, spc_row_pair *pair,
+                                                   const spc_verdict *out);
 
 #define ROUND_FN    static __device__
 #define ROUND_AHEAD true

@@ -112,6 +112,17 @@ static __device__ unsigned long long block_least(block_scratch *s, unsigned long
     return key;
 }
 
+/* Load a kernel, which otherwise happens at its first launch.  *most: the bytes of local memory
+ * that each of its threads takes, where those are more. */
+template <typename Args> static cudaError_t load_kernel(void (*kernel)(Args), size_t *most)
+{
+    struct cudaFuncAttributes has;
+    const cudaError_t code = cudaFuncGetAttributes(&has, (const void *)kernel);
+
+    if (code == cudaSuccess && has.localSizeBytes > *most) *most = has.localSizeBytes;
+    return code;
+}
+
 /* One kernel of one argument struct; what becomes of this launch, whatever the thread's last error
  * is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>

@@ -33,6 +33,12 @@ cudaError_t spc_launch_draw_partial(const spc_draw_batch *batch, const spc_shard
 cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
                                     int32_t step, cudaStream_t stream);
 
+/* Load the kernels of the calls without a workspace, with one, and over slices.  *most: as
+ * load_kernel of device.cuh has it. */
+cudaError_t spc_load_blocks(size_t *most);
+cudaError_t spc_load_queue(size_t *most);
+cudaError_t spc_load_shards(size_t *most);
+
 #ifdef __cplusplus
 }
 #endif

@@ -48,7 +48,7 @@
  * comparisons, a tile without entries inside is not read
  *
  * A ticket is for up to four tiles of a row.  Around a tile: one atomic addition (its arrival,
- * asked for one tile late), one look at the number of open jobs, a fourth of a fence.  Around a
+ * answered during the next), one look at the number of open jobs, a fourth of a fence.  Around a
  * ticket: one atomic addition, asked for a ticket ahead, and some 450 instructions a thread that
  * say what the row is (a tile of bf16 takes about 240: these are sm_90a's, counted).  A block has
  * two tiles under way, 16 bytes a thread and copy: with four blocks 64 KB of bf16 for each
@@ -85,12 +85,15 @@ static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r
         return false;
     }
 
-    const spc_round round = spc_batch_round(b, s);
-
     /* a rule that is decided by the drafter's row may never look at the verifier's */
-    if (!drafter && !block && spc_defers_by_drafter(round.params->rule)) return false;
-    *view = drafter ? spc_view_at(round.drafter, round.edits, row)
-                    : spc_view_at(round.verifier, round.edits, row);
+    if (!drafter && !block && spc_defers_by_drafter(b->params[s].rule)) return false;
+
+    /* as spc_batch_round says, of which the rest would not fit in registers here */
+    spc_logit_rows rows = drafter ? b->drafter : b->verifier;
+
+    rows.logits =
+        spc_logits_row(rows.logits, drafter ? b->drafter_row[s] : b->verifier_row[s], rows.stride);
+    *view = spc_view_at(rows, spc_edits_row(b->edits, b->verifier_row[s]), row);
     return true;
 }
 
@@ -114,8 +117,10 @@ static __device__ void decide_sequence(const spc_draw_batch *b, int32_t s)
 static __device__ void decide_sequence(const spc_verify_batch *b, int32_t s)
 {
     spc_verdict verdict;
+    spc_walk walk;
 
-    decide_round(&scratch.round, &verdict);
+    walk.sums = &scratch.sums;
+    decide_round(&scratch.round, &walk, &verdict);
     if (threadIdx.x == 0) spc_verify_store(b, s, &verdict);
 }
 
@@ -138,42 +143,38 @@ template <typename Batch> struct queue_args {
     queue q;
 };
 
-/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
- * instructions as the sums of two tiles. */
-struct first_tile {
-    int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
-    bool wanted;
-    int32_t place;   /* of its view in scratch.view */
-    int32_t entries; /* as fetch_tile says */
-};
-
-/* Ask for a tile of a row that is known. */
-static __device__ __forceinline__ void ask_first(first_tile *t, tile_stage *stage)
+/* Ask for a tile of a row that is known; returns how many entries come in words. */
+static __device__ __noinline__ int32_t ask_first(const first_tile *of, int32_t tile,
+                                                 tile_stage *stage)
 {
-    if (t->wanted) {
-        t->entries = fetch_tile(&scratch.view[t->place], scratch.q.vocab, t->tile, stage);
-    }
+    if (!of->wanted) return 0;
+    return fetch_tile(&scratch.view[of->place], scratch.q.vocab, tile, stage);
 }
 
+/* Ask for the first tile of a ticket; what it is can be read behind a barrier. */
 template <typename Batch>
-static __device__ __forceinline__ void load_first(const Batch *b, uint32_t ticket, uint32_t total,
-                                                  int32_t place, tile_stage *stage, first_tile *out)
+static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
+                                               int32_t turn)
 {
     const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
     const uint32_t rows = (uint32_t)scratch.q.rows;
+    const int32_t sequence = (int32_t)(ticket / runs / rows), row = (int32_t)(ticket / runs % rows);
+    const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
+    first_tile *out = &scratch.first[turn];
     spc_view view;
+    const bool wanted = first_row(b, sequence, row, &view);
+    int32_t entries = 0;
 
-    if (ticket >= total) return;
-    out->tile = (int32_t)(ticket % runs) * scratch.q.piece;
-    out->end = out->tile + scratch.q.piece;
-    if (out->end > scratch.q.tiles) out->end = scratch.q.tiles;
-    out->row = (int32_t)(ticket / runs % rows);
-    out->sequence = (int32_t)(ticket / runs / rows);
+    if (threadIdx.x == 0 && wanted) scratch.view[place] = view;
+    if (wanted) entries = fetch_tile(&view, b->vocab, tile, &scratch.stage[turn]);
+    if (threadIdx.x > 0) return;
+    out->sequence = sequence;
+    out->row = row;
+    out->tile = tile;
+    out->end = tile + scratch.q.piece < scratch.q.tiles ? tile + scratch.q.piece : scratch.q.tiles;
     out->place = place;
-    out->wanted = first_row(b, out->sequence, out->row, &view);
-    if (!out->wanted) return;
-    out->entries = fetch_tile(&view, b->vocab, out->tile, stage);
-    if (threadIdx.x == 0) scratch.view[place] = view; /* read behind a barrier */
+    out->entries = entries;
+    out->wanted = wanted;
 }
 
 /* ---- one sequence -----------------------------------------------------------------------------
@@ -402,29 +403,26 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
 }
 
 /* Tiles are announced a few at a time, so that a block waits for its writes once for all of them;
- * the answers are asked for one tile late, so that nobody waits for those.  The first threads have
- * one row each. */
-struct arrival {
-    int32_t before; /* tiles that were there */
-    int32_t row;    /* of all sequences', or NO_ROW */
-};
+ * the answers come while the next tile is summed, so that nobody waits for those.  The first
+ * threads have one row each. */
 
-/* The answers of the last announcement. */
-static __device__ void note_finished(const arrival *last)
+/* Behind a barrier after the last of `count` tiles was written.  Returns how many of the row's were
+ * there. */
+static __device__ __forceinline__ int32_t announce(int32_t count)
 {
-    if (threadIdx.x >= ARRIVALS) return;
-    scratch.finished[threadIdx.x] =
-        last->row != NO_ROW && last->before == scratch.q.tiles - 1 ? last->row : NO_ROW;
+    if ((int32_t)threadIdx.x >= count) return 0;
+    fence_blocks();
+    return atomicAdd(&scratch.q.cells[scratch.arrivals[threadIdx.x]].arrived, 1);
 }
 
-/* Behind a barrier after the last of `count` tiles was written. */
-static __device__ void announce(int32_t count, arrival *last)
+/* The answers of an announcement. */
+static __device__ __forceinline__ void note_finished(int32_t count, int32_t before)
 {
-    last->row = NO_ROW;
-    if ((int32_t)threadIdx.x >= count) return;
-    fence_blocks();
-    last->row = scratch.arrivals[threadIdx.x];
-    last->before = atomicAdd(&scratch.q.cells[last->row].arrived, 1);
+    const int32_t i = (int32_t)threadIdx.x;
+
+    if (i >= ARRIVALS) return;
+    scratch.finished[i] = NO_ROW;
+    if (i < count && before == scratch.q.tiles - 1) scratch.finished[i] = scratch.arrivals[i];
 }
 
 /* Behind a barrier after note_finished. */
@@ -436,7 +434,7 @@ static __device__ bool has_finished(void)
     return any;
 }
 
-template <typename Batch> static __device__ void finish_noted(const Batch *b)
+template <typename Batch> static __device__ __noinline__ void finish_noted(const Batch *b)
 {
     fence_blocks();
     for (int i = 0; i < ARRIVALS; i++) {
@@ -455,89 +453,102 @@ static __device__ bool may_serve(int32_t open, uint32_t ticket)
     return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < pieces;
 }
 
-/* Jobs take the place of the tile that is on its way: behind one it is asked for again. */
-template <typename Batch> static __device__ void first_pass(const Batch *b, uint32_t total)
+/* Between two tiles of the first pass: rows that are complete, and a piece of a job.  Where the
+ * block is waits in shared memory: what lives across these calls would spill, at every tile. */
+template <typename Batch>
+static __device__ void break_first(const Batch *b, first_place at, bool serves)
+{
+    wait_fetch<0>();
+    if (threadIdx.x == 0) scratch.at = at;
+    __syncthreads();
+    finish_noted(b);
+    if (serves) (void)serve(b);
+    __syncthreads();
+}
+
+/* Ask for the tile behind this one: it is on its way while this one is summed. */
+template <typename Batch>
+static __device__ __forceinline__ void ask_next(const Batch *b, const first_tile *now,
+                                                uint32_t following, int32_t turn)
+{
+    if (now->tile + 1 < now->end) {
+        const int32_t entries = ask_first(now, now->tile + 1, &scratch.stage[turn]);
+
+        if (threadIdx.x == 0) {
+            scratch.first[turn] = *now;
+            scratch.first[turn].tile++;
+            scratch.first[turn].entries = entries;
+        }
+    } else if (following < scratch.total) {
+        load_first(b, following, 1 - now->place, turn);
+    }
+    end_fetch();
+}
+
+/* Jobs take the place of the tile that is on its way: behind one it is asked for again.  What a
+ * tile is lies in shared memory: in registers it would not leave room for the sums. */
+template <typename Batch> static __device__ void first_pass(const Batch *b)
 {
     const queue *q = &scratch.q;
-    arrival last = {0, NO_ROW};
-    first_tile now = {}, next = {};
-    uint32_t ticket, following;
-    int32_t brought = 0, turn = 0;
+    first_place at = {0, 0, 0, 0};
 
     if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
     __syncthreads();
-    ticket = scratch.ticket;
-    following = ticket + 1;
-    load_first(b, ticket, total, 0, &scratch.stage[0], &now);
+    at.ticket = scratch.ticket;
+    at.following = at.ticket + 1;
+    if (at.ticket < scratch.total) load_first(b, at.ticket, 0, 0);
     end_fetch();
     __syncthreads();
-    while (ticket < total) {
-        const int32_t row = (int32_t)row_of(q, now.sequence, now.row);
-        const bool ends = now.tile + 1 >= now.end;
-        tile_stage *stage = &scratch.stage[turn], *other = &scratch.stage[1 - turn];
+    while (at.ticket < scratch.total) {
+        const first_tile *now = &scratch.first[at.turn];
+        const bool ends = now->tile + 1 >= now->end;
         uint32_t taken = 0;
         int32_t open = 0;
 
-        if (ends) { /* the next one is on its way while this tile is summed */
-            load_first(b, following, total, 1 - now.place, other, &next);
-        } else {
-            next = now;
-            next.tile++;
-            ask_first(&next, other);
-        }
-        end_fetch();
-        if (threadIdx.x == 0) {
+        ask_next(b, now, at.following, 1 - at.turn);
+        if (threadIdx.x == 0) { /* what is asked here is answered while the tile is summed */
             if (ends) taken = atomicAdd(&q->all->ticket, 1u);
             open = fresh(&q->all->open);
         }
-        if (now.wanted) {
-            lane_logits v;
 
+        const int32_t announced = at.brought == ARRIVALS ? ARRIVALS : 0;
+        const int32_t before = announce(announced);
+
+        if (now->wanted) {
             wait_fetch<1>();
-            open_tile(&scratch.view[now.place], b->vocab, now.tile, now.entries, stage, &v);
-
-            const spc_partial p = partial_of(&scratch.block, &v, now.tile,
-                                             spc_needs_of(&b->params[now.sequence], b->vocab));
-
-            if (threadIdx.x == 0) q->cells[(int64_t)row * q->tiles + now.tile].tile = p;
+            sum_tile(&scratch.view[now->place], &b->params[now->sequence], now->tile, now->entries,
+                     &scratch.stage[at.turn],
+                     &q->cells[cells_of_row(q, now->sequence, now->row) + now->tile].tile);
+        } else {
+            __syncthreads(); /* all have read what is written next */
         }
-        if (threadIdx.x == 0) scratch.arrivals[brought] = row;
-        brought++;
-        __syncthreads();
-        note_finished(&last);
-        announce(brought == ARRIVALS ? brought : 0, &last);
-        brought %= ARRIVALS;
+        note_finished(announced, before);
+        at.brought -= announced;
         if (threadIdx.x == 0) {
+            scratch.arrivals[at.brought] = (int32_t)row_of(q, now->sequence, now->row);
             scratch.ticket = taken;
-            scratch.open = may_serve(open, ticket + (uint32_t)now.tile);
+            scratch.open = may_serve(open, at.ticket + (uint32_t)now->tile);
         }
+        at.brought++;
         __syncthreads();
-
-        const bool serves = scratch.open != 0;
-
         if (ends) {
-            ticket = following;
-            following = scratch.ticket;
+            at.ticket = at.following;
+            at.following = scratch.ticket;
         }
-        now = next;
-        turn = 1 - turn;
-        if (has_finished() || serves) {
-            wait_fetch<0>();
-            __syncthreads();
-            finish_noted(b);
-            if (serves) (void)serve(b);
-            __syncthreads();
-            if (ticket < total) ask_first(&now, &scratch.stage[turn]);
+        at.turn = 1 - at.turn;
+        if (has_finished() || scratch.open) {
+            break_first(b, at, scratch.open != 0);
+            at = scratch.at;
+            if (at.ticket < scratch.total) {
+                const first_tile *next = &scratch.first[at.turn];
+
+                (void)ask_first(next, next->tile, &scratch.stage[at.turn]);
+            }
             end_fetch();
         }
     }
-    __syncthreads();
-    note_finished(&last);
-    announce(brought, &last);
-    __syncthreads();
-    finish_noted(b);
-    __syncthreads();
-    note_finished(&last);
+    __syncthreads(); /* all have looked at what was finished */
+    note_finished(at.brought, announce(at.brought));
     __syncthreads();
     finish_noted(b);
 }
@@ -568,10 +579,11 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         scratch.helper = {};
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;
+        scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * pieces_of(&a.q, a.q.piece));
     }
     __syncthreads();
     if (live > 0) {
-        first_pass(&a.b, (uint32_t)live * (uint32_t)(a.q.rows * pieces_of(&a.q, a.q.piece)));
+        first_pass(&a.b);
         help(&a.b, live);
     }
     __syncthreads();
@@ -641,4 +653,11 @@ cudaError_t spc_launch_queued_verify(const spc_verify_batch *batch, cudaStream_t
     const bool drafter = batch->drafter.logits.data && !batch->stats && batch->max_drafts > 0;
 
     return launch_queue(batch, rows + (drafter ? batch->max_drafts : 0), stream);
+}
+
+cudaError_t spc_load_queue(size_t *most)
+{
+    const cudaError_t code = load_kernel(queue_kernel<spc_draw_batch>, most);
+
+    return code == cudaSuccess ? load_kernel(queue_kernel<spc_verify_batch>, most) : code;
 }

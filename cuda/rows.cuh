@@ -41,21 +41,20 @@ static __device__ __forceinline__ void load_plain(const Element *at, int32_t cou
     }
 }
 
-/* The logits of a tile as its row's view has them. */
-static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vocab, int32_t tile,
-                                                 lane_logits *out)
+/* Are its logits as they lie in memory? */
+static __device__ __forceinline__ bool is_plain(const spc_view *row)
+{
+    return row->logits.data && !row->allowed && row->edits <= 0;
+}
+
+/* The logits of a tile of a plain row. */
+static __device__ __forceinline__ void load_plain_tile(const spc_view *row, int32_t vocab,
+                                                       int32_t tile, lane_logits *out)
 {
     const int32_t first = tile * SPC_TILE;
     const int32_t count = (row->width < vocab ? row->width : vocab) - first;
 
-    if (!row->logits.data || row->allowed || row->edits > 0) {
-#pragma unroll 1
-        for (int k = 0; k < PER_LANE; k++) {
-            const int32_t v = first + (int32_t)threadIdx.x + k * SPC_LANES;
-
-            out->z[k] = v < vocab ? spc_view_logit(row, v) : -SPC_INFINITY;
-        }
-    } else if (row->logits.type == SPC_LOGITS_BF16) {
+    if (row->logits.type == SPC_LOGITS_BF16) {
         load_plain((const uint16_t *)row->logits.data + first, count,
                    [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, out);
     } else if (row->logits.type == SPC_LOGITS_F16) {
@@ -63,6 +62,29 @@ static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vo
                    [](uint16_t x) { return spc_half_float(x); }, out);
     } else {
         load_plain((const float *)row->logits.data + first, count, [](float x) { return x; }, out);
+    }
+}
+
+/* A logit of a row that is masked or edited: a call, for a loop over those would put all of a
+ * thread's logits in memory. */
+static __device__ __noinline__ float view_logit(const spc_view *row, int32_t token)
+{
+    return spc_view_logit(row, token);
+}
+
+/* The logits of a tile as its row's view has them. */
+static __device__ __forceinline__ void load_tile(const spc_view *row, int32_t vocab, int32_t tile,
+                                                 lane_logits *out)
+{
+    if (is_plain(row)) {
+        load_plain_tile(row, vocab, tile, out);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
+
+        out->z[k] = v < vocab ? view_logit(row, v) : -SPC_INFINITY;
     }
 }
 
@@ -128,9 +150,12 @@ static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_
     const int32_t words = entries_of_tile(row, vocab, tile) / each;
     const uint4 *at = (const uint4 *)tile_of(row, tile);
 
-    if (!row->logits.data || row->allowed || row->edits > 0 || (uintptr_t)at % 16 != 0) return 0;
-    for (int32_t w = (int32_t)threadIdx.x; w < words; w += SPC_LANES) {
-        copy_word(&stage->word[w], at + w);
+    if (!is_plain(row) || (uintptr_t)at % 16 != 0) return 0;
+#pragma unroll
+    for (int k = 0; k < PER_LANE / 4; k++) {
+        const int32_t w = (int32_t)threadIdx.x + k * SPC_LANES;
+
+        if (w < words) copy_word(&stage->word[w], at + w);
     }
     return words * each;
 }
@@ -157,52 +182,74 @@ static __device__ __forceinline__ void fill_stage(const spc_view *row, int32_t v
 static __device__ __noinline__ void stage_logits(const spc_view *row, int32_t vocab, int32_t tile,
                                                  tile_stage *stage)
 {
+    float *at = (float *)stage + threadIdx.x;
     lane_logits v;
 
-    load_tile(row, vocab, tile, &v);
-    for (int k = 0; k < PER_LANE; k++) {
-        ((float *)stage)[(int32_t)threadIdx.x + k * SPC_LANES] = v.z[k];
-    }
-}
-
-template <typename Element, typename Value>
-static __device__ __forceinline__ void unstage(const tile_stage *stage, Value value,
-                                               lane_logits *out)
-{
+    if (is_plain(row)) {
+        load_plain_tile(row, vocab, tile, &v);
 #pragma unroll
+        for (int k = 0; k < PER_LANE; k++) at[k * SPC_LANES] = v.z[k];
+        return;
+    }
+#pragma unroll 1
     for (int k = 0; k < PER_LANE; k++) {
-        out->z[k] = value(((const Element *)stage)[(int32_t)threadIdx.x + k * SPC_LANES]);
+        const int32_t i = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
+
+        at[k * SPC_LANES] = i < vocab ? spc_view_logit(row, i) : -SPC_INFINITY;
     }
 }
 
-static __device__ __forceinline__ void unstage_logits(const tile_stage *stage, int32_t type,
-                                                      lane_logits *out)
+/* What is missing of a tile that was asked for and waited for; -inf past the vocabulary.  A barrier
+ * has to follow.  entries: as fetch_tile said.  Returns the type of what is in the stage. */
+static __device__ __forceinline__ int32_t complete_stage(const spc_view *row, int32_t vocab,
+                                                         int32_t tile, int32_t entries,
+                                                         tile_stage *stage)
+{
+    if (entries == 0) {
+        stage_logits(row, vocab, tile, stage);
+        return SPC_LOGITS_F32;
+    }
+    if (entries < SPC_TILE) fill_stage(row, vocab, tile, entries, stage);
+    return row->logits.type;
+}
+
+template <int COUNT, typename Element, typename Value>
+static __device__ __forceinline__ void unstage_as(const tile_stage *stage, int32_t first,
+                                                  Value value, float *z)
+{
+    const Element *at = (const Element *)stage + threadIdx.x + first * SPC_LANES;
+
+#pragma unroll
+    for (int k = 0; k < COUNT; k++) z[k] = value(at[k * SPC_LANES]);
+}
+
+/* So many of the thread's entries, from this one on: who takes them a few at a time keeps them in
+ * registers. */
+template <int COUNT>
+static __device__ __forceinline__ void unstage(const tile_stage *stage, int32_t type, int32_t first,
+                                               float *z)
 {
     if (type == SPC_LOGITS_BF16) {
-        unstage<uint16_t>(
-            stage, [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, out);
+        unstage_as<COUNT, uint16_t>(
+            stage, first, [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, z);
     } else if (type == SPC_LOGITS_F16) {
-        unstage<uint16_t>(
-            stage, [](uint16_t x) { return spc_half_float(x); }, out);
+        unstage_as<COUNT, uint16_t>(
+            stage, first, [](uint16_t x) { return spc_half_float(x); }, z);
     } else {
-        unstage<float>(
-            stage, [](float x) { return x; }, out);
+        unstage_as<COUNT, float>(
+            stage, first, [](float x) { return x; }, z);
     }
 }
 
-/* The logits of a tile that was asked for and waited for, by all threads together; -inf past the
- * vocabulary.  entries: as fetch_tile said. */
+/* The logits of a tile that was asked for and waited for, by all threads together. */
 static __device__ __forceinline__ void open_tile(const spc_view *row, int32_t vocab, int32_t tile,
                                                  int32_t entries, tile_stage *stage,
                                                  lane_logits *out)
 {
-    if (entries == 0) {
-        stage_logits(row, vocab, tile, stage);
-    } else if (entries < SPC_TILE) {
-        fill_stage(row, vocab, tile, entries, stage);
-    }
+    const int32_t type = complete_stage(row, vocab, tile, entries, stage);
+
     __syncthreads();
-    unstage_logits(stage, entries == 0 ? SPC_LOGITS_F32 : row->logits.type, out);
+    unstage<PER_LANE>(stage, type, 0, out->z);
 }
 
 /* ---- statistics ------------------------------------------------------------------------------ */

@@ -31,6 +31,9 @@ struct shard_scratch {
     spc_ask ask;
     spc_round round;
     spc_row_pair pair;
+    spc_walk walk; /* of the thread that goes on */
+    spc_block_sums sums;
+    spc_verdict verdict;
     spc_row_needs needs;
     uint32_t *word;       /* of this rank's answer */
     float *weight;        /* of its tiles in a race */
@@ -465,10 +468,11 @@ static __global__ void __launch_bounds__(SPC_LANES)
 
 static __device__ bool go_on(spc_replay *r, const spc_verify_batch *b, int32_t s, spc_round *round)
 {
-    spc_verdict verdict;
-    const bool done = go_on_verify(r, round, &verdict);
+    scratch.walk.sums = &scratch.sums;
 
-    if (done) spc_verify_store(b, s, &verdict);
+    const bool done = go_on_verify(r, round, &scratch.walk, &scratch.verdict);
+
+    if (done) spc_verify_store(b, s, &scratch.verdict);
     return done;
 }
 
@@ -587,4 +591,20 @@ cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shard
                                     int32_t step, cudaStream_t stream)
 {
     return launch_combine(spc_sliced_draw(batch, shards), shards, step, stream);
+}
+
+template <typename Batch> static cudaError_t load_batch(size_t *most)
+{
+    cudaError_t code = load_kernel(place_kernel<Batch>, most);
+
+    if (code == cudaSuccess) code = load_kernel(tiles_kernel<Batch>, most);
+    if (code == cudaSuccess) code = load_kernel(close_kernel<Batch>, most);
+    return code == cudaSuccess ? load_kernel(combine_kernel<Batch>, most) : code;
+}
+
+cudaError_t spc_load_shards(size_t *most)
+{
+    const cudaError_t code = load_batch<spc_draw_batch>(most);
+
+    return code == cudaSuccess ? load_batch<spc_verify_batch>(most) : code;
 }

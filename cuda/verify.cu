@@ -17,6 +17,7 @@ struct round_scratch {
     row_scratch row;
     spc_partial tile[TILES_MAX];
     uint64_t bins[SPC_CUT_BINS];
+    spc_block_sums sums;
 };
 
 static __shared__ round_scratch scratch;
@@ -294,13 +295,15 @@ static __global__ void __launch_bounds__(SPC_LANES)
 {
     const int32_t s = (int32_t)blockIdx.x;
     spc_verdict verdict;
+    spc_walk walk;
 
     if (s >= spc_live(b.live, b.sequences)) return;
 
     spc_round round = spc_batch_round(&b, s);
 
     round.tile_weight = scratch.row.weight;
-    decide_round(&round, &verdict);
+    walk.sums = &scratch.sums;
+    decide_round(&round, &walk, &verdict);
     if (threadIdx.x == 0) spc_verify_store(&b, s, &verdict);
 }
 
@@ -314,4 +317,11 @@ cudaError_t spc_launch_draw(const spc_draw_batch *batch, cudaStream_t stream)
 cudaError_t spc_launch_verify(const spc_verify_batch *batch, cudaStream_t stream)
 {
     return launch(verify_kernel, batch->sequences, *batch, stream);
+}
+
+cudaError_t spc_load_blocks(size_t *most)
+{
+    const cudaError_t code = load_kernel(draw_kernel, most);
+
+    return code == cudaSuccess ? load_kernel(verify_kernel, most) : code;
 }

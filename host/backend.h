@@ -212,6 +212,10 @@ typedef struct {
     spc_status (*verify_rows)(const float *rows, spc_runner *verifier, const spc_lane *lanes,
                               int32_t count, spc_verdict *out, spc_error *err);
 
+    /* Bytes that the stacks of kernels take of a device, once for all runners, from when it is
+     * opened: not in memory, nor in room.  NULL: none. */
+    size_t (*stacks)(const spc_backend *backend);
+
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);
 

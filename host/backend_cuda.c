@@ -131,7 +131,8 @@ static spc_status open_streams(spc_backend *b, spc_error *err)
     return spc_cuda_check(b, code, "no stream", err);
 }
 
-/* Is there code for it in this build? */
+/* Is there code for it in this build?  Then what drawing and verification need of the device beside
+ * a runner's memory is taken: other kernels' stacks are smaller. */
 static spc_status check_device(spc_backend *b, spc_error *err)
 {
     struct cudaDeviceProp device;
@@ -149,7 +150,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
                              "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
                              b->text, device.major, device.minor, device.major, device.minor);
     }
-    return SPC_OK;
+    return spc_cuda_kernels_load(&b->stack_bytes, err);
 }
 
 static spc_status cuda_open(spc_backend **out, int32_t threads, const char *which, spc_error *err)
@@ -201,6 +202,11 @@ void spc_cuda_abort_rank(spc_backend *b, const char *reason)
 static const char *cuda_device(const spc_backend *b)
 {
     return b->text;
+}
+
+static size_t cuda_stacks(const spc_backend *b)
+{
+    return b->stack_bytes;
 }
 
 /* ---- rows -------------------------------------------------------------------------------------
@@ -601,12 +607,12 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
     return status;
 }
 
-#define CUDA_VERBS                                                                                \
-    .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
-    .memory = spc_cuda_memory, .load = spc_cuda_load, .unload = spc_cuda_unload,                  \
-    .encode = cuda_encode, .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, \
-    .rewind = cuda_rewind, .map = cuda_map, .draw = spc_cuda_draw_lanes,                          \
-    .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
+#define CUDA_VERBS                                                                        \
+    .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,        \
+    .stacks = cuda_stacks, .memory = spc_cuda_memory, .load = spc_cuda_load,              \
+    .unload = spc_cuda_unload, .encode = cuda_encode, .forward = cuda_forward,            \
+    .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, .map = cuda_map, \
+    .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,

@@ -28,6 +28,7 @@ static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
     if (ops == &spc_backend_cpu && !drafter && what->tokenizer) {
         out->tokenizer = spc_tokenizer_bytes(what->tokenizer);
     }
+    if (ops->stacks) out->stacks = ops->stacks(backend);
     if (ops->room) out->room = ops->room(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
         return spc_error_set(err, SPC_EUSAGE,
@@ -147,6 +148,7 @@ void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories
         spc_cli_print_size("workspace", use->workspace);
         if (use->tokenizer > 0) spc_cli_print_size("tokenizer", use->tokenizer);
         spc_cli_print_size("together", use->weights + use->kv + use->workspace + use->tokenizer);
+        if (use->stacks > 0) spc_cli_print_size("stacks, once", use->stacks);
         if (use->room > 0) spc_cli_print_size("free", use->room);
     }
 }
@@ -162,12 +164,12 @@ json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memori
 
     for (int32_t i = 0; i < plan->count; i++) {
         const spc_cli_memory *use = &plan->item[i];
-        json_t *item =
-            json_pack("{s:s, s:s*, s:I, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
-                      use->drafter, "weight_bytes", (json_int_t)use->weights, "kv_bytes",
-                      (json_int_t)use->kv, "workspace_bytes", (json_int_t)use->workspace,
-                      "tokenizer_bytes", (json_int_t)use->tokenizer, "error",
-                      use->trouble.message[0] ? use->trouble.message : NULL);
+        json_t *item = json_pack("{s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:s*}", "device",
+                                 use->device, "drafter", use->drafter, "weight_bytes",
+                                 (json_int_t)use->weights, "kv_bytes", (json_int_t)use->kv,
+                                 "workspace_bytes", (json_int_t)use->workspace, "tokenizer_bytes",
+                                 (json_int_t)use->tokenizer, "stack_bytes", (json_int_t)use->stacks,
+                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);

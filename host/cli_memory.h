@@ -27,6 +27,7 @@ typedef struct {
     uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
     uint64_t tokenizer;     /* bytes of its tables, on the CPU */
+    size_t stacks;          /* bytes on the device, whatever runs there; 0: none */
     size_t room;            /* free on the device, where that is known; 0 otherwise */
     spc_error trouble;      /* why weights cannot be loaded there; "" */
 } spc_cli_memory;

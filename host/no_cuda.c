@@ -24,6 +24,12 @@ spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream strea
     return unsupported(err);
 }
 
+spc_status spc_cuda_kernels_load(size_t *stack_bytes, spc_error *err)
+{
+    if (stack_bytes) *stack_bytes = 0;
+    return unsupported(err);
+}
+
 spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream, spc_error *err)
 {
     (void)workspace;

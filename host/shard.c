@@ -399,9 +399,11 @@ spc_status spc_cpu_verify_combine(const spc_verify_batch *batch, const spc_shard
         spc_round round = spc_batch_round(&b, s);
         spc_replay r = replay_begin(shards, s, b.vocab);
         spc_verdict verdict;
+        spc_block_sums sums;
+        spc_walk walk = {.sums = &sums};
 
         if (!take_in(&r, shards, s, &round)) continue;
-        end_step(&r, shards, &round, go_on_verify(&r, &round, &verdict));
+        end_step(&r, shards, &round, go_on_verify(&r, &round, &walk, &verdict));
         if (r.state->done) spc_verify_store(&b, s, &verdict);
     }
     return SPC_OK;

@@ -291,9 +291,11 @@ static void put_detail(const spc_round *round, int32_t row, const spc_row_detail
 void spc_round_run(spc_round *round, spc_verdict *out)
 {
     float tile_weight[TILES_MAX];
+    spc_block_sums sums;
+    spc_walk walk = {.sums = &sums};
 
     round->tile_weight = tile_weight;
-    decide_round(round, out);
+    decide_round(round, &walk, out);
 }
 
 void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)

@@ -12,9 +12,9 @@
 
 #include <stddef.h>
 
-/* Parts of a workspace (cuda/jobs.cuh): a header; jobs, each with bins of a histogram, always as
- * many; and cells, each for the numbers of one tile.  Rows of one tile need no job, and no record
- * of their own. */
+/* Parts of a workspace (cuda/workspace.cuh): a header; jobs, each with bins of a histogram, always
+ * as many; and cells, each for the numbers of one tile.  Rows of one tile need no job, and no
+ * record of their own. */
 enum {
     SPC_QUEUE_HEADER_BYTES = 256,
     SPC_QUEUE_JOB_BYTES = 768,

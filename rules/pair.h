@@ -85,6 +85,20 @@ typedef struct {
     spc_target target;
 } spc_row_pair;
 
+/* What block verification finds out about the draft up to each row.  Each number is written once,
+ * so that the threads of a block, which all find the same ones, may share them. */
+typedef struct {
+    float weight[SPC_GAMMA_MAX + 2];   /* of the draft ... */
+    float residual[SPC_GAMMA_MAX + 2]; /* ... and the residual mass behind it */
+} spc_block_sums;
+
+/* What the walk through a round keeps, one row at a time.  Whoever begins the walk holds it: in a
+ * kernel the memory of every thread counts. */
+typedef struct {
+    spc_row_pair pair; /* of the row that is looked at */
+    spc_block_sums *sums;
+} spc_walk;
+
 /* What is summed over a pair of rows. */
 typedef enum {
     SPC_SUM_TV,              /* max(0, p - q) */

@@ -223,20 +223,19 @@ ROUND_FN bool decide_bonus(const spc_round *round, spc_row_pair *pair, uint32_t 
 }
 
 /* The token after a fully kept draft, or the only one of a round without drafts. */
-ROUND_FN void draw_bonus(const spc_round *round, spc_verdict *out)
+ROUND_FN void draw_bonus(const spc_round *round, spc_row_pair *pair, spc_verdict *out)
 {
     int32_t row = round->drafts;
     spc_key key = spc_key_at(round->params, round->position + row, round->salt);
-    spc_row_pair pair;
 
-    if (!decide_bonus(round, &pair, &out->status)) return;
+    if (!decide_bonus(round, pair, &out->status)) return;
 
-    int32_t token = draw_target(&pair, key, SPC_STREAM_BONUS);
+    int32_t token = draw_target(pair, key, SPC_STREAM_BONUS);
 
-    if (spc_target_has_set(pair.target.form)) {
-        mark_deferred(out, row, spc_target_defers(pair.target, entry_at(&pair, token)));
+    if (spc_target_has_set(pair->target.form)) {
+        mark_deferred(out, row, spc_target_defers(pair->target, entry_at(pair, token)));
     } else {
-        mark_deferred(out, row, pair.target.form != SPC_TARGET_KEEP);
+        mark_deferred(out, row, pair->target.form != SPC_TARGET_KEEP);
     }
     emit(out, token);
     out->drawn = 1;
@@ -270,33 +269,33 @@ ROUND_FN const spc_row_stats *known_stats(const spc_round *round, int32_t row)
 
 /* Judge the draft of one row.  Returns true when it is kept; otherwise a token was drawn in its
  * place or a bad row ended the run. */
-ROUND_FN bool judge(const spc_round *round, int32_t i, spc_verdict *out)
+ROUND_FN bool judge(const spc_round *round, int32_t i, spc_row_pair *pair, spc_verdict *out)
 {
-    spc_row_pair pair = spc_pair_at(round, i, true);
     spc_key key = spc_key_at(round->params, round->position + i, round->salt);
     bool kept = false;
 
+    *pair = spc_pair_at(round, i, true);
     if (!is_draft(round, i)) out->status |= SPC_STATUS_BAD_DRAFT;
-    if (!decide(&pair, known_stats(round, i), &out->status)) return false;
+    if (!decide(pair, known_stats(round, i), &out->status)) return false;
     out->verified++;
     if (is_draft(round, i)) {
-        spc_entry e = entry_at(&pair, round->draft[i]);
-        bool deferred = spc_target_defers(pair.target, e);
+        spc_entry e = entry_at(pair, round->draft[i]);
+        bool deferred = spc_target_defers(pair->target, e);
 
         mark_deferred(out, i, deferred);
         if (!(e.mix.drafter > 0)) out->status |= SPC_STATUS_BAD_DRAFT;
-        pair.target = spc_target_raise(pair.target, e);
-        if (spc_target_coin_sums(pair.target, deferred)) complete(&pair);
-        kept = keeps(round, spc_target_kept(pair.target, e), e.mix.drafter, key);
+        pair->target = spc_target_raise(pair->target, e);
+        if (spc_target_coin_sums(pair->target, deferred)) complete(pair);
+        kept = keeps(round, spc_target_kept(pair->target, e), e.mix.drafter, key);
     }
     if (kept) return true;
 
     /* A rejection draws from both rows; a rule that kept the drafter's row cannot reject, unless
      * the draft was not drawn from it. */
-    prepare(&pair, &pair.verifier, 0);
-    if (is_bad(&pair, &out->status)) return false;
-    if (spc_target_residual_sums(pair.target)) complete(&pair);
-    draw_residual(&pair, SPC_SUM_RESIDUAL, 0, key, out);
+    prepare(pair, &pair->verifier, 0);
+    if (is_bad(pair, &out->status)) return false;
+    if (spc_target_residual_sums(pair->target)) complete(pair);
+    draw_residual(pair, SPC_SUM_RESIDUAL, 0, key, out);
     return false;
 }
 
@@ -334,81 +333,86 @@ ROUND_FN bool begin_target(const spc_round *round, spc_row_pair *pair)
     return true;
 }
 
-ROUND_FN void look_ahead(const spc_round *round)
+ROUND_FN void look_ahead(const spc_round *round, spc_row_pair *pair)
 {
     int32_t facts = spc_rule_facts((spc_rule_kind)round->params->rule.path);
     bool sums = (facts & (SPC_FACT_TV | SPC_FACT_DIVERGENCE)) != 0;
     bool block = round->params->verify == SPC_VERIFY_BLOCK && !(facts & SPC_FACT_NUCLEUS);
 
     for (int32_t i = 0; i < round->drafts && (sums || block); i++) {
-        spc_row_pair pair = spc_pair_at(round, i, true);
-
-        if (!(sums ? begin_decision(round, &pair) : begin_target(round, &pair))) return;
+        *pair = spc_pair_at(round, i, true);
+        if (!(sums ? begin_decision(round, pair) : begin_target(round, pair))) return;
     }
 }
 
-ROUND_FN void verify_token(const spc_round *round, spc_verdict *out)
+ROUND_FN void verify_token(const spc_round *round, spc_row_pair *pair, spc_verdict *out)
 {
-    if (ROUND_AHEAD) look_ahead(round);
+    if (ROUND_AHEAD) look_ahead(round, pair);
     for (int32_t i = 0; i < round->drafts; i++) {
-        if (!judge(round, i, out)) return;
+        if (!judge(round, i, pair, out)) return;
         emit(out, round->draft[i]);
         out->accepted++;
     }
-    if (round->bonus) draw_bonus(round, out);
+    if (round->bonus) draw_bonus(round, pair, out);
+}
+
+/* Weight of the draft up to a row's, from that of the draft before it. */
+ROUND_FN float block_weight(const spc_round *round, int32_t i, spc_row_pair *pair, float weight,
+                            spc_verdict *out)
+{
+    if (!is_draft(round, i)) {
+        out->status |= SPC_STATUS_BAD_DRAFT;
+        return 0.0f;
+    }
+
+    spc_entry e = entry_at(pair, round->draft[i]);
+    bool deferred = spc_target_defers(pair->target, e);
+
+    mark_deferred(out, i, deferred);
+    if (!(e.mix.drafter > 0)) {
+        out->status |= SPC_STATUS_BAD_DRAFT; /* weight 0 also where pi = q: never kept */
+        return 0.0f;
+    }
+    if (!deferred && !spc_target_has_set(pair->target.form)) {
+        return weight; /* pi = q: the factor is exactly 1 */
+    }
+    return spc_block_weight(weight, spc_target_probability(pair->target, e), e.mix.drafter);
 }
 
 /* Block verification looks at every row, so a bad row anywhere matters: drafts from it on are
  * dropped, as if the draft had been that much shorter, and the round ends in the row's status only
  * when every draft before it is kept. */
-ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
+ROUND_FN void verify_block(const spc_round *round, spc_walk *walk, spc_verdict *out)
 {
-    float weight[SPC_GAMMA_MAX + 2], residual[SPC_GAMMA_MAX + 2];
+    spc_row_pair *pair = &walk->pair;
+    float *weight = walk->sums->weight, *residual = walk->sums->residual;
     int32_t g = round->drafts, kept = 0;
     uint32_t trouble = 0;
 
     weight[0] = 1.0f;
-    if (ROUND_AHEAD) look_ahead(round);
+    if (ROUND_AHEAD) look_ahead(round, pair);
     for (int32_t i = 0; i < g; i++) {
-        spc_row_pair pair = spc_pair_at(round, i, true);
-
-        if (!decide(&pair, known_stats(round, i), &trouble)) {
+        *pair = spc_pair_at(round, i, true);
+        if (!decide(pair, known_stats(round, i), &trouble)) {
             g = i;
             break;
         }
-        prepare(&pair, &pair.verifier, 0);
-        if (is_bad(&pair, &trouble)) {
+        prepare(pair, &pair->verifier, 0);
+        if (is_bad(pair, &trouble)) {
             g = i;
             break;
         }
-        complete(&pair);
-        residual[i] = i > 0 ? fold_later(&pair, SPC_SUM_BLOCK, weight[i]) : 0.0f; /* 0: unused */
-        weight[i + 1] = 0.0f;
-        if (!is_draft(round, i)) {
-            out->status |= SPC_STATUS_BAD_DRAFT;
-            continue;
-        }
-
-        spc_entry e = entry_at(&pair, round->draft[i]);
-        bool deferred = spc_target_defers(pair.target, e);
-
-        mark_deferred(out, i, deferred);
-        if (!(e.mix.drafter > 0)) {
-            out->status |= SPC_STATUS_BAD_DRAFT; /* weight 0 also where pi = q: never kept */
-            continue;
-        }
-        weight[i + 1] =
-            deferred || spc_target_has_set(pair.target.form)
-                ? spc_block_weight(weight[i], spc_target_probability(pair.target, e), e.mix.drafter)
-                : weight[i]; /* pi = q: the factor is exactly 1 */
+        complete(pair);
+        residual[i] = i > 0 ? fold_later(pair, SPC_SUM_BLOCK, weight[i]) : 0.0f; /* 0: unused */
+        weight[i + 1] = block_weight(round, i, pair, weight[i], out);
     }
     for (int32_t i = g; i >= 1 && kept == 0; i--) {
         float chance_of = weight[g];
         spc_key key = spc_key_at(round->params, round->position + i - 1, round->salt);
 
         if (i < g) {
-            residual[i] = fold_value(i, SPC_SUM_BLOCK, weight[i], residual[i]);
-            chance_of = spc_block_chance(weight[i], residual[i]);
+            chance_of =
+                spc_block_chance(weight[i], fold_value(i, SPC_SUM_BLOCK, weight[i], residual[i]));
         }
         if (keeps(round, chance_of, 1.0f, key)) kept = i;
     }
@@ -417,19 +421,19 @@ ROUND_FN void verify_block(const spc_round *round, spc_verdict *out)
     out->deferred &= (2u << (out->verified > 0 ? out->verified - 1 : 0)) - 1u;
     for (int32_t i = 0; i < kept; i++) emit(out, round->draft[i]);
     if (kept < g) {
-        spc_row_pair pair = spc_pair_at(round, kept, true);
         uint32_t fine = 0;
 
-        (void)decide(&pair, known_stats(round, kept), &fine);
-        prepare(&pair, &pair.verifier, 0);
-        complete(&pair);
-        draw_residual(&pair, SPC_SUM_BLOCK, weight[kept],
+        *pair = spc_pair_at(round, kept, true);
+        (void)decide(pair, known_stats(round, kept), &fine);
+        prepare(pair, &pair->verifier, 0);
+        complete(pair);
+        draw_residual(pair, SPC_SUM_BLOCK, weight[kept],
                       spc_key_at(round->params, round->position + kept, round->salt), out);
     } else if (g < round->drafts) {
         out->status |= trouble;
         out->verified = kept;
     } else if (round->bonus) {
-        draw_bonus(round, out);
+        draw_bonus(round, pair, out);
     }
 }
 
@@ -456,54 +460,53 @@ ROUND_FN int32_t fate_of(const spc_row_pair *pair, int32_t row, const spc_verdic
 }
 
 /* One row that gave a token. */
-ROUND_FN void describe_row(const spc_round *round, int32_t row, const spc_verdict *out,
-                           spc_row_detail *detail)
+ROUND_FN void describe_row(const spc_round *round, int32_t row, spc_row_pair *pair,
+                           const spc_verdict *out, spc_row_detail *detail)
 {
-    spc_row_pair pair;
     spc_entry draft, token;
     spc_target target;
     uint32_t fine = 0;
 
     if (row < round->drafts) {
-        pair = spc_pair_at(round, row, true);
-        (void)decide(&pair, known_stats(round, row), &fine);
+        *pair = spc_pair_at(round, row, true);
+        (void)decide(pair, known_stats(round, row), &fine);
         detail->coin = spc_uniform(spc_key_at(round->params, round->position + row, round->salt),
                                    SPC_STREAM_ACCEPT, 0);
     } else {
-        (void)decide_bonus(round, &pair, &fine);
+        (void)decide_bonus(round, pair, &fine);
     }
-    prepare(&pair, &pair.verifier, 0);
-    if (is_bad(&pair, &fine)) return; /* kept on the drafter's word: nothing is known of p */
-    complete(&pair);
-    draft = token = entry_at(&pair, out->token[row]);
+    prepare(pair, &pair->verifier, 0);
+    if (is_bad(pair, &fine)) return; /* kept on the drafter's word: nothing is known of p */
+    complete(pair);
+    draft = token = entry_at(pair, out->token[row]);
     if (row < round->drafts && is_draft(round, row)) {
-        draft = entry_at(&pair, round->draft[row]);
+        draft = entry_at(pair, round->draft[row]);
         detail->drafter = draft.mix.drafter;
         detail->verifier = draft.mix.verifier;
-        detail->target = spc_target_probability(pair.target, draft);
+        detail->target = spc_target_probability(pair->target, draft);
     }
     detail->deferred = (out->deferred >> row) & 1u;
     detail->log_verifier = log_or_none(token.mix.verifier);
-    detail->log_target = log_or_none(spc_target_probability(pair.target, token));
+    detail->log_target = log_or_none(spc_target_probability(pair->target, token));
     if (spc_reads_gate(round->params->rule.path)) {
         spc_gate gate = (spc_gate)round->params->rule.gate;
 
-        if (pair.drafter.there) detail->top_drafter = spc_gate_of(pair.drafter.stats, gate).top;
-        detail->top_verifier = spc_gate_of(pair.verifier.stats, gate).top;
+        if (pair->drafter.there) detail->top_drafter = spc_gate_of(pair->drafter.stats, gate).top;
+        detail->top_verifier = spc_gate_of(pair->verifier.stats, gate).top;
     }
-    if (spc_target_has_set(pair.target.form)) {
-        detail->outside = fold(&pair, SPC_SUM_OUTSIDE, 0);
-        detail->inside = (int32_t)fold(&pair, SPC_SUM_COUNT, 0);
+    if (spc_target_has_set(pair->target.form)) {
+        detail->outside = fold(pair, SPC_SUM_OUTSIDE, 0);
+        detail->inside = (int32_t)fold(pair, SPC_SUM_COUNT, 0);
     }
-    target = pair.target;
-    pair.target = spc_target_raise(target, draft);
-    detail->fate = fate_of(&pair, row, out, draft);
-    pair.target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
-    if (pair.drafter.there) detail->tv = fold(&pair, SPC_SUM_TV, 0);
+    target = pair->target;
+    pair->target = spc_target_raise(target, draft);
+    detail->fate = fate_of(pair, row, out, draft);
+    pair->target.form = SPC_TARGET_DEFER; /* no gaps needed for TV */
+    if (pair->drafter.there) detail->tv = fold(pair, SPC_SUM_TV, 0);
 }
 
 /* Fills round->detail from a verdict. */
-ROUND_FN void describe_round(const spc_round *round, const spc_verdict *out)
+ROUND_FN void describe_round(const spc_round *round, spc_row_pair *pair, const spc_verdict *out)
 {
     for (int32_t row = 0; row <= round->drafts; row++) {
         spc_row_detail detail;
@@ -514,7 +517,7 @@ ROUND_FN void describe_round(const spc_round *round, const spc_verdict *out)
         detail.top_drafter = detail.top_verifier = detail.tv = detail.outside = 0;
         detail.inside = -1;
         detail.log_verifier = detail.log_target = 0;
-        if (row < out->count) describe_row(round, row, out, &detail);
+        if (row < out->count) describe_row(round, row, pair, out, &detail);
         put_detail(round, row, &detail);
     }
 }
@@ -534,8 +537,8 @@ ROUND_FN bool is_decidable(const spc_round *round)
     return !named || (spc_rule_takes_names(round->params->rule.path) && !bonus);
 }
 
-/* The whole round. */
-ROUND_FN void decide_round(const spc_round *round, spc_verdict *out)
+/* The whole round.  walk: room for it, with room for its sums. */
+ROUND_FN void decide_round(const spc_round *round, spc_walk *walk, spc_verdict *out)
 {
     out->count = out->accepted = out->verified = out->drawn = 0;
     out->deferred = out->status = 0;
@@ -545,9 +548,9 @@ ROUND_FN void decide_round(const spc_round *round, spc_verdict *out)
         return;
     }
     if (round->params->verify == SPC_VERIFY_BLOCK && round->drafts > 0) {
-        verify_block(round, out);
+        verify_block(round, walk, out);
     } else {
-        verify_token(round, out);
+        verify_token(round, &walk->pair, out);
     }
-    if (round->detail) describe_round(round, out);
+    if (round->detail) describe_round(round, &walk->pair, out);
 }

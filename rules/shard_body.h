@@ -623,10 +623,10 @@ ROUND_FN bool answer_fits(const spc_replay *r, const spc_round *round)
 }
 
 /* Go on with a round whose answers were absorbed.  true: it is over. */
-ROUND_FN bool go_on_verify(spc_replay *r, spc_round *round, spc_verdict *out)
+ROUND_FN bool go_on_verify(spc_replay *r, spc_round *round, spc_walk *walk, spc_verdict *out)
 {
     round->shard = r;
-    decide_round(round, out);
+    decide_round(round, walk, out);
     if (!r->full) return !r->asking;
     for (int32_t i = 0; i < SPC_GAMMA_MAX + 2; i++) out->token[i] = -1;
     out->count = out->accepted = out->verified = out->drawn = 0;

@@ -53,7 +53,7 @@ MUST_FAIL = [
      "bool from_verifier =\n", "bool from_verifier = true ||\n"),
     ("queue", "a level too few", "rules/truncate.h", "return s->low == s->high;",
      "return s->high - s->low < 300u;"),
-    ("queue", "mass loses its carry", "cuda/jobs.cuh", "+ (before + low < before ? 1u : 0u)", ""),
+    ("queue", "mass loses its carry", "cuda/pieces.cuh", "+ (before + low < before ? 1u : 0u)", ""),
     ("queue", "drafts have the logits of the first", "cuda/decide.cuh", "scratch.draft_logits[r];",
      "scratch.draft_logits[0];"),
 

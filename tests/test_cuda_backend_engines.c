@@ -372,4 +372,48 @@ Test(cuda_backend_engines, steps_take_no_memory)
     cr_expect_eq(fiber_gpu.most_used, used);
     close_pair(engine, models);
 }
+
+/* Stacks as large as those of kernels that decide at length. */
+Test(cuda_backend_engines, steps_find_the_stacks_they_need)
+{
+    spc_model models[2];
+    spc_engine *engine;
+    spc_session_options o = options_of("strict", 2, 1);
+    prompt p = {{1, 5, 9}, 3};
+    size_t used = fiber_gpu.used;
+
+    fiber_gpu.needs = 4096;
+    o.max_tokens = 4;
+    engine = pair_engine(&spc_backend_cuda, 2, models);
+    cr_expect_eq(fiber_gpu.stack, 4096);
+    cr_expect_geq(fiber_gpu.used, used + (4096 - 1024) * (size_t)FIBER_RESIDENT);
+    (void)decode(engine, &o, &p);
+    cr_expect_eq(fiber_gpu.growths, 0);
+    close_pair(engine, models);
+}
+
+Test(cuda_backend_engines, stacks_are_counted_when_a_device_is_opened_and_larger_ones_are_left)
+{
+    spc_backend *backend;
+    spc_error error;
+
+    fiber_gpu.needs = 800;
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_expect_eq(spc_backend_cuda.stacks(backend), 800 * (size_t)FIBER_RESIDENT);
+    cr_expect_eq(fiber_gpu.stack, 1024);
+    cr_expect_eq(fiber_gpu.used, 0);
+    spc_backend_cuda.close(backend);
+}
+
+Test(cuda_backend_engines, a_device_without_room_for_stacks_is_refused)
+{
+    spc_backend *backend;
+    spc_error error;
+
+    fiber_gpu.needs = 4096;
+    fiber_gpu.memory = 1 << 20;
+    cr_expect_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_ENOMEM);
+    cr_expect_null(backend);
+    cr_expect(strstr(error.message, "stacks, 8 MiB on this device"), "%s", error.message);
+}
 #endif

@@ -58,6 +58,16 @@ static char *output_of(int ranks, const char *const *args)
     return r.out;
 }
 
+/* Of 2048 threads, each as tests/fibers says. */
+Test(host_cli_launch_gpu, info_tells_what_stacks_take_of_a_gpu)
+{
+    const char *const args[] = {"info", "--device", "cuda", SPC_TEST_VECTORS "/llama", NULL};
+    char *text = output_of(1, args);
+
+    cr_expect(strstr(text, "stacks, once      1.7 MiB (1785856 bytes)"), "%s", text);
+    free(text);
+}
+
 /* ---- all is well ------------------------------------------------------------------------------
  */
 

@@ -66,6 +66,10 @@ int main(void)
 
     cuda(cudaDeviceSynchronize()); /* copies are there: such a stream does not wait for them */
     cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    if (spc_cuda_kernels_load(NULL, &err)) { /* now, not while a graph is captured */
+        (void)fprintf(stderr, "verify_cuda: %s\n", err.message);
+        return 1;
+    }
     if (spc_cuda_workspace_init(batch.workspace, bytes, stream, &err)) {
         (void)fprintf(stderr, "verify_cuda: %s\n", err.message);
         return 1;

@@ -73,6 +73,9 @@ typedef struct {
     int fails_after;   /* launches that succeed; < 0: all do */
     bool late;         /* nothing is done before somebody waits; of one thread only */
     int most_left;     /* late: what was sent behind an event that was waited for, at most */
+    size_t stack;      /* bytes of every thread's that are there ... */
+    size_t needs;      /* ... and that every kernel needs */
+    int growths;       /* launches that had to take memory for stacks */
 } fiber_device;
 
 extern fiber_device fiber_gpu;
@@ -199,16 +202,29 @@ static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cud
 cudaError_t cudaGetDevice(int *device);
 
 /* One multiprocessor. */
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum { FIBER_RESIDENT = 2048 };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrMaxThreadsPerMultiProcessor = 39
+};
 
 static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
                                                  int device)
 {
-    (void)attribute;
     (void)device;
-    *value = 1;
+    *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : FIBER_RESIDENT;
     return cudaSuccess;
 }
+
+/* Stacks are memory of the device for all its threads, taken when the limit rises. */
+struct cudaFuncAttributes {
+    size_t localSizeBytes;
+};
+enum cudaLimit { cudaLimitStackSize = 0 };
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *kernel);
+cudaError_t cudaDeviceGetLimit(size_t *value, enum cudaLimit limit);
+cudaError_t cudaDeviceSetLimit(enum cudaLimit limit, size_t value);
 
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)

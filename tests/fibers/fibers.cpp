@@ -39,6 +39,8 @@ static fiber_device whole_device(void)
     d.driver = 13000;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
+    d.stack = 1024;
+    d.needs = 872;
     return d;
 }
 
@@ -460,6 +462,31 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     return cudaSuccess;
 }
 
+/* ---- stacks ---- */
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *)
+{
+    out->localSizeBytes = fiber_gpu.needs;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetLimit(size_t *value, enum cudaLimit)
+{
+    *value = fiber_gpu.stack;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSetLimit(enum cudaLimit, size_t value)
+{
+    std::lock_guard<std::mutex> lock(turn);
+    const size_t more = value > fiber_gpu.stack ? (value - fiber_gpu.stack) * FIBER_RESIDENT : 0;
+
+    if (more > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    fiber_gpu.used += more;
+    fiber_gpu.stack = value;
+    return cudaSuccess;
+}
+
 /* In front of every allocation: its size. */
 enum { HEADER = 256 };
 
@@ -581,6 +608,10 @@ static cudaError_t may_launch(void)
         return cudaErrorIllegalAddress;
     }
     fiber_gpu.launches++;
+    if (fiber_gpu.needs > fiber_gpu.stack) {
+        fiber_gpu.growths++;
+        fiber_gpu.stack = fiber_gpu.needs;
+    }
     return cudaSuccess;
 }
 

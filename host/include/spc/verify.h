@@ -13,7 +13,8 @@
  * build with SPC_CUDA_EXACT, otherwise but for decisions that the last bits of exp2 tip.
  *
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
- * safe from any number of threads and streams.  Randomness is addressed by (seed, position), so a
+ * safe from any number of threads and streams.  (What the CUDA runtime takes when a kernel first
+ * runs, spc_cuda_kernels_load takes before.)  Randomness is addressed by (seed, position), so a
  * token depends on its own rows alone, not on the batch. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
@@ -117,6 +118,22 @@ SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_
  * ready for the next.  After a launch that failed it has to be prepared again. */
 SPC_API spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream,
                                            spc_error *err);
+
+/* Load the kernels of all spc_cuda_* calls onto the current device, and see to it that the device
+ * has the stacks they need.  Who does not call it has both happen at the first launch, which may
+ * then wait for the device and take memory; under CUDA's lazy loading even a launch that is being
+ * captured.  Call it once per device, before the first launch and before measuring free memory.
+ *
+ * Stacks are local memory, which the driver takes for every thread that the device can hold at a
+ * time, once for all kernels of the process: as many bytes for each as cudaLimitStackSize says,
+ * 1024 where nobody has changed it.  The kernels need less than that; where the limit is lower it
+ * is raised, to what they need, for which the driver waits for the device.
+ *
+ * stack_bytes  receives what their stacks take of device memory, of threads together (on an H100
+ *              of 132 multiprocessors 225 MiB); it is not in what a workspace takes.  May be NULL
+ *
+ * Returns SPC_EDEVICE, SPC_ENOMEM, or SPC_EUNSUPPORTED in a build without CUDA. */
+SPC_API spc_status spc_cuda_kernels_load(size_t *stack_bytes, spc_error *err);
 
 /* SPC_OK, or the field of a batch that cannot be right: shapes, strides and missing arrays.  The
  * calls above begin with it. */

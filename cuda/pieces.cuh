@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pieces.cuh - what a block does with the tiles of a piece of a job.  Part of queue.cu. */
+#ifndef SPC_CUDA_PIECES_CUH
+#define SPC_CUDA_PIECES_CUH
+
+#include "workspace.cuh"
+
+/* Statistics of a tile that was asked for and waited for; to: its cell.  A call, so that whoever
+ * calls it again and again keeps nothing but its own in registers. */
+static __device__ __noinline__ void sum_tile(const spc_view *row, const spc_row_params *params,
+                                             int32_t tile, int32_t entries, tile_stage *stage,
+                                             spc_partial *to)
+{
+    const int32_t vocab = scratch.q.vocab;
+    lane_logits v;
+
+    open_tile(row, vocab, tile, entries, stage, &v);
+
+    const spc_partial p = partial_of(&scratch.block, &v, tile, spc_needs_of(params, vocab));
+
+    if (threadIdx.x == 0) *to = p;
+}
+
+/* ---- sums over a pair of rows -----------------------------------------------------------------
+ */
+
+enum { AT_ONCE = 4 }; /* entries that a thread holds of a row: more would not fit in registers */
+
+/* The two rows of a tile in their stages: the types of what lies there. */
+struct staged_pair {
+    int32_t drafter, verifier;
+};
+
+/* What and form known while compiling: the rules' switches fold away. */
+template <int WHAT, int FORM>
+static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t vocab, int32_t tile,
+                                                  staged_pair type)
+{
+    spc_row_pair pair = job->pair;
+    const spc_summand what = (spc_summand)WHAT;
+    float sum = 0.0f;
+
+    if (FORM >= 0) pair.target.form = (spc_target_form)FORM;
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float drafter[AT_ONCE], verifier[AT_ONCE];
+
+        unstage<AT_ONCE>(&scratch.stage[0], type.drafter, k, drafter);
+        unstage<AT_ONCE>(&scratch.stage[1], type.verifier, k, verifier);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES;
+
+            if (v < vocab) {
+                sum += spc_pair_summand(&pair, what, job->x,
+                                        spc_pair_entry_of(&pair, v, drafter[i], verifier[i]));
+            }
+        }
+    }
+    return sum;
+}
+
+/* What is rarely asked for: an entry at a time. */
+static __device__ __noinline__ float any_fold(const job_text *job, int32_t vocab, int32_t tile,
+                                              staged_pair type)
+{
+    const spc_logits drafter = {&scratch.stage[0], type.drafter};
+    const spc_logits verifier = {&scratch.stage[1], type.verifier};
+    const int32_t width = spc_tile_width(vocab, tile);
+    float sum = 0.0f;
+
+#pragma unroll 1
+    for (int32_t i = (int32_t)threadIdx.x; i < width; i += SPC_LANES) {
+        const spc_entry e = spc_pair_entry_of(&job->pair, tile * SPC_TILE + i,
+                                              spc_logit(drafter, i), spc_logit(verifier, i));
+
+        sum += spc_pair_summand(&job->pair, (spc_summand)job->what, job->x, e);
+    }
+    return sum;
+}
+
+/* Rows that are not ready add nothing, whatever lies in their stage. */
+static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab, int32_t tile)
+{
+    const bool reads_drafter = pair->drafter.ready, reads_verifier = pair->verifier.ready;
+    staged_pair type = {SPC_LOGITS_F32, SPC_LOGITS_F32};
+    int32_t of_drafter = 0, of_verifier = 0;
+
+    __syncthreads(); /* all have read the tile before */
+    if (reads_drafter) {
+        of_drafter = fetch_tile(&pair->drafter.row, vocab, tile, &scratch.stage[0]);
+    }
+    if (reads_verifier) {
+        of_verifier = fetch_tile(&pair->verifier.row, vocab, tile, &scratch.stage[1]);
+    }
+    end_fetch();
+    wait_fetch<0>();
+    if (reads_drafter) {
+        type.drafter =
+            complete_stage(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0]);
+    }
+    if (reads_verifier) {
+        type.verifier =
+            complete_stage(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1]);
+    }
+    __syncthreads();
+    return type;
+}
+
+static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
+{
+    const spc_row_pair *pair = &job->pair;
+    const staged_pair type = stage_pair(pair, vocab, tile);
+
+    if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_DEFER) {
+        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, type);
+    }
+    if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_SELECT) {
+        return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_SELECT>(job, vocab, tile, type);
+    }
+    if (job->what == SPC_SUM_OUTSIDE) {
+        return lane_fold<SPC_SUM_OUTSIDE, -1>(job, vocab, tile, type);
+    }
+    if (job->what == SPC_SUM_TV) {
+        return lane_fold<SPC_SUM_TV, SPC_TARGET_DEFER>(job, vocab, tile, type);
+    }
+    if (job->what == SPC_SUM_BLOCK && pair->target.form == SPC_TARGET_DEFER) {
+        return lane_fold<SPC_SUM_BLOCK, SPC_TARGET_DEFER>(job, vocab, tile, type);
+    }
+    return any_fold(job, vocab, tile, type);
+}
+
+/* ---- rows that are cut ------------------------------------------------------------------------
+ */
+
+/* Integers of 64 bits, added as two of 32: shared memory has no instruction for the whole. */
+static __device__ void add_mass(int32_t bin, uint64_t mass)
+{
+    const uint32_t low = (uint32_t)mass, before = atomicAdd(&scratch.low[bin], low);
+    const uint32_t high = (uint32_t)(mass >> 32) + (before + low < before ? 1u : 0u);
+
+    if (high > 0) atomicAdd(&scratch.high[bin], high);
+}
+
+/* Most entries lie outside the bins: they cost two comparisons.  Tiles whose maximum does are not
+ * read. */
+static __device__ void bins_of_tile(const job_text *job, int32_t vocab, int32_t tile, float low,
+                                    float high, int32_t entries)
+{
+    tile_stage *stage = &scratch.stage[tile % 2];
+    const int32_t type = complete_stage(&job->view, vocab, tile, entries, stage);
+
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float z[AT_ONCE];
+
+        unstage<AT_ONCE>(stage, type, k, z);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!(z[i] >= low && z[i] <= high)) continue;
+            if (tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES >= vocab) continue;
+
+            const int32_t bin = spc_search_bin(&job->search, z[i]);
+
+            if (job->what) {
+                add_mass(bin, spc_mass_of(spc_softmax_weight(job->softmax, z[i])));
+            } else {
+                atomicAdd(&scratch.low[bin], 1u);
+            }
+        }
+    }
+}
+
+static __device__ spc_partial kept_of_tile(const job_text *job, int32_t vocab, int32_t tile,
+                                           bool moments, int32_t entries)
+{
+    tile_stage *stage = &scratch.stage[tile % 2];
+    const int32_t type = complete_stage(&job->view, vocab, tile, entries, stage);
+    spc_partial p = spc_partial_none();
+    float sum = 0.0f, moment = 0.0f;
+
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += AT_ONCE) {
+        float z[AT_ONCE];
+
+        unstage<AT_ONCE>(stage, type, k, z);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!(z[i] >= job->softmax.cut)) continue; /* adds nothing, to the bit */
+
+            const float w = spc_softmax_weight(job->softmax, z[i]);
+
+            sum += w;
+            if (moments && w > 0.0f) {
+                moment += (z[i] - job->softmax.max) / job->params.sampling.temperature * w;
+            }
+        }
+    }
+    p.sum = block_sum(&scratch.block, sum);
+    if (moments) p.moment = block_sum(&scratch.block, moment);
+    return p;
+}
+
+enum { NOT_READ = -1 };
+
+/* Ask for a tile of a row if it reaches up to `low`: as fetch_tile, or NOT_READ. */
+static __device__ int32_t fetch_reaching(const job_text *job, int32_t tile, int32_t last, float low)
+{
+    int32_t entries = NOT_READ;
+
+    if (tile < last && partial_at(job->cells, tile).max >= low) {
+        entries = fetch_tile(&job->view, scratch.q.vocab, tile, &scratch.stage[tile % 2]);
+    }
+    end_fetch();
+    return entries;
+}
+
+static __device__ void run_bins(const job_text *job, int32_t slot, int32_t first, int32_t last)
+{
+    const float low = spc_search_logit(&job->search, job->search.low);
+    const float high = spc_search_logit(&job->search, job->search.high);
+    int32_t now = fetch_reaching(job, first, last, low);
+
+    static_assert((int)SPC_CUT_BINS == (int)SPC_LANES, "a thread for every bin");
+    scratch.low[threadIdx.x] = scratch.high[threadIdx.x] = 0;
+    __syncthreads();
+    for (int32_t t = first; t < last; t++) {
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
+
+        wait_fetch<1>();
+        if (now != NOT_READ) bins_of_tile(job, scratch.q.vocab, t, low, high, now);
+        __syncthreads(); /* all have read this tile */
+        now = next;
+    }
+    __syncthreads();
+
+    const uint64_t mass =
+        (uint64_t)scratch.high[threadIdx.x] << 32 | (uint64_t)scratch.low[threadIdx.x];
+
+    if (mass > 0) {
+        atomicAdd((unsigned long long *)bins_of(&scratch.q, slot) + threadIdx.x,
+                  (unsigned long long)mass);
+    }
+}
+
+static __device__ void run_kept(const job_text *job, int32_t first, int32_t last)
+{
+    const spc_row_needs needs = spc_needs_of(&job->params, scratch.q.vocab);
+    const float low = job->softmax.cut;
+    int32_t now = fetch_reaching(job, first, last, low);
+
+    for (int32_t t = first; t < last; t++) {
+        const int32_t next = fetch_reaching(job, t + 1, last, low);
+        spc_partial p = spc_partial_none();
+
+        wait_fetch<1>();
+        if (now != NOT_READ) {
+            p = kept_of_tile(job, scratch.q.vocab, t, needs.processed_moment, now);
+        }
+        p.max = job->stats.max; /* what the sums are relative to now */
+        p.top = job->stats.top;
+        __syncthreads(); /* all have read this tile, and its partial */
+        if (threadIdx.x == 0) scratch.q.cells[job->cells + t].tile = p;
+        now = next;
+    }
+}
+
+/* ---- a piece ----------------------------------------------------------------------------------
+ */
+
+/* One piece of the job in scratch.job; the block's threads have all written when it returns. */
+static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
+{
+    const job_text *job = &scratch.job;
+    const int32_t vocab = scratch.q.vocab, first = piece * job->piece;
+    const int32_t last =
+        first + job->piece < scratch.q.tiles ? first + job->piece : scratch.q.tiles;
+
+    if (job->kind == JOB_BINS) {
+        run_bins(job, slot, first, last);
+    } else if (job->kind == JOB_KEPT) {
+        run_kept(job, first, last);
+    } else {
+        for (int32_t t = first; t < last; t++) {
+            spc_partial *to = &scratch.q.cells[cells_of_job(&scratch.q, slot) + t].tile;
+
+            if (job->kind == JOB_PARTIALS) {
+                const int32_t entries = fetch_tile(&job->view, vocab, t, &scratch.stage[0]);
+
+                end_fetch();
+                wait_fetch<0>();
+                sum_tile(&job->view, &job->params, t, entries, &scratch.stage[0], to);
+            } else {
+                spc_partial p = spc_partial_none();
+
+                p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
+                if (threadIdx.x == 0) *to = p;
+            }
+        }
+    }
+    fence_blocks();
+    __syncthreads();
+}
+
+#endif
