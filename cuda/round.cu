@@ -130,6 +130,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     emit(&o, &a.verdict[k], stop, a.stops[k]);
     if (a.late[k]) emit(&o, &a.again[k], stop, a.stops[k]);
     if (a.failed[k] && a.verdict[k].accepted == a.drafts[k]) o.live = 0; /* it got there */
+    if (!o.live && o.count == 0) o.count = 1; /* beside others it stays where rows may be */
     a.outcome[k] = o;
 }
 

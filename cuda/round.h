@@ -77,7 +77,7 @@ cudaError_t spc_cuda_round_late(const spc_round_late_args *args, cudaStream_t st
 
 /* What a round made of a sequence: what its next one begins with. */
 typedef struct {
-    int32_t count;           /* tokens it emitted */
+    int32_t count;           /* tokens it emitted; 1 where it ended without any */
     int32_t pending, before; /* the last two of the sequence */
     int32_t live;            /* 0: the sequence ended by a stop or a bad row: no round follows */
 } spc_round_outcome;

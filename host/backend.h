@@ -97,8 +97,9 @@ static inline int32_t spc_lane_drafter_rows(const spc_lane *lane)
 typedef struct {
     uint64_t verify_ns; /* from the last draw to the end of verification, by the device's clock (of
                            two devices by the host's); UINT64_MAX: nothing was drawn */
-    uint64_t round_ns; /* from its beginning to there, by the same; UINT64_MAX: as long as the call,
-                          which did not find it sent (spc_whole.flew) */
+    uint64_t round_ns; /* from its beginning to there, or to the end of late rows where there may be
+                          any, by the same; UINT64_MAX: as long as the call, which did not find it
+                          sent (spc_whole.flew) */
 } spc_round_times;
 
 /* Rounds that a runner verified as a whole, by the device's clock. */

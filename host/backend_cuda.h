@@ -125,8 +125,9 @@ typedef struct {
 } cuda_whole_shape;
 
 /* When the device came to where: behind the last draw, behind verification; of a chained round and
- * of one on the clock also at the beginning, of the latter behind the verifier's forward too. */
-enum { CLOCK_DRAWN, CLOCK_DECIDED, CLOCK_BEGUN, CLOCK_SCORED, CUDA_CLOCKS };
+ * of one on the clock also at the beginning, of the former behind late rows too (where there may be
+ * any), of the latter behind the verifier's forward. */
+enum { CLOCK_DRAWN, CLOCK_DECIDED, CLOCK_BEGUN, CLOCK_SCORED, CLOCK_ENDED, CUDA_CLOCKS };
 
 /* The data of a whole round: one block on the host and one on the device, laid out by the round's
  * shape, of which the host sends the first part and fetches the middle.  Lanes are ordered by

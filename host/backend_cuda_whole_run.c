@@ -344,6 +344,10 @@ static bool round_body(whole_round *r, spc_error *err)
     ok = run_round(r, err) == SPC_OK;
     r->inside = r->shape.late.count == 0 || r->condition != 0;
     if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
+    if (ok && r->condition != 0 && r->shape.chained) {
+        ok = spc_cuda_check(b, spc_cuda_round_stamp(r->device.clock + CLOCK_ENDED, b->stream),
+                            "clock", err) == SPC_OK;
+    }
     r->condition = 0;
     return ok;
 }
@@ -377,10 +381,11 @@ static bool chained_body(whole_round *r, spc_error *err)
            record_body(r, condition, b->side, round_body, err) && r->inside;
 }
 
-/* Record the round.  False: it cannot be. */
+/* Record the round.  False: it cannot be; the device has come to no harm by that. */
 static bool record(whole_round *r, cuda_whole_graph *g)
 {
     spc_backend *b = r->verifier->backend;
+    cudaError_t failed = b->failed;
     cudaGraph_t graph = NULL;
     bool ok;
 
@@ -394,6 +399,7 @@ static bool record(whole_round *r, cuda_whole_graph *g)
         g->exec = NULL;
     }
     if (graph) (void)cudaGraphDestroy(graph);
+    b->failed = failed;
     return g->exec != NULL;
 }
 

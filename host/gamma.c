@@ -378,13 +378,14 @@ static void keep_choices(spc_engine *engine, spc_session *const *sessions, int32
         spc_session *s = sessions[k];
         bool plain = s->round_gamma == 0 && last_of(s) == SPC_LAST_NEVER;
 
+        lane_of(s, &g->lane[k]);
+        g->learns = g->learns || g->lane[k].least < g->lane[k].most;
         drafts = drafts || !plain;
         if (s->gamma != SPC_GAMMA_AUTO) continue;
-        g->learns = true;
         s->counters.chosen[s->round_gamma]++;
         s->choice.probe.idle += plain;
     }
-    g->drafting = drafts ? g->drafting + 1 : 0;
+    if (g->learns) g->drafting = drafts ? g->drafting + 1 : 0;
 }
 
 bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t count)
@@ -392,18 +393,17 @@ bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t c
     spc_gamma *g = &engine->gamma;
 
     if (!g->learns) return true;
-    if (g->drafting >= PLAIN_AFTER) return false;
-    for (int32_t k = 0; k < count; k++) {
-        const spc_session *s = sessions[k];
-
-        lane_of(s, &g->lane[k]);
-        if (s->gamma == SPC_GAMMA_AUTO && s->choice.probe.idle >= s->choice.probe.every) {
-            return false;
-        }
-    }
+    if (g->probing || g->drafting >= PLAIN_AFTER) return false;
+    for (int32_t k = 0; k < count; k++) lane_of(sessions[k], &g->lane[k]);
     (void)spc_gamma_lengths(&g->times, g->lane, count);
     for (int32_t k = 0; k < count; k++) {
         if (g->lane[k].chosen != sessions[k]->round_gamma) return false;
+    }
+    for (int32_t k = 0; k < count; k++) {
+        const spc_session *s = sessions[k];
+        bool idle = g->lane[k].chosen == 0 && g->lane[k].last == SPC_LAST_NEVER;
+
+        if (s->gamma == SPC_GAMMA_AUTO && idle && may_probe(engine, s, k, count)) return false;
     }
     return true;
 }

@@ -305,22 +305,38 @@ static spc_status round_composed(spc_engine *engine, spc_session *const *session
     return status;
 }
 
-/* The times of a round: until its last draft, until its verdicts, until all is kept. */
+/* How long a round took.  Of the host's time in the step, `decided` went by until its verdicts,
+ * `draft` of that for drafts, and `committed` until all was kept.  `own` is the round's time with
+ * nothing else in it: the device may have begun it before the step. */
 typedef struct {
     uint64_t draft, decided, committed;
+    uint64_t own, own_draft, own_verify;
 } round_time;
 
+/* Of a whole round. */
+static void split_time(round_time *t, const spc_round_times *device)
+{
+    bool flew = device->round_ns != UINT64_MAX;
+
+    t->own = flew ? device->round_ns : t->decided;
+    t->own_verify = device->verify_ns < t->own ? device->verify_ns : t->own;
+    t->own_draft = t->own - t->own_verify;
+    t->draft = t->own_draft;
+    if (flew && t->own > 0) { /* what was left to wait for, in the same proportion */
+        t->draft = (uint64_t)((double)t->decided * (double)t->own_draft / (double)t->own);
+    }
+}
+
 static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                       const round_time *t, int32_t rows, bool whole, bool flew)
+                       const round_time *t, int32_t rows, bool whole)
 {
     const spc_whole *w = &engine->scratch.whole[0];
-    uint64_t total = flew ? t->decided : t->committed; /* the device does not wait for the host */
 
     if (count == 1 && whole && spc_round_steps(sessions[0])) {
-        spc_overlap_note(&engine->overlap, total, engine->scratch.lane[0].drafts - w->ready,
-                         t->draft, t->decided - t->draft);
+        spc_overlap_note(&engine->overlap, t->own, engine->scratch.lane[0].drafts - w->ready,
+                         t->own_draft, t->own_verify);
     }
-    spc_gamma_scored(engine, rows, total - t->draft, total);
+    spc_gamma_scored(engine, rows, t->own - t->own_draft, t->own);
     for (int32_t k = 0; k < count; k++) { /* a batch shares its time equally */
         spc_stats *c = &sessions[k]->counters;
 
@@ -354,14 +370,14 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
         status = round_composed(engine, sessions, count, &t.draft, &rows, err);
     }
     if (status != SPC_OK) return status;
-    flew = times.round_ns != UINT64_MAX;
-    t.decided = flew ? times.round_ns : spc_engine_now(engine) - start;
+    t.decided = spc_engine_now(engine) - start;
+    flew = whole && times.round_ns != UINT64_MAX;
     if (whole) {
-        t.draft = times.verify_ns < t.decided ? t.decided - times.verify_ns : 0;
-        spc_round_drafted_whole(engine, sessions, count, t.draft);
+        split_time(&t, &times);
+        spc_round_drafted_whole(engine, sessions, count, t.own_draft);
+    } else {
+        t.own_draft = t.draft;
     }
-
-    uint64_t seen = spc_engine_now(engine);
 
     spc_trace_begin(engine->trace, "commit sessions=%d", (int)count);
     for (int32_t k = 0; k < count; k++) {
@@ -372,9 +388,10 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
         flies += s->flies;
     }
     spc_trace_end(engine->trace);
-    t.committed = t.decided + spc_engine_now(engine) - seen;
+    t.committed = spc_engine_now(engine) - start;
+    if (!flew) t.own = t.committed; /* the device waited for the host */
     spc_chain_note(&engine->chain, flew, flies);
-    note_times(engine, sessions, count, &t, rows, whole, flew);
+    note_times(engine, sessions, count, &t, rows, whole);
     return SPC_OK;
 }
 

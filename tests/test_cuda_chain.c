@@ -213,6 +213,118 @@ Test(cuda_chain, a_round_that_flies_serves_the_one_it_was_sent_for_alone)
     close_fixture(&g);
 }
 
+/* What an application may do, by dice. */
+typedef struct {
+    spc_session *session[SESSIONS];
+    int32_t left[SESSIONS]; /* tokens until its callback ends it */
+    uint64_t hash;          /* of all texts and how they ended */
+    int64_t chained;
+    uint32_t dice;
+} script;
+
+static uint32_t throw_dice(script *s, uint32_t below)
+{
+    s->dice = s->dice * 1664525u + 1013904223u;
+    return (s->dice >> 9) % below;
+}
+
+static bool end_after(void *user, const spc_token *token)
+{
+    int32_t *left = user;
+
+    (void)token;
+    return --*left > 0;
+}
+
+static void note_session(script *s, const spc_session *session)
+{
+    decoded d = decoded_of(session);
+
+    s->hash = (s->hash ^ d.stats.output_hash ^ (uint64_t)d.finish) * 0x9e3779b97f4a7c15u;
+    s->chained += d.stats.chained;
+}
+
+static void open_another(script *s, spc_engine *engine, uint32_t i)
+{
+    spc_session_options o = way_options(&ways[throw_dice(s, WAYS)], throw_dice(s, 5));
+    prompt p = prompt_made(1 + (int32_t)throw_dice(s, 20), VOCAB, throw_dice(s, 3));
+
+    if (s->session[i]) note_session(s, s->session[i]);
+    spc_session_close(s->session[i]);
+    o.max_tokens = throw_dice(s, 2) ? 0 : 4 + (int32_t)throw_dice(s, 24);
+    s->left[i] = throw_dice(s, 4) ? 1000 : 2 + (int32_t)throw_dice(s, 20);
+    o.on_token = end_after;
+    o.user = &s->left[i];
+    s->session[i] = open_session(engine, &o, &p);
+}
+
+/* Another prompt, or all that there is and one token more. */
+static void begin_anew(script *s, uint32_t i)
+{
+    prompt p = prompt_made(1 + (int32_t)throw_dice(s, 20), VOCAB, throw_dice(s, 3));
+    spc_error error;
+    decoded d = decoded_of(s->session[i]);
+
+    note_session(s, s->session[i]);
+    for (int32_t k = 0; throw_dice(s, 2) && k < d.count && p.count < 30; k++) {
+        p.id[p.count++] = d.token[k];
+    }
+    s->left[i] = 1000;
+    cr_assert_eq(spc_session_restart(s->session[i], p.id, p.count, &error), SPC_OK, "%s",
+                 error.message);
+}
+
+static script run_script(int32_t pair, uint32_t seed, bool chained)
+{
+    enum { ACTIONS = 14, STEPS = 3 };
+    fixture f = open_chained(pair, chained);
+    script s = {.dice = seed};
+    spc_error error;
+
+    f.engine->prefix_off = pair == 1; /* its encoder */
+    for (int32_t action = 0; action < ACTIONS; action++) {
+        spc_session *group[SESSIONS];
+        uint32_t what = throw_dice(&s, 8), i = throw_dice(&s, SESSIONS);
+        uint32_t members = throw_dice(&s, 4) ? ~0u : throw_dice(&s, 1u << SESSIONS);
+        int32_t count = 0;
+
+        if (!s.session[i] || what == 0) {
+            open_another(&s, f.engine, i);
+        } else if (what == 1) {
+            begin_anew(&s, i);
+        } else if (what == 2) {
+            spc_session_cancel(s.session[i]);
+        }
+        for (int32_t k = 0; k < SESSIONS; k++) {
+            if (s.session[k] && (members >> k & 1)) group[count++] = s.session[k];
+        }
+        f.engine->chain.wait = f.engine->chain.patience = 0;
+        for (int32_t step = 0; step < STEPS && count > 0; step++) {
+            (void)spc_engine_step(f.engine, group, count, &error);
+        }
+    }
+    for (int32_t k = 0; k < SESSIONS; k++) {
+        if (s.session[k]) note_session(&s, s.session[k]);
+        spc_session_close(s.session[k]);
+    }
+    close_fixture(&f);
+    return s;
+}
+
+Test(cuda_chain, whatever_an_application_does_the_texts_are_the_same)
+{
+    int64_t chained = 0;
+
+    for (uint32_t seed = 1; seed <= 6; seed++) {
+        script a = run_script((int32_t)(seed % 3), seed, false);
+        script b = run_script((int32_t)(seed % 3), seed, true);
+
+        cr_expect_eq(a.hash, b.hash, "seed %d", (int)seed);
+        chained += b.chained;
+    }
+    cr_expect_gt(chained, 30);
+}
+
 /* Draft lengths that are chosen stay chosen while a round flies. */
 Test(cuda_chain, chosen_draft_lengths_give_the_same_greedy_text)
 {
@@ -230,6 +342,48 @@ Test(cuda_chain, chosen_draft_lengths_give_the_same_greedy_text)
     cr_expect_eq(chosen, b.stats.rounds);
     close_fixture(&f);
     close_fixture(&g);
+}
+
+/* What a session says of its time is the time its steps took. */
+Test(cuda_chain, times_add_up)
+{
+    fixture f = open_chained(WIDE_PAIR, true);
+    spc_session_options o = options_of("opt:alpha=0.2", 1, 1);
+    prompt p = prompt_made(3, VOCAB, 1);
+    uint64_t wall = 0, told = 0;
+    int64_t chained = 0;
+
+    o.ignore_stop = true;
+    for (int32_t run = 0; run < 2; run++) {
+        uint64_t start = spc_now_ns();
+        decoded d = decode(f.engine, &o, &p);
+
+        wall += spc_now_ns() - start;
+        told += d.stats.draft_ns + d.stats.verify_ns + d.stats.other_ns;
+        chained += d.stats.chained;
+    }
+    cr_expect_gt(chained, 10);
+    cr_expect_leq(told, wall);
+    cr_expect_geq(told, wall / 10 * 9, "%g of %g ms", (double)told * 1e-6, (double)wall * 1e-6);
+    close_fixture(&f);
+}
+
+/* A choice that chooses nothing costs no chain. */
+Test(cuda_chain, a_verifier_alone_is_chained_under_any_draft_length)
+{
+    int64_t chained[2];
+
+    for (int32_t i = 0; i < 2; i++) {
+        fixture f = open_chained(0, true);
+        spc_session_options o = options_of("verifier-only", i == 0 ? 0 : SPC_GAMMA_AUTO, 1);
+        prompt p = prompt_made(3, VOCAB, 1);
+
+        o.ignore_stop = true;
+        chained[i] = decode(f.engine, &o, &p).stats.chained;
+        close_fixture(&f);
+    }
+    cr_expect_eq(chained[0], chained[1], "%d, %d", (int)chained[0], (int)chained[1]);
+    cr_expect_gt(chained[0], 20);
 }
 
 Test(cuda_chain, an_engine_closes_while_a_round_flies)
@@ -321,6 +475,73 @@ Test(cuda_chain, where_no_graph_has_conditions_rounds_go_by_themselves)
     cr_expect_eq(b.stats.chained, 0);
     close_fixture(&f);
     fiber_gpu.no_condition = false;
+}
+
+/* A recording that fails half way is forgotten, and the device with it unharmed. */
+Test(cuda_chain, a_body_that_cannot_be_recorded_is_done_without)
+{
+    fixture f = open_chained(0, true);
+    spc_session_options o = options_of("strict", 2, 0);
+    prompt p = prompt_made(3, VOCAB, 1);
+    decoded a = decode(f.engine, &o, &p), b;
+
+    close_fixture(&f);
+    fiber_gpu.no_body = true;
+    f = open_chained(0, true);
+    b = decode(f.engine, &o, &p);
+    expect_same(&a, &b, "strict", 0);
+    cr_expect_eq(b.stats.chained, 0);
+    close_fixture(&f);
+    fiber_gpu.no_body = false;
+}
+
+/* A sequence that ended in its first round stays in the batch until the host has seen it: its rows
+ * stay where its pages are.  In front of its first page lies position 15 of another one, where
+ * nobody has come yet. */
+Test(cuda_chain, what_ended_writes_into_its_own_pages_alone)
+{
+    enum { BROKEN = 5, WHOLE = 3, RUNS = 7 }; /* shapes are known after some runs */
+    fixture f = open_chained(0, true);
+    const tiny_model *tiny = &f.verifier;
+    const spc_weight *w = &tiny->plan->weight[tiny->plan->op[0].weight[0]];
+    float *row = (float *)(uintptr_t)spc_bundle_find(tiny->bundle, w->name)->data;
+    spc_limits limits = spc_engine_limits(SESSIONS, CONTEXT);
+    const spc_runner *d = f.engine->drafter.runner;
+    const spc_config *c = &d->plan->config;
+    int32_t looked_at = 0;
+    spc_error error;
+
+    for (int32_t k = 0; k < w->cols; k++) row[BROKEN * w->cols + k] = NAN;
+    f.engine->ops->unload(f.engine->verifier.runner);
+    cr_assert_eq(f.engine->ops->load(f.engine->backend, tiny->plan, tiny->bundle, &limits,
+                                     &f.engine->verifier.runner, &error),
+                 SPC_OK, "%s", error.message);
+    for (int32_t run = 0; run < RUNS; run++) {
+        spc_session_options o = options_of("strict", 2, 0);
+        prompt p[2] = {{{3}, 1}, {{run < WHOLE ? 4 : BROKEN}, 1}};
+        spc_session *s[2];
+        const float *in_front;
+        float before[64];
+
+        o.ignore_stop = true;
+        f.engine->chain = (spc_chain){0};
+        for (int32_t k = 0; k < 2; k++) s[k] = open_session(f.engine, &o, &p[k]);
+        fiber_catch_up();
+        in_front = (const float *)d->cache.value + s[1]->page[0] * c->layers * spc_kv_layer(c) -
+                   c->head_dim;
+        if (s[1]->page[0] > 0) memcpy(before, in_front, (size_t)c->head_dim * sizeof *before);
+        for (int32_t step = 0; step < 3; step++) (void)spc_engine_step(f.engine, s, 2, &error);
+        fiber_catch_up();
+        cr_expect_eq(s[1]->finish, run < WHOLE ? SPC_FINISH_RUNNING : SPC_FINISH_FAILED);
+        looked_at += s[1]->page[0] > 0 && run >= WHOLE;
+        if (s[1]->page[0] > 0) {
+            cr_expect_eq(memcmp(before, in_front, (size_t)c->head_dim * sizeof *before), 0,
+                         "run %d", (int)run);
+        }
+        for (int32_t k = 0; k < 2; k++) spc_session_close(s[k]);
+    }
+    cr_expect_gt(looked_at, 0);
+    close_fixture(&f);
 }
 
 #endif

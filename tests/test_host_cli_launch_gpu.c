@@ -216,7 +216,7 @@ Test(host_cli_launch_gpu, what_differs_between_ranks_is_named)
          "rank 1: cuda:2: expected a number of 0 to 1"},
         {{{"cuda", "2", "0", "22809"}, {"cpu", "2", "0", "22809"}},
          4,
-         "unchanged weights, a GPU, drafter-tp 1 and a drafter, rank 1 with"},
+         "unchanged weights, f32 kv, a GPU, drafter-tp 1 and a drafter, rank 1 with"},
     };
     ending ends[2];
 

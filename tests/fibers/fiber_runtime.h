@@ -70,6 +70,7 @@ typedef struct {
     int waits;         /* of the host for the device */
     bool no_capture;   /* graphs cannot be recorded */
     bool no_condition; /* graphs cannot hold conditional nodes */
+    bool no_body;      /* nothing can be recorded into their bodies */
     int fails_after;   /* launches that succeed; < 0: all do */
     bool late;         /* nothing is done before somebody waits; of one thread only */
     int most_left;     /* late: what was sent behind an event that was waited for, at most */

@@ -622,6 +622,7 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
     std::vector<char> copy(from, from + bytes);
 
     if (fiber_captures()) {
+        if (fiber_gpu.no_body && recorded.size() > 1) return cudaErrorStreamCaptureUnsupported;
         recorded.back().graph->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
         return cudaSuccess;
     }
@@ -660,18 +661,20 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out)
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
 {
+    if (!fiber_captures_on(stream)) return cudaErrorInvalidValue;
     *out = recorded.back().graph;
     recorded.pop_back();
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, enum cudaStreamCaptureStatus *status,
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
                                      unsigned long long *, cudaGraph_t *graph,
                                      const cudaGraphNode_t **dependencies,
                                      const cudaGraphEdgeData **edges, size_t *count)
 {
+    if (!fiber_captures_on(stream)) return cudaErrorInvalidValue;
     *status = cudaStreamCaptureStatusActive;
     *graph = recorded.back().graph;
     *dependencies = NULL;
