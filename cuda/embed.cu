@@ -43,7 +43,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     float *out = a.out + (int64_t)blockIdx.x * a.table.cols;
 
     for (int u = threadIdx.x; u < quant_units(a.table.stride); u += OPS_THREADS) {
-        Q quant;
+        Q quant = {}; /* compilers do not see that it is loaded where it is read */
 
         if (here) quant.load(a.table, row, u);
         for (int b = 0; b < QUANT_BLOCKS; b++) {

@@ -25,7 +25,7 @@ set(MOST
   "close_kernel"                    64
   "tiles_kernel"                    176
   # Spills of some words, where one block more for each multiprocessor is worth it.
-  "attend_kernelILi256ELb1"         48
+  "attend_kernelI11weights_f32Li256ELb1" 56
   "linear_row_kernel.*Li16E"        32
   "linear_quant_kernel.*Li8E"       16)
 
