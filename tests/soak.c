@@ -115,7 +115,6 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
     o.sessions = 1 + (int32_t)soak_below(5);
     o.prefill_rows = soak_chance(50) ? 0 : 1 + (int32_t)soak_below(12);
     o.no_prefix_reuse = soak_chance(25);
-    if (soak_chance(30)) o.kv = soak_chance(50) ? "bf16" : "f16";
     if (soak_chance(40)) o.kv_tokens = o.context + (int32_t)soak_below((uint32_t)o.context * 2);
     if (cpu) o.threads = 1 + (int32_t)soak_below(2);
     place->engine = open_engine(&o);
