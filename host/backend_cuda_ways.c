@@ -303,6 +303,17 @@ static spc_status time_all(spc_runner *r, const cuda_tuner *t, const spc_linear_
     return SPC_OK;
 }
 
+/* Does the table say all that is to be found out of layers like this?  One that was made without
+ * the library knows nothing of more than 16 rows. */
+static bool is_tuned(const spc_runner *r, const cuda_tuner *t, const spc_kernels_shape *shape,
+                     int32_t weight)
+{
+    const spc_kernels_entry *entry = spc_kernels_find(t->table, shape);
+    bool wide = r->wide && r->wide[weight] && t->rows > SPC_LINEAR_STRIP;
+
+    return entry && (!wide || entry->many[spc_gemm_bucket(t->rows)].by != SPC_KERNELS_NONE);
+}
+
 static spc_status tune_layer(spc_runner *r, const spc_linear_args *a, spc_linear_way *way,
                              void *user, spc_error *err)
 {
@@ -314,7 +325,7 @@ static spc_status tune_layer(spc_runner *r, const spc_linear_args *a, spc_linear
     alike fastest = usual;
     spc_status status;
 
-    if (spc_kernels_find(t->table, &usual.shape)) return SPC_OK;
+    if (is_tuned(r, t, &usual.shape, (int32_t)(way - r->way))) return SPC_OK;
     (void)snprintf(entry.kernel, sizeof entry.kernel, "%s", kernel_name[usual.way.kernel]);
     status = time_way(r, t, &usual, entry.default_us, err);
     memcpy(entry.forward_us, entry.default_us, sizeof entry.forward_us);

@@ -379,6 +379,34 @@ Test(cuda_backend_wide, the_fastest_way_of_each_number_of_rows_goes_into_the_tab
     spc_kernels_clear(&table);
 }
 
+/* Whoever adds them to a table that was made without the library finds them there. */
+Test(cuda_backend_wide, more_rows_of_layers_that_a_table_has_are_timed)
+{
+    spc_kernels table = {.where = "table.json"};
+    uint64_t now = 0, before;
+    const spc_tuning how = {steady, &now, 1, 1};
+    spc_error error;
+    stand s;
+
+    for (int library = 0; library < 2; library++) {
+        cr_assert_eq(load(&s, library == 1, NULL, &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
+                     error.message);
+        cr_assert_eq(table.count, LAYERS);
+        for (int32_t i = 0; i < table.count; i++) {
+            const spc_kernels_many *many = table.entry[i].many;
+
+            cr_expect_eq(many[0].by != SPC_KERNELS_NONE, library == 1, "layer %d", (int)i);
+            cr_expect_eq(many[1].by != SPC_KERNELS_NONE, library == 1, "layer %d", (int)i);
+        }
+        before = now;
+        cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK);
+        cr_expect_eq(now, before, "what is there is not timed again");
+        unload(&s);
+    }
+    spc_kernels_clear(&table);
+}
+
 /* Rows of several slots, each of which has a source. */
 Test(cuda_backend_wide, models_with_an_encoder_are_timed_too)
 {
