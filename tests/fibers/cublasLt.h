@@ -311,6 +311,10 @@ cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *a
         *(const float *)beta != 0.0f) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
+    /* what its algorithms were asked for */
+    if ((uintptr_t)a % 16 != 0 || (uintptr_t)b % 256 != 0 || (uintptr_t)d % 256 != 0) {
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
     if (fiber_captures() && !fiber_captures_on(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
     if (fiber_library.products++ == fiber_library.fails_at) return CUBLAS_STATUS_EXECUTION_FAILED;
     memset(workspace, 0xff, needs.workspaceSize);
