@@ -41,6 +41,8 @@ MUST_FAIL = [
      "for (int half = WARPS / 2; half > 1;"),
     ("queue", "lane 0 only", "cuda/device.cuh", "value = warp_sum_of_block(s->lane[0]);",
      "value = s->lane[0][0];"),
+    ("queue", "a fold does not wait for its readers", "cuda/device.cuh",
+     "    __syncthreads(); /* s may be written again */\n", ""),
     ("queue", "the first tile only", "cuda/decide.cuh", "for (int32_t i = 0; i < tiles; i++) sum +=",
      "for (int32_t i = 0; i < 1; i++) sum +="),
     ("queue", "streams share their numbers", "rules/rng.h", "| (uint32_t)stream << 28", ""),

@@ -2,7 +2,8 @@
 /* fibers.cpp - the scheduler: runs every fiber up to its next barrier, then lets all of them pass.
  *
  * Blocks run one after the other, or several by turns: then a block runs in one round and rests in
- * another as dice fall, so that blocks that work on each other's behalf meet in many ways.
+ * another as dice fall, so that blocks that work on each other's behalf meet in many ways.  So do
+ * the warps of a block between two barriers, and lanes run up or down: what lacks a barrier shows.
  *
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
@@ -154,16 +155,38 @@ bool pass_barriers(size_t block)
     return passed;
 }
 
-/* Let a block run up to its next barrier.  false: it has ended. */
+bool toss(void)
+{
+    dice = dice * 1664525u + 1013904223u;
+    return dice >> 31;
+}
+
+/* Let the threads of a warp run up to their next barrier, from the first or from the last on. */
+void run_warp(size_t from, size_t count)
+{
+    const bool down = toss();
+
+    for (size_t k = 0; k < count; k++) {
+        const size_t i = from + (down ? count - 1 - k : k);
+
+        if (fibers[i].wait == RUNS) resume(i);
+    }
+}
+
+/* Let some warps of a block run up to their next barrier: one may be there before another has
+ * begun, as on a device.  false: the block has ended. */
 bool run_block(size_t block)
 {
     const size_t from = block * width, to = from + width;
     bool ran = false;
 
-    for (size_t i = from; i < to; i++) {
-        if (fibers[i].wait != RUNS) continue;
-        resume(i);
-        ran = true;
+    for (size_t warp = from; warp < to; warp += WARP) {
+        const size_t end = warp + WARP < to ? warp + WARP : to;
+        bool runs = false;
+
+        for (size_t i = warp; i < end; i++) runs = runs || fibers[i].wait == RUNS;
+        ran = ran || runs;
+        if (runs && toss()) run_warp(warp, end - warp);
     }
     if (pass_barriers(block) || ran) return true;
     for (size_t i = from; i < to; i++) {
@@ -188,8 +211,7 @@ void run_blocks(int first, int count)
     while (running) {
         running = false;
         for (int b = 0; b < count; b++) {
-            dice = dice * 1664525u + 1013904223u;
-            if (count > 1 && dice >> 31) {
+            if (count > 1 && toss()) {
                 running = true;
                 continue;
             }
