@@ -353,11 +353,8 @@ spc_status spc_cuda_tune(spc_runner *r, const spc_tuning *how, spc_kernels *tabl
         return spc_error_set(err, SPC_EINPUT, "%s: expected a table of this GPU, %s, found %s",
                              table->where, gpu, table->gpu);
     }
-    if (r->gemm) {
-        status = spc_cuda_check_version(r, table, err);
-        if (status != SPC_OK) return status;
-        table->cublaslt = spc_cuda_gemm_version(r->gemm);
-    }
+    if (r->gemm) status = spc_cuda_check_version(r, table, err);
+    if (status != SPC_OK) return status;
     (void)snprintf(table->gpu, sizeof table->gpu, "%s", gpu);
     (void)cudaDriverGetVersion(&table->driver);
     (void)cudaRuntimeGetVersion(&table->toolkit);
@@ -365,6 +362,9 @@ spc_status spc_cuda_tune(spc_runner *r, const spc_tuning *how, spc_kernels *tabl
     if (!t.sample) return spc_error_set(err, SPC_ENOMEM, "no memory for %d times", (int)how->runs);
     status = give_pages(r, err);
     t.rows = most_rows(r);
+    if (r->wide_count > 0 && t.rows > SPC_LINEAR_STRIP) {
+        table->cublaslt = spc_cuda_gemm_version(r->gemm);
+    }
     if (status == SPC_OK) status = spc_cuda_each_linear(r, tune_layer, &t, err);
     free(t.sample);
     return status;

@@ -407,6 +407,29 @@ Test(cuda_backend_wide, more_rows_of_layers_that_a_table_has_are_timed)
     spc_kernels_clear(&table);
 }
 
+/* Such a table is good for any version of the library. */
+Test(cuda_backend_wide, a_table_of_few_rows_has_no_version)
+{
+    const spc_limits limits = {
+        .slots = 1, .context = CONTEXT, .rows = 16, .outputs = 16, .library = true};
+    stand s = {.model = tiny_open_halves(config, 8, true)};
+    spc_kernels table = {.where = "table.json"};
+    uint64_t now = 0;
+    const spc_tuning how = {steady, &now, 1, 1};
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&s.backend, 0, NULL, &error), SPC_OK);
+    cr_assert_eq(
+        spc_backend_cuda.load(s.backend, s.model.plan, s.model.bundle, &limits, &s.runner, &error),
+        SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect_eq(table.count, LAYERS);
+    cr_expect_eq(table.cublaslt, 0);
+    unload(&s);
+    spc_kernels_clear(&table);
+}
+
 /* Rows of several slots, each of which has a source. */
 Test(cuda_backend_wide, models_with_an_encoder_are_timed_too)
 {
