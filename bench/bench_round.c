@@ -56,7 +56,7 @@ typedef struct {
     double draft_us, verify_us, other_us;
     double device_draft_us, device_score_us, device_decide_us; /* NAN: no clock of the device's */
     double device_gap_us;
-    int64_t rounds, drafted, accepted, verified, ahead, ahead_used, chained;
+    int64_t rounds, drafted, accepted, verified, ahead, ahead_used, in_turns, chained;
 } point;
 
 static const char help[] =
@@ -77,8 +77,8 @@ static const char help[] =
     "  --device NAME        auto (default), cpu, cuda, cuda:N\n"
     "  --plain-launches     GPU: rounds launch by launch, not as one graph\n"
     "  --no-chain           GPU: every round waits until the host has seen the one before\n"
-    "  --overlap MODE       auto (default), on, off: drafting ahead; on and off take the token\n"
-    "                       behind kept drafts from the drafter's own step (batch 1)\n"
+    "  --overlap MODE       auto (default), on, off: drafting ahead, batches in two halves; on\n"
+    "                       and off take the token behind kept drafts from the drafter's own step\n"
     "  --fast-prefill       GPU: more than 16 rows by cuBLASLt\n"
     "  --kernels FILE       GPU: linear layers as a table of bench_device --tune says\n"
     "  --table              a table instead of JSON lines\n"
@@ -297,7 +297,8 @@ static spc_status open_engine(state *s)
     if (status != SPC_OK) return status;
     s->engine->composed = o->plain_launches;
     s->engine->overlap.mode = o->overlap;
-    s->engine->chain.off = o->no_chain;
+    s->engine->chain[0].off = s->engine->chain[1].off = o->no_chain;
+    s->engine->turns.mode = o->overlap;
     s->rate = (float)o->accept;
     if (o->accept >= 0) s->engine->synthetic = &s->rate;
     (void)clock_of(s);
@@ -381,6 +382,7 @@ static void add_stats(const spc_stats *a, int64_t *tokens, uint64_t *ns, point *
     p->rounds += a->rounds;
     p->ahead += a->drafted_ahead;
     p->ahead_used += a->ahead_used;
+    p->in_turns += a->in_turns;
     p->chained += a->chained;
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         p->drafted += a->drafted[i];
@@ -447,6 +449,7 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
     p->rounds -= warm.rounds;
     p->ahead -= warm.ahead;
     p->ahead_used -= warm.ahead_used;
+    p->in_turns -= warm.in_turns;
     p->chained -= warm.chained;
     p->drafted -= warm.drafted;
     p->verified -= warm.verified;
@@ -540,6 +543,8 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_number(&line, "device_score_us", p->device_score_us);
     measure_line_number(&line, "device_verify_us", p->device_decide_us);
     measure_line_number(&line, "device_gap_us", p->device_gap_us);
+    /* rounds whose drafts were drawn beside the other half's verification */
+    measure_line_number(&line, "in_turns", (double)p->in_turns / (double)p->rounds);
     /* rounds that did not wait for the host */
     measure_line_number(&line, "chained", (double)p->chained / (double)p->rounds);
     measure_line_number(&line, "tokens_per_round", p->tokens_per_round);

@@ -135,7 +135,7 @@ static cudaError_t launch(void (*kernel)(Args), int32_t blocks, const Args &args
     return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3(SPC_LANES),
                             arguments, 0, stream);
 #else
-    (void)stream;
+    fiber_on(stream);
     return fiber_launch(kernel, blocks, SPC_LANES, args);
 #endif
 }
@@ -148,7 +148,7 @@ static cudaError_t launch_together(void (*kernel)(Args), int32_t blocks, const A
 #ifdef __CUDACC__
     return launch(kernel, blocks, args, stream);
 #else
-    (void)stream;
+    fiber_on(stream);
     return fiber_launch(kernel, blocks, SPC_LANES, args, true);
 #endif
 }

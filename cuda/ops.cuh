@@ -282,7 +282,7 @@ static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &a
     return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
                             arguments, 0, stream);
 #else
-    (void)stream;
+    fiber_on(stream);
     return fiber_launch(kernel, (int)blocks, threads, args);
 #endif
 }

@@ -147,12 +147,24 @@ static __device__ __forceinline__ void go_on_lane(const spc_round_go_on_args &a,
     a.pending[k] = o.pending;
 }
 
+/* All threads of a block ask together. */
+static __device__ __forceinline__ bool any_live(const spc_round_outcome *outcome,
+                                                const int32_t *from, int32_t lanes)
+{
+    int live = 0;
+
+    for (int32_t k = (int32_t)threadIdx.x; k < lanes; k += OPS_THREADS) {
+        live |= outcome[from[k]].live;
+    }
+    return __syncthreads_or(live) != 0;
+}
+
 /* The first block asks whether any lane is live: the condition is set once. */
 static __global__ void __launch_bounds__(OPS_THREADS)
     go_on_kernel(const __grid_constant__ spc_round_go_on_args a)
 {
     const int32_t i = (int32_t)(blockIdx.x * OPS_THREADS + threadIdx.x);
-    int live = 0;
+    bool live;
 
     if (i < *a.patches) {
         const spc_round_patch patch = a.patch[i];
@@ -167,14 +179,19 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     }
     if (i < a.lanes) go_on_lane(a, i);
     if (blockIdx.x != 0) return;
-    for (int32_t k = (int32_t)threadIdx.x; k < a.lanes; k += OPS_THREADS) {
-        live |= a.outcome[a.from[k]].live;
-    }
-    live = __syncthreads_or(live);
+    live = any_live(a.outcome, a.from, a.lanes);
     if (threadIdx.x != 0) return;
     *a.clock = now_ns();
     *a.decided = 0;
-    set_condition(a.condition, live != 0);
+    set_condition(a.condition, live);
+}
+
+static __global__ void __launch_bounds__(OPS_THREADS)
+    ask_kernel(const __grid_constant__ spc_round_ask_args a)
+{
+    const bool live = any_live(a.outcome, a.from, a.lanes);
+
+    if (threadIdx.x == 0) set_condition(a.condition, live);
 }
 
 cudaError_t spc_cuda_round_note(const spc_round_note_args *a, cudaStream_t stream)
@@ -214,4 +231,10 @@ cudaError_t spc_cuda_round_go_on(const spc_round_go_on_args *a, cudaStream_t str
 
     if (a->lanes < 1) return cudaErrorInvalidValue;
     return launch_op(go_on_kernel, (most + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
+}
+
+cudaError_t spc_cuda_round_ask(const spc_round_ask_args *a, cudaStream_t stream)
+{
+    if (a->lanes < 1) return cudaErrorInvalidValue;
+    return launch_op(ask_kernel, 1, *a, stream);
 }

@@ -128,6 +128,16 @@ typedef struct {
 
 cudaError_t spc_cuda_round_go_on(const spc_round_go_on_args *args, cudaStream_t stream);
 
+/* Is any sequence live?  For what goes on elsewhere than spc_cuda_round_go_on. */
+typedef struct {
+    const spc_round_outcome *outcome;
+    const int32_t *from; /* [lanes] as above */
+    int32_t lanes;
+    uint64_t condition;
+} spc_round_ask_args;
+
+cudaError_t spc_cuda_round_ask(const spc_round_ask_args *args, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -131,6 +131,10 @@ typedef struct {
     bool goes_on;  /* unless it ends in this round, the next one draws as many drafts.  Where all
                       sequences of a round do, the backend may run that one behind it, before this
                       one has returned: `flies` */
+    int32_t half; /* 0; or 1: of the second half of a batch.  Each half may have a round that flies;
+                     rows of logits of the two are different ones */
+    bool in_turns; /* the next round, if it is sent, drafts while the verifier works on the other
+                      half.  Not late */
     const float *synthetic; /* NULL; or the chance with which drafts are kept, whatever the models
                                say: the same of all sequences (rules/synthetic.h) */
     int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */

@@ -34,6 +34,7 @@ spc_status spc_cuda_enter(spc_backend *b, spc_error *err)
 {
     spc_status status = spc_cuda_check(b, b->failed, "failed before", err);
 
+    b->mixed = true;
     if (status != SPC_OK) return status;
     status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
     return status == SPC_OK && b->comm ? b->comm->ops->async_error(b->comm, err) : status;
@@ -105,8 +106,8 @@ static void cuda_close(spc_backend *b)
     if (!b) return;
     (void)cudaSetDevice(b->device);
     spc_device_comm_close(b->comm);
-    for (int i = 0; i < 2; i++) {
-        if (b->fetched[i]) (void)cudaEventDestroy(b->fetched[i]);
+    for (int i = 0; i < 4; i++) {
+        if (b->fetched[i / 2][i % 2]) (void)cudaEventDestroy(b->fetched[i / 2][i % 2]);
     }
     if (b->join) (void)cudaEventDestroy(b->join);
     if (b->fork) (void)cudaEventDestroy(b->fork);
@@ -125,8 +126,8 @@ static spc_status open_streams(spc_backend *b, spc_error *err)
     if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&b->inner, cudaStreamNonBlocking);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->fork, cudaEventDisableTiming);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&b->join, cudaEventDisableTiming);
-    for (int i = 0; i < 2 && code == cudaSuccess; i++) {
-        code = cudaEventCreateWithFlags(&b->fetched[i], cudaEventDisableTiming);
+    for (int i = 0; i < 4 && code == cudaSuccess; i++) {
+        code = cudaEventCreateWithFlags(&b->fetched[i / 2][i % 2], cudaEventDisableTiming);
     }
     return spc_cuda_check(b, code, "no stream", err);
 }

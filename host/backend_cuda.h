@@ -10,6 +10,7 @@
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
  *   backend_cuda_whole.c  a round as one graph: what it will be, what became of it
  *   backend_cuda_whole_run.c  ... and how it runs
+ *   backend_cuda_record.c ... as graphs
  *   backend_cuda_chain.c  ... and the one behind it, before the host has seen it
  *   backend_cuda_ways.c   which way linear ops go: by default, by a table, timed
  *   backend_cuda_weights.c  weights on their way to the device
@@ -38,10 +39,11 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 struct spc_backend {
     int device;
     cudaStream_t stream;
-    cudaStream_t side;          /* drafting ahead; recording the body of a conditional node */
-    cudaEvent_t fork, join;     /* where the side stream leaves the other one, and comes back */
-    cudaStream_t inner;         /* recording a conditional node inside another's body */
-    cudaEvent_t fetched[2];     /* what a round left is in the host's memory, by area */
+    cudaStream_t side;         /* drafting ahead; recording the body of a conditional node */
+    cudaEvent_t fork, join;    /* where the side stream leaves the other one, and comes back */
+    cudaStream_t inner;        /* recording a conditional node inside another's body */
+    cudaEvent_t fetched[2][2]; /* what a round left is in the host's memory: by half and area */
+    bool mixed; /* the stream has had more than rounds in turns since the side stream followed it */
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
@@ -110,14 +112,16 @@ typedef struct {
 typedef struct {
     const spc_runner *drafter;
     int32_t lanes;
-    int32_t steps;                      /* longest draft */
-    int32_t ready, ahead;               /* drafts that are there, and to be drawn ahead */
-    int32_t bank;                       /* of the drafter's logits: 0 or 1 */
-    int32_t synthetic;                  /* 1: verdicts are replaced ... */
-    float rate;                         /* ... at this rate */
-    int32_t chained;                    /* 1: it begins with what the round before it left */
-    int32_t clocked;                    /* 1: its parts are timed */
-    int32_t drawn[CUDA_LANE_DRAFTS];    /* [steps] lanes that draw, the first of all */
+    int32_t steps;                   /* longest draft */
+    int32_t ready, ahead;            /* drafts that are there, and to be drawn ahead */
+    int32_t bank;                    /* of the drafter's logits: 0 or 1 */
+    int32_t synthetic;               /* 1: verdicts are replaced ... */
+    float rate;                      /* ... at this rate */
+    int32_t half;                    /* of a batch: 0, 1 */
+    int32_t in_turns;                /* 1: drafts are a graph by themselves, on the side stream */
+    int32_t chained;                 /* 1: it begins with what the round before it left */
+    int32_t clocked;                 /* 1: its parts are timed */
+    int32_t drawn[CUDA_LANE_DRAFTS]; /* [steps] lanes that draw, the first of all */
     cuda_shape draft[CUDA_LANE_DRAFTS]; /* [steps] forwards of the drafter */
     cuda_shape scored;                  /* of the verifier; count 0: none */
     cuda_shape late;                    /* of the drafter, behind kept drafts; count 0: none */
@@ -173,17 +177,29 @@ typedef struct {
     int32_t bank;
 } cuda_ahead;
 
-enum { CUDA_WHOLES = 24 };
+enum { CUDA_WHOLES = 32 };
 
 typedef struct {
     cuda_whole_shape shape;
-    cudaGraphExec_t exec; /* NULL: seen once, not recorded yet */
-    bool inside;          /* it runs late rows by itself */
-    uint64_t used;        /* 0: never */
+    cudaGraphExec_t exec;   /* NULL: seen once, not recorded yet */
+    cudaGraphExec_t drafts; /* of a round in turns: what goes to the side stream */
+    bool inside;            /* it runs late rows by itself */
+    uint64_t used;          /* 0: never */
 } cuda_whole_graph;
 
 /* The round behind one that the host waits for; see backend_cuda_whole.h. */
 typedef struct cuda_chain cuda_chain;
+
+/* The rounds of one half of a batch, or of all of it. */
+typedef struct {
+    cuda_chain *chain;
+    char *host;   /* pinned; two areas, each whole_bytes long: the device may write one while the
+                     host writes the other */
+    void *device; /* whole_bytes long */
+    spc_round_outcome *outcome; /* [slots] of the last round but one */
+    int32_t area;               /* of the last round that was sent */
+    bool busy[2];               /* the device may still write it */
+} cuda_half;
 
 /* A rank's part in drawing and verification; zeros where rows are whole. */
 typedef struct {
@@ -241,11 +257,8 @@ struct spc_runner {
     uint64_t *serial; /* [slots] counts forwards */
     int32_t *order;   /* [slots] lanes of a round, by falling draft length */
     int32_t *lane;    /* [slots] which lane is that of the k-th sequence of a call */
-    cuda_chain *chain;
-    char *whole_host; /* pinned; two areas, each whole_bytes long: the device may write one while
-                         the host writes the other */
-    int32_t area;     /* of the last round that was sent */
-    bool busy[2];     /* the device may still write it */
+    cuda_half half[2];
+    void *whole_host; /* of both */
 
     /* on the device */
     void *weights;              /* matrices */
@@ -270,8 +283,6 @@ struct spc_runner {
     cuda_rows device_rows;
     cuda_lanes device_lanes;
     size_t rows_bytes, lanes_bytes, lanes_in_bytes; /* of them; what the host writes comes first */
-    void *whole_device;                             /* whole_bytes long */
-    spc_round_outcome *outcome;                     /* [slots] of the last round but one */
     size_t whole_bytes;
 };
 

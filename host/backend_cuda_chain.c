@@ -23,18 +23,21 @@ enum { OF_DRAFTER, OF_VERIFIER };
 void spc_cuda_lay_out_chain(spc_runner *r, carver *to)
 {
     int32_t slots = r->limits.slots;
-    cuda_chain *c = carve(to, sizeof *c), counted;
 
-    r->chain = c;
-    if (!c) c = &counted;
-    c->guess = carve(to, times(sizeof *c->guess, slots));
-    c->params = carve(to, times(sizeof *c->params, slots));
-    c->length = carve(to, times(sizeof *c->length, slots));
-    c->pending = carve(to, times(sizeof *c->pending, slots));
-    for (int i = OF_DRAFTER; i <= OF_VERIFIER; i++) {
-        c->serial[i] = carve(to, times(sizeof *c->serial[i], slots));
+    for (int half = 0; half < 2; half++) {
+        cuda_chain *c = carve(to, sizeof *c), counted;
+
+        r->half[half].chain = c;
+        if (!c) c = &counted;
+        c->guess = carve(to, times(sizeof *c->guess, slots));
+        c->params = carve(to, times(sizeof *c->params, slots));
+        c->length = carve(to, times(sizeof *c->length, slots));
+        c->pending = carve(to, times(sizeof *c->pending, slots));
+        for (int i = OF_DRAFTER; i <= OF_VERIFIER; i++) {
+            c->serial[i] = carve(to, times(sizeof *c->serial[i], slots));
+        }
+        c->lane = carve(to, times(sizeof *c->lane, slots));
     }
-    c->lane = carve(to, times(sizeof *c->lane, slots));
 }
 
 /* ---- was it this one? -------------------------------------------------------------------------
@@ -56,8 +59,8 @@ static bool serves(const cuda_chain *c, const spc_runner *drafter, const spc_run
     return guess->slot == w->slot && c->length[k] == w->length &&
            c->pending[k] == w->token[w->length - 1] && guess->lane.drafts == w->lane.drafts &&
            guess->lane.bonus == w->lane.bonus && guess->late == w->late &&
-           guess->unscored == w->unscored && guess->synthetic == w->synthetic && w->ahead == 0 &&
-           same_stops(guess, w) &&
+           guess->unscored == w->unscored && guess->in_turns == w->in_turns &&
+           guess->synthetic == w->synthetic && w->ahead == 0 && same_stops(guess, w) &&
            memcmp(&c->params[k], w->lane.params, sizeof c->params[k]) == 0 &&
            (!drafter || c->serial[OF_DRAFTER][k] == drafter->serial[w->slot]) &&
            c->serial[OF_VERIFIER][k] == verifier->serial[w->slot];
@@ -85,7 +88,7 @@ static bool has_room(const spc_runner *r, const spc_whole *w)
 
 static bool goes_on(const whole_round *r, const spc_whole *whole, int32_t count)
 {
-    if (r->verifier->graphs.off || r->verifier->chain->off || !r->inside) return false;
+    if (r->verifier->graphs.off || r->half->chain->off || !r->inside) return false;
     for (int32_t k = 0; k < count; k++) {
         const spc_whole *w = &whole[k];
 
@@ -116,7 +119,7 @@ static void guess_lanes(cuda_chain *c, const spc_whole *whole, const int32_t *or
 spc_status spc_cuda_chain_next(const whole_round *r, const spc_whole *whole, int32_t count,
                                const int32_t *lane, int32_t *order, spc_error *err)
 {
-    cuda_chain *c = r->verifier->chain;
+    cuda_chain *c = r->half->chain;
     whole_round *next = &c->round;
     spc_status status;
 
@@ -124,7 +127,10 @@ spc_status spc_cuda_chain_next(const whole_round *r, const spc_whole *whole, int
     memset(next, 0, sizeof *next);
     next->drafter = r->drafter;
     next->verifier = r->verifier;
+    next->half = r->half;
+    next->shape.half = whole[0].half;
     next->shape.chained = 1;
+    next->shape.in_turns = whole[0].in_turns;
     spc_cuda_sort_lanes(order, whole, count);
     guess_lanes(c, whole, order, count, r->verifier->limits.slots);
     status = spc_cuda_write_whole(next, c->guess, NULL, count, err);
@@ -142,7 +148,7 @@ spc_status spc_cuda_chain_next(const whole_round *r, const spc_whole *whole, int
 void spc_cuda_chain_note(spc_runner *verifier, const spc_whole *whole, const spc_verdict *out,
                          const spc_verdict *late, int32_t count)
 {
-    cuda_chain *c = verifier->chain;
+    cuda_chain *c = verifier->half[whole[0].half].chain;
     const spc_runner *drafter = c->round.drafter;
 
     for (int32_t k = 0; k < count; k++) {

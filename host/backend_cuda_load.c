@@ -182,8 +182,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
     r->whole_bytes = spc_cuda_whole_bytes(l);
-    r->whole_device = carve(&to, r->whole_bytes);
-    r->outcome = carve(&to, times(sizeof *r->outcome, l->slots));
+    for (int i = 0; i < 2; i++) {
+        r->half[i].device = carve(&to, r->whole_bytes);
+        r->half[i].outcome = carve(&to, times(sizeof *r->half[i].outcome, l->slots));
+    }
     return to.used;
 }
 
@@ -263,11 +265,14 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
-    if (cudaMallocHost((void **)&r->whole_host, 2 * r->whole_bytes) != cudaSuccess) {
+    if (cudaMallocHost(&r->whole_host, 4 * r->whole_bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         return spc_error_set(err, SPC_ENOMEM,
                              "%s: no %zu KiB of pinned memory on the host; lower sessions",
-                             spc_bundle_where(bundle), r->whole_bytes >> 9);
+                             spc_bundle_where(bundle), r->whole_bytes >> 8);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        r->half[i].host = (char *)r->whole_host + 2 * i * r->whole_bytes;
     }
     if (r->limits.plain) r->graphs.off = true;
     status = spc_cuda_open_library(r, spc_bundle_where(bundle), err);

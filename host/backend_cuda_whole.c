@@ -344,12 +344,12 @@ spc_status spc_cuda_write_whole(whole_round *r, const spc_whole *whole, const in
                                 int32_t count, spc_error *err)
 {
     spc_runner *v = r->verifier;
-    spc_status status = spc_cuda_next_area(v, &r->area, err);
+    spc_status status = spc_cuda_next_area(r, err);
 
     if (status != SPC_OK) return status;
     count_rows(r, whole, count);
-    lay_out(&r->host, v->whole_host + (size_t)r->area * v->whole_bytes, &r->shape);
-    lay_out(&r->device, v->whole_device, &r->shape);
+    lay_out(&r->host, r->half->host + (size_t)r->area * v->whole_bytes, &r->shape);
+    lay_out(&r->device, r->half->device, &r->shape);
     if (r->shape.chained) *r->host.patches = 0;
     write_round(r, whole, order);
     return SPC_OK;
@@ -433,7 +433,8 @@ static spc_round_times times_of(const whole_round *r, bool flew)
 static spc_status begin(whole_round *r, spc_runner *drafter, spc_runner *v, const spc_whole *whole,
                         int32_t count, bool *flew, spc_error *err)
 {
-    cuda_chain *chain = v->chain;
+    cuda_half *half = &v->half[whole[0].half];
+    cuda_chain *chain = half->chain;
     bool ran;
     spc_status status;
 
@@ -446,6 +447,8 @@ static spc_status begin(whole_round *r, spc_runner *drafter, spc_runner *v, cons
     memset(r, 0, sizeof *r); /* shapes are compared as a whole */
     r->drafter = drafter;
     r->verifier = v;
+    r->half = half;
+    r->shape.half = whole[0].half;
     spc_cuda_sort_lanes(v->order, whole, count);
     for (int32_t k = 0; k < count; k++) v->lane[v->order[k]] = k;
     status = spc_cuda_write_whole(r, whole, v->order, count, err);
@@ -457,8 +460,11 @@ spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *
                           spc_round_times *times, spc_error *err)
 {
     whole_round r;
-    bool flew = false;
-    spc_status status = spc_cuda_enter(verifier->backend, err);
+    spc_backend *b = verifier->backend;
+    bool flew = false, mixed = b->mixed;
+    spc_status status = spc_cuda_enter(b, err);
+
+    b->mixed = mixed; /* what it sends says so by itself */
 
     assert(count >= 1 && count <= verifier->limits.slots);
     if (status == SPC_OK) status = begin(&r, drafter, verifier, whole, count, &flew, err);
@@ -476,9 +482,9 @@ spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *
     for (int32_t k = 0; k < count; k++) {
         take(&r, verifier->lane[k], &whole[k], &out[k], &late[k]);
         whole[k].flew = flew;
-        whole[k].flies = verifier->chain->flying;
+        whole[k].flies = r.half->chain->flying;
     }
-    if (verifier->chain->flying) spc_cuda_chain_note(verifier, whole, out, late, count);
+    if (r.half->chain->flying) spc_cuda_chain_note(verifier, whole, out, late, count);
     *times = times_of(&r, flew);
     if (r.shape.clocked) note_clock(&r);
     return SPC_OK;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_whole.h - a whole round between the three files it takes: backend_cuda_whole.c
- * writes down what it will be and reads what became of it, backend_cuda_whole_run.c runs it,
- * backend_cuda_chain.c has the next one run before the host has seen it. */
+/* backend_cuda_whole.h - a whole round between the files it takes: backend_cuda_whole.c writes down
+ * what it will be and reads what became of it, backend_cuda_whole_run.c runs it,
+ * backend_cuda_record.c makes graphs of it, backend_cuda_chain.c has the next one run before the
+ * host has seen it. */
 #ifndef SPC_HOST_BACKEND_CUDA_WHOLE_H
 #define SPC_HOST_BACKEND_CUDA_WHOLE_H
 
@@ -12,6 +13,7 @@ typedef struct {
     spc_runner *drafter, *verifier; /* drafter NULL: there is none */
     cuda_whole_shape shape;
     cuda_whole host, device;
+    cuda_half *half;    /* the verifier's */
     uint64_t condition; /* of the late rows, while a graph is recorded; 0: none */
     int32_t area;       /* of the host's memory */
     bool inside;        /* late rows, where there may be any, run in the graph */
@@ -62,10 +64,19 @@ int32_t spc_cuda_most_patches(const cuda_whole_shape *shape);
  * ran      receives false for a chained round without a graph yet, of which nothing is sent */
 spc_status spc_cuda_start_whole(whole_round *round, const whole_round *before, bool *ran,
                                 spc_error *err);
+/* Its parts, on the backend's stream: up to the last draft; behind that, up to the verdicts and to
+ * which late rows are needed; both; and the late rows of all lanes that might need one. */
+spc_status spc_cuda_run_drafts(whole_round *round, spc_error *err);
+spc_status spc_cuda_run_verdicts(whole_round *round, spc_error *err);
+spc_status spc_cuda_run_round(whole_round *round, spc_error *err);
+spc_status spc_cuda_run_late(whole_round *round, spc_error *err);
+/* The graph to run; NULL: there is none.  Where none can be recorded, there will be none. */
+const cuda_whole_graph *spc_cuda_whole_ready(whole_round *round);
+
 /* Wait for it, and for late rows, which are run here where they are not inside. */
 spc_status spc_cuda_finish_whole(whole_round *round, spc_error *err);
-/* The area of the host's memory for the next round. */
-spc_status spc_cuda_next_area(spc_runner *verifier, int32_t *area, spc_error *err);
+/* Choose the area of the host's memory for it. */
+spc_status spc_cuda_next_area(whole_round *round, spc_error *err);
 
 /* Is the round that flies the next one of these sequences?  It may have others, too.
  *

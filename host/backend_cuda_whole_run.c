@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_whole_run.c - the launches of a whole round, and the graph they are recorded into.
- */
+/* backend_cuda_whole_run.c - the launches of a whole round, and how it is sent, waited for. */
 #include "backend_cuda_whole.h"
 
 #include "cuda/launch.h"
@@ -172,20 +171,27 @@ static spc_status stamp(whole_round *r, int32_t clock, spc_error *err)
                           err);
 }
 
-/* Everything up to the verdicts, and which late rows are needed. */
-static spc_status run_round(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_drafts(whole_round *r, spc_error *err)
+{
+    spc_status status = r->shape.chained ? SPC_OK : stamp(r, CLOCK_BEGUN, err);
+
+    for (int32_t i = 0; i < r->shape.steps && status == SPC_OK; i++) {
+        status = draft_step(r, i, err);
+    }
+    return status;
+}
+
+/* All behind the drafts, up to the verdicts and to which late rows are needed. */
+spc_status spc_cuda_run_verdicts(whole_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_verify_batch batch = verify_batch(r);
     spc_round_late_args late = {r->device.verdict,    r->device.drafts,
                                 r->device.wants_late, r->device.clock + CLOCK_DECIDED,
                                 r->shape.lanes,       r->condition};
-    spc_status status = r->shape.chained ? SPC_OK : stamp(r, CLOCK_BEGUN, err);
+    spc_status status = SPC_OK;
 
-    for (int32_t i = 0; i < r->shape.steps && status == SPC_OK; i++) {
-        status = draft_step(r, i, err);
-    }
-    if (status == SPC_OK && r->shape.ahead > 0) status = fork_ahead(r, err);
+    if (r->shape.ahead > 0) status = fork_ahead(r, err);
     if (status == SPC_OK && r->shape.scored.count > 0) {
         status = spc_cuda_run_rows(r->verifier, &r->device.scored, &r->shape.scored, err);
     }
@@ -200,8 +206,15 @@ static spc_status run_round(whole_round *r, spc_error *err)
     return status == SPC_OK && r->shape.ahead > 0 ? join_ahead(r, err) : status;
 }
 
+spc_status spc_cuda_run_round(whole_round *r, spc_error *err)
+{
+    spc_status status = spc_cuda_run_drafts(r, err);
+
+    return status == SPC_OK ? spc_cuda_run_verdicts(r, err) : status;
+}
+
 /* The late rows of all lanes that might need one, and a verdict for those that do. */
-static spc_status run_late(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_late(whole_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_verify_batch batch = verify_batch(r);
@@ -217,235 +230,50 @@ static spc_status run_late(whole_round *r, spc_error *err)
     return spc_cuda_check(b, spc_launch_queued_verify(&batch, b->stream), "late verify", err);
 }
 
-/* ---- graphs -----------------------------------------------------------------------------------
- */
-
-/* The graph of a shape; *seen receives whether the shape has come before. */
-static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, bool *seen)
-{
-    cuda_whole_graph *oldest = &v->wholes[0];
-
-    v->graphs.clock++;
-    *seen = true;
-    for (int32_t i = 0; i < CUDA_WHOLES; i++) {
-        cuda_whole_graph *g = &v->wholes[i];
-
-        if (g->used > 0 && memcmp(&g->shape, shape, sizeof *shape) == 0) {
-            g->used = v->graphs.clock;
-            return g;
-        }
-        if (g->used < oldest->used) oldest = g;
-    }
-    *seen = false;
-    if (oldest->exec) (void)cudaGraphExecDestroy(oldest->exec);
-    *oldest = (cuda_whole_graph){.used = v->graphs.clock};
-    memcpy(&oldest->shape, shape, sizeof *shape);
-    return oldest;
-}
-
-void spc_cuda_free_wholes(spc_runner *r)
-{
-    for (int32_t i = 0; i < CUDA_WHOLES; i++) {
-        if (r->wholes[i].exec) (void)cudaGraphExecDestroy(r->wholes[i].exec);
-    }
-}
-
-/* A graph can be asked whether to run a body since CUDA 12.4, by these names since 13.0. */
-#if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
-
-/* The condition of the graph under record; 0: it cannot have one. */
-static uint64_t new_condition(cudaStream_t stream)
-{
-    enum cudaStreamCaptureStatus capturing;
-    cudaGraph_t graph = NULL;
-    const cudaGraphNode_t *behind;
-    const cudaGraphEdgeData *edges;
-    cudaGraphConditionalHandle condition = 0;
-    size_t count;
-
-    if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) ==
-            cudaSuccess &&
-        cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault) ==
-            cudaSuccess) {
-        return condition;
-    }
-    (void)cudaGetLastError();
-    return 0;
-}
-
-/* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
- * the body is recorded on a stream of its own. */
-static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
-                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
-{
-    spc_backend *b = r->verifier->backend;
-    cudaStream_t stream = b->stream;
-    enum cudaStreamCaptureStatus capturing;
-    cudaGraph_t graph = NULL, body = NULL;
-    const cudaGraphNode_t *behind;
-    const cudaGraphEdgeData *edges;
-    cudaGraphNode_t node;
-    size_t count;
-    bool ok;
-
-    struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
-
-    params.conditional.handle = condition;
-    params.conditional.type = cudaGraphCondTypeIf;
-    params.conditional.size = 1;
-    if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
-            cudaSuccess ||
-        cudaGraphAddNode(&node, graph, behind, edges, count, &params) != cudaSuccess ||
-        cudaStreamUpdateCaptureDependencies(stream, &node, NULL, 1,
-                                            cudaStreamSetCaptureDependencies) != cudaSuccess ||
-        cudaStreamBeginCaptureToGraph(on, params.conditional.phGraph_out[0], NULL, NULL, 0,
-                                      cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        return false;
-    }
-    b->stream = on;
-    ok = run(r, err);
-    b->stream = stream;
-    return cudaStreamEndCapture(on, &body) == cudaSuccess && ok;
-}
-
-#else
-
-static uint64_t new_condition(cudaStream_t stream)
-{
-    (void)stream;
-    return 0;
-}
-
-static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
-                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
-{
-    (void)r;
-    (void)condition;
-    (void)on;
-    (void)run;
-    (void)err;
-    return false;
-}
-
-#endif
-
-static bool late_body(whole_round *r, spc_error *err)
-{
-    return run_late(r, err) == SPC_OK;
-}
-
-/* The round, and its late rows where that can be. */
-static bool round_body(whole_round *r, spc_error *err)
-{
-    spc_backend *b = r->verifier->backend;
-    bool ok;
-
-    if (r->shape.late.count > 0) r->condition = new_condition(b->stream);
-    ok = run_round(r, err) == SPC_OK;
-    r->inside = r->shape.late.count == 0 || r->condition != 0;
-    if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
-    if (ok && r->condition != 0 && r->shape.chained) {
-        ok = spc_cuda_check(b, spc_cuda_round_stamp(r->device.clock + CLOCK_ENDED, b->stream),
-                            "clock", err) == SPC_OK;
-    }
-    r->condition = 0;
-    return ok;
-}
-
-/* A chained round: put right what was written down, then all of it, if any sequence goes on. */
-static bool chained_body(whole_round *r, spc_error *err)
-{
-    const cuda_whole *at = &r->device;
-    spc_backend *b = r->verifier->backend;
-    uint64_t condition = new_condition(b->stream);
-    spc_round_go_on_args args = {.outcome = r->verifier->outcome,
-                                 .from = at->from,
-                                 .guess = at->guess,
-                                 .patch = at->patch,
-                                 .patches = at->patches,
-                                 .base = (int32_t *)at->params,
-                                 .position = at->position,
-                                 .late_position = at->late_position,
-                                 .draw_position = at->draw_position,
-                                 .salt = at->salt,
-                                 .pending = at->pending,
-                                 .clock = at->clock + CLOCK_BEGUN,
-                                 .decided = at->clock + CLOCK_DECIDED,
-                                 .condition = condition,
-                                 .lanes = r->shape.lanes,
-                                 .steps = r->shape.steps,
-                                 .most_patches = spc_cuda_most_patches(&r->shape)};
-
-    return condition != 0 &&
-           spc_cuda_check(b, spc_cuda_round_go_on(&args, b->stream), "round", err) == SPC_OK &&
-           record_body(r, condition, b->side, round_body, err) && r->inside;
-}
-
-/* Record the round.  False: it cannot be; the device has come to no harm by that. */
-static bool record(whole_round *r, cuda_whole_graph *g)
-{
-    spc_backend *b = r->verifier->backend;
-    cudaError_t failed = b->failed;
-    cudaGraph_t graph = NULL;
-    bool ok;
-
-    if (cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        return false;
-    }
-    ok = r->shape.chained ? chained_body(r, NULL) : round_body(r, NULL);
-    g->inside = r->inside;
-    if (cudaStreamEndCapture(b->stream, &graph) != cudaSuccess || !ok ||
-        cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
-        g->exec = NULL;
-    }
-    if (graph) (void)cudaGraphDestroy(graph);
-    b->failed = failed;
-    return g->exec != NULL;
-}
-
 /* ---- running it -------------------------------------------------------------------------------
  */
 
-spc_status spc_cuda_next_area(spc_runner *v, int32_t *area, spc_error *err)
+static cudaEvent_t fetched(const whole_round *r)
 {
-    *area = 1 - v->area;
-    if (!v->busy[*area]) return SPC_OK;
-    v->busy[*area] = false;
-    return spc_cuda_check(v->backend, cudaEventSynchronize(v->backend->fetched[*area]), "round",
-                          err);
+    return r->verifier->backend->fetched[r->shape.half][r->area];
+}
+
+spc_status spc_cuda_next_area(whole_round *r, spc_error *err)
+{
+    r->area = 1 - r->half->area;
+    if (!r->half->busy[r->area]) return SPC_OK;
+    r->half->busy[r->area] = false;
+    return spc_cuda_check(r->verifier->backend, cudaEventSynchronize(fetched(r)), "round", err);
 }
 
 static spc_status send(whole_round *r, spc_error *err)
 {
-    spc_runner *v = r->verifier;
+    spc_backend *b = r->verifier->backend;
 
-    v->area = r->area;
-    return spc_cuda_check(v->backend,
-                          cudaMemcpyAsync(v->whole_device, r->host.params, r->host.sent,
-                                          cudaMemcpyHostToDevice, v->backend->stream),
+    r->half->area = r->area;
+    return spc_cuda_check(b,
+                          cudaMemcpyAsync(r->half->device, r->host.params, r->host.sent,
+                                          cudaMemcpyHostToDevice, b->stream),
                           "round", err);
 }
 
 /* Bring what the device wrote on its way. */
 static spc_status fetch(whole_round *r, spc_error *err)
 {
-    spc_runner *v = r->verifier;
-    spc_backend *b = v->backend;
+    spc_backend *b = r->verifier->backend;
     cudaError_t code = cudaMemcpyAsync(
-        (char *)r->host.params + r->host.fetched, (char *)v->whole_device + r->host.fetched,
+        (char *)r->host.params + r->host.fetched, (char *)r->half->device + r->host.fetched,
         r->host.fetched_end - r->host.fetched, cudaMemcpyDeviceToHost, b->stream);
 
-    v->busy[r->area] = true;
-    if (code == cudaSuccess) code = cudaEventRecord(b->fetched[r->area], b->stream);
+    r->half->busy[r->area] = true;
+    if (code == cudaSuccess) code = cudaEventRecord(fetched(r), b->stream);
     return spc_cuda_check(b, code, "round", err);
 }
 
 static spc_status wait(whole_round *r, spc_error *err)
 {
-    spc_backend *b = r->verifier->backend;
-
-    r->verifier->busy[r->area] = false;
-    return spc_cuda_check(b, cudaEventSynchronize(b->fetched[r->area]), "round", err);
+    r->half->busy[r->area] = false;
+    return spc_cuda_check(r->verifier->backend, cudaEventSynchronize(fetched(r)), "round", err);
 }
 
 static bool any_late(const whole_round *r)
@@ -454,24 +282,6 @@ static bool any_late(const whole_round *r)
         if (r->host.wants_late[k]) return true;
     }
     return false;
-}
-
-/* The graph to run; NULL: there is none.  Where none can be recorded, there will be none. */
-static cuda_whole_graph *ready_graph(whole_round *r)
-{
-    spc_runner *v = r->verifier;
-    bool seen, *off = r->shape.chained ? &v->chain->off : &v->graphs.off;
-    cuda_whole_graph *g;
-
-    if (*off) return NULL;
-    g = graph_of(v, &r->shape, &seen);
-    if (!seen) return NULL;
-    if (!g->exec && !record(r, g)) {
-        *off = true;
-        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
-        return NULL;
-    }
-    return g;
 }
 
 /* Keep what a round makes of its sequences: the next one's data take its place. */
@@ -487,30 +297,70 @@ static spc_status keep_outcome(const whole_round *r, spc_error *err)
                                .pending = at->pending,
                                .stop = at->stop,
                                .stops = at->stops,
-                               .outcome = v->outcome,
+                               .outcome = r->half->outcome,
                                .lanes = r->shape.lanes,
                                .stop_stride = SPC_WHOLE_STOPS};
 
     return spc_cuda_check(v->backend, spc_cuda_round_end(&args, v->backend->stream), "round", err);
 }
 
+/* The side stream begins where the round before ended, and behind all that the other stream has had
+ * beside rounds in turns: it may use the drafter, too. */
+static spc_status lead_side(const whole_round *before, spc_error *err)
+{
+    spc_backend *b = before->verifier->backend;
+    cudaError_t code = cudaStreamWaitEvent(b->side, fetched(before), 0);
+
+    if (code == cudaSuccess && b->mixed) {
+        code = cudaEventRecord(b->fork, b->stream);
+        if (code == cudaSuccess) code = cudaStreamWaitEvent(b->side, b->fork, 0);
+    }
+    b->mixed = false;
+    return spc_cuda_check(b, code, "drafting in turns", err);
+}
+
+/* A round whose drafts go to the side stream, and all else behind them to the other. */
+static spc_status start_in_turns(whole_round *r, const whole_round *before,
+                                 const cuda_whole_graph *g, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    cudaStream_t stream = b->stream;
+    spc_status status = lead_side(before, err);
+    cudaError_t code;
+
+    if (status != SPC_OK) return status;
+    b->stream = b->side;
+    status = keep_outcome(before, err);
+    if (status == SPC_OK) status = send(r, err);
+    b->stream = stream;
+    if (status != SPC_OK) return status;
+    code = cudaGraphLaunch(g->drafts, b->side);
+    if (code == cudaSuccess) code = cudaEventRecord(b->join, b->side);
+    if (code == cudaSuccess) code = cudaStreamWaitEvent(stream, b->join, 0);
+    if (code == cudaSuccess) code = cudaGraphLaunch(g->exec, stream);
+    status = spc_cuda_check(b, code, "graph", err);
+    return status == SPC_OK ? fetch(r, err) : status;
+}
+
 spc_status spc_cuda_start_whole(whole_round *r, const whole_round *before, bool *ran,
                                 spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
-    const cuda_whole_graph *g = ready_graph(r);
+    const cuda_whole_graph *g = spc_cuda_whole_ready(r);
     spc_status status = SPC_OK;
 
     *ran = g || !before;
     if (!*ran) return SPC_OK;
+    r->inside = g ? g->inside : r->shape.late.count == 0;
+    if (r->shape.in_turns) return start_in_turns(r, before, g, err);
+    b->mixed = true;
     if (before) status = keep_outcome(before, err);
     if (status == SPC_OK) status = send(r, err);
     if (status != SPC_OK) return status;
-    r->inside = g ? g->inside : r->shape.late.count == 0;
     if (g) {
         status = spc_cuda_check(b, cudaGraphLaunch(g->exec, b->stream), "graph", err);
     } else {
-        status = run_round(r, err);
+        status = spc_cuda_run_round(r, err);
     }
     return status == SPC_OK ? fetch(r, err) : status;
 }
@@ -520,7 +370,7 @@ spc_status spc_cuda_finish_whole(whole_round *r, spc_error *err)
     spc_status status = wait(r, err);
 
     if (status != SPC_OK || r->inside || !any_late(r)) return status;
-    status = run_late(r, err);
+    status = spc_cuda_run_late(r, err);
     if (status == SPC_OK) status = fetch(r, err);
     return status == SPC_OK ? wait(r, err) : status;
 }

@@ -122,8 +122,9 @@ typedef struct {
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "overlap", "auto|on|off",                                                        \
             "one GPU, or --drafter-device; one prompt at a time, --bonus step: draft\n"            \
-            "the next round while this one is verified; auto: where that was measured\n"           \
-            "to be faster",                                                                        \
+            "the next round while this one is verified; one GPU, batches: one half\n"              \
+            "drafts while the other is verified; auto: where that was measured to be\n"            \
+            "faster",                                                                              \
             CHOICE, overlap, 0, 0),                                                                \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
                            0)

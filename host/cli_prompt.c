@@ -220,6 +220,7 @@ void spc_cli_stats_add(spc_stats *total, const spc_stats *one)
     total->drafter_calls += one->drafter_calls;
     total->drafted_ahead += one->drafted_ahead;
     total->ahead_used += one->ahead_used;
+    total->in_turns += one->in_turns;
     total->chained += one->chained;
     total->prefill_calls += one->prefill_calls;
     for (int32_t i = 0; i <= SPC_GAMMA_MAX; i++) total->chosen[i] += one->chosen[i];
@@ -314,6 +315,7 @@ bool spc_cli_json_stats(json_t *object, const spc_stats *s, int32_t gamma)
                   {"drafter_calls", s->drafter_calls},
                   {"drafted_ahead", s->drafted_ahead},
                   {"ahead_used", s->ahead_used},
+                  {"in_turns", s->in_turns},
                   {"chained", s->chained},
                   {"prefill_calls", s->prefill_calls},
                   {"bonus", s->bonus},

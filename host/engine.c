@@ -429,7 +429,7 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     engine->limits.plain = engine->composed = options->plain_launches;
     engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
     (void)spc_kv_type(options->kv, &engine->limits.kv, err); /* checked */
-    engine->overlap.mode = options->overlap;
+    engine->overlap.mode = engine->turns.mode = options->overlap;
     status = check_device_options(engine, options, err);
     if (status == SPC_OK) {
         status =

@@ -22,10 +22,20 @@ int32_t spc_overlap_choose(spc_overlap *o, int32_t gamma)
     return fit > gamma + 1 ? gamma + 1 : (int32_t)fit;
 }
 
+static int32_t block_of(const spc_overlap *o)
+{
+    return o->block > 0 ? o->block : SPC_OVERLAP_BLOCK;
+}
+
+bool spc_overlap_stays(const spc_overlap *o)
+{
+    return o->mode != SPC_OVERLAP_AUTO || o->rounds + 1 < block_of(o);
+}
+
 bool spc_overlap_stays_off(const spc_overlap *o)
 {
-    if (o->mode != SPC_OVERLAP_AUTO) return o->mode == SPC_OVERLAP_OFF;
-    return !o->on && o->rounds + 1 < SPC_OVERLAP_BLOCK;
+    return spc_overlap_stays(o) &&
+           (o->mode == SPC_OVERLAP_AUTO ? !o->on : o->mode == SPC_OVERLAP_OFF);
 }
 
 /* How many rounds a mean is of. */
@@ -108,7 +118,7 @@ void spc_overlap_note(spc_overlap *o, uint64_t ns, int32_t drafts, uint64_t draf
         o->draft_ns += (o->draft_ns > 0 ? 0.1 : 1) * (draft - o->draft_ns);
         *verify += (*verify > 0 ? 0.1 : 1) * ((double)verify_ns - *verify);
     }
-    if (++o->rounds < SPC_OVERLAP_BLOCK) return;
+    if (++o->rounds < block_of(o)) return;
     o->rounds = 0;
     o->on = next_way(o);
 }

@@ -27,9 +27,10 @@ typedef struct {
 /* Of one engine; begins with zeros. */
 typedef struct {
     spc_overlap_mode mode;
-    bool on;                                       /* the way of the present block */
-    bool best;                                     /* of those that are measured */
-    int32_t gamma;                                 /* of the present round */
+    int32_t block; /* rounds that go one way together; 0: SPC_OVERLAP_BLOCK */
+    bool on;       /* the way of the present block */
+    bool best;     /* of those that are measured */
+    int32_t gamma; /* of the present round */
     spc_overlap_time time[2][SPC_OVERLAP_LENGTHS]; /* by way, draft length */
     double use[SPC_OVERLAP_LENGTHS];               /* rounds of late, by draft length */
     double verify_ns[SPC_OVERLAP_LENGTHS];         /* of a verification, without overlap; 0: not
@@ -44,6 +45,8 @@ int32_t spc_overlap_choose(spc_overlap *overlap, int32_t gamma);
 
 /* Will nothing be drawn ahead in the round behind the present one? */
 bool spc_overlap_stays_off(const spc_overlap *overlap);
+/* Will the round behind it go the same way? */
+bool spc_overlap_stays(const spc_overlap *overlap);
 
 /* What the round that was chosen for took.
  *

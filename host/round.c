@@ -32,7 +32,8 @@ static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
     s->round_failed = false;
     lane->params = &s->params;
     lane->position = s->length;
-    lane->output = index * SPC_LANE_ROWS;
+    /* halves have rows of their own: one from below, one from above */
+    lane->output = (s->half == 0 ? index : s->engine->sessions - 1 - index) * SPC_LANE_ROWS;
     lane->drafts = s->round_gamma + (spc_round_steps(s) ? 1 : 0);
     lane->salt = s->params.verify == SPC_VERIFY_BLOCK ? (uint32_t)s->length + 1u : 0u;
     lane->bonus = false;
@@ -346,11 +347,11 @@ static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t
     }
 }
 
-/* One round of sessions whose round flies, or of such whose does not.
+/* One round of sessions of one half whose round flies, or of such whose does not.
  *
- * all   the step has no others */
-static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                           bool all, spc_error *err)
+ * on   the next one may be sent along */
+static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int32_t count, bool on,
+                           spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
     spc_round_times times = {0, UINT64_MAX};
@@ -365,7 +366,7 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
     whole = spc_round_goes_whole(engine, sessions, count);
     if (whole) {
-        status = spc_round_whole(engine, sessions, count, all, &times, &rows, err);
+        status = spc_round_whole(engine, sessions, count, on, &times, &rows, err);
     } else {
         status = round_composed(engine, sessions, count, &t.draft, &rows, err);
     }
@@ -390,30 +391,69 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
     spc_trace_end(engine->trace);
     t.committed = spc_engine_now(engine) - start;
     if (!flew) t.own = t.committed; /* the device waited for the host */
-    spc_chain_note(&engine->chain, flew, flies);
+    spc_chain_note(&engine->chain[sessions[0]->half], flew, flies);
     note_times(engine, sessions, count, &t, rows, whole);
     return SPC_OK;
 }
 
-/* Sessions whose round flies come first, and have a round of their own: the others may have to feed
- * a prompt.  From the next step on they are together. */
+/* Sort by what flies: sessions whose round does, of either half, then the others.  first, flying
+ * receive how many those of the first half are, and of both. */
+static void sort_flying(spc_session **sorted, spc_session *const *sessions, int32_t count,
+                        int32_t *first, int32_t *flying)
+{
+    int32_t at = 0;
+
+    for (int32_t kind = 0; kind < 3; kind++) {
+        for (int32_t k = 0; k < count; k++) {
+            spc_session *s = sessions[k];
+
+            if ((s->flies ? s->half : 2) == kind) sorted[at++] = s;
+        }
+        if (kind == 0) *first = at;
+        if (kind == 1) *flying = at;
+    }
+}
+
+/* Nothing flies: divide a batch anew, if it is to go in turns.  Returns how many sessions the first
+ * half has. */
+static int32_t divide(spc_engine *engine, spc_session **sessions, int32_t count)
+{
+    int32_t first = spc_turns_choose(engine, sessions, count) ? (count + 1) / 2 : count;
+
+    for (int32_t k = 0; k < count; k++) {
+        sessions[k]->half = k >= first;
+        sessions[k]->in_turns = first < count;
+    }
+    return first;
+}
+
+/* Sessions whose round flies have it, each half its own.  Where there are others, who may have to
+ * feed a prompt, they have theirs behind, and no round is sent along: from the next step on all are
+ * together. */
 static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              spc_error *err)
 {
     spc_session **sorted = engine->scratch.sorted;
-    int32_t flying = 0, at = 0;
+    int32_t first, flying;
+    bool on;
     spc_status status = SPC_OK;
 
-    for (int32_t k = 0; k < count; k++) flying += sessions[k]->flies;
-    for (int32_t k = 0; k < count; k++) {
-        if (sessions[k]->flies) sorted[at++] = sessions[k];
+    sort_flying(sorted, sessions, count, &first, &flying);
+    on = flying == 0 || (flying == count && spc_turns_stay(engine, sorted, count));
+    if (flying == 0) {
+        first = divide(engine, sorted, count);
+        flying = count;
     }
-    for (int32_t k = 0; k < count; k++) {
-        if (!sessions[k]->flies) sorted[at++] = sessions[k];
+    if (first > 0) status = round_of(engine, sorted, first, on, err);
+    if (flying > first && status == SPC_OK) {
+        status = round_of(engine, sorted + first, flying - first, on, err);
     }
-    if (flying > 0) status = round_of(engine, sorted, flying, flying == count, err);
-    if (flying == count || status != SPC_OK) return status;
-    return round_of(engine, sorted + flying, count - flying, flying == 0, err);
+    if (count > flying && status == SPC_OK) {
+        for (int32_t k = flying; k < count; k++) sorted[k]->half = 0;
+        status = round_of(engine, sorted + flying, count - flying, false, err);
+    }
+    spc_turns_note(engine, on ? count : 0);
+    return status;
 }
 
 const spc_strategy spc_strategy_round = {"round", round_step};

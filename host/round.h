@@ -28,13 +28,23 @@ bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions
 
 /* Have it run: drafts, verdicts, late verdicts among them.
  *
- * all    the step has no other sessions: the next round may be sent along
+ * on     the next round may be sent along
  * rows   receives those the verifier scored */
-spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                           bool all, spc_round_times *times, int32_t *rows, spc_error *err);
+spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count, bool on,
+                           spc_round_times *times, int32_t *rows, spc_error *err);
 
 /* Draft steps of such a round as gamma.c learns them: all alike. */
 void spc_round_drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              uint64_t ns);
+
+/* ---- two halves of a batch in turns (turns.c) ---- */
+
+/* Nothing flies: are these sessions to go in two halves, one of which drafts while the verifier
+ * works on the other? */
+bool spc_turns_choose(spc_engine *engine, spc_session *const *sessions, int32_t count);
+/* All of them fly: may they go on the way they do? */
+bool spc_turns_stay(spc_engine *engine, spc_session *const *sessions, int32_t count);
+/* A step of so many has been that went on; 0: another one. */
+void spc_turns_note(spc_engine *engine, int32_t count);
 
 #endif

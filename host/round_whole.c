@@ -49,6 +49,8 @@ static void whole_begin(spc_session *s, const spc_lane *lane, spc_whole *w)
                      .length = s->length,
                      .token = s->token,
                      .late = late,
+                     .half = s->half,
+                     .in_turns = s->in_turns,
                      .synthetic = s->engine->synthetic,
                      .unscored = !last};
     w->lane.bonus = last && !late;
@@ -75,6 +77,7 @@ static void whole_end(spc_session *s, spc_lane *lane, const spc_whole *w, spc_ve
     s->counters.drafted_ahead += w->ahead;
     s->counters.ahead_used += w->ready;
     s->counters.chained += w->flew;
+    s->counters.in_turns += w->flew && w->in_turns;
     if (!w->again) return;
     s->counters.drafter_calls++;
     spc_round_append(v, lane->drafts, late);
@@ -106,7 +109,7 @@ static bool goes_on(const spc_session *s)
 /* May the next round of these sessions be sent along with this one? */
 static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t count)
 {
-    if (!spc_chain_may(&engine->chain, sessions[0]->flies)) return false;
+    if (!spc_chain_may(&engine->chain[sessions[0]->half], sessions[0]->flies)) return false;
     for (int32_t k = 0; k < count; k++) {
         if (!goes_on(sessions[k])) return false;
     }
@@ -116,14 +119,14 @@ static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t 
     return spc_gamma_stays(engine, sessions, count);
 }
 
-spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                           bool all, spc_round_times *times, int32_t *rows, spc_error *err)
+spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count, bool on,
+                           spc_round_times *times, int32_t *rows, spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
     spc_verdict *late = scratch->verdict + engine->sessions;
-    bool on = all && all_go_on(engine, sessions, count);
     spc_status status;
 
+    on = on && all_go_on(engine, sessions, count);
     for (int32_t k = 0; k < count; k++) {
         whole_begin(sessions[k], &scratch->lane[k], &scratch->whole[k]);
         scratch->whole[k].goes_on = on;

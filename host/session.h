@@ -66,6 +66,8 @@ struct spc_session {
                                            leave of it */
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
     bool flies;                         /* the next one has been sent, with as many drafts */
+    int32_t half;                       /* of the batch, 0 or 1 */
+    bool in_turns;                      /* the halves are */
 
     spc_text_stream text;
     spc_text_place place; /* of the next token's bytes */

@@ -82,6 +82,7 @@ static inline bool same_counters(const spc_stats *a, const spc_stats *b)
     x.draft_ns = x.verify_ns = x.other_ns = 0;
     y.draft_ns = y.verify_ns = y.other_ns = 0;
     x.chained = y.chained = 0;
+    x.in_turns = y.in_turns = 0;
     return memcmp(&x, &y, sizeof x) == 0;
 }
 

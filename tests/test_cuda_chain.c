@@ -7,37 +7,14 @@
  * for: memory that the host changes too early is seen changed. */
 #include "whole_pair.h"
 
-#include <cuda_runtime_api.h>
-
-#ifdef SPC_TESTS_FIBER_RUNTIME_H
-static void begin(void)
-{
-    fiber_gpu.late = true;
-}
-
-static void end(void)
-{
-    fiber_catch_up();
-    fiber_gpu.late = false;
-}
-#else
-static void begin(void)
-{
-}
-
-static void end(void)
-{
-}
-#endif
-
-TestSuite(cuda_chain, .init = begin, .fini = end, .timeout = 280);
+TestSuite(cuda_chain, .init = late_begin, .fini = late_end, .timeout = 280);
 
 /* One that chains, or one that never does. */
 static fixture open_chained(int32_t which, bool chained)
 {
     fixture f = open_pair(which, false);
 
-    f.engine->chain.off = !chained;
+    f.engine->chain[0].off = !chained;
     return f;
 }
 
@@ -154,7 +131,7 @@ static void step_until_it_flies(spc_engine *engine, spc_session *session)
 {
     spc_error error;
 
-    engine->chain.wait = 0;
+    engine->chain[0].wait = 0;
     do {
         cr_assert_eq(spc_session_step(session, &error), SPC_OK, "%s", error.message);
         cr_assert_eq(spc_session_finish(session), SPC_FINISH_RUNNING);
@@ -298,7 +275,7 @@ static script run_script(int32_t pair, uint32_t seed, bool chained)
         for (int32_t k = 0; k < SESSIONS; k++) {
             if (s.session[k] && (members >> k & 1)) group[count++] = s.session[k];
         }
-        f.engine->chain.wait = f.engine->chain.patience = 0;
+        f.engine->chain[0].wait = f.engine->chain[0].patience = 0;
         for (int32_t step = 0; step < STEPS && count > 0; step++) {
             (void)spc_engine_step(f.engine, group, count, &error);
         }
@@ -524,7 +501,7 @@ Test(cuda_chain, what_ended_writes_into_its_own_pages_alone)
         float before[64];
 
         o.ignore_stop = true;
-        f.engine->chain = (spc_chain){0};
+        f.engine->chain[0] = (spc_chain){0};
         for (int32_t k = 0; k < 2; k++) s[k] = open_session(f.engine, &o, &p[k]);
         fiber_catch_up();
         in_front = (const float *)d->cache.value + s[1]->page[0] * c->layers * spc_kv_layer(c) -

@@ -253,7 +253,7 @@ static void expect_field_types(const json_t *results, size_t i)
         "index",      "gamma",          "seed",           "prompt_tokens", "tokens",
         "discarded",  "rounds",         "verifier_calls", "drafter_calls", "prefill_calls",
         "bonus",      "zero_residuals", "bonus_deferred", "reused_tokens", "drafted_ahead",
-        "ahead_used", "chained"};
+        "ahead_used", "in_turns",       "chained"};
     static const char *const reals[] = {"tokens_per_second", "tokens_per_verifier_call",
                                         "drafter_ms", "verifier_ms", "other_ms"};
     static const char *const arrays[] = {"ids",      "drafted",  "verified",

@@ -8,6 +8,8 @@
 
 #include "host/backend_cuda.h"
 
+#include <cuda_runtime_api.h>
+
 enum { CONTEXT = 48, SESSIONS = 4 };
 
 typedef struct {
@@ -38,7 +40,8 @@ static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions,
                                      sessions, &f.engine, &error),
                  SPC_OK, "%s", error.message);
     f.engine->composed = plain;
-    f.engine->overlap.mode = SPC_OVERLAP_OFF; /* or it followed times of the machine */
+    f.engine->overlap.mode = SPC_OVERLAP_OFF; /* or they followed times of the machine */
+    f.engine->turns.mode = SPC_OVERLAP_OFF;
     f.engine->verifier.config = f.verifier.config;
     f.engine->drafter.config = f.drafter.config;
     return f;
@@ -71,5 +74,23 @@ static const way ways[] = {
     {"verifier-only", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
+
+/* On fibers the device does nothing before it is waited for, and then what streams and events
+ * allow.
+ */
+static inline void late_begin(void)
+{
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+    fiber_gpu.late = true;
+#endif
+}
+
+static inline void late_end(void)
+{
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+    fiber_catch_up();
+    fiber_gpu.late = false;
+#endif
+}
 
 #endif

@@ -2,8 +2,8 @@
 /* fiber_runtime.h - the part of the CUDA runtime that the engine calls, over host memory.
  *
  * Everything happens at once: streams are names.  Or, where a test wants that (fiber_gpu.late), as
- * late as it may: what was sent is done, in its order, when the host waits for it.  Fresh memory
- * holds garbage.  Threads take turns with kernels. */
+ * late as it may: what was sent is done, in an order that streams and events allow, when the host
+ * waits for it.  Fresh memory holds garbage.  Threads take turns with kernels. */
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
@@ -95,12 +95,15 @@ extern fiber_cublas fiber_library;
 
 cudaError_t fiber_has_code(void);
 
-/* Do what was sent so far. */
+/* The stream of the launches that follow. */
+void fiber_on(cudaStream_t stream);
+/* Do what was sent so far: each stream in its order, of several streams whichever dice say among
+ * those that need not wait for an event. */
 void fiber_catch_up(void);
-/* While everything is late: send a copy. */
-cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
-/* ... and memset. */
-cudaError_t fiber_set_later(void *at, int value, size_t bytes);
+/* While everything is late: send a copy, a memset. */
+cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                             cudaStream_t stream);
+cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stream);
 
 cudaError_t cudaMalloc(void **out, size_t bytes);
 cudaError_t cudaFree(void *memory);
@@ -189,14 +192,14 @@ static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned f
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
-    if (fiber_gpu.late) return fiber_set_later(at, value, bytes);
+    fiber_catch_up();
     if (!fiber_is_stuck()) memset(at, value, bytes);
     return cudaSuccess;
 }
 
 static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
 {
-    (void)stream;
+    if (fiber_gpu.late) return fiber_set_later(at, value, bytes, stream);
     return cudaMemset(at, value, bytes);
 }
 
@@ -230,9 +233,8 @@ cudaError_t cudaDeviceSetLimit(enum cudaLimit limit, size_t value);
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)stream;
     if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
-    if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind);
+    if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind, stream);
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
     return cudaSuccess;
@@ -316,14 +318,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 
-static inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
-                                              unsigned flags)
-{
-    (void)stream;
-    (void)event;
-    (void)flags;
-    return cudaSuccess;
-}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 
 static inline cudaError_t cudaDeviceSynchronize(void)
 {

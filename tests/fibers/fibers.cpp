@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <setjmp.h>
 #include <stdio.h>
 #include <time.h>
@@ -396,35 +397,71 @@ cudaError_t cudaGetDevice(int *device)
 
 /* ---- late ---- */
 
-/* What was sent and not done yet, and how much has been done. */
-static std::deque<std::function<void()>> sent;
-static size_t done;
+/* What was sent: a stream's in the order it was sent in. */
+struct fiber_work {
+    size_t serial;
+    size_t after; /* serial of what must have been done, of another stream; 0: nothing */
+    std::function<void()> work;
+};
+
+static std::map<cudaStream_t, std::deque<fiber_work>> sent;
+static std::map<cudaStream_t, size_t> last; /* serial of what a stream was sent last */
+static std::set<size_t> undone;
+static size_t serials, left;
+static thread_local cudaStream_t launches_on;
 static std::map<const char *, size_t> pinned; /* memory of the host that the device may use */
 
 struct CUevent_st {
-    size_t after; /* how much had been sent */
+    size_t after; /* serial of what its stream had been sent last */
 };
 
-static cudaError_t send(std::function<void()> work)
+void fiber_on(cudaStream_t stream)
 {
-    sent.push_back(std::move(work));
+    launches_on = stream;
+}
+
+static cudaError_t send(cudaStream_t stream, std::function<void()> work, size_t after = 0)
+{
+    sent[stream].push_back({++serials, after, std::move(work)});
+    last[stream] = serials;
+    undone.insert(serials);
+    left++;
     return cudaSuccess;
 }
 
-static void catch_up_to(size_t count)
+/* Do the next of any stream that need not wait. */
+static void do_one(void)
 {
-    while (!sent.empty() && done < count) {
-        std::function<void()> work = std::move(sent.front());
+    static uint32_t dice = 1;
+    std::vector<std::deque<fiber_work> *> ready;
 
-        sent.pop_front();
-        done++;
-        work();
+    for (auto &stream : sent) {
+        if (stream.second.empty() || undone.count(stream.second.front().after)) continue;
+        ready.push_back(&stream.second);
     }
+    if (ready.empty()) {
+        fprintf(stderr, "fibers: streams wait for each other\n");
+        abort();
+    }
+    dice = dice * 1664525u + 1013904223u;
+
+    std::deque<fiber_work> &queue = *ready[(dice >> 16) % ready.size()];
+    fiber_work next = std::move(queue.front());
+
+    queue.pop_front();
+    next.work();
+    undone.erase(next.serial);
+    left--;
+}
+
+static void catch_up_to(size_t serial)
+{
+    while (undone.count(serial)) do_one();
 }
 
 void fiber_catch_up(void)
 {
-    catch_up_to(SIZE_MAX);
+    while (left > 0) do_one();
 }
 
 static bool is_pinned(const void *at)
@@ -437,24 +474,25 @@ static bool is_pinned(const void *at)
 }
 
 /* Memory that is not pinned is read at once, and written before the call returns. */
-cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
+cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                             cudaStream_t stream)
 {
     if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
         std::vector<char> copy((const char *)from, (const char *)from + bytes);
 
-        return send([=] { memcpy(to, copy.data(), copy.size()); });
+        return send(stream, [=] { memcpy(to, copy.data(), copy.size()); });
     }
     if (kind == cudaMemcpyDeviceToHost && !is_pinned(to)) {
         fiber_catch_up();
         memcpy(to, from, bytes);
         return cudaSuccess;
     }
-    return send([=] { memcpy(to, from, bytes); });
+    return send(stream, [=] { memcpy(to, from, bytes); });
 }
 
-cudaError_t fiber_set_later(void *at, int value, size_t bytes)
+cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stream)
 {
-    return send([=] { memset(at, value, bytes); });
+    return send(stream, [=] { memset(at, value, bytes); });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
@@ -469,10 +507,17 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    if (!fiber_captures()) event->after = done + sent.size();
+    if (fiber_gpu.late && !fiber_captures()) event->after = last[stream];
     return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    if (fiber_captures() || !fiber_gpu.late || !undone.count(event->after)) return cudaSuccess;
+    return send(
+        stream, [] {}, event->after);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
@@ -480,7 +525,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     fiber_gpu.waits++;
     if (stuck) fiber_must_not_wait();
     catch_up_to(event->after);
-    if ((int)sent.size() > fiber_gpu.most_left) fiber_gpu.most_left = (int)sent.size();
+    if ((int)left > fiber_gpu.most_left) fiber_gpu.most_left = (int)left;
     return cudaSuccess;
 }
 
@@ -654,7 +699,8 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(vo
     cudaError_t error = may_launch();
 
     if (error == cudaSuccess && fiber_gpu.late) {
-        return send([=]() mutable { fiber_run(blocks, threads, together, body, copy.data()); });
+        return send(launches_on,
+                    [=]() mutable { fiber_run(blocks, threads, together, body, copy.data()); });
     }
     if (error == cudaSuccess) fiber_run(blocks, threads, together, body, copy.data());
     return error;
@@ -779,7 +825,7 @@ static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
     }
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 {
     if (stuck) return cudaSuccess;
 
@@ -789,7 +835,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
     if (fiber_gpu.late) {
-        return send([graph] {
+        return send(stream, [graph] {
             std::unique_lock<std::mutex> later(turn);
 
             run_nodes(graph, later);

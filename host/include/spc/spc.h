@@ -63,9 +63,11 @@ typedef void (*spc_log_fn)(void *user, const char *line);
 /* Progress of loading: done of total bytes of weights. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
-/* May the drafter go on with the next round while the verifier works?  On a GPU, or with a
- * drafter_device, for a session that is stepped by itself, with SPC_BONUS_STEP.  No token depends
- * on it. */
+/* May the drafter work while the verifier does?  On a GPU, or with a drafter_device, for a session
+ * that is stepped by itself, with SPC_BONUS_STEP: it goes on with the next round.  On a GPU for
+ * sessions that are stepped together, all with a fixed draft length and without SPC_BONUS_TARGET
+ * under a rule that reads the drafter's rows: in two halves, one of which it drafts for while the
+ * other one is verified.  No token depends on it. */
 typedef enum {
     SPC_OVERLAP_AUTO, /* where it was measured to be faster */
     SPC_OVERLAP_ON,
@@ -426,6 +428,8 @@ typedef struct {
     int64_t prefill_calls;  /* forwards of either that only fed a prompt */
     int64_t drafted_ahead;  /* drafts drawn while the verifier worked on the round before ... */
     int64_t ahead_used;     /* ... and those of them that their round began with */
+    int64_t in_turns;       /* rounds whose drafts were drawn while the verifier worked on the other
+                               half of their batch */
     int64_t chained;        /* rounds that a GPU was given before the one in front of them had been
                                seen: it did not wait for the host between the two */
     int64_t drafted[SPC_GAMMA_MAX];

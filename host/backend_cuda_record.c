@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* backend_cuda_record.c - the graphs of whole rounds: one for every shape that has come twice, and
+ * a second one for the drafts where these go to a stream of their own.
+ *
+ * The late rows are the body of a conditional node inside; a chained round is one as a whole. */
+#include "backend_cuda_whole.h"
+
+#include <string.h>
+
+static void forget(cuda_whole_graph *g)
+{
+    if (g->exec) (void)cudaGraphExecDestroy(g->exec);
+    if (g->drafts) (void)cudaGraphExecDestroy(g->drafts);
+    g->exec = g->drafts = NULL;
+}
+
+void spc_cuda_free_wholes(spc_runner *r)
+{
+    for (int32_t i = 0; i < CUDA_WHOLES; i++) forget(&r->wholes[i]);
+}
+
+/* The graph of a shape; *seen receives whether the shape has come before. */
+static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, bool *seen)
+{
+    cuda_whole_graph *oldest = &v->wholes[0];
+
+    v->graphs.clock++;
+    *seen = true;
+    for (int32_t i = 0; i < CUDA_WHOLES; i++) {
+        cuda_whole_graph *g = &v->wholes[i];
+
+        if (g->used > 0 && memcmp(&g->shape, shape, sizeof *shape) == 0) {
+            g->used = v->graphs.clock;
+            return g;
+        }
+        if (g->used < oldest->used) oldest = g;
+    }
+    *seen = false;
+    forget(oldest);
+    *oldest = (cuda_whole_graph){.used = v->graphs.clock};
+    memcpy(&oldest->shape, shape, sizeof *shape);
+    return oldest;
+}
+
+/* A graph can be asked whether to run a body since CUDA 12.4, by these names since 13.0. */
+#if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
+
+/* The condition of the graph under record; 0: it cannot have one. */
+static uint64_t new_condition(cudaStream_t stream)
+{
+    enum cudaStreamCaptureStatus capturing;
+    cudaGraph_t graph = NULL;
+    const cudaGraphNode_t *behind;
+    const cudaGraphEdgeData *edges;
+    cudaGraphConditionalHandle condition = 0;
+    size_t count;
+
+    if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) ==
+            cudaSuccess &&
+        cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault) ==
+            cudaSuccess) {
+        return condition;
+    }
+    (void)cudaGetLastError();
+    return 0;
+}
+
+/* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
+ * the body is recorded on a stream of its own. */
+static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    cudaStream_t stream = b->stream;
+    enum cudaStreamCaptureStatus capturing;
+    cudaGraph_t graph = NULL, body = NULL;
+    const cudaGraphNode_t *behind;
+    const cudaGraphEdgeData *edges;
+    cudaGraphNode_t node;
+    size_t count;
+    bool ok;
+
+    struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
+
+    params.conditional.handle = condition;
+    params.conditional.type = cudaGraphCondTypeIf;
+    params.conditional.size = 1;
+    if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
+            cudaSuccess ||
+        cudaGraphAddNode(&node, graph, behind, edges, count, &params) != cudaSuccess ||
+        cudaStreamUpdateCaptureDependencies(stream, &node, NULL, 1,
+                                            cudaStreamSetCaptureDependencies) != cudaSuccess ||
+        cudaStreamBeginCaptureToGraph(on, params.conditional.phGraph_out[0], NULL, NULL, 0,
+                                      cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+        return false;
+    }
+    b->stream = on;
+    ok = run(r, err);
+    b->stream = stream;
+    return cudaStreamEndCapture(on, &body) == cudaSuccess && ok;
+}
+
+#else
+
+static uint64_t new_condition(cudaStream_t stream)
+{
+    (void)stream;
+    return 0;
+}
+
+static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
+{
+    (void)r;
+    (void)condition;
+    (void)on;
+    (void)run;
+    (void)err;
+    return false;
+}
+
+#endif
+
+static bool late_body(whole_round *r, spc_error *err)
+{
+    return spc_cuda_run_late(r, err) == SPC_OK;
+}
+
+/* The round, and its late rows where that can be. */
+static bool round_body(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    bool ok;
+
+    if (r->shape.late.count > 0) r->condition = new_condition(b->stream);
+    ok = spc_cuda_run_round(r, err) == SPC_OK;
+    r->inside = r->shape.late.count == 0 || r->condition != 0;
+    if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
+    if (ok && r->condition != 0 && r->shape.chained) {
+        ok = spc_cuda_check(b, spc_cuda_round_stamp(r->device.clock + CLOCK_ENDED, b->stream),
+                            "clock", err) == SPC_OK;
+    }
+    r->condition = 0;
+    return ok;
+}
+
+static bool drafts_body(whole_round *r, spc_error *err)
+{
+    return spc_cuda_run_drafts(r, err) == SPC_OK;
+}
+
+static bool verdicts_body(whole_round *r, spc_error *err)
+{
+    r->inside = true; /* there are none in turns */
+    return spc_cuda_run_verdicts(r, err) == SPC_OK;
+}
+
+/* A chained round: put right what was written down, then all of it, or its drafts, if any sequence
+ * goes on. */
+static bool chained_body(whole_round *r, spc_error *err)
+{
+    const cuda_whole *at = &r->device;
+    spc_backend *b = r->verifier->backend;
+    uint64_t condition = new_condition(b->stream);
+    spc_round_go_on_args args = {.outcome = r->half->outcome,
+                                 .from = at->from,
+                                 .guess = at->guess,
+                                 .patch = at->patch,
+                                 .patches = at->patches,
+                                 .base = (int32_t *)at->params,
+                                 .position = at->position,
+                                 .late_position = at->late_position,
+                                 .draw_position = at->draw_position,
+                                 .salt = at->salt,
+                                 .pending = at->pending,
+                                 .clock = at->clock + CLOCK_BEGUN,
+                                 .decided = at->clock + CLOCK_DECIDED,
+                                 .condition = condition,
+                                 .lanes = r->shape.lanes,
+                                 .steps = r->shape.steps,
+                                 .most_patches = spc_cuda_most_patches(&r->shape)};
+
+    if (condition == 0 ||
+        spc_cuda_check(b, spc_cuda_round_go_on(&args, b->stream), "round", err) != SPC_OK) {
+        return false;
+    }
+    if (r->shape.in_turns) return record_body(r, condition, b->inner, drafts_body, err);
+    return record_body(r, condition, b->side, round_body, err) && r->inside;
+}
+
+/* What follows the drafts of a round in turns, if any sequence goes on. */
+static bool turn_body(whole_round *r, spc_error *err)
+{
+    spc_backend *b = r->verifier->backend;
+    uint64_t condition = new_condition(b->stream);
+    spc_round_ask_args args = {r->half->outcome, r->device.from, r->shape.lanes, condition};
+
+    return condition != 0 &&
+           spc_cuda_check(b, spc_cuda_round_ask(&args, b->stream), "round", err) == SPC_OK &&
+           record_body(r, condition, b->inner, verdicts_body, err);
+}
+
+/* Record what `run` launches on a stream, for itself.  NULL: it cannot be. */
+static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
+                                 bool (*run)(whole_round *r, spc_error *err))
+{
+    spc_backend *b = r->verifier->backend;
+    cudaStream_t stream = b->stream;
+    cudaError_t failed = b->failed;
+    cudaGraphExec_t exec = NULL;
+    cudaGraph_t graph = NULL;
+    bool ok;
+
+    if (cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return NULL;
+    b->stream = on;
+    ok = run(r, NULL);
+    b->stream = stream;
+    if (cudaStreamEndCapture(on, &graph) != cudaSuccess || !ok ||
+        cudaGraphInstantiate(&exec, graph, 0) != cudaSuccess) {
+        exec = NULL;
+    }
+    if (graph) (void)cudaGraphDestroy(graph);
+    b->failed = failed; /* the device has come to no harm */
+    return exec;
+}
+
+/* Record the round.  False: it cannot be. */
+static bool record(whole_round *r, cuda_whole_graph *g)
+{
+    spc_backend *b = r->verifier->backend;
+
+    if (r->shape.in_turns) {
+        g->drafts = record_on(r, b->side, chained_body);
+        if (g->drafts) g->exec = record_on(r, b->stream, turn_body);
+        if (!g->exec) forget(g);
+    } else {
+        g->exec = record_on(r, b->stream, r->shape.chained ? chained_body : round_body);
+    }
+    g->inside = r->inside;
+    return g->exec != NULL;
+}
+
+const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
+{
+    spc_runner *v = r->verifier;
+    bool seen, *off = r->shape.chained ? &r->half->chain->off : &v->graphs.off;
+    cuda_whole_graph *g;
+
+    if (*off) return NULL;
+    g = graph_of(v, &r->shape, &seen);
+    if (!seen) return NULL;
+    if (!g->exec && !record(r, g)) {
+        *off = true;
+        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
+        return NULL;
+    }
+    return g;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cuda_turns.c - a batch in two halves, one of which drafts while the verifier works on the
+ * other: the tokens and counters of one batch.
+ *
+ * Built twice, as test_cuda_whole.c is.  On the fibers the device does nothing before it is waited
+ * for, and then what streams and events allow, by dice: work that lacks an order is seen in a wrong
+ * one. */
+#include "whole_pair.h"
+
+TestSuite(cuda_turns, .init = late_begin, .fini = late_end, .timeout = 280);
+
+/* Those whose drafter runs nothing behind kept drafts. */
+static const way turn_ways[] = {{"strict", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+                                {"token-v1:alpha=0.3", 2, 0.7f, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                                {"strict", 2, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
+                                {"chow:alpha=0.5", 1, 1, SPC_BONUS_VERIFIER, SPC_VERIFY_TOKEN}};
+enum { TURN_WAYS = sizeof turn_ways / sizeof *turn_ways };
+
+static fixture open_turns(int32_t which, spc_overlap_mode mode)
+{
+    fixture f = open_pair(which, false);
+
+    f.engine->turns.mode = mode;
+    return f;
+}
+
+/* Four sessions, the last of which joins late; some end by a stop, one by its budget. */
+static int64_t run_batch(spc_engine *engine, int32_t steps, decoded out[SESSIONS])
+{
+    spc_session *session[SESSIONS];
+    spc_error error;
+    int64_t in_turns = 0;
+
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        spc_session_options o = way_options(&turn_ways[i % TURN_WAYS], 7 + (uint64_t)i);
+        prompt p = prompt_made(2 + i, VOCAB, 3 + (uint32_t)i);
+
+        o.max_tokens = i == 2 ? 20 : 0;
+        o.ignore_stop = i < 2;
+        session[i] = open_session(engine, &o, &p);
+    }
+    for (int32_t step = 0; step < steps; step++) {
+        (void)spc_engine_step(engine, session, step < 6 ? SESSIONS - 1 : SESSIONS, &error);
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            in_turns += session[i]->flies && session[i]->in_turns;
+        }
+    }
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        out[i] = decoded_of(session[i]);
+        spc_session_close(session[i]);
+    }
+    return in_turns;
+}
+
+Test(cuda_turns, tokens_and_counters_are_those_of_one_batch)
+{
+    for (int32_t m = 0; m < PAIRS; m++) {
+        fixture one = open_turns(m, SPC_OVERLAP_OFF), two = open_turns(m, SPC_OVERLAP_ON);
+        decoded a[SESSIONS], b[SESSIONS];
+        int64_t in_turns;
+
+        cr_expect_eq(run_batch(one.engine, 22, a), 0);
+        in_turns = run_batch(two.engine, 22, b);
+        cr_expect_gt(in_turns, 8, "%d", (int)in_turns);
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            expect_same(&a[i], &b[i], turn_ways[i % TURN_WAYS].rule, 7 + (uint64_t)i);
+        }
+        close_fixture(&one);
+        close_fixture(&two);
+    }
+}
+
+/* Sets of sessions that change from step to step, prompts in between. */
+static uint64_t run_sets(spc_engine *engine, int64_t *in_turns)
+{
+    spc_session *session[SESSIONS];
+    uint64_t hash = 0;
+    uint32_t dice = 5;
+    spc_error error;
+
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        spc_session_options o = way_options(&turn_ways[i % TURN_WAYS], (uint64_t)i);
+        prompt p = prompt_made(2 + i, VOCAB, 3 + (uint32_t)i);
+
+        o.max_tokens = 0;
+        o.ignore_stop = true;
+        session[i] = open_session(engine, &o, &p);
+    }
+    for (int32_t action = 0; action < 12; action++) {
+        spc_session *group[SESSIONS];
+        prompt again = {{3, 5}, 2};
+        int32_t count = 0;
+        uint32_t members;
+
+        dice = dice * 1664525u + 1013904223u;
+        members = action % 3 == 2 ? dice >> 20 : ~0u;
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            if (members >> i & 1) group[count++] = session[i];
+        }
+        for (int32_t h = 0; h < 2; h++) engine->chain[h].wait = engine->chain[h].patience = 0;
+        for (int32_t step = 0; step < 3 && count > 0; step++) {
+            (void)spc_engine_step(engine, group, count, &error);
+            *in_turns += session[0]->flies && session[0]->in_turns;
+        }
+        if (action != 5) continue;
+        cr_assert_eq(spc_session_restart(session[1], again.id, again.count, &error), SPC_OK);
+    }
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        decoded d = decoded_of(session[i]);
+
+        hash = (hash ^ d.stats.output_hash) * 0x9e3779b97f4a7c15u;
+        spc_session_close(session[i]);
+    }
+    return hash;
+}
+
+Test(cuda_turns, whatever_is_stepped_the_texts_are_the_same)
+{
+    fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
+    int64_t none = 0, in_turns = 0;
+
+    cr_expect_eq(run_sets(one.engine, &none), run_sets(two.engine, &in_turns));
+    cr_expect(none == 0 && in_turns > 5, "%d, %d", (int)none, (int)in_turns);
+    close_fixture(&one);
+    close_fixture(&two);
+}
+
+/* ---- which way ---- */
+
+static uint64_t stands_at(void *user)
+{
+    return *(uint64_t *)user;
+}
+
+/* On a clock that says so steps in turns are faster, or slower, and the faster way is kept. */
+Test(cuda_turns, the_way_that_was_measured_to_be_faster_is_taken)
+{
+    enum { WARM = 140, STEPS = 190 };
+
+    for (int32_t faster = 0; faster < 2; faster++) {
+        fixture f = open_turns(0, SPC_OVERLAP_AUTO);
+        uint64_t now = 1;
+        int32_t in_turns = 0, steps = 0;
+        spc_error error;
+
+        f.engine->clock.now_ns = stands_at;
+        f.engine->clock.user = &now;
+        while (steps < STEPS) {
+            spc_session *session[2];
+
+            for (int32_t i = 0; i < 2; i++) {
+                spc_session_options o = options_of("strict", 1, 1);
+                prompt p = prompt_made(2, VOCAB, 3 + (uint32_t)i);
+
+                o.seed = (uint64_t)i;
+                o.ignore_stop = true;
+                session[i] = open_session(f.engine, &o, &p);
+            }
+            while (session[0]->finish == SPC_FINISH_RUNNING &&
+                   session[1]->finish == SPC_FINISH_RUNNING) {
+                now += !session[0]->in_turns ? 1000 : faster ? 800 : 1200;
+                (void)spc_engine_step(f.engine, session, 2, &error);
+                steps++;
+                if (steps > WARM) in_turns += session[0]->in_turns;
+            }
+            for (int32_t i = 0; i < 2; i++) spc_session_close(session[i]);
+        }
+        cr_expect_eq(in_turns > (steps - WARM) / 2, faster == 1, "%d of %d", (int)in_turns,
+                     (int)steps - WARM);
+        close_fixture(&f);
+    }
+}
