@@ -86,7 +86,7 @@ struct spc_engine {
     bool composed; /* rounds are, whatever the backend can */
     spc_overlap overlap;
     spc_overlap turns;      /* of batches in two halves: its lengths are classes of their size */
-    bool turns_fit;         /* the batch of the present step could be one of them */
+    bool turns_fit;         /* the present step goes the way that is measured */
     uint64_t turn_ns;       /* when the last step of such a batch ended; 0: there was none */
     spc_chain chain[2];     /* of each half */
     spc_kernels kernels;    /* what the backend goes by; empty: defaults */

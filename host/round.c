@@ -449,10 +449,13 @@ static spc_status round_step(spc_engine *engine, spc_session *const *sessions, i
         status = round_of(engine, sorted + first, flying - first, on, err);
     }
     if (count > flying && status == SPC_OK) {
-        for (int32_t k = flying; k < count; k++) sorted[k]->half = 0;
+        for (int32_t k = flying; k < count; k++) {
+            sorted[k]->half = 0;
+            sorted[k]->in_turns = false;
+        }
         status = round_of(engine, sorted + flying, count - flying, false, err);
     }
-    spc_turns_note(engine, on ? count : 0);
+    spc_turns_note(engine, flying == count ? count : 0);
     return status;
 }
 

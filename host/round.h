@@ -44,7 +44,7 @@ void spc_round_drafted_whole(spc_engine *engine, spc_session *const *sessions, i
 bool spc_turns_choose(spc_engine *engine, spc_session *const *sessions, int32_t count);
 /* All of them fly: may they go on the way they do? */
 bool spc_turns_stay(spc_engine *engine, spc_session *const *sessions, int32_t count);
-/* A step of so many has been that went on; 0: another one. */
+/* A step has been, of so many sessions, all of which flew, or none; 0: another one. */
 void spc_turns_note(spc_engine *engine, int32_t count);
 
 #endif

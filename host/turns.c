@@ -45,13 +45,19 @@ bool spc_turns_choose(spc_engine *engine, spc_session *const *sessions, int32_t 
 
 bool spc_turns_stay(spc_engine *engine, spc_session *const *sessions, int32_t count)
 {
-    int32_t second = 0;
+    const spc_overlap *turns = &engine->turns;
+    bool fit = fits(engine, sessions, count);
+    bool wanted = turns->mode == SPC_OVERLAP_AUTO ? turns->on : turns->mode == SPC_OVERLAP_ON;
+    int32_t in_turns = 0, second = 0;
 
-    engine->turns_fit = fits(engine, sessions, count);
-    if (!engine->turns_fit) return !sessions[0]->in_turns;
-    for (int32_t k = 0; k < count; k++) second += sessions[k]->half;
-    if (sessions[0]->in_turns && (second == 0 || second == count)) return false;
-    return engine->turns.gamma == size_class(count) && spc_overlap_stays(&engine->turns);
+    for (int32_t k = 0; k < count; k++) {
+        in_turns += sessions[k]->in_turns;
+        second += sessions[k]->half;
+    }
+    engine->turns_fit =
+        fit && (wanted ? in_turns == count && second > 0 && second < count : in_turns == 0);
+    if (!fit) return in_turns == 0;
+    return engine->turns_fit && turns->gamma == size_class(count) && spc_overlap_stays(turns);
 }
 
 void spc_turns_note(spc_engine *engine, int32_t count)

@@ -132,6 +132,48 @@ static uint64_t stands_at(void *user)
     return *(uint64_t *)user;
 }
 
+/* So many sessions that go on. */
+static void open_endless(spc_engine *engine, const way *w, spc_session **session, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        spc_session_options o = way_options(w, (uint64_t)i);
+        prompt p = prompt_made(2, VOCAB, 3 + (uint32_t)i);
+
+        o.max_tokens = 0;
+        o.ignore_stop = true;
+        session[i] = open_session(engine, &o, &p);
+    }
+}
+
+/* The last step of a block sends nothing along, and is counted like the others: the next block
+ * begins, whichever way it goes. */
+Test(cuda_turns, a_block_of_steps_ends)
+{
+    for (int32_t on = 0; on < 2; on++) {
+        fixture f = open_turns(0, SPC_OVERLAP_AUTO);
+        spc_session *session[2];
+        uint64_t now = 1;
+        int32_t flying = 0;
+        spc_error error;
+
+        f.engine->clock.now_ns = stands_at;
+        f.engine->clock.user = &now;
+        f.engine->turns.on = on == 1;
+        open_endless(f.engine, &turn_ways[3], session, 2);
+        for (int32_t step = 0; step < 14; step++) {
+            if (step == 6) f.engine->turns.rounds = 60; /* of 64 */
+            now += 1000;
+            (void)spc_engine_step(f.engine, session, 2, &error);
+            if (step >= 6) flying += session[0]->flies;
+        }
+        cr_expect_lt(f.engine->turns.rounds, 10, "%d", (int)f.engine->turns.rounds);
+        cr_expect_neq(f.engine->turns.on, on == 1);
+        cr_expect_geq(flying, 5, "%d of 8", (int)flying);
+        for (int32_t i = 0; i < 2; i++) spc_session_close(session[i]);
+        close_fixture(&f);
+    }
+}
+
 /* On a clock that says so steps in turns are faster, or slower, and the faster way is kept. */
 Test(cuda_turns, the_way_that_was_measured_to_be_faster_is_taken)
 {
