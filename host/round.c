@@ -333,7 +333,7 @@ static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t
 {
     const spc_whole *w = &engine->scratch.whole[0];
 
-    if (count == 1 && whole && spc_round_steps(sessions[0])) {
+    if (whole && spc_round_may_draft_ahead(sessions, count)) {
         spc_overlap_note(&engine->overlap, t->own, engine->scratch.lane[0].drafts - w->ready,
                          t->own_draft, t->own_verify);
     }

@@ -26,6 +26,10 @@ void spc_round_append(spc_verdict *verdict, int32_t drafts, const spc_verdict *l
 /* Can the backend run the round by itself? */
 bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count);
 
+/* Is it a session by itself, for which the next round may be drafted while this one is verified?
+ * One that is a half of a batch is not: the drafter has the other half's drafts to draw. */
+bool spc_round_may_draft_ahead(spc_session *const *sessions, int32_t count);
+
 /* Have it run: drafts, verdicts, late verdicts among them.
  *
  * on     the next round may be sent along

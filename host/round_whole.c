@@ -32,10 +32,15 @@ bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions
     return whole;
 }
 
+bool spc_round_may_draft_ahead(spc_session *const *sessions, int32_t count)
+{
+    return count == 1 && !sessions[0]->in_turns && spc_round_steps(sessions[0]);
+}
+
 /* Drafts of the next round that may be drawn while this one is verified. */
 static int32_t drafts_ahead(spc_session *s, const spc_lane *lane)
 {
-    if (!spc_round_steps(s) || lane->drafts == 0) return 0;
+    if (!spc_round_may_draft_ahead(&s, 1) || lane->drafts == 0) return 0;
     return spc_overlap_choose(&s->engine->overlap, lane->drafts - 1);
 }
 
@@ -113,7 +118,7 @@ static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t 
     for (int32_t k = 0; k < count; k++) {
         if (!goes_on(sessions[k])) return false;
     }
-    if (count == 1 && spc_round_steps(sessions[0]) && !spc_overlap_stays_off(&engine->overlap)) {
+    if (spc_round_may_draft_ahead(sessions, count) && !spc_overlap_stays_off(&engine->overlap)) {
         return false;
     }
     return spc_gamma_stays(engine, sessions, count);

@@ -70,6 +70,39 @@ Test(cuda_turns, tokens_and_counters_are_those_of_one_batch)
     }
 }
 
+/* So many sessions that go on. */
+static void open_endless(spc_engine *engine, const way *w, spc_session **session, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        spc_session_options o = way_options(w, (uint64_t)i);
+        prompt p = prompt_made(2, VOCAB, 3 + (uint32_t)i);
+
+        o.max_tokens = 0;
+        o.ignore_stop = true;
+        session[i] = open_session(engine, &o, &p);
+    }
+}
+
+/* A half of one session draws nothing ahead, as one does that is stepped by itself. */
+Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
+{
+    fixture f = open_turns(0, SPC_OVERLAP_ON);
+    spc_session *session[2];
+    spc_error error;
+
+    f.engine->overlap.mode = SPC_OVERLAP_ON;
+    open_endless(f.engine, &turn_ways[1], session, 2);
+    for (int32_t step = 0; step < 10; step++) (void)spc_engine_step(f.engine, session, 2, &error);
+    for (int32_t i = 0; i < 2; i++) {
+        const spc_stats *s = &session[i]->counters;
+
+        cr_expect(s->in_turns > 3 && s->drafted_ahead == 0, "%d, %d", (int)s->in_turns,
+                  (int)s->drafted_ahead);
+        spc_session_close(session[i]);
+    }
+    close_fixture(&f);
+}
+
 /* Sets of sessions that change from step to step, prompts in between. */
 static uint64_t run_sets(spc_engine *engine, int64_t *in_turns)
 {
@@ -130,19 +163,6 @@ Test(cuda_turns, whatever_is_stepped_the_texts_are_the_same)
 static uint64_t stands_at(void *user)
 {
     return *(uint64_t *)user;
-}
-
-/* So many sessions that go on. */
-static void open_endless(spc_engine *engine, const way *w, spc_session **session, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        spc_session_options o = way_options(w, (uint64_t)i);
-        prompt p = prompt_made(2, VOCAB, 3 + (uint32_t)i);
-
-        o.max_tokens = 0;
-        o.ignore_stop = true;
-        session[i] = open_session(engine, &o, &p);
-    }
 }
 
 /* The last step of a block sends nothing along, and is counted like the others: the next block
