@@ -252,7 +252,7 @@ struct spc_runner {
     cuda_whole_graph wholes[CUDA_WHOLES]; /* of rounds that this runner verifies */
     bool clocked;                         /* they are timed: */
     spc_round_clock clock;
-    uint64_t decided; /* when the last round was, by the device's clock; 0: there was none */
+    uint64_t decided; /* when the latest round was, by the device's clock; 0: there was none */
     cuda_ahead ahead; /* what this runner drafted */
     uint64_t *serial; /* [slots] counts forwards */
     int32_t *order;   /* [slots] lanes of a round, by falling draft length */

@@ -402,20 +402,22 @@ const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier)
     return &verifier->clock;
 }
 
-/* One more round on the clock. */
+/* One more round on the clock.  One in turns begins while the verifier is at work on the other
+ * half; and the first two of one half run before the other half's first. */
 static void note_clock(const whole_round *r)
 {
     spc_runner *v = r->verifier;
     spc_round_clock *c = &v->clock;
     const uint64_t *at = r->host.clock;
     uint64_t drawn = r->shape.steps > 0 ? at[CLOCK_DRAWN] : at[CLOCK_BEGUN];
+    bool waited = v->decided > drawn && v->decided < at[CLOCK_SCORED];
 
     c->rounds++;
     c->draft_ns += drawn - at[CLOCK_BEGUN];
-    c->score_ns += at[CLOCK_SCORED] - drawn;
+    c->score_ns += at[CLOCK_SCORED] - (waited ? v->decided : drawn);
     c->decide_ns += at[CLOCK_DECIDED] - at[CLOCK_SCORED];
-    if (v->decided > 0) c->gap_ns += at[CLOCK_BEGUN] - v->decided;
-    v->decided = at[CLOCK_DECIDED];
+    if (v->decided > 0 && at[CLOCK_BEGUN] > v->decided) c->gap_ns += at[CLOCK_BEGUN] - v->decided;
+    if (at[CLOCK_DECIDED] > v->decided) v->decided = at[CLOCK_DECIDED];
 }
 
 static spc_round_times times_of(const whole_round *r, bool flew)

@@ -103,6 +103,27 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     close_fixture(&f);
 }
 
+/* Drafts begin before the other half's verdicts: no gap between the two, and no less than none. */
+Test(cuda_turns, the_parts_of_rounds_in_turns_are_timed)
+{
+    fixture f = open_turns(0, SPC_OVERLAP_ON);
+    const spc_round_clock *c = f.engine->ops->round_clock(f.engine->verifier.runner);
+    uint64_t start = spc_now_ns(), most;
+    spc_session *session[SESSIONS];
+    spc_error error;
+
+    open_endless(f.engine, &turn_ways[3], session, SESSIONS);
+    for (int32_t step = 0; step < 14; step++) {
+        (void)spc_engine_step(f.engine, session, SESSIONS, &error);
+    }
+    most = spc_now_ns() - start;
+    cr_expect_gt(session[0]->counters.in_turns, 5);
+    cr_expect(c->draft_ns > 0 && c->score_ns > 0 && c->decide_ns > 0);
+    cr_expect(c->draft_ns < most && c->score_ns + c->decide_ns < most && c->gap_ns < most);
+    for (int32_t i = 0; i < SESSIONS; i++) spc_session_close(session[i]);
+    close_fixture(&f);
+}
+
 /* Sets of sessions that change from step to step, prompts in between. */
 static uint64_t run_sets(spc_engine *engine, int64_t *in_turns)
 {
