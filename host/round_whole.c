@@ -114,7 +114,10 @@ static bool goes_on(const spc_session *s)
 /* May the next round of these sessions be sent along with this one? */
 static bool all_go_on(spc_engine *engine, spc_session *const *sessions, int32_t count)
 {
-    if (!spc_chain_may(&engine->chain[sessions[0]->half], sessions[0]->flies)) return false;
+    int32_t half = sessions[0]->half;
+
+    if (!spc_chain_may(&engine->chain[half], sessions[0]->flies)) return false;
+    if (sessions[0]->in_turns && engine->chain[1 - half].wait > 0) return false; /* both, or none */
     for (int32_t k = 0; k < count; k++) {
         if (!goes_on(sessions[k])) return false;
     }

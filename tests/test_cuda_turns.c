@@ -103,6 +103,31 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     close_fixture(&f);
 }
 
+/* While one half is to wait with what it sends, the other waits too: they go on together. */
+Test(cuda_turns, halves_wait_together)
+{
+    fixture f = open_turns(0, SPC_OVERLAP_ON);
+    spc_session *session[2];
+    int32_t steps = 0;
+    spc_error error;
+
+    open_endless(f.engine, &turn_ways[3], session, 2);
+    while (!session[0]->flies || !session[1]->flies) {
+        cr_assert_lt(steps++, 8);
+        (void)spc_engine_step(f.engine, session, 2, &error);
+    }
+    f.engine->chain[1].wait = SPC_CHAIN_FIRST;
+    for (steps = 0; f.engine->chain[1].wait > 0; steps++) {
+        (void)spc_engine_step(f.engine, session, 2, &error);
+        cr_assert(!session[0]->flies && !session[1]->flies);
+    }
+    cr_expect_eq(steps, 1 + SPC_CHAIN_FIRST, "those that fly, and so many: %d", (int)steps);
+    (void)spc_engine_step(f.engine, session, 2, &error);
+    cr_expect(session[0]->flies && session[1]->flies);
+    for (int32_t i = 0; i < 2; i++) spc_session_close(session[i]);
+    close_fixture(&f);
+}
+
 /* Drafts begin before the other half's verdicts: no gap between the two, and no less than none. */
 Test(cuda_turns, the_parts_of_rounds_in_turns_are_timed)
 {
