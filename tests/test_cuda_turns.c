@@ -103,6 +103,43 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     close_fixture(&f);
 }
 
+/* Two halves fly, and behind them the drafter is fed a chunk of a long prompt in every step: on the
+ * other stream, so the next drafts wait for it. */
+static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
+{
+    spc_session *session[3];
+    spc_session_options o = way_options(&turn_ways[3], 5);
+    prompt p = prompt_made(14, VOCAB, 9);
+    uint64_t hash = 0;
+    spc_error error;
+
+    open_endless(engine, &turn_ways[3], session, 2);
+    session[2] = open_session(engine, &o, &p);
+    engine->prefill_rows = 3;
+    engine->drafter.runner->graphs.off = true; /* on fibers a graph runs as a whole */
+    for (int32_t step = 0; step < 26; step++) {
+        (void)spc_engine_step(engine, session, step < 4 ? 2 : 3, &error);
+        *in_turns += session[0]->flies && session[0]->in_turns && session[2]->filling;
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        hash = (hash ^ session[i]->counters.output_hash) * 0x9e3779b97f4a7c15u;
+        spc_session_close(session[i]);
+    }
+    return hash;
+}
+
+Test(cuda_turns, a_prompt_is_fed_beside_them)
+{
+    fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
+    int64_t none = 0, in_turns = 0;
+
+    cr_expect_eq(run_beside_a_prompt(one.engine, &none),
+                 run_beside_a_prompt(two.engine, &in_turns));
+    cr_expect(none == 0 && in_turns > 4, "%d, %d", (int)none, (int)in_turns);
+    close_fixture(&one);
+    close_fixture(&two);
+}
+
 /* While one half is to wait with what it sends, the other waits too: they go on together. */
 Test(cuda_turns, halves_wait_together)
 {
