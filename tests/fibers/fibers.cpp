@@ -429,11 +429,14 @@ static cudaError_t send(cudaStream_t stream, std::function<void()> work, size_t 
     return cudaSuccess;
 }
 
-/* Do the next of any stream that need not wait. */
+/* Do the next of any stream that need not wait: mostly of the last one, so that streams come far
+ * ahead of each other. */
 static void do_one(void)
 {
     static uint32_t dice = 1;
+    static std::deque<fiber_work> *before;
     std::vector<std::deque<fiber_work> *> ready;
+    size_t which;
 
     for (auto &stream : sent) {
         if (stream.second.empty() || undone.count(stream.second.front().after)) continue;
@@ -445,7 +448,13 @@ static void do_one(void)
     }
     dice = dice * 1664525u + 1013904223u;
 
-    std::deque<fiber_work> &queue = *ready[(dice >> 16) % ready.size()];
+    which = (dice >> 16) % ready.size();
+    if (dice >> 30) { /* three times of four */
+        for (size_t i = 0; i < ready.size(); i++) which = ready[i] == before ? i : which;
+    }
+    before = ready[which];
+
+    std::deque<fiber_work> &queue = *before;
     fiber_work next = std::move(queue.front());
 
     queue.pop_front();
