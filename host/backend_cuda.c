@@ -544,6 +544,7 @@ static spc_status cuda_forward(spc_runner *r, const spc_rows *rows, spc_error *e
     spc_status status = spc_cuda_enter(r->backend, err);
 
     check_rows(r, rows);
+    r->ahead.drafts.count = 0; /* its rows of logits may be written */
     return status == SPC_OK ? run_rows(r, rows, err) : status;
 }
 

@@ -440,6 +440,10 @@ static spc_status begin(whole_round *r, spc_runner *drafter, spc_runner *v, cons
     bool ran;
     spc_status status;
 
+    /* rows of logits of what was drafted ahead may lie where this round's come to lie */
+    if (drafter && (count > 1 || whole[0].slot != drafter->ahead.drafts.slot)) {
+        drafter->ahead.drafts.count = 0;
+    }
     *flew = spc_cuda_chain_serves(chain, drafter, v, whole, count, v->lane);
     chain->flying = false;
     if (*flew) {

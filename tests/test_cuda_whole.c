@@ -159,6 +159,36 @@ Test(cuda_whole, what_was_drawn_ahead_serves_its_own_round_alone, .timeout = 280
         cr_expect(same_tokens(&d[0][k], &d[1][k]), "session %d", (int)k);
 }
 
+/* What was drawn ahead has rows of logits in one bank, then in the other; rounds of another session
+ * in between write one of them. */
+Test(cuda_whole, rounds_of_others_in_between_change_no_token, .timeout = 280)
+{
+    decoded d[2];
+
+    for (int32_t i = 0; i < 2; i++) {
+        fixture f = open_pair(ALIKE, i == 0);
+        spc_session_options o = way_options(&ways[3], 2);
+        spc_session *session[2];
+        spc_error error;
+        prompt p = prompt_made(2, VOCAB, 3), other = prompt_made(3, VOCAB, 8);
+
+        f.engine->overlap.mode = SPC_OVERLAP_ON;
+        o.max_tokens = 0;
+        o.ignore_stop = true;
+        session[0] = open_session(f.engine, &o, &p);
+        o.seed = 9;
+        session[1] = open_session(f.engine, &o, &other);
+        for (int32_t step = 0; session[0]->finish == SPC_FINISH_RUNNING; step++) {
+            cr_assert_eq(spc_session_step(session[step % 3 == 2], &error), SPC_OK);
+        }
+        d[i] = decoded_of(session[0]);
+        if (i == 1) cr_expect_gt(d[i].stats.ahead_used, 0);
+        for (int32_t k = 0; k < 2; k++) spc_session_close(session[k]);
+        close_fixture(&f);
+    }
+    cr_expect(same_tokens(&d[0], &d[1]));
+}
+
 /* ---- in company ---- */
 
 /* Sessions of other rules, draft lengths and budgets, some joining late. */
