@@ -176,7 +176,9 @@ Test(cuda_whole, rounds_of_others_in_between_change_no_token, .timeout = 280)
         o.max_tokens = 0;
         o.ignore_stop = true;
         session[0] = open_session(f.engine, &o, &p);
-        o.seed = 9;
+        o = way_options(&ways[1], 9); /* drafts nothing ahead */
+        o.max_tokens = 0;
+        o.ignore_stop = true;
         session[1] = open_session(f.engine, &o, &other);
         for (int32_t step = 0; session[0]->finish == SPC_FINISH_RUNNING; step++) {
             cr_assert_eq(spc_session_step(session[step % 3 == 2], &error), SPC_OK);
