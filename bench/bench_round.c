@@ -28,7 +28,7 @@ typedef struct {
 typedef struct {
     const char *verifier, *drafter, *device, *rule, *kernels, *kv;
     spc_overlap_mode overlap;
-    bool step, shapes, plain_launches, no_chain, fast_prefill, table, help;
+    bool step, shapes, plain_launches, no_chain, no_pdl, fast_prefill, table, help;
     numbers batch, gamma, context;
     int32_t rounds;
     double accept; /* < 0: what the models make of it */
@@ -77,6 +77,7 @@ static const char help[] =
     "  --device NAME        auto (default), cpu, cuda, cuda:N\n"
     "  --plain-launches     GPU: rounds launch by launch, not as one graph\n"
     "  --no-chain           GPU: every round waits until the host has seen the one before\n"
+    "  --no-pdl             GPU: no kernel begins before the one in front of it has ended\n"
     "  --overlap MODE       auto (default), on, off: drafting ahead, batches in two halves; on\n"
     "                       and off take the token behind kept drafts from the drafter's own step\n"
     "  --fast-prefill       GPU: more than 16 rows by cuBLASLt\n"
@@ -122,6 +123,7 @@ static bool *flag_of(options *o, const char *name)
     if (strcmp(name, "--shapes") == 0) return &o->shapes;
     if (strcmp(name, "--plain-launches") == 0) return &o->plain_launches;
     if (strcmp(name, "--no-chain") == 0) return &o->no_chain;
+    if (strcmp(name, "--no-pdl") == 0) return &o->no_pdl;
     if (strcmp(name, "--fast-prefill") == 0) return &o->fast_prefill;
     if (strcmp(name, "--table") == 0) return &o->table;
     return strcmp(name, "--help") == 0 ? &o->help : NULL;
@@ -279,6 +281,7 @@ static spc_status open_engine(state *s)
     limits.kv = s->kv;
     limits.library = o->fast_prefill;
     limits.plain = o->plain_launches;
+    limits.no_early = o->no_pdl;
     status = s->ops->load(s->backend, s->verifier.plan, s->verifier.bundle, &limits, &verifier,
                           &s->error);
     if (status == SPC_OK) {
@@ -314,12 +317,13 @@ static spc_status open_all(state *s)
             spc_device_open(s->o->device, 0, NULL, NULL, NULL, &s->ops, &s->backend, &s->error);
     }
     if (status == SPC_OK && s->ops == &spc_backend_cpu &&
-        (s->o->fast_prefill || s->o->plain_launches || s->o->no_chain ||
+        (s->o->fast_prefill || s->o->plain_launches || s->o->no_chain || s->o->no_pdl ||
          s->o->overlap == SPC_OVERLAP_ON)) {
         return spc_error_set(&s->error, SPC_EUSAGE, "%s: expected a GPU, found %s",
                              s->o->fast_prefill     ? "--fast-prefill"
                              : s->o->plain_launches ? "--plain-launches"
                              : s->o->no_chain       ? "--no-chain"
+                             : s->o->no_pdl         ? "--no-pdl"
                                                     : "--overlap on",
                              s->ops->device(s->backend));
     }
@@ -516,6 +520,8 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "device", s->engine->ops->device(s->engine->backend));
     measure_line_text(&line, "rounds_as",
                       s->engine->ops->round && !o->plain_launches ? "one graph" : "launches");
+    measure_line_text(&line, "kernels_begin",
+                      o->no_pdl || o->plain_launches ? "in turn" : "early where the device can");
     measure_line_text(&line, "linear", o->fast_prefill ? "own and cuBLASLt" : "own");
     measure_line_text(&line, "kernels", o->kernels ? "table" : "default");
     measure_line_text(&line, "rule", gamma < 0 ? "verifier-only" : o->rule);

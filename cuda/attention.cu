@@ -196,6 +196,9 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     attend_scratch<Kv, DIM> &scratch = shared[warp];
     int32_t item = (int32_t)blockIdx.x * WARPS + warp;
+
+    begin_behind_previous();
+
     const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
     const int32_t leaf = take(&item, w.walk ? 1 : w.leaves), group = take(&item, w.groups);
     const int32_t kv_head = take(&item, a.kv_heads);
@@ -270,6 +273,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int64_t item = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
     int32_t first, last;
 
+    begin_behind_previous();
     if (item >= (int64_t)a.rows * a.heads) return;
     last = (keys_of(a, (int32_t)(item / a.heads), &first) - 1) / w.keys;
     first /= w.keys;
@@ -334,7 +338,7 @@ static cudaError_t launch_attend(const attend_work &w, cudaStream_t stream)
 
     if (items > INT32_MAX - STRIP) return cudaErrorInvalidValue;
     return launch_op(attend_kernel<Kv, DIM, VECTOR>, (items + warps_of(DIM) - 1) / warps_of(DIM), w,
-                     stream, warps_of(DIM) * OPS_LANES);
+                     stream, w.a.early, warps_of(DIM) * OPS_LANES);
 }
 
 template <typename Kv> static cudaError_t launch_type(const attend_work &w, cudaStream_t stream)
@@ -379,5 +383,5 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
     }
     if (error != cudaSuccess || w.walk) return error;
     return launch_op(merge_kernel, ((int64_t)a->rows * a->heads + OPS_WARPS - 1) / OPS_WARPS, w,
-                     stream);
+                     stream, a->early);
 }

@@ -18,6 +18,8 @@ template <typename W>
 static __global__ void __launch_bounds__(OPS_THREADS)
     embed_kernel(const __grid_constant__ spc_embed_args a)
 {
+    begin_behind_previous();
+
     const int64_t row = a.token[blockIdx.x] - a.first;
     const bool here = row >= 0 && row < a.table.rows;
     const uint4 *table = (const uint4 *)a.table.data + row * (a.table.stride / W::COUNT);
@@ -38,6 +40,8 @@ template <typename Q>
 static __global__ void __launch_bounds__(OPS_THREADS)
     embed_quant_kernel(const __grid_constant__ spc_embed_args a)
 {
+    begin_behind_previous();
+
     const int64_t row = a.token[blockIdx.x] - a.first;
     const bool here = row >= 0 && row < a.table.rows;
     float *out = a.out + (int64_t)blockIdx.x * a.table.cols;
@@ -61,6 +65,8 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 static __global__ void __launch_bounds__(OPS_THREADS)
     gather_kernel(const __grid_constant__ spc_gather_args a)
 {
+    begin_behind_previous();
+
     const float *in = a.in + (int64_t)a.row[blockIdx.x] * a.dim;
     float *out = a.out + (int64_t)blockIdx.x * a.dim;
 
@@ -91,7 +97,7 @@ cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
 cudaError_t spc_cuda_gather(const spc_gather_args *a, cudaStream_t stream)
 {
     if (!a->in || !a->row || !a->out || a->dim < 1) return cudaErrorInvalidValue;
-    return launch_op(gather_kernel, a->rows, *a, stream);
+    return launch_op(gather_kernel, a->rows, *a, stream, a->early);
 }
 
 cudaError_t spc_cuda_has_code(void)

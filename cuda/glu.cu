@@ -11,6 +11,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int32_t i = block % blocks * OPS_THREADS + (int32_t)threadIdx.x;
     const int64_t first = (int64_t)(block / blocks) * a.dim; /* of the row */
 
+    begin_behind_previous();
     if (i >= a.dim) return;
     if (a.kind == SPC_GLU_RELU) {
         const float x = a.in[first + i];
@@ -27,5 +28,5 @@ cudaError_t spc_cuda_glu(const spc_glu_args *a, cudaStream_t stream)
         a->kind > SPC_GLU_RELU) {
         return cudaErrorInvalidValue;
     }
-    return launch_op(glu_kernel, (int64_t)a->rows * blocks_of_row(a->dim), *a, stream);
+    return launch_op(glu_kernel, (int64_t)a->rows * blocks_of_row(a->dim), *a, stream, a->early);
 }

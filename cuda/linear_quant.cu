@@ -43,23 +43,31 @@ template <typename Q, int ROWS>
 static __global__ void __launch_bounds__(OPS_THREADS)
     linear_quant_kernel(const __grid_constant__ linear_work w)
 {
+    enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     const linear_place at = place_of(w, warp);
     float sum[OUTS * ROWS];
 
+    let_next_begin();
 #pragma unroll
     for (int i = 0; i < OUTS * ROWS; i++) sum[i] = 0.0f;
     if (at.part < a.parts) { /* the same in all lanes */
         const spc_cuda_matrix &m = a.part[at.part];
-        const int32_t units = quant_units(m.stride);
-
-        for (int32_t u = at.slice * OPS_LANES + lane; u < units; u += at.slices * OPS_LANES) {
-            Q quant[OUTS];
+        const int32_t units = quant_units(m.stride), first = at.slice * OPS_LANES + lane;
+        Q quant[OUTS];
 
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) quant[o].load(m, output_of(m, at.group, o), u);
+        for (int o = 0; o < OUTS; o++) {
+            if (EARLY && first < units) quant[o].load(m, output_of(m, at.group, o), first);
+        }
+        await_previous();
+        for (int32_t u = first; u < units; u += at.slices * OPS_LANES) {
+#pragma unroll
+            for (int o = 0; o < OUTS; o++) {
+                if (!EARLY || u != first) quant[o].load(m, output_of(m, at.group, o), u);
+            }
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
                 const int32_t column = quant_column(u, b);
@@ -85,6 +93,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             }
         }
     }
+    await_previous(); /* of warps without work too */
     linear_finish<ROWS>(w, sum, partial);
 }
 
@@ -93,10 +102,10 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 template <typename Q>
 static cudaError_t launch_quant(const linear_work &w, int64_t blocks, cudaStream_t stream)
 {
-    if (w.a.rows == 1) return launch_op(linear_quant_kernel<Q, 1>, blocks, w, stream);
-    if (w.a.rows <= 4) return launch_op(linear_quant_kernel<Q, 4>, blocks, w, stream);
-    if (w.a.rows <= 8) return launch_op(linear_quant_kernel<Q, 8>, blocks, w, stream);
-    return launch_op(linear_quant_kernel<Q, ROWS_MOST>, blocks, w, stream);
+    if (w.a.rows == 1) return launch_op(linear_quant_kernel<Q, 1>, blocks, w, stream, w.a.early);
+    if (w.a.rows <= 4) return launch_op(linear_quant_kernel<Q, 4>, blocks, w, stream, w.a.early);
+    if (w.a.rows <= 8) return launch_op(linear_quant_kernel<Q, 8>, blocks, w, stream, w.a.early);
+    return launch_op(linear_quant_kernel<Q, ROWS_MOST>, blocks, w, stream, w.a.early);
 }
 
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *a, cudaStream_t stream)

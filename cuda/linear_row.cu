@@ -21,29 +21,36 @@ template <typename W, int ROWS>
 static __global__ void __launch_bounds__(OPS_THREADS)
     linear_row_kernel(const __grid_constant__ linear_work w)
 {
+    enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     const linear_place at = place_of(w, warp);
     float sum[OUTS * ROWS];
 
+    let_next_begin();
 #pragma unroll
     for (int i = 0; i < OUTS * ROWS; i++) sum[i] = 0.0f;
     if (at.part < a.parts) { /* the same in all lanes */
         const spc_cuda_matrix &m = a.part[at.part];
         const int32_t vectors = m.stride / W::COUNT;
+        const int32_t first = at.slice * OPS_LANES + lane;
         const uint4 *weights[OUTS];
+        uint4 raw[OUTS];
 
 #pragma unroll
         for (int o = 0; o < OUTS; o++) {
             weights[o] = (const uint4 *)m.data + (int64_t)output_of(m, at.group, o) * vectors;
+            if (EARLY && first < vectors) raw[o] = __ldcs(weights[o] + first);
         }
-        for (int32_t v = at.slice * OPS_LANES + lane; v < vectors; v += at.slices * OPS_LANES) {
-            uint4 raw[OUTS];
+        await_previous();
+        for (int32_t v = first; v < vectors; v += at.slices * OPS_LANES) {
             float weight[OUTS][W::COUNT];
 
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) raw[o] = __ldcs(weights[o] + v);
+            for (int o = 0; o < OUTS; o++) {
+                if (!EARLY || v != first) raw[o] = __ldcs(weights[o] + v);
+            }
 #pragma unroll
             for (int o = 0; o < OUTS; o++) W::spread(raw[o], weight[o]);
 #pragma unroll
@@ -62,6 +69,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             }
         }
     }
+    await_previous(); /* of warps without work too */
     linear_finish<ROWS>(w, sum, partial);
 }
 
@@ -70,11 +78,11 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 template <typename W>
 static cudaError_t launch_rows(const linear_work &w, int64_t blocks, cudaStream_t stream)
 {
-    if (w.a.rows == 1) return launch_op(linear_row_kernel<W, 1>, blocks, w, stream);
-    if (w.a.rows == 2) return launch_op(linear_row_kernel<W, 2>, blocks, w, stream);
-    if (w.a.rows <= 4) return launch_op(linear_row_kernel<W, 4>, blocks, w, stream);
-    if (w.a.rows <= 8) return launch_op(linear_row_kernel<W, 8>, blocks, w, stream);
-    return launch_op(linear_row_kernel<W, ROWS_MOST>, blocks, w, stream);
+    if (w.a.rows == 1) return launch_op(linear_row_kernel<W, 1>, blocks, w, stream, w.a.early);
+    if (w.a.rows == 2) return launch_op(linear_row_kernel<W, 2>, blocks, w, stream, w.a.early);
+    if (w.a.rows <= 4) return launch_op(linear_row_kernel<W, 4>, blocks, w, stream, w.a.early);
+    if (w.a.rows <= 8) return launch_op(linear_row_kernel<W, 8>, blocks, w, stream, w.a.early);
+    return launch_op(linear_row_kernel<W, ROWS_MOST>, blocks, w, stream, w.a.early);
 }
 
 cudaError_t spc_cuda_linear_row(const spc_linear_args *a, cudaStream_t stream)

@@ -103,6 +103,24 @@ static __device__ __forceinline__ void leave(const tile_shared<TILES, STRIPS> &s
     }
 }
 
+/* The weights of a stage: of the steps from vector v on. */
+template <int STEPS, int TILES>
+static __device__ __forceinline__ void
+load_stage(uint4 (&raw)[STEPS][TILES][2], const uint4 *const *weights, const int32_t *further,
+           int32_t v, int32_t vectors)
+{
+    const uint4 none = {0, 0, 0, 0};
+
+#pragma unroll
+    for (int s = 0; s < STEPS; s++, v += VECTORS) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            raw[s][i][0] = v < vectors ? __ldcs(weights[i] + v) : none;
+            raw[s][i][1] = v < vectors ? __ldcs(weights[i] + v + further[i]) : none;
+        }
+    }
+}
+
 template <typename T, int TILES, int STRIPS>
 static __global__ void __launch_bounds__(OPS_THREADS, 2)
     linear_tile_kernel(const __grid_constant__ tile_work w)
@@ -118,7 +136,9 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
     const uint4 *weights[TILES]; /* of output g; of output g + 8 so much further */
     int32_t further[TILES];
     float sum[TILES][STRIPS][4], square[STRIPS];
+    uint4 raw[STEPS][TILES][2];
 
+    let_next_begin();
 #pragma unroll
     for (int i = 0; i < TILES; i++) { /* outputs that are not there repeat others, are dropped */
         const tile_place at = place_of(w, group * TILES + i);
@@ -129,6 +149,8 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
         weights[i] = (const uint4 *)m.data + (int64_t)upper * vectors;
         further[i] = (lower - upper) * vectors;
     }
+    load_stage<STEPS, TILES>(raw, weights, further, share, vectors);
+    await_previous();
 #pragma unroll
     for (int n = 0; n < STRIPS; n++) {
         square[n] = 0.0f;
@@ -136,25 +158,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
         for (int i = 0; i < TILES * 4; i++) sum[i / 4][n][i % 4] = 0.0f;
     }
     /* a share is TILES times STEPS steps: sums have the same order with any number of tiles */
-    for (int32_t i = 0;; i++) {
-        const int32_t first = share + i / TILES * (w.pieces * OPS_WARPS * TILE_VECTORS) +
-                              i % TILES * (STEPS * VECTORS);
-
-        if (first - t >= vectors) break;
-
-        uint4 raw[STEPS][TILES][2];
-
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            const int32_t v = first + s * VECTORS;
-            const uint4 none = {0, 0, 0, 0};
-
-#pragma unroll
-            for (int i = 0; i < TILES; i++) {
-                raw[s][i][0] = v < vectors ? __ldcs(weights[i] + v) : none;
-                raw[s][i][1] = v < vectors ? __ldcs(weights[i] + v + further[i]) : none;
-            }
-        }
+    for (int32_t i = 0, first = share; first - t < vectors;) {
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             const int32_t v = first + s * VECTORS;
@@ -193,6 +197,10 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
                 }
             }
         }
+        i++;
+        first = share + i / TILES * (w.pieces * OPS_WARPS * TILE_VECTORS) +
+                i % TILES * (STEPS * VECTORS);
+        load_stage<STEPS, TILES>(raw, weights, further, first, vectors);
     }
 #pragma unroll
     for (int n = 0; n < STRIPS; n++) {
@@ -225,8 +233,9 @@ static cudaError_t launch_tiles(const tile_work &w, cudaStream_t stream)
 {
     const int64_t blocks = (int64_t)(tiles_of(w.a) + TILES - 1) / TILES * w.pieces;
 
-    if (w.a.rows <= COLUMNS) return launch_op(linear_tile_kernel<T, TILES, 1>, blocks, w, stream);
-    return launch_op(linear_tile_kernel<T, TILES, 2>, blocks, w, stream);
+    if (w.a.rows <= COLUMNS)
+        return launch_op(linear_tile_kernel<T, TILES, 1>, blocks, w, stream, w.a.early);
+    return launch_op(linear_tile_kernel<T, TILES, 2>, blocks, w, stream, w.a.early);
 }
 
 template <typename T>

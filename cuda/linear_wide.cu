@@ -75,6 +75,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int32_t cols = a.part[0].cols, vectors = a.part[0].stride / COUNT;
     float square = 0.0f;
 
+    begin_behind_previous();
     if (strip >= strips_of(a.rows)) return;
     for (int32_t j = share * CHUNK; j < w.steps;
          j = (j + 1) % CHUNK == 0 ? j + 1 + (w.shares - 1) * CHUNK : j + 1) {
@@ -310,7 +311,9 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const bool works = my_row(0, 0) / COLUMNS * COLUMNS < w.w.a.rows; /* the same in all lanes */
     wide_warp<T> m;
 
+    let_next_begin();
     open_warp(&m, w, group);
+    await_previous();
     if (w.splits > 1) {
         if (!works) return;
         run_shares(&m, w, from, to, [&](int32_t share) {
@@ -349,6 +352,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int32_t group = (int32_t)blockIdx.x / WIDE_STRIPS;
     const int32_t first = (int32_t)blockIdx.x % WIDE_STRIPS * COLUMNS;
 
+    begin_behind_previous();
     finish<GROUP>(wide_others{w, group}, w.w, group, first, first + COLUMNS);
 }
 
@@ -402,13 +406,14 @@ int64_t spc_cuda_linear_wide_bytes(int32_t cols, int32_t outs)
 template <typename T> static cudaError_t launch_factors(const wide_work &w, cudaStream_t stream)
 {
     const int32_t strips = strips_of(w.w.a.rows), groups = wide_groups(w.w.a);
-    cudaError_t error =
-        launch_op(wide_split_kernel<T>, (strips * w.shares + OPS_WARPS - 1) / OPS_WARPS, w, stream);
+    const int32_t blocks = (strips * w.shares + OPS_WARPS - 1) / OPS_WARPS;
+    const bool early = w.w.a.early;
+    cudaError_t error = launch_op(wide_split_kernel<T>, blocks, w, stream, early);
 
     if (error != cudaSuccess) return error;
-    error = launch_op(wide_kernel<T>, (int64_t)groups * w.splits, w, stream);
+    error = launch_op(wide_kernel<T>, (int64_t)groups * w.splits, w, stream, early);
     if (error != cudaSuccess || w.splits == 1) return error;
-    return launch_op(wide_add_kernel, (int64_t)groups * WIDE_STRIPS, w, stream);
+    return launch_op(wide_add_kernel, (int64_t)groups * WIDE_STRIPS, w, stream, early);
 }
 
 cudaError_t launch_wide(const tile_work &work, cudaStream_t stream)

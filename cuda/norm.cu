@@ -16,6 +16,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const float *in = a.b ? a.sum + first : a.a + first;
     float square = 0.0f;
 
+    begin_behind_previous();
     for (int i = threadIdx.x; i < a.dim; i += OPS_THREADS) {
         float x = a.a[first + i];
 
@@ -35,6 +36,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 {
     const int64_t i = (int64_t)blockIdx.x * OPS_THREADS + threadIdx.x;
 
+    begin_behind_previous();
     if (i < a.count) a.out[i] = a.a[i] + a.b[i];
 }
 
@@ -58,13 +60,13 @@ cudaError_t spc_cuda_norm(const spc_norm_args *a, cudaStream_t stream)
     if (!a->a || !a->weight || !a->out || a->dim < 1 || !a->b != !a->sum || a->out == a->sum) {
         return cudaErrorInvalidValue;
     }
-    return launch_op(norm_kernel, a->rows, *a, stream);
+    return launch_op(norm_kernel, a->rows, *a, stream, a->early);
 }
 
 cudaError_t spc_cuda_add(const spc_add_args *a, cudaStream_t stream)
 {
     if (!a->a || !a->b || !a->out) return cudaErrorInvalidValue;
-    return launch_op(add_kernel, (a->count + OPS_THREADS - 1) / OPS_THREADS, *a, stream);
+    return launch_op(add_kernel, (a->count + OPS_THREADS - 1) / OPS_THREADS, *a, stream, a->early);
 }
 
 cudaError_t spc_cuda_sum(const spc_sum_args *a, cudaStream_t stream)

@@ -259,6 +259,39 @@ static __device__ __forceinline__ uint32_t tf32_bits(float x)
 #endif
 }
 
+/* ---- one kernel behind the other --------------------------------------------------------------
+ *
+ * Programmatic dependent launch (Hopper and later).  A kernel that is sent `early` may begin while
+ * the one in front of it still runs: when all of that one's blocks have come to let_next_begin or
+ * have ended.  Up to await_previous it may read weights, which nobody writes, and nothing else, and
+ * write nothing.  Behind it everything in front has ended and can be seen.
+ *
+ * Every thread of every kernel of an op calls both, whether it has work or not: a kernel that ended
+ * without waiting would let the one behind it read what is not there yet. */
+
+static __device__ __forceinline__ void let_next_begin(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" :::);
+#endif
+}
+
+static __device__ __forceinline__ void await_previous(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif !defined(__CUDACC__)
+    fiber_await_previous();
+#endif
+}
+
+/* For a kernel that has nothing to read before. */
+static __device__ __forceinline__ void begin_behind_previous(void)
+{
+    let_next_begin();
+    await_previous();
+}
+
 /* ---- launch -----------------------------------------------------------------------------------
  */
 
@@ -273,17 +306,25 @@ static __host__ __device__ __forceinline__ int32_t blocks_of_row(int32_t element
  * the thread's last error is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args>
 static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
-                             cudaStream_t stream, int threads = OPS_THREADS)
+                             cudaStream_t stream, bool early = false, int threads = OPS_THREADS)
 {
     if (blocks < 1 || blocks > INT32_MAX) return cudaErrorInvalidValue;
 #ifdef __CUDACC__
     void *arguments[] = {(void *)&args};
+    cudaLaunchAttribute how = {};
+    cudaLaunchConfig_t config = {};
 
-    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)blocks), dim3((unsigned)threads),
-                            arguments, 0, stream);
+    how.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    how.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)blocks);
+    config.blockDim = dim3((unsigned)threads);
+    config.stream = stream;
+    config.attrs = &how;
+    config.numAttrs = early ? 1 : 0;
+    return cudaLaunchKernelExC(&config, (const void *)kernel, arguments);
 #else
     fiber_on(stream);
-    return fiber_launch(kernel, (int)blocks, threads, args);
+    return fiber_launch(kernel, (int)blocks, threads, args, false, early);
 #endif
 }
 

@@ -7,6 +7,12 @@
  * in an order that depends on the shape of the op alone: a row has the same bits whatever runs
  * beside it.  (linear_gemm.cu is the one exception.)
  *
+ * `early`, where arguments have it: the launch may begin while the kernel in front of it in the
+ * stream still runs, so that its way to the multiprocessors, and the first of a matrix' way from
+ * memory, are over when that one ends (programmatic dependent launch: ops.cuh).  That kernel must
+ * be one of those below, cuBLASLt's products apart, and the device of compute capability 9.0 or
+ * later.  Results are the same.
+ *
  * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear_tile.c run
  * them on the CPU, a fiber per thread, against the loops of the CPU backend. */
 #ifndef SPC_CUDA_OPS_H
@@ -92,6 +98,7 @@ typedef struct {
     float *out;         /* [rows, dim] */
     float scale;
     int32_t rows, dim;
+    bool early;
 } spc_gather_args;
 
 cudaError_t spc_cuda_gather(const spc_gather_args *args, cudaStream_t stream);
@@ -105,6 +112,7 @@ typedef struct {
     float *out;          /* [rows, dim]; may be a or b unless that is sum */
     float eps;
     int32_t rows, dim;
+    bool early;
 } spc_norm_args;
 
 cudaError_t spc_cuda_norm(const spc_norm_args *args, cudaStream_t stream);
@@ -114,6 +122,7 @@ typedef struct {
     const float *a, *b; /* [count] */
     float *out;         /* [count]; may be a or b */
     int64_t count;
+    bool early;
 } spc_add_args;
 
 cudaError_t spc_cuda_add(const spc_add_args *args, cudaStream_t stream);
@@ -139,6 +148,7 @@ typedef struct {
     float *out;      /* [rows, dim] */
     spc_glu_kind kind;
     int32_t rows, dim;
+    bool early;
 } spc_glu_args;
 
 cudaError_t spc_cuda_glu(const spc_glu_args *args, cudaStream_t stream);
@@ -168,6 +178,7 @@ typedef struct {
     const int32_t *position;   /* [rows] */
     float eps;
     int32_t rows, width, heads, kv_heads, head_dim;
+    bool early;
 } spc_rope_args;
 
 cudaError_t spc_cuda_rope(const spc_rope_args *args, cudaStream_t stream);
@@ -193,6 +204,7 @@ typedef struct {
     int32_t rows, tiles, width, heads, kv_heads, head_dim, context;
     int32_t window;    /* 0: all */
     int32_t most_seen; /* the largest of `seen` */
+    bool early;
 } spc_attend_args;
 
 enum { SPC_ATTEND_HEAD_DIM = 256 }; /* the largest there is a kernel for */
@@ -241,6 +253,7 @@ typedef struct {
     void *wide;         /* TILE: spc_cuda_linear_wide_bytes, 16-byte aligned, of such launches; more
                            than 16 rows then read weights once for 64 of them, to the same bits.
                            NULL: once for 16 */
+    bool early;         /* not of spc_cuda_linear_gemm */
 } spc_linear_args;
 
 enum { SPC_LINEAR_SCRATCH = 1165312 };

@@ -59,6 +59,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int64_t row = item / heads;
     const int h = (int)(item % heads), half = a.head_dim / 2;
 
+    begin_behind_previous();
     if (row >= a.rows) return;
 
     /* queries stand before the keys and values that a row ends with */
@@ -96,5 +97,6 @@ cudaError_t spc_cuda_rope(const spc_rope_args *a, cudaStream_t stream)
         !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
         return cudaErrorInvalidValue;
     }
-    return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream);
+    return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream,
+                     a->early);
 }

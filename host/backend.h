@@ -43,6 +43,7 @@ typedef struct {
                         without */
     spc_linear_kernels linear;
     bool plain;        /* GPU: launch by launch, nothing recorded; to find faults */
+    bool no_early;     /* GPU: no kernel begins before the one in front has ended; to measure */
     bool drafter_rows; /* verify_rows will be called: room for the rows where there has to be */
     spc_dtype kv;      /* of keys and values, an encoder's too: F32, BF16, F16 (kv.h) */
     int32_t pages;     /* of KV entries, for all slots together: a slot has none until `map`.  0: as

@@ -143,6 +143,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
         status = spc_cuda_check(b, cudaGetDeviceProperties(&device, b->device), "properties", err);
     }
     if (status != SPC_OK) return status;
+    b->early = device.major >= 9;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
     if (spc_cuda_has_code() != cudaSuccess) {
         (void)cudaGetLastError(); /* it is told here */
@@ -288,7 +289,8 @@ static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, 
                        .out = r->buffer[op->out],
                        .eps = (float)r->plan->config.norm_eps,
                        .rows = f->count,
-                       .dim = r->plan->buffer[op->out].dim};
+                       .dim = r->plan->buffer[op->out].dim,
+                       .early = r->early};
 
     if (add) a.b = r->buffer[add->b];
     if (add) a.sum = r->buffer[add->out];
@@ -298,15 +300,15 @@ static cudaError_t run_norm(spc_runner *r, const spc_op *add, const spc_op *op, 
 static cudaError_t run_add(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_add_args a = {r->buffer[op->a], r->buffer[op->b], r->buffer[op->out],
-                      (int64_t)r->plan->buffer[op->out].dim * f->count};
+                      (int64_t)r->plan->buffer[op->out].dim * f->count, r->early};
 
     return spc_cuda_add(&a, r->backend->stream);
 }
 
 static cudaError_t run_glu(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
-    spc_glu_args a = {r->buffer[op->a], r->buffer[op->out], SPC_GLU_SILU, f->count,
-                      r->plan->buffer[op->out].dim};
+    spc_glu_args a = {r->buffer[op->a], r->buffer[op->out],           SPC_GLU_SILU,
+                      f->count,         r->plan->buffer[op->out].dim, r->early};
 
     if (op->activation == SPC_ACT_GELU_TANH) a.kind = SPC_GLU_GELU_TANH;
     if (op->kind == SPC_OP_RELU) a.kind = SPC_GLU_RELU;
@@ -323,12 +325,13 @@ static cudaError_t run_linear(spc_runner *r, const spc_op *op, const cuda_shape 
 static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     spc_gather_args a = {r->buffer[op->a], r->device_rows.wanted, r->wanted, op->scale,
-                         f->wanted,        r->plan->config.dim};
+                         f->wanted,        r->plan->config.dim,   r->early};
     cudaError_t code;
 
     if (f->wanted == 0 || r->width == 0) return cudaSuccess;
     code = spc_cuda_gather(&a, r->backend->stream);
     if (code != cudaSuccess) return code;
+    spc_cuda_sent(r, true);
     return spc_cuda_run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits,
                                  r->width);
 }
@@ -362,7 +365,8 @@ static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rop
                        .width = r->plan->buffer[any->a].dim,
                        .heads = norm || rope ? c->heads : 0,
                        .kv_heads = c->kv_heads,
-                       .head_dim = c->head_dim};
+                       .head_dim = c->head_dim,
+                       .early = r->early};
 
     if (norm) a.query_weight = r->vector[norm->weight[0]];
     if (norm) a.key_weight = r->vector[norm->weight[1]];
@@ -398,7 +402,8 @@ static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape 
                          .head_dim = c->head_dim,
                          .context = r->limits.context,
                          .window = op->window,
-                         .most_seen = recall ? f->most_remembered : f->most_seen};
+                         .most_seen = recall ? f->most_remembered : f->most_seen,
+                         .early = r->early};
 
     return spc_cuda_attend(&a, r->backend->stream);
 }
@@ -421,6 +426,7 @@ static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const cuda_s
         write = &ops[i++];
     }
     *code = run_rope(r, norm, rope, write, f);
+    spc_cuda_sent(r, true);
     if (*code == cudaSuccess && write && write->kind == SPC_OP_ATTEND) {
         *code = run_attend(r, write, f);
     }
@@ -437,24 +443,28 @@ static int32_t run_op(spc_runner *r, int32_t i, int32_t end, const cuda_shape *f
         ran = spc_cuda_run_tile(r, i, end, f->count, code);
     }
     if (ran > 0) return ran;
+    ran = 1;
     switch (op->kind) {
-    case SPC_OP_EMBED: *code = run_embed(r, op, f); return 1;
-    case SPC_OP_NORM: *code = run_norm(r, NULL, op, f); return 1;
     case SPC_OP_LINEAR: *code = run_linear(r, op, f); return 1;
-    case SPC_OP_RECALL: *code = run_attend(r, op, f); return 1;
-    case SPC_OP_RELU:
-    case SPC_OP_GLU: *code = run_glu(r, op, f); return 1;
     case SPC_OP_HEAD: *code = run_head(r, op, f); return 1;
+    case SPC_OP_EMBED: *code = run_embed(r, op, f); break;
+    case SPC_OP_NORM: *code = run_norm(r, NULL, op, f); break;
+    case SPC_OP_RECALL: *code = run_attend(r, op, f); break;
+    case SPC_OP_RELU:
+    case SPC_OP_GLU: *code = run_glu(r, op, f); break;
     case SPC_OP_ADD:
         if (i + 1 < end && next->kind == SPC_OP_NORM && next->a == op->out &&
             next->out != op->out) {
             *code = run_norm(r, op, next, f);
-            return 2;
+            ran = 2;
+        } else {
+            *code = run_add(r, op, f);
         }
-        *code = run_add(r, op, f);
-        return 1;
-    default: return run_attention(r, i, end, f, code); /* load saw to it that there are no others */
+        break;
+    default: ran = run_attention(r, i, end, f, code); /* load saw to it that there are no others */
     }
+    spc_cuda_sent(r, true);
+    return ran;
 }
 
 static spc_status run_reduce(spc_runner *r, const spc_op *op, const cuda_shape *f, spc_error *err)
@@ -472,6 +482,7 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
     int32_t i = r->shape.encoder ? 0 : plan->encoder_ops;
     int32_t end = r->shape.encoder ? plan->encoder_ops : plan->op_count;
 
+    spc_cuda_sent(r, false);
     while (i < end) {
         cudaError_t code = cudaSuccess;
         int32_t ran = 1;
@@ -480,6 +491,7 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
             spc_status status = run_reduce(r, &plan->op[i], &r->shape, err);
 
             if (status != SPC_OK) return status;
+            spc_cuda_sent(r, false);
         } else {
             ran = run_op(r, i, end, &r->shape, &code);
         }

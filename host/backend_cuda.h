@@ -47,6 +47,7 @@ struct spc_backend {
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
+    bool early;                 /* kernels may begin before those in front of them have ended */
     size_t stack_bytes;         /* of the device's threads, taken when it was opened */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
@@ -248,6 +249,7 @@ struct spc_runner {
     cuda_rows rows;
     cuda_lanes lanes;
     cuda_shape shape; /* of the forward under way */
+    bool early;       /* its next launch may begin early: a kernel of an op is in front of it */
     cuda_graphs graphs;
     cuda_whole_graph wholes[CUDA_WHOLES]; /* of rounds that this runner verifies */
     bool clocked;                         /* they are timed: */
@@ -404,6 +406,15 @@ cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const fl
  * code         receives what became of the launch, where there was one */
 int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
                           cudaError_t *code);
+/* No kernel begins early from now on.  false: none did. */
+bool spc_cuda_no_early(spc_backend *backend);
+
+/* What was sent last is a kernel of an op, or something else: may the next launch begin early? */
+static inline void spc_cuda_sent(spc_runner *r, bool kernel)
+{
+    r->early = kernel && r->backend->early && !r->limits.plain && !r->limits.no_early;
+}
+
 /* What became of an op, as spc_cuda_check says it: with the layer and the library's word where that
  * failed. */
 spc_status spc_cuda_check_op(spc_runner *runner, const spc_op *op, cudaError_t code,

@@ -30,8 +30,7 @@ static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
     return NULL;
 }
 
-/* Launch into a graph instead of the device.  On a device that cannot record everything runs
- * plainly from then on; exec stays NULL. */
+/* Launch into a graph instead of the device; exec stays NULL where that cannot be. */
 static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *),
                          spc_error *err)
 {
@@ -40,7 +39,6 @@ static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_run
     spc_status status;
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        r->graphs.off = true;
         (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return SPC_OK;
     }
@@ -48,10 +46,35 @@ static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_run
     if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || status != SPC_OK ||
         cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
         g->exec = NULL;
-        r->graphs.off = true;
         (void)cudaGetLastError();
     }
     if (graph) (void)cudaGraphDestroy(graph);
+    return status;
+}
+
+bool spc_cuda_no_early(spc_backend *b)
+{
+    const bool was = b->early;
+
+    b->early = false;
+    return was;
+}
+
+/* The same, at last without kernels that begin early.  On a device that cannot record at all
+ * everything runs plainly from then on. */
+static spc_status record_somehow(spc_runner *r, cuda_graph *g,
+                                 spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
+{
+    cudaError_t failed = r->backend->failed;
+    spc_status status = record(r, g, run, err);
+
+    if (g->exec || !spc_cuda_no_early(r->backend)) {
+        r->graphs.off = !g->exec;
+        return status;
+    }
+    r->backend->failed = failed;
+    status = record(r, g, run, err);
+    r->graphs.off = !g->exec;
     return status;
 }
 
@@ -61,7 +84,7 @@ spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
     cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
     spc_status status = SPC_OK;
 
-    if (g && !g->exec) status = record(r, g, run, err);
+    if (g && !g->exec) status = record_somehow(r, g, run, err);
     if (status != SPC_OK) return status;
     if (g && g->exec) {
         return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",

@@ -79,6 +79,7 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
         a.target = target;
         a.rows = rows;
         a.width = width;
+        a.early = r->early;
         for (int32_t p = 0; p < a.parts; p++) out += a.part[p].rows;
         if (a.way.kernel == SPC_KERNEL_QUANT) {
             code = spc_cuda_linear_quant(&a, stream);
@@ -89,6 +90,7 @@ cudaError_t spc_cuda_run_matrices(spc_runner *r, const spc_op *op, const float *
         } else {
             code = spc_cuda_linear_row(&a, stream);
         }
+        spc_cuda_sent(r, a.way.kernel == SPC_KERNEL_QUANT || !plan);
     }
     return code;
 }
@@ -168,6 +170,8 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
     a.out = r->buffer[out];
     a.rows = rows;
     a.width = plan->buffer[out].dim;
+    a.early = r->early;
     *code = spc_cuda_linear_tile(&a, &more, r->backend->stream);
+    spc_cuda_sent(r, true);
     return i - first;
 }

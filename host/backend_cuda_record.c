@@ -224,8 +224,7 @@ static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
     return exec;
 }
 
-/* Record the round.  False: it cannot be. */
-static bool record(whole_round *r, cuda_whole_graph *g)
+static bool record_once(whole_round *r, cuda_whole_graph *g)
 {
     spc_backend *b = r->verifier->backend;
 
@@ -238,6 +237,13 @@ static bool record(whole_round *r, cuda_whole_graph *g)
     }
     g->inside = r->inside;
     return g->exec != NULL;
+}
+
+/* Record the round, without kernels that begin early if it cannot be with them.  False: it cannot
+ * be at all. */
+static bool record(whole_round *r, cuda_whole_graph *g)
+{
+    return record_once(r, g) || (spc_cuda_no_early(r->verifier->backend) && record_once(r, g));
 }
 
 const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)

@@ -9,6 +9,8 @@
  * models are within 1e-4 of the references of transformers, as the CPU's are; those of the embedded
  * pair within 2e-4 of the CPU's, whose largest are about 20; within 5e-3 where cuBLASLt multiplies
  * activations of 16 bits. */
+#include "host/backend_cuda.h"
+
 #include "distance.h"
 #include "golden.h"
 #include "tiny.h"
@@ -296,6 +298,48 @@ Test(cuda_backend, a_recorded_forward_has_the_bits_of_a_plain_one)
         golden_close(&g);
         cr_expect_eq(fiber_gpu.graphs, 0);
     }
+}
+
+/* Of a graph's kernels some blocks run as far as they may before the kernel in front: logits are
+ * those of plain launches.  Where a device cannot, or its graphs cannot, none do. */
+Test(cuda_backend, kernels_begin_early_and_results_stay)
+{
+    enum { CAN, OLD, REFUSES, ASKED, KINDS };
+
+    for (int32_t m = 0; m < GOLDEN_MODELS * KINDS; m++) {
+        const int kind = m % KINDS;
+        golden g;
+        size_t bytes;
+        float *plain;
+        int32_t before = fiber_gpu.early, replays;
+
+        fiber_gpu.major = kind == OLD ? 8 : 9;
+        fiber_gpu.no_early = kind == REFUSES;
+        g = golden_open(&spc_backend_cuda, golden_models[m / KINDS]);
+        g.runner->limits.no_early = kind == ASKED;
+        bytes = (size_t)g.vocab * sizeof(float);
+        plain = malloc(bytes);
+        golden_feed(&g, 0, g.ids, 3, 0);
+        golden_feed(&g, 0, g.ids + 3, 2, 0);
+        memcpy(plain, g.ops->logits(g.runner, 1), bytes);
+        replays = fiber_gpu.replays;
+        for (int32_t i = 0; i < 6; i++) {
+            g.ops->rewind(g.runner, 0, 3);
+            golden_feed(&g, 0, g.ids + 3, 2, 0);
+            cr_expect(memcmp(plain, g.ops->logits(g.runner, 1), bytes) == 0, "%s, kind %d: %d",
+                      golden_models[m / KINDS], kind, (int)i);
+        }
+        cr_expect_eq(fiber_gpu.replays, replays + 6);
+        if (kind == CAN) {
+            cr_expect_gt(fiber_gpu.early, before + 6);
+        } else {
+            cr_expect_eq(fiber_gpu.early, before);
+        }
+        free(plain);
+        golden_close(&g);
+    }
+    fiber_gpu.major = 9;
+    fiber_gpu.no_early = false;
 }
 
 /* Longer than one part of the cache: single rows, whose launches change on the way, against chunks.

@@ -135,7 +135,7 @@ Test(cuda_backend_refusals, an_old_driver_is_said_to_be_too_old)
 Test(cuda_backend_refusals, a_device_without_code_is_named_with_its_capability)
 {
     fiber_gpu.code_error = cudaErrorNoKernelImageForDevice;
-    cannot_open("compute capability 8.0");
+    cannot_open("compute capability 9.0");
 }
 
 Test(cuda_backend_refusals, a_runner_takes_what_memory_said_and_its_weights)

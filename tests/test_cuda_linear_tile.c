@@ -426,8 +426,8 @@ Test(cuda_linear_tile, gates_and_sums_along_with_it_have_the_bits_of_their_ops)
         size_t count = (size_t)(ROWS * half);
         float *both = shared(2 * count * sizeof *both), *plain = shared(count * sizeof *plain);
         float *add = random_floats(&d, count, 1), *out = shared(count * sizeof *out);
-        spc_glu_args glu = {both, plain, more.glu, ROWS, half};
-        spc_add_args sum = {add, plain, plain, (int64_t)count};
+        spc_glu_args glu = {both, plain, more.glu, ROWS, half, false};
+        spc_add_args sum = {add, plain, plain, (int64_t)count, false};
         spc_linear_args a = l.a;
 
         a.width = l.outs;
@@ -461,7 +461,7 @@ Test(cuda_linear_tile, a_norm_in_front_is_that_of_its_op)
         float *normed = shared((size_t)(ROWS * cols) * sizeof *normed);
         float *weight = random_floats(&d, (size_t)cols, 1);
         float *fused = shared((size_t)(ROWS * l.a.width) * sizeof *fused);
-        spc_norm_args norm = {l.a.in, NULL, NULL, weight, normed, 1e-5f, ROWS, cols};
+        spc_norm_args norm = {l.a.in, NULL, NULL, weight, normed, 1e-5f, ROWS, cols, false};
         spc_linear_more more = {.norm = weight, .eps = 1e-5f};
         spc_linear_args a = l.a;
 

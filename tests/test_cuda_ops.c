@@ -110,7 +110,7 @@ Test(cuda_ops, gather_takes_the_rows_it_is_told)
     dice d = {2};
     float *in = random_floats(&d, 5 * 300, 1), *out = shared(2 * 300 * sizeof *out);
     int32_t *row = shared(2 * sizeof *row);
-    spc_gather_args a = {in, row, out, 0.5f, 2, 300};
+    spc_gather_args a = {in, row, out, 0.5f, 2, 300, false};
 
     row[0] = 4;
     row[1] = 1;
@@ -135,7 +135,7 @@ Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
         float *x = random_floats(&d, count, 3), *y = random_floats(&d, count, 1);
         float *weight = random_floats(&d, (size_t)dim, 1), *out = shared(count * sizeof *out);
         float *sum = malloc(count * sizeof *sum), *expected = malloc(count * sizeof *expected);
-        spc_norm_args a = {x, NULL, NULL, weight, out, 1e-5f, ROWS, dim};
+        spc_norm_args a = {x, NULL, NULL, weight, out, 1e-5f, ROWS, dim, false};
 
         if (k % 2) a.b = y;
         if (k % 2) a.sum = x; /* in place, as residual sums are */
@@ -161,8 +161,8 @@ Test(cuda_ops, sums_and_gates_are_those_of_the_cpu)
     dice d = {4};
     float *in = random_floats(&d, 2 * COUNT, 4), *out = shared(COUNT * sizeof *out);
     float expected[COUNT];
-    spc_glu_args a = {in, out, SPC_GLU_SILU, ROWS, DIM};
-    spc_add_args add = {in, in + COUNT, out, COUNT};
+    spc_glu_args a = {in, out, SPC_GLU_SILU, ROWS, DIM, false};
+    spc_add_args add = {in, in + COUNT, out, COUNT, false};
 
     in[0] = 100.0f;
     in[1] = -100.0f;

@@ -70,9 +70,15 @@ void fiber_run(int blocks, int threads, bool together, void (*body)(void *user),
 /* Let others run. */
 void __nanosleep(unsigned);
 
-/* The same, or note it down while a graph is recorded: user is copied then. */
-cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *user),
-                         const void *user, size_t bytes);
+/* The same, or note it down while a graph is recorded: user is copied then.
+ *
+ * early   in a graph some of its blocks come as far as fiber_await_previous before the kernel in
+ *         front, which there must be, begins */
+cudaError_t fiber_submit(int blocks, int threads, bool together, bool early,
+                         void (*body)(void *user), const void *user, size_t bytes);
+
+/* Wait until kernels in front have ended. */
+void fiber_await_previous(void);
 
 /* Wait for all fibers of the block that have not returned. */
 void __syncthreads(void);
@@ -191,11 +197,12 @@ template <typename Args> struct fiber_call {
 
 template <typename Args>
 static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, const Args &args,
-                                bool together = false)
+                                bool together = false, bool early = false)
 {
     fiber_call<Args> call = {kernel, args};
 
-    return fiber_submit(blocks, threads, together, &fiber_call<Args>::run, &call, sizeof call);
+    return fiber_submit(blocks, threads, together, early, &fiber_call<Args>::run, &call,
+                        sizeof call);
 }
 #endif
 

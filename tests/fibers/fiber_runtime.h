@@ -67,6 +67,9 @@ typedef struct {
     int launches;      /* so far; of a graph: one */
     int replays;       /* of them, graphs */
     int bodies;        /* of conditional nodes that ran */
+    int early;         /* kernels of graphs that began before the one in front of them */
+    int major;         /* of compute capability; from 9 on kernels may begin early */
+    bool no_early;     /* graphs cannot hold kernels that do, though it is 9 */
     int waits;         /* of the host for the device */
     bool no_capture;   /* graphs cannot be recorded */
     bool no_condition; /* graphs cannot hold conditional nodes */
@@ -273,7 +276,7 @@ static inline cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, in
     (void)snprintf(out->name, sizeof out->name, "fibers");
     memset(&out->uuid, 0, sizeof out->uuid);
     out->uuid.bytes[0] = (char)(fiber_gpu.first + device);
-    out->major = 8;
+    out->major = fiber_gpu.major;
     out->minor = 0;
     return cudaSuccess;
 }

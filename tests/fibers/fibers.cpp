@@ -5,6 +5,9 @@
  * another as dice fall, so that blocks that work on each other's behalf meet in many ways.  So do
  * the warps of a block between two barriers, and lanes run up or down: what lacks a barrier shows.
  *
+ * Of a kernel of a graph that may begin before the one in front has ended, two blocks do, as far as
+ * they may: what they read too early shows.
+ *
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
 #include <atomic>
@@ -43,6 +46,7 @@ static fiber_device whole_device(void)
     d.fails_after = -1;
     d.stack = 1024;
     d.needs = 872;
+    d.major = 9;
     return d;
 }
 
@@ -53,7 +57,7 @@ namespace
 {
 
 enum { WARP = 32, STACK_BYTES = 256 << 10 };
-enum wait_kind { RUNS, AT_BLOCK, AT_WARP, ENDED };
+enum wait_kind { RUNS, AT_BLOCK, AT_WARP, AT_PREVIOUS, ENDED };
 
 /* Of the two factors of a product, what one lane holds. */
 struct fragment {
@@ -191,6 +195,9 @@ bool run_block(size_t block)
     }
     if (pass_barriers(block) || ran) return true;
     for (size_t i = from; i < to; i++) {
+        if (fibers[i].wait == AT_PREVIOUS) return false;
+    }
+    for (size_t i = from; i < to; i++) {
         if (fibers[i].wait == ENDED) continue;
         fprintf(stderr, "fibers: deadlock: threads wait at different barriers\n");
         abort();
@@ -198,17 +205,13 @@ bool run_block(size_t block)
     return false;
 }
 
-/* Blocks first .. first + count - 1, until all have ended. */
-void run_blocks(int first, int count)
+/* Blocks first .. first + count - 1, until all have ended, or wait for the kernel in front.
+ *
+ * at   where the fibers of the first of them begin, in blocks */
+void go_on(int first, int count, int at = 0)
 {
     bool running = true;
 
-    for (int b = 0; b < count; b++) {
-        for (size_t i = 0; i < width; i++) {
-            fibers[(size_t)b * width + i].wait = RUNS;
-            fibers[(size_t)b * width + i].shuffles = 0;
-        }
-    }
     while (running) {
         running = false;
         for (int b = 0; b < count; b++) {
@@ -217,12 +220,45 @@ void run_blocks(int first, int count)
                 continue;
             }
             blockIdx.x = (unsigned)(first + b);
-            running = run_block((size_t)b) || running;
+            running = run_block((size_t)(at + b)) || running;
         }
     }
 }
 
+/* The same from their beginning. */
+void run_blocks(int first, int count)
+{
+    for (size_t i = 0; i < (size_t)count * width; i++) {
+        fibers[i].wait = RUNS;
+        fibers[i].shuffles = 0;
+    }
+    go_on(first, count);
+}
+
+/* Blocks of a kernel that have begun before the one in front has ended: their fibers, while others
+ * run. */
+struct early_blocks {
+    std::vector<fiber> fibers;
+    size_t width;
+    int first, count;
+};
+
+early_blocks begun;
+bool before_previous; /* the fibers that run began early */
+
+/* Let the others' fibers be those that run. */
+void swap_fibers()
+{
+    std::swap(fibers, begun.fibers);
+    std::swap(width, begun.width);
+}
+
 } // namespace
+
+void fiber_await_previous(void)
+{
+    if (before_previous) wait_at(AT_PREVIOUS);
+}
 
 void __syncthreads(void)
 {
@@ -308,15 +344,11 @@ void fiber_mma(float *c, const uint32_t *a, const uint32_t *b, bool bf16)
     }
 }
 
-void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)
+/* Have fibers for so many blocks of a kernel. */
+static void prepare(int blocks, int count, int threads, void (*run)(void *user), void *user)
 {
-    const int count = !together ? 1 : blocks < FIBER_BLOCKS ? blocks : FIBER_BLOCKS;
     const size_t wanted = (size_t)threads * (size_t)count;
 
-    if (together && blocks > FIBER_BLOCKS) {
-        fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
-        abort();
-    }
     if (width != (size_t)threads || fibers.size() < wanted) {
         fibers = std::vector<fiber>(wanted);
         for (fiber &f : fibers) {
@@ -332,7 +364,53 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
     gridDim.x = (unsigned)blocks;
     body = run;
     body_user = user;
+}
+
+void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)
+{
+    const int count = !together ? 1 : blocks < FIBER_BLOCKS ? blocks : FIBER_BLOCKS;
+
+    if (together && blocks > FIBER_BLOCKS) {
+        fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
+        abort();
+    }
+    prepare(blocks, count, threads, run, user);
     for (int block = 0; block < blocks; block += count) run_blocks(block, count);
+}
+
+/* Let some blocks come as far as they may before the kernel in front ends. */
+static void begin_early(int blocks, int threads, void (*run)(void *user), void *user)
+{
+    static uint32_t which = 1;
+
+    which = which * 1664525u + 1013904223u;
+    begun.count = blocks < 2 ? blocks : 2;
+    begun.first = (int)((which >> 8) % (unsigned)(blocks - begun.count + 1));
+    swap_fibers();
+    prepare(blocks, begun.count, threads, run, user);
+    before_previous = true;
+    run_blocks(begun.first, begun.count);
+    before_previous = false;
+    for (size_t i = 0; i < (size_t)begun.count * width; i++) {
+        if (fibers[i].wait != ENDED) continue;
+        fprintf(stderr, "fibers: a thread of a kernel that began early does not wait\n");
+        abort();
+    }
+    swap_fibers();
+}
+
+/* All blocks of a kernel of which some have begun. */
+static void end_early(int blocks, int threads, void (*run)(void *user), void *user)
+{
+    prepare(blocks, 1, threads, run, user);
+    for (int block = 0; block < blocks; block++) {
+        if (block < begun.first || block >= begun.first + begun.count) run_blocks(block, 1);
+    }
+    swap_fibers();
+    release(0, (size_t)begun.count * width);
+    for (int b = 0; b < begun.count; b++) go_on(begun.first + b, 1, b); /* they share memory */
+    swap_fibers();
+    begun.count = 0;
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
@@ -649,7 +727,7 @@ cudaError_t fiber_has_code(void)
 /* A kernel, or a body that runs if *condition says so. */
 struct fiber_node {
     int blocks, threads; /* blocks 0: a call, not a kernel */
-    bool together;
+    bool together, early;
     void (*body)(void *);
     std::vector<char> user;
     std::shared_ptr<unsigned> condition;
@@ -691,15 +769,20 @@ static cudaError_t may_launch(void)
     return cudaSuccess;
 }
 
-cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *),
+cudaError_t fiber_submit(int blocks, int threads, bool together, bool early, void (*body)(void *),
                          const void *user, size_t bytes)
 {
     const char *from = (const char *)user;
     std::vector<char> copy(from, from + bytes);
 
     if (fiber_captures()) {
+        std::vector<fiber_node> &nodes = recorded.back().graph->nodes;
+
         if (fiber_gpu.no_body && recorded.size() > 1) return cudaErrorStreamCaptureUnsupported;
-        recorded.back().graph->nodes.push_back({blocks, threads, together, body, copy, {}, {}});
+        if (early && (fiber_gpu.no_early || nodes.empty() || nodes.back().blocks == 0)) {
+            return cudaErrorInvalidValue; /* only between kernels */
+        }
+        nodes.push_back({blocks, threads, together, early, body, copy, {}, {}});
         return cudaSuccess;
     }
     if (stuck) return cudaSuccess;
@@ -724,7 +807,7 @@ bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
         return false;
     }
     recorded.back().graph->nodes.push_back(
-        {0, 0, false, call, std::vector<char>(from, from + bytes), {}, {}});
+        {0, 0, false, false, call, std::vector<char>(from, from + bytes), {}, {}});
     return true;
 }
 
@@ -818,9 +901,19 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
 static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
 {
     for (std::shared_ptr<unsigned> &condition : graph->conditions) *condition = 0;
-    for (fiber_node &node : graph->nodes) {
+    for (size_t i = 0; i < graph->nodes.size(); i++) {
+        fiber_node &node = graph->nodes[i];
+        fiber_node *next = i + 1 < graph->nodes.size() ? &graph->nodes[i + 1] : nullptr;
+        const bool has_begun = begun.count > 0;
+
         if (stuck) break;
-        if (node.inner) {
+        if (next && next->early && !has_begun && toss()) {
+            begin_early(next->blocks, next->threads, next->body, next->user.data());
+            fiber_gpu.early++;
+            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
+        } else if (has_begun) {
+            end_early(node.blocks, node.threads, node.body, node.user.data());
+        } else if (node.inner) {
             if (!*node.condition) continue;
             fiber_gpu.bodies++;
             run_nodes(node.inner.get(), lock);
