@@ -466,7 +466,8 @@ Test(cuda_ops, attention_is_that_of_the_cpu)
             float off =
                 relative_distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
 
-            cr_assert_leq(off, 1e-5f, "case %d, row %d, head %d: off by %g", (int)k,
+            /* a score is cut off two or three times for every 8 of its columns */
+            cr_assert_leq(off, 4e-5f, "case %d, row %d, head %d: off by %g", (int)k,
                           (int)(i / a.heads), (int)(i % a.heads), (double)off);
         }
         free_attend(&a);
