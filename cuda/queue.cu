@@ -298,7 +298,7 @@ template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s
     if (threadIdx.x == 0) {
         fence_blocks();
         scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
-        fence_blocks();
+        if (scratch.ripe) fence_blocks();
     }
     __syncthreads();
     if (scratch.ripe) decide(b, s);
@@ -393,9 +393,9 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
     if (threadIdx.x == 0) {
         const int32_t before = atomicAdd(&job_of(&scratch.q, slot)->done, 1);
 
-        fence_blocks();
         scratch.claim =
             scratch.job.row != NO_ROW && before == pieces_of(&scratch.q, scratch.job.piece) - 1;
+        if (scratch.claim) fence_blocks();
     }
     __syncthreads();
     if (scratch.claim) go_on(b, slot);
