@@ -39,9 +39,9 @@ static __device__ void post(int32_t slot)
     }
     if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
     if (threadIdx.x == 0) j->done = 0;
-    fence_blocks();
     __syncthreads();
     if (threadIdx.x == 0) {
+        fence_blocks();
         atomicAdd(&scratch.q.all->open, 1);
         atomicExch(scratch.q.left + slot, pieces_of(&scratch.q, scratch.job.piece));
     }
@@ -64,7 +64,8 @@ static __device__ void read_text(int32_t slot)
 {
     const uint32_t *text = (const uint32_t *)&job_of(&scratch.q, slot)->text;
 
-    fence_blocks();
+    if (threadIdx.x == 0) fence_blocks(); /* it has the piece */
+    __syncthreads();
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
         ((uint32_t *)&scratch.job)[i] = fresh_word(text + i);
     }
@@ -104,7 +105,6 @@ static __device__ void run_job(void)
     if (scratch.q.tiles == 1) {
         __syncthreads();
         if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
-        fence_blocks();
         __syncthreads();
         run_piece(slot, 0);
         return;

@@ -270,7 +270,8 @@ static __device__ void run_kept(const job_text *job, int32_t first, int32_t last
 /* ---- a piece ----------------------------------------------------------------------------------
  */
 
-/* One piece of the job in scratch.job; the block's threads have all written when it returns. */
+/* One piece of the job in scratch.job; the block's threads have all written when it returns, and
+ * thread 0 may say so to other blocks. */
 static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
 {
     const job_text *job = &scratch.job;
@@ -300,8 +301,8 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
             }
         }
     }
-    fence_blocks();
     __syncthreads();
+    if (threadIdx.x == 0) fence_blocks();
 }
 
 #endif

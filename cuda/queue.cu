@@ -298,7 +298,7 @@ template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s
     if (threadIdx.x == 0) {
         fence_blocks();
         scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
-        fence_blocks();
+        if (scratch.ripe) fence_blocks();
     }
     __syncthreads();
     if (scratch.ripe) decide(b, s);
@@ -393,9 +393,9 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
     if (threadIdx.x == 0) {
         const int32_t before = atomicAdd(&job_of(&scratch.q, slot)->done, 1);
 
-        fence_blocks();
         scratch.claim =
             scratch.job.row != NO_ROW && before == pieces_of(&scratch.q, scratch.job.piece) - 1;
+        if (scratch.claim) fence_blocks();
     }
     __syncthreads();
     if (scratch.claim) go_on(b, slot);
@@ -415,14 +415,18 @@ static __device__ __forceinline__ int32_t announce(int32_t count)
     return atomicAdd(&scratch.q.cells[scratch.arrivals[threadIdx.x]].arrived, 1);
 }
 
-/* The answers of an announcement. */
+/* The answers of an announcement.  Behind the next barrier all threads may read the tiles of a row
+ * that is complete. */
 static __device__ __forceinline__ void note_finished(int32_t count, int32_t before)
 {
     const int32_t i = (int32_t)threadIdx.x;
 
     if (i >= ARRIVALS) return;
     scratch.finished[i] = NO_ROW;
-    if (i < count && before == scratch.q.tiles - 1) scratch.finished[i] = scratch.arrivals[i];
+    if (i < count && before == scratch.q.tiles - 1) {
+        fence_blocks();
+        scratch.finished[i] = scratch.arrivals[i];
+    }
 }
 
 /* Behind a barrier after note_finished. */
@@ -436,7 +440,6 @@ static __device__ bool has_finished(void)
 
 template <typename Batch> static __device__ __noinline__ void finish_noted(const Batch *b)
 {
-    fence_blocks();
     for (int i = 0; i < ARRIVALS; i++) {
         const int32_t row = scratch.finished[i];
 

@@ -64,8 +64,10 @@ static __device__ __forceinline__ bool is_last_piece(const spc_linear_args &a, i
     if (threadIdx.x == 0) {
         fence_blocks();
         last = atomicAdd(ticket, 1u) == (uint32_t)pieces - 1;
-        fence_blocks();
-        if (last) *ticket = 0; /* for the next launch */
+        if (last) {
+            fence_blocks();
+            *ticket = 0; /* for the next launch */
+        }
     }
     __syncthreads();
     return last;

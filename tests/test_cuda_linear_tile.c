@@ -3,7 +3,7 @@
  * cuda/linear_tile.cu promises; what is done along with them against the ops that do it alone.
  *
  * Built twice: against the device, and against tests/fibers, whose products are exact and whose
- * sums are float32. */
+ * sums are cut off to float32, as tensor cores are said to do. */
 #include "device_layers.h"
 #include "weights/quant.h"
 
@@ -315,7 +315,8 @@ Test(cuda_linear_tile, what_goes_along_does_so_behind_the_last_of_the_blocks)
             for (int32_t i = 0; i < a.width; i++) {
                 float off = fabsf(four[r * a.width + i] - row[i]);
 
-                cr_assert(off <= 2e-6f * largest, "row %d: off by %g of %g", (int)r, (double)off,
+                /* both sums are cut off, at other places */
+                cr_assert(off <= 1e-5f * largest, "row %d: off by %g of %g", (int)r, (double)off,
                           (double)largest);
             }
         }
@@ -480,7 +481,7 @@ Test(cuda_linear_tile, a_norm_in_front_is_that_of_its_op)
             for (int32_t o = 0; o < l.outs; o++) {
                 float off = fabsf(fused[r * l.a.width + o] - l.a.out[r * l.a.width + o]);
 
-                cr_assert(off <= 2e-6f * largest, "case %d, row %d: off by %g of %g", (int)k,
+                cr_assert(off <= 5e-6f * largest, "case %d, row %d: off by %g of %g", (int)k,
                           (int)r, (double)off, (double)largest);
             }
         }

@@ -466,7 +466,8 @@ Test(cuda_ops, attention_is_that_of_the_cpu)
             float off =
                 relative_distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
 
-            cr_assert_leq(off, 1e-5f, "case %d, row %d, head %d: off by %g", (int)k,
+            /* a score is cut off two or three times for every 8 of its columns */
+            cr_assert_leq(off, 4e-5f, "case %d, row %d, head %d: off by %g", (int)k,
                           (int)(i / a.heads), (int)(i % a.heads), (double)off);
         }
         free_attend(&a);
@@ -699,10 +700,13 @@ static void check_gemm(const linear_case *c, int type, int32_t count, int32_t wh
             continue;
         }
 
-        float off = relative_distance(got, rows[r], (size_t)outs);
+        float off = distance(got, rows[r], (size_t)outs), largest = 0;
 
-        cr_assert_leq(off, 5e-5f, "%s, %d columns, row %d of %d: off by %g", type_name[type],
-                      (int)c->cols, (int)r, (int)count, (double)off);
+        for (int32_t o = 0; o < outs; o++) largest = fmaxf(largest, fabsf(rows[r][o]));
+        /* what is next to 0 has few bits left behind a cap: 1 - exp2 of next to nothing */
+        cr_assert_leq(off, 5e-5f * largest + 5e-7f * c->cap,
+                      "%s, %d columns, row %d of %d: off by %g of %g", type_name[type],
+                      (int)c->cols, (int)r, (int)count, (double)off, (double)largest);
     }
     spc_cuda_gemm_close(gemm);
     free_matrix(&m, &packed);

@@ -6,7 +6,8 @@
  * talk by a stand-in for NCCL that notes every call.
  *
  * Tolerances.  Sums of several ranks round differently than those of one: 1e-4 to the recorded
- * logits as for one GPU, 1e-5 between ranks and one GPU on random models with logits around 1. */
+ * logits as for one GPU, 3e-5 between ranks and one GPU on random models with logits around 1: a
+ * cap of 30 leaves the device's own exp2 steps of 2e-6 around 0. */
 #include "host/backend_cuda_rank.h"
 #include "host/backend_cuda_ranks.h"
 #include "host/comm_virtual.h"
@@ -137,7 +138,7 @@ Test(cuda_ranks, logits_and_tokens_are_those_of_one_gpu, .timeout = 280)
 
             cr_expect_leq(distance(all, g.logits, (size_t)count), 1e-4f, "%s, %d ranks, way %d",
                           models[m], (int)world, way);
-            cr_expect_leq(distance(all, expected, (size_t)count), 1e-5f,
+            cr_expect_leq(distance(all, expected, (size_t)count), 3e-5f,
                           "%s, %d ranks, way %d: off by %g", models[m], (int)world, way,
                           (double)distance(all, expected, (size_t)count));
             if (world == 2) expect_greedy(&g, models[m], 3);

@@ -88,7 +88,8 @@ void __syncwarp(void);
 uint64_t fiber_shuffle(uint64_t bits, unsigned from);
 
 /* c [16, 8] += a b on all 32 lanes of a warp, fragments as cuda/ops.cuh has them; bf16 pairs and
- * K = 16, or floats of 19 bits and K = 8.  Products are exact, sums are float32 by rising k. */
+ * K = 16, or floats of 19 bits and K = 8.  Products are exact, sums are cut off, not rounded, as
+ * those of tensor cores are. */
 void fiber_mma(float *c, const uint32_t *a, const uint32_t *b, bool bf16);
 
 static inline uint64_t fiber_shuffle_down(uint64_t bits, int delta)
