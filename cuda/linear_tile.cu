@@ -39,7 +39,7 @@ enum {
 /* What a block's warps leave each other. */
 template <int TILES, int STRIPS> struct tile_shared {
     enum { SUMS = TILES * STRIPS * 4 };
-    float sum[OPS_WARPS][SUMS][OPS_LANES];
+    float sum[OPS_WARPS][SUMS][OPS_LANES + 1]; /* + 1: fewer outputs of a warp share a bank */
     float square[OPS_WARPS][STRIPS * COLUMNS];
 
     /* The sum of all warps for output o of the block's tiles and row r. */
