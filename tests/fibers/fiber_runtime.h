@@ -177,12 +177,19 @@ bool fiber_captures_on(cudaStream_t stream);
 /* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
  * graph is recorded; false: none is. */
 bool fiber_note_call(void (*call)(void *user), const void *user, size_t bytes);
+/* The same for what a recorded call holds: let go of when neither the graph under record nor what
+ * was made of it is there any more, as the toolkit's user objects are. */
+void fiber_hold(void (*let_go)(void *user), void *user);
 
 /* What this thread's stream holds never ends (a kernel waits for another rank) until it is unstuck:
- * what comes behind is not run, and to wait for it is the end of the test. */
+ * what comes behind is not run, and to wait for it is the end of the test, unless another thread
+ * unsticks it soon. */
 void fiber_stick(bool stuck);
 bool fiber_is_stuck(void);
 void fiber_must_not_wait(void);
+/* This thread, for another one to unstick. */
+void *fiber_self(void);
+void fiber_unstick(void *self);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {

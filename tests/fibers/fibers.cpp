@@ -340,7 +340,7 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
 /* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
 static std::mutex turn;
 static thread_local int current_device;
-static thread_local bool stuck;
+static thread_local std::atomic<bool> stuck;
 static thread_local cudaError_t last_error;
 
 void fiber_stick(bool value)
@@ -376,8 +376,24 @@ cudaError_t cudaGetLastError(void)
     return error;
 }
 
+void *fiber_self(void)
+{
+    return &stuck;
+}
+
+void fiber_unstick(void *self)
+{
+    *(std::atomic<bool> *)self = false;
+}
+
 void fiber_must_not_wait(void)
 {
+    const struct timespec pause = {0, 1000000};
+
+    for (int i = 0; i < 5000; i++) {
+        if (!stuck) return;
+        (void)nanosleep(&pause, NULL);
+    }
     fprintf(stderr, "fibers: a wait without end for a stream that waits for another rank\n");
     abort();
 }
@@ -659,6 +675,7 @@ struct fiber_node {
 struct fiber_graph {
     std::vector<fiber_node> nodes;
     std::vector<std::shared_ptr<unsigned>> conditions;
+    std::vector<std::shared_ptr<void>> held;
 };
 
 struct recording {
@@ -726,6 +743,11 @@ bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
     recorded.back().graph->nodes.push_back(
         {0, 0, false, call, std::vector<char>(from, from + bytes), {}, {}});
     return true;
+}
+
+void fiber_hold(void (*let_go)(void *), void *user)
+{
+    recorded.back().graph->held.push_back(std::shared_ptr<void>(user, let_go));
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
