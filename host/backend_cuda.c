@@ -151,7 +151,8 @@ static spc_status check_device(spc_backend *b, spc_error *err)
                              "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
                              b->text, device.major, device.minor, device.major, device.minor);
     }
-    return spc_cuda_kernels_load(&b->stack_bytes, err);
+    status = spc_cuda_check(b, spc_cuda_round_load(), "kernels", err);
+    return status == SPC_OK ? spc_cuda_kernels_load(&b->stack_bytes, err) : status;
 }
 
 static spc_status cuda_open(spc_backend **out, int32_t threads, const char *which, spc_error *err)

@@ -30,39 +30,37 @@ static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
     return NULL;
 }
 
-/* Launch into a graph instead of the device.  On a device that cannot record everything runs
- * plainly from then on; exec stays NULL. */
-static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *),
-                         spc_error *err)
+/* Launch into a graph instead of the device.  Where that cannot be recorded everything runs plainly
+ * from then on, and says by itself what is wrong, if it is; exec stays NULL. */
+static void record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
 {
     cudaStream_t stream = r->backend->stream;
+    cudaError_t failed = r->backend->failed;
     cudaGraph_t graph = NULL;
     spc_status status;
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         r->graphs.off = true;
         (void)cudaGetLastError(); /* forgotten: plain launches take its place */
-        return SPC_OK;
+        return;
     }
-    status = run(r, err);
+    status = run(r, NULL);
     if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || status != SPC_OK ||
         cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
         g->exec = NULL;
         r->graphs.off = true;
+        r->backend->failed = failed; /* the device has come to no harm */
         (void)cudaGetLastError();
     }
     if (graph) (void)cudaGraphDestroy(graph);
-    return status;
 }
 
 spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
 {
     cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
-    spc_status status = SPC_OK;
 
-    if (g && !g->exec) status = record(r, g, run, err);
-    if (status != SPC_OK) return status;
+    if (g && !g->exec) record(r, g, run);
     if (g && g->exec) {
         return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",
                               err);

@@ -15,6 +15,7 @@
 
 #include <cuda_runtime_api.h>
 #include <math.h>
+#include <pthread.h>
 
 static bool same_bits(const golden *g, const float *a, const float *b)
 {
@@ -259,6 +260,33 @@ Test(cuda_backend, a_broken_sequence_leaves_the_others_alone)
         free(broken);
         tiny_close(&model);
     }
+}
+
+/* Another thread's model comes and goes. */
+static void *load_another(void *user)
+{
+    golden g = golden_open(&spc_backend_cuda, golden_models[0]);
+
+    golden_feed(&g, 0, g.ids, 3, 0);
+    cr_expect(isfinite(g.ops->logits(g.runner, 2)[0]));
+    golden_close(&g);
+    return user;
+}
+
+/* A wait for the whole device, say, would break what is recorded. */
+Test(cuda_backend, a_model_is_loaded_while_another_thread_records)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph = NULL;
+    pthread_t thread;
+
+    cr_assert_eq(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    cr_assert_eq(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    cr_assert_eq(pthread_create(&thread, NULL, load_another, NULL), 0);
+    (void)pthread_join(thread, NULL);
+    cr_expect_eq(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    if (graph) (void)cudaGraphDestroy(graph);
+    (void)cudaStreamDestroy(stream);
 }
 
 #ifdef SPC_TESTS_FIBER_RUNTIME_H

@@ -71,8 +71,8 @@ void fiber_run(int blocks, int threads, bool together, void (*body)(void *user),
 void __nanosleep(unsigned);
 
 /* The same, or note it down while a graph is recorded: user is copied then. */
-cudaError_t fiber_submit(int blocks, int threads, bool together, void (*body)(void *user),
-                         const void *user, size_t bytes);
+cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool together,
+                         void (*body)(void *user), const void *user, size_t bytes);
 
 /* Wait for all fibers of the block that have not returned. */
 void __syncthreads(void);
@@ -195,7 +195,8 @@ static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, c
 {
     fiber_call<Args> call = {kernel, args};
 
-    return fiber_submit(blocks, threads, together, &fiber_call<Args>::run, &call, sizeof call);
+    return fiber_submit((const void *)kernel, blocks, threads, together, &fiber_call<Args>::run,
+                        &call, sizeof call);
 }
 #endif
 
