@@ -55,6 +55,7 @@ spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t byte
     if (status != SPC_OK) return status;
     code = to_host ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream)
                    : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream);
+    if (code == cudaSuccess && !to_host && b->reads_host) code = cudaStreamSynchronize(b->stream);
     return spc_cuda_check(b, code, what, err);
 }
 
@@ -138,11 +139,18 @@ static spc_status check_device(spc_backend *b, spc_error *err)
 {
     struct cudaDeviceProp device;
     spc_status status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+    int reads = 0;
 
     if (status == SPC_OK) {
         status = spc_cuda_check(b, cudaGetDeviceProperties(&device, b->device), "properties", err);
     }
+    if (status == SPC_OK) {
+        status = spc_cuda_check(
+            b, cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, b->device),
+            "properties", err);
+    }
     if (status != SPC_OK) return status;
+    b->reads_host = reads != 0;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
     if (spc_cuda_has_code() != cudaSuccess) {
         (void)cudaGetLastError(); /* it is told here */

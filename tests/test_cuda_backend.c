@@ -290,6 +290,25 @@ Test(cuda_backend, a_model_is_loaded_while_another_thread_records)
 }
 
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
+/* Nothing is staged where the device reads the host's memory by itself (HMM, ATS): rows of the next
+ * forward take the place of those of the last in time. */
+Test(cuda_backend, rows_stay_until_a_device_that_reads_the_host_has_read_them)
+{
+    golden g;
+    float *rows;
+
+    fiber_gpu.late = fiber_gpu.reads_host = true;
+    g = golden_open(&spc_backend_cuda, golden_models[0]);
+    for (int32_t i = 0; i < g.count; i++) golden_feed(&g, 0, &g.ids[i], 1, 0);
+    rows = malloc((size_t)g.vocab * sizeof *rows);
+    memcpy(rows, g.ops->logits(g.runner, 0), (size_t)g.vocab * sizeof *rows);
+    cr_expect_leq(
+        distance(rows, g.logits + (size_t)(g.count - 1) * (size_t)g.vocab, (size_t)g.vocab), 1e-4f);
+    free(rows);
+    golden_close(&g);
+    fiber_gpu.late = fiber_gpu.reads_host = false;
+}
+
 /* The same rows at the same place, plainly, recorded, sent again, and where nothing can be
  * recorded.
  */

@@ -79,6 +79,7 @@ typedef struct {
     bool no_body;      /* nothing can be recorded into their bodies */
     bool no_record;    /* nothing can be recorded at all, as it shows when it is tried */
     int fails_after;   /* launches that succeed; < 0: all do */
+    bool reads_host;   /* it reads memory of the host that is not pinned, when it comes to it */
     bool late;         /* nothing is done before somebody waits; of one thread only */
     int most_left;     /* late: what was sent behind an event that was waited for, at most */
     size_t stack;      /* bytes of every thread's that are there ... */
@@ -235,14 +236,17 @@ cudaError_t cudaGetDevice(int *device);
 enum { FIBER_RESIDENT = 2048 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrMaxThreadsPerMultiProcessor = 39
+    cudaDevAttrMaxThreadsPerMultiProcessor = 39,
+    cudaDevAttrPageableMemoryAccess = 88
 };
 
 static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
                                                  int device)
 {
     (void)device;
-    *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : FIBER_RESIDENT;
+    *value = attribute == cudaDevAttrMultiProcessorCount    ? 1
+             : attribute == cudaDevAttrPageableMemoryAccess ? fiber_gpu.reads_host
+                                                            : FIBER_RESIDENT;
     return cudaSuccess;
 }
 

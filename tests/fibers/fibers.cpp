@@ -499,7 +499,7 @@ static bool is_pinned(const void *at)
 cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                              cudaStream_t stream)
 {
-    if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
+    if (kind == cudaMemcpyHostToDevice && !is_pinned(from) && !fiber_gpu.reads_host) {
         std::vector<char> copy((const char *)from, (const char *)from + bytes);
 
         return send(stream, [=] { memcpy(to, copy.data(), copy.size()); });
