@@ -2,6 +2,18 @@
 /* batch.c - the device's calls of spc/verify.h: check on the host, launch, say what went wrong. */
 #include "launch.h"
 
+static _Thread_local bool only_load;
+
+void spc_cuda_only_load(bool on)
+{
+    only_load = on;
+}
+
+bool spc_cuda_only_loads(void)
+{
+    return only_load;
+}
+
 static spc_status launched(cudaError_t code, spc_error *err)
 {
     if (code == cudaSuccess) return SPC_OK;

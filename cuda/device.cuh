@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "fence.cuh"
+#include "launch.h"
 
 enum { WARP = 32 };
 
@@ -129,6 +130,9 @@ template <typename Args>
 static cudaError_t launch(void (*kernel)(Args), int32_t blocks, const Args &args,
                           cudaStream_t stream)
 {
+    size_t unused = 0;
+
+    if (spc_cuda_only_loads()) return load_kernel(kernel, &unused);
 #ifdef __CUDACC__
     void *arguments[] = {(void *)&args};
 
@@ -148,6 +152,7 @@ static cudaError_t launch_together(void (*kernel)(Args), int32_t blocks, const A
 #ifdef __CUDACC__
     return launch(kernel, blocks, args, stream);
 #else
+    if (spc_cuda_only_loads()) return launch(kernel, blocks, args, stream);
     fiber_on(stream);
     return fiber_launch(kernel, blocks, SPC_LANES, args, true);
 #endif

@@ -5,6 +5,7 @@
  * Descriptors are made once and say anew what each product is, so a product allocates nothing; its
  * algorithm is always given, so nothing is searched for while a round runs or is recorded. */
 #include "gemm.cuh"
+#include "launch.h"
 
 #include <cublasLt.h>
 #include <dlfcn.h>
@@ -338,6 +339,21 @@ cudaError_t spc_cuda_gemm_suggest(spc_cuda_gemm g, const spc_linear_args *a, int
     return error;
 }
 
+cudaError_t spc_cuda_gemm_warm(spc_cuda_gemm g, const spc_linear_args *a, int32_t bucket,
+                               const spc_gemm_product *product, cudaStream_t stream)
+{
+    const int32_t rows = spc_cuda_gemm_rows(g, a, bucket);
+    cudaError_t error = cudaSuccess;
+
+    for (int32_t p = 0; p < a->parts && error == cudaSuccess; p++) {
+        const spc_cuda_matrix *m = &a->part[p];
+
+        error = gemm_multiply(g, m, g->memory.rows, gemm_columns(m->type, rows), g->memory.result,
+                              product[p].algorithm, stream);
+    }
+    return error;
+}
+
 cudaError_t gemm_multiply(spc_cuda_gemm g, const spc_cuda_matrix *m, const void *in,
                           int32_t columns, float *result, const uint64_t algorithm[8],
                           cudaStream_t stream)
@@ -346,7 +362,7 @@ cudaError_t gemm_multiply(spc_cuda_gemm g, const spc_cuda_matrix *m, const void 
     cublasLtMatmulAlgo_t by;
     cudaError_t error = describe(g, m, columns);
 
-    if (error != cudaSuccess) return error;
+    if (error != cudaSuccess || spc_cuda_only_loads()) return error; /* see spc_cuda_gemm_warm */
     memcpy(&by, algorithm, sizeof by);
     return TELL(g, Matmul, g->handle, g->product, &one, m->data, g->weights, in, g->rows, &zero,
                 result, g->results, result, g->results, &by, g->memory.library, LIBRARY_BYTES,

@@ -9,6 +9,8 @@
 
 #include <spc/verify.h>
 
+#include <stdbool.h>
+
 #include <cuda_runtime_api.h>
 
 #ifdef __cplusplus
@@ -32,6 +34,12 @@ cudaError_t spc_launch_draw_partial(const spc_draw_batch *batch, const spc_shard
                                     int32_t step, cudaStream_t stream);
 cudaError_t spc_launch_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
                                     int32_t step, cudaStream_t stream);
+
+/* While this is on, launchers load the kernels that the calling thread would launch and launch
+ * nothing: to load one may take memory and wait for the device, which must not be while launches
+ * are recorded in a graph. */
+void spc_cuda_only_load(bool on);
+bool spc_cuda_only_loads(void);
 
 /* Load the kernels of the calls without a workspace, with one, and over slices.  *most: as
  * load_kernel of device.cuh has it. */

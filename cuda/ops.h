@@ -371,6 +371,10 @@ int32_t spc_cuda_gemm_rows(spc_cuda_gemm gemm, const spc_linear_args *args, int3
 cudaError_t spc_cuda_gemm_suggest(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t part,
                                   int32_t bucket, spc_gemm_product choice[SPC_GEMM_CHOICES],
                                   int32_t *count);
+/* Multiply once by each part's product of a bucket, whatever lies in its memory: what the library
+ * loads for them is there before they are recorded in a graph, and it is known that they run. */
+cudaError_t spc_cuda_gemm_warm(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t bucket,
+                               const spc_gemm_product *product, cudaStream_t stream);
 /* Can the part go by this algorithm?  Fills in which numbers of rows it takes. */
 bool spc_cuda_gemm_can(spc_cuda_gemm gemm, const spc_linear_args *args, int32_t part,
                        int32_t bucket, spc_gemm_product *product);

@@ -238,3 +238,15 @@ cudaError_t spc_cuda_round_ask(const spc_round_ask_args *a, cudaStream_t stream)
     if (a->lanes < 1) return cudaErrorInvalidValue;
     return launch_op(ask_kernel, 1, *a, stream);
 }
+
+cudaError_t spc_cuda_round_load(void)
+{
+    cudaError_t code = load_op(note_kernel);
+
+    if (code == cudaSuccess) code = load_op(stamp_kernel);
+    if (code == cudaSuccess) code = load_op(synthetic_kernel);
+    if (code == cudaSuccess) code = load_op(late_kernel);
+    if (code == cudaSuccess) code = load_op(end_kernel);
+    if (code == cudaSuccess) code = load_op(go_on_kernel);
+    return code == cudaSuccess ? load_op(ask_kernel) : code;
+}

@@ -73,6 +73,9 @@ typedef struct {
 
 cudaError_t spc_cuda_round_late(const spc_round_late_args *args, cudaStream_t stream);
 
+/* Load what this file launches: some of it is launched for the first time while it is recorded. */
+cudaError_t spc_cuda_round_load(void);
+
 /* ---- from one round to the next, which the host has not seen yet ---- */
 
 /* What a round made of a sequence: what its next one begins with. */

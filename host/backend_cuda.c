@@ -55,6 +55,7 @@ spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t byte
     if (status != SPC_OK) return status;
     code = to_host ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream)
                    : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream);
+    if (code == cudaSuccess && !to_host && b->reads_host) code = cudaStreamSynchronize(b->stream);
     return spc_cuda_check(b, code, what, err);
 }
 
@@ -138,12 +139,19 @@ static spc_status check_device(spc_backend *b, spc_error *err)
 {
     struct cudaDeviceProp device;
     spc_status status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+    int reads = 0;
 
     if (status == SPC_OK) {
         status = spc_cuda_check(b, cudaGetDeviceProperties(&device, b->device), "properties", err);
     }
+    if (status == SPC_OK) {
+        status = spc_cuda_check(
+            b, cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, b->device),
+            "properties", err);
+    }
     if (status != SPC_OK) return status;
     b->early = device.major >= 9;
+    b->reads_host = reads != 0;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
     if (spc_cuda_has_code() != cudaSuccess) {
         (void)cudaGetLastError(); /* it is told here */
@@ -152,7 +160,8 @@ static spc_status check_device(spc_backend *b, spc_error *err)
                              "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
                              b->text, device.major, device.minor, device.major, device.minor);
     }
-    return spc_cuda_kernels_load(&b->stack_bytes, err);
+    status = spc_cuda_check(b, spc_cuda_round_load(), "kernels", err);
+    return status == SPC_OK ? spc_cuda_kernels_load(&b->stack_bytes, err) : status;
 }
 
 static spc_status cuda_open(spc_backend **out, int32_t threads, const char *which, spc_error *err)

@@ -43,6 +43,7 @@ struct spc_backend {
     cudaEvent_t fork, join;    /* where the side stream leaves the other one, and comes back */
     cudaStream_t inner;        /* recording a conditional node inside another's body */
     cudaEvent_t fetched[2][2]; /* what a round left is in the host's memory: by half and area */
+    bool reads_host; /* the device reads memory of the host that is not pinned: it may do so late */
     bool mixed; /* the stream has had more than rounds in turns since the side stream followed it */
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
@@ -297,7 +298,9 @@ spc_status spc_cuda_check(spc_backend *backend, cudaError_t code, const char *wh
 spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err);
 
 /* Copy between the host's memory, which is not pinned, and the device's.  Such a copy waits for the
- * stream without end: a rank, whose stream may wait for another, waits in time first. */
+ * stream without end: a rank, whose stream may wait for another, waits in time first.  What is sent
+ * may be written again: the runtime has staged it, or, where the device reads such memory by itself
+ * and nothing need be staged, it is waited for. */
 spc_status spc_cuda_copy(spc_backend *backend, void *to, const void *from, size_t bytes,
                          bool to_host, const char *what, spc_error *err);
 

@@ -30,26 +30,27 @@ static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
     return NULL;
 }
 
-/* Launch into a graph instead of the device; exec stays NULL where that cannot be. */
-static spc_status record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *),
-                         spc_error *err)
+/* Launch into a graph instead of the device.  False: that cannot be recorded. */
+static bool record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
 {
     cudaStream_t stream = r->backend->stream;
+    cudaError_t failed = r->backend->failed;
     cudaGraph_t graph = NULL;
     spc_status status;
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
         (void)cudaGetLastError(); /* forgotten: plain launches take its place */
-        return SPC_OK;
+        return false;
     }
-    status = run(r, err);
+    status = run(r, NULL);
     if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || status != SPC_OK ||
         cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
         g->exec = NULL;
+        r->backend->failed = failed; /* the device has come to no harm */
         (void)cudaGetLastError();
     }
     if (graph) (void)cudaGraphDestroy(graph);
-    return status;
+    return g->exec != NULL;
 }
 
 bool spc_cuda_no_early(spc_backend *b)
@@ -60,32 +61,16 @@ bool spc_cuda_no_early(spc_backend *b)
     return was;
 }
 
-/* The same, at last without kernels that begin early.  On a device that cannot record at all
- * everything runs plainly from then on. */
-static spc_status record_somehow(spc_runner *r, cuda_graph *g,
-                                 spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
-{
-    cudaError_t failed = r->backend->failed;
-    spc_status status = record(r, g, run, err);
-
-    if (g->exec || !spc_cuda_no_early(r->backend)) {
-        r->graphs.off = !g->exec;
-        return status;
-    }
-    r->backend->failed = failed;
-    status = record(r, g, run, err);
-    r->graphs.off = !g->exec;
-    return status;
-}
-
+/* What cannot be recorded with kernels that begin early is without.  On a device that cannot record
+ * at all everything runs plainly from then on, and says by itself what is wrong, if it is. */
 spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
 {
     cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
-    spc_status status = SPC_OK;
 
-    if (g && !g->exec) status = record_somehow(r, g, run, err);
-    if (status != SPC_OK) return status;
+    if (g && !g->exec && !record(r, g, run)) {
+        r->graphs.off = !spc_cuda_no_early(r->backend) || !record(r, g, run);
+    }
     if (g && g->exec) {
         return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",
                               err);

@@ -335,7 +335,7 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
             spc_cuda_workspace_init(r->verify_workspace, r->verify_bytes, r->backend->stream, err);
     }
     if (status == SPC_OK) {
-        status = spc_cuda_check(r->backend, cudaDeviceSynchronize(), "weights", err);
+        status = spc_cuda_wait(r->backend, "weights", err);
     }
     return status;
 }

@@ -5,6 +5,8 @@
  * The late rows are the body of a conditional node inside; a chained round is one as a whole. */
 #include "backend_cuda_whole.h"
 
+#include "cuda/launch.h"
+
 #include <string.h>
 
 static void forget(cuda_whole_graph *g)
@@ -48,7 +50,7 @@ static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, 
 /* The condition of the graph under record; 0: it cannot have one. */
 static uint64_t new_condition(cudaStream_t stream)
 {
-    enum cudaStreamCaptureStatus capturing;
+    enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     cudaGraph_t graph = NULL;
     const cudaGraphNode_t *behind;
     const cudaGraphEdgeData *edges;
@@ -57,6 +59,7 @@ static uint64_t new_condition(cudaStream_t stream)
 
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) ==
             cudaSuccess &&
+        capturing == cudaStreamCaptureStatusActive &&
         cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault) ==
             cudaSuccess) {
         return condition;
@@ -72,7 +75,7 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
-    enum cudaStreamCaptureStatus capturing;
+    enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     cudaGraph_t graph = NULL, body = NULL;
     const cudaGraphNode_t *behind;
     const cudaGraphEdgeData *edges;
@@ -87,6 +90,7 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
     params.conditional.size = 1;
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
             cudaSuccess ||
+        capturing != cudaStreamCaptureStatusActive ||
         cudaGraphAddNode(&node, graph, behind, edges, count, &params) != cudaSuccess ||
         cudaStreamUpdateCaptureDependencies(stream, &node, NULL, 1,
                                             cudaStreamSetCaptureDependencies) != cudaSuccess ||
@@ -201,13 +205,12 @@ static bool turn_body(whole_round *r, spc_error *err)
 }
 
 /* Record what `run` launches on a stream, for itself.  NULL: it cannot be. */
-static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
-                                 bool (*run)(whole_round *r, spc_error *err))
+static cudaGraph_t capture_on(whole_round *r, cudaStream_t on,
+                              bool (*run)(whole_round *r, spc_error *err))
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
     cudaError_t failed = b->failed;
-    cudaGraphExec_t exec = NULL;
     cudaGraph_t graph = NULL;
     bool ok;
 
@@ -215,19 +218,56 @@ static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
     b->stream = on;
     ok = run(r, NULL);
     b->stream = stream;
-    if (cudaStreamEndCapture(on, &graph) != cudaSuccess || !ok ||
-        cudaGraphInstantiate(&exec, graph, 0) != cudaSuccess) {
-        exec = NULL;
-    }
-    if (graph) (void)cudaGraphDestroy(graph);
     b->failed = failed; /* the device has come to no harm */
+    if (cudaStreamEndCapture(on, &graph) == cudaSuccess && ok) return graph;
+    if (graph) (void)cudaGraphDestroy(graph);
+    return NULL;
+}
+
+static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
+                                 bool (*run)(whole_round *r, spc_error *err))
+{
+    cudaGraph_t graph = capture_on(r, on, run);
+    cudaGraphExec_t exec = NULL;
+
+    if (!graph) return NULL;
+    if (cudaGraphInstantiate(&exec, graph, 0) != cudaSuccess) exec = NULL;
+    (void)cudaGraphDestroy(graph);
     return exec;
 }
 
-static bool record_once(whole_round *r, cuda_whole_graph *g)
+/* Everything that bodies have. */
+static bool bodies(whole_round *r, spc_error *err)
+{
+    return spc_cuda_run_round(r, err) == SPC_OK &&
+           (r->shape.late.count == 0 || spc_cuda_run_late(r, err) == SPC_OK);
+}
+
+/* Can it be recorded, without conditional nodes?  Kernels are loaded before.  What is found out in
+ * a body is found out too late: one whose capture an illegal call has made invalid crashes the
+ * driver when the graph around it ends (https://github.com/NVIDIA/cuda-python/issues/2918). */
+static bool can_record(whole_round *r)
+{
+    spc_backend *b = r->verifier->backend;
+    cudaError_t failed = b->failed;
+    cudaGraph_t graph;
+    bool loaded;
+
+    spc_cuda_only_load(true);
+    loaded = bodies(r, NULL);
+    spc_cuda_only_load(false);
+    b->failed = failed;
+    if (!loaded) return false;
+    graph = capture_on(r, b->stream, bodies);
+    if (graph) (void)cudaGraphDestroy(graph);
+    return graph != NULL;
+}
+
+static bool record_all(whole_round *r, cuda_whole_graph *g)
 {
     spc_backend *b = r->verifier->backend;
 
+    if (!can_record(r)) return false;
     if (r->shape.in_turns) {
         g->drafts = record_on(r, b->side, chained_body);
         if (g->drafts) g->exec = record_on(r, b->stream, turn_body);
@@ -243,7 +283,7 @@ static bool record_once(whole_round *r, cuda_whole_graph *g)
  * be at all. */
 static bool record(whole_round *r, cuda_whole_graph *g)
 {
-    return record_once(r, g) || (spc_cuda_no_early(r->verifier->backend) && record_once(r, g));
+    return record_all(r, g) || (spc_cuda_no_early(r->verifier->backend) && record_all(r, g));
 }
 
 const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)

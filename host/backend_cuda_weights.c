@@ -177,28 +177,35 @@ static const uint8_t *row_at(const spc_weight *w, const spc_tensor *t, int32_t r
                bytes;
 }
 
-static cudaError_t send_plain(const spc_weight *w, const spc_tensor *t, const spc_cuda_matrix *m)
+/* All of it goes to the runner's stream: the default one, or a wait for the whole device, would
+ * break a graph that another thread records. */
+static cudaError_t send_plain(const spc_runner *r, const spc_weight *w, const spc_tensor *t,
+                              const spc_cuda_matrix *m)
 {
+    cudaStream_t stream = r->backend->stream;
     size_t bytes = spc_dtype_bytes(t->dtype);
     size_t row = (size_t)m->cols * bytes, pitch = (size_t)m->stride * bytes;
     cudaError_t code = cudaSuccess;
 
-    if (pitch > row) code = cudaMemset((void *)(uintptr_t)m->data, 0, pitch * (size_t)m->rows);
+    if (pitch > row) {
+        code = cudaMemsetAsync((void *)(uintptr_t)m->data, 0, pitch * (size_t)m->rows, stream);
+    }
     if (code != cudaSuccess) return code;
-    return cudaMemcpy2D((void *)(uintptr_t)m->data, pitch, row_at(w, t, 0),
-                        (size_t)w->of_cols * bytes, row, (size_t)m->rows, cudaMemcpyHostToDevice);
+    return cudaMemcpy2DAsync((void *)(uintptr_t)m->data, pitch, row_at(w, t, 0),
+                             (size_t)w->of_cols * bytes, row, (size_t)m->rows,
+                             cudaMemcpyHostToDevice, stream);
 }
 
 /* Rows of one plane, which lie behind each other on both sides; returns at once what failed before.
  */
 static cudaError_t send_plane(cudaError_t before, const void *plane, int64_t first, int32_t bytes,
-                              const uint8_t *from, int32_t rows)
+                              const uint8_t *from, int32_t rows, cudaStream_t stream)
 {
     size_t all = (size_t)bytes * (size_t)rows;
 
     if (before != cudaSuccess || bytes == 0) return before;
-    return cudaMemcpy2D((char *)(uintptr_t)plane + first * bytes, all, from, all, all, 1,
-                        cudaMemcpyHostToDevice);
+    return cudaMemcpyAsync((char *)(uintptr_t)plane + first * bytes, from, all,
+                           cudaMemcpyHostToDevice, stream);
 }
 
 /* As many rows at once as the stage has room for: at least one. */
@@ -209,6 +216,7 @@ static spc_status send_planes(spc_runner *r, const spc_weight *w, const spc_tens
     const int32_t row = b.data + b.high + b.scale + b.step;
     const int32_t most = row < STAGE_BYTES ? STAGE_BYTES / row : 1;
     uint8_t *stage = malloc((size_t)row * (size_t)most);
+    cudaStream_t stream = r->backend->stream;
     cudaError_t code = cudaSuccess;
 
     if (!stage) {
@@ -230,10 +238,11 @@ static spc_status send_planes(spc_runner *r, const spc_weight *w, const spc_tens
 
             spc_cuda_pack_row(m->type, row_at(w, t, first + i), m->cols, &at);
         }
-        code = send_plane(code, m->data, first, b.data, to.data, rows);
-        code = send_plane(code, m->high, first, b.high, to.high, rows);
-        code = send_plane(code, m->scale, first, b.scale, to.scale, rows);
-        code = send_plane(code, m->step, first, b.step, to.step, rows);
+        code = send_plane(code, m->data, first, b.data, to.data, rows, stream);
+        code = send_plane(code, m->high, first, b.high, to.high, rows, stream);
+        code = send_plane(code, m->scale, first, b.scale, to.scale, rows, stream);
+        code = send_plane(code, m->step, first, b.step, to.step, rows, stream);
+        if (code == cudaSuccess) code = cudaStreamSynchronize(stream); /* the stage is free */
     }
     free(stage);
     return spc_cuda_check(r->backend, code, w->name, err);
@@ -325,7 +334,7 @@ static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
     if (!is_matrix(w)) return send_vector(r, bundle, i, t, err);
     if (m->rows == 0) return SPC_OK; /* of another rank */
     if (!spc_cuda_is_quantised(m->type)) {
-        return spc_cuda_check(r->backend, send_plain(w, t, m), w->name, err);
+        return spc_cuda_check(r->backend, send_plain(r, w, t, m), w->name, err);
     }
     status = send_planes(r, w, t, m, err);
     if (status == SPC_OK && m->scale_stride > 0) status = send_scales(r, bundle, w, t, m, err);

@@ -170,9 +170,17 @@ static spc_status choose(spc_runner *r, const spc_linear_args *a, spc_linear_way
         wide = &r->wides[r->wide_count++];
         wide->shape = shape;
         for (int32_t i = 0; i <= last && status == SPC_OK; i++) {
-            status = choose_default(r, r->plan->weight[weight].name, a, i, wide, err);
-            if (status != SPC_OK || !entry || entry->many[i].by == SPC_KERNELS_NONE) continue;
-            status = choose_measured(r, a, i, &entry->many[i], wide, err);
+            const char *name = r->plan->weight[weight].name;
+
+            status = choose_default(r, name, a, i, wide, err);
+            if (status == SPC_OK && entry && entry->many[i].by != SPC_KERNELS_NONE) {
+                status = choose_measured(r, a, i, &entry->many[i], wide, err);
+            }
+            if (status != SPC_OK || wide->own[i]) continue;
+            if (spc_cuda_gemm_warm(r->gemm, a, i, wide->plan.part[i], r->backend->stream) !=
+                cudaSuccess) {
+                status = no_algorithm(r, name, a, i, err);
+            }
         }
     }
     r->wide[weight] = wide;

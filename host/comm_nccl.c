@@ -4,7 +4,10 @@
  * A call that NCCL has not finished enqueueing is waited for by asking, up to the deadline; so is a
  * stream whose kernels wait for another rank.  What ends the group ends it on this rank's thread:
  * abort only leaves a reason, which every loop looks at, as NCCL's communicators may not be freed
- * under another thread's call.  Ranks that are processes have a group on the host too (comm_tcp.c),
+ * under another thread's call.  CommAbort then goes to a thread of its own: it lets go of kernels
+ * that wait at once, but returns only when no graph holds a call of the communicator any more
+ * (commDestroySync of NCCL's init.cc), and it is the owner's thread that has those graphs, or is
+ * about to record one.  Ranks that are processes have a group on the host too (comm_tcp.c),
  * which knows who died or hangs: every wait here asks it.
  *
  * Recorded in graphs, NCCL puts waits on events beside its kernels, which graphs of plain kernel
@@ -19,6 +22,7 @@
 #include <dlfcn.h>
 #include <nccl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,10 +131,23 @@ spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_erro
 /* ---- a rank, and its end ----------------------------------------------------------------------
  */
 
+/* A communicator that is being aborted. */
+typedef struct {
+    ncclResult_t (*abort)(ncclComm_t);
+    ncclComm_t handle;
+    int device;
+    pthread_t thread;
+    _Atomic bool done;
+} ending;
+
+/* How long close waits for it: graphs are gone by then. */
+enum { ENDING_MS = 10000 };
+
 typedef struct {
     spc_device_comm comm; /* first: the two are one pointer */
     calls api;
     ncclComm_t handle; /* NULL: not yet, or aborted */
+    ending *ending;    /* NULL: it has not been */
     bool owned;
     int32_t timeout_ms;
     spc_comm *beside;     /* NULL: none */
@@ -170,10 +187,32 @@ static spc_status ended_beside(nccl *n)
     return ended(n, NULL);
 }
 
+static void *run_ending(void *user)
+{
+    ending *e = user;
+
+    (void)cudaSetDevice(e->device);
+    (void)e->abort(e->handle);
+    e->done = true;
+    return NULL;
+}
+
 /* Let go of what waits on the device; the owner's thread only. */
 static spc_status give_up(nccl *n, spc_error *err)
 {
-    if (n->handle && n->owned) (void)n->api.CommAbort(n->handle);
+    ending *e = n->handle && n->owned ? calloc(1, sizeof *e) : NULL;
+
+    if (e) {
+        e->abort = n->api.CommAbort;
+        e->handle = n->handle;
+        (void)cudaGetDevice(&e->device);
+        if (pthread_create(&e->thread, NULL, run_ending, e) != 0) {
+            free(e);
+            e = NULL;
+        }
+        n->ending = e;
+    }
+    if (!e && n->handle && n->owned) (void)n->api.CommAbort(n->handle);
     n->handle = NULL;
     return ended(n, err);
 }
@@ -323,6 +362,23 @@ static spc_status nccl_recv(spc_device_comm *comm, void *data, size_t bytes, int
 /* ---- open and close ---------------------------------------------------------------------------
  */
 
+/* What does not end in time is left alone: NCCL may wait for a rank that is no more. */
+static void close_ending(ending *e)
+{
+    int64_t deadline = spc_device_comm_now() + (int64_t)ENDING_MS * 1000000;
+
+    if (!e) return;
+    for (int64_t asked = 0; !e->done && spc_device_comm_now() < deadline; asked++) {
+        spc_device_comm_rest(asked);
+    }
+    if (!e->done) {
+        (void)pthread_detach(e->thread);
+        return;
+    }
+    (void)pthread_join(e->thread, NULL);
+    free(e);
+}
+
 static void nccl_close(spc_device_comm *comm)
 {
     nccl *n = (nccl *)comm;
@@ -332,6 +388,7 @@ static void nccl_close(spc_device_comm *comm)
         settle(n, n->handle, "close", n->api.CommFinalize(n->handle), NULL) == SPC_OK) {
         (void)n->api.CommDestroy(n->handle);
     }
+    close_ending(n->ending);
     (void)pthread_mutex_destroy(&n->lock);
     free(n);
 }

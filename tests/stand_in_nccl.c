@@ -75,6 +75,8 @@ struct ncclComm {
     int queued;
     bool given;             /* what the first call of the queue gives */
     struct ncclComm **made; /* of a split under way */
+    _Atomic int held;       /* calls that graphs hold */
+    void *self;             /* the thread whose stream may stick */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of stand_in and ids */
@@ -148,6 +150,7 @@ static struct ncclComm *new_comm(const char *name, int rank, int world, bool blo
     c->rank = rank;
     c->world = world;
     c->blocking = blocking;
+    c->self = fiber_self();
     (void)snprintf(c->name, sizeof c->name, "%s", name);
     (void)cudaGetDevice(&c->device);
     pthread_mutex_lock(&lock);
@@ -310,6 +313,12 @@ static ncclResult_t await(struct ncclComm *c, int wait_ms)
     return state;
 }
 
+static void stick(struct ncclComm *c)
+{
+    c->self = fiber_self();
+    fiber_stick(true);
+}
+
 /* Note a call and put it into the rank's queue; wait_ms > 0: until it is done, at most so long. */
 static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_ms)
 {
@@ -329,7 +338,7 @@ static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_
     if (late) sleep_us(stand_in.late_ms * 1000L);
     if (dead) c->group->dead = 1;
     if (mute) {
-        fiber_stick(true); /* it waits for the others, who do not */
+        stick(c); /* it waits for the others, who do not */
         return recorded ? ncclSuccess : ncclInProgress;
     }
     if (c->queued == QUEUE) abort();
@@ -350,7 +359,14 @@ static void replay(void *user)
 {
     const node *n = user;
 
-    if (enqueue(n->comm, n->call, true, stand_in.patience_ms) != ncclSuccess) fiber_stick(true);
+    if (enqueue(n->comm, n->call, true, stand_in.patience_ms) != ncclSuccess) stick(n->comm);
+}
+
+static void let_go(void *user)
+{
+    struct ncclComm *c = user;
+
+    c->held--;
 }
 
 /* The calls of a group of calls are one call: what became of it is told at its end. */
@@ -362,7 +378,11 @@ static ncclResult_t submit(struct ncclComm *c, call q)
     node n = {c, q};
     ncclResult_t state;
 
-    if (fiber_note_call(replay, &n, sizeof n)) return ncclSuccess;
+    if (fiber_note_call(replay, &n, sizeof n)) {
+        c->held++;
+        fiber_hold(let_go, c);
+        return ncclSuccess;
+    }
     state = enqueue(c, q, false, c->blocking && depth == 0 ? 60000 : 0);
     if (depth == 0) return state;
     group_state = state;
@@ -464,8 +484,14 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
     return enqueue(comm, (call){FINALIZE, NULL, NULL, 0, ncclInt8, 0}, false, 0);
 }
 
+/* NCCL waits for graphs that hold its calls, without end. */
 static ncclResult_t leave(ncclComm_t comm)
 {
+    for (int64_t deadline = now_ms() + 20000; comm->held > 0; sleep_us(50)) {
+        if (now_ms() < deadline) continue;
+        (void)fprintf(stderr, "stand-in: a communicator waits for graphs that hold its calls\n");
+        abort();
+    }
     pthread_mutex_lock(&lock);
     stand_in.open--;
     pthread_mutex_unlock(&lock);
@@ -485,7 +511,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     pthread_mutex_lock(&lock);
     stand_in.aborted++;
     pthread_mutex_unlock(&lock);
-    fiber_stick(false);
+    fiber_unstick(comm->self);
     return leave(comm);
 }
 

@@ -17,6 +17,7 @@
 
 #include <cuda_runtime_api.h>
 #include <math.h>
+#include <pthread.h>
 
 static bool same_bits(const golden *g, const float *a, const float *b)
 {
@@ -263,7 +264,53 @@ Test(cuda_backend, a_broken_sequence_leaves_the_others_alone)
     }
 }
 
+/* Another thread's model comes and goes. */
+static void *load_another(void *user)
+{
+    golden g = golden_open(&spc_backend_cuda, golden_models[0]);
+
+    golden_feed(&g, 0, g.ids, 3, 0);
+    cr_expect(isfinite(g.ops->logits(g.runner, 2)[0]));
+    golden_close(&g);
+    return user;
+}
+
+/* A wait for the whole device, say, would break what is recorded. */
+Test(cuda_backend, a_model_is_loaded_while_another_thread_records)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph = NULL;
+    pthread_t thread;
+
+    cr_assert_eq(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    cr_assert_eq(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    cr_assert_eq(pthread_create(&thread, NULL, load_another, NULL), 0);
+    (void)pthread_join(thread, NULL);
+    cr_expect_eq(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    if (graph) (void)cudaGraphDestroy(graph);
+    (void)cudaStreamDestroy(stream);
+}
+
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
+/* Nothing is staged where the device reads the host's memory by itself (HMM, ATS): rows of the next
+ * forward take the place of those of the last in time. */
+Test(cuda_backend, rows_stay_until_a_device_that_reads_the_host_has_read_them)
+{
+    golden g;
+    float *rows;
+
+    fiber_gpu.late = fiber_gpu.reads_host = true;
+    g = golden_open(&spc_backend_cuda, golden_models[0]);
+    for (int32_t i = 0; i < g.count; i++) golden_feed(&g, 0, &g.ids[i], 1, 0);
+    rows = malloc((size_t)g.vocab * sizeof *rows);
+    memcpy(rows, g.ops->logits(g.runner, 0), (size_t)g.vocab * sizeof *rows);
+    cr_expect_leq(
+        distance(rows, g.logits + (size_t)(g.count - 1) * (size_t)g.vocab, (size_t)g.vocab), 1e-4f);
+    free(rows);
+    golden_close(&g);
+    fiber_gpu.late = fiber_gpu.reads_host = false;
+}
+
 /* The same rows at the same place, plainly, recorded, sent again, and where nothing can be
  * recorded.
  */

@@ -472,6 +472,27 @@ Test(cuda_chain, a_body_that_cannot_be_recorded_is_done_without)
     fiber_gpu.no_body = false;
 }
 
+/* It is tried outside of bodies first: a capture that is lost there harms nobody. */
+Test(cuda_chain, what_cannot_be_recorded_is_launched_plainly)
+{
+    fixture f = open_chained(0, true);
+    spc_session_options o = options_of("strict", 2, 0);
+    prompt p = prompt_made(3, VOCAB, 1);
+    decoded a = decode(f.engine, &o, &p), b;
+    int replays;
+
+    close_fixture(&f);
+    replays = fiber_gpu.replays;
+    fiber_gpu.no_record = true;
+    f = open_chained(0, true);
+    b = decode(f.engine, &o, &p);
+    expect_same(&a, &b, "strict", 0);
+    cr_expect_eq(b.stats.chained, 0);
+    close_fixture(&f);
+    fiber_gpu.no_record = false;
+    cr_expect(fiber_gpu.replays == replays && fiber_gpu.graphs == 0);
+}
+
 /* A sequence that ended in its first round stays in the batch until the host has seen it: its rows
  * stay where its pages are.  In front of its first page lies position 15 of another one, where
  * nobody has come yet. */

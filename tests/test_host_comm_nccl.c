@@ -238,6 +238,41 @@ Test(host_comm_nccl, a_rank_that_hangs_ends_the_others_in_time)
     cr_expect_geq(stand_in.aborted, 1);
 }
 
+/* Its graph is there still when the group ends, and goes before the group is closed. */
+static spc_status graph_outlives(spc_device_comm *c, spc_error *err)
+{
+    float data = 1;
+    cudaGraphExec_t exec;
+    cudaGraph_t graph;
+    spc_status status;
+
+    CLAIM(cudaStreamBeginCapture(NULL, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    CALL(c->ops->all_reduce(c, &data, 1, NULL, err));
+    CLAIM(cudaStreamEndCapture(NULL, &graph) == cudaSuccess);
+    CLAIM(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+    (void)cudaGraphDestroy(graph);
+    CLAIM(cudaGraphLaunch(exec, NULL) == cudaSuccess);
+    status = c->ops->wait(c, NULL, err);
+    CLAIM(cudaStreamSynchronize(NULL) == cudaSuccess); /* its kernels were let go of */
+    (void)cudaGraphExecDestroy(exec);
+    return status;
+}
+
+Test(host_comm_nccl, a_group_ends_while_a_graph_holds_its_calls)
+{
+    part parts[STAND_IN_RANKS];
+
+    stand_in.mute = 1;
+    stand_in.in_graph = true;
+    stand_in.patience_ms = 50;
+    run_ranks(2, SHORT_MS, parts, graph_outlives);
+    for (int32_t r = 0; r < 2; r++) {
+        cr_expect_eq(parts[r].status, SPC_EDEVICE);
+        cr_expect_lt(parts[r].seconds, 10.0);
+    }
+    cr_expect_eq(stand_in.aborted, 2);
+}
+
 /* A kernel on the device waits for the other rank: the stream never ends, and nobody asks it to. */
 static spc_status sticks(spc_device_comm *c, spc_error *err)
 {

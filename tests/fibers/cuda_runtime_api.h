@@ -74,7 +74,7 @@ void __nanosleep(unsigned);
  *
  * early   in a graph some of its blocks come as far as fiber_await_previous before the kernel in
  *         front, which there must be, begins */
-cudaError_t fiber_submit(int blocks, int threads, bool together, bool early,
+cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool together, bool early,
                          void (*body)(void *user), const void *user, size_t bytes);
 
 /* Wait until kernels in front have ended. */
@@ -202,8 +202,8 @@ static cudaError_t fiber_launch(void (*kernel)(Args), int blocks, int threads, c
 {
     fiber_call<Args> call = {kernel, args};
 
-    return fiber_submit(blocks, threads, together, early, &fiber_call<Args>::run, &call,
-                        sizeof call);
+    return fiber_submit((const void *)kernel, blocks, threads, together, early,
+                        &fiber_call<Args>::run, &call, sizeof call);
 }
 #endif
 

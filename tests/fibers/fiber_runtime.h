@@ -28,6 +28,12 @@ typedef enum {
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureMerge = 902,
+    cudaErrorStreamCaptureUnmatched = 903,
+    cudaErrorStreamCaptureUnjoined = 904,
+    cudaErrorStreamCaptureIsolation = 905,
+    cudaErrorCapturedEvent = 907,
     cudaErrorUnknown = 999
 } cudaError_t;
 
@@ -74,7 +80,9 @@ typedef struct {
     bool no_capture;   /* graphs cannot be recorded */
     bool no_condition; /* graphs cannot hold conditional nodes */
     bool no_body;      /* nothing can be recorded into their bodies */
+    bool no_record;    /* nothing can be recorded at all, as it shows when it is tried */
     int fails_after;   /* launches that succeed; < 0: all do */
+    bool reads_host;   /* it reads memory of the host that is not pinned, when it comes to it */
     bool late;         /* nothing is done before somebody waits; of one thread only */
     int most_left;     /* late: what was sent behind an event that was waited for, at most */
     size_t stack;      /* bytes of every thread's that are there ... */
@@ -113,7 +121,7 @@ cudaError_t cudaFree(void *memory);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
 
-/* ---- graphs: kernels with their arguments, in the order of their launch ---- */
+/* ---- graphs: kernels with their arguments, behind what streams and events say ---- */
 
 typedef struct fiber_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
@@ -132,7 +140,11 @@ typedef struct {
     int unused;
 } cudaGraphEdgeData;
 typedef unsigned long long cudaGraphConditionalHandle;
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusActive = 1 };
+enum cudaStreamCaptureStatus {
+    cudaStreamCaptureStatusNone = 0,
+    cudaStreamCaptureStatusActive = 1,
+    cudaStreamCaptureStatusInvalidated = 2
+};
 enum { cudaGraphCondAssignDefault = 1, cudaStreamSetCaptureDependencies = 1 };
 typedef enum { cudaGraphNodeTypeConditional = 13 } cudaGraphNodeType;
 typedef enum { cudaGraphCondTypeIf = 0 } cudaGraphConditionalNodeType;
@@ -176,16 +188,30 @@ cudaError_t cudaFreeHost(void *memory);
 bool fiber_captures(void);
 /* Is it what comes on this stream that is recorded? */
 bool fiber_captures_on(cudaStream_t stream);
+/* Calls that a thread must not make while it records; that nobody may make while anybody does; that
+ * a stream does not take while it is recorded.  cudaSuccess, or what it was recorded is lost. */
+cudaError_t fiber_unsafe(void);
+cudaError_t fiber_unsafe_anywhere(void);
+cudaError_t fiber_refuse(cudaStream_t stream);
+/* A kernel is loaded at the latest when it is launched, which is too late while it is recorded. */
+void fiber_load(const void *kernel);
 
 /* For stand-ins of libraries: note down a call, which is not a kernel and takes no turn, while a
  * graph is recorded; false: none is. */
 bool fiber_note_call(void (*call)(void *user), const void *user, size_t bytes);
+/* The same for what a recorded call holds: let go of when neither the graph under record nor what
+ * was made of it is there any more, as the toolkit's user objects are. */
+void fiber_hold(void (*let_go)(void *user), void *user);
 
 /* What this thread's stream holds never ends (a kernel waits for another rank) until it is unstuck:
- * what comes behind is not run, and to wait for it is the end of the test. */
+ * what comes behind is not run, and to wait for it is the end of the test, unless another thread
+ * unsticks it soon. */
 void fiber_stick(bool stuck);
 bool fiber_is_stuck(void);
 void fiber_must_not_wait(void);
+/* This thread, for another one to unstick. */
+void *fiber_self(void);
+void fiber_unstick(void *self);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
@@ -202,6 +228,7 @@ static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 
 static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
 {
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_gpu.late) return fiber_set_later(at, value, bytes, stream);
     return cudaMemset(at, value, bytes);
 }
@@ -212,14 +239,17 @@ cudaError_t cudaGetDevice(int *device);
 enum { FIBER_RESIDENT = 2048 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
-    cudaDevAttrMaxThreadsPerMultiProcessor = 39
+    cudaDevAttrMaxThreadsPerMultiProcessor = 39,
+    cudaDevAttrPageableMemoryAccess = 88
 };
 
 static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
                                                  int device)
 {
     (void)device;
-    *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : FIBER_RESIDENT;
+    *value = attribute == cudaDevAttrMultiProcessorCount    ? 1
+             : attribute == cudaDevAttrPageableMemoryAccess ? (int)fiber_gpu.reads_host
+                                                            : (int)FIBER_RESIDENT;
     return cudaSuccess;
 }
 
@@ -236,7 +266,7 @@ cudaError_t cudaDeviceSetLimit(enum cudaLimit limit, size_t value);
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes,
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {
-    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported; /* pageable memory */
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind, stream);
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
@@ -248,8 +278,7 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
                                             cudaMemcpyKind kind, cudaStream_t stream)
 {
     (void)kind;
-    (void)stream;
-    if (fiber_captures()) return cudaErrorStreamCaptureUnsupported;
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     fiber_catch_up();
     for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
@@ -303,11 +332,11 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    (void)stream;
     fiber_gpu.waits++;
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
     fiber_catch_up();
-    return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+    return cudaSuccess;
 }
 
 /* An answer of cudaErrorNotReady is kept as the thread's last error, as that of a device is. */
@@ -325,6 +354,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 static inline cudaError_t cudaDeviceSynchronize(void)
 {
+    if (fiber_unsafe_anywhere() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
     fiber_catch_up();
     return cudaSuccess;

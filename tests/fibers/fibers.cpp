@@ -242,6 +242,7 @@ struct early_blocks {
     std::vector<fiber> fibers;
     size_t width;
     int first, count;
+    const void *node; /* of the graph */
 };
 
 early_blocks begun;
@@ -410,11 +411,13 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
 }
 
 /* Let some blocks come as far as they may before the kernel in front ends. */
-static void begin_early(int blocks, int threads, void (*run)(void *user), void *user)
+static void begin_early(const void *node, int blocks, int threads, void (*run)(void *user),
+                        void *user)
 {
     static uint32_t which = 1;
 
     which = which * 1664525u + 1013904223u;
+    begun.node = node;
     begun.count = blocks < 2 ? blocks : 2;
     begun.first = (int)((which >> 8) % (unsigned)(blocks - begun.count + 1));
     swap_fibers();
@@ -441,7 +444,6 @@ static void end_early(int blocks, int threads, void (*run)(void *user), void *us
     release(0, (size_t)begun.count * width);
     for (int b = 0; b < begun.count; b++) go_on(begun.first + b, 1, b); /* they share memory */
     swap_fibers();
-    begun.count = 0;
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
@@ -449,7 +451,7 @@ static void end_early(int blocks, int threads, void (*run)(void *user), void *us
 /* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
 static std::mutex turn;
 static thread_local int current_device;
-static thread_local bool stuck;
+static thread_local std::atomic<bool> stuck;
 static thread_local cudaError_t last_error;
 
 void fiber_stick(bool value)
@@ -470,8 +472,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t)
+cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (!stuck) return cudaSuccess;
     last_error = cudaErrorNotReady;
     return cudaErrorNotReady;
@@ -485,8 +488,24 @@ cudaError_t cudaGetLastError(void)
     return error;
 }
 
+void *fiber_self(void)
+{
+    return &stuck;
+}
+
+void fiber_unstick(void *self)
+{
+    *(std::atomic<bool> *)self = false;
+}
+
 void fiber_must_not_wait(void)
 {
+    const struct timespec pause = {0, 1000000};
+
+    for (int i = 0; i < 5000; i++) {
+        if (!stuck) return;
+        (void)nanosleep(&pause, NULL);
+    }
     fprintf(stderr, "fibers: a wait without end for a stream that waits for another rank\n");
     abort();
 }
@@ -519,10 +538,6 @@ static std::set<size_t> undone;
 static size_t serials, left;
 static thread_local cudaStream_t launches_on;
 static std::map<const char *, size_t> pinned; /* memory of the host that the device may use */
-
-struct CUevent_st {
-    size_t after; /* serial of what its stream had been sent last */
-};
 
 void fiber_on(cudaStream_t stream)
 {
@@ -595,7 +610,7 @@ static bool is_pinned(const void *at)
 cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                              cudaStream_t stream)
 {
-    if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {
+    if (kind == cudaMemcpyHostToDevice && !is_pinned(from) && !fiber_gpu.reads_host) {
         std::vector<char> copy((const char *)from, (const char *)from + bytes);
 
         return send(stream, [=] { memcpy(to, copy.data(), copy.size()); });
@@ -613,44 +628,11 @@ cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stre
     return send(stream, [=] { memset(at, value, bytes); });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
-{
-    *out = new CUevent_st{};
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    delete event;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    if (fiber_gpu.late && !fiber_captures()) event->after = last[stream];
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
-{
-    if (fiber_captures() || !fiber_gpu.late || !undone.count(event->after)) return cudaSuccess;
-    return send(
-        stream, [] {}, event->after);
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    fiber_gpu.waits++;
-    if (stuck) fiber_must_not_wait();
-    catch_up_to(event->after);
-    if ((int)left > fiber_gpu.most_left) fiber_gpu.most_left = (int)left;
-    return cudaSuccess;
-}
-
 /* ---- stacks ---- */
 
-cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *)
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *kernel)
 {
+    fiber_load(kernel);
     out->localSizeBytes = fiber_gpu.needs;
     return cudaSuccess;
 }
@@ -663,6 +645,7 @@ cudaError_t cudaDeviceGetLimit(size_t *value, enum cudaLimit)
 
 cudaError_t cudaDeviceSetLimit(enum cudaLimit, size_t value)
 {
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     std::lock_guard<std::mutex> lock(turn);
     const size_t more = value > fiber_gpu.stack ? (value - fiber_gpu.stack) * FIBER_RESIDENT : 0;
 
@@ -678,6 +661,8 @@ enum { HEADER = 256 };
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     char *memory = NULL;
+
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     std::lock_guard<std::mutex> lock(turn);
 
     *out = NULL;
@@ -698,6 +683,7 @@ cudaError_t cudaFree(void *memory)
     size_t bytes;
 
     if (!memory) return cudaSuccess;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (stuck) fiber_must_not_wait();
     fiber_catch_up();
 
@@ -712,6 +698,7 @@ cudaError_t cudaFree(void *memory)
 
 cudaError_t cudaMallocHost(void **out, size_t bytes)
 {
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     *out = malloc(bytes);
     if (!*out) return cudaErrorMemoryAllocation;
 
@@ -725,6 +712,7 @@ cudaError_t cudaMallocHost(void **out, size_t bytes)
 cudaError_t cudaFreeHost(void *memory)
 {
     if (!memory) return cudaSuccess;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     fiber_catch_up();
 
     std::lock_guard<std::mutex> lock(turn);
@@ -755,7 +743,7 @@ cudaError_t fiber_has_code(void)
 
 /* ---- graphs ---------------------------------------------------------------------------------- */
 
-/* A kernel, or a body that runs if *condition says so. */
+/* A kernel, or a body that runs if *condition says so; what must have run before it. */
 struct fiber_node {
     int blocks, threads; /* blocks 0: a call, not a kernel */
     bool together, early;
@@ -763,28 +751,84 @@ struct fiber_node {
     std::vector<char> user;
     std::shared_ptr<unsigned> condition;
     std::shared_ptr<fiber_graph> inner;
+    std::vector<size_t> after; /* nodes of the same graph */
+};
+
+struct fiber_condition {
+    std::shared_ptr<unsigned> value;
+    unsigned initial;
+    int nodes; /* that ask it */
 };
 
 struct fiber_graph {
     std::vector<fiber_node> nodes;
-    std::vector<std::shared_ptr<unsigned>> conditions;
+    std::vector<fiber_condition> conditions;
+    std::vector<std::shared_ptr<void>> held;
+    std::vector<cudaGraph_t> bodies; /* one for each conditional node, as the toolkit gives them */
 };
 
+typedef std::vector<size_t> frontier; /* the last nodes of a stream */
+
+/* A capture: the streams that take part, each with what its next node comes behind. */
 struct recording {
     fiber_graph *graph;
-    cudaStream_t stream;
+    cudaStream_t origin;
+    bool is_body;
+    std::map<cudaStream_t, frontier> streams;
+    std::atomic<bool> invalid;
+    bool lost_body; /* a body of it was invalid when it ended */
 };
 
-static thread_local std::vector<recording> recorded; /* conditional bodies behind their graph */
+static thread_local std::vector<std::unique_ptr<recording>> recorded; /* bodies behind graphs */
+static std::set<recording *> recordings;                              /* of all threads */
+static std::mutex of_recordings;
 
 bool fiber_captures(void)
 {
     return !recorded.empty();
 }
 
+static recording *capture_of(cudaStream_t stream)
+{
+    for (auto &r : recorded) {
+        if (r->streams.count(stream)) return r.get();
+    }
+    return nullptr;
+}
+
+/* Is it recorded, and no body of it is meanwhile? */
 bool fiber_captures_on(cudaStream_t stream)
 {
-    return fiber_captures() && recorded.back().stream == stream;
+    return fiber_captures() && capture_of(stream) == recorded.back().get();
+}
+
+/* What must not be while this thread records: all that it does record is lost. */
+cudaError_t fiber_unsafe(void)
+{
+    for (auto &r : recorded) r->invalid = true;
+    return fiber_captures() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+/* The same of what waits for the whole device, whoever records. */
+cudaError_t fiber_unsafe_anywhere(void)
+{
+    std::lock_guard<std::mutex> lock(of_recordings);
+
+    for (recording *r : recordings) r->invalid = true;
+    return recordings.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+}
+
+static cudaError_t invalidate(recording *r, cudaError_t error)
+{
+    r->invalid = true;
+    return error;
+}
+
+cudaError_t fiber_refuse(cudaStream_t stream)
+{
+    recording *r = capture_of(stream);
+
+    return r ? invalidate(r, cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
 
 static cudaError_t may_launch(void)
@@ -800,27 +844,79 @@ static cudaError_t may_launch(void)
     return cudaSuccess;
 }
 
-cudaError_t fiber_submit(int blocks, int threads, bool together, bool early, void (*body)(void *),
-                         const void *user, size_t bytes)
+/* One more node behind what its stream has had. */
+static size_t add_node(recording *r, cudaStream_t stream, fiber_node node)
+{
+    node.after = r->streams[stream];
+    r->graph->nodes.push_back(std::move(node));
+    r->streams[stream] = {r->graph->nodes.size() - 1};
+    return r->graph->nodes.size() - 1;
+}
+
+/* Behind one kernel, and nothing else. */
+static bool may_be_early(recording *r)
+{
+    const frontier &behind = r->streams[launches_on];
+
+    return !fiber_gpu.no_early && behind.size() == 1 && r->graph->nodes[behind[0]].blocks > 0;
+}
+
+/* On a device a launch on another stream would not be recorded but run. */
+static cudaError_t record_launch(fiber_node node)
+{
+    recording *r = capture_of(launches_on);
+
+    if (r != recorded.back().get()) {
+        fprintf(stderr, "fibers: a launch on a stream that is not recorded, while another is\n");
+        abort();
+    }
+    if (r->invalid) return cudaErrorStreamCaptureInvalidated;
+    if (node.early && !may_be_early(r)) return invalidate(r, cudaErrorInvalidValue);
+    if (fiber_gpu.no_body && r->is_body) return cudaErrorStreamCaptureUnsupported; /* this alone */
+    if (fiber_gpu.no_record) return invalidate(r, cudaErrorStreamCaptureUnsupported);
+    add_node(r, launches_on, std::move(node));
+    return cudaSuccess;
+}
+
+/* ---- kernels are loaded before they are recorded ---- */
+
+static std::set<const void *> loaded;
+
+void fiber_load(const void *kernel)
+{
+    std::lock_guard<std::mutex> lock(of_recordings);
+
+    loaded.insert(kernel);
+}
+
+/* To load one may take memory, and wait for the device. */
+static cudaError_t must_be_loaded(const void *kernel)
+{
+    std::lock_guard<std::mutex> lock(of_recordings);
+
+    if (loaded.insert(kernel).second && fiber_captures()) {
+        fprintf(stderr, "fibers: a kernel is loaded while a graph is recorded\n");
+        return fiber_unsafe();
+    }
+    return cudaSuccess;
+}
+
+cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool together, bool early,
+                         void (*body)(void *), const void *user, size_t bytes)
 {
     const char *from = (const char *)user;
     std::vector<char> copy(from, from + bytes);
+    cudaError_t error = must_be_loaded(kernel);
 
+    if (error != cudaSuccess) return error;
     if (fiber_captures()) {
-        std::vector<fiber_node> &nodes = recorded.back().graph->nodes;
-
-        if (fiber_gpu.no_body && recorded.size() > 1) return cudaErrorStreamCaptureUnsupported;
-        if (early && (fiber_gpu.no_early || nodes.empty() || nodes.back().blocks == 0)) {
-            return cudaErrorInvalidValue; /* only between kernels */
-        }
-        nodes.push_back({blocks, threads, together, early, body, copy, {}, {}});
-        return cudaSuccess;
+        return record_launch({blocks, threads, together, early, body, copy, {}, {}, {}});
     }
     if (stuck) return cudaSuccess;
 
     std::lock_guard<std::mutex> lock(turn);
-    cudaError_t error = may_launch();
 
+    error = may_launch();
     if (error == cudaSuccess && fiber_gpu.late) {
         return send(launches_on,
                     [=]() mutable { fiber_run(blocks, threads, together, body, copy.data()); });
@@ -832,78 +928,176 @@ cudaError_t fiber_submit(int blocks, int threads, bool together, bool early, voi
 bool fiber_note_call(void (*call)(void *), const void *user, size_t bytes)
 {
     const char *from = (const char *)user;
+    recording *r;
 
     if (!fiber_captures()) {
         fiber_catch_up();
         return false;
     }
-    recorded.back().graph->nodes.push_back(
-        {0, 0, false, false, call, std::vector<char>(from, from + bytes), {}, {}});
+    r = recorded.back().get();
+    add_node(r, r->origin,
+             {0, 0, false, false, call, std::vector<char>(from, from + bytes), {}, {}, {}});
     return true;
+}
+
+void fiber_hold(void (*let_go)(void *), void *user)
+{
+    recorded.back()->graph->held.push_back(std::shared_ptr<void>(user, let_go));
+}
+
+static cudaError_t begin(cudaStream_t stream, fiber_graph *graph, bool is_body)
+{
+    std::lock_guard<std::mutex> lock(of_recordings);
+
+    recorded.emplace_back(new recording{graph, stream, is_body, {{stream, {}}}, {false}, false});
+    recordings.insert(recorded.back().get());
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
-    std::lock_guard<std::mutex> lock(turn);
-
     if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
-    recorded.push_back({new fiber_graph, stream});
-    fiber_gpu.graphs++;
-    return cudaSuccess;
+    if (capture_of(stream)) return cudaErrorInvalidValue;
+    {
+        std::lock_guard<std::mutex> lock(turn);
+
+        fiber_gpu.graphs++;
+    }
+    return begin(stream, new fiber_graph, false);
 }
 
+/* Does every last node of a stream lie before those of the origin? */
+static bool is_joined(const recording *r)
+{
+    std::vector<size_t> next = r->streams.at(r->origin);
+    std::set<size_t> before;
+
+    while (!next.empty()) {
+        const size_t node = next.back();
+
+        next.pop_back();
+        if (!before.insert(node).second) continue;
+        for (size_t i : r->graph->nodes[node].after) next.push_back(i);
+    }
+    for (auto &stream : r->streams) {
+        for (size_t node : stream.second) {
+            if (!before.count(node)) return false;
+        }
+    }
+    return true;
+}
+
+/* A body that is not valid when it ends is freed although its node has it, and to end the graph
+ * around it is the end of the process: https://github.com/NVIDIA/cuda-python/issues/2918. */
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
 {
-    if (!fiber_captures_on(stream)) return cudaErrorInvalidValue;
-    *out = recorded.back().graph;
-    recorded.pop_back();
-    return cudaSuccess;
+    std::unique_ptr<recording> r;
+    cudaError_t error = cudaSuccess;
+
+    *out = NULL;
+    if (!fiber_captures() || recorded.back()->origin != stream) {
+        return cudaErrorStreamCaptureUnmatched;
+    }
+    {
+        std::lock_guard<std::mutex> lock(of_recordings);
+
+        r = std::move(recorded.back());
+        recorded.pop_back();
+        recordings.erase(r.get());
+    }
+    if (r->lost_body) {
+        fprintf(stderr, "fibers: a driver would crash: a conditional node's body was not valid\n");
+        abort();
+    }
+    if (r->invalid) {
+        error = cudaErrorStreamCaptureInvalidated;
+    } else if (!is_joined(r.get())) {
+        error = cudaErrorStreamCaptureUnjoined;
+    }
+    if (error == cudaSuccess) {
+        *out = r->graph;
+    } else if (r->is_body) {
+        recorded.back()->lost_body = true;
+    } else {
+        std::lock_guard<std::mutex> lock(turn);
+
+        delete r->graph;
+        fiber_gpu.graphs--;
+    }
+    return error;
 }
 
+static cudaGraphNode_t handle_of(size_t node)
+{
+    return (cudaGraphNode_t)(uintptr_t)(node + 1);
+}
+
+static size_t node_of(cudaGraphNode_t handle)
+{
+    return (size_t)(uintptr_t)handle - 1;
+}
+
+/* Valid until the next call about the stream. */
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
                                      unsigned long long *, cudaGraph_t *graph,
                                      const cudaGraphNode_t **dependencies,
                                      const cudaGraphEdgeData **edges, size_t *count)
 {
-    if (!fiber_captures_on(stream)) return cudaErrorInvalidValue;
-    *status = cudaStreamCaptureStatusActive;
-    *graph = recorded.back().graph;
-    *dependencies = NULL;
+    static thread_local std::vector<cudaGraphNode_t> behind;
+    recording *r = capture_of(stream);
+
+    *status = !r           ? cudaStreamCaptureStatusNone
+              : r->invalid ? cudaStreamCaptureStatusInvalidated
+                           : cudaStreamCaptureStatusActive;
+    if (*status != cudaStreamCaptureStatusActive) return cudaSuccess;
+    behind.clear();
+    for (size_t node : r->streams[stream]) behind.push_back(handle_of(node));
+    *graph = r->graph;
+    *dependencies = behind.data();
     *edges = NULL;
-    *count = 0;
+    *count = behind.size();
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
                                              unsigned value, unsigned)
 {
+    if (!graph) return cudaErrorInvalidValue;
     if (fiber_gpu.no_condition) return cudaErrorStreamCaptureUnsupported;
-    graph->conditions.push_back(std::make_shared<unsigned>(value));
-    *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().get();
+    graph->conditions.push_back({std::make_shared<unsigned>(value), value, 0});
+    *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().value.get();
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph, const cudaGraphNode_t *,
-                             const cudaGraphEdgeData *, size_t, cudaGraphNodeParams *params)
+cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph,
+                             const cudaGraphNode_t *dependencies, const cudaGraphEdgeData *,
+                             size_t count, cudaGraphNodeParams *params)
 {
-    static cudaGraph_t body;
     fiber_node node = {};
 
-    for (std::shared_ptr<unsigned> &condition : graph->conditions) {
-        if ((uintptr_t)condition.get() == params->conditional.handle) node.condition = condition;
+    if (!graph || params->conditional.size != 1) return cudaErrorInvalidValue;
+    for (fiber_condition &c : graph->conditions) {
+        if ((uintptr_t)c.value.get() != params->conditional.handle) continue;
+        if (c.nodes++ == 0) node.condition = c.value;
     }
-    if (!node.condition) return cudaErrorInvalidValue;
+    if (!node.condition) return cudaErrorInvalidValue; /* another graph's, or another node's */
+    for (size_t i = 0; i < count; i++) node.after.push_back(node_of(dependencies[i]));
     node.inner = std::make_shared<fiber_graph>();
     graph->nodes.push_back(node);
-    body = node.inner.get();
-    params->conditional.phGraph_out = &body;
-    *out = NULL;
+    graph->bodies.assign(1, node.inner.get());
+    params->conditional.phGraph_out = graph->bodies.data();
+    *out = handle_of(graph->nodes.size() - 1);
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t, cudaGraphNode_t *,
-                                                const cudaGraphEdgeData *, size_t, unsigned)
+cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNode_t *dependencies,
+                                                const cudaGraphEdgeData *, size_t count, unsigned)
 {
+    recording *r = capture_of(stream);
+
+    if (!r || r->invalid) return cudaErrorInvalidValue;
+    r->streams[stream].clear();
+    for (size_t i = 0; i < count; i++) r->streams[stream].push_back(node_of(dependencies[i]));
     return cudaSuccess;
 }
 
@@ -911,49 +1105,97 @@ cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph
                                           const cudaGraphNode_t *, const cudaGraphEdgeData *,
                                           size_t, cudaStreamCaptureMode)
 {
-    recorded.push_back({graph, stream});
-    return cudaSuccess;
+    if (!graph || capture_of(stream)) return cudaErrorInvalidValue;
+    return begin(stream, graph, true);
 }
 
+/* A value stays until it is set, as there is no default. */
 void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
 {
     *(unsigned *)(uintptr_t)handle = value;
+}
+
+/* All conditions have one node, here and in bodies. */
+static bool is_whole(const fiber_graph *graph)
+{
+    for (const fiber_condition &c : graph->conditions) {
+        if (c.nodes != 1) return false;
+    }
+    for (const fiber_node &node : graph->nodes) {
+        if (node.inner && !is_whole(node.inner.get())) return false;
+    }
+    return true;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
     std::lock_guard<std::mutex> lock(turn);
 
+    if (!is_whole(graph)) return cudaErrorInvalidValue;
     *out = new fiber_graph(*graph);
     fiber_gpu.graphs++;
     return cudaSuccess;
 }
 
+static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock);
+
+static void run_node(fiber_node &node, std::unique_lock<std::mutex> &lock)
+{
+    if (begun.node == &node) {
+        begun.node = nullptr;
+        end_early(node.blocks, node.threads, node.body, node.user.data());
+    } else if (node.inner) {
+        if (!*node.condition) return;
+        fiber_gpu.bodies++;
+        run_nodes(node.inner.get(), lock);
+    } else if (node.blocks == 0) { /* it may wait for another thread's */
+        lock.unlock();
+        node.body(node.user.data());
+        lock.lock();
+    } else {
+        fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
+    }
+}
+
+/* Sometimes, of the kernels that may. */
+static void begin_early(fiber_node &node)
+{
+    if (!node.early || begun.node || !toss()) return;
+    fiber_gpu.early++;
+    begin_early(&node, node.blocks, node.threads, node.body, node.user.data());
+}
+
+/* In any order that the nodes' edges allow. */
 static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
 {
-    for (std::shared_ptr<unsigned> &condition : graph->conditions) *condition = 0;
-    for (size_t i = 0; i < graph->nodes.size(); i++) {
-        fiber_node &node = graph->nodes[i];
-        fiber_node *next = i + 1 < graph->nodes.size() ? &graph->nodes[i + 1] : nullptr;
-        const bool has_begun = begun.count > 0;
+    static uint32_t dice = 1;
+    std::vector<size_t> left(graph->nodes.size()), ready;
+    std::vector<std::vector<size_t>> behind(graph->nodes.size());
 
-        if (stuck) break;
-        if (next && next->early && !has_begun && toss()) {
-            begin_early(next->blocks, next->threads, next->body, next->user.data());
-            fiber_gpu.early++;
-            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
-        } else if (has_begun) {
-            end_early(node.blocks, node.threads, node.body, node.user.data());
-        } else if (node.inner) {
-            if (!*node.condition) continue;
-            fiber_gpu.bodies++;
-            run_nodes(node.inner.get(), lock);
-        } else if (node.blocks == 0) { /* it may wait for another thread's */
-            lock.unlock();
-            node.body(node.user.data());
-            lock.lock();
-        } else {
-            fiber_run(node.blocks, node.threads, node.together, node.body, node.user.data());
+    for (fiber_condition &c : graph->conditions) *c.value = c.initial;
+    for (size_t i = 0; i < graph->nodes.size(); i++) {
+        left[i] = graph->nodes[i].after.size();
+        if (left[i] == 0) ready.push_back(i);
+        for (size_t before : graph->nodes[i].after) behind[before].push_back(i);
+    }
+    while (!ready.empty() && !stuck) {
+        dice = dice * 1664525u + 1013904223u;
+
+        size_t which = (dice >> 16) % ready.size();
+
+        for (size_t i = 0; i < ready.size(); i++) { /* what has begun ends next */
+            if (&graph->nodes[ready[i]] == begun.node) which = i;
+        }
+
+        const size_t node = ready[which];
+
+        ready.erase(ready.begin() + (ptrdiff_t)which);
+        if (&graph->nodes[node] != begun.node) {
+            for (size_t i : behind[node]) begin_early(graph->nodes[i]);
+        }
+        run_node(graph->nodes[node], lock);
+        for (size_t i : behind[node]) {
+            if (--left[i] == 0) ready.push_back(i);
         }
     }
 }
@@ -961,6 +1203,7 @@ static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 {
     if (stuck) return cudaSuccess;
+    if (capture_of(stream)) return fiber_refuse(stream);
 
     std::unique_lock<std::mutex> lock(turn);
     cudaError_t error = may_launch();
@@ -991,6 +1234,76 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 {
     return cudaGraphDestroy(graph);
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+struct CUevent_st {
+    size_t after;        /* serial of what its stream had been sent last */
+    const recording *in; /* last recorded in a capture; NULL: not */
+    frontier behind;     /* ... behind these nodes */
+};
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
+{
+    *out = new CUevent_st{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    recording *r = capture_of(stream);
+
+    if (r && r->invalid) return cudaErrorStreamCaptureInvalidated;
+    event->in = r;
+    if (r) event->behind = r->streams[stream];
+    if (!r && fiber_gpu.late) event->after = last[stream];
+    return cudaSuccess;
+}
+
+/* An event of a capture takes the stream along into it; one of no capture cannot be waited for
+ * there. */
+static cudaError_t wait_in_capture(recording *to, cudaStream_t stream, cudaEvent_t event)
+{
+    recording *from = nullptr;
+
+    for (auto &r : recorded) {
+        if (r.get() == event->in) from = r.get();
+    }
+    if (!from && to) return invalidate(to, cudaErrorStreamCaptureIsolation);
+    if (!from) return cudaErrorInvalidValue; /* that capture has ended */
+    if (to && to != from) {
+        from->invalid = true;
+        return invalidate(to, cudaErrorStreamCaptureMerge);
+    }
+    for (size_t node : event->behind) from->streams[stream].push_back(node);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    recording *to = capture_of(stream);
+
+    if (to || event->in) return wait_in_capture(to, stream, event);
+    if (!fiber_gpu.late || !undone.count(event->after)) return cudaSuccess;
+    return send(
+        stream, [] {}, event->after);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    fiber_gpu.waits++;
+    if (event->in) return cudaErrorCapturedEvent;
+    if (stuck) fiber_must_not_wait();
+    catch_up_to(event->after);
+    if ((int)left > fiber_gpu.most_left) fiber_gpu.most_left = (int)left;
+    return cudaSuccess;
 }
 
 /* ---- clock ----------------------------------------------------------------------------------- */
