@@ -45,7 +45,8 @@ static spc_status count_threads(int32_t threads, int32_t sharers, int32_t *out, 
 }
 
 /* This process's device. */
-static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t sharers, spc_error *err)
+static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t sharers,
+                           int32_t *beside, spc_error *err)
 {
     spc_status status;
 
@@ -53,11 +54,16 @@ static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t shar
     status = b->cuts ? count_threads(place->threads, sharers, &place->threads, err)
                      : spc_pulse_open(b->comm, b->timeout_ms, &b->pulse, err);
     if (status != SPC_OK) return status;
+    if (beside && b->cuts) {
+        *beside = spc_team_quarter(place->threads);
+        place->threads = place->threads > *beside ? place->threads - *beside : 1;
+    }
     return spc_device_open_place(place, &b->ops, &b->own, err);
 }
 
 spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device, int32_t threads,
-                          const char *isa, const char *options, spc_backend **out, spc_error *err)
+                          const char *isa, const char *options, int32_t *beside, spc_backend **out,
+                          spc_error *err)
 {
     spc_backend *b = calloc(1, sizeof *b);
     spc_device_place place = {device, threads, isa, comm, 0, timeout_ms};
@@ -81,7 +87,7 @@ spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device
     (void)pthread_cond_init(&b->wake, &clock);
     (void)pthread_condattr_destroy(&clock);
     status = spc_agree_options(comm, options, &place.local, &sharers, &error);
-    if (status == SPC_OK) status = open_own(b, &place, sharers, &error);
+    if (status == SPC_OK) status = open_own(b, &place, sharers, beside, &error);
     if (status != SPC_OK) {
         (void)spc_group_end(b, status, &error, err);
         group_close(b);
