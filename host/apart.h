@@ -65,6 +65,7 @@ struct spc_runner {
     spc_runner *own;   /* NULL: on rank 0 */
     spc_limits limits; /* those of the engine */
     int32_t ids;
+    const spc_bundle *weights; /* which it may read for as long as it runs */
     /* of the drafter: drafts that were drawn ahead, and what is left of them in the cache */
     spc_ahead ahead;
     int32_t token[APART_DRAFTS];

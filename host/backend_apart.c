@@ -271,6 +271,7 @@ static spc_status apart_load(spc_backend *b, const spc_plan *plan, const spc_bun
     r->ops = b->ops[side];
     r->limits = *limits;
     r->ids = plan->ids;
+    r->weights = weights;
     r->wanted = r->room + slots;
     for (size_t slot = 0; slot < slots && limits->pages == 0; slot++) {
         r->room[slot] = limits->context;
