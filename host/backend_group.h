@@ -6,7 +6,8 @@
  * happens in one place, and the other ranks cannot go another way.  Each rank has its part of the
  * verifier (spc_plan_split) and reads only that of the checkpoint.  A drafter whose plan says
  * `alone` runs as a whole on every rank, side by side, and needs no communication; any other is cut
- * like the verifier.
+ * like the verifier.  One on a device of its own is not loaded here but beside rank 0's backend
+ * (backend_apart.h), whose verify_rows hands its rows on.
  *
  * Commands go over TCP.  CPU ranks exchange their numbers there too; GPUs do over NCCL
  * (backend_cuda_place.h), and beside it the processes tell each other that they live (pulse.h).

@@ -111,6 +111,33 @@ Test(host_cli_launch_gpu, processes_print_what_one_gpu_prints)
     (void)unlink(prompts);
 }
 
+/* Rows of two tiles, one for each process, from a drafter in the first: on a GPU of its own, on a
+ * rank's, on the CPU.  Rows of the two kinds of devices differ in their last bits: no token of
+ * these hangs on them. */
+Test(host_cli_launch_gpu, a_drafter_beside_processes_gives_the_tokens_of_one_on_each)
+{
+    static const char *const drafters[] = {"cuda:3", "cuda:0", "cpu"};
+    const char *args[20] = {"run",  "--device", "cuda",          "--max-tokens", "4",
+                            "--to", "de",       "--bonus",       "step",         "--gamma",
+                            "2",    "--rule",   "opt:alpha=0.2", "I know."};
+    char *expected;
+
+    set_up("4");
+    expected = output_of(2, args);
+    for (int i = 0; i < 3; i++) {
+        char *text;
+
+        args[14] = "--drafter-device";
+        args[15] = drafters[i];
+        args[16] = "--overlap";
+        args[17] = "on";
+        text = output_of(2, args);
+        cr_expect_str_eq(text, expected, "%s", drafters[i]);
+        free(text);
+    }
+    free(expected);
+}
+
 /* ---- ranks that others start ------------------------------------------------------------------
  */
 
