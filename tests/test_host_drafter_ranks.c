@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-enum { SHORT_MS = 400 };
+enum { SHORT_MS = 1000 };
 
 /* ---- ranks that are threads -------------------------------------------------------------------
  */
@@ -319,13 +319,13 @@ static void expect_end_of_group(const spc_backend_ops *drafter, int32_t place, i
     cr_assert_eq(spc_engine_open(&all[0], &engine, &error), SPC_OK, "%s", error.message);
     calls_before = places[place].calls;
     took = step_until(engine, &places[place].way, drafter, &error);
-    cr_expect_lt(took, SHORT_MS + 2000, "place %d", (int)place);
+    cr_expect_lt(took, SHORT_MS + 5000, "place %d", (int)place);
     cr_expect(strstr(error.message, text), "%s", error.message);
     cr_expect_eq(finish(&g, 1, told), 4);
     cr_expect(strncmp(told, "rank 0: ", 8) == 0 && strstr(told, text), "%s", told);
     begun = now_ms();
     spc_engine_close(engine);
-    cr_expect_lt(now_ms() - begun, 2000, "to close waits for no device that hangs");
+    cr_expect_lt(now_ms() - begun, 5000, "to close waits for no device that hangs");
 }
 
 Test(host_drafter_ranks, a_drafter_that_hangs_ends_all_within_the_timeout, .timeout = 100)
@@ -371,8 +371,8 @@ Test(host_drafter_ranks, threads_do_not_wait_for_it_either, .timeout = 100)
         cr_expect_eq(engine->backend->timeout_ms, 120000);
         engine->backend->timeout_ms = SHORT_MS;
         cr_expect_lt(step_until(engine, &places[i % PLACES].way, &drafter, &error),
-                     SHORT_MS + 2000);
-        cr_expect(strstr(error.message, i < PLACES ? "within 400 ms" : "drafter-device: cuda:9: "),
+                     SHORT_MS + 5000);
+        cr_expect(strstr(error.message, i < PLACES ? "within 1000 ms" : "drafter-device: cuda:9: "),
                   "%s", error.message);
         spc_engine_close(engine);
         if (i < PLACES) release();
