@@ -12,32 +12,38 @@
 
 #include <assert.h>
 
-/* One round under way. */
-typedef struct {
-    spc_runner *drafter, *verifier;
-    const spc_whole *whole;
-    spc_lane lane;     /* rows in the bank of this round, statistics in the runner */
-    const float *rows; /* of the drafter */
-    int32_t ahead;     /* drafts to draw ahead; then, that were drawn */
-    spc_verdict *out;
-    spc_status status[APART_SIDES];
-    spc_error error[APART_SIDES];
-} apart_round;
-
 static int32_t first_row(const spc_runner *drafter, const spc_whole *w, int32_t bank)
 {
     return bank == 0 ? w->lane.output : drafter->limits.outputs;
 }
 
+/* All that a side needs to know of a round, without its drafts. */
+static void begin(apart_round *r, const spc_whole *w)
+{
+    int32_t n = w->length;
+
+    r->whole = *w;
+    r->whole.token = NULL;
+    r->params = *w->lane.params;
+    r->last[0] = n > 1 ? w->token[n - 2] : -1; /* a model that lacks two has one at least */
+    r->last[1] = w->token[n - 1];
+    r->lane = w->lane;
+    r->lane.params = &r->params;
+    r->lane.draft = r->draft;
+    r->failed = false;
+    r->rows = NULL;
+    r->ahead = 0;
+}
+
 /* The token at a position of the sequence, its drafts behind it, and behind them those ahead. */
 static int32_t token_at(const apart_round *r, int32_t position)
 {
-    const spc_whole *w = r->whole;
+    int32_t behind = position - r->whole.length;
 
-    if (position < w->length) return w->token[position];
-    position -= w->length;
-    if (position < r->lane.drafts) return r->lane.draft[position];
-    return r->drafter->token[position - r->lane.drafts];
+    assert(behind >= -2);
+    if (behind < 0) return r->last[behind + 2];
+    if (behind < r->lane.drafts) return r->draft[behind];
+    return r->drafter->token[behind - r->lane.drafts];
 }
 
 /* Run what a model lacks up to a position; rows from `wanted` on leave their logits in row output,
@@ -49,9 +55,9 @@ static spc_status run(const apart_round *r, spc_runner *model, int32_t last, int
     int32_t outputs[APART_DRAFTS + 1];
     spc_rows rows = {0, slot, token, position, outputs};
 
-    for (int32_t at = model->ops->length(model->own, r->whole->slot); at <= last; at++) {
+    for (int32_t at = model->ops->length(model->own, r->whole.slot); at <= last; at++) {
         assert(rows.count <= APART_DRAFTS);
-        slot[rows.count] = r->whole->slot;
+        slot[rows.count] = r->whole.slot;
         token[rows.count] = token_at(r, at);
         position[rows.count] = at;
         outputs[rows.count++] = at >= wanted ? output + at - wanted : -1;
@@ -77,7 +83,7 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
 
     *failed = false;
     for (int32_t i = 0; i < lane->drafts; i++) {
-        int32_t last = r->whole->length - 1 + before + i;
+        int32_t last = r->whole.length - 1 + before + i;
 
         if (i >= ready) status = run(r, d, last, last, lane->output + i, err);
         if (i >= ready && status == SPC_OK) status = d->ops->draw(d->own, lane, 1, i, err);
@@ -85,7 +91,7 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
         *failed = lane->draft[i] < 0;
         if (*failed) {
             lane->drafts = i;
-        } else if (is_stop(r->whole, lane->draft[i])) {
+        } else if (is_stop(&r->whole, lane->draft[i])) {
             lane->drafts = i + 1;
         }
     }
@@ -93,16 +99,15 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
 }
 
 /* Begin with the drafts that lie ready for this round; returns how many these are. */
-static int32_t take_ready(apart_round *r)
+static int32_t take_ready(apart_round *r, const spc_whole *w)
 {
     spc_runner *d = r->drafter;
-    const spc_whole *w = r->whole;
     int32_t ready = spc_ahead_ready(&d->ahead, w, spc_apart_length(d, w->slot));
 
     if (ready > 0) {
         d->ops->rewind(d->own, w->slot, w->length - 1 + ready);
         d->hidden = 0;
-        for (int32_t i = 0; i < ready; i++) r->lane.draft[i] = d->token[i];
+        for (int32_t i = 0; i < ready; i++) r->draft[i] = d->token[i];
     } else {
         d->bank = 0;
     }
@@ -112,13 +117,21 @@ static int32_t take_ready(apart_round *r)
     return ready;
 }
 
-/* ---- both at once ----------------------------------------------------------------------------
+/* ---- what the sides do ------------------------------------------------------------------------
  */
 
-static spc_status decide(apart_round *r, spc_error *err)
+static spc_status draft(spc_backend *b, spc_error *err)
 {
+    apart_round *r = &b->round;
+
+    return draw(r, &r->lane, 0, r->whole.ready, &r->failed, err);
+}
+
+static spc_status decide(spc_backend *b, spc_error *err)
+{
+    apart_round *r = &b->round;
     spc_runner *v = r->verifier;
-    int32_t pending = r->whole->length - 1;
+    int32_t pending = r->whole.length - 1;
     spc_status status = SPC_OK;
 
     if (r->lane.drafts > 0) {
@@ -126,17 +139,18 @@ static spc_status decide(apart_round *r, spc_error *err)
     }
     if (status != SPC_OK) return status;
     status = v->ops->verify_rows(r->rows, v->own, &r->lane, 1, r->out, err);
-    if (status == SPC_OK && r->whole->synthetic) {
-        spc_synthetic_verdict(r->out, r->lane.params, r->lane.position, r->lane.draft,
-                              r->lane.drafts, r->lane.bonus, *r->whole->synthetic);
+    if (status == SPC_OK && r->whole.synthetic) {
+        spc_synthetic_verdict(r->out, r->lane.params, r->lane.position, r->draft, r->lane.drafts,
+                              r->lane.bonus, *r->whole.synthetic);
     }
     return status;
 }
 
-static spc_status draw_ahead(apart_round *r, spc_error *err)
+static spc_status draw_ahead(spc_backend *b, spc_error *err)
 {
+    apart_round *r = &b->round;
     spc_runner *d = r->drafter;
-    const spc_whole *w = r->whole;
+    const spc_whole *w = &r->whole;
     int32_t bank = 1 - d->bank, drafts = r->lane.drafts;
     spc_lane lane = r->lane;
     bool failed;
@@ -153,60 +167,53 @@ static spc_status draw_ahead(apart_round *r, spc_error *err)
     return status;
 }
 
-static void work(void *user, int32_t side)
-{
-    apart_round *r = user;
-    spc_error *err = &r->error[side];
-
-    r->status[side] = side == APART_VERIFIER ? decide(r, err) : draw_ahead(r, err);
-}
+/* ---- the round --------------------------------------------------------------------------------
+ */
 
 /* What was drawn ahead lies ready, hidden. */
-static void keep_ahead(apart_round *r)
+static void keep_ahead(const apart_round *r, const spc_whole *w)
 {
     spc_runner *d = r->drafter;
 
-    spc_ahead_note(&d->ahead, r->whole, r->ahead);
+    spc_ahead_note(&d->ahead, w, r->ahead);
     d->hidden = r->ahead;
     d->bank = 1 - d->bank;
-}
-
-static spc_status work_both(apart_round *r, spc_error *err)
-{
-    spc_drivers_run(r->verifier->backend->drivers, work, r);
-    for (int side = 0; side < APART_SIDES; side++) {
-        if (r->status[side] == SPC_OK) continue;
-        if (err) *err = r->error[side];
-        return r->status[side];
-    }
-    keep_ahead(r);
-    return SPC_OK;
 }
 
 spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole *w, int32_t count,
                            spc_verdict *out, spc_verdict *late, spc_round_times *times,
                            spc_error *err)
 {
-    apart_round r = {
-        .drafter = drafter, .verifier = verifier, .whole = w, .lane = w->lane, .out = out};
-    int32_t wanted = w->lane.drafts;
-    spc_status status;
+    spc_backend *b = verifier->backend;
+    apart_round *r = &b->round;
+    int32_t wanted = w->lane.drafts, drafts;
+    spc_status status = spc_apart_lives(b, err);
     uint64_t drawn;
 
     (void)count;
     (void)late;
     assert(count == 1 && w->unscored && !w->late && wanted <= APART_DRAFTS);
-    w->ready = take_ready(&r);
-    status = draw(&r, &r.lane, 0, w->ready, &w->failed, err);
+    if (status != SPC_OK) return status;
+    r->drafter = drafter;
+    r->verifier = verifier;
+    r->out = out;
+    begin(r, w);
+    r->whole.ready = w->ready = take_ready(r, w);
+    status = spc_apart_work(b, NULL, draft, err);
     if (status != SPC_OK) return status;
     drawn = spc_now_ns();
-    w->lane.drafts = r.lane.drafts;
-    if (r.lane.drafts == wanted && !w->failed && !is_stop(w, r.lane.draft[wanted - 1])) {
-        r.ahead = spc_ahead_most(w, drafter->room[w->slot]);
+    w->failed = r->failed;
+    w->lane.drafts = drafts = r->lane.drafts;
+    for (int32_t i = 0; i < drafts; i++) w->lane.draft[i] = r->draft[i];
+    if (drafts == wanted && !w->failed && !is_stop(w, r->draft[wanted - 1])) {
+        r->ahead = spc_ahead_most(w, drafter->room[w->slot]);
     }
-    r.rows = spc_apart_rows(drafter, &r.lane, 1);
-    status = r.ahead > 0 ? work_both(&r, err) : decide(&r, err);
-    w->ahead = r.ahead;
+    status = spc_apart_rows(drafter, &r->lane, 1, &r->rows, err);
+    if (status != SPC_OK) return status;
+    status = spc_apart_work(b, decide, r->ahead > 0 ? draw_ahead : NULL, err);
+    if (status != SPC_OK) return status;
+    if (r->ahead > 0) keep_ahead(r, w);
+    w->ahead = r->ahead;
     *times = (spc_round_times){spc_now_ns() - drawn, UINT64_MAX};
-    return status;
+    return SPC_OK;
 }

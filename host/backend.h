@@ -178,6 +178,9 @@ typedef struct {
     spc_status (*load)(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
                        const spc_limits *limits, spc_runner **out, spc_error *err);
     void (*unload)(spc_runner *runner); /* NULL allowed */
+    /* Has the runner hung, and been given up?  Then unload leaves it, and its plan and weights have
+     * to stay, too.  NULL: never. */
+    bool (*given_up)(const spc_runner *runner);
 
     /* Plans with an encoder: run it over the tokens of a prompt [count], 1 to limits.context, and
      * leave with the slot what its rows will attend to, until the slot's next encode.  The slot's

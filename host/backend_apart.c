@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_apart.c - drafter and verifier on two devices: opening them, and the verbs handed on to
- * the one or the other. */
+/* backend_apart.c - drafter and verifier on two devices, of which the verifier's may be ranks:
+ * opening them, and the verbs handed on to the one or the other. */
 #include "apart.h"
 
+#include "backend_group.h"
+#include "carve.h"
 #include "cpu_threads.h"
 #include "device.h"
 
@@ -10,52 +12,79 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of every wait for the drafter, where ranks of this process wait for each other as long. */
+enum { TIMEOUT_MS = 120000 };
+
 /* ---- open -------------------------------------------------------------------------------------
  */
 
 static void apart_close(spc_backend *b)
 {
     if (!b) return;
+    if (b->own[APART_VERIFIER]) b->ops[APART_VERIFIER]->close(b->own[APART_VERIFIER]);
+    if (b->lost) return; /* its thread has the rest */
     spc_drivers_close(b->drivers);
-    for (int i = 0; i < APART_SIDES; i++) {
-        if (b->own[i]) b->ops[i]->close(b->own[i]);
-    }
+    if (b->own[APART_DRAFTER]) b->ops[APART_DRAFTER]->close(b->own[APART_DRAFTER]);
     free(b);
 }
 
-static bool is_cpu(const spc_backend *b, apart_side side)
+/* Ranks of this process. */
+static int32_t ranks_of(const spc_engine_options *o)
 {
-    return b->ops[side] == &spc_backend_cpu;
+    return o->tp > 1 ? o->tp : spc_device_ranks(o->device);
 }
 
-/* The drafter's of so many threads, 0: one per core, when both models run on the CPU. */
-static int32_t drafter_threads(int32_t threads)
-{
-    int32_t share = (threads > 0 ? threads : spc_team_cores()) / 4;
-
-    return share > 0 ? share : 1;
-}
-
-static spc_status open_verifier(spc_backend *b, const spc_engine_options *o, spc_error *err)
+/* One verifier, not cut: where both turn out to be on the CPU they share its threads. */
+static spc_status open_alone(spc_backend *b, const spc_engine_options *o, int32_t *beside,
+                             spc_error *err)
 {
     bool cuda = spc_device_is_cuda(o->device);
-    spc_status status =
-        spc_device_open(o->device, cuda ? 0 : o->threads, cuda ? NULL : o->isa, o->log, o->user,
-                        &b->ops[APART_VERIFIER], &b->own[APART_VERIFIER], err);
+    spc_backend **own = &b->own[APART_VERIFIER];
+    spc_status status = spc_device_open(o->device, cuda ? 0 : o->threads, cuda ? NULL : o->isa,
+                                        o->log, o->user, &b->ops[APART_VERIFIER], own, err);
     int32_t threads = o->threads > 0 ? o->threads : spc_team_cores();
 
-    if (status != SPC_OK || !is_cpu(b, APART_VERIFIER) || spc_device_is_cuda(o->drafter_device)) {
+    if (status != SPC_OK || b->ops[APART_VERIFIER] != &spc_backend_cpu || b->gpu[APART_DRAFTER]) {
         return status;
     }
-    spc_backend_cpu.close(b->own[APART_VERIFIER]); /* it is not alone there */
-    threads -= drafter_threads(o->threads);
-    return spc_backend_cpu.open(&b->own[APART_VERIFIER], threads > 0 ? threads : 1, o->isa, err);
+    spc_backend_cpu.close(*own); /* it is not alone there */
+    *beside = spc_team_quarter(threads);
+    threads -= *beside;
+    return spc_backend_cpu.open(own, threads > 0 ? threads : 1, o->isa, err);
 }
 
-static spc_status open_drafter(spc_backend *b, const spc_engine_options *o, spc_error *err)
+/* beside   of the drafter: as asked for; or, of threads that they share, receives its own */
+static spc_status open_verifier(spc_backend *b, const spc_engine_options *o, spc_comm *comm,
+                                const char *shared, int32_t *beside, spc_error *err)
 {
-    bool cuda = spc_device_is_cuda(o->drafter_device);
-    int32_t threads = is_cpu(b, APART_VERIFIER) ? drafter_threads(o->threads) : o->threads;
+    bool cuda = spc_device_is_cuda(o->device), share = !cuda && !b->gpu[APART_DRAFTER];
+    int32_t threads = cuda ? 0 : o->threads;
+    const char *isa = cuda ? NULL : o->isa;
+    spc_backend **own = &b->own[APART_VERIFIER];
+
+    if (comm) {
+        b->grouped = true;
+        b->timeout_ms = o->place->timeout_ms;
+        b->ops[APART_VERIFIER] = &spc_backend_group;
+        return spc_group_open(comm, b->timeout_ms, o->device, threads, isa, shared,
+                              share && o->place->rank == 0 ? beside : NULL, own, err);
+    }
+    if (ranks_of(o) <= 1) return open_alone(b, o, beside, err);
+    b->timeout_ms = TIMEOUT_MS;
+    if (share) {
+        if (threads == 0) threads = spc_team_cores();
+        *beside = spc_team_quarter(threads);
+        threads -= *beside;
+        if (threads == 0) threads = 1;
+    }
+    return spc_device_open_ranks(o->device, ranks_of(o), threads, isa, &b->ops[APART_VERIFIER], own,
+                                 err);
+}
+
+static spc_status open_drafter(spc_backend *b, const spc_engine_options *o, int32_t threads,
+                               spc_error *err)
+{
+    bool cuda = b->gpu[APART_DRAFTER];
     spc_error error;
     spc_status status =
         spc_device_open(o->drafter_device, cuda ? 0 : threads, cuda ? NULL : o->isa, NULL, NULL,
@@ -65,14 +94,17 @@ static spc_status open_drafter(spc_backend *b, const spc_engine_options *o, spc_
     return spc_error_set(err, status, "drafter-device: %s", error.message);
 }
 
-/* One GPU for both is not apart: a single backend runs its rounds as one graph. */
+/* One GPU for both is not apart: a single backend runs its rounds as one graph.  Of ranks it may be
+ * one's: then the drafter is on this one alone. */
 static spc_status check_different(const spc_backend *b, spc_error *err)
 {
     const char *one = b->ops[APART_VERIFIER]->device(b->own[APART_VERIFIER]);
     const char *two = b->ops[APART_DRAFTER]->device(b->own[APART_DRAFTER]);
     size_t name = strcspn(one, ",");
 
-    if (is_cpu(b, APART_VERIFIER) || strncmp(one, two, name + 1) != 0) return SPC_OK;
+    if (!b->gpu[APART_VERIFIER] || b->timeout_ms > 0 || strncmp(one, two, name + 1) != 0) {
+        return SPC_OK;
+    }
     return spc_error_set(err, SPC_EUSAGE,
                          "drafter-device: expected another device than the verifier's, found "
                          "%.*s for both: leave it out",
@@ -87,12 +119,18 @@ spc_status spc_apart_check(const spc_engine_options *o, spc_error *err)
                              "the device out",
                              o->drafter_device);
     }
-    if (o->nccl_comm || o->tp > 1 || o->drafter_tp > 1 || spc_device_ranks(o->device) > 1 ||
-        (o->place && o->place->world > 1)) {
+    if (o->drafter_tp > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-device and drafter-tp: the one gives the drafter a device, "
+                             "the other cuts it for all ranks of the verifier: expected one of "
+                             "them, found %.40s and %d",
+                             o->drafter_device, (int)o->drafter_tp);
+    }
+    if (o->nccl_comm) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "drafter-device: a verifier that is cut for several ranks keeps its "
-                             "drafter beside it so far: leave out the drafter's device or the "
-                             "ranks");
+                             "drafter-device: ranks of an application's own (nccl_comm) each draft "
+                             "for themselves: leave the drafter's device out, or have spc make the "
+                             "ranks (tp, place)");
     }
     if (strcmp(o->drafter_device, "cpu") != 0 &&
         (!spc_device_is_cuda(o->drafter_device) || spc_device_ranks(o->drafter_device) > 1)) {
@@ -107,28 +145,51 @@ spc_status spc_apart_check(const spc_engine_options *o, spc_error *err)
                          "out");
 }
 
-spc_status spc_apart_open(const spc_engine_options *o, const spc_plan *drafter, spc_backend **out,
-                          spc_error *err)
+static void tell_device(spc_backend *b)
+{
+    const char *verifier = b->ops[APART_VERIFIER]->device(b->own[APART_VERIFIER]);
+    const char *drafter = "rank 0";
+
+    if (b->ops[APART_DRAFTER]) drafter = b->ops[APART_DRAFTER]->device(b->own[APART_DRAFTER]);
+    (void)snprintf(b->device, sizeof b->device, "verifier on %s; drafter on %s", verifier, drafter);
+}
+
+spc_status spc_apart_open(const spc_engine_options *o, const spc_plan *drafter, spc_comm *comm,
+                          const char *shared, spc_backend **out, spc_error *err)
 {
     spc_backend *b = calloc(1, sizeof *b);
+    int32_t beside = o->threads;
+    spc_error error;
     spc_status status;
 
     *out = NULL;
-    if (!b) return spc_error_set(err, SPC_ENOMEM, "no memory for two devices");
-    b->drafter = drafter;
-    status = open_verifier(b, o, err);
-    if (status == SPC_OK) status = open_drafter(b, o, err);
-    if (status == SPC_OK) status = check_different(b, err);
-    if (status == SPC_OK) status = spc_drivers_open(APART_SIDES, &b->drivers, err);
-    if (status != SPC_OK) {
-        apart_close(b);
-        return status;
+    if (!b) {
+        if (comm) comm->ops->abort(comm, "a rank has no memory");
+        spc_comm_close(comm);
+        return spc_error_set(err, SPC_ENOMEM, "no memory for two devices");
     }
-    (void)snprintf(b->device, sizeof b->device, "verifier on %s; drafter on %s",
-                   b->ops[APART_VERIFIER]->device(b->own[APART_VERIFIER]),
-                   b->ops[APART_DRAFTER]->device(b->own[APART_DRAFTER]));
+    b->drafter = drafter;
+    b->gpu[APART_DRAFTER] = spc_device_is_cuda(o->drafter_device);
+    status = open_verifier(b, o, comm, shared, &beside, &error);
+    if (status != SPC_OK) goto fail;
+    b->gpu[APART_VERIFIER] = comm ? spc_device_is_cuda(o->device)
+                                  : strncmp(b->ops[APART_VERIFIER]->name, "cuda", 4) == 0;
+    if (!comm || comm->rank == 0) {
+        status = open_drafter(b, o, beside, &error);
+        if (status == SPC_OK) status = check_different(b, &error);
+        if (status == SPC_OK) status = spc_drivers_open(APART_SIDES, &b->drivers, &error);
+    }
+    if (status != SPC_OK) {
+        if (comm) spc_group_abort(b->own[APART_VERIFIER], error.message);
+        goto fail;
+    }
+    tell_device(b);
     *out = b;
     return SPC_OK;
+fail:
+    if (err) *err = error;
+    apart_close(b);
+    return status;
 }
 
 const spc_backend_ops *spc_apart_device(const spc_backend *b, bool drafter, spc_backend **own)
@@ -141,7 +202,7 @@ const spc_backend_ops *spc_apart_device(const spc_backend *b, bool drafter, spc_
 
 bool spc_apart_has_gpu(const spc_backend *b)
 {
-    return !is_cpu(b, APART_VERIFIER) || !is_cpu(b, APART_DRAFTER);
+    return b->gpu[APART_VERIFIER] || b->gpu[APART_DRAFTER];
 }
 
 static const char *apart_device(const spc_backend *b)
@@ -171,14 +232,23 @@ static size_t apart_memory(const spc_backend *b, const spc_plan *plan, const spc
 {
     apart_side side = side_of(b, plan);
     spc_limits own = spc_apart_limits(limits, side == APART_DRAFTER);
+    size_t bytes, desk = b->timeout_ms > 0 && side == APART_DRAFTER ? spc_desk_bytes(&own) : 0;
 
-    return b->ops[side]->memory(b->own[side], plan, &own);
+    if (!b->ops[side]) return 0;
+    bytes = b->ops[side]->memory(b->own[side], plan, &own);
+    return bytes < CARVE_MOST - desk ? bytes + desk : CARVE_MOST;
+}
+
+static bool apart_given_up(const spc_runner *r)
+{
+    return r->side == APART_DRAFTER && r->backend->lost;
 }
 
 static void apart_unload(spc_runner *r)
 {
-    if (!r) return;
-    r->ops->unload(r->own);
+    if (!r || apart_given_up(r)) return;
+    if (r->ops) r->ops->unload(r->own);
+    spc_desk_close(r->desk);
     free(r);
 }
 
@@ -187,9 +257,9 @@ static spc_status apart_load(spc_backend *b, const spc_plan *plan, const spc_bun
 {
     apart_side side = side_of(b, plan);
     spc_limits own = spc_apart_limits(limits, side == APART_DRAFTER);
-    size_t slots = (size_t)limits->slots;
-    spc_runner *r = calloc(1, sizeof *r + slots * sizeof *r->room);
-    spc_status status;
+    size_t slots = (size_t)limits->slots, outputs = (size_t)own.outputs;
+    spc_runner *r = calloc(1, sizeof *r + (slots + outputs) * sizeof *r->room);
+    spc_status status = SPC_OK;
 
     *out = NULL;
     if (!r) {
@@ -197,15 +267,27 @@ static spc_status apart_load(spc_backend *b, const spc_plan *plan, const spc_bun
                              spc_bundle_where(weights));
     }
     r->backend = b;
+    r->side = side;
     r->ops = b->ops[side];
     r->limits = *limits;
     r->ids = plan->ids;
+    r->weights = weights;
+    r->wanted = r->room + slots;
     for (size_t slot = 0; slot < slots && limits->pages == 0; slot++) {
         r->room[slot] = limits->context;
     }
-    status = r->ops->load(b->own[side], plan, weights, &own, &r->own, err);
+    if (side == APART_DRAFTER && b->timeout_ms > 0 && r->ops) {
+        r->desk = spc_desk_open(&own);
+        if (!r->desk) {
+            status = spc_error_set(err, SPC_ENOMEM, "%s: no memory for its rounds",
+                                   spc_bundle_where(weights));
+        }
+    }
+    if (status == SPC_OK && r->ops) {
+        status = r->ops->load(b->own[side], plan, weights, &own, &r->own, err);
+    }
     if (status != SPC_OK) {
-        free(r);
+        apart_unload(r);
         return status;
     }
     *out = r;
@@ -229,19 +311,6 @@ void spc_apart_settle(spc_runner *r)
     r->ahead.count = 0;
 }
 
-static spc_status apart_encode(spc_runner *r, int32_t slot, const int32_t *token, int32_t count,
-                               spc_error *err)
-{
-    spc_apart_settle(r);
-    return r->ops->encode(r->own, slot, token, count, err);
-}
-
-static spc_status apart_forward(spc_runner *r, const spc_rows *rows, spc_error *err)
-{
-    spc_apart_settle(r);
-    return r->ops->forward(r->own, rows, err);
-}
-
 static const float *apart_logits(const spc_runner *r, int32_t output)
 {
     return r->ops->logits(r->own, output);
@@ -257,41 +326,35 @@ static void apart_rewind(spc_runner *r, int32_t slot, int32_t length)
     }
 }
 
-static spc_status apart_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
-                            int32_t length, spc_error *err)
+static spc_status verify(const spc_verb *v, spc_error *err)
 {
-    spc_apart_settle(r);
-    r->room[slot] = spc_pages_room(count, r->limits.context);
-    return r->ops->map(r->own, slot, page, count, length, err);
-}
-
-static spc_status apart_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
-                             spc_error *err)
-{
-    return drafter->ops->draw(drafter->own, lanes, count, i, err);
-}
-
-const float *spc_apart_rows(const spc_runner *drafter, const spc_lane *lanes, int32_t count)
-{
+    const spc_runner *r = v->runner;
     const float *rows = NULL;
+    spc_status status = SPC_OK;
 
-    for (int32_t k = 0; k < count; k++) {
-        for (int32_t i = 0; i < spc_lane_drafter_rows(&lanes[k]); i++) {
-            int32_t output = lanes[k].output + i;
-
-            rows = apart_logits(drafter, output) - (ptrdiff_t)output * drafter->ids;
-        }
-    }
-    return rows;
+    if (v->drafter) status = spc_apart_rows(v->drafter, v->lanes, v->count, &rows, err);
+    if (status != SPC_OK) return status;
+    return r->ops->verify_rows(rows, r->own, v->lanes, v->count, v->out, err);
 }
 
-static spc_status apart_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,
-                               int32_t count, spc_verdict *out, spc_error *err)
+static spc_status pass(const spc_verb *v, spc_error *err)
 {
-    const float *rows = drafter ? spc_apart_rows(drafter, lanes, count) : NULL;
+    spc_runner *r = v->runner;
 
-    return verifier->ops->verify_rows(rows, verifier->own, lanes, count, out, err);
+    switch (v->kind) {
+    case SPC_VERB_VERIFY: return verify(v, err);
+    case SPC_VERB_MAP: r->room[v->slot] = spc_pages_room(v->count, r->limits.context); break;
+    case SPC_VERB_GATHER:
+        if (r->side == APART_VERIFIER && !r->ops->gather) return SPC_OK; /* they are whole */
+        break;
+    default: break;
+    }
+    if (v->kind != SPC_VERB_DRAW && v->kind != SPC_VERB_GATHER) spc_apart_settle(r);
+    if (r->side == APART_DRAFTER) return spc_apart_verb(v, err);
+    return spc_verb_run(v, r->ops, r->own, NULL, err);
 }
+
+#include "verbs_body.h"
 
 const spc_backend_ops spc_backend_apart = {
     .name = "apart",
@@ -300,14 +363,12 @@ const spc_backend_ops spc_backend_apart = {
     .memory = apart_memory,
     .load = apart_load,
     .unload = apart_unload,
-    .encode = apart_encode,
-    .forward = apart_forward,
+    .given_up = apart_given_up,
+    SPC_VERBS_PASSED,
+    .gather = pass_gather,
     .logits = apart_logits,
     .length = spc_apart_length,
     .rewind = apart_rewind,
-    .map = apart_map,
-    .draw = apart_draw,
-    .verify = apart_verify,
     .round = spc_apart_round,
     .round_alone = true,
 };

@@ -9,11 +9,17 @@
  * are CPUs nothing is copied.
  *
  * The devices work at the same time (apart_round.c): while the verifier scores a round whose last
- * row is a draft too, the drafter draws the next one.  No token depends on it. */
+ * row is a draft too, the drafter draws the next one.  No token depends on it.
+ *
+ * The verifier's side may be ranks, threads or processes: the drafter then runs beside the first
+ * rank alone, whose process hands each other the ids of its slice of the drafter's rows
+ * (group_rows.c), and all decide alike.  What fails on the drafter's device, or hangs there for
+ * longer than ranks wait for each other, ends all of them (apart_side.c). */
 #ifndef SPC_HOST_BACKEND_APART_H
 #define SPC_HOST_BACKEND_APART_H
 
 #include "backend.h"
+#include "comm.h"
 
 /* The verbs; open by spc_apart_open instead of its open, which is NULL. */
 extern const spc_backend_ops spc_backend_apart;
@@ -22,17 +28,21 @@ extern const spc_backend_ops spc_backend_apart;
  */
 spc_status spc_apart_check(const spc_engine_options *options, spc_error *err);
 
-/* Open options->device and options->drafter_device.  CPU threads that are asked for go to the CPU;
- * where both are CPUs a quarter goes to the drafter, and each has one at least.
+/* Open options->device, or the ranks that options ask for, and options->drafter_device.  CPU
+ * threads that are asked for go to the CPU; where both are CPUs a quarter goes to the drafter, and
+ * each has one at least.
  *
  * options   have been checked
  * drafter   the plan that belongs on the drafter's device; any other is the verifier's
+ * comm      NULL; or of a rank of several processes (options->place) its group: taken over, also on
+ *           failure.  Then only rank 0 has the drafter, whose runner on other ranks does nothing
+ * shared    with comm: a line that all ranks must agree on
  *
  * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EDEVICE, SPC_ENOMEM */
 spc_status spc_apart_open(const spc_engine_options *options, const spc_plan *drafter,
-                          spc_backend **out, spc_error *err);
+                          spc_comm *comm, const char *shared, spc_backend **out, spc_error *err);
 
-/* One of the two devices. */
+/* One of the two sides. */
 const spc_backend_ops *spc_apart_device(const spc_backend *backend, bool drafter,
                                         spc_backend **own);
 

@@ -457,7 +457,7 @@ static spc_status cpu_map(spc_runner *r, int32_t slot, const int32_t *page, int3
     assert(count <= spc_pages_for(r->limits.context));
     for (int32_t i = 0; i < count; i++)
         assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
-    memcpy(pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
+    if (count > 0) memcpy(pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
     r->room[slot] = spc_pages_room(count, r->limits.context);
     assert(length >= 0 && length <= r->room[slot]);
     r->length[slot] = length;

@@ -646,4 +646,5 @@ const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .tune = spc_cuda_tune};
 
 /* Ranks exchange numbers between the steps of a decision: rounds are composed. */
-const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS, .gather = cuda_gather};
+const spc_backend_ops spc_backend_cuda_rank = {CUDA_VERBS, .verify_rows = spc_cuda_verify_rows,
+                                               .gather = cuda_gather};

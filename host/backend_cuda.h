@@ -269,7 +269,7 @@ struct spc_runner {
     float *wanted;              /* [outputs, dim] */
     float *logits;              /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
                                    outputs are bank 1 of a lane */
-    float *drafter_rows;        /* [outputs, ids] of another backend's drafter; NULL: none */
+    float *drafter_rows;        /* [outputs, width] of another backend's drafter; NULL: none */
     int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
     spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
     spc_kv cache;

@@ -157,7 +157,7 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->logits =
         carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), r->width));
     if (l->drafter_rows) {
-        r->drafter_rows = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
+        r->drafter_rows = carve(&to, times(times(sizeof(float), l->outputs), r->width));
     }
     r->ahead_token = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_token);
     r->ahead_stats = carve(&to, CUDA_LANE_DRAFTS * sizeof *r->ahead_stats);

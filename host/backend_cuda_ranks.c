@@ -97,13 +97,18 @@ static const spc_lane *own_lanes(const spc_verb *v, int32_t rank)
     return r->lane + first;
 }
 
+static bool verifies(const spc_verb *v)
+{
+    return v->kind == SPC_VERB_VERIFY || v->kind == SPC_VERB_VERIFY_ROWS;
+}
+
 static spc_status run_verb(const spc_verb *v, int32_t rank, spc_error *err)
 {
     const spc_runner *r = v->runner;
     spc_verb own = *v;
 
     if (rank > 0 && v->kind == SPC_VERB_DRAW) own.lanes = own_lanes(v, rank);
-    if (rank > 0 && v->kind == SPC_VERB_VERIFY) {
+    if (rank > 0 && verifies(v)) {
         own.out = r->verdict + (size_t)rank * (size_t)r->slots;
     }
     return spc_verb_run(&own, cuda, r->rank[rank], v->drafter ? v->drafter->rank[rank] : NULL, err);
@@ -402,7 +407,7 @@ static spc_status pass(const spc_verb *v, spc_error *err)
     if (r->plan->alone && v->kind == SPC_VERB_DRAW) return run_verb(v, 0, err);
     if (r->plan->alone && v->kind == SPC_VERB_GATHER) return SPC_OK;
     status = run_all((job){.kind = VERB, .group = r->group, .verb = v}, err);
-    return status == SPC_OK && v->kind == SPC_VERB_VERIFY ? compare_verdicts(v, err) : status;
+    return status == SPC_OK && verifies(v) ? compare_verdicts(v, err) : status;
 }
 
 #include "verbs_body.h"
@@ -415,6 +420,7 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .load = ranks_load,
     .unload = ranks_unload,
     SPC_VERBS_PASSED,
+    .verify_rows = pass_verify_rows,
     .gather = pass_gather,
     .logits = ranks_logits,
     .length = ranks_length,

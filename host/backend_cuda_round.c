@@ -96,7 +96,8 @@ static int32_t longest_draft(const spc_lane *lanes, int32_t count)
     return longest;
 }
 
-/* drafter: what ranks know it by.  rows: where its rows lie; no data: not looked at. */
+/* drafter: what ranks know it by; NULL: its rows are cut as the verifier's.  rows: where they lie;
+ * no data: not looked at. */
 static spc_status verify_lanes(const spc_runner *drafter, spc_logit_rows rows, spc_runner *r,
                                const spc_lane *lanes, int32_t count, spc_verdict *out,
                                spc_error *err)
@@ -167,21 +168,33 @@ spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *r, const spc_l
     return verify_lanes(drafter, rows, r, lanes, count, out, err);
 }
 
+/* A lane's rows of another backend's drafter: of a rank those ids alone that its slice has. */
+static spc_status send_rows(spc_runner *r, const float *rows, const spc_lane *lane, spc_error *err)
+{
+    const size_t ids = (size_t)r->plan->ids, width = (size_t)r->width;
+    const float *from = rows + (size_t)lane->output * ids + r->first;
+    int32_t count = spc_lane_drafter_rows(lane);
+    cudaError_t code;
+
+    if (count == 0 || width == 0) return SPC_OK;
+    code = cudaMemcpy2DAsync(r->drafter_rows + (size_t)lane->output * width, width * sizeof *from,
+                             from, ids * sizeof *from, width * sizeof *from, (size_t)count,
+                             cudaMemcpyHostToDevice, r->backend->stream);
+    return spc_cuda_check(r->backend, code, "drafter rows", err);
+}
+
 spc_status spc_cuda_verify_rows(const float *rows, spc_runner *r, const spc_lane *lanes,
                                 int32_t count, spc_verdict *out, spc_error *err)
 {
     spc_logit_rows here = spc_cuda_logit_rows(r);
     spc_status status = spc_cuda_enter(r->backend, err);
 
-    assert(r->drafter_rows && !r->part);
+    assert(r->drafter_rows);
     here.logits.data = rows ? r->drafter_rows : NULL;
+    /* a copy from memory that is not pinned may wait for the stream, and not for a given time */
+    if (status == SPC_OK && r->part) status = spc_cuda_wait(r->backend, "drafter rows", err);
     for (int32_t k = 0; rows && k < count && status == SPC_OK; k++) {
-        size_t first = (size_t)lanes[k].output * (size_t)r->plan->ids;
-        size_t floats = (size_t)spc_lane_drafter_rows(&lanes[k]) * (size_t)r->plan->ids;
-
-        if (floats == 0) continue;
-        status = spc_cuda_copy(r->backend, r->drafter_rows + first, rows + first,
-                               floats * sizeof *rows, false, "drafter rows", err);
+        status = send_rows(r, rows, &lanes[k], err);
     }
     if (status != SPC_OK) return status;
     return verify_lanes(NULL, here, r, lanes, count, out, err);

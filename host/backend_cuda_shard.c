@@ -195,8 +195,8 @@ spc_status spc_cuda_verify_slices(const spc_runner *drafter, spc_runner *r,
     spc_shards shards = shards_of(r);
     spc_verify_batch here = *batch; /* as the host has it */
 
+    shards.drafter_whole = drafter && !drafter->part;
     if (drafter && drafter->part) {
-        shards.drafter_whole = 0;
         if (!spc_plan_cut_alike(r->plan, drafter->plan, r->backend->comm->world)) {
             return spc_error_set(err, SPC_EUNSUPPORTED,
                                  "drafter-tp: expected models whose vocabularies are cut at the "

@@ -45,7 +45,8 @@ static spc_status count_threads(int32_t threads, int32_t sharers, int32_t *out, 
 }
 
 /* This process's device. */
-static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t sharers, spc_error *err)
+static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t sharers,
+                           int32_t *beside, spc_error *err)
 {
     spc_status status;
 
@@ -53,11 +54,16 @@ static spc_status open_own(spc_backend *b, spc_device_place *place, int32_t shar
     status = b->cuts ? count_threads(place->threads, sharers, &place->threads, err)
                      : spc_pulse_open(b->comm, b->timeout_ms, &b->pulse, err);
     if (status != SPC_OK) return status;
+    if (beside && b->cuts) {
+        *beside = spc_team_quarter(place->threads);
+        place->threads = place->threads > *beside ? place->threads - *beside : 1;
+    }
     return spc_device_open_place(place, &b->ops, &b->own, err);
 }
 
 spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device, int32_t threads,
-                          const char *isa, const char *options, spc_backend **out, spc_error *err)
+                          const char *isa, const char *options, int32_t *beside, spc_backend **out,
+                          spc_error *err)
 {
     spc_backend *b = calloc(1, sizeof *b);
     spc_device_place place = {device, threads, isa, comm, 0, timeout_ms};
@@ -81,7 +87,7 @@ spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device
     (void)pthread_cond_init(&b->wake, &clock);
     (void)pthread_condattr_destroy(&clock);
     status = spc_agree_options(comm, options, &place.local, &sharers, &error);
-    if (status == SPC_OK) status = open_own(b, &place, sharers, &error);
+    if (status == SPC_OK) status = open_own(b, &place, sharers, beside, &error);
     if (status != SPC_OK) {
         (void)spc_group_end(b, status, &error, err);
         group_close(b);
@@ -116,6 +122,8 @@ static size_t group_memory(const spc_backend *b, const spc_plan *plan, const spc
         spc_plan_close(part);
         desk += spc_ranks_room_bytes(limits->slots, plan->config.vocab, b->comm->world);
     }
+    if (limits->drafter_rows) desk += spc_group_rows_bytes(b->comm, plan, limits);
+    if (desk > CARVE_MOST) desk = CARVE_MOST;
     return bytes < CARVE_MOST - desk ? bytes + desk : CARVE_MOST;
 }
 
@@ -126,6 +134,7 @@ static void group_unload(spc_runner *r)
     r->backend->ops->unload(r->own);
     spc_plan_close(r->part);
     spc_ranks_room_close(r->room);
+    spc_group_rows_close(r->shared);
     spc_desk_close(r->desk);
     free(r->rewind);
     free(r);
@@ -156,7 +165,8 @@ static spc_status load_part(spc_runner *r, const spc_bundle *weights, const spc_
         if (status != SPC_OK) return status;
         r->room = spc_ranks_room_open(limits->slots, r->plan->config.vocab, b->comm->world);
     }
-    if (!r->desk || !r->rewind || (r->part && !r->room)) {
+    if (limits->drafter_rows) r->shared = spc_group_rows_open(b->comm, r->plan, limits);
+    if (!r->desk || !r->rewind || (r->part && !r->room) || (limits->drafter_rows && !r->shared)) {
         return spc_error_set(err, SPC_ENOMEM, "%s: no memory for its rounds", where);
     }
     return b->ops->load(b->own, r->part ? r->part : r->plan, weights, limits, &r->own, err);
@@ -218,6 +228,12 @@ static void group_rewind(spc_runner *r, int32_t slot, int32_t length)
 
 static spc_status pass(const spc_verb *v, spc_error *err)
 {
+    spc_verb with = *v;
+
+    if (v->kind == SPC_VERB_VERIFY_ROWS) { /* the others are told whether there are any */
+        with.draft = v->drafter_rows != NULL;
+        return spc_group_run(&with, err);
+    }
     if (v->runner->plan->alone && v->kind == SPC_VERB_GATHER) return SPC_OK;
     return spc_group_run(v, err);
 }
@@ -232,6 +248,7 @@ const spc_backend_ops spc_backend_group = {
     .load = group_load,
     .unload = group_unload,
     SPC_VERBS_PASSED,
+    .verify_rows = pass_verify_rows,
     .gather = pass_gather,
     .logits = group_logits,
     .length = group_length,

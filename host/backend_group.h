@@ -6,7 +6,8 @@
  * happens in one place, and the other ranks cannot go another way.  Each rank has its part of the
  * verifier (spc_plan_split) and reads only that of the checkpoint.  A drafter whose plan says
  * `alone` runs as a whole on every rank, side by side, and needs no communication; any other is cut
- * like the verifier.
+ * like the verifier.  One on a device of its own is not loaded here but beside rank 0's backend
+ * (backend_apart.h), whose verify_rows hands its rows on.
  *
  * Commands go over TCP.  CPU ranks exchange their numbers there too; GPUs do over NCCL
  * (backend_cuda_place.h), and beside it the processes tell each other that they live (pulse.h).
@@ -31,10 +32,13 @@ extern const spc_backend_ops spc_backend_group;
  * threads      of this rank; 0: its share of the cores, where ranks of one machine share them
  * isa          as for the CPU backend
  * options      a line that all ranks must agree on
+ * beside       NULL; or on the CPU receives how many of this rank's threads are left to a
+ *              drafter that runs beside it (spc_team_quarter)
  *
  * SPC_EUSAGE, SPC_ENOMEM, SPC_EDEVICE, and as spc_device_open_place */
 spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device, int32_t threads,
-                          const char *isa, const char *options, spc_backend **out, spc_error *err);
+                          const char *isa, const char *options, int32_t *beside, spc_backend **out,
+                          spc_error *err);
 
 /* Rank 0, once the models are loaded: from now on the others wait for commands, also for long ones;
  * a thread lets them know that rank 0 lives.  SPC_ENOMEM */

@@ -54,7 +54,8 @@ static spc_status run_verb(const spc_verb *v, int32_t rank, spc_error *err)
     spc_comm *comm = r->backend->comm[rank];
     spc_ranks_rows rows, drafter;
 
-    if (r->count == 1 || (v->kind != SPC_VERB_DRAW && v->kind != SPC_VERB_VERIFY)) {
+    if (r->count == 1 || (v->kind != SPC_VERB_DRAW && v->kind != SPC_VERB_VERIFY &&
+                          v->kind != SPC_VERB_VERIFY_ROWS)) {
         return spc_verb_run(v, cpu, r->rank[rank], d ? d->rank[rank] : NULL, err);
     }
     rows = rows_on(r, rank);
@@ -62,9 +63,10 @@ static spc_status run_verb(const spc_verb *v, int32_t rank, spc_error *err)
         return spc_ranks_draw(r->room[rank], comm, &rows, v->lanes, v->count, v->draft, rank == 0,
                               err);
     }
+    drafter = (spc_ranks_rows){v->drafter_rows, r->plan->ids}; /* whole, where all ranks see them */
     if (d) drafter = rows_on(d, r->backend->drafter_whole ? 0 : rank);
-    return spc_ranks_verify(r->room[rank], comm, d ? &drafter : NULL, &rows, v->lanes, v->count,
-                            rank == 0 ? v->out : NULL, err);
+    return spc_ranks_verify(r->room[rank], comm, drafter.logits ? &drafter : NULL, &rows, v->lanes,
+                            v->count, rank == 0 ? v->out : NULL, err);
 }
 
 static void run_rank(void *user, int32_t rank)
@@ -285,6 +287,7 @@ const spc_backend_ops spc_backend_ranks = {
     .load = ranks_load,
     .unload = ranks_unload,
     SPC_VERBS_PASSED,
+    .verify_rows = pass_verify_rows,
     .logits = ranks_logits,
     .length = ranks_length,
     .rewind = ranks_rewind,

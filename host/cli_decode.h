@@ -88,7 +88,8 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
         SPC_CLI_DECODE_ROW(args, "drafter-device", "NAME",                                         \
                            "run the drafter elsewhere: cpu (with threads of its own), cuda or\n"   \
-                           "cuda:N; the verifier's device unless given",                           \
+                           "cuda:N; of several ranks in the first one's process alone; the\n"      \
+                           "verifier's device unless given",                                       \
                            TEXT, drafter_device, 0, 0),                                            \
         SPC_CLI_DECODE_ROW(args, "tp", "N",                                                        \
                            "cut the verifier for N ranks, which share the CPU's threads, or for\n" \
@@ -96,8 +97,8 @@ typedef struct {
                            INT, tp, 1, SPC_RANKS_MAX),                                             \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "drafter-tp", "N",                                                               \
-            "1: the drafter runs on the first rank (of several processes, on each);\n"             \
-            "or as many as --tp",                                                                  \
+            "1: the drafter runs on the first rank (of several processes, on each),\n"             \
+            "or on the --drafter-device; or as many as --tp",                                      \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
         SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \

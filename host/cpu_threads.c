@@ -238,6 +238,11 @@ int32_t spc_team_cores(void)
     return cores < 1 ? 1 : cores > SPC_TEAM_MAX ? SPC_TEAM_MAX : (int32_t)cores;
 }
 
+int32_t spc_team_quarter(int32_t threads)
+{
+    return threads >= 8 ? threads / 4 : 1;
+}
+
 static spc_team *new_team(int32_t count)
 {
     size_t bytes = sizeof(spc_team) + (size_t)count * sizeof(member);

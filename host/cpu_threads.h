@@ -15,6 +15,9 @@ typedef struct spc_team spc_team;
 /* Cores this process may run on, at least 1. */
 int32_t spc_team_cores(void);
 
+/* Of so many threads those of a drafter that runs beside its verifier: a quarter, one at least. */
+int32_t spc_team_quarter(int32_t threads);
+
 enum { SPC_TEAM_MAX = 256 };
 
 /* count threads, the caller's own included; 0: one per core this process may use. */

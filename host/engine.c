@@ -90,7 +90,11 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
 
 static void unload_model(const spc_engine *engine, spc_model *model)
 {
-    if (engine->ops) engine->ops->unload(model->runner);
+    const spc_backend_ops *ops = engine->ops;
+    bool stays = ops && ops->given_up && model->runner && ops->given_up(model->runner);
+
+    if (ops) ops->unload(model->runner);
+    if (stays) return; /* what hangs may still read it */
     spc_close_model(model);
 }
 
@@ -313,36 +317,55 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
-/* This process's place among the others. */
+/* What all processes of a group must have been started with. */
+static void describe_options(const spc_engine_options *o, char *text, size_t bytes)
+{
+    (void)snprintf(text, bytes,
+                   "%d sessions, context %d, %s weights, %s kv, %s%s%s, drafter-tp %d "
+                   "and %s drafter%s%.16s",
+                   (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
+                   o->kv ? o->kv : "f32", spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
+                   o->fast_prefill ? ", fast-prefill" : "",
+                   o->plain_launches ? ", plain-launches" : "",
+                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no",
+                   o->drafter_device ? " on " : "", o->drafter_device ? o->drafter_device : "");
+}
+
+/* This process's place among the others, perhaps beside a drafter. */
 static spc_status open_group(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     spc_comm *comm = engine->joined;
     char options[160];
 
-    (void)snprintf(options, sizeof options,
-                   "%d sessions, context %d, %s weights, %s kv, %s%s%s, drafter-tp %d "
-                   "and %s drafter",
-                   (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
-                   o->kv ? o->kv : "f32", spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
-                   o->fast_prefill ? ", fast-prefill" : "",
-                   o->plain_launches ? ", plain-launches" : "",
-                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no");
+    describe_options(o, options, sizeof options);
     engine->joined = NULL;
+    if (o->drafter_device) {
+        engine->ops = &spc_backend_apart;
+        return spc_apart_open(o, engine->drafter.plan, comm, options, &engine->backend, err);
+    }
+    if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
     engine->ops = &spc_backend_group;
-    return spc_group_open(comm, o->place->timeout_ms, o->device, o->threads, o->isa, options,
+    return spc_group_open(comm, o->place->timeout_ms, o->device, o->threads, o->isa, options, NULL,
                           &engine->backend, err);
+}
+
+/* The group's backend, where this is one of several processes; else NULL. */
+static spc_backend *group_of(const spc_engine *engine)
+{
+    const spc_backend_ops *ops = engine->ops;
+    spc_backend *backend = engine->backend;
+
+    if (backend && ops == &spc_backend_apart) ops = spc_apart_device(backend, false, &backend);
+    return ops == &spc_backend_group ? backend : NULL;
 }
 
 /* The device, or two, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
+    if (grouped(o)) return open_group(engine, o, err);
     if (o->drafter_device) {
         engine->ops = &spc_backend_apart;
-        return spc_apart_open(o, engine->drafter.plan, &engine->backend, err);
-    }
-    if (grouped(o)) {
-        if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
-        return open_group(engine, o, err);
+        return spc_apart_open(o, engine->drafter.plan, NULL, NULL, &engine->backend, err);
     }
     if (o->nccl_comm) {
         engine->adopted = true;
@@ -397,9 +420,33 @@ static void end_others(spc_engine *engine, const char *reason)
     if (engine->joined) {
         (void)snprintf(text, sizeof text, "rank %d: %.480s", (int)engine->rank, reason);
         engine->joined->ops->abort(engine->joined, text);
-    } else if (engine->ops == &spc_backend_group && engine->backend) {
-        spc_group_abort(engine->backend, reason);
+    } else if (group_of(engine)) {
+        spc_group_abort(group_of(engine), reason);
     }
+}
+
+/* Does this process run the drafter? */
+static bool has_drafter(const spc_engine *engine, const spc_engine_options *o)
+{
+    return engine->drafter.plan && !(o->drafter_device && engine->rank > 0);
+}
+
+static spc_status lead(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    return grouped(o) && engine->rank == 0 ? spc_group_lead(group_of(engine), err) : SPC_OK;
+}
+
+/* What all ranks load together, then, while the others know that rank 0 lives, a drafter of its
+ * own. */
+static spc_status load_models(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_status status = load_model(engine, &engine->verifier, &engine->limits, err);
+
+    if (status == SPC_OK && o->drafter_device) status = lead(engine, o, err);
+    if (status == SPC_OK && engine->drafter.plan) {
+        status = load_model(engine, &engine->drafter, &engine->limits, err);
+    }
+    return status == SPC_OK && !o->drafter_device ? lead(engine, o, err) : status;
 }
 
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
@@ -437,20 +484,14 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     }
     if (status == SPC_OK)
         status = spc_change_weights(&engine->verifier, options->weights, options->threads, err);
-    if (status == SPC_OK && engine->drafter.plan) {
+    if (status == SPC_OK && has_drafter(engine, options)) {
         status = spc_change_weights(&engine->drafter, options->weights, options->threads, err);
     }
     if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, false);
-    status = load_model(engine, &engine->verifier, &engine->limits, err);
-    if (status == SPC_OK && engine->drafter.plan) {
-        status = load_model(engine, &engine->drafter, &engine->limits, err);
-    }
+    status = load_models(engine, options, err);
     if (status == SPC_OK) status = reserve(engine, err);
-    if (status == SPC_OK && grouped(options) && engine->rank == 0) {
-        status = spc_group_lead(engine->backend, err);
-    }
     if (status != SPC_OK) goto fail;
     tell_progress(options, engine, true);
     engine->prefix_off = options->no_prefix_reuse || spc_engine_encodes(engine);
@@ -467,9 +508,8 @@ fail:
 
 spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
 {
-    if (engine->ops == &spc_backend_group && engine->rank > 0) {
-        return spc_group_follow(engine->backend, err);
-    }
+    if (engine->rank > 0 && group_of(engine)) return spc_group_follow(group_of(engine), err);
+
     return spc_error_set(err, SPC_EUSAGE, "rank 0 follows nobody: open sessions");
 }
 

@@ -13,6 +13,8 @@
 
 enum { SPC_GROUP_MODELS = 2 };
 
+typedef struct spc_group_rows spc_group_rows;
+
 struct spc_backend {
     spc_comm *comm;
     int32_t timeout_ms;
@@ -40,11 +42,25 @@ struct spc_runner {
     const spc_plan *plan; /* of the whole model */
     spc_plan *part;       /* NULL: it runs as a whole on every rank, or the GPU's rank cuts it */
     spc_runner *own;
-    spc_ranks_room *room; /* NULL without a part */
+    spc_ranks_room *room;   /* NULL without a part */
+    spc_group_rows *shared; /* NULL without limits.drafter_rows */
     spc_desk *desk;
     spc_command_rewind *rewind; /* rank 0: [slots] not told yet */
     int32_t index, rewinds;
 };
+
+/* Rows of a drafter that runs beside rank 0, on their way to the others; nothing is allocated
+ * later. */
+size_t spc_group_rows_bytes(const spc_comm *comm, const spc_plan *plan, const spc_limits *limits);
+/* NULL: no memory.  plan: the verifier's. */
+spc_group_rows *spc_group_rows_open(const spc_comm *comm, const spc_plan *plan,
+                                    const spc_limits *limits);
+void spc_group_rows_close(spc_group_rows *rows); /* NULL is allowed */
+/* Give every rank its slice of those that verification of these lanes may read; collective.
+ *
+ * rows   [outputs, ids]: rank 0's; the others receive theirs, borrowed until the next call */
+spc_status spc_group_rows_share(const spc_group_rows *g, spc_comm *comm, const float **rows,
+                                const spc_lane *lanes, int32_t count, spc_error *err);
 
 /* Rank 0: have every rank run it; any thread but one at a time per runner. */
 spc_status spc_group_run(const spc_verb *verb, spc_error *err);

@@ -22,7 +22,7 @@ typedef struct {
     int32_t rewinds; /* in front of the payload: of either runner, to be done first */
     int32_t slot;    /* ENCODE, MAP */
     int32_t count; /* FORWARD rows, ENCODE tokens, MAP pages, DRAW and VERIFY lanes, GATHER rows */
-    int32_t draft; /* DRAW which, GATHER the first row, MAP the length */
+    int32_t draft; /* DRAW which, GATHER the first row, MAP the length, VERIFY_ROWS any rows? */
     int32_t unused;
     uint64_t bytes;
 } spc_command;

@@ -73,6 +73,28 @@ static spc_status verify(const spc_verb *j, spc_error *err)
                             err);
 }
 
+/* draft: are there rows of the drafter? */
+static spc_status verify_rows(const spc_verb *j, spc_error *err)
+{
+    const spc_runner *v = j->runner;
+    spc_comm *comm = v->backend->comm;
+    const float *shared = j->drafter_rows;
+    spc_ranks_rows rows, drafter;
+    spc_status status = SPC_OK;
+
+    if (j->draft) {
+        status = spc_group_rows_share(v->shared, comm, &shared, j->lanes, j->count, err);
+    }
+    if (status != SPC_OK) return status;
+    if (!v->part) {
+        return v->backend->ops->verify_rows(shared, v->own, j->lanes, j->count, j->out, err);
+    }
+    rows = rows_of(v);
+    drafter = (spc_ranks_rows){shared, v->plan->ids};
+    return spc_ranks_verify(v->room, comm, shared ? &drafter : NULL, &rows, j->lanes, j->count,
+                            j->out, err);
+}
+
 static spc_status gather_rows(const spc_verb *j, spc_error *err)
 {
     spc_runner *r = j->runner;
@@ -91,12 +113,18 @@ static spc_status run_verb(const spc_verb *j, spc_error *err)
     case SPC_VERB_DRAW: return draw(j, err);
     case SPC_VERB_VERIFY: return verify(j, err);
     case SPC_VERB_GATHER: return gather_rows(j, err);
+    case SPC_VERB_VERIFY_ROWS: return verify_rows(j, err);
     default: return spc_verb_run(j, j->runner->backend->ops, j->runner->own, NULL, err);
     }
 }
 
 /* ---- do they come to the same? ----------------------------------------------------------------
  */
+
+static bool verifies(int32_t kind)
+{
+    return kind == SPC_VERB_VERIFY || kind == SPC_VERB_VERIFY_ROWS;
+}
 
 static void digest_job(spc_backend *b, const spc_verb *j)
 {
@@ -108,7 +136,7 @@ static void digest_job(spc_backend *b, const spc_verb *j)
     for (int32_t k = 0; j->kind == SPC_VERB_DRAW && k < j->count; k++) {
         if (j->draft < j->lanes[k].drafts) h = spc_hash_int(h, j->lanes[k].draft[j->draft]);
     }
-    for (int32_t k = 0; j->kind == SPC_VERB_VERIFY && k < j->count; k++) {
+    for (int32_t k = 0; verifies(j->kind) && k < j->count; k++) {
         h = spc_hash_int(h, j->out[k].count);
         h = spc_hash_bytes(h, j->out[k].token, (size_t)j->out[k].count * sizeof(int32_t));
     }
@@ -162,7 +190,7 @@ spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *err
 static void name_step(const spc_backend *b, spc_verb_kind kind, spc_error *error)
 {
     static const char *const names[SPC_VERB_KINDS] = {"idle", "forward", "encode", "map",
-                                                      "draw", "verify",  "gather"};
+                                                      "draw", "verify",  "gather", "verify"};
     char text[SPC_ERROR_BYTES];
 
     if (strstr(error->message, "(step ")) return;
@@ -208,7 +236,8 @@ static void write_payload(spc_desk *desk, const spc_verb *j)
     case SPC_VERB_ENCODE:
     case SPC_VERB_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
     case SPC_VERB_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
-    case SPC_VERB_VERIFY: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
+    case SPC_VERB_VERIFY:
+    case SPC_VERB_VERIFY_ROWS: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
     default: break;
     }
 }
@@ -352,7 +381,7 @@ static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error
 {
     spc_runner *r = b->runner[c->runner];
     spc_rows rows;
-    bool lanes = c->kind == SPC_VERB_DRAW || c->kind == SPC_VERB_VERIFY;
+    bool drafted = verifies(c->kind), lanes = drafted || c->kind == SPC_VERB_DRAW;
     spc_verb j = {.kind = (spc_verb_kind)c->kind,
                   .runner = r,
                   .drafter = c->drafter < 0 ? NULL : b->runner[c->drafter],
@@ -365,7 +394,7 @@ static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error
                   .out = r->desk->verdict};
 
     spc_desk_rows(r->desk, &rows);
-    if (lanes && !spc_desk_lanes(r->desk, c->kind == SPC_VERB_VERIFY)) return strange(err);
+    if (lanes && !spc_desk_lanes(r->desk, drafted)) return strange(err);
     return perform(b, &j, err);
 }
 

@@ -13,20 +13,22 @@ typedef enum {
     SPC_VERB_DRAW,
     SPC_VERB_VERIFY,
     SPC_VERB_GATHER,
+    SPC_VERB_VERIFY_ROWS,
     SPC_VERB_KINDS
 } spc_verb_kind;
 
 typedef struct {
     spc_verb_kind kind;
-    spc_runner *runner;    /* VERIFY: the verifier's */
-    spc_runner *drafter;   /* VERIFY; NULL: none */
-    const spc_rows *rows;  /* FORWARD */
-    int32_t slot;          /* ENCODE, MAP */
-    const int32_t *token;  /* ENCODE, and of MAP the pages: [count] */
-    const spc_lane *lanes; /* DRAW, VERIFY: [count] */
+    spc_runner *runner;        /* VERIFY, VERIFY_ROWS: the verifier's */
+    spc_runner *drafter;       /* VERIFY; NULL: none */
+    const spc_rows *rows;      /* FORWARD */
+    int32_t slot;              /* ENCODE, MAP */
+    const int32_t *token;      /* ENCODE, and of MAP the pages: [count] */
+    const spc_lane *lanes;     /* DRAW, VERIFY, VERIFY_ROWS: [count] */
+    const float *drafter_rows; /* VERIFY_ROWS: [outputs, ids]; NULL: none is read */
     int32_t count;
     int32_t draft;    /* DRAW which, GATHER first row, MAP length */
-    spc_verdict *out; /* VERIFY: [count] */
+    spc_verdict *out; /* VERIFY, VERIFY_ROWS: [count] */
 } spc_verb;
 
 /* Run it as one rank does, on that rank's runners. */
@@ -40,6 +42,8 @@ static inline spc_status spc_verb_run(const spc_verb *v, const spc_backend_ops *
     case SPC_VERB_DRAW: return ops->draw(runner, v->lanes, v->count, v->draft, err);
     case SPC_VERB_VERIFY: return ops->verify(drafter, runner, v->lanes, v->count, v->out, err);
     case SPC_VERB_GATHER: return ops->gather(runner, v->draft, v->count, err);
+    case SPC_VERB_VERIFY_ROWS:
+        return ops->verify_rows(v->drafter_rows, runner, v->lanes, v->count, v->out, err);
     case SPC_VERB_NONE:
     case SPC_VERB_KINDS: break;
     }

@@ -47,7 +47,16 @@ static inline spc_status pass_gather(spc_runner *r, int32_t first, int32_t count
     return pass(&(spc_verb){SPC_VERB_GATHER, .runner = r, .count = count, .draft = first}, err);
 }
 
-/* All but gather, which not every backend needs. */
+static inline spc_status pass_verify_rows(const float *rows, spc_runner *verifier,
+                                          const spc_lane *lanes, int32_t count, spc_verdict *out,
+                                          spc_error *err)
+{
+    return pass(&(spc_verb){SPC_VERB_VERIFY_ROWS, verifier, .drafter_rows = rows, .lanes = lanes,
+                            .count = count, .out = out},
+                err);
+}
+
+/* All but gather and verify_rows, which not every backend needs. */
 #define SPC_VERBS_PASSED                                                                \
     .forward = pass_forward, .encode = pass_encode, .map = pass_map, .draw = pass_draw, \
     .verify = pass_verify

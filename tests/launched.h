@@ -29,7 +29,7 @@ int launched_end(launched *l);
  * none be left.  How long that took, in ms. */
 int64_t launched_harm(launched *l, int ranks, int victim, int signal_number, int code);
 
-/* Lines on stderr that are no statistics. */
+/* Lines on stderr that are no statistics and do not say where models run. */
 int launched_errors(const launched *l);
 
 /* Start one rank by itself, as mpirun does; its pid.

@@ -16,9 +16,10 @@ typedef struct {
     spc_engine *engine;
 } placed;
 
-/* drafter_device: NULL: the verifier's, without drafting ahead. */
-static inline placed open_placed(int32_t which, const char *device, const char *drafter_device,
-                                 spc_overlap_mode overlap)
+/* The verifier cut for `tp` ranks; drafter_device NULL: the verifier's, or the first rank's,
+ * without drafting ahead. */
+static inline placed open_cut(int32_t which, int32_t tp, const char *device,
+                              const char *drafter_device, spc_overlap_mode overlap)
 {
     spc_limits limits = spc_engine_limits(PLACE_SESSIONS, PLACE_CONTEXT);
     const spc_backend_ops *ops = &spc_backend_apart;
@@ -32,10 +33,16 @@ static inline placed open_placed(int32_t which, const char *device, const char *
     spc_engine_options_init(&o);
     o.device = device;
     o.drafter_device = drafter_device;
+    o.tp = tp;
     o.threads = strcmp(device, "cpu") == 0 ? 2 : 0;
-    status = drafter_device
-                 ? spc_apart_open(&o, p.drafter.plan, &backend, &error)
-                 : spc_device_open(device, o.threads, NULL, NULL, NULL, &ops, &backend, &error);
+    p.drafter.plan->alone = true;
+    if (drafter_device) {
+        status = spc_apart_open(&o, p.drafter.plan, NULL, NULL, &backend, &error);
+    } else if (tp > 1) {
+        status = spc_device_open_ranks(device, tp, o.threads, NULL, &ops, &backend, &error);
+    } else {
+        status = spc_device_open(device, o.threads, NULL, NULL, NULL, &ops, &backend, &error);
+    }
     cr_assert_eq(status, SPC_OK, "%s", error.message);
     cr_assert_eq(ops->load(backend, p.drafter.plan, p.drafter.bundle, &limits, &drafter, &error),
                  SPC_OK, "%s", error.message);
@@ -51,11 +58,67 @@ static inline placed open_placed(int32_t which, const char *device, const char *
     return p;
 }
 
+static inline placed open_placed(int32_t which, const char *device, const char *drafter_device,
+                                 spc_overlap_mode overlap)
+{
+    return open_cut(which, 1, device, drafter_device, overlap);
+}
+
 static inline void close_placed(placed *p)
 {
     spc_engine_close(p->engine);
     tiny_close(&p->drafter);
     tiny_close(&p->verifier);
+}
+
+/* ---- every rule ---- */
+
+static const char *const rules[] = {"strict",
+                                    "lossy:alpha=0.3",
+                                    "lossy:alpha=0.3,beta=solve",
+                                    "chow:alpha=0.5",
+                                    "diff:alpha=0.05",
+                                    "opt:alpha=0.2",
+                                    "chow-log:alpha=1",
+                                    "diff-log:alpha=0",
+                                    "opt-log:alpha=0.1",
+                                    "token-v1:alpha=0",
+                                    "token-v2:alpha=0.2",
+                                    "token-v3:alpha=0.5",
+                                    "bild:alpha=1",
+                                    "truncate:alpha=0.5",
+                                    "truncate:top-p=0.6",
+                                    "truncate-q:alpha=0.5",
+                                    "head:alpha=0.3",
+                                    "typical:eps=0.09",
+                                    "ensemble:w=0.4",
+                                    "fuzzy:alpha=0.05",
+                                    "mentored:kl=0.05",
+                                    "cactus:delta=0.3",
+                                    "lossy-greedy:alpha=0.5",
+                                    "verifier-only",
+                                    "drafter-only",
+                                    "token-chow:alpha=0.6",
+                                    "seq-chow:alpha=0.6",
+                                    "bild-dynamic:fallback=0.4"};
+enum { RULES = sizeof rules / sizeof *rules };
+
+/* Decode by both engines, where the options go together; false: they do not. */
+static inline bool compare_way(placed *one, placed *apart, const way *w, uint64_t seed)
+{
+    spc_session_options o = way_options(w, seed);
+    prompt p = prompt_made(1 + (int32_t)seed % 3, VOCAB, (uint32_t)seed + 5);
+    spc_session *session;
+    decoded a, b;
+
+    if (spc_session_open(one->engine, &o, p.id, p.count, &session, NULL) != SPC_OK) return false;
+    spc_session_close(session);
+    a = decode(one->engine, &o, &p);
+    b = decode(apart->engine, &o, &p);
+    cr_expect_eq(a.stats.drafted_ahead, 0);
+    b.stats.drafted_ahead = b.stats.ahead_used = 0;
+    expect_same(&a, &b, w->rule, seed);
+    return true;
 }
 
 /* ---- a life of sessions ---- */

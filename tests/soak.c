@@ -108,7 +108,7 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
     }
     if (!cpu && o.drafter && soak_chance(20)) o.drafter_device = "cpu";
     place->alone = open_engine(&o);
-    if (cpu && o.drafter && o.tp < 2 && soak_chance(30)) { /* the same tokens */
+    if (cpu && o.drafter && o.drafter_tp < 2 && soak_chance(30)) { /* the same tokens */
         o.drafter_device = "cpu";
         o.overlap = (spc_overlap_mode)soak_below(3);
     }

@@ -83,6 +83,46 @@ Test(cuda_apart, rows_of_several_tiles_cross_too, .timeout = 280)
     close_placed(&b);
 }
 
+/* ---- beside ranks ---- */
+
+static void compare_ranks(int32_t pair, const char *devices, const char *drafter_device)
+{
+    static const way some[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                               {"opt:alpha=0.2", 2, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                               {"opt:alpha=0.2", 2, 0.8f, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
+                               {"token-v3:alpha=0.5", 2, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+                               {"seq-chow:alpha=0.4", 0, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN}};
+    const int32_t count = pair == ALIKE ? 2 : sizeof some / sizeof *some;
+    placed a = open_cut(pair, 2, devices, NULL, SPC_OVERLAP_OFF);
+    placed b = open_cut(pair, 2, devices, drafter_device, SPC_OVERLAP_ON);
+    life_log x = live(a.engine, some, count, 2, pair == ALIKE ? 20 : 8);
+    life_log y = live(b.engine, some, count, 2, pair == ALIKE ? 20 : 8);
+
+    cr_expect_eq(x.hash, y.hash, "%s and %s, pair %d", devices, drafter_device, (int)pair);
+    cr_expect(pair != ALIKE || y.used > 0, "%d of %d", (int)y.used, (int)y.drawn);
+    close_placed(&a);
+    close_placed(&b);
+}
+
+/* Which fits one of theirs, too. */
+Test(cuda_apart, a_drafter_beside_ranks_gives_the_bits_of_one_on_each, .timeout = 280)
+{
+    compare_ranks(ALIKE, "cuda:0,cuda:0", "cuda:0");
+    if (two_gpus()) compare_ranks(ALIKE, "cuda:0,cuda:0", "cuda:1");
+}
+
+/* A tile of ids for each rank. */
+Test(cuda_apart, ranks_look_at_their_slices_of_rows_that_cross, .timeout = 280)
+{
+    compare_ranks(WIDE_PAIR, "cuda:0,cuda:0", "cuda:0");
+}
+
+/* Rows of the two kinds of devices differ in their last bits, as above. */
+Test(cuda_apart, a_drafter_on_the_cpu_beside_ranks, .timeout = 280)
+{
+    compare_ranks(ALIKE, "cuda:0,cuda:0", "cpu");
+}
+
 /* ---- what an engine says ---- */
 
 static spc_status open_engine(const char *device, const char *drafter_device, int32_t threads,
@@ -143,15 +183,24 @@ Test(cuda_apart, one_gpu_is_not_two)
 /* A GPU that fails while its neighbour works ends the session, and nothing leaks. */
 Test(cuda_apart, a_device_that_fails_is_told)
 {
-    for (int32_t side = 0; side < 2; side++) {
-        placed p = open_placed(ALIKE, side ? "cpu" : "cuda", side ? "cuda" : "cpu", SPC_OVERLAP_ON);
+    static const struct {
+        int32_t tp, launches;
+        const char *device, *drafter_device;
+    } cases[] = {{1, 40, "cuda", "cpu"},
+                 {1, 40, "cpu", "cuda"},
+                 {2, 40, "cpu", "cuda"},
+                 {2, 120, "cuda:0,cuda:0", "cuda:0"}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        placed p =
+            open_cut(ALIKE, cases[i].tp, cases[i].device, cases[i].drafter_device, SPC_OVERLAP_ON);
         spc_session_options o = way_options(&ways[0], 2);
         prompt q = {{3, 4}, 2};
         decoded d;
 
         o.max_tokens = 40;
         o.ignore_stop = true;
-        fiber_gpu.fails_after = fiber_gpu.launches + 40;
+        fiber_gpu.fails_after = fiber_gpu.launches + cases[i].launches;
         d = decode(p.engine, &o, &q);
         cr_expect_eq(d.finish, SPC_FINISH_FAILED);
         cr_expect_gt(d.count, 0);

@@ -263,11 +263,15 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
     char *text = OUTPUT(NULL, "info", "--device", "cpu", "--drafter", TINY, TINY);
     const char *const alone[] = {"info", "--drafter-device", "cpu", TINY, NULL};
     const char *const where[] = {"info", "--drafter", TINY, "--drafter-device", "gpu", TINY, NULL};
+    const char *const ranks[] = {"info",      "--device", "cuda:0,cuda:1",
+                                 "--drafter", TINY,       "--drafter-device",
+                                 "cpu",       TINY,       NULL};
 
     cr_expect(strstr(text, ", of the drafter " TINY ":"), "%s", text);
     free(text);
     spawn_failure(alone, NULL, 2, "needs --drafter MODEL");
     spawn_failure(where, NULL, 2, "expected cpu, cuda or cuda:N");
+    spawn_failure(ranks, NULL, 2, "the plan is of one verifier that is not cut");
 }
 
 Test(host_cli_info, planned_memory_is_what_an_engine_takes)

@@ -35,6 +35,14 @@ Test(host_cli_launch, processes_print_what_one_prints)
         cr_expect_str_eq(two, one);
         free(two);
     }
+    for (int i = 0; i < 2; i++) { /* by itself, and ahead; in batches */
+        char *two = OUTPUT(in, "launch", "-n", "2", "--", "run", "--to", "de", "--batch",
+                           i == 0 ? "1" : "2", "--rule", "token-v3:alpha=0.5", "--drafter-device",
+                           "cpu", "--bonus", "step", "--overlap", "on");
+
+        cr_expect_str_eq(two, one);
+        free(two);
+    }
     free(one);
     one = OUTPUT("Hello.\n", "chat", "--verifier", "embedded:verifier", "--drafter",
                  "embedded:drafter", "--help");
@@ -57,6 +65,12 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         {{"launch", "-n", "2", "--", "run", "--gamma", "99", "x"}, 2, "--gamma: expected"},
         {{"launch", "-n", "2", "--", "run", "--rank", "1", "x"}, 2, "spc launch has given"},
         {{"launch", "-n", "2", "--", "run", "--tp", "4", "x"}, 2, "tp: expected 1 or 2"},
+        {{"launch", "-n", "2", "--", "run", "--drafter-device", "cpu", "--drafter-tp", "2", "x"},
+         2,
+         "expected one of them, found cpu and 2"},
+        {{"launch", "-n", "2", "--", "run", "--drafter-device", "tpu", "x"},
+         2,
+         "expected cpu, cuda or cuda:N, found 'tpu'"},
         {{"launch", "-n", "2", "--", "run", "--device", "cuda:0,cuda:1", "x"},
          2,
          "a process has one GPU: expected cuda (the one of its place"},
@@ -157,12 +171,15 @@ Test(host_cli_launch, ranks_come_from_options_and_from_what_started_them)
 /* ---- faults -----------------------------------------------------------------------------------
  */
 
-static void start_long(launched *l, const char *ranks, const char *timeout)
+static void start_long(launched *l, const char *ranks, const char *timeout, bool apart)
 {
     const char *args[PROMPTS + 24] = {
         "launch", "-n", ranks, "--", "run", "--stream", "--to", "de", "--rank-timeout", timeout};
+    const char *const drafter[] = {"--drafter-device", "cpu",  "--overlap", "on",
+                                   "--bonus",          "step", "--gamma",   "1"};
     int count = 10;
 
+    for (int i = 0; apart && i < 8; i++) args[count++] = drafter[i];
     for (int i = 0; i < PROMPTS; i++) {
         args[count++] = i % 2 ? "The house is small." : "I do not know where the station is.";
     }
@@ -180,25 +197,45 @@ static void expect_text(const launched *l, const char *expected)
     }
 }
 
-static char *first_lines(void)
+static char *first_lines(bool apart)
 {
+    if (apart) {
+        return OUTPUT(NULL, "run", "--to", "de", "--bonus", "step", "--gamma", "1",
+                      "I do not know where the station is.", "The house is small.");
+    }
     return OUTPUT(NULL, "run", "--to", "de", "I do not know where the station is.",
                   "The house is small.");
 }
 
-static void harm(int ranks, int victim, int signal_number, int code, const char *text)
+/* apart: the drafter on a device of its own, which is rank 0's. */
+static void harm_one(int ranks, int victim, int signal_number, int code, const char *text,
+                     bool apart)
 {
-    char number[4], *expected = first_lines();
+    char number[4], *expected = first_lines(apart);
     launched l;
 
     (void)snprintf(number, sizeof number, "%d", ranks);
-    start_long(&l, number, signal_number == SIGSTOP ? "0.5" : "20");
+    start_long(&l, number, signal_number == SIGSTOP ? "0.5" : "20", apart);
     launched_read(&l, ENOUGH);
     cr_expect_lt(launched_harm(&l, ranks, victim, signal_number, code), 12000);
     cr_expect(strstr(l.said, text), "'%s' in: %s", text, l.said);
     if (code == 4) cr_expect_eq(launched_errors(&l), 1, "%s", l.said);
     expect_text(&l, expected);
     free(expected);
+}
+
+static void harm(int ranks, int victim, int signal_number, int code, const char *text)
+{
+    harm_one(ranks, victim, signal_number, code, text, false);
+}
+
+Test(host_cli_launch, the_drafters_side_and_the_others_miss_each_other)
+{
+    harm_one(2, 0, SIGKILL, 4, "rank 0 is gone", true);
+    harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: 0", true);
+    harm_one(2, 1, SIGKILL, 4, "rank 1 is gone", true);
+    harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: 1", true);
+    harm_one(2, -1, SIGINT, 130, ", drafted ahead ", true);
 }
 
 Test(host_cli_launch, a_rank_that_is_killed_ends_all_with_its_name)

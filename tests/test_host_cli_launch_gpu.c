@@ -81,6 +81,12 @@ Test(host_cli_launch_gpu, processes_print_what_one_gpu_prints)
         {4, {MODEL("llama"), "--drafter-tp", "4", "--batch", "2", NULL}},
         {2, {MODEL("t5-gated"), "--rule", "seq-chow:alpha=0.02", "--drafter-tp", "2", NULL}},
         {2, {MODEL("qwen3"), "--rule", "bild-dynamic:fallback=0.02", "--temperature", "0", NULL}},
+        {2, /* a GPU of its own; or rank 0's, in whose process it is */
+         {MODEL("llama"), "--rule", "opt:alpha=0.2", "--temperature", "0.8", "--drafter-device",
+          "cuda:3", "--bonus", "step", "--overlap", "on", NULL}},
+        {4,
+         {MODEL("llama"), "--rule", "opt:alpha=0.2", "--temperature", "0.8", "--drafter-device",
+          "cuda:0", "--verify", "block", NULL}},
     };
     const char *prompts = write_prompts(2);
 
@@ -94,6 +100,7 @@ Test(host_cli_launch_gpu, processes_print_what_one_gpu_prints)
         all = output_of(cases[i].ranks, args);
         for (int k = 10; k < count; k++) { /* of one rank */
             if (strcmp(args[k], "--drafter-tp") == 0) args[k + 1] = "1";
+            if (strcmp(args[k], "--drafter-device") == 0) args[k + 1] = "cuda:1";
         }
         one = output_of(1, args);
         cr_expect_eq(count_lines(one), 2);
@@ -102,6 +109,33 @@ Test(host_cli_launch_gpu, processes_print_what_one_gpu_prints)
         free(all);
     }
     (void)unlink(prompts);
+}
+
+/* Rows of two tiles, one for each process, from a drafter in the first: on a GPU of its own, on a
+ * rank's, on the CPU.  Rows of the two kinds of devices differ in their last bits: no token of
+ * these hangs on them. */
+Test(host_cli_launch_gpu, a_drafter_beside_processes_gives_the_tokens_of_one_on_each)
+{
+    static const char *const drafters[] = {"cuda:3", "cuda:0", "cpu"};
+    const char *args[20] = {"run",  "--device", "cuda",          "--max-tokens", "4",
+                            "--to", "de",       "--bonus",       "step",         "--gamma",
+                            "2",    "--rule",   "opt:alpha=0.2", "I know."};
+    char *expected;
+
+    set_up("4");
+    expected = output_of(2, args);
+    for (int i = 0; i < 3; i++) {
+        char *text;
+
+        args[14] = "--drafter-device";
+        args[15] = drafters[i];
+        args[16] = "--overlap";
+        args[17] = "on";
+        text = output_of(2, args);
+        cr_expect_str_eq(text, expected, "%s", drafters[i]);
+        free(text);
+    }
+    free(expected);
 }
 
 /* ---- ranks that others start ------------------------------------------------------------------

@@ -14,54 +14,6 @@
 
 /* ---- every rule ---- */
 
-static const char *const rules[] = {"strict",
-                                    "lossy:alpha=0.3",
-                                    "lossy:alpha=0.3,beta=solve",
-                                    "chow:alpha=0.5",
-                                    "diff:alpha=0.05",
-                                    "opt:alpha=0.2",
-                                    "chow-log:alpha=1",
-                                    "diff-log:alpha=0",
-                                    "opt-log:alpha=0.1",
-                                    "token-v1:alpha=0",
-                                    "token-v2:alpha=0.2",
-                                    "token-v3:alpha=0.5",
-                                    "bild:alpha=1",
-                                    "truncate:alpha=0.5",
-                                    "truncate:top-p=0.6",
-                                    "truncate-q:alpha=0.5",
-                                    "head:alpha=0.3",
-                                    "typical:eps=0.09",
-                                    "ensemble:w=0.4",
-                                    "fuzzy:alpha=0.05",
-                                    "mentored:kl=0.05",
-                                    "cactus:delta=0.3",
-                                    "lossy-greedy:alpha=0.5",
-                                    "verifier-only",
-                                    "drafter-only",
-                                    "token-chow:alpha=0.6",
-                                    "seq-chow:alpha=0.6",
-                                    "bild-dynamic:fallback=0.4"};
-enum { RULES = sizeof rules / sizeof *rules };
-
-/* Decode by both engines, where the options go together; false: they do not. */
-static bool compare(placed *one, placed *apart, const way *w, uint64_t seed)
-{
-    spc_session_options o = way_options(w, seed);
-    prompt p = prompt_made(1 + (int32_t)seed % 3, VOCAB, (uint32_t)seed + 5);
-    spc_session *session;
-    decoded a, b;
-
-    if (spc_session_open(one->engine, &o, p.id, p.count, &session, NULL) != SPC_OK) return false;
-    spc_session_close(session);
-    a = decode(one->engine, &o, &p);
-    b = decode(apart->engine, &o, &p);
-    cr_expect_eq(a.stats.drafted_ahead, 0);
-    b.stats.drafted_ahead = b.stats.ahead_used = 0;
-    expect_same(&a, &b, w->rule, seed);
-    return true;
-}
-
 static void compare_rules(int32_t pair, spc_overlap_mode overlap)
 {
     placed one = open_placed(pair, "cpu", NULL, SPC_OVERLAP_OFF);
@@ -73,7 +25,7 @@ static void compare_rules(int32_t pair, spc_overlap_mode overlap)
             way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
                      (spc_verify_mode)(k / 12)};
 
-            ran[i] += compare(&one, &apart, &w, (uint64_t)(i * 24 + k));
+            ran[i] += compare_way(&one, &apart, &w, (uint64_t)(i * 24 + k));
         }
         cr_expect_gt(ran[i], 0, "%s", rules[i]);
         total += ran[i];
@@ -298,23 +250,18 @@ Test(host_drafter_device, an_engine_tells_where_its_models_run)
 
 Test(host_drafter_device, what_cannot_be_is_refused)
 {
-    static const spc_place place = {0, 2, "nowhere:1", 10};
     static const struct {
         const char *drafter, *device, *drafter_device;
-        int32_t tp, threads;
-        const spc_place *place;
+        int32_t threads;
         spc_status status;
         const char *text;
     } cases[] = {
-        {NULL, "cpu", "cpu", 0, 0, NULL, SPC_EUSAGE, "there is no drafter for cpu"},
-        {"", "cpu", "tpu", 0, 0, NULL, SPC_EUSAGE, "expected cpu, cuda or cuda:N, found 'tpu'"},
-        {"", "cpu", "auto", 0, 0, NULL, SPC_EUSAGE, "found 'auto'"},
-        {"", "cpu", "cuda:0,cuda:1", 0, 0, NULL, SPC_EUSAGE, "found 'cuda:0,cuda:1'"},
-        {"", "gpu", "cpu", 0, 0, NULL, SPC_EUSAGE, "device: expected auto, cpu, cuda"},
-        {"", "cpu", "cpu", 2, 0, NULL, SPC_EUNSUPPORTED, "cut for several ranks"},
-        {"", "cuda:0,cuda:0", "cpu", 0, 0, NULL, SPC_EUNSUPPORTED, "cut for several ranks"},
-        {"", "cpu", "cpu", 0, 0, &place, SPC_EUNSUPPORTED, "cut for several ranks"},
-        {"", "cuda", "cuda:1", 0, 2, NULL, SPC_EUSAGE, "threads and isa are the CPU's"},
+        {NULL, "cpu", "cpu", 0, SPC_EUSAGE, "there is no drafter for cpu"},
+        {"", "cpu", "tpu", 0, SPC_EUSAGE, "expected cpu, cuda or cuda:N, found 'tpu'"},
+        {"", "cpu", "auto", 0, SPC_EUSAGE, "found 'auto'"},
+        {"", "cpu", "cuda:0,cuda:1", 0, SPC_EUSAGE, "found 'cuda:0,cuda:1'"},
+        {"", "gpu", "cpu", 0, SPC_EUSAGE, "device: expected auto, cpu, cuda"},
+        {"", "cuda", "cuda:1", 2, SPC_EUSAGE, "threads and isa are the CPU's"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -326,9 +273,7 @@ Test(host_drafter_device, what_cannot_be_is_refused)
         if (!cases[i].drafter) o.drafter = NULL;
         o.device = cases[i].device;
         o.drafter_device = cases[i].drafter_device;
-        o.tp = cases[i].tp;
         o.threads = cases[i].threads;
-        o.place = cases[i].place;
         cr_expect_eq(spc_engine_open(&o, &engine, &error), cases[i].status);
         cr_expect_null(engine);
         cr_expect(strstr(error.message, cases[i].text), "%s", error.message);
@@ -341,6 +286,8 @@ Test(host_drafter_device, the_program_places_its_drafter)
     spawn_result one = SPAWN(NULL, "run", "--bonus", "step", "--gamma", "2", "--to", "de", text);
     spawn_result two = SPAWN(NULL, "run", "--bonus", "step", "--gamma", "2", "--to", "de",
                              "--drafter-device", "cpu", "--overlap", "on", text);
+    spawn_result ranks = SPAWN(NULL, "run", "--bonus", "step", "--gamma", "2", "--to", "de", "--tp",
+                               "2", "--drafter-device", "cpu", "--overlap", "on", text);
     spawn_result bad = SPAWN(NULL, "run", "--drafter-device", "cuda:4000", "--to", "de", text);
 
     cr_expect_eq(two.code, 0, "%s", two.err);
@@ -349,10 +296,15 @@ Test(host_drafter_device, the_program_places_its_drafter)
     cr_expect(strstr(two.err, "; drafter on cpu, "), "%s", two.err);
     cr_expect(strstr(two.err, ", drafted ahead "), "%s", two.err);
     cr_expect_not(strstr(one.err, "drafted ahead"));
+    cr_expect_str_eq(one.out, ranks.out);
+    cr_expect(strncmp(ranks.err, "spc: verifier on 2 ranks, each cpu, ", 36) == 0, "%s", ranks.err);
+    cr_expect(strstr(ranks.err, "; drafter on cpu, "), "%s", ranks.err);
+    cr_expect(strstr(ranks.err, ", drafted ahead "), "%s", ranks.err);
     cr_expect(bad.code == 2 || bad.code == 4, "%d", bad.code); /* no CUDA; no device */
     cr_expect(strncmp(bad.err, "spc: drafter-device: ", 21) == 0, "%s", bad.err);
     cr_expect_eq(count_lines(bad.err), 1);
     spawn_free(&one);
     spawn_free(&two);
+    spawn_free(&ranks);
     spawn_free(&bad);
 }

@@ -171,7 +171,7 @@ Test(host_memory, a_step_of_ranks_allocates_nothing)
 }
 
 /* Neither does what both devices do at once. */
-Test(host_memory, drafting_ahead_allocates_nothing)
+static void expect_no_allocations_ahead(int32_t tp)
 {
     spc_engine_options o = pair_options(2);
     spc_session_options so = options_of("strict", 3, 1);
@@ -181,6 +181,7 @@ Test(host_memory, drafting_ahead_allocates_nothing)
     prompt p;
     decoded d;
 
+    o.tp = tp;
     o.drafter_device = "cpu";
     o.overlap = SPC_OVERLAP_ON;
     so.bonus = SPC_BONUS_STEP;
@@ -196,6 +197,12 @@ Test(host_memory, drafting_ahead_allocates_nothing)
     cr_expect(d.stats.ahead_used > 0 && d.finish == SPC_FINISH_RUNNING);
     spc_session_close(session);
     spc_engine_close(engine);
+}
+
+Test(host_memory, drafting_ahead_allocates_nothing)
+{
+    expect_no_allocations_ahead(1);
+    expect_no_allocations_ahead(2);
 }
 
 Test(host_memory, logits_allocate_nothing)
@@ -389,6 +396,8 @@ Test(host_memory, an_engine_that_finds_no_memory_says_so_and_leaves_nothing)
     o.verifier = o.drafter = SPC_TEST_VECTORS "/llama";
     cr_expect_gt(expect_survival(&small, &o), 100);
     o.drafter_device = "cpu";
+    cr_expect_gt(expect_survival(&small, &o), 100);
+    o.tp = 2;
     cr_expect_gt(expect_survival(&small, &o), 100);
 }
 

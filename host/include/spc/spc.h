@@ -109,8 +109,14 @@ typedef struct {
      * drafter runs there.  Drafts are drawn where it runs and verified where the verifier does;
      * rows of its logits that a decision may read (of the drafts, and one behind them with
      * SPC_BONUS_TARGET) go through the host's memory, 4 vocab bytes each, where one of the two is a
-     * GPU.  "cpu" beside a verifier on the CPU has threads of its own.  Not with ranks (tp, place,
-     * nccl_comm, a list of devices) */
+     * GPU.  "cpu" beside a verifier on the CPU has threads of its own.
+     *
+     * With ranks (tp, a list of devices, place) it is in rank 0's process alone, the others do not
+     * load it: drafts go to all of them, to other processes with 4 vocab / ranks bytes of each of
+     * these rows.  It may then be the GPU of a rank.  Where it fails, or a call of it takes longer
+     * than ranks wait for each other (place->timeout_ms; in one process two minutes), all ranks end
+     * with SPC_EDEVICE: what has hung stays as it is when the engine closes, its thread and the
+     * drafter's memory too.  Not with drafter_tp > 1 nor nccl_comm */
     const char *drafter_device;
     int32_t tp;               /* ranks that the verifier is cut for: CPU threads share them; of GPUs
                                  those that device lists, or with "cuda" the first tp.  0 or 1: as
@@ -128,16 +134,16 @@ typedef struct {
                                  would choose each for itself */
     const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
                                  of place->world ranks, for all of which the verifier is cut (tp: 0,
-                                 1 or as many), and a drafter that is not cut runs on each.  On the
-                                 CPU, or, with device "cuda" on all, each on the GPU of its place
-                                 among the processes of its machine ("cuda:1": on that one), over
-                                 NCCL.  All open their engines with the same options; then rank 0
-                                 uses its own like any other, and the others call
-                                 spc_engine_follow */
+                                 1 or as many), and a drafter that is neither cut nor on a
+                                 drafter_device runs on each.  On the CPU, or, with device "cuda"
+                                 on all, each on the GPU of its place among the processes of its
+                                 machine ("cuda:1": on that one), over NCCL.  All open their engines
+                                 with the same options; then rank 0 uses its own like any other, and
+                                 the others call spc_engine_follow */
     int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
                                  core, shared out between the ranks of a machine.  Where both models
-                                 run on the CPU apart, a quarter of them is the drafter's, one at
-                                 least for each */
+                                 run on the CPU apart, a quarter of them (with place of rank 0's) is
+                                 the drafter's, one at least for each */
     const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
     const char *kv;           /* keys and values of both models, an encoder's too: NULL or "f32";
                                  "bf16", "f16": rounded to 16 bits, half of the memory and of what
@@ -208,8 +214,8 @@ SPC_API void spc_engine_close(spc_engine *engine);
  * is left then is to close this one, too.
  *
  * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it (unless a GPU
- * hangs: then who waited for it); another status: what failed on this rank.  SPC_EUSAGE: it is rank
- * 0's engine, or there is one process */
+ * hangs: then who waited for it), or rank 0's drafter_device fails; another status: what failed on
+ * this rank.  SPC_EUSAGE: it is rank 0's engine, or there is one process */
 SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
