@@ -224,6 +224,9 @@ typedef struct {
     /* Bytes that the stacks of kernels take of a device, once for all runners, from when it is
      * opened: not in memory, nor in room.  NULL: none. */
     size_t (*stacks)(const spc_backend *backend);
+    /* What it turned out that the device cannot do, so that it is done without: a line, once for
+     * each; NULL: nothing that was not told.  Valid until the next call.  May be NULL. */
+    const char *(*notice)(spc_backend *backend);
 
     /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
     size_t (*room)(const spc_backend *backend);

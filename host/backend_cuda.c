@@ -220,6 +220,24 @@ static size_t cuda_stacks(const spc_backend *b)
     return b->stack_bytes;
 }
 
+static const char *cuda_notice(spc_backend *b)
+{
+    static const char *const text[CUDA_LACKS] = {
+        "graphs cannot be recorded with programmatic dependent launch: every kernel waits for the "
+        "one in front of it",
+        "graphs cannot be recorded: rounds and forwards go launch by launch",
+        "graphs cannot be recorded with conditional nodes: each round waits until the host has "
+        "seen the one before"};
+
+    for (int i = 0; i < CUDA_LACKS; i++) {
+        if ((b->lacks & ~b->told & 1u << i) == 0) continue;
+        b->told |= 1u << i;
+        (void)snprintf(b->notice, sizeof b->notice, "%s: %s", b->device_name, text[i]);
+        return b->notice;
+    }
+    return NULL;
+}
+
 /* ---- rows -------------------------------------------------------------------------------------
  */
 
@@ -630,12 +648,13 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
     return status;
 }
 
-#define CUDA_VERBS                                                                        \
-    .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,        \
-    .stacks = cuda_stacks, .memory = spc_cuda_memory, .load = spc_cuda_load,              \
-    .unload = spc_cuda_unload, .encode = cuda_encode, .forward = cuda_forward,            \
-    .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, .map = cuda_map, \
-    .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
+#define CUDA_VERBS                                                                                \
+    .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
+    .stacks = cuda_stacks, .notice = cuda_notice, .memory = spc_cuda_memory,                      \
+    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
+    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
+    .map = cuda_map, .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes,                \
+    .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,

@@ -36,6 +36,9 @@
 /* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 
+/* What a device may turn out not to do. */
+typedef enum { CUDA_NO_EARLY, CUDA_NO_GRAPH, CUDA_NO_CHAIN, CUDA_LACKS } cuda_lack;
+
 struct spc_backend {
     int device;
     cudaStream_t stream;
@@ -49,7 +52,9 @@ struct spc_backend {
     spc_device_comm *comm;      /* owned; NULL: no rank */
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
     bool early;                 /* kernels may begin before those in front of them have ended */
-    size_t stack_bytes;         /* of the device's threads, taken when it was opened */
+    unsigned lacks, told; /* bits: what the device cannot do (cuda_lack), what was told of it */
+    char notice[160];
+    size_t stack_bytes; /* of the device's threads, taken when it was opened */
     char device_name[32];
     char text[128]; /* "cuda:0, NVIDIA H100 80GB HBM3" */
 };
@@ -411,6 +416,11 @@ int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_
                           cudaError_t *code);
 /* No kernel begins early from now on.  false: none did. */
 bool spc_cuda_no_early(spc_backend *backend);
+
+static inline void spc_cuda_lacks(spc_backend *b, cuda_lack lack)
+{
+    b->lacks |= 1u << lack;
+}
 
 /* What was sent last is a kernel of an op, or something else: may the next launch begin early? */
 static inline void spc_cuda_sent(spc_runner *r, bool kernel)

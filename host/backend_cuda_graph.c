@@ -58,6 +58,7 @@ bool spc_cuda_no_early(spc_backend *b)
     const bool was = b->early;
 
     b->early = false;
+    if (was) spc_cuda_lacks(b, CUDA_NO_EARLY);
     return was;
 }
 
@@ -70,6 +71,7 @@ spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
 
     if (g && !g->exec && !record(r, g, run)) {
         r->graphs.off = !spc_cuda_no_early(r->backend) || !record(r, g, run);
+        if (r->graphs.off) spc_cuda_lacks(r->backend, CUDA_NO_GRAPH);
     }
     if (g && g->exec) {
         return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",

@@ -136,7 +136,10 @@ static bool round_body(whole_round *r, spc_error *err)
     spc_backend *b = r->verifier->backend;
     bool ok;
 
-    if (r->shape.late.count > 0) r->condition = new_condition(b->stream);
+    if (r->shape.late.count > 0) {
+        r->condition = new_condition(b->stream);
+        if (r->condition == 0) spc_cuda_lacks(b, CUDA_NO_CHAIN);
+    }
     ok = spc_cuda_run_round(r, err) == SPC_OK;
     r->inside = r->shape.late.count == 0 || r->condition != 0;
     if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
@@ -297,6 +300,7 @@ const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
     if (!seen) return NULL;
     if (!g->exec && !record(r, g)) {
         *off = true;
+        spc_cuda_lacks(v->backend, r->shape.chained ? CUDA_NO_CHAIN : CUDA_NO_GRAPH);
         (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return NULL;
     }

@@ -356,12 +356,23 @@ Test(cuda_whole, a_round_is_one_graph_and_one_wait)
     cr_expect_eq(fiber_gpu.allocations, 0);
 }
 
-/* Without conditional nodes the host starts late rows; without graphs it starts everything. */
+/* user: [512], receives lines */
+static void note_line(void *user, const char *line)
+{
+    char *to = user;
+    size_t length = strlen(to);
+
+    (void)snprintf(to + length, 512 - length, "%s\n", line);
+}
+
+/* Without conditional nodes the host starts late rows; without graphs it starts everything; that it
+ * does is told. */
 Test(cuda_whole, devices_that_record_less_say_the_same)
 {
     fixture f = open_pair(0, false);
     decoded whole = run_long(f.engine, "token-v3:alpha=0.5", 3);
     int32_t replays, bodies;
+    char noted[512];
 
     close_fixture(&f);
     for (int i = 0; i < 2; i++) {
@@ -372,9 +383,15 @@ Test(cuda_whole, devices_that_record_less_say_the_same)
         replays = fiber_gpu.replays;
         bodies = fiber_gpu.bodies;
         f = open_pair(0, false);
+        f.engine->log = note_line;
+        f.engine->user = noted;
+        noted[0] = '\0';
         d = run_long(f.engine, "token-v3:alpha=0.5", 3);
         expect_same(&whole, &d, "token-v3", 4);
         cr_expect_eq(fiber_gpu.bodies, bodies);
+        cr_expect(strstr(noted, i == 0 ? "warning: cuda:0: graphs cannot be recorded with cond"
+                                       : "warning: cuda:0: graphs cannot be recorded: "),
+                  "%s", noted);
         cr_expect(i == 0 ? fiber_gpu.replays > replays : fiber_gpu.replays == replays);
         close_fixture(&f);
     }
