@@ -433,6 +433,7 @@ void spc_cuda_unload(spc_runner *r)
     /* A round may still fly; and where to free memory waits for the device, which may wait for a
      * rank, this wait ends in time. */
     (void)spc_cuda_wait(r->backend, "unload", NULL);
+    if (r->backend->comm && r->backend->comm->hangs) return; /* all goes with the process */
     spc_cuda_free_graphs(r);
     spc_cuda_free_wholes(r);
     (void)cudaFreeHost(r->whole_host);

@@ -212,6 +212,9 @@ void fiber_must_not_wait(void);
 /* This thread, for another one to unstick. */
 void *fiber_self(void);
 void fiber_unstick(void *self);
+/* The same, but it hangs by itself: nothing gets it going again. */
+void fiber_hang(void);
+bool fiber_hangs(void *self);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
