@@ -100,24 +100,24 @@ static void unload_model(const spc_engine *engine, spc_model *model)
 
 static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    spc_pair_side drafter = {&engine->drafter, NULL}, verifier = {&engine->verifier, NULL};
-    spc_tokenizer *drafter_tokenizer = NULL;
-    spc_status status = spc_open_model(o->verifier, &engine->verifier, err);
+    spc_model *const model[] = {&engine->verifier, o->drafter ? &engine->drafter : NULL};
+    spc_pair_side drafter = {model[1], NULL}, verifier = {model[0], NULL};
+    spc_tokenizer *tokenizer[2];
+    spc_status status = spc_open_model(o->verifier, model[0], err);
 
-    if (status == SPC_OK) status = spc_open_tokenizer(&engine->verifier, &engine->tokenizer, err);
+    if (status == SPC_OK && o->drafter) status = spc_open_model(o->drafter, model[1], err);
+    if (status == SPC_OK) status = spc_open_tokenizers(model, tokenizer, err);
     if (status != SPC_OK) return status;
-    engine->vocab = engine->verifier.config.vocab;
+    engine->vocab = model[0]->config.vocab;
+    verifier.tokenizer = engine->tokenizer = tokenizer[0];
+    drafter.tokenizer = tokenizer[1];
     if (!o->drafter) return SPC_OK;
-    status = spc_open_model(o->drafter, &engine->drafter, err);
-    if (status == SPC_OK) status = spc_open_tokenizer(&engine->drafter, &drafter_tokenizer, err);
-    drafter.tokenizer = drafter_tokenizer;
-    verifier.tokenizer = engine->tokenizer;
-    if (status == SPC_OK) status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
+    status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
     if (status == SPC_OK) {
-        engine->drafter.plan->ids = engine->verifier.plan->ids = engine->vocab;
+        model[1]->plan->ids = model[0]->plan->ids = engine->vocab;
         spc_pair_warn(&drafter, &verifier, o->log, o->user);
     }
-    spc_tokenizer_close(drafter_tokenizer);
+    if (tokenizer[1] != tokenizer[0]) spc_tokenizer_close(tokenizer[1]);
     return status;
 }
 
