@@ -242,9 +242,10 @@ static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, s
     return spc_error_set(
         err, SPC_ENOMEM,
         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu: sessions %d, context %d), "
-        "%zu MiB are free; lower sessions, context or kv-tokens, or --device cpu",
+        "%zu MiB are free; lower sessions, context or kv-tokens, %sor --device cpu",
         spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
-        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20);
+        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20,
+        spc_kv_advice(&r->limits, spc_kv_bytes(r->plan, &r->limits), weights + arena));
 }
 
 static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)

@@ -152,9 +152,6 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 /* SPC_EUSAGE: spc_engine_options.kv_tokens is out of range. */
 spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err);
 
-/* Bytes of KV caches and of encoder memories that a runner reserves. */
-uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits);
-
 /* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
  * Takes over backend and runners, also when it fails; drafter may be NULL. */
 spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,

@@ -15,6 +15,7 @@
 #include "tiny.h"
 
 #include "host/device.h"
+#include "host/kv.h"
 
 #include <math.h>
 
@@ -147,7 +148,7 @@ Test(cuda_kv, sixteen_bits_take_half_of_the_memory)
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         size_t whole = g.ops->memory(g.backend, g.plan, &golden_limits);
-        uint64_t kv = spc_engine_kv_bytes(g.plan, &golden_limits);
+        uint64_t kv = spc_kv_bytes(g.plan, &golden_limits);
 
         for (int t = 0; t < TYPES; t++) {
             spc_limits limits = golden_limits;

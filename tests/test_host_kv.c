@@ -157,19 +157,39 @@ Test(host_kv, a_row_has_the_same_bits_in_any_company)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
+/* Where it helps, and there alone. */
+Test(host_kv, who_lacks_memory_is_told_that_caches_can_be_halved)
+{
+    golden g = golden_open(&spc_backend_cpu, "llama");
+    spc_limits huge = {.slots = 4096, .context = 1 << 24, .rows = 64, .outputs = 64};
+    spc_runner *runner;
+    spc_error error;
+
+    cr_expect(strstr(spc_kv_advice(&huge, 25, 100), "--kv bf16 or f16"));
+    cr_expect_str_empty(spc_kv_advice(&huge, 24, 100));
+    for (int t = 0; t <= TYPES; t++) {
+        huge.kv = t < TYPES ? types[t] : SPC_DTYPE_F32;
+        cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
+        cr_expect_eq(strstr(error.message, "--kv bf16 or f16") != NULL, t == TYPES, "%s",
+                     error.message);
+        cr_expect(strstr(error.message, "lower sessions, context"), "%s", error.message);
+    }
+    golden_close(&g);
+}
+
 /* Nothing but keys and values is smaller, and they by half. */
 Test(host_kv, sixteen_bits_take_half_of_the_memory)
 {
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
         golden g = golden_open(&spc_backend_cpu, golden_models[m]);
         size_t whole = spc_backend_cpu.memory(g.backend, g.plan, &golden_limits);
-        uint64_t kv = spc_engine_kv_bytes(g.plan, &golden_limits);
+        uint64_t kv = spc_kv_bytes(g.plan, &golden_limits);
 
         for (int t = 0; t < TYPES; t++) {
             spc_limits limits = golden_limits;
 
             limits.kv = types[t];
-            cr_expect_eq(spc_engine_kv_bytes(g.plan, &limits) * 2, kv);
+            cr_expect_eq(spc_kv_bytes(g.plan, &limits) * 2, kv);
             cr_expect_eq(spc_backend_cpu.memory(g.backend, g.plan, &limits), whole - kv / 2, "%s",
                          golden_models[m]);
             cr_expect_eq(spc_plan_kv_bytes(g.plan, 16, types[t]) * 2,
