@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* backend_cuda_stage.c - matrices through pinned memory: what one thread lays out, or faults in
- * from a mapped file, is a fraction of what the device's bus takes. */
+ * from a mapped file, is a fraction of what the device's bus takes.
+ *
+ * All of it goes to the runner's stream: the default one, or a wait for the whole device, would
+ * break a graph that another thread records. */
 #include "backend_cuda_stage.h"
 
 #include "backend_cuda.h"
