@@ -11,15 +11,15 @@
 #include "weights/quant.h"
 
 #include "decode.h"
-#include "golden.h"
+#include "distance.h"
+#include "sixteen.h"
 #include "tiny.h"
 
 #include <math.h>
 
-enum { UNITS = 3, TYPES = 2 };
+enum { UNITS = 3 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512"};
-static const spc_dtype types[TYPES] = {SPC_DTYPE_BF16, SPC_DTYPE_F16};
 
 /* ---- rounding ---------------------------------------------------------------------------------
  */
@@ -68,30 +68,6 @@ Test(host_kv, numbers_are_rounded_to_the_nearest_and_ties_to_even)
 /* ---- models -----------------------------------------------------------------------------------
  */
 
-/* The runner of a fixture with caches of another type. */
-static void load_again(golden *g, spc_dtype type)
-{
-    spc_limits limits = golden_limits;
-    spc_error error;
-
-    limits.kv = type;
-    g->ops->unload(g->runner);
-    cr_assert_eq(g->ops->load(g->backend, g->plan, g->bundle, &limits, &g->runner, &error), SPC_OK,
-                 "%s", error.message);
-}
-
-static float distance(const float *a, const float *b, int32_t count)
-{
-    float worst = 0;
-
-    for (int32_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-    }
-    return worst;
-}
-
 Test(host_kv, logits_are_near_those_of_float32)
 {
     for (int32_t n = 0; n < GOLDEN_MODELS * TYPES; n++) {
@@ -107,7 +83,7 @@ Test(host_kv, logits_are_near_those_of_float32)
             load_again(&g, type);
 
             float *all = golden_run(&g, 0, g.count);
-            float off = distance(all, g.logits, g.count * g.vocab), largest = 0;
+            float off = distance(all, g.logits, (size_t)(g.count * g.vocab)), largest = 0;
 
             for (int32_t i = 0; i < g.count * g.vocab; i++) {
                 largest = fmaxf(largest, fabsf(g.logits[i]));
