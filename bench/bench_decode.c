@@ -2,7 +2,8 @@
 /* bench_decode.c - how fast a model runs: time of one forward by number of rows, and how much of
  * the machine's memory read rate that is.
  *
- *     bench_decode [--model FOLDER] [--threads N] [--isa NAME] [--context N] [--seconds S] [--json]
+ *     bench_decode [--model FOLDER] [--threads N] [--isa NAME] [--context N] [--kv TYPE]
+ *                  [--seconds S] [--json]
  *
  * A round scores gamma + 1 rows at once, so the ratio to one row is what scoring costs beside plain
  * decoding.  Two states of the caches: `memory`, everything pushed out before each forward, as for
@@ -12,6 +13,7 @@
 #include "bench/measure.h"
 #include "host/backend.h"
 #include "host/engine.h"
+#include "host/kv.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,7 @@ typedef struct {
     const char *isa;
     int32_t threads;
     int32_t context; /* tokens in the cache before the measured rows */
+    spc_dtype kv;    /* of the cache */
     double seconds;  /* per line of the table */
     bool json, help;
 } options;
@@ -48,6 +51,7 @@ static const char help[] =
     "  --threads N     CPU threads; 0: one per core (default)\n"
     "  --isa NAME      portable, avx2, avx512 (default: the widest)\n"
     "  --context N     tokens in the KV cache before the measured rows (default 32)\n"
+    "  --kv TYPE       of the KV cache: f32 (default), bf16, f16\n"
     "  --seconds S     measured per line of the table, at least 20 runs (default 1)\n"
     "  --json          JSON lines instead of a table\n"
     "  --help          this text\n";
@@ -70,7 +74,7 @@ static bool read_number(const char *text, long least, long most, long *out)
 
 static int read_options(int count, char **arguments, options *o)
 {
-    *o = (options){NULL, NULL, 0, 32, 1.0, false, false};
+    *o = (options){.context = 32, .kv = SPC_DTYPE_F32, .seconds = 1.0};
     for (int i = 1; i < count; i++) {
         const char *name = arguments[i];
         long number;
@@ -97,6 +101,10 @@ static int read_options(int count, char **arguments, options *o)
         } else if (strcmp(name, "--context") == 0) {
             if (!read_number(value, 1, 1 << 20, &number)) return usage("--context: from 1", NULL);
             o->context = (int32_t)number;
+        } else if (strcmp(name, "--kv") == 0) {
+            spc_error error;
+
+            if (spc_kv_type(value, &o->kv, &error) != SPC_OK) return usage("--", error.message);
         } else if (strcmp(name, "--seconds") == 0) {
             char *end;
 
@@ -152,8 +160,11 @@ static bool forward(void *user)
 static spc_status open_model(model *m, const char *name, const options *o)
 {
     spc_config config;
-    spc_limits limits = {
-        .slots = 1, .context = o->context + ROWS_MAX, .rows = ROWS_MAX, .outputs = ROWS_MAX};
+    spc_limits limits = {.slots = 1,
+                         .context = o->context + ROWS_MAX,
+                         .rows = ROWS_MAX,
+                         .outputs = ROWS_MAX,
+                         .kv = o->kv};
     spc_status status = spc_open_bundle(name, &m->bundle, &m->error);
 
     if (status == SPC_OK) status = spc_config_read(m->bundle, &config, &m->error);
@@ -207,12 +218,14 @@ static void print_row(const model *m, const options *o, const char *name, const 
     measure_line_text(&line, "device", m->ops->device(m->backend));
     measure_line_text(&line, "weights_from", from);
     measure_line_integer(&line, "context", m->context);
+    measure_line_text(&line, "kv", spc_kv_name(o->kv));
     measure_line_integer(&line, "rows", m->rows);
     measure_line_number(&line, "median_ms", t->median);
     measure_line_number(&line, "p10_ms", t->p10);
     measure_line_number(&line, "p90_ms", t->p90);
     measure_line_integer(&line, "runs", t->runs);
     measure_line_integer(&line, "weight_bytes", (int64_t)m->weight_bytes);
+    measure_line_integer(&line, "kv_bytes", (int64_t)spc_plan_kv_bytes(m->plan, m->context, o->kv));
     measure_line_number(&line, "gb_per_s", rate);
     measure_line_number(&line, "read_gb_per_s", read_rate);
     measure_line_number(&line, "of_read_rate", rate / read_rate);
@@ -245,8 +258,9 @@ static bool bench_model(model *m, const char *name, const options *o, double rea
     bool ok = open_model(m, name, o) == SPC_OK;
 
     if (ok && !o->json) {
-        (void)printf("\n%s, %s, %d tokens in the cache, %.2f MB of weights per forward\n", name,
-                     m->ops->device(m->backend), (int)o->context, (double)m->weight_bytes * 1e-6);
+        (void)printf("\n%s, %s, %d tokens in the cache (%s), %.2f MB of weights per forward\n",
+                     name, m->ops->device(m->backend), (int)o->context, spc_kv_name(o->kv),
+                     (double)m->weight_bytes * 1e-6);
         (void)printf("weights  rows  median ms      p10      p90     GB/s of read to one row\n");
     }
     ok = ok && bench_rows(m, o, name, true, read_rate) && bench_rows(m, o, name, false, read_rate);
@@ -281,6 +295,7 @@ static bool bench_load(const options *o)
     spc_engine_options_init(&l.options);
     l.options.threads = o->threads;
     l.options.isa = o->isa;
+    l.options.kv = spc_kv_name(o->kv);
     if (!measure_run(load_and_close, NULL, &l, 20, o->seconds, &t)) {
         (void)fprintf(stderr, "bench_decode: %s\n", l.error.message);
         return false;

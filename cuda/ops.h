@@ -13,7 +13,7 @@
  * be one of those below, cuBLASLt's products apart, and the device of compute capability 9.0 or
  * later.  Results are the same.
  *
- * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear_tile.c run
+ * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear*.c run
  * them on the CPU, a fiber per thread, against the loops of the CPU backend. */
 #ifndef SPC_CUDA_OPS_H
 #define SPC_CUDA_OPS_H

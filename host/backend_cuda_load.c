@@ -242,9 +242,10 @@ static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, s
     return spc_error_set(
         err, SPC_ENOMEM,
         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu: sessions %d, context %d), "
-        "%zu MiB are free; lower sessions, context or kv-tokens, or --device cpu",
+        "%zu MiB are free; lower sessions, context or kv-tokens, %sor --device cpu",
         spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
-        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20);
+        weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20,
+        spc_kv_advice(&r->limits, spc_kv_bytes(r->plan, &r->limits), weights + arena));
 }
 
 static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *err)
@@ -433,6 +434,7 @@ void spc_cuda_unload(spc_runner *r)
     /* A round may still fly; and where to free memory waits for the device, which may wait for a
      * rank, this wait ends in time. */
     (void)spc_cuda_wait(r->backend, "unload", NULL);
+    if (r->backend->comm && r->backend->comm->hangs) return; /* all goes with the process */
     spc_cuda_free_graphs(r);
     spc_cuda_free_wholes(r);
     (void)cudaFreeHost(r->whole_host);

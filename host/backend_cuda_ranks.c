@@ -38,6 +38,7 @@ struct spc_backend {
     char id[SPC_NCCL_ID_BYTES];
     char which[SPC_RANKS_MAX][16];         /* [world] numbers of devices */
     spc_device_comm *place[SPC_RANKS_MAX]; /* [world] of a shared device, until its rank has it */
+    spc_comm *beside[SPC_RANKS_MAX];       /* [world] of devices that differ: who says what fails */
     spc_backend *rank[SPC_RANKS_MAX];      /* [world] CUDA backends */
     spc_drivers *drivers;
     spc_status status[SPC_RANKS_MAX]; /* [world] of the present job */
@@ -74,7 +75,8 @@ static spc_status join(void *user, spc_device_comm **out, spc_error *err)
     spc_backend *b = s->group;
 
     if (!b->shared) {
-        return spc_nccl_open(b->library, b->id, s->rank, b->world, b->timeout_ms, NULL, out, err);
+        return spc_nccl_open(b->library, b->id, s->rank, b->world, b->timeout_ms,
+                             b->beside[s->rank], out, err);
     }
     *out = b->place[s->rank];
     b->place[s->rank] = NULL;
@@ -205,6 +207,7 @@ static void ranks_close(spc_backend *b)
     spc_drivers_close(b->drivers);
     for (int32_t k = 0; k < b->world; k++) {
         if (b->place[k]) b->place[k]->ops->close(b->place[k]);
+        spc_comm_close(b->beside[k]);
     }
     free(b);
 }
@@ -221,8 +224,10 @@ static spc_status prepare(spc_backend *b, const spc_cuda_ranks_options *o, spc_e
         cuda->close(alone);
     }
     if (status != SPC_OK) return status;
-    if (!b->shared) return spc_nccl_id(o->library, b->id, err);
-    return spc_virtual_open(o->world, b->timeout_ms, b->place, err);
+    if (b->shared) return spc_virtual_open(o->world, b->timeout_ms, b->place, err);
+    status = spc_nccl_id(o->library, b->id, err);
+    if (status != SPC_OK) return status;
+    return spc_comm_local_open(o->world, b->timeout_ms, b->beside, err);
 }
 
 spc_status spc_cuda_ranks_open(const spc_cuda_ranks_options *o, spc_backend **out, spc_error *err)

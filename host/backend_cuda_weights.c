@@ -2,22 +2,24 @@
 /* backend_cuda_weights.c - what weights take on the device, and how they get there.
  *
  * Matrices keep their element type.  Rows of 16 and 32 bits begin at 16 bytes, padded where they
- * must be; quantised ones are laid out anew (cuda/quant.cuh), a few megabytes at a time, and take
- * what they take in the checkpoint.  Vectors become float32.  Of a rank's plan only its part is
- * sent. */
+ * must be; quantised ones are laid out anew (cuda/quant.cuh) and take what they take in the
+ * checkpoint.  Both by all threads, a few megabytes at a time (backend_cuda_stage.c).  Vectors
+ * become float32.  Of a rank's plan only its part is sent. */
 #include "backend_cuda.h"
 
 #include "weights/quant.h"
 
 #include "backend_cuda_pack.h"
+#include "backend_cuda_stage.h"
 #include "carve.h"
 #include "cpu_scale.h"
+#include "cpu_threads.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 4 << 20 }; /* of rows that are laid out before they are sent */
+enum { PIECE_BYTES = 8 << 20 }; /* of rows that are laid out before they are sent */
 
 size_t spc_cuda_vector_floats(const spc_weight *w, int32_t context)
 {
@@ -164,90 +166,6 @@ spc_status spc_cuda_weights(const spc_backend *b, const spc_plan *plan, const sp
     return status;
 }
 
-/* ---- matrices ---------------------------------------------------------------------------------
- */
-
-/* Where the part of row `row` begins in the checkpoint. */
-static const uint8_t *row_at(const spc_weight *w, const spc_tensor *t, int32_t row)
-{
-    size_t elements = spc_dtype_elements(t->dtype), bytes = spc_dtype_bytes(t->dtype);
-
-    return (const uint8_t *)t->data +
-           ((size_t)(w->row + row) * ((size_t)w->of_cols / elements) + (size_t)w->col / elements) *
-               bytes;
-}
-
-/* All of it goes to the runner's stream: the default one, or a wait for the whole device, would
- * break a graph that another thread records. */
-static cudaError_t send_plain(const spc_runner *r, const spc_weight *w, const spc_tensor *t,
-                              const spc_cuda_matrix *m)
-{
-    cudaStream_t stream = r->backend->stream;
-    size_t bytes = spc_dtype_bytes(t->dtype);
-    size_t row = (size_t)m->cols * bytes, pitch = (size_t)m->stride * bytes;
-    cudaError_t code = cudaSuccess;
-
-    if (pitch > row) {
-        code = cudaMemsetAsync((void *)(uintptr_t)m->data, 0, pitch * (size_t)m->rows, stream);
-    }
-    if (code != cudaSuccess) return code;
-    return cudaMemcpy2DAsync((void *)(uintptr_t)m->data, pitch, row_at(w, t, 0),
-                             (size_t)w->of_cols * bytes, row, (size_t)m->rows,
-                             cudaMemcpyHostToDevice, stream);
-}
-
-/* Rows of one plane, which lie behind each other on both sides; returns at once what failed before.
- */
-static cudaError_t send_plane(cudaError_t before, const void *plane, int64_t first, int32_t bytes,
-                              const uint8_t *from, int32_t rows, cudaStream_t stream)
-{
-    size_t all = (size_t)bytes * (size_t)rows;
-
-    if (before != cudaSuccess || bytes == 0) return before;
-    return cudaMemcpyAsync((char *)(uintptr_t)plane + first * bytes, from, all,
-                           cudaMemcpyHostToDevice, stream);
-}
-
-/* As many rows at once as the stage has room for: at least one. */
-static spc_status send_planes(spc_runner *r, const spc_weight *w, const spc_tensor *t,
-                              const spc_cuda_matrix *m, spc_error *err)
-{
-    const spc_cuda_planes b = spc_cuda_planes_of(m->type, m->cols);
-    const int32_t row = b.data + b.high + b.scale + b.step;
-    const int32_t most = row < STAGE_BYTES ? STAGE_BYTES / row : 1;
-    uint8_t *stage = malloc((size_t)row * (size_t)most);
-    cudaStream_t stream = r->backend->stream;
-    cudaError_t code = cudaSuccess;
-
-    if (!stage) {
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory to send %s", r->backend->device_name,
-                             w->name);
-    }
-
-    const spc_cuda_row to = {stage, stage + (size_t)b.data * (size_t)most,
-                             stage + (size_t)(b.data + b.high) * (size_t)most,
-                             stage + (size_t)(b.data + b.high + b.scale) * (size_t)most};
-
-    for (int32_t first = 0; first < m->rows && code == cudaSuccess; first += most) {
-        const int32_t rows = m->rows - first < most ? m->rows - first : most;
-
-        for (int32_t i = 0; i < rows; i++) {
-            const spc_cuda_row at = {
-                to.data + (size_t)i * (size_t)b.data, to.high + (size_t)i * (size_t)b.high,
-                to.scale + (size_t)i * (size_t)b.scale, to.step + (size_t)i * (size_t)b.step};
-
-            spc_cuda_pack_row(m->type, row_at(w, t, first + i), m->cols, &at);
-        }
-        code = send_plane(code, m->data, first, b.data, to.data, rows, stream);
-        code = send_plane(code, m->high, first, b.high, to.high, rows, stream);
-        code = send_plane(code, m->scale, first, b.scale, to.scale, rows, stream);
-        code = send_plane(code, m->step, first, b.step, to.step, rows, stream);
-        if (code == cudaSuccess) code = cudaStreamSynchronize(stream); /* the stage is free */
-    }
-    free(stage);
-    return spc_cuda_check(r->backend, code, w->name, err);
-}
-
 /* The scales beside a matrix of I8 or F8_*. */
 static spc_status send_scales(spc_runner *r, const spc_bundle *bundle, const spc_weight *w,
                               const spc_tensor *t, const spc_cuda_matrix *m, spc_error *err)
@@ -324,7 +242,8 @@ static spc_status send_vector(spc_runner *r, const spc_bundle *bundle, int32_t i
 /* ---- all --------------------------------------------------------------------------------------
  */
 
-static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i, spc_error *err)
+static spc_status send_weight(spc_runner *r, spc_cuda_stage *stage, const spc_bundle *bundle,
+                              int32_t i, spc_error *err)
 {
     const spc_weight *w = &r->plan->weight[i];
     const spc_tensor *t = spc_bundle_find(bundle, w->name);
@@ -333,21 +252,29 @@ static spc_status send_weight(spc_runner *r, const spc_bundle *bundle, int32_t i
 
     if (!is_matrix(w)) return send_vector(r, bundle, i, t, err);
     if (m->rows == 0) return SPC_OK; /* of another rank */
-    if (!spc_cuda_is_quantised(m->type)) {
-        return spc_cuda_check(r->backend, send_plain(r, w, t, m), w->name, err);
-    }
-    status = send_planes(r, w, t, m, err);
+    status = spc_cuda_stage_send(stage, w, t, m, err);
     if (status == SPC_OK && m->scale_stride > 0) status = send_scales(r, bundle, w, t, m, err);
     return status;
 }
 
+/* Ranks load at the same time, each by its share of the cores: all of them may be here. */
+static int32_t own_threads(const spc_backend *b)
+{
+    int32_t threads = spc_team_cores() / (b->comm ? b->comm->world : 1);
+
+    return threads < 1 ? 1 : threads < SPC_TEAM_MAX ? threads : SPC_TEAM_MAX;
+}
+
 spc_status spc_cuda_send_weights(spc_runner *r, const spc_bundle *bundle, spc_error *err)
 {
-    spc_status status = SPC_OK;
+    spc_cuda_stage *stage;
+    spc_status status =
+        spc_cuda_stage_open(r->backend, own_threads(r->backend), PIECE_BYTES, &stage, err);
 
     for (int32_t i = 0; i < r->plan->weight_count && status == SPC_OK; i++) {
-        status = send_weight(r, bundle, i, err);
+        status = send_weight(r, stage, bundle, i, err);
     }
+    spc_cuda_stage_close(stage);
     return status;
 }
 

@@ -36,7 +36,7 @@ static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
                              "counted: lower --batch or --context",
                              (int)what->batch, (int)what->context);
     }
-    out->kv = spc_engine_kv_bytes(model->plan, limits);
+    out->kv = spc_kv_bytes(model->plan, limits);
     out->workspace = all - out->kv;
     return SPC_OK;
 }

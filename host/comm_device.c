@@ -32,24 +32,19 @@ static spc_status end_by(spc_device_comm *comm, const char *why, spc_error *err)
 }
 
 spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_stream stream,
-                                spc_error *err)
+                                spc_device_comm_late late, spc_error *err)
 {
     int64_t deadline = spc_device_comm_now() + (int64_t)timeout_ms * 1000000;
 
     for (int64_t asked = 0;; asked++) {
         cudaError_t code = cudaStreamQuery(stream);
         spc_status status = comm->ops->async_error(comm, err);
-        char text[128];
 
         if (status != SPC_OK || code == cudaSuccess) return status;
         if (code == cudaErrorNotReady) (void)cudaGetLastError(); /* no error, but kept as one */
         if (code != cudaErrorNotReady) return end_by(comm, cudaGetErrorString(code), err);
         if (spc_device_comm_now() > deadline) {
-            (void)snprintf(text, sizeof text,
-                           "waiting for the device: expected all ranks within %d ms, and some did "
-                           "not come",
-                           (int)timeout_ms);
-            return end_by(comm, text, err);
+            return late(comm, "waiting for the device", stream, err);
         }
         spc_device_comm_rest(asked);
     }

@@ -11,7 +11,10 @@
  * close is left).  A rank learns of another's end at its next call or in its next wait.
  *
  * A spc_device_comm belongs to one thread at a time, except for abort, which any thread may call
- * until it is closed.  Its device must be the calling thread's. */
+ * until it is closed.  Its device must be the calling thread's.
+ *
+ * A device that hangs is told from one that waits for another rank once the group has ended: then
+ * nothing waits, and what is still busy hangs. */
 #ifndef SPC_HOST_COMM_DEVICE_H
 #define SPC_HOST_COMM_DEVICE_H
 
@@ -67,11 +70,16 @@ typedef struct {
 struct spc_device_comm {
     const spc_device_comm_ops *ops;
     int32_t rank, world;
+    bool hangs; /* the device is busy for ever: whatever waits for it does, and so does its free */
 };
 
-/* For implementations: the verb wait, by asking the stream and async_error in turn. */
+/* For implementations: the verb wait, by asking the stream and async_error in turn.
+ *
+ * late   what ends the group, called once after timeout_ms; what: "waiting for the device" */
+typedef spc_status (*spc_device_comm_late)(spc_device_comm *comm, const char *what,
+                                           spc_stream stream, spc_error *err);
 spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_stream stream,
-                                spc_error *err);
+                                spc_device_comm_late late, spc_error *err);
 /* A moment on a clock that does not jump, in ns, and a short rest before the asked-th question:
  * none while the answer may come at once. */
 int64_t spc_device_comm_now(void);

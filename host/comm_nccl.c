@@ -7,8 +7,12 @@
  * under another thread's call.  CommAbort then goes to a thread of its own: it lets go of kernels
  * that wait at once, but returns only when no graph holds a call of the communicator any more
  * (commDestroySync of NCCL's init.cc), and it is the owner's thread that has those graphs, or is
- * about to record one.  Ranks that are processes have a group on the host too (comm_tcp.c),
- * which knows who died or hangs: every wait here asks it.
+ * about to record one.  Ranks have a group on the host too (comm_tcp.c, comm_local.c), which knows
+ * who died or hangs: every wait here asks it.
+ *
+ * Whose GPU hangs costs nothing until a wait is over.  Once NCCL is aborted its kernels return, and
+ * a stream that waited in them comes to rest.  A rank whose stream does not names itself over the
+ * group on the host; the others give it the time to.
  *
  * Recorded in graphs, NCCL puts waits on events beside its kernels, which graphs of plain kernel
  * nodes take, but bodies of conditional nodes do not (unless NCCL_GRAPH_MIXING_SUPPORT=0).
@@ -140,15 +144,18 @@ typedef struct {
     _Atomic bool done;
 } ending;
 
-/* How long close waits for it: graphs are gone by then. */
-enum { ENDING_MS = 10000 };
+/* How long close waits for it: graphs are gone by then.  How long a stream may be busy once nothing
+ * on it waits for another rank: longer than the rest of a forward takes, and than the timeout only
+ * where that is for tests. */
+enum { ENDING_MS = 10000, REST_MS = 5000, REST_LEAST_MS = 500 };
 
 typedef struct {
     spc_device_comm comm; /* first: the two are one pointer */
     calls api;
     ncclComm_t handle; /* NULL: not yet, or aborted */
     ending *ending;    /* NULL: it has not been */
-    bool owned;
+    bool owned, joined;
+    bool looked; /* whether the device hangs */
     int32_t timeout_ms;
     spc_comm *beside;     /* NULL: none */
     pthread_mutex_t lock; /* of end */
@@ -230,16 +237,71 @@ static spc_status end_by(nccl *n, const char *what, ncclResult_t result, spc_err
     return give_up(n, err);
 }
 
-static spc_status end_late(nccl *n, const char *what, spc_error *err)
+static int32_t rest_ms(const nccl *n)
 {
-    char text[256];
+    if (n->timeout_ms < REST_LEAST_MS) return REST_LEAST_MS;
+    return n->timeout_ms < REST_MS ? n->timeout_ms : REST_MS;
+}
 
+/* Does a stream come to rest, now that nobody is waited for?  (An application's group is not ours
+ * to abort: its streams may wait as ever.) */
+static void look(nccl *n, spc_stream stream)
+{
+    int64_t deadline = spc_device_comm_now() + (int64_t)rest_ms(n) * 1000000;
+
+    if (!n->owned || n->looked) return;
+    n->looked = true;
+    for (int64_t asked = 0; cudaStreamQuery(stream) == cudaErrorNotReady; asked++) {
+        (void)cudaGetLastError(); /* no error, but kept as one */
+        n->comm.hangs = spc_device_comm_now() > deadline;
+        if (n->comm.hangs) return;
+        spc_device_comm_rest(asked);
+    }
+}
+
+/* Has the rank whose device hangs named itself?  It takes as long to find out as this one takes to
+ * find that its own does not, and may have begun later. */
+static bool hear_whose(nccl *n)
+{
+    int64_t deadline = spc_device_comm_now() + 2 * (int64_t)rest_ms(n) * 1000000;
+
+    for (int64_t asked = 0; ended_beside(n) == SPC_OK; asked++) {
+        if (spc_device_comm_now() > deadline) return false;
+        spc_device_comm_rest(asked);
+    }
+    return true;
+}
+
+/* stream   NULL, or the one that was waited for */
+static spc_status end_late(nccl *n, const char *what, const spc_stream *stream, spc_error *err)
+{
+    char text[SPC_ERROR_BYTES], why[200] = "some did not come; see what the other ranks say";
+
+    (void)give_up(n, NULL);
+    if (stream) look(n, *stream);
+    if (n->comm.hangs) {
+        (void)snprintf(why, sizeof why,
+                       "the GPU of rank %d hangs: it was busy for %d ms more when nothing on it "
+                       "waited for other ranks; see nvidia-smi and dmesg (Xid) on its machine",
+                       (int)n->comm.rank, (int)rest_ms(n));
+    } else if (n->joined && n->beside && hear_whose(n)) {
+        return ended(n, err);
+    } else if (n->looked) {
+        (void)snprintf(why, sizeof why,
+                       "some did not come; the GPU of this rank did nothing but wait for them");
+    }
     (void)snprintf(text, sizeof text,
-                   "rank %d of %d: nccl: %s: expected all ranks within %d ms, and some did not "
-                   "come; see what the other ranks say",
-                   (int)n->comm.rank, (int)n->comm.world, what, (int)n->timeout_ms);
+                   "rank %d of %d: nccl: %s: expected all ranks within %d ms, and %s",
+                   (int)n->comm.rank, (int)n->comm.world, what, (int)n->timeout_ms, why);
+    if (n->comm.hangs && n->beside) n->beside->ops->abort(n->beside, text);
     nccl_abort(&n->comm, text);
-    return give_up(n, err);
+    return ended(n, err);
+}
+
+static spc_status nccl_late(spc_device_comm *comm, const char *what, spc_stream stream,
+                            spc_error *err)
+{
+    return end_late((nccl *)comm, what, &stream, err);
 }
 
 /* What became of a call: finished, failed, or too late. */
@@ -254,7 +316,7 @@ static spc_status settle(nccl *n, ncclComm_t handle, const char *what, ncclResul
         if (answer != ncclSuccess) result = answer;
         if (result != ncclInProgress) break;
         if (ended_beside(n) != SPC_OK) return give_up(n, err);
-        if (spc_device_comm_now() > deadline) return end_late(n, what, err);
+        if (spc_device_comm_now() > deadline) return end_late(n, what, NULL, err);
         spc_device_comm_rest(asked);
     }
     return result == ncclSuccess ? SPC_OK : end_by(n, what, result, err);
@@ -274,7 +336,11 @@ static spc_status nccl_async_error(spc_device_comm *comm, spc_error *err)
 
 static spc_status nccl_wait(spc_device_comm *comm, spc_stream stream, spc_error *err)
 {
-    return spc_device_comm_wait(comm, ((nccl *)comm)->timeout_ms, stream, err);
+    nccl *n = (nccl *)comm;
+    spc_status status = spc_device_comm_wait(comm, n->timeout_ms, stream, nccl_late, err);
+
+    if (status != SPC_OK) look(n, stream); /* who frees memory next asks for it */
+    return status;
 }
 
 /* ---- collectives ------------------------------------------------------------------------------
@@ -362,13 +428,14 @@ static spc_status nccl_recv(spc_device_comm *comm, void *data, size_t bytes, int
 /* ---- open and close ---------------------------------------------------------------------------
  */
 
-/* What does not end in time is left alone: NCCL may wait for a rank that is no more. */
-static void close_ending(ending *e)
+/* What does not end in time is left alone: NCCL may wait for a rank that is no more, or for a
+ * device that hangs. */
+static void close_ending(ending *e, bool hangs)
 {
     int64_t deadline = spc_device_comm_now() + (int64_t)ENDING_MS * 1000000;
 
     if (!e) return;
-    for (int64_t asked = 0; !e->done && spc_device_comm_now() < deadline; asked++) {
+    for (int64_t asked = 0; !hangs && !e->done && spc_device_comm_now() < deadline; asked++) {
         spc_device_comm_rest(asked);
     }
     if (!e->done) {
@@ -384,11 +451,12 @@ static void nccl_close(spc_device_comm *comm)
     nccl *n = (nccl *)comm;
 
     if (ended(n, NULL) != SPC_OK) (void)give_up(n, NULL);
+    n->joined = false;
     if (n->handle && n->owned &&
         settle(n, n->handle, "close", n->api.CommFinalize(n->handle), NULL) == SPC_OK) {
         (void)n->api.CommDestroy(n->handle);
     }
-    close_ending(n->ending);
+    close_ending(n->ending, n->comm.hangs);
     (void)pthread_mutex_destroy(&n->lock);
     free(n);
 }
@@ -424,7 +492,7 @@ static spc_status new_rank(const char *library, int32_t rank, int32_t world, int
         free(n);
         return status;
     }
-    n->comm = (spc_device_comm){&nccl_ops, rank, world};
+    n->comm = (spc_device_comm){&nccl_ops, rank, world, false};
     n->timeout_ms = timeout_ms;
     n->owned = owned;
     (void)pthread_mutex_init(&n->lock, NULL); /* does not fail on the systems this runs on */
@@ -460,6 +528,7 @@ spc_status spc_nccl_open(const char *library, const char id[SPC_NCCL_ID_BYTES], 
         nccl_close(&n->comm);
         return status;
     }
+    n->joined = true;
     *out = &n->comm;
     return SPC_OK;
 }
@@ -525,7 +594,7 @@ static spc_status nccl_split(spc_device_comm *comm, int32_t colour, spc_device_c
         return status;
     }
     part->api = n->api;
-    part->comm = (spc_device_comm){&nccl_ops, rank, world};
+    part->comm = (spc_device_comm){&nccl_ops, rank, world, false};
     part->handle = handle;
     part->owned = true;
     part->timeout_ms = n->timeout_ms;

@@ -5,7 +5,8 @@
  * build was made without its header, the answer is one line that says so.
  *
  * Every rank initialises without blocking, so that a rank that never comes is found by the
- * deadline.  NCCL does not tell which rank that was. */
+ * deadline.  NCCL does not tell which rank that was, nor whose GPU hangs: the rank itself does,
+ * once NCCL is aborted (comm_device.h). */
 #ifndef SPC_HOST_COMM_NCCL_H
 #define SPC_HOST_COMM_NCCL_H
 
@@ -27,7 +28,8 @@ spc_status spc_nccl_id(const char *library, char id[SPC_NCCL_ID_BYTES], spc_erro
  *
  * timeout_ms   of every wait, > 0
  * beside       NULL; or the ranks' group on the host, which knows more than NCCL of who died: its
- *              end ends every wait here.  Must outlive this one
+ *              end ends every wait here, and a rank whose GPU hangs ends it by saying so.  Must
+ *              outlive this one
  *
  * SPC_EUSAGE rank, world or timeout; SPC_EDEVICE: some rank did not come, or NCCL says why not;
  * SPC_ENOMEM */

@@ -293,9 +293,24 @@ static void virtual_close(spc_device_comm *comm)
     free(p);
 }
 
+static spc_status virtual_late(spc_device_comm *comm, const char *what, spc_stream stream,
+                               spc_error *err)
+{
+    place *p = (place *)comm;
+    char text[192];
+
+    (void)stream;
+    (void)snprintf(text, sizeof text,
+                   "rank %d of %d: virtual: %s: expected all ranks within %d ms, and some did not "
+                   "come",
+                   (int)comm->rank, (int)comm->world, what, (int)p->timeout_ms);
+    p->host->ops->abort(p->host, text);
+    return p->host->ops->async_error(p->host, err);
+}
+
 static spc_status virtual_wait(spc_device_comm *comm, spc_stream stream, spc_error *err)
 {
-    return spc_device_comm_wait(comm, ((place *)comm)->timeout_ms, stream, err);
+    return spc_device_comm_wait(comm, ((place *)comm)->timeout_ms, stream, virtual_late, err);
 }
 
 static void virtual_abort(spc_device_comm *comm, const char *reason)
@@ -326,7 +341,7 @@ static place *new_place(spc_comm *host, group *g, int32_t timeout_ms)
     place *p = calloc(1, sizeof *p);
 
     if (!p) return NULL;
-    p->comm = (spc_device_comm){&virtual_ops, host->rank, host->world};
+    p->comm = (spc_device_comm){&virtual_ops, host->rank, host->world, false};
     p->host = host;
     p->group = g;
     p->timeout_ms = timeout_ms;

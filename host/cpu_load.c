@@ -4,6 +4,7 @@
 #include "carve.h"
 #include "cpu_runner.h"
 #include "cpu_scale.h"
+#include "kv.h"
 #include "rope.h"
 
 #include "weights/quant.h"
@@ -249,9 +250,10 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
         free(r);
         return spc_error_set(
             err, SPC_ENOMEM,
-            "%s: no memory for KV caches and scratch: %zu MiB (sessions %d, context %d); lower "
+            "%s: no memory for KV caches and scratch: %zu MiB (sessions %d, context %d); %slower "
             "sessions, context or kv-tokens",
-            spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context);
+            spc_bundle_where(weights), bytes >> 20, (int)limits->slots, (int)limits->context,
+            spc_kv_advice(limits, spc_kv_bytes(plan, limits), bytes));
     }
     r->backend = b;
     r->plan = plan;

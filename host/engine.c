@@ -69,7 +69,7 @@ static spc_status model_bytes(const spc_engine *engine, const spc_model *model,
 /* Do both models fit?  Told before any weight moves. */
 static spc_status check_room(const spc_engine *engine, const spc_limits *limits, spc_error *err)
 {
-    uint64_t verifier, drafter = 0, room;
+    uint64_t verifier, drafter = 0, room, kv;
     spc_status status;
 
     if (!engine->ops->room) return SPC_OK;
@@ -77,15 +77,18 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
     if (status == SPC_OK) status = model_bytes(engine, &engine->drafter, limits, &drafter, err);
     if (status != SPC_OK) return status;
     room = engine->ops->room(engine->backend);
+    kv = spc_kv_bytes(engine->verifier.plan, limits);
     if (drafter <= room && verifier <= room - drafter) return SPC_OK;
+    if (engine->drafter.plan) kv += spc_kv_bytes(engine->drafter.plan, limits);
     return spc_error_set(
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
         ", each: sessions %d, context %d), found %" PRIu64
-        " MiB free; lower sessions, context or kv-tokens, take a smaller model, or --device "
+        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or --device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
-        drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20);
+        drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20,
+        spc_kv_advice(limits, kv, verifier + drafter));
 }
 
 static void unload_model(const spc_engine *engine, spc_model *model)
@@ -100,24 +103,24 @@ static void unload_model(const spc_engine *engine, spc_model *model)
 
 static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    spc_pair_side drafter = {&engine->drafter, NULL}, verifier = {&engine->verifier, NULL};
-    spc_tokenizer *drafter_tokenizer = NULL;
-    spc_status status = spc_open_model(o->verifier, &engine->verifier, err);
+    spc_model *const model[] = {&engine->verifier, o->drafter ? &engine->drafter : NULL};
+    spc_pair_side drafter = {model[1], NULL}, verifier = {model[0], NULL};
+    spc_tokenizer *tokenizer[2];
+    spc_status status = spc_open_model(o->verifier, model[0], err);
 
-    if (status == SPC_OK) status = spc_open_tokenizer(&engine->verifier, &engine->tokenizer, err);
+    if (status == SPC_OK && o->drafter) status = spc_open_model(o->drafter, model[1], err);
+    if (status == SPC_OK) status = spc_open_tokenizers(model, tokenizer, err);
     if (status != SPC_OK) return status;
-    engine->vocab = engine->verifier.config.vocab;
+    engine->vocab = model[0]->config.vocab;
+    verifier.tokenizer = engine->tokenizer = tokenizer[0];
+    drafter.tokenizer = tokenizer[1];
     if (!o->drafter) return SPC_OK;
-    status = spc_open_model(o->drafter, &engine->drafter, err);
-    if (status == SPC_OK) status = spc_open_tokenizer(&engine->drafter, &drafter_tokenizer, err);
-    drafter.tokenizer = drafter_tokenizer;
-    verifier.tokenizer = engine->tokenizer;
-    if (status == SPC_OK) status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
+    status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
     if (status == SPC_OK) {
-        engine->drafter.plan->ids = engine->verifier.plan->ids = engine->vocab;
+        model[1]->plan->ids = model[0]->plan->ids = engine->vocab;
         spc_pair_warn(&drafter, &verifier, o->log, o->user);
     }
-    spc_tokenizer_close(drafter_tokenizer);
+    if (tokenizer[1] != tokenizer[0]) spc_tokenizer_close(tokenizer[1]);
     return status;
 }
 
@@ -157,20 +160,6 @@ spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err)
                          "kv-tokens: expected 0 (the context for every session) or %d and more, "
                          "found %d",
                          SPC_PAGE_TOKENS, (int)tokens);
-}
-
-uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits)
-{
-    spc_limits full = *limits;
-    uint64_t page, memory = 0;
-
-    full.pages = 0;
-    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS, limits->kv);
-    if (plan->encoder_ops > 0) { /* which it counts as much for */
-        page /= 2;
-        memory = (uint64_t)spc_limits_pages(&full);
-    }
-    return page * ((uint64_t)spc_limits_pages(limits) + memory);
 }
 
 /* Arrays of a step; sizes follow from the number of sessions. */

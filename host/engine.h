@@ -125,6 +125,15 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);
 
+/* The tokenizers of a pair: both at the same time, or one for both where they are the same text.
+ * Where both fail the error is the first one's, whichever was found first; but files that cannot be
+ * read at all come first.
+ *
+ * model   [2]; model[1] NULL: there is one
+ * out     [2] as spc_open_tokenizer, NULL on failure; close by spc_close_tokenizers */
+spc_status spc_open_tokenizers(spc_model *const *model, spc_tokenizer **out, spc_error *err);
+void spc_close_tokenizers(spc_tokenizer *const *tokenizer);
+
 /* Monotonic clock of the machine, in nanoseconds. */
 uint64_t spc_now_ns(void);
 
@@ -142,9 +151,6 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 
 /* SPC_EUSAGE: spc_engine_options.kv_tokens is out of range. */
 spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err);
-
-/* Bytes of KV caches and of encoder memories that a runner reserves. */
-uint64_t spc_engine_kv_bytes(const spc_plan *plan, const spc_limits *limits);
 
 /* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
  * Takes over backend and runners, also when it fails; drafter may be NULL. */

@@ -13,6 +13,9 @@ static const struct {
 
 enum { TYPES = sizeof types / sizeof *types };
 
+/* KV caches of a quarter of all memory: to halve them is worth a word. */
+enum { KV_LARGE = 4 };
+
 spc_status spc_kv_type(const char *name, spc_dtype *out, spc_error *err)
 {
     for (int i = 0; i < TYPES; i++) {
@@ -28,6 +31,27 @@ const char *spc_kv_name(spc_dtype type)
 
     while (types[i].type != type) i++;
     return types[i].name;
+}
+
+uint64_t spc_kv_bytes(const spc_plan *plan, const spc_limits *limits)
+{
+    spc_limits full = *limits;
+    uint64_t page, memory = 0;
+
+    full.pages = 0;
+    page = spc_plan_kv_bytes(plan, SPC_PAGE_TOKENS, limits->kv);
+    if (plan->encoder_ops > 0) { /* which it counts as much for */
+        page /= 2;
+        memory = (uint64_t)spc_limits_pages(&full);
+    }
+    return page * ((uint64_t)spc_limits_pages(limits) + memory);
+}
+
+const char *spc_kv_advice(const spc_limits *limits, uint64_t kv, uint64_t all)
+{
+    bool much = limits->kv == SPC_DTYPE_F32 && kv >= all / KV_LARGE;
+
+    return much ? "keep keys and values in 16 bits (--kv bf16 or f16), " : "";
 }
 
 void spc_kv_write(const spc_kv *kv, char *data, int64_t at, const float *from, int32_t count)

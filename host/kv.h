@@ -33,6 +33,14 @@ static inline char *spc_kv_at(const spc_kv *kv, char *data, int64_t at)
 spc_status spc_kv_type(const char *name, spc_dtype *out, spc_error *err);
 const char *spc_kv_name(spc_dtype type);
 
+/* Bytes of KV caches and of encoder memories that a runner reserves. */
+uint64_t spc_kv_bytes(const spc_plan *plan, const spc_limits *limits);
+/* What a message about missing memory says behind "lower ..., " where the KV caches are a large
+ * part of it and could be smaller: a few words with a comma and a space behind, or "".
+ *
+ * kv, all   bytes of the caches and of everything */
+const char *spc_kv_advice(const spc_limits *limits, uint64_t kv, uint64_t all);
+
 /* Write `count` keys or values from element `at` on. */
 void spc_kv_write(const spc_kv *kv, char *data, int64_t at, const float *from, int32_t count);
 

@@ -11,6 +11,7 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#include <pthread.h>
 #include <string.h>
 
 spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
@@ -67,17 +68,72 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
     return status;
 }
 
-spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
+/* Reading a tokenizer takes some ten times its bytes, which the heap would keep. */
+static void trim_heap(void)
 {
-    spc_status status;
-
-    *out = NULL;
-    if (!spc_bundle_has_file(model->bundle, "tokenizer.json")) return SPC_OK;
-    status = spc_bundle_tokenizer(model->bundle, out, err);
-#ifdef __GLIBC__ /* reading it takes some ten times its bytes, which the heap would keep */
+#ifdef __GLIBC__
     (void)malloc_trim(0);
 #endif
-    return status;
+}
+
+typedef struct {
+    spc_model *model;
+    spc_tokenizer *out;
+    spc_status status;
+    spc_error error;
+} reading;
+
+static void *read_tokenizer(void *user)
+{
+    reading *r = user;
+
+    if (!spc_bundle_has_file(r->model->bundle, "tokenizer.json")) return NULL;
+    r->status = spc_bundle_tokenizer(r->model->bundle, &r->out, &r->error);
+    return NULL;
+}
+
+spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err)
+{
+    reading r = {.model = model};
+
+    (void)read_tokenizer(&r);
+    trim_heap();
+    *out = r.out;
+    if (r.status != SPC_OK && err) *err = r.error;
+    return r.status;
+}
+
+spc_status spc_open_tokenizers(spc_model *const *model, spc_tokenizer **out, spc_error *err)
+{
+    reading first = {.model = model[0]}, second = {.model = model[1]};
+    bool same = false, beside = false;
+    spc_status status = SPC_OK;
+    pthread_t thread;
+
+    out[0] = out[1] = NULL;
+    if (model[1]) {
+        status = spc_bundle_same_tokenizer(model[0]->bundle, model[1]->bundle, &same, err);
+    }
+    if (status != SPC_OK) return status;
+    if (model[1] && !same) beside = pthread_create(&thread, NULL, read_tokenizer, &second) == 0;
+    (void)read_tokenizer(&first);
+    if (beside) (void)pthread_join(thread, NULL);
+    if (same) second.out = first.out;
+    if (model[1] && !same && !beside) (void)read_tokenizer(&second); /* no thread to be had */
+    trim_heap();
+    out[0] = first.out;
+    out[1] = second.out;
+    if (first.status == SPC_OK && second.status == SPC_OK) return SPC_OK;
+    spc_close_tokenizers(out);
+    out[0] = out[1] = NULL;
+    if (err) *err = first.status != SPC_OK ? first.error : second.error;
+    return first.status != SPC_OK ? first.status : second.status;
+}
+
+void spc_close_tokenizers(spc_tokenizer *const *tokenizer)
+{
+    if (tokenizer[1] != tokenizer[0]) spc_tokenizer_close(tokenizer[1]);
+    spc_tokenizer_close(tokenizer[0]);
 }
 
 void spc_close_model(spc_model *model)

@@ -4,6 +4,7 @@
 #define SPC_TESTS_DEVICE_LAYERS_H
 
 #include "cuda/ops.h"
+#include "host/cpu_kernels.h"
 
 #include "device_memory.h"
 #include "toyrows.h"
@@ -14,6 +15,48 @@ static inline float *random_floats(dice *d, size_t count, double spread)
 
     for (size_t i = 0; i < count; i++) x[i] = (float)(spread * dice_gauss(d));
     return x;
+}
+
+/* What the CPU calls the first types of the device. */
+static const spc_dtype twin_types[] = {SPC_DTYPE_F32, SPC_DTYPE_BF16, SPC_DTYPE_F16};
+
+/* A random matrix of one of them on the device, and the same as the CPU reads it (malloc'd). */
+static inline spc_cuda_matrix random_twins(dice *d, spc_weight_type type, int32_t rows,
+                                           int32_t cols, spc_matrix *packed)
+{
+    size_t bytes = type == SPC_WEIGHT_F32 ? 4 : 2;
+    int32_t stride = spc_cuda_stride(type, cols);
+    size_t row_bytes = (size_t)cols * bytes, pitch = (size_t)stride * bytes;
+    char *data = shared((size_t)rows * pitch), *copy = malloc((size_t)rows * row_bytes);
+
+    cr_assert_not_null(copy);
+    memset(data, 0, (size_t)rows * pitch);
+    for (int32_t i = 0; i < rows * cols; i++) {
+        float x = (float)dice_gauss(d);
+        uint32_t bits;
+
+        memcpy(&bits, &x, sizeof bits);
+        if (type == SPC_WEIGHT_F32) ((float *)(void *)copy)[i] = x;
+        if (type == SPC_WEIGHT_BF16) ((uint16_t *)(void *)copy)[i] = (uint16_t)(bits >> 16);
+        if (type == SPC_WEIGHT_F16) { /* 2^-7 to 2^1, subnormals now and then */
+            uint16_t exponent = (uint16_t)(bits % 31 == 0 ? 0 : 8 + bits / 31 % 9);
+
+            ((uint16_t *)(void *)copy)[i] =
+                (uint16_t)((bits >> 31) << 15 | exponent << 10 | (bits >> 7 & 1023));
+        }
+    }
+    for (int32_t r = 0; r < rows; r++) {
+        memcpy(data + (size_t)r * pitch, copy + (size_t)r * row_bytes, row_bytes);
+    }
+    *packed = (spc_matrix){copy, twin_types[type], rows, cols, {0}};
+    return (spc_cuda_matrix){
+        .data = data, .type = type, .rows = rows, .cols = cols, .stride = stride};
+}
+
+static inline void free_twins(spc_cuda_matrix *m, spc_matrix *packed)
+{
+    (void)cudaFree((void *)(uintptr_t)m->data);
+    free((void *)(uintptr_t)packed->data);
 }
 
 /* Weights of 16 bits. */

@@ -6,7 +6,8 @@
  * works at the first: it lays there what it gives, and when all have laid theirs, for the same
  * call, it takes from them what it wants.  A call of a communicator that does not block returns at
  * once: ncclInProgress until the others have come, as NCCL's may.  Recorded in a graph it waits
- * when the graph runs; where nobody comes its stream sticks. */
+ * when the graph runs; where nobody comes its stream sticks.  An abort gets it going again, and
+ * waits for a device that hangs, for ever. */
 #include "stand_in_nccl.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ stand_in_state stand_in = {.failing_init = -1,
                            .absent_init = -1,
                            .dead = -1,
                            .mute = -1,
+                           .hanging = -1,
                            .late = -1,
                            .patience_ms = 20000,
                            .version = 22809};
@@ -89,6 +91,7 @@ __attribute__((constructor)) static void read_environment(void)
         const char *name;
         int *value;
     } read[] = {{"STAND_IN_MUTE", &stand_in.mute},
+                {"STAND_IN_HANGING", &stand_in.hanging},
                 {"STAND_IN_FROM", &stand_in.from},
                 {"STAND_IN_FAILING_INIT", &stand_in.failing_init},
                 {"STAND_IN_PATIENCE_MS", &stand_in.patience_ms},
@@ -323,23 +326,31 @@ static void stick(struct ncclComm *c)
 static ncclResult_t enqueue(struct ncclComm *c, call q, bool recorded, int wait_ms)
 {
     int number;
-    bool late, dead, mute;
+    bool late, dead, mute, hangs, here;
 
     pthread_mutex_lock(&lock);
     number = stand_in.calls[c->rank]++;
     if (number < STAND_IN_CALLS) {
         stand_in.call[c->rank][number] = (stand_in_call){names[q.kind], q.count, q.type, recorded};
     }
-    late = c->rank == stand_in.late && number >= stand_in.from;
-    dead = c->rank == stand_in.dead && number >= stand_in.from;
-    mute = c->rank == stand_in.mute && number >= stand_in.from && (recorded || !stand_in.in_graph);
-    if (mute) stand_in.in_graph = false;
+    here = number >= stand_in.from;
+    late = c->rank == stand_in.late && here;
+    dead = c->rank == stand_in.dead && here;
+    here = here && (recorded || !stand_in.in_graph);
+    mute = c->rank == stand_in.mute && here;
+    hangs = c->rank == stand_in.hanging && here;
+    if (mute || hangs) stand_in.in_graph = false;
     pthread_mutex_unlock(&lock);
     if (late) sleep_us(stand_in.late_ms * 1000L);
     if (dead) c->group->dead = 1;
     if (mute) {
         stick(c); /* it waits for the others, who do not */
         return recorded ? ncclSuccess : ncclInProgress;
+    }
+    if (hangs) {
+        c->self = fiber_self();
+        fiber_hang(); /* behind what it did before: it does not come here */
+        return ncclSuccess;
     }
     if (c->queued == QUEUE) abort();
     c->queue[c->queued++] = q;
@@ -512,6 +523,9 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     stand_in.aborted++;
     pthread_mutex_unlock(&lock);
     fiber_unstick(comm->self);
+    if (fiber_hangs(comm->self)) {
+        for (;;) sleep_us(1000000);
+    }
     return leave(comm);
 }
 

@@ -22,9 +22,10 @@ typedef struct {
     int absent_init;  /* rank whose init is never noticed by the others */
     int dead;         /* rank that dies ... */
     int mute;         /* rank whose calls are never noticed by the others ... */
+    int hanging;      /* rank whose device hangs before its calls ... */
     int late;         /* rank that comes late, by late_ms ... */
     int from;         /* ... from its call of this number on (0: the first) */
-    bool in_graph;    /* mute: only from the first call in a graph on */
+    bool in_graph;    /* mute, hanging: only from the first call in a graph on */
     int late_ms;
     int patience_ms; /* how long a call in a graph waits for the others before its stream sticks */
     int version;

@@ -28,19 +28,27 @@ typedef struct {
     spc_runner *runner;
 } stand;
 
-static spc_status load(stand *s, bool library, const spc_kernels *table, spc_error *error)
+/* The model that s has. */
+static spc_status load_with(stand *s, const spc_limits *limits, const spc_kernels *table,
+                            spc_error *error)
 {
-    const spc_limits limits = {
-        .slots = SLOTS, .context = CONTEXT, .rows = ROWS, .outputs = OUTPUTS, .library = library};
     spc_status status = SPC_OK;
 
-    s->model = tiny_open_halves(config, 8, true);
     s->runner = NULL;
     cr_assert_eq(spc_backend_cuda.open(&s->backend, 0, NULL, error), SPC_OK, "%s", error->message);
     if (table) status = spc_backend_cuda.use_kernels(s->backend, table, error);
     if (status != SPC_OK) return status;
-    return spc_backend_cuda.load(s->backend, s->model.plan, s->model.bundle, &limits, &s->runner,
+    return spc_backend_cuda.load(s->backend, s->model.plan, s->model.bundle, limits, &s->runner,
                                  error);
+}
+
+static spc_status load(stand *s, bool library, const spc_kernels *table, spc_error *error)
+{
+    const spc_limits limits = {
+        .slots = SLOTS, .context = CONTEXT, .rows = ROWS, .outputs = OUTPUTS, .library = library};
+
+    s->model = tiny_open_halves(config, 8, true);
+    return load_with(s, &limits, table, error);
 }
 
 static void unload(stand *s)
@@ -407,23 +415,28 @@ Test(cuda_backend_wide, more_rows_of_layers_that_a_table_has_are_timed)
     spc_kernels_clear(&table);
 }
 
+/* The model that s has, and its table. */
+static spc_kernels load_and_tune(stand *s, const spc_limits *limits)
+{
+    spc_kernels table = {.where = "table.json"};
+    uint64_t now = 0;
+    const spc_tuning how = {steady, &now, 1, 1};
+    spc_error error;
+
+    cr_assert_eq(load_with(s, limits, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(spc_backend_cuda.tune(s->runner, &how, &table, &error), SPC_OK, "%s",
+                 error.message);
+    return table;
+}
+
 /* Such a table is good for any version of the library. */
 Test(cuda_backend_wide, a_table_of_few_rows_has_no_version)
 {
     const spc_limits limits = {
         .slots = 1, .context = CONTEXT, .rows = 16, .outputs = 16, .library = true};
     stand s = {.model = tiny_open_halves(config, 8, true)};
-    spc_kernels table = {.where = "table.json"};
-    uint64_t now = 0;
-    const spc_tuning how = {steady, &now, 1, 1};
-    spc_error error;
+    spc_kernels table = load_and_tune(&s, &limits);
 
-    cr_assert_eq(spc_backend_cuda.open(&s.backend, 0, NULL, &error), SPC_OK);
-    cr_assert_eq(
-        spc_backend_cuda.load(s.backend, s.model.plan, s.model.bundle, &limits, &s.runner, &error),
-        SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
-                 error.message);
     cr_expect_eq(table.count, LAYERS);
     cr_expect_eq(table.cublaslt, 0);
     unload(&s);
@@ -442,17 +455,8 @@ Test(cuda_backend_wide, models_with_an_encoder_are_timed_too)
     const spc_limits limits = {
         .slots = 2, .context = CONTEXT, .rows = FEW, .outputs = 2, .library = true};
     stand s = {.model = tiny_open(t5, 8, 1)};
-    spc_kernels table = {.where = "table.json"};
-    uint64_t now = 0;
-    const spc_tuning how = {steady, &now, 1, 1};
-    spc_error error;
+    spc_kernels table = load_and_tune(&s, &limits);
 
-    cr_assert_eq(spc_backend_cuda.open(&s.backend, 0, NULL, &error), SPC_OK);
-    cr_assert_eq(
-        spc_backend_cuda.load(s.backend, s.model.plan, s.model.bundle, &limits, &s.runner, &error),
-        SPC_OK, "%s", error.message);
-    cr_assert_eq(spc_backend_cuda.tune(s.runner, &how, &table, &error), SPC_OK, "%s",
-                 error.message);
     cr_expect_geq(table.count, 5);
     for (int32_t i = 0; i < table.count; i++) {
         cr_expect(table.entry[i].many[0].by == SPC_KERNELS_CUBLASLT,

@@ -24,26 +24,10 @@ Test(cuda_chain, tokens_and_counters_are_those_of_rounds_by_themselves)
 {
     for (int32_t m = 0; m < PAIRS; m++) {
         fixture apart = open_chained(m, false), chained = open_chained(m, true);
-        int64_t rounds = 0, in_chains = 0, rejected = 0;
+        tally t = decode_alike(&apart, &chained, m, 24);
 
-        for (int32_t i = 0; i < WAYS; i++) {
-            for (uint64_t seed = (uint64_t)(i + m) % 3; seed < 3; seed += 2) {
-                spc_session_options o = way_options(&ways[i], seed);
-                prompt p = prompt_made(1 + (int32_t)seed, VOCAB, (uint32_t)(31 * i) + 7);
-                decoded a, b;
-
-                o.max_tokens = 24;
-                a = decode(apart.engine, &o, &p);
-                b = decode(chained.engine, &o, &p);
-                expect_same(&a, &b, ways[i].rule, seed);
-                cr_expect_eq(a.stats.chained, 0);
-                rounds += b.stats.rounds;
-                rejected += sum_of(b.stats.rejected);
-                in_chains += b.stats.chained;
-            }
-        }
-        cr_expect(rejected > 20 && in_chains > rounds / 3, "%d rejected, %d of %d rounds",
-                  (int)rejected, (int)in_chains, (int)rounds);
+        cr_expect(t.rejected > 20 && t.chained > t.rounds / 3, "%d rejected, %d of %d rounds",
+                  (int)t.rejected, (int)t.chained, (int)t.rounds);
         close_fixture(&apart);
         close_fixture(&chained);
     }

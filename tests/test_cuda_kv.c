@@ -9,43 +9,16 @@
  * Tolerance.  A key that the CPU sums in another order may round to the neighbour, one step of its
  * type away: logits are within a tenth of what test_host_kv.c allows between types, 0.3 % of the
  * largest with bf16, 0.04 % with fp16. */
-#include "golden.h"
+#include "sixteen.h"
 
 #include "decode.h"
+#include "distance.h"
 #include "tiny.h"
 
 #include "host/device.h"
+#include "host/kv.h"
 
 #include <math.h>
-
-enum { TYPES = 2 };
-
-static const spc_dtype types[TYPES] = {SPC_DTYPE_BF16, SPC_DTYPE_F16};
-
-static void load_again(golden *g, spc_dtype type)
-{
-    spc_limits limits = golden_limits;
-    spc_error error;
-
-    limits.kv = type;
-    g->ops->unload(g->runner);
-    cr_assert_eq(g->ops->load(g->backend, g->plan, g->bundle, &limits, &g->runner, &error), SPC_OK,
-                 "%s", error.message);
-}
-
-/* Largest distance over the largest number; NaN stays. */
-static float distance(const float *a, const float *b, int32_t count)
-{
-    float worst = 0, largest = 0;
-
-    for (int32_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off;
-        largest = fmaxf(largest, fabsf(b[i]));
-    }
-    return worst / largest;
-}
 
 static float most_of(spc_dtype type)
 {
@@ -67,13 +40,15 @@ Test(cuda_kv, logits_are_those_of_the_cpu_with_the_same_type_in_any_company, .ti
         load_again(&g, types[n % TYPES]);
         load_again(&cpu, types[n % TYPES]);
 
-        int32_t count = g.count * g.vocab, chunk = 1 + 4 * (n % 3);
+        size_t count = (size_t)(g.count * g.vocab);
+        int32_t chunk = 1 + 4 * (n % 3);
         float *whole = golden_run(&g, 0, g.count), *parts = golden_run(&g, 1, chunk);
-        float *expected = golden_run(&cpu, 0, g.count), off = distance(whole, expected, count);
+        float *expected = golden_run(&cpu, 0, g.count),
+              off = relative_distance(whole, expected, count);
 
         cr_expect_leq(off, most_of(types[n % TYPES]), "%s, %s: off by %g", model,
                       spc_dtype_name(types[n % TYPES]), (double)off);
-        cr_expect_arr_eq(whole, parts, (size_t)count * sizeof *whole, "%s: chunks of %d", model,
+        cr_expect_arr_eq(whole, parts, count * sizeof *whole, "%s: chunks of %d", model,
                          (int)chunk);
         shared += golden_shares(&g, 1 + n % 3 / 2);
         free(whole);
@@ -135,7 +110,7 @@ Test(cuda_kv, heads_of_odd_sizes_are_read_too)
 
         run_odd(&spc_backend_cuda, &model, types[n % TYPES], gpu);
         run_odd(&spc_backend_cpu, &model, types[n % TYPES], cpu);
-        off = distance(gpu, cpu, ODD_ROWS * model.plan->ids);
+        off = relative_distance(gpu, cpu, (size_t)(ODD_ROWS * model.plan->ids));
         cr_expect_leq(off, most_of(types[n % TYPES]), "model %d: off by %g", (int)n, (double)off);
         tiny_close(&model);
     }
@@ -147,7 +122,7 @@ Test(cuda_kv, sixteen_bits_take_half_of_the_memory)
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         size_t whole = g.ops->memory(g.backend, g.plan, &golden_limits);
-        uint64_t kv = spc_engine_kv_bytes(g.plan, &golden_limits);
+        uint64_t kv = spc_kv_bytes(g.plan, &golden_limits);
 
         for (int t = 0; t < TYPES; t++) {
             spc_limits limits = golden_limits;

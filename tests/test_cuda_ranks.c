@@ -625,6 +625,48 @@ Test(cuda_ranks, a_rank_that_hangs_ends_the_session_within_the_timeout)
     }
 }
 
+/* The same, where it is not the connection that hangs but the GPU, and all say whose. */
+static void expect_name(int hanging, bool in_graph)
+{
+    char said[96];
+    pair p;
+    decoded d;
+    double begun;
+
+    stand_in.hanging = hanging;
+    stand_in.in_graph = in_graph;
+    open_pair(&p, 4, NCCL, false, 600);
+    memset(stand_in.calls, 0, sizeof stand_in.calls);
+    begun = ranks_now();
+    d = decode_rule(&p, "strict", 30);
+    cr_expect_lt(ranks_now() - begun, 20.0, "in time");
+    cr_expect_eq(d.status, SPC_EDEVICE);
+    cr_expect_gt(d.count, 0, "tokens before that are kept");
+    (void)snprintf(said, sizeof said, "rank %d of 4: nccl: ", hanging);
+    cr_expect_eq(strncmp(d.error.message, said, strlen(said)), 0, "%s", d.error.message);
+    (void)snprintf(said, sizeof said, "within 600 ms, and the GPU of rank %d hangs: ", hanging);
+    cr_expect(strstr(d.error.message, said), "%s", d.error.message);
+    cr_expect_null(strchr(d.error.message, '\n'));
+    cr_expect(!stand_in.in_graph, "it came to a graph");
+    stand_in.hanging = -1;
+    close_pair(&p); /* what the hanging one has is not freed, which would wait for it */
+    cr_expect_eq(stand_in.open, hanging < 0 ? 0 : 1, "the others are let go of");
+}
+
+Test(cuda_ranks, a_rank_whose_gpu_hangs_is_named_by_all)
+{
+    stand_in.patience_ms = 100;
+    stand_in.from = 14;
+    expect_name(2, false);
+}
+
+Test(cuda_ranks, a_rank_whose_gpu_hangs_in_a_graph_is_named_by_all)
+{
+    stand_in.patience_ms = 100;
+    stand_in.from = 14;
+    expect_name(3, true);
+}
+
 Test(cuda_ranks, a_rank_that_cannot_join_is_an_engine_that_does_not_open)
 {
     spc_backend_ops ops = ops_of(2, NCCL);

@@ -15,24 +15,11 @@ Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout =
 {
     for (int32_t m = 0; m < PAIRS; m++) {
         fixture plain = open_pair(m, true), whole = open_pair(m, false);
-        int64_t accepted = 0, rejected = 0, bonus = 0, stopped = 0;
+        tally t = decode_alike(&plain, &whole, m, 0);
 
-        for (int32_t i = 0; i < WAYS; i++) {
-            for (uint64_t seed = (uint64_t)(i + m) % 3; seed < 3; seed += 2) {
-                spc_session_options o = way_options(&ways[i], seed);
-                prompt p = prompt_made(1 + (int32_t)seed, VOCAB, (uint32_t)(31 * i) + 7);
-                decoded a = decode(plain.engine, &o, &p), b = decode(whole.engine, &o, &p);
-
-                expect_same(&a, &b, ways[i].rule, seed);
-                accepted += sum_of(a.stats.accepted);
-                rejected += sum_of(a.stats.rejected);
-                bonus += a.stats.bonus;
-                stopped += a.finish == SPC_FINISH_STOP_TOKEN;
-            }
-        }
-        cr_expect(accepted > 15 && rejected > 15 && bonus > 15 && stopped > 1,
-                  "they should meet all of it: %d, %d, %d, %d", (int)accepted, (int)rejected,
-                  (int)bonus, (int)stopped);
+        cr_expect(t.accepted > 15 && t.rejected > 15 && t.bonus > 15 && t.stopped > 1,
+                  "they should meet all of it: %d, %d, %d, %d", (int)t.accepted, (int)t.rejected,
+                  (int)t.bonus, (int)t.stopped);
         close_fixture(&plain);
         close_fixture(&whole);
     }

@@ -377,18 +377,37 @@ Test(host_cli_launch_gpu, a_rank_that_hangs_ends_all_with_its_name)
     harm(2, 0, SIGSTOP, "these did not come: 0");
 }
 
-/* The process lives, and its device waits for ever: nobody can tell whose fault it is. */
-Test(host_cli_launch_gpu, a_device_that_hangs_ends_all_within_the_timeout)
+static void stay_away(const char *how, const char *victim, const char *text)
 {
     launched l;
 
     set_up("2");
     (void)setenv("STAND_IN_PATIENCE_MS", "500", 1);
-    (void)setenv("STAND_IN_MUTE", "1", 1);
+    (void)setenv(how, victim, 1);
     (void)setenv("STAND_IN_FROM", "100", 1);
     start_long(&l, "2", "1.5", NULL);
     launched_read(&l, sizeof l.text);
-    expect_end(&l, "waiting for the device: expected all ranks within 1500 ms", true);
+    expect_end(&l, text, true);
     cr_expect_gt(l.bytes, 0, "what was decoded before is kept");
     cr_expect_eq(waitpid(l.pid, NULL, 0), l.pid);
+}
+
+/* The process lives, and its device waits for ever: it is the connection's fault, or nobody's. */
+Test(host_cli_launch_gpu, a_device_that_is_not_heard_of_ends_all_within_the_timeout)
+{
+    stay_away("STAND_IN_MUTE", "1",
+              "waiting for the device: expected all ranks within 1500 ms, and some did not come");
+}
+
+/* The process lives, and its device does nothing more. */
+Test(host_cli_launch_gpu, a_device_that_hangs_ends_all_with_its_name)
+{
+    stay_away("STAND_IN_HANGING", "1",
+              "rank 1 of 2: nccl: waiting for the device: expected all ranks within 1500 ms, and "
+              "the GPU of rank 1 hangs");
+}
+
+Test(host_cli_launch_gpu, the_device_of_rank_0_that_hangs_ends_all_with_its_name)
+{
+    stay_away("STAND_IN_HANGING", "0", "the GPU of rank 0 hangs");
 }

@@ -63,8 +63,9 @@ static void *run_part(void *user)
     return NULL;
 }
 
+/* left   communicators of devices that hang */
 static void run_ranks(int32_t world, int32_t timeout_ms, part *parts,
-                      spc_status (*run)(spc_device_comm *, spc_error *))
+                      spc_status (*run)(spc_device_comm *, spc_error *), int left)
 {
     char id[SPC_NCCL_ID_BYTES];
     pthread_t thread[STAND_IN_RANKS];
@@ -78,7 +79,7 @@ static void run_ranks(int32_t world, int32_t timeout_ms, part *parts,
         cr_assert_eq(pthread_create(&thread[r], NULL, run_part, &parts[r]), 0);
     }
     for (int32_t r = 0; r < world; r++) (void)pthread_join(thread[r], NULL);
-    cr_expect_eq(stand_in.open, 0, "a communicator was not freed");
+    cr_expect_eq(stand_in.open, left, "a communicator was not freed");
 }
 
 Test(host_comm_nccl, calls_leave_what_those_of_threads_leave)
@@ -86,7 +87,7 @@ Test(host_comm_nccl, calls_leave_what_those_of_threads_leave)
     part parts[STAND_IN_RANKS];
 
     for (int32_t world = 1; world <= 4; world++) {
-        run_ranks(world, LONG_MS, parts, ranks_sum_and_move);
+        run_ranks(world, LONG_MS, parts, ranks_sum_and_move, 0);
         for (int32_t r = 0; r < world; r++) {
             cr_expect_eq(parts[r].status, SPC_OK, "%s", parts[r].error.message);
         }
@@ -117,7 +118,7 @@ Test(host_comm_nccl, groups_split_and_end_by_themselves)
 {
     part parts[STAND_IN_RANKS];
 
-    run_ranks(4, LONG_MS, parts, splits);
+    run_ranks(4, LONG_MS, parts, splits, 0);
     for (int32_t r = 0; r < 4; r++) {
         cr_expect_eq(parts[r].status, SPC_OK, "%s", parts[r].error.message);
     }
@@ -149,7 +150,7 @@ Test(host_comm_nccl, calls_can_be_recorded)
 {
     part parts[STAND_IN_RANKS];
 
-    run_ranks(2, LONG_MS, parts, replays);
+    run_ranks(2, LONG_MS, parts, replays, 0);
     for (int32_t r = 0; r < 2; r++) {
         cr_expect_eq(parts[r].status, SPC_OK, "%s", parts[r].error.message);
         cr_expect(stand_in.call[r][0].recorded && stand_in.call[r][1].recorded);
@@ -173,7 +174,7 @@ Test(host_comm_nccl, a_rank_that_cannot_join_says_why_and_the_others_do_not_wait
     part parts[STAND_IN_RANKS];
 
     stand_in.failing_init = 1;
-    run_ranks(2, SHORT_MS, parts, three_sums);
+    run_ranks(2, SHORT_MS, parts, three_sums, 0);
     cr_expect_eq(parts[1].status, SPC_EDEVICE);
     cr_expect(strstr(parts[1].error.message, "rank 1 of 2: nccl: joining the group: unhandled"),
               "%s", parts[1].error.message);
@@ -188,7 +189,7 @@ Test(host_comm_nccl, a_rank_that_never_joins_is_not_waited_for)
     part parts[STAND_IN_RANKS];
 
     stand_in.absent_init = 0;
-    run_ranks(2, SHORT_MS, parts, three_sums);
+    run_ranks(2, SHORT_MS, parts, three_sums, 0);
     for (int32_t r = 0; r < 2; r++) {
         cr_expect_eq(parts[r].status, SPC_EDEVICE);
         cr_expect(strstr(parts[r].error.message, "expected all ranks within 150 ms"), "%s",
@@ -202,7 +203,7 @@ Test(host_comm_nccl, a_late_rank_is_waited_for)
 
     stand_in.late = 1;
     stand_in.late_ms = 60;
-    run_ranks(2, LONG_MS, parts, three_sums);
+    run_ranks(2, LONG_MS, parts, three_sums, 0);
     cr_expect_eq(parts[0].status, SPC_OK, "%s", parts[0].error.message);
     cr_expect_geq(parts[0].seconds, 0.18);
 }
@@ -213,7 +214,7 @@ Test(host_comm_nccl, a_rank_that_dies_ends_the_others)
 
     stand_in.dead = 1;
     stand_in.from = 1;
-    run_ranks(2, LONG_MS, parts, three_sums);
+    run_ranks(2, LONG_MS, parts, three_sums, 0);
     cr_expect_eq(parts[0].status, SPC_EDEVICE);
     cr_expect(strstr(parts[0].error.message, "rank 0 of 2: nccl: ") &&
                   strstr(parts[0].error.message, "remote process exited"),
@@ -229,7 +230,7 @@ Test(host_comm_nccl, a_rank_that_hangs_ends_the_others_in_time)
 
     stand_in.mute = 1;
     stand_in.from = 2;
-    run_ranks(2, SHORT_MS, parts, three_sums);
+    run_ranks(2, SHORT_MS, parts, three_sums, 0);
     cr_expect_eq(parts[0].status, SPC_EDEVICE);
     cr_expect(strstr(parts[0].error.message, "all_reduce: expected all ranks within 150 ms"), "%s",
               parts[0].error.message);
@@ -265,12 +266,32 @@ Test(host_comm_nccl, a_group_ends_while_a_graph_holds_its_calls)
     stand_in.mute = 1;
     stand_in.in_graph = true;
     stand_in.patience_ms = 50;
-    run_ranks(2, SHORT_MS, parts, graph_outlives);
+    run_ranks(2, SHORT_MS, parts, graph_outlives, 0);
     for (int32_t r = 0; r < 2; r++) {
         cr_expect_eq(parts[r].status, SPC_EDEVICE);
         cr_expect_lt(parts[r].seconds, 10.0);
     }
     cr_expect_eq(stand_in.aborted, 2);
+}
+
+/* It is known whose device it is that hangs, and closing waits for nothing. */
+Test(host_comm_nccl, a_rank_whose_device_hangs_says_so)
+{
+    part parts[STAND_IN_RANKS];
+
+    stand_in.hanging = 1;
+    stand_in.from = 2;
+    run_ranks(2, SHORT_MS, parts, three_sums, 1);
+    for (int32_t r = 0; r < 2; r++) {
+        cr_expect_eq(parts[r].status, SPC_EDEVICE);
+        cr_expect_lt(parts[r].seconds, 10.0);
+    }
+    cr_expect(strstr(parts[1].error.message, "waiting for the device: expected all ranks within "
+                                             "150 ms, and the GPU of rank 1 hangs"),
+              "%s", parts[1].error.message);
+    cr_expect(
+        strstr(parts[0].error.message, "all_reduce: expected all ranks within 150 ms, and some"),
+        "%s", parts[0].error.message);
 }
 
 /* A kernel on the device waits for the other rank: the stream never ends, and nobody asks it to. */
@@ -284,7 +305,7 @@ Test(host_comm_nccl, a_stream_that_never_ends_is_not_waited_for)
 {
     part parts[STAND_IN_RANKS];
 
-    run_ranks(1, SHORT_MS, parts, sticks);
+    run_ranks(1, SHORT_MS, parts, sticks, 0);
     cr_expect_eq(parts[0].status, SPC_EDEVICE);
     cr_expect(strstr(parts[0].error.message, "waiting for the device: expected all ranks within"),
               "%s", parts[0].error.message);
@@ -305,7 +326,7 @@ Test(host_comm_nccl, an_abort_is_the_answer_of_every_later_call)
 {
     part parts[STAND_IN_RANKS];
 
-    run_ranks(2, SHORT_MS, parts, is_aborted);
+    run_ranks(2, SHORT_MS, parts, is_aborted, 0);
     cr_expect_str_eq(parts[1].error.message, "rank 0 said so");
     cr_expect_eq(parts[0].status, SPC_EDEVICE);
 }
@@ -321,7 +342,7 @@ Test(host_comm_nccl, ranks_that_call_differently_fail)
 {
     part parts[STAND_IN_RANKS];
 
-    run_ranks(2, LONG_MS, parts, differs);
+    run_ranks(2, LONG_MS, parts, differs, 0);
     for (int32_t r = 0; r < 2; r++) {
         cr_expect_eq(parts[r].status, SPC_EDEVICE);
         cr_expect(strstr(parts[r].error.message, "invalid usage"), "%s", parts[r].error.message);

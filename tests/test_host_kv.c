@@ -11,15 +11,15 @@
 #include "weights/quant.h"
 
 #include "decode.h"
-#include "golden.h"
+#include "distance.h"
+#include "sixteen.h"
 #include "tiny.h"
 
 #include <math.h>
 
-enum { UNITS = 3, TYPES = 2 };
+enum { UNITS = 3 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512"};
-static const spc_dtype types[TYPES] = {SPC_DTYPE_BF16, SPC_DTYPE_F16};
 
 /* ---- rounding ---------------------------------------------------------------------------------
  */
@@ -68,30 +68,6 @@ Test(host_kv, numbers_are_rounded_to_the_nearest_and_ties_to_even)
 /* ---- models -----------------------------------------------------------------------------------
  */
 
-/* The runner of a fixture with caches of another type. */
-static void load_again(golden *g, spc_dtype type)
-{
-    spc_limits limits = golden_limits;
-    spc_error error;
-
-    limits.kv = type;
-    g->ops->unload(g->runner);
-    cr_assert_eq(g->ops->load(g->backend, g->plan, g->bundle, &limits, &g->runner, &error), SPC_OK,
-                 "%s", error.message);
-}
-
-static float distance(const float *a, const float *b, int32_t count)
-{
-    float worst = 0;
-
-    for (int32_t i = 0; i < count; i++) {
-        float off = fabsf(a[i] - b[i]);
-
-        worst = off <= worst ? worst : off; /* NaN stays */
-    }
-    return worst;
-}
-
 Test(host_kv, logits_are_near_those_of_float32)
 {
     for (int32_t n = 0; n < GOLDEN_MODELS * TYPES; n++) {
@@ -107,7 +83,7 @@ Test(host_kv, logits_are_near_those_of_float32)
             load_again(&g, type);
 
             float *all = golden_run(&g, 0, g.count);
-            float off = distance(all, g.logits, g.count * g.vocab), largest = 0;
+            float off = distance(all, g.logits, (size_t)(g.count * g.vocab)), largest = 0;
 
             for (int32_t i = 0; i < g.count * g.vocab; i++) {
                 largest = fmaxf(largest, fabsf(g.logits[i]));
@@ -157,19 +133,39 @@ Test(host_kv, a_row_has_the_same_bits_in_any_company)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
+/* Where it helps, and there alone. */
+Test(host_kv, who_lacks_memory_is_told_that_caches_can_be_halved)
+{
+    golden g = golden_open(&spc_backend_cpu, "llama");
+    spc_limits huge = {.slots = 4096, .context = 1 << 24, .rows = 64, .outputs = 64};
+    spc_runner *runner;
+    spc_error error;
+
+    cr_expect(strstr(spc_kv_advice(&huge, 25, 100), "--kv bf16 or f16"));
+    cr_expect_str_empty(spc_kv_advice(&huge, 24, 100));
+    for (int t = 0; t <= TYPES; t++) {
+        huge.kv = t < TYPES ? types[t] : SPC_DTYPE_F32;
+        cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
+        cr_expect_eq(strstr(error.message, "--kv bf16 or f16") != NULL, t == TYPES, "%s",
+                     error.message);
+        cr_expect(strstr(error.message, "lower sessions, context"), "%s", error.message);
+    }
+    golden_close(&g);
+}
+
 /* Nothing but keys and values is smaller, and they by half. */
 Test(host_kv, sixteen_bits_take_half_of_the_memory)
 {
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
         golden g = golden_open(&spc_backend_cpu, golden_models[m]);
         size_t whole = spc_backend_cpu.memory(g.backend, g.plan, &golden_limits);
-        uint64_t kv = spc_engine_kv_bytes(g.plan, &golden_limits);
+        uint64_t kv = spc_kv_bytes(g.plan, &golden_limits);
 
         for (int t = 0; t < TYPES; t++) {
             spc_limits limits = golden_limits;
 
             limits.kv = types[t];
-            cr_expect_eq(spc_engine_kv_bytes(g.plan, &limits) * 2, kv);
+            cr_expect_eq(spc_kv_bytes(g.plan, &limits) * 2, kv);
             cr_expect_eq(spc_backend_cpu.memory(g.backend, g.plan, &limits), whole - kv / 2, "%s",
                          golden_models[m]);
             cr_expect_eq(spc_plan_kv_bytes(g.plan, 16, types[t]) * 2,

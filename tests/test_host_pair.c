@@ -5,6 +5,9 @@
 #include "folder.h"
 #include "spawn.h"
 
+#include "host/engine.h"
+#include "weights/tokenizer.h"
+
 enum { VOCAB = 6144, PADDED = VOCAB + 40 };
 
 static const char *const nothing[] = {NULL};
@@ -173,6 +176,65 @@ Test(host_pair, an_end_of_sequence_that_is_cut_off_is_no_padding)
     json_decref(root);
     folder_close(&d);
     folder_close(&v);
+}
+
+/* ---- reading both -----------------------------------------------------------------------------
+ */
+
+Test(host_pair, one_text_is_read_once_and_two_are_read_beside_each_other)
+{
+    static const char *const spaced[] = {"\"added_tokens\"", " \"added_tokens\"", NULL};
+    folder d = copy_model(DEMO_DRAFTER, nothing, spaced),
+           n = copy_model(DEMO_DRAFTER, nothing, NULL);
+    const char *const drafters[] = {DEMO_DRAFTER, d.path, n.path};
+    spc_error error;
+
+    for (int i = 0; i < 3; i++) {
+        spc_model of[2] = {{0}};
+        spc_model *const both[] = {&of[0], &of[1]}, *const alone[] = {&of[0], NULL};
+        spc_tokenizer *tokenizer[2];
+
+        cr_assert_eq(spc_open_model(DEMO_VERIFIER, &of[0], &error), SPC_OK);
+        cr_assert_eq(spc_open_model(drafters[i], &of[1], &error), SPC_OK);
+        cr_assert_eq(spc_open_tokenizers(both, tokenizer, &error), SPC_OK, "%s", error.message);
+        cr_expect_eq(tokenizer[0] == tokenizer[1], i == 0, "%d", i);
+        cr_expect_eq(tokenizer[1] == NULL, i == 2, "it has none");
+        if (i == 1) cr_expect_eq(spc_tokenizer_difference(tokenizer[0], tokenizer[1]), -1);
+        spc_close_tokenizers(tokenizer);
+        cr_assert_eq(spc_open_tokenizers(alone, tokenizer, &error), SPC_OK, "%s", error.message);
+        cr_expect(tokenizer[0] && !tokenizer[1]);
+        spc_close_tokenizers(tokenizer);
+        for (int k = 0; k < 2; k++) spc_close_model(&of[k]);
+    }
+    folder_close(&n);
+    folder_close(&d);
+}
+
+/* Of two that fail the verifier's is told of, though the drafter's is found to be broken first. */
+Test(host_pair, of_two_tokenizers_that_cannot_be_read_the_verifiers_is_named)
+{
+    folder d = copy_model(DEMO_DRAFTER, nothing, NULL),
+           v = copy_model(DEMO_VERIFIER, nothing, NULL);
+    char said[DECODE_TEXT];
+    spc_engine *engine;
+    spc_error error;
+    size_t bytes;
+    char *text = read_file(DEMO_VERIFIER "/tokenizer.json", &bytes);
+
+    folder_write(&d, "tokenizer.json", "{", 1);
+    folder_write(&v, "tokenizer.json", text, bytes - 3); /* it breaks off at the end */
+    for (int i = 0; i < 20; i++) {
+        cr_assert_eq(open_pair(d.path, v.path, &engine, said, &error), SPC_EFORMAT);
+        cr_expect_null(engine);
+        cr_expect(strstr(error.message, v.path) && !strstr(error.message, d.path), "%s",
+                  error.message);
+    }
+    folder_copy(&v, DEMO_VERIFIER "/tokenizer.json", "tokenizer.json", SIZE_MAX);
+    cr_assert_eq(open_pair(d.path, v.path, &engine, said, &error), SPC_EFORMAT);
+    cr_expect(strstr(error.message, d.path), "%s", error.message);
+    free(text);
+    folder_close(&v);
+    folder_close(&d);
 }
 
 /* ---- padding ----------------------------------------------------------------------------------

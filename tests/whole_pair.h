@@ -75,6 +75,42 @@ static const way ways[] = {
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
+/* What two engines decoded alike. */
+typedef struct {
+    int64_t accepted, rejected, bonus, stopped, rounds, chained; /* the second one's */
+} tally;
+
+/* Every way, with two seeds each, by both: the same tokens and counters.
+ *
+ * which        number of the pair
+ * max_tokens   0: as way_options says */
+static inline tally decode_alike(const fixture *expected, const fixture *f, int32_t which,
+                                 int32_t max_tokens)
+{
+    tally t = {0};
+
+    for (int32_t i = 0; i < WAYS; i++) {
+        for (uint64_t seed = (uint64_t)(i + which) % 3; seed < 3; seed += 2) {
+            spc_session_options o = way_options(&ways[i], seed);
+            prompt p = prompt_made(1 + (int32_t)seed, VOCAB, (uint32_t)(31 * i) + 7);
+            decoded a, b;
+
+            if (max_tokens > 0) o.max_tokens = max_tokens;
+            a = decode(expected->engine, &o, &p);
+            b = decode(f->engine, &o, &p);
+            expect_same(&a, &b, ways[i].rule, seed);
+            cr_expect_eq(a.stats.chained, 0);
+            t.accepted += sum_of(b.stats.accepted);
+            t.rejected += sum_of(b.stats.rejected);
+            t.bonus += b.stats.bonus;
+            t.stopped += b.finish == SPC_FINISH_STOP_TOKEN;
+            t.rounds += b.stats.rounds;
+            t.chained += b.stats.chained;
+        }
+    }
+    return t;
+}
+
 /* On fibers the device does nothing before it is waited for, and then what streams and events
  * allow.
  */

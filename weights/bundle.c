@@ -241,6 +241,24 @@ spc_status spc_bundle_tokenizer(spc_bundle *b, spc_tokenizer **out, spc_error *e
     return status;
 }
 
+spc_status spc_bundle_same_tokenizer(spc_bundle *a, spc_bundle *b, bool *same, spc_error *err)
+{
+    static const char name[] = "tokenizer.json";
+    const char *text[2];
+    size_t bytes[2];
+    spc_status status;
+
+    *same = false;
+    if (a->part_count > 0 || b->part_count > 0) return SPC_OK; /* GGUF files have no text */
+    if (!spc_bundle_has_file(a, name) || !spc_bundle_has_file(b, name)) return SPC_OK;
+    status = spc_bundle_file(a, name, &text[0], &bytes[0], err);
+    if (status == SPC_OK) status = spc_bundle_file(b, name, &text[1], &bytes[1], err);
+    if (status != SPC_OK) return status;
+    *same = bytes[0] == bytes[1] && memcmp(text[0], text[1], bytes[0]) == 0;
+    if (*same) spc_bundle_forget(b, name); /* it is not read any more */
+    return SPC_OK;
+}
+
 /* Pages of a mapped file that hold nothing but a tensor leave memory; read again they come back. */
 static void let_go(const spc_bundle *b, const spc_tensor *t)
 {

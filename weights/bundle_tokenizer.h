@@ -10,4 +10,8 @@
  * between.  As spc_tokenizer_open; SPC_EIO: the model has none, or it cannot be read. */
 spc_status spc_bundle_tokenizer(spc_bundle *bundle, spc_tokenizer **out, spc_error *err);
 
+/* Do both have a tokenizer.json, and the same to the byte?  Then one tokenizer serves both.  As
+ * spc_bundle_file. */
+spc_status spc_bundle_same_tokenizer(spc_bundle *a, spc_bundle *b, bool *same, spc_error *err);
+
 #endif

@@ -451,12 +451,23 @@ static void end_early(int blocks, int threads, void (*run)(void *user), void *us
 /* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
 static std::mutex turn;
 static thread_local int current_device;
-static thread_local std::atomic<bool> stuck;
+enum { GOES, STICKS, HANGS };
+static thread_local std::atomic<int> stuck;
 static thread_local cudaError_t last_error;
 
 void fiber_stick(bool value)
 {
-    stuck = value;
+    if (stuck != HANGS) stuck = value ? STICKS : GOES;
+}
+
+void fiber_hang(void)
+{
+    stuck = HANGS;
+}
+
+bool fiber_hangs(void *self)
+{
+    return *(std::atomic<int> *)self == HANGS;
 }
 
 bool fiber_is_stuck(void)
@@ -495,7 +506,9 @@ void *fiber_self(void)
 
 void fiber_unstick(void *self)
 {
-    *(std::atomic<bool> *)self = false;
+    int sticks = STICKS;
+
+    (void)((std::atomic<int> *)self)->compare_exchange_strong(sticks, GOES);
 }
 
 void fiber_must_not_wait(void)
