@@ -6,6 +6,7 @@
 #include "places.h"
 
 #include "host/apart.h"
+#include "host/backend_ranks.h"
 
 #include <semaphore.h>
 #include <signal.h>
@@ -377,6 +378,72 @@ Test(host_drafter_ranks, threads_do_not_wait_for_it_either, .timeout = 100)
         spc_engine_close(engine);
         if (i < PLACES) release();
     }
+}
+
+/* It may go again, with who knows what in its cache. */
+static spc_status break_off_once(spc_runner *runner, const spc_rows *rows, spc_error *err)
+{
+    if (calls++ != calls_before) return spc_backend_cpu.forward(runner, rows, err);
+    return spc_error_set(err, SPC_EDEVICE, "cuda:9: forward: it has fallen off the bus");
+}
+
+Test(host_drafter_ranks, nothing_goes_behind_a_drafter_that_failed)
+{
+    spc_backend_ops drafter = spc_backend_cpu;
+
+    drafter.forward = break_off_once;
+    for (int32_t i = 0; i < PLACES; i++) {
+        spc_engine_options o = faulty_options();
+        spc_session_options so = options_for(&places[i].way, 5);
+        prompt p = {{5, 9, 3, 7}, 4};
+        spc_session *session;
+        spc_engine *engine;
+        spc_error error;
+
+        o.tp = 2;
+        calls_before = places[i].calls;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        (void)step_until(engine, &places[i].way, &drafter, &error);
+        so.rule = i % 2 ? "verifier-only" : so.rule; /* which needs no drafter */
+        session = open_session(engine, &so, &p);
+        error.message[0] = '\0';
+        cr_expect_eq(spc_session_step(session, &error), SPC_EDEVICE, "place %d", (int)i);
+        cr_expect(strstr(error.message, "drafter-device: cuda:9: "), "%s", error.message);
+        spc_session_close(session);
+        spc_engine_close(engine);
+    }
+}
+
+/* The ranks fail once the drafter hangs. */
+static spc_status fail_beside(const float *rows, spc_runner *verifier, const spc_lane *lanes,
+                              int32_t count, spc_verdict *out, spc_error *err)
+{
+    for (int32_t ms = 0; ms < 200 && hanging == 0; ms++) (void)usleep(1000);
+    if (hanging > 0) return spc_error_set(err, SPC_EDEVICE, "rank 1 is gone");
+    return spc_backend_ranks.verify_rows(rows, verifier, lanes, count, out, err);
+}
+
+/* While the drafter, ahead of the round, hangs: what came first is told. */
+Test(host_drafter_ranks, ranks_that_fail_are_told_before_a_drafter_that_hangs)
+{
+    spc_backend_ops drafter = spc_backend_cpu, verifier;
+    spc_engine_options o = faulty_options();
+    spc_engine *engine;
+    spc_error error;
+
+    cr_assert_eq(sem_init(&let_go, 0, 0), 0);
+    o.tp = 2;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    engine->backend->timeout_ms = SHORT_MS;
+    verifier = *engine->verifier.runner->ops;
+    verifier.verify_rows = fail_beside;
+    engine->verifier.runner->ops = &verifier;
+    drafter.forward = hang;
+    calls_before = places[2].calls;
+    (void)step_until(engine, &places[2].way, &drafter, &error);
+    cr_expect_str_eq(error.message, "rank 1 is gone");
+    spc_engine_close(engine);
+    release();
 }
 
 Test(host_drafter_ranks, a_rank_that_is_killed_is_named)
