@@ -100,18 +100,18 @@ static spc_status run_verb(spc_backend *b, spc_error *err)
     return spc_verb_run(v, v->runner->ops, v->runner->own, NULL, err);
 }
 
-/* Rows of logits that lie on a device come to the host as they are asked for. */
+/* Rows of logits that lie on a device come to the host as they are asked for; whether it failed
+ * meanwhile is known behind them. */
 static spc_status fetch(spc_backend *b, spc_error *err)
 {
     spc_runner *r = b->verb.runner;
 
-    (void)err;
     for (int32_t i = 0; i < r->wanted_count; i++) {
         int32_t output = r->wanted[i];
 
         r->first = r->ops->logits(r->own, output) - (ptrdiff_t)output * r->ids;
     }
-    return SPC_OK;
+    return r->ops->gather ? r->ops->gather(r->own, 0, 0, err) : SPC_OK;
 }
 
 /* With arguments that stay, whatever becomes of the caller's. */

@@ -8,6 +8,7 @@
 #include "host/apart.h"
 #include "host/backend_ranks.h"
 
+#include <math.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -116,7 +117,7 @@ static const way ways[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
                            {"bild-dynamic:fallback=0.02", 0, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
                            {"seq-chow:alpha=0.02", 0, 0.8f, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
                            {"token-chow:alpha=0.02", 0, 0.8f, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN}};
-enum { WAYS = sizeof ways / sizeof *ways, BATCH = 4 };
+enum { WAYS = sizeof ways / sizeof *ways, ROUNDS = 8, BATCH = 4 }; /* rounds come first */
 
 typedef struct {
     decoded alone[WAYS], batch[BATCH];
@@ -410,6 +411,49 @@ Test(host_drafter_ranks, nothing_goes_behind_a_drafter_that_failed)
         cr_expect_eq(spc_session_step(session, &error), SPC_EDEVICE, "place %d", (int)i);
         cr_expect(strstr(error.message, "drafter-device: cuda:9: "), "%s", error.message);
         spc_session_close(session);
+        spc_engine_close(engine);
+    }
+}
+
+static int32_t lost_ids;
+
+/* A device that fails while its rows come to the host leaves none. */
+static const float *lose_rows(const spc_runner *runner, int32_t output)
+{
+    float *row = (float *)(uintptr_t)spc_backend_cpu.logits(runner, output);
+
+    for (int32_t i = 0; calls >= calls_before && i < lost_ids; i++) row[i] = NAN;
+    calls++;
+    return row;
+}
+
+static spc_status tell_loss(spc_runner *runner, int32_t first, int32_t count, spc_error *err)
+{
+    (void)runner;
+    (void)first;
+    (void)count;
+    if (calls <= calls_before) return SPC_OK;
+    return spc_error_set(err, SPC_EDEVICE, "cuda:9: logits: it has fallen off the bus");
+}
+
+Test(host_drafter_ranks, no_token_comes_of_rows_that_were_lost)
+{
+    spc_backend_ops drafter = spc_backend_cpu;
+
+    drafter.logits = lose_rows;
+    drafter.gather = tell_loss;
+    for (int32_t i = 0; i < 2 * ROUNDS; i++) {
+        spc_engine_options o = faulty_options();
+        spc_engine *engine;
+        spc_error error;
+
+        o.tp = 1 + i % 2;
+        calls_before = i % 3;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        lost_ids = engine->drafter.runner->ids;
+        (void)step_until(engine, &ways[i / 2], &drafter, &error);
+        cr_expect(strstr(error.message, "cuda:9: logits: it has fallen off the bus"), "%s: %s",
+                  ways[i / 2].rule, error.message);
         spc_engine_close(engine);
     }
 }
