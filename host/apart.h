@@ -46,7 +46,7 @@ struct spc_backend {
     int32_t timeout_ms; /* of every wait for the drafter; 0: there are none, and it is waited for as
                            long as it takes */
     bool lost;          /* it was given up, and may still run */
-    spc_error failure;  /* why */
+    spc_error failure;  /* why it was, or of what it failed: no verb works any more */
 
     /* at work: what the drafter's side needs stays where it is */
     apart_work *work[APART_SIDES]; /* NULL: nothing */
@@ -91,7 +91,7 @@ void spc_apart_settle(spc_runner *runner);
  * back within timeout_ms, ends the other processes, and no verb works any more. */
 spc_status spc_apart_work(spc_backend *b, apart_work *verifier, apart_work *drafter,
                           spc_error *err);
-/* SPC_OK, or why the drafter was given up. */
+/* SPC_OK, or of what the drafter beside ranks failed: asked before every verb. */
 spc_status spc_apart_lives(const spc_backend *b, spc_error *err);
 /* A verb of the drafter: FORWARD, ENCODE, MAP, DRAW, GATHER. */
 spc_status spc_apart_verb(const spc_verb *verb, spc_error *err);

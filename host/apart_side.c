@@ -22,67 +22,72 @@ static void work(void *user, int32_t side)
     b->status[side] = b->work[side] ? b->work[side](b, &b->error[side]) : SPC_OK;
 }
 
-/* The other processes wait for rank 0, which will ask for nothing any more. */
-static void end_others(const spc_backend *b, const spc_error *error)
+/* Beside ranks no verb works any more; other processes need not wait for what rank 0 asks. */
+static void end(spc_backend *b, const spc_error *error)
 {
+    b->failure = *error;
     if (b->grouped) spc_group_abort(b->own[APART_VERIFIER], error->message);
 }
 
-static spc_status give_up(spc_backend *b, spc_error *err)
+static void give_up(spc_backend *b)
 {
     const char *device = b->ops[APART_DRAFTER]->device(b->own[APART_DRAFTER]);
+    spc_error error;
 
     b->lost = true;
-    (void)spc_error_set(&b->failure, SPC_EDEVICE,
+    (void)spc_error_set(&error, SPC_EDEVICE,
                         "drafter-device: expected the drafter on %.120s back within %d ms, found "
                         "it still at work: does its device hang, or do ranks wait too briefly for "
                         "it?",
                         device, (int)b->timeout_ms);
-    end_others(b, &b->failure);
-    return spc_apart_lives(b, err);
+    end(b, &error);
 }
 
 spc_status spc_apart_lives(const spc_backend *b, spc_error *err)
 {
-    if (!b->lost) return SPC_OK;
-    if (err) *err = b->failure;
+    if (b->failure.status != SPC_OK && err) *err = b->failure;
     return b->failure.status;
 }
 
-/* What went wrong with the drafter. */
-static spc_status fail(spc_backend *b, spc_error *err)
+/* What went wrong with the drafter; ranks have errors of their own: say whose this is. */
+static void fail(spc_backend *b)
 {
-    spc_error error = b->error[APART_DRAFTER];
+    spc_error error;
 
-    if (b->timeout_ms > 0) { /* ranks have errors of their own: say whose this is */
-        (void)spc_error_set(&error, b->status[APART_DRAFTER], "drafter-device: %.480s",
-                            b->error[APART_DRAFTER].message);
-        end_others(b, &error);
-    }
-    if (err) *err = error;
-    return b->status[APART_DRAFTER];
+    (void)spc_error_set(&error, b->status[APART_DRAFTER], "drafter-device: %.480s",
+                        b->error[APART_DRAFTER].message);
+    end(b, &error);
 }
 
-spc_status spc_apart_work(spc_backend *b, apart_work *verifier, apart_work *drafter, spc_error *err)
+static bool is_back(spc_backend *b, bool drafts)
 {
-    spc_status status = drafter ? spc_apart_lives(b, err) : SPC_OK;
-
-    if (status != SPC_OK) return status;
-    b->work[APART_VERIFIER] = verifier;
-    b->work[APART_DRAFTER] = drafter;
-    if (drafter && b->timeout_ms > 0) {
-        if (!spc_drivers_run_within(b->drivers, work, b, b->timeout_ms)) return give_up(b, err);
-    } else if (drafter && verifier) {
+    if (drafts && b->timeout_ms > 0) {
+        return spc_drivers_run_within(b->drivers, work, b, b->timeout_ms);
+    }
+    if (drafts && b->work[APART_VERIFIER]) {
         spc_drivers_run(b->drivers, work, b);
     } else {
         work(b, APART_VERIFIER);
         work(b, APART_DRAFTER);
     }
-    if (b->status[APART_VERIFIER] == SPC_OK) {
-        return b->status[APART_DRAFTER] == SPC_OK ? SPC_OK : fail(b, err);
+    return true;
+}
+
+spc_status spc_apart_work(spc_backend *b, apart_work *verifier, apart_work *drafter, spc_error *err)
+{
+    apart_side side = APART_VERIFIER;
+
+    b->work[APART_VERIFIER] = verifier;
+    b->work[APART_DRAFTER] = drafter;
+    if (!is_back(b, drafter != NULL)) {
+        give_up(b);
+    } else if (b->timeout_ms > 0 && b->status[APART_DRAFTER] != SPC_OK) {
+        fail(b);
     }
-    if (err) *err = b->error[APART_VERIFIER];
-    return b->status[APART_VERIFIER];
+    if (b->status[side] == SPC_OK && b->failure.status != SPC_OK) return spc_apart_lives(b, err);
+    if (b->status[side] == SPC_OK) side = APART_DRAFTER;
+    if (err && b->status[side] != SPC_OK) *err = b->error[side];
+    return b->status[side];
 }
 
 /* ---- verbs of the drafter ---------------------------------------------------------------------
@@ -95,18 +100,18 @@ static spc_status run_verb(spc_backend *b, spc_error *err)
     return spc_verb_run(v, v->runner->ops, v->runner->own, NULL, err);
 }
 
-/* Rows of logits that lie on a device come to the host as they are asked for. */
+/* Rows of logits that lie on a device come to the host as they are asked for; whether it failed
+ * meanwhile is known behind them. */
 static spc_status fetch(spc_backend *b, spc_error *err)
 {
     spc_runner *r = b->verb.runner;
 
-    (void)err;
     for (int32_t i = 0; i < r->wanted_count; i++) {
         int32_t output = r->wanted[i];
 
         r->first = r->ops->logits(r->own, output) - (ptrdiff_t)output * r->ids;
     }
-    return SPC_OK;
+    return r->ops->gather ? r->ops->gather(r->own, 0, 0, err) : SPC_OK;
 }
 
 /* With arguments that stay, whatever becomes of the caller's. */
@@ -135,9 +140,8 @@ spc_status spc_apart_verb(const spc_verb *v, spc_error *err)
 {
     spc_runner *r = v->runner;
     spc_backend *b = r->backend;
-    spc_status status = spc_apart_lives(b, err);
+    spc_status status;
 
-    if (status != SPC_OK) return status;
     if (v->kind ==
         SPC_VERB_GATHER) { /* they are whole: only a wait, where that is for given time */
         for (int32_t i = 0; i < v->count; i++) r->wanted[i] = v->draft + i;
@@ -163,10 +167,9 @@ spc_status spc_apart_rows(spc_runner *drafter, const spc_lane *lanes, int32_t co
                           const float **rows, spc_error *err)
 {
     spc_backend *b = drafter->backend;
-    spc_status status = spc_apart_lives(b, err);
+    spc_status status;
 
     *rows = NULL;
-    if (status != SPC_OK) return status;
     b->verb.runner = drafter;
     drafter->wanted_count = 0;
     for (int32_t k = 0; k < count; k++) {

@@ -247,8 +247,9 @@ typedef struct {
     /* What is kept of a verifier's rounds from the first call on, at two more small launches in
      * each; borrowed until unload.  NULL: there is no round, or no clock. */
     const spc_round_clock *(*round_clock)(spc_runner *verifier);
-    /* Make logits rows first .. first + count - 1 of the last forward whole for `logits`.  NULL:
-     * they always are. */
+    /* Make logits rows first .. first + count - 1 of the last forward, or none, whole for `logits`.
+     * Fails where the device did, also behind a call of `logits` that could not say so.  NULL: they
+     * always are whole, and none fails. */
     spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);
     /* Bytes that load would take for weights, exactly; the errors of tensors that load would
      * refuse.  NULL: weights stay where they are. */

@@ -340,7 +340,9 @@ static spc_status verify(const spc_verb *v, spc_error *err)
 static spc_status pass(const spc_verb *v, spc_error *err)
 {
     spc_runner *r = v->runner;
+    spc_status status = spc_apart_lives(r->backend, err);
 
+    if (status != SPC_OK) return status;
     switch (v->kind) {
     case SPC_VERB_VERIFY: return verify(v, err);
     case SPC_VERB_MAP: r->room[v->slot] = spc_pages_room(v->count, r->limits.context); break;

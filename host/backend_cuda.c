@@ -658,6 +658,7 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,
+                                          .gather = cuda_gather,
                                           .round = spc_cuda_round,
                                           .round_clock = spc_cuda_round_clock,
                                           .weights = spc_cuda_weights,

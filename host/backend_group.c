@@ -107,7 +107,8 @@ static const char *group_device(const spc_backend *b)
 /* ---- load -------------------------------------------------------------------------------------
  */
 
-/* What this rank reserves; the others do as much. */
+/* What this rank reserves; the others do as much, and more where rank 0 hands rows of a drafter on:
+ * they are received there. */
 static size_t group_memory(const spc_backend *b, const spc_plan *plan, const spc_limits *limits)
 {
     size_t bytes, rewinds = times(sizeof(spc_command_rewind), limits->slots);

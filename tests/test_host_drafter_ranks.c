@@ -6,7 +6,9 @@
 #include "places.h"
 
 #include "host/apart.h"
+#include "host/backend_ranks.h"
 
+#include <math.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -115,7 +117,7 @@ static const way ways[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
                            {"bild-dynamic:fallback=0.02", 0, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
                            {"seq-chow:alpha=0.02", 0, 0.8f, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
                            {"token-chow:alpha=0.02", 0, 0.8f, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN}};
-enum { WAYS = sizeof ways / sizeof *ways, BATCH = 4 };
+enum { WAYS = sizeof ways / sizeof *ways, ROUNDS = 8, BATCH = 4 }; /* rounds come first */
 
 typedef struct {
     decoded alone[WAYS], batch[BATCH];
@@ -377,6 +379,115 @@ Test(host_drafter_ranks, threads_do_not_wait_for_it_either, .timeout = 100)
         spc_engine_close(engine);
         if (i < PLACES) release();
     }
+}
+
+/* It may go again, with who knows what in its cache. */
+static spc_status break_off_once(spc_runner *runner, const spc_rows *rows, spc_error *err)
+{
+    if (calls++ != calls_before) return spc_backend_cpu.forward(runner, rows, err);
+    return spc_error_set(err, SPC_EDEVICE, "cuda:9: forward: it has fallen off the bus");
+}
+
+Test(host_drafter_ranks, nothing_goes_behind_a_drafter_that_failed)
+{
+    spc_backend_ops drafter = spc_backend_cpu;
+
+    drafter.forward = break_off_once;
+    for (int32_t i = 0; i < PLACES; i++) {
+        spc_engine_options o = faulty_options();
+        spc_session_options so = options_for(&places[i].way, 5);
+        prompt p = {{5, 9, 3, 7}, 4};
+        spc_session *session;
+        spc_engine *engine;
+        spc_error error;
+
+        o.tp = 2;
+        calls_before = places[i].calls;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        (void)step_until(engine, &places[i].way, &drafter, &error);
+        so.rule = i % 2 ? "verifier-only" : so.rule; /* which needs no drafter */
+        session = open_session(engine, &so, &p);
+        error.message[0] = '\0';
+        cr_expect_eq(spc_session_step(session, &error), SPC_EDEVICE, "place %d", (int)i);
+        cr_expect(strstr(error.message, "drafter-device: cuda:9: "), "%s", error.message);
+        spc_session_close(session);
+        spc_engine_close(engine);
+    }
+}
+
+static int32_t lost_ids;
+
+/* A device that fails while its rows come to the host leaves none. */
+static const float *lose_rows(const spc_runner *runner, int32_t output)
+{
+    float *row = (float *)(uintptr_t)spc_backend_cpu.logits(runner, output);
+
+    for (int32_t i = 0; calls >= calls_before && i < lost_ids; i++) row[i] = NAN;
+    calls++;
+    return row;
+}
+
+static spc_status tell_loss(spc_runner *runner, int32_t first, int32_t count, spc_error *err)
+{
+    (void)runner;
+    (void)first;
+    (void)count;
+    if (calls <= calls_before) return SPC_OK;
+    return spc_error_set(err, SPC_EDEVICE, "cuda:9: logits: it has fallen off the bus");
+}
+
+Test(host_drafter_ranks, no_token_comes_of_rows_that_were_lost)
+{
+    spc_backend_ops drafter = spc_backend_cpu;
+
+    drafter.logits = lose_rows;
+    drafter.gather = tell_loss;
+    for (int32_t i = 0; i < 2 * ROUNDS; i++) {
+        spc_engine_options o = faulty_options();
+        spc_engine *engine;
+        spc_error error;
+
+        o.tp = 1 + i % 2;
+        calls_before = i % 3;
+        cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+        lost_ids = engine->drafter.runner->ids;
+        (void)step_until(engine, &ways[i / 2], &drafter, &error);
+        cr_expect(strstr(error.message, "cuda:9: logits: it has fallen off the bus"), "%s: %s",
+                  ways[i / 2].rule, error.message);
+        spc_engine_close(engine);
+    }
+}
+
+/* The ranks fail once the drafter hangs. */
+static spc_status fail_beside(const float *rows, spc_runner *verifier, const spc_lane *lanes,
+                              int32_t count, spc_verdict *out, spc_error *err)
+{
+    for (int32_t ms = 0; ms < 200 && hanging == 0; ms++) (void)usleep(1000);
+    if (hanging > 0) return spc_error_set(err, SPC_EDEVICE, "rank 1 is gone");
+    return spc_backend_ranks.verify_rows(rows, verifier, lanes, count, out, err);
+}
+
+/* While the drafter, ahead of the round, hangs: what came first is told. */
+Test(host_drafter_ranks, ranks_that_fail_are_told_before_a_drafter_that_hangs)
+{
+    spc_backend_ops drafter = spc_backend_cpu, verifier;
+    spc_engine_options o = faulty_options();
+    spc_engine *engine;
+    spc_error error;
+
+    cr_assert_eq(sem_init(&let_go, 0, 0), 0);
+    o.tp = 2;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    engine->backend->timeout_ms = SHORT_MS;
+    verifier = *engine->verifier.runner->ops;
+    verifier.verify_rows = fail_beside;
+    engine->verifier.runner->ops = &verifier;
+    drafter.forward = hang;
+    calls_before = places[2].calls;
+    (void)step_until(engine, &places[2].way, &drafter, &error);
+    cr_expect_str_eq(error.message, "rank 1 is gone");
+    spc_engine_close(engine);
+    release();
 }
 
 Test(host_drafter_ranks, a_rank_that_is_killed_is_named)
