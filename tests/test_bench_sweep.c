@@ -359,7 +359,7 @@ Test(bench_sweep, python_tests_are_run)
 
     const char *args[] = {
         "--data",       in,  "--output",       out, "--metric", "pass@1", "--rules", "strict",
-        "--max-tokens", "1", "--test-seconds", "2", "--python", NULL,     NULL};
+        "--max-tokens", "1", "--test-seconds", "5", "--python", NULL,     NULL};
 
     args[12] = NULL;
     r = spawn(args, &(const spawn_options){.program = SPC_SWEEP});
