@@ -288,6 +288,16 @@ static const char *ranks_device(const spc_backend *b)
     return b->device;
 }
 
+static const char *ranks_notice(spc_backend *b)
+{
+    const char *notice = NULL;
+
+    for (int32_t k = 0; k < (b->shared ? 1 : b->world) && !notice; k++) {
+        notice = cuda->notice(b->rank[k]);
+    }
+    return notice;
+}
+
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -421,6 +431,7 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .name = "cuda-ranks",
     .close = ranks_close,
     .device = ranks_device,
+    .notice = ranks_notice,
     .memory = ranks_memory,
     .load = ranks_load,
     .unload = ranks_unload,

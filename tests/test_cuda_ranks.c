@@ -578,6 +578,33 @@ Test(cuda_ranks, an_application_brings_its_communicator)
     golden_close(&g);
 }
 
+/* user: [512], receives lines */
+static void note_line(void *user, const char *line)
+{
+    char *to = user;
+    size_t length = strlen(to);
+
+    (void)snprintf(to + length, 512 - length, "%s\n", line);
+}
+
+Test(cuda_ranks, what_the_devices_of_ranks_do_not_record_is_told)
+{
+    for (int way = 0; way < WAYS; way++) {
+        char noted[512] = "";
+        pair p;
+
+        fiber_gpu.no_capture = true;
+        open_pair(&p, 2, way, false, 0);
+        p.engine->log = note_line;
+        p.engine->user = noted;
+        cr_expect_eq(decode_rule(&p, "strict", 30).status, SPC_OK);
+        cr_expect(strstr(noted, "warning: cuda:0: graphs cannot be recorded: "), "%s", noted);
+        cr_expect_eq(strstr(noted, "warning: cuda:1: ") != NULL, way == NCCL, "%s", noted);
+        close_pair(&p);
+    }
+    fiber_gpu.no_capture = false;
+}
+
 /* A rank fails in the middle of a session: its tokens so far stay, and the rest is one line. */
 static void expect_failure(int world, int32_t timeout_ms, const char *said)
 {
