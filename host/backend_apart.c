@@ -210,6 +210,18 @@ static const char *apart_device(const spc_backend *b)
     return b->device;
 }
 
+/* Of both sides, unless one may still be at work. */
+static const char *apart_notice(spc_backend *b)
+{
+    const char *notice = NULL;
+
+    for (int32_t side = 0; side < APART_SIDES && !notice && !b->lost; side++) {
+        if (!b->ops[side] || !b->ops[side]->notice) continue;
+        notice = b->ops[side]->notice(b->own[side]);
+    }
+    return notice;
+}
+
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -362,6 +374,7 @@ const spc_backend_ops spc_backend_apart = {
     .name = "apart",
     .close = apart_close,
     .device = apart_device,
+    .notice = apart_notice,
     .memory = apart_memory,
     .load = apart_load,
     .unload = apart_unload,

@@ -142,6 +142,9 @@ static void run_rank(void *user, int32_t rank)
     b->status[rank] = run_job(j, rank, &b->error[rank]);
     if (b->status[rank] == SPC_OK) return;
     (void)atomic_compare_exchange_strong(&b->failed, &nobody, rank);
+    if (j->kind == OPEN && b->beside[rank]) { /* the others wait for this one to join them */
+        b->beside[rank]->ops->abort(b->beside[rank], b->error[rank].message);
+    }
     if (j->kind == OPEN || j->kind == LOAD) return;
     for (int32_t k = 0; k < b->world; k++) {
         spc_cuda_abort_rank(b->rank[k], b->error[rank].message);
@@ -288,6 +291,16 @@ static const char *ranks_device(const spc_backend *b)
     return b->device;
 }
 
+static const char *ranks_notice(spc_backend *b)
+{
+    const char *notice = NULL;
+
+    for (int32_t k = 0; k < (b->shared ? 1 : b->world) && !notice; k++) {
+        notice = cuda->notice(b->rank[k]);
+    }
+    return notice;
+}
+
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -421,6 +434,7 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .name = "cuda-ranks",
     .close = ranks_close,
     .device = ranks_device,
+    .notice = ranks_notice,
     .memory = ranks_memory,
     .load = ranks_load,
     .unload = ranks_unload,

@@ -62,6 +62,10 @@ spc_status spc_cuda_stage_open(spc_backend *b, int32_t threads, size_t bytes, sp
     s->backend = b;
     s->bytes = bytes;
     status = spc_team_open(threads, &s->team, err);
+    while (status == SPC_ENOMEM && threads > 1) { /* nobody has asked for so many */
+        threads /= 2;
+        status = spc_team_open(threads, &s->team, err);
+    }
     for (int32_t i = 0; i < PIECES && code == cudaSuccess && status == SPC_OK; i++) {
         code = cudaEventCreateWithFlags(&s->sent[i], cudaEventDisableTiming);
     }
@@ -155,7 +159,7 @@ static cudaError_t send_plane(const spc_cuda_stage *s, const piece *p, cudaError
 static cudaError_t send_piece(spc_cuda_stage *s, piece *p, int32_t most)
 {
     cudaEvent_t sent = s->sent[s->next];
-    cudaError_t code = cudaEventSynchronize(sent); /* what the piece held before */
+    cudaError_t code = cudaEventSynchronize(sent), recorded; /* what the piece held before */
 
     if (code != cudaSuccess) return code;
     p->at.data = s->memory + (size_t)s->next * s->bytes;
@@ -168,7 +172,8 @@ static cudaError_t send_piece(spc_cuda_stage *s, piece *p, int32_t most)
     code = send_plane(s, p, code, p->to->scale, p->bytes.scale, p->at.scale);
     code = send_plane(s, p, code, p->to->step, p->bytes.step, p->at.step);
     s->next = (s->next + 1) % PIECES;
-    return code == cudaSuccess ? cudaEventRecord(sent, s->backend->stream) : code;
+    recorded = cudaEventRecord(sent, s->backend->stream); /* where a copy failed others may fly */
+    return code == cudaSuccess ? recorded : code;
 }
 
 spc_status spc_cuda_stage_send(spc_cuda_stage *s, const spc_weight *w, const spc_tensor *t,

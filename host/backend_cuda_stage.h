@@ -11,7 +11,8 @@
 
 typedef struct spc_cuda_stage spc_cuda_stage;
 
-/* threads   that lay out rows, the caller's own included, 1 or more
+/* threads   that lay out rows, the caller's own included, 1 or more; where the system refuses so
+ *           many, fewer
  * bytes     of pinned memory for one piece of a matrix, of two; more where a row is longer
  *
  * SPC_ENOMEM, SPC_EDEVICE */

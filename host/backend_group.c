@@ -104,6 +104,12 @@ static const char *group_device(const spc_backend *b)
     return b->device;
 }
 
+/* The others' devices are of the same kind. */
+static const char *group_notice(spc_backend *b)
+{
+    return b->ops->notice ? b->ops->notice(b->own) : NULL;
+}
+
 /* ---- load -------------------------------------------------------------------------------------
  */
 
@@ -245,6 +251,7 @@ const spc_backend_ops spc_backend_group = {
     .name = "group",
     .close = group_close,
     .device = group_device,
+    .notice = group_notice,
     .memory = group_memory,
     .load = group_load,
     .unload = group_unload,

@@ -446,13 +446,17 @@ static spc_status check_group(const spc_engine *engine, spc_session *const *sess
     return SPC_OK;
 }
 
-/* What the device was found not to do is no error, and not what was meant. */
-static void tell_notices(spc_engine *engine)
+/* What the device was found not to do is no error, and not what was meant.  Where a session has
+ * failed it may have been found for that reason alone. */
+static void tell_notices(spc_engine *engine, spc_session *const *sessions, int32_t count)
 {
     const char *notice;
     char line[256];
 
     if (!engine->log || !engine->ops->notice) return;
+    for (int32_t i = 0; i < count; i++) {
+        if (sessions[i]->finish == SPC_FINISH_FAILED) return;
+    }
     while ((notice = engine->ops->notice(engine->backend)) != NULL) {
         (void)snprintf(line, sizeof line, "warning: %s", notice);
         engine->log(engine->user, line);
@@ -480,7 +484,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
         spc_prefix_note(sessions[i]);
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
-    tell_notices(engine);
+    tell_notices(engine, sessions, count);
     pthread_mutex_unlock(&engine->lock);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_FAILED) continue;

@@ -7,7 +7,7 @@
 /* The loops over single logits, compiled for wider vector units too: the flags of this file forbid
  * contraction, so every clone gives the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define SPC_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define SPC_CLONES

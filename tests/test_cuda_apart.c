@@ -181,6 +181,48 @@ Test(cuda_apart, one_gpu_is_not_two)
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
 
 /* A GPU that fails while its neighbour works ends the session, and nothing leaks. */
+/* user: [512], receives lines */
+static void note_line(void *user, const char *line)
+{
+    char *to = user;
+    size_t length = strlen(to);
+
+    (void)snprintf(to + length, 512 - length, "%s\n", line);
+}
+
+/* Of either side, once. */
+Test(cuda_apart, what_a_device_does_not_record_is_told)
+{
+    static const struct {
+        int32_t tp;
+        const char *device, *drafter_device, *said;
+    } cases[] = {{1, "cuda", "cpu", "warning: cuda:0: graphs cannot be recorded: "},
+                 {1, "cpu", "cuda", "warning: cuda:0: graphs cannot be recorded: "},
+                 {1, "cuda:0", "cuda:1", "warning: cuda:1: graphs cannot be recorded: "},
+                 {2, "cpu", "cuda", "warning: cuda:0: graphs cannot be recorded: "}};
+
+    fiber_gpu.devices = 2;
+    fiber_gpu.no_capture = true;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        placed p =
+            open_cut(ALIKE, cases[i].tp, cases[i].device, cases[i].drafter_device, SPC_OVERLAP_ON);
+        spc_session_options o = way_options(&ways[0], 2);
+        prompt q = {{3, 4}, 2};
+        char noted[512] = "";
+        const char *at;
+
+        p.engine->log = note_line;
+        p.engine->user = noted;
+        o.max_tokens = 20;
+        o.ignore_stop = true;
+        cr_expect_eq(decode(p.engine, &o, &q).status, SPC_OK);
+        at = strstr(noted, cases[i].said);
+        cr_expect(at && !strstr(at + 1, cases[i].said), "case %zu: %s", i, noted);
+        close_placed(&p);
+    }
+    fiber_gpu.no_capture = false;
+}
+
 Test(cuda_apart, a_device_that_fails_is_told)
 {
     static const struct {

@@ -6,11 +6,13 @@
 #include "host/backend_cuda.h"
 #include "host/backend_cuda_pack.h"
 #include "host/backend_cuda_stage.h"
+#include "host/cpu_threads.h"
 
 #include <criterion/criterion.h>
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { ROWS = 37, COLS = 768, ODD = 765, MOST = 1 << 20 };
 
@@ -148,6 +150,21 @@ Test(cuda_backend_stage, every_way_leaves_the_bytes_of_one_thread)
 }
 
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
+/* A process that may not start as many as there are cores still loads. */
+Test(cuda_backend_stage, threads_the_system_refuses_are_done_without)
+{
+    struct rlimit limit;
+    spc_backend *backend;
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(getrlimit(RLIMIT_AS, &limit), 0);
+    limit.rlim_cur = (rlim_t)1 << 30; /* no room for so many stacks */
+    cr_assert_eq(setrlimit(RLIMIT_AS, &limit), 0);
+    expect_same(backend, SPC_TEAM_MAX, 5000, false);
+    spc_backend_cuda.close(backend);
+}
+
 Test(cuda_backend_stage, pinned_memory_that_is_not_there_is_told)
 {
     spc_tensor t = random_tensor(SPC_DTYPE_F32, 1, 8);

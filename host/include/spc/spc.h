@@ -81,7 +81,8 @@ typedef struct {
     int32_t world;    /* 1 .. 64 ranks */
     const char *meet; /* where they find each other: "host:port" at which rank 0 listens, or a path
                          (with a '/') that all can see and rank 0 writes; one rank needs none */
-    int32_t timeout_ms; /* of every wait of one rank for another, > 0: they end together after it */
+    int32_t timeout_ms; /* of every wait of one rank for another, > 0: they end together after it;
+                           GPUs up to 15 s later, in which the one that hangs is found */
 } spc_place;
 
 typedef struct {
@@ -213,9 +214,9 @@ SPC_API void spc_engine_close(spc_engine *engine);
 /* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
  * is left then is to close this one, too.
  *
- * SPC_EDEVICE a rank died, hung past the timeout, or differs: the message names it (unless a GPU
- * hangs: then who waited for it), or rank 0's drafter_device fails; another status: what failed on
- * this rank.  SPC_EUSAGE: it is rank 0's engine, or there is one process */
+ * SPC_EDEVICE a rank died, hung past the timeout (or its GPU did), or differs: the message names
+ * it, or rank 0's drafter_device fails; another status: what failed on this rank.  SPC_EUSAGE: it
+ * is rank 0's engine, or there is one process */
 SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
