@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine_tell.c - what an engine tells of itself, text to ids and back, logits. */
+#include "engine.h"
+
+#include "session.h"
+
+#include <string.h>
+
+void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
+{
+    memset(out, 0, sizeof *out);
+    out->device = engine->ops->device(engine->backend);
+    out->vocab = engine->vocab;
+    out->context = engine->context;
+    out->sessions = engine->sessions;
+    out->rank = engine->rank;
+    out->drafter = engine->drafter.runner != NULL;
+    out->encoder = spc_engine_encodes(engine);
+    out->tokenizer = engine->tokenizer != NULL;
+    out->verifier_weight_bytes = engine->verifier.weight_bytes;
+    out->drafter_weight_bytes = engine->drafter.weight_bytes;
+    out->verifier_memory_bytes = engine->verifier.memory_bytes;
+    out->drafter_memory_bytes = engine->drafter.memory_bytes;
+}
+
+static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
+{
+    if (engine->tokenizer) return SPC_OK;
+    return spc_error_set(err, SPC_EMODEL,
+                         "the model has no tokenizer (tokenizer.json): give prompts as ids");
+}
+
+spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
+                             int32_t **ids, int32_t *count, spc_error *err)
+{
+    spc_status status = need_tokenizer(engine, err);
+
+    *ids = NULL;
+    *count = 0;
+    if (status != SPC_OK) return status;
+    return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
+}
+
+spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
+                             bool skip_special, char **text, size_t *bytes, spc_error *err)
+{
+    spc_status status = need_tokenizer(engine, err);
+
+    *text = NULL;
+    if (bytes) *bytes = 0;
+    if (status != SPC_OK) return status;
+    return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
+}
+
+/* Rows [from, to) of a teacher-forced text into logits. */
+static spc_status logits_chunk(spc_engine *engine, int32_t slot, const int32_t *ids, int32_t from,
+                               int32_t to, float *logits, spc_error *err)
+{
+    spc_scratch *s = &engine->scratch;
+    spc_rows rows = {to - from, s->slot, s->token, s->position, s->output};
+
+    for (int32_t i = 0; i < rows.count; i++) {
+        s->slot[i] = slot;
+        s->token[i] = ids[from + i];
+        s->position[i] = from + i;
+        s->output[i] = i;
+    }
+
+    spc_status status = engine->ops->forward(engine->verifier.runner, &rows, err);
+
+    if (status == SPC_OK) status = spc_feed_read(engine, &engine->verifier, 0, rows.count, err);
+    for (int32_t i = 0; i < rows.count && status == SPC_OK; i++) {
+        memcpy(logits + (size_t)(from + i) * (size_t)engine->vocab,
+               engine->ops->logits(engine->verifier.runner, i),
+               (size_t)engine->vocab * sizeof *logits);
+    }
+    return status;
+}
+
+bool spc_engine_encodes(const spc_engine *engine)
+{
+    return engine->verifier.config.encoder_layers > 0;
+}
+
+/* what: "" or "source ", for messages */
+static spc_status check_ids(const spc_engine *engine, const char *what, const int32_t *ids,
+                            int32_t count, spc_error *err)
+{
+    if (count < 1 || count > engine->context) {
+        return spc_error_set(err, SPC_EINPUT, "expected 1 to %d %sids (the context), found %d",
+                             (int)engine->context, what, (int)count);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (ids[i] >= 0 && ids[i] < engine->vocab) continue;
+        return spc_error_set(err, SPC_EINPUT, "%sid %d: expected 0 to %d, found %d", what, (int)i,
+                             (int)engine->vocab - 1, (int)ids[i]);
+    }
+    return SPC_OK;
+}
+
+/* Is there a source exactly where there is an encoder for it? */
+static spc_status check_source(const spc_engine *engine, const int32_t *source, int32_t count,
+                               spc_error *err)
+{
+    if (spc_engine_encodes(engine)) return check_ids(engine, "source ", source, count, err);
+    if (count == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "the model has no encoder: expected no source ids, found %d", (int)count);
+}
+
+spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t source_count,
+                             const int32_t *ids, int32_t count, float *logits, spc_error *err)
+{
+    spc_status status = check_ids(engine, "", ids, count, err);
+    int32_t slot, chunk = engine->limits.outputs;
+
+    if (status == SPC_OK) status = check_source(engine, source, source_count, err);
+    if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
+    if (status != SPC_OK) return status;
+    pthread_mutex_lock(&engine->lock);
+    status = spc_slots_lend(engine, count, &slot, err);
+    if (status != SPC_OK) {
+        pthread_mutex_unlock(&engine->lock);
+        return status;
+    }
+    if (source_count > 0) {
+        status = engine->ops->encode(engine->verifier.runner, slot, source, source_count, err);
+    }
+    for (int32_t from = 0; from < count && status == SPC_OK; from += chunk) {
+        int32_t to = count - from < chunk ? count : from + chunk;
+
+        status = logits_chunk(engine, slot, ids, from, to, logits, err);
+    }
+    spc_slots_return(engine, count, slot);
+    pthread_mutex_unlock(&engine->lock);
+    return status;
+}
