@@ -303,8 +303,6 @@ static __host__ __device__ __forceinline__ int32_t blocks_of_row(int32_t element
     return (elements + OPS_THREADS - 1) / OPS_THREADS;
 }
 
-/* One kernel of one argument struct; what becomes of this launch, whatever
- * the thread's last error is.  A C++ compiler finds fiber_launch in tests/fibers. */
 template <typename Args> static cudaError_t load_op(void (*kernel)(Args))
 {
     struct cudaFuncAttributes unused;
@@ -312,6 +310,11 @@ template <typename Args> static cudaError_t load_op(void (*kernel)(Args))
     return cudaFuncGetAttributes(&unused, (const void *)kernel);
 }
 
+/* One kernel of one argument struct; what becomes of this launch, whatever the thread's last error
+ * is.  A C++ compiler finds fiber_launch in tests/fibers.
+ *
+ * early   it may begin before the kernel in front of it in the stream, which must be one of these,
+ *         has ended */
 template <typename Args>
 static cudaError_t launch_op(void (*kernel)(Args), int64_t blocks, const Args &args,
                              cudaStream_t stream, bool early = false, int threads = OPS_THREADS)
