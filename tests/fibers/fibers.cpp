@@ -13,7 +13,6 @@
 #include <atomic>
 #include <deque>
 #include <functional>
-#include <malloc.h>
 #include <map>
 #include <math.h>
 #include <memory>
@@ -53,10 +52,6 @@ static fiber_device whole_device(void)
 }
 
 fiber_device fiber_gpu = whole_device();
-
-/* What a device has goes back to the system when it is freed, and leaves no holes: programs that
- * measure themselves are not to find it. */
-static const int large_by_themselves = mallopt(M_MMAP_THRESHOLD, 128 << 10);
 fiber_cublas fiber_library = {130100, 4, 0, 0, -1, false};
 
 namespace
