@@ -7,9 +7,9 @@
  * many depends on the matrices alone, and
  * rows do not meet: a row's sums have the same order for any number of rows.
  *
- * The kernel of 1 row has 4 loads of 16 bytes per thread under way and, by its registers (52 to
- * 79), 3 or 4 blocks on a multiprocessor: 48 to 64 KB.  From 8 rows on it is bound by arithmetic:
- * linear_tile.cu takes weights of 16 bits instead, and this one those of 32.
+ * The kernel of 1 row has 4 loads of 16 bytes per thread under way and, by its registers (56 to
+ * 99, of fp16), 2 to 4 blocks on a multiprocessor: 32 to 64 KB.  From 8 rows on it is bound by
+ * arithmetic: linear_tile.cu takes weights of 16 bits instead, and this one those of 32.
  *
  * Products are float32 times the exact value of the weight, sums float32.  Shapes were chosen by
  * counting (design: 15 KB in flight per multiprocessor), not by timing: no GPU has run it. */
