@@ -121,6 +121,31 @@ static inline bool compare_way(placed *one, placed *apart, const way *w, uint64_
     return true;
 }
 
+/* Every rule gives the tokens of one CPU device where the drafter has a second one; the verifier
+ * cut for `tp` ranks in both. */
+static inline void compare_rules(int32_t which, int32_t tp, spc_overlap_mode overlap)
+{
+    placed one = open_cut(which, tp, "cpu", NULL, SPC_OVERLAP_OFF);
+    placed apart = open_cut(which, tp, "cpu", "cpu", overlap);
+    int32_t total = 0;
+
+    for (int32_t i = 0; i < RULES; i++) {
+        int32_t ran = 0;
+
+        for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
+            way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
+                     (spc_verify_mode)(k / 12)};
+
+            ran += compare_way(&one, &apart, &w, (uint64_t)(i * 24 + k));
+        }
+        cr_expect_gt(ran, 0, "%s", rules[i]);
+        total += ran;
+    }
+    cr_expect_gt(total, 300);
+    close_placed(&one);
+    close_placed(&apart);
+}
+
 /* ---- a life of sessions ---- */
 
 /* Small numbers, the same for every engine. */
@@ -211,6 +236,28 @@ static inline life_log live(spc_engine *engine, const way *ways, int32_t count, 
         spc_session_close(session[i]);
     }
     return log;
+}
+
+/* So does every life of sessions with a seed of 1 to `seeds`; adds to `all` what was drawn ahead,
+ * and used. */
+static inline void compare_lives(int32_t which, int32_t tp, const way *ways, int32_t count,
+                                 uint32_t seeds, life_log *all)
+{
+    placed one = open_cut(which, tp, "cpu", NULL, SPC_OVERLAP_OFF);
+    placed apart = open_cut(which, tp, "cpu", "cpu", SPC_OVERLAP_ON);
+
+    for (uint32_t seed = 1; seed <= seeds; seed++) {
+        life_log a = live(one.engine, ways, count, seed, 60);
+        life_log b = live(apart.engine, ways, count, seed, 60);
+
+        cr_expect_eq(a.hash, b.hash, "pair %d, seed %u", (int)which, (unsigned)seed);
+        cr_expect_eq(a.tokens, b.tokens);
+        cr_expect_eq(a.drawn, 0);
+        all->drawn += b.drawn;
+        all->used += b.used;
+    }
+    close_placed(&one);
+    close_placed(&apart);
 }
 
 #endif
