@@ -44,10 +44,8 @@ static inline placed open_cut(int32_t which, int32_t tp, const char *device,
         status = spc_device_open(device, o.threads, NULL, NULL, NULL, &ops, &backend, &error);
     }
     cr_assert_eq(status, SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, p.drafter.plan, p.drafter.bundle, &limits, &drafter, &error),
-                 SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, p.verifier.plan, p.verifier.bundle, &limits, &verifier, &error),
-                 SPC_OK, "%s", error.message);
+    drafter = tiny_load_on(ops, &p.drafter, backend, &limits);
+    verifier = tiny_load_on(ops, &p.verifier, backend, &limits);
     cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, p.verifier.plan->ids,
                                      PLACE_CONTEXT, PLACE_SESSIONS, &p.engine, &error),
                  SPC_OK, "%s", error.message);

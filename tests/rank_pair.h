@@ -76,12 +76,8 @@ static inline void open_pair(pair *p, int32_t world, int way, bool drafter_cut, 
     p->ops = ops_of(world, way);
     wanted.timeout_ms = timeout_ms;
     cr_assert_eq(p->ops.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(
-        p->ops.load(backend, p->verifier.plan, p->verifier.bundle, &limits, &verifier, &error),
-        SPC_OK, "%s", error.message);
-    cr_assert_eq(
-        p->ops.load(backend, p->drafter.plan, p->drafter.bundle, &limits, &drafter, &error), SPC_OK,
-        "%s", error.message);
+    verifier = tiny_load_on(&p->ops, &p->verifier, backend, &limits);
+    drafter = tiny_load_on(&p->ops, &p->drafter, backend, &limits);
     cr_assert_eq(spc_engine_assemble(&p->ops, backend, drafter, verifier, 4110, WIDE_CONTEXT, 2,
                                      &p->engine, &error),
                  SPC_OK, "%s", error.message);
