@@ -151,30 +151,42 @@ static __device__ __noinline__ int32_t ask_first(const first_tile *of, int32_t t
     return fetch_tile(&scratch.view[of->place], scratch.q.vocab, tile, stage);
 }
 
-/* Ask for the first tile of a ticket; what it is can be read behind a barrier. */
+/* What the first tile of a ticket is, but for its entries: by thread 0. */
 template <typename Batch>
-static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
-                                               int32_t turn)
+static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticket, int32_t place,
+                                                  first_tile *out)
 {
     const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
     const uint32_t rows = (uint32_t)scratch.q.rows;
     const int32_t sequence = (int32_t)(ticket / runs / rows), row = (int32_t)(ticket / runs % rows);
     const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
-    first_tile *out = &scratch.first[turn];
     spc_view view;
-    const bool wanted = first_row(b, sequence, row, &view);
-    int32_t entries = 0;
 
-    if (threadIdx.x == 0 && wanted) scratch.view[place] = view;
-    if (wanted) entries = fetch_tile(&view, b->vocab, tile, &scratch.stage[turn]);
-    if (threadIdx.x > 0) return;
     out->sequence = sequence;
     out->row = row;
     out->tile = tile;
     out->end = tile + scratch.q.piece < scratch.q.tiles ? tile + scratch.q.piece : scratch.q.tiles;
     out->place = place;
-    out->entries = entries;
-    out->wanted = wanted;
+    out->cells = cells_of_row(&scratch.q, sequence, row);
+    out->wanted = first_row(b, sequence, row, &view);
+    if (!out->wanted) return;
+    out->needs = spc_needs_of(&b->params[sequence], scratch.q.vocab);
+    scratch.view[place] = view;
+}
+
+/* Ask for the first tile of a ticket. */
+template <typename Batch>
+static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
+                                               int32_t turn)
+{
+    first_tile *first = &scratch.first[turn];
+
+    if (threadIdx.x == 0) find_first(b, ticket, place, first);
+    __syncthreads();
+
+    const int32_t entries = ask_first(first, first->tile, &scratch.stage[turn]);
+
+    if (threadIdx.x == 0) first->entries = entries;
 }
 
 /* ---- one sequence -----------------------------------------------------------------------------
@@ -519,9 +531,8 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
 
         if (now->wanted) {
             wait_fetch<1>();
-            sum_tile(&scratch.view[now->place], &b->params[now->sequence], now->tile, now->entries,
-                     &scratch.stage[at.turn],
-                     &q->cells[cells_of_row(q, now->sequence, now->row) + now->tile].tile);
+            sum_tile(&scratch.view[now->place], &now->needs, now->tile, now->entries,
+                     &scratch.stage[at.turn], now->cells);
         } else {
             __syncthreads(); /* all have read what is written next */
         }

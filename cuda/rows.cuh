@@ -151,11 +151,15 @@ static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_
     const uint4 *at = (const uint4 *)tile_of(row, tile);
 
     if (!is_plain(row) || (uintptr_t)at % 16 != 0) return 0;
+
+    const uint4 *from = at + threadIdx.x;
+    uint4 *to = stage->word + threadIdx.x;
+
 #pragma unroll
     for (int k = 0; k < PER_LANE / 4; k++) {
-        const int32_t w = (int32_t)threadIdx.x + k * SPC_LANES;
-
-        if (w < words) copy_word(&stage->word[w], at + w);
+        if ((int32_t)threadIdx.x + k * SPC_LANES < words) {
+            copy_word(to + k * SPC_LANES, from + k * SPC_LANES);
+        }
     }
     return words * each;
 }
@@ -254,36 +258,53 @@ static __device__ __forceinline__ void open_tile(const spc_view *row, int32_t vo
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 
-/* Maximum of the tile as an ordered key, all ones when something is NaN or +inf: every thread's
- * part. */
-static __device__ __forceinline__ uint32_t lane_top(const lane_logits *v)
+/* The larger number; NaN where one is. */
+static __device__ __forceinline__ float larger(float a, float b)
 {
-    float max = -SPC_INFINITY;
-    bool wrong = false;
+#ifdef __CUDA_ARCH__
+    float max;
+
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(max) : "f"(a), "f"(b));
+    return max;
+#else
+    return a > b || a != a ? a : b;
+#endif
+}
+
+/* Maximum of every thread's part of the tile; NaN where something is. */
+static __device__ __forceinline__ float lane_max(const lane_logits *v)
+{
+    float max = v->z[0];
 
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) {
-        wrong |= !(v->z[k] < SPC_INFINITY);
-        max = v->z[k] > max ? v->z[k] : max;
-    }
-    return wrong ? ~0u : spc_key_of_logit(max);
+    for (int k = 1; k < PER_LANE; k++) max = larger(max, v->z[k]);
+    return max;
+}
+
+/* The same as an ordered key, all ones when something is NaN or +inf. */
+static __device__ __forceinline__ uint32_t key_of_max(float max)
+{
+    return max < SPC_INFINITY ? spc_key_of_logit(max) : ~0u;
 }
 
 /* The thread's part of a tile's sums, relative to the tile's maximum, and the first of its entries
- * that is the maximum. */
+ * that is the maximum.  mine: the largest of its entries. */
 struct lane_part {
     float sum[3]; /* scaled, unscaled, moment */
     uint32_t top; /* index in the row, ~0 for none */
 };
 
-static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float max, int32_t tile,
-                                                      spc_row_needs needs)
+static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float mine, float max,
+                                                      int32_t tile, spc_row_needs needs)
 {
     lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
 
+    if (mine == max) { /* in few warps */
 #pragma unroll
-    for (int k = PER_LANE - 1; k >= 0; k--) {
-        if (v->z[k] == max) part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
+        for (int k = PER_LANE - 1; k >= 0; k--) {
+            if (v->z[k] != max) continue;
+            part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
+        }
     }
     if (needs.mixing) {
 #pragma unroll
@@ -291,28 +312,35 @@ static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, floa
             part.sum[0] += spc_exp2((v->z[k] - max) * needs.scale);
         }
     }
-    if (needs.unscaled) {
+    if (needs.unscaled && needs.entropy) {
 #pragma unroll
         for (int k = 0; k < PER_LANE; k++) {
             const float gap = v->z[k] - max, weight = spc_exp2(gap * SPC_LOG2_E);
 
             part.sum[1] += weight;
-            if (needs.entropy) part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
+            part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
+        }
+    } else if (needs.unscaled) { /* a loop of its own: the moment is half of the other */
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            part.sum[1] += spc_exp2((v->z[k] - max) * SPC_LOG2_E);
         }
     }
     return part;
 }
 
 /* The partial of a tile whose maximum is known, from the parts of all threads; thread 0 has it. */
-static __device__ spc_partial close_tile(block_scratch *s, lane_part part, uint32_t top)
+static __device__ __forceinline__ spc_partial close_tile(block_scratch *s, lane_part part,
+                                                         uint32_t top, spc_row_needs needs)
 {
+    const int sums = !needs.unscaled ? 1 : needs.entropy ? 3 : 2;
     spc_partial p = spc_partial_none();
 
     p.bad = top == ~0u;
     if (!p.bad) p.max = spc_logit_of_key(top);
     if (p.bad || !(p.max > -SPC_INFINITY)) return p;
 
-    p.top = (int32_t)block_sums_and_least(s, part.sum, part.top);
+    p.top = (int32_t)block_sums_and_least(s, part.sum, sums, part.top);
     p.sum = part.sum[0];
     p.sum_one = part.sum[1];
     p.moment = part.sum[2];
@@ -323,12 +351,13 @@ static __device__ spc_partial close_tile(block_scratch *s, lane_part part, uint3
 static __device__ __forceinline__ spc_partial partial_of(block_scratch *s, const lane_logits *v,
                                                          int32_t tile, spc_row_needs needs)
 {
-    const uint32_t top = block_top(s, lane_top(v));
+    const float mine = lane_max(v);
+    const uint32_t top = block_top(s, key_of_max(mine));
     const float max = top == ~0u ? -SPC_INFINITY : spc_logit_of_key(top);
     lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
 
-    if (max > -SPC_INFINITY) part = lane_sums(v, max, tile, needs);
-    return close_tile(s, part, top);
+    if (max > -SPC_INFINITY) part = lane_sums(v, mine, max, tile, needs);
+    return close_tile(s, part, top, needs);
 }
 
 /* Statistics of a row from the partials of its tiles: tile(t) is asked once, by one thread.

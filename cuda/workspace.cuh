@@ -145,6 +145,8 @@ struct first_tile {
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     int32_t place;                    /* of its view in scratch.view */
     int32_t entries;                  /* as fetch_tile says */
+    int64_t cells;                    /* of its row */
+    spc_row_needs needs;
     bool wanted;
 };
 
@@ -162,9 +164,10 @@ struct queue_scratch {
     uint64_t warp_mass[WARPS];
     uint64_t above; /* of the bin that was found */
     int32_t bin;
-    job_text job;     /* that this block works on */
-    spc_round helper; /* what a pair of the job takes for its round */
-    queue q;          /* of the launch */
+    job_text job;        /* that this block works on */
+    spc_round helper;    /* what a pair of the job takes for its round */
+    spc_row_needs needs; /* JOB_PARTIALS: of its row */
+    queue q;             /* of the launch */
 
     /* of the sequence that this block decides */
     int32_t sequence, slot;
