@@ -98,15 +98,17 @@ struct tile_stage {
     uint4 word[SPC_TILE / 4]; /* room for fp32 */
 };
 
-static __device__ __forceinline__ void copy_word(uint4 *to, const uint4 *from)
+/* AT words behind both addresses: known while compiling, so that the words of a thread share two
+ * registers of addresses and nobody works out more. */
+template <int AT> static __device__ __forceinline__ void copy_word(uint4 *to, const uint4 *from)
 {
 #ifdef __CUDACC__
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-        "l"(from)
-        : "memory");
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "n"(AT * 16)
+                 : "memory");
 #else
-    *to = *from;
+    to[AT] = from[AT];
 #endif
 }
 
@@ -141,6 +143,27 @@ static __device__ __forceinline__ const void *tile_of(const spc_view *row, int32
     return (const char *)row->logits.data + (int64_t)tile * SPC_TILE * size;
 }
 
+/* May whole tiles of a row come in words alone?  Tiles begin as the row does: what holds for it
+ * holds for all of them. */
+static __device__ __forceinline__ bool comes_in_words(const spc_view *row)
+{
+    return is_plain(row) && (uintptr_t)row->logits.data % 16 == 0;
+}
+
+/* Ask for a whole tile of such a row, of so many words from this thread's on. */
+static __device__ __forceinline__ void fetch_words(const uint4 *from, int32_t words,
+                                                   tile_stage *stage)
+{
+    uint4 *to = stage->word + threadIdx.x;
+
+    static_assert(SPC_TILE == 16 * SPC_LANES, "two words a thread, of fp32 four");
+    copy_word<0>(to, from);
+    copy_word<SPC_LANES>(to, from);
+    if (words <= 2 * SPC_LANES) return;
+    copy_word<2 * SPC_LANES>(to, from);
+    copy_word<3 * SPC_LANES>(to, from);
+}
+
 /* Ask for a tile; behind a barrier after all have read what was in the stage.  Returns how many
  * entries come in words; 0: they are loaded one by one. */
 static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_t vocab,
@@ -154,13 +177,12 @@ static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_
 
     const uint4 *from = at + threadIdx.x;
     uint4 *to = stage->word + threadIdx.x;
+    const int32_t mine = words - (int32_t)threadIdx.x;
 
-#pragma unroll
-    for (int k = 0; k < PER_LANE / 4; k++) {
-        if ((int32_t)threadIdx.x + k * SPC_LANES < words) {
-            copy_word(to + k * SPC_LANES, from + k * SPC_LANES);
-        }
-    }
+    if (mine > 0) copy_word<0>(to, from);
+    if (mine > SPC_LANES) copy_word<SPC_LANES>(to, from);
+    if (mine > 2 * SPC_LANES) copy_word<2 * SPC_LANES>(to, from);
+    if (mine > 3 * SPC_LANES) copy_word<3 * SPC_LANES>(to, from);
     return words * each;
 }
 

@@ -139,21 +139,23 @@ struct begun_sum {
     float x;
 };
 
-/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
+/* The tiles of a ticket.  A ticket is for a few tiles of a row: what the row is costs as many
  * instructions as the sums of two tiles. */
-struct first_tile {
+struct first_run {
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
-    int32_t place;                    /* of its view in scratch.view */
-    int32_t entries;                  /* as fetch_tile says */
+    int32_t entries;                  /* of its first, as fetch_tile says */
+    int32_t words, whole;             /* tiles of the row before `whole` come in so many words */
     int64_t cells;                    /* of its row */
     spc_row_needs needs;
+    spc_view view;
     bool wanted;
 };
 
 /* Where a block is in the first pass. */
 struct first_place {
     uint32_t ticket, following;
-    int32_t brought, turn;
+    int32_t place, turn; /* of what the ticket is for in scratch.run, of its next tile's stage */
+    int32_t brought;     /* tickets that were not announced yet */
 };
 
 struct queue_scratch {
@@ -184,11 +186,11 @@ struct queue_scratch {
     int32_t begun; /* of them */
     spc_block_sums sums;
 
-    first_tile first[2]; /* the tiles of the first pass that this block has and asks for */
-    spc_view view[2];    /* of their rows */
+    first_run run[2]; /* the tickets of the first pass that this block has and asks for */
     first_place at;
     uint32_t ticket, total;     /* tickets of the launch */
-    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought a tile */
+    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought ... */
+    int32_t brought[ARRIVALS];  /* ... so many tiles */
     int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
     int32_t ripe;
     int32_t claim, open;
