@@ -5,6 +5,30 @@
 
 #include "workspace.cuh"
 
+/* A call: what it works out would take the registers of whoever sums tile after tile. */
+static __device__ __noinline__ int32_t ask_any_tile(const spc_view *row, int32_t vocab,
+                                                    int32_t tile, int32_t turn)
+{
+    return fetch_tile(row, vocab, tile, &scratch.stage[turn]);
+}
+
+/* Ask for a tile that comes in words alone, to one of the stages; as fetch_tile. */
+static __device__ __forceinline__ int32_t ask_whole(const spc_view *row, int32_t tile,
+                                                    int32_t words, int32_t turn)
+{
+    fetch_words((const uint4 *)row->logits.data + (int64_t)tile * words + threadIdx.x, words,
+                &scratch.stage[turn]);
+    return SPC_TILE;
+}
+
+/* Ask for any. */
+static __device__ __forceinline__ int32_t ask_tile(const spc_view *row, int32_t vocab, int32_t tile,
+                                                   int32_t turn)
+{
+    return tile < whole_tiles(row, vocab) ? ask_whole(row, tile, words_of_tile(row), turn)
+                                          : ask_any_tile(row, vocab, tile, turn);
+}
+
 /* Statistics of a tile that was asked for and waited for, to the row's cells.  A call, so that
  * whoever calls it again and again keeps nothing but its own in registers.  needs: in shared
  * memory, for to find them out takes as long as the sums. */
@@ -107,12 +131,8 @@ static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab
     int32_t of_drafter = 0, of_verifier = 0;
 
     __syncthreads(); /* all have read the tile before */
-    if (reads_drafter) {
-        of_drafter = fetch_tile(&pair->drafter.row, vocab, tile, &scratch.stage[0]);
-    }
-    if (reads_verifier) {
-        of_verifier = fetch_tile(&pair->verifier.row, vocab, tile, &scratch.stage[1]);
-    }
+    if (reads_drafter) of_drafter = ask_tile(&pair->drafter.row, vocab, tile, 0);
+    if (reads_verifier) of_verifier = ask_tile(&pair->verifier.row, vocab, tile, 1);
     end_fetch();
     wait_fetch<0>();
     if (reads_drafter) {

@@ -47,13 +47,15 @@
  *   cut by top-p                    3 or 4; an entry outside the bins, or cut, costs two
  * comparisons, a tile without entries inside is not read
  *
- * A ticket is for up to four tiles of a row.  Around a tile: one atomic addition (its arrival,
- * answered during the next), one look at the number of open jobs, a fourth of a fence.  Around a
- * ticket: one atomic addition, asked for a ticket ahead, and some 450 instructions a thread that
- * say what the row is (a tile of bf16 takes about 240: these are sm_90a's, counted).  A block has
- * two tiles under way, 16 bytes a thread and copy: with four blocks 64 KB of bf16 for each
- * multiprocessor, where about 15 KB keep the memory of an H100 busy.  Around a piece of a job: a
- * look at all jobs, three atomic additions and a fence. */
+ * A ticket is for up to four tiles of a row.  Around a ticket: one atomic addition, asked for a
+ * ticket ahead, another for its arrival and a fence (of smaller tickets several share one),
+ * answered during the next; one look at the number of open jobs; and some 420 instructions of one
+ * thread that say what the row is.  A tile of bf16 takes about 270 of each thread, a ticket about
+ * 150 more: these are sm_90a's, counted.  An H100's memory leaves time for 316 a tile, were every
+ * cycle used, so that they matter as much as bytes do.  A block has two tiles under way, 16 bytes a
+ * thread and copy: with four blocks 64 KB of bf16 for each multiprocessor, where about 15 KB keep
+ * the memory of an H100 busy.  Around a piece of a job: a look at all jobs, three atomic additions
+ * and a fence. */
 #include "launch.h"
 
 #include "decide.cuh"
@@ -162,27 +164,8 @@ static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticke
     if (!out->wanted) return;
     out->needs = spc_needs_of(&b->params[sequence], scratch.q.vocab);
     out->view = view;
-    out->words = SPC_TILE / (view.logits.type == SPC_LOGITS_F32 ? 4 : 8);
-    out->whole = 0;
-    if (comes_in_words(&view)) {
-        out->whole = (view.width < scratch.q.vocab ? view.width : scratch.q.vocab) / SPC_TILE;
-    }
-}
-
-/* A call: what it works out would take the registers of whoever sums tile after tile. */
-static __device__ __noinline__ int32_t ask_any_tile(const first_run *run, int32_t tile,
-                                                    int32_t turn)
-{
-    return fetch_tile(&run->view, scratch.q.vocab, tile, &scratch.stage[turn]);
-}
-
-/* Ask for a tile of a row that is wanted; as fetch_tile. */
-static __device__ __forceinline__ int32_t ask_tile(const first_run *run, int32_t tile, int32_t turn)
-{
-    if (tile >= run->whole) return ask_any_tile(run, tile, turn);
-    fetch_words((const uint4 *)run->view.logits.data + (int64_t)tile * run->words + threadIdx.x,
-                run->words, &scratch.stage[turn]);
-    return SPC_TILE;
+    out->words = words_of_tile(&view);
+    out->whole = whole_tiles(&view, scratch.q.vocab);
 }
 
 /* Ask for the first tile of a ticket; what it is for can be read behind a barrier, or is known. */
@@ -195,7 +178,7 @@ static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, 
 
     if (threadIdx.x == 0 && !known) find_first(b, ticket, run);
     __syncthreads();
-    if (run->wanted) entries = ask_tile(run, run->tile, turn);
+    if (run->wanted) entries = ask_tile(&run->view, scratch.q.vocab, run->tile, turn);
     if (threadIdx.x == 0) run->entries = entries;
 }
 
@@ -387,10 +370,13 @@ template <typename Batch> static __device__ __noinline__ void go_on(const Batch 
 /* A job with pieces to take, or -1; blocks begin to look at different places. */
 static __device__ int32_t open_job(void)
 {
+    const uint32_t deciders = (uint32_t)scratch.q.deciders;
+    const uint32_t jobs = deciders + (uint32_t)scratch.q.ahead; /* that the batch uses */
     unsigned long long best = ~0ull;
 
-    for (uint32_t i = threadIdx.x; i < SPC_QUEUE_JOBS; i += SPC_LANES) {
-        const uint32_t slot = (i + blockIdx.x * 37u) % SPC_QUEUE_JOBS;
+    for (uint32_t i = threadIdx.x; i < jobs; i += SPC_LANES) {
+        const uint32_t job = (i + blockIdx.x * 37u) % jobs;
+        const uint32_t slot = job < deciders ? job : SPC_QUEUE_DECIDERS + job - deciders;
 
         if (best == ~0ull && fresh(scratch.q.left + slot) > 0) {
             best = (unsigned long long)i << 32 | slot;
@@ -509,7 +495,8 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
         int32_t next = 0;
 
         if (tile < last) {
-            next = ask_tile(run, tile + 1, 1 - turn);
+            next = tile + 1 < run->whole ? ask_whole(&run->view, tile + 1, run->words, 1 - turn)
+                                         : ask_any_tile(&run->view, vocab, tile + 1, 1 - turn);
         } else if (following < scratch.total) {
             load_first(b, following, 1 - place, 1 - turn, false);
         }
@@ -583,6 +570,7 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
             __syncthreads(); /* the first tile's entries are there */
         }
     }
+    if (threadIdx.x == 0) scratch.at = at;
     __syncthreads(); /* all have looked at what was finished */
     if (at.brought == 0) return;
     note_finished(at.brought, announce(at.brought));
@@ -596,8 +584,10 @@ template <typename Batch> static __device__ void help(const Batch *b, int32_t li
     for (;;) {
         __syncthreads();
         if (threadIdx.x == 0) {
-            scratch.open = fresh(&scratch.q.all->open);
-            scratch.claim = fresh(&scratch.q.all->decided) < (uint32_t)live;
+            const uint2 now = fresh_words(&scratch.q.all->decided);
+
+            scratch.claim = now.x < (uint32_t)live;
+            scratch.open = (int32_t)now.y;
         }
         __syncthreads();
         if (!scratch.claim) return;

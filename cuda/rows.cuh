@@ -143,14 +143,20 @@ static __device__ __forceinline__ const void *tile_of(const spc_view *row, int32
     return (const char *)row->logits.data + (int64_t)tile * SPC_TILE * size;
 }
 
-/* May whole tiles of a row come in words alone?  Tiles begin as the row does: what holds for it
- * holds for all of them. */
-static __device__ __forceinline__ bool comes_in_words(const spc_view *row)
+/* Words of a whole tile. */
+static __device__ __forceinline__ int32_t words_of_tile(const spc_view *row)
 {
-    return is_plain(row) && (uintptr_t)row->logits.data % 16 == 0;
+    return SPC_TILE / (row->logits.type == SPC_LOGITS_F32 ? 4 : 8);
 }
 
-/* Ask for a whole tile of such a row, of so many words from this thread's on. */
+/* Tiles, from the first on, that come in words alone. */
+static __device__ __forceinline__ int32_t whole_tiles(const spc_view *row, int32_t vocab)
+{
+    if (!is_plain(row) || (uintptr_t)row->logits.data % 16 != 0) return 0;
+    return (row->width < vocab ? row->width : vocab) / SPC_TILE;
+}
+
+/* Ask for a whole tile of such a row, `from` being this thread's first word. */
 static __device__ __forceinline__ void fetch_words(const uint4 *from, int32_t words,
                                                    tile_stage *stage)
 {

@@ -75,10 +75,11 @@ static_assert((int)RECORD_WORDS <= (int)SPC_QUEUE_RECORD_CELLS * CELL_WORDS, "a 
 enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
 
 struct control {
-    uint32_t ticket;             /* the next tile of the first pass */
-    uint32_t decided;            /* sequences */
+    uint32_t ticket;             /* the next tiles of the first pass */
     uint32_t gone;               /* blocks */
-    int32_t open;                /* jobs that have pieces to take */
+    uint32_t decided;            /* sequences */
+    int32_t open;                /* jobs that have pieces to take; beside it: idle blocks ask for
+                                    both at once */
     uint32_t taken[TAKEN_WORDS]; /* a bit for every job that is in use */
 };
 
@@ -137,10 +138,11 @@ static __device__ int32_t pieces_of(const queue *q, int32_t piece)
 struct begun_sum {
     int32_t slot, row, what;
     float x;
+    int32_t pieces; /* of its job */
 };
 
 /* The tiles of a ticket.  A ticket is for a few tiles of a row: what the row is costs as many
- * instructions as the sums of two tiles. */
+ * instructions of one thread as the sums of two tiles of each. */
 struct first_run {
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     int32_t entries;                  /* of its first, as fetch_tile says */
