@@ -23,6 +23,7 @@ enum {
     LEAF_LEAST = 64,   /* keys of a leaf, at least */
     LEAVES_MOST = 128, /* of a cache */
     STRIPS_FILL = 256, /* so many walk along all leaves, fewer take one each */
+    MERGE_ONCE = 16    /* leaves that are loaded at once to be joined */
 };
 
 /* Warps of a block, as many as shared memory of 48 KB has room for. */
@@ -263,46 +264,55 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     if (w.walk) finish(joined, scratch, s, w);
 }
 
-/* The leaves of a query, from left to right: a warp per query. */
+/* Warps that share the columns of a query. */
+static __host__ __device__ int32_t warps_of_query(int32_t head_dim)
+{
+    return (head_dim + OPS_LANES - 1) / OPS_LANES;
+}
+
+/* The leaves of a query, from left to right: a lane for each column.  One behind the other the
+ * loads of 128 leaves would take longer than the leaves did: MERGE_ONCE are on their way together.
+ */
 static __global__ void __launch_bounds__(OPS_THREADS)
     merge_kernel(const __grid_constant__ attend_work w)
 {
-    enum { CHUNKS = SPC_ATTEND_HEAD_DIM / OPS_LANES };
     const spc_attend_args &a = w.a;
-    const int lane = threadIdx.x % OPS_LANES;
-    const int64_t item = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
+    const int32_t share = warps_of_query(a.head_dim);
+    const int64_t warp = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
+    const int64_t item = warp / share;
+    const int32_t column = (int32_t)(warp % share) * OPS_LANES + (int32_t)threadIdx.x % OPS_LANES;
     int32_t first, last;
 
     begin_behind_previous();
-    if (item >= (int64_t)a.rows * a.heads) return;
+    if (item >= (int64_t)a.rows * a.heads || column >= a.head_dim) return;
     last = (keys_of(a, (int32_t)(item / a.heads), &first) - 1) / w.keys;
     first /= w.keys;
 
     const float *stats = w.stats + 2 * item * w.leaves;
     const float *mixed = w.mixed + item * w.leaves * a.head_dim;
-    float max = -SPC_INFINITY, sum = 0.0f, joined[CHUNKS] = {};
+    float max = -SPC_INFINITY, sum = 0.0f, joined = 0.0f;
 
-    for (int32_t leaf = first; leaf <= last; leaf++) {
-        float keep, add;
+    for (int32_t leaf = first; leaf <= last; leaf += MERGE_ONCE) {
+        float more_max[MERGE_ONCE], more_sum[MERGE_ONCE], more[MERGE_ONCE];
 
-        join(&max, &sum, stats[2 * leaf], stats[2 * leaf + 1], &keep, &add);
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            const int i = lane + c * OPS_LANES;
+        for (int i = 0; i < MERGE_ONCE; i++) {
+            const int32_t at = leaf + i < last ? leaf + i : last;
 
-            if (i >= a.head_dim) continue;
-            joined[c] = fmaf(mixed[(int64_t)leaf * a.head_dim + i], add, joined[c] * keep);
+            more_max[i] = stats[2 * at];
+            more_sum[i] = stats[2 * at + 1];
+            more[i] = mixed[(int64_t)at * a.head_dim + column];
+        }
+#pragma unroll
+        for (int i = 0; i < MERGE_ONCE; i++) {
+            float keep, add;
+
+            if (leaf + i > last) break;
+            join(&max, &sum, more_max[i], more_sum[i], &keep, &add);
+            joined = fmaf(more[i], add, joined * keep);
         }
     }
-
-    const float scale = 1.0f / sum;
-
-#pragma unroll
-    for (int c = 0; c < CHUNKS; c++) {
-        const int i = lane + c * OPS_LANES;
-
-        if (i < a.head_dim) a.out[item * a.head_dim + i] = joined[c] * scale;
-    }
+    a.out[item * a.head_dim + column] = joined * (1.0f / sum);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -382,6 +392,8 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
         error = launch_type<weights_f16>(w, stream);
     }
     if (error != cudaSuccess || w.walk) return error;
-    return launch_op(merge_kernel, ((int64_t)a->rows * a->heads + OPS_WARPS - 1) / OPS_WARPS, w,
-                     stream, a->early);
+
+    const int64_t warps = (int64_t)a->rows * a->heads * warps_of_query(a->head_dim);
+
+    return launch_op(merge_kernel, (warps + OPS_WARPS - 1) / OPS_WARPS, w, stream, a->early);
 }
