@@ -23,7 +23,8 @@ enum {
     LEAF_LEAST = 64,   /* keys of a leaf, at least */
     LEAVES_MOST = 128, /* of a cache */
     STRIPS_FILL = 256, /* so many walk along all leaves, fewer take one each */
-    MERGE_ONCE = 16    /* leaves that are loaded at once to be joined */
+    QUERIES_ONCE = 4,  /* queries that are loaded at once */
+    MERGE_ONCE = 16    /* leaves, to be joined */
 };
 
 /* Warps of a block, as many as shared memory of 48 KB has room for. */
@@ -217,21 +218,38 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     s.first_column = part * s.COLUMNS;
     s.all_from = 0;
     s.all_to = a.context;
-    for (int q = 0; q < STRIP; q++) {
-        const int32_t j = strip * STRIP + q, row = tile.row + j / heads;
-        const float *query =
-            a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
-        int32_t from, to;
+#pragma unroll 1
+    for (int q = 0; q < STRIP; q += QUERIES_ONCE) { /* their loads are on their way together */
+        float x[QUERIES_ONCE][DIM / OPS_LANES];
+        int32_t from[QUERIES_ONCE], to[QUERIES_ONCE];
 
-        for (int i = lane; i < DIM; i += OPS_LANES) {
-            scratch.query[q][i] = j < queries && i < a.head_dim ? query[i] : 0.0f;
+#pragma unroll
+        for (int u = 0; u < QUERIES_ONCE; u++) {
+            const int32_t j = strip * STRIP + q + u, row = tile.row + j / heads;
+            const float *query =
+                a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
+
+#pragma unroll
+            for (int i = 0; i < DIM / OPS_LANES; i++) {
+                const int32_t column = i * OPS_LANES + lane;
+
+                x[u][i] = j < queries && column < a.head_dim ? query[column] : 0.0f;
+            }
+            from[u] = 0;
+            to[u] = j < queries ? keys_of(a, row, &from[u]) : 0;
         }
-        if (j >= queries) continue;
-        to = keys_of(a, row, &from);
-        if (from < lowest) lowest = from;
-        if (to > end) end = to;
-        if (from > s.all_from) s.all_from = from;
-        if (to < s.all_to) s.all_to = to;
+#pragma unroll
+        for (int u = 0; u < QUERIES_ONCE; u++) {
+#pragma unroll
+            for (int i = 0; i < DIM / OPS_LANES; i++) {
+                scratch.query[q + u][i * OPS_LANES + lane] = x[u][i];
+            }
+            if (strip * STRIP + q + u >= queries) continue;
+            if (from[u] < lowest) lowest = from[u];
+            if (to[u] > end) end = to[u];
+            if (from[u] > s.all_from) s.all_from = from[u];
+            if (to[u] < s.all_to) s.all_to = to[u];
+        }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
