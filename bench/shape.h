@@ -26,7 +26,8 @@ spc_status shape_open_model(const char *name, const char *weights, shape_model *
                             spc_error *err);
 void shape_close(shape_model *model);
 
-/* GB/s at which the device of a backend reads 1 GiB; 0: it could not be measured, err says why. */
+/* GB/s at which the device of a backend reads memory, far more than its caches hold; 0: it could
+ * not be measured, err says why. */
 double shape_read_rate(const spc_backend_ops *ops, const spc_backend *backend, spc_error *err);
 
 #endif
