@@ -1271,6 +1271,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 /* ---- events ---------------------------------------------------------------------------------- */
 
 struct CUevent_st {
+    uint64_t ns;         /* when it was recorded */
     size_t after;        /* serial of what its stream had been sent last */
     const recording *in; /* last recorded in a capture; NULL: not */
     frontier behind;     /* ... behind these nodes */
@@ -1296,6 +1297,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     event->in = r;
     if (r) event->behind = r->streams[stream];
     if (!r && fiber_gpu.late) event->after = last[stream];
+    event->ns = fiber_now_ns();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    *ms = (float)(end->ns - begin->ns) * 1e-6f;
     return cudaSuccess;
 }
 
