@@ -227,7 +227,7 @@ static spc_status open_all(state *s, const options *o)
         status = spc_use_kernels(s->ops, s->backend, o->kernels, &s->kernels, &s->error);
     }
     if (status == SPC_OK) {
-        status = o->shape ? shape_open(o->shape, o->weights, &s->model, &s->error)
+        status = o->shape ? shape_open(o->shape, o->weights, s->ops, &s->model, &s->error)
                           : shape_open_model(o->model, o->weights, &s->model, &s->error);
     }
     if (status == SPC_OK && s->model.plan->encoder_ops > 0) {

@@ -238,10 +238,12 @@ static int32_t room(const options *o)
     return largest(&o->context) + (o->rounds + WARM + 1) * (largest(&o->gamma) + 2);
 }
 
-static spc_status open_model(const options *o, const char *name, shape_model *m, spc_error *err)
+static spc_status open_model(state *s, const char *name, shape_model *m)
 {
+    const options *o = s->o;
+    spc_error *err = &s->error;
     spc_status status =
-        o->shapes ? shape_open(name, NULL, m, err) : shape_open_model(name, NULL, m, err);
+        o->shapes ? shape_open(name, NULL, s->ops, m, err) : shape_open_model(name, NULL, m, err);
 
     if (status == SPC_OK && m->plan->encoder_ops > 0) {
         return spc_error_set(err, SPC_EUSAGE, "%s: models with an encoder are not measured", name);
@@ -271,9 +273,9 @@ static spc_status open_engine(state *s)
     int32_t sessions = largest(&o->batch), vocab;
     spc_limits limits = spc_engine_limits(sessions, room(o));
     spc_runner *drafter = NULL, *verifier = NULL;
-    spc_status status = open_model(o, o->verifier, &s->verifier, &s->error);
+    spc_status status = open_model(s, o->verifier, &s->verifier);
 
-    if (status == SPC_OK) status = open_model(o, o->drafter, &s->drafter, &s->error);
+    if (status == SPC_OK) status = open_model(s, o->drafter, &s->drafter);
     if (status != SPC_OK) return status;
     vocab =
         s->verifier.plan->ids < s->drafter.plan->ids ? s->verifier.plan->ids : s->drafter.plan->ids;

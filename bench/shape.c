@@ -41,7 +41,8 @@ enum { SHAPES = sizeof shapes / sizeof *shapes };
 /* ---- random weights ---------------------------------------------------------------------------
  */
 
-spc_status shape_open(const char *name, const char *weights, shape_model *m, spc_error *err)
+spc_status shape_open(const char *name, const char *weights, const spc_backend_ops *ops,
+                      shape_model *m, spc_error *err)
 {
     static const char empty[] = "\x02\0\0\0\0\0\0\0{}";
     spc_blob files[2] = {{"model.safetensors", empty, sizeof empty - 1}, {"config.json", NULL, 0}};
@@ -60,7 +61,8 @@ spc_status shape_open(const char *name, const char *weights, shape_model *m, spc
     status = spc_bundle_open_memory(name, files, 2, &m->bundle, err);
     if (status == SPC_OK) status = spc_config_read(m->bundle, &m->config, err);
     if (status == SPC_OK) status = spc_plan_build(&m->config, name, &m->plan, err);
-    return status == SPC_OK ? shape_weights_put(m->plan, type, m->bundle, &m->file, err) : status;
+    if (status != SPC_OK) return status;
+    return shape_weights_put(m->plan, type, ops != &spc_backend_cpu, m->bundle, &m->file, err);
 }
 
 spc_status shape_open_model(const char *name, const char *weights, shape_model *m, spc_error *err)

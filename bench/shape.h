@@ -17,9 +17,11 @@ typedef struct {
     char *file; /* of a shape: what bundle reads */
 } shape_model;
 
-/* Weights of no meaning, of a type that bench/shape_weights.h knows (NULL: bf16); they pass through
- * the host's memory.  model holds zeros; close it also when this fails. */
-spc_status shape_open(const char *name, const char *weights, shape_model *model, spc_error *err);
+/* Weights of no meaning for a backend of these ops, of a type that bench/shape_weights.h knows
+ * (NULL: bf16); they pass through the host's memory.  model holds zeros; close it also when this
+ * fails. */
+spc_status shape_open(const char *name, const char *weights, const spc_backend_ops *ops,
+                      shape_model *model, spc_error *err);
 /* The same of a checkpoint's folder or an embedded model; weights as `spc --weights` has them,
  * NULL: as they are. */
 spc_status shape_open_model(const char *name, const char *weights, shape_model *model,
