@@ -351,6 +351,13 @@ static void close_all(state *s)
 /* ---- one point --------------------------------------------------------------------------------
  */
 
+/* Does the token behind kept drafts come from the drafter's own step?  Nothing else fits verdicts
+ * that are thrown: a late row would wait for the true one. */
+static bool steps(const options *o)
+{
+    return o->step || (o->accept >= 0 && strcmp(o->rule, "strict") != 0);
+}
+
 static spc_status open_sessions(state *s, int32_t batch, int32_t gamma, int32_t context,
                                 spc_session **session)
 {
@@ -365,8 +372,7 @@ static spc_status open_sessions(state *s, int32_t batch, int32_t gamma, int32_t 
     so.gamma = gamma < 0 ? 0 : gamma;
     so.temperature = (float)o->temperature;
     so.ignore_stop = true;
-    /* nothing but step fits verdicts that are thrown: a late row would wait for the true one */
-    if (o->step || (o->accept >= 0 && strcmp(o->rule, "strict") != 0)) so.bonus = SPC_BONUS_STEP;
+    if (steps(o)) so.bonus = SPC_BONUS_STEP;
     for (int32_t k = 0; k < batch && status == SPC_OK; k++) {
         so.seed = (uint64_t)k;
         for (int32_t i = 0; i < context; i++) {
@@ -534,7 +540,7 @@ static void print_point(const state *s, int32_t batch, int32_t gamma, int32_t co
     measure_line_text(&line, "acceptance", synthetic ? "synthetic" : "real");
     measure_line_number(&line, "acceptance_rate",
                         p->verified > 0 ? (double)p->accepted / (double)p->verified : NAN);
-    measure_line_text(&line, "bonus", o->step ? "step" : "as the rule has it");
+    measure_line_text(&line, "bonus", steps(o) ? "step" : "as the rule has it");
     /* drafts that cost their round nothing, drawn while the one before was verified */
     measure_line_number(&line, "drafts_hidden",
                         p->drafted > 0 ? (double)p->ahead_used / (double)p->drafted : NAN);
