@@ -318,6 +318,12 @@ int main(int count, char **arguments)
     double rate = ok ? shape_read_rate(s.ops, s.backend, &s.error) : 0;
 
     ok = ok && rate > 0;
+    s.rows = rows[0];
+    if (ok) { /* clocks of a device that had nothing to do rise first */
+        measure_times unused;
+
+        ok = measure_run(forwards, NULL, &s, 1, o.seconds, &unused);
+    }
     for (size_t i = 0; i < sizeof rows / sizeof *rows && ok; i++) {
         measure_times times;
 

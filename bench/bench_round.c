@@ -332,11 +332,11 @@ static spc_status open_all(state *s)
     if (status == SPC_OK) {
         status = spc_use_kernels(s->ops, s->backend, s->o->kernels, &s->kernels, &s->error);
     }
-    if (status == SPC_OK) {
-        s->read_rate = shape_read_rate(s->ops, s->backend, &s->error);
-        if (!(s->read_rate > 0)) status = s->error.status;
-    }
-    return status == SPC_OK ? open_engine(s) : status;
+    if (status == SPC_OK) status = open_engine(s);
+    if (status != SPC_OK) return status;
+    /* right before the first rounds: clocks of a device that had nothing to do rise meanwhile */
+    s->read_rate = shape_read_rate(s->ops, s->engine->backend, &s->error);
+    return s->read_rate > 0 ? SPC_OK : s->error.status;
 }
 
 static void close_all(state *s)
