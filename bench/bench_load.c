@@ -40,9 +40,9 @@ static const char help[] =
     "  bench_load [OPTION...] MODEL\n"
     "\n"
     "  --device NAME   cpu (default), cuda or cuda:N\n"
-    "  --weights KIND  int8: matrices made smaller at load\n"
+    "  --weights KIND  int8: quantise matrices at load\n"
     "  --threads N     of the CPU (default: one per core)\n"
-    "  --runs N        of each, medians are told (default 5)\n"
+    "  --runs N        runs of each; medians are shown (default 5)\n"
     "  --json          JSON lines instead of a table\n"
     "  --help          this text\n";
 

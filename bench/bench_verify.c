@@ -34,7 +34,7 @@ typedef struct {
 } options;
 
 static const char help[] =
-    "bench_verify: time of draft sampling and verification beside a read of their bytes\n"
+    "bench_verify: time of draft sampling and verification against a read of their bytes\n"
     "\n"
     "  --device NAME     cuda (default where there is one) or cpu\n"
     "  --shape B,G,V     sequences, drafts, vocabulary; may be given again (default: four shapes)\n"

@@ -121,16 +121,17 @@ spc_status spc_apart_check(const spc_engine_options *o, spc_error *err)
     }
     if (o->drafter_tp > 1) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "drafter-device and drafter-tp: the one gives the drafter a device, "
-                             "the other cuts it for all ranks of the verifier: expected one of "
+                             "drafter-device and drafter-tp: one gives the drafter its own device, "
+                             "the other shards it over all ranks of the verifier: expected one of "
                              "them, found %.40s and %d",
                              o->drafter_device, (int)o->drafter_tp);
     }
     if (o->nccl_comm) {
-        return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "drafter-device: ranks of an application's own (nccl_comm) each draft "
-                             "for themselves: leave the drafter's device out, or have spc make the "
-                             "ranks (tp, place)");
+        return spc_error_set(
+            err, SPC_EUNSUPPORTED,
+            "drafter-device: ranks of an application's communicator (nccl_comm) "
+            "each draft for themselves: leave the drafter's device out, or have spc "
+            "make the ranks (tp, place)");
     }
     if (strcmp(o->drafter_device, "cpu") != 0 &&
         (!spc_device_is_cuda(o->drafter_device) || spc_device_ranks(o->drafter_device) > 1)) {

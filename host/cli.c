@@ -29,16 +29,16 @@ static bool fill_closed_descriptors(void)
 
 static void print_help(void)
 {
-    spc_cli_print("spc - decoding of language models by speculative cascades\n\n"
+    spc_cli_print("spc - decode language models with speculative cascades\n\n"
                   "usage: spc COMMAND [options]\n\ncommands:\n");
     for (int i = 0; i < COMMANDS; i++) {
         spc_cli_print("  %-14s%s\n", commands[i]->name, commands[i]->summary);
     }
     spc_cli_print(
-        "\nspc COMMAND --help lists a command's options; spc --version tells the version.\n"
+        "\nspc COMMAND --help lists a command's options; spc --version prints the version.\n"
         "MODEL is a folder of a Hugging Face checkpoint, a GGUF file, or %s or\n"
-        "%s, the translation pair inside this program.\n\n"
-        "Results go to stdout, all else to stderr.  A failure is one line on stderr; exit "
+        "%s, the translation pair built into this program.\n\n"
+        "Results go to stdout, everything else to stderr.  An error is one line on stderr; exit "
         "codes:\n"
         "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
         "written),\n7 internal, %d interrupted by Ctrl-C.\n",

@@ -112,14 +112,13 @@ bool spc_cli_flush(void);
 int spc_cli_finish(int code);
 
 /* Help of options that several commands have. */
-#define SPC_CLI_WEIGHTS                                                          \
-    "int8: matrices of 16 and 32 bits as 8-bit integers with a scale for each\n" \
-    "output; those of the checkpoint unless given"
-#define SPC_CLI_KV                                                                  \
-    "f32, bf16 or f16: keys and values in the caches of both models; 16 bits are\n" \
-    "half of the memory and of what attention reads, and bf16 is the safe type;\n"  \
-    "f32 unless given"
-#define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; the widest unless given"
+#define SPC_CLI_WEIGHTS                                                           \
+    "int8: quantise matrices of 16 and 32 bits at load, to 8-bit integers with\n" \
+    "a scale per output; by default weights stay as in the checkpoint"
+#define SPC_CLI_KV                                                                 \
+    "type of both models' KV caches: f32, bf16 or f16; 16 bits halve the memory\n" \
+    "and what attention reads, and bf16 is the safer type; default f32"
+#define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; default: the widest"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit code after Ctrl-C, as shells have it. */
@@ -222,21 +221,22 @@ typedef struct {
         name, value, help, SPC_CLI_##kind, offsetof(args, field.of), low, high \
     }
 #define SPC_CLI_RANK_OPTIONS(args, field)                                                          \
-    SPC_CLI_RANK_ROW(args, field, "rank", "R", "which of several processes this is, from 0", INT,  \
-                     rank, 0, SPC_RANKS_MAX - 1),                                                  \
-        SPC_CLI_RANK_ROW(args, field, "world", "N",                                                \
-                         "of how many; the verifier is cut for all, rank 0 has prompts and\n"      \
-                         "results (spc launch starts them on one machine).  --device cuda: each\n" \
-                         "has the GPU of its place on its machine, cuda:N this one (over NCCL)",   \
-                         INT, world, 1, SPC_RANKS_MAX),                                            \
+    SPC_CLI_RANK_ROW(args, field, "rank", "R", "rank of this process, from 0", INT, rank, 0,       \
+                     SPC_RANKS_MAX - 1),                                                           \
+        SPC_CLI_RANK_ROW(                                                                          \
+            args, field, "world", "N",                                                             \
+            "number of processes; the verifier is sharded over all, rank 0 has prompts\n"          \
+            "and results (spc launch starts them on one machine).  --device cuda: each\n"          \
+            "takes the GPU of its place on its machine, cuda:N that one (with NCCL)",              \
+            INT, world, 1, SPC_RANKS_MAX),                                                         \
         SPC_CLI_RANK_ROW(args, field, "meet", "PLACE",                                             \
-                         "where they meet: HOST:PORT of rank 0, or a path that all see", TEXT,     \
-                         meet, 0, 0),                                                              \
-        SPC_CLI_RANK_ROW(args, field, "ranks-from", "none|env",                                    \
-                         "env: rank and world as Open MPI, MPICH or Slurm say", CHOICE, from, 0,   \
+                         "rendezvous: HOST:PORT of rank 0, or a path that all see", TEXT, meet, 0, \
                          0),                                                                       \
+        SPC_CLI_RANK_ROW(args, field, "ranks-from", "none|env",                                    \
+                         "env: take rank and world from Open MPI, MPICH or Slurm", CHOICE, from,   \
+                         0, 0),                                                                    \
         SPC_CLI_RANK_ROW(args, field, "rank-timeout", "S",                                         \
-                         "seconds after which a rank that does not answer ends all", REAL,         \
+                         "seconds after which a rank that does not answer ends them all", REAL,    \
                          timeout, 0.01, 86400)
 
 /* No place said: one rank of one. */

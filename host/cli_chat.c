@@ -27,7 +27,7 @@ static const spc_cli_option options[] = {
     {"chat-template", "NAME",
      "one of chatml, gemma2, gemma3, llama2, llama3, llama3.1, mistral-v1,\n"
      "mistral-v1-old, mistral-v3, mistral-nemo, qwen2, qwen2.5, qwen3,\n"
-     "qwen3-no-thinking, smollm2; unless given, the verifier's own",
+     "qwen3-no-thinking, smollm2; default: the verifier's own",
      SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
     SPC_CLI_DECODE_OPTIONS(chat_args),
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),
@@ -121,8 +121,8 @@ static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_
     free(*ids);
     *ids = NULL;
     return spc_error_set(err, SPC_EFULL,
-                         "the conversation has come to %d tokens, and a context holds %d: begin a "
-                         "new one (/reset), or take a larger --context if the models have it",
+                         "the conversation has reached %d tokens, and a context holds %d: begin a "
+                         "new one (/reset), or use a larger --context if the models allow it",
                          (int)*count, (int)context);
 }
 
@@ -394,8 +394,7 @@ static spc_status prepare_template(chat_state *chat, spc_error *err)
     spc_status status = SPC_OK;
 
     if (!chat->engine->tokenizer) {
-        return spc_error_set(err, SPC_EMODEL,
-                             "%.200s: no tokenizer.json: there is no conversation without text",
+        return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
                              verifier);
     }
     if (!chat->args->chat_template) {
@@ -460,14 +459,13 @@ const spc_cli_command spc_cli_chat = {
     "chat",
     "",
     "hold a conversation with chat models",
-    "One line of stdin is one message; a line that ends in \\ goes on in the next one, and \\\\ "
+    "Each line of stdin is a message; a line that ends in \\ continues on the next line, and \\\\ "
     "at\n"
-    "its end stands for one \\.  Lines of blanks are passed over.  /reset begins a new "
-    "conversation,\n"
-    "/exit or the end of the input ends.  Ctrl-C stops a reply, which stays in the conversation "
-    "as\n"
-    "far as it came.  Replies go to stdout as they come, one line of statistics to stderr at the "
-    "end.",
+    "the end stands for one \\.  Blank lines are ignored.  /reset begins a new conversation; "
+    "/exit\n"
+    "or the end of the input ends the program.  Ctrl-C stops a reply; what there is of it stays\n"
+    "in the conversation.  Replies are streamed to stdout; one line of statistics goes to stderr\n"
+    "at the end.",
     0,
     0,
     options,

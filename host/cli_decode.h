@@ -35,70 +35,76 @@ typedef struct {
                            drafter, 0, 0),                                                         \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "rule", "RULE",                                                                  \
-            "deferral rule: strict, lossy, lossy-greedy, chow, diff, opt, chow-log,\n"             \
-            "diff-log, opt-log, token-v1, token-v2, token-v3, bild, with their alpha\n"            \
-            "(\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q, head, typical,\n"        \
-            "ensemble, fuzzy, mentored, cactus (with --bonus step); one model at a\n"              \
-            "time: token-chow, seq-chow, bild-dynamic:fallback=F, verifier-only,\n"                \
-            "drafter-only",                                                                        \
+            "deferral rule: strict (lossless), lossy, lossy-greedy, chow, diff, opt,\n"            \
+            "chow-log, diff-log, opt-log, token-v1, token-v2, token-v3, bild, with\n"              \
+            "their alpha (\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q,\n"           \
+            "head, typical, ensemble, fuzzy, mentored, cactus (with --bonus step);\n"              \
+            "one model at a time: token-chow, seq-chow, bild-dynamic:fallback=F,\n"                \
+            "verifier-only, drafter-only",                                                         \
             TEXT, rule, 0, 0),                                                                     \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "operating-point", "FILE",                                                       \
-            "take rule, draft length and sampling from points that spc tune chose\n"               \
+            "take rule, draft length and sampling from a point that spc tune chose\n"              \
             "from a sweep, within one of the next two limits",                                     \
             TEXT, points, 0, 0),                                                                   \
         SPC_CLI_DECODE_ROW(args, "max-relative-latency", "X",                                      \
-                           "the best point of at most X times the verifier's time", REAL,          \
+                           "the best point that takes at most X times the verifier's time", REAL,  \
                            most_latency, 0, 100),                                                  \
-        SPC_CLI_DECODE_ROW(args, "min-quality", "Y", "the fastest point of at least this quality", \
-                           REAL, least_quality, 0, 0),                                             \
-        SPC_CLI_DECODE_ROW(args, "gamma", "N",                                                     \
-                           "draft length: tokens drafted per round; auto: chosen for every\n"      \
-                           "round by measured times and acceptance, under strict also none",       \
-                           AUTO, gamma, 0, SPC_GAMMA_MAX),                                         \
+        SPC_CLI_DECODE_ROW(args, "min-quality", "Y",                                               \
+                           "the fastest point with at least this quality", REAL, least_quality, 0, \
+                           0),                                                                     \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "gamma", "N",                                                                    \
+            "draft length, in tokens per round; auto: chosen for every round from\n"               \
+            "measured times and acceptance, under strict possibly 0",                              \
+            AUTO, gamma, 0, SPC_GAMMA_MAX),                                                        \
         SPC_CLI_DECODE_ROW(args, "temperature", "T",                                               \
-                           "of both models; 0: greedy, the likeliest token always", REAL,          \
+                           "of both models; 0: greedy, always the likeliest token", REAL,          \
                            temperature, 0, 100),                                                   \
         SPC_CLI_DECODE_ROW(args, "top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k,  \
                            0, SPC_VOCAB_MAX),                                                      \
         SPC_CLI_DECODE_ROW(args, "top-p", "P",                                                     \
-                           "keep the likeliest tokens that hold P of the probability", REAL,       \
-                           top_p, 0, 1),                                                           \
+                           "keep the likeliest tokens that make up probability P", REAL, top_p, 0, \
+                           1),                                                                     \
         SPC_CLI_DECODE_ROW(args, "min-p", "P",                                                     \
-                           "keep tokens of at least P times the likeliest's probability", REAL,    \
-                           min_p, 0, 1),                                                           \
+                           "keep tokens with at least P times the probability of the likeliest",   \
+                           REAL, min_p, 0, 1),                                                     \
         SPC_CLI_DECODE_ROW(args, "max-tokens", "N",                                                \
-                           "new tokens per answer; 0: what the context holds", INT, max_tokens, 0, \
-                           INT32_MAX),                                                             \
-        SPC_CLI_DECODE_ROW(args, "stop", "TEXT", "end before this text", LIST, stop, 0, 0),        \
-        SPC_CLI_DECODE_ROW(args, "ignore-stop", NULL, "go on behind end-of-sequence tokens", FLAG, \
-                           ignore_stop, 0, 0),                                                     \
+                           "new tokens per answer; 0: as many as the context holds", INT,          \
+                           max_tokens, 0, INT32_MAX),                                              \
+        SPC_CLI_DECODE_ROW(args, "stop", "TEXT", "stop before this text", LIST, stop, 0, 0),       \
+        SPC_CLI_DECODE_ROW(args, "ignore-stop", NULL, "continue after end-of-sequence tokens",     \
+                           FLAG, ignore_stop, 0, 0),                                               \
         SPC_CLI_DECODE_ROW(args, "verify", "token|block",                                          \
-                           "judge drafts one by one, or by one joint coin (same law)", CHOICE,     \
-                           verify, 0, 0),                                                          \
+                           "verify drafts one by one, or jointly as a block (same distribution)",  \
+                           CHOICE, verify, 0, 0),                                                  \
         SPC_CLI_DECODE_ROW(args, "bonus", "target|verifier|step",                                  \
-                           "where the token behind a fully kept draft comes from", CHOICE, bonus,  \
-                           0, 0),                                                                  \
+                           "where the token after a fully accepted draft comes from", CHOICE,      \
+                           bonus, 0, 0),                                                           \
         SPC_CLI_DECODE_ROW(args, "no-nucleus", NULL,                                               \
                            "let token rules keep drafts outside the verifier's nucleus", FLAG,     \
                            no_nucleus, 0, 0),                                                      \
         SPC_CLI_DECODE_ROW(args, "context", "N",                                                   \
-                           "tokens of prompt and answer together; 0: what the models allow", INT,  \
-                           context, 0, INT32_MAX),                                                 \
+                           "tokens of prompt and answer together; 0: as many as the models allow", \
+                           INT, context, 0, INT32_MAX),                                            \
         SPC_CLI_DECODE_ROW(args, "device", "NAME", SPC_CLI_DEVICES, TEXT, device, 0, 0),           \
-        SPC_CLI_DECODE_ROW(args, "drafter-device", "NAME",                                         \
-                           "run the drafter elsewhere: cpu (with threads of its own), cuda or\n"   \
-                           "cuda:N; of several ranks in the first one's process alone; the\n"      \
-                           "verifier's device unless given",                                       \
-                           TEXT, drafter_device, 0, 0),                                            \
-        SPC_CLI_DECODE_ROW(args, "tp", "N",                                                        \
-                           "cut the verifier for N ranks, which share the CPU's threads, or for\n" \
-                           "N GPUs (--device cuda, or cuda:0,cuda:1,...; over NCCL)",              \
-                           INT, tp, 1, SPC_RANKS_MAX),                                             \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "drafter-device", "NAME",                                                        \
+            "run the drafter on its own device: cpu (with its own threads), cuda or\n"             \
+            "cuda:N; with several ranks, in the first rank's process alone; by\n"                  \
+            "default the verifier's device",                                                       \
+            TEXT, drafter_device, 0, 0),                                                           \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "tp", "N",                                                                       \
+            "tensor parallelism: shard the verifier over N ranks, which share the\n"               \
+            "CPU's threads, or over N GPUs (--device cuda, or cuda:0,cuda:1,...;\n"                \
+            "with NCCL)",                                                                          \
+            INT, tp, 1, SPC_RANKS_MAX),                                                            \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "drafter-tp", "N",                                                               \
-            "1: the drafter runs on the first rank (of several processes, on each),\n"             \
-            "or on the --drafter-device; or as many as --tp",                                      \
+            "as many as --tp: shard the drafter too; 1: run it whole, on the first\n"              \
+            "rank, on every rank if they are processes or GPUs, or on the\n"                       \
+            "--drafter-device",                                                                    \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
         SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
         SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
@@ -106,29 +112,27 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "isa", "NAME", SPC_CLI_ISA, TEXT, isa, 0, 0),                     \
         SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
         SPC_CLI_DECODE_ROW(args, "kv", "TYPE", SPC_CLI_KV, TEXT, kv, 0, 0),                        \
+        SPC_CLI_DECODE_ROW(args, "fast-prefill", NULL,                                             \
+                           "GPU: use cuBLASLt for prompts and large batches (not for quantised\n"  \
+                           "weights); results may then depend on the batch",                       \
+                           FLAG, fast_prefill, 0, 0),                                              \
         SPC_CLI_DECODE_ROW(                                                                        \
-            args, "fast-prefill", NULL,                                                            \
-            "GPU: prompts and large batches by cuBLASLt (but for quantised weights);\n"            \
-            "results may then depend on the batch",                                                \
-            FLAG, fast_prefill, 0, 0),                                                             \
-        SPC_CLI_DECODE_ROW(args, "kernels", "FILE",                                                \
-                           "one GPU: linear layers by the kernels that spc tune-kernels found\n"   \
-                           "fastest; last bits of logits depend on the file",                      \
-                           TEXT, kernels, 0, 0),                                                   \
-        SPC_CLI_DECODE_ROW(                                                                        \
-            args, "plain-launches", NULL,                                                          \
-            "GPU: kernel after kernel instead of a round as one graph; slower, to\n"               \
-            "find faults",                                                                         \
-            FLAG, plain_launches, 0, 0),                                                           \
+            args, "kernels", "FILE",                                                               \
+            "one GPU: for linear layers use the kernels that spc tune-kernels found\n"             \
+            "fastest; the last bits of logits depend on the file",                                 \
+            TEXT, kernels, 0, 0),                                                                  \
+        SPC_CLI_DECODE_ROW(args, "plain-launches", NULL,                                           \
+                           "GPU: launch kernel by kernel instead of one CUDA graph per round;\n"   \
+                           "slower, for debugging",                                                \
+                           FLAG, plain_launches, 0, 0),                                            \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "overlap", "auto|on|off",                                                        \
-            "one GPU, or --drafter-device; one prompt at a time, --bonus step: draft\n"            \
-            "the next round while this one is verified; one GPU, batches: one half\n"              \
-            "drafts while the other is verified; auto: where that was measured to be\n"            \
-            "faster",                                                                              \
+            "one GPU or --drafter-device, one prompt at a time, --bonus step: draft\n"             \
+            "the next round while this one is verified; one GPU, batches: draft for\n"             \
+            "one half while the other is verified; auto: where measured to be faster",             \
             CHOICE, overlap, 0, 0),                                                                \
-        SPC_CLI_DECODE_ROW(args, "quiet", NULL, "no line of statistics on stderr", FLAG, quiet, 0, \
-                           0)
+        SPC_CLI_DECODE_ROW(args, "quiet", NULL, "print no line of statistics on stderr", FLAG,     \
+                           quiet, 0, 0)
 
 /* The session's defaults; no models. */
 void spc_cli_decode_init(spc_cli_decode *decode);

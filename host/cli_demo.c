@@ -214,7 +214,7 @@ const spc_cli_command spc_cli_demo = {
     "demo",
     "",
     "translate eight sentences four ways with the embedded pair",
-    "Verifier alone, strict speculation and two cascade rules: their texts and what they cost.",
+    "Verifier alone, strict speculation and two cascade rules: their texts and their cost.",
     0,
     0,
     options,

@@ -31,8 +31,8 @@ static const spc_cli_option info_options[] = {
     {"kv-tokens", "N", "tokens that their KV caches hold together; 0: the context for each",
      SPC_CLI_INT, offsetof(info_args, kv_tokens), 0, INT32_MAX},
     {"device", "NAME",
-     "to plan memory for: cpu, cuda or cuda:N; the CPU, and the first GPU where there is one,\n"
-     "unless given",
+     "device to plan memory for: cpu, cuda or cuda:N; default: the CPU, and the first GPU\n"
+     "if there is one",
      SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
     {"drafter", "MODEL", "a small model, to plan memory for beside it", SPC_CLI_TEXT,
      offsetof(info_args, drafter), 0, 0},
@@ -323,7 +323,7 @@ static int info_run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_info = {
     "info",
     "MODEL",
-    "describe a model: architecture, sizes, memory it takes",
+    "describe a model: architecture, sizes, memory",
     "",
     1,
     1,
@@ -517,7 +517,7 @@ const spc_cli_command spc_cli_logits = {
     "logits",
     "",
     "write a model's logits for given tokens to a file",
-    "Teacher forced: row i is what the model expects behind tokens 0 .. i.  The file holds one\n"
+    "Teacher forced: row i is what the model predicts after tokens 0 .. i.  The file holds one\n"
     "float32 tensor `logits` [tokens, vocabulary].",
     0,
     0,

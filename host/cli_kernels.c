@@ -18,8 +18,8 @@ static const spc_cli_option options[] = {
     {"device", "NAME", "cuda or cuda:N", SPC_CLI_TEXT, offsetof(kernels_args, device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(kernels_args, weights), 0, 0},
     {"fast-prefill", NULL,
-     "also more than 16 rows, for --fast-prefill of spc run: own kernels against\n"
-     "what cuBLASLt suggests",
+     "time more than 16 rows too, for spc run --fast-prefill: spc's own kernels\n"
+     "against what cuBLASLt suggests",
      SPC_CLI_FLAG, offsetof(kernels_args, fast_prefill), 0, 0},
     {"output", "FILE", "where the table goes, for --kernels of spc run and spc chat", SPC_CLI_TEXT,
      offsetof(kernels_args, output), 0, 0},
@@ -102,9 +102,9 @@ const spc_cli_command spc_cli_kernels = {
     "tune-kernels",
     "",
     "time the kernels of linear layers on a GPU and write a table of the fastest",
-    "Whole forwards of 1, 6 and 16 rows are timed, with --fast-prefill also of 32 to 512.  The\n"
-    "table is of the GPU, of layers of these models and, beyond 16 rows, of the version of\n"
-    "cuBLASLt; with it spc run computes the same function with last bits of its own.",
+    "Times whole forward passes of 1, 6 and 16 rows, with --fast-prefill also of 32 to 512.  The\n"
+    "table is valid for this GPU, layers like these models' and, beyond 16 rows, this version of\n"
+    "cuBLASLt.  With it spc run computes the same function, but the last bits may differ.",
     0,
     0,
     options,

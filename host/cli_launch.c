@@ -300,7 +300,8 @@ static int run(const void *args, const spc_cli_line *line)
                                  command);
     }
     if (getenv(SPC_CLI_ENV_RANK)) {
-        return spc_cli_fail_with(SPC_EUSAGE, "launch: %s is set: a launched process launches none",
+        return spc_cli_fail_with(SPC_EUSAGE,
+                                 "launch: %s is set: a launched process cannot launch others",
                                  SPC_CLI_ENV_RANK);
     }
     argv = calloc((size_t)line->words.count + 2, sizeof *argv);
@@ -329,13 +330,12 @@ static int run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_launch = {
     "launch",
     "-- run|chat|logits [options] [PROMPT ...]",
-    "run a command as several processes of this machine, the ranks of one engine",
-    "The verifier is cut for all of them; rank 0 has stdin and stdout.  They share the cores, "
-    "unless\n"
-    "the command has --threads (of each).  With --device cuda each has a GPU, in their order\n"
-    "(CUDA_VISIBLE_DEVICES chooses among them), and they talk over NCCL.  When one fails all end,\n"
-    "with its exit code.  Several machines: spc run --rank, --world, --meet, or --ranks-from env\n"
-    "under mpirun or srun.",
+    "run a command as several processes on this machine, the ranks of one engine",
+    "The verifier is sharded over all of them; rank 0 has stdin and stdout.  They share the\n"
+    "cores, unless the command has --threads (per process).  With --device cuda each takes one\n"
+    "GPU, in order (CUDA_VISIBLE_DEVICES chooses them), and they communicate through NCCL.  When\n"
+    "one fails all end, with its exit code.  For several machines: spc run --rank, --world,\n"
+    "--meet, or --ranks-from env under mpirun or srun.",
     1,
     INT32_MAX,
     options,

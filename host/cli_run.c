@@ -22,27 +22,29 @@ typedef struct {
 
 static const spc_cli_option options[] = {
     SPC_CLI_DECODE_OPTIONS(run_args),
-    OPTION("seed", "N", "of the first prompt; each further one adds 1", SEED, decode.seed, 0, 0),
+    OPTION("seed", "N", "seed of the first prompt; each further prompt adds 1", SEED, decode.seed,
+           0, 0),
     OPTION("to", SPC_CLI_LANGUAGES, "prompts are English sentences to translate (embedded pair)",
            CHOICE, to, 0, 0),
     OPTION("input", "FILE",
            "prompts as lines of JSON: {\"prompt\": TEXT} or {\"ids\": [ID, ...]},\n"
-           "either with an \"id\" that is handed on; -: stdin",
+           "either with an \"id\" that is repeated in the result; -: stdin",
            TEXT, input, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
     OPTION("kv-tokens", "N",
-           "tokens that the KV caches of each model hold, for all prompts of the batch\n"
-           "together: those that find no room wait; 0: the context for each",
+           "capacity of each model's KV cache in tokens, for all prompts of the batch;\n"
+           "prompts that find no room wait; 0: a full context for each",
            INT, decode.kv_tokens, 0, INT32_MAX),
-    OPTION("no-prefix-reuse", NULL, "run every prompt as a whole, also what others began with",
-           FLAG, decode.no_prefix_reuse, 0, 0),
+    OPTION("no-prefix-reuse", NULL, "run every prompt as a whole; do not share prefixes", FLAG,
+           decode.no_prefix_reuse, 0, 0),
     OPTION("prefill-rows", "N",
-           "rows of a new prompt that a step takes along beside prompts that are\n"
-           "being decoded; 0: 64",
+           "chunked prefill: rows of a new prompt that one step processes while other\n"
+           "prompts are being decoded; 0: 64",
            INT, decode.prefill_rows, 0, INT32_MAX),
     OPTION("json", NULL, "one JSON object per prompt: text, ids, counters", FLAG, json, 0, 0),
-    OPTION("stream", NULL, "print text as it comes (one prompt at a time)", FLAG, stream, 0, 0),
+    OPTION("stream", NULL, "print text as it is decoded (one prompt at a time)", FLAG, stream, 0,
+           0),
 };
 
 static void run_init(void *args)
@@ -365,8 +367,8 @@ const spc_cli_command spc_cli_run = {
     "run",
     "[PROMPT ...]",
     "decode prompts with a drafter and a verifier under a deferral rule",
-    "Without prompts on the command line and without --input, every line of stdin is one.\n"
-    "One line of result per prompt on stdout; one line of statistics on stderr.",
+    "Without prompts on the command line and without --input, every line of stdin is a prompt.\n"
+    "Prints one line per prompt on stdout, and one line of statistics on stderr.",
     0,
     INT32_MAX,
     options,

@@ -95,7 +95,7 @@ static int tokenize_run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_tokenize = {
     "tokenize",
     "MODEL",
-    "text on stdin to a JSON array of ids, and back",
+    "turn text on stdin into a JSON array of ids, or back",
     "",
     1,
     1,

@@ -30,8 +30,8 @@ enum { COST_LATENCY, COST_CALLS };
 static const spc_cli_option options[] = {
     OPTION("output", "FILE", "write the points there, for spc run --operating-point", TEXT, output),
     OPTION("cost", "latency|calls",
-           "what a point costs: its time relative to the verifier alone, or its\n"
-           "verifier calls per token",
+           "measure of cost: time relative to the verifier alone, or verifier calls\n"
+           "per token",
            CHOICE, cost),
     OPTION("json", NULL, "the points as JSON on stdout, not as a table", FLAG, json)};
 
@@ -382,7 +382,7 @@ static int run(const void *args, const spc_cli_line *line)
 const spc_cli_command spc_cli_tune = {
     "tune",
     "SWEEP.jsonl",
-    "choose operating points from a sweep: those that no other beats in quality and cost",
+    "choose operating points from a sweep: its Pareto front of quality against cost",
     "SWEEP.jsonl holds the results of bench_sweep; several seeds of a point are averaged.",
     1,
     1,

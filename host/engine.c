@@ -499,7 +499,7 @@ spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
 {
     if (engine->rank > 0 && group_of(engine)) return spc_group_follow(group_of(engine), err);
 
-    return spc_error_set(err, SPC_EUSAGE, "rank 0 follows nobody: open sessions");
+    return spc_error_set(err, SPC_EUSAGE, "rank 0 leads and cannot follow: open sessions instead");
 }
 
 spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err)

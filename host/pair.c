@@ -171,12 +171,13 @@ spc_status spc_pair_check(const spc_pair_side *d, const spc_pair_side *v, int32_
     status = check_sizes(d, v, *ids, err);
     if (status != SPC_OK) return status;
     if (!d->tokenizer != !v->tokenizer) {
-        return spc_error_set(err, SPC_EMODEL,
-                             "%s %.100s has no tokenizer.json, and %s %.100s has one: whether they "
-                             "pair cannot be told; give the model the tokenizer it was trained "
-                             "with",
-                             d->tokenizer ? "verifier" : "drafter", where_of(d->tokenizer ? v : d),
-                             d->tokenizer ? "drafter" : "verifier", where_of(d->tokenizer ? d : v));
+        return spc_error_set(
+            err, SPC_EMODEL,
+            "%s %.100s has no tokenizer.json, and %s %.100s has one: they "
+            "cannot be checked as a pair; give the model the tokenizer it was trained "
+            "with",
+            d->tokenizer ? "verifier" : "drafter", where_of(d->tokenizer ? v : d),
+            d->tokenizer ? "drafter" : "verifier", where_of(d->tokenizer ? d : v));
     }
     if (d->tokenizer) id = first_unshared(d, v, *ids);
     return id >= 0 ? differ_at(d, v, id, err) : SPC_OK;

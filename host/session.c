@@ -75,16 +75,17 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
     }
     if (o->gamma == SPC_GAMMA_AUTO && params->bonus == SPC_BONUS_VERIFIER &&
         spc_rule_uses_drafter(&params->rule)) {
-        return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "gamma auto with bonus verifier: under rule %s the law would follow "
-                             "the draft lengths chosen; take bonus target or step, or a fixed "
-                             "gamma",
-                             o->rule);
+        return spc_error_set(
+            err, SPC_EUNSUPPORTED,
+            "gamma auto with bonus verifier: under rule %s the output distribution "
+            "would depend on the draft lengths chosen; use bonus target or "
+            "step, or a fixed gamma",
+            o->rule);
     }
     if (o->gamma == SPC_GAMMA_AUTO && engine->adopted) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "gamma auto with nccl_comm: every rank would choose by its own times, "
-                             "and they must come to the same: take a fixed gamma");
+                             "and all must choose alike: use a fixed gamma");
     }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",

@@ -195,7 +195,7 @@ static spc_status check_size(const spc_session *s, int32_t count, spc_error *err
     if (wanted <= engine->pages.count) return SPC_OK;
     return spc_error_set(
         err, SPC_EFULL,
-        "a prompt (tokens: %d) may come to %d tokens of KV cache with its new ones, and the engine "
+        "a prompt (tokens: %d) may need %d tokens of KV cache with its new ones, and the engine "
         "has %d: lower max-tokens, or open the engine with more kv-tokens",
         (int)count, (int)most_tokens(s, count), (int)(engine->pages.count * SPC_PAGE_TOKENS));
 }

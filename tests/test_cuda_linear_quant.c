@@ -250,8 +250,9 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
     }
     whole = in_strips(spc_cuda_linear_quant, &a, ROWS);
     off = relative_distance(whole, expected, (size_t)(ROWS * a.width));
-    cr_assert_leq(off, 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype), (int)cols,
-                  (double)off);
+    /* the tangent of a small number is a difference of numbers next to 1, each up to 2^-22 off */
+    cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype),
+                  (int)cols, (double)off);
     for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
         float *strip = in_strips(spc_cuda_linear_quant, &a, strips[i]);
 

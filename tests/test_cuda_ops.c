@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef SPC_TESTS_FIBER_RUNTIME_H
+#ifdef SPC_EXACT_EXP2
 #define EXP_TOLERANCE 0.0f
 #else
 #define EXP_TOLERANCE 1e-6f

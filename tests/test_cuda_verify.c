@@ -246,6 +246,30 @@ Test(cuda_verify, bad_rows_and_drafts)
     batch_free(&b);
 }
 
+/* The drafts' statistics as the device takes them.  A rule compares them with the verifier's, and
+ * on equal rows both are the same to the bit only if the same machine took them. */
+static void take_stats(batch *b)
+{
+    spc_draw_batch draw = draw_batch(b);
+    spc_row_stats *stats = shared(SEQUENCES * sizeof *stats);
+    int32_t *token = shared(SEQUENCES * sizeof *token);
+    int64_t *row = shared(SEQUENCES * sizeof *row);
+    spc_error err;
+
+    draw.row = row;
+    draw.token = token;
+    draw.stats = stats;
+    for (int32_t r = 0; r < DRAFTS; r++) {
+        for (int32_t s = 0; s < SEQUENCES; s++) row[s] = b->row[s] + r;
+        cr_assert_eq(spc_cuda_draw_batch(&draw, NULL, &err), SPC_OK, "%s", err.message);
+        ok(cudaDeviceSynchronize(), "draw");
+        for (int32_t s = 0; s < SEQUENCES; s++) b->stats[s * DRAFTS + r] = stats[s];
+    }
+    unshare(stats);
+    unshare(token);
+    unshare(row);
+}
+
 /* The queue alone against the CPU: what takes the reference long. */
 static void expect_queued(batch *b, const spc_verify_batch *v, const char *what)
 {
@@ -256,6 +280,7 @@ static void expect_queued(batch *b, const spc_verify_batch *v, const char *what)
     memset(b->out, 0x5a, sizeof *b->out);
     cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
     want = *b->out;
+    if (v->stats) take_stats(b);
     queued.workspace_bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, v->vocab);
     queued.workspace = workspace_of(queued.workspace_bytes);
     run(b, &queued, what);

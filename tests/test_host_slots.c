@@ -231,7 +231,7 @@ Test(host_slots, pages_that_are_not_there_are_waited_for_or_refused)
     now.wait = false;
     all.max_tokens = 0;
     cr_expect_eq(spc_session_open(engine, &all, q.id, q.count, &c, &error), SPC_EFULL);
-    cr_expect_not_null(strstr(error.message, "a prompt (tokens: 5) may come to 160 tokens of KV "
+    cr_expect_not_null(strstr(error.message, "a prompt (tokens: 5) may need 160 tokens of KV "
                                              "cache with its new ones, and the engine has 144"),
                        "%s", error.message);
     a = open_session(engine, &now, &p); /* 6 pages of 9 */

@@ -403,7 +403,7 @@ static spc_status sort_tensors(spc_bundle *b, spc_error *err)
     for (int32_t i = 0; i < b->list.count; i++) {
         b->bytes += b->list.tensor[i].bytes;
         if (i == 0 || strcmp(b->list.tensor[i - 1].name, b->list.tensor[i].name) != 0) continue;
-        return spc_error_set(err, SPC_EFORMAT, "%s: tensor '%.100s' stands there twice", b->where,
+        return spc_error_set(err, SPC_EFORMAT, "%s: tensor '%.100s' occurs twice", b->where,
                              b->list.tensor[i].name);
     }
     return SPC_OK;

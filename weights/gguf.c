@@ -185,7 +185,7 @@ static spc_status read_values(reader *r, uint64_t count, spc_gguf *g)
         spc_gguf_string key = g->value[i].key;
 
         if (compare(g->value[i - 1].key, key) != 0) continue;
-        return spc_error_set(r->err, SPC_EFORMAT, "%s: key '%.*s' stands there twice", r->where,
+        return spc_error_set(r->err, SPC_EFORMAT, "%s: key '%.*s' occurs twice", r->where,
                              shown(key), key.text);
     }
     return SPC_OK;
@@ -299,9 +299,10 @@ static spc_status count_bytes(const reader *r, spc_tensor *t)
 
         if (i == t->rank - 1) size /= elements;
         if (size > 0 && t->bytes > (uint64_t)INT64_MAX / size) {
-            return spc_error_set(r->err, SPC_EFORMAT,
-                                 "%s: tensor '%s': its shape asks for more bytes than there can be",
-                                 r->where, t->name);
+            return spc_error_set(
+                r->err, SPC_EFORMAT,
+                "%s: tensor '%s': its shape needs more bytes than can be addressed", r->where,
+                t->name);
         }
         t->bytes *= size;
     }
@@ -370,7 +371,7 @@ static spc_status check_apart(const reader *r, const spc_gguf *g)
     qsort(order, count, sizeof *order, by_name);
     for (size_t i = 1; i < count && status == SPC_OK; i++) {
         if (strcmp(order[i - 1]->name, order[i]->name) != 0) continue;
-        status = spc_error_set(r->err, SPC_EFORMAT, "%s: tensor '%s' stands there twice", r->where,
+        status = spc_error_set(r->err, SPC_EFORMAT, "%s: tensor '%s' occurs twice", r->where,
                                order[i]->name);
     }
     qsort(order, count, sizeof *order, by_data);

@@ -108,9 +108,9 @@ static spc_status split_tokens(const maker *m, json_t *vocab, json_t *added)
 
             json_decref(content);
             if (twice) {
-                return spc_error_set(
-                    m->err, SPC_EFORMAT, "%s: tokenizer.ggml.tokens: '%.*s' stands there twice",
-                    m->where, token.bytes < 80 ? (int)token.bytes : 80, token.text);
+                return spc_error_set(m->err, SPC_EFORMAT,
+                                     "%s: tokenizer.ggml.tokens: '%.*s' occurs twice", m->where,
+                                     token.bytes < 80 ? (int)token.bytes : 80, token.text);
             }
             failed = json_object_setn_new_nocheck(vocab, token.text, (size_t)token.bytes,
                                                   json_integer((json_int_t)i)) != 0;

@@ -121,7 +121,7 @@ static spc_status read_shape(const file *f, const char *name, const json_t *entr
             return bad(f, name, "expected sizes of 'shape' to be whole numbers, 0 or more", err);
         }
         if (size > 0 && bytes > UINT64_MAX / (uint64_t)size) {
-            return bad(f, name, "its shape asks for more bytes than there can be", err);
+            return bad(f, name, "its shape needs more bytes than can be addressed", err);
         }
         bytes *= (uint64_t)size;
         t->shape[i] = size;
@@ -210,7 +210,7 @@ static spc_status check_tiling(const file *f, const spc_tensor_list *list, int32
     if (status != SPC_OK) return status;
     if (at != f->data + f->bytes) {
         return spc_error_set(err, SPC_EFORMAT,
-                             "%s: data goes on behind the last tensor (bytes: %" PRIu64
+                             "%s: data continues after the last tensor (bytes: %" PRIu64
                              "); is the file damaged?",
                              f->where, (uint64_t)(f->data + f->bytes - at));
     }

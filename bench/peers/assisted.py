@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Plain and assisted greedy decoding by spc and by transformers on the same checkpoints, by turns.
+"""Plain and assisted greedy decoding by spc and transformers on the same checkpoints, interleaved.
 
     bench/peers/assisted.py SPC VERIFIER DRAFTER [--device cpu|cuda] [--tokens N] [--gamma N] ...
 
 VERIFIER and DRAFTER are folders of Hugging Face checkpoints, or GGUF files (which transformers
-turns into --dtype, where spc keeps them as they are).  Prompts are ids, the same for both: those of
-the verifier's tokenizer, or made up with --ids where there is none.  Assisted: transformers drafts
---gamma tokens a round without a schedule or a threshold, spc runs the rule strict with as many.
+converts to --dtype, and spc keeps as they are).  Prompts are ids, the same for both: those of the
+verifier's tokenizer, or synthetic ones with --ids where there is none.  Assisted: transformers drafts
+--gamma tokens per round without a schedule or a threshold, spc runs the rule strict with as many.
 
-Timed is decoding with the prompt's own forward, not loading: generate() of the one, the time inside
-steps of the other.  JSON lines: tokens per second (median over repeats, with least and most), tokens
-per call of the verifier, the speedup over the same engine's plain decoding, and on how many prompts
-its ids are those of plain transformers.
+The time is that of decoding, prompt included and loading excluded: of generate() in transformers, of
+steps in spc.  JSON lines: tokens per second (median over repeats, with least and most), tokens per
+verifier call, the speedup over the same engine's plain decoding, and on how many prompts the ids
+equal those of plain transformers.
 
-With --alone nothing but spc runs, needs nothing but spc, and --gamma may be auto; ids are then
-compared with those of its own plain decoding.
+With --alone only spc runs, nothing else need be installed, and --gamma may be auto; ids are then
+compared with those of spc's own plain decoding.
 """
 import argparse
 import json
@@ -46,15 +46,15 @@ def arguments():
     parser.add_argument("drafter")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-                        help="of transformers' models")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+                        help="of the models in transformers")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--gamma", type=draft_length, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--context", type=int, default=0, help="of spc; 0: what the models allow")
+    parser.add_argument("--context", type=int, default=0, help="context of spc; 0: what the models allow")
     parser.add_argument("--ids", metavar="COUNT", type=int, default=0,
-                        help="prompts of so many ids, made up, in place of text")
-    parser.add_argument("--alone", action="store_true", help="spc by itself")
+                        help="synthetic prompts of COUNT ids in place of text")
+    parser.add_argument("--alone", action="store_true", help="run spc only")
     args = parser.parse_args()
     if args.gamma == "auto" and not args.alone:
         parser.error("--gamma auto: transformers has no such thing: with --alone only")

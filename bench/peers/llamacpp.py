@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Plain decoding by spc and by llama.cpp (its Python package) on one GGUF file, by turns.
+"""Plain decoding by spc and by llama.cpp (its Python package) on one GGUF file, interleaved.
 
     bench/peers/llamacpp.py SPC MODEL.gguf [--threads N] [--tokens N] [--repeats N]
 
-Ten short prompts, greedy, one token at a time.  Of both, the time for --tokens tokens less the time
-for one is counted, so that loading and prompts are not.  JSON lines: tokens per second of the clock
-and of the processor (the latter is what a shared machine can be judged by), medians over repeats.
+Ten short prompts, greedy, one token at a time.  For both, the time counted is that of --tokens
+tokens less that of one, which leaves out loading and prompts.  JSON lines: tokens per second of wall
+clock and of CPU time (the better measure on a shared machine), medians over repeats.
 """
 import argparse
 import json

@@ -4,14 +4,15 @@
 
     bench/peers/samplers.py [--library build/libspc_verify.so] [--shape B,G,V ...] [--device cpu]
 
-Rows are made as bench_verify makes them: a peak with 10 to 99 % of the mass on a Gaussian tail, the
-drafter's with noise of 0.35; bf16.  Everybody gets logits and drafts and gives tokens.  On a GPU a
-run is the replay of a CUDA graph between two events, sent while the device is still busy, so that
-no launch is timed; at least 3 sets of inputs and 400 MB of them take turns behind a read of four
-times the caches (`us`), `warm_us` is one set over and over, `eager_us` plain calls.  Before it is
-timed a sampler has to show the law of what it draws.  One that is not installed, refuses the inputs
-or draws wrongly is named on stderr, and the next has its turn.  JSON lines.  spc is here for the
-ratio; its own limit, a plain read of the bytes, is bench_verify's.
+Rows are made as in bench_verify: a peak with 10 to 99 % of the mass on a Gaussian tail, the
+drafter's with noise of 0.35; bf16.  Every sampler gets logits and drafts and returns tokens.  On a
+GPU a run is the replay of a CUDA graph between two events, launched while the GPU is still busy so
+that launch latency is not timed; for `us`, runs rotate through at least 3 sets of inputs and 400 MB
+of them, each run after a read of four times the L2 cache, for `warm_us` they repeat one set;
+`eager_us` times plain calls.  Before a sampler is timed, the distribution of what it draws is
+checked.  One that is not installed, refuses the inputs or draws wrongly is named on stderr and
+skipped.  JSON lines.  spc is here for the ratio; its own limit, a plain read of the bytes, is
+measured by bench_verify.
 """
 import argparse
 import inspect

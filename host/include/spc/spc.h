@@ -17,10 +17,10 @@
  *     ... spc_session_run(session, &error), spc_session_tokens(session, &n) ...
  *
  * Results.  What a session emits depends on the weights, the prompt, its options and its seed, not
- * on how sessions are stepped together, on the number of threads or on the order of calls.  It may
- * depend on the device, on its vector unit and on the number of ranks (spc_engine_options.device,
- * isa, tp) and on a table of kernels, whose sums round differently; with fast_prefill on what is
- * stepped together.
+ * on how sessions are batched, on the number of threads or on the order of calls.  It may depend on
+ * the device, its vector unit, the number of ranks (spc_engine_options.device, isa, tp) and a
+ * table of kernels (kernels), whose sums round differently; with fast_prefill also on what is
+ * stepped together, and with SPC_GAMMA_AUTO on measured times.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
@@ -57,166 +57,177 @@ typedef struct spc_session spc_session;
 
 /* ---- engine --------------------------------------------------------------------------------- */
 
-/* One line for a log, without newline; valid for the call only.  One that begins with "warning: "
- * tells of what is no error and probably not meant. */
+/* One line for a log, without newline; valid during the call only.  A line that begins with
+ * "warning: " reports something that is not an error but probably not intended. */
 typedef void (*spc_log_fn)(void *user, const char *line);
-/* Progress of loading: done of total bytes of weights. */
+/* Progress of loading, in bytes of weights: called before the models load and after. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
-/* May the drafter work while the verifier does?  On a GPU, or with a drafter_device, for a session
- * that is stepped by itself, with SPC_BONUS_STEP: it goes on with the next round.  On a GPU for
- * sessions that are stepped together, all with a fixed draft length and without SPC_BONUS_TARGET
- * under a rule that reads the drafter's rows: in two halves, one of which it drafts for while the
- * other one is verified.  No token depends on it. */
+/* May the drafter work while the verifier does?  There are two ways; no token depends on either.
+ *
+ * Drafting ahead (on a GPU, or with a drafter_device): for a session that is stepped by itself,
+ * with SPC_BONUS_STEP, the drafter goes on with the next round.
+ *
+ * Two halves (on a GPU): of sessions that are stepped together, the drafter drafts for one half
+ * while the other half is verified.  All must have a fixed draft length, and none SPC_BONUS_TARGET
+ * with a rule that reads the drafter's rows. */
 typedef enum {
     SPC_OVERLAP_AUTO, /* where it was measured to be faster */
     SPC_OVERLAP_ON,
     SPC_OVERLAP_OFF
 } spc_overlap_mode;
 
-/* This process's place among ranks that are processes, on one machine or several.  The network
- * between them is trusted. */
+/* This process's place among ranks that are separate processes, on one machine or several.  The
+ * network between them is trusted. */
 typedef struct {
     int32_t rank;     /* 0 .. world - 1; rank 0 is the one that decodes */
     int32_t world;    /* 1 .. 64 ranks */
     const char *meet; /* where they find each other: "host:port" at which rank 0 listens, or a path
-                         (with a '/') that all can see and rank 0 writes; one rank needs none */
-    int32_t timeout_ms; /* of every wait of one rank for another, > 0: they end together after it;
-                           GPUs up to 15 s later, in which the one that hangs is found */
+                         (with a '/') that rank 0 writes and all can read; one rank needs none */
+    int32_t timeout_ms; /* limit of every wait of one rank for another, > 0; when it passes all
+                           ranks end.  GPUs take up to 15 s more, to find the one that hangs */
 } spc_place;
 
 typedef struct {
     const char *verifier; /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
     const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding */
-    int32_t sessions;     /* sessions that may run at once, >= 1 */
+    int32_t sessions;     /* sessions that may run at once, 1 .. 4096 */
     int32_t context;      /* tokens per session, prompt included; 0: what both models allow.
-                             With an encoder: of the prompt and of the continuation, each */
-    int32_t kv_tokens;    /* tokens that the KV caches of each model hold, of all sessions together;
-                             0: as many as all sessions can fill.  They are given out in pages of
-                             16: a session that begins reserves as many as its prompt and max_tokens
-                             may come to, and shares those of a beginning that another has.  With
-                             fewer, many short sessions run in the memory of few long ones; who
-                             finds too few waits (session option wait) */
-    int32_t prefill_rows; /* rows of a prompt that a step takes along beside sequences that run
-                             already, which then do not wait for all of it; 0: 64.  Fewer: they
-                             go on more evenly, and the prompt begins later.  Tokens are the
-                             same */
-    const char *device;   /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first GPU that
-                             can be used, otherwise (or with threads, isa, tp or
-                             place) the CPU;
-                             "cuda:0,cuda:1": a GPU for each rank, over NCCL, or one of them
-                             named as often as there are ranks, for tests */
-    /* NULL: where the verifier runs.  "cpu", "cuda" or "cuda:1", not the GPU that device means: the
-     * drafter runs there.  Drafts are drawn where it runs and verified where the verifier does;
-     * rows of its logits that a decision may read (of the drafts, and one behind them with
-     * SPC_BONUS_TARGET) go through the host's memory, 4 vocab bytes each, where one of the two is a
-     * GPU.  "cpu" beside a verifier on the CPU has threads of its own.
+                             With an encoder: the limit of the prompt and of the continuation,
+                             each */
+    int32_t kv_tokens;    /* capacity of each model's KV cache in tokens, for all sessions together;
+                             0: enough for all sessions at full context; otherwise at least 16,
+                             rounded down to pages of 16 tokens.  A session reserves at its start
+                             the pages that its prompt and max_tokens may need, and shares those
+                             of a prefix that another session has.  A smaller cache thus runs many
+                             short sessions in the memory of a few long ones; a session that does
+                             not find enough pages waits (session option wait) or is refused */
+    int32_t prefill_rows; /* chunked prefill: rows of a new prompt that one step processes while
+                             other sessions are decoding; 0: 64.  Fewer rows keep their steps
+                             even, and the new session starts later.  Tokens are the same */
+    const char *device;   /* NULL or "cpu"; "cuda", "cuda:1": a GPU; "auto": the first usable GPU,
+                             or the CPU where there is none, or with threads, isa, tp or place;
+                             "cuda:0,cuda:1": one GPU per rank, over NCCL, or, for tests, one GPU
+                             named as often as there are ranks */
+    /* Where the drafter runs.  NULL: where the verifier does.  Otherwise "cpu", "cuda" or "cuda:1",
+     * but not the GPU that device means.  Drafts are drawn there and verified where the verifier
+     * runs; rows of drafter logits that a decision may read (those of the drafts, and one more with
+     * SPC_BONUS_TARGET) pass through host memory, 4 vocab bytes each, if either device is a GPU.
+     * With verifier and drafter both on the CPU, each has threads of its own.
      *
-     * With ranks (tp, a list of devices, place) it is in rank 0's process alone, the others do not
-     * load it: drafts go to all of them, to other processes with 4 vocab / ranks bytes of each of
-     * these rows.  It may then be the GPU of a rank.  Where it fails, or a call of it takes longer
-     * than ranks wait for each other (place->timeout_ms; in one process two minutes), all ranks end
-     * with SPC_EDEVICE: what has hung stays as it is when the engine closes, its thread and the
-     * drafter's memory too.  Not with drafter_tp > 1 nor nccl_comm */
+     * With ranks (tp, a list of devices, place) the drafter exists in rank 0's process alone, and
+     * the others do not load it.  Drafts go to all ranks; other processes also get 4 vocab / ranks
+     * bytes of each of the rows above.  The device may then be the GPU of a rank.  If it fails, or
+     * one of its calls takes longer than ranks wait for each other (place->timeout_ms; in one
+     * process two minutes), all ranks end with SPC_EDEVICE; what hangs is left alone when the
+     * engine closes, including its thread and the drafter's memory.  Not with drafter_tp > 1 or
+     * nccl_comm */
     const char *drafter_device;
-    int32_t tp;               /* ranks that the verifier is cut for: CPU threads share them; of GPUs
-                                 those that device lists, or with "cuda" the first tp.  0 or 1: as
-                                 device says.  Heads and feed-forward part must divide.  Sums of
-                                 several ranks round differently than those of one */
-    int32_t drafter_tp;       /* the same for the drafter: tp, or 0 or 1: not cut, on the first rank
-                                 alone, or on every GPU for itself */
-    void *nccl_comm;          /* NULL; or an ncclComm_t whose rank this engine is, on a GPU of its
-                                 own (device "cuda:N").  Every rank, in a thread or process of its
-                                 own, opens an engine with the same options and makes the same calls
-                                 in the same order.  The communicator stays the application's, must
-                                 outlive the engine and is not used beside it.  tp: 0, or its ranks
-                                 (with which drafter_tp may cut the drafter too).  A rank is waited
-                                 for for two minutes.  Not with gamma auto, by which ranks
-                                 would choose each for itself */
-    const spc_place *place;   /* NULL: all ranks are in this process.  Otherwise this process is one
-                                 of place->world ranks, for all of which the verifier is cut (tp: 0,
-                                 1 or as many), and a drafter that is neither cut nor on a
-                                 drafter_device runs on each.  On the CPU, or, with device "cuda"
-                                 on all, each on the GPU of its place among the processes of its
-                                 machine ("cuda:1": on that one), over NCCL.  All open their engines
-                                 with the same options; then rank 0 uses its own like any other, and
-                                 the others call spc_engine_follow */
-    int32_t threads;          /* CPU threads, of all ranks in this process together; 0: one per
-                                 core, shared out between the ranks of a machine.  Where both models
-                                 run on the CPU apart, a quarter of them (with place of rank 0's) is
-                                 the drafter's, one at least for each */
-    const char *isa;          /* vector unit: NULL chooses; "portable", "avx2", "avx512" */
-    const char *kv;           /* keys and values of both models, an encoder's too: NULL or "f32";
-                                 "bf16", "f16": rounded to 16 bits, half of the memory and of what
-                                 attention reads.  bf16 has the range of float32; beyond 65504, the
-                                 end of f16, rows are bad and their session fails */
-    const char *weights;      /* NULL: as they are in the checkpoints.  "int8": matrices of 16 and
-                                 32 bits become 8-bit integers with a scale for each output, in
-                                 memory of the host's own while the engine is open; those that are
-                                 quantised already stay as they are */
-    bool fast_prefill;        /* GPU only: prompts and large batches through cuBLASLt; results may
-                                 then depend, in the logits' last bits, on what runs together.
-                                 Quantised matrices keep to kernels of their own, and so do layers
-                                 and numbers of rows that `kernels` found faster that way.  Where
-                                 the library is missing, or cannot multiply a layer, opening fails
-                                 and says so */
-    const char *kernels;      /* one GPU only; NULL, or a file of spc_tune_kernels that says which
-                                 kernels compute the linear layers.  Logits' last bits depend on it,
-                                 and without fast_prefill on nothing that runs together: what it
-                                 says of more than 16 rows is for fast_prefill alone.  A file of
-                                 another GPU, of other layers, cut short or wrong is SPC_EINPUT, and
-                                 with fast_prefill one of another version of cuBLASLt */
-    bool plain_launches;      /* GPU only: kernel after kernel, every draft waited for, instead of a
-                                 round as one graph: the same tokens, slower; to find faults */
+    int32_t tp;             /* tensor parallelism: ranks that the verifier is sharded over.  On the
+                               CPU they share its threads; of GPUs they are those that device
+                               lists, or with "cuda" the first tp.  0 or 1: as device says.  tp
+                               must divide the heads and the feed-forward size.  Sums over ranks
+                               round differently from those of one */
+    int32_t drafter_tp;     /* the same for the drafter: tp; or 0 or 1: not sharded, run by the
+                               first rank alone, or replicated on every GPU */
+    void *nccl_comm;        /* NULL, or an ncclComm_t of which this engine is one rank, on a GPU of
+                               its own (device "cuda:N").  Every rank, in a thread or process of
+                               its own, opens an engine with the same options and makes the same
+                               calls in the same order.  The communicator remains the
+                               application's, must outlive the engine and must not be used
+                               elsewhere meanwhile.  tp: 0, or the size of the communicator (then
+                               drafter_tp may shard the drafter too).  Ranks wait for each other
+                               for two minutes at most.  Not with gamma auto: every rank would
+                               choose by its own times */
+    const spc_place *place; /* NULL: all ranks are in this process.  Otherwise this process is one
+                               of place->world ranks, over all of which the verifier is sharded
+                               (tp: 0, 1 or world), and every rank runs a drafter that is neither
+                               sharded nor on a drafter_device.  Ranks are on the CPU; or on GPUs
+                               over NCCL, with device "cuda" in all of them: each then takes the
+                               GPU of its place among the processes of its machine ("cuda:1":
+                               that one).  All open their engines with the same options; then rank
+                               0 uses its engine like any other, and the others call
+                               spc_engine_follow */
+    int32_t threads;        /* CPU threads, of all ranks in this process together; 0: one per
+                               core, divided among the ranks of a machine.  Where both models run
+                               on the CPU with a drafter_device, a quarter of the threads (with
+                               place, of rank 0's) is the drafter's, and each has at least one.
+                               Must be 0 if no model runs on the CPU, else SPC_EUSAGE */
+    const char *isa;        /* CPU vector unit: NULL chooses; "portable", "avx2", "avx512",
+                               "avx512vnni".  Must be NULL if no model runs on the CPU */
+    const char *kv;         /* type of the KV caches of both models and of an encoder's keys and
+                               values: NULL or "f32"; "bf16", "f16": rounded to 16 bits, half the
+                               memory and half of what attention reads.  bf16 has the range of
+                               float32; beyond 65504, the end of f16, rows are bad and their
+                               session fails */
+    const char *weights;    /* NULL: as in the checkpoints.  "int8": matrices of 16 and 32 bits
+                               are quantised at load to 8-bit integers with a scale per output,
+                               and kept in host memory while the engine is open; those quantised
+                               already stay as they are */
+    bool fast_prefill;      /* GPU only: prompts and large batches through cuBLASLt; the last bits
+                               of logits may then depend on what runs together.  Quantised
+                               matrices keep kernels of their own, and so do layers and numbers
+                               of rows for which `kernels` found that faster.  If cuBLASLt is
+                               missing, or cannot multiply a layer, opening fails and says so */
+    const char *kernels;    /* one GPU only: NULL, or a file of spc_tune_kernels that says which
+                               kernels compute the linear layers.  The last bits of logits depend
+                               on it, but without fast_prefill not on what runs together: what it
+                               says of more than 16 rows is for fast_prefill alone.  A file for
+                               another GPU or other layers, truncated or invalid, is SPC_EINPUT;
+                               with fast_prefill also one for another version of cuBLASLt */
+    bool plain_launches;    /* GPU only: kernel by kernel, waiting for every draft, instead of one
+                               CUDA graph per round: same tokens, slower; for debugging */
     spc_overlap_mode overlap; /* ON: one GPU or a drafter_device only */
-    bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise what its beginning shares
-                                 with another session's text, open or closed, is shared with it in
-                                 pages of 16 tokens of the KV caches of both models; tokens are the
-                                 same.
-                                 Not for models with an encoder */
+    bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise a prefix that a prompt has
+                                 in common with another session, open or closed, is shared with it,
+                                 in pages of 16 tokens of both models' KV caches; tokens are the
+                                 same.  Models with an encoder never share */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
 } spc_engine_options;
 
-/* The embedded pair, 1 session, everything else chosen. */
+/* The embedded pair, one session, everything else 0, NULL or off. */
 SPC_API void spc_engine_options_init(spc_engine_options *options);
 
-/* Load both models, check that they pair (the first id on which their tokenizers differ is named;
- * of vocabularies padded to different sizes the ids that both have are decoded; both have an
- * encoder or neither) and reserve all memory.  Strings in options are read during the call only.
+/* Load both models, check that they pair and reserve all memory.  To pair, their tokenizers must
+ * agree (the error names the first id on which they differ; where vocabularies are padded to
+ * different sizes, the ids that both have are used), and both or neither must have an encoder.
+ * Strings in options are read during the call only.
  *
- * With a place it is collective: what fails on one rank fails on all, whose messages name it.
+ * With a place the call is collective: what fails on one rank fails on all, and their messages name
+ * that rank.
  *
  * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EIO, SPC_EFORMAT, SPC_ESHAPE, SPC_EMODEL, SPC_EDEVICE,
- * SPC_ENOMEM; with a place also SPC_EINPUT (a file to meet by that cannot be written) */
+ * SPC_ENOMEM; SPC_EINPUT with a table of kernels that does not fit, and with a place where its file
+ * (meet) cannot be written */
 SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out,
                                    spc_error *err);
 
-/* Find out which kernels compute the linear layers of both models fastest on one GPU, and write it
- * to a file for spc_engine_options.kernels: whole forwards of 1, 6 and 16 rows are timed, for each
- * layer each way there is.  With fast_prefill also forwards of 32, 64, 128, 256 and 512 rows, as
- * far as the sessions make so many: own kernels and what cuBLASLt suggests.  It opens an engine of
- * these options for that (kernels in them is not used) and closes it; nothing else should use the
- * GPU meanwhile.
+/* Find the fastest kernels for the linear layers of both models on one GPU, and write them to a
+ * file for spc_engine_options.kernels.  Whole forward passes of 1, 6 and 16 rows are timed, with
+ * every available kernel for each layer; with fast_prefill also passes of 32, 64, 128, 256 and 512
+ * rows, as far as the sessions can make so many, with spc's own kernels and with what cuBLASLt
+ * suggests.  The call opens an engine with these options (ignoring kernels) and closes it; nothing
+ * else should use the GPU meanwhile.
  *
- * path   of the file, which is written anew
+ * path   of the file, which is replaced
  *
- * The errors of spc_engine_open; SPC_EUSAGE no GPU or several; SPC_EINPUT the file cannot be
+ * The errors of spc_engine_open; SPC_EUSAGE: no GPU, or several; SPC_EINPUT: the file cannot be
  * written */
 SPC_API spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
                                     spc_error *err);
 
-/* Close.  NULL is allowed.  Every session must have been closed before.  On rank 0 of several
- * processes this lets the others go. */
+/* Close.  NULL is allowed.  Close every session first.  On rank 0 of several processes this ends
+ * spc_engine_follow on the others. */
 SPC_API void spc_engine_close(spc_engine *engine);
 
-/* Ranks other than 0 of several processes: do what rank 0's engine asks, until it closes.  All that
- * is left then is to close this one, too.
+/* On ranks other than 0 of several processes: do what rank 0's engine asks, until that one closes.
+ * After that this engine can only be closed, too.
  *
- * SPC_EDEVICE a rank died, hung past the timeout (or its GPU did), or differs: the message names
- * it, or rank 0's drafter_device fails; another status: what failed on this rank.  SPC_EUSAGE: it
- * is rank 0's engine, or there is one process */
+ * SPC_EDEVICE: a rank died, hung past the timeout (or its GPU did) or diverged, and the message
+ * names it; or rank 0's drafter_device failed.  SPC_EUSAGE: this is rank 0's engine, or the only
+ * process.  Any other status: what failed on this rank */
 SPC_API spc_status spc_engine_follow(spc_engine *engine, spc_error *err);
 
 /* What an engine is made of.  Pointers are borrowed until it closes. */
@@ -227,35 +238,35 @@ typedef struct {
     int32_t context;    /* tokens per session */
     int32_t sessions;   /* at most at once */
     int32_t rank;       /* of spc_engine_options.place; 0 where all ranks are in this process.  Only
-                           rank 0 opens sessions and computes logits, else SPC_EUSAGE */
+                           rank 0 opens sessions and computes logits; others get SPC_EUSAGE */
     bool drafter;       /* is there one? */
-    bool encoder;       /* do the models read prompts by one (T5)? */
+    bool encoder;       /* do the models read prompts with an encoder (T5)? */
     bool tokenizer;     /* is there one?  Without it prompts are ids and there is no text */
     uint64_t verifier_weight_bytes; /* bytes of weights read by one verifier row */
     uint64_t drafter_weight_bytes;
-    uint64_t verifier_memory_bytes; /* reserved beside the weights: KV caches and scratch */
+    uint64_t verifier_memory_bytes; /* reserved besides the weights: KV caches and scratch */
     uint64_t drafter_memory_bytes;
 } spc_engine_facts;
 
 SPC_API void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out);
 
-/* Text to ids with the verifier's tokenizer.  Special tokens written in the text ("<sep>") become
- * their id; `special` also runs the tokenizer's template (a BOS, where it has one).
+/* Text to ids with the verifier's tokenizer.  Special tokens spelled in the text ("<sep>") become
+ * their ids; `special` also applies the tokenizer's template (which may add a BOS).
  * SPC_EINPUT: not UTF-8.  SPC_EMODEL: the model has no tokenizer.
  *
- * ids    receives malloc'd ids, free() them; NULL when there are none */
+ * ids    receives malloc'd ids; free() them; NULL when there are none */
 SPC_API spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes,
                                      bool special, int32_t **ids, int32_t *count, spc_error *err);
 
-/* Ids to text; bytes that form no UTF-8 become U+FFFD.
+/* Ids to text; bytes that are not valid UTF-8 become U+FFFD.
  *
- * text    receives malloc'd, terminated text, free() it
- * bytes   receives its length, for texts that hold zero bytes; may be NULL */
+ * text    receives malloc'd, NUL-terminated text; free() it
+ * bytes   receives its length, for texts that contain NUL bytes; may be NULL */
 SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
                                      bool skip_special, char **text, size_t *bytes, spc_error *err);
 
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
- * free session slot and KV caches for `count` tokens (SPC_EFULL when there are none).
+ * free session slot and KV cache for `count` tokens (SPC_EFULL when there is none).
  *
  * source   [source_count] what the encoder reads, 1 to context of them; NULL and 0 for models
  *          without one, else SPC_EINPUT
@@ -267,7 +278,7 @@ SPC_API spc_status spc_engine_logits(spc_engine *engine, const int32_t *source,
 
 /* ---- sessions ------------------------------------------------------------------------------- */
 
-/* How the emitted token came to be. */
+/* Where an emitted token comes from. */
 typedef enum {
     SPC_TOKEN_ACCEPTED, /* a draft that the rule kept */
     SPC_TOKEN_RESIDUAL, /* drawn after a rejection */
@@ -277,33 +288,35 @@ typedef enum {
 
 typedef struct {
     int32_t id;
-    int32_t position; /* in the sequence, prompt included; with an encoder, behind the token the
-                         decoder begins with */
+    int32_t position; /* in the sequence, prompt included; with an encoder, in what the decoder
+                         reads: 0 is the token it starts from, 1 the first one decoded */
     spc_token_origin origin;
-    bool deferred; /* the rule turned to the verifier for it */
+    bool deferred; /* the rule deferred to the verifier for it */
 } spc_token;
 
 /* Called once for every token a session keeps, in order.  Return false to end the session there
- * (SPC_FINISH_CANCELLED); that token is kept.  What a strategy may still take back is not told:
- * seq-chow tells the drafter's sequence when it has been decided on, bild-dynamic its drafts when
- * the verifier has seen them or the sequence ends among them. */
+ * (SPC_FINISH_CANCELLED); that token is kept.  Tokens that may still be taken back are held until
+ * they are final: under seq-chow the drafter's sequence until it has been decided on, under
+ * bild-dynamic drafts until the verifier has seen them or the sequence ends among them. */
 typedef bool (*spc_token_fn)(void *user, const spc_token *token);
-/* Called with text as it becomes certain: whole UTF-8 characters, nothing that might still turn out
- * to be part of a stop string, special tokens left out.  Not terminated. */
+/* Called with text as it becomes final: whole UTF-8 characters, nothing that might still turn out
+ * to be part of a stop string, no special tokens.  Not NUL-terminated. */
 typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
 enum { SPC_STOP_TOKENS_MAX = 8 };
 
-/* In place of a draft length: the one that is expected to give the most tokens per time, chosen
- * anew for every round from measured times of both models and from what was accepted so far.
- * Lengths of sessions that step together are chosen together.  Under strict that may be none, which
- * is plain decoding; now and then the other of the two is tried, at no more than 1 % of all time.
+/* In place of a draft length: the length expected to give the most tokens per unit of time, chosen
+ * anew for every round from measured times of both models and from acceptance so far.  Lengths of
+ * sessions that step together are chosen together.  Under strict the length may be 0, which is
+ * plain decoding; now and then the alternative (drafting, or not) is probed, at no more than 1 % of
+ * all time.
  *
- * At temperature 0 the tokens are those of any fixed length.  Otherwise they follow the same law,
- * but another choice, on a busier machine say, may give other tokens for a seed (not with bonus
- * step, where a seed gives one text for any lengths).  The law holds exactly for sessions of
- * different seeds: those of equal seeds share their noise, and what one shows of it another's
- * lengths may follow, through the size and the times of their common steps. */
+ * At temperature 0 the tokens are those of any fixed length.  Otherwise they have the same
+ * distribution, but a different choice, say on a busier machine, may give different tokens for a
+ * seed (not with SPC_BONUS_STEP, where a seed gives the same text for all lengths).  The
+ * distribution is exact for sessions with different seeds.  Sessions with equal seeds share their
+ * noise, and the lengths of one may depend on what another reveals of it, through the sizes and
+ * times of their common steps. */
 #define SPC_GAMMA_AUTO (-1)
 
 typedef struct {
@@ -317,51 +330,51 @@ typedef struct {
     int32_t max_tokens; /* budget of new tokens; 0: as many as the context holds */
     spc_verify_mode verify;
     spc_bonus_mode bonus;
-    bool nucleus;            /* keep token rules inside the verifier's nucleus (rules.md 4.3) */
-    bool wait;               /* where all of the engine's sessions run, or hold too much of the KV
-                                caches: wait for one to end */
-    bool ignore_stop;        /* go on behind end-of-sequence tokens, stop_token's too */
+    bool nucleus;            /* keep token rules inside the verifier's nucleus (rules/README.md) */
+    bool wait;               /* if no session slot is free, or too little of the KV cache: wait for
+                                another session to end, instead of SPC_EFULL */
+    bool ignore_stop;        /* go on after end-of-sequence tokens, those of stop_token included */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;
-    const int32_t *stop_token; /* [stop_token_count] ids that end a sequence beside the model's own
-                                  (a chat template's end of turn), copied */
+    const int32_t *stop_token; /* [stop_token_count] ids that end a sequence besides the model's own
+                                  (such as a chat template's end of turn), copied */
     int32_t stop_token_count;  /* 0 .. SPC_STOP_TOKENS_MAX */
     spc_token_fn on_token;     /* may be NULL */
     spc_text_fn on_text;       /* may be NULL */
     void *user;                /* handed to on_token and on_text */
 } spc_session_options;
 
-/* strict, gamma 5, temperature 1, nothing cut, seed 0, bonus from the target distribution. */
+/* strict, gamma 5, temperature 1, no truncation, seed 0, token-wise verification, bonus from the
+ * target distribution, nucleus on. */
 SPC_API void spc_session_options_init(spc_session_options *options);
 
 /* Begin a sequence.  No model runs yet.  An engine runs as many sessions at once as it was opened
- * for; with the option wait more may be open, and begin in the order they were opened, as others
- * end or close.  Then a session that ended no longer keeps its caches for spc_session_restart, its
- * tokens and text stay.  Models with an encoder read the prompt by it, each by its
- * own, and decode from the token their config names (decoder_start_token_id).
+ * for.  With the option wait more may be open; they start in the order they were opened, as others
+ * end or close.  A session that ended then no longer keeps its KV cache for spc_session_restart;
+ * its tokens and text stay.  With an encoder, each model reads the prompt with its own, and decodes
+ * from the token that its config names (decoder_start_token_id).
  *
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
  *          (with an encoder the prompt may fill it)
  *
- * SPC_EUSAGE an option out of range; SPC_ERULE; SPC_EUNSUPPORTED options that do not go together
- * (gamma auto and bonus verifier, where the rule reads drafter rows: the law would follow gamma;
- * gamma auto and nccl_comm);
- * SPC_EINPUT empty prompt or an id out of range; SPC_EFULL no free session or
- * no room in the KV caches (without wait), a prompt that is too long, or with max_tokens more than
- * the KV caches ever hold */
+ * SPC_EUSAGE: an option out of range.  SPC_ERULE.  SPC_EUNSUPPORTED: options that exclude each
+ * other (gamma auto and bonus verifier, where the rule reads drafter rows: the distribution would
+ * depend on gamma; gamma auto and nccl_comm).  SPC_EINPUT: an empty prompt or an id out of range.
+ * SPC_EFULL: no free session or no room in the KV caches (without wait), a prompt that is too long,
+ * or one that with max_tokens needs more than the KV caches can ever hold.  SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
 SPC_API void spc_session_close(spc_session *session); /* NULL is allowed */
 
-/* Begin anew with another prompt: the next turn of a conversation, say, whose prompt is all of it.
- * What the two sequences have in common from the start is not run again, by neither model (an
- * encoder reads every prompt as a whole); from there on the session is as one newly opened with its
- * options and this prompt: the same tokens, counters from zero.  It may be in any state, FAILED too
- * (then nothing is reused).  SPC_EFULL: its place went to one that waited, and none is free, or the
- * KV caches have no room for so much more; with the option wait it waits instead.
+/* Start over with another prompt, such as the whole of a conversation for its next turn.  The
+ * prefix that the two sequences have in common is not run again by either model (an encoder reads
+ * every prompt as a whole).  Otherwise the session is like one newly opened with its options and
+ * this prompt: the same tokens, counters from zero.  It may be in any state, even FAILED (then
+ * nothing is reused).  SPC_EFULL: its slot went to a session that waited and none is free, or the
+ * KV caches have no room for the new prompt; with the option wait it waits instead.
  *
- * prompt   as in spc_session_open; the error leaves the session as it was */
+ * prompt   as in spc_session_open; an error leaves the session as it was */
 SPC_API spc_status spc_session_restart(spc_session *session, const int32_t *prompt, int32_t count,
                                        spc_error *err);
 
@@ -387,17 +400,17 @@ SPC_API const char *spc_finish_name(spc_finish finish);
  * SPC_ENUMERIC a model wrote NaN or infinity: the message names the model and the position */
 SPC_API spc_status spc_session_step(spc_session *session, spc_error *err);
 
-/* Does it wait for another session to end or close?  Its steps do nothing then. */
+/* Is it waiting for another session to end or close?  Until then its steps do nothing. */
 SPC_API bool spc_session_waits(const spc_session *session);
 
-/* Steps until the session ends.  SPC_EFULL: it waits, and goes on doing so; step the others. */
+/* Step until the session ends.  SPC_EFULL: it is waiting, and still is; step the others. */
 SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
 
 /* One step of several sessions of one engine together: each model reads its weights once for all of
- * them.  Ended sessions are passed over.  A new session with a long prompt may give no token yet:
- * of its prompt no more than prefill_rows are fed in a step with others that run.  Each session's
- * own error is kept with it (spc_session_error); the first one is returned, and the others still
- * make their step.
+ * them.  Sessions that have ended are skipped.  A new session with a long prompt may give no token
+ * yet: while others are decoding, a step processes at most prefill_rows of its prompt.  Each
+ * session keeps its own error (spc_session_error).  The first one is returned, also that of a
+ * session that had failed before; the other sessions still make their step.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
@@ -415,66 +428,66 @@ SPC_API const spc_error *spc_session_error(const spc_session *session);
  */
 SPC_API const int32_t *spc_session_tokens(const spc_session *session, int32_t *count);
 
-/* Text of the kept tokens: special tokens left out, cut before a stop string.
+/* Text of the kept tokens, without special tokens, cut before a stop string.
  *
- * text    receives malloc'd, terminated text, free() it
- * bytes   receives its length, for texts that hold zero bytes; may be NULL */
+ * text    receives malloc'd, NUL-terminated text; free() it
+ * bytes   receives its length, for texts that contain NUL bytes; may be NULL */
 SPC_API spc_status spc_session_text(const spc_session *session, char **text, size_t *bytes,
                                     spc_error *err);
 
-/* Counters of rules.md 5.7.  Arrays are by draft position, 0 first. */
+/* Counters of a session.  Arrays are by draft position, 0 first. */
 typedef struct {
     int64_t prompt_tokens;
-    int64_t reused_tokens;  /* of the prompt: were in a KV cache already, of this session
+    int64_t reused_tokens;  /* of the prompt: found in the KV cache, left by this session
                                (spc_session_restart) or another */
     int64_t tokens;         /* kept */
-    int64_t discarded;      /* decided by a round but behind a stop; seq-chow: dropped as a whole */
+    int64_t discarded;      /* decided by a round but beyond a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
-    int64_t verifier_calls; /* forwards of the verifier that scored, prefill-only ones apart */
-    int64_t drafter_calls;  /* forwards of the drafter that drafted or served a bonus row */
-    int64_t prefill_calls;  /* forwards of either that only fed a prompt */
+    int64_t verifier_calls; /* forward passes of the verifier that scored; not prefill_calls */
+    int64_t drafter_calls;  /* forward passes of the drafter that drafted or served a bonus row */
+    int64_t prefill_calls;  /* forward passes of either model that only processed a prompt */
     int64_t drafted_ahead;  /* drafts drawn while the verifier worked on the round before ... */
-    int64_t ahead_used;     /* ... and those of them that their round began with */
+    int64_t ahead_used;     /* ... and those of them that the next round started with */
     int64_t in_turns;       /* rounds whose drafts were drawn while the verifier worked on the other
-                               half of their batch */
-    int64_t chained;        /* rounds that a GPU was given before the one in front of them had been
-                               seen: it did not wait for the host between the two */
+                               half of the batch */
+    int64_t chained;        /* rounds enqueued on a GPU before the host had read the round before:
+                               the GPU did not wait for the host in between */
     int64_t drafted[SPC_GAMMA_MAX];
     int64_t verified[SPC_GAMMA_MAX]; /* reached a verdict */
     int64_t accepted[SPC_GAMMA_MAX];
     int64_t rejected[SPC_GAMMA_MAX];
     int64_t deferred[SPC_GAMMA_MAX]; /* of the verified */
     int64_t bonus;                   /* bonus tokens kept */
-    int64_t bonus_deferred; /* of them, where the rule turned to the verifier; with the sum of
-                               deferred: the calls of an oracle that knows when to defer */
-    int64_t zero_residuals;
+    int64_t bonus_deferred; /* of them, those the rule deferred; with the sum of deferred: the
+                               verifier calls of an oracle that knows when to defer */
+    int64_t zero_residuals; /* rejections with an empty residual */
     int64_t chosen[SPC_GAMMA_MAX + 1]; /* gamma auto: rounds by the draft length chosen, ... */
-    int64_t probes;       /* ... and those that drafted, or did not, only to see whether it pays */
-    int64_t catch_up;     /* rows that the drafter lacked when it was to draft again */
-    uint64_t draft_ns;    /* drafter forwards and draws, wall clock, shared equally in a batch */
-    uint64_t verify_ns;   /* verifier forwards and verification */
-    uint64_t other_ns;    /* everything else inside steps */
+    int64_t probes;     /* ... and those that drafted, or did not, only to probe whether it pays */
+    int64_t catch_up;   /* rows the drafter had to catch up on when it drafted again */
+    uint64_t draft_ns;  /* drafter forwards and draws, wall clock, shared equally in a batch */
+    uint64_t verify_ns; /* verifier forwards and verification */
+    uint64_t other_ns;  /* everything else inside steps */
     uint64_t output_hash; /* FNV-1a, 64 bit, over the kept ids as little-endian int32 */
 } spc_stats;
 
 SPC_API void spc_session_stats(const spc_session *session, spc_stats *out);
 
-/* What gamma auto chooses by.  Times are of one sequence, wall clock, corrected by every round. */
+/* What gamma auto chooses by.  Times are wall clock, of one sequence, updated by every round. */
 typedef struct {
     double draft_ns;   /* the drafter: one token */
-    double plain_ns;   /* the verifier: one row, with all that a round takes beside drafting */
-    double score_ns;   /* the same: gamma + 1 rows */
+    double plain_ns;   /* the verifier: one row, with everything a round takes besides drafting */
+    double score_ns;   /* the same for gamma + 1 rows */
     double break_even; /* least acceptance at which drafting pays; 1: at none */
-    double acceptance; /* of first drafts, as seen so far (0.7 before anything was) */
+    double acceptance; /* of first drafts, as seen so far (0.7 before any was) */
     double factor;     /* speed expected at that acceptance, relative to plain decoding */
     int32_t gamma;     /* with this draft length */
 } spc_gamma_facts;
 
-/* False, and zeros: nothing was measured yet.  It is when the first session with gamma auto makes
- * its first step; the log is told then.  Not while a step runs. */
+/* False, and zeros: nothing has been measured yet.  That happens, and is logged, when the first
+ * session with gamma auto makes its first step.  Do not call while a step runs. */
 SPC_API bool spc_engine_gamma(const spc_engine *engine, spc_gamma_facts *out);
 
-/* The facts as one line for people: "gamma auto: drafter 0.08 ms a token, ..." */
+/* The facts as one readable line: "gamma auto: drafter 0.08 ms a token, ..." */
 enum { SPC_GAMMA_LINE_BYTES = 256 };
 SPC_API void spc_gamma_line(const spc_gamma_facts *facts, char line[SPC_GAMMA_LINE_BYTES]);
 

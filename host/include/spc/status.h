@@ -30,15 +30,15 @@ extern "C" {
     X(OK, "ok", 0)                                                                                 \
     X(EUSAGE, "usage", 2)             /* an option or argument is unknown or out of range */       \
     X(ERULE, "rule", 2)               /* a rule text does not parse, or does not fit here */       \
-    X(EUNSUPPORTED, "unsupported", 2) /* understood, but not to be had in this build or device */  \
+    X(EUNSUPPORTED, "unsupported", 2) /* understood, but not available in this build or device */  \
     X(EIO, "file", 3)                 /* a model file cannot be opened, read or mapped */          \
-    X(EFORMAT, "format", 3)           /* a model file is truncated, lies or contradicts itself */  \
+    X(EFORMAT, "format", 3)           /* a model file is truncated, corrupt or inconsistent */     \
     X(ESHAPE, "shape", 3)             /* a tensor has the wrong shape or type */                   \
     X(EMODEL, "model", 3)             /* unknown architecture, or two models that do not pair */   \
     X(EDEVICE, "device", 4)           /* no such device, or it failed; only close is left */       \
     X(ENOMEM, "memory", 5)            /* an allocation failed */                                   \
     X(EINPUT, "input", 6)             /* a prompt or a data file is wrong */                       \
-    X(EFULL, "full", 6)               /* no room: context, sessions */                             \
+    X(EFULL, "full", 6)               /* no room: context, sessions, KV caches */                  \
     X(ENUMERIC, "numeric", 3)         /* a model wrote NaN or infinity where a token was needed */ \
     X(EINTERNAL, "internal", 7)       /* a bug in spc; please report it */
 
@@ -48,13 +48,13 @@ typedef enum { SPC_STATUS_MAP(SPC_STATUS_ENUM) SPC_STATUS_COUNT } spc_status;
 
 #define SPC_ERROR_BYTES 512
 
-/* What went wrong.  The caller owns it; no initialisation is needed.  Thread-safe as any struct. */
+/* What went wrong.  The caller owns it; it needs no initialisation. */
 typedef struct {
     spc_status status;
-    char message[SPC_ERROR_BYTES]; /* one line, no newline, always terminated, cut when longer */
+    char message[SPC_ERROR_BYTES]; /* one line, no newline, NUL-terminated, cut if longer */
 } spc_error;
 
-/* Short lower-case name of a status ("format"); "unknown" for a value that is none.  Never NULL. */
+/* Short lower-case name of a status ("format"); "unknown" for any other value.  Never NULL. */
 SPC_API const char *spc_status_name(spc_status status);
 
 /* Exit code by class that the CLI uses for a status: 0, 2 usage, 3 model, 4 device, 5 memory,

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* spc/verify.h - the verification library: logits in, tokens out, no engine.
  *
- * Two jobs.  Drawing takes a row of logits, gives a token and leaves the row's statistics behind.
- * Verifying takes the drafts of a sequence with the rows of both models and decides, under the
- * sequence's rule, which drafts are kept and which token follows.  What is emitted follows the
- * rule's target distribution exactly.  Rules, options and random numbers: rules/README.md.
+ * Two jobs.  Drawing takes a row of logits and gives a token and the row's statistics.  Verifying
+ * takes the drafts of a sequence with the rows of both models and decides, under the sequence's
+ * rule, which drafts are accepted and which token follows.  The tokens emitted have exactly the
+ * rule's target distribution.  Rules, options and random numbers: rules/README.md.
  *
  * Two ways to call.  One sequence in host memory, float32: spc_draft_sample, spc_plain_sample,
- * spc_verify.  A batch in one memory, float32, bf16 or fp16, with masks, edits and a rule of its
- * own for every sequence: spc_cpu_draw_batch and spc_cpu_verify_batch over host memory define the
- * meaning, spc_cuda_draw_batch and spc_cuda_verify_batch do the same on a device: to the bit in a
- * build with SPC_CUDA_EXACT, otherwise but for decisions that the last bits of exp2 tip.
+ * spc_verify.  A batch, all of it in host or in device memory, in float32, bf16 or fp16, with
+ * masks, edits and a rule per sequence: spc_cpu_draw_batch and spc_cpu_verify_batch work on host
+ * memory and define the meaning; spc_cuda_draw_batch and spc_cuda_verify_batch do the same on a
+ * device, to the bit in a build with SPC_CUDA_EXACT, and otherwise except for decisions so close
+ * that the last bits of exp2 tip them.
  *
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
- * safe from any number of threads and streams.  (What the CUDA runtime takes when a kernel first
- * runs, spc_cuda_kernels_load takes before.)  Randomness is addressed by (seed, position), so a
- * token depends on its own rows alone, not on the batch. */
+ * safe from any number of threads and streams.  (Memory that the CUDA runtime allocates when a
+ * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
+ * position), so a token depends on its own rows alone, not on the batch. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
@@ -27,7 +28,7 @@
 extern "C" {
 #endif
 
-/* SPC_OK, or what is out of range or does not go together. */
+/* SPC_OK, or an error that says what is out of range or cannot be combined. */
 SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err);
 
 /* Draw the token at `position` from a drafter's row.
@@ -52,8 +53,8 @@ typedef struct {
     const spc_row_params *params;
     const float
         *drafter; /* [drafts, or drafts + 1 with a target bonus] rows, stride drafter_stride;
-                     NULL: drafts without a distribution (spc_verify_batch says which rules take
-                     them), or neither the rule nor a draft looks at the drafter */
+                     NULL: drafts without a distribution (spc_cpu_verify_batch says which rules
+                     accept them), or neither the rule nor any draft needs the drafter's rows */
     const float *verifier;   /* [drafts, or drafts + 1 with a bonus] rows, stride verifier_stride */
     int64_t drafter_stride;  /* elements from row to row, >= vocab */
     int64_t verifier_stride; /* the same */
@@ -63,13 +64,14 @@ typedef struct {
     const spc_row_stats *stats; /* [drafts] as left by spc_draft_sample, or NULL: computed here */
     int64_t position;           /* of the first draft's token */
     uint32_t salt;              /* as for spc_draft_sample */
-    bool bonus; /* draw a bonus token when all drafts are kept (params->bonus says from
+    bool bonus; /* draw a bonus token when all drafts are accepted (params->bonus says from
                    what).  false: leave that row to a later call with drafts = 0 */
 } spc_verify_args;
 
-/* Decide one sequence.  A needed row that is bad ends the run before it: kept drafts stay, no
- * further token, status says which model's row.  A draft outside the vocabulary or excluded by its
- * own row is rejected with SPC_STATUS_BAD_DRAFT.  params must have passed spc_params_check. */
+/* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
+ * far stay, no further token follows, and status says which model's row it was.  A draft outside
+ * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params must
+ * have passed spc_params_check. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
 /* ---- batches ----------------------------------------------------------------------------------
@@ -78,14 +80,14 @@ SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 /* What the CUDA toolkit calls cudaStream_t.  NULL is the default stream; the CPU has none. */
 typedef struct CUstream_st *spc_stream;
 
-/* Draw a token for every sequence, or take the statistics of its row (token NULL): see
- * rules/batch.h for the fields.
+/* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
+ * are described in rules/batch.h.
  *
- * A row that holds NaN, +inf or no finite logit, or parameters that spc_params_check would refuse,
- * give token -1 and statistics that are marked bad; the other sequences are not affected.
+ * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse, gives
+ * token -1 and statistics marked as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
- * not allocate and can be captured in a graph); SPC_EUSAGE naming the field that cannot be right;
+ * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
  * cuda: SPC_EDEVICE when the launch fails, SPC_EUNSUPPORTED in a build without CUDA. */
 SPC_API spc_status spc_cpu_draw_batch(const spc_draw_batch *batch, spc_stream stream,
                                       spc_error *err);
@@ -95,79 +97,79 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
 /* Decide one round of every sequence, each as spc_verify does.
  *
  * Drafts without a distribution (batch->drafter.logits.data NULL; an n-gram drafter): all of q lies
- * on the draft.  Rules that compare how sure the drafter is refuse them (strict, lossy, token-v2,
- * token-v3, bild, lossy-greedy, head, typical and truncate do not).  A row without a draft has no q
- * at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does not read q there.
+ * on the draft.  Rules that read the drafter's confidence refuse such drafts; strict, lossy,
+ * token-v2, token-v3, bild, lossy-greedy, head, typical and truncate accept them.  A row without a
+ * draft then has no q at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does
+ * not read q there.
  *
- * A drafter that knows fewer tokens than the verifier says so in batch->drafter.width: q is 0 on
- * the others.  Rows past their width are never read.
+ * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
+ * Rows are never read past their width.
  *
  * Sequences whose parameters or draft length are out of range get count 0 and
- * SPC_STATUS_BAD_PARAM.  Rest and errors as for spc_verify and spc_cpu_draw_batch. */
+ * SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify; errors as for spc_cpu_draw_batch. */
 SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                          spc_error *err);
 
-/* Bytes of workspace for batches of up to so many sequences, drafts and tokens (max_drafts 0 for
- * draws). */
+/* Bytes of workspace for batches of at most this many sequences and drafts and this vocabulary
+ * (max_drafts 0 for draws). */
 SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab);
 
-/* Prepare a workspace in device memory, aligned to 16 bytes, once and in the order of the stream.
- * A workspace serves one batch at a time, of any shape that it is large enough for; calls leave it
- * ready for the next.  After a launch that failed it has to be prepared again. */
+/* Prepare a workspace in device memory, aligned to 16 bytes, once, in stream order.  A workspace
+ * serves one batch at a time, of any shape it is large enough for; each call leaves it ready for
+ * the next.  After a failed launch it has to be prepared again. */
 SPC_API spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream,
                                            spc_error *err);
 
-/* Load the kernels of all spc_cuda_* calls onto the current device, and see to it that the device
- * has the stacks they need.  Who does not call it has both happen at the first launch, which may
- * then wait for the device and take memory; under CUDA's lazy loading even a launch that is being
+/* Load the kernels of all spc_cuda_* calls onto the current device, and make sure that the device
+ * has the stacks they need.  Without this call both happen at the first launch, which may then wait
+ * for the device and allocate memory; under CUDA's lazy loading even a launch that is being
  * captured.  Call it once per device, before the first launch and before measuring free memory.
  *
- * Stacks are local memory, which the driver takes for every thread that the device can hold at a
- * time, once for all kernels of the process: as many bytes for each as cudaLimitStackSize says,
- * 1024 where nobody has changed it.  The kernels need less than that; where the limit is lower it
- * is raised, to what they need, for which the driver waits for the device.
+ * Stacks are local memory.  The driver allocates them once for all kernels of the process, for
+ * every thread that can be resident on the device: cudaLimitStackSize bytes each, 1024 unless
+ * someone changed it.  The kernels need less; where the limit is below what they need it is raised
+ * to that, for which the driver waits for the device.
  *
- * stack_bytes  receives what their stacks take of device memory, of threads together (on an H100
- *              of 132 multiprocessors 225 MiB); it is not in what a workspace takes.  May be NULL
+ * stack_bytes  receives the device memory that the stacks of all threads take together (225 MiB on
+ *              an H100 with 132 multiprocessors); a workspace does not include it.  May be NULL
  *
  * Returns SPC_EDEVICE, SPC_ENOMEM, or SPC_EUNSUPPORTED in a build without CUDA. */
 SPC_API spc_status spc_cuda_kernels_load(size_t *stack_bytes, spc_error *err);
 
-/* SPC_OK, or the field of a batch that cannot be right: shapes, strides and missing arrays.  The
- * calls above begin with it. */
+/* SPC_OK, or an error naming the invalid field of a batch: shapes, strides and missing arrays.  The
+ * calls above begin with this check. */
 SPC_API spc_status spc_draw_batch_check(const spc_draw_batch *batch, spc_error *err);
 SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_error *err);
 
 /* ---- slices of the vocabulary -----------------------------------------------------------------
  */
 
-/* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), to
- * the bits of the calls above over whole rows.  One round is
+/* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), with
+ * results bit-identical to those of the calls above over whole rows.  One round is
  *
  *   shards.send_bytes = spc_verify_first_bytes(batch, shards)
  *   for (step = 0; step == 0 || left[0] > 0; step++) {
- *       partial(batch, shards, step)     every rank answers what is asked of its slice
- *       all-gather of shards->answers    the caller's; rank r's part begins at r * send_bytes
- *                                        and is that long
- *       combine(batch, shards, step)     every rank reads all answers, to the same end
+ *       partial(batch, shards, step)     every rank answers the questions about its slice
+ *       all-gather of shards->answers    done by the caller; rank r's part begins at
+ *                                        r * send_bytes and has send_bytes bytes
+ *       combine(batch, shards, step)     every rank reads all answers and concludes the same
  *       shards.send_bytes = left[1]
  *   }
  *
- * on every rank with the same batch but for the slices.  What the batch receives is written when
- * its sequence is decided, by every rank.  How many steps that takes depends on the rules:
- * most end after the second or third; opt, bild and fuzzy take one more for each draft that is
- * looked at, truncation one to five for each row (top-k and top-p together ten), rules that solve
- * an equation (lossy with beta solved, mentored) some tens or hundreds.  More steps than needed
- * change nothing, so a graph can hold a fixed number of them; whoever does not look at `left`
- * between steps sends what spc_shard_sizes says, `later` for each sequence.  How many bytes are
- * needed, and why: rules/shard.h.
+ * on every rank, with the same batch except for the slices.  Results of a sequence are written by
+ * every rank when it is decided.  How many steps that takes depends on the rule: most end after the
+ * second or third; opt, bild and fuzzy take one more for each draft examined, truncation one to
+ * five for each row (top-k and top-p together ten), and rules that solve an equation (lossy with
+ * beta=solve, mentored) tens or hundreds.  Extra steps change nothing, so a graph can hold a fixed
+ * number of them; a caller that does not read `left` between steps sends what spc_shard_sizes
+ * says, `later` for each sequence.  How many bytes are needed, and why: rules/shard.h.
  *
- * Rows that a later decision might read are read in the first step, also where the unsharded call
- * would not look at them: they must be there, but may be bad.
+ * Rows that a later decision might read are read in the first step, even where the unsharded call
+ * would not read them: they must exist, but may be bad.
  *
- * Errors as for the batch calls; SPC_EUSAGE for a rank, a size or an address that cannot be right.
+ * Errors as for the batch calls; SPC_EUSAGE for an invalid rank, size or address.
  * A sequence whose state is too small for its parameters, or whose answer goes beyond send_bytes,
  * gets SPC_STATUS_BAD_PARAM. */
 SPC_API spc_status spc_cpu_verify_partial(const spc_verify_batch *batch, const spc_shards *shards,
@@ -187,7 +189,7 @@ SPC_API spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_
 SPC_API spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
                                          int32_t step, spc_stream stream, spc_error *err);
 
-/* Bytes that a sequence needs on each rank: of state, and, at most, of answers in the first step
+/* Bytes that a sequence needs on each rank: for state and, at most, for answers in the first step
  * and in a later one. */
 typedef struct {
     size_t state, first, later;
@@ -197,17 +199,17 @@ typedef struct {
  *
  * params      [count], checked
  * max_drafts  of the batch; 0 for draws
- * vocab       of the verifier, as it is cut: padding included
+ * vocab       of the verifier, as it is sharded: padding included
  * world       ranks */
 SPC_API spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count,
                                         int32_t max_drafts, int32_t vocab, int32_t world);
 
-/* send_bytes of the first step.  The batch's arrays are in host memory but for rows, drafts and
- * statistics, which are not looked at; of shards, the same of every rank are. */
+/* send_bytes of the first step.  The batch's arrays must be in host memory, except for rows, drafts
+ * and statistics, which are not read; of shards, only what is the same on every rank is read. */
 SPC_API size_t spc_verify_first_bytes(const spc_verify_batch *batch, const spc_shards *shards);
 SPC_API size_t spc_draw_first_bytes(const spc_draw_batch *batch, const spc_shards *shards);
 
-/* What these calls begin with. */
+/* The checks that these calls begin with. */
 SPC_API spc_status spc_draw_shards_check(const spc_draw_batch *batch, const spc_shards *shards,
                                          int32_t step, spc_error *err);
 SPC_API spc_status spc_verify_shards_check(const spc_verify_batch *batch, const spc_shards *shards,
