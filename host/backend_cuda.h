@@ -5,6 +5,7 @@
  *   backend_cuda_graph.c  forwards that come again, recorded
  *   backend_cuda_linear.c linear ops and what goes along with them
  *   backend_cuda_load.c   memory: what a runner takes
+ *   backend_cuda_ops.c    launches of one op, or of neighbours that go together
  *   backend_cuda_pack.c   quantised rows into the layout of the device
  *   backend_cuda_round.c  drawing and verification
  *   backend_cuda_shard.c  the same by a rank that holds a slice of the vocabulary
@@ -407,6 +408,11 @@ spc_status spc_cuda_tune_wide(spc_runner *runner, const cuda_tuner *tuner,
  * spc_linear_args), which are `width` long. */
 cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const float *in,
                                   int32_t rows, const int32_t *target, float *out, int32_t width);
+/* Run op i of a plan that ends at `end`, and those behind it that go with it; returns how many.
+ *
+ * code   receives what became of the launches */
+int32_t spc_cuda_run_op(spc_runner *runner, int32_t i, int32_t end, const cuda_shape *shape,
+                        cudaError_t *code);
 /* Run a NORM and the LINEAR op behind it, or a LINEAR op, with a gate or a residual sum behind it,
  * in one launch, as far as that can be.  Returns how many ops that was; 0: none.
  *

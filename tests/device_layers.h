@@ -112,4 +112,31 @@ static inline float *in_strips(cudaError_t (*launch)(const spc_linear_args *, cu
     return out;
 }
 
+/* The bits of `whole` [rows, width] in strips of each of these sizes.
+ *
+ * what   of the weights, for messages */
+static inline void expect_bits_in_strips(cudaError_t (*launch)(const spc_linear_args *,
+                                                               cudaStream_t),
+                                         const spc_linear_args *all, const float *whole,
+                                         const int32_t *strips, size_t count, const char *what)
+{
+    for (size_t i = 0; i < count; i++) {
+        float *parts = in_strips(launch, all, strips[i]);
+
+        cr_assert(memcmp(parts, whole, (size_t)all->rows * (size_t)all->width * sizeof *whole) == 0,
+                  "%s, %d columns: other bits in strips of %d", what, (int)all->part[0].cols,
+                  (int)strips[i]);
+        free(parts);
+    }
+}
+
+/* What a layer has but its matrices. */
+static inline void free_layer(const spc_linear_args *a)
+{
+    for (int32_t p = 0; p < a->parts; p++) (void)cudaFree((void *)(uintptr_t)a->bias[p]);
+    (void)cudaFree((void *)(uintptr_t)a->in);
+    (void)cudaFree(a->out);
+    (void)cudaFree(a->scratch);
+}
+
 #endif

@@ -91,4 +91,27 @@ static inline void expect_all_end_well(const group *g)
     }
 }
 
+/* What ranks 0 and 1 say. */
+typedef struct {
+    char of[2][SPC_ERROR_BYTES];
+} refusals;
+
+/* Rank 0 of two fails to open, and so does the other, each with a message that holds the text. */
+static inline refusals expect_all_refused(spc_engine_options *all, const char *text)
+{
+    refusals said;
+    spc_engine *engine;
+    spc_error error;
+    group g;
+
+    start(&g, 2, LONG_MS, all);
+    cr_expect_neq(spc_engine_open(&all[0], &engine, &error), SPC_OK);
+    cr_expect_null(engine);
+    (void)snprintf(said.of[0], sizeof said.of[0], "%s", error.message);
+    cr_expect(strstr(said.of[0], text), "rank 0: %s", said.of[0]);
+    cr_expect_neq(finish(&g, 1, said.of[1]), 0);
+    cr_expect(strstr(said.of[1], text), "rank 1: %s", said.of[1]);
+    return said;
+}
+
 #endif

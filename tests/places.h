@@ -44,10 +44,8 @@ static inline placed open_cut(int32_t which, int32_t tp, const char *device,
         status = spc_device_open(device, o.threads, NULL, NULL, NULL, &ops, &backend, &error);
     }
     cr_assert_eq(status, SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, p.drafter.plan, p.drafter.bundle, &limits, &drafter, &error),
-                 SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, p.verifier.plan, p.verifier.bundle, &limits, &verifier, &error),
-                 SPC_OK, "%s", error.message);
+    drafter = tiny_load_on(ops, &p.drafter, backend, &limits);
+    verifier = tiny_load_on(ops, &p.verifier, backend, &limits);
     cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, p.verifier.plan->ids,
                                      PLACE_CONTEXT, PLACE_SESSIONS, &p.engine, &error),
                  SPC_OK, "%s", error.message);
@@ -119,6 +117,31 @@ static inline bool compare_way(placed *one, placed *apart, const way *w, uint64_
     b.stats.drafted_ahead = b.stats.ahead_used = 0;
     expect_same(&a, &b, w->rule, seed);
     return true;
+}
+
+/* Every rule gives the tokens of one CPU device where the drafter has a second one; the verifier
+ * cut for `tp` ranks in both. */
+static inline void compare_rules(int32_t which, int32_t tp, spc_overlap_mode overlap)
+{
+    placed one = open_cut(which, tp, "cpu", NULL, SPC_OVERLAP_OFF);
+    placed apart = open_cut(which, tp, "cpu", "cpu", overlap);
+    int32_t total = 0;
+
+    for (int32_t i = 0; i < RULES; i++) {
+        int32_t ran = 0;
+
+        for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
+            way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
+                     (spc_verify_mode)(k / 12)};
+
+            ran += compare_way(&one, &apart, &w, (uint64_t)(i * 24 + k));
+        }
+        cr_expect_gt(ran, 0, "%s", rules[i]);
+        total += ran;
+    }
+    cr_expect_gt(total, 300);
+    close_placed(&one);
+    close_placed(&apart);
 }
 
 /* ---- a life of sessions ---- */
@@ -211,6 +234,28 @@ static inline life_log live(spc_engine *engine, const way *ways, int32_t count, 
         spc_session_close(session[i]);
     }
     return log;
+}
+
+/* So does every life of sessions with a seed of 1 to `seeds`; adds to `all` what was drawn ahead,
+ * and used. */
+static inline void compare_lives(int32_t which, int32_t tp, const way *ways, int32_t count,
+                                 uint32_t seeds, life_log *all)
+{
+    placed one = open_cut(which, tp, "cpu", NULL, SPC_OVERLAP_OFF);
+    placed apart = open_cut(which, tp, "cpu", "cpu", SPC_OVERLAP_ON);
+
+    for (uint32_t seed = 1; seed <= seeds; seed++) {
+        life_log a = live(one.engine, ways, count, seed, 60);
+        life_log b = live(apart.engine, ways, count, seed, 60);
+
+        cr_expect_eq(a.hash, b.hash, "pair %d, seed %u", (int)which, (unsigned)seed);
+        cr_expect_eq(a.tokens, b.tokens);
+        cr_expect_eq(a.drawn, 0);
+        all->drawn += b.drawn;
+        all->used += b.used;
+    }
+    close_placed(&one);
+    close_placed(&apart);
 }
 
 #endif

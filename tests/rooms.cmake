@@ -17,10 +17,10 @@ set(ONLY
   "\"cuda/(launch|ops|round)\\.h\""       "^host/(backend_cuda[a-z_]*\\.[ch]|comm_virtual\\.c)$"
   "<jansson\\.h>"                         "^(weights/|host/(cli|kernels\\.c$))"
   "<(pcre2|utf8proc)\\.h>"                "^weights/pretoken\\.c$"
-  "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_(device|nccl|virtual)\\.c)$)"
+  "<cuda[a-z0-9_]*\\.h>"                  "^(cuda/|host/(backend_cuda[a-z_]*\\.[ch]|comm_(device\\.c|nccl_?[a-z]*\\.[ch]|virtual\\.c))$)"
   "<cublas[A-Za-z0-9_]*\\.h>"             "^cuda/gemm\\.cu$"
   "<nvtx3/[A-Za-z]+\\.h>"                 "^host/trace\\.c$"
-  "<nccl\\.h>"                            "^host/comm_nccl\\.c$"
+  "<nccl\\.h>"                            "^host/comm_nccl_?[a-z]*\\.[ch]$"
   "<immintrin\\.h>"                       "^host/cpu_avx"
   "<math\\.h>"                            "^(weights/|cuda/|host/|rules/portable\\.h$|rules/rule\\.c$)"
   "<(stdio|stdlib|string|locale|float)\\.h>" "^(weights/|cuda/|host/|rules/rule\\.c$)")

@@ -193,8 +193,7 @@ static float *run_odd(const spc_backend_ops *ops, const tiny_model *model, const
     spc_error error;
 
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, model->plan, model->bundle, &limits, &runner, &error), SPC_OK,
-                 "%s", error.message);
+    runner = tiny_load_on(ops, model, backend, &limits);
     for (int32_t i = 0; i < ODD_ROWS; i++) {
         slot[i] = i / (ODD_ROWS / 2);
         position[i] = i % (ODD_ROWS / 2);
@@ -311,6 +310,33 @@ Test(cuda_backend, rows_stay_until_a_device_that_reads_the_host_has_read_them)
     fiber_gpu.late = fiber_gpu.reads_host = false;
 }
 
+/* Rows 3 and 4 of slot 0 behind those in front of them, plainly; the last one's logits, malloc'd.
+ */
+static float *plain_row(golden *g)
+{
+    size_t bytes = (size_t)g->vocab * sizeof(float);
+    float *plain = malloc(bytes);
+
+    cr_assert_not_null(plain);
+    golden_feed(g, 0, g->ids, 3, 0);
+    golden_feed(g, 0, g->ids + 3, 2, 0);
+    memcpy(plain, g->ops->logits(g->runner, 1), bytes);
+    return plain;
+}
+
+/* The same again and again in a slot that holds what is in front of them, or more. */
+static void expect_again(golden *g, int32_t slot, int32_t times, const float *plain,
+                         const char *what)
+{
+    for (int32_t i = 0; i < times; i++) {
+        g->ops->rewind(g->runner, slot, 3);
+        golden_feed(g, slot, g->ids + 3, 2, 0);
+        cr_expect(memcmp(plain, g->ops->logits(g->runner, 1), (size_t)g->vocab * sizeof *plain) ==
+                      0,
+                  "%s: %d", what, (int)i);
+    }
+}
+
 /* The same rows at the same place, plainly, recorded, sent again, and where nothing can be
  * recorded.
  */
@@ -318,28 +344,14 @@ Test(cuda_backend, a_recorded_forward_has_the_bits_of_a_plain_one)
 {
     for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
-        size_t bytes = (size_t)g.vocab * sizeof(float);
-        float *plain = malloc(bytes);
-        int32_t replays;
+        float *plain = plain_row(&g);
+        int32_t replays = fiber_gpu.replays;
 
-        golden_feed(&g, 0, g.ids, 3, 0);
-        golden_feed(&g, 0, g.ids + 3, 2, 0);
-        memcpy(plain, g.ops->logits(g.runner, 1), bytes);
-        replays = fiber_gpu.replays;
-        for (int32_t i = 0; i < 3; i++) {
-            g.ops->rewind(g.runner, 0, 3);
-            golden_feed(&g, 0, g.ids + 3, 2, 0);
-            cr_expect(memcmp(plain, g.ops->logits(g.runner, 1), bytes) == 0, "%s: %d",
-                      golden_models[m], (int)i);
-        }
+        expect_again(&g, 0, 3, plain, golden_models[m]);
         cr_expect_eq(fiber_gpu.replays, replays + 3);
         fiber_gpu.no_capture = true;
         golden_feed(&g, 1, g.ids, 4, 0);
-        for (int32_t i = 0; i < 3; i++) {
-            g.ops->rewind(g.runner, 1, 3);
-            golden_feed(&g, 1, g.ids + 3, 2, 0);
-            cr_expect(memcmp(plain, g.ops->logits(g.runner, 1), bytes) == 0);
-        }
+        expect_again(&g, 1, 3, plain, "not recorded");
         fiber_gpu.no_capture = false;
         free(plain);
         golden_close(&g);
@@ -355,8 +367,8 @@ Test(cuda_backend, kernels_begin_early_and_results_stay)
 
     for (int32_t m = 0; m < GOLDEN_MODELS * KINDS; m++) {
         const int kind = m % KINDS;
+        char what[64];
         golden g;
-        size_t bytes;
         float *plain;
         int32_t before = fiber_gpu.early, replays;
 
@@ -364,18 +376,10 @@ Test(cuda_backend, kernels_begin_early_and_results_stay)
         fiber_gpu.no_early = kind == REFUSES;
         g = golden_open(&spc_backend_cuda, golden_models[m / KINDS]);
         g.runner->limits.no_early = kind == ASKED;
-        bytes = (size_t)g.vocab * sizeof(float);
-        plain = malloc(bytes);
-        golden_feed(&g, 0, g.ids, 3, 0);
-        golden_feed(&g, 0, g.ids + 3, 2, 0);
-        memcpy(plain, g.ops->logits(g.runner, 1), bytes);
+        (void)snprintf(what, sizeof what, "%s, kind %d", golden_models[m / KINDS], kind);
+        plain = plain_row(&g);
         replays = fiber_gpu.replays;
-        for (int32_t i = 0; i < 6; i++) {
-            g.ops->rewind(g.runner, 0, 3);
-            golden_feed(&g, 0, g.ids + 3, 2, 0);
-            cr_expect(memcmp(plain, g.ops->logits(g.runner, 1), bytes) == 0, "%s, kind %d: %d",
-                      golden_models[m / KINDS], kind, (int)i);
-        }
+        expect_again(&g, 0, 6, plain, what);
         cr_expect_eq(fiber_gpu.replays, replays + 6);
         if (kind == CAN) {
             cr_expect_gt(fiber_gpu.early, before + 6);

@@ -52,8 +52,7 @@ static run run_model(const spc_backend_ops *ops, const tiny_model *model, spc_li
     spc_error error;
 
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, model->plan, model->bundle, &limits, &runner, &error), SPC_OK,
-                 "%s", error.message);
+    runner = tiny_load_on(ops, model, backend, &limits);
     for (int32_t i = 0; i < COUNT; i++) {
         position[i] = i;
         output[i] = i % chunk;

@@ -84,8 +84,7 @@ static void run_odd(const spc_backend_ops *ops, const tiny_model *model, spc_dty
     spc_error error;
 
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, model->plan, model->bundle, &limits, &runner, &error), SPC_OK,
-                 "%s", error.message);
+    runner = tiny_load_on(ops, model, backend, &limits);
     for (int32_t i = 0; i < ODD_ROWS; i++) {
         position[i] = i;
         id[i] = 2 + (i * i + 3 * i) % (model->plan->ids - 2);

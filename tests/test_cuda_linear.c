@@ -69,22 +69,10 @@ static void check_linear(const linear_case *c, int type, int32_t slices, dice *d
                   slices > 0 ? 2e-5f : 3e-6f, /* of longer sums */
                   "%s, %d columns: off by %g", spc_dtype_name(twin_types[type]), (int)c->cols,
                   (double)relative_distance(whole, expected, (size_t)(LINEAR_ROWS * a.width)));
-    for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
-        int32_t strip = strips[i];
-        float *parts = in_strips(spc_cuda_linear_row, &a, strip);
-
-        cr_assert(memcmp(parts, whole, (size_t)(LINEAR_ROWS * a.width) * sizeof *whole) == 0,
-                  "%s, %d columns: other bits in strips of %d", spc_dtype_name(twin_types[type]),
-                  (int)c->cols, (int)strip);
-        free(parts);
-    }
-    for (int32_t p = 0; p < a.parts; p++) {
-        free_twins(&a.part[p], &packed[p]);
-        (void)cudaFree((void *)(uintptr_t)a.bias[p]);
-    }
-    (void)cudaFree(in);
-    (void)cudaFree(a.out);
-    (void)cudaFree(a.scratch);
+    expect_bits_in_strips(spc_cuda_linear_row, &a, whole, strips, sizeof strips / sizeof *strips,
+                          spc_dtype_name(twin_types[type]));
+    for (int32_t p = 0; p < a.parts; p++) free_twins(&a.part[p], &packed[p]);
+    free_layer(&a);
     free(expected);
     free(whole);
 }

@@ -253,21 +253,10 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
     /* the tangent of a small number is a difference of numbers next to 1, each up to 2^-22 off */
     cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype),
                   (int)cols, (double)off);
-    for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
-        float *strip = in_strips(spc_cuda_linear_quant, &a, strips[i]);
-
-        cr_assert(memcmp(strip, whole, (size_t)(ROWS * a.width) * sizeof *whole) == 0,
-                  "%s, %d columns: other bits in strips of %d", spc_dtype_name(dtype), (int)cols,
-                  (int)strips[i]);
-        free(strip);
-    }
-    for (int32_t p = 0; p < a.parts; p++) {
-        free_matrix(&part[p]);
-        (void)cudaFree((void *)(uintptr_t)a.bias[p]);
-    }
-    (void)cudaFree(in);
-    (void)cudaFree(a.out);
-    (void)cudaFree(a.scratch);
+    expect_bits_in_strips(spc_cuda_linear_quant, &a, whole, strips, sizeof strips / sizeof *strips,
+                          spc_dtype_name(dtype));
+    for (int32_t p = 0; p < a.parts; p++) free_matrix(&part[p]);
+    free_layer(&a);
     free(expected);
     free(whole);
 }

@@ -130,8 +130,7 @@ static float *run_wide(tiny_model *m, const spc_backend_ops *ops, spc_backend *b
 
     for (int32_t i = 0; i < COUNT; i++) position[i] = output[i] = i;
     cr_assert_not_null(all);
-    cr_assert_eq(ops->load(backend, m->plan, m->bundle, &limits, &runner, &error), SPC_OK, "%s",
-                 error.message);
+    runner = tiny_load_on(ops, m, backend, &limits);
     cr_assert_eq(ops->forward(runner, &rows, &error), SPC_OK, "%s", error.message);
     for (int32_t i = 0; i < COUNT; i++) {
         memcpy(all + (size_t)i * ids, ops->logits(runner, i), ids * sizeof *all);

@@ -14,40 +14,19 @@
 
 /* ---- every rule ---- */
 
-static void compare_rules(int32_t pair, spc_overlap_mode overlap)
-{
-    placed one = open_placed(pair, "cpu", NULL, SPC_OVERLAP_OFF);
-    placed apart = open_placed(pair, "cpu", "cpu", overlap);
-    int32_t ran[RULES] = {0}, total = 0;
-
-    for (int32_t i = 0; i < RULES; i++) {
-        for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
-            way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
-                     (spc_verify_mode)(k / 12)};
-
-            ran[i] += compare_way(&one, &apart, &w, (uint64_t)(i * 24 + k));
-        }
-        cr_expect_gt(ran[i], 0, "%s", rules[i]);
-        total += ran[i];
-    }
-    cr_expect_gt(total, 300);
-    close_placed(&one);
-    close_placed(&apart);
-}
-
 Test(host_drafter_device, every_rule_gives_the_tokens_of_one_device)
 {
-    compare_rules(0, SPC_OVERLAP_OFF);
+    compare_rules(0, 1, SPC_OVERLAP_OFF);
 }
 
 Test(host_drafter_device, so_it_does_with_drafts_drawn_ahead)
 {
-    compare_rules(0, SPC_OVERLAP_ON);
+    compare_rules(0, 1, SPC_OVERLAP_ON);
 }
 
 Test(host_drafter_device, models_with_an_encoder_too)
 {
-    compare_rules(1, SPC_OVERLAP_ON);
+    compare_rules(1, 1, SPC_OVERLAP_ON);
 }
 
 /* ---- ahead ---- */
@@ -61,26 +40,12 @@ enum { STEPS = sizeof steps / sizeof *steps };
 
 Test(host_drafter_device, what_was_drawn_ahead_serves_its_own_round_alone)
 {
-    int64_t drawn = 0, used = 0;
+    life_log all = {0};
 
     for (int32_t pair = 0; pair <= ALIKE; pair += ALIKE) {
-        placed one = open_placed(pair, "cpu", NULL, SPC_OVERLAP_OFF);
-        placed apart = open_placed(pair, "cpu", "cpu", SPC_OVERLAP_ON);
-
-        for (uint32_t seed = 1; seed <= 12; seed++) {
-            life_log a = live(one.engine, steps, STEPS, seed, 60);
-            life_log b = live(apart.engine, steps, STEPS, seed, 60);
-
-            cr_expect_eq(a.hash, b.hash, "seed %u", (unsigned)seed);
-            cr_expect_eq(a.tokens, b.tokens);
-            cr_expect_eq(a.drawn, 0);
-            drawn += b.drawn;
-            used += b.used;
-        }
-        close_placed(&one);
-        close_placed(&apart);
+        compare_lives(pair, 1, steps, STEPS, 12, &all);
     }
-    cr_expect(used > 200 && drawn > used, "%d of %d", (int)used, (int)drawn);
+    cr_expect(all.used > 200 && all.drawn > all.used, "%d of %d", (int)all.used, (int)all.drawn);
 }
 
 /* A session takes over the slot of another with all its caches hold, but not its seed. */

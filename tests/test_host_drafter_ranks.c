@@ -19,40 +19,17 @@ enum { SHORT_MS = 1000 };
 /* ---- ranks that are threads -------------------------------------------------------------------
  */
 
-static void compare_rules(int32_t pair, spc_overlap_mode overlap)
-{
-    placed one = open_cut(pair, 2, "cpu", NULL, SPC_OVERLAP_OFF);
-    placed apart = open_cut(pair, 2, "cpu", "cpu", overlap);
-    int32_t total = 0;
-
-    for (int32_t i = 0; i < RULES; i++) {
-        int32_t ran = 0;
-
-        for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
-            way w = {rules[i], k % 2 ? 3 : 1, (float)(k / 2 % 2), (spc_bonus_mode)(k / 4 % 3),
-                     (spc_verify_mode)(k / 12)};
-
-            ran += compare_way(&one, &apart, &w, (uint64_t)(i * 24 + k));
-        }
-        cr_expect_gt(ran, 0, "%s", rules[i]);
-        total += ran;
-    }
-    cr_expect_gt(total, 300);
-    close_placed(&one);
-    close_placed(&apart);
-}
-
 /* Two tiles of ids, one for each rank. */
 Test(host_drafter_ranks, every_rule_gives_the_tokens_of_the_ranks_alone)
 {
-    compare_rules(WIDE_PAIR, SPC_OVERLAP_ON);
+    compare_rules(WIDE_PAIR, 2, SPC_OVERLAP_ON);
 }
 
 /* The other rank has no ids at all. */
 Test(host_drafter_ranks, a_rank_without_ids_decides_alike)
 {
-    compare_rules(ALIKE, SPC_OVERLAP_OFF);
-    compare_rules(ALIKE, SPC_OVERLAP_ON);
+    compare_rules(ALIKE, 2, SPC_OVERLAP_OFF);
+    compare_rules(ALIKE, 2, SPC_OVERLAP_ON);
 }
 
 static const way steps[] = {{"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
@@ -66,26 +43,12 @@ enum { STEPS = sizeof steps / sizeof *steps };
 /* Alone and in batches, ending, beginning anew. */
 Test(host_drafter_ranks, lives_of_sessions_are_the_same)
 {
-    int64_t drawn = 0, used = 0;
+    life_log all = {0};
 
     for (int32_t pair = ALIKE; pair <= WIDE_PAIR; pair++) {
-        placed one = open_cut(pair, 2, "cpu", NULL, SPC_OVERLAP_OFF);
-        placed apart = open_cut(pair, 2, "cpu", "cpu", SPC_OVERLAP_ON);
-
-        for (uint32_t seed = 1; seed <= 6; seed++) {
-            life_log a = live(one.engine, steps, STEPS, seed, 60);
-            life_log b = live(apart.engine, steps, STEPS, seed, 60);
-
-            cr_expect_eq(a.hash, b.hash, "pair %d, seed %u", (int)pair, (unsigned)seed);
-            cr_expect_eq(a.tokens, b.tokens);
-            cr_expect_eq(a.drawn, 0);
-            drawn += b.drawn;
-            used += b.used;
-        }
-        close_placed(&one);
-        close_placed(&apart);
+        compare_lives(pair, 2, steps, STEPS, 6, &all);
     }
-    cr_expect(used > 100 && drawn > used, "%d of %d", (int)used, (int)drawn);
+    cr_expect(all.used > 100 && all.drawn > all.used, "%d of %d", (int)all.used, (int)all.drawn);
 }
 
 /* ---- ranks that are processes -----------------------------------------------------------------
@@ -516,32 +479,17 @@ Test(host_drafter_ranks, a_rank_that_is_killed_is_named)
 /* ---- the start --------------------------------------------------------------------------------
  */
 
-static void expect_refused(spc_engine_options *all, const char *text)
-{
-    char told[SPC_ERROR_BYTES];
-    spc_engine *engine;
-    spc_error error;
-    group g;
-
-    start(&g, 2, LONG_MS, all);
-    cr_expect_neq(spc_engine_open(&all[0], &engine, &error), SPC_OK);
-    cr_expect_null(engine);
-    cr_expect(strstr(error.message, text), "rank 0: %s", error.message);
-    cr_expect_neq(finish(&g, 1, told), 0);
-    cr_expect(strstr(told, text), "rank 1: %s", told);
-}
-
 Test(host_drafter_ranks, what_is_wrong_at_the_start_is_told_to_all)
 {
     spc_engine_options all[2] = {faulty_options(), faulty_options()};
 
     all[1].drafter_device = NULL;
-    expect_refused(all, "drafter-tp 1 and a drafter on cpu, rank 1 with ");
+    expect_all_refused(all, "drafter-tp 1 and a drafter on cpu, rank 1 with ");
     all[0].drafter_device = all[1].drafter_device = "cuda:77"; /* of which only rank 0 opens it */
-    expect_refused(all, "drafter-device: ");
+    expect_all_refused(all, "drafter-device: ");
     all[0] = all[1] = faulty_options();
     all[0].drafter = "/no/such/model";
-    expect_refused(all, "/no/such/model: cannot be opened");
+    expect_all_refused(all, "/no/such/model: cannot be opened");
 }
 
 Test(host_drafter_ranks, threads_are_shared_with_the_drafter)

@@ -247,9 +247,7 @@ Test(host_kv, a_session_whose_keys_overflow_fails)
         limits.kv = all[i];
         o.max_tokens = 8;
         cr_assert_eq(spc_backend_cpu.open(&backend, 1, NULL, &error), SPC_OK);
-        cr_assert_eq(
-            spc_backend_cpu.load(backend, model.plan, model.bundle, &limits, &runner, &error),
-            SPC_OK, "%s", error.message);
+        runner = tiny_load(&model, backend, &limits);
         cr_assert_eq(spc_engine_assemble(&spc_backend_cpu, backend, NULL, runner, 61, 64, 1,
                                          &engine, &error),
                      SPC_OK);

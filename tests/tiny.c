@@ -134,12 +134,18 @@ void tiny_close(tiny_model *model)
     free(model->file);
 }
 
-spc_runner *tiny_load(const tiny_model *model, spc_backend *backend, const spc_limits *limits)
+spc_runner *tiny_load_on(const spc_backend_ops *ops, const tiny_model *model, spc_backend *backend,
+                         const spc_limits *limits)
 {
     spc_runner *runner;
     spc_error error;
 
-    cr_assert_eq(spc_backend_cpu.load(backend, model->plan, model->bundle, limits, &runner, &error),
-                 SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, model->plan, model->bundle, limits, &runner, &error), SPC_OK,
+                 "%s", error.message);
     return runner;
+}
+
+spc_runner *tiny_load(const tiny_model *model, spc_backend *backend, const spc_limits *limits)
+{
+    return tiny_load_on(&spc_backend_cpu, model, backend, limits);
 }

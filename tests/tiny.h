@@ -22,7 +22,9 @@ tiny_model tiny_open_mixed(const char *config_json, uint64_t seed);
 tiny_model tiny_open_halves(const char *config_json, uint64_t seed, bool bf16);
 void tiny_close(tiny_model *model);
 
-/* Bind to the CPU. */
+/* Bind to a backend with these verbs; to the CPU. */
+spc_runner *tiny_load_on(const spc_backend_ops *ops, const tiny_model *model, spc_backend *backend,
+                         const spc_limits *limits);
 spc_runner *tiny_load(const tiny_model *model, spc_backend *backend, const spc_limits *limits);
 
 #endif

@@ -32,10 +32,8 @@ static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions,
     limits.plain = plain;
     limits.library = library;
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, f.drafter.plan, f.drafter.bundle, &limits, &drafter, &error),
-                 SPC_OK, "%s", error.message);
-    cr_assert_eq(ops->load(backend, f.verifier.plan, f.verifier.bundle, &limits, &verifier, &error),
-                 SPC_OK, "%s", error.message);
+    drafter = tiny_load_on(ops, &f.drafter, backend, &limits);
+    verifier = tiny_load_on(ops, &f.verifier, backend, &limits);
     cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, CONTEXT,
                                      sessions, &f.engine, &error),
                  SPC_OK, "%s", error.message);

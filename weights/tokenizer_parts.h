@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokenizer_parts.h - inside a tokenizer: what tokenizer_read.c builds and tokenizer.c runs. */
+/* tokenizer_parts.h - inside a tokenizer: what tokenizer_read.c builds, the other files run. */
 #ifndef SPC_WEIGHTS_TOKENIZER_PARTS_H
 #define SPC_WEIGHTS_TOKENIZER_PARTS_H
 

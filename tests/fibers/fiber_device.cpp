@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fiber_device.cpp - the devices: what they are, their memory, their stacks and their clock. */
+#include <map>
+#include <mutex>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "fibers.h" /* last: see there */
+
+static int from_environment(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+
+    return text ? atoi(text) : otherwise;
+}
+
+/* One device of 1 TiB that does not fail. */
+static fiber_device whole_device(void)
+{
+    fiber_device d = {};
+
+    d.devices = from_environment("FIBERS_DEVICES", 1);
+    d.first = from_environment("FIBERS_FIRST", 0);
+    d.driver = 13000;
+    d.memory = (size_t)1 << 40;
+    d.fails_after = -1;
+    d.stack = 1024;
+    d.needs = 872;
+    d.major = 9;
+    return d;
+}
+
+fiber_device fiber_gpu = whole_device();
+fiber_cublas fiber_library = {130100, 4, 0, 0, -1, false};
+
+std::mutex fiber_turn;
+static thread_local int current_device;
+static std::map<const char *, size_t> pinned; /* memory of the host that the device may use */
+
+cudaError_t cudaSetDevice(int device)
+{
+    if (device < 0 || device >= fiber_gpu.devices) return cudaErrorInvalidDevice;
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = current_device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = fiber_gpu.count_error == cudaSuccess ? fiber_gpu.devices : 0;
+    return fiber_gpu.count_error;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *free_bytes = fiber_gpu.memory - fiber_gpu.used;
+    *total = fiber_gpu.memory;
+    return cudaSuccess;
+}
+
+cudaError_t fiber_has_code(void)
+{
+    return fiber_gpu.code_error;
+}
+
+cudaError_t fiber_may_launch(void)
+{
+    if (fiber_gpu.fails_after >= 0 && fiber_gpu.launches >= fiber_gpu.fails_after) {
+        return cudaErrorIllegalAddress;
+    }
+    fiber_gpu.launches++;
+    if (fiber_gpu.needs > fiber_gpu.stack) {
+        fiber_gpu.growths++;
+        fiber_gpu.stack = fiber_gpu.needs;
+    }
+    return cudaSuccess;
+}
+
+/* ---- stacks ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *kernel)
+{
+    fiber_load(kernel);
+    out->localSizeBytes = fiber_gpu.needs;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetLimit(size_t *value, enum cudaLimit)
+{
+    *value = fiber_gpu.stack;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSetLimit(enum cudaLimit, size_t value)
+{
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    std::lock_guard<std::mutex> lock(fiber_turn);
+    const size_t more = value > fiber_gpu.stack ? (value - fiber_gpu.stack) * FIBER_RESIDENT : 0;
+
+    if (more > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    fiber_gpu.used += more;
+    fiber_gpu.stack = value;
+    return cudaSuccess;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* In front of every allocation: its size. */
+enum { HEADER = 256 };
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+    char *memory = NULL;
+
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    std::lock_guard<std::mutex> lock(fiber_turn);
+
+    *out = NULL;
+    if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    memory = (char *)aligned_alloc(HEADER, (bytes + 2 * HEADER - 1) / HEADER * HEADER);
+    if (!memory) return cudaErrorMemoryAllocation;
+    memcpy(memory, &bytes, sizeof bytes);
+    memset(memory + HEADER, 0xff, bytes); /* NaN */
+    fiber_gpu.used += bytes;
+    fiber_gpu.allocations++;
+    if (fiber_gpu.used > fiber_gpu.most_used) fiber_gpu.most_used = fiber_gpu.used;
+    *out = memory + HEADER;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    size_t bytes;
+
+    if (!memory) return cudaSuccess;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (fiber_is_stuck()) fiber_must_not_wait();
+    fiber_catch_up();
+
+    std::lock_guard<std::mutex> lock(fiber_turn);
+
+    memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
+    free((char *)memory - HEADER);
+    fiber_gpu.used -= bytes;
+    fiber_gpu.allocations--;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **out, size_t bytes)
+{
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    *out = malloc(bytes);
+    if (!*out) return cudaErrorMemoryAllocation;
+
+    std::lock_guard<std::mutex> lock(fiber_turn);
+
+    pinned[(const char *)*out] = bytes;
+    fiber_gpu.pinned++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    if (!memory) return cudaSuccess;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    fiber_catch_up();
+
+    std::lock_guard<std::mutex> lock(fiber_turn);
+
+    pinned.erase((const char *)memory);
+    free(memory);
+    fiber_gpu.pinned--;
+    return cudaSuccess;
+}
+
+bool fiber_is_pinned(const void *at)
+{
+    auto next = pinned.upper_bound((const char *)at);
+
+    if (next == pinned.begin()) return false;
+    --next;
+    return (const char *)at < next->first + next->second;
+}
+
+/* ---- clock ----------------------------------------------------------------------------------- */
+
+uint64_t fiber_now_ns(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}

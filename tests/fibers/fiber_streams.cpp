@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fiber_streams.cpp - streams and events: what is late is done when somebody waits for it, in an
+ * order that they allow; what is stuck never is. */
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <vector>
+
+#include "fibers.h" /* last: see there */
+
+/* ---- stuck ----------------------------------------------------------------------------------- */
+
+enum { GOES, STICKS, HANGS };
+static thread_local std::atomic<int> stuck;
+static thread_local cudaError_t last_error;
+
+void fiber_stick(bool value)
+{
+    if (stuck != HANGS) stuck = value ? STICKS : GOES;
+}
+
+void fiber_hang(void)
+{
+    stuck = HANGS;
+}
+
+bool fiber_hangs(void *self)
+{
+    return *(std::atomic<int> *)self == HANGS;
+}
+
+bool fiber_is_stuck(void)
+{
+    return stuck;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
+{
+    static std::atomic<uintptr_t> made;
+
+    *out = (cudaStream_t)++made;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (!stuck) return cudaSuccess;
+    last_error = cudaErrorNotReady;
+    return cudaErrorNotReady;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    const cudaError_t error = last_error;
+
+    last_error = cudaSuccess;
+    return error;
+}
+
+void *fiber_self(void)
+{
+    return &stuck;
+}
+
+void fiber_unstick(void *self)
+{
+    int sticks = STICKS;
+
+    (void)((std::atomic<int> *)self)->compare_exchange_strong(sticks, GOES);
+}
+
+void fiber_must_not_wait(void)
+{
+    const struct timespec pause = {0, 1000000};
+
+    for (int i = 0; i < 5000; i++) {
+        if (!stuck) return;
+        (void)nanosleep(&pause, NULL);
+    }
+    fprintf(stderr, "fibers: a wait without end for a stream that waits for another rank\n");
+    abort();
+}
+
+/* ---- late ------------------------------------------------------------------------------------ */
+
+/* What was sent: a stream's in the order it was sent in. */
+struct fiber_work {
+    size_t serial;
+    size_t after; /* serial of what must have been done, of another stream; 0: nothing */
+    std::function<void()> work;
+};
+
+static std::map<cudaStream_t, std::deque<fiber_work>> sent;
+static std::map<cudaStream_t, size_t> last; /* serial of what a stream was sent last */
+static std::set<size_t> undone;
+static size_t serials, left;
+static thread_local cudaStream_t launches_on;
+
+void fiber_on(cudaStream_t stream)
+{
+    launches_on = stream;
+}
+
+cudaStream_t fiber_launches_on(void)
+{
+    return launches_on;
+}
+
+cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t after)
+{
+    sent[stream].push_back({++serials, after, std::move(work)});
+    last[stream] = serials;
+    undone.insert(serials);
+    left++;
+    return cudaSuccess;
+}
+
+/* Do the next of any stream that need not wait: mostly of the last one, so that streams come far
+ * ahead of each other. */
+static void do_one(void)
+{
+    static uint32_t dice = 1;
+    static std::deque<fiber_work> *before;
+    std::vector<std::deque<fiber_work> *> ready;
+    size_t which;
+
+    for (auto &stream : sent) {
+        if (stream.second.empty() || undone.count(stream.second.front().after)) continue;
+        ready.push_back(&stream.second);
+    }
+    if (ready.empty()) {
+        fprintf(stderr, "fibers: streams wait for each other\n");
+        abort();
+    }
+    dice = dice * 1664525u + 1013904223u;
+
+    which = (dice >> 16) % ready.size();
+    if (dice >> 30) { /* three times of four */
+        for (size_t i = 0; i < ready.size(); i++) which = ready[i] == before ? i : which;
+    }
+    before = ready[which];
+
+    std::deque<fiber_work> &queue = *before;
+    fiber_work next = std::move(queue.front());
+
+    queue.pop_front();
+    next.work();
+    undone.erase(next.serial);
+    left--;
+}
+
+static void catch_up_to(size_t serial)
+{
+    while (undone.count(serial)) do_one();
+}
+
+void fiber_catch_up(void)
+{
+    while (left > 0) do_one();
+}
+
+/* Memory that is not pinned is read at once, and written before the call returns. */
+cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                             cudaStream_t stream)
+{
+    if (kind == cudaMemcpyHostToDevice && !fiber_is_pinned(from) && !fiber_gpu.reads_host) {
+        std::vector<char> copy((const char *)from, (const char *)from + bytes);
+
+        return fiber_send(stream, [=] { memcpy(to, copy.data(), copy.size()); });
+    }
+    if (kind == cudaMemcpyDeviceToHost && !fiber_is_pinned(to)) {
+        fiber_catch_up();
+        memcpy(to, from, bytes);
+        return cudaSuccess;
+    }
+    return fiber_send(stream, [=] { memcpy(to, from, bytes); });
+}
+
+cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stream)
+{
+    return fiber_send(stream, [=] { memset(at, value, bytes); });
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
+{
+    *out = new CUevent_st{};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    fiber_recording *r = fiber_capture_of(stream);
+
+    if (r && r->invalid) return cudaErrorStreamCaptureInvalidated;
+    event->in = r;
+    if (r) event->behind = r->streams[stream];
+    if (!r && fiber_gpu.late) event->after = last[stream];
+    event->ns = fiber_now_ns();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    *ms = (float)(end->ns - begin->ns) * 1e-6f;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
+{
+    fiber_recording *to = fiber_capture_of(stream);
+
+    if (to || event->in) return fiber_wait_in_capture(to, stream, event);
+    if (!fiber_gpu.late || !undone.count(event->after)) return cudaSuccess;
+    return fiber_send(
+        stream, [] {}, event->after);
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    fiber_gpu.waits++;
+    if (event->in) return cudaErrorCapturedEvent;
+    if (stuck) fiber_must_not_wait();
+    catch_up_to(event->after);
+    if ((int)left > fiber_gpu.most_left) fiber_gpu.most_left = (int)left;
+    return cudaSuccess;
+}

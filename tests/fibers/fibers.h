@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fibers.h - what the files that make up the emulator know of each other; what they are to kernels
+ * and to the engine is in cuda_runtime_api.h and fiber_runtime.h. */
+#ifndef SPC_TESTS_FIBERS_FIBERS_H
+#define SPC_TESTS_FIBERS_FIBERS_H
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <ucontext.h>
+#include <vector>
+
+#include "cuda_runtime_api.h" /* last: it names what compilers know by other names */
+
+/* ---- fibers.cpp: the scheduler -------------------------------------------------------------- */
+
+enum { FIBER_WARP = 32 };
+enum fiber_wait { RUNS, AT_BLOCK, AT_WARP, AT_PREVIOUS, ENDED };
+
+/* Of the two factors of a product, what one lane holds. */
+struct fiber_fragment {
+    uint32_t a[4], b[2];
+};
+
+struct fiber {
+    ucontext_t context; /* for its first entry */
+    jmp_buf here;       /* for all others */
+    bool entered;
+    std::unique_ptr<char[]> stack;
+    fiber_wait wait;
+    int ballot;            /* given to __syncthreads_or */
+    uint64_t exchanged[2]; /* given to shuffles, by turns */
+    unsigned shuffles;
+    /* given to the last two products: nobody writes one before all have read it */
+    fiber_fragment given[2];
+    unsigned products;
+};
+
+/* The fibers of the warp of that which runs now, and which of them that is. */
+fiber *fiber_warp(unsigned *lane);
+/* Throw the dice. */
+bool fiber_toss(void);
+/* Let some blocks of a kernel come as far as they may before the kernel in front ends; later all of
+ * its blocks to their ends.  One kernel at a time is between the two. */
+void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *user);
+void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *user);
+
+/* ---- fiber_device.cpp ----------------------------------------------------------------------- */
+
+/* Of everything here: a thread's kernels run one by one, and so do those of several threads. */
+extern std::mutex fiber_turn;
+
+/* Count a launch, unless the device fails. */
+cudaError_t fiber_may_launch(void);
+bool fiber_is_pinned(const void *at);
+
+/* ---- fiber_streams.cpp ---------------------------------------------------------------------- */
+
+/* That fiber_on named last. */
+cudaStream_t fiber_launches_on(void);
+/* While everything is late: one more piece of work for a stream, behind what it was sent before
+ * and, where after is not 0, behind the work of that serial number. */
+cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t after = 0);
+
+/* ---- fiber_capture.cpp, fiber_graph.cpp ----------------------------------------------------- */
+
+/* A kernel, or a body that runs if *condition says so; what must have run before it. */
+struct fiber_node {
+    int blocks, threads; /* blocks 0: a call, not a kernel */
+    bool together, early;
+    void (*body)(void *);
+    std::vector<char> user;
+    std::shared_ptr<unsigned> condition;
+    std::shared_ptr<fiber_graph> inner;
+    std::vector<size_t> after; /* nodes of the same graph */
+};
+
+struct fiber_condition {
+    std::shared_ptr<unsigned> value;
+    unsigned initial;
+    int nodes; /* that ask it */
+};
+
+struct fiber_graph {
+    std::vector<fiber_node> nodes;
+    std::vector<fiber_condition> conditions;
+    std::vector<std::shared_ptr<void>> held;
+    std::vector<cudaGraph_t> bodies; /* one for each conditional node, as the toolkit gives them */
+};
+
+typedef std::vector<size_t> fiber_frontier; /* the last nodes of a stream */
+
+/* A capture: the streams that take part, each with what its next node comes behind. */
+struct fiber_recording {
+    fiber_graph *graph;
+    cudaStream_t origin;
+    bool is_body;
+    std::map<cudaStream_t, fiber_frontier> streams;
+    std::atomic<bool> invalid;
+    bool lost_body; /* a body of it was invalid when it ended */
+};
+
+struct CUevent_st {
+    uint64_t ns;               /* when it was recorded */
+    size_t after;              /* serial of what its stream had been sent last */
+    const fiber_recording *in; /* last recorded in a capture; NULL: not */
+    fiber_frontier behind;     /* ... behind these nodes */
+};
+
+/* The capture of this thread that the stream takes part in; NULL: none. */
+fiber_recording *fiber_capture_of(cudaStream_t stream);
+/* An event of a capture takes the stream along into it; one of no capture cannot be waited for
+ * there. */
+cudaError_t fiber_wait_in_capture(fiber_recording *to, cudaStream_t stream, cudaEvent_t event);
+
+#endif

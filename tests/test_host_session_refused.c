@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_session_refused.c - options, prompts and calls that are refused, by name and without a
+ * trace. */
+#include "equal_pair.h"
+
+#include <math.h>
+#include <stddef.h>
+
+typedef enum { IS_INT, IS_FLOAT, IS_TEXT } option_kind;
+
+#define OPTION(name) offsetof(spc_session_options, name)
+
+/* One option each, and a word of the message. */
+static const struct {
+    size_t option;
+    option_kind kind;
+    double value;
+    const char *text;
+    spc_status status;
+    const char *word;
+} refused[] = {
+    {OPTION(gamma), IS_INT, -2, NULL, SPC_EUSAGE, "gamma"},
+    {OPTION(gamma), IS_INT, SPC_GAMMA_MAX + 1, NULL, SPC_EUSAGE, "gamma"},
+    {OPTION(temperature), IS_FLOAT, -1, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, 1e-5, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(temperature), IS_FLOAT, INFINITY, NULL, SPC_EUSAGE, "temperature"},
+    {OPTION(top_k), IS_INT, -1, NULL, SPC_EUSAGE, "top-k"},
+    {OPTION(top_p), IS_FLOAT, 0, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(top_p), IS_FLOAT, 1.01, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(top_p), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "top-p"},
+    {OPTION(min_p), IS_FLOAT, -0.1, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(min_p), IS_FLOAT, 1.01, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(min_p), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "min-p"},
+    {OPTION(max_tokens), IS_INT, -1, NULL, SPC_EUSAGE, "max-tokens"},
+    {OPTION(verify), IS_INT, 2, NULL, SPC_EUSAGE, "verify"},
+    {OPTION(verify), IS_INT, -1, NULL, SPC_EUSAGE, "verify"},
+    {OPTION(bonus), IS_INT, 3, NULL, SPC_EUSAGE, "bonus"},
+    {OPTION(bonus), IS_INT, -1, NULL, SPC_EUSAGE, "bonus"},
+    {OPTION(rule), IS_TEXT, 0, NULL, SPC_ERULE, "rule"},
+    {OPTION(rule), IS_TEXT, 0, "stricter", SPC_ERULE, "stricter"},
+    {OPTION(rule), IS_TEXT, 0, "token-v3:alpha=7", SPC_ERULE, "alpha"},
+    {OPTION(rule), IS_TEXT, 0, "lossy-greedy:alpha=0.5", SPC_ERULE, "lossy-greedy"},
+    {OPTION(stop_count), IS_INT, -1, NULL, SPC_EUSAGE, "stop"},
+    {OPTION(stop_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop"}, /* the toy has no tokenizer */
+};
+
+static void set_option(spc_session_options *o, size_t i)
+{
+    char *at = (char *)o + refused[i].option;
+
+    switch (refused[i].kind) {
+    case IS_INT: *(int32_t *)(void *)at = (int32_t)refused[i].value; break;
+    case IS_FLOAT: *(float *)(void *)at = (float)refused[i].value; break;
+    default: *(const char **)(void *)at = refused[i].text;
+    }
+}
+
+Test(host_session_refused, an_option_out_of_range_is_named)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session *s;
+
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        spc_session_options o = options_of("strict", GAMMA, 1);
+        spc_error error = {SPC_OK, ""};
+
+        set_option(&o, i);
+        cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error),
+                     refused[i].status, "case %d: %s", (int)i, error.message);
+        cr_expect_eq(error.status, refused[i].status);
+        cr_expect_null(s);
+        cr_expect_not_null(strstr(error.message, refused[i].word), "case %d: '%s' without '%s'",
+                           (int)i, error.message, refused[i].word);
+        cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, NULL),
+                     refused[i].status, "without a place for the message");
+    }
+    /* no slot was lost on the way */
+    spc_session_options o = options_of("strict", GAMMA, 1);
+
+    s = open_session(engine, &o, &start);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, options_that_do_not_go_together_are_refused)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    spc_session *s;
+    spc_error error;
+
+    o.verify = SPC_VERIFY_BLOCK;
+    o.bonus = SPC_BONUS_STEP;
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error), SPC_EUNSUPPORTED);
+    cr_expect(strstr(error.message, "bonus=step") && strstr(error.message, "lock"), "%s",
+              error.message);
+    cr_expect_null(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, an_empty_stop_string_is_refused)
+{
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
+    static const char *const empty[] = {"a", ""}, *const missing[] = {NULL};
+    static const char *const *const lists[] = {empty, missing};
+    prompt p = prompt_of(engine, sentence);
+
+    for (int32_t i = 0; i < 2; i++) {
+        spc_session_options o = options_of("strict", GAMMA, 1);
+        spc_session *s;
+        spc_error error;
+
+        o.stop = lists[i];
+        o.stop_count = 2 - i;
+        cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
+        cr_expect(strstr(error.message, i ? "stop string 1" : "stop string 2"), "%s",
+                  error.message);
+    }
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, a_prompt_that_does_not_fit_is_refused)
+{
+    enum { CONTEXT = 64 };
+    static const struct {
+        int32_t count, at, id;
+        spc_status status;
+        const char *word;
+    } cases[] = {{0, 0, 1, SPC_EINPUT, "empty"},           {-1, 0, 1, SPC_EINPUT, "empty"},
+                 {5, 3, TOY_VOCAB, SPC_EINPUT, "token 3"}, {5, 0, -1, SPC_EINPUT, "token 0"},
+                 {CONTEXT, 0, 1, SPC_EFULL, "64"},         {CONTEXT + 1, 0, 1, SPC_EFULL, "65"}};
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    spc_session *s;
+    spc_error error;
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        prompt p = prompt_made(80, TOY_VOCAB, 1);
+
+        p.id[cases[i].at] = cases[i].id;
+        cr_expect_eq(spc_session_open(engine, &o, p.id, cases[i].count, &s, &error),
+                     cases[i].status, "case %d", (int)i);
+        cr_expect_not_null(strstr(error.message, cases[i].word), "case %d: %s", (int)i,
+                           error.message);
+        cr_expect_null(s);
+    }
+    cr_expect_eq(spc_session_open(engine, &o, NULL, 3, &s, &error), SPC_EINPUT);
+
+    prompt longest = prompt_made(CONTEXT - 1, TOY_VOCAB, 1);
+    decoded d = decode(engine, &o, &longest);
+
+    cr_expect_eq(d.count, 1, "room for one token is enough");
+    cr_expect_eq(d.finish, SPC_FINISH_CONTEXT);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, sessions_beyond_the_slots_are_refused_until_one_closes)
+{
+    toy_pair pair = equal;
+
+    pair.sessions = 3;
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    decoded whole = free_run(engine, &start, 20);
+    spc_session *s[3], *more;
+    spc_error error;
+
+    o.max_tokens = 20;
+    for (int32_t i = 0; i < 3; i++) s[i] = open_session(engine, &o, &start);
+    cr_assert_eq(spc_session_run(s[1], NULL), SPC_OK);
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &more, &error), SPC_EFULL);
+    cr_expect(strstr(error.message, "3"), "%s", error.message);
+    cr_expect_null(more);
+    spc_session_close(s[1]);
+    s[1] = open_session(engine, &o, &start); /* the slot's caches begin anew */
+    cr_assert_eq(spc_session_run(s[1], NULL), SPC_OK);
+    decoded d = decoded_of(s[1]);
+
+    cr_expect(same_tokens(&d, &whole));
+    for (int32_t i = 0; i < 3; i++) spc_session_close(s[i]);
+    spc_session_close(NULL);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, a_step_of_the_wrong_sessions_runs_nothing)
+{
+    toy_pair pair = equal;
+
+    pair.sessions = 2;
+    spc_engine *engine = toy_engine(&pair), *other = toy_engine(&pair);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    spc_session *a = open_session(engine, &o, &start), *b = open_session(other, &o, &start);
+    spc_session *const groups[][2] = {{a, a}, {a, b}, {a, NULL}};
+    spc_error error;
+
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        cr_expect_eq(spc_engine_step(engine, groups[i], 2, &error), SPC_EUSAGE);
+        cr_expect(strstr(error.message, "session 1"), "%s", error.message);
+        cr_expect_eq(decoded_of(a).stats.rounds, 0, "case %d", (int)i);
+    }
+    cr_expect_eq(spc_engine_step(engine, groups[0], 0, &error), SPC_OK, "nobody is no error");
+    spc_session_close(a);
+    spc_session_close(b);
+    spc_engine_close(other);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, without_a_tokenizer_there_is_no_text)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    spc_session *s = open_session(engine, &o, &start);
+    char *text;
+    spc_error error;
+
+    cr_expect_eq(spc_session_text(s, &text, NULL, &error), SPC_EMODEL);
+    cr_expect_null(text);
+    cr_expect(strstr(error.message, "tokenizer"), "%s", error.message);
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_session_refused, every_finish_has_a_name)
+{
+    for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            cr_expect_str_neq(spc_finish_name((spc_finish)i), spc_finish_name((spc_finish)j));
+        }
+    }
+    cr_expect_str_eq(spc_finish_name(SPC_FINISH_STOP_STRING), "stop-string");
+    cr_expect_str_eq(spc_finish_name((spc_finish)99), "unknown");
+}
