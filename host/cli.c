@@ -97,7 +97,7 @@ int main(int argc, char **argv)
     if (help) {
         print_help();
     } else {
-        spc_cli_print("spc %d.%d.%d\n", SPC_VERSION_MAJOR, SPC_VERSION_MINOR, SPC_VERSION_PATCH);
+        spc_cli_print("spc %s\n", spc_version());
     }
     return spc_cli_finish(0);
 }
