@@ -15,11 +15,32 @@ static bool progress_shown;   /* a line on stderr waits to be erased */
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* Does the engine blame one of its options, "kv: expected ..." or "device cuda: ..."?  The program
+ * has it by the same name. */
+static bool blames_option(const spc_error *err)
+{
+    static const char *const options[] = {
+        "device",  "drafter-device", "context", "drafter-tp",   "fast-prefill", "gamma",
+        "isa",     "kernels",        "kv",      "kv-tokens",    "max-tokens",   "overlap",
+        "threads", "plain-launches", "tp",      "prefill-rows", "weights"};
+    size_t count = sizeof options / sizeof *options, bytes = strcspn(err->message, ": ");
+    bool used = err->status == SPC_EUSAGE || err->status == SPC_EUNSUPPORTED;
+
+    if (err->status == SPC_EDEVICE) count = 2; /* that are there, and cannot be used */
+    if (!used && err->status != SPC_EDEVICE) return false;
+    if (err->message[bytes] == ' ' && strncmp(err->message, "device ", 7) != 0) return false;
+    for (size_t i = 0; i < count; i++) {
+        if (strlen(options[i]) == bytes && memcmp(options[i], err->message, bytes) == 0)
+            return true;
+    }
+    return false;
+}
+
 int spc_cli_fail(const spc_error *err)
 {
     spc_cli_progress(NULL);
     (void)fflush(stdout);
-    (void)fprintf(stderr, "spc: %s\n", err->message);
+    (void)fprintf(stderr, "spc: %s%s\n", blames_option(err) ? "--" : "", err->message);
     return spc_status_exit_code(err->status);
 }
 
