@@ -200,6 +200,11 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
 spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
                         spc_error *err);
 
+/* Greedy, or a temperature that sessions take. */
+#define SPC_CLI_TEMPERATURE_LEAST 1e-4
+#define SPC_CLI_TEMPERATURE_MOST  100.0
+bool spc_cli_is_temperature(double temperature);
+
 /* ---- ranks that are processes (cli_place.c) -------------------------------------------------- */
 
 /* How spc launch tells a process its place; only the program reads the environment. */

@@ -258,8 +258,16 @@ static void print_ready(run_state *run)
 /* ---- the command ----------------------------------------------------------------------------- */
 
 /* What can be told before a model is loaded. */
-static spc_status check_args(const run_args *a, spc_error *err)
+static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_error *err)
 {
+    bool embedded = strncmp(a->decode.verifier, "embedded:", 9) == 0;
+
+    if (!embedded && !spc_cli_given(line, "drafter")) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--verifier %.200s: its drafter is missing: give --drafter MODEL, or "
+                             "--drafter none to decode with the verifier alone",
+                             a->decode.verifier);
+    }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
     }
@@ -335,8 +343,8 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && place.rank > 0) {
         return spc_cli_decode_follow(&a->decode, &place, a->batch);
     }
+    if (status == SPC_OK) status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
-    if (status == SPC_OK) status = check_args(a, &run.error);
     run.way.options.on_token = stream_token;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;

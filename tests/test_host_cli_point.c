@@ -55,13 +55,17 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
         const char *file, *option, *value;
         int code;
         const char *word;
-    } cases[] = {{points, "--max-relative-latency", "0.1", 6, "none of its 3 points"},
-                 {points, "--min-quality", "99", 6, "none of its 3 points"},
-                 {points, "--seed", "1", 2, "needs --max-relative-latency"},
-                 {"{}", "--min-quality", "1", 6, "JSON array"},
-                 {"[{}]", "--min-quality", "1", 6, "point 0"},
-                 {"[", "--min-quality", "1", 6, "points.json"},
-                 {"[{\"rule\":\"foo\"}]", "--min-quality", "1", 6, "unknown rule"}};
+    } cases[] = {
+        {points, "--max-relative-latency", "0.1", 6, "none of its 3 points"},
+        {points, "--min-quality", "99", 6, "none of its 3 points"},
+        {points, "--seed", "1", 2, "needs --max-relative-latency"},
+        {"{}", "--min-quality", "1", 6, "JSON array"},
+        {"[{}]", "--min-quality", "1", 6, "point 0"},
+        {"[", "--min-quality", "1", 6, "points.json"},
+        {"[{\"rule\":\"strict\",\"gamma\":1,\"temperature\":1e-300,\"top_p\":1,\"value\":1,"
+         "\"relative_latency\":1}]",
+         "--min-quality", "1", 6, "\"temperature\" of 0, or of 0.0001 to 100"},
+        {"[{\"rule\":\"foo\"}]", "--min-quality", "1", 6, "unknown rule"}};
     folder f = folder_open();
     char path[FOLDER_PATH];
     spawn_result r;
