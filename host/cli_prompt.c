@@ -107,6 +107,10 @@ static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status,
     }
     source->line++;
     *bytes = (size_t)read;
+    if (source->line == 1 && *bytes >= 3 && memcmp(source->buffer, "\xef\xbb\xbf", 3) == 0) {
+        *bytes -= 3; /* the mark of UTF-8 is no text */
+        memmove(source->buffer, source->buffer + 3, *bytes);
+    }
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\n') --*bytes;
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\r') --*bytes;
     return true;

@@ -137,7 +137,10 @@ static arguments join(const char *const *first, const char *const *second)
 Test(host_cli_run, prompts_mean_the_same_however_they_are_given)
 {
     static const char *const texts[] = {FIRST "\n" SECOND "\n", FIRST "\n" SECOND,
-                                        FIRST "\r\n" SECOND "\r\n"};
+                                        FIRST "\r\n" SECOND "\r\n",
+                                        "\xef\xbb\xbf" FIRST "\n" SECOND "\n"};
+    static const char marked[] = "\xef\xbb\xbf{\"prompt\":\"" FIRST "\"}\n"
+                                 "{\"prompt\":\"" SECOND "\"}\n";
     static const char lines[] = "{\"prompt\":\"" FIRST "\"}\n\n  \n{\"prompt\":\"" SECOND "\"}\n";
     static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};
     static const char *const words[] = {"--", FIRST, SECOND, NULL};
@@ -151,6 +154,7 @@ Test(host_cli_run, prompts_mean_the_same_however_they_are_given)
         expect_same(spawn_output(args, texts[i]), strdup(expected), "lines of text");
     }
     expect_same(spawn_output(join(args, input).arg, lines), strdup(expected), "lines of JSON");
+    expect_same(spawn_output(join(args, input).arg, marked), strdup(expected), "a mark of UTF-8");
     folder_path(&f, "prompts.jsonl", path);
     folder_write(&f, "prompts.jsonl", lines, sizeof lines - 1);
     expect_same(spawn_output(join(args, file).arg, NULL), expected, "a file");
