@@ -121,12 +121,14 @@ int spc_cli_finish(int code);
 #define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; default: the widest"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
-/* Exit code after Ctrl-C, as shells have it. */
-enum { SPC_CLI_INTERRUPTED = 130 };
+/* Exit codes after Ctrl-C and after other signals, as shells have them. */
+enum { SPC_CLI_SIGNALLED = 128, SPC_CLI_INTERRUPTED = 130 };
 
-/* Set by Ctrl-C once spc_cli_catch_interrupt has been called; a second Ctrl-C kills. */
+/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called; a second
+ * Ctrl-C kills.  spc_cli_catch_stop: by SIGTERM too. */
 extern volatile sig_atomic_t spc_cli_interrupted;
 void spc_cli_catch_interrupt(void);
+void spc_cli_catch_stop(void);
 
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
 void spc_cli_progress(const char *text);

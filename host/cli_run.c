@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -277,11 +278,18 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
     return SPC_OK;
 }
 
+/* Somebody may think that the program works, while it waits for them. */
+static void tell_terminal(const run_state *run)
+{
+    if (run->args->decode.quiet || run->source.in != stdin || !isatty(STDIN_FILENO)) return;
+    (void)fputs("spc: prompts are read from the terminal, one a line; Ctrl-D ends\n", stderr);
+}
+
 static void tell_progress(const run_state *run)
 {
     char text[96];
 
-    if (run->args->decode.quiet || run->prompts < 2) return;
+    if (run->args->decode.quiet || run->args->stream || run->prompts < 2) return;
     (void)snprintf(text, sizeof text, "%" PRId64 " prompts, %" PRId64 " tokens", run->prompts,
                    run->total.stats.tokens);
     spc_cli_progress(text);
@@ -359,7 +367,8 @@ static int run_run(const void *args, const spc_cli_line *line)
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    spc_cli_catch_interrupt();
+    spc_cli_catch_stop();
+    tell_terminal(&run);
     run_jobs(&run);
     if (!a->decode.quiet && run.prompts > 0)
         spc_cli_total_print("", &run.total, &run.way, run.engine);
@@ -368,7 +377,7 @@ done:
     spc_engine_close(run.engine);
     spc_cli_source_close(&run.source);
     if (run.error.status != SPC_OK) return spc_cli_fail(&run.error);
-    return spc_cli_interrupted ? SPC_CLI_INTERRUPTED : 0;
+    return spc_cli_interrupted ? SPC_CLI_SIGNALLED + (int)spc_cli_interrupted : 0;
 }
 
 const spc_cli_command spc_cli_run = {

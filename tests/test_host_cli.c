@@ -7,6 +7,7 @@
 #include "spawn.h"
 
 #include <inttypes.h>
+#include <signal.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 #define TINY         SPC_TEST_VECTORS "/llama"
@@ -604,11 +605,36 @@ Test(host_cli, ctrl_c_ends_a_run_with_the_results_so_far)
 Test(host_cli, ctrl_c_ends_a_run_that_waits_for_its_next_line)
 {
     static const char *const args[] = {"run", "--quiet", "--to", "de", NULL};
-    spawn_options o = {.in = "Hello.\n", .in_held = true, .interrupt_after = 1};
-    spawn_result r = spawn(args, &o);
+    static const int signals[] = {SIGINT, SIGTERM};
 
-    cr_expect_eq(r.code, 130, "exit code %d: %s", r.code, r.err);
-    cr_expect_eq(r.err_bytes, 0, "%s", r.err);
-    cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
-    spawn_free(&r);
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {
+            .in = "Hello.\n", .in_held = true, .interrupt_after = 1, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect_eq(r.err_bytes, 0, "%s", r.err);
+        cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+        spawn_free(&r);
+    }
+}
+
+/* The program is in the middle of writing to a reader that is slow. */
+Test(host_cli, a_signal_tears_no_line)
+{
+    static const char *const args[] = {"run",           "--json",       "--to", "de",
+                                       "--ignore-stop", "--max-tokens", "20",   NULL};
+    static const int signals[] = {SIGINT, SIGTERM};
+    char *text = many_lines(3000);
+
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {.in = text, .clogged = true, .interrupt_after = 2, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect(strstr(r.err, " tokens per verifier call"), "with the statistics: %s", r.err);
+        expect_results_so_far(r.out, 1);
+        spawn_free(&r);
+    }
+    free(text);
 }

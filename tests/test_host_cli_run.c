@@ -443,6 +443,67 @@ Test(host_cli_run, statistics_are_one_line_on_stderr_and_quiet_leaves_them_out)
     spawn_free(&quiet);
 }
 
+/* What a terminal shows: "\r\033[K" takes back the line so far. */
+static char *shown(const char *written)
+{
+    char *screen = calloc(1, strlen(written) + 1);
+    size_t used = 0;
+
+    cr_assert_not_null(screen);
+    while (*written) {
+        if (strncmp(written, "\r\033[K", 4) != 0) {
+            screen[used++] = *written++;
+            continue;
+        }
+        written += 4;
+        while (used > 0 && screen[used - 1] != '\n') screen[--used] = '\0';
+    }
+    screen[used] = '\0';
+    return screen;
+}
+
+Test(host_cli_run, progress_and_results_share_a_terminal)
+{
+    static const char *const ways[] = {"--batch=1", "--batch=2", "--json", "--stream"};
+
+    for (int32_t i = 0; i < COUNT(ways); i++) {
+        const char *const args[] = {"run", "--to", "fr", ways[i], FIRST, SECOND, THIRD, NULL};
+        spawn_result r = spawn(args, &(const spawn_options){.terminal = true});
+        char *plain = spawn_output(args, NULL), *screen = shown(r.out), *line = screen;
+
+        cr_expect_eq(r.code, 0);
+        cr_expect_eq(strstr(r.out, "3 prompts, ") != NULL, i < 3, "%s: progress: %s", ways[i],
+                     r.out);
+        if (strcmp(ways[i], "--json") == 0) {
+            for (int32_t k = 0; k < 3; k++, line = strchr(line, '\n') + 1) {
+                cr_expect_eq(strncmp(line, "{\"index\":", 9), 0, "%s", screen);
+            }
+        } else {
+            cr_expect_eq(strncmp(screen, plain, strlen(plain)), 0, "%s: %s", ways[i], screen);
+            line += strlen(plain);
+        }
+        cr_expect_eq(strncmp(line, "spc: strict: ", 13), 0, "%s: %s", ways[i], screen);
+        free(screen);
+        free(plain);
+        spawn_free(&r);
+    }
+}
+
+Test(host_cli_run, a_terminal_is_told_that_prompts_are_read_from_it)
+{
+    static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};
+    static const char hint[] = "spc: prompts are read from the terminal, one a line; Ctrl-D ends\n";
+    spawn_result r = spawn(args, &(const spawn_options){.terminal = true, .in = FIRST "\n\004"});
+    char *plain = spawn_output(args, FIRST "\n"), *screen = shown(r.out);
+
+    cr_expect_eq(r.code, 0, "%s", r.out);
+    cr_expect_eq(strncmp(screen, hint, strlen(hint)), 0, "%s", screen);
+    cr_expect_eq(strncmp(screen + strlen(hint), plain, strlen(plain)), 0, "%s", screen);
+    free(screen);
+    free(plain);
+    spawn_free(&r);
+}
+
 /* ---- what options do --------------------------------------------------------------------------
  */
 
