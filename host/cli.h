@@ -153,15 +153,30 @@ json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
 /* ---- prompts (cli_prompt.c) ---------------------------------------------------------------------
  */
 
+/* What a line says of how it is decoded, in place of the command line. */
+typedef struct {
+    bool has_max_tokens, has_seed, has_temperature, has_stop;
+    int32_t max_tokens;
+    uint64_t seed;
+    double temperature;
+    const char **stop; /* [stop_count] */
+    int32_t stop_count;
+} spc_cli_own;
+
 typedef struct {
     char *text;      /* [bytes], terminated; NULL: given as ids */
     size_t bytes;    /* of text */
     int32_t *ids;    /* [count], where there is no text */
     int32_t count;   /* of ids */
+    spc_cli_own own; /* its texts lie in line */
+    json_t *line;    /* it came from, or NULL */
     json_t *id;      /* what the file calls it, or NULL */
     char where[256]; /* "argument 1", "prompts.jsonl: line 7" */
 } spc_cli_prompt;
 
+/* Make a text the prompt's.  SPC_ENOMEM */
+spc_status spc_cli_take_text(spc_cli_prompt *prompt, const char *text, size_t bytes,
+                             spc_error *err);
 void spc_cli_prompt_free(spc_cli_prompt *prompt);
 
 /* Where prompts come from: words of the command line, lines of text, or lines of JSON. */
@@ -180,7 +195,8 @@ typedef struct {
 spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
                                spc_error *err);
 void spc_cli_source_close(spc_cli_source *source);
-/* The next prompt; *got is false at the end. */
+/* The next prompt; *got is false at the end.  With an error it is true where that is of one prompt
+ * alone: others may follow. */
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err);
 

@@ -66,6 +66,7 @@ static const struct {
       "prefill-rows",
       "!json",
       "!stream",
+      "!keep-going",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
     {"info",
@@ -340,6 +341,11 @@ Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
     expect_failures(table, COUNT(table));
 }
 
+#define INPUT                 \
+    {                         \
+        "run", "--input", "-" \
+    }
+
 Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
 {
     static const failure table[] = {
@@ -357,6 +363,23 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "either \"prompt\" or \"ids\"", "[\"prompt\"]", {"run", "--input", "-"}},
         {6, "either", "{\"prompt\":\"a\",\"ids\":[1]}", {"run", "--input", "-"}},
         {6, "\"prompt\" is not a string", "{\"prompt\":7}", {"run", "--input", "-"}},
+        {6,
+         "stdin: line 1: unknown key \"max-tokens\"; known: prompt, ids, ",
+         "{\"prompt\":\"a\",\"max-tokens\":3}",
+         {"run", "--input", "-"}},
+        {6, "\"max_tokens\": expected a whole", "{\"prompt\":\"a\",\"max_tokens\":-1}", INPUT},
+        {6, "0 to 2^31 - 1", "{\"prompt\":\"a\",\"max_tokens\":2147483648}", INPUT},
+        {6, "\"max_tokens\"", "{\"prompt\":\"a\",\"max_tokens\":null}", INPUT},
+        {6, "\"seed\": expected a whole", "{\"prompt\":\"a\",\"seed\":1.5}", INPUT},
+        {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":1e-5}", INPUT},
+        {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":\"0\"}", INPUT},
+        {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":\"\"}", INPUT},
+        {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":[\"a\",1]}", INPUT},
+        {6,
+         "line 1: rule lossy-greedy needs temperature 0",
+         "{\"prompt\":\"a\",\"temperature\":1}",
+         {"run", "--quiet", "--rule", "lossy-greedy:alpha=0.1", "--temperature", "0", "--input",
+          "-"}},
         {6, "array of ids", "{\"ids\":7}", {"run", "--input", "-"}},
         {6, "empty prompt", "{\"ids\":[]}", {"run", "--input", "-"}},
         {6, "id 1: expected a whole number", "{\"ids\":[1,-1]}", {"run", "--input", "-"}},
@@ -396,6 +419,61 @@ Test(host_cli, results_before_a_bad_line_are_printed)
         json_decref(lines);
         spawn_free(&r);
     }
+}
+
+/* A result for every line, whatever it holds. */
+Test(host_cli, run_keeps_going_where_it_is_asked_to)
+{
+    static const char *const batches[] = {"1", "2", "8"};
+    static const char *const errors[] = {"line 2: \"prompt\" is not a string",
+                                         NULL,
+                                         "line 4: not JSON",
+                                         "line 5: not JSON: invalid Unicode",
+                                         "line 6: prompt: its tokens (600)",
+                                         NULL,
+                                         "line 8: empty prompt"};
+    char text[4096], *at = text;
+
+    at += sprintf(at, "{\"prompt\":\"One.\",\"id\":\"a\"}\n{\"prompt\":3,\"id\":[7]}\n"
+                      "{\"prompt\":\"Three.\"}\n\xff\n{\"prompt\":\"\\ud800\"}\n{\"ids\":[1");
+    for (int32_t i = 1; i < 600; i++) at += sprintf(at, ",4");
+    (void)sprintf(at, "]}\n{\"prompt\":\"Seven.\"}\n{\"ids\":[]}\n");
+    for (int32_t i = 0; i < COUNT(batches); i++) {
+        spawn_result r = SPAWN(text, "run", "--json", "--temperature", "0", "--max-tokens", "3",
+                               "--keep-going", "--batch", batches[i], "--input", "-", "--quiet");
+        json_t *lines = parse_lines(r.out), *alone;
+
+        cr_expect_eq(r.code, 6);
+        expect_one_line(r.err, batches[i]);
+        cr_expect(strstr(r.err, "spc: 5 of 8 prompts could not be decoded"), "%s", r.err);
+        cr_assert_eq(json_array_size(lines), 8, "%s", r.out);
+        for (size_t k = 0; k < 8; k++) {
+            const json_t *line = json_array_get(lines, k), *error = json_object_get(line, "error");
+
+            cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)k);
+            cr_expect_eq(error != NULL, k > 0 && errors[k - 1] != NULL, "%d: %s", (int)k, r.out);
+            if (!error) continue;
+            cr_expect(errors[k - 1] && strstr(json_string_value(error), errors[k - 1]), "%s",
+                      json_string_value(error));
+        }
+        cr_expect_eq(json_object_size(json_array_get(lines, 1)), 3);
+        cr_expect(json_is_array(json_object_get(json_array_get(lines, 1), "id")));
+        alone = JSON(NULL, "run", "--json", "--temperature", "0", "--max-tokens", "3", "Seven.");
+        cr_expect(json_equal(json_object_get(json_array_get(lines, 6), "ids"),
+                             json_object_get(json_array_get(alone, 0), "ids")));
+        json_decref(alone);
+        json_decref(lines);
+        spawn_free(&r);
+    }
+
+    spawn_result r = SPAWN("One.\n\xff\nThree.\n", "run", "--to", "de", "--keep-going", "--quiet");
+
+    cr_expect_eq(r.code, 6);
+    cr_expect_eq(count_lines(r.out), 2, "%s", r.out);
+    cr_expect_eq(count_lines(r.err), 2, "%s", r.err);
+    cr_expect(strstr(r.err, "spc: stdin: line 2: text: expected UTF-8"), "%s", r.err);
+    cr_expect(strstr(r.err, "spc: 1 of 3 prompts could not be decoded"), "%s", r.err);
+    spawn_free(&r);
 }
 
 Test(host_cli, a_model_file_that_is_cut_is_exit_3)

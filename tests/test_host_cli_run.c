@@ -594,6 +594,69 @@ Test(host_cli_run, a_seed_counts_up_over_prompts_and_matters_only_above_temperat
     free(nine);
 }
 
+/* The seed of a result is one that --seed takes. */
+Test(host_cli_run, behind_the_largest_seed_comes_0)
+{
+    json_t *both = JSON(NULL, "run", "--json", "--seed", "9223372036854775807", FIRST, SECOND);
+    json_t *second = JSON(NULL, "run", "--json", "--seed", "0", SECOND);
+
+    cr_expect_eq(whole(both, 0, "seed"), INT64_MAX);
+    cr_expect_eq(whole(both, 1, "seed"), 0);
+    cr_expect(json_equal(field(both, 1, "ids"), field(second, 0, "ids")));
+    json_decref(both);
+    json_decref(second);
+}
+
+Test(host_cli_run, a_line_decodes_as_it_says)
+{
+    static const struct {
+        const char *keys, *with[6];
+    } table[] = {
+        {"", {NULL}},
+        {",\"max_tokens\":3", {"--max-tokens", "3"}},
+        {",\"max_tokens\":0,\"seed\":9", {"--max-tokens", "0", "--seed", "9"}},
+        {",\"temperature\":0", {"--temperature", "0"}},
+        {",\"temperature\":0.5", {"--temperature", "0.5"}},
+        {",\"stop\":\"e\"", {"--stop", "e"}},
+        {",\"stop\":[\"never there\",\"a\"]", {"--stop", "never there", "--stop", "a"}},
+        {",\"stop\":[]", {NULL}},
+    };
+    static const char *const all[] = {"run", "--json", "--max-tokens", "30", "--input", "-", NULL};
+    static const char *const one[] = {"run", "--json", "--quiet", SECOND, NULL};
+    char lines[1024] = "";
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        char *at = lines + strlen(lines);
+        bool seed = strstr(table[i].keys, "seed") != NULL;
+
+        (void)sprintf(at, "{\"prompt\":\"" SECOND "\"%s%s}\n", table[i].keys,
+                      seed ? "" : ",\"seed\":0");
+    }
+    for (int32_t batch = 0; batch < 2; batch++) {
+        static const char *const ways[][3] = {{"--batch", "1"}, {"--batch", "3"}};
+        json_t *results = spawn_json(join(all, ways[batch]).arg, lines);
+
+        cr_assert_eq(json_array_size(results), COUNT(table));
+        for (int32_t i = 0; i < COUNT(table); i++) {
+            arguments a = join(one, table[i].with);
+            json_t *alone;
+
+            if (!strstr(table[i].keys, "max_tokens")) {
+                static const char *const limit[] = {"--max-tokens", "30", NULL};
+
+                a = join(a.arg, limit);
+            }
+            alone = spawn_json(a.arg, NULL);
+            cr_expect(json_equal(field(results, (size_t)i, "ids"), field(alone, 0, "ids")), "%s",
+                      table[i].keys);
+            cr_expect_eq(whole(results, (size_t)i, "seed"), whole(alone, 0, "seed"));
+            cr_expect_str_eq(string(results, (size_t)i, "text"), string(alone, 0, "text"));
+            json_decref(alone);
+        }
+        json_decref(results);
+    }
+}
+
 Test(host_cli_run, strict_is_the_verifiers_own_text_when_greedy)
 {
     static const char *const table[][8] = {
