@@ -164,14 +164,15 @@ typedef struct {
 } spc_cli_own;
 
 typedef struct {
-    char *text;      /* [bytes], terminated; NULL: given as ids */
-    size_t bytes;    /* of text */
-    int32_t *ids;    /* [count], where there is no text */
-    int32_t count;   /* of ids */
-    spc_cli_own own; /* its texts lie in line */
-    json_t *line;    /* it came from, or NULL */
-    json_t *id;      /* what the file calls it, or NULL */
-    char where[256]; /* "argument 1", "prompts.jsonl: line 7" */
+    char *text;             /* [bytes], terminated; NULL: given as ids */
+    size_t bytes;           /* of text */
+    int32_t *ids;           /* [count], where there is no text */
+    int32_t count;          /* of ids */
+    const json_t *messages; /* in line: a conversation in place of text and ids; or NULL */
+    spc_cli_own own;        /* its texts lie in line */
+    json_t *line;           /* it came from, or NULL */
+    json_t *id;             /* what the file calls it, or NULL */
+    char where[256];        /* "argument 1", "prompts.jsonl: line 7" */
 } spc_cli_prompt;
 
 /* Make a text the prompt's.  SPC_ENOMEM */

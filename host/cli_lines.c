@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_lines.c - one line of JSON as a prompt. */
 #include "cli_lines.h"
+#include "session.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define KEYS "prompt, ids, id, max_tokens, seed, temperature, stop"
+#define KEYS "prompt, ids, messages, id, max_tokens, seed, temperature, stop"
 
 static spc_status check_keys(const char *where, const json_t *root, spc_error *err)
 {
-    static const char *const known[] = {"prompt", "ids",         "id",  "max_tokens",
-                                        "seed",   "temperature", "stop"};
+    static const char *const known[] = {"prompt",     "ids",  "messages",    "id",
+                                        "max_tokens", "seed", "temperature", "stop"};
     const char *key;
     json_t *value;
 
@@ -94,16 +95,55 @@ static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
     return status;
 }
 
-/* What the models read: "text" or [1, 2]. */
+/* One message of a conversation; false: it is none. */
+static bool read_message(const json_t *item, spc_chat_message *out)
+{
+    static const char *const roles[] = {"system", "user", "assistant"};
+    const char *role = json_string_value(json_object_get(item, "role"));
+    const json_t *content = json_object_get(item, "content");
+    int i = 0;
+
+    while (role && i < 3 && strcmp(role, roles[i]) != 0) i++;
+    if (!role || i == 3 || !json_is_string(content) || json_object_size(item) != 2) return false;
+    *out = (spc_chat_message){(spc_chat_role)i, json_string_value(content),
+                              json_string_length(content)};
+    return true;
+}
+
+static spc_status check_messages(const char *where, const json_t *messages, spc_error *err)
+{
+    spc_chat_message message;
+
+    if (json_array_size(messages) == 0 || json_array_size(messages) > INT32_MAX) {
+        return spc_error_set(err, SPC_EINPUT, "%s: \"messages\": expected an array of messages",
+                             where);
+    }
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        if (read_message(json_array_get(messages, i), &message)) continue;
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: message %zu: expected {\"role\": \"system\", \"user\" or "
+                             "\"assistant\", \"content\": TEXT} and nothing else",
+                             where, i + 1);
+    }
+    return SPC_OK;
+}
+
+/* What the models read: "text", [1, 2], or messages. */
 static spc_status read_prompt(spc_cli_prompt *prompt, spc_error *err)
 {
     const json_t *text = json_object_get(prompt->line, "prompt");
     const json_t *ids = json_object_get(prompt->line, "ids");
+    json_t *messages = json_object_get(prompt->line, "messages");
 
-    if (!text == !ids) {
-        return spc_error_set(err, SPC_EINPUT,
-                             "%s: expected an object with either \"prompt\" or \"ids\"",
-                             prompt->where);
+    if ((text != NULL) + (ids != NULL) + (messages != NULL) != 1) {
+        return spc_error_set(
+            err, SPC_EINPUT,
+            "%s: expected an object with either \"prompt\" or \"ids\" or \"messages\"",
+            prompt->where);
+    }
+    if (messages) {
+        prompt->messages = messages;
+        return check_messages(prompt->where, messages, err);
     }
     if (ids) return spc_cli_read_ids(ids, prompt->where, &prompt->ids, &prompt->count, err);
     if (!json_is_string(text)) {
@@ -125,5 +165,44 @@ spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t by
     status = check_keys(prompt->where, prompt->line, err);
     if (status == SPC_OK) status = read_prompt(prompt, err);
     if (status == SPC_OK) status = read_own(prompt, err);
+    return status;
+}
+
+/* ---- conversations --------------------------------------------------------------------------- */
+
+static spc_status find_template(const spc_engine *engine, spc_cli_template *of, spc_error *err)
+{
+    spc_bundle *bundle = engine->verifier.bundle;
+    spc_error inner;
+    spc_status status = SPC_OK;
+
+    if (!engine->tokenizer) {
+        return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
+                             spc_bundle_where(bundle));
+    }
+    if (!of->name || !spc_chat_find(of->name, &of->chat)) {
+        status = spc_chat_detect(bundle, &of->chat, err);
+    }
+    if (status != SPC_OK) return status;
+    status = spc_chat_check(&of->chat, engine->tokenizer, &of->end, &inner);
+    of->ready = status == SPC_OK;
+    if (status == SPC_OK) return SPC_OK;
+    return spc_error_set(err, status, "%.200s: %s", spc_bundle_where(bundle), inner.message);
+}
+
+spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages,
+                                spc_cli_template *of, int32_t **ids, int32_t *count, spc_error *err)
+{
+    size_t n = json_array_size(messages);
+    spc_status status = of->ready ? SPC_OK : find_template(engine, of, err);
+    spc_chat_message *message;
+
+    if (status != SPC_OK) return status;
+    message = malloc(n * sizeof *message);
+    if (!message) return spc_error_set(err, SPC_ENOMEM, "no memory for %zu messages", n);
+    for (size_t i = 0; i < n; i++) (void)read_message(json_array_get(messages, i), &message[i]);
+    status =
+        spc_chat_encode(&of->chat, engine->tokenizer, message, (int32_t)n, true, ids, count, err);
+    free(message);
     return status;
 }

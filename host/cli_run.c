@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_run.c - spc run: prompts in, continuations out, in the order of the prompts. */
 #include "cli_decode.h"
+#include "cli_lines.h"
 
 #include "weights/utf8.h"
 
@@ -13,7 +14,7 @@
 
 typedef struct {
     spc_cli_decode decode;
-    const char *input;
+    const char *input, *chat_template;
     int32_t to, batch;
     bool json, stream, keep_going;
 } run_args;
@@ -31,10 +32,14 @@ static const spc_cli_option options[] = {
     OPTION("to", SPC_CLI_LANGUAGES, "prompts are English sentences to translate (embedded pair)",
            CHOICE, to, 0, 0),
     OPTION("input", "FILE",
-           "prompts as lines of JSON: {\"prompt\": TEXT} or {\"ids\": [ID, ...]}, either\n"
-           "with an \"id\" that is repeated in the result, and with its own \"max_tokens\",\n"
-           "\"seed\", \"temperature\" and \"stop\" (a text or an array); -: stdin",
+           "prompts as lines of JSON: {\"prompt\": TEXT}, {\"ids\": [ID, ...]} or a chat,\n"
+           "{\"messages\": [{\"role\": \"user\", \"content\": TEXT}, ...]}, each with an \"id\"\n"
+           "that is repeated in the result, if wanted, and its own \"max_tokens\", \"seed\",\n"
+           "\"temperature\" and \"stop\" (a text or an array of texts); -: stdin",
            TEXT, input, 0, 0),
+    OPTION("chat-template", "NAME",
+           "template of \"messages\", as of spc chat; default: the verifier's own", TEXT,
+           chat_template, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
     OPTION("kv-tokens", "N",
@@ -91,6 +96,7 @@ typedef struct {
     spc_engine *engine;
     spc_cli_way way;
     spc_cli_source source;
+    spc_cli_template chat;  /* of messages */
     job *first, *last;      /* in the order of prompts */
     spc_session **stepping; /* [batch] */
     int32_t running;
@@ -120,14 +126,20 @@ static void stream_text(void *user, const char *text, size_t bytes)
     (void)spc_cli_flush();
 }
 
-static spc_status prompt_ids(const run_state *run, spc_cli_prompt *prompt, spc_error *err)
+static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *err)
 {
     const run_args *a = run->args;
     spc_error inner;
     spc_status status;
 
-    if (!prompt->text) return SPC_OK;
-    if (a->to >= 0) {
+    if (prompt->ids) return SPC_OK;
+    if (prompt->messages && a->to >= 0) {
+        status = spc_error_set(&inner, SPC_EINPUT,
+                               "\"messages\" and --to: expected one of them, found both");
+    } else if (prompt->messages) {
+        status = spc_cli_conversation(run->engine, prompt->messages, &run->chat, &prompt->ids,
+                                      &prompt->count, &inner);
+    } else if (a->to >= 0) {
         status = spc_cli_translation(run->engine, a->to, prompt->text, prompt->bytes, &prompt->ids,
                                      &prompt->count, &inner);
     } else {
@@ -139,9 +151,10 @@ static spc_status prompt_ids(const run_state *run, spc_cli_prompt *prompt, spc_e
 }
 
 /* Options of the session that decodes a prompt: the command line's, and the line's own. */
-static spc_session_options options_of(const run_state *run, const spc_cli_own *own)
+static spc_session_options options_of(const run_state *run, const spc_cli_prompt *prompt)
 {
     spc_session_options o = run->way.options;
+    const spc_cli_own *own = &prompt->own;
 
     /* within what --seed takes, so that a result can be had again by itself */
     o.seed = (run->args->decode.seed + (uint64_t)run->prompts) & (uint64_t)INT64_MAX;
@@ -152,16 +165,21 @@ static spc_session_options options_of(const run_state *run, const spc_cli_own *o
         o.stop = own->stop;
         o.stop_count = own->stop_count;
     }
+    if (prompt->messages) {
+        o.stop_token = &run->chat.end;
+        o.stop_token_count = 1;
+    }
     return o;
 }
 
-static spc_status open_job(const run_state *run, spc_cli_prompt *prompt, job *j, spc_error *err)
+static spc_status open_job(run_state *run, spc_cli_prompt *prompt, job *j, spc_error *err)
 {
-    spc_session_options o = options_of(run, &prompt->own);
+    spc_session_options o;
     spc_error inner;
     spc_status status = prompt_ids(run, prompt, err);
 
     if (status != SPC_OK) return status;
+    o = options_of(run, prompt);
     j->seed = o.seed;
     status = spc_session_open(run->engine, &o, prompt->ids, prompt->count, &j->session, &inner);
     if (status == SPC_OK) return SPC_OK;
@@ -331,6 +349,7 @@ static void print_ready(run_state *run)
 /* What can be told before a model is loaded. */
 static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_error *err)
 {
+    spc_chat_template chat;
     bool embedded = strncmp(a->decode.verifier, "embedded:", 9) == 0;
 
     if (!embedded && !spc_cli_given(line, "drafter")) {
@@ -338,6 +357,11 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
                              "--verifier %.200s: its drafter is missing: give --drafter MODEL, or "
                              "--drafter none to decode with the verifier alone",
                              a->decode.verifier);
+    }
+    if (a->chat_template && !spc_chat_find(a->chat_template, &chat)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
+                             a->chat_template);
     }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
@@ -420,6 +444,7 @@ static int run_run(const void *args, const spc_cli_line *line)
 
     memset(&run, 0, sizeof run);
     run.args = a;
+    run.chat.name = a->chat_template;
     spc_cli_total_init(&run.total);
 
     spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
