@@ -120,6 +120,57 @@ static json_int_t whole(const json_t *lines, size_t i, const char *name)
     return json_integer_value(field(lines, i, name));
 }
 
+/* spc run writes conversations with the template, and ends replies where spc chat does. */
+Test(host_cli_chat, messages_of_run_are_a_conversation)
+{
+    static const spc_chat_message messages[] = {{SPC_CHAT_SYSTEM, "Speak German.", 13},
+                                                {SPC_CHAT_USER, cat, sizeof cat - 1},
+                                                {SPC_CHAT_ASSISTANT, "Ja.", 3},
+                                                {SPC_CHAT_USER, "Where is it?", 12}};
+    static const char *const templates[] = {"--quiet", "--chat-template=mistral-nemo"};
+    static const char line[] =
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"Speak German.\"},"
+        "{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"},"
+        "{\"role\":\"assistant\",\"content\":\"Ja.\"},"
+        "{\"role\":\"user\",\"content\":\"Where is it?\"}]}\n"
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":\"Ja.\"}]}\n"
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"}]}\n";
+    chat_pair p = open_pair();
+    spc_tokenizer *tokenizer = tokenizer_of(&p);
+    char *ids = ids_line(tokenizer, messages, 4);
+    json_t *expected = JSON(ids, "run", "--verifier", p.verifier.path, "--drafter", p.drafter.path,
+                            "--json", "--temperature", "0", "--max-tokens", "40", "--input", "-");
+    json_t *reply =
+        JSON("The cat sleeps on the old chair.\n", CHAT(&p), "--temperature", "0", "--json");
+
+    for (int32_t i = 0; i < 2; i++) {
+        spawn_result r = SPAWN(line, "run", "--verifier", p.verifier.path, "--drafter",
+                               p.drafter.path, "--json", "--temperature", "0", "--max-tokens", "40",
+                               templates[i], "--keep-going", "--input", "-");
+        json_t *results = parse_lines(r.out);
+
+        cr_assert_eq(json_array_size(results), 3, "%s", r.err);
+        cr_expect_eq(r.code, 6, "the second has no user");
+        cr_expect_eq(whole(results, 0, "prompt_tokens"), whole(expected, 0, "prompt_tokens"));
+        cr_expect_str_eq(json_string_value(field(results, 0, "finish")), "stop-token");
+        for (size_t k = 0; k < json_array_size(field(results, 0, "ids")); k++) {
+            cr_expect(json_equal(json_array_get(field(results, 0, "ids"), k),
+                                 json_array_get(field(expected, 0, "ids"), k)));
+        }
+        cr_expect(strstr(json_string_value(field(results, 1, "error")), "stdin: line 2: message 1"),
+                  "%s", r.out);
+        cr_expect(json_equal(field(results, 2, "ids"), field(reply, 0, "ids")));
+        cr_expect(json_equal(field(results, 2, "text"), field(reply, 0, "text")));
+        json_decref(results);
+        spawn_free(&r);
+    }
+    json_decref(reply);
+    json_decref(expected);
+    free(ids);
+    spc_tokenizer_close(tokenizer);
+    close_pair(&p);
+}
+
 /* Every reply is what spc run makes of the template's whole text, up to where the turn ends. */
 static void expect_conversation(const chat_pair *p, const char *rule, const char *system)
 {
