@@ -107,6 +107,11 @@ static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status,
     }
     source->line++;
     *bytes = (size_t)read;
+    if (spc_cli_cut_line(source->in, source->buffer, *bytes)) {
+        *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 ": " SPC_CLI_CUT_LINE,
+                                source->name, source->line);
+        return false;
+    }
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\n') --*bytes;
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\r') --*bytes;
     return true;

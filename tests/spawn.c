@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -86,6 +87,19 @@ static void open_pipe(int end[2])
     cr_assert_gt(end[0], 2, "the test itself has its standard streams");
 }
 
+/* A terminal that does not echo: end[0] is the program's, end[1] the keyboard. */
+static void open_terminal(int end[2])
+{
+    struct termios mode;
+
+    end[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    cr_assert(end[1] >= 0 && grantpt(end[1]) == 0 && unlockpt(end[1]) == 0);
+    end[0] = open(ptsname(end[1]), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    cr_assert(end[0] >= 0 && tcgetattr(end[0], &mode) == 0, "%s", strerror(errno));
+    mode.c_lflag &= ~(tcflag_t)ECHO;
+    cr_assert_eq(tcsetattr(end[0], TCSANOW, &mode), 0);
+}
+
 static const char *program_of(const spawn_options *o)
 {
     return o->program ? o->program : SPC_BINARY;
@@ -129,7 +143,11 @@ static void start(child *c, const char *const *args, const spawn_options *o)
         argv[count++] = (char *)(uintptr_t) "--device";
         argv[count++] = (char *)(uintptr_t) "cpu";
     }
-    open_pipe(in);
+    if (o->in_terminal) {
+        open_terminal(in);
+    } else {
+        open_pipe(in);
+    }
     open_pipe(out);
     open_pipe(err);
     if (o->out_path) {
@@ -210,7 +228,7 @@ static void serve(child *c, const spawn_options *o)
             {fed ? -1 : c->in, POLLOUT, 0}, {c->out.fd, POLLIN, 0}, {c->err.fd, POLLIN, 0}};
         int64_t left = c->deadline_ms - now_ms();
 
-        if (fed && !o->in_held) close_input(c);
+        if (fed && !o->in_held && !o->in_terminal) close_input(c);
         if (left <= 0) end_child(c, "the program did not end");
         if (poll(wanted, 3, (int)left) <= 0) continue;
         if (wanted[0].revents) feed(c, text, bytes);

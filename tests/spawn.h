@@ -28,6 +28,7 @@ typedef struct {
     bool in_closed;          /* there is no stdin */
     bool out_closed;         /* there is no stdout */
     bool in_held;            /* stdin has no end as long as the program runs */
+    bool in_terminal;        /* stdin is a terminal; \4 on a line of its own is its end */
     int32_t interrupt_after; /* lines of stdout before Ctrl-C; 0: never */
     size_t interrupt_bytes;  /* bytes of stdout before Ctrl-C, which comes at once; 0: never */
     uint64_t address_space;  /* bytes the program may map; 0: as it likes */

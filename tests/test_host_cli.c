@@ -373,6 +373,32 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
     expect_failures(table, COUNT(table));
 }
 
+/* What a terminal has cut is not taken for what was typed; one byte less is. */
+Test(host_cli, a_line_that_a_terminal_cuts_is_exit_6)
+{
+    enum { LINE = 4095 };
+    static const struct {
+        const char *args[4];
+        const char *word;
+    } table[] = {{{"run", "--quiet"}, "stdin: line 2: a terminal drops what is beyond 4095 bytes"},
+                 {{"tokenize", "embedded:verifier"}, "stdin: a terminal drops"}};
+    char text[2 * LINE];
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        for (int32_t more = -1; more < 100; more += 50) {
+            spawn_options o = {.in = text, .in_terminal = true};
+            spawn_result r;
+
+            (void)snprintf(text, sizeof text, "x\n%*s\n\4", LINE + more, "y");
+            r = spawn(table[i].args, &o);
+            cr_expect_eq(strstr(r.err, table[i].word) != NULL, more >= 0, "%d: %s", (int)more,
+                         r.err);
+            if (more >= 0) cr_expect_eq(r.code, 6);
+            spawn_free(&r);
+        }
+    }
+}
+
 Test(host_cli, results_before_a_bad_line_are_printed)
 {
     static const char *const batches[] = {"1", "2", "3", "8"};
