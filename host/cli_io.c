@@ -90,14 +90,24 @@ static void on_interrupt(int signal_number)
     spc_cli_interrupted = 1;
 }
 
-void spc_cli_catch_interrupt(void)
+static void catch_interrupt(int flags)
 {
     struct sigaction action;
 
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND; /* the second one kills; no SA_RESTART: reading ends too */
+    action.sa_flags = flags; /* no SA_RESTART: reading ends too */
     (void)sigaction(SIGINT, &action, NULL);
+}
+
+void spc_cli_catch_interrupt(void)
+{
+    catch_interrupt((int)SA_RESETHAND);
+}
+
+void spc_cli_catch_interrupts(void)
+{
+    catch_interrupt(0);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
