@@ -413,6 +413,22 @@ static void set_device_times(const spc_round_clock *from, const spc_round_clock 
     p->device_gap_us = (double)(to->gap_ns - from->gap_ns) * 1e-3 / rounds;
 }
 
+/* Steps that process the prompts, and the first round. */
+static spc_status begin_all(state *s, spc_session **session, int32_t batch)
+{
+    int32_t begun = 0, count;
+
+    while (begun < batch) {
+        if (spc_engine_step(s->engine, session, batch, &s->error) != SPC_OK) return s->error.status;
+        begun = 0;
+        for (int32_t k = 0; k < batch; k++) {
+            (void)spc_session_tokens(session[k], &count);
+            begun += count > 0 || spc_session_finish(session[k]) != SPC_FINISH_RUNNING;
+        }
+    }
+    return SPC_OK;
+}
+
 /* Rounds behind the warm ones; each is a sample. */
 static spc_status run_rounds(state *s, spc_session **session, int32_t batch, point *p)
 {
@@ -425,7 +441,8 @@ static spc_status run_rounds(state *s, spc_session **session, int32_t batch, poi
     int32_t rounds = s->o->rounds;
     spc_stats stats;
 
-    for (int32_t i = 0; i < WARM + rounds; i++) {
+    if (begin_all(s, session, batch) != SPC_OK) return s->error.status;
+    for (int32_t i = 1; i < WARM + rounds; i++) {
         uint64_t start;
 
         if (i == WARM) {

@@ -155,25 +155,30 @@ static void on_interrupt(int signal_number)
     spc_cli_interrupted = signal_number;
 }
 
-static void catch_signal(int signal_number)
+static void catch_signal(int signal_number, int flags)
 {
     struct sigaction action;
 
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND; /* the second one kills; no SA_RESTART: reading ends too */
+    action.sa_flags = flags; /* no SA_RESTART: reading ends too */
     (void)sigaction(signal_number, &action, NULL);
 }
 
 void spc_cli_catch_interrupt(void)
 {
-    catch_signal(SIGINT);
+    catch_signal(SIGINT, (int)SA_RESETHAND); /* the second one kills */
+}
+
+void spc_cli_catch_interrupts(void)
+{
+    catch_signal(SIGINT, 0);
 }
 
 void spc_cli_catch_stop(void)
 {
-    catch_signal(SIGINT);
-    catch_signal(SIGTERM);
+    catch_signal(SIGINT, (int)SA_RESETHAND);
+    catch_signal(SIGTERM, (int)SA_RESETHAND);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
