@@ -130,7 +130,7 @@ enum { SPC_CLI_SIGNALLED = 128, SPC_CLI_INTERRUPTED = 130 };
 extern volatile sig_atomic_t spc_cli_interrupted;
 void spc_cli_catch_interrupt(void);
 void spc_cli_catch_stop(void);
-/* The same, but none kills. */
+/* Ctrl-C alone, and none kills. */
 void spc_cli_catch_interrupts(void);
 
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */

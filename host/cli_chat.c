@@ -535,7 +535,8 @@ const spc_cli_command spc_cli_chat = {
     "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
     "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
     "ends the program; // begins a message with one /.  Ctrl-C stops a reply; what there is of it\n"
-    "stays in the conversation, and where it has not begun the message does not stay either.  At a\n"
+    "stays in the conversation, and where it has not begun the message does not stay either.  At "
+    "a\n"
     "terminal Ctrl-C never ends the program.  Replies are streamed to stdout; one line of\n"
     "statistics goes to stderr at the end.",
     0,
