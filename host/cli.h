@@ -90,6 +90,7 @@ extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_kernels;  /* cli_kernels.c */
 extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
 extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
+extern const spc_cli_command spc_cli_rules;    /* cli_rules.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
 extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
 
@@ -138,6 +139,13 @@ void spc_cli_loading(void *user, uint64_t done, uint64_t total);
 /* "9.6 MiB" for people. */
 enum { SPC_CLI_SIZE_BYTES = 32 };
 const char *spc_cli_size(uint64_t bytes, char text[SPC_CLI_SIZE_BYTES]);
+
+/* Does a text from a stream have a line that a terminal may have cut?  It passes on 4095 bytes of
+ * each and drops the rest without a word. */
+bool spc_cli_cut_line(FILE *in, const char *text, size_t bytes);
+#define SPC_CLI_CUT_LINE                                                               \
+    "a terminal drops what is beyond 4095 bytes of a line, so this one may have lost " \
+    "its end: write shorter lines, or have it read from a file or a pipe"
 
 /* Everything a stream holds from here on, malloc'd and terminated. */
 spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *bytes,

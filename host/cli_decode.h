@@ -37,11 +37,11 @@ typedef struct {
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "rule", "RULE",                                                                  \
             "deferral rule: strict (lossless), lossy, lossy-greedy, chow, diff, opt,\n"            \
-            "chow-log, diff-log, opt-log, token-v1, token-v2, token-v3, bild, with\n"              \
-            "their alpha (\"token-v3:alpha=0.5\"); comparators: truncate, truncate-q,\n"           \
-            "head, typical, ensemble, fuzzy, mentored, cactus (with --bonus step);\n"              \
-            "one model at a time: token-chow, seq-chow, bild-dynamic:fallback=F,\n"                \
-            "verifier-only, drafter-only",                                                         \
+            "chow-log, diff-log, opt-log, token-v1, token-v2, token-v3, bild;\n"                   \
+            "comparators: truncate, truncate-q, head, typical, ensemble, fuzzy,\n"                 \
+            "mentored, cactus (with --bonus step); one model at a time: token-chow,\n"             \
+            "seq-chow, bild-dynamic, verifier-only, drafter-only.  Most take a number\n"           \
+            "(\"token-v3:alpha=0.5\"): spc rules lists keys, ranges and defaults",                 \
             TEXT, rule, 0, 0),                                                                     \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "operating-point", "FILE",                                                       \

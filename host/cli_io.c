@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 /* Results that wait to be written.  Not in stdio: of a write that Ctrl-C interrupts it does not say
@@ -213,6 +214,23 @@ const char *spc_cli_size(uint64_t bytes, char text[SPC_CLI_SIZE_BYTES])
 
 /* ---- inputs ---------------------------------------------------------------------------------- */
 
+/* Of a line in canonical mode, its end not counted, as Linux has it. */
+enum { TERMINAL_LINE = 4095 };
+
+bool spc_cli_cut_line(FILE *in, const char *text, size_t bytes)
+{
+    struct termios mode;
+    size_t line = 0;
+
+    if (bytes < TERMINAL_LINE || tcgetattr(fileno(in), &mode) != 0) return false;
+    if (!(mode.c_lflag & ICANON)) return false;
+    for (size_t i = 0; i < bytes; i++) {
+        line = text[i] == '\n' ? 0 : line + 1;
+        if (line >= TERMINAL_LINE) return true;
+    }
+    return false;
+}
+
 spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *bytes, spc_error *err)
 {
     size_t capacity = 1 << 16, used = 0;
@@ -234,6 +252,10 @@ spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *by
     if (ferror(in)) {
         free(buffer);
         return spc_error_set(err, SPC_EINPUT, "%s: cannot be read", where);
+    }
+    if (spc_cli_cut_line(in, buffer, used)) {
+        free(buffer);
+        return spc_error_set(err, SPC_EINPUT, "%s: " SPC_CLI_CUT_LINE, where);
     }
     buffer[used] = '\0';
     *text = buffer;

@@ -82,6 +82,11 @@ static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status,
     }
     source->line++;
     *bytes = (size_t)read;
+    if (spc_cli_cut_line(source->in, source->buffer, *bytes)) {
+        *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 ": " SPC_CLI_CUT_LINE,
+                                source->name, source->line);
+        return false;
+    }
     if (source->line == 1 && *bytes >= 3 && memcmp(source->buffer, "\xef\xbb\xbf", 3) == 0) {
         *bytes -= 3; /* the mark of UTF-8 is no text */
         memmove(source->buffer, source->buffer + 3, *bytes);

@@ -110,9 +110,17 @@ static void open_terminal(int end[2])
  * one, and its pipe stays empty. */
 static void open_streams(const spawn_options *o, int in[2], int out[2], int err[2])
 {
+    int typed[2];
+
     open_pipe(err);
     if (!o->terminal) {
-        open_pipe(in);
+        if (o->in_terminal) {
+            open_terminal(typed);
+            in[0] = typed[1];
+            in[1] = typed[0];
+        } else {
+            open_pipe(in);
+        }
         open_pipe(out);
         if (o->clogged) cr_assert_gt(fcntl(out[1], F_SETPIPE_SZ, 4096), 0, "%s", strerror(errno));
         return;
@@ -258,7 +266,7 @@ static void serve(child *c, const spawn_options *o)
             {fed ? -1 : c->in, POLLOUT, 0}, {c->out.fd, POLLIN, 0}, {c->err.fd, POLLIN, 0}};
         int64_t left = c->deadline_ms - now_ms();
 
-        if (fed && !o->in_held) close_input(c);
+        if (fed && !o->in_held && !o->in_terminal) close_input(c);
         if (left <= 0) end_child(c, "the program did not end");
         if (poll(wanted, 3, (int)left) <= 0) continue;
         if (wanted[0].revents) feed(c, text, bytes);

@@ -3,6 +3,8 @@
  * that can go wrong, output that cannot be written, Ctrl-C. */
 #include <spc/spc.h>
 
+#include "rules/rule.h"
+
 #include "folder.h"
 #include "spawn.h"
 
@@ -76,6 +78,7 @@ static const struct {
     {"logits",
      {"model", "source", "ids", "output", "device", "threads", "isa", "weights", "kv", "rank",
       "world", "meet", "ranks-from", "rank-timeout"}},
+    {"rules", {NULL}},
     {"tokenize", {"!special", "!decode"}},
     {"tune-kernels", {"verifier", "drafter", "device", "weights", "!fast-prefill", "output"}},
 };
@@ -136,6 +139,35 @@ Test(host_cli, an_option_that_takes_a_value_needs_one_and_a_flag_takes_none)
     }
 }
 
+Test(host_cli, rules_are_listed_with_their_keys)
+{
+    char *all = OUTPUT(NULL, "rules"), *some = OUTPUT(NULL, "rules", "truncate", "fuzzy:alpha=1");
+
+    for (int32_t kind = 0; kind < SPC_RULE_COUNT; kind++) {
+        const char *name = spc_rule_name((spc_rule_kind)kind);
+        spc_rule_key key[SPC_RULE_KEYS_MAX];
+        int32_t count = spc_rule_list_keys((spc_rule_kind)kind, key);
+        char line[64];
+
+        (void)snprintf(line, sizeof line, "\n  %s ", name);
+        cr_expect_eq(count_of(all, line), 1 + (strcmp(name, "truncate") == 0), "%s", name);
+        for (int32_t i = 0; i < count; i++) {
+            (void)snprintf(line, sizeof line, "%s%s %s", i > 0 ? "; " : " ", key[i].name,
+                           key[i].values);
+            cr_expect(strstr(all, line), "%s:%s", name, line);
+            (void)snprintf(line, sizeof line, "\n  %s ", key[i].name); /* what it means */
+            cr_expect_eq(count_of(all, line), key[i].standard != NULL, "%s", line);
+        }
+    }
+    cr_expect(!strstr(all, "(null)"));
+    cr_expect(strstr(some, "top-p above 0") && strstr(some, "div js or kl (default js)"), "%s",
+              some);
+    cr_expect(!strstr(some, "strict ") && !strstr(some, "gate"), "and no others: %s", some);
+    FAILURE(2, "unknown rule 'chows'; known: strict", "rules", "chows:alpha=1");
+    free(all);
+    free(some);
+}
+
 Test(host_cli, help_behind_other_arguments_is_help)
 {
     char *help = OUTPUT(NULL, "run", "--help");
@@ -190,8 +222,8 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
     static const failure table[] = {
         {2, "expected a command", NULL, {NULL}},
         {2,
-         "unknown command 'walk'; known: run, chat, demo, info, launch, logits, tokenize, tune, "
-         "tune-kernels",
+         "unknown command 'walk'; known: run, chat, demo, info, rules, launch, logits, tokenize, "
+         "tune, tune-kernels",
          NULL,
          {"walk"}},
         {2, "unknown command ''", NULL, {""}},
@@ -411,6 +443,32 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
     };
 
     expect_failures(table, COUNT(table));
+}
+
+/* What a terminal has cut is not taken for what was typed; one byte less is. */
+Test(host_cli, a_line_that_a_terminal_cuts_is_exit_6)
+{
+    enum { LINE = 4095 };
+    static const struct {
+        const char *args[4];
+        const char *word;
+    } table[] = {{{"run", "--quiet"}, "stdin: line 2: a terminal drops what is beyond 4095 bytes"},
+                 {{"tokenize", "embedded:verifier"}, "stdin: a terminal drops"}};
+    char text[2 * LINE];
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        for (int32_t more = -1; more < 100; more += 50) {
+            spawn_options o = {.in = text, .in_terminal = true};
+            spawn_result r;
+
+            (void)snprintf(text, sizeof text, "x\n%*s\n\4", LINE + more, "y");
+            r = spawn(table[i].args, &o);
+            cr_expect_eq(strstr(r.err, table[i].word) != NULL, more >= 0, "%d: %s", (int)more,
+                         r.err);
+            if (more >= 0) cr_expect_eq(r.code, 6);
+            spawn_free(&r);
+        }
+    }
 }
 
 Test(host_cli, results_before_a_bad_line_are_printed)

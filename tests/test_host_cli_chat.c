@@ -107,6 +107,14 @@ static char *ids_line(const spc_tokenizer *t, const spc_chat_message *m, int32_t
     return text;
 }
 
+static void expect_failure(spawn_result r, int code, const char *says)
+{
+    cr_expect_eq(r.code, code, "'%s': exit code %d: %s", says, r.code, r.err);
+    cr_expect(strstr(r.err, says), "'%s' does not say '%s'", r.err, says);
+    cr_expect_eq(count_lines(r.err), 1 + (strstr(r.err, "per verifier call") != NULL), "%s", r.err);
+    spawn_free(&r);
+}
+
 static const json_t *field(const json_t *lines, size_t i, const char *name)
 {
     const json_t *value = json_object_get(json_array_get(lines, i), name);
@@ -266,6 +274,31 @@ Test(host_cli_chat, reset_begins_anew_and_exit_ends)
     close_pair(&p);
 }
 
+/* A message that begins with a slash never reaches the models, unless it begins with two. */
+Test(host_cli_chat, a_slash_begins_a_command)
+{
+    chat_pair p = open_pair();
+    spawn_result help = SPAWN("/help\n/exit \nGood morning.\n", CHAT(&p));
+    json_t *two = JSON("//etc\n", CHAT(&p), "--json", "--max-tokens", "4");
+    json_t *one = JSON(" /etc\n", CHAT(&p), "--json", "--max-tokens", "4");
+
+    cr_expect_eq(help.code, 0);
+    cr_expect_str_eq(help.out, "");
+    cr_expect(strstr(help.err, "\n/reset  begins") && strstr(help.err, "\n/exit   ends"), "%s",
+              help.err);
+    cr_expect_eq(whole(two, 0, "prompt_tokens"), whole(one, 0, "prompt_tokens") - 1,
+                 "less a blank");
+    expect_failure(SPAWN("/frob now\nGood morning.\n", CHAT(&p)), 6,
+                   "stdin: line 1: unknown command '/frob'; known: /help, /reset, /exit; //");
+    expect_failure(SPAWN("/reset now\nGood morning.\n", CHAT(&p)), 6,
+                   "line 1: /reset takes nothing behind it");
+    expect_failure(SPAWN("/\n", CHAT(&p)), 6, "unknown command '/'");
+    spawn_free(&help);
+    json_decref(two);
+    json_decref(one);
+    close_pair(&p);
+}
+
 Test(host_cli_chat, a_template_may_be_named)
 {
     chat_pair p = open_pair();
@@ -365,14 +398,6 @@ Test(host_cli_chat, ctrl_c_ends_a_pipe_that_says_nothing)
 
 /* ---- what cannot be ---------------------------------------------------------------------------
  */
-
-static void expect_failure(spawn_result r, int code, const char *says)
-{
-    cr_expect_eq(r.code, code, "'%s': exit code %d: %s", says, r.code, r.err);
-    cr_expect(strstr(r.err, says), "'%s' does not say '%s'", r.err, says);
-    cr_expect_eq(count_lines(r.err), 1 + (strstr(r.err, "per verifier call") != NULL), "%s", r.err);
-    spawn_free(&r);
-}
 
 Test(host_cli_chat, what_is_missing_is_said)
 {

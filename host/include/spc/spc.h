@@ -44,10 +44,6 @@
 extern "C" {
 #endif
 
-#define SPC_VERSION_MAJOR 0
-#define SPC_VERSION_MINOR 1
-#define SPC_VERSION_PATCH 0
-
 /* In place of a folder: the pair built into the library (English to German, Spanish, French). */
 #define SPC_EMBEDDED_DRAFTER  "embedded:drafter"
 #define SPC_EMBEDDED_VERIFIER "embedded:verifier"
