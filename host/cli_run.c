@@ -468,7 +468,11 @@ static int run_run(const void *args, const spc_cli_line *line)
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    spc_cli_catch_stop();
+    if (place.world > 1) { /* SIGTERM is how spc launch ends a group of which one has failed */
+        spc_cli_catch_interrupt();
+    } else {
+        spc_cli_catch_stop();
+    }
     tell_terminal(&run);
     run_jobs(&run);
     if (!a->decode.quiet && run.total.sequences > 0)
