@@ -202,13 +202,12 @@ static spc_status check_words(const spc_cli_line *line, spc_error *err)
     const spc_cli_command *c = line->command;
 
     if (line->words.count < c->words_low) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "spc %s: expected %s, found nothing; see spc %s --help", c->name,
+        return spc_error_set(err, SPC_EUSAGE, "expected %s, found nothing; see spc %s --help",
                              c->words, c->name);
     }
     if (line->words.count > c->words_high) {
-        return spc_error_set(err, SPC_EUSAGE, "spc %s: unexpected argument '%s'; see spc %s --help",
-                             c->name, line->words.item[c->words_high], c->name);
+        return spc_error_set(err, SPC_EUSAGE, "unexpected argument '%s'; see spc %s --help",
+                             line->words.item[c->words_high], c->name);
     }
     return SPC_OK;
 }

@@ -489,7 +489,7 @@ static int logits_run(const void *args, const spc_cli_line *line)
     int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
 
     if (!a->model || !a->ids || !a->output) {
-        return spc_cli_fail_with(SPC_EUSAGE, "spc logits: --%s is missing; see spc logits --help",
+        return spc_cli_fail_with(SPC_EUSAGE, "--%s is missing; see spc logits --help",
                                  !a->model ? "model"
                                  : !a->ids ? "ids"
                                            : "output");

@@ -76,7 +76,7 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
          "a process has one GPU: expected cuda (the one of its place"},
         {{"launch", "-n", "2", "--", "info", "x"}, 2, "launch: expected run, chat or logits"},
         {{"launch", "-n", "0", "--", "run", "x"}, 2, "-n: expected a whole number of 1 to 64"},
-        {{"launch", "-n", "2"}, 2, "spc launch: expected -- run|chat|logits"},
+        {{"launch", "-n", "2"}, 2, "expected -- run|chat|logits"},
         {{"launch", "-m", "2", "--", "run"}, 2, "unknown option -m;"},
         {{"launch", "--n", "2", "--", "run"}, 2, "unknown option --n;"},
         {{"run", "--rank", "1", "x"}, 2, "--rank needs --world"},
