@@ -334,7 +334,7 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     spawn_failure(prefill, NULL, 2, "fast-prefill");
     spawn_failure(kernels, NULL, 2, "kernels: expected one GPU");
     spawn_failure(no_gpu, NULL, 2, "one GPU: found cpu");
-    spawn_failure(no_file, NULL, 2, "--output FILE");
+    spawn_failure(no_file, NULL, 2, "--output is missing");
     spawn_failure(plain, NULL, 2, "plain-launches");
     spawn_failure(overlap, NULL, 2, "overlap");
 }
