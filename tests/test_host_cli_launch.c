@@ -232,9 +232,9 @@ static void harm(int ranks, int victim, int signal_number, int code, const char 
 Test(host_cli_launch, the_drafters_side_and_the_others_miss_each_other)
 {
     harm_one(2, 0, SIGKILL, 4, "rank 0 is gone", true);
-    harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: 0", true);
+    harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: rank 0", true);
     harm_one(2, 1, SIGKILL, 4, "rank 1 is gone", true);
-    harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: 1", true);
+    harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: rank 1", true);
     harm_one(2, -1, SIGINT, 130, ", drafted ahead ", true);
 }
 
@@ -247,8 +247,8 @@ Test(host_cli_launch, a_rank_that_is_killed_ends_all_with_its_name)
 
 Test(host_cli_launch, a_rank_that_hangs_ends_all_within_the_timeout)
 {
-    harm(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: 1");
-    harm(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: 0");
+    harm(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: rank 1");
+    harm(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: rank 0");
 }
 
 Test(host_cli_launch, signals_go_to_the_ranks)
