@@ -57,11 +57,11 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         const char *text;
     } cases[] = {
         {{"launch", "-n", "2", "--", "run", "--verifier", "/no/model", "x"}, 3, "spc: /no/model: "},
-        {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be cut for 3 ranks"},
+        {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be sharded over 3 ranks"},
         {{"launch", "-n", "3", "--", "logits", "--model", SPC_TEST_VECTORS "/llama", "--ids", "1",
           "--output", "/dev/null"},
          2,
-         "cannot be cut for 3 ranks"},
+         "cannot be sharded over 3 ranks"},
         {{"launch", "-n", "2", "--", "run", "--gamma", "99", "x"}, 2, "--gamma: expected"},
         {{"launch", "-n", "2", "--", "run", "--rank", "1", "x"}, 2, "spc launch has given"},
         {{"launch", "-n", "2", "--", "run", "--tp", "4", "x"}, 2, "tp: expected 1 or 2"},
