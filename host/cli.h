@@ -75,6 +75,17 @@ void spc_cli_parse_free(void *args, spc_cli_line *line);
 /* Was this option given?  It must be in the command's table. */
 bool spc_cli_given(const spc_cli_line *line, const char *name);
 
+/* A guess at what a mistyped word was to be. */
+typedef struct {
+    const char *word; /* [bytes] */
+    size_t bytes;
+    const char *best; /* NULL: nothing is near */
+    int32_t edits;    /* of best */
+} spc_cli_guess;
+
+spc_cli_guess spc_cli_guess_of(const char *word, size_t bytes);
+void spc_cli_guess_try(spc_cli_guess *guess, const char *name);
+
 /* The command's help on stdout. */
 void spc_cli_help(const spc_cli_command *command);
 

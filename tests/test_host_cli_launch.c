@@ -36,7 +36,7 @@ Test(host_cli_launch, processes_print_what_one_prints)
         free(two);
     }
     for (int i = 0; i < 2; i++) { /* by itself, and ahead; in batches */
-        char *two = OUTPUT(in, "launch", "-n", "2", "--", "run", "--to", "de", "--batch",
+        char *two = OUTPUT(in, "launch", "-n2", "--", "run", "--to", "de", "--batch",
                            i == 0 ? "1" : "2", "--rule", "token-v3:alpha=0.5", "--drafter-device",
                            "cpu", "--bonus", "step", "--overlap", "on");
 
