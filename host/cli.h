@@ -126,7 +126,8 @@ int spc_cli_finish(int code);
 /* Help of options that several commands have. */
 #define SPC_CLI_WEIGHTS                                                           \
     "int8: quantise matrices of 16 and 32 bits at load, to 8-bit integers with\n" \
-    "a scale per output; by default weights stay as in the checkpoint"
+    "a scale per output (what is quantised stays as it is); by default weights\n" \
+    "stay as in the checkpoint"
 #define SPC_CLI_KV                                                                 \
     "type of both models' KV caches: f32, bf16 or f16; 16 bits halve the memory\n" \
     "and what attention reads, and bf16 is the safer type; default f32"
