@@ -29,7 +29,7 @@ typedef struct {
     uint64_t seed;         /* of the sequence */
     int32_t verify;        /* spc_verify_mode */
     int32_t bonus;         /* spc_bonus_mode */
-    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus (rules.md 4.3) */
+    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus */
 } spc_row_params;
 
 /* Are these numbers that spc_params_check lets pass?  It says what is wrong; this is for devices,

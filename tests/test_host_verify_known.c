@@ -124,7 +124,7 @@ Test(host_verify_known, equal_rows_keep_everything_and_a_rejection_of_them_draws
     }
 }
 
-/* rules.md 3.4.12 */
+/* rules/README.md, "Worth knowing" */
 Test(host_verify_known, instances_that_always_pick_the_verifier_give_the_tokens_of_strict)
 {
     static const char *const rules[] = {"lossy:alpha=0", "lossy:alpha=0,beta=solve",
