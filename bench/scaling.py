@@ -103,7 +103,7 @@ def table(o, out):
     print(f"{'GPUs':>4} {'GiB/GPU':>8} {'forward ms':>11} {'in sums':>8} {'verify ms':>10} {'tokens/s':>9}", file=out)
     for ranks in GPUS:
         if not fits(o.shape, ranks):
-            print(f"{ranks:>4} cannot be cut for so many", file=out)
+            print(f"{ranks:>4} cannot be sharded over so many", file=out)
             continue
         forward, share, verify, rate = predict(o.shape, ranks, o)
         size = weights_of_rank(o.shape, ranks) * o.bits / 8 / 2**30

@@ -73,7 +73,7 @@ spc_status shape_open_model(const char *name, const char *weights, shape_model *
     m->bundle = model.bundle;
     m->plan = model.plan;
     m->config = model.config;
-    return status == SPC_OK ? spc_change_weights(&model, weights, 0, err) : status;
+    return status == SPC_OK ? spc_change_weights(&model, weights, 0, NULL, NULL, err) : status;
 }
 
 void shape_close(shape_model *m)

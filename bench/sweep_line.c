@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sweep_line.c - a point as a JSON object: definitions of rules.md 5.7. */
+/* sweep_line.c - a point as a JSON object: its settings, counters and rates. */
 #include "bench/sweep.h"
 
 #include <math.h>

@@ -75,7 +75,7 @@ typedef struct {
     int64_t position;             /* of the token that row 0 predicts */
     int32_t output;               /* logits row of row 0 */
     int32_t drafts;               /* rows with a draft */
-    uint32_t salt;                /* rules.md 1.3: 0, or of the round under block verification */
+    uint32_t salt;                /* 0, or of the round under block verification */
     bool bonus;                   /* verify: draw the token after a fully kept draft */
     int32_t *draft;               /* [drafts] drafted tokens; draw writes them, verify reads */
     spc_row_stats *stats;         /* [drafts] of the drafter's rows; draw writes, verify reads */

@@ -71,11 +71,12 @@ static spc_status choose_way(spc_runner *r, const spc_linear_args *a, spc_linear
                              table->where, spc_kernels_shape_text(&shape, text));
     }
     if (read_way(entry, way) && spc_cuda_linear_can(a, way)) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT,
-                         "%s: %s cannot go by kernel %s with %d slices and tiles %d, %d; write it "
-                         "anew with spc tune-kernels",
-                         table->where, spc_kernels_shape_text(&shape, text), entry->kernel,
-                         (int)entry->slices, (int)entry->tiles[0], (int)entry->tiles[1]);
+    return spc_error_set(
+        err, SPC_EINPUT,
+        "%s: kernel %s with %d slices and tiles %d, %d cannot compute %s; make the "
+        "table again with spc tune-kernels",
+        table->where, entry->kernel, (int)entry->slices, (int)entry->tiles[0], (int)entry->tiles[1],
+        spc_kernels_shape_text(&shape, text));
 }
 
 spc_status spc_cuda_choose_ways(spc_runner *r, spc_error *err)

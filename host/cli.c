@@ -35,7 +35,8 @@ static void print_help(void)
         spc_cli_print("  %-14s%s\n", commands[i]->name, commands[i]->summary);
     }
     spc_cli_print(
-        "\nspc COMMAND --help lists a command's options; spc --version prints the version.\n"
+        "\nspc help COMMAND, or spc COMMAND --help, lists a command's options; spc --version "
+        "prints the\nversion.\n"
         "MODEL is a folder of a Hugging Face checkpoint, a GGUF file, or %s or\n"
         "%s, the translation pair built into this program.\n\n"
         "Results go to stdout, everything else to stderr.  An error is one line on stderr; exit "
@@ -67,6 +68,30 @@ static int run_command(const spc_cli_command *command, int argc, char **argv)
     return code;
 }
 
+static const spc_cli_command *find_command(const char *name)
+{
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i]->name, name) == 0) return commands[i];
+    }
+    return NULL;
+}
+
+static int fail_unknown(const char *name)
+{
+    spc_cli_guess guess = spc_cli_guess_of(name, strlen(name));
+    char known[256] = "";
+    size_t used = 0;
+
+    for (int i = 0; i < COMMANDS; i++) {
+        spc_cli_guess_try(&guess, commands[i]->name);
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "",
+                                 commands[i]->name);
+    }
+    return spc_cli_fail_with(SPC_EUSAGE, "unknown command '%.40s'%s%s%s; known: %s", name,
+                             guess.best ? " (did you mean " : "", guess.best ? guess.best : "",
+                             guess.best ? "?)" : "", known);
+}
+
 int main(int argc, char **argv)
 {
     if (!fill_closed_descriptors()) return spc_status_exit_code(SPC_EINTERNAL);
@@ -76,24 +101,22 @@ int main(int argc, char **argv)
     }
 
     const char *name = argv[1];
+    const spc_cli_command *command = find_command(name);
 
-    for (int i = 0; i < COMMANDS; i++) {
-        if (strcmp(commands[i]->name, name) == 0) {
-            return spc_cli_finish(run_command(commands[i], argc - 2, argv + 2));
-        }
-    }
+    if (command) return spc_cli_finish(run_command(command, argc - 2, argv + 2));
 
-    bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
+    bool help = strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0;
 
-    if (!help && strcmp(name, "--version") != 0) {
-        return spc_cli_fail_with(
-            SPC_EUSAGE,
-            "unknown command '%s'; known: run, chat, demo, info, rules, launch, logits, tokenize, "
-            "tune, tune-kernels",
-            name);
+    if (!help && strcmp(name, "--version") != 0) return fail_unknown(name);
+    if (strcmp(name, "help") == 0 && argc == 3) {
+        command = find_command(argv[2]);
+        if (!command) return fail_unknown(argv[2]);
+        spc_cli_help(command);
+        return spc_cli_finish(0);
     }
     if (argc > 2) {
-        return spc_cli_fail_with(SPC_EUSAGE, "unexpected argument '%s' behind %s", argv[2], name);
+        return spc_cli_fail_with(SPC_EUSAGE, "unexpected argument '%s' behind %s", argv[argc - 1],
+                                 name);
     }
     if (help) {
         print_help();

@@ -75,6 +75,17 @@ void spc_cli_parse_free(void *args, spc_cli_line *line);
 /* Was this option given?  It must be in the command's table. */
 bool spc_cli_given(const spc_cli_line *line, const char *name);
 
+/* A guess at what a mistyped word was to be. */
+typedef struct {
+    const char *word; /* [bytes] */
+    size_t bytes;
+    const char *best; /* NULL: nothing is near */
+    int32_t edits;    /* of best */
+} spc_cli_guess;
+
+spc_cli_guess spc_cli_guess_of(const char *word, size_t bytes);
+void spc_cli_guess_try(spc_cli_guess *guess, const char *name);
+
 /* The command's help on stdout. */
 void spc_cli_help(const spc_cli_command *command);
 
@@ -115,7 +126,8 @@ int spc_cli_finish(int code);
 /* Help of options that several commands have. */
 #define SPC_CLI_WEIGHTS                                                           \
     "int8: quantise matrices of 16 and 32 bits at load, to 8-bit integers with\n" \
-    "a scale per output; by default weights stay as in the checkpoint"
+    "a scale per output (what is quantised stays as it is); by default weights\n" \
+    "stay as in the checkpoint"
 #define SPC_CLI_KV                                                                 \
     "type of both models' KV caches: f32, bf16 or f16; 16 bits halve the memory\n" \
     "and what attention reads, and bf16 is the safer type; default f32"

@@ -160,7 +160,68 @@ static int32_t find_option(const spc_cli_command *c, const char *name, size_t by
     return -1;
 }
 
-/* One option, with its value behind '=' or in the next argument; *at moves over what it takes. */
+spc_cli_guess spc_cli_guess_of(const char *word, size_t bytes)
+{
+    return (spc_cli_guess){word, bytes, NULL, INT32_MAX};
+}
+
+enum { GUESS_BYTES = 32 };
+
+static int32_t least(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edits that make one word the other: a letter put in, left out or changed, two neighbours swapped.
+ * Both are shorter than GUESS_BYTES. */
+static int32_t count_edits(const char *a, int32_t a_bytes, const char *b, int32_t b_bytes)
+{
+    int32_t cost[GUESS_BYTES][GUESS_BYTES];
+
+    for (int32_t i = 0; i <= a_bytes; i++) cost[i][0] = i;
+    for (int32_t k = 0; k <= b_bytes; k++) cost[0][k] = k;
+    for (int32_t i = 1; i <= a_bytes; i++) {
+        for (int32_t k = 1; k <= b_bytes; k++) {
+            int32_t best = cost[i - 1][k - 1] + (a[i - 1] != b[k - 1]);
+
+            best = least(best, least(cost[i - 1][k], cost[i][k - 1]) + 1);
+            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1]) {
+                best = least(best, cost[i - 2][k - 2] + 1);
+            }
+            cost[i][k] = best;
+        }
+    }
+    return cost[a_bytes][b_bytes];
+}
+
+/* Near are names that begin with the word, and those within one edit for every three letters. */
+void spc_cli_guess_try(spc_cli_guess *guess, const char *name)
+{
+    size_t bytes = strlen(name);
+    int32_t edits;
+
+    if (guess->bytes < 2 || guess->bytes >= GUESS_BYTES || bytes >= GUESS_BYTES) return;
+    edits = count_edits(guess->word, (int32_t)guess->bytes, name, (int32_t)bytes);
+    if (bytes > guess->bytes && memcmp(name, guess->word, guess->bytes) == 0) edits = 1;
+    if (edits >= guess->edits || edits > 1 + ((int32_t)guess->bytes - 3) / 3) return;
+    guess->best = name;
+    guess->edits = edits;
+}
+
+/* "-x" or "--name", and the option that was probably meant. */
+static spc_status unknown_option(const spc_cli_command *c, const char *written, size_t dash_bytes,
+                                 size_t bytes, spc_error *err)
+{
+    spc_cli_guess guess = spc_cli_guess_of(written + dash_bytes, bytes);
+
+    for (int32_t i = 0; i < c->option_count; i++) spc_cli_guess_try(&guess, c->option[i].name);
+    return spc_error_set(err, SPC_EUSAGE, "unknown option %.*s%s%s%s; see spc %s --help",
+                         (int)(dash_bytes + bytes), written, guess.best ? " (did you mean --" : "",
+                         guess.best ? guess.best : "", guess.best ? "?)" : "", c->name);
+}
+
+/* One option, with its value behind '=', behind a name of one letter, or in the next argument; *at
+ * moves over what it takes. */
 static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cli_line *line,
                               spc_error *err)
 {
@@ -170,10 +231,12 @@ static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cl
     size_t bytes = strcspn(name, "=");
     int32_t index = two == (bytes > 1) ? find_option(c, name, bytes) : -1;
 
-    if (index < 0) {
-        return spc_error_set(err, SPC_EUSAGE, "unknown option %.*s; see spc %s --help",
-                             (int)(name - argv[*at]) + (int)bytes, argv[*at], c->name);
+    if (index < 0 && !two) { /* -n2 */
+        index = find_option(c, name, 1);
+        if (index >= 0 && c->option[index].kind == SPC_CLI_FLAG) index = -1;
+        value = name + 1;
     }
+    if (index < 0) return unknown_option(c, argv[*at], (size_t)(name - argv[*at]), bytes, err);
 
     const spc_cli_option *o = &c->option[index];
 
@@ -181,7 +244,7 @@ static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cl
         return spc_error_set(err, SPC_EUSAGE, "%s%s is given twice", dashes(o), o->name);
     }
     line->given[index] = true;
-    if (name[bytes] == '=') value = name + bytes + 1;
+    if (!value && name[bytes] == '=') value = name + bytes + 1;
     if (o->kind == SPC_CLI_FLAG) {
         if (value) {
             return spc_error_set(err, SPC_EUSAGE, "%s%s takes no value, found '%s'", dashes(o),
@@ -202,13 +265,12 @@ static spc_status check_words(const spc_cli_line *line, spc_error *err)
     const spc_cli_command *c = line->command;
 
     if (line->words.count < c->words_low) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "spc %s: expected %s, found nothing; see spc %s --help", c->name,
+        return spc_error_set(err, SPC_EUSAGE, "expected %s, found nothing; see spc %s --help",
                              c->words, c->name);
     }
     if (line->words.count > c->words_high) {
-        return spc_error_set(err, SPC_EUSAGE, "spc %s: unexpected argument '%s'; see spc %s --help",
-                             c->name, line->words.item[c->words_high], c->name);
+        return spc_error_set(err, SPC_EUSAGE, "unexpected argument '%s'; see spc %s --help",
+                             line->words.item[c->words_high], c->name);
     }
     return SPC_OK;
 }

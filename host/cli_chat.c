@@ -444,7 +444,7 @@ static spc_status check_args(chat_state *chat, spc_error *err)
 
     if (missing) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "spc chat: --%s is missing: give --verifier MODEL and --drafter MODEL "
+                             "--%s is missing: give --verifier MODEL and --drafter MODEL "
                              "(or --drafter none), folders of chat models; the pair inside this "
                              "program translates and cannot hold a conversation",
                              missing);

@@ -110,13 +110,21 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
     return spc_cli_plan_memory(&m->memory_for, &m->memory, err);
 }
 
+/* What an engine's log would be told. */
+static void on_log(void *user, const char *line)
+{
+    (void)user;
+    (void)fprintf(stderr, "spc: %s\n", line);
+}
+
 /* The other model of a pair, for which there is but a memory plan. */
 static spc_status read_drafter(const info_args *a, model_info *m, spc_error *err)
 {
     spc_status status = spc_open_model(a->drafter, &m->drafter, err);
     int32_t ids = m->model.plan->ids;
 
-    if (status == SPC_OK) status = spc_change_weights(&m->drafter, a->weights, 0, err);
+    if (status == SPC_OK)
+        status = spc_change_weights(&m->drafter, a->weights, 0, on_log, NULL, err);
     if (status != SPC_OK) return status;
     if (m->drafter.plan->ids < ids) ids = m->drafter.plan->ids;
     m->drafter.plan->ids = m->model.plan->ids = ids; /* those that both have */
@@ -145,7 +153,7 @@ static spc_status read_model(const char *name, const info_args *a, model_info *m
 {
     spc_status status = spc_open_model(name, &m->model, err);
 
-    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, 0, err);
+    if (status == SPC_OK) status = spc_change_weights(&m->model, a->weights, 0, on_log, NULL, err);
     if (status == SPC_OK) status = read_text(m, err);
     if (status != SPC_OK) return status;
     m->weight_bytes = spc_bundle_bytes(m->model.bundle);
@@ -472,7 +480,7 @@ static int logits_run(const void *args, const spc_cli_line *line)
     int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
 
     if (!a->model || !a->ids || !a->output) {
-        return spc_cli_fail_with(SPC_EUSAGE, "spc logits: --%s is missing; see spc logits --help",
+        return spc_cli_fail_with(SPC_EUSAGE, "--%s is missing; see spc logits --help",
                                  !a->model ? "model"
                                  : !a->ids ? "ids"
                                            : "output");

@@ -84,7 +84,10 @@ static int run(const void *args, const spc_cli_line *line)
     spc_error error;
 
     (void)line;
-    if (!a->output) return spc_cli_fail_with(SPC_EUSAGE, "--output FILE: expected, found nothing");
+    if (!a->output) {
+        return spc_cli_fail_with(SPC_EUSAGE,
+                                 "--output is missing: give the file that the table is written to");
+    }
     spc_engine_options_init(&o);
     o.verifier = a->verifier;
     o.drafter = strcmp(a->drafter, "none") == 0 ? NULL : a->drafter;

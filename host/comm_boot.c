@@ -172,7 +172,7 @@ static spc_status receive_all(spc_boot *b, const spc_place *place, spc_error *er
         spc_link_missing(b->fd, 0, b->world, missing, sizeof missing);
         status = spc_error_set(&error, SPC_EDEVICE,
                                "meet %.200s: expected all %d ranks within %d ms, and these did not "
-                               "come: %s",
+                               "come: rank %s",
                                place->meet, (int)b->world, (int)b->timeout_ms, missing);
         break;
     }

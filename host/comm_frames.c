@@ -295,7 +295,7 @@ static void end_late(spc_tcp *t, const spc_frame *expected)
                        missing, (int)t->timeout_ms);
     } else {
         (void)snprintf(text, sizeof text,
-                       "%s: expected all %d ranks within %d ms, and these did not come: %s",
+                       "%s: expected all %d ranks within %d ms, and these did not come: rank %s",
                        call_name[expected->kind], (int)t->comm.world, (int)t->timeout_ms, missing);
     }
     spc_tcp_end(t, text);

@@ -88,7 +88,7 @@ static spc_status ended(const group *g, spc_error *err)
     return g->end.status;
 }
 
-/* "1, 3", of the ranks that are missing at this meeting. */
+/* "1, 3" of "rank 1, 3", of those that are missing at this meeting. */
 static void list_missing(const group *g, char *text, size_t bytes)
 {
     size_t used = 0;
@@ -106,7 +106,7 @@ static void end_late(group *g, const char *what)
 
     list_missing(g, missing, sizeof missing);
     (void)snprintf(text, sizeof text,
-                   "%s: expected all %d ranks within %d ms, and these did not come: %s", what,
+                   "%s: expected all %d ranks within %d ms, and these did not come: rank %s", what,
                    (int)g->world, (int)g->timeout_ms, missing);
     end_group(g, text);
 }

@@ -472,9 +472,11 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
             spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
     }
     if (status == SPC_OK)
-        status = spc_change_weights(&engine->verifier, options->weights, options->threads, err);
+        status = spc_change_weights(&engine->verifier, options->weights, options->threads,
+                                    options->log, options->user, err);
     if (status == SPC_OK && has_drafter(engine, options)) {
-        status = spc_change_weights(&engine->drafter, options->weights, options->threads, err);
+        status = spc_change_weights(&engine->drafter, options->weights, options->threads,
+                                    options->log, options->user, err);
     }
     if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;

@@ -119,10 +119,11 @@ spc_status spc_open_model(const char *name, spc_model *model, spc_error *err);
 void spc_close_model(spc_model *model);
 
 /* Change the matrices of an open model before it is loaded, as spc_engine_options.weights says, by
- * so many threads (0: one per core); NULL changes nothing.  SPC_EUSAGE, SPC_ENUMERIC, SPC_EMODEL,
- * SPC_ENOMEM */
+ * so many threads (0: one per core); NULL changes nothing.  Where matrices are quantised already,
+ * and so stay as they are, the log (which may be NULL) is told in a line "warning: ".
+ * SPC_EUSAGE, SPC_ENUMERIC, SPC_EMODEL, SPC_ENOMEM */
 spc_status spc_change_weights(spc_model *model, const char *weights, int32_t threads,
-                              spc_error *err);
+                              spc_log_fn log, void *user, spc_error *err);
 
 /* The tokenizer of a model; NULL, and no error, when its folder has none. */
 spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *err);

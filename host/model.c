@@ -45,8 +45,36 @@ static void share_out(void *team, int32_t count, int32_t grain, spc_share_fn sha
     spc_team_run(team, count, grain, share, user);
 }
 
+/* Is it a matrix that could be quantised, or is? */
+static bool is_matrix(const spc_weight *w)
+{
+    return w->cols > 0 && w->relative == SPC_RELATIVE_NONE;
+}
+
+static void warn_of_quantised(const spc_model *model, spc_log_fn log, void *user)
+{
+    int32_t matrices = 0, kept = 0;
+    char line[320];
+
+    for (int32_t i = 0; i < model->plan->weight_count; i++) {
+        const spc_weight *w = &model->plan->weight[i];
+        const spc_tensor *t = is_matrix(w) ? spc_bundle_find(model->bundle, w->name) : NULL;
+
+        if (!t) continue;
+        matrices++;
+        kept +=
+            t->dtype != SPC_DTYPE_F32 && t->dtype != SPC_DTYPE_F16 && t->dtype != SPC_DTYPE_BF16;
+    }
+    if (kept == 0) return;
+    (void)snprintf(line, sizeof line,
+                   "warning: %.150s: weights int8: %d of %d matrices are quantised already, and "
+                   "stay as they are",
+                   spc_bundle_where(model->bundle), (int)kept, (int)matrices);
+    log(user, line);
+}
+
 spc_status spc_change_weights(spc_model *model, const char *weights, int32_t threads,
-                              spc_error *err)
+                              spc_log_fn log, void *user, spc_error *err)
 {
     spc_sharing sharing = {share_out, NULL};
     spc_team *team;
@@ -56,12 +84,13 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
     if (strcmp(weights, "int8") != 0) {
         return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
     }
+    if (log) warn_of_quantised(model, log, user);
     status = spc_team_open(threads, &team, err);
     sharing.team = team;
     for (int32_t i = 0; i < model->plan->weight_count && status == SPC_OK; i++) {
         const spc_weight *w = &model->plan->weight[i];
 
-        if (w->cols == 0 || w->relative != SPC_RELATIVE_NONE) continue;
+        if (!is_matrix(w)) continue;
         status = spc_int8_quantise(model->bundle, w->name, &sharing, err);
     }
     spc_team_close(team);

@@ -14,8 +14,8 @@
  * only
  *
  * Chunks of long prompts of other sessions go with the first forward of each model (fill.c).
- * verifier-only is the round with g = 0.  Cache lengths by outcome: rules.md 5.1.  Draft lengths,
- * of all sessions together, come from gamma.c. */
+ * verifier-only is the round with g = 0.  Cache lengths by outcome: check_round of
+ * tests/test_host_round.c.  Draft lengths, of all sessions together, come from gamma.c. */
 #include "round.h"
 
 #include "rules/synthetic.h"

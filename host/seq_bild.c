@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* seq_bild.c - the original BiLD (arXiv 2302.07863; rules.md 5.5): greedy, with two thresholds.
+/* seq_bild.c - the original BiLD (arXiv 2302.07863): greedy, with two thresholds.
  *
  * The drafter writes on while it is sure of itself (fallback).  Then the verifier looks at what it
  * has not seen; a token that surprises it too much (rollback) is taken back with all behind it, and
@@ -67,7 +67,7 @@ static bool judge(spc_engine *engine, spc_session *s, const spc_row_stats *stats
     return false;
 }
 
-/* D2 and D3: the verifier sees the drafts, row by row from `output` on.  Keeps those it agrees with
+/* The verifier sees the drafts, row by row from `output` on.  Keeps those it agrees with
  * or puts up with, and one token of its own.  Returns whether the drafter may go on. */
 static bool look(spc_engine *engine, spc_session *s, int32_t output)
 {
@@ -107,7 +107,8 @@ static void keep_unseen(spc_session *s)
     s->counters.discarded += unseen - kept;
 }
 
-/* One token of D4, from the drafter's row `output`.  Returns whether the drafter writes on. */
+/* One token of the drafter, from the drafter's row `output`.  Returns whether the drafter writes
+ * on. */
 static bool write_one(spc_engine *engine, spc_session *s, int32_t output)
 {
     int32_t end = s->length + s->ahead;
@@ -132,7 +133,7 @@ static bool write_one(spc_engine *engine, spc_session *s, int32_t output)
     return s->ahead < s->params.rule.window;
 }
 
-/* D4: the drafter writes while it is sure, one row of every session still writing at a time. */
+/* The drafter writes while it is sure, one row of every session still writing at a time. */
 static spc_status write_on(spc_engine *engine, spc_session **writing, int32_t count, spc_error *err)
 {
     while (count > 0) {
@@ -158,7 +159,7 @@ static spc_status write_on(spc_engine *engine, spc_session **writing, int32_t co
     return SPC_OK;
 }
 
-/* D1: the verifier runs what it has not seen of every session, in one pass. */
+/* The verifier runs what it has not seen of every session, in one pass. */
 static spc_status show(spc_engine *engine, spc_session *const *sessions, int32_t count,
                        spc_error *err)
 {

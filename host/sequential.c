@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sequential.c - strategies that run one model at a time (rules.md 5.4): the drafter alone, and the
+/* sequential.c - strategies that run one model at a time: the drafter alone, and the
  * two cascades of the paper that draft without verifying.
  *
  * token-chow asks the verifier for a token where the drafter is unsure of it; seq-chow lets the

@@ -40,10 +40,12 @@ static spc_status refuse(const spc_config *c, int32_t world, const char *where, 
         used +=
             (size_t)snprintf(known + used, sizeof known - used, "%s%d", used ? ", " : "", (int)n);
     }
-    return spc_error_set(err, SPC_EUSAGE,
-                         "%.200s: cannot be cut for %d ranks: %d heads, %d of keys and values, %d "
-                         "columns of feed-forward; numbers of ranks that can: %s",
-                         where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn, known);
+    return spc_error_set(
+        err, SPC_EUSAGE,
+        "%.200s: cannot be sharded over %d ranks, which must divide its %d attention "
+        "heads, its %d key-value heads (or be a multiple of them) and its "
+        "feed-forward width of %d; possible: %s",
+        where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn, known);
 }
 
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)

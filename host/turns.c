@@ -3,7 +3,7 @@
  *
  * Every weight is then read twice as often for a token, so it pays where time follows the number of
  * rows: long contexts, verification bound by arithmetic, drafters that leave most of the device
- * idle (engine.md 4.2).  Which way is faster is measured, as for drafting ahead (overlap.h), by the
+ * idle.  Which way is faster is measured, as for drafting ahead (overlap.h), by the
  * time from one step to the next; batches of about one size are compared with each other.  A way
  * changes when nothing flies. */
 #include "round.h"

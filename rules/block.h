@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* block.h - block verification: one joint decision over the whole draft (rules.md 5.3).
+/* block.h - block verification: one joint decision over the whole draft.
  *
  * Block verification of arXiv 2403.10444 with the rule's target pi in place of p.  It emits the
  * same law and keeps at least as many drafts in expectation. */

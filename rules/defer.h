@@ -2,8 +2,8 @@
 /* defer.h - does a rule defer to the verifier?  One function per rule, one switch.
  *
  * Row rules answer for the whole row; token rules answer with the least gap (row.h) a token must
- * have for the drafter to be kept on it.  The drafter is kept on equality.  Formulas: rules.md 3.2,
- * corner cases 3.4. */
+ * have for the drafter to be kept on it.  The drafter is kept on equality.  Formulas:
+ * rules/README.md. */
 #ifndef SPC_RULES_DEFER_H
 #define SPC_RULES_DEFER_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* finish.h - where a run of tokens ends: stop token, then budget, then context; the first that
- * fires cuts the run (rules.md 5.1, engine.md 5). */
+ * fires cuts the run. */
 #ifndef SPC_RULES_FINISH_H
 #define SPC_RULES_FINISH_H
 

@@ -2,8 +2,8 @@
 /* rng.h - random numbers without state: Philox4x32-10 addressed by (seed, position, stream, index).
  *
  * A token's randomness depends on the seed and on its position, never on the batch, the grid or the
- * order of calls (rules.md 1.3).  Philox: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
- * 3", SC 2011. */
+ * order of calls (rules/README.md, "Randomness").  Philox: Salmon et al., "Parallel Random Numbers:
+ * As Easy as 1, 2, 3", SC 2011. */
 #ifndef SPC_RULES_RNG_H
 #define SPC_RULES_RNG_H
 

@@ -22,14 +22,18 @@ typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
  * STEP      there is none: the last row had a draft of its own and was judged like the others */
 typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
 
-/* How one sequence is decoded.  Check with spc_params_check before use. */
+/* How one sequence is decoded.  Check with spc_params_check before use.
+ *
+ * Sequential rules (SPC_SHAPE_SEQUENTIAL) pass that check, for sessions keep them here too; but
+ * what makes them is the session's strategy.  A round by itself takes drafter-only for the drafter
+ * and each of the others for strict. */
 typedef struct {
-    spc_rule rule;         /* from spc_rule_parse; one-round rules only */
+    spc_rule rule;         /* from spc_rule_parse */
     spc_sampling sampling; /* temperature and truncation of both models */
     uint64_t seed;         /* of the sequence */
     int32_t verify;        /* spc_verify_mode */
     int32_t bonus;         /* spc_bonus_mode */
-    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus (rules.md 4.3) */
+    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus */
 } spc_row_params;
 
 /* Are these numbers that spc_params_check lets pass?  It says what is wrong; this is for devices,

@@ -51,7 +51,7 @@ ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *know
 /* ---- what a rule makes of a pair ---------------------------------------------------------------
  */
 
-/* beta solved: s = 1/beta (rules.md 6.7), downwards from a bound of it. */
+/* beta solved: s = 1/beta, downwards from a bound of it. */
 ROUND_FN float solve_scale(spc_row_pair *pair, float rejected, float bound)
 {
     float s = rejected > 0.0f ? bound : 0.0f;

@@ -6,7 +6,7 @@
  * 256 adds entries l, l + 256, ...; lanes merge by halving.  Tiles are brought to the row's maximum
  * and added from left to right.  On a
  * GPU lanes are threads.  With one order everywhere a statistic has the same bits for any batch,
- * grid, shard or device (rules.md 6.5).
+ * grid, shard or device (rules/README.md, "What is exact").
  *
  * Probabilities are never stored: a row keeps its maximum and sums, and spc_row_probability is the
  * one place that turns a logit into a probability, for drawing a draft and for verifying it alike.
@@ -18,7 +18,8 @@
 
 enum { SPC_TILE = 4096, SPC_LANES = 256 };
 
-/* How rows are processed before they are mixed; the same for both models (rules.md 4). */
+/* How rows are processed before they are mixed; the same for both models (rules/README.md, "A
+ * step"). */
 typedef struct {
     float temperature; /* 0: greedy; otherwise >= SPC_TEMPERATURE_MIN */
     int32_t top_k;     /* <= 0 or >= vocabulary: off */
@@ -28,7 +29,7 @@ typedef struct {
 
 #define SPC_TEMPERATURE_MIN 1e-4f
 
-/* What is wrong with a row, or noteworthy about a decision (rules.md 5.6). */
+/* What is wrong with a row, or noteworthy about a decision. */
 enum {
     SPC_STATUS_ZERO_RESIDUAL = 1, /* nothing left to draw from after a rejection: drawn from pi */
     SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row */

@@ -130,7 +130,7 @@ int32_t spc_rule_list_keys(spc_rule_kind kind, spc_rule_key list[SPC_RULE_KEYS_M
     return count;
 }
 
-/* Instances that choose the verifier on every row (rules.md 3.4.12). */
+/* Instances that choose the verifier on every row (rules/README.md, "Worth knowing"). */
 static bool is_strict(spc_rule_kind kind, double alpha)
 {
     switch (kind) {

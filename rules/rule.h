@@ -86,7 +86,7 @@ typedef enum { SPC_GATE_UNSCALED, SPC_GATE_PROCESSED } spc_gate;
 typedef struct {
     int32_t kind; /* spc_rule_kind, as written */
     int32_t path; /* spc_rule_kind that is run: STRICT for instances that pick the verifier on every
-                     row (rules.md 3.4.12), otherwise kind */
+                     row (rules/README.md, "Worth knowing"), otherwise kind */
     int32_t gate; /* spc_gate */
     int32_t solve;   /* lossy: 1 solves beta, 0 takes beta = 1 */
     int32_t kl;      /* divergence the rule compares: 1 KL(p||q), 0 Jensen-Shannon */
@@ -177,7 +177,7 @@ SPC_FN bool spc_rule_needs_draft(spc_rule_kind kind)
 }
 
 /* Does the rule make sense of drafts that come without a distribution (an n-gram drafter: all mass
- * on the draft, rules.md 1.2)?  The others compare how sure the drafter is. */
+ * on the draft)?  The others compare how sure the drafter is. */
 SPC_FN bool spc_rule_takes_names(int32_t path)
 {
     switch (path) {

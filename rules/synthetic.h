@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* synthetic.h - verdicts at a given rate, for measurements with random weights, which agree about
- * nothing: all work is done, and then each draft is kept with a given chance (engine.md 8).  What
+ * nothing: all work is done, and then each draft is kept with a given chance.  What
  * is emitted so means nothing. */
 #ifndef SPC_RULES_SYNTHETIC_H
 #define SPC_RULES_SYNTHETIC_H

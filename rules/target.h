@@ -2,8 +2,8 @@
 /* target.h - the target distribution pi of one row, made of the drafter's q and the verifier's p.
  *
  * Whatever the rule, a step is: draft v from q; keep it with probability min(1, pi(v) / q(v));
- * otherwise draw from max(0, pi - q).  It emits exactly pi (rules.md 2).  This file says what pi
- * is, what the acceptance compares and what the residual weighs (rules.md 3.1, 3.5):
+ * otherwise draw from max(0, pi - q).  It emits exactly pi (rules/README.md).  This file says what
+ * pi is, what the acceptance compares and what the residual weighs:
  *
  *   KEEP     pi = q                                 row rule that does not defer
  *   DEFER    pi = p                                 row rule that defers, strict
@@ -69,9 +69,9 @@ SPC_FN bool spc_target_coin_sums(spc_target t, bool deferred)
            (t.form == SPC_TARGET_LENIENT && t.budget > 0);
 }
 
-/* What a rule makes of a row, but for the sums eta and scale (0 here).  nucleus: rules.md 4.3; it
- * does nothing at temperature 0, where the caller passes false: a nucleus of one token would make
- * token rules greedy, as top-p does at temperatures just above. */
+/* What a rule makes of a row, but for the sums eta and scale (0 here).  nucleus: rules/README.md;
+ * it does nothing at temperature 0, where the caller passes false: a nucleus of one token would
+ * make token rules greedy, as top-p does at temperatures just above. */
 SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
 {
     spc_target t;
@@ -131,7 +131,7 @@ SPC_FN spc_real spc_target_outside(spc_target t, spc_entry e)
     return spc_target_selects(t, e) ? 0 : e.mix.drafter;
 }
 
-/* Was the draft deferred: did the rule turn to the verifier for it?  (Counted, rules.md 5.7.) */
+/* Was the draft deferred: did the rule turn to the verifier for it?  (It is counted.) */
 SPC_FN bool spc_target_defers(spc_target t, spc_entry e)
 {
     if (t.form == SPC_TARGET_CUT) return true; /* the verifier's own row, cut */
@@ -288,7 +288,7 @@ SPC_FN spc_real spc_lossy_share(spc_real rejected, spc_real tv)
     return rejected > 0 && tv > 0 ? rejected / tv : 0;
 }
 
-/* beta solved: s = 1/beta is the root of sum max(0, s p - q) = R in (0, 1] (rules.md 6.7).  Newton
+/* beta solved: s = 1/beta is the root of sum max(0, s p - q) = R in (0, 1].  Newton
  * from s = 1 on a convex, piecewise linear function: it falls monotonically and ends exactly on a
  * piece. One step needs q and p summed over {s p > q}: spc_lossy_above. */
 SPC_FN spc_pair spc_lossy_above(spc_real s, spc_entry e)
@@ -307,7 +307,7 @@ SPC_FN spc_real spc_lossy_newton(spc_real s, spc_real rejected, spc_pair above)
 
 enum { SPC_LOSSY_STEPS = 64 }; /* 4 to 8 are seen; the cap only bounds the loop */
 
-/* What a token adds to KL(p, pi), which falls as l grows: mentored (rules.md 3.5) takes the
+/* What a token adds to KL(p, pi), which falls as l grows: mentored takes the
  * smallest l in [1e-6, 1] that keeps it within the budget, by bisection of log2 l. */
 SPC_FN spc_real spc_target_kl(spc_target t, spc_entry e)
 {

@@ -2,7 +2,7 @@
 /* truncate.h - top-k, top-p and min-p as one value threshold on a row.
  *
  * Each filter keeps an upper level set {z >= cut}: ties at the edge stay, and the set is a function
- * of the values alone (rules.md 4.1).  The cut is found without sorting: logits map to ordered
+ * of the values alone.  The cut is found without sorting: logits map to ordered
  * 32-bit keys, and four levels of 256 bins narrow the key down.  A bin holds counts, or masses as
  * integers in units of 2^-40 of the largest weight: integers, so any order of adding gives the same
  * cut. */

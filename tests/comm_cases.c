@@ -216,9 +216,10 @@ void comm_case_a_rank_that_does_not_come_is_named(comm_open open)
     run_ranks(open, 4, SHORT_MS, parts, late_rank);
     expect_end(parts, 4,
                "all_reduce: expected all 4 ranks within 100 ms, and these did not come: "
-               "2");
+               "rank 2");
     run_ranks(open, 2, LONG_MS, parts, late_in_own_group);
-    expect_end(parts, 2, "barrier: expected all 2 ranks within 100 ms, and these did not come: 1");
+    expect_end(parts, 2,
+               "barrier: expected all 2 ranks within 100 ms, and these did not come: rank 1");
 }
 
 static void unequal_sizes(spc_comm *comm, spc_status *status, spc_error *err)

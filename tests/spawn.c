@@ -385,6 +385,7 @@ void spawn_failure(const char *const *args, const spawn_options *options, int co
     cr_expect(strncmp(r.err, "spc: ", 5) == 0 && count_lines(r.err) == 1 &&
                   r.err[r.err_bytes - 1] == '\n',
               "%s: %s", what, r.err);
+    cr_expect(strncmp(r.err, "spc: spc", 8) != 0, "the program is named once: %s", r.err);
     cr_expect(strstr(r.err, word), "%s: no '%s' in %s", what, word, r.err);
     cr_expect_eq(r.out_bytes, 0, "%s: %s", what, r.out);
     spawn_free(&r);

@@ -59,7 +59,7 @@ class Scaling(unittest.TestCase):
         out = io.StringIO()
         self.assertEqual(scaling.main(["--shape", "qwen-7b", *FIGURES], out), 0)
         self.assertTrue(out.getvalue().startswith("PREDICTED, not measured: qwen-7b"))
-        self.assertIn("  16 cannot be cut for so many", out.getvalue())
+        self.assertIn("  16 cannot be sharded over so many", out.getvalue())
         self.assertEqual(len(out.getvalue().splitlines()), 3 + len(scaling.GPUS))
 
     def test_figures_are_asked_for(self):

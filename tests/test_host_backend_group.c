@@ -401,7 +401,7 @@ Test(host_backend_group, an_idle_rank_0_is_waited_for_and_a_late_one_is_not)
     /* rank 0 alone: the others do not come */
     all[0].place = &(spc_place){0, 2, g.meet, SHORT_MS};
     cr_expect_eq(spc_engine_open(&all[0], &engine, &error), SPC_EDEVICE);
-    cr_expect(strstr(error.message, "these did not come: 1"), "%s", error.message);
+    cr_expect(strstr(error.message, "these did not come: rank 1"), "%s", error.message);
     all[0].tp = 3;
     cr_expect_eq(spc_engine_open(&all[0], &engine, &error), SPC_EUSAGE);
     cr_expect_str_eq(error.message, "tp: expected 1 or 2 (one rank in each process), found 3");

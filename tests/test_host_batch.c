@@ -337,7 +337,7 @@ Test(host_batch, detail_says_what_the_reference_says)
     batch_free(&b);
 }
 
-/* The set of a token rule by hand: p = (.1, .55, .3, .05), q = (.4, .35, .2, .05), rules.md 3.3. */
+/* The set of a token rule by hand: p = (.1, .55, .3, .05), q = (.4, .35, .2, .05). */
 Test(host_batch, detail_of_the_worked_row)
 {
     static const double q[4] = {.40, .35, .20, .05}, p[4] = {.10, .55, .30, .05};

@@ -106,6 +106,7 @@ Test(host_cli, help_of_a_command_lists_its_options_and_no_others)
     for (int32_t c = 0; c < COUNT(commands); c++) {
         char *help = OUTPUT(NULL, commands[c].name, "--help");
         char *short_help = OUTPUT(NULL, commands[c].name, "-h");
+        char *help_on = OUTPUT(NULL, "help", commands[c].name);
         int32_t options = 0;
 
         for (; commands[c].option[options]; options++) {
@@ -117,8 +118,10 @@ Test(host_cli, help_of_a_command_lists_its_options_and_no_others)
         }
         cr_expect_eq(count_of(help, "\n  --"), options + 1, "and --help itself: %s", help);
         cr_expect_str_eq(help, short_help);
+        cr_expect_str_eq(help, help_on);
         cr_expect(strstr(help, commands[c].name));
         free(help);
+        free(help_on);
         free(short_help);
     }
 }
@@ -181,7 +184,7 @@ Test(host_cli, help_behind_other_arguments_is_help)
 Test(host_cli, the_program_names_its_commands_and_its_version)
 {
     char *help = OUTPUT(NULL, "--help"), *short_help = OUTPUT(NULL, "-h");
-    char *version = OUTPUT(NULL, "--version"), expected[64];
+    char *word = OUTPUT(NULL, "help"), *version = OUTPUT(NULL, "--version"), expected[64];
 
     for (int32_t c = 0; c < COUNT(commands); c++) {
         char line[64];
@@ -193,6 +196,8 @@ Test(host_cli, the_program_names_its_commands_and_its_version)
     (void)snprintf(expected, sizeof expected, "spc %d.%d.%d\n", SPC_VERSION_MAJOR,
                    SPC_VERSION_MINOR, SPC_VERSION_PATCH);
     cr_expect_str_eq(version, expected);
+    cr_expect_str_eq(help, word);
+    free(word);
     free(help);
     free(short_help);
     free(version);
@@ -229,7 +234,18 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
         {2, "unknown command ''", NULL, {""}},
         {2, "'run'", NULL, {"--help", "run"}},
         {2, "'x' behind --version", NULL, {"--version", "x"}},
-        {2, "unknown option --frob", NULL, {"run", "--frob", "x"}},
+        {2, "'x' behind help", NULL, {"help", "run", "x"}},
+        {2, "unknown command 'walk'", NULL, {"help", "walk"}},
+        {2, "unknown command 'rnu' (did you mean run?); known: ", NULL, {"rnu", "x"}},
+        {2, "did you mean chat?", NULL, {"help", "cat"}},
+        {2, "did you mean tokenize?", NULL, {"tokenise"}},
+        {2, "--temp (did you mean --temperature?); see spc run", NULL, {"run", "--temp", "1", "x"}},
+        {2, "--tempreature (did you mean --temperature?)", NULL, {"run", "--tempreature=1", "x"}},
+        {2, "-gamma (did you mean --gamma?)", NULL, {"run", "-gamma", "3", "x"}},
+        {2, "unknown option --frob; see spc run --help", NULL, {"run", "--frob", "x"}},
+        {2, "unknown option -n2; see", NULL, {"run", "-n2", "x"}},
+        {2, "-n: expected a whole number of 1 to ", NULL, {"launch", "-nx", "run", "x"}},
+        {2, "--output is missing: give the file", NULL, {"tune-kernels"}},
         {2, "unknown option --frob", NULL, {"run", "--frob=3", "x"}},
         {2, "unknown option --gam", NULL, {"run", "--gam", "3", "x"}},
         {2, "unknown option -g", NULL, {"run", "-g", "3", "x"}},

@@ -334,7 +334,7 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     spawn_failure(prefill, NULL, 2, "fast-prefill");
     spawn_failure(kernels, NULL, 2, "kernels: expected one GPU");
     spawn_failure(no_gpu, NULL, 2, "one GPU: found cpu");
-    spawn_failure(no_file, NULL, 2, "--output FILE");
+    spawn_failure(no_file, NULL, 2, "--output is missing");
     spawn_failure(plain, NULL, 2, "plain-launches");
     spawn_failure(overlap, NULL, 2, "overlap");
 }
@@ -474,9 +474,29 @@ Test(host_cli_info, weights_are_told_of_as_they_would_be_loaded)
     cr_expect(strstr(r.out, "\nweights ") &&
                   strcmp(strstr(r.out, "\nweights "), strstr(plain.out, "\nweights ")) != 0,
               "%s", r.out);
+    cr_expect_str_eq(r.err, "", "all of it is changed");
     spawn_free(&r);
     spawn_free(&plain);
     spawn_failure(unknown, NULL, 2, "expected int8, found 'int9'");
+}
+
+/* What is quantised already stays as it is: an option that does nothing there says so. */
+Test(host_cli_info, weights_that_are_quantised_already_are_told_of)
+{
+    static const char model[] = SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf";
+    spawn_result info = SPAWN(NULL, "info", "--weights", "int8", model);
+    spawn_result run = SPAWN("{\"ids\":[1]}", "run", "--verifier", model, "--drafter", "none",
+                             "--rule", "verifier-only", "--weights", "int8", "--quiet",
+                             "--max-tokens", "1", "--input", "-", "--json");
+    const char *says = strstr(info.err, "matrices are quantised already, and stay as they are\n");
+
+    cr_expect_eq(info.code, 0, "%s", info.err);
+    cr_expect_eq(run.code, 0, "%s", run.err);
+    cr_expect(says && strncmp(info.err, "spc: warning: ", 14) == 0 && count_lines(info.err) == 1,
+              "%s", info.err);
+    cr_expect_str_eq(run.err, info.err);
+    spawn_free(&info);
+    spawn_free(&run);
 }
 
 Test(host_cli_info, a_plan_is_one_line_per_op)

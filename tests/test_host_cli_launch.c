@@ -36,7 +36,7 @@ Test(host_cli_launch, processes_print_what_one_prints)
         free(two);
     }
     for (int i = 0; i < 2; i++) { /* by itself, and ahead; in batches */
-        char *two = OUTPUT(in, "launch", "-n", "2", "--", "run", "--to", "de", "--batch",
+        char *two = OUTPUT(in, "launch", "-n2", "--", "run", "--to", "de", "--batch",
                            i == 0 ? "1" : "2", "--rule", "token-v3:alpha=0.5", "--drafter-device",
                            "cpu", "--bonus", "step", "--overlap", "on");
 
@@ -59,11 +59,11 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         {{"launch", "-n", "2", "--", "run", "--verifier", "/no/model", "--drafter", "none", "x"},
          3,
          "spc: /no/model: "},
-        {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be cut for 3 ranks"},
+        {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be sharded over 3 ranks"},
         {{"launch", "-n", "3", "--", "logits", "--model", SPC_TEST_VECTORS "/llama", "--ids", "1",
           "--output", "/dev/null"},
          2,
-         "cannot be cut for 3 ranks"},
+         "cannot be sharded over 3 ranks"},
         {{"launch", "-n", "2", "--", "run", "--gamma", "99", "x"}, 2, "--gamma: expected"},
         {{"launch", "-n", "2", "--", "run", "--rank", "1", "x"}, 2, "spc launch has given"},
         {{"launch", "-n", "2", "--", "run", "--tp", "4", "x"}, 2, "tp: expected 1 or 2"},
@@ -78,7 +78,7 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
          "a process has one GPU: expected cuda (the one of its place"},
         {{"launch", "-n", "2", "--", "info", "x"}, 2, "launch: expected run, chat or logits"},
         {{"launch", "-n", "0", "--", "run", "x"}, 2, "-n: expected a whole number of 1 to 64"},
-        {{"launch", "-n", "2"}, 2, "spc launch: expected -- run|chat|logits"},
+        {{"launch", "-n", "2"}, 2, "expected -- run|chat|logits"},
         {{"launch", "-m", "2", "--", "run"}, 2, "unknown option -m;"},
         {{"launch", "--n", "2", "--", "run"}, 2, "unknown option --n;"},
         {{"run", "--rank", "1", "x"}, 2, "--rank needs --world"},
@@ -234,9 +234,9 @@ static void harm(int ranks, int victim, int signal_number, int code, const char 
 Test(host_cli_launch, the_drafters_side_and_the_others_miss_each_other)
 {
     harm_one(2, 0, SIGKILL, 4, "rank 0 is gone", true);
-    harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: 0", true);
+    harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: rank 0", true);
     harm_one(2, 1, SIGKILL, 4, "rank 1 is gone", true);
-    harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: 1", true);
+    harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: rank 1", true);
     harm_one(2, -1, SIGINT, 130, ", drafted ahead ", true);
 }
 
@@ -249,8 +249,8 @@ Test(host_cli_launch, a_rank_that_is_killed_ends_all_with_its_name)
 
 Test(host_cli_launch, a_rank_that_hangs_ends_all_within_the_timeout)
 {
-    harm(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: 1");
-    harm(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: 0");
+    harm(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: rank 1");
+    harm(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: rank 0");
 }
 
 Test(host_cli_launch, signals_go_to_the_ranks)

@@ -373,8 +373,8 @@ Test(host_cli_launch_gpu, a_rank_that_is_killed_ends_all_with_its_name)
 
 Test(host_cli_launch_gpu, a_rank_that_hangs_ends_all_with_its_name)
 {
-    harm(2, 1, SIGSTOP, "these did not come: 1");
-    harm(2, 0, SIGSTOP, "these did not come: 0");
+    harm(2, 1, SIGSTOP, "these did not come: rank 1");
+    harm(2, 0, SIGSTOP, "these did not come: rank 0");
 }
 
 static void stay_away(const char *how, const char *victim, const char *text)

@@ -133,7 +133,7 @@ Test(host_comm_boot, those_who_do_not_come_are_named_to_those_who_did)
     for (int32_t k = 0; k < 2; k++) {
         cr_expect_eq(p[k].status, SPC_EDEVICE);
         cr_expect(strstr(p[k].error.message, "expected all 4 ranks within 300 ms, and these did "
-                                             "not come: 1, 3"),
+                                             "not come: rank 1, 3"),
                   "%s", p[k].error.message);
     }
     cr_expect_neq(access(meet, F_OK), 0, "no file is left");

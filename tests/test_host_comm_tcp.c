@@ -235,7 +235,8 @@ Test(host_comm_tcp, a_rank_that_is_killed_is_named_at_once)
 
 Test(host_comm_tcp, a_rank_that_hangs_is_named_by_the_timeout)
 {
-    harm(1, SIGSTOP, "all_reduce: expected all 4 ranks within 300 ms, and these did not come: 1",
+    harm(1, SIGSTOP,
+         "all_reduce: expected all 4 ranks within 300 ms, and these did not come: rank 1",
          SHORT_MS - 50, 10 * SHORT_MS);
 }
 

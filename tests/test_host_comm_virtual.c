@@ -112,7 +112,7 @@ Test(host_comm_virtual, ranks_that_let_others_down_are_named)
         spc_status (*run)(spc_device_comm *comm, spc_error *err);
         const char *said;
     } cases[] = {
-        {3, SHORT_MS, comes_not, "these did not come: 2"},
+        {3, SHORT_MS, comes_not, "these did not come: rank 2"},
         {2, LONG_MS, differs, "rank 0 calls all_reduce (size 0, root 0), rank 1 broadcast"},
         {2, LONG_MS, sends_more, "rank 0 sends 5 bytes, rank 1 expects 4"}};
 

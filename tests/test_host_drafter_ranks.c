@@ -536,5 +536,5 @@ Test(host_drafter_ranks, what_cannot_be_is_refused)
     o = faulty_options();
     o.tp = 3;
     cr_expect_eq(spc_engine_open(&o, &engine, &error), SPC_EUSAGE);
-    cr_expect(strstr(error.message, "cannot be cut for 3 ranks"), "%s", error.message);
+    cr_expect(strstr(error.message, "cannot be sharded over 3 ranks"), "%s", error.message);
 }

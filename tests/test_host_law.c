@@ -70,8 +70,8 @@ static spc_session *open_session(spc_engine *engine, const setting *s)
 }
 
 /* The draft length of the next round, from finished rounds; NULL: the setting's, always.  It may
- * look at what was kept and rejected, never at a discarded draft: a position's noise is used again
- * (T22), and a length that depends on it would bias the token.  The script of outcomes cannot see
+ * look at what was kept and rejected, never at a discarded draft: a position's noise is used
+ * again, and a length that depends on it would bias the token.  The script of outcomes cannot see
  * that: it answers every question afresh. */
 typedef int32_t (*chooser)(const spc_session *session);
 
@@ -314,7 +314,7 @@ Test(host_law, greedy_rounds_emit_one_sequence)
     expect_law(&tables, &s);
 }
 
-/* rules.md N4: the negative control.  A bonus drawn from the verifier is another law. */
+/* The negative control.  A bonus drawn from the verifier is another law. */
 Test(host_law, a_bonus_from_the_verifier_changes_the_law_of_a_cascade)
 {
     setting s = {{"token-v3:alpha=1", 1, true}, 1, LENGTH, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER};

@@ -109,7 +109,7 @@ Test(host_pulse, a_rank_without_a_sign_ends_the_group_with_its_name)
 
     run_ranks(parts, is_silent);
     expect_end(parts, -1,
-               "all_gather: expected all 3 ranks within 400 ms, and these did not come: 2");
+               "all_gather: expected all 3 ranks within 400 ms, and these did not come: rank 2");
     run_ranks(parts, closes);
     expect_end(parts, 1, "rank 1 has closed its engine");
 }

@@ -29,7 +29,7 @@ static bool needs_row_g(const spc_session_options *o)
            (o->bonus == SPC_BONUS_TARGET && strcmp(o->rule, "strict") != 0);
 }
 
-/* One round of a session, and what its caches hold then: rules.md 5.1.  Marks the outcome. */
+/* One round of a session, and what its caches hold then.  Marks the outcome. */
 static void check_round(spc_session *s, const spc_session_options *o, tally *t, uint32_t *seen)
 {
     int32_t before = s->length, kept;
@@ -96,7 +96,7 @@ Test(host_round, both_caches_end_where_the_next_round_begins_after_every_outcome
     }
 }
 
-/* rules.md 5: with gamma = 0 a rule that reads no drafter row leaves the drafter behind. */
+/* With gamma = 0 a rule that reads no drafter row leaves the drafter behind. */
 Test(host_round, without_drafts_the_drafter_runs_only_for_rules_that_read_it)
 {
     static const toy_pair pair = {.seed = 7, .vocab = 8, .context = 32, .sessions = 1, .spread = 3};

@@ -60,7 +60,7 @@ Test(host_round_same, strict_and_greedy_is_the_verifier_alone_on_the_demo_pair)
     spc_engine_close(engine);
 }
 
-/* rules.md T24: every token is a function of prefix, seed and position. */
+/* Every token is a function of prefix, seed and position. */
 Test(host_round_same, with_bonus_step_one_seed_gives_one_text_for_every_gamma)
 {
     static const toy_pair pair = {

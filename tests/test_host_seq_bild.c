@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_host_seq_bild.c - bild-dynamic against rules.md 5.5, written a second time over the toy's
+/* test_host_seq_bild.c - bild-dynamic against BiLD, written a second time over the toy's
  * tables. */
 #include "decode.h"
 #include "toy.h"
@@ -9,7 +9,7 @@
 
 static const prompt start = {{1, 0}, 2};
 
-/* What BiLD decodes, by a plain reading of rules.md 5.5. */
+/* What BiLD (arXiv 2302.07863) decodes, by a plain reading of its algorithm. */
 typedef struct {
     const toy_pair *pair;
     int32_t x[64], count, seen; /* seen: tokens the verifier has looked at or written */

@@ -147,7 +147,7 @@ Test(host_t5, a_context_may_be_longer_than_the_config_proposes)
 /* ---- sequences --------------------------------------------------------------------------------
  */
 
-/* One seed, one text, whatever the draft length (rules.md: bonus=step): every row of every round is
+/* One seed, one text, whatever the draft length (--bonus step): every row of every round is
  * that of plain decoding behind the same source. */
 Test(host_t5, strict_rounds_write_what_the_verifier_writes_alone)
 {

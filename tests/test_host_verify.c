@@ -372,7 +372,7 @@ static int32_t left(const float *z, int32_t n, int32_t top_k, float top_p, float
     return count;
 }
 
-/* rules.md 4.1 */
+/* Ties at a threshold stay, and each filter sees what the one before it left. */
 Test(host_verify, truncation_keeps_what_the_worked_examples_keep)
 {
     const float a[] = {logf(.4f), logf(.3f), logf(.2f), logf(.1f)}, b[] = {1, 1, 1, 1};

@@ -148,7 +148,7 @@ static chain chain_of(uint64_t seed, int32_t vocab)
     return c;
 }
 
-/* LENGTH tokens behind token 0 at position 9, in rounds of cyclic draft lengths (rules.md 5.1). */
+/* LENGTH tokens behind token 0 at position 9, in rounds of cyclic draft lengths. */
 static void generate(const chain *c, const spc_row_params *p, const int32_t *gamma, int32_t gammas,
                      bool salted, int32_t *token)
 {
@@ -238,7 +238,7 @@ Test(host_verify_draw, the_last_of_six_tokens_has_its_law_for_any_gamma_and_veri
     }
 }
 
-/* T24: with bonus=step a token is a function of its prefix, seed and position alone. */
+/* With bonus=step a token is a function of its prefix, seed and position alone. */
 Test(host_verify_draw, with_bonus_step_one_seed_gives_one_text_for_every_schedule)
 {
     static const int32_t schedule[][3] = {{0, 0, 0}, {1, 1, 1}, {2, 2, 2}, {5, 5, 5}, {3, 0, 2}};
@@ -266,7 +266,7 @@ Test(host_verify_draw, with_bonus_step_one_seed_gives_one_text_for_every_schedul
     cr_expect_gt(differs, 0, "N6: other kinds of bonus agree in law only");
 }
 
-/* T21: q = (2/3, 1/3), p = (1/3, 2/3). */
+/* q = (2/3, 1/3), p = (1/3, 2/3). */
 Test(host_verify_draw, the_published_example_keeps_10_ninths_and_11_ninths)
 {
     float low[] = {logf(2), 0, logf(2), 0, 0, 0}, high[] = {0, logf(2), 0, logf(2), 0, 0};
@@ -365,7 +365,7 @@ static double joint_excess(bool salted)
     return statistic / chi_limit(TEXTS - 1);
 }
 
-/* N5: why blocks are salted. */
+/* Why blocks are salted. */
 Test(host_verify_draw, blocks_without_salt_are_biased_and_with_salt_are_not)
 {
     double salted = joint_excess(true), plain = joint_excess(false);

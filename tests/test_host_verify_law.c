@@ -6,7 +6,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
-/* ---- statistics (rules.md 6.6) ---- */
+/* ---- statistics ---- */
 
 static float half_of(float x) /* what fp16 leaves of a normal number */
 {
@@ -125,7 +125,7 @@ Test(host_verify_law, statistics_stay_within_their_bounds)
     }
 }
 
-/* ---- decisions (rules.md 7, E2) ---- */
+/* ---- decisions ---- */
 
 enum { GAMMA = 8 };
 

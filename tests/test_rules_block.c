@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole rounds by enumeration, token-wise and block-wise, from the formulas alone; in double
- * (rules.md 7, T18 to T22, N4, N5). */
+/* Whole rounds by enumeration, token-wise and block-wise, from the formulas alone; in double. */
 #include "check.h"
 
 #include "rules/block.h"
@@ -225,7 +224,6 @@ static void plant_rule(int r, uint64_t seed)
           rule_of(check_rules[r].kind, check_rules[r].alpha[middle], false, check_rules[r].solve));
 }
 
-/* T18 */
 Test(rules_block, tokenwise_rounds_emit_the_product_of_the_targets)
 {
     for (int r = 0; r < CHECK_RULES; r++) {
@@ -239,7 +237,6 @@ Test(rules_block, tokenwise_rounds_emit_the_product_of_the_targets)
     }
 }
 
-/* T19 */
 Test(rules_block, blockwise_rounds_emit_the_same_law)
 {
     for (int r = 0; r < CHECK_RULES; r++) {
@@ -253,7 +250,6 @@ Test(rules_block, blockwise_rounds_emit_the_same_law)
     }
 }
 
-/* T20 */
 Test(rules_block, blocks_keep_at_least_as_many_drafts_in_expectation)
 {
     for (int r = 0; r < CHECK_RULES; r++) {
@@ -267,7 +263,6 @@ Test(rules_block, blocks_keep_at_least_as_many_drafts_in_expectation)
     }
 }
 
-/* T21 */
 Test(rules_block, the_published_example_keeps_10_ninths_and_11_ninths)
 {
     static const double q[] = {2.0 / 3, 1.0 / 3}, p[] = {1.0 / 3, 2.0 / 3};
@@ -296,7 +291,7 @@ static double reuse_distance(bool block)
     return ref_over(got, wanted, LAWS);
 }
 
-/* T22 and N5: why blocks are salted. */
+/* Why blocks are salted. */
 Test(rules_block, noise_may_be_used_again_by_tokenwise_rounds_but_not_by_blocks)
 {
     spc_rule strict = rule_of(SPC_RULE_STRICT, 0, false, false);
@@ -317,7 +312,6 @@ Test(rules_block, noise_may_be_used_again_by_tokenwise_rounds_but_not_by_blocks)
     cr_expect_gt(reuse_distance(true), 1e-3, "the negative control");
 }
 
-/* N4 */
 Test(rules_block, a_bonus_from_the_verifier_changes_the_law)
 {
     round_kind k = {2, false, true, NULL};

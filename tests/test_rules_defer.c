@@ -28,7 +28,7 @@ static double random_alpha(dice *d, spc_rule_kind kind)
     }
 }
 
-/* The worked row of rules.md 3.3. */
+/* A row worked out by hand. */
 Test(rules_defer, the_worked_row_is_deferred_as_computed_by_hand)
 {
     static const double q[] = {0.40, 0.35, 0.20, 0.05}, p[] = {0.10, 0.55, 0.30, 0.05};
@@ -106,7 +106,7 @@ Test(rules_defer, ends_of_the_range_choose_one_model)
     }
 }
 
-/* rules.md 3.2: opt minimises (1 - r)(1 - max q) + r (1 - max p) + alpha r TV. */
+/* What opt is made for: it minimises (1 - r)(1 - max q) + r (1 - max p) + alpha r TV. */
 Test(rules_defer, opt_chooses_the_cheaper_side_and_maxima_differ_by_tv_at_most)
 {
     dice d = {3};

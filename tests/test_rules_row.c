@@ -127,7 +127,7 @@ static spc_row_stats stats_of(const float *z, int32_t n, double temperature)
     return s;
 }
 
-/* rules.md 6.6: the error of ln p stays below 2^-22 (1 + |ln p|). */
+/* The error of ln p stays below 2^-22 (1 + |ln p|). */
 Test(rules_row, probabilities_match_softmax_within_the_stated_bound)
 {
     enum { N = 50 };

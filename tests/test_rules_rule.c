@@ -112,7 +112,7 @@ Test(rules_rule, constants_are_those_of_alpha)
     cr_expect(isfinite(rule.inverse));
 }
 
-/* rules.md 3.4.12 */
+/* rules/README.md, "Worth knowing" */
 Test(rules_rule, instances_that_always_pick_the_verifier_run_as_strict)
 {
     static const char *const strict[] = {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pi, acceptance and residual of every rule; in double, at 1e-12 (rules.md 7, T0 to T16). */
+/* pi, acceptance and residual of every rule; in double, at 1e-12. */
 #include "check.h"
 
 #include <criterion/criterion.h>
@@ -45,7 +45,7 @@ Test(rules_target, every_rule_is_its_formula)
     visit_all(1, 1600, expect_reference);
 }
 
-/* T1: kept plus rejected times residual is pi. */
+/* Kept plus rejected times residual is pi. */
 static void expect_emitted(const ref_rows *r, const check_law *law, const char *what)
 {
     double rejected = 0, mass = ref_sum(law->residual, r->n), emitted[CHECK_MAX];
@@ -63,7 +63,7 @@ Test(rules_target, a_step_emits_exactly_pi)
     visit_all(2, 1600, expect_emitted);
 }
 
-/* T2 and T4: the generic step with this pi. */
+/* The generic step with this pi. */
 static void expect_generic(const ref_rows *r, const check_law *law, const char *what)
 {
     double mass = ref_sum(law->residual, r->n), over = ref_over(law->pi, r->q, r->n), rejected = 0;
@@ -87,7 +87,6 @@ Test(rules_target, acceptance_and_residual_are_those_of_the_generic_step)
     visit_all(3, 1600, expect_generic);
 }
 
-/* T3 */
 static void expect_distribution(const ref_rows *r, const check_law *law, const char *what)
 {
     cr_assert_float_eq(ref_sum(law->pi, r->n), 1, 1e-12, "%s", what);
@@ -106,7 +105,6 @@ Test(rules_target, pi_is_a_distribution_on_the_rows_support)
     visit_all(4, 1600, expect_distribution);
 }
 
-/* T9 */
 static void expect_root(const ref_rows *r, const check_law *law, const char *what)
 {
     if (law->target.form != SPC_TARGET_LENIENT || !law->target.solve) return;
@@ -129,7 +127,7 @@ static void expect_pi(const ref_rows *r, spc_rule rule, const double *pi, double
     cr_expect_lt(gap_of(law.pi, pi, r->n), tolerance, "%s", text);
 }
 
-/* T0: rules.md 3.3 */
+/* Worked out by hand. */
 Test(rules_target, the_worked_row_has_the_values_computed_by_hand)
 {
     static const double q[] = {0.40, 0.35, 0.20, 0.05}, p[] = {0.10, 0.55, 0.30, 0.05};
@@ -195,7 +193,7 @@ Test(rules_target, the_worked_row_has_the_values_computed_by_hand)
     ref_rows_free(&r);
 }
 
-/* The comparators on the same row: pi, rules.md 3.3. */
+/* The comparators on the same row: pi. */
 Test(rules_target, the_worked_row_of_the_comparators)
 {
     static const double q[] = {0.40, 0.35, 0.20, 0.05}, p[] = {0.10, 0.55, 0.30, 0.05};
@@ -238,7 +236,6 @@ Test(rules_target, a_token_on_the_edge_of_the_set_is_in_it)
     ref_rows_free(&r);
 }
 
-/* T5 */
 Test(rules_target, ends_of_the_range_give_one_model)
 {
     static const struct {
@@ -263,7 +260,7 @@ Test(rules_target, ends_of_the_range_give_one_model)
     }
 }
 
-/* T6: not strict, although the set holds nothing but the verifier's best token. */
+/* Not strict, although the set holds nothing but the verifier's best token. */
 Test(rules_target, token_v3_at_0_is_token_v2_at_0_and_not_strict)
 {
     dice d = {7};
@@ -280,7 +277,6 @@ Test(rules_target, token_v3_at_0_is_token_v2_at_0_and_not_strict)
     }
 }
 
-/* T10 */
 Test(rules_target, lossy_with_beta_1_has_its_piecewise_law)
 {
     dice d = {8};
@@ -301,7 +297,6 @@ Test(rules_target, lossy_with_beta_1_has_its_piecewise_law)
     }
 }
 
-/* T14 */
 Test(rules_target, a_larger_alpha_grows_the_set_and_lets_lossy_accept_more)
 {
     static const spc_rule_kind kinds[] = {SPC_RULE_TOKEN_V1, SPC_RULE_TOKEN_V2, SPC_RULE_TOKEN_V3};
@@ -336,7 +331,6 @@ Test(rules_target, a_larger_alpha_grows_the_set_and_lets_lossy_accept_more)
     }
 }
 
-/* T15 */
 Test(rules_target, at_temperature_0_token_v3_is_lossy_greedy_and_lossy_is_greedy)
 {
     dice d = {10};
@@ -363,7 +357,7 @@ Test(rules_target, at_temperature_0_token_v3_is_lossy_greedy_and_lossy_is_greedy
     }
 }
 
-/* T11: on the gate's scale, temperature only renames alpha of token-v3. */
+/* On the gate's scale, temperature only renames alpha of token-v3. */
 Test(rules_target, a_scaled_gate_of_token_v3_is_an_unscaled_one_with_another_alpha)
 {
     dice d = {11};
@@ -390,7 +384,7 @@ Test(rules_target, a_scaled_gate_of_token_v3_is_an_unscaled_one_with_another_alp
     }
 }
 
-/* N1 and N2: what must not be relied on does happen. */
+/* What must not be relied on does happen. */
 Test(rules_target, rejection_and_distance_of_token_v3_are_not_monotone_in_alpha)
 {
     static const double alphas[] = {0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99};
@@ -416,7 +410,7 @@ Test(rules_target, rejection_and_distance_of_token_v3_are_not_monotone_in_alpha)
     cr_expect_gt(nearer, 1e-3);
 }
 
-/* N3: the paper's literal form, without the nucleus, does leave it. */
+/* The paper's literal form, without the nucleus, does leave it. */
 Test(rules_target, without_nucleus_a_token_rule_can_leave_the_verifiers_nucleus)
 {
     ref_options o = {1, 0, 0.7, 0, false, false};
@@ -460,7 +454,6 @@ static void expect_deferral(const ref_rows *r, const check_law *law, const char 
     }
 }
 
-/* T13 */
 static void expect_within_budget(const ref_rows *r, const check_law *law, const char *what)
 {
     double kl = 0;
@@ -500,7 +493,6 @@ static void expect_cactus(ref_rows *r, double delta)
     cr_assert_float_eq(ref_sum(r->pi, r->n), 1, 1e-12);
 }
 
-/* T0 and T12 */
 Test(rules_target, cactus_emits_its_own_law_and_is_strict_at_0)
 {
     static const double q[] = {0.40, 0.35, 0.20, 0.05}, p[] = {0.10, 0.55, 0.30, 0.05};

@@ -140,7 +140,9 @@ Test(weights_bundle, folders_that_are_none)
     spc_bundle *bundle;
     spc_error err;
 
-    expect_refused(&f, SPC_EIO, "model.safetensors");
+    expect_refused(&f, SPC_EIO, "expected config.json and model.safetensors (or its shards");
+    write_text(&f, "config.json", "{}");
+    expect_refused(&f, SPC_EIO, "or one GGUF file; found no weights");
     folder_path(&f, "gone", none.path);
     expect_refused(&none, SPC_EIO, "expected a model folder");
     write_text(&f, "file", "x");

@@ -48,7 +48,7 @@ void toy_stop_at(spc_engine *engine, int32_t token);
 /* Forwards and rows that a runner has been asked for. */
 int64_t toy_rows(const spc_runner *runner);
 
-/* ---- the target distribution, written again in double, straight from rules.md 3.2 ---- */
+/* ---- the target distribution, written again in double, straight from rules/README.md ---- */
 
 typedef struct {
     const char *rule; /* text */

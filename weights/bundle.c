@@ -123,8 +123,8 @@ spc_status spc_bundle_open(const char *path, spc_bundle **out, spc_error *err)
     static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json"};
     spc_bundle asked = {.folder = (char *)(uintptr_t)path};
     struct stat facts;
-    char gguf[NAME_MAX + 1] = "";
-    spc_status status = SPC_OK;
+    char gguf[NAME_MAX + 1];
+    spc_status status;
 
     *out = NULL;
     if (stat(path, &facts) != 0) {
@@ -133,11 +133,12 @@ spc_status spc_bundle_open(const char *path, spc_bundle **out, spc_error *err)
                              path, strerror(errno));
     }
     if (!S_ISDIR(facts.st_mode)) return open_file_of(path, out, err);
-    if (!spc_bundle_has_file(&asked, weights[0]) && !spc_bundle_has_file(&asked, weights[1])) {
-        status = spc_bundle_find_gguf(path, gguf, err);
+    if (spc_bundle_has_file(&asked, weights[0]) || spc_bundle_has_file(&asked, weights[1])) {
+        return open_bundle(path, path, NULL, NULL, 0, out, err);
     }
+    status = spc_bundle_find_gguf(path, gguf, err);
     if (status != SPC_OK) return status;
-    return open_bundle(path, path, gguf[0] ? gguf : NULL, NULL, 0, out, err);
+    return open_bundle(path, path, gguf, NULL, 0, out, err);
 }
 
 spc_status spc_bundle_open_memory(const char *where, const spc_blob *files, int32_t count,

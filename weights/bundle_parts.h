@@ -55,8 +55,8 @@ spc_status spc_bundle_read_safetensors(spc_bundle *b, spc_error *err);
 spc_status spc_bundle_read_gguf(spc_bundle *b, const char *name, spc_error *err);
 /* The names of a split model end in -00001-of-00003.gguf.  false: this is no such name. */
 bool spc_bundle_split_name(const char *name, int *number, int *count);
-/* The one GGUF model of a folder: a file, or the first of its parts.  *out stays empty when there
- * is none. */
+/* The one GGUF model of a folder without safetensors: a file, or the first of its parts.  SPC_EIO
+ * when there is none, or several. */
 spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_error *err);
 
 #endif

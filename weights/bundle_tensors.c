@@ -247,5 +247,11 @@ spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_
         (void)snprintf(out, NAME_MAX + 1, "%s", entry->d_name);
     }
     (void)closedir(dir);
+    if (status == SPC_OK && !out[0]) {
+        return spc_error_set(err, SPC_EIO,
+                             "%s: expected config.json and model.safetensors (or its shards and "
+                             "model.safetensors.index.json), or one GGUF file; found no weights",
+                             folder);
+    }
     return status;
 }
