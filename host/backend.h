@@ -15,6 +15,7 @@
 #include "weights/bundle.h"
 
 #include "kernels.h"
+#include "meter.h"
 #include "pages.h"
 #include "plan.h"
 
@@ -46,6 +47,8 @@ typedef struct {
     bool no_early;     /* GPU: no kernel begins before the one in front has ended; to measure */
     bool drafter_rows; /* verify_rows will be called: room for the rows where there has to be */
     spc_dtype kv;      /* of keys and values, an encoder's too: F32, BF16, F16 (kv.h) */
+    spc_meter *meter;  /* told of the weights that load has read or sent, by the bytes they have in
+                          the bundle, on load's thread or one that it waits for; NULL: nobody asks */
     int32_t pages;     /* of KV entries, for all slots together: a slot has none until `map`.  0: as
                           many as all slots can fill, and each has its own until `map` */
 } spc_limits;

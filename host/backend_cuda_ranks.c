@@ -120,13 +120,15 @@ static spc_status run_job(job *j, int32_t rank, spc_error *err)
 {
     spc_backend *b = j->group;
     seat s = {b, rank};
+    spc_limits limits;
 
     switch (j->kind) {
     case OPEN: return spc_cuda_open_rank(b->which[rank], join, &s, &b->rank[rank], err);
     case CLOSE: cuda->close(b->rank[rank]); return SPC_OK;
     case LOAD:
-        return cuda->load(b->rank[rank], j->plan, j->weights, j->limits, &j->runner->rank[rank],
-                          err);
+        limits = *j->limits;
+        if (rank > 0) limits.meter = NULL; /* they load alike, at the same time */
+        return cuda->load(b->rank[rank], j->plan, j->weights, &limits, &j->runner->rank[rank], err);
     case UNLOAD: cuda->unload(j->runner->rank[rank]); return SPC_OK;
     case VERB: break;
     }

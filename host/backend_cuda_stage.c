@@ -22,6 +22,7 @@ struct spc_cuda_stage {
     uint8_t *memory;          /* [PIECES, bytes], pinned; NULL: none yet */
     cudaEvent_t sent[PIECES]; /* behind the copies out of a piece */
     int32_t next;             /* piece to be laid out */
+    spc_meter *meter;         /* NULL: nobody asks */
 };
 
 /* Some rows of a matrix. */
@@ -76,6 +77,11 @@ spc_status spc_cuda_stage_open(spc_backend *b, int32_t threads, size_t bytes, sp
     }
     *out = s;
     return SPC_OK;
+}
+
+void spc_cuda_stage_meter(spc_cuda_stage *s, spc_meter *meter)
+{
+    s->meter = meter;
 }
 
 /* Memory for pieces that hold a row at least; asked for when there is a matrix to send. */
@@ -142,6 +148,13 @@ static void lay_out_rows(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
+/* The tensor's bytes up to a row of so many: of a rank's part, as if it were the whole. */
+static uint64_t bytes_up_to(const spc_tensor *t, int32_t row, int32_t rows)
+{
+    return t->bytes / (uint64_t)rows * (uint64_t)row +
+           t->bytes % (uint64_t)rows * (uint64_t)row / (uint64_t)rows;
+}
+
 /* ---- sending ----------------------------------------------------------------------------------
  */
 
@@ -198,6 +211,8 @@ spc_status spc_cuda_stage_send(spc_cuda_stage *s, const spc_weight *w, const spc
     for (; p.first < m->rows && code == cudaSuccess; p.first += most) {
         p.rows = m->rows - p.first < most ? m->rows - p.first : most;
         code = send_piece(s, &p, most);
+        spc_meter_took(s->meter, bytes_up_to(t, p.first + p.rows, m->rows) -
+                                     bytes_up_to(t, p.first, m->rows));
     }
     return spc_cuda_check(s->backend, code, w->name, err);
 }

@@ -5,6 +5,7 @@
 #define SPC_HOST_BACKEND_CUDA_STAGE_H
 
 #include "backend.h"
+#include "meter.h"
 
 #include "cuda/ops.h"
 #include "weights/tensor.h"
@@ -26,6 +27,9 @@ spc_status spc_cuda_stage_open(spc_backend *backend, int32_t threads, size_t byt
  *      are not sent */
 spc_status spc_cuda_stage_send(spc_cuda_stage *stage, const spc_weight *weight,
                                const spc_tensor *tensor, const spc_cuda_matrix *to, spc_error *err);
+
+/* Tell a meter of what is laid out from now on, piece by piece.  NULL: nobody asks. */
+void spc_cuda_stage_meter(spc_cuda_stage *stage, spc_meter *meter);
 
 /* Waits for the copies.  NULL is allowed. */
 void spc_cuda_stage_close(spc_cuda_stage *stage);

@@ -250,6 +250,7 @@ static spc_status send_weight(spc_runner *r, spc_cuda_stage *stage, const spc_bu
     const spc_cuda_matrix *m = &r->matrix[i];
     spc_status status;
 
+    if (!is_matrix(w) || m->rows == 0) spc_meter_took(r->limits.meter, t->bytes);
     if (!is_matrix(w)) return send_vector(r, bundle, i, t, err);
     if (m->rows == 0) return SPC_OK; /* of another rank */
     status = spc_cuda_stage_send(stage, w, t, m, err);
@@ -271,6 +272,7 @@ spc_status spc_cuda_send_weights(spc_runner *r, const spc_bundle *bundle, spc_er
     spc_status status =
         spc_cuda_stage_open(r->backend, own_threads(r->backend), PIECE_BYTES, &stage, err);
 
+    if (status == SPC_OK) spc_cuda_stage_meter(stage, r->limits.meter);
     for (int32_t i = 0; i < r->plan->weight_count && status == SPC_OK; i++) {
         status = send_weight(r, stage, bundle, i, err);
     }

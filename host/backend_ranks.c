@@ -232,10 +232,12 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
                              const spc_limits *limits, spc_runner **out, spc_error *err)
 {
     const char *where = spc_bundle_where(weights);
+    spc_limits unmetered = *limits;
     spc_runner *r = calloc(1, sizeof *r);
     spc_status status = SPC_OK;
 
     *out = NULL;
+    unmetered.meter = NULL;
     if (!r) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for a runner", where);
     r->backend = b;
     r->plan = plan;
@@ -255,7 +257,8 @@ static spc_status ranks_load(spc_backend *b, const spc_plan *plan, const spc_bun
             }
         }
         if (status == SPC_OK) {
-            status = cpu->load(b->rank[k], part, weights, limits, &r->rank[k], err);
+            status = cpu->load(b->rank[k], part, weights, k == r->count - 1 ? limits : &unmetered,
+                               &r->rank[k], err);
         }
     }
     if (status != SPC_OK) {

@@ -265,7 +265,10 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
         r->scale[i] = NULL;
     }
     for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
+        const spc_tensor *t = spc_bundle_find(weights, plan->weight[i].name);
+
         status = bind_weight(r, weights, i, err);
+        spc_meter_took(limits->meter, t ? t->bytes : 0);
     }
     if (status != SPC_OK) {
         spc_cpu_unload(r);

@@ -37,9 +37,12 @@ void spc_engine_options_init(spc_engine_options *options)
 static spc_status load_model(spc_engine *engine, spc_model *model, const spc_limits *limits,
                              spc_error *err)
 {
-    spc_status status =
-        engine->ops->load(engine->backend, model->plan, model->bundle, limits, &model->runner, err);
+    spc_limits metered = *limits;
+    spc_status status;
 
+    metered.meter = model->meter;
+    status = engine->ops->load(engine->backend, model->plan, model->bundle, &metered,
+                               &model->runner, err);
     if (status != SPC_OK) return status;
     model->memory_bytes = engine->ops->memory(engine->backend, model->plan, limits);
     if (model->memory_bytes >= CARVE_MOST) { /* what could be loaded can be counted, with memory */
@@ -226,13 +229,52 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
 /* ---- open and close ---------------------------------------------------------------------------
  */
 
-static void tell_progress(const spc_engine_options *o, const spc_engine *engine, bool verifier_done)
+/* Does this process run the drafter? */
+static bool has_drafter(const spc_engine *engine, const spc_engine_options *o)
 {
-    uint64_t v = spc_bundle_bytes(engine->verifier.bundle);
-    uint64_t d = engine->drafter.bundle ? spc_bundle_bytes(engine->drafter.bundle) : 0;
+    return engine->drafter.plan && !(o->drafter_device && engine->rank > 0);
+}
 
-    if (o->progress) o->progress(o->user, verifier_done ? v : 0, v + d);
-    if (o->progress && verifier_done && engine->drafter.runner) o->progress(o->user, v + d, v + d);
+/* Of both models, as they lie in their files. */
+static void begin_progress(spc_engine *engine, const spc_engine_options *o)
+{
+    spc_model *models[] = {&engine->verifier, &engine->drafter};
+    uint64_t total = 0;
+
+    for (int i = 0; i < 2; i++) {
+        if (!models[i]->bundle) continue;
+        models[i]->meter = &engine->meter;
+        models[i]->file_bytes = spc_bundle_bytes(models[i]->bundle);
+        total += models[i]->file_bytes;
+    }
+    spc_meter_open(&engine->meter, engine->rank == 0 ? o->progress : NULL, o->user, total);
+}
+
+/* A model is converted, if at all, or loaded. */
+static void begin_part(spc_model *model, const spc_engine_options *o, bool loads)
+{
+    uint64_t half = o->weights ? model->file_bytes / 2 : 0, size = 0;
+
+    for (int32_t i = 0; i < model->plan->weight_count; i++) {
+        const spc_weight *w = &model->plan->weight[i];
+        const spc_tensor *t = spc_bundle_find(model->bundle, w->name);
+
+        if (t && (loads || (w->cols > 0 && w->relative == SPC_RELATIVE_NONE))) size += t->bytes;
+    }
+    spc_meter_part(model->meter, loads ? model->file_bytes - half : half, size);
+}
+
+static spc_status change_weights(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_model *models[] = {&engine->verifier, &engine->drafter};
+    spc_status status = SPC_OK;
+
+    for (int i = 0; i < 2 && status == SPC_OK; i++) {
+        if (i == 1 && !has_drafter(engine, o)) break;
+        begin_part(models[i], o, false);
+        status = spc_change_weights(models[i], o->weights, o->threads, o->log, o->user, err);
+    }
+    return status;
 }
 
 static spc_status check_engine_options(const spc_engine_options *o, spc_error *err)
@@ -414,12 +456,6 @@ static void end_others(spc_engine *engine, const char *reason)
     }
 }
 
-/* Does this process run the drafter? */
-static bool has_drafter(const spc_engine *engine, const spc_engine_options *o)
-{
-    return engine->drafter.plan && !(o->drafter_device && engine->rank > 0);
-}
-
 static spc_status lead(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     return grouped(o) && engine->rank == 0 ? spc_group_lead(group_of(engine), err) : SPC_OK;
@@ -429,10 +465,13 @@ static spc_status lead(spc_engine *engine, const spc_engine_options *o, spc_erro
  * own. */
 static spc_status load_models(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    spc_status status = load_model(engine, &engine->verifier, &engine->limits, err);
+    spc_status status;
 
+    begin_part(&engine->verifier, o, true);
+    status = load_model(engine, &engine->verifier, &engine->limits, err);
     if (status == SPC_OK && o->drafter_device) status = lead(engine, o, err);
     if (status == SPC_OK && engine->drafter.plan) {
+        begin_part(&engine->drafter, o, true);
         status = load_model(engine, &engine->drafter, &engine->limits, err);
     }
     return status == SPC_OK && !o->drafter_device ? lead(engine, o, err) : status;
@@ -471,20 +510,15 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
         status =
             spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
     }
-    if (status == SPC_OK)
-        status = spc_change_weights(&engine->verifier, options->weights, options->threads,
-                                    options->log, options->user, err);
-    if (status == SPC_OK && has_drafter(engine, options)) {
-        status = spc_change_weights(&engine->drafter, options->weights, options->threads,
-                                    options->log, options->user, err);
-    }
+    if (status != SPC_OK) goto fail;
+    begin_progress(engine, options);
+    status = change_weights(engine, options, err);
     if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
     if (status != SPC_OK) goto fail;
-    tell_progress(options, engine, false);
     status = load_models(engine, options, err);
     if (status == SPC_OK) status = reserve(engine, err);
     if (status != SPC_OK) goto fail;
-    tell_progress(options, engine, true);
+    spc_meter_close(&engine->meter);
     engine->prefix_off = options->no_prefix_reuse || spc_engine_encodes(engine);
     engine->log = options->log;
     engine->user = options->user;

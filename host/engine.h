@@ -26,6 +26,8 @@ typedef struct {
     spc_plan *plan;     /* owned */
     spc_runner *runner; /* owned; NULL: there is no such model */
     spc_config config;
+    spc_meter *meter;      /* told of what is read of it; NULL: nobody asks */
+    uint64_t file_bytes;   /* of all tensors, as they were when it was opened */
     uint64_t weight_bytes; /* read by one row */
     uint64_t memory_bytes; /* reserved by the runner */
 } spc_model;
@@ -94,6 +96,7 @@ struct spc_engine {
     spc_kernels kernels;    /* what the backend goes by; empty: defaults */
     const float *synthetic; /* bench_round: drafts are kept with this chance (rules/synthetic.h).
                                NULL: what was decided is kept */
+    spc_meter meter;        /* of loading */
     spc_trace *trace;       /* owned; NULL: no profiler */
     spc_log_fn log;
     void *user;

@@ -91,7 +91,12 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
         const spc_weight *w = &model->plan->weight[i];
 
         if (!is_matrix(w)) continue;
+
+        const spc_tensor *t = spc_bundle_find(model->bundle, w->name);
+        uint64_t bytes = t ? t->bytes : 0;
+
         status = spc_int8_quantise(model->bundle, w->name, &sharing, err);
+        spc_meter_took(model->meter, bytes);
     }
     spc_team_close(team);
     return status;

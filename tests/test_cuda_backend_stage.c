@@ -149,6 +149,51 @@ Test(cuda_backend_stage, every_way_leaves_the_bytes_of_one_thread)
 #endif
 }
 
+static void note(void *user, uint64_t done, uint64_t total)
+{
+    uint64_t *told = user; /* last, calls */
+
+    cr_expect(done >= told[0] && done <= total);
+    told[0] = done;
+    told[1]++;
+}
+
+/* Every piece counts, of a rank's part as if it were all of the tensor. */
+Test(cuda_backend_stage, bytes_are_told_piece_by_piece)
+{
+    spc_backend *backend;
+    spc_error error;
+    uint8_t *device;
+
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(cudaMalloc((void **)&device, MOST), cudaSuccess);
+    for (int part = 0; part < 2; part++) {
+        spc_tensor t = random_tensor(SPC_DTYPE_F32, ROWS, COLS);
+        spc_weight w = {.name = "w", .rows = ROWS, .cols = COLS, .of_rows = ROWS, .of_cols = COLS};
+        spc_cuda_stage *stage;
+        spc_meter meter;
+        uint64_t told[2] = {0, 0};
+
+        w.row = part * 5;
+        w.rows -= w.row;
+
+        spc_cuda_matrix m = {.rows = w.rows, .cols = w.cols};
+
+        (void)lay_out(&m, SPC_DTYPE_F32, device);
+        cr_assert_eq(spc_cuda_stage_open(backend, 1, 1, &stage, &error), SPC_OK);
+        spc_meter_open(&meter, note, told, t.bytes);
+        spc_meter_part(&meter, t.bytes, t.bytes);
+        spc_cuda_stage_meter(stage, &meter);
+        cr_assert_eq(spc_cuda_stage_send(stage, &w, &t, &m, &error), SPC_OK);
+        cr_expect_eq(told[1], w.rows, "0, and all pieces but the last: %d", (int)told[1]);
+        cr_expect_eq(meter.taken, t.bytes);
+        spc_cuda_stage_close(stage);
+        free((void *)(uintptr_t)t.data);
+    }
+    cr_expect_eq(cudaFree(device), cudaSuccess);
+    spc_backend_cuda.close(backend);
+}
+
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
 /* A process that may not start as many as there are cores still loads. */
 Test(cuda_backend_stage, threads_the_system_refuses_are_done_without)

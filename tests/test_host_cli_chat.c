@@ -500,6 +500,8 @@ Test(host_cli_chat, ctrl_c_at_a_terminal_never_costs_the_conversation)
     typist t = sit_down(&p);
     int status;
 
+    for (int32_t i = 0; i < 5; i++) wait_for(&t, " of weights: "); /* a line, again and again */
+    wait_for(&t, "%\r\033[KA line that ends in \\ goes on");       /* and gone */
     wait_for(&t, "> ");
     while (!stop_before_the_reply(&t)) wait_for(&t, "> ");
     wait_for(&t, "[stopped before the reply began: your message is not kept]\n");

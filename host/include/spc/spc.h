@@ -56,7 +56,12 @@ typedef struct spc_session spc_session;
 /* One line for a log, without newline; valid during the call only.  A line that begins with
  * "warning: " reports something that is not an error but probably not intended. */
 typedef void (*spc_log_fn)(void *user, const char *line);
-/* Progress of loading, in bytes of weights: called before the models load and after. */
+/* Progress of loading, in bytes of both models' weights as they lie in their files: called with 0
+ * before they are converted or loaded, then as they are, for every hundredth or every 100 ms, never
+ * with less than before, and with the total at the end.  Weights that the CPU reads in mapped files
+ * when they are needed count as loaded without being read.  It is called on the thread that opens
+ * the engine, or with several GPUs in this process on one that this thread waits for; of several
+ * processes in rank 0's alone. */
 typedef void (*spc_progress_fn)(void *user, uint64_t done, uint64_t total);
 
 /* May the drafter work while the verifier does?  There are two ways; no token depends on either.
