@@ -75,7 +75,7 @@ typedef struct {
 } spc_side;
 
 /* Parts of a target that are found out one after the other. */
-enum { ROUND_DECIDED, ROUND_COMPLETE, ROUND_PARTS };
+enum { SPC_ROUND_DECIDED, SPC_ROUND_COMPLETE, SPC_ROUND_PARTS };
 
 typedef struct {
     const spc_round *round;

@@ -258,8 +258,8 @@ typedef struct {
     spc_row_stats stats[2][SPC_SHARD_ROWS];
     uint32_t has_logits; /* bit i: those of the draft of row i are here */
     spc_pair draft_logits[SPC_SHARD_ROWS];
-    uint32_t has_target[ROUND_PARTS]; /* bit i: of row i */
-    spc_target target[ROUND_PARTS][SPC_SHARD_ROWS];
+    uint32_t has_target[SPC_ROUND_PARTS]; /* bit i: of row i */
+    spc_target target[SPC_ROUND_PARTS][SPC_SHARD_ROWS];
 } spc_shard_state;
 
 /* Words of log that any round of a rule may fill: of most, two sums for each of Newton's steps on

@@ -14,7 +14,7 @@ typedef struct {
     int64_t room;     /* words that a rank sends */
     int32_t tiles;    /* most of a rank */
     int32_t at;       /* next word of log to be read */
-    int32_t start[ROUND_PARTS];
+    int32_t start[SPC_ROUND_PARTS];
     bool asking;              /* a question is open */
     bool full;                /* the log is too small, or what is sent */
     int32_t drawn_row, drawn; /* the last token drawn, and its logits */
@@ -334,7 +334,7 @@ ROUND_FN bool recall_target(spc_row_pair *pair, int32_t part)
     spc_replay *r = replay_of(pair);
 
     r->start[part] = r->at;
-    if (part == ROUND_COMPLETE && pair->target.form == SPC_TARGET_RAISE) return true;
+    if (part == SPC_ROUND_COMPLETE && pair->target.form == SPC_TARGET_RAISE) return true;
     if (r->asking || (r->state->has_target[part] >> pair->row & 1u) == 0) return false;
     pair->target = r->state->target[part][pair->row];
     return true;
@@ -574,7 +574,7 @@ ROUND_FN void begin_state(spc_shard_state *state, const spc_round *round)
     state->words = 0;
     state->at = 0;
     state->has_logits = 0;
-    for (int32_t p = 0; p < ROUND_PARTS; p++) state->has_target[p] = 0;
+    for (int32_t p = 0; p < SPC_ROUND_PARTS; p++) state->has_target[p] = 0;
     for (int32_t i = 0; i < SPC_SHARD_ROWS; i++) {
         state->known[0][i] = state->known[1][i] = SPC_ROW_UNKNOWN;
     }
@@ -591,7 +591,7 @@ ROUND_FN spc_replay replay_begin(const spc_shards *shards, int32_t s, int32_t vo
     r.capacity = (int32_t)((shards->state_bytes - sizeof *r.state) / 4) - r.tiles;
     r.room = (int64_t)(shards->send_bytes / 4);
     r.at = 0;
-    for (int32_t p = 0; p < ROUND_PARTS; p++) r.start[p] = 0;
+    for (int32_t p = 0; p < SPC_ROUND_PARTS; p++) r.start[p] = 0;
     r.asking = r.full = false;
     r.drawn_row = r.drawn = -1;
     r.drawn_logits.drafter = r.drawn_logits.verifier = 0;
