@@ -79,7 +79,7 @@ static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r
     const bool drafter = r >= verifier_rows, block = b->params[s].verify == SPC_VERIFY_BLOCK;
     const int32_t row = drafter ? r - verifier_rows : r;
 
-    if (!spc_params_valid(&b->params[s]) || drafts < 0 || drafts > b->max_drafts) return false;
+    if (!spc_params_decide(&b->params[s]) || drafts < 0 || drafts > b->max_drafts) return false;
     if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(b->params[s].rule.path)) {
         return false;
     }

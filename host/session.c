@@ -2,6 +2,8 @@
 /* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
 #include "session.h"
 
+#include "refuse.h"
+
 #include "rules/finish.h"
 #include "weights/utf8.h"
 
@@ -48,7 +50,7 @@ static spc_status read_params(const spc_session_options *o, spc_row_params *para
     params->verify = (int32_t)o->verify;
     params->bonus = (int32_t)o->bonus;
     params->nucleus = o->nucleus;
-    return spc_params_check(params, err);
+    return spc_session_params_check(params, err);
 }
 
 static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_options *o,
@@ -212,6 +214,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->engine = engine;
     s->params = params;
     s->rule = params.rule;
+    s->plain = params;
+    (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &s->plain.rule);
     s->gamma = options->gamma;
     s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
     s->ignore_stop = options->ignore_stop;

@@ -126,6 +126,7 @@ SPC_FN spc_round spc_draw_round(const spc_draw_batch *b, int32_t s)
     round.position = b->position[s];
     round.salt = b->salt ? b->salt[s] : 0u;
     round.bonus = true;
+    round.draws = true;
     round.tile_weight = 0;
     round.detail = 0;
     round.chance = 0;
@@ -181,6 +182,7 @@ SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
     round.position = b->position[s];
     round.salt = b->salt ? b->salt[s] : 0u;
     round.bonus = !b->bonus || b->bonus[s] != 0;
+    round.draws = false;
     round.tile_weight = 0;
     round.detail = b->detail ? b->detail + (int64_t)s * (b->max_drafts + 1) : 0;
     round.chance = 0;

@@ -32,8 +32,8 @@ typedef struct {
     int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus (rules.md 4.3) */
 } spc_row_params;
 
-/* Are these numbers that spc_params_check lets pass?  It says what is wrong; this is for devices,
- * which read parameters that nobody may have checked. */
+/* Are these numbers that spc_params_check lets pass, whatever the shape of the rule?  It says what
+ * is wrong; this is for devices, which read parameters that nobody may have checked. */
 SPC_FN bool spc_params_valid(const spc_row_params *params)
 {
     const spc_sampling *s = &params->sampling;
@@ -58,6 +58,14 @@ SPC_FN bool spc_params_valid(const spc_row_params *params)
     }
     if (greedy_only && s->temperature > 0.0f) return false;
     return !spc_rule_needs_draft((spc_rule_kind)rule->kind) || (step && !block);
+}
+
+/* The same for parameters of a round.  Rows may be drawn from under a sequential rule too: the
+ * engine's strategies do. */
+SPC_FN bool spc_params_decide(const spc_row_params *params)
+{
+    return spc_params_valid(params) && spc_rule_is_one_round(params->rule.kind) &&
+           spc_rule_is_one_round(params->rule.path);
 }
 
 /* What became of the round. */
@@ -307,6 +315,7 @@ typedef struct {
     int64_t position;           /* of the first draft's token */
     uint32_t salt;
     bool bonus;
+    bool draws;             /* a row is drawn from, and nothing is decided */
     float *tile_weight;     /* [tiles] scratch */
     spc_row_detail *detail; /* [drafts + 1], or NULL */
     const void *chance;     /* host/chance.h, or NULL */

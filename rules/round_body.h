@@ -529,13 +529,14 @@ ROUND_FN void describe_round(const spc_round *round, spc_row_pair *pair, const s
 /* What only the device's memory can tell: numbers that no checked parameters have. */
 ROUND_FN bool is_decidable(const spc_round *round)
 {
-    bool named = !round->drafter.logits.data && round->drafts > 0;
+    bool named = !round->drafter.logits.data;
     bool bonus = round->bonus && round->params->bonus != SPC_BONUS_VERIFIER &&
                  spc_rule_uses_drafter(&round->params->rule);
 
     if (round->drafts < 0 || round->drafts > SPC_GAMMA_MAX + 1) return false;
-    if (!spc_params_valid(round->params)) return false;
-    return !named || (spc_rule_takes_names(round->params->rule.path) && !bonus);
+    if (!spc_params_decide(round->params)) return false;
+    if (named && bonus) return false; /* a row without a draft has no q */
+    return !named || round->drafts == 0 || spc_rule_takes_names(round->params->rule.path);
 }
 
 /* The whole round.  walk: room for it, with room for its sums. */

@@ -169,6 +169,19 @@ SPC_FN int32_t spc_rule_keys(spc_rule_kind kind)
 #undef SPC_RULE_KEYS
 }
 
+/* Does a round decide by this rule?  The sequential ones run one model at a time: they are
+ * strategies of the engine, and no round has their law. */
+SPC_FN bool spc_rule_is_one_round(int32_t kind)
+{
+#define SPC_RULE_ONE_ROUND(id, name, shape, key, low, high, keys, facts) \
+    case SPC_RULE_##id: return SPC_SHAPE_##shape != SPC_SHAPE_SEQUENTIAL;
+    switch (kind) {
+        SPC_RULE_MAP(SPC_RULE_ONE_ROUND)
+    default: return false;
+    }
+#undef SPC_RULE_ONE_ROUND
+}
+
 /* Has the rule no target distribution without a draft (its residual depends on which token was
  * drafted)?  It then needs bonus=step and verify=token. */
 SPC_FN bool spc_rule_needs_draft(spc_rule_kind kind)

@@ -363,7 +363,7 @@ ROUND_FN spc_ask first_question(const spc_round *round)
     const bool reads = spc_rule_uses_drafter(&round->params->rule);
     spc_ask q = question_of(SPC_ASK_ROWS);
 
-    if (!is_decidable(round)) return q;
+    if (round->draws ? round->drafts < 0 : !is_decidable(round)) return q;
 
     const uint32_t drafts = (1u << round->drafts) - 1u, bonus = 1u << round->drafts;
 

@@ -234,6 +234,8 @@ Test(cuda_verify, bad_rows_and_drafts)
             for (int32_t k = 0; k < (s % 3 == 2 ? 300 : 1); k++) row[k] = poison[s % 3];
             if (s == 3) b.draft[s * DRAFTS] = where % 2 ? -1 : 300;
         }
+        (void)spc_rule_parse(where % 2 ? "token-chow:alpha=0.2" : "drafter-only", &b.params[5].rule,
+                             NULL);
         if (where % 4 == 0) b.params[4].sampling.temperature = NAN;
         if (where % 4 == 1) b.drafts[4] = DRAFTS + 1;
         if (where % 4 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
@@ -242,6 +244,8 @@ Test(cuda_verify, bad_rows_and_drafts)
         expect_same(&b, &v, what);
         cr_assert_eq(b.out->status[4], (uint32_t)SPC_STATUS_BAD_PARAM);
         cr_assert_eq(b.out->count[4], 0);
+        cr_assert_eq(b.out->status[5], (uint32_t)SPC_STATUS_BAD_PARAM);
+        cr_assert_eq(b.out->count[5], 0);
     }
     batch_free(&b);
 }

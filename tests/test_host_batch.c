@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_batch.c - the batch calls over host memory: one sequence at a time they are spc_verify
  * and spc_draft_sample over rows that somebody has edited by hand. */
+#include "host/refuse.h"
 #include "host_memory.h"
 #include "toybatch.h"
 
@@ -184,10 +185,13 @@ Test(host_batch, named_drafts_at_their_edges)
     v.drafter.logits.data = NULL;
     run(&v, "bonus from a target that nobody can know");
     cr_assert_eq(b.out->status[1], (uint32_t)SPC_STATUS_BAD_PARAM);
-    cr_assert_eq(b.out->status[0], 0u, "nothing was named: the verifier's own row");
-    cr_assert_eq(b.out->count[0], 1);
+    cr_assert_eq(b.out->status[0], (uint32_t)SPC_STATUS_BAD_PARAM, "nor where nothing was named");
+    cr_assert_eq(b.out->count[0], 0);
 
     for (int32_t s = 0; s < SEQUENCES; s++) b.params[s].bonus = SPC_BONUS_VERIFIER;
+    run(&v, "the verifier's own rows");
+    cr_assert_eq(b.out->status[0], 0u);
+    cr_assert_eq(b.out->count[0], 1);
     memset(b.allowed, 0xff, (size_t)(SEQUENCES * ROWS * batch_words(&b)) * sizeof *b.allowed);
     for (int32_t s = 1; s < SEQUENCES; s++) { /* the first draft is not allowed */
         b.allowed[b.row[s] * batch_words(&b) + b.draft[s * DRAFTS] / 32] &=
@@ -617,6 +621,9 @@ Test(host_batch, two_checks_of_parameters_agree)
 
         if (dice_below(&d, 4) == 0) (void)spc_rule_parse("cactus:delta=0.1", &p.rule, NULL);
         if (dice_below(&d, 4) == 0) (void)spc_rule_parse("lossy-greedy:alpha=0.1", &p.rule, NULL);
+        if (dice_below(&d, 9) == 0) (void)spc_rule_parse("token-chow:alpha=0.1", &p.rule, NULL);
+        if (dice_below(&d, 9) == 0) p.rule.path = SPC_RULE_DRAFTER_ONLY;
+        if (dice_below(&d, 9) == 0) p.rule.alpha = (double)NAN;
         if (dice_below(&d, 4) == 0) p.sampling.temperature = numbers[dice_below(&d, 8)];
         if (dice_below(&d, 4) == 0) p.sampling.top_p = numbers[dice_below(&d, 8)];
         if (dice_below(&d, 4) == 0) p.sampling.min_p = numbers[dice_below(&d, 8)];
@@ -629,8 +636,9 @@ Test(host_batch, two_checks_of_parameters_agree)
             cr_assert_not(spc_params_valid(&p));
             continue;
         }
-        cr_assert_eq(spc_params_valid(&p), spc_params_check(&p, NULL) == SPC_OK, "case %d", i);
-        good += spc_params_valid(&p);
+        cr_assert_eq(spc_params_decide(&p), spc_params_check(&p, NULL) == SPC_OK, "case %d", i);
+        cr_assert_eq(spc_params_valid(&p), spc_session_params_check(&p, NULL) == SPC_OK);
+        good += spc_params_decide(&p);
         bad += !spc_params_valid(&p);
     }
     cr_assert(good > 1000 && bad > 1000, "%d good, %d bad", good, bad);

@@ -160,6 +160,7 @@ Test(host_shard, draws)
 {
     static const char *const rules[] = {"strict", "diff:alpha=0.1", "chow-log:alpha=1",
                                         "diff-log:alpha=0.1,gate=processed"};
+    spc_rule sequential;
     dice d = {20};
     batch b = batch_of(17000, 17001);
     draws *want = shared(sizeof *want);
@@ -174,6 +175,8 @@ Test(host_shard, draws)
         batch_fill(&b, &d, &p, 3.0, NULL);
         b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
         b.params[4].sampling.min_p = round % 3 == 0 ? 2.0f : 0.0f;
+        cr_assert(spc_rule_parse("token-chow:alpha=0.3", &sequential, NULL));
+        b.params[5].rule = sequential; /* decides nothing, and can be drawn under */
         if (round % 5 == 4) draw.token = NULL;
         draw = draw_to(&draw, want);
         memset(want, 0xa5, sizeof *want);

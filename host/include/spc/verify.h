@@ -28,7 +28,9 @@
 extern "C" {
 #endif
 
-/* SPC_OK, or an error that says what is out of range or cannot be combined. */
+/* SPC_OK, or an error that says what is out of range or cannot be combined.  SPC_ERULE for the
+ * sequential rules (drafter-only, verifier-only, seq-chow, token-chow, bild-dynamic): they run one
+ * model at a time, which sessions of spc/spc.h do, and no round decides by them. */
 SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err);
 
 /* Draw the token at `position` from a drafter's row.
@@ -70,8 +72,9 @@ typedef struct {
 
 /* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
  * far stay, no further token follows, and status says which model's row it was.  A draft outside
- * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params must
- * have passed spc_params_check. */
+ * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params that
+ * spc_params_check refuses, and a missing drafter that they need, give count 0 and
+ * SPC_STATUS_BAD_PARAM. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
 /* ---- batches ----------------------------------------------------------------------------------
@@ -83,8 +86,9 @@ typedef struct CUstream_st *spc_stream;
 /* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
  * are described in rules/batch.h.
  *
- * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse, gives
- * token -1 and statistics marked as bad; other sequences are not affected.
+ * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse (but
+ * for a sequential rule: a row can be drawn from under any), gives token -1 and statistics marked
+ * as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
  * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
@@ -100,13 +104,14 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  * on the draft.  Rules that read the drafter's confidence refuse such drafts; strict, lossy,
  * token-v2, token-v3, bild, lossy-greedy, head, typical and truncate accept them.  A row without a
  * draft then has no q at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does
- * not read q there.
+ * not read q there (strict, truncate).  That goes for sequences without drafts, too.
  *
  * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
  * Rows are never read past their width.
  *
- * Sequences whose parameters or draft length are out of range get count 0 and
- * SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify; errors as for spc_cpu_draw_batch. */
+ * Sequences whose parameters spc_params_check would refuse, whose draft length is out of range or
+ * which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify;
+ * errors as for spc_cpu_draw_batch. */
 SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
