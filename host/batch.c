@@ -289,7 +289,7 @@ spc_status spc_cpu_draw_batch(const spc_draw_batch *b, spc_stream stream, spc_er
         spc_view row = spc_draw_view(b, s);
         int32_t token = -1;
 
-        if (spc_params_valid(&b->params[s])) {
+        if (spc_draw_is_possible(b, s)) {
             token = spc_view_sample(&row, b->vocab, &b->params[s], spc_draw_key(b, s),
                                     spc_draw_stream(b), &stats, NULL);
         }

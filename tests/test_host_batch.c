@@ -510,6 +510,45 @@ Test(host_batch, misuse_is_named)
     batch_free(&b);
 }
 
+/* Where a block begins is known to the round, and to nobody who draws a draft. */
+Test(host_batch, salts_of_blocks_are_found_or_refused)
+{
+    dice d = {17};
+    batch b = batch_of(60, 60);
+    int32_t token[SEQUENCES];
+    spc_row_stats stats[SEQUENCES];
+
+    for (int round = 0; round < 40; round++) {
+        spc_row_params p = params_in_mode(toy_rules[round % TOY_RULES], 0);
+        spc_verify_batch v = verify_batch(&b);
+        spc_draw_batch draw = draw_batch(&b);
+
+        p.seed = (uint64_t)round * 100;
+        p.verify = round % 2 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        b.position[3] = (int64_t)1 << 32 | 0xffffffff; /* salt 0 */
+        b.salt[3] = 0;
+        v.salt = NULL;
+        run(&v, toy_rules[round % TOY_RULES]);
+        expect_one_by_one(&b, b.drafter, b.verifier, true, toy_rules[round % TOY_RULES]);
+
+        draw.salt = NULL;
+        draw.token = token;
+        draw.stats = stats;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(token[2] < 0 && stats[2].bad, p.verify == SPC_VERIFY_BLOCK);
+        draw.plain = 1;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(token[2], spc_plain_sample(b.drafter + b.row[2] * b.stride, b.vocab,
+                                                &b.params[2], b.position[2], &stats[0]));
+        draw.plain = 0;
+        draw.token = NULL;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(stats[2].bad, 0, "statistics need no salt");
+    }
+    batch_free(&b);
+}
+
 /* Rows further from each other than 32 bits of elements count. */
 Test(host_batch, rows_may_lie_beyond_the_reach_of_32_bits)
 {

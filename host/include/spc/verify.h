@@ -39,7 +39,9 @@ SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err
  * vocab     1 .. SPC_VOCAB_MAX
  * params    of the sequence
  * position  of the token in its sequence, prompt included
- * salt      0; under block verification (position of the round's first draft + 1) mod 2^32
+ * salt      0; under block verification (position of the round's first draft + 1) mod 2^32: were
+ *           it the same for two rounds, a discarded draft's noise would be used again, and the
+ *           tokens biased
  * stats     receives the row's statistics for spc_verify
  *
  * Returns the token, or -1 when the row holds NaN, +inf or no finite logit (stats->bad is set). */
@@ -87,8 +89,8 @@ typedef struct CUstream_st *spc_stream;
  * are described in rules/batch.h.
  *
  * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse (but
- * for a sequential rule: a row can be drawn from under any), gives token -1 and statistics marked
- * as bad; other sequences are not affected.
+ * for a sequential rule: a row can be drawn from under any), or a draft under block verification
+ * without a salt, gives token -1 and statistics marked as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
  * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
