@@ -187,6 +187,10 @@ static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *
 {
     spc_view row = {{logits, SPC_LOGITS_F32}, vocab, -1, NULL, NULL, NULL, 0};
 
+    if (!spc_params_valid(params)) {
+        *stats = spc_stats_one_hot(-1, vocab);
+        return -1;
+    }
     return spc_view_sample(&row, vocab, params, key, stream, stats, chance);
 }
 

@@ -70,13 +70,14 @@ typedef struct {
     int32_t cut;   /* vocabulary by which the slices are cut, padding included: >= the batch's; 0:
                       that one */
     int32_t drafter_whole; /* 1: every rank has the drafter's whole rows; 0: they are cut alike */
-    void *state;           /* [sequences, state_bytes] of this rank; step 0 begins it anew */
+    void *state;           /* [sequences, state_bytes] of this rank, aligned to 16 bytes; step 0
+                              begins it anew */
     size_t state_bytes;    /* per sequence; spc_shard_sizes */
-    void *answers;         /* [world, send_bytes]: partial writes this rank's part, the caller
-                              gathers, combine reads all of them */
+    void *answers;         /* [world, send_bytes], aligned to 16 bytes: partial writes this rank's
+                              part, the caller gathers, combine reads all of them */
     size_t send_bytes;     /* what each rank sends in this step, the same on every rank; a multiple
                               of 8.  Step 0: spc_verify_first_bytes, spc_draw_first_bytes or more;
-                              later ones: left[1] or more */
+                              later ones: left[1] or more; at most sequences + 1 MiB */
     int64_t *left;         /* [2] combine writes how many sequences have a question open, and how
                               many bytes their answers take: the same on every rank */
 } spc_shards;

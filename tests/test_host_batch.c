@@ -491,6 +491,9 @@ Test(host_batch, misuse_is_named)
     REFUSED(verifier.width = 0, "verifier.width");
     REFUSED(verifier.stride = 39, "verifier.stride: expected at least the width, 40, found 39");
     REFUSED(drafter.stride = 39, "drafter.stride");
+    REFUSED(verifier.stride = INT64_MAX, "verifier.stride: expected at most 2^40 elements");
+    REFUSED(drafter.stride = ((int64_t)1 << 40) + 1, "drafter.stride");
+    REFUSED(edits = ((spc_edits){b.allowed, INT64_MAX, NULL, NULL, NULL}), "edits.allowed_stride");
     REFUSED(drafter.logits.type = -1, "drafter.logits.type");
     REFUSED(drafter.logits.data = (const char *)b.drafter + 1, "drafter.logits.data");
     REFUSED(drafter_row = NULL, "drafter_row");
@@ -507,7 +510,20 @@ Test(host_batch, misuse_is_named)
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
+    expect_refusal(NULL, "batch: expected an address, found NULL");
     batch_free(&b);
+}
+
+Test(host_batch, no_workspace_serves_a_batch_that_cannot_be)
+{
+    cr_expect_gt(spc_workspace_bytes(1, 0, 1), 0);
+    cr_expect_gt(spc_workspace_bytes(INT32_MAX, SPC_GAMMA_MAX + 1, SPC_VOCAB_MAX),
+                 (size_t)INT32_MAX * SPC_VOCAB_MAX / SPC_TILE);
+    cr_expect_eq(spc_workspace_bytes(0, 4, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, -1, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, INT32_MAX, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, 4, 0), 0);
+    cr_expect_eq(spc_workspace_bytes(6, 4, INT32_MAX), 0);
 }
 
 /* Where a block begins is known to the round, and to nobody who draws a draft. */

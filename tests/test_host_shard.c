@@ -286,7 +286,16 @@ Test(host_shard, misuse_is_named)
     s.left = NULL, expect_refused(&v, s, 0, "shards.left"), s.left = ranks.rank[0].left;
     s.state = NULL, expect_refused(&v, s, 0, "shards.state"), s.state = ranks.rank[0].state;
     s.state_bytes = 64, expect_refused(&v, s, 0, "state_bytes");
+    s.state_bytes = SIZE_MAX / 16 * 16, expect_refused(&v, s, 0, "state_bytes");
     s = ranks.rank[0];
+    s.send_bytes = (size_t)-1024, expect_refused(&v, s, 0, "send_bytes");
+    s.send_bytes = (size_t)1 << 40, expect_refused(&v, s, 0, "send_bytes");
+    s.send_bytes = (size_t)(SEQUENCES + 1) << 20;
+    cr_assert_eq(spc_verify_shards_check(&v, &s, 0, NULL), SPC_OK, "more than is needed");
+    s = ranks.rank[0];
+    cr_assert_eq(spc_verify_shards_check(&v, NULL, 0, NULL), SPC_EUSAGE);
+    cr_assert_eq(spc_verify_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
+    cr_assert_eq(spc_draw_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
     v.verifier.stride = 8999;
     expect_refused(&v, s, 0, "verifier.stride");
     s.world = 3; /* each has a tile: 4096 elements are enough */
@@ -295,4 +304,24 @@ Test(host_shard, misuse_is_named)
     cr_assert_eq(spc_verify_shards_check(&v, &s, 0, &err), SPC_OK, "%s", err.message);
     ranks_free(&ranks);
     batch_free(&b);
+}
+
+/* What any round may send stays below what check_shards lets pass, and sizes out of range are none.
+ */
+Test(host_shard, sizes_are_bounded)
+{
+    spc_row_params p = params_of("opt-log:alpha=0.1", 1);
+    const struct {
+        int32_t count, max_drafts, vocab, world;
+    } none[] = {{0, 4, 9000, 2},  {-1, 4, 9000, 2},   {1, -1, 9000, 2}, {1, 18, 9000, 2},
+                {1, 4, 0, 2},     {1, 4, 1 << 21, 2}, {1, 4, 9000, 0},  {1, 4, 9000, -1},
+                {1, 4, 9000, 65}, {1, 31, 9000, 2}};
+    spc_shard_bytes most = spc_shard_sizes(&p, 1, SPC_GAMMA_MAX + 1, SPC_VOCAB_MAX, 1);
+
+    cr_expect_lt(most.first, (size_t)1 << 20);
+    cr_expect_lt(most.later, (size_t)1 << 20);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        most = spc_shard_sizes(&p, none[i].count, none[i].max_drafts, none[i].vocab, none[i].world);
+        cr_expect(most.state == 0 && most.first == 0 && most.later == 0, "case %zu", i);
+    }
 }

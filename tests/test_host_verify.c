@@ -127,6 +127,28 @@ Test(host_verify, sequential_rules_decide_no_round)
     }
 }
 
+Test(host_verify, nothing_is_drawn_with_numbers_out_of_range)
+{
+    static const float temperatures[] = {NAN, -1, 1, 1};
+    static const float shares[] = {1, 1, 0, NAN};
+    static const float row[V] = {1, 2, 3};
+
+    for (int i = 0; i < 4; i++) {
+        spc_row_params p = params_of("strict", 1);
+        spc_row_stats stats = {.bad = 0};
+
+        cr_expect_geq(spc_draft_sample(row, V, &p, 3, 0, &stats), 0);
+        cr_expect_eq(stats.bad, 0);
+        p.sampling.temperature = temperatures[i];
+        p.sampling.top_p = shares[i];
+        cr_expect_eq(spc_draft_sample(row, V, &p, 3, 0, &stats), -1);
+        cr_expect_eq(stats.bad, 1);
+        stats.bad = 0;
+        cr_expect_eq(spc_plain_sample(row, V, &p, 3, &stats), -1);
+        cr_expect_eq(stats.bad, 1);
+    }
+}
+
 /* Without the drafter's row a target that contains q cannot be drawn from, drafts before it or
  * none. */
 Test(host_verify, a_round_without_drafts_needs_the_rows_that_its_rule_reads)

@@ -44,7 +44,9 @@ SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err
  *           tokens biased
  * stats     receives the row's statistics for spc_verify
  *
- * Returns the token, or -1 when the row holds NaN, +inf or no finite logit (stats->bad is set). */
+ * Returns the token, or -1 (and stats->bad is set) when the row holds NaN, +inf or no finite logit,
+ * or when spc_params_check refuses params, unless for a sequential rule: a row can be drawn from
+ * under any. */
 SPC_API int32_t spc_draft_sample(const float *logits, int32_t vocab, const spc_row_params *params,
                                  int64_t position, uint32_t salt, spc_row_stats *stats);
 
@@ -88,9 +90,8 @@ typedef struct CUstream_st *spc_stream;
 /* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
  * are described in rules/batch.h.
  *
- * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse (but
- * for a sequential rule: a row can be drawn from under any), or a draft under block verification
- * without a salt, gives token -1 and statistics marked as bad; other sequences are not affected.
+ * What spc_draft_sample gives no token for, and a draft under block verification without a salt,
+ * give token -1 and statistics marked as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
  * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
@@ -120,7 +121,7 @@ SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stre
                                          spc_error *err);
 
 /* Bytes of workspace for batches of at most this many sequences and drafts and this vocabulary
- * (max_drafts 0 for draws). */
+ * (max_drafts 0 for draws); 0 when one of them is out of range. */
 SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab);
 
 /* Prepare a workspace in device memory, aligned to 16 bytes, once, in stream order.  A workspace
@@ -207,7 +208,9 @@ typedef struct {
  * params      [count], checked
  * max_drafts  of the batch; 0 for draws
  * vocab       of the verifier, as it is sharded: padding included
- * world       ranks */
+ * world       ranks
+ *
+ * Zeros when count, max_drafts, vocab or world is out of range. */
 SPC_API spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count,
                                         int32_t max_drafts, int32_t vocab, int32_t world);
 
