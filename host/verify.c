@@ -331,6 +331,15 @@ void spc_verify(const spc_verify_args *args, spc_verdict *out)
 /* ---- parameters -------------------------------------------------------------------------------
  */
 
+void spc_row_params_init(spc_row_params *params)
+{
+    memset(params, 0, sizeof *params);
+    (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &params->rule);
+    params->sampling.temperature = 1.0f;
+    params->sampling.top_p = 1.0f;
+    params->nucleus = 1;
+}
+
 /* The rule as it must be for its numbers to mean anything. */
 static spc_status check_rule(const spc_rule *rule, spc_error *err)
 {

@@ -22,7 +22,8 @@ typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
  * STEP      there is none: the last row had a draft of its own and was judged like the others */
 typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
 
-/* How one sequence is decoded.  Check with spc_params_check before use. */
+/* How one sequence is decoded.  Begin with spc_row_params_init, check with spc_params_check before
+ * use. */
 typedef struct {
     spc_rule rule;         /* from spc_rule_parse; one-round rules only */
     spc_sampling sampling; /* temperature and truncation of both models */

@@ -36,6 +36,7 @@
 #include "toyverify.h"
 
 #include <limits.h>
+#include <spc/spc.h>
 
 /* ---- parameters ---- */
 
@@ -94,6 +95,24 @@ Test(host_verify, parameters_out_of_range_are_refused_by_name)
 
     cr_expect_eq(spc_params_check(NULL, &err), SPC_EUSAGE);
     cr_expect_str_eq(err.message, "params: expected an address, found NULL");
+}
+
+Test(host_verify, parameters_begin_as_those_of_a_session)
+{
+    spc_session_options o;
+    spc_row_params p;
+
+    memset(&p, 0x5a, sizeof p);
+    spc_row_params_init(&p);
+    spc_session_options_init(&o);
+    cr_expect_eq(spc_params_check(&p, NULL), SPC_OK);
+    cr_expect_str_eq(spc_rule_name((spc_rule_kind)p.rule.kind), o.rule);
+    cr_expect(p.sampling.temperature == o.temperature && p.sampling.top_p == o.top_p);
+    cr_expect(p.sampling.top_k == o.top_k && p.sampling.min_p == o.min_p && p.seed == o.seed);
+    cr_expect(p.verify == (int32_t)o.verify && p.bonus == (int32_t)o.bonus);
+    cr_expect_eq(p.nucleus != 0, o.nucleus);
+    memset(&p, 0, sizeof p);
+    expect_refused(p, SPC_EUSAGE, "top-p");
 }
 
 /* No round has their law: whoever forwards a rule's text must hear of it. */

@@ -28,6 +28,11 @@
 extern "C" {
 #endif
 
+/* strict, temperature 1, no truncation, seed 0, token-wise verification, bonus from the target
+ * distribution, nucleus on: as spc_session_options_init.  (Zeros are greedy, with the nucleus off,
+ * and a top_p of 0 is refused.) */
+SPC_API void spc_row_params_init(spc_row_params *params);
+
 /* SPC_OK, or an error that says what is out of range or cannot be combined.  SPC_ERULE for the
  * sequential rules (drafter-only, verifier-only, seq-chow, token-chow, bild-dynamic): they run one
  * model at a time, which sessions of spc/spc.h do, and no round decides by them. */
