@@ -287,7 +287,8 @@ typedef struct {
     float coin;        /* the uniform that the draft was judged by */
     float top_drafter; /* largest probability of the row that the gate reads; 0 without a drafter */
     float top_verifier; /* the same of the verifier */
-    float tv;           /* sum of max(0, p - q) */
+    float tv;           /* sum of max(0, p - q); 0 in a bonus row that is drawn without q, which is
+                           then not read (strict, truncate, SPC_BONUS_VERIFIER) */
     float outside;      /* eta: mass of q outside the set of a token rule; 0 without a set */
     int32_t inside;     /* tokens in the set; -1 without a set */
     float log_verifier; /* ln p of the token emitted at this row */

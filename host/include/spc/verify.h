@@ -16,7 +16,12 @@
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
  * safe from any number of threads and streams.  (Memory that the CUDA runtime allocates when a
  * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
- * position), so a token depends on its own rows alone, not on the batch. */
+ * position), so a token depends on its own rows alone, not on the batch.
+ *
+ * Pointers are non-NULL unless a comment says otherwise, and aligned as their type, in device
+ * memory too (spc_row_params and 64-bit integers to 8 bytes, logits to their element); a workspace,
+ * and state and answers of slices, to 16.  Positions are 0 to 2^60 - 1.  Calls that return a status
+ * name a NULL in an error; the others require what their comments say. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
