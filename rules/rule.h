@@ -108,7 +108,8 @@ extern "C" {
 enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320, SPC_RULE_VALUES_BYTES = 40 };
 
 /* Parse a rule text.  On failure returns false and writes one line that names the offending part
- * and what is known into message; *rule is untouched.
+ * and what is known into message, in printable ASCII ('?' for other bytes that it quotes); *rule is
+ * untouched.
  *
  * text      terminated, e.g. "opt:alpha=0.2,gate=processed"
  * message   [SPC_RULE_MESSAGE_BYTES], may be NULL */

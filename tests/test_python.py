@@ -40,6 +40,8 @@ class Library(unittest.TestCase):
             verify.call(lib.spc_cpu_verify_batch, verify.spc_verify_batch())
         with self.assertRaisesRegex(ValueError, "nothing"):
             verify.params_of(lib, "nothing", 1.0, [0])
+        with self.assertRaisesRegex(ValueError, "unknown rule"):  # cut inside a letter
+            verify.params_of(lib, "n" * 39 + "\u00e9", 1.0, [0])
 
     def test_the_library_says_which_it_is(self):
         lib = ctypes.CDLL(LIBRARY)
