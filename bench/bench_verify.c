@@ -155,6 +155,7 @@ typedef struct {
     spc_row_stats *stats[SETS_MAX];    /* (place) [B, G] */
     spc_row_params *params;            /* (place) [B] */
     int64_t *row, *position;           /* (place) [G + 1, B] */
+    uint32_t *salt;                    /* (place) [B] */
     int32_t *drafts;                   /* (place) [B] */
     int32_t *drawn;                    /* (place) [B] */
     spc_row_stats *drawn_stats;        /* (place) [B] */
@@ -256,18 +257,24 @@ static bool fill_arrays(bench *b)
     size_t n = (size_t)b->shape.sequences, rows = (size_t)b->shape.drafts + 1;
     int64_t *number = malloc(2 * n * rows * sizeof *number);
     int32_t *length = malloc(n * sizeof *length);
-    bool ok = number && length;
+    uint32_t *salt = malloc(n * sizeof *salt);
+    bool ok = number && length && salt;
 
     for (size_t i = 0; ok && i < n * rows; i++) {
         number[i] = (int64_t)(i % n * rows + i / n);
         number[n * rows + i] = POSITION + (int64_t)(i / n);
     }
-    for (size_t s = 0; ok && s < n; s++) length[s] = b->shape.drafts;
+    for (size_t s = 0; ok && s < n; s++) {
+        length[s] = b->shape.drafts;
+        salt[s] = b->o->block ? POSITION + 1 : 0;
+    }
     ok = ok && b->at->copy_in(b->at, b->row, number, n * rows * sizeof *number) &&
          b->at->copy_in(b->at, b->position, number + n * rows, n * rows * sizeof *number) &&
-         b->at->copy_in(b->at, b->drafts, length, n * sizeof *length);
+         b->at->copy_in(b->at, b->drafts, length, n * sizeof *length) &&
+         b->at->copy_in(b->at, b->salt, salt, n * sizeof *salt);
     free(number);
     free(length);
+    free(salt);
     return ok;
 }
 
@@ -279,7 +286,7 @@ static bool get_arrays(bench *b)
     return (b->params = get(b, n * sizeof *b->params)) &&
            (b->row = get(b, n * rows * sizeof *b->row)) &&
            (b->position = get(b, n * rows * sizeof *b->position)) &&
-           (b->drafts = get(b, n * sizeof *b->drafts)) &&
+           (b->salt = get(b, n * sizeof *b->salt)) && (b->drafts = get(b, n * sizeof *b->drafts)) &&
            (b->drawn = get(b, n * sizeof *b->drawn)) &&
            (b->drawn_stats = get(b, n * sizeof *b->drawn_stats)) &&
            (b->token = get(b, n * rows * sizeof *b->token)) &&
@@ -342,6 +349,7 @@ static spc_draw_batch draw_of(const bench *b, int32_t set, int32_t i)
                             .logits = rows_of(b, set, true),
                             .row = b->row + at,
                             .position = b->position + at,
+                            .salt = b->salt,
                             .token = b->drawn,
                             .stats = b->drawn_stats,
                             .workspace = b->o->reference ? NULL : b->workspace,
@@ -362,6 +370,7 @@ static spc_verify_batch verify_of(const bench *b, int32_t set)
                               .draft = b->draft[set],
                               .stats = b->o->no_stats ? NULL : b->stats[set],
                               .position = b->position,
+                              .salt = b->salt,
                               .token = b->token,
                               .count = b->count,
                               .status = b->status,

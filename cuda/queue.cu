@@ -66,7 +66,7 @@
 static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, spc_view *view)
 {
     (void)r;
-    if (!spc_params_valid(&b->params[s])) return false;
+    if (!spc_draw_is_possible(b, s)) return false;
     *view = spc_draw_view(b, s);
     return true;
 }
@@ -79,7 +79,7 @@ static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r
     const bool drafter = r >= verifier_rows, block = b->params[s].verify == SPC_VERIFY_BLOCK;
     const int32_t row = drafter ? r - verifier_rows : r;
 
-    if (!spc_params_valid(&b->params[s]) || drafts < 0 || drafts > b->max_drafts) return false;
+    if (!spc_params_decide(&b->params[s]) || drafts < 0 || drafts > b->max_drafts) return false;
     if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(b->params[s].rule.path)) {
         return false;
     }
@@ -105,7 +105,7 @@ static __device__ void decide_sequence(const spc_draw_batch *b, int32_t s)
     const spc_view row = spc_draw_view(b, s);
     int32_t token = -1;
 
-    if (spc_params_valid(&b->params[s])) {
+    if (spc_draw_is_possible(b, s)) {
         view_statistics(&scratch.round, &row, &stats);
         if (!stats.bad && b->token) {
             token = draw_view(&scratch.round, &row, stats, spc_draw_key(b, s), spc_draw_stream(b));

@@ -271,7 +271,7 @@ static __global__ void __launch_bounds__(SPC_LANES)
     int32_t token = -1;
 
     if (s >= spc_live(b.live, b.sequences)) return;
-    if (spc_params_valid(&b.params[s])) {
+    if (spc_draw_is_possible(&b, s)) {
         const spc_view row = spc_draw_view(&b, s);
         spc_round round = {};
 

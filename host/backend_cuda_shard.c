@@ -184,7 +184,7 @@ spc_status spc_cuda_draw_slices(spc_runner *r, const spc_draw_batch *batch, spc_
 
     here.params = r->lanes.params;
     here.row = here.position = r->lanes.row;
-    here.salt = NULL;
+    here.salt = r->lanes.salt;
     return run_steps(r, &s, &shards, spc_draw_first_bytes(&here, &shards), err);
 }
 

@@ -2,6 +2,7 @@
 /* batch.c - the batch calls of spc/verify.h over host memory, and the checks that they share with
  * the device's. */
 #include "chance.h"
+#include "refuse.h"
 
 #include "rules/shard.h"
 
@@ -21,8 +22,11 @@ static spc_status check_range(const char *field, int64_t value, int64_t least, i
                          (long long)least, (long long)most, (long long)value);
 }
 
-/* Rows of one model, of which `held` elements lie here.  The products of strides and row numbers
- * stay far below 2^63: rows lie in one address space. */
+/* Elements, or words, from row to row: further than rows lie apart, and few enough for the bytes to
+ * stay below 2^63 up to a million rows. */
+#define STRIDE_MAX ((int64_t)1 << 40)
+
+/* Rows of one model, of which `held` elements lie here. */
 static spc_status check_rows(const char *model, const spc_logit_rows *rows, int32_t held,
                              spc_error *err)
 {
@@ -40,6 +44,11 @@ static spc_status check_rows(const char *model, const spc_logit_rows *rows, int3
         return spc_error_set(err, SPC_EUSAGE,
                              "batch: %s.stride: expected at least the width, %d, found %lld", model,
                              (int)held, (long long)rows->stride);
+    }
+    if (rows->stride > STRIDE_MAX) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: %s.stride: expected at most 2^40 elements, found %lld", model,
+                             (long long)rows->stride);
     }
     if ((uintptr_t)rows->logits.data % (rows->logits.type == SPC_LOGITS_F32 ? 4 : 2) != 0) {
         return spc_error_set(
@@ -59,20 +68,33 @@ static spc_status check_edits(const spc_edits *edits, int32_t vocab, spc_error *
             "found %lld",
             (int)((vocab + 31) / 32), (long long)edits->allowed_stride);
     }
+    if (edits->allowed && edits->allowed_stride > STRIDE_MAX) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: edits.allowed_stride: expected at most 2^40 words, found %lld",
+                             (long long)edits->allowed_stride);
+    }
     if (edits->edit_first && !edits->edit_token) return missing("edits.edit_token", err);
     if (edits->edit_first && !edits->edit_value) return missing("edits.edit_value", err);
     return SPC_OK;
+}
+
+/* May a batch have rows and drafts of this many? */
+static bool shape_is_possible(int32_t max_drafts, int32_t vocab)
+{
+    return max_drafts >= 0 && max_drafts <= SPC_GAMMA_MAX + 1 && vocab >= 1 &&
+           vocab <= SPC_VOCAB_MAX;
 }
 
 /* What cuda/queue.cu keeps, see rules/batch.h: cells for the tiles of the rows that are read in any
  * case, for a record of each of these rows, and for the tiles of every job. */
 size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab)
 {
-    size_t n = sequences > 0 ? (size_t)sequences : 1;
-    size_t tiles = (size_t)spc_tile_count(vocab > 0 ? vocab : 1);
-    size_t rows = max_drafts > 0 ? 2 * (size_t)max_drafts : 1;
-    size_t jobs = (size_t)spc_queue_deciders((int64_t)n), cells;
+    size_t n = (size_t)sequences, tiles, rows, jobs, cells;
 
+    if (sequences < 1 || !shape_is_possible(max_drafts, vocab)) return 0;
+    tiles = (size_t)spc_tile_count(vocab);
+    rows = max_drafts > 0 ? 2 * (size_t)max_drafts : 1;
+    jobs = (size_t)spc_queue_deciders((int64_t)n);
     /* without drafts no sum is begun ahead: rows that are cut need no cells but their own */
     if (max_drafts > 0) jobs += (size_t)spc_queue_ahead((int64_t)n, (int32_t)rows);
     cells = n * rows * (tiles + (tiles > 1 ? SPC_QUEUE_RECORD_CELLS : 0)) + jobs * tiles;
@@ -117,11 +139,18 @@ static int32_t held(int32_t width, int32_t vocab, const spc_shards *shards)
     return last > first ? last - first : 0;
 }
 
+static spc_status check_shape(int32_t sequences, int32_t vocab, spc_error *err)
+{
+    spc_status status = check_range("sequences", sequences, 1, INT32_MAX, err);
+
+    return status ? status : check_range("vocab", vocab, 1, SPC_VOCAB_MAX, err);
+}
+
 static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, spc_error *err)
 {
-    spc_status status = check_range("sequences", b->sequences, 1, INT32_MAX, err);
+    spc_status status =
+        b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
-    if (!status) status = check_range("vocab", b->vocab, 1, SPC_VOCAB_MAX, err);
     if (status) return status;
     if (!b->params) return missing("params", err);
     if (!b->logits.logits.data) return missing("logits.logits.data", err);
@@ -159,10 +188,10 @@ spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
 
 static spc_status check_verify(const spc_verify_batch *b, const spc_shards *shards, spc_error *err)
 {
-    const char *array = missing_array(b);
-    spc_status status = check_range("sequences", b->sequences, 1, INT32_MAX, err);
+    const char *array = b ? missing_array(b) : NULL;
+    spc_status status =
+        b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
-    if (!status) status = check_range("vocab", b->vocab, 1, SPC_VOCAB_MAX, err);
     if (!status) status = check_range("max_drafts", b->max_drafts, 0, SPC_GAMMA_MAX + 1, err);
     if (!status && array) status = missing(array, err);
     if (!status) {
@@ -196,9 +225,13 @@ static int32_t larger(int32_t a, int32_t b)
 spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
                                 int32_t vocab, int32_t world)
 {
-    const int32_t tiles = spc_most_tiles(vocab, world);
-    int32_t log = 0, first = 0, later = 0;
+    int32_t tiles, log = 0, first = 0, later = 0;
 
+    if (!params || count < 1 || world < 1 || world > SPC_SHARDS_MAX ||
+        !shape_is_possible(max_drafts, vocab)) {
+        return (spc_shard_bytes){0, 0, 0};
+    }
+    tiles = spc_most_tiles(vocab, world);
     for (int32_t i = 0; i < count; i++) {
         const spc_row_needs needs = spc_needs_of(&params[i], vocab);
         const spc_rule *rule = &params[i].rule;
@@ -223,11 +256,18 @@ spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count, int
         .later = (size_t)later * 4};
 }
 
-static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step, spc_error *err)
+/* Above what any sequence answers: all rows of the longest round take 148 KB. */
+#define SEND_BYTES_MAX ((size_t)1 << 20)
+
+static spc_status check_shards(const spc_shards *s, int32_t sequences, int32_t vocab, int32_t step,
+                               spc_error *err)
 {
-    spc_status status = check_range("shards.world", s->world, 1, SPC_SHARDS_MAX, err);
+    const size_t most = ((size_t)sequences + 1) * SEND_BYTES_MAX; /* one for the caller's own */
+    spc_status status;
     size_t least;
 
+    if (!s) return spc_refuse_null("shards", err);
+    status = check_range("shards.world", s->world, 1, SPC_SHARDS_MAX, err);
     if (!status) status = check_range("shards.rank", s->rank, 0, s->world - 1, err);
     if (!status) status = check_range("step", step, 0, INT32_MAX, err);
     if (!status && s->cut != 0) {
@@ -245,16 +285,18 @@ static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step,
     }
     least =
         sizeof(spc_shard_state) + 4 * (size_t)spc_most_tiles(spc_cuts_of(s, vocab).cut, s->world);
-    if (s->state_bytes < least || s->state_bytes % 16 != 0) {
+    if (s->state_bytes < least || s->state_bytes % 16 != 0 ||
+        s->state_bytes > PTRDIFF_MAX / (size_t)sequences) {
         return spc_error_set(err, SPC_EUSAGE,
                              "batch: shards.state_bytes: expected what spc_shard_sizes says, found "
                              "%zu",
                              s->state_bytes);
     }
-    if (s->send_bytes % 8 != 0) {
+    if (s->send_bytes % 8 != 0 || s->send_bytes > most) {
         return spc_error_set(err, SPC_EUSAGE,
-                             "batch: shards.send_bytes: expected a multiple of 8, found %zu",
-                             s->send_bytes);
+                             "batch: shards.send_bytes: expected a multiple of 8, at most %zu, "
+                             "found %zu",
+                             most, s->send_bytes);
     }
     return SPC_OK;
 }
@@ -262,16 +304,20 @@ static spc_status check_shards(const spc_shards *s, int32_t vocab, int32_t step,
 spc_status spc_draw_shards_check(const spc_draw_batch *b, const spc_shards *shards, int32_t step,
                                  spc_error *err)
 {
-    spc_status status = check_shards(shards, b->vocab, step, err);
+    spc_status status =
+        b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
+    if (!status) status = check_shards(shards, b->sequences, b->vocab, step, err);
     return status ? status : check_draw(b, shards, err);
 }
 
 spc_status spc_verify_shards_check(const spc_verify_batch *b, const spc_shards *shards,
                                    int32_t step, spc_error *err)
 {
-    spc_status status = check_shards(shards, b->vocab, step, err);
+    spc_status status =
+        b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
+    if (!status) status = check_shards(shards, b->sequences, b->vocab, step, err);
     return status ? status : check_verify(b, shards, err);
 }
 
@@ -289,7 +335,7 @@ spc_status spc_cpu_draw_batch(const spc_draw_batch *b, spc_stream stream, spc_er
         spc_view row = spc_draw_view(b, s);
         int32_t token = -1;
 
-        if (spc_params_valid(&b->params[s])) {
+        if (spc_draw_is_possible(b, s)) {
             token = spc_view_sample(&row, b->vocab, &b->params[s], spc_draw_key(b, s),
                                     spc_draw_stream(b), &stats, NULL);
         }

@@ -2,6 +2,7 @@
 /* cli_decode.c - from the options of a command to an engine and to how its sessions decode. */
 #include "cli_decode.h"
 
+#include "refuse.h"
 #include "session.h"
 
 #include <spc/verify.h>
@@ -156,7 +157,7 @@ static spc_status check_way(const spc_session_options *o, spc_error *err)
                              .nucleus = o->nucleus};
 
     (void)spc_rule_parse(o->rule, &params.rule, NULL);
-    return spc_params_check(&params, err);
+    return spc_session_params_check(&params, err);
 }
 
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,

@@ -11,6 +11,7 @@
 #include "device.h"
 #include "kv.h"
 #include "pair.h"
+#include "refuse.h"
 #include "session.h"
 
 #include <inttypes.h>
@@ -480,9 +481,11 @@ static spc_status load_models(spc_engine *engine, const spc_engine_options *o, s
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     spc_engine *engine = NULL;
-    spc_status status = check_engine_options(options, err);
+    spc_status status;
 
+    if (!out) return spc_refuse_null("out", err);
     *out = NULL;
+    status = options ? check_engine_options(options, err) : spc_refuse_null("options", err);
     if (status == SPC_OK) status = check_ranks(options, err);
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
@@ -533,6 +536,7 @@ fail:
 
 spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
 {
+    if (!engine) return spc_refuse_null("engine", err);
     if (engine->rank > 0 && group_of(engine)) return spc_group_follow(group_of(engine), err);
 
     return spc_error_set(err, SPC_EUSAGE, "rank 0 leads and cannot follow: open sessions instead");

@@ -2,6 +2,7 @@
 /* engine_tell.c - what an engine tells of itself, text to ids and back, logits. */
 #include "engine.h"
 
+#include "refuse.h"
 #include "session.h"
 
 #include <string.h>
@@ -33,10 +34,13 @@ static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
 spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
                              int32_t **ids, int32_t *count, spc_error *err)
 {
-    spc_status status = need_tokenizer(engine, err);
+    spc_status status;
 
+    if (!ids || !count) return spc_refuse_null(ids ? "count" : "ids", err);
     *ids = NULL;
     *count = 0;
+    if (!engine || (!text && bytes > 0)) return spc_refuse_null(engine ? "text" : "engine", err);
+    status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
 }
@@ -44,10 +48,13 @@ spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t 
 spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
                              bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
-    spc_status status = need_tokenizer(engine, err);
+    spc_status status;
 
+    if (!text) return spc_refuse_null("text", err);
     *text = NULL;
     if (bytes) *bytes = 0;
+    if (!engine || (!ids && count > 0)) return spc_refuse_null(engine ? "ids" : "engine", err);
+    status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
 }
@@ -90,6 +97,9 @@ static spc_status check_ids(const spc_engine *engine, const char *what, const in
         return spc_error_set(err, SPC_EINPUT, "expected 1 to %d %sids (the context), found %d",
                              (int)engine->context, what, (int)count);
     }
+    if (!ids) {
+        return spc_error_set(err, SPC_EUSAGE, "%sids: expected an address, found NULL", what);
+    }
     for (int32_t i = 0; i < count; i++) {
         if (ids[i] >= 0 && ids[i] < engine->vocab) continue;
         return spc_error_set(err, SPC_EINPUT, "%sid %d: expected 0 to %d, found %d", what, (int)i,
@@ -111,9 +121,12 @@ static spc_status check_source(const spc_engine *engine, const int32_t *source, 
 spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t source_count,
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
-    spc_status status = check_ids(engine, "", ids, count, err);
-    int32_t slot, chunk = engine->limits.outputs;
+    spc_status status;
+    int32_t slot, chunk;
 
+    if (!engine || !logits) return spc_refuse_null(engine ? "logits" : "engine", err);
+    chunk = engine->limits.outputs;
+    status = check_ids(engine, "", ids, count, err);
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status != SPC_OK) return status;

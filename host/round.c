@@ -30,7 +30,7 @@ bool spc_round_steps(const spc_session *s)
 static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
 {
     s->round_failed = false;
-    lane->params = &s->params;
+    lane->params = s->params.rule.path == SPC_RULE_VERIFIER_ONLY ? &s->plain : &s->params;
     lane->position = s->length;
     /* halves have rows of their own: one from below, one from above */
     lane->output = (s->half == 0 ? index : s->engine->sessions - 1 - index) * SPC_LANE_ROWS;
@@ -193,7 +193,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
                                  late_count, late, err);
 
     for (int32_t k = 0, j = 0; k < count && j < late_count && status == SPC_OK; k++) {
-        if (scratch->bonus[j].params != &sessions[k]->params) continue;
+        if (scratch->bonus[j].params != scratch->lane[k].params) continue;
         spc_round_append(&verdict[k], scratch->lane[k].drafts, &late[j++]);
     }
     return status;

@@ -89,8 +89,8 @@ static spc_status ask_verifier(spc_engine *engine, spc_session *const *sessions,
     for (int32_t k = 0; k < count && status == SPC_OK; k++) {
         spc_session *s = sessions[k];
 
-        lane[k] = (spc_lane){&s->params, s->length, k * SPC_LANE_ROWS,    0,
-                             0,          true,      s->token + s->length, s->stats};
+        lane[k] = (spc_lane){&s->plain, s->length, k * SPC_LANE_ROWS,    0,
+                             0,         true,      s->token + s->length, s->stats};
         status = spc_feed(engine, verifier, s, s->length, s->length - 1, lane[k].output, err);
     }
     if (status == SPC_OK) status = spc_feed_flush(engine, verifier, err);

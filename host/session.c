@@ -2,6 +2,8 @@
 /* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
 #include "session.h"
 
+#include "refuse.h"
+
 #include "rules/finish.h"
 #include "weights/utf8.h"
 
@@ -48,7 +50,7 @@ static spc_status read_params(const spc_session_options *o, spc_row_params *para
     params->verify = (int32_t)o->verify;
     params->bonus = (int32_t)o->bonus;
     params->nucleus = o->nucleus;
-    return spc_params_check(params, err);
+    return spc_session_params_check(params, err);
 }
 
 static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_options *o,
@@ -58,6 +60,7 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
         return spc_error_set(err, SPC_EUSAGE, "stop tokens: expected 0 to %d, found %d",
                              SPC_STOP_TOKENS_MAX, (int)o->stop_token_count);
     }
+    if (o->stop_token_count > 0 && !o->stop_token) return spc_refuse_null("stop_token", err);
     for (int32_t i = 0; i < o->stop_token_count; i++) {
         if (o->stop_token[i] >= 0 && o->stop_token[i] < engine->vocab) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop token: expected an id of 0 to %d, found %d",
@@ -106,6 +109,7 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "stop strings need a tokenizer, and this model has none "
                              "(tokenizer.json): leave them out");
     }
+    if (o->stop_count > 0 && !o->stop) return spc_refuse_null("stop", err);
     for (int32_t i = 0; i < o->stop_count; i++) {
         if (o->stop[i] && o->stop[i][0]) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop string %d is empty", (int)i + 1);
@@ -188,7 +192,9 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     spc_session *s = NULL;
     spc_status status;
 
+    if (!out) return spc_refuse_null("out", err);
     *out = NULL;
+    if (!engine || !options) return spc_refuse_null(engine ? "options" : "engine", err);
     status = spc_engine_check_rank(engine, err);
     if (status == SPC_OK) status = read_params(options, &params, err);
     if (status == SPC_OK) status = check_options(engine, options, &params, err);
@@ -212,6 +218,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->engine = engine;
     s->params = params;
     s->rule = params.rule;
+    s->plain = params;
+    (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &s->plain.rule);
     s->gamma = options->gamma;
     s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
     s->ignore_stop = options->ignore_stop;
@@ -275,10 +283,12 @@ static int32_t common_tokens(const spc_session *s, const int32_t *prompt, int32_
 
 spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
 {
-    spc_status status = check_prompt(s->engine, prompt, count, err);
+    spc_status status;
     int32_t common;
     int64_t reused = 0;
 
+    if (!s) return spc_refuse_null("session", err);
+    status = check_prompt(s->engine, prompt, count, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&s->engine->lock);
     common = common_tokens(s, prompt, count);
@@ -479,9 +489,13 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     static const spc_strategy *const strategies[] = {&spc_strategy_round, &spc_strategy_drafter,
                                                      &spc_strategy_token_chow, &spc_strategy_bild,
                                                      &spc_strategy_seq_chow};
-    spc_status status = check_group(engine, sessions, count, err);
+    spc_status status;
     spc_error error;
 
+    if (!engine || (!sessions && count > 0)) {
+        return spc_refuse_null(engine ? "sessions" : "engine", err);
+    }
+    status = check_group(engine, sessions, count, err);
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
     end_cancelled(sessions, count);
@@ -506,6 +520,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
 
 spc_status spc_session_step(spc_session *session, spc_error *err)
 {
+    if (!session) return spc_refuse_null("session", err);
     return spc_engine_step(session->engine, &session, 1, err);
 }
 
@@ -584,8 +599,10 @@ static size_t join_pieces(const spc_session *s, char *out)
 
 spc_status spc_session_text(const spc_session *s, char **text, size_t *bytes, spc_error *err)
 {
+    if (!text) return spc_refuse_null("text", err);
     *text = NULL;
     if (bytes) *bytes = 0;
+    if (!s) return spc_refuse_null("session", err);
     if (!s->engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL,
                              "the model has no tokenizer (tokenizer.json): there is no text");

@@ -26,8 +26,9 @@ struct spc_session {
     spc_engine *engine;
     const spc_strategy *strategy;
     spc_row_params params;
-    spc_rule rule; /* as opened: seq-chow may go on under another */
-    int32_t slot;  /* -1: none, it waits for one or ended and lost it */
+    spc_rule rule;        /* as opened: seq-chow may go on under another */
+    spc_row_params plain; /* the same under strict: for tokens of the verifier's own */
+    int32_t slot;         /* -1: none, it waits for one or ended and lost it */
     int32_t *
         page; /* [page_count] of the KV caches, where 16 positions each lie; room for the context */
     int32_t page_count; /* 0 without a slot */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* status.c - names, exit codes and one-line messages. */
-#include <spc/status.h>
+#include "refuse.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -44,4 +44,9 @@ spc_status spc_error_set(spc_error *err, spc_status status, const char *format, 
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
     }
     return status;
+}
+
+spc_status spc_refuse_null(const char *argument, spc_error *err)
+{
+    return spc_error_set(err, SPC_EUSAGE, "%s: expected an address, found NULL", argument);
 }

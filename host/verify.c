@@ -4,6 +4,7 @@
  * The mathematics is in rules/; this file walks rows tile by tile in the canonical order
  * (rules/row.h), reads a row only where the rule needs it, and turns decisions into a verdict. */
 #include "chance.h"
+#include "refuse.h"
 #include "tiles.h"
 
 #include <assert.h>
@@ -186,6 +187,10 @@ static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *
 {
     spc_view row = {{logits, SPC_LOGITS_F32}, vocab, -1, NULL, NULL, NULL, 0};
 
+    if (!spc_params_valid(params)) {
+        *stats = spc_stats_one_hot(-1, vocab);
+        return -1;
+    }
     return spc_view_sample(&row, vocab, params, key, stream, stats, chance);
 }
 
@@ -326,11 +331,62 @@ void spc_verify(const spc_verify_args *args, spc_verdict *out)
 /* ---- parameters -------------------------------------------------------------------------------
  */
 
+void spc_row_params_init(spc_row_params *params)
+{
+    memset(params, 0, sizeof *params);
+    (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &params->rule);
+    params->sampling.temperature = 1.0f;
+    params->sampling.top_p = 1.0f;
+    params->nucleus = 1;
+}
+
+/* The rule as it must be for its numbers to mean anything. */
+static spc_status check_rule(const spc_rule *rule, spc_error *err)
+{
+    if ((unsigned)rule->kind >= SPC_RULE_COUNT) {
+        return spc_error_set(err, SPC_ERULE, "rule: %d is none; fill it with spc_rule_parse",
+                             (int)rule->kind);
+    }
+    if ((unsigned)rule->path >= SPC_RULE_COUNT) {
+        return spc_error_set(err, SPC_ERULE,
+                             "rule %s: %d is no rule to run it by; fill it with spc_rule_parse",
+                             spc_rule_name((spc_rule_kind)rule->kind), (int)rule->path);
+    }
+    if (!(rule->alpha == rule->alpha)) {
+        return spc_error_set(err, SPC_ERULE,
+                             "rule %s: its number is NaN; fill it with "
+                             "spc_rule_parse",
+                             spc_rule_name((spc_rule_kind)rule->kind));
+    }
+    return SPC_OK;
+}
+
 spc_status spc_params_check(const spc_row_params *params, spc_error *err)
+{
+    const spc_rule *rule;
+    spc_status status;
+
+    if (!params) return spc_refuse_null("params", err);
+    rule = &params->rule;
+    status = check_rule(rule, err);
+    if (status) return status;
+    if (!spc_rule_is_one_round(rule->kind) || !spc_rule_is_one_round(rule->path)) {
+        return spc_error_set(err, SPC_ERULE,
+                             "rule %s runs one model at a time, and no round decides by it: "
+                             "decode under it with sessions of spc/spc.h, or choose a one-round "
+                             "rule (strict, say)",
+                             spc_rule_name((spc_rule_kind)rule->kind));
+    }
+    return spc_session_params_check(params, err);
+}
+
+spc_status spc_session_params_check(const spc_row_params *params, spc_error *err)
 {
     const spc_sampling *s = &params->sampling;
     const char *name = spc_rule_name((spc_rule_kind)params->rule.kind);
+    spc_status status = check_rule(&params->rule, err);
 
+    if (status) return status;
     if (!(s->temperature == 0.0f ||
           (s->temperature >= SPC_TEMPERATURE_MIN && s->temperature < SPC_INFINITY))) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -347,11 +403,6 @@ spc_status spc_params_check(const spc_row_params *params, spc_error *err)
     if (s->top_k < 0) {
         return spc_error_set(err, SPC_EUSAGE, "top-k: expected 0 (off) or more, found %d",
                              (int)s->top_k);
-    }
-    if ((unsigned)params->rule.kind >= SPC_RULE_COUNT ||
-        (unsigned)params->rule.path >= SPC_RULE_COUNT) {
-        return spc_error_set(err, SPC_ERULE, "rule: %d is none; fill it with spc_rule_parse",
-                             (int)params->rule.kind);
     }
     if (params->verify != SPC_VERIFY_TOKEN && params->verify != SPC_VERIFY_BLOCK) {
         return spc_error_set(err, SPC_EUSAGE, "verify: expected token (0) or block (1), found %d",

@@ -46,7 +46,8 @@ typedef struct {
     const int64_t *row;      /* [sequences] which row of logits; NULL: row s of sequence s */
     spc_edits edits;         /* by row of logits */
     const int64_t *position; /* [sequences] of the token to be drawn, prompt included */
-    const uint32_t *salt;    /* [sequences] as for spc_draft_sample; NULL: 0 */
+    const uint32_t *salt;    /* [sequences] as for spc_draft_sample; NULL: 0, and no drafts of
+                                sequences under block verification */
     int32_t plain;           /* 1: as spc_plain_sample draws; 0: a draft */
     int32_t *token; /* [sequences] receives the token, -1 for a bad row; NULL: none is drawn */
     spc_row_stats *stats;   /* [sequences] receives the row's statistics, or NULL */
@@ -74,7 +75,8 @@ typedef struct {
     const spc_row_stats *stats; /* [sequences, max_drafts] of the drafter's rows as left by a draw
                                    with the same parameters and edits, or NULL: taken here */
     const int64_t *position;    /* [sequences] of the first draft's token */
-    const uint32_t *salt;       /* [sequences] as for spc_draft_sample; NULL: 0 */
+    const uint32_t *salt;       /* [sequences] as for spc_draft_sample; NULL: 0, under block
+                                   verification (position + 1) mod 2^32 */
     const int32_t *bonus;       /* [sequences] 1: draw a token when all drafts are kept, 0: leave
                                    that row to a later call; NULL: 1 */
     int32_t *token;             /* [sequences, max_drafts + 1] receives what is emitted, then -1 */
@@ -102,12 +104,22 @@ SPC_FN spc_view spc_draw_view(const spc_draw_batch *b, int32_t s)
     return spc_view_at(b->logits, b->edits, b->row ? b->row[s] : s);
 }
 
+/* Can its token be drawn?  A draft of a block needs a salt that only the caller knows: where its
+ * round begins. */
+SPC_FN bool spc_draw_is_possible(const spc_draw_batch *b, int32_t s)
+{
+    const spc_row_params *params = &b->params[s];
+
+    if (!spc_params_valid(params)) return false;
+    return b->salt || b->plain || !b->token || params->verify != SPC_VERIFY_BLOCK;
+}
+
 SPC_FN spc_key spc_draw_key(const spc_draw_batch *b, int32_t s)
 {
     return spc_key_at(&b->params[s], b->position[s], b->salt ? b->salt[s] : 0u);
 }
 
-/* The same as a round of one row without a draft. */
+/* The same as a round of one row without a draft; drafts -1: nothing can be drawn. */
 SPC_FN spc_round spc_draw_round(const spc_draw_batch *b, int32_t s)
 {
     spc_round round;
@@ -120,12 +132,13 @@ SPC_FN spc_round spc_draw_round(const spc_draw_batch *b, int32_t s)
     round.verifier.logits = spc_logits_row(b->logits.logits, row, b->logits.stride);
     round.edits = spc_edits_row(b->edits, row);
     round.vocab = b->vocab;
-    round.drafts = 0;
+    round.drafts = spc_draw_is_possible(b, s) ? 0 : -1;
     round.draft = 0;
     round.stats = 0;
     round.position = b->position[s];
     round.salt = b->salt ? b->salt[s] : 0u;
     round.bonus = true;
+    round.draws = true;
     round.tile_weight = 0;
     round.detail = 0;
     round.chance = 0;
@@ -179,8 +192,9 @@ SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
     round.draft = b->draft ? b->draft + first : 0;
     round.stats = b->stats ? b->stats + first : 0;
     round.position = b->position[s];
-    round.salt = b->salt ? b->salt[s] : 0u;
+    round.salt = b->salt ? b->salt[s] : spc_salt_of(&b->params[s], b->position[s]);
     round.bonus = !b->bonus || b->bonus[s] != 0;
+    round.draws = false;
     round.tile_weight = 0;
     round.detail = b->detail ? b->detail + (int64_t)s * (b->max_drafts + 1) : 0;
     round.chance = 0;

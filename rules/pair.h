@@ -66,6 +66,12 @@ SPC_FN spc_key spc_key_at(const spc_row_params *params, int64_t position, uint32
     return key;
 }
 
+/* What a round salts its noise with (README.md); position: of its first draft's token. */
+SPC_FN uint32_t spc_salt_of(const spc_row_params *params, int64_t position)
+{
+    return params->verify == SPC_VERIFY_BLOCK ? (uint32_t)((uint64_t)position + 1u) : 0u;
+}
+
 typedef struct {
     spc_view row;
     spc_row_stats stats;
@@ -75,7 +81,7 @@ typedef struct {
 } spc_side;
 
 /* Parts of a target that are found out one after the other. */
-enum { ROUND_DECIDED, ROUND_COMPLETE, ROUND_PARTS };
+enum { SPC_ROUND_DECIDED, SPC_ROUND_COMPLETE, SPC_ROUND_PARTS };
 
 typedef struct {
     const spc_round *round;

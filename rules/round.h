@@ -22,11 +22,8 @@ typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
  * STEP      there is none: the last row had a draft of its own and was judged like the others */
 typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
 
-/* How one sequence is decoded.  Check with spc_params_check before use.
- *
- * Sequential rules (SPC_SHAPE_SEQUENTIAL) pass that check, for sessions keep them here too; but
- * what makes them is the session's strategy.  A round by itself takes drafter-only for the drafter
- * and each of the others for strict. */
+/* How one sequence is decoded.  Begin with spc_row_params_init, check with spc_params_check before
+ * use. */
 typedef struct {
     spc_rule rule;         /* from spc_rule_parse */
     spc_sampling sampling; /* temperature and truncation of both models */
@@ -36,8 +33,8 @@ typedef struct {
     int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus */
 } spc_row_params;
 
-/* Are these numbers that spc_params_check lets pass?  It says what is wrong; this is for devices,
- * which read parameters that nobody may have checked. */
+/* Are these numbers that spc_params_check lets pass, whatever the shape of the rule?  It says what
+ * is wrong; this is for devices, which read parameters that nobody may have checked. */
 SPC_FN bool spc_params_valid(const spc_row_params *params)
 {
     const spc_sampling *s = &params->sampling;
@@ -62,6 +59,14 @@ SPC_FN bool spc_params_valid(const spc_row_params *params)
     }
     if (greedy_only && s->temperature > 0.0f) return false;
     return !spc_rule_needs_draft((spc_rule_kind)rule->kind) || (step && !block);
+}
+
+/* The same for parameters of a round.  Rows may be drawn from under a sequential rule too: the
+ * engine's strategies do. */
+SPC_FN bool spc_params_decide(const spc_row_params *params)
+{
+    return spc_params_valid(params) && spc_rule_is_one_round(params->rule.kind) &&
+           spc_rule_is_one_round(params->rule.path);
 }
 
 /* What became of the round. */
@@ -282,7 +287,8 @@ typedef struct {
     float coin;        /* the uniform that the draft was judged by */
     float top_drafter; /* largest probability of the row that the gate reads; 0 without a drafter */
     float top_verifier; /* the same of the verifier */
-    float tv;           /* sum of max(0, p - q) */
+    float tv;           /* sum of max(0, p - q); 0 in a bonus row that is drawn without q, which is
+                           then not read (strict, truncate, SPC_BONUS_VERIFIER) */
     float outside;      /* eta: mass of q outside the set of a token rule; 0 without a set */
     int32_t inside;     /* tokens in the set; -1 without a set */
     float log_verifier; /* ln p of the token emitted at this row */
@@ -311,6 +317,7 @@ typedef struct {
     int64_t position;           /* of the first draft's token */
     uint32_t salt;
     bool bonus;
+    bool draws;             /* a row is drawn from, and nothing is decided */
     float *tile_weight;     /* [tiles] scratch */
     spc_row_detail *detail; /* [drafts + 1], or NULL */
     const void *chance;     /* host/chance.h, or NULL */

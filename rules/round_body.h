@@ -13,7 +13,8 @@
  *   keeps(round, kept, drafter, key)            the coin
  *   put_detail(round, row, detail)              stores round->detail[row]
  * It may also define ROUND_RECALL(pair, part) and ROUND_KEEP(pair, part): part of a pair's target
- * (ROUND_DECIDED, ROUND_COMPLETE) that was found out before and is filled in, or now is known.
+ * (SPC_ROUND_DECIDED, SPC_ROUND_COMPLETE) that was found out before and is filled in, or that is
+ * known now.
  * Sums are asked for in one order: shards answer them from a log.
  * Where others can work on a sum before it is asked for, ROUND_AHEAD is true and there are
  *   begin_fold(pair, what, x)                   fold of the same will be asked for
@@ -98,7 +99,7 @@ ROUND_FN void complete(spc_row_pair *pair)
 {
     spc_target *t = &pair->target;
 
-    if (ROUND_RECALL(pair, ROUND_COMPLETE)) return;
+    if (ROUND_RECALL(pair, SPC_ROUND_COMPLETE)) return;
     if (t->form == SPC_TARGET_SELECT || t->form == SPC_TARGET_TYPICAL) {
         t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
     }
@@ -122,7 +123,7 @@ ROUND_FN void complete(spc_row_pair *pair)
         t->scale = t->solve ? solve_scale(pair, rejected, 1)
                             : spc_lossy_share(rejected, fold(pair, SPC_SUM_TV, 0));
     }
-    ROUND_KEEP(pair, ROUND_COMPLETE);
+    ROUND_KEEP(pair, SPC_ROUND_COMPLETE);
 }
 
 /* A row that is needed and bad: say whose. */
@@ -154,7 +155,7 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
         if (is_bad(pair, status)) return false;
         row.verifier = spc_gate_of(pair->verifier.stats, (spc_gate)rule->gate);
     }
-    if (ROUND_RECALL(pair, ROUND_DECIDED)) return true;
+    if (ROUND_RECALL(pair, SPC_ROUND_DECIDED)) return true;
     if (facts & SPC_FACT_SURPRISE) {
         spc_entry top = entry_at(pair, pair->drafter.stats.top);
 
@@ -171,7 +172,7 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
     }
     pair->target =
         spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);
-    ROUND_KEEP(pair, ROUND_DECIDED);
+    ROUND_KEEP(pair, SPC_ROUND_DECIDED);
     return true;
 }
 
@@ -528,13 +529,14 @@ ROUND_FN void describe_round(const spc_round *round, spc_row_pair *pair, const s
 /* What only the device's memory can tell: numbers that no checked parameters have. */
 ROUND_FN bool is_decidable(const spc_round *round)
 {
-    bool named = !round->drafter.logits.data && round->drafts > 0;
+    bool named = !round->drafter.logits.data;
     bool bonus = round->bonus && round->params->bonus != SPC_BONUS_VERIFIER &&
                  spc_rule_uses_drafter(&round->params->rule);
 
     if (round->drafts < 0 || round->drafts > SPC_GAMMA_MAX + 1) return false;
-    if (!spc_params_valid(round->params)) return false;
-    return !named || (spc_rule_takes_names(round->params->rule.path) && !bonus);
+    if (!spc_params_decide(round->params)) return false;
+    if (named && bonus) return false; /* a row without a draft has no q */
+    return !named || round->drafts == 0 || spc_rule_takes_names(round->params->rule.path);
 }
 
 /* The whole round.  walk: room for it, with room for its sums. */

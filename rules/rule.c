@@ -206,8 +206,8 @@ static void say(char *message, const char *format, piece p, const char *rest)
 {
     if (!message) return;
     (void)snprintf(message, SPC_RULE_MESSAGE_BYTES, format, shown(p), p.at, rest);
-    for (char *c = message; *c; c++) { /* a quoted line break would make it two lines */
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+    for (char *c = message; *c; c++) { /* line breaks, and letters that were cut or are none */
+        if ((unsigned char)*c < 0x20 || (unsigned char)*c > 0x7e) *c = '?';
     }
 }
 

@@ -108,7 +108,8 @@ extern "C" {
 enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320, SPC_RULE_VALUES_BYTES = 40 };
 
 /* Parse a rule text.  On failure returns false and writes one line that names the offending part
- * and what is known into message; *rule is untouched.
+ * and what is known into message, in printable ASCII ('?' for other bytes that it quotes); *rule is
+ * untouched.
  *
  * text      terminated, e.g. "opt:alpha=0.2,gate=processed"
  * message   [SPC_RULE_MESSAGE_BYTES], may be NULL */
@@ -167,6 +168,19 @@ SPC_FN int32_t spc_rule_keys(spc_rule_kind kind)
     default: return 0;
     }
 #undef SPC_RULE_KEYS
+}
+
+/* Does a round decide by this rule?  The sequential ones run one model at a time: they are
+ * strategies of the engine, and no round has their law. */
+SPC_FN bool spc_rule_is_one_round(int32_t kind)
+{
+#define SPC_RULE_ONE_ROUND(id, name, shape, key, low, high, keys, facts) \
+    case SPC_RULE_##id: return SPC_SHAPE_##shape != SPC_SHAPE_SEQUENTIAL;
+    switch (kind) {
+        SPC_RULE_MAP(SPC_RULE_ONE_ROUND)
+    default: return false;
+    }
+#undef SPC_RULE_ONE_ROUND
 }
 
 /* Has the rule no target distribution without a draft (its residual depends on which token was

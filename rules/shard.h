@@ -70,13 +70,14 @@ typedef struct {
     int32_t cut;   /* vocabulary by which the slices are cut, padding included: >= the batch's; 0:
                       that one */
     int32_t drafter_whole; /* 1: every rank has the drafter's whole rows; 0: they are cut alike */
-    void *state;           /* [sequences, state_bytes] of this rank; step 0 begins it anew */
+    void *state;           /* [sequences, state_bytes] of this rank, aligned to 16 bytes; step 0
+                              begins it anew */
     size_t state_bytes;    /* per sequence; spc_shard_sizes */
-    void *answers;         /* [world, send_bytes]: partial writes this rank's part, the caller
-                              gathers, combine reads all of them */
+    void *answers;         /* [world, send_bytes], aligned to 16 bytes: partial writes this rank's
+                              part, the caller gathers, combine reads all of them */
     size_t send_bytes;     /* what each rank sends in this step, the same on every rank; a multiple
                               of 8.  Step 0: spc_verify_first_bytes, spc_draw_first_bytes or more;
-                              later ones: left[1] or more */
+                              later ones: left[1] or more; at most sequences + 1 MiB */
     int64_t *left;         /* [2] combine writes how many sequences have a question open, and how
                               many bytes their answers take: the same on every rank */
 } spc_shards;
@@ -258,8 +259,8 @@ typedef struct {
     spc_row_stats stats[2][SPC_SHARD_ROWS];
     uint32_t has_logits; /* bit i: those of the draft of row i are here */
     spc_pair draft_logits[SPC_SHARD_ROWS];
-    uint32_t has_target[ROUND_PARTS]; /* bit i: of row i */
-    spc_target target[ROUND_PARTS][SPC_SHARD_ROWS];
+    uint32_t has_target[SPC_ROUND_PARTS]; /* bit i: of row i */
+    spc_target target[SPC_ROUND_PARTS][SPC_SHARD_ROWS];
 } spc_shard_state;
 
 /* Words of log that any round of a rule may fill: of most, two sums for each of Newton's steps on

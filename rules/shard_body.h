@@ -14,7 +14,7 @@ typedef struct {
     int64_t room;     /* words that a rank sends */
     int32_t tiles;    /* most of a rank */
     int32_t at;       /* next word of log to be read */
-    int32_t start[ROUND_PARTS];
+    int32_t start[SPC_ROUND_PARTS];
     bool asking;              /* a question is open */
     bool full;                /* the log is too small, or what is sent */
     int32_t drawn_row, drawn; /* the last token drawn, and its logits */
@@ -334,7 +334,7 @@ ROUND_FN bool recall_target(spc_row_pair *pair, int32_t part)
     spc_replay *r = replay_of(pair);
 
     r->start[part] = r->at;
-    if (part == ROUND_COMPLETE && pair->target.form == SPC_TARGET_RAISE) return true;
+    if (part == SPC_ROUND_COMPLETE && pair->target.form == SPC_TARGET_RAISE) return true;
     if (r->asking || (r->state->has_target[part] >> pair->row & 1u) == 0) return false;
     pair->target = r->state->target[part][pair->row];
     return true;
@@ -363,7 +363,7 @@ ROUND_FN spc_ask first_question(const spc_round *round)
     const bool reads = spc_rule_uses_drafter(&round->params->rule);
     spc_ask q = question_of(SPC_ASK_ROWS);
 
-    if (!is_decidable(round)) return q;
+    if (round->draws ? round->drafts < 0 : !is_decidable(round)) return q;
 
     const uint32_t drafts = (1u << round->drafts) - 1u, bonus = 1u << round->drafts;
 
@@ -574,7 +574,7 @@ ROUND_FN void begin_state(spc_shard_state *state, const spc_round *round)
     state->words = 0;
     state->at = 0;
     state->has_logits = 0;
-    for (int32_t p = 0; p < ROUND_PARTS; p++) state->has_target[p] = 0;
+    for (int32_t p = 0; p < SPC_ROUND_PARTS; p++) state->has_target[p] = 0;
     for (int32_t i = 0; i < SPC_SHARD_ROWS; i++) {
         state->known[0][i] = state->known[1][i] = SPC_ROW_UNKNOWN;
     }
@@ -591,7 +591,7 @@ ROUND_FN spc_replay replay_begin(const spc_shards *shards, int32_t s, int32_t vo
     r.capacity = (int32_t)((shards->state_bytes - sizeof *r.state) / 4) - r.tiles;
     r.room = (int64_t)(shards->send_bytes / 4);
     r.at = 0;
-    for (int32_t p = 0; p < ROUND_PARTS; p++) r.start[p] = 0;
+    for (int32_t p = 0; p < SPC_ROUND_PARTS; p++) r.start[p] = 0;
     r.asking = r.full = false;
     r.drawn_row = r.drawn = -1;
     r.drawn_logits.drafter = r.drawn_logits.verifier = 0;
@@ -645,7 +645,7 @@ ROUND_FN bool go_on_draw(spc_replay *r, spc_round *round, bool wanted, spc_strea
     *token = -1;
     *logit = 0;
     *stats = spc_stats_one_hot(-1, round->vocab);
-    if (!spc_params_valid(round->params)) return true;
+    if (round->drafts < 0) return true;
     row_statistics(&pair, &pair.verifier, stats);
     if (!r->asking && !stats->bad && wanted) {
         *token = draw_row(&pair, &pair.verifier, *stats,

@@ -234,6 +234,8 @@ Test(cuda_verify, bad_rows_and_drafts)
             for (int32_t k = 0; k < (s % 3 == 2 ? 300 : 1); k++) row[k] = poison[s % 3];
             if (s == 3) b.draft[s * DRAFTS] = where % 2 ? -1 : 300;
         }
+        (void)spc_rule_parse(where % 2 ? "token-chow:alpha=0.2" : "drafter-only", &b.params[5].rule,
+                             NULL);
         if (where % 4 == 0) b.params[4].sampling.temperature = NAN;
         if (where % 4 == 1) b.drafts[4] = DRAFTS + 1;
         if (where % 4 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
@@ -242,7 +244,42 @@ Test(cuda_verify, bad_rows_and_drafts)
         expect_same(&b, &v, what);
         cr_assert_eq(b.out->status[4], (uint32_t)SPC_STATUS_BAD_PARAM);
         cr_assert_eq(b.out->count[4], 0);
+        cr_assert_eq(b.out->status[5], (uint32_t)SPC_STATUS_BAD_PARAM);
+        cr_assert_eq(b.out->count[5], 0);
     }
+    batch_free(&b);
+}
+
+/* A block's salt is found where it is not given; a sequence without drafts needs its drafter. */
+Test(cuda_verify, blocks_without_salt_and_rounds_without_a_drafter)
+{
+    dice d = {9};
+    batch b = batch_of(300, 300);
+    spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    spc_verify_batch v = verify_batch(&b);
+    spc_draw_batch draw = draw_batch(&b);
+    int32_t *token = shared(SEQUENCES * sizeof *token);
+
+    p.verify = SPC_VERIFY_BLOCK;
+    batch_fill(&b, &d, &p, 2.0, NULL);
+    expect_same(&b, &v, "with salt");
+    results *want = malloc(sizeof *want);
+    *want = *b.out;
+    v.salt = NULL;
+    expect_same(&b, &v, "without");
+    expect_as_on_cpu(b.out, want, "without, as with");
+    free(want);
+
+    draw.salt = NULL;
+    draw.token = token;
+    cr_assert_eq(spc_cuda_draw_batch(&draw, NULL, NULL), SPC_OK);
+    ok(cudaDeviceSynchronize(), "draw");
+    for (int32_t s = 0; s < SEQUENCES; s++) cr_assert_eq(token[s], -1);
+
+    v.drafter.logits.data = NULL;
+    expect_same(&b, &v, "no drafter");
+    cr_assert_eq(b.out->status[0], (uint32_t)SPC_STATUS_BAD_PARAM, "no draft, and no q");
+    unshare(token);
     batch_free(&b);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_batch.c - the batch calls over host memory: one sequence at a time they are spc_verify
  * and spc_draft_sample over rows that somebody has edited by hand. */
+#include "host/refuse.h"
 #include "host_memory.h"
 #include "toybatch.h"
 
@@ -184,10 +185,13 @@ Test(host_batch, named_drafts_at_their_edges)
     v.drafter.logits.data = NULL;
     run(&v, "bonus from a target that nobody can know");
     cr_assert_eq(b.out->status[1], (uint32_t)SPC_STATUS_BAD_PARAM);
-    cr_assert_eq(b.out->status[0], 0u, "nothing was named: the verifier's own row");
-    cr_assert_eq(b.out->count[0], 1);
+    cr_assert_eq(b.out->status[0], (uint32_t)SPC_STATUS_BAD_PARAM, "nor where nothing was named");
+    cr_assert_eq(b.out->count[0], 0);
 
     for (int32_t s = 0; s < SEQUENCES; s++) b.params[s].bonus = SPC_BONUS_VERIFIER;
+    run(&v, "the verifier's own rows");
+    cr_assert_eq(b.out->status[0], 0u);
+    cr_assert_eq(b.out->count[0], 1);
     memset(b.allowed, 0xff, (size_t)(SEQUENCES * ROWS * batch_words(&b)) * sizeof *b.allowed);
     for (int32_t s = 1; s < SEQUENCES; s++) { /* the first draft is not allowed */
         b.allowed[b.row[s] * batch_words(&b) + b.draft[s * DRAFTS] / 32] &=
@@ -487,6 +491,9 @@ Test(host_batch, misuse_is_named)
     REFUSED(verifier.width = 0, "verifier.width");
     REFUSED(verifier.stride = 39, "verifier.stride: expected at least the width, 40, found 39");
     REFUSED(drafter.stride = 39, "drafter.stride");
+    REFUSED(verifier.stride = INT64_MAX, "verifier.stride: expected at most 2^40 elements");
+    REFUSED(drafter.stride = ((int64_t)1 << 40) + 1, "drafter.stride");
+    REFUSED(edits = ((spc_edits){b.allowed, INT64_MAX, NULL, NULL, NULL}), "edits.allowed_stride");
     REFUSED(drafter.logits.type = -1, "drafter.logits.type");
     REFUSED(drafter.logits.data = (const char *)b.drafter + 1, "drafter.logits.data");
     REFUSED(drafter_row = NULL, "drafter_row");
@@ -503,6 +510,58 @@ Test(host_batch, misuse_is_named)
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
+    expect_refusal(NULL, "batch: expected an address, found NULL");
+    batch_free(&b);
+}
+
+Test(host_batch, no_workspace_serves_a_batch_that_cannot_be)
+{
+    cr_expect_gt(spc_workspace_bytes(1, 0, 1), 0);
+    cr_expect_gt(spc_workspace_bytes(INT32_MAX, SPC_GAMMA_MAX + 1, SPC_VOCAB_MAX),
+                 (size_t)INT32_MAX * SPC_VOCAB_MAX / SPC_TILE);
+    cr_expect_eq(spc_workspace_bytes(0, 4, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, -1, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, INT32_MAX, 9000), 0);
+    cr_expect_eq(spc_workspace_bytes(6, 4, 0), 0);
+    cr_expect_eq(spc_workspace_bytes(6, 4, INT32_MAX), 0);
+}
+
+/* Where a block begins is known to the round, and to nobody who draws a draft. */
+Test(host_batch, salts_of_blocks_are_found_or_refused)
+{
+    dice d = {17};
+    batch b = batch_of(60, 60);
+    int32_t token[SEQUENCES];
+    spc_row_stats stats[SEQUENCES];
+
+    for (int round = 0; round < 40; round++) {
+        spc_row_params p = params_in_mode(toy_rules[round % TOY_RULES], 0);
+        spc_verify_batch v = verify_batch(&b);
+        spc_draw_batch draw = draw_batch(&b);
+
+        p.seed = (uint64_t)round * 100;
+        p.verify = round % 2 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
+        batch_fill(&b, &d, &p, 2.0, NULL);
+        b.position[3] = (int64_t)1 << 32 | 0xffffffff; /* salt 0 */
+        b.salt[3] = 0;
+        v.salt = NULL;
+        run(&v, toy_rules[round % TOY_RULES]);
+        expect_one_by_one(&b, b.drafter, b.verifier, true, toy_rules[round % TOY_RULES]);
+
+        draw.salt = NULL;
+        draw.token = token;
+        draw.stats = stats;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(token[2] < 0 && stats[2].bad, p.verify == SPC_VERIFY_BLOCK);
+        draw.plain = 1;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(token[2], spc_plain_sample(b.drafter + b.row[2] * b.stride, b.vocab,
+                                                &b.params[2], b.position[2], &stats[0]));
+        draw.plain = 0;
+        draw.token = NULL;
+        cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+        cr_assert_eq(stats[2].bad, 0, "statistics need no salt");
+    }
     batch_free(&b);
 }
 
@@ -617,6 +676,9 @@ Test(host_batch, two_checks_of_parameters_agree)
 
         if (dice_below(&d, 4) == 0) (void)spc_rule_parse("cactus:delta=0.1", &p.rule, NULL);
         if (dice_below(&d, 4) == 0) (void)spc_rule_parse("lossy-greedy:alpha=0.1", &p.rule, NULL);
+        if (dice_below(&d, 9) == 0) (void)spc_rule_parse("token-chow:alpha=0.1", &p.rule, NULL);
+        if (dice_below(&d, 9) == 0) p.rule.path = SPC_RULE_DRAFTER_ONLY;
+        if (dice_below(&d, 9) == 0) p.rule.alpha = (double)NAN;
         if (dice_below(&d, 4) == 0) p.sampling.temperature = numbers[dice_below(&d, 8)];
         if (dice_below(&d, 4) == 0) p.sampling.top_p = numbers[dice_below(&d, 8)];
         if (dice_below(&d, 4) == 0) p.sampling.min_p = numbers[dice_below(&d, 8)];
@@ -629,8 +691,9 @@ Test(host_batch, two_checks_of_parameters_agree)
             cr_assert_not(spc_params_valid(&p));
             continue;
         }
-        cr_assert_eq(spc_params_valid(&p), spc_params_check(&p, NULL) == SPC_OK, "case %d", i);
-        good += spc_params_valid(&p);
+        cr_assert_eq(spc_params_decide(&p), spc_params_check(&p, NULL) == SPC_OK, "case %d", i);
+        cr_assert_eq(spc_params_valid(&p), spc_session_params_check(&p, NULL) == SPC_OK);
+        good += spc_params_decide(&p);
         bad += !spc_params_valid(&p);
     }
     cr_assert(good > 1000 && bad > 1000, "%d good, %d bad", good, bad);

@@ -83,6 +83,58 @@ Test(host_session_refused, an_option_out_of_range_is_named)
     spc_engine_close(engine);
 }
 
+static void expect_null_named(spc_status status, const spc_error *error, const char *argument)
+{
+    cr_expect_eq(status, SPC_EUSAGE, "%s", argument);
+    cr_expect_eq(strncmp(error->message, argument, strlen(argument)), 0, "%s: %s", argument,
+                 error->message);
+    cr_expect_not_null(strstr(error->message, "found NULL"), "%s", error->message);
+}
+
+Test(host_session_refused, a_null_is_named)
+{
+    spc_engine *engine = toy_engine(&equal), *no_engine;
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    spc_engine_options eo;
+    spc_session *s;
+    spc_error e;
+    int32_t *ids, count;
+    float logits[1];
+    char *text;
+
+    spc_engine_options_init(&eo);
+    expect_null_named(spc_engine_open(NULL, &no_engine, &e), &e, "options");
+    cr_expect_null(no_engine);
+    expect_null_named(spc_engine_open(&eo, NULL, &e), &e, "out");
+    expect_null_named(spc_tune_kernels(NULL, "kernels.json", &e), &e, "options");
+    expect_null_named(spc_tune_kernels(&eo, NULL, &e), &e, "path");
+    expect_null_named(spc_engine_follow(NULL, &e), &e, "engine");
+    expect_null_named(spc_engine_encode(NULL, "a", 1, true, &ids, &count, &e), &e, "engine");
+    expect_null_named(spc_engine_encode(engine, NULL, 1, true, &ids, &count, &e), &e, "text");
+    expect_null_named(spc_engine_encode(engine, "a", 1, true, NULL, &count, &e), &e, "ids");
+    expect_null_named(spc_engine_encode(engine, "a", 1, true, &ids, NULL, &e), &e, "count");
+    expect_null_named(spc_engine_decode(NULL, &count, 1, true, &text, NULL, &e), &e, "engine");
+    expect_null_named(spc_engine_decode(engine, NULL, 1, true, &text, NULL, &e), &e, "ids");
+    expect_null_named(spc_engine_decode(engine, &count, 1, true, NULL, NULL, &e), &e, "text");
+    expect_null_named(spc_engine_logits(NULL, NULL, 0, &count, 1, logits, &e), &e, "engine");
+    expect_null_named(spc_engine_logits(engine, NULL, 0, NULL, 1, logits, &e), &e, "ids");
+    expect_null_named(spc_engine_logits(engine, NULL, 0, start.id, 1, NULL, &e), &e, "logits");
+    expect_null_named(spc_session_open(NULL, &o, start.id, 1, &s, &e), &e, "engine");
+    expect_null_named(spc_session_open(engine, NULL, start.id, 1, &s, &e), &e, "options");
+    cr_expect_null(s);
+    expect_null_named(spc_session_open(engine, &o, start.id, 1, NULL, &e), &e, "out");
+    o.stop_token_count = 1;
+    expect_null_named(spc_session_open(engine, &o, start.id, 1, &s, &e), &e, "stop_token");
+    expect_null_named(spc_session_restart(NULL, start.id, 1, &e), &e, "session");
+    expect_null_named(spc_session_step(NULL, &e), &e, "session");
+    expect_null_named(spc_session_run(NULL, &e), &e, "session");
+    expect_null_named(spc_session_text(NULL, &text, NULL, &e), &e, "session");
+    expect_null_named(spc_engine_step(NULL, NULL, 0, &e), &e, "engine");
+    expect_null_named(spc_engine_step(engine, NULL, 1, &e), &e, "sessions");
+    cr_expect_eq(spc_engine_step(engine, NULL, 0, &e), SPC_OK);
+    spc_engine_close(engine);
+}
+
 Test(host_session_refused, options_that_do_not_go_together_are_refused)
 {
     spc_engine *engine = toy_engine(&equal);
@@ -103,19 +155,19 @@ Test(host_session_refused, an_empty_stop_string_is_refused)
 {
     spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
     static const char *const empty[] = {"a", ""}, *const missing[] = {NULL};
-    static const char *const *const lists[] = {empty, missing};
+    static const char *const *const lists[] = {empty, missing, NULL};
+    static const char *const named[] = {"stop string 2", "stop string 1", "stop: expected an"};
     prompt p = prompt_of(engine, sentence);
 
-    for (int32_t i = 0; i < 2; i++) {
+    for (int32_t i = 0; i < 3; i++) {
         spc_session_options o = options_of("strict", GAMMA, 1);
         spc_session *s;
         spc_error error;
 
         o.stop = lists[i];
-        o.stop_count = 2 - i;
+        o.stop_count = i ? 1 : 2;
         cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
-        cr_expect(strstr(error.message, i ? "stop string 1" : "stop string 2"), "%s",
-                  error.message);
+        cr_expect(strstr(error.message, named[i]), "%s", error.message);
     }
     spc_engine_close(engine);
 }

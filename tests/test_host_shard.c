@@ -160,6 +160,7 @@ Test(host_shard, draws)
 {
     static const char *const rules[] = {"strict", "diff:alpha=0.1", "chow-log:alpha=1",
                                         "diff-log:alpha=0.1,gate=processed"};
+    spc_rule sequential;
     dice d = {20};
     batch b = batch_of(17000, 17001);
     draws *want = shared(sizeof *want);
@@ -174,6 +175,9 @@ Test(host_shard, draws)
         batch_fill(&b, &d, &p, 3.0, NULL);
         b.drafter[(size_t)b.row[3] * (size_t)b.stride + 5000] = NAN;
         b.params[4].sampling.min_p = round % 3 == 0 ? 2.0f : 0.0f;
+        cr_assert(spc_rule_parse("token-chow:alpha=0.3", &sequential, NULL));
+        b.params[5].rule = sequential; /* decides nothing, and can be drawn under */
+        if (round % 7 == 3) draw.salt = NULL;
         if (round % 5 == 4) draw.token = NULL;
         draw = draw_to(&draw, want);
         memset(want, 0xa5, sizeof *want);
@@ -282,7 +286,16 @@ Test(host_shard, misuse_is_named)
     s.left = NULL, expect_refused(&v, s, 0, "shards.left"), s.left = ranks.rank[0].left;
     s.state = NULL, expect_refused(&v, s, 0, "shards.state"), s.state = ranks.rank[0].state;
     s.state_bytes = 64, expect_refused(&v, s, 0, "state_bytes");
+    s.state_bytes = SIZE_MAX / 16 * 16, expect_refused(&v, s, 0, "state_bytes");
     s = ranks.rank[0];
+    s.send_bytes = (size_t)-1024, expect_refused(&v, s, 0, "send_bytes");
+    s.send_bytes = (size_t)1 << 40, expect_refused(&v, s, 0, "send_bytes");
+    s.send_bytes = (size_t)(SEQUENCES + 1) << 20;
+    cr_assert_eq(spc_verify_shards_check(&v, &s, 0, NULL), SPC_OK, "more than is needed");
+    s = ranks.rank[0];
+    cr_assert_eq(spc_verify_shards_check(&v, NULL, 0, NULL), SPC_EUSAGE);
+    cr_assert_eq(spc_verify_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
+    cr_assert_eq(spc_draw_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
     v.verifier.stride = 8999;
     expect_refused(&v, s, 0, "verifier.stride");
     s.world = 3; /* each has a tile: 4096 elements are enough */
@@ -291,4 +304,24 @@ Test(host_shard, misuse_is_named)
     cr_assert_eq(spc_verify_shards_check(&v, &s, 0, &err), SPC_OK, "%s", err.message);
     ranks_free(&ranks);
     batch_free(&b);
+}
+
+/* What any round may send stays below what check_shards lets pass, and sizes out of range are none.
+ */
+Test(host_shard, sizes_are_bounded)
+{
+    spc_row_params p = params_of("opt-log:alpha=0.1", 1);
+    const struct {
+        int32_t count, max_drafts, vocab, world;
+    } none[] = {{0, 4, 9000, 2},  {-1, 4, 9000, 2},   {1, -1, 9000, 2}, {1, 18, 9000, 2},
+                {1, 4, 0, 2},     {1, 4, 1 << 21, 2}, {1, 4, 9000, 0},  {1, 4, 9000, -1},
+                {1, 4, 9000, 65}, {1, 31, 9000, 2}};
+    spc_shard_bytes most = spc_shard_sizes(&p, 1, SPC_GAMMA_MAX + 1, SPC_VOCAB_MAX, 1);
+
+    cr_expect_lt(most.first, (size_t)1 << 20);
+    cr_expect_lt(most.later, (size_t)1 << 20);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        most = spc_shard_sizes(&p, none[i].count, none[i].max_drafts, none[i].vocab, none[i].world);
+        cr_expect(most.state == 0 && most.first == 0 && most.later == 0, "case %zu", i);
+    }
 }

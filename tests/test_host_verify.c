@@ -36,6 +36,7 @@
 #include "toyverify.h"
 
 #include <limits.h>
+#include <spc/spc.h>
 
 /* ---- parameters ---- */
 
@@ -83,6 +84,119 @@ Test(host_verify, parameters_out_of_range_are_refused_by_name)
     p = good;
     p.rule.kind = p.rule.path = SPC_RULE_COUNT;
     expect_refused(p, SPC_ERULE, "rule");
+    p = good;
+    p.rule.path = 99;
+    expect_refused(p, SPC_ERULE, "rule strict: 99 is no rule");
+    p = params_of("opt:alpha=0.2", 1);
+    p.rule.alpha = (double)NAN;
+    expect_refused(p, SPC_ERULE, "rule opt: its number is NaN");
+
+    spc_error err;
+
+    cr_expect_eq(spc_params_check(NULL, &err), SPC_EUSAGE);
+    cr_expect_str_eq(err.message, "params: expected an address, found NULL");
+}
+
+Test(host_verify, parameters_begin_as_those_of_a_session)
+{
+    spc_session_options o;
+    spc_row_params p;
+
+    memset(&p, 0x5a, sizeof p);
+    spc_row_params_init(&p);
+    spc_session_options_init(&o);
+    cr_expect_eq(spc_params_check(&p, NULL), SPC_OK);
+    cr_expect_str_eq(spc_rule_name((spc_rule_kind)p.rule.kind), o.rule);
+    cr_expect(p.sampling.temperature == o.temperature && p.sampling.top_p == o.top_p);
+    cr_expect(p.sampling.top_k == o.top_k && p.sampling.min_p == o.min_p && p.seed == o.seed);
+    cr_expect(p.verify == (int32_t)o.verify && p.bonus == (int32_t)o.bonus);
+    cr_expect_eq(p.nucleus != 0, o.nucleus);
+    memset(&p, 0, sizeof p);
+    expect_refused(p, SPC_EUSAGE, "top-p");
+}
+
+/* No round has their law: whoever forwards a rule's text must hear of it. */
+Test(host_verify, sequential_rules_decide_no_round)
+{
+    static const char *const sequential[] = {"drafter-only", "verifier-only", "seq-chow:alpha=0.5",
+                                             "token-chow:alpha=0.5", "bild-dynamic:fallback=0.6"};
+    dice d = {3};
+
+    for (int i = 0; i < 10; i++) {
+        const char *rule = sequential[i / 2];
+        spc_row_params p = params_of("strict", 0);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, i % 2 * 2, NULL);
+        int32_t draft[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict out;
+
+        cr_assert(spc_rule_parse(rule, &p.rule, NULL));
+        expect_refused(p, SPC_ERULE, spc_rule_name((spc_rule_kind)p.rule.kind));
+        p.sampling.temperature = 1; /* bild-dynamic: the rule is named before the temperature */
+        expect_refused(p, SPC_ERULE, "spc/spc.h");
+        p.sampling.temperature = 0;
+        fill(&d, ROWS_RANDOM);
+        draft_all(&p, &a, draft, stats);
+        if (a.drafts > 0) cr_expect_geq(draft[0], 0, "%s can be drawn under", rule);
+        a.draft = draft;
+        a.bonus = true;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, SPC_STATUS_BAD_PARAM, "%s", rule);
+        cr_expect_eq(out.count, 0, "%s", rule);
+    }
+}
+
+Test(host_verify, nothing_is_drawn_with_numbers_out_of_range)
+{
+    static const float temperatures[] = {NAN, -1, 1, 1};
+    static const float shares[] = {1, 1, 0, NAN};
+    static const float row[V] = {1, 2, 3};
+
+    for (int i = 0; i < 4; i++) {
+        spc_row_params p = params_of("strict", 1);
+        spc_row_stats stats = {.bad = 0};
+
+        cr_expect_geq(spc_draft_sample(row, V, &p, 3, 0, &stats), 0);
+        cr_expect_eq(stats.bad, 0);
+        p.sampling.temperature = temperatures[i];
+        p.sampling.top_p = shares[i];
+        cr_expect_eq(spc_draft_sample(row, V, &p, 3, 0, &stats), -1);
+        cr_expect_eq(stats.bad, 1);
+        stats.bad = 0;
+        cr_expect_eq(spc_plain_sample(row, V, &p, 3, &stats), -1);
+        cr_expect_eq(stats.bad, 1);
+    }
+}
+
+/* Without the drafter's row a target that contains q cannot be drawn from, drafts before it or
+ * none. */
+Test(host_verify, a_round_without_drafts_needs_the_rows_that_its_rule_reads)
+{
+    dice d = {4};
+
+    for (int i = 0; i < TOY_RULES; i++) {
+        spc_row_params p = params_of(toy_rules[i], 1);
+        spc_verify_args a = args_of(&p, NULL, verifier, V, 0, NULL);
+        bool reads = spc_rule_uses_drafter(&p.rule);
+        spc_row_stats stats;
+        spc_verdict out;
+
+        fill(&d, ROWS_RANDOM);
+        a.bonus = true;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, reads ? SPC_STATUS_BAD_PARAM : 0u, "%s", toy_rules[i]);
+        cr_expect_eq(out.count, reads ? 0 : 1, "%s", toy_rules[i]);
+        p.bonus = SPC_BONUS_VERIFIER; /* said to be the verifier's: it is */
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, 0, "%s", toy_rules[i]);
+        if (reads) {
+            cr_expect_eq(out.token[0], spc_plain_sample(verifier, V, &p, a.position, &stats));
+        }
+        p.bonus = SPC_BONUS_TARGET;
+        a.bonus = false; /* nothing is asked */
+        spc_verify(&a, &out);
+        cr_expect(out.status == 0 && out.count == 0, "%s", toy_rules[i]);
+    }
 }
 
 Test(host_verify, parameters_that_do_not_go_together_are_refused)

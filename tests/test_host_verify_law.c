@@ -511,3 +511,40 @@ Test(host_verify_law, greedy_rounds_emit_the_greedy_target)
         ref_rows_free(&r);
     }
 }
+
+/* Cactus has no target of a row; what a draft and its judgement leave has a law all the same. */
+Test(host_verify_law, drafts_judged_by_cactus_leave_its_law)
+{
+    static const double deltas[] = {0.01, 0.1, 0.5, 4};
+    dice d = {6};
+
+    for (int i = 0; i < 240; i++) {
+        spc_row_params p = random_params(&d, 0);
+        float drafter[3 * VOCAB], verifier[3 * VOCAB];
+        double law[3 * VOCAB];
+        ref_options o = options_of(&p);
+        int32_t drafts = 1 + i % 2;
+
+        cr_assert(spc_rule_make(SPC_RULE_CACTUS, deltas[i % 4], SPC_GATE_UNSCALED, false, &p.rule));
+        p.bonus = SPC_BONUS_STEP;
+        cr_assert_eq(spc_params_check(&p, NULL), SPC_OK);
+        for (int32_t k = 0; k < 3; k++) {
+            dice_rows(&d, (rows_kind)dice_below(&d, ROWS_KINDS), VOCAB, 1.5, drafter + k * VOCAB,
+                      verifier + k * VOCAB);
+        }
+        emitted(&p, drafter, verifier, drafts, false, law);
+        for (int32_t k = 0; k < drafts; k++) {
+            ref_rows r = ref_rows_of(VOCAB);
+            double *got = law + k * VOCAB, reached = ref_sum(got, VOCAB);
+
+            ref_fill(&r, drafter + k * VOCAB, verifier + k * VOCAB, &o);
+            ref_law(&r, SPC_RULE_CACTUS, deltas[i % 4], false);
+            if (reached > 1e-3) {
+                ref_norm(got, VOCAB);
+                cr_expect_lt(distance(got, r.pi), 1e-6 / reached, "delta %g position %d: %g",
+                             deltas[i % 4], (int)k, distance(got, r.pi));
+            }
+            ref_rows_free(&r);
+        }
+    }
+}

@@ -27,12 +27,21 @@ class Library(unittest.TestCase):
         lib = verify.load(LIBRARY)
         self.assertEqual(verify.on_cpu(lib), ([[0, 3], [2, -1]], [2, 1], [0, 0]))
 
+    def test_parameters_begin_as_those_of_a_session(self):
+        lib, p = verify.load(LIBRARY), verify.spc_row_params(seed=5, verify=1)
+        lib.spc_row_params_init(ctypes.byref(p))
+        self.assertEqual(lib.spc_params_check(ctypes.byref(p), None), 0)
+        self.assertEqual((p.sampling.temperature, p.sampling.top_k, p.sampling.top_p, p.sampling.min_p,
+                          p.seed, p.verify, p.bonus, p.nucleus), (1, 0, 1, 0, 0, 0, 0, 1))
+
     def test_misuse_is_a_message(self):
         lib = verify.load(LIBRARY)
         with self.assertRaisesRegex(RuntimeError, "sequences: expected 1"):
             verify.call(lib.spc_cpu_verify_batch, verify.spc_verify_batch())
         with self.assertRaisesRegex(ValueError, "nothing"):
             verify.params_of(lib, "nothing", 1.0, [0])
+        with self.assertRaisesRegex(ValueError, "unknown rule"):  # cut inside a letter
+            verify.params_of(lib, "n" * 39 + "\u00e9", 1.0, [0])
 
     def test_the_library_says_which_it_is(self):
         lib = ctypes.CDLL(LIBRARY)
@@ -46,7 +55,7 @@ class Library(unittest.TestCase):
         names = subprocess.run([NM, "-D", "--defined-only", LIBRARY], text=True,
                                capture_output=True, check=True).stdout.split()[2::3]
         self.assertEqual([name for name in names if not name.startswith("spc_")], [])
-        for name in ("spc_rule_parse", "spc_params_check", "spc_draft_sample", "spc_verify",
+        for name in ("spc_rule_parse", "spc_row_params_init", "spc_params_check", "spc_draft_sample", "spc_verify",
                      "spc_cpu_draw_batch", "spc_cuda_verify_batch", "spc_workspace_bytes"):
             self.assertIn(name, names)
         for name in ("spc_round_run", "spc_view_sample", "spc_launch_verify"):

@@ -313,10 +313,17 @@ Test(rules_rule, very_long_texts_are_refused_within_the_message)
     }
 }
 
-Test(rules_rule, a_message_stays_one_line_whatever_it_quotes)
+Test(rules_rule, a_message_stays_a_line_of_ascii_whatever_it_quotes)
 {
-    static const char *const text[] = {"a\nb", "chow:a\tb=1", "chow:alpha=1\n",
-                                       "chow:alpha=1,gate=\x1b[31m", "lossy:alpha=0,beta=\x7f"};
+    static const char *const text[] = {"a\nb",
+                                       "chow:a\tb=1",
+                                       "chow:alpha=1\n",
+                                       "chow:alpha=1,gate=\x1b[31m",
+                                       "lossy:alpha=0,beta=\x7f",
+                                       "caf\xc3\xa9",
+                                       "chow:\xff=1",
+                                       "chow:alpha=\xed\xa0\x80",
+                                       "123456789012345678901234567890123456789\xc3\xa9"};
 
     for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
         char message[SPC_RULE_MESSAGE_BYTES];
@@ -324,7 +331,7 @@ Test(rules_rule, a_message_stays_one_line_whatever_it_quotes)
 
         cr_expect_not(spc_rule_parse(text[i], &rule, message));
         for (const char *c = message; *c; c++) {
-            cr_assert((unsigned char)*c >= 0x20 && *c != 0x7f, "text %d", (int)i);
+            cr_assert((unsigned char)*c >= 0x20 && (unsigned char)*c < 0x7f, "text %d", (int)i);
         }
     }
 }

@@ -28,9 +28,14 @@
  * while the engine's lock is held: they must not call into the same engine, except for
  * spc_session_cancel.
  *
- * Errors.  See spc/status.h.  A call that fails leaves *out NULL and its objects as they were
- * unless it says otherwise.  The library never exits, aborts, prints or reads the environment (CUDA
- * does: its own variables, and where NVTX finds a profiler, NVTX_INJECTION64_PATH). */
+ * Pointers are non-NULL unless a comment says otherwise.  A call that returns a status answers a
+ * NULL with SPC_EUSAGE, naming the argument (a NULL prompt is an empty one: SPC_EINPUT); the others
+ * require what their comments say.
+ *
+ * Errors.  See spc/status.h; err may be NULL.  A call that fails leaves *out NULL and its objects
+ * as they were unless it says otherwise.  The library never exits, aborts, prints or reads the
+ * environment (CUDA does: its own variables, and where NVTX finds a profiler,
+ * NVTX_INJECTION64_PATH). */
 #ifndef SPC_SPC_H
 #define SPC_SPC_H
 

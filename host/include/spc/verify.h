@@ -16,7 +16,12 @@
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
  * safe from any number of threads and streams.  (Memory that the CUDA runtime allocates when a
  * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
- * position), so a token depends on its own rows alone, not on the batch. */
+ * position), so a token depends on its own rows alone, not on the batch.
+ *
+ * Pointers are non-NULL unless a comment says otherwise, and aligned as their type, in device
+ * memory too (spc_row_params and 64-bit integers to 8 bytes, logits to their element); a workspace,
+ * and state and answers of slices, to 16.  Positions are 0 to 2^60 - 1.  Calls that return a status
+ * name a NULL in an error; the others require what their comments say. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
@@ -28,7 +33,14 @@
 extern "C" {
 #endif
 
-/* SPC_OK, or an error that says what is out of range or cannot be combined. */
+/* strict, temperature 1, no truncation, seed 0, token-wise verification, bonus from the target
+ * distribution, nucleus on: as spc_session_options_init.  (Zeros are greedy, with the nucleus off,
+ * and a top_p of 0 is refused.) */
+SPC_API void spc_row_params_init(spc_row_params *params);
+
+/* SPC_OK, or an error that says what is out of range or cannot be combined.  SPC_ERULE for the
+ * sequential rules (drafter-only, verifier-only, seq-chow, token-chow, bild-dynamic): they run one
+ * model at a time, which sessions of spc/spc.h do, and no round decides by them. */
 SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err);
 
 /* Draw the token at `position` from a drafter's row.
@@ -37,10 +49,14 @@ SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err
  * vocab     1 .. SPC_VOCAB_MAX
  * params    of the sequence
  * position  of the token in its sequence, prompt included
- * salt      0; under block verification (position of the round's first draft + 1) mod 2^32
+ * salt      0; under block verification (position of the round's first draft + 1) mod 2^32: were
+ *           it the same for two rounds, a discarded draft's noise would be used again, and the
+ *           tokens biased
  * stats     receives the row's statistics for spc_verify
  *
- * Returns the token, or -1 when the row holds NaN, +inf or no finite logit (stats->bad is set). */
+ * Returns the token, or -1 (and stats->bad is set) when the row holds NaN, +inf or no finite logit,
+ * or when spc_params_check refuses params, unless for a sequential rule: a row can be drawn from
+ * under any. */
 SPC_API int32_t spc_draft_sample(const float *logits, int32_t vocab, const spc_row_params *params,
                                  int64_t position, uint32_t salt, spc_row_stats *stats);
 
@@ -70,8 +86,9 @@ typedef struct {
 
 /* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
  * far stay, no further token follows, and status says which model's row it was.  A draft outside
- * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params must
- * have passed spc_params_check. */
+ * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params that
+ * spc_params_check refuses, and a missing drafter that they need, give count 0 and
+ * SPC_STATUS_BAD_PARAM. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
 /* ---- batches ----------------------------------------------------------------------------------
@@ -83,8 +100,8 @@ typedef struct CUstream_st *spc_stream;
 /* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
  * are described in rules/batch.h.
  *
- * A row with NaN, +inf or no finite logit, or parameters that spc_params_check would refuse, gives
- * token -1 and statistics marked as bad; other sequences are not affected.
+ * What spc_draft_sample gives no token for, and a draft under block verification without a salt,
+ * give token -1 and statistics marked as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
  * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
@@ -100,20 +117,21 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  * on the draft.  Rules that read the drafter's confidence refuse such drafts; strict, lossy,
  * token-v2, token-v3, bild, lossy-greedy, head, typical and truncate accept them.  A row without a
  * draft then has no q at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does
- * not read q there.
+ * not read q there (strict, truncate).  That goes for sequences without drafts, too.
  *
  * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
  * Rows are never read past their width.
  *
- * Sequences whose parameters or draft length are out of range get count 0 and
- * SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify; errors as for spc_cpu_draw_batch. */
+ * Sequences whose parameters spc_params_check would refuse, whose draft length is out of range or
+ * which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify;
+ * errors as for spc_cpu_draw_batch. */
 SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                          spc_error *err);
 
 /* Bytes of workspace for batches of at most this many sequences and drafts and this vocabulary
- * (max_drafts 0 for draws). */
+ * (max_drafts 0 for draws); 0 when one of them is out of range. */
 SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab);
 
 /* Prepare a workspace in device memory, aligned to 16 bytes, once, in stream order.  A workspace
@@ -200,7 +218,9 @@ typedef struct {
  * params      [count], checked
  * max_drafts  of the batch; 0 for draws
  * vocab       of the verifier, as it is sharded: padding included
- * world       ranks */
+ * world       ranks
+ *
+ * Zeros when count, max_drafts, vocab or world is out of range. */
 SPC_API spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count,
                                         int32_t max_drafts, int32_t vocab, int32_t world);
 
