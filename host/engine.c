@@ -9,6 +9,7 @@
 #include "carve.h"
 #include "comm_boot.h"
 #include "device.h"
+#include "entry.h"
 #include "kv.h"
 #include "pair.h"
 #include "session.h"
@@ -216,6 +217,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
         free(engine);
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
+    spc_entry_begin(engine);
     engine->clock.now_ns = machine_now;
     engine->prefill_rows = CHUNK_ROWS;
     engine->trace = spc_trace_open();
@@ -254,6 +256,11 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
         return spc_error_set(err, SPC_EUSAGE,
                              "threads: expected 0 (one per core) or more, found %d",
                              (int)o->threads);
+    }
+    if ((unsigned)o->overlap > SPC_OVERLAP_OFF) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "overlap: expected auto (0), on (1) or off (2), found %d",
+                             (int)o->overlap);
     }
     if (o->drafter_device) {
         spc_status status = spc_apart_check(o, err);
@@ -441,9 +448,12 @@ static spc_status load_models(spc_engine *engine, const spc_engine_options *o, s
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     spc_engine *engine = NULL;
-    spc_status status = check_engine_options(options, err);
+    spc_status status = spc_entry_given(out, "out", err);
 
+    if (status != SPC_OK) return status;
     *out = NULL;
+    status = spc_entry_given(options, "options", err);
+    if (status == SPC_OK) status = check_engine_options(options, err);
     if (status == SPC_OK) status = check_ranks(options, err);
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
@@ -497,6 +507,9 @@ fail:
 
 spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
 {
+    spc_status status = spc_entry_given(engine, "engine", err);
+
+    if (status != SPC_OK) return status;
     if (engine->rank > 0 && group_of(engine)) return spc_group_follow(group_of(engine), err);
 
     return spc_error_set(err, SPC_EUSAGE, "rank 0 leads and cannot follow: open sessions instead");
@@ -543,9 +556,25 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     return SPC_OK;
 }
 
+/* A callback belongs to a session, which is open: the engine ends with it. */
 void spc_engine_close(spc_engine *engine)
 {
-    if (!engine) return;
+    bool ends;
+
+    if (!engine || spc_entry_forked(engine)) return; /* the threads are the other process's */
+    if (spc_entry_inside(engine)) {
+        engine->closed = true;
+        return;
+    }
+    if (!spc_entry_take_to_close(engine)) return;
+    engine->closed = true;
+    ends = engine->open_sessions == 0;
+    spc_entry_leave(engine);
+    if (ends) spc_engine_end(engine);
+}
+
+void spc_engine_end(spc_engine *engine)
+{
     spc_slots_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);

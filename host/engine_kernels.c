@@ -2,6 +2,8 @@
 /* engine_kernels.c - an engine reads a table of kernels, or makes one. */
 #include "engine.h"
 
+#include "entry.h"
+
 enum { RUNS = 11, TOGETHER = 4 };
 
 spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, const char *path,
@@ -49,10 +51,13 @@ spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char
 spc_status spc_tune_kernels(const spc_engine_options *options, const char *path, spc_error *err)
 {
     static const spc_tuning how = {machine_ns, NULL, RUNS, TOGETHER};
-    spc_engine_options o = *options;
+    spc_engine_options o;
     spc_engine *engine;
-    spc_status status;
+    spc_status status = spc_entry_given(options, "options", err);
 
+    if (status == SPC_OK) status = spc_entry_given(path, "path", err);
+    if (status != SPC_OK) return status;
+    o = *options;
     o.kernels = NULL;
     status = spc_engine_open(&o, &engine, err);
     if (status != SPC_OK) return status;

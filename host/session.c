@@ -2,6 +2,8 @@
 /* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
 #include "session.h"
 
+#include "entry.h"
+
 #include "rules/finish.h"
 #include "weights/utf8.h"
 
@@ -58,6 +60,10 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
         return spc_error_set(err, SPC_EUSAGE, "stop tokens: expected 0 to %d, found %d",
                              SPC_STOP_TOKENS_MAX, (int)o->stop_token_count);
     }
+    if (o->stop_token_count > 0 && !o->stop_token) {
+        return spc_error_set(err, SPC_EUSAGE, "stop_token: expected %d ids, found NULL",
+                             (int)o->stop_token_count);
+    }
     for (int32_t i = 0; i < o->stop_token_count; i++) {
         if (o->stop_token[i] >= 0 && o->stop_token[i] < engine->vocab) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop token: expected an id of 0 to %d, found %d",
@@ -97,8 +103,12 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "a drafter, or use rule verifier-only",
                              o->rule);
     }
-    if (o->stop_count < 0) {
-        return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 or more, found %d",
+    if (o->stop_count < 0 || o->stop_count > SPC_STOP_STRINGS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 to %d, found %d",
+                             SPC_STOP_STRINGS_MAX, (int)o->stop_count);
+    }
+    if (o->stop_count > 0 && !o->stop) {
+        return spc_error_set(err, SPC_EUSAGE, "stop: expected %d strings, found NULL",
                              (int)o->stop_count);
     }
     if (o->stop_count > 0 && !engine->tokenizer) {
@@ -185,10 +195,13 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 {
     spc_row_params params;
     spc_session *s = NULL;
-    spc_status status;
+    spc_status status = spc_entry_given(out, "out", err);
 
+    if (status != SPC_OK) return status;
     *out = NULL;
-    status = spc_engine_check_rank(engine, err);
+    status = spc_entry_given(engine, "engine", err);
+    if (status == SPC_OK) status = spc_entry_given(options, "options", err);
+    if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status == SPC_OK) status = read_params(options, &params, err);
     if (status == SPC_OK) status = check_options(engine, options, &params, err);
     if (status == SPC_OK) status = check_prompt(engine, prompt, count, err);
@@ -226,9 +239,11 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->slot = -1;
     s->may_wait = options->wait;
     begin(s, prompt, count);
-    pthread_mutex_lock(&engine->lock);
+    status = spc_entry_take(engine, err);
+    if (status != SPC_OK) goto fail;
     status = spc_slots_take(s, err);
-    pthread_mutex_unlock(&engine->lock);
+    if (status == SPC_OK) engine->open_sessions++;
+    spc_entry_leave(engine);
     if (status != SPC_OK) goto fail;
     *out = s;
     return SPC_OK;
@@ -243,13 +258,17 @@ fail:
 
 void spc_session_close(spc_session *session)
 {
-    if (!session) return;
-    pthread_mutex_lock(&session->engine->lock);
+    spc_engine *engine = session ? session->engine : NULL;
+    bool last;
+
+    if (!session || !spc_entry_take_to_close(engine)) return;
     spc_slots_give_back(session);
-    pthread_mutex_unlock(&session->engine->lock);
+    last = --engine->open_sessions == 0 && engine->closed;
+    spc_entry_leave(engine);
     spc_text_free(&session->text);
     free_arrays(session);
     free(session);
+    if (last) spc_engine_end(engine);
 }
 
 int32_t spc_session_room(const spc_session *s)
@@ -274,12 +293,13 @@ static int32_t common_tokens(const spc_session *s, const int32_t *prompt, int32_
 
 spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
 {
-    spc_status status = check_prompt(s->engine, prompt, count, err);
+    spc_status status = spc_entry_given(s, "session", err);
     int32_t common;
     int64_t reused = 0;
 
+    if (status == SPC_OK) status = check_prompt(s->engine, prompt, count, err);
+    if (status == SPC_OK) status = spc_entry_take(s->engine, err);
     if (status != SPC_OK) return status;
-    pthread_mutex_lock(&s->engine->lock);
     common = common_tokens(s, prompt, count);
     status = spc_slots_check(s, prompt, count, common, err);
     if (status == SPC_OK && s->slot >= 0) status = spc_slots_keep(s, count, common, &reused, err);
@@ -292,7 +312,7 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
             status = spc_slots_take(s, err);
         }
     }
-    pthread_mutex_unlock(&s->engine->lock);
+    spc_entry_leave(s->engine);
     return status;
 }
 
@@ -433,6 +453,10 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
 static spc_status check_group(const spc_engine *engine, spc_session *const *sessions, int32_t count,
                               spc_error *err)
 {
+    spc_status status = spc_entry_given(engine, "engine", err);
+
+    if (status == SPC_OK) status = spc_entry_array(sessions, count, "sessions", "count", err);
+    if (status != SPC_OK) return status;
     for (int32_t i = 0; i < count; i++) {
         if (!sessions[i] || sessions[i]->engine != engine) {
             return spc_error_set(err, SPC_EUSAGE, "session %d of the step is not of this engine",
@@ -474,8 +498,8 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     spc_status status = check_group(engine, sessions, count, err);
     spc_error error;
 
+    if (status == SPC_OK) status = spc_entry_take(engine, err);
     if (status != SPC_OK) return status;
-    pthread_mutex_lock(&engine->lock);
     spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);
@@ -486,7 +510,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
     tell_notices(engine, sessions, count);
-    pthread_mutex_unlock(&engine->lock);
+    spc_entry_leave(engine);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
         if (err) *err = sessions[i]->error;
@@ -497,7 +521,9 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
 
 spc_status spc_session_step(spc_session *session, spc_error *err)
 {
-    return spc_engine_step(session->engine, &session, 1, err);
+    spc_status status = spc_entry_given(session, "session", err);
+
+    return status == SPC_OK ? spc_engine_step(session->engine, &session, 1, err) : status;
 }
 
 spc_status spc_session_run(spc_session *session, spc_error *err)
@@ -518,12 +544,7 @@ spc_status spc_session_run(spc_session *session, spc_error *err)
 
 bool spc_session_waits(const spc_session *session)
 {
-    bool waits;
-
-    pthread_mutex_lock(&session->engine->lock);
-    waits = session->waits;
-    pthread_mutex_unlock(&session->engine->lock);
-    return waits;
+    return atomic_load(&session->waits);
 }
 
 void spc_session_cancel(spc_session *session)
@@ -575,8 +596,12 @@ static size_t join_pieces(const spc_session *s, char *out)
 
 spc_status spc_session_text(const spc_session *s, char **text, size_t *bytes, spc_error *err)
 {
+    spc_status status = spc_entry_given(text, "text", err);
+
+    if (status != SPC_OK) return status;
     *text = NULL;
     if (bytes) *bytes = 0;
+    if (!s) return spc_entry_given(s, "session", err);
     if (!s->engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL,
                              "the model has no tokenizer (tokenizer.json): there is no text");

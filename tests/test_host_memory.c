@@ -157,6 +157,27 @@ Test(host_memory, a_thousand_sessions_leave_nothing)
     spc_engine_close(engine);
 }
 
+Test(host_memory, an_engine_closed_before_its_sessions_leaves_nothing)
+{
+    spc_engine_options o = pair_options(1);
+    spc_session_options so = options_of("strict", 2, 1);
+    spc_engine *engine;
+    spc_session *s[2];
+    heap_count count;
+
+    o.sessions = 2;
+    o.verifier = o.drafter = SPC_TEST_VECTORS "/llama";
+    heap_begin(HEAP_NEVER, 0);
+    cr_assert_eq(spc_engine_open(&o, &engine, NULL), SPC_OK);
+    prompt p = prompt_made(9, engine->vocab, 1);
+
+    for (int32_t i = 0; i < 2; i++) s[i] = open_session(engine, &so, &p);
+    spc_engine_close(engine);
+    for (int32_t i = 0; i < 2; i++) spc_session_close(s[i]);
+    count = heap_end();
+    cr_expect_eq(count.live, 0, "%d blocks", (int)count.live);
+}
+
 /* What all ranks do at once is handed over in place. */
 Test(host_memory, a_step_of_ranks_allocates_nothing)
 {
