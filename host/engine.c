@@ -85,7 +85,7 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
         ", each: sessions %d, context %d), found %" PRIu64
-        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or --device "
+        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or use device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
         drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20,
@@ -399,12 +399,12 @@ static spc_status check_device_options(const spc_engine *engine, const spc_engin
     if (overlap && !engine->ops->round) {
         return spc_error_set(err, SPC_EUSAGE,
                              "overlap: expected one GPU or a drafter-device, found %s: leave it "
-                             "out, or --device cuda",
+                             "out, or use device cuda",
                              device);
     }
     if (has_gpu(engine, o) || !(o->fast_prefill || o->plain_launches)) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
-                         "%s: expected a GPU, found %s: leave it out, or --device cuda",
+                         "%s: expected a GPU, found %s: leave it out, or use device cuda",
                          o->fast_prefill ? "fast-prefill" : "plain-launches", device);
 }
 

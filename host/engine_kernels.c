@@ -16,7 +16,7 @@ spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, con
         return spc_error_set(
             err, SPC_EUSAGE,
             "kernels: expected one GPU for both models, found %s: leave it out, or "
-            "--device cuda by itself",
+            "use device cuda by itself",
             ops->device(backend));
     }
     status = spc_kernels_read(path, table, err);
