@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 static const spc_cli_command *const commands[] = {
-    &spc_cli_run,    &spc_cli_chat,     &spc_cli_demo, &spc_cli_info,   &spc_cli_launch,
-    &spc_cli_logits, &spc_cli_tokenize, &spc_cli_tune, &spc_cli_kernels};
+    &spc_cli_run,    &spc_cli_chat,   &spc_cli_demo,     &spc_cli_info, &spc_cli_rules,
+    &spc_cli_launch, &spc_cli_logits, &spc_cli_tokenize, &spc_cli_tune, &spc_cli_kernels};
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -41,8 +41,9 @@ static void print_help(void)
         "Results go to stdout, everything else to stderr.  An error is one line on stderr; exit "
         "codes:\n"
         "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
-        "written),\n7 internal, %d interrupted by Ctrl-C.\n",
-        SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED);
+        "written),\n7 internal, %d interrupted by Ctrl-C, %d by SIGTERM.\n",
+        SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED,
+        SPC_CLI_SIGNALLED + SIGTERM);
 }
 
 static int run_command(const spc_cli_command *command, int argc, char **argv)
@@ -87,8 +88,8 @@ int main(int argc, char **argv)
     if (!help && strcmp(name, "--version") != 0) {
         return spc_cli_fail_with(
             SPC_EUSAGE,
-            "unknown command '%s'; known: run, chat, demo, info, launch, logits, tokenize, tune, "
-            "tune-kernels",
+            "unknown command '%s'; known: run, chat, demo, info, rules, launch, logits, tokenize, "
+            "tune, tune-kernels",
             name);
     }
     if (argc > 2) {
@@ -97,7 +98,7 @@ int main(int argc, char **argv)
     if (help) {
         print_help();
     } else {
-        spc_cli_print("spc %d.%d.%d\n", SPC_VERSION_MAJOR, SPC_VERSION_MINOR, SPC_VERSION_PATCH);
+        spc_cli_print("spc %s\n", spc_version());
     }
     return spc_cli_finish(0);
 }

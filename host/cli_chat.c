@@ -199,6 +199,15 @@ static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply
     spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 
+/* Was it stopped before its first token? */
+static bool unanswered(const chat_state *chat)
+{
+    int32_t count;
+
+    (void)spc_session_tokens(chat->session, &count);
+    return spc_session_finish(chat->session) == SPC_FINISH_CANCELLED && count == 0;
+}
+
 /* Print what the stream has not, count the reply, and make it a message. */
 static spc_status take_reply(chat_state *chat, spc_error *err)
 {
@@ -225,13 +234,18 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     spc_cli_total_init(&reply);
     spc_cli_total_add(&reply, &stats, finish, tokens, count);
     if (chat->args->stats) print_reply_stats(chat, &reply);
-    if (finish == SPC_FINISH_CANCELLED) tell(chat, "[stopped]\n");
+    if (unanswered(chat)) {
+        tell(chat, "[stopped before the reply began: your message is not kept]\n");
+    } else if (finish == SPC_FINISH_CANCELLED) {
+        tell(chat, "[stopped]\n");
+    }
     if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
     if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
     return add_message(chat, SPC_CHAT_ASSISTANT, text, bytes, err);
 }
 
-/* The user's words, and the reply to them.  Of a turn that fails nothing is kept. */
+/* The user's words, and the reply to them.  Nothing is kept of a turn that fails, or that has no
+ * reply. */
 static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
 {
     int32_t before = chat->count, *ids = NULL, count;
@@ -241,7 +255,7 @@ static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_erro
     if (status == SPC_OK) status = decode(chat, ids, count, err);
     free(ids);
     if (status == SPC_OK) status = take_reply(chat, err);
-    if (status != SPC_OK) cut_messages(chat, before);
+    if (status != SPC_OK || unanswered(chat)) cut_messages(chat, before);
     return status;
 }
 
@@ -298,11 +312,6 @@ static spc_status read_message(chat_state *chat, char **text, size_t *bytes, boo
     return SPC_OK;
 }
 
-static bool is_command(const char *text, size_t bytes, const char *command)
-{
-    return bytes == strlen(command) && memcmp(text, command, bytes) == 0;
-}
-
 static bool is_blank(const char *text, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i++) {
@@ -311,15 +320,76 @@ static bool is_blank(const char *text, size_t bytes)
     return true;
 }
 
+/* ---- commands -------------------------------------------------------------------------------- */
+
+typedef enum { COMMAND_HELP, COMMAND_RESET, COMMAND_EXIT, COMMANDS } chat_command;
+
+static const struct {
+    const char *name, *does;
+} commands[COMMANDS] = {{"/help", "lists these commands"},
+                        {"/reset", "begins a new conversation"},
+                        {"/exit", "ends the program, as the end of the input does"}};
+
+static void list_commands(void)
+{
+    for (int32_t i = 0; i < COMMANDS; i++) {
+        (void)fprintf(stderr, "%-8s%s\n", commands[i].name, commands[i].does);
+    }
+    (void)fputs("//...   a message that begins with one /\n"
+                "A line that ends in \\ goes on in the next; Ctrl-C stops a reply.\n",
+                stderr);
+}
+
+/* The command that a message beginning with '/' gives.  SPC_EINPUT: there is none of that name, or
+ * it is followed by something. */
+static spc_status read_command(const char *text, size_t bytes, chat_command *command,
+                               spc_error *err)
+{
+    size_t word = 0;
+
+    while (word < bytes && !strchr(" \t\n", text[word])) word++;
+    for (int32_t i = 0; i < COMMANDS; i++) {
+        if (word != strlen(commands[i].name) || memcmp(text, commands[i].name, word) != 0) continue;
+        *command = (chat_command)i;
+        if (is_blank(text + word, bytes - word)) return SPC_OK;
+        return spc_error_set(err, SPC_EINPUT, "%s takes nothing behind it", commands[i].name);
+    }
+    return spc_error_set(err, SPC_EINPUT,
+                         "unknown command '%.*s'; known: /help, /reset, /exit; // begins a message "
+                         "with one /",
+                         word < 40 ? (int)word : 40, text);
+}
+
+/* Do what a command says; *over: it ends the conversation. */
+static spc_status obey(chat_state *chat, const char *text, size_t bytes, bool *over, spc_error *err)
+{
+    chat_command command = COMMAND_HELP;
+    spc_status status = read_command(text, bytes, &command, err);
+
+    if (status != SPC_OK) return status;
+    if (command == COMMAND_HELP) list_commands();
+    if (command == COMMAND_EXIT) *over = true;
+    if (command == COMMAND_RESET) {
+        status = begin_conversation(chat, err);
+        tell(chat, "(a new conversation)\n");
+    }
+    return status;
+}
+
 /* One message and what follows from it; *over: there will be no other. */
 static spc_status converse(chat_state *chat, bool *over, spc_error *err)
 {
     char *text;
     size_t bytes;
     bool got;
+    spc_error inner;
 
     spc_cli_interrupted = 0;
-    spc_cli_catch_interrupt();
+    if (chat->terminal) {
+        spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
+    } else {
+        spc_cli_catch_interrupt();
+    }
 
     spc_status status = read_message(chat, &text, &bytes, &got, err);
 
@@ -330,20 +400,21 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
         free(text);
         return SPC_OK;
     }
-    *over = !got || is_command(text, bytes, "/exit");
-    if (!*over && is_command(text, bytes, "/reset")) {
-        status = begin_conversation(chat, err);
-        tell(chat, "(a new conversation)\n");
-    } else if (!*over && !is_blank(text, bytes)) {
-        spc_error inner;
-
-        status = make_turn(chat, text, bytes, &inner);
-        if (status == SPC_OK) return SPC_OK;
-        return spc_error_set(err, status, "%s: line %" PRId64 ": %s", chat->source.name,
-                             chat->source.line, inner.message);
+    *over = !got;
+    if (*over || is_blank(text, bytes)) {
+        free(text);
+        return SPC_OK;
     }
-    free(text);
-    return status;
+    if (text[0] == '/' && !(bytes > 1 && text[1] == '/')) {
+        status = obey(chat, text, bytes, over, &inner);
+        free(text);
+    } else {
+        if (text[0] == '/') memmove(text, text + 1, --bytes); /* of two, one is said */
+        status = make_turn(chat, text, bytes, &inner);
+    }
+    if (status == SPC_OK) return SPC_OK;
+    return spc_error_set(err, status, "%s: line %" PRId64 ": %s", chat->source.name,
+                         chat->source.line, inner.message);
 }
 
 /* At a terminal a turn that cannot be had is told of, and the next may be; otherwise it is the end.
@@ -439,8 +510,8 @@ static int chat_run(const void *args, const spc_cli_line *line)
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;
         if (!chat.args->json) chat.way.options.on_text = on_text;
-        tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /reset "
-                    "begins a new conversation, /exit ends.\n");
+        tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /help "
+                    "lists the commands.\n");
         status = run_conversation(&chat, &error);
     }
     interrupted = status == SPC_OK && spc_cli_interrupted;
@@ -461,11 +532,13 @@ const spc_cli_command spc_cli_chat = {
     "hold a conversation with chat models",
     "Each line of stdin is a message; a line that ends in \\ continues on the next line, and \\\\ "
     "at\n"
-    "the end stands for one \\.  Blank lines are ignored.  /reset begins a new conversation; "
-    "/exit\n"
-    "or the end of the input ends the program.  Ctrl-C stops a reply; what there is of it stays\n"
-    "in the conversation.  Replies are streamed to stdout; one line of statistics goes to stderr\n"
-    "at the end.",
+    "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
+    "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
+    "ends the program; // begins a message with one /.  Ctrl-C stops a reply; what there is of it\n"
+    "stays in the conversation, and where it has not begun the message does not stay either.  At "
+    "a\n"
+    "terminal Ctrl-C never ends the program.  Replies are streamed to stdout; one line of\n"
+    "statistics goes to stderr at the end.",
     0,
     0,
     options,

@@ -20,6 +20,13 @@
  * float). */
 #define SPC_ABOVE_ZERO 0x1p-126
 
+/* Of bild-dynamic. */
+#define DEFAULT_ROLLBACK 5
+#define DEFAULT_WINDOW   10
+
+#define TEXT(number)    #number
+#define TEXT_OF(number) TEXT(number) /* of a macro's value */
+
 /* Keys in the order of the canonical text; the first ones name the rule's number. */
 enum {
     KEY_ALPHA,
@@ -39,19 +46,22 @@ enum {
 };
 static const struct {
     const char *name;
-    int32_t bit; /* SPC_HAS_*, 0: a rule's number */
-} keys[KEY_COUNT] = {{"alpha", 0},
-                     {"eps", 0},
-                     {"w", 0},
-                     {"fallback", 0},
-                     {"top-p", 0},
-                     {"kl", 0},
-                     {"delta", 0},
-                     {"beta", SPC_HAS_BETA},
-                     {"div", SPC_HAS_DIV},
-                     {"rollback", SPC_HAS_ROLLBACK},
-                     {"window", SPC_HAS_WINDOW},
-                     {"gate", SPC_HAS_GATE}};
+    int32_t bit;          /* SPC_HAS_*, 0: a rule's number */
+    const char *values;   /* of a further key; those of a number are the rule's range */
+    const char *standard; /* of a further key, unless given */
+} keys[KEY_COUNT] = {{"alpha", 0, NULL, NULL},
+                     {"eps", 0, NULL, NULL},
+                     {"w", 0, NULL, NULL},
+                     {"fallback", 0, NULL, NULL},
+                     {"top-p", 0, NULL, NULL},
+                     {"kl", 0, NULL, NULL},
+                     {"delta", 0, NULL, NULL},
+                     {"beta", SPC_HAS_BETA, "1 or solve", "1"},
+                     {"div", SPC_HAS_DIV, "js or kl", "js"},
+                     {"rollback", SPC_HAS_ROLLBACK, "at least 0", TEXT_OF(DEFAULT_ROLLBACK)},
+                     {"window", SPC_HAS_WINDOW, "a whole number of 1 to " TEXT_OF(SPC_WINDOW_MAX),
+                      TEXT_OF(DEFAULT_WINDOW)},
+                     {"gate", SPC_HAS_GATE, "unscaled or processed", "unscaled"}};
 
 typedef struct {
     const char *name;
@@ -65,10 +75,6 @@ typedef struct {
     {name, SPC_SHAPE_##shape, KEY_##key, low, high, keys},
 static const rule_info infos[] = {SPC_RULE_MAP(SPC_RULE_INFO)};
 #undef SPC_RULE_INFO
-
-/* Of bild-dynamic (rules.md 5.5). */
-#define DEFAULT_ROLLBACK 5.0
-#define DEFAULT_WINDOW   10
 
 const char *spc_rule_name(spc_rule_kind kind)
 {
@@ -89,6 +95,39 @@ static bool has_key(spc_rule_kind kind, int key)
 {
     if (keys[key].bit == 0) return infos[kind].number == key;
     return (infos[kind].has & keys[key].bit) != 0;
+}
+
+/* Which numbers a rule takes. */
+static void range_text(const rule_info *r, char text[SPC_RULE_VALUES_BYTES])
+{
+    if (r->low == SPC_ABOVE_ZERO) {
+        (void)snprintf(text, SPC_RULE_VALUES_BYTES, "above 0 and at most %g", r->high);
+    } else if (r->high < 1 && r->high > 0) { /* SPC_BELOW_ONE */
+        (void)snprintf(text, SPC_RULE_VALUES_BYTES, "at least %g and below 1", r->low);
+    } else if (r->high < SPC_ANY_HIGH) {
+        (void)snprintf(text, SPC_RULE_VALUES_BYTES, "between %g and %g", r->low, r->high);
+    } else if (r->low > SPC_ANY_LOW) {
+        (void)snprintf(text, SPC_RULE_VALUES_BYTES, "at least %g", r->low);
+    } else {
+        (void)snprintf(text, SPC_RULE_VALUES_BYTES, "any number");
+    }
+}
+
+int32_t spc_rule_list_keys(spc_rule_kind kind, spc_rule_key list[SPC_RULE_KEYS_MAX])
+{
+    int32_t count = 0;
+
+    for (int key = 0; key < KEY_COUNT; key++) {
+        if (!has_key(kind, key)) continue;
+        list[count].name = keys[key].name;
+        list[count].standard = keys[key].standard;
+        range_text(&infos[kind], list[count].values);
+        if (keys[key].values) {
+            (void)snprintf(list[count].values, SPC_RULE_VALUES_BYTES, "%s", keys[key].values);
+        }
+        count++;
+    }
+    return count;
 }
 
 /* Instances that choose the verifier on every row (rules.md 3.4.12). */
@@ -220,15 +259,20 @@ typedef struct {
     spc_gate gate;
 } settings;
 
-static bool parse_key_number(int key, piece value, double *out, char *message)
+/* What a key takes was not what it found. */
+static bool say_expected(char *message, int key, const char *values, piece value)
 {
     char format[64];
 
-    if (parse_number(value, out)) return true;
-    (void)snprintf(format, sizeof format, "%s: expected a decimal number, found '%%.*s'%%s",
-                   keys[key].name);
+    (void)snprintf(format, sizeof format, "%s: expected %s, found '%%.*s'%%s", keys[key].name,
+                   values);
     say(message, format, value, "");
     return false;
+}
+
+static bool parse_key_number(int key, piece value, double *out, char *message)
+{
+    return parse_number(value, out) || say_expected(message, key, "a decimal number", value);
 }
 
 /* One of two words; *second receives whether it is the second. */
@@ -240,28 +284,20 @@ static bool parse_word(piece value, const char *first, const char *second, bool 
 
 static bool parse_value(int key, piece value, settings *s, char *message)
 {
-    bool processed;
+    bool known, processed = false;
 
     switch (key) {
-    case KEY_BETA:
-        if (parse_word(value, "1", "solve", &s->solve)) return true;
-        say(message, "beta: expected 1 or solve, found '%.*s'%s", value, "");
-        return false;
-    case KEY_DIV:
-        if (parse_word(value, "js", "kl", &s->kl)) return true;
-        say(message, "div: expected js or kl, found '%.*s'%s", value, "");
-        return false;
+    case KEY_BETA: known = parse_word(value, "1", "solve", &s->solve); break;
+    case KEY_DIV: known = parse_word(value, "js", "kl", &s->kl); break;
     case KEY_GATE:
-        if (!parse_word(value, "unscaled", "processed", &processed)) {
-            say(message, "gate: expected unscaled or processed, found '%.*s'%s", value, "");
-            return false;
-        }
+        known = parse_word(value, "unscaled", "processed", &processed);
         s->gate = processed ? SPC_GATE_PROCESSED : SPC_GATE_UNSCALED;
-        return true;
+        break;
     case KEY_ROLLBACK: return parse_key_number(key, value, &s->rollback, message);
     case KEY_WINDOW: return parse_key_number(key, value, &s->window, message);
     default: return parse_key_number(key, value, &s->alpha, message);
     }
+    return known || say_expected(message, key, keys[key].values, value);
 }
 
 /* The key of that name; KEY_COUNT: the kind has none. */
@@ -271,6 +307,34 @@ static int key_of(spc_rule_kind kind, piece name)
 
     while (key < KEY_COUNT && !(piece_is(name, keys[key].name) && has_key(kind, key))) key++;
     return key;
+}
+
+/* The keys of all kinds of that name: "alpha, gate", "alpha or top-p". */
+static void say_unknown_key(char *message, spc_rule_kind kind, piece name)
+{
+    char rest[128];
+    spc_rule_key list[SPC_RULE_KEYS_MAX];
+    size_t used;
+    bool first = true;
+
+    if (spc_rule_list_keys(kind, list) == 0) {
+        (void)snprintf(rest, sizeof rest, "%s, which takes none", infos[kind].name);
+        say(message, "unknown key '%.*s' for rule %s", name, rest);
+        return;
+    }
+    used = (size_t)snprintf(rest, sizeof rest, "%s; known: ", infos[kind].name);
+    for (int k = 0; k < SPC_RULE_COUNT; k++) {
+        int32_t count = spc_rule_list_keys((spc_rule_kind)k, list);
+
+        if (strcmp(infos[k].name, infos[kind].name) != 0) continue;
+        for (int32_t i = 0; i < count; i++) {
+            const char *before = first ? "" : i == 0 ? " or " : ", ";
+
+            used += (size_t)snprintf(rest + used, sizeof rest - used, "%s%s", before, list[i].name);
+            first = false;
+        }
+    }
+    say(message, "unknown key '%.*s' for rule %s", name, rest);
 }
 
 /* Of kinds that share a name, the one that has the first key of the text: ":top-p=0.5". */
@@ -295,7 +359,7 @@ static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, ch
     int key = key_of(kind, name);
 
     if (key == KEY_COUNT) {
-        say(message, "unknown key '%.*s' for rule %s", name, infos[kind].name);
+        say_unknown_key(message, kind, name);
         return false;
     }
     if (s->seen[key]) {
@@ -311,28 +375,14 @@ static bool parse_setting(const char **text, spc_rule_kind kind, settings *s, ch
     return parse_value(key, take(text, ","), s, message);
 }
 
-static void say_range(char *message, spc_rule_kind kind, double alpha)
+static void say_range(char *message, spc_rule_kind kind, int key, double found)
 {
-    const rule_info *r = &infos[kind];
-    const char *key = keys[r->number].name;
+    char values[SPC_RULE_VALUES_BYTES];
 
     if (!message) return;
-    if (r->low == SPC_ABOVE_ZERO) {
-        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                       "%s: %s must be above 0 and at most %g, found %g", r->name, key, r->high,
-                       alpha);
-    } else if (r->high < 1 && r->high > 0) { /* SPC_BELOW_ONE */
-        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                       "%s: %s must be at least %g and below 1, found %g", r->name, key, r->low,
-                       alpha);
-    } else if (r->high < SPC_ANY_HIGH) {
-        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                       "%s: %s must be between %g and %g, found %g", r->name, key, r->low, r->high,
-                       alpha);
-    } else {
-        (void)snprintf(message, SPC_RULE_MESSAGE_BYTES, "%s: %s must be at least %g, found %g",
-                       r->name, key, r->low, alpha);
-    }
+    range_text(&infos[kind], values);
+    (void)snprintf(message, SPC_RULE_MESSAGE_BYTES, "%s: %s must be %s, found %g", infos[kind].name,
+                   keys[key].name, keys[key].values ? keys[key].values : values, found);
 }
 
 /* The keys of bild-dynamic beside its number. */
@@ -341,19 +391,11 @@ static bool take_window(const settings *s, spc_rule *rule, char *message)
     if (s->seen[KEY_ROLLBACK]) rule->rollback = s->rollback;
     if (s->seen[KEY_WINDOW]) rule->window = s->window <= SPC_WINDOW_MAX ? (int32_t)s->window : 0;
     if (rule->rollback < 0) {
-        if (message) {
-            (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                           "%s: rollback must be at least 0, found %g", infos[rule->kind].name,
-                           rule->rollback);
-        }
+        say_range(message, (spc_rule_kind)rule->kind, KEY_ROLLBACK, rule->rollback);
         return false;
     }
     if (s->seen[KEY_WINDOW] && (rule->window < 1 || (double)rule->window != s->window)) {
-        if (message) {
-            (void)snprintf(message, SPC_RULE_MESSAGE_BYTES,
-                           "%s: window must be a whole number of 1 to %d, found %g",
-                           infos[rule->kind].name, SPC_WINDOW_MAX, s->window);
-        }
+        say_range(message, (spc_rule_kind)rule->kind, KEY_WINDOW, s->window);
         return false;
     }
     return true;
@@ -377,15 +419,17 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
         if (!parse_setting(&text, (spc_rule_kind)kind, &s, message)) return false;
     }
     if (has_number((spc_rule_kind)kind) && !s.seen[infos[kind].number]) {
-        char wanted[48];
+        char values[SPC_RULE_VALUES_BYTES], wanted[160];
+        const char *key = keys[infos[kind].number].name;
 
-        (void)snprintf(wanted, sizeof wanted, "%s: write NAME:%s=NUMBER",
-                       keys[infos[kind].number].name, keys[infos[kind].number].name);
+        range_text(&infos[kind], values);
+        (void)snprintf(wanted, sizeof wanted, "%s, %s: write %s:%s=NUMBER", key, values,
+                       infos[kind].name, key);
         say(message, "rule '%.*s' needs %s", name, wanted);
         return false;
     }
     if (!spc_rule_make((spc_rule_kind)kind, s.alpha, s.gate, s.solve, &made)) {
-        say_range(message, (spc_rule_kind)kind, s.alpha);
+        say_range(message, (spc_rule_kind)kind, infos[kind].number, s.alpha);
         return false;
     }
     if (s.seen[KEY_DIV]) made.kl = s.kl;

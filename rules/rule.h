@@ -103,9 +103,9 @@ extern "C" {
 #endif
 
 /* Longest window of bild-dynamic: what a verifier call looks at beside its own token. */
-enum { SPC_WINDOW_MAX = 16 };
+#define SPC_WINDOW_MAX 16
 
-enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320 };
+enum { SPC_RULE_TEXT_BYTES = 96, SPC_RULE_MESSAGE_BYTES = 320, SPC_RULE_VALUES_BYTES = 40 };
 
 /* Parse a rule text.  On failure returns false and writes one line that names the offending part
  * and what is known into message; *rule is untouched.
@@ -124,6 +124,18 @@ SPC_RULE_API void spc_rule_format(const spc_rule *rule, char *text);
  * alpha is out of the rule's range. */
 SPC_RULE_API bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve,
                                 spc_rule *rule);
+
+/* A key that a rule takes. */
+typedef struct {
+    const char *name;
+    const char *standard;               /* its value unless given; NULL: it must be given */
+    char values[SPC_RULE_VALUES_BYTES]; /* "between 0 and 1", "1 or solve" */
+} spc_rule_key;
+
+enum { SPC_RULE_KEYS_MAX = 4 };
+
+/* The keys of a kind, in the order of the canonical text; returns how many. */
+SPC_RULE_API int32_t spc_rule_list_keys(spc_rule_kind kind, spc_rule_key list[SPC_RULE_KEYS_MAX]);
 
 /* Name and shape of a kind. */
 SPC_RULE_API const char *spc_rule_name(spc_rule_kind kind);

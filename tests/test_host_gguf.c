@@ -119,6 +119,31 @@ Test(host_gguf, quantised_weights_are_off_by_what_their_steps_allow)
     expect_distance("llama-Q4_0.gguf", "llama", 1e-2, 0.25);
 }
 
+/* Caches of models name their files by a hash, and a file may have lost its name on the way. */
+Test(host_gguf, a_file_is_known_by_its_first_bytes)
+{
+    static const char *const names[] = {"model.bin", "M.GGUF", "sha256-29d0"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        folder f = folder_open();
+        char path[FOLDER_PATH];
+        spc_bundle *bundle[2];
+        spc_error error;
+
+        folder_copy(&f, GGUF "qwen2.gguf", names[i], SIZE_MAX);
+        folder_write(&f, "README", "GGU", 3);
+        folder_path(&f, names[i], path);
+        cr_assert_eq(spc_bundle_open(path, &bundle[0], &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_bundle_open(f.path, &bundle[1], &error), SPC_OK, "%s", error.message);
+        cr_expect(spc_bundle_has_file(bundle[0], "tokenizer.json"));
+        cr_expect_gt(spc_bundle_count(bundle[0]), 0);
+        cr_expect_eq(spc_bundle_bytes(bundle[0]), spc_bundle_bytes(bundle[1]));
+        spc_bundle_close(bundle[0]);
+        spc_bundle_close(bundle[1]);
+        folder_close(&f);
+    }
+}
+
 static void expect_no_engine(const char *model, spc_status wanted, const char *word)
 {
     spc_engine_options o;

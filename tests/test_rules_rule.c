@@ -143,9 +143,9 @@ static const char *const wrong[][2] = {
     {"cho:alpha=1", "unknown rule 'cho'"},
     {"chow,alpha=1", "unknown rule 'chow,alpha=1'"},
     {"strict:", "unknown key ''"},
-    {"strict:alpha=0", "unknown key 'alpha' for rule strict"},
+    {"strict:alpha=0", "unknown key 'alpha' for rule strict, which takes none"},
     {"drafter-only:gate=processed", "unknown key 'gate'"},
-    {"chow", "'chow' needs alpha"},
+    {"chow", "'chow' needs alpha, between 0 and 1: write chow:alpha=NUMBER"},
     {"chow:", "unknown key ''"},
     {"chow:gate=processed", "'chow' needs alpha"},
     {"chow:alpha", "'alpha' has no value"},
@@ -154,7 +154,7 @@ static const char *const wrong[][2] = {
     {"chow:alpha=0.5,", "unknown key ''"},
     {"chow:,alpha=0.5", "unknown key ''"},
     {"chow:alpha=0.5,alpha=0.5", "'alpha' is given twice"},
-    {"chow:alpha=0.5,beta=solve", "unknown key 'beta' for rule chow"},
+    {"chow:alpha=0.5,beta=solve", "unknown key 'beta' for rule chow; known: alpha, gate"},
     {"chow:alpha=0.5,gate=", "gate: expected unscaled or processed, found ''"},
     {"chow:alpha=0.5,gate=Processed", "found 'Processed'"},
     {"chow:alpha=0.5,gate=processed,gate=processed", "'gate' is given twice"},
@@ -191,7 +191,13 @@ static const char *const wrong[][2] = {
     {"truncate:top-p=1.5", "above 0 and at most 1, found 1.5"},
     {"truncate:alpha=0.5,top-p=0.5", "unknown key 'top-p' for rule truncate"},
     {"truncate:top-p=0.5,alpha=0.5", "unknown key 'alpha' for rule truncate"},
-    {"truncate:top-k=5", "unknown key 'top-k' for rule truncate"},
+    {"truncate:top-k=5", "unknown key 'top-k' for rule truncate; known: alpha or top-p"},
+    {"typical:alpha=0.5", "unknown key 'alpha' for rule typical; known: eps"},
+    {"bild-dynamic:alpha=1", "rule bild-dynamic; known: fallback, rollback, window"},
+    {"bild-dynamic:fallback=1,window=17", "window must be a whole number of 1 to 16, found 17"},
+    {"bild-dynamic:fallback=1,window=1.5", "window must be a whole number of 1 to 16, found 1.5"},
+    {"bild-dynamic:fallback=1,rollback=-1", "rollback must be at least 0, found -1"},
+    {"fuzzy:alpha=1,div=x", "div: expected js or kl, found 'x'"},
     {"truncate-q:top-p=0.5", "unknown key 'top-p' for rule truncate-q"},
     {"mentored:kl=-1", "kl must be at least 0"},
     {"mentored:kl=0.1,div=kl", "unknown key 'div' for rule mentored"},
@@ -210,6 +216,61 @@ Test(rules_rule, every_error_names_the_offending_part_and_leaves_the_rule_alone)
                            message, wrong[i][1]);
         cr_expect_eq(memcmp(&rule, &before, sizeof rule), 0, "'%s' touched the rule", wrong[i][0]);
         cr_expect_not(spc_rule_parse(wrong[i][0], &rule, NULL), "nobody listens");
+    }
+}
+
+/* A text of the keys that a kind lists, with the values that they have unless given. */
+static void text_of_keys(spc_rule_kind kind, const char *number, char *text, size_t bytes)
+{
+    spc_rule_key key[SPC_RULE_KEYS_MAX];
+    int32_t count = spc_rule_list_keys(kind, key);
+    size_t used = (size_t)snprintf(text, bytes, "%s", spc_rule_name(kind));
+
+    for (int32_t i = 0; i < count; i++) {
+        used += (size_t)snprintf(text + used, bytes - used, "%c%s=%s", i > 0 ? ',' : ':',
+                                 key[i].name, key[i].standard ? key[i].standard : number);
+    }
+}
+
+Test(rules_rule, keys_that_are_listed_parse_and_their_defaults_change_nothing)
+{
+    for (int kind = 0; kind < SPC_RULE_COUNT; kind++) {
+        spc_rule_key key[SPC_RULE_KEYS_MAX];
+        int32_t count = spc_rule_list_keys((spc_rule_kind)kind, key);
+        char text[256], shorter[64], canonical[2][SPC_RULE_TEXT_BYTES];
+        spc_rule rule;
+
+        text_of_keys((spc_rule_kind)kind, "0.5", text, sizeof text);
+        rule = parsed(text);
+        cr_expect_eq(rule.kind, kind, "%s", text);
+        spc_rule_format(&rule, canonical[0]);
+        (void)snprintf(shorter, sizeof shorter, "%.*s", (int)strcspn(text, ","), text);
+        rule = parsed(count > 0 ? shorter : text);
+        spc_rule_format(&rule, canonical[1]);
+        cr_expect_str_eq(canonical[0], canonical[1]);
+        for (int32_t i = 0; i < count; i++) {
+            cr_expect_eq(key[i].standard == NULL, i == 0, "%s: the number comes first", text);
+            cr_expect(key[i].values[0]);
+        }
+    }
+}
+
+Test(rules_rule, ranges_that_are_listed_are_those_of_the_messages)
+{
+    static const char *const outside[] = {"-2e9", "2e9", "0", "1"};
+
+    for (int kind = 0; kind < SPC_RULE_COUNT; kind++) {
+        spc_rule_key key[SPC_RULE_KEYS_MAX];
+
+        if (spc_rule_list_keys((spc_rule_kind)kind, key) == 0) continue;
+        for (size_t i = 0; i < sizeof outside / sizeof *outside; i++) {
+            char message[SPC_RULE_MESSAGE_BYTES], text[256];
+            spc_rule rule;
+
+            text_of_keys((spc_rule_kind)kind, outside[i], text, sizeof text);
+            if (spc_rule_parse(text, &rule, message)) continue;
+            cr_expect(strstr(message, key[0].values), "%s: %s: %s", text, key[0].values, message);
+        }
     }
 }
 

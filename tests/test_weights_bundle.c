@@ -145,7 +145,10 @@ Test(weights_bundle, folders_that_are_none)
     expect_refused(&none, SPC_EIO, "expected a model folder");
     write_text(&f, "file", "x");
     folder_path(&f, "file", none.path);
-    expect_refused(&none, SPC_EIO, "found a file");
+    expect_refused(&none, SPC_EIO, "found a file that is not GGUF");
+    write_text(&f, "file.gguf", "x");
+    folder_path(&f, "file.gguf", none.path);
+    expect_refused(&none, SPC_EFORMAT, "expected a GGUF file, found another kind");
     cr_assert_eq(spc_bundle_open("", &bundle, &err), SPC_EIO);
     folder_close(&f);
 }

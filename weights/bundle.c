@@ -101,18 +101,18 @@ static spc_status open_bundle(const char *where, const char *folder, const char 
 static spc_status open_file_of(const char *path, spc_bundle **out, spc_error *err)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    char *folder;
+    char *folder = spc_bundle_copy_text(slash ? path : ".");
     spc_status status;
 
-    if (!spc_bundle_is_gguf(name)) {
-        return spc_error_set(err, SPC_EIO,
-                             "%s: expected a folder with config.json and model.safetensors, or a "
-                             "file of the name *.gguf; found a file",
-                             path);
-    }
-    folder = spc_bundle_copy_text(slash ? path : ".");
     if (!folder) return spc_bundle_no_memory(path, err);
     if (slash) folder[slash > path ? slash - path : 1] = '\0';
+    if (!spc_bundle_begins_gguf(folder, name)) {
+        free(folder);
+        return spc_error_set(err, SPC_EIO,
+                             "%s: expected a folder with config.json and model.safetensors, or a "
+                             "GGUF file; found a file that is not GGUF",
+                             path);
+    }
     status = open_bundle(path, folder, name, NULL, 0, out, err);
     free(folder);
     return status;

@@ -19,6 +19,7 @@ typedef struct {
 } spc_blob;
 
 /* Open the folder of a Hugging Face checkpoint, or a GGUF file, or the folder of one GGUF model.
+ * A GGUF file is known by its first bytes, or by the name *.gguf.
  * Maps the weights (model.safetensors, or every shard that model.safetensors.index.json names; a
  * GGUF file, or every part of a split one) read-only and checks every header.  Nothing is copied
  * but tensors whose bytes are not aligned for their type, and of GGUF what gguf_model.h lists.

@@ -61,6 +61,25 @@ bool spc_bundle_is_gguf(const char *name)
     return length > 5 && strcmp(name + length - 5, ".gguf") == 0;
 }
 
+bool spc_bundle_begins_gguf(const char *folder, const char *name)
+{
+    const spc_bundle b = {.folder = (char *)(uintptr_t)folder};
+    char path[PATH_MAX], magic[4];
+    struct stat facts;
+    bool is = false;
+    int fd;
+
+    if (spc_bundle_is_gguf(name)) return true;
+    if (!path_of(&b, name, path)) return false;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* waits for nobody where it is a pipe */
+    if (fd < 0) return false;
+    if (fstat(fd, &facts) == 0 && S_ISREG(facts.st_mode)) {
+        is = read(fd, magic, sizeof magic) == sizeof magic && memcmp(magic, "GGUF", 4) == 0;
+    }
+    (void)close(fd);
+    return is;
+}
+
 /* The text that a GGUF model's metadata amounts to. */
 static spc_status make_file(const spc_bundle *b, const char *name, spc_bundle_open_file *out,
                             spc_error *err)

@@ -38,6 +38,8 @@ spc_status spc_bundle_no_memory(const char *where, spc_error *err);
 
 /* Is this the name of a GGUF file? */
 bool spc_bundle_is_gguf(const char *name);
+/* Has a file that name, or does it begin like one?  (Caches of models name files by their hash.) */
+bool spc_bundle_begins_gguf(const char *folder, const char *name);
 /* Open a file of the model by name, once; valid until another is opened or forgotten. */
 spc_status spc_bundle_open_named(spc_bundle *b, const char *name, const spc_bundle_open_file **out,
                                  spc_error *err);

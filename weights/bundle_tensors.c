@@ -235,7 +235,7 @@ spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_
     while (status == SPC_OK && (entry = readdir(dir)) != NULL) {
         int number = 1, count;
 
-        if (!spc_bundle_is_gguf(entry->d_name)) continue;
+        if (!spc_bundle_begins_gguf(folder, entry->d_name)) continue;
         if (spc_bundle_split_name(entry->d_name, &number, &count) && number != 1) continue;
         if (out[0]) {
             status = spc_error_set(err, SPC_EIO,
