@@ -67,13 +67,13 @@ static spc_status no_device(cudaError_t code, spc_error *err)
     if (code == cudaErrorInsufficientDriver && driver > 0) {
         return spc_error_set(err, SPC_EDEVICE,
                              "cuda: the driver is too old: it knows CUDA %d.%d, this build needs "
-                             "%d.%d; update the driver, or --device cpu",
+                             "%d.%d; update the driver, or use device cpu",
                              driver / 1000, driver % 1000 / 10, built / 1000, built % 1000 / 10);
     }
     if (code == cudaSuccess || code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
         return spc_error_set(err, SPC_EDEVICE,
                              "cuda: no device: expected an NVIDIA GPU and its driver, found none; "
-                             "--device cpu needs neither");
+                             "device cpu needs neither");
     }
     return spc_error_set(err, SPC_EDEVICE, "cuda: no device can be used: %s",
                          cudaGetErrorString(code));
@@ -153,7 +153,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
         (void)cudaGetLastError(); /* it is told here */
         return spc_error_set(err, SPC_EDEVICE,
                              "%s: this build has no code for compute capability %d.%d; build with "
-                             "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or --device cpu",
+                             "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or use device cpu",
                              b->text, device.major, device.minor, device.major, device.minor);
     }
     status = spc_cuda_check(b, spc_cuda_round_load(), "kernels", err);

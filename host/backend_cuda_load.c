@@ -242,7 +242,7 @@ static spc_status out_of_memory(const spc_runner *r, const spc_bundle *bundle, s
     return spc_error_set(
         err, SPC_ENOMEM,
         "%s: %s: needs %zu MiB (weights %zu, KV caches and scratch %zu: sessions %d, context %d), "
-        "%zu MiB are free; lower sessions, context or kv-tokens, %sor --device cpu",
+        "%zu MiB are free; lower sessions, context or kv-tokens, %sor use device cpu",
         spc_bundle_where(bundle), r->backend->device_name, (weights >> 20) + (arena >> 20) + 1,
         weights >> 20, arena >> 20, (int)r->limits.slots, (int)r->limits.context, room >> 20,
         spc_kv_advice(&r->limits, spc_kv_bytes(r->plan, &r->limits), weights + arena));
@@ -369,13 +369,13 @@ static spc_status check_plan(const spc_plan *plan, bool ranks, const spc_bundle 
     for (int32_t i = 0; i < plan->op_count; i++) {
         if (has_kernel(plan->op[i].kind, ranks)) continue;
         return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "%s: op %d of its plan, %s, has no kernel on the GPU; or --device cpu",
+                             "%s: op %d of its plan, %s, has no kernel on the GPU; use device cpu",
                              spc_bundle_where(bundle), (int)i, spc_op_name(plan->op[i].kind));
     }
     if (plan->config.head_dim <= SPC_ATTEND_HEAD_DIM) return SPC_OK;
     return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "%s: attention on the GPU: expected heads of up to %d, found %d; or "
-                         "--device cpu",
+                         "%s: attention on the GPU: expected heads of up to %d, found %d; "
+                         "use device cpu",
                          spc_bundle_where(bundle), SPC_ATTEND_HEAD_DIM, (int)plan->config.head_dim);
 }
 

@@ -46,7 +46,7 @@ static spc_status check_type(const char *where, const spc_weight *w, const spc_t
         return spc_error_set(err, SPC_ESHAPE,
                              "%s: %s: type %s has no kernel on the GPU; supported: F32, BF16, F16, "
                              "F8_E4M3, F8_E5M2, and for matrices I8 and the quantised types of "
-                             "GGUF; or --device cpu",
+                             "GGUF; use device cpu",
                              where, w->name, spc_dtype_name(t->dtype));
     }
     if (is_matrix(w) && ((uint32_t)w->cols % elements != 0 || (uint32_t)w->col % elements != 0)) {

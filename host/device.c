@@ -28,7 +28,7 @@ static spc_status open_cuda(const char *which, spc_backend **out, spc_error *err
     *out = NULL;
     return spc_error_set(err, SPC_EUNSUPPORTED,
                          "device cuda: this build has no CUDA: build with -DSPC_CUDA=ON, or "
-                         "--device cpu");
+                         "use device cpu");
 #endif
 }
 
@@ -55,7 +55,7 @@ static spc_status refuse_cpu_options(const char *device, spc_error *err)
 {
     return spc_error_set(err, SPC_EUSAGE,
                          "device %.20s: threads and isa are the CPU's: leave them out, or "
-                         "--device cpu",
+                         "use device cpu",
                          device);
 }
 

@@ -9,9 +9,9 @@
 #include "carve.h"
 #include "comm_boot.h"
 #include "device.h"
+#include "entry.h"
 #include "kv.h"
 #include "pair.h"
-#include "refuse.h"
 #include "session.h"
 
 #include <inttypes.h>
@@ -88,7 +88,7 @@ static spc_status check_room(const spc_engine *engine, const spc_limits *limits,
         err, SPC_ENOMEM,
         "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
         ", each: sessions %d, context %d), found %" PRIu64
-        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or --device "
+        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or use device "
         "cpu",
         engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
         drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20,
@@ -220,6 +220,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
         free(engine);
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
+    spc_entry_begin(engine);
     engine->clock.now_ns = machine_now;
     engine->prefill_rows = CHUNK_ROWS;
     engine->trace = spc_trace_open();
@@ -297,6 +298,11 @@ static spc_status check_engine_options(const spc_engine_options *o, spc_error *e
         return spc_error_set(err, SPC_EUSAGE,
                              "threads: expected 0 (one per core) or more, found %d",
                              (int)o->threads);
+    }
+    if ((unsigned)o->overlap > SPC_OVERLAP_OFF) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "overlap: expected auto (0), on (1) or off (2), found %d",
+                             (int)o->overlap);
     }
     if (o->drafter_device) {
         spc_status status = spc_apart_check(o, err);
@@ -435,12 +441,12 @@ static spc_status check_device_options(const spc_engine *engine, const spc_engin
     if (overlap && !engine->ops->round) {
         return spc_error_set(err, SPC_EUSAGE,
                              "overlap: expected one GPU or a drafter-device, found %s: leave it "
-                             "out, or --device cuda",
+                             "out, or use device cuda",
                              device);
     }
     if (has_gpu(engine, o) || !(o->fast_prefill || o->plain_launches)) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
-                         "%s: expected a GPU, found %s: leave it out, or --device cuda",
+                         "%s: expected a GPU, found %s: leave it out, or use device cuda",
                          o->fast_prefill ? "fast-prefill" : "plain-launches", device);
 }
 
@@ -481,11 +487,12 @@ static spc_status load_models(spc_engine *engine, const spc_engine_options *o, s
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     spc_engine *engine = NULL;
-    spc_status status;
+    spc_status status = spc_entry_given(out, "out", err);
 
-    if (!out) return spc_refuse_null("out", err);
+    if (status != SPC_OK) return status;
     *out = NULL;
-    status = options ? check_engine_options(options, err) : spc_refuse_null("options", err);
+    status = spc_entry_given(options, "options", err);
+    if (status == SPC_OK) status = check_engine_options(options, err);
     if (status == SPC_OK) status = check_ranks(options, err);
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
@@ -536,7 +543,9 @@ fail:
 
 spc_status spc_engine_follow(spc_engine *engine, spc_error *err)
 {
-    if (!engine) return spc_refuse_null("engine", err);
+    spc_status status = spc_entry_given(engine, "engine", err);
+
+    if (status != SPC_OK) return status;
     if (engine->rank > 0 && group_of(engine)) return spc_group_follow(group_of(engine), err);
 
     return spc_error_set(err, SPC_EUSAGE, "rank 0 leads and cannot follow: open sessions instead");
@@ -583,9 +592,25 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     return SPC_OK;
 }
 
+/* A callback belongs to a session, which is open: the engine ends with it. */
 void spc_engine_close(spc_engine *engine)
 {
-    if (!engine) return;
+    bool ends;
+
+    if (!engine || spc_entry_forked(engine)) return; /* the threads are the other process's */
+    if (spc_entry_inside(engine)) {
+        engine->closed = true;
+        return;
+    }
+    if (!spc_entry_take_to_close(engine)) return;
+    engine->closed = true;
+    ends = engine->open_sessions == 0;
+    spc_entry_leave(engine);
+    if (ends) spc_engine_end(engine);
+}
+
+void spc_engine_end(spc_engine *engine)
+{
     spc_slots_release(engine);
     free(engine->gamma.lane);
     free(engine->scratch.group);

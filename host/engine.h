@@ -16,6 +16,7 @@
 #include "trace.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* Logits rows of one session: gamma + 1 of them, and one more where the last is a draft too. */
 enum { SPC_LANE_ROWS = SPC_GAMMA_MAX + 2, SPC_SESSIONS_MAX = 4096 };
@@ -64,7 +65,11 @@ typedef struct {
 } spc_clock;
 
 struct spc_engine {
-    pthread_mutex_t lock; /* held while a model runs and while slots change hands */
+    pthread_mutex_t lock;     /* held while a model runs and while slots change hands (entry.h) */
+    _Atomic uintptr_t inside; /* the thread that holds it; 0: none */
+    int64_t process;          /* which opened it */
+    int32_t open_sessions;
+    bool closed; /* while sessions were open: it ends with the last one */
     const spc_backend_ops *ops;
     spc_backend *backend; /* owned */
     spc_model drafter;
@@ -142,6 +147,9 @@ void spc_close_tokenizers(spc_tokenizer *const *tokenizer);
 
 /* Monotonic clock of the machine, in nanoseconds. */
 uint64_t spc_now_ns(void);
+
+/* Release everything.  No session is open. */
+void spc_engine_end(spc_engine *engine);
 
 /* The engine's time. */
 uint64_t spc_engine_now(const spc_engine *engine);

@@ -2,7 +2,7 @@
 /* engine_kernels.c - an engine reads a table of kernels, or makes one. */
 #include "engine.h"
 
-#include "refuse.h"
+#include "entry.h"
 
 enum { RUNS = 11, TOGETHER = 4 };
 
@@ -16,7 +16,7 @@ spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, con
         return spc_error_set(
             err, SPC_EUSAGE,
             "kernels: expected one GPU for both models, found %s: leave it out, or "
-            "--device cuda by itself",
+            "use device cuda by itself",
             ops->device(backend));
     }
     status = spc_kernels_read(path, table, err);
@@ -53,9 +53,10 @@ spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
     static const spc_tuning how = {machine_ns, NULL, RUNS, TOGETHER};
     spc_engine_options o;
     spc_engine *engine;
-    spc_status status;
+    spc_status status = spc_entry_given(options, "options", err);
 
-    if (!options || !path) return spc_refuse_null(options ? "path" : "options", err);
+    if (status == SPC_OK) status = spc_entry_given(path, "path", err);
+    if (status != SPC_OK) return status;
     o = *options;
     o.kernels = NULL;
     status = spc_engine_open(&o, &engine, err);

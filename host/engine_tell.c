@@ -2,7 +2,7 @@
 /* engine_tell.c - what an engine tells of itself, text to ids and back, logits. */
 #include "engine.h"
 
-#include "refuse.h"
+#include "entry.h"
 #include "session.h"
 
 #include <string.h>
@@ -26,6 +26,7 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
 
 static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
 {
+    if (!engine) return spc_entry_given(engine, "engine", err);
     if (engine->tokenizer) return SPC_OK;
     return spc_error_set(err, SPC_EMODEL,
                          "the model has no tokenizer (tokenizer.json): give prompts as ids");
@@ -34,13 +35,14 @@ static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
 spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
                              int32_t **ids, int32_t *count, spc_error *err)
 {
-    spc_status status;
+    spc_status status = spc_entry_given(ids, "ids", err);
 
-    if (!ids || !count) return spc_refuse_null(ids ? "count" : "ids", err);
+    if (status == SPC_OK) status = spc_entry_given(count, "count", err);
+    if (status != SPC_OK) return status;
     *ids = NULL;
     *count = 0;
-    if (!engine || (!text && bytes > 0)) return spc_refuse_null(engine ? "text" : "engine", err);
     status = need_tokenizer(engine, err);
+    if (status == SPC_OK && bytes > 0) status = spc_entry_given(text, "text", err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
 }
@@ -48,13 +50,13 @@ spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t 
 spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
                              bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
-    spc_status status;
+    spc_status status = spc_entry_given(text, "text", err);
 
-    if (!text) return spc_refuse_null("text", err);
+    if (status != SPC_OK) return status;
     *text = NULL;
     if (bytes) *bytes = 0;
-    if (!engine || (!ids && count > 0)) return spc_refuse_null(engine ? "ids" : "engine", err);
     status = need_tokenizer(engine, err);
+    if (status == SPC_OK) status = spc_entry_array(ids, count, "ids", "count", err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
 }
@@ -121,19 +123,21 @@ static spc_status check_source(const spc_engine *engine, const int32_t *source, 
 spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t source_count,
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
-    spc_status status;
+    spc_status status = spc_entry_given(engine, "engine", err);
     int32_t slot, chunk;
 
-    if (!engine || !logits) return spc_refuse_null(engine ? "logits" : "engine", err);
-    chunk = engine->limits.outputs;
-    status = check_ids(engine, "", ids, count, err);
+    if (status == SPC_OK) status = spc_entry_given(logits, "logits", err);
+    if (status == SPC_OK && count > 0) status = spc_entry_given(ids, "ids", err);
+    if (status == SPC_OK && source_count > 0) status = spc_entry_given(source, "source", err);
+    if (status == SPC_OK) status = check_ids(engine, "", ids, count, err);
     if (status == SPC_OK) status = check_source(engine, source, source_count, err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
+    if (status == SPC_OK) status = spc_entry_take(engine, err);
     if (status != SPC_OK) return status;
-    pthread_mutex_lock(&engine->lock);
+    chunk = engine->limits.outputs;
     status = spc_slots_lend(engine, count, &slot, err);
     if (status != SPC_OK) {
-        pthread_mutex_unlock(&engine->lock);
+        spc_entry_leave(engine);
         return status;
     }
     if (source_count > 0) {
@@ -145,6 +149,6 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
         status = logits_chunk(engine, slot, ids, from, to, logits, err);
     }
     spc_slots_return(engine, count, slot);
-    pthread_mutex_unlock(&engine->lock);
+    spc_entry_leave(engine);
     return status;
 }

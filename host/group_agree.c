@@ -147,7 +147,7 @@ spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundl
         if (strncmp(record[0].unit, record[r].unit, sizeof own->unit) == 0) continue;
         return spc_error_set(err, SPC_EDEVICE,
                              "ranks differ: rank 0 computes with %.60s, rank %d with %.60s: choose "
-                             "one for all (--isa, or GPUs of one kind)",
+                             "one for all (isa, or GPUs of one kind)",
                              record[0].unit, (int)r, record[r].unit);
     }
     return status;

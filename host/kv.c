@@ -51,7 +51,7 @@ const char *spc_kv_advice(const spc_limits *limits, uint64_t kv, uint64_t all)
 {
     bool much = limits->kv == SPC_DTYPE_F32 && kv >= all / KV_LARGE;
 
-    return much ? "keep keys and values in 16 bits (--kv bf16 or f16), " : "";
+    return much ? "keep keys and values in 16 bits (kv bf16 or f16), " : "";
 }
 
 void spc_kv_write(const spc_kv *kv, char *data, int64_t at, const float *from, int32_t count)

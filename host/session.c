@@ -2,6 +2,7 @@
 /* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
 #include "session.h"
 
+#include "entry.h"
 #include "refuse.h"
 
 #include "rules/finish.h"
@@ -60,7 +61,10 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
         return spc_error_set(err, SPC_EUSAGE, "stop tokens: expected 0 to %d, found %d",
                              SPC_STOP_TOKENS_MAX, (int)o->stop_token_count);
     }
-    if (o->stop_token_count > 0 && !o->stop_token) return spc_refuse_null("stop_token", err);
+    if (o->stop_token_count > 0 && !o->stop_token) {
+        return spc_error_set(err, SPC_EUSAGE, "stop_token: expected %d ids, found NULL",
+                             (int)o->stop_token_count);
+    }
     for (int32_t i = 0; i < o->stop_token_count; i++) {
         if (o->stop_token[i] >= 0 && o->stop_token[i] < engine->vocab) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop token: expected an id of 0 to %d, found %d",
@@ -100,8 +104,12 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "a drafter, or use rule verifier-only",
                              o->rule);
     }
-    if (o->stop_count < 0) {
-        return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 or more, found %d",
+    if (o->stop_count < 0 || o->stop_count > SPC_STOP_STRINGS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 to %d, found %d",
+                             SPC_STOP_STRINGS_MAX, (int)o->stop_count);
+    }
+    if (o->stop_count > 0 && !o->stop) {
+        return spc_error_set(err, SPC_EUSAGE, "stop: expected %d strings, found NULL",
                              (int)o->stop_count);
     }
     if (o->stop_count > 0 && !engine->tokenizer) {
@@ -109,7 +117,6 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
                              "stop strings need a tokenizer, and this model has none "
                              "(tokenizer.json): leave them out");
     }
-    if (o->stop_count > 0 && !o->stop) return spc_refuse_null("stop", err);
     for (int32_t i = 0; i < o->stop_count; i++) {
         if (o->stop[i] && o->stop[i][0]) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop string %d is empty", (int)i + 1);
@@ -190,12 +197,13 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 {
     spc_row_params params;
     spc_session *s = NULL;
-    spc_status status;
+    spc_status status = spc_entry_given(out, "out", err);
 
-    if (!out) return spc_refuse_null("out", err);
+    if (status != SPC_OK) return status;
     *out = NULL;
-    if (!engine || !options) return spc_refuse_null(engine ? "options" : "engine", err);
-    status = spc_engine_check_rank(engine, err);
+    status = spc_entry_given(engine, "engine", err);
+    if (status == SPC_OK) status = spc_entry_given(options, "options", err);
+    if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status == SPC_OK) status = read_params(options, &params, err);
     if (status == SPC_OK) status = check_options(engine, options, &params, err);
     if (status == SPC_OK) status = check_prompt(engine, prompt, count, err);
@@ -235,9 +243,11 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->slot = -1;
     s->may_wait = options->wait;
     begin(s, prompt, count);
-    pthread_mutex_lock(&engine->lock);
+    status = spc_entry_take(engine, err);
+    if (status != SPC_OK) goto fail;
     status = spc_slots_take(s, err);
-    pthread_mutex_unlock(&engine->lock);
+    if (status == SPC_OK) engine->open_sessions++;
+    spc_entry_leave(engine);
     if (status != SPC_OK) goto fail;
     *out = s;
     return SPC_OK;
@@ -252,13 +262,17 @@ fail:
 
 void spc_session_close(spc_session *session)
 {
-    if (!session) return;
-    pthread_mutex_lock(&session->engine->lock);
+    spc_engine *engine = session ? session->engine : NULL;
+    bool last;
+
+    if (!session || !spc_entry_take_to_close(engine)) return;
     spc_slots_give_back(session);
-    pthread_mutex_unlock(&session->engine->lock);
+    last = --engine->open_sessions == 0 && engine->closed;
+    spc_entry_leave(engine);
     spc_text_free(&session->text);
     free_arrays(session);
     free(session);
+    if (last) spc_engine_end(engine);
 }
 
 int32_t spc_session_room(const spc_session *s)
@@ -283,14 +297,13 @@ static int32_t common_tokens(const spc_session *s, const int32_t *prompt, int32_
 
 spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t count, spc_error *err)
 {
-    spc_status status;
+    spc_status status = spc_entry_given(s, "session", err);
     int32_t common;
     int64_t reused = 0;
 
-    if (!s) return spc_refuse_null("session", err);
-    status = check_prompt(s->engine, prompt, count, err);
+    if (status == SPC_OK) status = check_prompt(s->engine, prompt, count, err);
+    if (status == SPC_OK) status = spc_entry_take(s->engine, err);
     if (status != SPC_OK) return status;
-    pthread_mutex_lock(&s->engine->lock);
     common = common_tokens(s, prompt, count);
     status = spc_slots_check(s, prompt, count, common, err);
     if (status == SPC_OK && s->slot >= 0) status = spc_slots_keep(s, count, common, &reused, err);
@@ -303,7 +316,7 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
             status = spc_slots_take(s, err);
         }
     }
-    pthread_mutex_unlock(&s->engine->lock);
+    spc_entry_leave(s->engine);
     return status;
 }
 
@@ -451,6 +464,10 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
 static spc_status check_group(const spc_engine *engine, spc_session *const *sessions, int32_t count,
                               spc_error *err)
 {
+    spc_status status = spc_entry_given(engine, "engine", err);
+
+    if (status == SPC_OK) status = spc_entry_array(sessions, count, "sessions", "count", err);
+    if (status != SPC_OK) return status;
     for (int32_t i = 0; i < count; i++) {
         if (!sessions[i] || sessions[i]->engine != engine) {
             return spc_error_set(err, SPC_EUSAGE, "session %d of the step is not of this engine",
@@ -489,15 +506,11 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     static const spc_strategy *const strategies[] = {&spc_strategy_round, &spc_strategy_drafter,
                                                      &spc_strategy_token_chow, &spc_strategy_bild,
                                                      &spc_strategy_seq_chow};
-    spc_status status;
+    spc_status status = check_group(engine, sessions, count, err);
     spc_error error;
 
-    if (!engine || (!sessions && count > 0)) {
-        return spc_refuse_null(engine ? "sessions" : "engine", err);
-    }
-    status = check_group(engine, sessions, count, err);
+    if (status == SPC_OK) status = spc_entry_take(engine, err);
     if (status != SPC_OK) return status;
-    pthread_mutex_lock(&engine->lock);
     end_cancelled(sessions, count);
     spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
@@ -509,7 +522,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
     tell_notices(engine, sessions, count);
-    pthread_mutex_unlock(&engine->lock);
+    spc_entry_leave(engine);
     for (int32_t i = 0; i < count; i++) {
         if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
         if (err) *err = sessions[i]->error;
@@ -520,8 +533,9 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
 
 spc_status spc_session_step(spc_session *session, spc_error *err)
 {
-    if (!session) return spc_refuse_null("session", err);
-    return spc_engine_step(session->engine, &session, 1, err);
+    spc_status status = spc_entry_given(session, "session", err);
+
+    return status == SPC_OK ? spc_engine_step(session->engine, &session, 1, err) : status;
 }
 
 spc_status spc_session_run(spc_session *session, spc_error *err)
@@ -542,12 +556,7 @@ spc_status spc_session_run(spc_session *session, spc_error *err)
 
 bool spc_session_waits(const spc_session *session)
 {
-    bool waits;
-
-    pthread_mutex_lock(&session->engine->lock);
-    waits = session->waits;
-    pthread_mutex_unlock(&session->engine->lock);
-    return waits;
+    return atomic_load(&session->waits);
 }
 
 void spc_session_cancel(spc_session *session)
@@ -599,10 +608,12 @@ static size_t join_pieces(const spc_session *s, char *out)
 
 spc_status spc_session_text(const spc_session *s, char **text, size_t *bytes, spc_error *err)
 {
-    if (!text) return spc_refuse_null("text", err);
+    spc_status status = spc_entry_given(text, "text", err);
+
+    if (status != SPC_OK) return status;
     *text = NULL;
     if (bytes) *bytes = 0;
-    if (!s) return spc_refuse_null("session", err);
+    if (!s) return spc_entry_given(s, "session", err);
     if (!s->engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL,
                              "the model has no tokenizer (tokenizer.json): there is no text");

@@ -34,7 +34,8 @@ struct spc_session {
     int32_t page_count; /* 0 without a slot */
     int32_t named;      /* of them, from the first: that can be found by their tokens ... */
     int32_t noted[2];   /* ... and are known to hold the verifier's part, the drafter's part */
-    bool may_wait, waits;
+    bool may_wait;
+    atomic_bool waits;   /* changed under the engine's lock, read from anywhere */
     spc_session *behind; /* the next in the line */
     int32_t gamma;       /* or SPC_GAMMA_AUTO */
     int32_t budget;      /* new tokens allowed, >= 1 */

@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* The loops over single logits, compiled for wider vector units too: the flags of this file forbid
- * contraction, so every clone gives the same bits. */
+ * contraction, so every clone gives the same bits.  They are static: a clone that is not is
+ * exported from shared objects, whatever its visibility. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define SPC_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -70,17 +71,28 @@ SPC_CLONES static void tile_exp(const float *logits, int32_t count, float max, f
     for (int32_t i = 0; i < count; i++) out[i] = spc_exp2((logits[i] - max) * scale);
 }
 
-SPC_CLONES void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out)
+SPC_CLONES static void tile_kept(const float *logits, int32_t count, spc_softmax s, float *out)
 {
     for (int32_t i = 0; i < count; i++) out[i] = spc_softmax_weight(s, logits[i]);
 }
 
-SPC_CLONES void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
-                                const float *weight, float *out)
+void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out)
+{
+    tile_kept(logits, count, s, out);
+}
+
+SPC_CLONES static void tile_moment(const float *logits, int32_t count, float max, float divisor,
+                                   const float *weight, float *out)
 {
     for (int32_t i = 0; i < count; i++) {
         out[i] = weight[i] > 0.0f ? (logits[i] - max) / divisor * weight[i] : 0.0f;
     }
+}
+
+void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
+                     const float *weight, float *out)
+{
+    tile_moment(logits, count, max, divisor, weight, out);
 }
 
 static int32_t first_of(const float *logits, int32_t count, float value)

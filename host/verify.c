@@ -404,6 +404,10 @@ spc_status spc_session_params_check(const spc_row_params *params, spc_error *err
         return spc_error_set(err, SPC_EUSAGE, "top-k: expected 0 (off) or more, found %d",
                              (int)s->top_k);
     }
+    if (params->nucleus != 0 && params->nucleus != 1) {
+        return spc_error_set(err, SPC_EUSAGE, "nucleus: expected 0 (off) or 1 (on), found %d",
+                             (int)params->nucleus);
+    }
     if (params->verify != SPC_VERIFY_TOKEN && params->verify != SPC_VERIFY_BLOCK) {
         return spc_error_set(err, SPC_EUSAGE, "verify: expected token (0) or block (1), found %d",
                              (int)params->verify);

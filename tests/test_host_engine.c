@@ -329,6 +329,8 @@ static const struct {
     {OPTION(context), false, 1, NULL, SPC_EUSAGE, {"context", "2 to 512", "found 1"}},
     {OPTION(context), false, 513, NULL, SPC_EUSAGE, {"context", "512", "found 513"}},
     {OPTION(threads), false, -1, NULL, SPC_EUSAGE, {"threads", "found -1"}},
+    {OPTION(overlap), false, -1, NULL, SPC_EUSAGE, {"overlap", "found -1"}},
+    {OPTION(overlap), false, 9, NULL, SPC_EUSAGE, {"overlap", "found 9"}},
     {OPTION(threads), false, 1 << 20, NULL, SPC_EUSAGE, {"threads", "found 1048576"}},
     {OPTION(isa), true, 0, "sse9", SPC_EUSAGE, {"isa", "sse9", "portable"}},
     {OPTION(isa), true, 0, "", SPC_EUSAGE, {"isa", "portable"}},

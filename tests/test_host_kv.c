@@ -141,12 +141,12 @@ Test(host_kv, who_lacks_memory_is_told_that_caches_can_be_halved)
     spc_runner *runner;
     spc_error error;
 
-    cr_expect(strstr(spc_kv_advice(&huge, 25, 100), "--kv bf16 or f16"));
+    cr_expect(strstr(spc_kv_advice(&huge, 25, 100), "(kv bf16 or f16)"));
     cr_expect_str_empty(spc_kv_advice(&huge, 24, 100));
     for (int t = 0; t <= TYPES; t++) {
         huge.kv = t < TYPES ? types[t] : SPC_DTYPE_F32;
         cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
-        cr_expect_eq(strstr(error.message, "--kv bf16 or f16") != NULL, t == TYPES, "%s",
+        cr_expect_eq(strstr(error.message, "(kv bf16 or f16)") != NULL, t == TYPES, "%s",
                      error.message);
         cr_expect(strstr(error.message, "lower sessions, context"), "%s", error.message);
     }

@@ -5,6 +5,8 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 typedef enum { IS_INT, IS_FLOAT, IS_TEXT } option_kind;
 
@@ -42,6 +44,9 @@ static const struct {
     {OPTION(rule), IS_TEXT, 0, "token-v3:alpha=7", SPC_ERULE, "alpha"},
     {OPTION(rule), IS_TEXT, 0, "lossy-greedy:alpha=0.5", SPC_ERULE, "lossy-greedy"},
     {OPTION(stop_count), IS_INT, -1, NULL, SPC_EUSAGE, "stop"},
+    {OPTION(stop_count), IS_INT, SPC_STOP_STRINGS_MAX + 1, NULL, SPC_EUSAGE, "0 to 256"},
+    {OPTION(stop_token_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop_token: expected 1 ids"},
+    {OPTION(stop_token_count), IS_INT, SPC_STOP_TOKENS_MAX + 1, NULL, SPC_EUSAGE, "stop tokens"},
     {OPTION(stop_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop"}, /* the toy has no tokenizer */
 };
 
@@ -172,6 +177,20 @@ Test(host_session_refused, an_empty_stop_string_is_refused)
     spc_engine_close(engine);
 }
 
+Test(host_session_refused, stop_strings_that_are_not_there_are_refused)
+{
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
+    spc_session_options o = options_of("strict", GAMMA, 1);
+    prompt p = prompt_of(engine, sentence);
+    spc_session *s;
+    spc_error error;
+
+    o.stop_count = 1;
+    cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
+    cr_expect(strstr(error.message, "stop: expected 1 strings"), "%s", error.message);
+    spc_engine_close(engine);
+}
+
 Test(host_session_refused, a_prompt_that_does_not_fit_is_refused)
 {
     enum { CONTEXT = 64 };
@@ -255,6 +274,198 @@ Test(host_session_refused, a_step_of_the_wrong_sessions_runs_nothing)
     spc_session_close(a);
     spc_session_close(b);
     spc_engine_close(other);
+    spc_engine_close(engine);
+}
+
+/* ---- calls that must not be made --------------------------------------------------------------
+ */
+
+static void expect_named(spc_status status, const spc_error *error, const char *word)
+{
+    cr_expect_eq(status, SPC_EUSAGE, "%s: %s", word, spc_status_name(status));
+    cr_expect(strstr(error->message, word), "'%s' without '%s'", error->message, word);
+}
+
+Test(host_session_refused, a_null_argument_is_named)
+{
+    spc_engine *engine = toy_engine(&equal), *none;
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    spc_engine_options eo;
+    spc_session *s = open_session(engine, &o, &start), *more;
+    int32_t *ids, count, id = 1;
+    float logits[1];
+    char *text;
+    spc_error e;
+
+    spc_engine_options_init(&eo);
+    expect_named(spc_engine_open(NULL, &none, &e), &e, "options");
+    expect_named(spc_engine_open(&eo, NULL, &e), &e, "out");
+    expect_named(spc_tune_kernels(NULL, "x", &e), &e, "options");
+    expect_named(spc_tune_kernels(&eo, NULL, &e), &e, "path");
+    expect_named(spc_engine_follow(NULL, &e), &e, "engine");
+    expect_named(spc_engine_encode(NULL, "a", 1, true, &ids, &count, &e), &e, "engine");
+    expect_named(spc_engine_encode(engine, "a", 1, true, NULL, &count, &e), &e, "ids");
+    expect_named(spc_engine_encode(engine, "a", 1, true, &ids, NULL, &e), &e, "count");
+    expect_named(spc_engine_decode(NULL, &id, 1, true, &text, NULL, &e), &e, "engine");
+    expect_named(spc_engine_decode(engine, &id, 1, true, NULL, NULL, &e), &e, "text");
+    expect_named(spc_engine_logits(NULL, NULL, 0, &id, 1, logits, &e), &e, "engine");
+    expect_named(spc_engine_logits(engine, NULL, 0, NULL, 1, logits, &e), &e, "ids");
+    expect_named(spc_engine_logits(engine, NULL, 1, &id, 1, logits, &e), &e, "source");
+    expect_named(spc_engine_logits(engine, NULL, 0, &id, 1, NULL, &e), &e, "logits");
+    expect_named(spc_session_open(NULL, &o, &id, 1, &more, &e), &e, "engine");
+    expect_named(spc_session_open(engine, NULL, &id, 1, &more, &e), &e, "options");
+    expect_named(spc_session_open(engine, &o, &id, 1, NULL, &e), &e, "out");
+    expect_named(spc_session_restart(NULL, &id, 1, &e), &e, "session");
+    expect_named(spc_session_step(NULL, &e), &e, "session");
+    expect_named(spc_session_run(NULL, &e), &e, "session");
+    expect_named(spc_session_text(NULL, &text, NULL, &e), &e, "session");
+    expect_named(spc_session_text(s, NULL, NULL, &e), &e, "text");
+    expect_named(spc_engine_step(NULL, &s, 1, &e), &e, "engine");
+    expect_named(spc_engine_step(engine, NULL, 1, &e), &e, "sessions");
+    expect_named(spc_engine_step(engine, &s, -1, &e), &e, "count");
+    spc_session_close(s);
+    spc_engine_close(engine);
+    engine = open_demo(NULL, 1, 1); /* with a tokenizer */
+    expect_named(spc_engine_encode(engine, NULL, 1, true, &ids, &count, &e), &e, "text");
+    expect_named(spc_engine_decode(engine, NULL, 1, true, &text, NULL, &e), &e, "ids");
+    expect_named(spc_engine_decode(engine, &id, -3, true, &text, NULL, &e), &e, "count");
+    spc_engine_close(engine);
+}
+
+/* A session whose callback calls back. */
+typedef struct {
+    spc_engine *engine;
+    spc_session *session;
+    int32_t calls;
+} caller;
+
+static bool call_back(void *user, const spc_token *token)
+{
+    caller *c = user;
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    static float logits[TOY_VOCAB];
+    spc_engine_facts facts;
+    spc_session *more;
+    spc_error e;
+    int32_t count;
+
+    expect_named(spc_session_step(c->session, &e), &e, "callback");
+    expect_named(spc_session_run(c->session, &e), &e, "callback");
+    expect_named(spc_engine_step(c->engine, &c->session, 1, &e), &e, "callback");
+    expect_named(spc_session_open(c->engine, &o, start.id, start.count, &more, &e), &e, "callback");
+    expect_named(spc_session_restart(c->session, start.id, start.count, &e), &e, "callback");
+    expect_named(spc_engine_logits(c->engine, NULL, 0, start.id, 1, logits, &e), &e, "callback");
+    spc_session_close(c->session);
+    cr_expect_not(spc_session_waits(c->session));
+    spc_engine_describe(c->engine, &facts);
+    cr_expect_eq(spc_session_tokens(c->session, &count)[count - 1], token->id);
+    c->calls++;
+    return true;
+}
+
+Test(host_session_refused, a_callback_that_calls_back_is_refused_and_changes_nothing, .timeout = 60)
+{
+    spc_engine *engine = toy_engine(&equal);
+    decoded whole = free_run(engine, &start, 12);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    caller c = {engine, NULL, 0};
+
+    o.max_tokens = 12;
+    o.on_token = call_back;
+    o.user = &c;
+    c.session = open_session(engine, &o, &start);
+    cr_expect_eq(spc_session_run(c.session, NULL), SPC_OK);
+    decoded d = decoded_of(c.session);
+
+    cr_expect(same_tokens(&d, &whole));
+    cr_expect_eq(c.calls, whole.count);
+    spc_session_close(c.session);
+    spc_engine_close(engine);
+}
+
+static void expect_only_read(spc_session *s, int32_t tokens)
+{
+    spc_error e;
+    int32_t count;
+
+    expect_named(spc_session_step(s, &e), &e, "has been closed");
+    expect_named(spc_session_restart(s, start.id, start.count, &e), &e, "has been closed");
+    (void)spc_session_tokens(s, &count);
+    cr_expect_eq(count, tokens);
+    cr_expect_eq(spc_session_finish(s), SPC_FINISH_RUNNING);
+}
+
+/* With sanitizers: nothing is used after it is gone, and nothing stays. */
+Test(host_session_refused, an_engine_closed_too_early_ends_with_its_last_session, .timeout = 60)
+{
+    toy_pair pair = equal;
+
+    pair.sessions = 2;
+    spc_engine *engine = toy_engine(&pair);
+    spc_session_options o = options_of("verifier-only", GAMMA, 0);
+    spc_session *a = open_session(engine, &o, &start), *b = open_session(engine, &o, &start);
+
+    cr_assert_eq(spc_session_step(a, NULL), SPC_OK);
+    spc_engine_close(engine);
+    expect_only_read(a, 1);
+    spc_session_close(a);
+    expect_only_read(b, 0);
+    spc_session_close(b);
+}
+
+static bool close_engine(void *user, const spc_token *token)
+{
+    (void)token;
+    spc_engine_close(user);
+    return true;
+}
+
+Test(host_session_refused, an_engine_closed_by_a_callback_ends_with_its_session, .timeout = 60)
+{
+    spc_engine *engine = toy_engine(&equal);
+    spc_session_options o = options_of("verifier-only", GAMMA, 0);
+    spc_error e;
+
+    o.on_token = close_engine;
+    o.user = engine;
+    spc_session *s = open_session(engine, &o, &start);
+
+    expect_named(spc_session_run(s, &e), &e, "has been closed");
+    expect_only_read(s, 1);
+    spc_session_close(s);
+}
+
+/* The child ends by an alarm where it hangs. */
+Test(host_session_refused, a_forked_child_is_refused_and_closes_without_waiting, .timeout = 60)
+{
+    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 3);
+    prompt p = prompt_of(engine, sentence);
+    spc_session_options o = options_of("strict", GAMMA, 0);
+    decoded whole = decode(engine, &o, &p);
+    spc_session *s = open_session(engine, &o, &p);
+    int status = -1;
+    pid_t child;
+
+    cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    child = fork();
+    if (child == 0) {
+        spc_error e;
+        bool good;
+
+        (void)alarm(20);
+        good = spc_session_step(s, &e) == SPC_EUSAGE && strstr(e.message, "another process");
+        spc_session_close(s);
+        spc_engine_close(engine);
+        _exit(good ? 0 : 1);
+    }
+    cr_assert_gt(child, 0);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
+    cr_expect_eq(spc_session_run(s, NULL), SPC_OK);
+    decoded d = decoded_of(s);
+
+    cr_expect(same_tokens(&d, &whole), "the parent's engine goes on");
+    spc_session_close(s);
     spc_engine_close(engine);
 }
 

@@ -79,6 +79,9 @@ Test(host_verify, parameters_out_of_range_are_refused_by_name)
     p.verify = 2;
     expect_refused(p, SPC_EUSAGE, "verify");
     p = good;
+    p.nucleus = 5;
+    expect_refused(p, SPC_EUSAGE, "nucleus");
+    p = good;
     p.bonus = -1;
     expect_refused(p, SPC_EUSAGE, "bonus");
     p = good;

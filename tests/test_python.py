@@ -1,16 +1,32 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""tests/consumer/verify.py against the library it loads: test_python.py LIBSPC_VERIFY.SO LAYOUT NM"""
+"""tests/consumer/verify.py against the library it loads: test_python.py LIBSPC_VERIFY.SO LAYOUT NM CC
+LIBRARY.A ..."""
 import ctypes
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "consumer"))
 import verify  # noqa: E402
 
-LIBRARY, LAYOUT, NM = sys.argv[1:4]
+LIBRARY, LAYOUT, NM, CC, *ARCHIVES = sys.argv[1:]
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def exported(library):
+    """The names that a shared object defines for others."""
+    return subprocess.run([NM, "-D", "--defined-only", library], text=True, capture_output=True,
+                          check=True).stdout.split()[2::3]
+
+
+def declared():
+    """The functions that the public headers mark as the interface."""
+    return {name for folder in ("host/include/spc", "rules") for header in (ROOT / folder).glob("*.h")
+            for name in re.findall(r"^SPC_(?:RULE_)?API [^(;]*?(\w+)\(", header.read_text(), re.M)}
 
 
 class Library(unittest.TestCase):
@@ -52,14 +68,23 @@ class Library(unittest.TestCase):
             f"libspc_verify.so.{major}.{minor}."))
 
     def test_nothing_is_exported_but_the_interface(self):
-        names = subprocess.run([NM, "-D", "--defined-only", LIBRARY], text=True,
-                               capture_output=True, check=True).stdout.split()[2::3]
-        self.assertEqual([name for name in names if not name.startswith("spc_")], [])
+        names = exported(LIBRARY)
+        self.assertEqual([name for name in names if name not in declared()], [])
         for name in ("spc_rule_parse", "spc_row_params_init", "spc_params_check", "spc_draft_sample", "spc_verify",
                      "spc_cpu_draw_batch", "spc_cuda_verify_batch", "spc_workspace_bytes"):
             self.assertIn(name, names)
         for name in ("spc_round_run", "spc_view_sample", "spc_launch_verify"):
             self.assertNotIn(name, names)
+
+    def test_archives_in_a_shared_object_export_nothing_but_the_interface(self):
+        with tempfile.TemporaryDirectory() as folder:
+            library = pathlib.Path(folder) / "all.so"
+            subprocess.run([CC, "-shared", "-o", library, "-Wl,--whole-archive", *ARCHIVES,
+                            "-Wl,--no-whole-archive"], check=True)
+            names = exported(library)
+        self.assertEqual([name for name in names if name not in declared()], [])
+        for name in ("spc_engine_open", "spc_session_step", "spc_verify"):
+            self.assertIn(name, names)
 
 
 if __name__ == "__main__":

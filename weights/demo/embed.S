@@ -7,17 +7,21 @@
 #if defined(__APPLE__)
 #define SYMBOL(name) _##name
 #define SECTION .const_data
+#define HIDDEN  .private_extern
 #else
 #define SYMBOL(name) name
 #define SECTION .section .rodata.spc_demo, "a"
+#define HIDDEN  .hidden
 #endif
 
 #define EMBED(name, path)            \
     .balign 64;                      \
     .globl SYMBOL(name##_begin);     \
+    HIDDEN SYMBOL(name##_begin);     \
     SYMBOL(name##_begin):;           \
     .incbin path;                    \
     .globl SYMBOL(name##_end);       \
+    HIDDEN SYMBOL(name##_end);       \
     SYMBOL(name##_end):;             \
     .byte 0
 

@@ -24,9 +24,20 @@
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock.  One session belongs
- * to one thread at a time, except for spc_session_cancel.  Callbacks run on the calling thread
- * while the engine's lock is held: they must not call into the same engine, except for
- * spc_session_cancel.
+ * to one thread at a time, except for spc_session_cancel.
+ *
+ * Callbacks run on the calling thread while the engine's lock is held.  Of the same engine they may
+ * call spc_session_cancel, spc_session_waits, spc_engine_describe, spc_engine_encode,
+ * spc_engine_decode, and, of the session they are called for, what reads it (spc_session_tokens,
+ * _text, _stats, _finish, _error).  Calls that would need the lock return SPC_EUSAGE and do
+ * nothing; spc_session_close does nothing either.
+ *
+ * Processes.  An engine belongs to the process that opened it: its threads and devices do not
+ * survive fork.  In a forked child calls that would run it return SPC_EUSAGE and closing does
+ * nothing; open an engine after the fork, or exec.
+ *
+ * Pointers are not NULL unless it says so.  A call that returns a status gives SPC_EUSAGE for one
+ * that is, and names it; others do not look.
  *
  * Pointers are non-NULL unless a comment says otherwise.  A call that returns a status answers a
  * NULL with SPC_EUSAGE, naming the argument (a NULL prompt is an empty one: SPC_EINPUT); the others
@@ -224,8 +235,10 @@ SPC_API spc_status spc_engine_open(const spc_engine_options *options, spc_engine
 SPC_API spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
                                     spc_error *err);
 
-/* Close.  NULL is allowed.  Close every session first.  On rank 0 of several processes this ends
- * spc_engine_follow on the others. */
+/* Close.  NULL is allowed.  Where sessions are open the engine ends with the last of them; until
+ * then they can be read and closed, and what would run them returns SPC_EUSAGE.  The engine itself
+ * must not be used any more.  On rank 0 of several processes its end ends spc_engine_follow on the
+ * others. */
 SPC_API void spc_engine_close(spc_engine *engine);
 
 /* On ranks other than 0 of several processes: do what rank 0's engine asks, until that one closes.
@@ -309,7 +322,7 @@ typedef bool (*spc_token_fn)(void *user, const spc_token *token);
  * to be part of a stop string, no special tokens.  Not NUL-terminated. */
 typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
-enum { SPC_STOP_TOKENS_MAX = 8 };
+enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
 
 /* In place of a draft length: the length expected to give the most tokens per unit of time, chosen
  * anew for every round from measured times of both models and from acceptance so far.  Lengths of
@@ -341,7 +354,7 @@ typedef struct {
                                 another session to end, instead of SPC_EFULL */
     bool ignore_stop;        /* go on after end-of-sequence tokens, those of stop_token included */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
-    int32_t stop_count;
+    int32_t stop_count;      /* 0 .. SPC_STOP_STRINGS_MAX */
     const int32_t *stop_token; /* [stop_token_count] ids that end a sequence besides the model's own
                                   (such as a chat template's end of turn), copied */
     int32_t stop_token_count;  /* 0 .. SPC_STOP_TOKENS_MAX */
