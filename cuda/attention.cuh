@@ -123,7 +123,8 @@ template <typename Kv, int DIM> struct attend_scratch {
     /* rows g and g + 1, read 16 bytes at a time in steps of COUNT floats, use different banks */
     enum { PAD = Kv::COUNT == 4 ? 16 : 4 };
     alignas(16) float query[STRIP][DIM + PAD];
-    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them */
+    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them ... */
+    float max[2][OPS_LANES], sum[2][OPS_LANES];   /* ... of queries g and g + 8 */
 };
 
 template <typename Kv, int DIM> struct attend_strip {
