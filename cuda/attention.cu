@@ -8,9 +8,10 @@
  *
  * The cache is cut into leaves at fixed positions.  A query's leaves are summed each by itself and
  * joined from left to right: where strips are few, by a second kernel, a warp having taken one leaf
- * of one strip; where they fill the device, by the warp that walks along all of them.  Both do the
- * same sums, and queries of a product do not meet: a row's bits depend neither on the rows beside
- * it nor on the length of other sequences nor on who joined.
+ * of one strip; where they fill the device, by the warp that walks along all of them; in between,
+ * where a warp for each strip would leave most of the memory idle, by the warps of a block, which
+ * take turns.  All do the same sums, and queries of a product do not meet: a row's bits depend
+ * neither on the rows beside it nor on the length of other sequences nor on who joined.
  *
  * Bound by memory at long contexts, by latency at short ones; not tuned (no GPU has run it). */
 #include "ops.h"
@@ -20,11 +21,13 @@
 #include "attention.cuh"
 
 enum {
-    LEAF_LEAST = 64,   /* keys of a leaf, at least */
-    LEAVES_MOST = 128, /* of a cache */
-    STRIPS_FILL = 256, /* so many walk along all leaves, fewer take one each */
-    QUERIES_ONCE = 4,  /* queries that are loaded at once */
-    MERGE_ONCE = 16    /* leaves, to be joined */
+    LEAF_LEAST = 64,    /* keys of a leaf, at least */
+    LEAVES_MOST = 128,  /* of a cache */
+    STRIPS_FILL = 256,  /* so many walk along all leaves, of fewer a warp takes one leaf ... */
+    STRIPS_FULL = 1024, /* ... and so many have a warp each: 8 on a multiprocessor of 132 */
+    WALKERS = 4,        /* warps of a strip that has several */
+    QUERIES_ONCE = 4,   /* queries that are loaded at once */
+    MERGE_ONCE = 16     /* leaves, to be joined */
 };
 
 /* Warps of a block, as many as shared memory of 48 KB has room for. */
@@ -32,6 +35,13 @@ static __host__ __device__ constexpr int32_t warps_of(int32_t head_dim)
 {
     return head_dim <= 64 ? 4 : head_dim <= 128 ? 2 : 1;
 }
+
+/* Who takes which leaves. */
+enum attend_form {
+    FORM_LEAF, /* a warp one leaf of one strip */
+    FORM_WALK, /* a warp all leaves of its strip */
+    FORM_TURNS /* WALKERS warps all leaves of their strip */
+};
 
 /* Queries of a block that share keys.  Heads that cannot be loaded by 16 bytes have but one kernel.
  *
@@ -57,9 +67,9 @@ typedef struct {
     int32_t leaves; /* of the longest row */
     int32_t groups; /* of heads, where more share a head of keys than a tile has queries */
     int32_t strips; /* of a tile, at most */
-    bool walk;      /* strips take all leaves */
-    float *stats;   /* [rows, heads, leaves, 2] largest score, sum of exponentials */
-    float *mixed;   /* [rows, heads, leaves, head_dim] values by exponentials */
+    attend_form form;
+    float *stats; /* [rows, heads, leaves, 2] largest score, sum of exponentials */
+    float *mixed; /* [rows, heads, leaves, head_dim] values by exponentials */
 } attend_work;
 
 /* Keys that a row sees: [*first, the result). */
@@ -113,38 +123,37 @@ static __device__ __forceinline__ void leave(const attend_strip<Kv, DIM> &s, con
     }
 }
 
-/* Leaves of a strip so far, joined; their values are in shared memory. */
-typedef struct {
-    float max[2], sum[2]; /* of queries g and g + 8 */
-} attend_joined;
-
+/* Leaves of a strip so far, joined, are in shared memory. */
 template <typename Kv, int DIM>
-static __device__ __forceinline__ void join_nothing(attend_joined *joined,
-                                                    attend_scratch<Kv, DIM> *scratch)
+static __device__ __forceinline__ void join_nothing(attend_scratch<Kv, DIM> *scratch)
 {
+    const int lane = threadIdx.x % OPS_LANES;
+
     for (int r = 0; r < 2; r++) {
-        joined->max[r] = -SPC_INFINITY;
-        joined->sum[r] = 0.0f;
+        scratch->max[r][lane] = -SPC_INFINITY;
+        scratch->sum[r][lane] = 0.0f;
     }
-    for (float(&all)[OPS_LANES] : scratch->joined) all[threadIdx.x % OPS_LANES] = 0.0f;
+    for (float(&all)[OPS_LANES] : scratch->joined) all[lane] = 0.0f;
 }
 
 template <typename Kv, int DIM>
-static __device__ __forceinline__ void
-join_leaf(attend_joined *joined, attend_scratch<Kv, DIM> *scratch, const attend_strip<Kv, DIM> &s,
-          int32_t low, int32_t high)
+static __device__ __forceinline__ void join_leaf(attend_scratch<Kv, DIM> *scratch,
+                                                 const attend_strip<Kv, DIM> &s, int32_t low,
+                                                 int32_t high)
 {
+    const int lane = threadIdx.x % OPS_LANES;
+
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float keep, add;
 
         if (s.to[r] <= low || s.from[r] >= high) continue;
-        join(&joined->max[r], &joined->sum[r], s.max[r], s.sum[r], &keep, &add);
+        join(&scratch->max[r][lane], &scratch->sum[r][lane], s.max[r], s.sum[r], &keep, &add);
 #pragma unroll
         for (int n = 0; n < s.TILES; n++) {
 #pragma unroll
             for (int i = 2 * r; i < 2 * r + 2; i++) {
-                float *to = &scratch->joined[4 * n + i][threadIdx.x % OPS_LANES];
+                float *to = &scratch->joined[4 * n + i][lane];
 
                 *to = fmaf(s.mixed[n][i], add, *to * keep);
             }
@@ -153,16 +162,16 @@ join_leaf(attend_joined *joined, attend_scratch<Kv, DIM> *scratch, const attend_
 }
 
 template <typename Kv, int DIM>
-static __device__ __forceinline__ void finish(const attend_joined &joined,
-                                              const attend_scratch<Kv, DIM> &scratch,
+static __device__ __forceinline__ void finish(const attend_scratch<Kv, DIM> &scratch,
                                               const attend_strip<Kv, DIM> &s, const attend_work &w)
 {
     const int32_t dim = w.a.head_dim;
+    const int lane = threadIdx.x % OPS_LANES;
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float *out = w.a.out + ((int64_t)s.row[r] * w.a.heads + s.head[r]) * dim;
-        const float scale = 1.0f / joined.sum[r];
+        const float scale = 1.0f / scratch.sum[r][lane];
 
         if (s.to[r] == 0) continue;
 #pragma unroll
@@ -172,7 +181,7 @@ static __device__ __forceinline__ void finish(const attend_joined &joined,
                 const int32_t column = s.column_of(n, i);
 
                 if (column >= dim) continue;
-                out[column] = scratch.joined[4 * n + 2 * r + i][threadIdx.x % OPS_LANES] * scale;
+                out[column] = scratch.joined[4 * n + 2 * r + i][lane] * scale;
             }
         }
     }
@@ -188,22 +197,23 @@ static __device__ __forceinline__ int32_t take(int32_t *index, int32_t count)
 }
 
 /* (One block or more: without that sm_80 is given fewer registers than it takes, and spills.) */
-template <typename Kv, int DIM, bool VECTOR>
-static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
+template <typename Kv, int DIM, bool VECTOR, bool TURNS>
+static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) * OPS_LANES, 1)
     attend_kernel(const __grid_constant__ attend_work w)
 {
-    enum { WARPS = warps_of(DIM), QUERIES = WARPS * STRIP, HALVES = DIM / columns_of(DIM) };
-    static __shared__ attend_scratch<Kv, DIM> shared[WARPS];
+    enum { STRIPS = TURNS ? 1 : warps_of(DIM), HALVES = DIM / columns_of(DIM) };
+    enum { QUERIES = warps_of(DIM) * STRIP };
+    static __shared__ attend_scratch<Kv, DIM> shared[STRIPS];
     const spc_attend_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
-    attend_scratch<Kv, DIM> &scratch = shared[warp];
-    int32_t item = (int32_t)blockIdx.x * WARPS + warp;
+    attend_scratch<Kv, DIM> &scratch = shared[TURNS ? 0 : warp];
+    int32_t item = TURNS ? (int32_t)blockIdx.x : (int32_t)blockIdx.x * STRIPS + warp;
 
     begin_behind_previous();
 
     const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
-    const int32_t leaf = take(&item, w.walk ? 1 : w.leaves), group = take(&item, w.groups);
-    const int32_t kv_head = take(&item, a.kv_heads);
+    const int32_t leaf = take(&item, w.form == FORM_LEAF ? w.leaves : 1);
+    const int32_t group = take(&item, w.groups), kv_head = take(&item, a.kv_heads);
 
     if (item >= a.tiles) return;
 
@@ -220,6 +230,7 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     s.all_to = a.context;
 #pragma unroll 1
     for (int q = 0; q < STRIP; q += QUERIES_ONCE) { /* their loads are on their way together */
+        const bool mine = !TURNS || q / QUERIES_ONCE % WALKERS == warp;
         float x[QUERIES_ONCE][DIM / OPS_LANES];
         int32_t from[QUERIES_ONCE], to[QUERIES_ONCE];
 
@@ -233,7 +244,7 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
             for (int i = 0; i < DIM / OPS_LANES; i++) {
                 const int32_t column = i * OPS_LANES + lane;
 
-                x[u][i] = j < queries && column < a.head_dim ? query[column] : 0.0f;
+                x[u][i] = mine && j < queries && column < a.head_dim ? query[column] : 0.0f;
             }
             from[u] = 0;
             to[u] = j < queries ? keys_of(a, row, &from[u]) : 0;
@@ -242,7 +253,7 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
         for (int u = 0; u < QUERIES_ONCE; u++) {
 #pragma unroll
             for (int i = 0; i < DIM / OPS_LANES; i++) {
-                scratch.query[q + u][i * OPS_LANES + lane] = x[u][i];
+                if (mine) scratch.query[q + u][i * OPS_LANES + lane] = x[u][i];
             }
             if (strip * STRIP + q + u >= queries) continue;
             if (from[u] < lowest) lowest = from[u];
@@ -260,26 +271,38 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
         s.from[r] = s.to[r] = 0;
         if (j < queries) s.to[r] = keys_of(a, s.row[r], &s.from[r]);
     }
-    __syncwarp();
+    if (w.form != FORM_LEAF && (!TURNS || warp == 0)) join_nothing(&scratch);
+    if (TURNS) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
 
     const int32_t slot = a.slot[tile.row];
-    const int32_t last = w.walk ? (end - 1) / w.keys : leaf;
-    attend_joined joined;
+    const int32_t begin = w.form == FORM_LEAF ? leaf : lowest / w.keys;
+    const int32_t last = w.form == FORM_LEAF ? leaf : (end - 1) / w.keys;
 
-    if (w.walk) join_nothing(&joined, &scratch);
-    for (int32_t l = w.walk ? lowest / w.keys : leaf; l <= last; l++) {
+    for (int32_t round = begin; round <= last; round += TURNS ? (int)WALKERS : 1) {
+        const int32_t l = TURNS ? round + warp : round;
         const int32_t low = l * w.keys, high = low + w.keys < end ? low + w.keys : end;
+        const bool there = l <= last && low + w.keys > lowest && low < end;
 
-        if (low + w.keys <= lowest || low >= end) continue;
-        sum_leaf<Kv, DIM, VECTOR>(&s, scratch, a, slot, kv_head,
-                                  low > lowest ? low : lowest / STEP * STEP, high);
-        if (w.walk) {
-            join_leaf(&joined, &scratch, s, low, high);
-        } else {
-            leave(s, w, l);
+        if (there) {
+            sum_leaf<Kv, DIM, VECTOR>(&s, scratch, a, slot, kv_head,
+                                      low > lowest ? low : lowest / STEP * STEP, high);
+        }
+        if (w.form == FORM_LEAF) {
+            if (there) leave(s, w, l);
+        } else if (TURNS) {
+            for (int turn = 0; turn < WALKERS; turn++) {
+                if (turn == warp && there) join_leaf(&scratch, s, low, high);
+                __syncthreads();
+            }
+        } else if (there) {
+            join_leaf(&scratch, s, low, high);
         }
     }
-    if (w.walk) finish(joined, scratch, s, w);
+    if (w.form != FORM_LEAF && (!TURNS || warp == 0)) finish(scratch, s, w);
 }
 
 /* Warps that share the columns of a query. */
@@ -362,11 +385,16 @@ template <typename Kv, int DIM, bool VECTOR>
 static cudaError_t launch_attend(const attend_work &w, cudaStream_t stream)
 {
     const int64_t strips = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips;
-    const int64_t items = strips * (w.walk ? 1 : w.leaves) * (DIM / columns_of(DIM));
+    const int64_t items = strips * (w.form == FORM_LEAF ? w.leaves : 1) * (DIM / columns_of(DIM));
 
     if (items > INT32_MAX - STRIP) return cudaErrorInvalidValue;
-    return launch_op(attend_kernel<Kv, DIM, VECTOR>, (items + warps_of(DIM) - 1) / warps_of(DIM), w,
-                     stream, w.a.early, warps_of(DIM) * OPS_LANES);
+    if (w.form == FORM_TURNS) {
+        return launch_op(attend_kernel<Kv, DIM, VECTOR, true>, items, w, stream, w.a.early,
+                         WALKERS * OPS_LANES);
+    }
+    return launch_op(attend_kernel<Kv, DIM, VECTOR, false>,
+                     (items + warps_of(DIM) - 1) / warps_of(DIM), w, stream, w.a.early,
+                     warps_of(DIM) * OPS_LANES);
 }
 
 template <typename Kv> static cudaError_t launch_type(const attend_work &w, cudaStream_t stream)
@@ -383,7 +411,8 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
 {
     const int32_t count = a->cache.type == SPC_WEIGHT_F32 ? 4 : 8;
     const int32_t queries = queries_of(a->head_dim, count);
-    attend_work w = {*a, leaf_keys(a->context), 0, 0, 0, false, a->workspace, nullptr};
+    attend_work w = {*a, leaf_keys(a->context), 0, 0, 0, FORM_LEAF, a->workspace, nullptr};
+    int64_t strips;
     int32_t sharing, rows;
     cudaError_t error;
 
@@ -396,11 +425,16 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
     }
     sharing = a->heads / a->kv_heads;
     rows = spc_cuda_attend_tile_rows(a->heads, a->kv_heads, a->head_dim);
-    if (rows > a->rows) rows = a->rows;
+    if (rows > a->rows - a->tiles + 1) rows = a->rows - a->tiles + 1; /* the others have one */
     w.leaves = (a->most_seen + w.keys - 1) / w.keys;
     w.groups = (sharing + queries - 1) / queries;
     w.strips = ((sharing < queries ? sharing : queries) * rows + STRIP - 1) / STRIP;
-    w.walk = w.leaves == 1 || (int64_t)a->tiles * a->kv_heads * w.groups * w.strips >= STRIPS_FILL;
+    strips = (int64_t)a->tiles * a->kv_heads * w.groups * w.strips;
+    if (w.leaves == 1 || strips >= STRIPS_FULL) {
+        w.form = FORM_WALK;
+    } else if (strips >= STRIPS_FILL) {
+        w.form = FORM_TURNS;
+    }
     w.mixed = w.stats + 2 * (int64_t)a->rows * a->heads * w.leaves;
     if (a->cache.type == SPC_WEIGHT_F32) {
         error = launch_type<weights_f32>(w, stream);
@@ -409,7 +443,7 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
     } else {
         error = launch_type<weights_f16>(w, stream);
     }
-    if (error != cudaSuccess || w.walk) return error;
+    if (error != cudaSuccess || w.form != FORM_LEAF) return error;
 
     const int64_t warps = (int64_t)a->rows * a->heads * warps_of_query(a->head_dim);
 

@@ -123,7 +123,8 @@ template <typename Kv, int DIM> struct attend_scratch {
     /* rows g and g + 1, read 16 bytes at a time in steps of COUNT floats, use different banks */
     enum { PAD = Kv::COUNT == 4 ? 16 : 4 };
     alignas(16) float query[STRIP][DIM + PAD];
-    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them */
+    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them ... */
+    float max[2][OPS_LANES], sum[2][OPS_LANES];   /* ... of queries g and g + 8 */
 };
 
 template <typename Kv, int DIM> struct attend_strip {
@@ -230,39 +231,43 @@ static __device__ __forceinline__ void spoil(attend_strip<Kv, DIM> *s, uint32_t 
     }
 }
 
-/* Scores of a step's keys: queries from shared memory, keys [STEP, head_dim] from `key`, of which
- * `count` are there.  Eight keys at a time where registers are too few for more. */
-template <typename Kv, int DIM, bool VECTOR>
-static __device__ __forceinline__ void score_keys(const attend_scratch<Kv, DIM> &scratch,
-                                                  const char *key, spc_weight_type type,
-                                                  int32_t count, int32_t dim, float (*score)[4])
-{
-    enum { COUNT = Kv::COUNT, LOADS = DIM / (4 * COUNT), ONCE = LOADS <= 8 ? 2 : 1 };
-    const int32_t row = dim * entry_bytes<Kv, VECTOR>(type);
-    const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
+/* 8 TILES keys of a step: [key / 8] of key % 8 = g. */
+template <typename Kv, int DIM, bool VECTOR, int TILES> struct attend_keys {
+    enum { COUNT = Kv::COUNT, LOADS = DIM / (4 * COUNT) };
+    uint4 part[TILES][LOADS];
+
+    /* Keys from `begin` on of a step's, of which `count` are there. */
+    __device__ __forceinline__ void load(const char *key, spc_weight_type type, int32_t begin,
+                                         int32_t count, int32_t dim)
+    {
+        const int32_t row = dim * entry_bytes<Kv, VECTOR>(type);
+        const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
 
 #pragma unroll
-    for (int begin = 0; begin < 2; begin += ONCE) {
-        if (ONCE == 1) __syncwarp(); /* no load before: registers are all taken */
-        uint4 k[ONCE][LOADS];
-
-#pragma unroll
-        for (int u = 0; u < ONCE; u++) {
-            const int at = 8 * (begin + u) + g;
+        for (int u = 0; u < TILES; u++) {
+            const int at = begin + 8 * u + g;
 
 #pragma unroll
             for (int s = 0; s < LOADS; s++) {
-                k[u][s] = load_entries<Kv, VECTOR>(key + at * row, type, 4 * COUNT * s + COUNT * t,
-                                                   dim, at < count);
+                part[u][s] = load_entries<Kv, VECTOR>(key + at * row, type,
+                                                      4 * COUNT * s + COUNT * t, dim, at < count);
             }
         }
+    }
+
+    /* Their scores: queries from shared memory. */
+    __device__ __forceinline__ void score(const attend_scratch<Kv, DIM> &scratch,
+                                          float (*score)[4]) const
+    {
+        const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
+
         __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
         for (int s = 0; s < LOADS; s++) {
-            float of_key[ONCE][COUNT];
+            float of_key[TILES][COUNT];
 
 #pragma unroll
-            for (int u = 0; u < ONCE; u++) Kv::spread(k[u][s], of_key[u]);
+            for (int u = 0; u < TILES; u++) Kv::spread(part[u][s], of_key[u]);
 #pragma unroll
             for (int i = 0; i < COUNT; i += 4) {
                 const int column = 4 * COUNT * s + COUNT * t + i;
@@ -279,15 +284,14 @@ static __device__ __forceinline__ void score_keys(const attend_scratch<Kv, DIM> 
                 q[1].split(2, upper.w);
                 q[1].split(3, lower.w);
 #pragma unroll
-                for (int u = 0; u < ONCE; u++) {
-                    multiply_entries<Kv>(score[begin + u], q[0], of_key[u][i], of_key[u][i + 1]);
-                    multiply_entries<Kv>(score[begin + u], q[1], of_key[u][i + 2],
-                                         of_key[u][i + 3]);
+                for (int u = 0; u < TILES; u++) {
+                    multiply_entries<Kv>(score[u], q[0], of_key[u][i], of_key[u][i + 1]);
+                    multiply_entries<Kv>(score[u], q[1], of_key[u][i + 2], of_key[u][i + 3]);
                 }
             }
         }
     }
-}
+};
 
 /* From products to weights: scale, cap, bias; maxima and sums go along. */
 template <typename Kv, int DIM>
@@ -338,28 +342,67 @@ static __device__ __forceinline__ void weigh(attend_strip<Kv, DIM> *s, const spc
     }
 }
 
-/* The keys from `first` on, as far as the strip sees them; they begin at `page` of the cache. */
+/* Who has registers for a step's keys and values at once asks for each a product ahead: values
+ * before scores are taken, the next step's keys before values are mixed.  One after the other, what
+ * a step waits for is two trips to memory. */
+template <typename Kv, int DIM> static __host__ __device__ constexpr bool looks_ahead(void)
+{
+    return DIM / Kv::COUNT <= 16;
+}
+
+/* Where a step's keys and values are, and how many of them. */
+typedef struct {
+    const char *key, *value;
+    int32_t count;
+} attend_place;
+
+template <typename Kv, bool VECTOR>
+static __device__ __forceinline__ attend_place entries_of(const spc_attend_args &a, int64_t page,
+                                                          int32_t count)
+{
+    const int64_t at = page * entry_bytes<Kv, VECTOR>(a.cache.type);
+
+    return {(const char *)a.cache.key + at, (const char *)a.cache.value + at, count};
+}
+
+/* The keys from `first` on, as far as the strip sees them. */
 template <typename Kv, int DIM, bool VECTOR>
 static __device__ __forceinline__ void
 step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
-     int64_t page, int32_t first, int32_t end)
+     attend_keys<Kv, DIM, VECTOR, 2> *ahead, const attend_place &at, const attend_place &next,
+     int32_t first)
 {
     enum { COUNT = Kv::COUNT };
     const spc_weight_type type = a.cache.type;
-    const char *key = (const char *)a.cache.key + page * entry_bytes<Kv, VECTOR>(type);
-    const char *value = (const char *)a.cache.value + page * entry_bytes<Kv, VECTOR>(type);
-    const int32_t count = end - first;
     const bool edge = first < s->all_from || first + STEP > s->all_to;
     float score[2][4] = {{0.0f, 0.0f, 0.0f, 0.0f}, {0.0f, 0.0f, 0.0f, 0.0f}};
     attend_values<Kv, columns_of(DIM), VECTOR> v;
 
-    score_keys<Kv, DIM, VECTOR>(scratch, key, type, count, a.head_dim, score);
-    if (DIM / COUNT > 32) __syncwarp();
+    if (looks_ahead<Kv, DIM>()) {
+        v.load(at.value, type, at.count, a.head_dim, s->first_column);
+        ahead->score(scratch, score);
+        ahead->load(next.key, type, 0, next.count, a.head_dim);
+    } else if (DIM / COUNT <= 32) {
+        attend_keys<Kv, DIM, VECTOR, 2> k;
+
+        k.load(at.key, type, 0, at.count, a.head_dim);
+        k.score(scratch, score);
+    } else {
+#pragma unroll
+        for (int u = 0; u < 2; u++) { /* registers are too few for more */
+            attend_keys<Kv, DIM, VECTOR, 1> k;
+
+            __syncwarp(); /* no load before */
+            k.load(at.key, type, 8 * u, at.count, a.head_dim);
+            k.score(scratch, score + u);
+        }
+        __syncwarp();
+    }
     /* on its way while scores become weights */
-    v.load(value, type, count, a.head_dim, s->first_column);
+    if (!looks_ahead<Kv, DIM>()) v.load(at.value, type, at.count, a.head_dim, s->first_column);
     weigh(s, a, first, score);
     if (edge) spoil(s, v.sift(), first);
-    __syncwarp(); /* as above */
+    __syncwarp(); /* a product is of all lanes */
 #pragma unroll
     for (int u = 0; u < 2; u++) {
         attend_halves<4> weight; /* k of this product: t is key 2 t, 4 + t is key 2 t + 1 */
@@ -388,8 +431,11 @@ static __device__ __forceinline__ void
 sum_leaf(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
          int32_t slot, int32_t kv_head, int32_t low, int32_t end)
 {
-    int64_t page = page_row(a.cache, slot, kv_head, low, a.head_dim);
+    attend_place at =
+        entries_of<Kv, VECTOR>(a, page_row(a.cache, slot, kv_head, low, a.head_dim), end - low);
+    attend_keys<Kv, DIM, VECTOR, 2> ahead;
 
+    if (looks_ahead<Kv, DIM>()) ahead.load(at.key, a.cache.type, 0, at.count, a.head_dim);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         s->max[r] = -SPC_INFINITY;
@@ -403,10 +449,11 @@ sum_leaf(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const
     }
     for (int32_t first = low; first < end; first += STEP) {
         const int32_t after = first + STEP < end ? first + STEP : first; /* known in good time */
-        const int64_t next = page_row(a.cache, slot, kv_head, after, a.head_dim);
+        const attend_place next = entries_of<Kv, VECTOR>(
+            a, page_row(a.cache, slot, kv_head, after, a.head_dim), end - first - STEP);
 
-        step<Kv, DIM, VECTOR>(s, scratch, a, page, first, end);
-        page = next;
+        step<Kv, DIM, VECTOR>(s, scratch, a, &ahead, at, next, first);
+        at = next;
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {

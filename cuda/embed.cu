@@ -49,7 +49,11 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     for (int u = threadIdx.x; u < quant_units(a.table.stride); u += OPS_THREADS) {
         Q quant = {}; /* compilers do not see that it is loaded where it is read */
 
-        if (here) quant.load(a.table, row, u);
+        if (here) {
+            quant.load(a.table, quant_row_of(a.table, (int32_t)row), (int32_t)row, u,
+                       is_whole(u, a.table.stride));
+            quant.ready(u);
+        }
         for (int b = 0; b < QUANT_BLOCKS; b++) {
             const int32_t column = quant_column(u, b);
             float part[QUANT_RUN] = {};

@@ -39,8 +39,32 @@ spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
     return row;
 }
 
+/* A unit of every output of a group.  Nothing waits for any of it before all is asked for. */
+template <typename Q>
+static __device__ __forceinline__ void
+load_units(Q *quant, const spc_cuda_matrix &m, const quant_row *place, int32_t group, int32_t unit)
+{
+    if (is_whole(unit, m.stride)) {
+#pragma unroll
+        for (int o = 0; o < OUTS; o++) {
+            quant[o].load(m, place[o], output_of(m, group, o), unit, true);
+        }
+    } else {
+#pragma unroll
+        for (int o = 0; o < OUTS; o++) {
+            quant[o].load(m, place[o], output_of(m, group, o), unit, false);
+        }
+    }
+}
+
+/* Blocks on a multiprocessor, as many as there are registers for without much spilling. */
+static __host__ __device__ constexpr int quant_blocks_at_once(int rows)
+{
+    return rows == 1 ? 3 : rows <= 8 ? 2 : 1;
+}
+
 template <typename Q, int ROWS>
-static __global__ void __launch_bounds__(OPS_THREADS)
+static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS))
     linear_quant_kernel(const __grid_constant__ linear_work w)
 {
     enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
@@ -56,18 +80,17 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     if (at.part < a.parts) { /* the same in all lanes */
         const spc_cuda_matrix &m = a.part[at.part];
         const int32_t units = quant_units(m.stride), first = at.slice * OPS_LANES + lane;
+        quant_row place[OUTS];
         Q quant[OUTS];
 
 #pragma unroll
-        for (int o = 0; o < OUTS; o++) {
-            if (EARLY && first < units) quant[o].load(m, output_of(m, at.group, o), first);
-        }
+        for (int o = 0; o < OUTS; o++) place[o] = quant_row_of(m, output_of(m, at.group, o));
+        if (EARLY && first < units) load_units(quant, m, place, at.group, first);
         await_previous();
         for (int32_t u = first; u < units; u += at.slices * OPS_LANES) {
+            if (!EARLY || u != first) load_units(quant, m, place, at.group, u);
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) {
-                if (!EARLY || u != first) quant[o].load(m, output_of(m, at.group, o), u);
-            }
+            for (int o = 0; o < OUTS; o++) quant[o].ready(u);
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
                 const int32_t column = quant_column(u, b);
@@ -76,7 +99,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                 if (column >= m.cols) break;
 #pragma unroll
                 for (int o = 0; o < OUTS; o++) {
-                    if (ROWS > 1) quant[o].spread(b, weight[o]);
+                    if (ROWS > 1) quant[o].near(b, weight[o]);
                 }
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
@@ -86,7 +109,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                     load_columns<QUANT_RUN>(a.in + (int64_t)row * m.cols, column, m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
-                        if (ROWS == 1) quant[o].spread(b, weight[o]); /* behind the loads */
+                        if (ROWS == 1) quant[o].near(b, weight[o]); /* behind the loads */
 #pragma unroll
                         for (int i = 0; i < QUANT_RUN; i++) {
                             sum[r * OUTS + o] = fmaf(weight[o][i], x[i], sum[r * OUTS + o]);

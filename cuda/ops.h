@@ -273,9 +273,9 @@ int64_t spc_cuda_linear_wide_bytes(int32_t cols, int32_t outs);
 cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream);
 
 /* The same for quantised matrices: every weight becomes the float32 that weights/quant.c makes of
- * it, to the bit, once for all rows of a strip, and is multiplied with float32 activations.  (The
- * CPU rounds activations to 8 bits instead and multiplies integers; host/cpu_kernels.h says how far
- * off that is.) */
+ * it - to the bit, but for types with an offset, which round once more (quant.cuh) - once for all
+ * rows of a strip, and is multiplied with float32 activations.  (The CPU rounds activations to 8
+ * bits instead and multiplies integers; host/cpu_kernels.h says how far off that is.) */
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *args, cudaStream_t stream);
 
 /* What may be done along with a linear op, each part where it is set. */

@@ -17,10 +17,15 @@
  *
  * The last group may have fewer blocks: its data are as short, its scales padded with 0.
  *
- * Integers become floats by the bits of 2^23 + integer.  A weight is step integer + offset, fused:
- * but for float32 scales step integer is exact (a half times 6 or 8 bits times up to 8 bits), so
- * that the one rounding is that of weights/quant.c; and where offset is a multiple of step, fused
- * or not, it is that of the scaled integer. */
+ * A weight is step integer + offset, fused: but for float32 scales step integer is exact (a half
+ * times 6 or 8 bits times up to 8 bits), so that the one rounding is that of weights/quant.c; and
+ * where offset is a multiple of step, fused or not, it is that of the scaled integer.
+ *
+ * For products (near) an integer of n bits becomes a float without a subtraction, as a byte of the
+ * bits of 2 + integer / 2^(n - 1), or of 2^15 + integer if it has 8.  What that is too much goes
+ * into the offset: where it is a multiple of step there are bits enough; types with an offset of
+ * their own round once more, by up to 2^-24 of 2^n step.  Tables (spread) take the bits of 2^23 +
+ * integer, and subtract. */
 #ifndef SPC_CUDA_QUANT_CUH
 #define SPC_CUDA_QUANT_CUH
 
@@ -39,10 +44,28 @@ static __host__ __device__ __forceinline__ int32_t quant_units(int32_t blocks)
     return (blocks + QUANT_BLOCKS - 1) / QUANT_BLOCKS * QUANT_LANES;
 }
 
+/* Has a unit's group all of its blocks? */
+static __device__ __forceinline__ bool is_whole(int32_t unit, int32_t blocks)
+{
+    return unit / QUANT_LANES * QUANT_BLOCKS + QUANT_BLOCKS <= blocks;
+}
+
 /* The first column of a unit in block b of its group. */
 static __device__ __forceinline__ int32_t quant_column(int32_t unit, int b)
 {
     return (unit / QUANT_LANES * QUANT_BLOCKS + b) * QUANT_BLOCK + unit % QUANT_LANES * QUANT_RUN;
+}
+
+/* 2 + byte i / 64, of a byte below 128. */
+static __device__ __forceinline__ float byte_twos(uint32_t bytes, int i)
+{
+    return spc_bits_float(__byte_perm(bytes, 0x40000000u, 0x7044u | (uint32_t)i << 8));
+}
+
+/* 32768 + byte i, without sign. */
+static __device__ __forceinline__ float byte_above(uint32_t bytes, int i)
+{
+    return spc_bits_float(__byte_perm(bytes, 0x47000000u, 0x7404u | (uint32_t)i << 4));
 }
 
 /* Byte i, without sign, as float. */
@@ -61,59 +84,91 @@ static __device__ __forceinline__ void spread4(uint4 raw, uint32_t *word)
     word[3] = raw.w;
 }
 
+/* Where a row begins in each plane, in 16 bytes of data, units of high, groups or 256 columns of
+ * the others: less than 2^32 of any matrix that fits into memory. */
+typedef struct {
+    uint32_t data, unit, group, eighth;
+} quant_row;
+
+static __device__ __forceinline__ quant_row quant_row_of(const spc_cuda_matrix &m, int32_t row)
+{
+    const uint32_t r = (uint32_t)row, units = (uint32_t)quant_units(m.stride);
+
+    return {r * (uint32_t)m.stride, r * units, r * (units / QUANT_LANES),
+            r * ((uint32_t)m.stride / 8)};
+}
+
+/* Bits from `at` on of every byte, at bit `to`. */
+static __device__ __forceinline__ uint32_t moved(uint32_t bits, int at, int to)
+{
+    return at < to ? bits << (to - at) : bits >> (at - to);
+}
+
 /* A unit's 32 integers of BITS bits. */
 template <int BITS> struct quant_integers {
+    enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
     uint32_t word[4], high[2];
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit, bool whole)
     {
         const int32_t group = unit / QUANT_LANES, q = unit % QUANT_LANES;
         const int32_t blocks = m.stride - group * QUANT_BLOCKS;
-        const char *data = (const char *)m.data + (row * m.stride + group * QUANT_BLOCKS) * 16;
-        const uint32_t *more =
-            (const uint32_t *)m.high + (row * quant_units(m.stride) + unit) * (BITS - 4);
+        const uint32_t *more = (const uint32_t *)m.high;
 
-        if (blocks >= QUANT_BLOCKS) {
-            spread4(__ldcs((const uint4 *)data + q), word);
+        if (whole) {
+            spread4(__ldcs((const uint4 *)m.data + (row.data + (uint32_t)unit)), word);
         } else {
+            const uint32_t *data =
+                (const uint32_t *)((const uint4 *)m.data +
+                                   (row.data + (uint32_t)(group * QUANT_BLOCKS)));
+
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
-                word[b] = b < blocks ? __ldcs((const uint32_t *)data + q * blocks + b) : 0;
+                word[b] = b < blocks ? __ldcs(data + q * blocks + b) : 0;
             }
         }
-        if (BITS > 4) high[0] = __ldcs(more);
-        if (BITS > 5) high[1] = __ldcs(more + 1);
+        if (BITS == 5) high[0] = __ldcs(more + (row.unit + (uint32_t)unit));
+        if (BITS == 6) {
+            const uint2 both = __ldcs((const uint2 *)more + (row.unit + (uint32_t)unit));
+
+            high[0] = both.x;
+            high[1] = both.y;
+        }
     }
 
-    /* The bits beyond 4 of block b's columns 4 half .. 4 half + 3, at bit 4 of each byte. */
-    __device__ __forceinline__ uint32_t beyond(int b, int half) const
+    /* Integers of block b's columns 4 half .. 4 half + 3, with the lowest bit at bit `to` of each
+     * byte. */
+    __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
     {
         const int at = BITS == 5 ? 2 * b + half : 2 * (2 * (b % 2) + half);
-        const uint32_t bits = high[BITS == 5 ? 0 : b / 2];
+        const uint32_t low = moved(word[b], 4 * half, to) & 0x0f0f0f0fu << to;
 
-        return (at < 4 ? bits << (4 - at) : bits >> (at - 4)) &
-               (BITS == 5 ? 0x10101010u : 0x30303030u);
+        if (BITS == 4) return low;
+        return low | (moved(high[BITS == 5 ? 0 : b / 2], at, 4 + to) &
+                      (BITS == 5 ? 0x10101010u : 0x30303030u) << to);
     }
 
-    /* Four bytes of block b. */
-    __device__ __forceinline__ uint32_t four(int b, int half) const
+    /* 2 + integer / 2^(BITS - 1) of block b's 8 columns. */
+    __device__ __forceinline__ void twos(int b, float *out) const
     {
-        const uint32_t low = word[b] >> (4 * half) & 0x0f0f0f0fu;
-
-        return BITS == 4 ? low : low | beyond(b, half);
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) out[i] = byte_twos(four(b, i / 4, TOP), i % 4);
     }
 };
 
 template <> struct quant_integers<8> {
     uint32_t word[8];
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit, bool whole)
     {
         const int32_t group = unit / QUANT_LANES, q = unit % QUANT_LANES;
         const int32_t blocks = m.stride - group * QUANT_BLOCKS;
-        const char *data = (const char *)m.data + (row * m.stride + group * QUANT_BLOCKS) * 32;
+        const char *data =
+            (const char *)m.data + (uint64_t)(row.data + (uint32_t)(group * QUANT_BLOCKS)) * 32;
 
-        if (blocks >= QUANT_BLOCKS) {
+        if (whole) {
             spread4(__ldcs((const uint4 *)data + q), word);
             spread4(__ldcs((const uint4 *)data + QUANT_LANES + q), word + 4);
             return;
@@ -133,6 +188,10 @@ template <> struct quant_integers<8> {
     {
         return word[2 * b + half];
     }
+
+    __device__ __forceinline__ void twos(int, float *) const
+    {
+    } /* there is no room for 8 bits */
 };
 
 /* ---- scales ---------------------------------------------------------------------------------- */
@@ -141,13 +200,18 @@ template <> struct quant_integers<8> {
 template <int LESS> struct quant_scale_d {
     uint32_t pair[2];
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
     {
-        const int32_t groups = quant_units(m.stride) / QUANT_LANES;
-        const uint2 raw = __ldcs((const uint2 *)m.scale + row * groups + unit / QUANT_LANES);
+        const uint2 raw =
+            __ldcs((const uint2 *)m.scale + (row.group + (uint32_t)(unit / QUANT_LANES)));
 
         pair[0] = raw.x;
         pair[1] = raw.y;
+    }
+
+    __device__ __forceinline__ void ready(int32_t)
+    {
     }
 
     __device__ __forceinline__ void get(int b, float *step, float *offset) const
@@ -155,17 +219,31 @@ template <int LESS> struct quant_scale_d {
         *step = weights_f16::one(pair[b / 2] >> (b % 2 * 16) & 0xffffu);
         *offset = *step * (float)-LESS;
     }
+
+    /* For numbers `more` + integer / `per`: both exact. */
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        const float d = weights_f16::one(pair[b / 2] >> (b % 2 * 16) & 0xffffu);
+
+        *step = d * per;
+        *offset = d * -(more * per + (float)LESS);
+    }
 };
 
 /* A block's d and m. */
 struct quant_scale_dm {
     uint32_t pair[4];
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
     {
-        const int32_t groups = quant_units(m.stride) / QUANT_LANES;
+        spread4(__ldcs((const uint4 *)m.scale + (row.group + (uint32_t)(unit / QUANT_LANES))),
+                pair);
+    }
 
-        spread4(__ldcs((const uint4 *)m.scale + row * groups + unit / QUANT_LANES), pair);
+    __device__ __forceinline__ void ready(int32_t)
+    {
     }
 
     __device__ __forceinline__ void get(int b, float *step, float *offset) const
@@ -173,51 +251,98 @@ struct quant_scale_dm {
         *step = weights_f16::one(pair[b] & 0xffffu);
         *offset = weights_f16::one(pair[b] >> 16);
     }
+
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        float d, m;
+
+        get(b, &d, &m);
+        *step = d * per;
+        *offset = fmaf(d, -(more * per), m);
+    }
 };
 
 /* d and e of 256 columns, numbers of 6 bits for each block: d s and - e m. */
 struct quant_scale_six {
-    uint32_t de, s, m; /* s, m: a byte for each block of the group */
+    uint32_t de, s, m, more; /* s, m: twice the number of each block of the group, a byte each */
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &matrix, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &matrix, const quant_row &row,
+                                         int32_t unit)
     {
-        const int32_t group = unit / QUANT_LANES;
         const uint4 raw =
-            __ldcs((const uint4 *)matrix.scale + row * (matrix.stride / 8) + group / 2);
+            __ldcs((const uint4 *)matrix.scale + (row.eighth + (uint32_t)(unit / QUANT_LANES / 2)));
 
         de = raw.x;
-        s = group % 2 == 0 ? raw.y & 0x3f3f3f3fu
-                           : (raw.w & 0x0f0f0f0fu) | (raw.y >> 6 & 0x03030303u) << 4;
-        m = group % 2 == 0 ? raw.z & 0x3f3f3f3fu
-                           : (raw.w >> 4 & 0x0f0f0f0fu) | (raw.z >> 6 & 0x03030303u) << 4;
+        s = raw.y;
+        m = raw.z;
+        more = raw.w;
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        const bool even = unit / QUANT_LANES % 2 == 0;
+
+        s = even ? s << 1 & 0x7e7e7e7eu : (more << 1 & 0x1e1e1e1eu) | (s >> 1 & 0x60606060u);
+        m = even ? m << 1 & 0x7e7e7e7eu : (more >> 3 & 0x1e1e1e1eu) | (m >> 1 & 0x60606060u);
+    }
+
+    /* d factor number, a number of 6 bits times a half: exact. */
+    static __device__ __forceinline__ float scaled(float d, float factor, uint32_t numbers, int b)
+    {
+        return fmaf(d * (32.0f * factor), byte_twos(numbers, b), d * (-64.0f * factor));
     }
 
     __device__ __forceinline__ void get(int b, float *step, float *offset) const
     {
-        *step = weights_f16::one(de & 0xffffu) * byte_float(s, b);
-        *offset = -(weights_f16::one(de >> 16) * byte_float(m, b));
+        *step = scaled(weights_f16::one(de & 0xffffu), 1.0f, s, b);
+        *offset = scaled(weights_f16::one(de >> 16), -1.0f, m, b);
+    }
+
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        const float d = weights_f16::one(de & 0xffffu), e = weights_f16::one(de >> 16);
+
+        *step = scaled(d, per, s, b);
+        *offset = fmaf(*step, -more, scaled(e, -1.0f, m, b));
     }
 };
 
 /* d of 256 columns, a signed byte for each 16: d s (integer - 32). */
 struct quant_scale_sixteen {
-    uint32_t s; /* a byte for each block of the group, plus 128 */
+    uint32_t s, more; /* s: a byte for each block of the group, plus 128 */
+    uint16_t half;
     float d;
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
     {
-        const int32_t group = unit / QUANT_LANES, groups = m.stride / QUANT_BLOCKS;
-        const uint2 raw = __ldcs((const uint2 *)m.scale + row * groups + group);
-        const uint16_t *step = (const uint16_t *)m.step + row * (m.stride / 8) + group / 2;
+        const uint32_t group = (uint32_t)(unit / QUANT_LANES);
+        const uint2 raw = __ldcs((const uint2 *)m.scale + (row.group + group));
 
-        s = __byte_perm(raw.x, raw.y, unit % QUANT_LANES < 2 ? 0x6420u : 0x7531u) ^ 0x80808080u;
-        d = weights_f16::one(*step);
+        s = raw.x;
+        more = raw.y;
+        half = ((const uint16_t *)m.step)[row.eighth + group / 2];
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        s = __byte_perm(s, more, unit % QUANT_LANES < 2 ? 0x6420u : 0x7531u) ^ 0x80808080u;
+        d = weights_f16::one(half);
     }
 
     __device__ __forceinline__ void get(int b, float *step, float *offset) const
     {
-        *step = d * (byte_float(s, b) - 128.0f);
-        *offset = *step * -32.0f;
+        near(b, 0.0f, 1.0f, step, offset);
+    }
+
+    /* Exact: 32896 is 257 times a power of 2, a half times that has 20 bits. */
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        *step = fmaf(d * per, byte_above(s, b), d * (per * -32896.0f));
+        *offset = *step * -(more + 32.0f / per);
     }
 };
 
@@ -240,16 +365,22 @@ struct quant_scale_float {
 
 /* ---- types ----------------------------------------------------------------------------------- */
 
-/* A unit: load(matrix, row, unit), then spread(b, out) for blocks 0 .. 3 of its group: 8 weights.
- */
+/* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
+ * or near(b, out) for blocks 0 .. 3 of its group: 8 weights. */
 template <int BITS, typename Scale> struct quant_blocks {
     quant_integers<BITS> integers;
     Scale scale;
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row, int32_t,
+                                         int32_t unit, bool whole)
     {
-        integers.load(m, row, unit);
+        integers.load(m, row, unit, whole);
         scale.load(m, row, unit);
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        scale.ready(unit);
     }
 
     __device__ __forceinline__ void spread(int b, float *out) const
@@ -260,6 +391,23 @@ template <int BITS, typename Scale> struct quant_blocks {
 #pragma unroll
         for (int i = 0; i < QUANT_RUN; i++) {
             out[i] = fmaf(step, byte_float(integers.four(b, i / 4), i % 4), offset);
+        }
+    }
+
+    __device__ __forceinline__ void near(int b, float *out) const
+    {
+        float step, offset;
+
+        if (BITS == 8) { /* a half times 32896 has 20 bits */
+            scale.near(b, 32768.0f, 1.0f, &step, &offset);
+        } else {
+            scale.near(b, 2.0f, (float)(1 << (BITS - 1)), &step, &offset);
+            integers.twos(b, out);
+        }
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) {
+            if (BITS == 8) out[i] = byte_above(integers.four(b, i / 4), i % 4);
+            out[i] = fmaf(step, out[i], offset);
         }
     }
 };
@@ -278,14 +426,24 @@ struct quant_eight {
     quant_integers<8> integers;
     quant_scale_float scale;
 
-    __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
+    __device__ __forceinline__ void ready(int32_t)
     {
-        integers.load(m, row, unit);
+    }
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &at, int32_t row,
+                                         int32_t unit, bool whole)
+    {
+        integers.load(m, at, unit, whole);
         scale.load(m, row, unit);
     }
 };
 
 struct quant_i8 : quant_eight {
+    __device__ __forceinline__ void near(int b, float *out) const
+    {
+        spread(b, out);
+    }
+
     __device__ __forceinline__ void spread(int b, float *out) const
     {
         const float step = scale.get(b), offset = step * -128.0f;
@@ -308,6 +466,11 @@ template <bool E4M3> struct quant_f8 : quant_eight {
         const uint32_t nan = (size + 0x00010001u) & 0x00800080u; /* all ones: an exponent of 31 */
 
         return (two & 0x00800080u) << 8 | (size | nan) << 7;
+    }
+
+    __device__ __forceinline__ void near(int b, float *out) const
+    {
+        spread(b, out);
     }
 
     __device__ __forceinline__ void spread(int b, float *out) const

@@ -406,8 +406,9 @@ static const attend_case attend_cases[] = {
     {4, 4, 32, 140, 0, {6, 1}, {128, 20}, 0, true, false},
     {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
     {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
-    {128, 128, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false}, /* strips that walk */
-    {40, 1, 20, 130, 0, {3, 1}, {100, 60}, 0, false, false},    /* 16 bytes of floats alone */
+    {512, 512, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false},   /* strips that walk */
+    {128, 128, 16, 700, 450, {1, 1}, {699, 99}, 0, false, false}, /* whose warps take turns */
+    {40, 1, 20, 130, 0, {3, 1}, {100, 60}, 0, false, false},      /* 16 bytes of floats alone */
 };
 enum { ATTEND_CASES = CACHE_TYPES * sizeof attend_cases / sizeof *attend_cases };
 
