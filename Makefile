@@ -10,6 +10,7 @@
 
 CMAKE ?= cmake
 GENERATOR := -G Ninja
+WERROR ?= OFF # ON: warnings of the compiler are errors, as .ci/run has them
 SOURCES = $(shell git ls-files 'rules/*.[ch]' 'weights/*.[ch]' 'host/*.[ch]' 'cuda/*' 'bench/*.[ch]' 'tests/*.[ch]')
 
 .PHONY: demo test test-asan test-slow bench format clean
@@ -23,7 +24,7 @@ demo:
 
 test:
 	@.ci/packages test
-	@$(CMAKE) $(GENERATOR) -S . -B build/test
+	@$(CMAKE) $(GENERATOR) -S . -B build/test -DSPC_WERROR=$(WERROR)
 	@$(CMAKE) --build build/test
 	@.ci/test build/test -LE slow
 

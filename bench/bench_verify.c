@@ -302,6 +302,7 @@ static bool open_shape(bench *b)
     set_bytes = 2 * rows_bytes(b);
     b->sets = (int32_t)fmin(SETS_MAX, fmax(3, ceil(ROTATED_BYTES / ((double)set_bytes / 2))));
     if (!b->at->device) b->sets = 3;
+    if (b->sets > b->o->runs) b->sets = b->o->runs; /* no more are met */
     host = calloc(1, set_bytes);
     ok = host && get_arrays(b) && fill_arrays(b);
     for (int32_t s = 0; ok && s < b->sets; s++) {
@@ -558,11 +559,11 @@ static bool time_line(bench *b, place_work work, line *l)
 
     b->read_bytes = (size_t)bytes / 16 * 16;
     if (b->read_bytes > 2 * rows_bytes(b)) b->read_bytes = 2 * rows_bytes(b);
-    if (!at->time(at, work, b, b->sets, runs, false, &l->cold) ||
-        !at->time(at, read_work, b, b->sets, runs, false, &l->read) ||
-        !at->time(at, work, b, 1, runs, false, &l->warm) ||
-        !at->time(at, read_work, b, 1, runs, false, &l->read_warm) ||
-        !at->time(at, work, b, b->sets, runs, true, &l->eager)) {
+    if (!at->time(at, work, b, b->sets, runs, PLACE_COLD, &l->cold) ||
+        !at->time(at, read_work, b, b->sets, runs, PLACE_COLD, &l->read) ||
+        !at->time(at, work, b, 1, runs, PLACE_WARM, &l->warm) ||
+        !at->time(at, read_work, b, 1, runs, PLACE_WARM, &l->read_warm) ||
+        !at->time(at, work, b, b->sets, runs, PLACE_EAGER, &l->eager)) {
         return false;
     }
     print_line(b, l);

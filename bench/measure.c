@@ -217,5 +217,7 @@ void measure_line_integer(measure_line *line, const char *key, int64_t value)
 
 void measure_line_end(measure_line *line)
 {
-    if (line->file) (void)fputs("}\n", line->file);
+    if (!line->file) return;
+    (void)fputs("}\n", line->file);
+    (void)fflush(line->file); /* what has been measured is there, whatever becomes of the rest */
 }

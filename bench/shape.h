@@ -17,16 +17,19 @@ typedef struct {
     char *file; /* of a shape: what bundle reads */
 } shape_model;
 
-/* Weights of no meaning, of a type that bench/shape_weights.h knows (NULL: bf16); they pass through
- * the host's memory.  model holds zeros; close it also when this fails. */
-spc_status shape_open(const char *name, const char *weights, shape_model *model, spc_error *err);
+/* Weights of no meaning for a backend of these ops, of a type that bench/shape_weights.h knows
+ * (NULL: bf16); they pass through the host's memory.  model holds zeros; close it also when this
+ * fails. */
+spc_status shape_open(const char *name, const char *weights, const spc_backend_ops *ops,
+                      shape_model *model, spc_error *err);
 /* The same of a checkpoint's folder or an embedded model; weights as `spc --weights` has them,
  * NULL: as they are. */
 spc_status shape_open_model(const char *name, const char *weights, shape_model *model,
                             spc_error *err);
 void shape_close(shape_model *model);
 
-/* GB/s at which the device of a backend reads 1 GiB; 0: it could not be measured, err says why. */
+/* GB/s at which the device of a backend reads memory, far more than its caches hold; 0: it could
+ * not be measured, err says why. */
 double shape_read_rate(const spc_backend_ops *ops, const spc_backend *backend, spc_error *err);
 
 #endif

@@ -151,32 +151,74 @@ static spc_status put_scales(const spc_tensor *t, char *at, spc_bundle *bundle, 
     return spc_bundle_put(bundle, &scale, NULL, err);
 }
 
-spc_status shape_weights_put(const spc_plan *plan, spc_dtype type, spc_bundle *bundle,
-                             char **memory, spc_error *err)
+/* The tensor whose memory holds weight i: with `once` the first of the largest of its element type,
+ * else itself. */
+static int32_t holder(const spc_plan *plan, spc_dtype type, bool once, int32_t i)
 {
-    uint64_t bytes = 0;
-    spc_status status = SPC_OK;
+    const spc_dtype wanted = tensor_of(&plan->weight[i], type).dtype;
+    uint64_t most = 0;
+
+    for (int32_t k = 0, at = i; once; k++) {
+        if (k == plan->weight_count) return at;
+
+        spc_tensor t = tensor_of(&plan->weight[k], type);
+
+        if (t.dtype != wanted || t.bytes <= most) continue;
+        most = t.bytes;
+        at = k;
+    }
+    return i;
+}
+
+/* Memory of all weights; data [weights] receives where each begins, scales follow the last. */
+static spc_status reserve(const spc_plan *plan, spc_dtype type, bool once, const char *where,
+                          const char **data, char **memory, char **scales, spc_error *err)
+{
+    uint64_t bytes = 0, scaled = 0;
     char *at;
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
         spc_tensor t = tensor_of(&plan->weight[i], type);
 
-        bytes += aligned(t.bytes) + aligned(scale_bytes(&t));
+        if (holder(plan, type, once, i) == i) bytes += aligned(t.bytes);
+        scaled += aligned(scale_bytes(&t));
     }
-    *memory = at = aligned_alloc(ALIGNMENT, bytes);
+    *memory = at = aligned_alloc(ALIGNMENT, bytes + scaled);
     if (!at) {
-        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for %zu MiB of weights",
-                             spc_bundle_where(bundle), (size_t)(bytes >> 20));
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for %zu MiB of weights", where,
+                             (size_t)((bytes + scaled) >> 20));
     }
+    *scales = at + bytes;
+    for (int32_t i = 0; i < plan->weight_count; i++) {
+        spc_tensor t = tensor_of(&plan->weight[i], type);
+
+        if (holder(plan, type, once, i) != i) continue;
+        fill(t.dtype, at, (size_t)t.bytes);
+        data[i] = at;
+        at += aligned(t.bytes);
+    }
+    for (int32_t i = 0; i < plan->weight_count; i++) data[i] = data[holder(plan, type, once, i)];
+    return SPC_OK;
+}
+
+spc_status shape_weights_put(const spc_plan *plan, spc_dtype type, bool once, spc_bundle *bundle,
+                             char **memory, spc_error *err)
+{
+    const char **data = calloc((size_t)plan->weight_count, sizeof *data);
+    spc_status status;
+    char *scales = NULL;
+
+    *memory = NULL;
+    if (!data) return spc_error_set(err, SPC_ENOMEM, "no memory for the names of weights");
+    status = reserve(plan, type, once, spc_bundle_where(bundle), data, memory, &scales, err);
     for (int32_t i = 0; i < plan->weight_count && status == SPC_OK; i++) {
         spc_tensor t = tensor_of(&plan->weight[i], type);
 
-        fill(t.dtype, at, (size_t)t.bytes);
-        t.data = at;
-        at += aligned(t.bytes);
+        t.data = data[i];
         status = spc_bundle_put(bundle, &t, NULL, err);
-        if (status == SPC_OK) status = put_scales(&t, at, bundle, err);
-        at += aligned(scale_bytes(&t));
+        if (status == SPC_OK) status = put_scales(&t, scales, bundle, err);
+        scales += aligned(scale_bytes(&t));
     }
+    free(data);
     return status;
 }

@@ -15,10 +15,20 @@ extern "C" {
  * why. */
 typedef bool (*place_work)(void *user, int32_t set, spc_stream stream);
 
+/* How runs of work are timed.  On a device a run of the first two is the replay of a graph between
+ * two events, sent while the device is still busy, so that no launch is waited for in it. */
+typedef enum {
+    PLACE_COLD, /* inputs come from memory: its caches have read other things in between */
+    PLACE_WARM, /* from wherever the run before left them */
+    PLACE_EAGER /* a plain launch on an idle device, with the way there */
+} place_way;
+
 typedef struct bench_place {
     char name[256]; /* of the processor */
     char driver[64];
-    bool device; /* memory is a device's, work is enqueued */
+    bool device;    /* memory is a device's, work is enqueued */
+    int processors; /* a device's multiprocessors */
+    size_t cache;   /* bytes that its last cache holds */
     spc_error error;
     spc_stream stream;
 
@@ -32,10 +42,9 @@ typedef struct bench_place {
     spc_status (*verify)(const spc_verify_batch *batch, spc_stream stream, spc_error *err);
     spc_status (*prepare)(void *workspace, size_t bytes, spc_stream stream, spc_error *err);
 
-    /* Microseconds of one run of work, set after set in turn, `runs` of them after a warm-up.  On a
-     * device each run is the replay of a graph between two events; eager: a plain launch. */
+    /* Microseconds of one run of work, set after set in turn, `runs` of them after a warm-up. */
     bool (*time)(struct bench_place *place, place_work work, void *user, int32_t sets, int32_t runs,
-                 bool eager, measure_times *us);
+                 place_way way, measure_times *us);
     /* Read `bytes` from `from` and do nothing with them, as fast as the place can. */
     bool (*read)(struct bench_place *place, const void *from, size_t bytes, spc_stream stream);
     void (*close)(struct bench_place *place);

@@ -37,13 +37,13 @@ static spc_status nothing_to_prepare(void *workspace, size_t bytes, spc_stream s
 }
 
 static bool time_work(bench_place *place, place_work work, void *user, int32_t sets, int32_t runs,
-                      bool eager, measure_times *us)
+                      place_way way, measure_times *us)
 {
     double *value = malloc((size_t)runs * sizeof *value);
     int32_t warm = runs / 10 + 1;
     bool ok = value != NULL;
 
-    (void)eager;
+    (void)way;
     for (int32_t i = -warm; ok && i < runs; i++) {
         uint64_t start = measure_now_ns();
 

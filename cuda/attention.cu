@@ -23,6 +23,8 @@ enum {
     LEAF_LEAST = 64,   /* keys of a leaf, at least */
     LEAVES_MOST = 128, /* of a cache */
     STRIPS_FILL = 256, /* so many walk along all leaves, fewer take one each */
+    QUERIES_ONCE = 4,  /* queries that are loaded at once */
+    MERGE_ONCE = 16    /* leaves, to be joined */
 };
 
 /* Warps of a block, as many as shared memory of 48 KB has room for. */
@@ -216,21 +218,38 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     s.first_column = part * s.COLUMNS;
     s.all_from = 0;
     s.all_to = a.context;
-    for (int q = 0; q < STRIP; q++) {
-        const int32_t j = strip * STRIP + q, row = tile.row + j / heads;
-        const float *query =
-            a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
-        int32_t from, to;
+#pragma unroll 1
+    for (int q = 0; q < STRIP; q += QUERIES_ONCE) { /* their loads are on their way together */
+        float x[QUERIES_ONCE][DIM / OPS_LANES];
+        int32_t from[QUERIES_ONCE], to[QUERIES_ONCE];
 
-        for (int i = lane; i < DIM; i += OPS_LANES) {
-            scratch.query[q][i] = j < queries && i < a.head_dim ? query[i] : 0.0f;
+#pragma unroll
+        for (int u = 0; u < QUERIES_ONCE; u++) {
+            const int32_t j = strip * STRIP + q + u, row = tile.row + j / heads;
+            const float *query =
+                a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
+
+#pragma unroll
+            for (int i = 0; i < DIM / OPS_LANES; i++) {
+                const int32_t column = i * OPS_LANES + lane;
+
+                x[u][i] = j < queries && column < a.head_dim ? query[column] : 0.0f;
+            }
+            from[u] = 0;
+            to[u] = j < queries ? keys_of(a, row, &from[u]) : 0;
         }
-        if (j >= queries) continue;
-        to = keys_of(a, row, &from);
-        if (from < lowest) lowest = from;
-        if (to > end) end = to;
-        if (from > s.all_from) s.all_from = from;
-        if (to < s.all_to) s.all_to = to;
+#pragma unroll
+        for (int u = 0; u < QUERIES_ONCE; u++) {
+#pragma unroll
+            for (int i = 0; i < DIM / OPS_LANES; i++) {
+                scratch.query[q + u][i * OPS_LANES + lane] = x[u][i];
+            }
+            if (strip * STRIP + q + u >= queries) continue;
+            if (from[u] < lowest) lowest = from[u];
+            if (to[u] > end) end = to[u];
+            if (from[u] > s.all_from) s.all_from = from[u];
+            if (to[u] < s.all_to) s.all_to = to[u];
+        }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -263,46 +282,55 @@ static __global__ void __launch_bounds__(warps_of(DIM) * OPS_LANES, 1)
     if (w.walk) finish(joined, scratch, s, w);
 }
 
-/* The leaves of a query, from left to right: a warp per query. */
+/* Warps that share the columns of a query. */
+static __host__ __device__ int32_t warps_of_query(int32_t head_dim)
+{
+    return (head_dim + OPS_LANES - 1) / OPS_LANES;
+}
+
+/* The leaves of a query, from left to right: a lane for each column.  One behind the other the
+ * loads of 128 leaves would take longer than the leaves did: MERGE_ONCE are on their way together.
+ */
 static __global__ void __launch_bounds__(OPS_THREADS)
     merge_kernel(const __grid_constant__ attend_work w)
 {
-    enum { CHUNKS = SPC_ATTEND_HEAD_DIM / OPS_LANES };
     const spc_attend_args &a = w.a;
-    const int lane = threadIdx.x % OPS_LANES;
-    const int64_t item = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
+    const int32_t share = warps_of_query(a.head_dim);
+    const int64_t warp = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
+    const int64_t item = warp / share;
+    const int32_t column = (int32_t)(warp % share) * OPS_LANES + (int32_t)threadIdx.x % OPS_LANES;
     int32_t first, last;
 
     begin_behind_previous();
-    if (item >= (int64_t)a.rows * a.heads) return;
+    if (item >= (int64_t)a.rows * a.heads || column >= a.head_dim) return;
     last = (keys_of(a, (int32_t)(item / a.heads), &first) - 1) / w.keys;
     first /= w.keys;
 
     const float *stats = w.stats + 2 * item * w.leaves;
     const float *mixed = w.mixed + item * w.leaves * a.head_dim;
-    float max = -SPC_INFINITY, sum = 0.0f, joined[CHUNKS] = {};
+    float max = -SPC_INFINITY, sum = 0.0f, joined = 0.0f;
 
-    for (int32_t leaf = first; leaf <= last; leaf++) {
-        float keep, add;
+    for (int32_t leaf = first; leaf <= last; leaf += MERGE_ONCE) {
+        float more_max[MERGE_ONCE], more_sum[MERGE_ONCE], more[MERGE_ONCE];
 
-        join(&max, &sum, stats[2 * leaf], stats[2 * leaf + 1], &keep, &add);
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++) {
-            const int i = lane + c * OPS_LANES;
+        for (int i = 0; i < MERGE_ONCE; i++) {
+            const int32_t at = leaf + i < last ? leaf + i : last;
 
-            if (i >= a.head_dim) continue;
-            joined[c] = fmaf(mixed[(int64_t)leaf * a.head_dim + i], add, joined[c] * keep);
+            more_max[i] = stats[2 * at];
+            more_sum[i] = stats[2 * at + 1];
+            more[i] = mixed[(int64_t)at * a.head_dim + column];
+        }
+#pragma unroll
+        for (int i = 0; i < MERGE_ONCE; i++) {
+            float keep, add;
+
+            if (leaf + i > last) break;
+            join(&max, &sum, more_max[i], more_sum[i], &keep, &add);
+            joined = fmaf(more[i], add, joined * keep);
         }
     }
-
-    const float scale = 1.0f / sum;
-
-#pragma unroll
-    for (int c = 0; c < CHUNKS; c++) {
-        const int i = lane + c * OPS_LANES;
-
-        if (i < a.head_dim) a.out[item * a.head_dim + i] = joined[c] * scale;
-    }
+    a.out[item * a.head_dim + column] = joined * (1.0f / sum);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -382,6 +410,8 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
         error = launch_type<weights_f16>(w, stream);
     }
     if (error != cudaSuccess || w.walk) return error;
-    return launch_op(merge_kernel, ((int64_t)a->rows * a->heads + OPS_WARPS - 1) / OPS_WARPS, w,
-                     stream, a->early);
+
+    const int64_t warps = (int64_t)a->rows * a->heads * warps_of_query(a->head_dim);
+
+    return launch_op(merge_kernel, (warps + OPS_WARPS - 1) / OPS_WARPS, w, stream, a->early);
 }

@@ -134,11 +134,18 @@ static __device__ __noinline__ int32_t draw_view(const spc_round *round, const s
 /* ---- sums over pairs of rows ------------------------------------------------------------------
  */
 
+/* Tiles that are taken at once: what a block does around a piece weighs as much as a tile.  Where
+ * the tickets come to an end, blocks are plenty. */
+static __device__ int32_t tiles_of_piece(void)
+{
+    return scratch.at.ticket + gridDim.x < scratch.total ? scratch.q.piece : 1;
+}
+
 static __device__ void fold_text(const spc_row_pair *pair, spc_summand what, float x)
 {
     __syncthreads();
     if (threadIdx.x == 0) {
-        begin_text(JOB_FOLD, pair->round->params, NO_ROW, 1);
+        begin_text(JOB_FOLD, pair->round->params, NO_ROW, tiles_of_piece());
         scratch.job.what = what;
         scratch.job.x = x;
         scratch.job.pair = *pair;
@@ -168,13 +175,16 @@ static __device__ __noinline__ void begin_fold(const spc_row_pair *pair, spc_sum
     if (threadIdx.x == 0) {
         scratch.claim = take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead);
         if (scratch.claim >= 0) {
-            scratch.ahead[n] = {scratch.claim, pair->row, what, x};
+            scratch.ahead[n] = {scratch.claim, pair->row, what, x, 0};
             scratch.begun = n + 1;
         }
     }
     __syncthreads();
     if (scratch.claim < 0) return;
     fold_text(pair, what, x);
+    if (threadIdx.x == 0) {
+        scratch.ahead[n].pieces = pieces_of(&scratch.q, scratch.job.piece);
+    }
     post(scratch.ahead[n].slot);
 }
 
@@ -189,7 +199,7 @@ static __device__ void drop_begun(void)
             if (slot < 0) continue;
 
             const int32_t rest = atomicExch(scratch.q.left + slot, 0);
-            const int32_t out = scratch.q.tiles - (rest > 0 ? rest : 0);
+            const int32_t out = scratch.ahead[i].pieces - (rest > 0 ? rest : 0);
 
             if (rest > 0) atomicSub(&scratch.q.all->open, 1);
             while (fresh(&job_of(&scratch.q, slot)->done) < out) __nanosleep(32);

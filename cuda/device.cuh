@@ -57,16 +57,20 @@ static __device__ float block_sum(block_scratch *s, float value)
     return s->sum[0];
 }
 
-/* Sums of three values per lane, and the least of one index. */
-static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SUMS], uint32_t index)
+/* Sums of the first `count` of three values per lane, the others being 0 in all lanes, and the
+ * least of one index. */
+static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SUMS], int count,
+                                                uint32_t index)
 {
     const int warp = threadIdx.x / WARP;
 
-    for (int i = 0; i < SUMS; i++) s->lane[i][threadIdx.x] = value[i];
+    for (int i = 0; i < SUMS; i++) {
+        if (i < count) s->lane[i][threadIdx.x] = value[i];
+    }
     index = __reduce_min_sync(0xffffffffu, index);
     if (threadIdx.x % WARP == 0) s->part[warp] = index;
     __syncthreads();
-    if (warp < SUMS) {
+    if (warp < count) {
         const float sum = warp_sum_of_block(s->lane[warp]);
 
         if (threadIdx.x % WARP == 0) s->sum[warp] = sum;
@@ -77,7 +81,7 @@ static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SU
         if (l == 0) s->least = index;
     }
     __syncthreads();
-    for (int i = 0; i < SUMS; i++) value[i] = s->sum[i];
+    for (int i = 0; i < SUMS; i++) value[i] = i < count ? s->sum[i] : 0.0f;
     return s->least;
 }
 

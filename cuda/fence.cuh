@@ -30,4 +30,19 @@ static __device__ __forceinline__ uint32_t fresh_word(const uint32_t *at)
 #endif
 }
 
+/* Two of them, 8-byte aligned, each as new as it would be alone. */
+static __device__ __forceinline__ uint2 fresh_words(const uint32_t *at)
+{
+#ifdef __CUDACC__
+    uint2 words;
+
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(words.x), "=r"(words.y)
+                 : "l"(at));
+    return words;
+#else
+    return {fresh_word(at), fresh_word(at + 1)};
+#endif
+}
+
 #endif

@@ -75,7 +75,9 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
                 if (column >= m.cols) break;
 #pragma unroll
-                for (int o = 0; o < OUTS; o++) quant[o].spread(b, weight[o]);
+                for (int o = 0; o < OUTS; o++) {
+                    if (ROWS > 1) quant[o].spread(b, weight[o]);
+                }
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
                     const int row = r < a.rows ? r : a.rows - 1;
@@ -84,6 +86,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                     load_columns<QUANT_RUN>(a.in + (int64_t)row * m.cols, column, m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
+                        if (ROWS == 1) quant[o].spread(b, weight[o]); /* behind the loads */
 #pragma unroll
                         for (int i = 0; i < QUANT_RUN; i++) {
                             sum[r * OUTS + o] = fmaf(weight[o][i], x[i], sum[r * OUTS + o]);

@@ -8,8 +8,8 @@
  * rows do not meet: a row's sums have the same order for any number of rows.
  *
  * The kernel of 1 row has 4 loads of 16 bytes per thread under way and, by its registers (56 to
- * 99, of fp16), 2 to 4 blocks on a multiprocessor: 32 to 64 KB.  From 8 rows on it is bound by
- * arithmetic: linear_tile.cu takes weights of 16 bits instead, and this one those of 32.
+ * 64), 4 blocks on a multiprocessor: 64 KB.  From 8 rows on it is bound by arithmetic:
+ * linear_tile.cu takes weights of 16 bits instead, and this one those of 32.
  *
  * Products are float32 times the exact value of the weight, sums float32.  Shapes were chosen by
  * counting (design: 15 KB in flight per multiprocessor), not by timing: no GPU has run it. */
@@ -52,8 +52,6 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                 if (!EARLY || v != first) raw[o] = __ldcs(weights[o] + v);
             }
 #pragma unroll
-            for (int o = 0; o < OUTS; o++) W::spread(raw[o], weight[o]);
-#pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 const int row = r < a.rows ? r : a.rows - 1;
                 float x[W::COUNT];
@@ -61,6 +59,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                 load_columns<W::COUNT>(a.in + (int64_t)row * m.cols, v * W::COUNT, m.cols, x);
 #pragma unroll
                 for (int o = 0; o < OUTS; o++) {
+                    if (r == 0) W::spread(raw[o], weight[o]); /* waits for them: loads go first */
 #pragma unroll
                     for (int i = 0; i < W::COUNT; i++) {
                         sum[r * OUTS + o] = fmaf(weight[o][i], x[i], sum[r * OUTS + o]);

@@ -118,14 +118,7 @@ struct weights_f16 {
 
     static __device__ __forceinline__ float one(uint32_t bits)
     {
-#ifdef __CUDA_ARCH__
-        float value;
-
-        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((unsigned short)bits));
-        return value;
-#else
         return spc_half_float((uint16_t)bits);
-#endif
     }
 
     static __device__ __forceinline__ void pair(uint32_t bits, float *out)

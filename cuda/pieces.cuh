@@ -5,20 +5,44 @@
 
 #include "workspace.cuh"
 
-/* Statistics of a tile that was asked for and waited for; to: its cell.  A call, so that whoever
- * calls it again and again keeps nothing but its own in registers. */
-static __device__ __noinline__ void sum_tile(const spc_view *row, const spc_row_params *params,
-                                             int32_t tile, int32_t entries, tile_stage *stage,
-                                             spc_partial *to)
+/* A call: what it works out would take the registers of whoever sums tile after tile. */
+static __device__ __noinline__ int32_t ask_any_tile(const spc_view *row, int32_t vocab,
+                                                    int32_t tile, int32_t turn)
 {
-    const int32_t vocab = scratch.q.vocab;
+    return fetch_tile(row, vocab, tile, &scratch.stage[turn]);
+}
+
+/* Ask for a tile that comes in words alone, to one of the stages; as fetch_tile. */
+static __device__ __forceinline__ int32_t ask_whole(const spc_view *row, int32_t tile,
+                                                    int32_t words, int32_t turn)
+{
+    fetch_words((const uint4 *)row->logits.data + (int64_t)tile * words + threadIdx.x, words,
+                &scratch.stage[turn]);
+    return SPC_TILE;
+}
+
+/* Ask for any. */
+static __device__ __forceinline__ int32_t ask_tile(const spc_view *row, int32_t vocab, int32_t tile,
+                                                   int32_t turn)
+{
+    return tile < whole_tiles(row, vocab) ? ask_whole(row, tile, words_of_tile(row), turn)
+                                          : ask_any_tile(row, vocab, tile, turn);
+}
+
+/* Statistics of a tile that was asked for and waited for, to the row's cells.  A call, so that
+ * whoever calls it again and again keeps nothing but its own in registers.  needs: in shared
+ * memory, for to find them out takes as long as the sums. */
+static __device__ __noinline__ void sum_tile(const spc_view *row, const spc_row_needs *needs,
+                                             int32_t tile, int32_t entries, tile_stage *stage,
+                                             int64_t cells)
+{
     lane_logits v;
 
-    open_tile(row, vocab, tile, entries, stage, &v);
+    open_tile(row, scratch.q.vocab, tile, entries, stage, &v);
 
-    const spc_partial p = partial_of(&scratch.block, &v, tile, spc_needs_of(params, vocab));
+    const spc_partial p = partial_of(&scratch.block, &v, tile, *needs);
 
-    if (threadIdx.x == 0) *to = p;
+    if (threadIdx.x == 0) scratch.q.cells[cells + tile].tile = p;
 }
 
 /* ---- sums over a pair of rows -----------------------------------------------------------------
@@ -31,16 +55,23 @@ struct staged_pair {
     int32_t drafter, verifier;
 };
 
-/* What and form known while compiling: the rules' switches fold away. */
-template <int WHAT, int FORM>
-static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t vocab, int32_t tile,
-                                                  staged_pair type)
+/* What and form known while compiling: the rules' switches fold away.  PLAIN: both rows are ready,
+ * neither is one-hot, and the tile is whole. */
+template <int WHAT, int FORM, bool PLAIN>
+static __device__ __forceinline__ float lane_sum(const job_text *job, int32_t vocab, int32_t tile,
+                                                 staged_pair type)
 {
     spc_row_pair pair = job->pair;
+    const spc_gate gate = (spc_gate)job->params.rule.gate;
+    const float temperature = job->params.sampling.temperature;
     const spc_summand what = (spc_summand)WHAT;
     float sum = 0.0f;
 
     if (FORM >= 0) pair.target.form = (spc_target_form)FORM;
+    if (PLAIN) {
+        pair.drafter.ready = pair.verifier.ready = true;
+        pair.drafter.softmax.greedy = pair.verifier.softmax.greedy = false;
+    }
 #pragma unroll 1
     for (int k = 0; k < PER_LANE; k += AT_ONCE) {
         float drafter[AT_ONCE], verifier[AT_ONCE];
@@ -51,13 +82,26 @@ static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t v
         for (int i = 0; i < AT_ONCE; i++) {
             const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES;
 
-            if (v < vocab) {
-                sum += spc_pair_summand(&pair, what, job->x,
-                                        spc_pair_entry_of(&pair, v, drafter[i], verifier[i]));
+            if (PLAIN || v < vocab) {
+                sum += spc_pair_summand(
+                    &pair, what, job->x,
+                    spc_pair_entry_with(&pair, gate, temperature, v, drafter[i], verifier[i]));
             }
         }
     }
     return sum;
+}
+
+template <int WHAT, int FORM>
+static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t vocab, int32_t tile,
+                                                  staged_pair type)
+{
+    const spc_side *drafter = &job->pair.drafter, *verifier = &job->pair.verifier;
+    const bool plain = drafter->ready && verifier->ready && !drafter->softmax.greedy &&
+                       !verifier->softmax.greedy && spc_tile_width(vocab, tile) == SPC_TILE;
+
+    return plain ? lane_sum<WHAT, FORM, true>(job, vocab, tile, type)
+                 : lane_sum<WHAT, FORM, false>(job, vocab, tile, type);
 }
 
 /* What is rarely asked for: an entry at a time. */
@@ -87,12 +131,8 @@ static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab
     int32_t of_drafter = 0, of_verifier = 0;
 
     __syncthreads(); /* all have read the tile before */
-    if (reads_drafter) {
-        of_drafter = fetch_tile(&pair->drafter.row, vocab, tile, &scratch.stage[0]);
-    }
-    if (reads_verifier) {
-        of_verifier = fetch_tile(&pair->verifier.row, vocab, tile, &scratch.stage[1]);
-    }
+    if (reads_drafter) of_drafter = ask_tile(&pair->drafter.row, vocab, tile, 0);
+    if (reads_verifier) of_verifier = ask_tile(&pair->verifier.row, vocab, tile, 1);
     end_fetch();
     wait_fetch<0>();
     if (reads_drafter) {
@@ -284,20 +324,21 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
     } else if (job->kind == JOB_KEPT) {
         run_kept(job, first, last);
     } else {
-        for (int32_t t = first; t < last; t++) {
-            spc_partial *to = &scratch.q.cells[cells_of_job(&scratch.q, slot) + t].tile;
+        const int64_t cells = cells_of_job(&scratch.q, slot);
 
+        if (threadIdx.x == 0) scratch.needs = spc_needs_of(&job->params, vocab);
+        for (int32_t t = first; t < last; t++) {
             if (job->kind == JOB_PARTIALS) {
                 const int32_t entries = fetch_tile(&job->view, vocab, t, &scratch.stage[0]);
 
                 end_fetch();
                 wait_fetch<0>();
-                sum_tile(&job->view, &job->params, t, entries, &scratch.stage[0], to);
+                sum_tile(&job->view, &scratch.needs, t, entries, &scratch.stage[0], cells);
             } else {
                 spc_partial p = spc_partial_none();
 
                 p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
-                if (threadIdx.x == 0) *to = p;
+                if (threadIdx.x == 0) scratch.q.cells[cells + t].tile = p;
             }
         }
     }

@@ -47,13 +47,15 @@
  *   cut by top-p                    3 or 4; an entry outside the bins, or cut, costs two
  * comparisons, a tile without entries inside is not read
  *
- * A ticket is for up to four tiles of a row.  Around a tile: one atomic addition (its arrival,
- * answered during the next), one look at the number of open jobs, a fourth of a fence.  Around a
- * ticket: one atomic addition, asked for a ticket ahead, and some 450 instructions a thread that
- * say what the row is (a tile of bf16 takes about 240: these are sm_90a's, counted).  A block has
- * two tiles under way, 16 bytes a thread and copy: with four blocks 64 KB of bf16 for each
- * multiprocessor, where about 15 KB keep the memory of an H100 busy.  Around a piece of a job: a
- * look at all jobs, three atomic additions and a fence. */
+ * A ticket is for up to four tiles of a row.  Around a ticket: one atomic addition, asked for a
+ * ticket ahead, another for its arrival and a fence (of smaller tickets several share one),
+ * answered during the next; one look at the number of open jobs; and some 420 instructions of one
+ * thread that say what the row is.  A tile of bf16 takes about 270 of each thread, a ticket about
+ * 150 more: these are sm_90a's, counted.  An H100's memory leaves time for 316 a tile, were every
+ * cycle used, so that they matter as much as bytes do.  A block has two tiles under way, 16 bytes a
+ * thread and copy: with four blocks 64 KB of bf16 for each multiprocessor, where about 15 KB keep
+ * the memory of an H100 busy.  Around a piece of a job: a look at all jobs, three atomic additions
+ * and a fence. */
 #include "launch.h"
 
 #include "decide.cuh"
@@ -143,38 +145,41 @@ template <typename Batch> struct queue_args {
     queue q;
 };
 
-/* Ask for a tile of a row that is known; returns how many entries come in words. */
-static __device__ __noinline__ int32_t ask_first(const first_tile *of, int32_t tile,
-                                                 tile_stage *stage)
-{
-    if (!of->wanted) return 0;
-    return fetch_tile(&scratch.view[of->place], scratch.q.vocab, tile, stage);
-}
-
-/* Ask for the first tile of a ticket; what it is can be read behind a barrier. */
+/* What a ticket is for, but for the entries of its first tile: by thread 0. */
 template <typename Batch>
-static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
-                                               int32_t turn)
+static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticket, first_run *out)
 {
     const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
     const uint32_t rows = (uint32_t)scratch.q.rows;
     const int32_t sequence = (int32_t)(ticket / runs / rows), row = (int32_t)(ticket / runs % rows);
     const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
-    first_tile *out = &scratch.first[turn];
     spc_view view;
-    const bool wanted = first_row(b, sequence, row, &view);
-    int32_t entries = 0;
 
-    if (threadIdx.x == 0 && wanted) scratch.view[place] = view;
-    if (wanted) entries = fetch_tile(&view, b->vocab, tile, &scratch.stage[turn]);
-    if (threadIdx.x > 0) return;
     out->sequence = sequence;
     out->row = row;
     out->tile = tile;
     out->end = tile + scratch.q.piece < scratch.q.tiles ? tile + scratch.q.piece : scratch.q.tiles;
-    out->place = place;
-    out->entries = entries;
-    out->wanted = wanted;
+    out->cells = cells_of_row(&scratch.q, sequence, row);
+    out->wanted = first_row(b, sequence, row, &view);
+    if (!out->wanted) return;
+    out->needs = spc_needs_of(&b->params[sequence], scratch.q.vocab);
+    out->view = view;
+    out->words = words_of_tile(&view);
+    out->whole = whole_tiles(&view, scratch.q.vocab);
+}
+
+/* Ask for the first tile of a ticket; what it is for can be read behind a barrier, or is known. */
+template <typename Batch>
+static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
+                                               int32_t turn, bool known)
+{
+    first_run *run = &scratch.run[place];
+    int32_t entries = 0;
+
+    if (threadIdx.x == 0 && !known) find_first(b, ticket, run);
+    __syncthreads();
+    if (run->wanted) entries = ask_tile(&run->view, scratch.q.vocab, run->tile, turn);
+    if (threadIdx.x == 0) run->entries = entries;
 }
 
 /* ---- one sequence -----------------------------------------------------------------------------
@@ -365,10 +370,13 @@ template <typename Batch> static __device__ __noinline__ void go_on(const Batch 
 /* A job with pieces to take, or -1; blocks begin to look at different places. */
 static __device__ int32_t open_job(void)
 {
+    const uint32_t deciders = (uint32_t)scratch.q.deciders;
+    const uint32_t jobs = deciders + (uint32_t)scratch.q.ahead; /* that the batch uses */
     unsigned long long best = ~0ull;
 
-    for (uint32_t i = threadIdx.x; i < SPC_QUEUE_JOBS; i += SPC_LANES) {
-        const uint32_t slot = (i + blockIdx.x * 37u) % SPC_QUEUE_JOBS;
+    for (uint32_t i = threadIdx.x; i < jobs; i += SPC_LANES) {
+        const uint32_t job = (i + blockIdx.x * 37u) % jobs;
+        const uint32_t slot = job < deciders ? job : SPC_QUEUE_DECIDERS + job - deciders;
 
         if (best == ~0ull && fresh(scratch.q.left + slot) > 0) {
             best = (unsigned long long)i << 32 | slot;
@@ -403,16 +411,18 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
 }
 
 /* Tiles are announced a few at a time, so that a block waits for its writes once for all of them;
- * the answers come while the next tile is summed, so that nobody waits for those.  The first
- * threads have one row each. */
+ * the answers come while the next tiles are summed, so that nobody waits for those.  The first
+ * threads have one ticket each. */
 
-/* Behind a barrier after the last of `count` tiles was written.  Returns how many of the row's were
- * there. */
+/* Behind a barrier after the last tile of `count` tickets was written.  Returns how many tiles of
+ * the row were there. */
 static __device__ __forceinline__ int32_t announce(int32_t count)
 {
-    if ((int32_t)threadIdx.x >= count) return 0;
+    const int32_t i = (int32_t)threadIdx.x;
+
+    if (i >= count) return 0;
     fence_blocks();
-    return atomicAdd(&scratch.q.cells[scratch.arrivals[threadIdx.x]].arrived, 1);
+    return atomicAdd(&scratch.q.cells[scratch.arrivals[i]].arrived, scratch.brought[i]);
 }
 
 /* The answers of an announcement.  Behind the next barrier all threads may read the tiles of a row
@@ -421,15 +431,15 @@ static __device__ __forceinline__ void note_finished(int32_t count, int32_t befo
 {
     const int32_t i = (int32_t)threadIdx.x;
 
-    if (i >= ARRIVALS) return;
+    if (i >= ARRIVALS || count == 0) return;
     scratch.finished[i] = NO_ROW;
-    if (i < count && before == scratch.q.tiles - 1) {
+    if (i < count && before == scratch.q.tiles - scratch.brought[i]) {
         fence_blocks();
         scratch.finished[i] = scratch.arrivals[i];
     }
 }
 
-/* Behind a barrier after note_finished. */
+/* Behind a barrier after note_finished of some. */
 static __device__ bool has_finished(void)
 {
     bool any = false;
@@ -448,109 +458,121 @@ template <typename Batch> static __device__ __noinline__ void finish_noted(const
 }
 
 /* Is it this block's turn to take a piece of what is open?  About as many blocks as there are
- * pieces should look. */
+ * tiles should look while each sums one. */
 static __device__ bool may_serve(int32_t open, uint32_t ticket)
 {
-    const uint32_t pieces = (uint32_t)open * (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
+    const uint32_t tiles = (uint32_t)open * (uint32_t)scratch.q.tiles;
 
-    return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < pieces;
+    return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < tiles;
 }
 
-/* Between two tiles of the first pass: rows that are complete, and a piece of a job.  Where the
- * block is waits in shared memory: what lives across these calls would spill, at every tile. */
+/* Between two tickets of the first pass: rows that are complete, and a piece of a job.  Where the
+ * block is waits in shared memory: what lives across these calls would spill, at every ticket. */
 template <typename Batch>
-static __device__ void break_first(const Batch *b, first_place at, bool serves)
+static __device__ void break_first(const Batch *b, first_place at, bool finishes, bool serves)
 {
     wait_fetch<0>();
     if (threadIdx.x == 0) scratch.at = at;
     __syncthreads();
-    finish_noted(b);
+    if (finishes) finish_noted(b);
     if (serves) (void)serve(b);
     __syncthreads();
 }
 
-/* Ask for the tile behind this one: it is on its way while this one is summed. */
+/* The tiles of the ticket that the block has, of which the first is on its way.  While one is
+ * summed the next is: the last one's is the first of the following ticket.  Announces so many
+ * tickets from before.  Returns the stage of the tile that is on its way then. */
 template <typename Batch>
-static __device__ __forceinline__ void ask_next(const Batch *b, const first_tile *now,
-                                                uint32_t following, int32_t turn)
+static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t following, int32_t place,
+                                               int32_t turn, int32_t announced)
 {
-    if (now->tile + 1 < now->end) {
-        const int32_t entries = ask_first(now, now->tile + 1, &scratch.stage[turn]);
+    const first_run *run = &scratch.run[place];
+    const int32_t vocab = scratch.q.vocab, last = run->end - 1;
+    const bool wanted = run->wanted;
+    int32_t entries = run->entries, before = 0, unannounced = announced;
 
-        if (threadIdx.x == 0) {
-            scratch.first[turn] = *now;
-            scratch.first[turn].tile++;
-            scratch.first[turn].entries = entries;
+    for (int32_t tile = wanted ? run->tile : last; tile <= last; tile++) {
+        int32_t next = 0;
+
+        if (tile < last) {
+            next = tile + 1 < run->whole ? ask_whole(&run->view, tile + 1, run->words, 1 - turn)
+                                         : ask_any_tile(&run->view, vocab, tile + 1, 1 - turn);
+        } else if (following < scratch.total) {
+            load_first(b, following, 1 - place, 1 - turn, false);
         }
-    } else if (following < scratch.total) {
-        load_first(b, following, 1 - now->place, turn);
+        end_fetch();
+        if (unannounced > 0) before = announce(unannounced);
+        unannounced = 0;
+        if (wanted) {
+            lane_logits v;
+
+            wait_fetch<1>();
+            open_tile(&run->view, vocab, tile, entries, &scratch.stage[turn], &v);
+
+            const spc_partial p = partial_of(&scratch.block, &v, tile, run->needs);
+
+            if (threadIdx.x == 0) scratch.q.cells[run->cells + tile].tile = p;
+        } else {
+            __syncthreads(); /* all have read what is written next */
+        }
+        entries = next;
+        turn = 1 - turn;
     }
-    end_fetch();
+    note_finished(announced, before);
+    return turn;
 }
 
 /* Jobs take the place of the tile that is on its way: behind one it is asked for again.  What a
- * tile is lies in shared memory: in registers it would not leave room for the sums. */
+ * ticket is for lies in shared memory: in registers it would not leave room for the sums. */
 template <typename Batch> static __device__ void first_pass(const Batch *b)
 {
     const queue *q = &scratch.q;
-    first_place at = {0, 0, 0, 0};
+    first_place at = {0, 0, 0, 0, 0};
 
     if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
     __syncthreads();
     at.ticket = scratch.ticket;
     at.following = at.ticket + 1;
-    if (at.ticket < scratch.total) load_first(b, at.ticket, 0, 0);
+    if (at.ticket < scratch.total) load_first(b, at.ticket, at.place, at.turn, false);
     end_fetch();
     __syncthreads();
     while (at.ticket < scratch.total) {
-        const first_tile *now = &scratch.first[at.turn];
-        const bool ends = now->tile + 1 >= now->end;
+        const first_run *now = &scratch.run[at.place];
+        const int32_t announced = at.brought * q->piece >= ARRIVALS ? at.brought : 0;
         uint32_t taken = 0;
         int32_t open = 0;
 
-        ask_next(b, now, at.following, 1 - at.turn);
-        if (threadIdx.x == 0) { /* what is asked here is answered while the tile is summed */
-            if (ends) taken = atomicAdd(&q->all->ticket, 1u);
+        if (threadIdx.x == 0) { /* what is asked here is answered while tiles are summed */
+            taken = atomicAdd(&q->all->ticket, 1u);
             open = fresh(&q->all->open);
         }
-
-        const int32_t announced = at.brought == ARRIVALS ? ARRIVALS : 0;
-        const int32_t before = announce(announced);
-
-        if (now->wanted) {
-            wait_fetch<1>();
-            sum_tile(&scratch.view[now->place], &b->params[now->sequence], now->tile, now->entries,
-                     &scratch.stage[at.turn],
-                     &q->cells[cells_of_row(q, now->sequence, now->row) + now->tile].tile);
-        } else {
-            __syncthreads(); /* all have read what is written next */
-        }
-        note_finished(announced, before);
+        at.turn = sum_run(b, at.following, at.place, at.turn, announced);
         at.brought -= announced;
         if (threadIdx.x == 0) {
             scratch.arrivals[at.brought] = (int32_t)row_of(q, now->sequence, now->row);
+            scratch.brought[at.brought] = now->end - now->tile;
             scratch.ticket = taken;
-            scratch.open = may_serve(open, at.ticket + (uint32_t)now->tile);
+            scratch.open = may_serve(open, at.ticket);
         }
         at.brought++;
         __syncthreads();
-        if (ends) {
-            at.ticket = at.following;
-            at.following = scratch.ticket;
-        }
-        at.turn = 1 - at.turn;
-        if (has_finished() || scratch.open) {
-            break_first(b, at, scratch.open != 0);
-            at = scratch.at;
-            if (at.ticket < scratch.total) {
-                const first_tile *next = &scratch.first[at.turn];
+        at.ticket = at.following;
+        at.following = scratch.ticket;
+        at.place = 1 - at.place;
 
-                (void)ask_first(next, next->tile, &scratch.stage[at.turn]);
-            }
+        const bool finishes = announced > 0 && has_finished();
+
+        if (finishes || scratch.open) {
+            break_first(b, at, finishes, scratch.open != 0);
+            at = scratch.at;
+            if (at.ticket < scratch.total) load_first(b, at.ticket, at.place, at.turn, true);
             end_fetch();
+            __syncthreads(); /* the first tile's entries are there */
         }
     }
+    if (threadIdx.x == 0) scratch.at = at;
     __syncthreads(); /* all have looked at what was finished */
+    if (at.brought == 0) return;
     note_finished(at.brought, announce(at.brought));
     __syncthreads();
     finish_noted(b);
@@ -562,8 +584,10 @@ template <typename Batch> static __device__ void help(const Batch *b, int32_t li
     for (;;) {
         __syncthreads();
         if (threadIdx.x == 0) {
-            scratch.open = fresh(&scratch.q.all->open);
-            scratch.claim = fresh(&scratch.q.all->decided) < (uint32_t)live;
+            const uint2 now = fresh_words(&scratch.q.all->decided);
+
+            scratch.claim = now.x < (uint32_t)live;
+            scratch.open = (int32_t)now.y;
         }
         __syncthreads();
         if (!scratch.claim) return;

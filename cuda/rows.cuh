@@ -98,15 +98,17 @@ struct tile_stage {
     uint4 word[SPC_TILE / 4]; /* room for fp32 */
 };
 
-static __device__ __forceinline__ void copy_word(uint4 *to, const uint4 *from)
+/* AT words behind both addresses: known while compiling, so that the words of a thread share two
+ * registers of addresses and nobody works out more. */
+template <int AT> static __device__ __forceinline__ void copy_word(uint4 *to, const uint4 *from)
 {
 #ifdef __CUDACC__
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
-        "l"(from)
-        : "memory");
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(from), "n"(AT * 16)
+                 : "memory");
 #else
-    *to = *from;
+    to[AT] = from[AT];
 #endif
 }
 
@@ -141,6 +143,33 @@ static __device__ __forceinline__ const void *tile_of(const spc_view *row, int32
     return (const char *)row->logits.data + (int64_t)tile * SPC_TILE * size;
 }
 
+/* Words of a whole tile. */
+static __device__ __forceinline__ int32_t words_of_tile(const spc_view *row)
+{
+    return SPC_TILE / (row->logits.type == SPC_LOGITS_F32 ? 4 : 8);
+}
+
+/* Tiles, from the first on, that come in words alone. */
+static __device__ __forceinline__ int32_t whole_tiles(const spc_view *row, int32_t vocab)
+{
+    if (!is_plain(row) || (uintptr_t)row->logits.data % 16 != 0) return 0;
+    return (row->width < vocab ? row->width : vocab) / SPC_TILE;
+}
+
+/* Ask for a whole tile of such a row, `from` being this thread's first word. */
+static __device__ __forceinline__ void fetch_words(const uint4 *from, int32_t words,
+                                                   tile_stage *stage)
+{
+    uint4 *to = stage->word + threadIdx.x;
+
+    static_assert(SPC_TILE == 16 * SPC_LANES, "two words a thread, of fp32 four");
+    copy_word<0>(to, from);
+    copy_word<SPC_LANES>(to, from);
+    if (words <= 2 * SPC_LANES) return;
+    copy_word<2 * SPC_LANES>(to, from);
+    copy_word<3 * SPC_LANES>(to, from);
+}
+
 /* Ask for a tile; behind a barrier after all have read what was in the stage.  Returns how many
  * entries come in words; 0: they are loaded one by one. */
 static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_t vocab,
@@ -151,12 +180,15 @@ static __device__ __forceinline__ int32_t fetch_tile(const spc_view *row, int32_
     const uint4 *at = (const uint4 *)tile_of(row, tile);
 
     if (!is_plain(row) || (uintptr_t)at % 16 != 0) return 0;
-#pragma unroll
-    for (int k = 0; k < PER_LANE / 4; k++) {
-        const int32_t w = (int32_t)threadIdx.x + k * SPC_LANES;
 
-        if (w < words) copy_word(&stage->word[w], at + w);
-    }
+    const uint4 *from = at + threadIdx.x;
+    uint4 *to = stage->word + threadIdx.x;
+    const int32_t mine = words - (int32_t)threadIdx.x;
+
+    if (mine > 0) copy_word<0>(to, from);
+    if (mine > SPC_LANES) copy_word<SPC_LANES>(to, from);
+    if (mine > 2 * SPC_LANES) copy_word<2 * SPC_LANES>(to, from);
+    if (mine > 3 * SPC_LANES) copy_word<3 * SPC_LANES>(to, from);
     return words * each;
 }
 
@@ -254,36 +286,53 @@ static __device__ __forceinline__ void open_tile(const spc_view *row, int32_t vo
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 
-/* Maximum of the tile as an ordered key, all ones when something is NaN or +inf: every thread's
- * part. */
-static __device__ __forceinline__ uint32_t lane_top(const lane_logits *v)
+/* The larger number; NaN where one is. */
+static __device__ __forceinline__ float larger(float a, float b)
 {
-    float max = -SPC_INFINITY;
-    bool wrong = false;
+#ifdef __CUDA_ARCH__
+    float max;
+
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(max) : "f"(a), "f"(b));
+    return max;
+#else
+    return a > b || a != a ? a : b;
+#endif
+}
+
+/* Maximum of every thread's part of the tile; NaN where something is. */
+static __device__ __forceinline__ float lane_max(const lane_logits *v)
+{
+    float max = v->z[0];
 
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) {
-        wrong |= !(v->z[k] < SPC_INFINITY);
-        max = v->z[k] > max ? v->z[k] : max;
-    }
-    return wrong ? ~0u : spc_key_of_logit(max);
+    for (int k = 1; k < PER_LANE; k++) max = larger(max, v->z[k]);
+    return max;
+}
+
+/* The same as an ordered key, all ones when something is NaN or +inf. */
+static __device__ __forceinline__ uint32_t key_of_max(float max)
+{
+    return max < SPC_INFINITY ? spc_key_of_logit(max) : ~0u;
 }
 
 /* The thread's part of a tile's sums, relative to the tile's maximum, and the first of its entries
- * that is the maximum. */
+ * that is the maximum.  mine: the largest of its entries. */
 struct lane_part {
     float sum[3]; /* scaled, unscaled, moment */
     uint32_t top; /* index in the row, ~0 for none */
 };
 
-static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float max, int32_t tile,
-                                                      spc_row_needs needs)
+static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float mine, float max,
+                                                      int32_t tile, spc_row_needs needs)
 {
     lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
 
+    if (mine == max) { /* in few warps */
 #pragma unroll
-    for (int k = PER_LANE - 1; k >= 0; k--) {
-        if (v->z[k] == max) part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
+        for (int k = PER_LANE - 1; k >= 0; k--) {
+            if (v->z[k] != max) continue;
+            part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
+        }
     }
     if (needs.mixing) {
 #pragma unroll
@@ -291,28 +340,35 @@ static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, floa
             part.sum[0] += spc_exp2((v->z[k] - max) * needs.scale);
         }
     }
-    if (needs.unscaled) {
+    if (needs.unscaled && needs.entropy) {
 #pragma unroll
         for (int k = 0; k < PER_LANE; k++) {
             const float gap = v->z[k] - max, weight = spc_exp2(gap * SPC_LOG2_E);
 
             part.sum[1] += weight;
-            if (needs.entropy) part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
+            part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
+        }
+    } else if (needs.unscaled) { /* a loop of its own: the moment is half of the other */
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            part.sum[1] += spc_exp2((v->z[k] - max) * SPC_LOG2_E);
         }
     }
     return part;
 }
 
 /* The partial of a tile whose maximum is known, from the parts of all threads; thread 0 has it. */
-static __device__ spc_partial close_tile(block_scratch *s, lane_part part, uint32_t top)
+static __device__ __forceinline__ spc_partial close_tile(block_scratch *s, lane_part part,
+                                                         uint32_t top, spc_row_needs needs)
 {
+    const int sums = !needs.unscaled ? 1 : needs.entropy ? 3 : 2;
     spc_partial p = spc_partial_none();
 
     p.bad = top == ~0u;
     if (!p.bad) p.max = spc_logit_of_key(top);
     if (p.bad || !(p.max > -SPC_INFINITY)) return p;
 
-    p.top = (int32_t)block_sums_and_least(s, part.sum, part.top);
+    p.top = (int32_t)block_sums_and_least(s, part.sum, sums, part.top);
     p.sum = part.sum[0];
     p.sum_one = part.sum[1];
     p.moment = part.sum[2];
@@ -323,12 +379,13 @@ static __device__ spc_partial close_tile(block_scratch *s, lane_part part, uint3
 static __device__ __forceinline__ spc_partial partial_of(block_scratch *s, const lane_logits *v,
                                                          int32_t tile, spc_row_needs needs)
 {
-    const uint32_t top = block_top(s, lane_top(v));
+    const float mine = lane_max(v);
+    const uint32_t top = block_top(s, key_of_max(mine));
     const float max = top == ~0u ? -SPC_INFINITY : spc_logit_of_key(top);
     lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
 
-    if (max > -SPC_INFINITY) part = lane_sums(v, max, tile, needs);
-    return close_tile(s, part, top);
+    if (max > -SPC_INFINITY) part = lane_sums(v, mine, max, tile, needs);
+    return close_tile(s, part, top, needs);
 }
 
 /* Statistics of a row from the partials of its tiles: tile(t) is asked once, by one thread.

@@ -75,10 +75,11 @@ static_assert((int)RECORD_WORDS <= (int)SPC_QUEUE_RECORD_CELLS * CELL_WORDS, "a 
 enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
 
 struct control {
-    uint32_t ticket;             /* the next tile of the first pass */
-    uint32_t decided;            /* sequences */
+    uint32_t ticket;             /* the next tiles of the first pass */
     uint32_t gone;               /* blocks */
-    int32_t open;                /* jobs that have pieces to take */
+    uint32_t decided;            /* sequences */
+    int32_t open;                /* jobs that have pieces to take; beside it: idle blocks ask for
+                                    both at once */
     uint32_t taken[TAKEN_WORDS]; /* a bit for every job that is in use */
 };
 
@@ -137,21 +138,26 @@ static __device__ int32_t pieces_of(const queue *q, int32_t piece)
 struct begun_sum {
     int32_t slot, row, what;
     float x;
+    int32_t pieces; /* of its job */
 };
 
-/* A tile of the first pass.  A ticket is for a few tiles of a row: what the row is costs as many
- * instructions as the sums of two tiles. */
-struct first_tile {
+/* The tiles of a ticket.  A ticket is for a few tiles of a row: what the row is costs as many
+ * instructions of one thread as the sums of two tiles of each. */
+struct first_run {
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
-    int32_t place;                    /* of its view in scratch.view */
-    int32_t entries;                  /* as fetch_tile says */
+    int32_t entries;                  /* of its first, as fetch_tile says */
+    int32_t words, whole;             /* tiles of the row before `whole` come in so many words */
+    int64_t cells;                    /* of its row */
+    spc_row_needs needs;
+    spc_view view;
     bool wanted;
 };
 
 /* Where a block is in the first pass. */
 struct first_place {
     uint32_t ticket, following;
-    int32_t brought, turn;
+    int32_t place, turn; /* of what the ticket is for in scratch.run, of its next tile's stage */
+    int32_t brought;     /* tickets that were not announced yet */
 };
 
 struct queue_scratch {
@@ -162,9 +168,10 @@ struct queue_scratch {
     uint64_t warp_mass[WARPS];
     uint64_t above; /* of the bin that was found */
     int32_t bin;
-    job_text job;     /* that this block works on */
-    spc_round helper; /* what a pair of the job takes for its round */
-    queue q;          /* of the launch */
+    job_text job;        /* that this block works on */
+    spc_round helper;    /* what a pair of the job takes for its round */
+    spc_row_needs needs; /* JOB_PARTIALS: of its row */
+    queue q;             /* of the launch */
 
     /* of the sequence that this block decides */
     int32_t sequence, slot;
@@ -181,11 +188,11 @@ struct queue_scratch {
     int32_t begun; /* of them */
     spc_block_sums sums;
 
-    first_tile first[2]; /* the tiles of the first pass that this block has and asks for */
-    spc_view view[2];    /* of their rows */
+    first_run run[2]; /* the tickets of the first pass that this block has and asks for */
     first_place at;
     uint32_t ticket, total;     /* tickets of the launch */
-    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought a tile */
+    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought ... */
+    int32_t brought[ARRIVALS];  /* ... so many tiles */
     int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
     int32_t ripe;
     int32_t claim, open;

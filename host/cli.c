@@ -42,8 +42,9 @@ static void print_help(void)
         "Results go to stdout, everything else to stderr.  An error is one line on stderr; exit "
         "codes:\n"
         "2 usage, 3 model, 4 device, 5 memory, 6 input (and output that cannot be "
-        "written),\n7 internal, %d interrupted by Ctrl-C.\n",
-        SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED);
+        "written),\n7 internal, %d interrupted by Ctrl-C, %d by SIGTERM.\n",
+        SPC_EMBEDDED_VERIFIER, SPC_EMBEDDED_DRAFTER, SPC_CLI_INTERRUPTED,
+        SPC_CLI_SIGNALLED + SIGTERM);
 }
 
 static int run_command(const spc_cli_command *command, int argc, char **argv)
@@ -120,7 +121,7 @@ int main(int argc, char **argv)
     if (help) {
         print_help();
     } else {
-        spc_cli_print("spc %d.%d.%d\n", SPC_VERSION_MAJOR, SPC_VERSION_MINOR, SPC_VERSION_PATCH);
+        spc_cli_print("spc %s\n", spc_version());
     }
     return spc_cli_finish(0);
 }

@@ -134,12 +134,16 @@ int spc_cli_finish(int code);
 #define SPC_CLI_ISA     "vector unit: portable, avx2, avx512, avx512vnni; default: the widest"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
-/* Exit code after Ctrl-C, as shells have it. */
-enum { SPC_CLI_INTERRUPTED = 130 };
+/* Exit codes after Ctrl-C and after other signals, as shells have them. */
+enum { SPC_CLI_SIGNALLED = 128, SPC_CLI_INTERRUPTED = 130 };
 
-/* Set by Ctrl-C once spc_cli_catch_interrupt has been called; a second Ctrl-C kills. */
+/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called; a second
+ * Ctrl-C kills.  spc_cli_catch_stop: by SIGTERM too. */
 extern volatile sig_atomic_t spc_cli_interrupted;
 void spc_cli_catch_interrupt(void);
+void spc_cli_catch_stop(void);
+/* Ctrl-C alone, and none kills. */
+void spc_cli_catch_interrupts(void);
 
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
 void spc_cli_progress(const char *text);
@@ -171,15 +175,31 @@ json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
 /* ---- prompts (cli_prompt.c) ---------------------------------------------------------------------
  */
 
+/* What a line says of how it is decoded, in place of the command line. */
 typedef struct {
-    char *text;      /* [bytes], terminated; NULL: given as ids */
-    size_t bytes;    /* of text */
-    int32_t *ids;    /* [count], where there is no text */
-    int32_t count;   /* of ids */
-    json_t *id;      /* what the file calls it, or NULL */
-    char where[256]; /* "argument 1", "prompts.jsonl: line 7" */
+    bool has_max_tokens, has_seed, has_temperature, has_stop;
+    int32_t max_tokens;
+    uint64_t seed;
+    double temperature;
+    const char **stop; /* [stop_count] */
+    int32_t stop_count;
+} spc_cli_own;
+
+typedef struct {
+    char *text;             /* [bytes], terminated; NULL: given as ids */
+    size_t bytes;           /* of text */
+    int32_t *ids;           /* [count], where there is no text */
+    int32_t count;          /* of ids */
+    const json_t *messages; /* in line: a conversation in place of text and ids; or NULL */
+    spc_cli_own own;        /* its texts lie in line */
+    json_t *line;           /* it came from, or NULL */
+    json_t *id;             /* what the file calls it, or NULL */
+    char where[256];        /* "argument 1", "prompts.jsonl: line 7" */
 } spc_cli_prompt;
 
+/* Make a text the prompt's.  SPC_ENOMEM */
+spc_status spc_cli_take_text(spc_cli_prompt *prompt, const char *text, size_t bytes,
+                             spc_error *err);
 void spc_cli_prompt_free(spc_cli_prompt *prompt);
 
 /* Where prompts come from: words of the command line, lines of text, or lines of JSON. */
@@ -198,7 +218,8 @@ typedef struct {
 spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
                                spc_error *err);
 void spc_cli_source_close(spc_cli_source *source);
-/* The next prompt; *got is false at the end. */
+/* The next prompt; *got is false at the end.  With an error it is true where that is of one prompt
+ * alone: others may follow. */
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err);
 
@@ -219,6 +240,11 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
  * sequential   receives: it runs one model alone, nothing is drafted and verified */
 spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], bool *sequential,
                         spc_error *err);
+
+/* Greedy, or a temperature that sessions take. */
+#define SPC_CLI_TEMPERATURE_LEAST 1e-4
+#define SPC_CLI_TEMPERATURE_MOST  100.0
+bool spc_cli_is_temperature(double temperature);
 
 /* ---- ranks that are processes (cli_place.c) -------------------------------------------------- */
 

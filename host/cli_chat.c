@@ -199,6 +199,15 @@ static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply
     spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 
+/* Was it stopped before its first token? */
+static bool unanswered(const chat_state *chat)
+{
+    int32_t count;
+
+    (void)spc_session_tokens(chat->session, &count);
+    return spc_session_finish(chat->session) == SPC_FINISH_CANCELLED && count == 0;
+}
+
 /* Print what the stream has not, count the reply, and make it a message. */
 static spc_status take_reply(chat_state *chat, spc_error *err)
 {
@@ -225,13 +234,18 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     spc_cli_total_init(&reply);
     spc_cli_total_add(&reply, &stats, finish, tokens, count);
     if (chat->args->stats) print_reply_stats(chat, &reply);
-    if (finish == SPC_FINISH_CANCELLED) tell(chat, "[stopped]\n");
+    if (unanswered(chat)) {
+        tell(chat, "[stopped before the reply began: your message is not kept]\n");
+    } else if (finish == SPC_FINISH_CANCELLED) {
+        tell(chat, "[stopped]\n");
+    }
     if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
     if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
     return add_message(chat, SPC_CHAT_ASSISTANT, text, bytes, err);
 }
 
-/* The user's words, and the reply to them.  Of a turn that fails nothing is kept. */
+/* The user's words, and the reply to them.  Nothing is kept of a turn that fails, or that has no
+ * reply. */
 static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
 {
     int32_t before = chat->count, *ids = NULL, count;
@@ -241,7 +255,7 @@ static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_erro
     if (status == SPC_OK) status = decode(chat, ids, count, err);
     free(ids);
     if (status == SPC_OK) status = take_reply(chat, err);
-    if (status != SPC_OK) cut_messages(chat, before);
+    if (status != SPC_OK || unanswered(chat)) cut_messages(chat, before);
     return status;
 }
 
@@ -371,7 +385,11 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
     spc_error inner;
 
     spc_cli_interrupted = 0;
-    spc_cli_catch_interrupt();
+    if (chat->terminal) {
+        spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
+    } else {
+        spc_cli_catch_interrupt();
+    }
 
     spc_status status = read_message(chat, &text, &bytes, &got, err);
 
@@ -517,8 +535,10 @@ const spc_cli_command spc_cli_chat = {
     "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
     "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
     "ends the program; // begins a message with one /.  Ctrl-C stops a reply; what there is of it\n"
-    "stays in the conversation.  Replies are streamed to stdout; one line of statistics goes to\n"
-    "stderr at the end.",
+    "stays in the conversation, and where it has not begun the message does not stay either.  At "
+    "a\n"
+    "terminal Ctrl-C never ends the program.  Replies are streamed to stdout; one line of\n"
+    "statistics goes to stderr at the end.",
     0,
     0,
     options,

@@ -4,6 +4,9 @@
 
 #include "session.h"
 
+#include <spc/verify.h>
+
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -23,6 +26,12 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->most_latency = d->least_quality = (double)NAN; /* no default */
 }
 
+/* Half of nothing is not nothing: a number above 0 stays above it. */
+static float float_above_0(double x)
+{
+    return x > 0 && x < (double)FLT_MIN ? FLT_MIN : (float)x;
+}
+
 static void session_options(const spc_cli_decode *d, spc_session_options *o)
 {
     spc_session_options_init(o);
@@ -30,7 +39,7 @@ static void session_options(const spc_cli_decode *d, spc_session_options *o)
     o->gamma = d->gamma;
     o->temperature = (float)d->temperature;
     o->top_k = d->top_k;
-    o->top_p = (float)d->top_p;
+    o->top_p = float_above_0(d->top_p);
     o->min_p = (float)d->min_p;
     o->seed = d->seed;
     o->max_tokens = d->max_tokens;
@@ -69,7 +78,7 @@ static spc_status take_point(const spc_cli_decode *d, const spc_cli_line *line, 
     o->rule = p->rule;
     o->gamma = p->gamma;
     o->temperature = (float)p->temperature;
-    o->top_p = (float)p->top_p;
+    o->top_p = float_above_0(p->top_p);
     o->top_k = p->top_k;
     o->min_p = (float)p->min_p;
     o->nucleus = p->nucleus;
@@ -85,16 +94,86 @@ static spc_status take_point(const spc_cli_decode *d, const spc_cli_line *line, 
     return SPC_OK;
 }
 
+bool spc_cli_is_temperature(double t)
+{
+    return t == 0 || (t >= SPC_CLI_TEMPERATURE_LEAST && t <= SPC_CLI_TEMPERATURE_MOST);
+}
+
+/* Numbers as they were given: a session's are floats, to which 1e-300 is 0. */
+static spc_status check_sampling(const spc_cli_decode *d, spc_error *err)
+{
+    if (!spc_cli_is_temperature(d->temperature)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--temperature: expected 0 (greedy) or %g to %g, found %.10g",
+                             SPC_CLI_TEMPERATURE_LEAST, SPC_CLI_TEMPERATURE_MOST, d->temperature);
+    }
+    if (!(d->top_p > 0 && d->top_p <= 1)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--top-p: expected above 0 and at most 1, found %.10g", d->top_p);
+    }
+    for (int32_t i = 0; i < d->stop.count; i++) {
+        if (d->stop.item[i][0]) continue;
+        return spc_error_set(err, SPC_EUSAGE, "--stop: expected some text, found ''");
+    }
+    return SPC_OK;
+}
+
+/* Without a drafter the verifier decodes alone. */
+static spc_status check_drafter(const spc_cli_decode *d, const spc_cli_line *line,
+                                spc_session_options *o, spc_error *err)
+{
+    spc_rule rule;
+
+    if (strcmp(d->drafter, "none") != 0) return SPC_OK;
+    if (!d->points && !spc_cli_given(line, "rule")) o->rule = "verifier-only";
+    if (!spc_rule_parse(o->rule, &rule, NULL) || rule.kind == SPC_RULE_VERIFIER_ONLY) return SPC_OK;
+    return spc_error_set(
+        err, SPC_EUSAGE, "--drafter none: rule %s%s needs a drafter: name one, or %s", o->rule,
+        d->points ? " of the operating point" : "",
+        d->points ? "choose another point" : "leave --rule out to decode with the verifier alone");
+}
+
+static spc_status check_overlap(const spc_cli_decode *d, const spc_session_options *o,
+                                spc_error *err)
+{
+    bool on = (spc_overlap_mode)d->overlap == SPC_OVERLAP_ON;
+
+    if (!on || !d->drafter_device || o->bonus == SPC_BONUS_STEP) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--overlap on: with --drafter-device only --bonus step drafts the next "
+                         "round ahead: give it too, or leave --overlap out");
+}
+
+/* Do rule and sampling go together?  What sessions would refuse is told before models load. */
+static spc_status check_way(const spc_session_options *o, spc_error *err)
+{
+    spc_row_params params = {.sampling = {.temperature = o->temperature,
+                                          .top_k = o->top_k,
+                                          .top_p = o->top_p,
+                                          .min_p = o->min_p},
+                             .verify = (int32_t)o->verify,
+                             .bonus = (int32_t)o->bonus,
+                             .nucleus = o->nucleus};
+
+    (void)spc_rule_parse(o->rule, &params.rule, NULL);
+    return spc_params_check(&params, err);
+}
+
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
                               spc_cli_way *out, spc_error *err)
 {
+    spc_session_options *o = &out->options;
     bool sequential;
-    spc_status status;
+    spc_status status = check_sampling(decode, err);
 
-    session_options(decode, &out->options);
-    status = take_point(decode, line, out, err);
-    if (status != SPC_OK) return status;
-    return spc_cli_rule(out->options.rule, out->rule, &sequential, err);
+    session_options(decode, o);
+    if (status == SPC_OK) status = take_point(decode, line, out, err);
+    if (status == SPC_OK) status = check_drafter(decode, line, o, err);
+    if (status == SPC_OK) status = check_overlap(decode, o, err);
+    if (status == SPC_OK) status = spc_cli_rule(o->rule, out->rule, &sequential, err);
+    if (status == SPC_OK) status = check_way(o, err);
+    if (status == SPC_OK && sequential) o->gamma = 0; /* one model alone: there are no drafts */
+    return status;
 }
 
 /* Warnings, where models run that run apart, and what gamma auto starts from: the rest of the

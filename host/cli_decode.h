@@ -31,8 +31,9 @@ typedef struct {
 #define SPC_CLI_DECODE_OPTIONS(args)                                                               \
     SPC_CLI_DECODE_ROW(args, "verifier", "MODEL", "the large model", TEXT, verifier, 0, 0),        \
         SPC_CLI_DECODE_ROW(args, "drafter", "MODEL",                                               \
-                           "the small model; 'none': decode with the verifier alone", TEXT,        \
-                           drafter, 0, 0),                                                         \
+                           "the small model; 'none': decode with the verifier alone, under the\n"  \
+                           "rule verifier-only",                                                   \
+                           TEXT, drafter, 0, 0),                                                   \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "rule", "RULE",                                                                  \
             "deferral rule: strict (lossless), lossy, lossy-greedy, chow, diff, opt,\n"            \
@@ -59,13 +60,16 @@ typedef struct {
             "measured times and acceptance, under strict possibly 0",                              \
             AUTO, gamma, 0, SPC_GAMMA_MAX),                                                        \
         SPC_CLI_DECODE_ROW(args, "temperature", "T",                                               \
-                           "of both models; 0: greedy, always the likeliest token", REAL,          \
-                           temperature, 0, 100),                                                   \
+                           "of both models: 0 (greedy, always the likeliest token), or 0.0001\n"   \
+                           "to 100",                                                               \
+                           REAL, temperature, 0, 0),                                               \
         SPC_CLI_DECODE_ROW(args, "top-k", "K", "keep the K likeliest tokens; 0: all", INT, top_k,  \
                            0, SPC_VOCAB_MAX),                                                      \
-        SPC_CLI_DECODE_ROW(args, "top-p", "P",                                                     \
-                           "keep the likeliest tokens that make up probability P", REAL, top_p, 0, \
-                           1),                                                                     \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "top-p", "P",                                                                    \
+            "keep the likeliest tokens that make up probability P, above 0 and at\n"               \
+            "most 1",                                                                              \
+            REAL, top_p, 0, 0),                                                                    \
         SPC_CLI_DECODE_ROW(args, "min-p", "P",                                                     \
                            "keep tokens with at least P times the probability of the likeliest",   \
                            REAL, min_p, 0, 1),                                                     \

@@ -4,16 +4,14 @@
 #include "comm.h"
 #include "cpu_threads.h"
 #include "kv.h"
+#include "replace.h"
 
 #include "weights/chat.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* ---- info ------------------------------------------------------------------------------------ */
 
@@ -405,8 +403,8 @@ static spc_status parse_ids(const char *option, const char *text, int32_t **ids,
 }
 
 /* One float32 tensor "logits" [count, vocab] as a safetensors file: the length of the header, the
- * header, the data.  0, or errno of what failed. */
-static int write_tensor(const char *path, const float *logits, int32_t count, int32_t vocab)
+ * header, the data. */
+static bool write_tensor(FILE *file, const float *logits, int32_t count, int32_t vocab)
 {
     uint64_t bytes = (uint64_t)count * (uint64_t)vocab * sizeof *logits;
     char header[160];
@@ -415,36 +413,21 @@ static int write_tensor(const char *path, const float *logits, int32_t count, in
                         "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%" PRId32 ",%" PRId32
                         "],\"data_offsets\":[0,%" PRIu64 "]}}",
                         count, vocab, bytes);
-    FILE *file = fopen(path, "wb");
-    int why = 0;
 
-    if (!file) return errno;
     while (used % 8 != 0) header[used++] = ' ';
     for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)used >> (8 * i));
-    if (fwrite(length, 1, 8, file) != 8 || fwrite(header, 1, (size_t)used, file) != (size_t)used ||
-        fwrite(logits, 1, bytes, file) != bytes) {
-        why = errno;
-    }
-    if (fclose(file) != 0 && why == 0) why = errno;
-    return why;
+    return fwrite(length, 1, 8, file) == 8 &&
+           fwrite(header, 1, (size_t)used, file) == (size_t)used &&
+           fwrite(logits, 1, bytes, file) == bytes;
 }
 
-/* Writes beside the file and renames: there is never half a file of that name.  What is no file (a
- * device, a pipe) is written to as it is: a rename would put a file in its place. */
 static spc_status write_logits(const char *path, const float *logits, int32_t count, int32_t vocab,
                                spc_error *err)
 {
-    struct stat there;
-    bool direct = stat(path, &there) == 0 && !S_ISREG(there.st_mode);
-    char *partial = malloc(strlen(path) + sizeof ".partial");
-    int why;
+    spc_replace out;
+    int why = spc_replace_begin(&out, path);
 
-    if (!partial) return spc_error_set(err, SPC_ENOMEM, "no memory for a file name");
-    (void)sprintf(partial, "%s.partial", path);
-    why = write_tensor(direct ? path : partial, logits, count, vocab);
-    if (!direct && why == 0 && rename(partial, path) != 0) why = errno;
-    if (!direct && why != 0) (void)unlink(partial);
-    free(partial);
+    if (why == 0) why = spc_replace_end(&out, write_tensor(out.file, logits, count, vocab));
     if (why == 0) return SPC_OK;
     return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
                          strerror(why));

@@ -3,6 +3,7 @@
  * inputs read. */
 #include "cli.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -10,17 +11,42 @@
 #include <termios.h>
 #include <unistd.h>
 
+/* Results that wait to be written.  Not in stdio: of a write that Ctrl-C interrupts it does not say
+ * how much was written, and a line would be torn. */
+static char output[1 << 16];
+static size_t output_bytes;
 static bool output_failed;    /* a write to stdout failed, now or before */
 static bool output_no_memory; /* a result could not even be built */
 static bool progress_shown;   /* a line on stderr waits to be erased */
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* Does the engine blame one of its options, "kv: expected ..." or "device cuda: ..."?  The program
+ * has it by the same name. */
+static bool blames_option(const spc_error *err)
+{
+    static const char *const options[] = {
+        "device",  "drafter-device", "context", "drafter-tp",   "fast-prefill", "gamma",
+        "isa",     "kernels",        "kv",      "kv-tokens",    "max-tokens",   "overlap",
+        "threads", "plain-launches", "tp",      "prefill-rows", "weights"};
+    size_t count = sizeof options / sizeof *options, bytes = strcspn(err->message, ": ");
+    bool used = err->status == SPC_EUSAGE || err->status == SPC_EUNSUPPORTED;
+
+    if (err->status == SPC_EDEVICE) count = 2; /* that are there, and cannot be used */
+    if (!used && err->status != SPC_EDEVICE) return false;
+    if (err->message[bytes] == ' ' && strncmp(err->message, "device ", 7) != 0) return false;
+    for (size_t i = 0; i < count; i++) {
+        if (strlen(options[i]) == bytes && memcmp(options[i], err->message, bytes) == 0)
+            return true;
+    }
+    return false;
+}
+
 int spc_cli_fail(const spc_error *err)
 {
+    (void)spc_cli_flush();
     spc_cli_progress(NULL);
-    (void)fflush(stdout);
-    (void)fprintf(stderr, "spc: %s\n", err->message);
+    (void)fprintf(stderr, "spc: %s%s\n", blames_option(err) ? "--" : "", err->message);
     return spc_status_exit_code(err->status);
 }
 
@@ -39,18 +65,57 @@ int spc_cli_fail_with(spc_status status, const char *format, ...)
 
 /* ---- results --------------------------------------------------------------------------------- */
 
+/* Nothing of it is lost to a signal.  (The second Ctrl-C kills.) */
+static void write_all(const char *text, size_t bytes)
+{
+    if (bytes > 0) spc_cli_progress(NULL);
+    while (bytes > 0 && !output_failed) {
+        ssize_t n = write(STDOUT_FILENO, text, bytes);
+
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            output_failed = true;
+        } else {
+            text += n;
+            bytes -= (size_t)n;
+        }
+    }
+}
+
+/* Write what waits. */
+static void empty_output(void)
+{
+    write_all(output, output_bytes);
+    output_bytes = 0;
+}
+
 void spc_cli_put(const char *text, size_t bytes)
 {
-    if (bytes > 0 && fwrite(text, 1, bytes, stdout) != bytes) output_failed = true;
+    if (bytes > sizeof output - output_bytes) empty_output();
+    if (bytes > sizeof output) {
+        write_all(text, bytes);
+        return;
+    }
+    memcpy(output + output_bytes, text, bytes);
+    output_bytes += bytes;
+    if (bytes > 0 && text[bytes - 1] == '\n' && isatty(STDOUT_FILENO)) empty_output();
 }
 
 void spc_cli_print(const char *format, ...)
 {
+    char *text = NULL;
     va_list arguments;
+    int bytes;
 
     va_start(arguments, format);
-    if (vprintf(format, arguments) < 0) output_failed = true;
+    bytes = vasprintf(&text, format, arguments);
     va_end(arguments);
+    if (bytes < 0) {
+        output_no_memory = true;
+        return;
+    }
+    spc_cli_put(text, (size_t)bytes);
+    free(text);
 }
 
 void spc_cli_put_json(json_t *value)
@@ -69,7 +134,7 @@ void spc_cli_put_json(json_t *value)
 
 bool spc_cli_flush(void)
 {
-    if (fflush(stdout) != 0) output_failed = true;
+    empty_output();
     return !output_failed && !output_no_memory;
 }
 
@@ -87,18 +152,33 @@ volatile sig_atomic_t spc_cli_interrupted;
 
 static void on_interrupt(int signal_number)
 {
-    (void)signal_number;
-    spc_cli_interrupted = 1;
+    spc_cli_interrupted = signal_number;
 }
 
-void spc_cli_catch_interrupt(void)
+static void catch_signal(int signal_number, int flags)
 {
     struct sigaction action;
 
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
-    action.sa_flags = (int)SA_RESETHAND; /* the second one kills; no SA_RESTART: reading ends too */
-    (void)sigaction(SIGINT, &action, NULL);
+    action.sa_flags = flags; /* no SA_RESTART: reading ends too */
+    (void)sigaction(signal_number, &action, NULL);
+}
+
+void spc_cli_catch_interrupt(void)
+{
+    catch_signal(SIGINT, (int)SA_RESETHAND); /* the second one kills */
+}
+
+void spc_cli_catch_interrupts(void)
+{
+    catch_signal(SIGINT, 0);
+}
+
+void spc_cli_catch_stop(void)
+{
+    catch_signal(SIGINT, (int)SA_RESETHAND);
+    catch_signal(SIGTERM, (int)SA_RESETHAND);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */

@@ -55,6 +55,9 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
         !json_is_number(latency)) {
         return bad_point(path, i, "numbers temperature, top_p, value, relative_latency", err);
     }
+    if (!spc_cli_is_temperature(json_number_value(temperature))) {
+        return bad_point(path, i, "a \"temperature\" of 0, or of 0.0001 to 100", err);
+    }
     if (top_k && (!json_is_integer(top_k) || json_integer_value(top_k) < 0 ||
                   json_integer_value(top_k) > SPC_VOCAB_MAX)) {
         return bad_point(path, i, "a \"top_k\" of 0 to 1048576", err);

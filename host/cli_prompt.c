@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_prompt.c - where prompts come from, how text becomes one, and counters added up for display.
  */
-#include "cli.h"
+#include "cli_lines.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -14,7 +14,9 @@ void spc_cli_prompt_free(spc_cli_prompt *prompt)
 {
     free(prompt->text);
     free(prompt->ids);
+    free(prompt->own.stop);
     json_decref(prompt->id);
+    json_decref(prompt->line);
     memset(prompt, 0, sizeof *prompt);
 }
 
@@ -47,7 +49,7 @@ void spc_cli_source_close(spc_cli_source *source)
     memset(source, 0, sizeof *source);
 }
 
-static spc_status take_text(spc_cli_prompt *prompt, const char *text, size_t bytes, spc_error *err)
+spc_status spc_cli_take_text(spc_cli_prompt *prompt, const char *text, size_t bytes, spc_error *err)
 {
     prompt->text = malloc(bytes + 1);
     if (!prompt->text) {
@@ -58,33 +60,6 @@ static spc_status take_text(spc_cli_prompt *prompt, const char *text, size_t byt
     prompt->text[bytes] = '\0';
     prompt->bytes = bytes;
     return SPC_OK;
-}
-
-/* {"prompt": "text"} or {"ids": [1, 2]}, either with an "id" of any kind. */
-static spc_status take_json(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
-{
-    json_error_t why;
-    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &why);
-    const json_t *text = json_object_get(root, "prompt"), *ids = json_object_get(root, "ids");
-    spc_status status;
-
-    if (!root) {
-        return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
-    }
-    if (!json_is_object(root) || !text == !ids) {
-        status = spc_error_set(err, SPC_EINPUT,
-                               "%s: expected an object with either \"prompt\" or \"ids\"",
-                               prompt->where);
-    } else if (text && !json_is_string(text)) {
-        status = spc_error_set(err, SPC_EINPUT, "%s: \"prompt\" is not a string", prompt->where);
-    } else if (text) {
-        status = take_text(prompt, json_string_value(text), json_string_length(text), err);
-    } else {
-        status = spc_cli_read_ids(ids, prompt->where, &prompt->ids, &prompt->count, err);
-    }
-    prompt->id = json_incref(json_object_get(root, "id"));
-    json_decref(root);
-    return status;
 }
 
 /* The next line, without its end; false behind the last one. */
@@ -111,6 +86,10 @@ static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status,
         *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 ": " SPC_CLI_CUT_LINE,
                                 source->name, source->line);
         return false;
+    }
+    if (source->line == 1 && *bytes >= 3 && memcmp(source->buffer, "\xef\xbb\xbf", 3) == 0) {
+        *bytes -= 3; /* the mark of UTF-8 is no text */
+        memmove(source->buffer, source->buffer + 3, *bytes);
     }
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\n') --*bytes;
     if (*bytes > 0 && source->buffer[*bytes - 1] == '\r') --*bytes;
@@ -140,7 +119,7 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
 
         (void)snprintf(prompt->where, sizeof prompt->where, "prompt %" PRId64, source->line);
         *got = true;
-        return take_text(prompt, word, strlen(word), err);
+        return spc_cli_take_text(prompt, word, strlen(word), err);
     }
     do {
         if (!next_line(source, &bytes, &status, err)) return status;
@@ -148,8 +127,8 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
     (void)snprintf(prompt->where, sizeof prompt->where, "%.200s: line %" PRId64, source->name,
                    source->line);
     *got = true;
-    if (source->json) return take_json(prompt, source->buffer, bytes, err);
-    return take_text(prompt, source->buffer, bytes, err);
+    if (source->json) return spc_cli_read_line(prompt, source->buffer, bytes, err);
+    return spc_cli_take_text(prompt, source->buffer, bytes, err);
 }
 
 /* ---- text to ids ----------------------------------------------------------------------------- */

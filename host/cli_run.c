@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_run.c - spc run: prompts in, continuations out, in the order of the prompts. */
 #include "cli_decode.h"
+#include "cli_lines.h"
+
+#include "weights/utf8.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- options --------------------------------------------------------------------------------- */
 
 typedef struct {
     spc_cli_decode decode;
-    const char *input;
+    const char *input, *chat_template;
     int32_t to, batch;
-    bool json, stream;
+    bool json, stream, keep_going;
 } run_args;
 
 #define OPTION(name, value, help, kind, field, low, high)                       \
@@ -22,14 +26,20 @@ typedef struct {
 
 static const spc_cli_option options[] = {
     SPC_CLI_DECODE_OPTIONS(run_args),
-    OPTION("seed", "N", "seed of the first prompt; each further prompt adds 1", SEED, decode.seed,
-           0, 0),
+    OPTION("seed", "N",
+           "seed of the first prompt; each further prompt adds 1, and 0 follows 2^63 - 1", SEED,
+           decode.seed, 0, 0),
     OPTION("to", SPC_CLI_LANGUAGES, "prompts are English sentences to translate (embedded pair)",
            CHOICE, to, 0, 0),
     OPTION("input", "FILE",
-           "prompts as lines of JSON: {\"prompt\": TEXT} or {\"ids\": [ID, ...]},\n"
-           "either with an \"id\" that is repeated in the result; -: stdin",
+           "prompts as lines of JSON: {\"prompt\": TEXT}, {\"ids\": [ID, ...]} or a chat,\n"
+           "{\"messages\": [{\"role\": \"user\", \"content\": TEXT}, ...]}, each with an \"id\"\n"
+           "that is repeated in the result, if wanted, and its own \"max_tokens\", \"seed\",\n"
+           "\"temperature\" and \"stop\" (a text or an array of texts); -: stdin",
            TEXT, input, 0, 0),
+    OPTION("chat-template", "NAME",
+           "template of \"messages\", as of spc chat; default: the verifier's own", TEXT,
+           chat_template, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
     OPTION("kv-tokens", "N",
@@ -42,7 +52,12 @@ static const spc_cli_option options[] = {
            "chunked prefill: rows of a new prompt that one step processes while other\n"
            "prompts are being decoded; 0: 64",
            INT, decode.prefill_rows, 0, INT32_MAX),
-    OPTION("json", NULL, "one JSON object per prompt: text, ids, counters", FLAG, json, 0, 0),
+    OPTION("json", NULL, "one line per prompt, a JSON object: text, ids, counters", FLAG, json, 0,
+           0),
+    OPTION("keep-going", NULL,
+           "where a prompt cannot be read or decoded, say so (with --json as a result,\n"
+           "{\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next; exit code 6",
+           FLAG, keep_going, 0, 0),
     OPTION("stream", NULL, "print text as it is decoded (one prompt at a time)", FLAG, stream, 0,
            0),
 };
@@ -70,8 +85,10 @@ typedef struct job {
     size_t bytes;
     int32_t *tokens; /* [count] */
     int32_t count;
+    uint64_t seed;
     spc_finish finish;
     spc_stats stats;
+    spc_error error; /* why there is no result; status SPC_OK: there is one */
 } job;
 
 typedef struct {
@@ -79,11 +96,12 @@ typedef struct {
     spc_engine *engine;
     spc_cli_way way;
     spc_cli_source source;
+    spc_cli_template chat;  /* of messages */
     job *first, *last;      /* in the order of prompts */
     spc_session **stepping; /* [batch] */
     int32_t running;
-    int64_t prompts;
-    bool reading; /* there may be more prompts */
+    int64_t prompts, refused; /* begun, and of them those without a result */
+    bool reading;             /* there may be more prompts */
     spc_cli_total total;
     spc_error error; /* the first; status SPC_OK: none */
 } run_state;
@@ -108,14 +126,20 @@ static void stream_text(void *user, const char *text, size_t bytes)
     (void)spc_cli_flush();
 }
 
-static spc_status prompt_ids(const run_state *run, spc_cli_prompt *prompt, spc_error *err)
+static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *err)
 {
     const run_args *a = run->args;
     spc_error inner;
     spc_status status;
 
-    if (!prompt->text) return SPC_OK;
-    if (a->to >= 0) {
+    if (prompt->ids) return SPC_OK;
+    if (prompt->messages && a->to >= 0) {
+        status = spc_error_set(&inner, SPC_EINPUT,
+                               "\"messages\" and --to: expected one of them, found both");
+    } else if (prompt->messages) {
+        status = spc_cli_conversation(run->engine, prompt->messages, &run->chat, &prompt->ids,
+                                      &prompt->count, &inner);
+    } else if (a->to >= 0) {
         status = spc_cli_translation(run->engine, a->to, prompt->text, prompt->bytes, &prompt->ids,
                                      &prompt->count, &inner);
     } else {
@@ -126,46 +150,80 @@ static spc_status prompt_ids(const run_state *run, spc_cli_prompt *prompt, spc_e
     return spc_error_set(err, status, "%s: %s", prompt->where, inner.message);
 }
 
-/* Within what --seed takes, so that a result can be had again by itself. */
-static uint64_t seed_of(const run_state *run, int64_t index)
+/* Options of the session that decodes a prompt: the command line's, and the line's own. */
+static spc_session_options options_of(const run_state *run, const spc_cli_prompt *prompt)
 {
-    return (run->args->decode.seed + (uint64_t)index) & (uint64_t)INT64_MAX;
+    spc_session_options o = run->way.options;
+    const spc_cli_own *own = &prompt->own;
+
+    /* within what --seed takes, so that a result can be had again by itself */
+    o.seed = (run->args->decode.seed + (uint64_t)run->prompts) & (uint64_t)INT64_MAX;
+    if (own->has_seed) o.seed = own->seed;
+    if (own->has_max_tokens) o.max_tokens = own->max_tokens;
+    if (own->has_temperature) o.temperature = (float)own->temperature;
+    if (own->has_stop) {
+        o.stop = own->stop;
+        o.stop_count = own->stop_count;
+    }
+    if (prompt->messages) {
+        o.stop_token = &run->chat.end;
+        o.stop_token_count = 1;
+    }
+    return o;
 }
 
-/* Begin the next prompt, if there is one. */
+static spc_status open_job(run_state *run, spc_cli_prompt *prompt, job *j, spc_error *err)
+{
+    spc_session_options o;
+    spc_error inner;
+    spc_status status = prompt_ids(run, prompt, err);
+
+    if (status != SPC_OK) return status;
+    o = options_of(run, prompt);
+    j->seed = o.seed;
+    status = spc_session_open(run->engine, &o, prompt->ids, prompt->count, &j->session, &inner);
+    if (status == SPC_OK) return SPC_OK;
+    /* what the command line says has been checked: the line's own options are to blame */
+    if (status == SPC_ERULE || status == SPC_EUSAGE) status = SPC_EINPUT;
+    return spc_error_set(err, status, "%s: %s", prompt->where, inner.message);
+}
+
+/* Is it a prompt that is to blame, and nothing that others would meet with too? */
+static bool of_prompt(spc_status status)
+{
+    return status == SPC_EINPUT || status == SPC_EFULL || status == SPC_ENUMERIC;
+}
+
+/* Begin the next prompt, if there is one.  One that is refused has its result at once, where the
+ * others go on (--keep-going). */
 static spc_status begin_job(run_state *run, spc_error *err)
 {
     spc_cli_prompt prompt;
-    spc_error inner;
     bool got;
     job *j = NULL;
     spc_status status = spc_cli_source_next(&run->source, &prompt, &got, err);
 
-    if (status == SPC_OK && !got) run->reading = false;
-    if (status != SPC_OK || !got) goto done;
-    status = prompt_ids(run, &prompt, err);
-    if (status != SPC_OK) goto done;
+    if (!got) run->reading = false;
+    if (!got) return status;
     j = calloc(1, sizeof *j);
     if (!j) {
         status = spc_error_set(err, SPC_ENOMEM, "%s: no memory", prompt.where);
-        goto done;
+    } else if (status == SPC_OK) {
+        status = open_job(run, &prompt, j, err);
     }
-    run->way.options.seed = seed_of(run, run->prompts);
-    status = spc_session_open(run->engine, &run->way.options, prompt.ids, prompt.count, &j->session,
-                              &inner);
-    if (status != SPC_OK) {
-        (void)spc_error_set(err, status, "%s: %s", prompt.where, inner.message);
+    if (status != SPC_OK && (!run->args->keep_going || !of_prompt(status))) {
         free(j);
-        goto done;
+        spc_cli_prompt_free(&prompt);
+        return status;
     }
+    if (status != SPC_OK) j->error = *err;
     j->index = run->prompts++;
     j->id = json_incref(prompt.id);
     *(run->last ? &run->last->next : &run->first) = j;
     run->last = j;
-    run->running++;
-done:
+    run->running += j->session != NULL;
     spc_cli_prompt_free(&prompt);
-    return status;
+    return SPC_OK;
 }
 
 /* Take the result out of a session that ended, and give its slot back. */
@@ -189,7 +247,14 @@ static void end_job(run_state *run, job *j)
     if (facts.tokenizer && spc_session_text(j->session, &j->text, &j->bytes, &error) != SPC_OK) {
         note_error(run, &error);
     }
-    if (spc_session_error(j->session)) note_error(run, spc_session_error(j->session));
+    if (spc_session_error(j->session)) {
+        error = *spc_session_error(j->session);
+        if (run->args->keep_going && of_prompt(error.status)) {
+            j->error = error;
+        } else {
+            note_error(run, &error);
+        }
+    }
     spc_session_close(j->session);
     j->session = NULL;
     run->running--;
@@ -218,13 +283,32 @@ static json_t *job_json(const run_state *run, const job *j)
     failed |= json_object_set_new(object, "finish", json_string(spc_finish_name(j->finish)));
     failed |= json_object_set_new(object, "rule", json_string(run->way.rule));
     failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(o->gamma));
-    failed |= json_object_set_new(
-        object, "seed", json_integer((json_int_t)(run->args->decode.seed + (uint64_t)j->index)));
+    failed |= json_object_set_new(object, "seed", json_integer((json_int_t)j->seed));
     if (failed == 0 &&
         spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
         return object;
     json_decref(object);
     return NULL;
+}
+
+/* In place of a result: why there is none. */
+static void print_refusal(const run_state *run, const job *j)
+{
+    char text[3 * sizeof j->error.message + 1]; /* a message may quote what is no UTF-8 */
+    json_t *object;
+    int failed;
+
+    if (!run->args->json) {
+        (void)spc_cli_fail(&j->error);
+        return;
+    }
+    (void)spc_utf8_sanitise(j->error.message, strlen(j->error.message), text);
+    object = json_object();
+    failed = json_object_set_new(object, "index", json_integer(j->index));
+    if (j->id) failed |= json_object_set(object, "id", j->id);
+    failed |= json_object_set_new(object, "error", json_string(text));
+    if (failed) json_decref(object);
+    spc_cli_put_json(failed ? NULL : object);
 }
 
 static void print_job(const run_state *run, const job *j)
@@ -246,8 +330,13 @@ static void print_ready(run_state *run)
     while (run->first && !run->first->session) {
         job *j = run->first;
 
-        print_job(run, j);
-        spc_cli_total_add(&run->total, &j->stats, j->finish, j->tokens, j->count);
+        if (j->error.status == SPC_OK) {
+            print_job(run, j);
+            spc_cli_total_add(&run->total, &j->stats, j->finish, j->tokens, j->count);
+        } else {
+            print_refusal(run, j);
+            run->refused++;
+        }
         run->first = j->next;
         if (!run->first) run->last = NULL;
         free_job(j);
@@ -258,8 +347,22 @@ static void print_ready(run_state *run)
 /* ---- the command ----------------------------------------------------------------------------- */
 
 /* What can be told before a model is loaded. */
-static spc_status check_args(const run_args *a, spc_error *err)
+static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_error *err)
 {
+    spc_chat_template chat;
+    bool embedded = strncmp(a->decode.verifier, "embedded:", 9) == 0;
+
+    if (!embedded && !spc_cli_given(line, "drafter")) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--verifier %.200s: its drafter is missing: give --drafter MODEL, or "
+                             "--drafter none to decode with the verifier alone",
+                             a->decode.verifier);
+    }
+    if (a->chat_template && !spc_chat_find(a->chat_template, &chat)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
+                             a->chat_template);
+    }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
     }
@@ -269,11 +372,18 @@ static spc_status check_args(const run_args *a, spc_error *err)
     return SPC_OK;
 }
 
+/* Somebody may think that the program works, while it waits for them. */
+static void tell_terminal(const run_state *run)
+{
+    if (run->args->decode.quiet || run->source.in != stdin || !isatty(STDIN_FILENO)) return;
+    (void)fputs("spc: prompts are read from the terminal, one a line; Ctrl-D ends\n", stderr);
+}
+
 static void tell_progress(const run_state *run)
 {
     char text[96];
 
-    if (run->args->decode.quiet || run->prompts < 2) return;
+    if (run->args->decode.quiet || run->args->stream || run->prompts < 2) return;
     (void)snprintf(text, sizeof text, "%" PRId64 " prompts, %" PRId64 " tokens", run->prompts,
                    run->total.stats.tokens);
     spc_cli_progress(text);
@@ -305,6 +415,7 @@ static void run_jobs(run_state *run)
     while (run->reading || run->running > 0) {
         while (run->reading && !spc_cli_interrupted && run->running < run->args->batch) {
             if (begin_job(run, &error) != SPC_OK) note_error(run, &error);
+            print_ready(run);
         }
         if (spc_cli_interrupted) run->reading = false;
         if (run->running == 0) continue;
@@ -318,6 +429,11 @@ static void run_jobs(run_state *run)
                             "or --input FILE",
                             run->source.name);
     }
+    if (run->refused > 0 && run->error.status == SPC_OK) {
+        (void)spc_error_set(&run->error, SPC_EINPUT,
+                            "%" PRId64 " of %" PRId64 " prompts could not be decoded", run->refused,
+                            run->prompts);
+    }
 }
 
 static int run_run(const void *args, const spc_cli_line *line)
@@ -328,6 +444,7 @@ static int run_run(const void *args, const spc_cli_line *line)
 
     memset(&run, 0, sizeof run);
     run.args = a;
+    run.chat.name = a->chat_template;
     spc_cli_total_init(&run.total);
 
     spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
@@ -335,8 +452,8 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && place.rank > 0) {
         return spc_cli_decode_follow(&a->decode, &place, a->batch);
     }
+    if (status == SPC_OK) status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
-    if (status == SPC_OK) status = check_args(a, &run.error);
     run.way.options.on_token = stream_token;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;
@@ -351,16 +468,17 @@ static int run_run(const void *args, const spc_cli_line *line)
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    spc_cli_catch_interrupt();
+    spc_cli_catch_stop();
+    tell_terminal(&run);
     run_jobs(&run);
-    if (!a->decode.quiet && run.prompts > 0)
+    if (!a->decode.quiet && run.total.sequences > 0)
         spc_cli_total_print("", &run.total, &run.way, run.engine);
 done:
     free(run.stepping);
     spc_engine_close(run.engine);
     spc_cli_source_close(&run.source);
     if (run.error.status != SPC_OK) return spc_cli_fail(&run.error);
-    return spc_cli_interrupted ? SPC_CLI_INTERRUPTED : 0;
+    return spc_cli_interrupted ? SPC_CLI_SIGNALLED + (int)spc_cli_interrupted : 0;
 }
 
 const spc_cli_command spc_cli_run = {
@@ -368,7 +486,8 @@ const spc_cli_command spc_cli_run = {
     "[PROMPT ...]",
     "decode prompts with a drafter and a verifier under a deferral rule",
     "Without prompts on the command line and without --input, every line of stdin is a prompt.\n"
-    "Prints one line per prompt on stdout, and one line of statistics on stderr.",
+    "Prints every answer and an end of line on stdout, in the order of the prompts; an answer may\n"
+    "have several lines (--json: one line per prompt).  One line of statistics goes to stderr.",
     0,
     INT32_MAX,
     options,

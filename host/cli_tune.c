@@ -4,6 +4,7 @@
  * A point is kept when no other is at least as good and at least as cheap: the Pareto front.  What
  * is written is what spc run --operating-point reads. */
 #include "cli.h"
+#include "replace.h"
 
 #include "rules/rule.h"
 
@@ -12,7 +13,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct {
     const char *output;
@@ -291,23 +291,19 @@ static json_t *json_front(const tune *t)
     return list;
 }
 
-/* Written beside its place and moved there: a reader never sees half of it. */
 static spc_status write_front(const char *path, json_t *list, spc_error *err)
 {
-    size_t bytes = strlen(path) + 8;
-    char *beside = malloc(bytes);
-    bool good;
+    spc_replace out;
+    int why = spc_replace_begin(&out, path);
 
-    if (!beside) return spc_error_set(err, SPC_ENOMEM, "no memory for a file name");
-    (void)snprintf(beside, bytes, "%s.part", path);
-    good = json_dump_file(list, beside, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 &&
-           rename(beside, path) == 0;
-    if (!good) {
-        (void)spc_error_set(err, SPC_EINPUT, "%s: cannot be written: %s", path, strerror(errno));
-        (void)unlink(beside);
+    if (why == 0) {
+        bool whole = json_dumpf(list, out.file, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
+
+        why = spc_replace_end(&out, whole);
     }
-    free(beside);
-    return good ? SPC_OK : SPC_EINPUT;
+    if (why == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
+                         strerror(why));
 }
 
 static double number_of(const tune_point *p, const char *key)

@@ -6,6 +6,7 @@
  * all have come.  One that an earlier run left leads nowhere, or to a door that knows another
  * nonce; then the file is read again, until the timeout. */
 #include "comm_boot.h"
+#include "replace.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,26 +73,33 @@ static void own_host(char host[HOST_BYTES])
 
 static spc_status write_meeting(const char *path, uint16_t port, uint64_t nonce, spc_error *err)
 {
-    char host[HOST_BYTES], beside[4096 + 32];
-    FILE *file;
-    bool good;
+    char host[HOST_BYTES];
+    struct stat there;
+    spc_replace out;
+    int why;
 
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "meet %.200s: expected no file, or one of an earlier run, found a "
+                             "folder, device or pipe: name another path",
+                             path);
+    }
     own_host(host);
-    (void)snprintf(beside, sizeof beside, "%s.%ld", path, (long)getpid());
-    file = fopen(beside, "w");
-    good = file && fprintf(file, "spc 1 %s %u %016" PRIx64 "\n", host, (unsigned)port, nonce) > 0;
-    good = file && fclose(file) == 0 && good;
-    if (good && rename(beside, path) == 0) return SPC_OK;
-    (void)spc_error_set(err, SPC_EINPUT, "meet %.200s: cannot be written: %s", path,
-                        strerror(errno));
-    (void)unlink(beside);
-    return SPC_EINPUT;
+    why = spc_replace_begin(&out, path);
+    if (why == 0) {
+        int used = fprintf(out.file, "spc 1 %s %u %016" PRIx64 "\n", host, (unsigned)port, nonce);
+
+        why = spc_replace_end(&out, used > 0);
+    }
+    if (why == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT, "meet %.200s: cannot be written: %s", path,
+                         strerror(why));
 }
 
 /* Is it still the one this group wrote? */
 static void remove_meeting(const char *path, uint64_t nonce)
 {
-    char text[HOST_BYTES + 64], mark[20];
+    char text[HOST_BYTES + 64], mark[20], *behind;
     FILE *file = fopen(path, "r");
     bool mine;
 
@@ -98,7 +107,9 @@ static void remove_meeting(const char *path, uint64_t nonce)
     (void)snprintf(mark, sizeof mark, "%016" PRIx64, nonce);
     mine = fgets(text, sizeof text, file) && strstr(text, mark);
     (void)fclose(file);
-    if (mine) (void)unlink(path);
+    behind = mine ? realpath(path, NULL) : NULL; /* a link to it stays */
+    if (behind) (void)unlink(behind);
+    free(behind);
 }
 
 /* What the file says; false: there is none yet, or none that is whole. */

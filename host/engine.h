@@ -46,10 +46,12 @@ typedef struct {
     spc_session **sorted; /* [sessions] those of a round, the ones whose round flies first */
 } spc_scratch;
 
-/* Long prompts beside running sequences (fill.c): the present step's. */
+/* Long prompts (fill.c): the present step's. */
 typedef struct {
     spc_session **session; /* [sessions] put aside: only fed */
     int32_t count;
+    bool alone;                     /* the step does nothing else */
+    int32_t ahead;                  /* steps of that kind since the device was waited for */
     bool verifier_due, drafter_due; /* their chunks have not been added yet */
 } spc_fill;
 

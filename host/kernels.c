@@ -12,6 +12,7 @@
  * Every field must be there and nothing else may be, but that "many" has the rows that were
  * measured; algorithms are null for the kernel of fewer rows. */
 #include "kernels.h"
+#include "replace.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -423,10 +424,14 @@ spc_status spc_kernels_write(const spc_kernels *t, const char *path, spc_error *
 {
     json_t *root = json_table(t);
     spc_status status = SPC_OK;
+    spc_replace out;
+    int why;
 
     if (!root) return spc_error_set(err, SPC_ENOMEM, "no memory for a table of kernels");
-    if (json_dump_file(root, path, JSON_INDENT(1)) != 0) {
-        status = spc_error_set(err, SPC_EINPUT, "%s: cannot be written", path);
+    why = spc_replace_begin(&out, path);
+    if (why == 0) why = spc_replace_end(&out, json_dumpf(root, out.file, JSON_INDENT(1)) == 0);
+    if (why != 0) {
+        status = spc_error_set(err, SPC_EINPUT, "%s: cannot be written: %s", path, strerror(why));
     }
     json_decref(root);
     return status;

@@ -22,7 +22,7 @@ spc_status spc_kv_type(const char *name, spc_dtype *out, spc_error *err)
         *out = types[i].type;
         if (!name || strcmp(name, types[i].name) == 0) return SPC_OK;
     }
-    return spc_error_set(err, SPC_EUSAGE, "kv: expected f32, bf16 or f16, found \"%.40s\"", name);
+    return spc_error_set(err, SPC_EUSAGE, "kv: expected f32, bf16 or f16, found '%.40s'", name);
 }
 
 const char *spc_kv_name(spc_dtype type)

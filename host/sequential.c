@@ -104,6 +104,7 @@ static spc_status ask_verifier(spc_engine *engine, spc_session *const *sessions,
     for (int32_t k = 0; k < count; k++) {
         spc_session *s = sessions[k];
 
+        s->asks = false;
         s->counters.verifier_calls++;
         s->counters.verify_ns += share;
         if (verdict[k].count < 1) {
@@ -118,20 +119,38 @@ static spc_status ask_verifier(spc_engine *engine, spc_session *const *sessions,
     return SPC_OK;
 }
 
+/* Does the verifier lack more than goes into this step? */
+static bool lacks_much(const spc_session *s)
+{
+    const spc_engine *engine = s->engine;
+
+    return s->length - 1 - engine->ops->length(engine->verifier.runner, s->slot) >
+           spc_fill_rows(engine);
+}
+
 static spc_status token_chow_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                                   spc_error *err)
 {
-    spc_session **unsure = engine->scratch.unsure;
-    spc_status status = draw_next(engine, sessions, count, err);
-    int32_t members = 0;
+    spc_session **unsure = engine->scratch.unsure, **drawing = engine->scratch.sorted;
+    int32_t members = 0, draws = 0;
+    spc_status status = SPC_OK;
 
-    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
-        spc_session *s = sessions[k];
+    for (int32_t k = 0; k < count; k++) {
+        if (sessions[k]->asks) {
+            unsure[members++] = sessions[k];
+        } else {
+            drawing[draws++] = sessions[k];
+        }
+    }
+    if (draws > 0) status = draw_next(engine, drawing, draws, err);
+    for (int32_t k = 0; k < draws && status == SPC_OK; k++) {
+        spc_session *s = drawing[k];
 
         if (s->finish != SPC_FINISH_RUNNING) continue;
         s->counters.drafted[0]++;
-        if (is_unsure(s)) {
-            unsure[members++] = s;
+        s->asks = is_unsure(s);
+        if (s->asks) {
+            if (!lacks_much(s)) unsure[members++] = s;
             continue;
         }
         s->counters.verified[0]++;

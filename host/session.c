@@ -163,6 +163,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
+    s->asks = s->together = false;
     s->log_sum = 0;
     s->round_failed = s->flies = false;
     memset(&s->counters, 0, sizeof s->counters);
@@ -389,6 +390,18 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 /* ---- steps ------------------------------------------------------------------------------------
  */
 
+/* Before anything is run for them. */
+static void end_cancelled(spc_session *const *sessions, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        spc_session *s = sessions[i];
+
+        if (s->finish != SPC_FINISH_RUNNING || !atomic_load(&s->cancel)) continue;
+        s->finish = SPC_FINISH_CANCELLED;
+        spc_text_finish(&s->text);
+    }
+}
+
 /* Their rows went with those of others, into a forward that failed. */
 static void fail_filling(spc_engine *engine, const spc_error *error)
 {
@@ -410,11 +423,6 @@ static spc_status step_group(spc_engine *engine, spc_session *const *sessions, i
         spc_session *s = sessions[i];
 
         if (s->strategy != strategy || s->finish != SPC_FINISH_RUNNING) continue;
-        if (atomic_load(&s->cancel)) {
-            s->finish = SPC_FINISH_CANCELLED;
-            spc_text_finish(&s->text);
-            continue;
-        }
         if (s->waits || s->filling) continue;
         group[members++] = s;
     }
@@ -476,6 +484,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
 
     if (status != SPC_OK) return status;
     pthread_mutex_lock(&engine->lock);
+    end_cancelled(sessions, count);
     spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);

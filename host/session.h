@@ -52,6 +52,7 @@ struct spc_session {
 
     /* sequential strategies: tokens written behind the kept ones, not yet decided on */
     int32_t ahead;
+    bool asks;      /* token-chow: the next token is the verifier's, which is being fed (fill.c) */
     double log_sum; /* of their gate probabilities' logarithms (seq-chow) */
 
     spc_gamma_session choice; /* of draft lengths, under SPC_GAMMA_AUTO */
@@ -59,6 +60,7 @@ struct spc_session {
     /* the present step, of a session that is put aside */
     bool filling;
     int32_t fill_verifier, fill_drafter; /* rows of it that each model is fed */
+    bool together;                       /* it is to begin with others whose prompts are fed, too */
 
     /* the present round */
     spc_row_stats stats[SPC_LANE_ROWS]; /* of the drafter's rows */
@@ -107,14 +109,15 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
                          spc_error *err);
 
-/* ---- long prompts beside running sequences (fill.c) ---- */
+/* ---- long prompts (fill.c) ---- */
 
-/* Put sessions aside whose prompts are longer than what this step may take along beside those that
- * run.  Where none runs, none is. */
+/* Put sessions aside whose prompts are longer than what this step may take along. */
 void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);
 
 /* Add a model's chunks to the rows of the forward under construction; once a step. */
 spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err);
+/* Rows of a prompt that are fed by themselves: more, and a session is put aside for them. */
+int32_t spc_fill_rows(const spc_engine *engine);
 /* Run what is still due. */
 spc_status spc_fill_end(spc_engine *engine, spc_error *err);
 

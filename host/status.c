@@ -5,6 +5,14 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#define TEXT_OF(x)       #x
+#define VERSION(a, b, c) TEXT_OF(a) "." TEXT_OF(b) "." TEXT_OF(c)
+
+const char *spc_version(void)
+{
+    return VERSION(SPC_VERSION_MAJOR, SPC_VERSION_MINOR, SPC_VERSION_PATCH);
+}
+
 const char *spc_status_name(spc_status status)
 {
 #define SPC_STATUS_NAME(id, text, code) text,

@@ -152,11 +152,9 @@ SPC_FN spc_row_pair spc_pair_at(const spc_round *round, int32_t row, bool drafte
 }
 
 /* A token's numbers, its logits being at hand (of a side that is not ready: any). */
-SPC_FN spc_entry spc_pair_entry_of(const spc_row_pair *pair, int32_t token, float drafter,
-                                   float verifier)
+SPC_FN spc_entry spc_pair_entry_with(const spc_row_pair *pair, spc_gate gate, float temperature,
+                                     int32_t token, float drafter, float verifier)
 {
-    float temperature = pair->round->params->sampling.temperature;
-    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
     const spc_side *d = &pair->drafter, *v = &pair->verifier;
     spc_entry e;
 
@@ -172,6 +170,15 @@ SPC_FN spc_entry spc_pair_entry_of(const spc_row_pair *pair, int32_t token, floa
         e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, verifier, token);
     }
     return e;
+}
+
+SPC_FN spc_entry spc_pair_entry_of(const spc_row_pair *pair, int32_t token, float drafter,
+                                   float verifier)
+{
+    const spc_row_params *params = pair->round->params;
+
+    return spc_pair_entry_with(pair, (spc_gate)params->rule.gate, params->sampling.temperature,
+                               token, drafter, verifier);
 }
 
 SPC_FN spc_entry spc_pair_entry(const spc_row_pair *pair, int32_t token)

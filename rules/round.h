@@ -86,6 +86,12 @@ typedef struct {
 
 SPC_FN float spc_half_float(uint16_t half)
 {
+#ifdef __CUDA_ARCH__
+    float value; /* one instruction; a NaN may be another one */
+
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
+#else
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu;
 
     if (rest >= 0x7c00u) return spc_bits_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
@@ -94,6 +100,7 @@ SPC_FN float spc_half_float(uint16_t half)
         return sign ? -value : value;
     }
     return spc_bits_float(sign | ((rest << 13) + 0x38000000u));
+#endif
 }
 
 /* To the nearest bf16 and half, of two as near the even one; overflow is an infinity, and every NaN

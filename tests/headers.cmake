@@ -2,8 +2,7 @@
 #
 #   cmake -DROOT=<source tree> -DCC=<C> -DCXX=<C++ or empty> -DNVCC=<nvcc or empty> -DOUT=<folder> -P headers.cmake
 file(GLOB headers ${ROOT}/rules/*.h ${ROOT}/host/include/spc/*.h)
-set(flags -pedantic-errors -Wall -Wextra -Werror -Wno-unused-function -I${ROOT} -I${ROOT}/host/include
-  -fsyntax-only)
+set(flags -pedantic-errors -Wall -Wextra -Werror -Wno-unused-function -I${ROOT}/host/include -fsyntax-only)
 file(MAKE_DIRECTORY ${OUT})
 
 function(compile what)
@@ -25,7 +24,6 @@ foreach(header ${headers})
     compile("${header} as C++17" ${CXX} -std=c++17 ${flags} ${OUT}/${name}.cpp)
   endif()
   if(NVCC)
-    compile("${header} as CUDA" ${NVCC} -std=c++17 -arch=sm_80 --fmad=false -I${ROOT}
-      -I${ROOT}/host/include -cubin -o ${OUT}/${name}.cubin ${OUT}/${name}.cu)
+    compile("${header} as CUDA" ${NVCC} -std=c++17 -arch=sm_80 --fmad=false -I${ROOT}/host/include -cubin -o ${OUT}/${name}.cubin ${OUT}/${name}.cu)
   endif()
 endforeach()

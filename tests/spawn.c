@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -73,6 +74,7 @@ static void become(char *const *argv, const spawn_options *o, int in, int out, i
     (void)signal(SIGXFSZ, SIG_IGN); /* a file too large is a failed write */
     (void)signal(SIGPIPE, SIG_DFL);
     (void)signal(SIGINT, SIG_DFL);
+    (void)signal(SIGTERM, SIG_DFL);
     if (!put(in, 0) || !put(out, 1) || !put(err, 2)) _exit(CANNOT_START);
     if (o->address_space > 0 && setrlimit(RLIMIT_AS, &space) != 0) _exit(CANNOT_START);
     if (o->file_bytes > 0 && setrlimit(RLIMIT_FSIZE, &file) != 0) _exit(CANNOT_START);
@@ -87,17 +89,46 @@ static void open_pipe(int end[2])
     cr_assert_gt(end[0], 2, "the test itself has its standard streams");
 }
 
-/* A terminal that does not echo: end[0] is the program's, end[1] the keyboard. */
+/* The two sides of a terminal that shows what is written to it, and nothing else. */
 static void open_terminal(int end[2])
 {
     struct termios mode;
 
-    end[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    cr_assert(end[1] >= 0 && grantpt(end[1]) == 0 && unlockpt(end[1]) == 0);
-    end[0] = open(ptsname(end[1]), O_RDWR | O_NOCTTY | O_CLOEXEC);
-    cr_assert(end[0] >= 0 && tcgetattr(end[0], &mode) == 0, "%s", strerror(errno));
-    mode.c_lflag &= ~(tcflag_t)ECHO;
-    cr_assert_eq(tcsetattr(end[0], TCSANOW, &mode), 0);
+    end[0] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    cr_assert_gt(end[0], 2, "%s", strerror(errno));
+    cr_assert_eq(grantpt(end[0]), 0);
+    cr_assert_eq(unlockpt(end[0]), 0);
+    end[1] = open(ptsname(end[0]), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    cr_assert_gt(end[1], 2, "%s", strerror(errno));
+    cr_assert_eq(tcgetattr(end[1], &mode), 0);
+    mode.c_lflag &= (tcflag_t)~ECHO;
+    mode.c_oflag &= (tcflag_t)~OPOST;
+    cr_assert_eq(tcsetattr(end[1], TCSANOW, &mode), 0);
+}
+
+/* Both ends of the three streams; the child's side of stderr is that of a terminal where there is
+ * one, and its pipe stays empty. */
+static void open_streams(const spawn_options *o, int in[2], int out[2], int err[2])
+{
+    int typed[2];
+
+    open_pipe(err);
+    if (!o->terminal) {
+        if (o->in_terminal) {
+            open_terminal(typed);
+            in[0] = typed[1];
+            in[1] = typed[0];
+        } else {
+            open_pipe(in);
+        }
+        open_pipe(out);
+        if (o->clogged) cr_assert_gt(fcntl(out[1], F_SETPIPE_SZ, 4096), 0, "%s", strerror(errno));
+        return;
+    }
+    open_terminal(out);
+    in[0] = fcntl(out[1], F_DUPFD_CLOEXEC, 3);
+    in[1] = fcntl(out[0], F_DUPFD_CLOEXEC, 3);
+    cr_assert(in[0] > 2 && in[1] > 2, "%s", strerror(errno));
 }
 
 static const char *program_of(const spawn_options *o)
@@ -143,13 +174,7 @@ static void start(child *c, const char *const *args, const spawn_options *o)
         argv[count++] = (char *)(uintptr_t) "--device";
         argv[count++] = (char *)(uintptr_t) "cpu";
     }
-    if (o->in_terminal) {
-        open_terminal(in);
-    } else {
-        open_pipe(in);
-    }
-    open_pipe(out);
-    open_pipe(err);
+    open_streams(o, in, out, err);
     if (o->out_path) {
         file = open(o->out_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         cr_assert_geq(file, 0, "%s: %s", o->out_path, strerror(errno));
@@ -161,7 +186,7 @@ static void start(child *c, const char *const *args, const spawn_options *o)
                o->out_closed ? -1
                : o->out_path ? file
                              : out[1],
-               err[1]);
+               o->terminal ? out[1] : err[1]);
     }
     (void)close(in[0]);
     (void)close(out[1]);
@@ -195,6 +220,18 @@ static void feed(child *c, const char *text, size_t bytes)
     }
 }
 
+/* Wait until the child has no more room to write. */
+static void wait_full(int fd)
+{
+    int before = -1, bytes = 0;
+
+    for (int32_t i = 0; i < 100 && !(bytes > 2048 && bytes == before); i++) {
+        before = bytes;
+        wait_ms(200);
+        cr_assert_eq(ioctl(fd, FIONREAD, &bytes), 0);
+    }
+}
+
 static void drain(stream *s)
 {
     if (s->capacity - s->bytes < 2048) {
@@ -221,6 +258,7 @@ static void serve(child *c, const spawn_options *o)
     const char *text = o->in ? o->in : "";
     size_t bytes = o->in_bytes > 0 ? o->in_bytes : strlen(text);
     bool interrupted = o->interrupt_after == 0, begun = o->interrupt_bytes == 0;
+    int signal_number = o->signal ? o->signal : SIGINT;
 
     while (c->out.fd >= 0 || c->err.fd >= 0) {
         bool fed = c->written == bytes;
@@ -236,11 +274,12 @@ static void serve(child *c, const spawn_options *o)
         if (wanted[2].revents) drain(&c->err);
         if (!interrupted && count_lines(c->out.text) >= o->interrupt_after) {
             wait_ms(200); /* let it get on with, or wait for, the next prompt */
-            (void)kill(c->pid, SIGINT);
+            if (o->clogged) wait_full(c->out.fd);
+            (void)kill(c->pid, signal_number);
             interrupted = true;
         }
         if (!begun && c->out.bytes >= o->interrupt_bytes) {
-            (void)kill(c->pid, SIGINT);
+            (void)kill(c->pid, signal_number);
             begun = true;
         }
     }

@@ -28,6 +28,10 @@ typedef struct {
     bool in_closed;          /* there is no stdin */
     bool out_closed;         /* there is no stdout */
     bool in_held;            /* stdin has no end as long as the program runs */
+    bool terminal;           /* all three streams are a terminal, without echo; what comes out of it
+                                is the result's `out`, and \004 in `in` ends stdin */
+    bool clogged;            /* stdout is a pipe of 4 KiB: full when Ctrl-C comes */
+    int signal;              /* in place of Ctrl-C, SIGINT; 0: that */
     bool in_terminal;        /* stdin is a terminal; \4 on a line of its own is its end */
     int32_t interrupt_after; /* lines of stdout before Ctrl-C; 0: never */
     size_t interrupt_bytes;  /* bytes of stdout before Ctrl-C, which comes at once; 0: never */

@@ -140,6 +140,50 @@ Test(cuda_turns, a_prompt_is_fed_beside_them)
     close_fixture(&two);
 }
 
+/* Three prompts are fed by themselves, a forward of each model a step, and one of them is cancelled
+ * at a chunk or in a round: the others have the tokens that each has alone. */
+Test(cuda_turns, a_prompt_is_cancelled_at_any_chunk)
+{
+    fixture alone = open_turns(0, SPC_OVERLAP_OFF), f = open_turns(0, SPC_OVERLAP_ON);
+    spc_session_options o[3];
+    prompt p[3];
+    decoded expected[3];
+    spc_error error;
+
+    f.engine->scratch.rows = 8;
+    for (int32_t i = 0; i < 3; i++) {
+        o[i] = way_options(&turn_ways[i], 5 + (uint64_t)i);
+        o[i].max_tokens = 8;
+        p[i] = prompt_made(20 + 6 * i, VOCAB, 9 + (uint32_t)i);
+        expected[i] = decode(alone.engine, &o[i], &p[i]);
+    }
+    for (int32_t at = 0; at < 13; at += 2) {
+        spc_session *session[3];
+        int32_t cancelled = at / 2 % 3, begun = -1;
+
+        for (int32_t i = 0; i < 3; i++) session[i] = open_session(f.engine, &o[i], &p[i]);
+        for (int32_t step = 0; step < 22; step++) {
+            if (step == at) spc_session_cancel(session[cancelled]);
+            (void)spc_engine_step(f.engine, session, 3, &error);
+            if (begun < 0 && decoded_of(session[(cancelled + 1) % 3]).count > 0) begun = step;
+        }
+        cr_expect_geq(begun, 4, "%d", (int)begun);
+        for (int32_t i = 0; i < 3; i++) {
+            decoded d = decoded_of(session[i]);
+
+            if (i == cancelled && d.finish == SPC_FINISH_CANCELLED) {
+                cr_expect(begins_with(&d, &expected[i], d.count));
+            } else {
+                cr_expect(same_tokens(&d, &expected[i]), "session %d, step %d", (int)i, (int)at);
+            }
+            cr_expect(i != cancelled || at > begun || d.count == 0, "step %d", (int)at);
+            spc_session_close(session[i]);
+        }
+    }
+    close_fixture(&f);
+    close_fixture(&alone);
+}
+
 /* While one half is to wait with what it sends, the other waits too: they go on together. */
 Test(cuda_turns, halves_wait_together)
 {

@@ -9,6 +9,7 @@
 #include "spawn.h"
 
 #include <inttypes.h>
+#include <signal.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 #define TINY         SPC_TEST_VECTORS "/llama"
@@ -43,6 +44,7 @@ static const struct {
       "!no-nucleus",
       "to",
       "input",
+      "chat-template",
       "batch",
       "context",
       "device",
@@ -67,6 +69,7 @@ static const struct {
       "prefill-rows",
       "!json",
       "!stream",
+      "!keep-going",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},
     {"info",
@@ -261,14 +264,37 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
         {2, "--stream and --json", NULL, {"run", "--stream", "--json", "x"}},
         {2, "--batch", NULL, {"run", "--stream", "--batch", "2", "x"}},
         {2, "--input", NULL, {"run", "--input", "-", "x"}},
-        {2, "needs a drafter", NULL, {"run", "--quiet", "--drafter", "none", "x"}},
+        {2,
+         "--drafter none: rule strict needs a drafter: name one, or leave --rule out",
+         NULL,
+         {"run", "--verifier", "no/model", "--drafter", "none", "--rule", "strict", "x"}},
+        {2,
+         "--verifier no/model: its drafter is missing: give --drafter MODEL, or --drafter none",
+         NULL,
+         {"run", "--verifier", "no/model", "x"}},
+        {2,
+         "--overlap on: with --drafter-device only --bonus step",
+         NULL,
+         {"run", "--drafter-device", "cpu", "--overlap", "on", "x"}},
         {2, "--to", "{\"prompt\":\"x\"}", {"run", "--quiet", "--to", "it", "--input", "-"}},
-        {2, "context", NULL, {"run", "--context", "513", "x"}},
-        {2, "context", NULL, {"run", "--context", "1", "x"}},
+        {2, "spc: --context: expected 0", NULL, {"run", "--context", "513", "x"}},
+        {2, "spc: --context: expected 0", NULL, {"run", "--context", "1", "x"}},
+        {2, "spc: --device: expected auto, cpu", NULL, {"run", "--device", "q8", "x"}},
+        {2, "spc: --kv: expected f32, bf16 or f16, found 'q8'", NULL, {"run", "--kv", "q8", "x"}},
+        {2, "spc: --kv: expected f32", NULL, {"info", "--kv", "q8", "embedded:drafter"}},
+        {2, "spc: --weights: expected int8", NULL, {"run", "--weights", "q8", "x"}},
         {2, "--context: expected 2 to 512", NULL, {"info", "--context", "513", "embedded:drafter"}},
-        {2, "portable", NULL, {"run", "--isa", "abacus", "x"}},
+        {2, "spc: --isa: expected one of", NULL, {"run", "--isa", "abacus", "x"}},
         {2, "portable", NULL, {"demo", "--isa", "abacus"}},
-        {2, "stop string", NULL, {"run", "--quiet", "--stop", "", "x"}},
+        {2,
+         "--stop: expected some text, found ''",
+         NULL,
+         {"run", "--stop", "a", "--stop", "", "--verifier", "no/model", "--drafter", "none"}},
+        {2,
+         "rule lossy-greedy needs temperature 0",
+         NULL,
+         {"run", "--rule", "lossy-greedy:alpha=0.1", "--verifier", "no/model", "--drafter",
+          "no/model"}},
     };
 
     expect_failures(table, COUNT(table));
@@ -287,16 +313,18 @@ Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
         {"run", "--gamma", " 3", "whole number"},
         {"run", "--gamma", "", "whole number"},
         {"run", "--gamma", "99999999999999999999", "whole number"},
-        {"run", "--temperature", "-0.1", "0 to 100"},
+        {"run", "--temperature", "-0.1", "0 (greedy) or 0.0001 to 100, found -0.1"},
+        {"run", "--temperature", "100.1", "0.0001 to 100"},
+        {"run", "--temperature", "1e-300", "0.0001 to 100, found 1e-300"},
         {"run", "--temperature", "nan", "number"},
         {"run", "--temperature", "inf", "number"},
         {"run", "--temperature", "1e999", "number"},
         {"run", "--temperature", "0x1", "number"},
         {"run", "--temperature", "", "number"},
-        {"run", "--temperature", "0.00001", "0.0001"},
+        {"run", "--temperature", "0.00009999999999", "0.0001 to 100"},
         {"run", "--top-k", "-1", "0 to"},
-        {"run", "--top-p", "1.1", "0 to 1"},
-        {"run", "--top-p", "0", "above 0"},
+        {"run", "--top-p", "1.1", "--top-p: expected above 0 and at most 1, found 1.1"},
+        {"run", "--top-p", "0", "--top-p: expected above 0"},
         {"run", "--min-p", "1.1", "0 to 1"},
         {"run", "--seed", "-1", "2^63 - 1"},
         {"run", "--seed", "9223372036854775808", "2^63 - 1"},
@@ -331,7 +359,10 @@ Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
 Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
 {
     static const failure table[] = {
-        {3, "no/such/folder", NULL, {"run", "--verifier", "no/such/folder", "x"}},
+        {3,
+         "no/such/folder",
+         NULL,
+         {"run", "--verifier", "no/such/folder", "--drafter", "none", "x"}},
         {3, "no/such/folder", NULL, {"run", "--drafter", "no/such/folder", "x"}},
         {3, "no/such/folder", NULL, {"info", "no/such/folder"}},
         {3, "no/such/folder", NULL, {"tokenize", "no/such/folder"}},
@@ -342,7 +373,10 @@ Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
         {3, "known: embedded:drafter, embedded:verifier", NULL, {"info", "embedded:judge"}},
         {3, "embedded:", NULL, {"run", "--verifier", "embedded:", "x"}},
         {3, "tokenizer.json", NULL, {"tokenize", TINY}},
-        {3, "do not pair: vocab_size 6144 against 389", NULL, {"run", "--verifier", TINY, "x"}},
+        {3,
+         "do not pair: vocab_size 6144 against 389",
+         NULL,
+         {"run", "--verifier", TINY, "--drafter", "embedded:drafter", "x"}},
         {3,
          "no tokenizer",
          NULL,
@@ -355,6 +389,11 @@ Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
 
     expect_failures(table, COUNT(table));
 }
+
+#define INPUT                 \
+    {                         \
+        "run", "--input", "-" \
+    }
 
 Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
 {
@@ -373,6 +412,39 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "either \"prompt\" or \"ids\"", "[\"prompt\"]", {"run", "--input", "-"}},
         {6, "either", "{\"prompt\":\"a\",\"ids\":[1]}", {"run", "--input", "-"}},
         {6, "\"prompt\" is not a string", "{\"prompt\":7}", {"run", "--input", "-"}},
+        {6,
+         "stdin: line 1: unknown key \"max-tokens\"; known: prompt, ids, ",
+         "{\"prompt\":\"a\",\"max-tokens\":3}",
+         {"run", "--input", "-"}},
+        {6, "\"max_tokens\": expected a whole", "{\"prompt\":\"a\",\"max_tokens\":-1}", INPUT},
+        {6, "0 to 2^31 - 1", "{\"prompt\":\"a\",\"max_tokens\":2147483648}", INPUT},
+        {6, "\"max_tokens\"", "{\"prompt\":\"a\",\"max_tokens\":null}", INPUT},
+        {6, "\"seed\": expected a whole", "{\"prompt\":\"a\",\"seed\":1.5}", INPUT},
+        {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":1e-5}", INPUT},
+        {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":\"0\"}", INPUT},
+        {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":\"\"}", INPUT},
+        {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":[\"a\",1]}", INPUT},
+        {6,
+         "line 1: rule lossy-greedy needs temperature 0",
+         "{\"prompt\":\"a\",\"temperature\":1}",
+         {"run", "--quiet", "--rule", "lossy-greedy:alpha=0.1", "--temperature", "0", "--input",
+          "-"}},
+        {6, "either", "{\"messages\":[],\"ids\":[1]}", INPUT},
+        {6, "\"messages\": expected an array", "{\"messages\":[]}", INPUT},
+        {6, "\"messages\": expected an array", "{\"messages\":\"a\"}", INPUT},
+        {6, "line 1: message 2: expected {\"role\"",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"tool\",\"content\":"
+         "\"b\"}]}",
+         INPUT},
+        {6, "message 1: expected", "{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", INPUT},
+        {6, "message 1: expected",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"name\":\"b\"}]}", INPUT},
+        {6,
+         "\"messages\" and --to",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
+         {"run", "--quiet", "--to", "de", "--input", "-"}},
+        {3, "embedded:verifier", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}", INPUT},
+        {2, "--chat-template: expected one of", NULL, {"run", "--chat-template", "none", "x"}},
         {6, "array of ids", "{\"ids\":7}", {"run", "--input", "-"}},
         {6, "empty prompt", "{\"ids\":[]}", {"run", "--input", "-"}},
         {6, "id 1: expected a whole number", "{\"ids\":[1,-1]}", {"run", "--input", "-"}},
@@ -440,6 +512,61 @@ Test(host_cli, results_before_a_bad_line_are_printed)
     }
 }
 
+/* A result for every line, whatever it holds. */
+Test(host_cli, run_keeps_going_where_it_is_asked_to)
+{
+    static const char *const batches[] = {"1", "2", "8"};
+    static const char *const errors[] = {"line 2: \"prompt\" is not a string",
+                                         NULL,
+                                         "line 4: not JSON",
+                                         "line 5: not JSON: invalid Unicode",
+                                         "line 6: prompt: its tokens (600)",
+                                         NULL,
+                                         "line 8: empty prompt"};
+    char text[4096], *at = text;
+
+    at += sprintf(at, "{\"prompt\":\"One.\",\"id\":\"a\"}\n{\"prompt\":3,\"id\":[7]}\n"
+                      "{\"prompt\":\"Three.\"}\n\xff\n{\"prompt\":\"\\ud800\"}\n{\"ids\":[1");
+    for (int32_t i = 1; i < 600; i++) at += sprintf(at, ",4");
+    (void)sprintf(at, "]}\n{\"prompt\":\"Seven.\"}\n{\"ids\":[]}\n");
+    for (int32_t i = 0; i < COUNT(batches); i++) {
+        spawn_result r = SPAWN(text, "run", "--json", "--temperature", "0", "--max-tokens", "3",
+                               "--keep-going", "--batch", batches[i], "--input", "-", "--quiet");
+        json_t *lines = parse_lines(r.out), *alone;
+
+        cr_expect_eq(r.code, 6);
+        expect_one_line(r.err, batches[i]);
+        cr_expect(strstr(r.err, "spc: 5 of 8 prompts could not be decoded"), "%s", r.err);
+        cr_assert_eq(json_array_size(lines), 8, "%s", r.out);
+        for (size_t k = 0; k < 8; k++) {
+            const json_t *line = json_array_get(lines, k), *error = json_object_get(line, "error");
+
+            cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)k);
+            cr_expect_eq(error != NULL, k > 0 && errors[k - 1] != NULL, "%d: %s", (int)k, r.out);
+            if (!error) continue;
+            cr_expect(errors[k - 1] && strstr(json_string_value(error), errors[k - 1]), "%s",
+                      json_string_value(error));
+        }
+        cr_expect_eq(json_object_size(json_array_get(lines, 1)), 3);
+        cr_expect(json_is_array(json_object_get(json_array_get(lines, 1), "id")));
+        alone = JSON(NULL, "run", "--json", "--temperature", "0", "--max-tokens", "3", "Seven.");
+        cr_expect(json_equal(json_object_get(json_array_get(lines, 6), "ids"),
+                             json_object_get(json_array_get(alone, 0), "ids")));
+        json_decref(alone);
+        json_decref(lines);
+        spawn_free(&r);
+    }
+
+    spawn_result r = SPAWN("One.\n\xff\nThree.\n", "run", "--to", "de", "--keep-going", "--quiet");
+
+    cr_expect_eq(r.code, 6);
+    cr_expect_eq(count_lines(r.out), 2, "%s", r.out);
+    cr_expect_eq(count_lines(r.err), 2, "%s", r.err);
+    cr_expect(strstr(r.err, "spc: stdin: line 2: text: expected UTF-8"), "%s", r.err);
+    cr_expect(strstr(r.err, "spc: 1 of 3 prompts could not be decoded"), "%s", r.err);
+    spawn_free(&r);
+}
+
 Test(host_cli, a_model_file_that_is_cut_is_exit_3)
 {
     static const size_t lengths[] = {0, 4, 8, 100, 2000, 4096, 1000000, 1133967};
@@ -451,7 +578,7 @@ Test(host_cli, a_model_file_that_is_cut_is_exit_3)
     for (int32_t i = 0; i < COUNT(lengths); i++) {
         folder_copy(&f, TINY "/model.safetensors", "model.safetensors", lengths[i]);
         FAILURE(3, "model.safetensors", "info", f.path);
-        FAILURE(3, "model.safetensors", "run", "--verifier", f.path, "x");
+        FAILURE(3, "model.safetensors", "run", "--verifier", f.path, "--drafter", "none", "x");
         FAILURE(3, "model.safetensors", "logits", "--model", f.path, "--ids", "1", "--output",
                 output);
     }
@@ -647,11 +774,36 @@ Test(host_cli, ctrl_c_ends_a_run_with_the_results_so_far)
 Test(host_cli, ctrl_c_ends_a_run_that_waits_for_its_next_line)
 {
     static const char *const args[] = {"run", "--quiet", "--to", "de", NULL};
-    spawn_options o = {.in = "Hello.\n", .in_held = true, .interrupt_after = 1};
-    spawn_result r = spawn(args, &o);
+    static const int signals[] = {SIGINT, SIGTERM};
 
-    cr_expect_eq(r.code, 130, "exit code %d: %s", r.code, r.err);
-    cr_expect_eq(r.err_bytes, 0, "%s", r.err);
-    cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
-    spawn_free(&r);
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {
+            .in = "Hello.\n", .in_held = true, .interrupt_after = 1, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect_eq(r.err_bytes, 0, "%s", r.err);
+        cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+        spawn_free(&r);
+    }
+}
+
+/* The program is in the middle of writing to a reader that is slow. */
+Test(host_cli, a_signal_tears_no_line)
+{
+    static const char *const args[] = {"run",           "--json",       "--to", "de",
+                                       "--ignore-stop", "--max-tokens", "20",   NULL};
+    static const int signals[] = {SIGINT, SIGTERM};
+    char *text = many_lines(3000);
+
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {.in = text, .clogged = true, .interrupt_after = 2, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect(strstr(r.err, " tokens per verifier call"), "with the statistics: %s", r.err);
+        expect_results_so_far(r.out, 1);
+        spawn_free(&r);
+    }
+    free(text);
 }

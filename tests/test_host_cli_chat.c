@@ -6,6 +6,13 @@
 #include "folder.h"
 #include "spawn.h"
 
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
 #define DEMO SPC_SOURCE_DIR "/weights/demo"
 
 enum { TURNS = 6 };
@@ -126,6 +133,57 @@ static const json_t *field(const json_t *lines, size_t i, const char *name)
 static json_int_t whole(const json_t *lines, size_t i, const char *name)
 {
     return json_integer_value(field(lines, i, name));
+}
+
+/* spc run writes conversations with the template, and ends replies where spc chat does. */
+Test(host_cli_chat, messages_of_run_are_a_conversation)
+{
+    static const spc_chat_message messages[] = {{SPC_CHAT_SYSTEM, "Speak German.", 13},
+                                                {SPC_CHAT_USER, cat, sizeof cat - 1},
+                                                {SPC_CHAT_ASSISTANT, "Ja.", 3},
+                                                {SPC_CHAT_USER, "Where is it?", 12}};
+    static const char *const templates[] = {"--quiet", "--chat-template=mistral-nemo"};
+    static const char line[] =
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"Speak German.\"},"
+        "{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"},"
+        "{\"role\":\"assistant\",\"content\":\"Ja.\"},"
+        "{\"role\":\"user\",\"content\":\"Where is it?\"}]}\n"
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":\"Ja.\"}]}\n"
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"}]}\n";
+    chat_pair p = open_pair();
+    spc_tokenizer *tokenizer = tokenizer_of(&p);
+    char *ids = ids_line(tokenizer, messages, 4);
+    json_t *expected = JSON(ids, "run", "--verifier", p.verifier.path, "--drafter", p.drafter.path,
+                            "--json", "--temperature", "0", "--max-tokens", "40", "--input", "-");
+    json_t *reply =
+        JSON("The cat sleeps on the old chair.\n", CHAT(&p), "--temperature", "0", "--json");
+
+    for (int32_t i = 0; i < 2; i++) {
+        spawn_result r = SPAWN(line, "run", "--verifier", p.verifier.path, "--drafter",
+                               p.drafter.path, "--json", "--temperature", "0", "--max-tokens", "40",
+                               templates[i], "--keep-going", "--input", "-");
+        json_t *results = parse_lines(r.out);
+
+        cr_assert_eq(json_array_size(results), 3, "%s", r.err);
+        cr_expect_eq(r.code, 6, "the second has no user");
+        cr_expect_eq(whole(results, 0, "prompt_tokens"), whole(expected, 0, "prompt_tokens"));
+        cr_expect_str_eq(json_string_value(field(results, 0, "finish")), "stop-token");
+        for (size_t k = 0; k < json_array_size(field(results, 0, "ids")); k++) {
+            cr_expect(json_equal(json_array_get(field(results, 0, "ids"), k),
+                                 json_array_get(field(expected, 0, "ids"), k)));
+        }
+        cr_expect(strstr(json_string_value(field(results, 1, "error")), "stdin: line 2: message 1"),
+                  "%s", r.out);
+        cr_expect(json_equal(field(results, 2, "ids"), field(reply, 0, "ids")));
+        cr_expect(json_equal(field(results, 2, "text"), field(reply, 0, "text")));
+        json_decref(results);
+        spawn_free(&r);
+    }
+    json_decref(reply);
+    json_decref(expected);
+    free(ids);
+    spc_tokenizer_close(tokenizer);
+    close_pair(&p);
 }
 
 /* Every reply is what spc run makes of the template's whole text, up to where the turn ends. */
@@ -342,6 +400,116 @@ Test(host_cli_chat, ctrl_c_ends_a_pipe_that_says_nothing)
     cr_expect_eq(r.code, 130, "%s", r.err);
     cr_expect_eq(count_lines(r.out), 1);
     spawn_free(&r);
+    close_pair(&p);
+}
+
+/* ---- at a terminal ----------------------------------------------------------------------------
+ */
+
+typedef struct {
+    int fd; /* our side of it */
+    pid_t pid;
+    char seen[16384];
+    size_t used;
+} typist;
+
+/* The program at a terminal that does not repeat what is typed. */
+static typist sit_down(const chat_pair *p)
+{
+    typist t = {.fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)};
+    struct termios quiet;
+
+    cr_assert(t.fd >= 0 && grantpt(t.fd) == 0 && unlockpt(t.fd) == 0);
+    cr_assert_eq(tcgetattr(t.fd, &quiet), 0);
+    quiet.c_lflag &= ~(tcflag_t)ECHO;
+    quiet.c_oflag &= ~(tcflag_t)OPOST;
+    cr_assert_eq(tcsetattr(t.fd, TCSANOW, &quiet), 0);
+    t.pid = fork();
+    cr_assert_geq(t.pid, 0);
+    if (t.pid == 0) {
+        int side = open(ptsname(t.fd), O_RDWR | O_NOCTTY);
+
+        for (int fd = 0; fd < 3; fd++) (void)dup2(side, fd);
+        (void)signal(SIGINT, SIG_DFL);
+        (void)execl(SPC_BINARY, SPC_BINARY, CHAT(p), "--device", "cpu", "--temperature", "0",
+                    "--threads", "1", "--isa", "portable", "--quiet", (char *)NULL);
+        _exit(127);
+    }
+    cr_assert_eq(fcntl(t.fd, F_SETFL, O_NONBLOCK), 0);
+    return t;
+}
+
+static void listen(typist *t)
+{
+    const struct timespec moment = {0, 200000};
+    ssize_t n = read(t->fd, t->seen + t->used, sizeof t->seen - 1 - t->used);
+    int status;
+
+    if (n > 0) t->used += (size_t)n;
+    t->seen[t->used] = '\0';
+    cr_assert_eq(waitpid(t->pid, &status, WNOHANG), 0, "it has ended: %s", t->seen);
+    (void)nanosleep(&moment, NULL);
+}
+
+/* Wait for what the program says, and forget what it has said up to there. */
+static void wait_for(typist *t, const char *words)
+{
+    char *at;
+
+    for (int32_t turn = 0; (at = strstr(t->seen, words)) == NULL; turn++) {
+        cr_assert_lt(turn, 250000, "it does not say '%s' but '%s'", words, t->seen);
+        listen(t);
+    }
+    at += strlen(words);
+    t->used -= (size_t)(at - t->seen);
+    memmove(t->seen, at, t->used + 1);
+}
+
+static void type(const typist *t, const char *text)
+{
+    cr_assert_eq(write(t->fd, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+/* Say something long, and press Ctrl-C again and again before the reply begins.  False: it came
+ * before all was read. */
+static bool stop_before_the_reply(typist *t)
+{
+    const struct timespec while_it_reads = {0, 300000000};
+    char line[3000] = "";
+
+    while (strlen(line) < 2900) strcat(line, "The cat sleeps. ");
+    strcat(line, "\\\n");
+    for (int32_t i = 0; i < 3; i++) {
+        type(t, line);
+        wait_for(t, "| ");
+    }
+    type(t, "Good night.\n");
+    (void)nanosleep(&while_it_reads, NULL);
+    while (!strstr(t->seen, "[stopped") && !strstr(t->seen, "(Ctrl-C stops a reply")) {
+        (void)kill(t->pid, SIGINT);
+        listen(t);
+    }
+    return strstr(t->seen, "[stopped") != NULL;
+}
+
+Test(host_cli_chat, ctrl_c_at_a_terminal_never_costs_the_conversation)
+{
+    chat_pair p = open_pair();
+    char *fresh = OUTPUT("The cat sleeps on the old chair.\n", CHAT(&p), "--temperature", "0",
+                         "--isa", "portable");
+    typist t = sit_down(&p);
+    int status;
+
+    wait_for(&t, "> ");
+    while (!stop_before_the_reply(&t)) wait_for(&t, "> ");
+    wait_for(&t, "[stopped before the reply began: your message is not kept]\n");
+    type(&t, "The cat sleeps on the old chair.\n");
+    wait_for(&t, fresh); /* of a conversation without the long message */
+    type(&t, "/exit\n");
+    cr_assert_eq(waitpid(t.pid, &status, 0), t.pid);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
+    (void)close(t.fd);
+    free(fresh);
     close_pair(&p);
 }
 

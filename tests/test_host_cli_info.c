@@ -299,7 +299,7 @@ Test(host_cli_info, keys_and_values_of_16_bits_are_half_as_large)
     cr_expect_str_eq(json_string_value(json_object_get(memory, "kv_type")), "bf16");
     cr_expect(strstr(text, " bytes, f16, "), "%s", text);
     spawn_failure((const char *const[]){"info", "--kv", "fp16", TINY, NULL}, NULL, 2,
-                  "kv: expected f32, bf16 or f16, found \"fp16\"");
+                  "--kv: expected f32, bf16 or f16, found 'fp16'");
     free(text);
     json_decref(lines);
 }

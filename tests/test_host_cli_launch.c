@@ -56,7 +56,9 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         int code;
         const char *text;
     } cases[] = {
-        {{"launch", "-n", "2", "--", "run", "--verifier", "/no/model", "x"}, 3, "spc: /no/model: "},
+        {{"launch", "-n", "2", "--", "run", "--verifier", "/no/model", "--drafter", "none", "x"},
+         3,
+         "spc: /no/model: "},
         {{"launch", "-n", "3", "--", "run", "x"}, 2, "cannot be sharded over 3 ranks"},
         {{"launch", "-n", "3", "--", "logits", "--model", SPC_TEST_VECTORS "/llama", "--ids", "1",
           "--output", "/dev/null"},

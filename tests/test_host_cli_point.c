@@ -5,6 +5,10 @@
 
 #include <criterion/criterion.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
 static const char points[] =
     "[{\"rule\":\"token-v3:alpha=0.5\",\"gamma\":3,\"temperature\":0,\"top_p\":1,\"value\":40,"
     "\"relative_latency\":0.8},"
@@ -51,13 +55,17 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
         const char *file, *option, *value;
         int code;
         const char *word;
-    } cases[] = {{points, "--max-relative-latency", "0.1", 6, "none of its 3 points"},
-                 {points, "--min-quality", "99", 6, "none of its 3 points"},
-                 {points, "--seed", "1", 2, "needs --max-relative-latency"},
-                 {"{}", "--min-quality", "1", 6, "JSON array"},
-                 {"[{}]", "--min-quality", "1", 6, "point 0"},
-                 {"[", "--min-quality", "1", 6, "points.json"},
-                 {"[{\"rule\":\"foo\"}]", "--min-quality", "1", 6, "unknown rule"}};
+    } cases[] = {
+        {points, "--max-relative-latency", "0.1", 6, "none of its 3 points"},
+        {points, "--min-quality", "99", 6, "none of its 3 points"},
+        {points, "--seed", "1", 2, "needs --max-relative-latency"},
+        {"{}", "--min-quality", "1", 6, "JSON array"},
+        {"[{}]", "--min-quality", "1", 6, "point 0"},
+        {"[", "--min-quality", "1", 6, "points.json"},
+        {"[{\"rule\":\"strict\",\"gamma\":1,\"temperature\":1e-300,\"top_p\":1,\"value\":1,"
+         "\"relative_latency\":1}]",
+         "--min-quality", "1", 6, "\"temperature\" of 0, or of 0.0001 to 100"},
+        {"[{\"rule\":\"foo\"}]", "--min-quality", "1", 6, "unknown rule"}};
     folder f = folder_open();
     char path[FOLDER_PATH];
     spawn_result r;
@@ -200,6 +208,85 @@ Test(host_cli_point, tune_says_what_it_cannot_use)
     r = SPAWN(NULL, "tune");
     cr_expect_eq(r.code, 2, "%s", r.err);
     spawn_free(&r);
+    folder_close(&f);
+}
+
+/* Read a pipe to its end in a child, into a file; the child's id. */
+static pid_t read_pipe(const char *pipe, const char *file)
+{
+    pid_t child = fork();
+
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        char text[4096];
+        int from = open(pipe, O_RDONLY), to = open(file, O_WRONLY | O_CREAT, 0600);
+        ssize_t n;
+
+        (void)alarm(60);
+        while ((n = read(from, text, sizeof text)) > 0) {
+            if (write(to, text, (size_t)n) != n) _exit(1);
+        }
+        _exit(n == 0 ? 0 : 1);
+    }
+    return child;
+}
+
+static void tune_into(const char *path, const char *output)
+{
+    spawn_result r = SPAWN(NULL, "tune", path, "--output", output);
+
+    cr_expect_eq(r.code, 0, "%s", r.err);
+    spawn_free(&r);
+}
+
+/* A rename would put a file in the place of a link or a pipe (or of /dev/null). */
+Test(host_cli_point, tune_writes_through_links_and_into_pipes)
+{
+    folder f = folder_open();
+    char path[FOLDER_PATH], real[FOLDER_PATH], link[FOLDER_PATH], later[FOLDER_PATH];
+    char pipe[FOLDER_PATH], dangling[FOLDER_PATH], got[FOLDER_PATH];
+    struct stat there;
+    int status;
+
+    folder_write(&f, "sweep.jsonl", sweep, strlen(sweep));
+    folder_write(&f, "real.json", "old", 3);
+    folder_path(&f, "sweep.jsonl", path);
+    folder_path(&f, "real.json", real);
+    folder_path(&f, "link.json", link);
+    folder_path(&f, "dangling.json", dangling);
+    folder_path(&f, "later.json", later);
+    folder_path(&f, "pipe", pipe);
+    folder_path(&f, "got.json", got);
+    cr_assert_eq(chmod(real, 0640), 0);
+    cr_assert_eq(symlink("real.json", link), 0);
+    cr_assert_eq(symlink("later.json", dangling), 0);
+    cr_assert_eq(mkfifo(pipe, 0600), 0);
+    tune_into(path, link);
+    tune_into(path, dangling);
+    cr_assert_eq(lstat(link, &there), 0);
+    cr_expect(S_ISLNK(there.st_mode), "the link stays");
+    cr_assert_eq(lstat(dangling, &there), 0);
+    cr_expect(S_ISLNK(there.st_mode), "and one that led nowhere");
+    cr_assert_eq(stat(real, &there), 0);
+    cr_expect_eq(there.st_mode & 07777, 0640, "as readable as before");
+
+    pid_t reader = read_pipe(pipe, got);
+
+    tune_into(path, pipe);
+    cr_assert_eq(waitpid(reader, &status, 0), reader);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert_eq(lstat(pipe, &there), 0);
+    cr_expect(S_ISFIFO(there.st_mode), "the pipe stays");
+
+    json_t *expected = read_json(real), *list[] = {read_json(later), read_json(got)};
+
+    cr_expect_eq(json_array_size(expected), 2);
+    for (int32_t i = 0; i < 2; i++) {
+        cr_expect(json_equal(list[i], expected));
+        json_decref(list[i]);
+    }
+    json_decref(expected);
+    cr_expect_eq(folder_count(&f), 7, "nothing is left beside them");
     folder_close(&f);
 }
 

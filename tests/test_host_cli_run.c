@@ -137,7 +137,10 @@ static arguments join(const char *const *first, const char *const *second)
 Test(host_cli_run, prompts_mean_the_same_however_they_are_given)
 {
     static const char *const texts[] = {FIRST "\n" SECOND "\n", FIRST "\n" SECOND,
-                                        FIRST "\r\n" SECOND "\r\n"};
+                                        FIRST "\r\n" SECOND "\r\n",
+                                        "\xef\xbb\xbf" FIRST "\n" SECOND "\n"};
+    static const char marked[] = "\xef\xbb\xbf{\"prompt\":\"" FIRST "\"}\n"
+                                 "{\"prompt\":\"" SECOND "\"}\n";
     static const char lines[] = "{\"prompt\":\"" FIRST "\"}\n\n  \n{\"prompt\":\"" SECOND "\"}\n";
     static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};
     static const char *const words[] = {"--", FIRST, SECOND, NULL};
@@ -151,6 +154,7 @@ Test(host_cli_run, prompts_mean_the_same_however_they_are_given)
         expect_same(spawn_output(args, texts[i]), strdup(expected), "lines of text");
     }
     expect_same(spawn_output(join(args, input).arg, lines), strdup(expected), "lines of JSON");
+    expect_same(spawn_output(join(args, input).arg, marked), strdup(expected), "a mark of UTF-8");
     folder_path(&f, "prompts.jsonl", path);
     folder_write(&f, "prompts.jsonl", lines, sizeof lines - 1);
     expect_same(spawn_output(join(args, file).arg, NULL), expected, "a file");
@@ -314,12 +318,13 @@ Test(host_cli_run, json_results_hold_every_field_and_their_counters_agree)
     for (int32_t r = 0; r < COUNT(rules); r++) {
         for (int32_t g = 0; g < COUNT(gammas); g++) {
             const char *bonus = bonuses[(r + g) % COUNT(bonuses)];
+            bool alone = strcmp(rules[r], "verifier-only") == 0; /* there are no drafts */
             json_t *results = JSON(THREE, "run", "--json", "--to", "fr", "--rule", rules[r],
                                    "--gamma", gammas[g], "--batch", "2", "--bonus", bonus);
 
             cr_assert_eq(json_array_size(results), 3);
             for (size_t i = 0; i < 3; i++) {
-                expect_consistent(results, i, (size_t)atoi(gammas[g]));
+                expect_consistent(results, i, alone ? 0 : (size_t)atoi(gammas[g]));
                 cr_expect_str_eq(string(results, i, "rule"), rules[r]);
             }
             json_decref(results);
@@ -438,6 +443,67 @@ Test(host_cli_run, statistics_are_one_line_on_stderr_and_quiet_leaves_them_out)
     spawn_free(&quiet);
 }
 
+/* What a terminal shows: "\r\033[K" takes back the line so far. */
+static char *shown(const char *written)
+{
+    char *screen = calloc(1, strlen(written) + 1);
+    size_t used = 0;
+
+    cr_assert_not_null(screen);
+    while (*written) {
+        if (strncmp(written, "\r\033[K", 4) != 0) {
+            screen[used++] = *written++;
+            continue;
+        }
+        written += 4;
+        while (used > 0 && screen[used - 1] != '\n') screen[--used] = '\0';
+    }
+    screen[used] = '\0';
+    return screen;
+}
+
+Test(host_cli_run, progress_and_results_share_a_terminal)
+{
+    static const char *const ways[] = {"--batch=1", "--batch=2", "--json", "--stream"};
+
+    for (int32_t i = 0; i < COUNT(ways); i++) {
+        const char *const args[] = {"run", "--to", "fr", ways[i], FIRST, SECOND, THIRD, NULL};
+        spawn_result r = spawn(args, &(const spawn_options){.terminal = true});
+        char *plain = spawn_output(args, NULL), *screen = shown(r.out), *line = screen;
+
+        cr_expect_eq(r.code, 0);
+        cr_expect_eq(strstr(r.out, "3 prompts, ") != NULL, i < 3, "%s: progress: %s", ways[i],
+                     r.out);
+        if (strcmp(ways[i], "--json") == 0) {
+            for (int32_t k = 0; k < 3; k++, line = strchr(line, '\n') + 1) {
+                cr_expect_eq(strncmp(line, "{\"index\":", 9), 0, "%s", screen);
+            }
+        } else {
+            cr_expect_eq(strncmp(screen, plain, strlen(plain)), 0, "%s: %s", ways[i], screen);
+            line += strlen(plain);
+        }
+        cr_expect_eq(strncmp(line, "spc: strict: ", 13), 0, "%s: %s", ways[i], screen);
+        free(screen);
+        free(plain);
+        spawn_free(&r);
+    }
+}
+
+Test(host_cli_run, a_terminal_is_told_that_prompts_are_read_from_it)
+{
+    static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};
+    static const char hint[] = "spc: prompts are read from the terminal, one a line; Ctrl-D ends\n";
+    spawn_result r = spawn(args, &(const spawn_options){.terminal = true, .in = FIRST "\n\004"});
+    char *plain = spawn_output(args, FIRST "\n"), *screen = shown(r.out);
+
+    cr_expect_eq(r.code, 0, "%s", r.out);
+    cr_expect_eq(strncmp(screen, hint, strlen(hint)), 0, "%s", screen);
+    cr_expect_eq(strncmp(screen + strlen(hint), plain, strlen(plain)), 0, "%s", screen);
+    free(screen);
+    free(plain);
+    spawn_free(&r);
+}
+
 /* ---- what options do --------------------------------------------------------------------------
  */
 
@@ -497,7 +563,7 @@ Test(host_cli_run, cutting_all_but_the_likeliest_token_is_greedy)
     static const char *const base[] = {"run", "--to", "de", "--seed", "7", NULL};
     static const char *const greedy[] = {"--temperature", "0", NULL};
     static const char *const table[][4] = {
-        {"--top-k", "1"}, {"--top-p", "1e-6"}, {"--min-p", "1"}, {"--temperature", "0.0001"}};
+        {"--top-k", "1"}, {"--top-p", "1e-300"}, {"--min-p", "1"}, {"--temperature", "0.0001"}};
     char *expected = spawn_output(join(base, greedy).arg, THREE);
 
     for (int32_t i = 0; i < COUNT(table); i++) {
@@ -528,6 +594,69 @@ Test(host_cli_run, a_seed_counts_up_over_prompts_and_matters_only_above_temperat
     free(nine);
 }
 
+/* The seed of a result is one that --seed takes. */
+Test(host_cli_run, behind_the_largest_seed_comes_0)
+{
+    json_t *both = JSON(NULL, "run", "--json", "--seed", "9223372036854775807", FIRST, SECOND);
+    json_t *second = JSON(NULL, "run", "--json", "--seed", "0", SECOND);
+
+    cr_expect_eq(whole(both, 0, "seed"), INT64_MAX);
+    cr_expect_eq(whole(both, 1, "seed"), 0);
+    cr_expect(json_equal(field(both, 1, "ids"), field(second, 0, "ids")));
+    json_decref(both);
+    json_decref(second);
+}
+
+Test(host_cli_run, a_line_decodes_as_it_says)
+{
+    static const struct {
+        const char *keys, *with[6];
+    } table[] = {
+        {"", {NULL}},
+        {",\"max_tokens\":3", {"--max-tokens", "3"}},
+        {",\"max_tokens\":0,\"seed\":9", {"--max-tokens", "0", "--seed", "9"}},
+        {",\"temperature\":0", {"--temperature", "0"}},
+        {",\"temperature\":0.5", {"--temperature", "0.5"}},
+        {",\"stop\":\"e\"", {"--stop", "e"}},
+        {",\"stop\":[\"never there\",\"a\"]", {"--stop", "never there", "--stop", "a"}},
+        {",\"stop\":[]", {NULL}},
+    };
+    static const char *const all[] = {"run", "--json", "--max-tokens", "30", "--input", "-", NULL};
+    static const char *const one[] = {"run", "--json", "--quiet", SECOND, NULL};
+    char lines[1024] = "";
+
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        char *at = lines + strlen(lines);
+        bool seed = strstr(table[i].keys, "seed") != NULL;
+
+        (void)sprintf(at, "{\"prompt\":\"" SECOND "\"%s%s}\n", table[i].keys,
+                      seed ? "" : ",\"seed\":0");
+    }
+    for (int32_t batch = 0; batch < 2; batch++) {
+        static const char *const ways[][3] = {{"--batch", "1"}, {"--batch", "3"}};
+        json_t *results = spawn_json(join(all, ways[batch]).arg, lines);
+
+        cr_assert_eq(json_array_size(results), COUNT(table));
+        for (int32_t i = 0; i < COUNT(table); i++) {
+            arguments a = join(one, table[i].with);
+            json_t *alone;
+
+            if (!strstr(table[i].keys, "max_tokens")) {
+                static const char *const limit[] = {"--max-tokens", "30", NULL};
+
+                a = join(a.arg, limit);
+            }
+            alone = spawn_json(a.arg, NULL);
+            cr_expect(json_equal(field(results, (size_t)i, "ids"), field(alone, 0, "ids")), "%s",
+                      table[i].keys);
+            cr_expect_eq(whole(results, (size_t)i, "seed"), whole(alone, 0, "seed"));
+            cr_expect_str_eq(string(results, (size_t)i, "text"), string(alone, 0, "text"));
+            json_decref(alone);
+        }
+        json_decref(results);
+    }
+}
+
 Test(host_cli_run, strict_is_the_verifiers_own_text_when_greedy)
 {
     static const char *const table[][8] = {
@@ -537,6 +666,7 @@ Test(host_cli_run, strict_is_the_verifiers_own_text_when_greedy)
         {"--rule", "strict", "--verify", "block"},
         {"--rule", "strict", "--bonus", "step"},
         {"--rule", "verifier-only", "--drafter", "none"},
+        {"--drafter", "none"},
         {"--rule", "drafter-only", "--drafter", "embedded:verifier"},
     };
     static const char *const base[] = {"run", "--temperature", "0", "--to", "es", NULL};

@@ -99,18 +99,24 @@ static void expect_met(part *p, int32_t world)
 
 Test(host_comm_boot, an_address_or_a_file_brings_all_together_in_any_order)
 {
-    for (int32_t way = 0; way < 2; way++) {
+    for (int32_t way = 0; way < 3; way++) {
         for (int32_t world = 1; world <= RANKS; world += 2) {
-            char meet[SPC_LINK_TEXT];
+            char meet[SPC_LINK_TEXT], link[64] = "";
             part p[RANKS];
 
             way == 0 ? address_of(meet) : path_of(meet);
+            if (way == 2) { /* by a link to the file */
+                (void)strcpy(link, meet);
+                path_of(meet);
+                cr_assert_eq(symlink(link, meet), 0);
+            }
             for (int32_t r = 0; r < world; r++) {
                 p[r] = (part){.place = {r, world, meet, LONG_MS}, .late_ms = (7 - r) % 3 * 30};
             }
             run_parts(p, world);
             expect_met(p, world);
             cr_expect_neq(access(meet, F_OK), 0, "the file is removed");
+            if (way == 2) cr_expect_eq(unlink(meet), 0, "the link stays");
         }
     }
 }
@@ -287,6 +293,7 @@ Test(host_comm_boot, places_that_cannot_be_are_refused)
         {{1, 2, "127.0.0.1:70000", 1}, SPC_EUSAGE, "found '127.0.0.1:70000'"},
         {{1, 2, ":4711", 1}, SPC_EUSAGE, "found ':4711'"},
         {{0, 2, "/no/such/folder/meet", 1}, SPC_EINPUT, "cannot be written"},
+        {{0, 2, "/tmp", 1}, SPC_EINPUT, "meet /tmp: expected no file"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

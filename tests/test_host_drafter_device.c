@@ -266,7 +266,7 @@ Test(host_drafter_device, the_program_places_its_drafter)
     cr_expect(strstr(ranks.err, "; drafter on cpu, "), "%s", ranks.err);
     cr_expect(strstr(ranks.err, ", drafted ahead "), "%s", ranks.err);
     cr_expect(bad.code == 2 || bad.code == 4, "%d", bad.code); /* no CUDA; no device */
-    cr_expect(strncmp(bad.err, "spc: drafter-device: ", 21) == 0, "%s", bad.err);
+    cr_expect(strncmp(bad.err, "spc: --drafter-device: ", 23) == 0, "%s", bad.err);
     cr_expect_eq(count_lines(bad.err), 1);
     spawn_free(&one);
     spawn_free(&two);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Long prompts beside running sequences: these go on, and nobody's tokens change. */
+/* Long prompts, beside running sequences and by themselves: these go on, a step stays short, and
+ * nobody's tokens change. */
 #include "decode.h"
 #include "toy.h"
 
@@ -78,9 +79,11 @@ static void expect_same_text(int32_t kind, int32_t prefill_rows)
         }
         spc_session_close(s[i]);
     }
-    /* token-chow asks the verifier late, and then it reads all it lacks */
-    if (prefill_rows <= 64 && strcmp(kinds[kind].rule, "token-chow:alpha=0.5") != 0) {
-        cr_expect_leq(fed_at_once, prefill_rows + 2 * SPC_LANE_ROWS, "%s, %d rows: %d",
+    /* token-chow asks the verifier late, beside what is fed */
+    if (prefill_rows <= 64) {
+        int32_t asked = strcmp(kinds[kind].rule, "token-chow:alpha=0.5") == 0 ? prefill_rows : 0;
+
+        cr_expect_leq(fed_at_once, prefill_rows + asked + 2 * SPC_LANE_ROWS, "%s, %d rows: %d",
                       kinds[kind].rule, (int)prefill_rows, (int)fed_at_once);
     }
     spc_engine_close(engine);
@@ -126,19 +129,250 @@ Test(host_fill, a_running_session_emits_while_a_long_prompt_is_fed)
     spc_engine_close(engine);
 }
 
-Test(host_fill, nobody_waits_where_nobody_runs)
+/* ---- where nobody runs ------------------------------------------------------------------------
+ */
+
+/* As the pair above, and feeds every prompt in one go. */
+static const toy_pair at_once = {
+    .seed = 31, .vocab = 40, .context = CONTEXT, .sessions = 32, .spread = 5};
+
+static int64_t rows_of(const spc_engine *engine)
+{
+    return toy_rows(engine->verifier.runner) + toy_rows(engine->drafter.runner);
+}
+
+/* Steps until a session has a token, each no longer than a forward of either model and what the
+ * session's own round takes. */
+static int32_t steps_to_begin(spc_engine *engine, spc_session *s, int32_t rounds)
+{
+    int32_t most = 2 * engine->scratch.rows + 2 * rounds * SPC_LANE_ROWS, steps = 0;
+
+    while (tokens_of(s) == 0 && s->ahead == 0) {
+        int64_t before = rows_of(engine);
+
+        cr_assert_lt(steps++, 200);
+        cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+        cr_expect_leq(rows_of(engine) - before, most, "%s, step %d: %d rows", s->strategy->name,
+                      (int)steps, (int)(rows_of(engine) - before));
+    }
+    return steps;
+}
+
+Test(host_fill, a_step_is_a_forward_of_each_model)
+{
+    static const int32_t lengths[] = {1, 2, 63, 64, 65, 66, 128, 129, 130, 193, 300};
+    toy_pair one = pair;
+    spc_engine *whole = toy_engine(&at_once), *engine;
+    int32_t chunk;
+
+    one.sessions = 1;
+    engine = toy_engine(&one);
+    chunk = engine->scratch.rows;
+    for (int32_t kind = 0; kind < KINDS; kind++) {
+        spc_session_options o =
+            options_for(kinds[kind].rule, kinds[kind].gamma, kinds[kind].temperature);
+
+        o.max_tokens = 20;
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+            prompt p = prompt_made(lengths[i], pair.vocab, 2);
+            decoded expected = decode(whole, &o, &p), d;
+            spc_session *s = open_session(engine, &o, &p);
+            int32_t steps = steps_to_begin(engine, s, 1);
+
+            cr_expect_geq(steps, (p.count - 2) / chunk + 1, "%s, %d tokens: %d steps",
+                          kinds[kind].rule, (int)p.count, (int)steps);
+            cr_expect_eq(spc_session_run(s, NULL), SPC_OK);
+            d = decoded_of(s);
+            cr_expect(same_tokens(&d, &expected), "%s, %d tokens", kinds[kind].rule, (int)p.count);
+            cr_expect(kinds[kind].gamma == SPC_GAMMA_AUTO ||
+                          d.stats.rounds == expected.stats.rounds,
+                      "%s, %d tokens", kinds[kind].rule, (int)p.count);
+            spc_session_close(s);
+        }
+    }
+    spc_engine_close(engine);
+    spc_engine_close(whole);
+}
+
+/* The clock is moved by forwards alone. */
+Test(host_fill, steps_that_only_feed_have_their_time_counted)
+{
+    toy_clock clock = {
+        .drafter_ns = 100, .drafter_row_ns = 3, .verifier_ns = 1000, .verifier_row_ns = 30};
+    toy_pair timed = pair;
+    spc_engine *engine;
+    spc_session_options o = options_for("strict", 3, 1);
+    prompt p = prompt_made(LONG, pair.vocab, 2);
+    spc_session *s;
+    spc_stats stats;
+
+    timed.sessions = 1;
+    timed.clock = &clock;
+    engine = toy_engine(&timed);
+    s = open_session(engine, &o, &p);
+    cr_expect_gt(steps_to_begin(engine, s, 1), 5);
+    spc_session_stats(s, &stats);
+    cr_expect_eq(stats.draft_ns + stats.verify_ns, clock.now_ns);
+    cr_expect_geq(stats.draft_ns, 100 * (LONG / 64) + 3 * (LONG - 1));
+    cr_expect_geq(stats.verify_ns, 1000 * (LONG / 64) + 30 * (LONG - 1));
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+/* In the step that has room for what is left of all. */
+Test(host_fill, sessions_that_wait_for_each_other_begin_together)
+{
+    spc_engine *whole = toy_engine(&at_once), *engine = toy_engine(&pair);
+    int32_t room = engine->scratch.rows, lacks = 2 * (LONG - 1) + 5, steps = 0;
+    spc_session_options o = options_for("strict", 2, 1);
+    prompt p[3] = {prompt_made(LONG, pair.vocab, 2), prompt_made(6, pair.vocab, 1),
+                   prompt_made(LONG, pair.vocab, 3)};
+    spc_session *s[3];
+    int64_t before;
+
+    for (int32_t i = 0; i < 3; i++) s[i] = open_session(engine, &o, &p[i]);
+    while (tokens_of(s[0]) == 0) {
+        cr_assert_lt(steps++, 100);
+        before = toy_rows(engine->verifier.runner);
+        cr_assert_eq(spc_engine_step(engine, s, 3, NULL), SPC_OK);
+        if (tokens_of(s[0]) > 0) break;
+        cr_expect_eq(toy_rows(engine->verifier.runner) - before, room, "step %d", (int)steps);
+        cr_expect_eq(tokens_of(s[1]) + tokens_of(s[2]), 0);
+    }
+    cr_expect_eq(steps, (lacks - 1) / room + 1, "%d steps", (int)steps);
+    cr_expect(tokens_of(s[1]) > 0 && tokens_of(s[2]) > 0);
+    for (int32_t i = 0; i < 3; i++) cr_expect(!s[i]->together && !s[i]->filling);
+    for (int32_t i = 0; i < 3; i++) {
+        decoded expected = decode(whole, &o, &p[i]), d;
+
+        cr_expect_eq(spc_session_run(s[i], NULL), SPC_OK);
+        d = decoded_of(s[i]);
+        cr_expect(same_tokens(&d, &expected), "session %d", (int)i);
+        spc_session_close(s[i]);
+    }
+    spc_engine_close(engine);
+    spc_engine_close(whole);
+}
+
+Test(host_fill, nobody_waits_for_one_that_comes_later)
 {
     spc_engine *engine = toy_engine(&pair);
     spc_session_options o = options_for("strict", 2, 1);
-    prompt longer = prompt_made(LONG, pair.vocab, 2);
-    spc_session *s[2] = {open_session(engine, &o, &longer), open_session(engine, &o, &longer)};
+    prompt first = prompt_made(150, pair.vocab, 1), later = prompt_made(LONG, pair.vocab, 2);
+    spc_session *s[2] = {open_session(engine, &o, &later), open_session(engine, &o, &first)};
+    int32_t steps = 1;
 
-    cr_assert_eq(spc_engine_step(engine, s, 2, NULL), SPC_OK);
-    cr_expect_gt(tokens_of(s[0]), 0);
-    cr_expect_gt(tokens_of(s[1]), 0);
+    cr_assert_eq(spc_engine_step(engine, s + 1, 1, NULL), SPC_OK);
+    cr_assert_eq(tokens_of(s[1]), 0);
+    while (tokens_of(s[1]) == 0) {
+        cr_assert_lt(steps++, 100);
+        cr_assert_eq(spc_engine_step(engine, s, 2, NULL), SPC_OK);
+    }
+    cr_expect_eq(steps, 148 / engine->scratch.rows + 1, "%d", (int)steps);
+    cr_expect_eq(tokens_of(s[0]), 0);
+    while (tokens_of(s[0]) == 0) {
+        cr_assert_lt(steps++, 100);
+        cr_assert_eq(spc_engine_step(engine, s, 2, NULL), SPC_OK);
+    }
     spc_session_close(s[0]);
     spc_session_close(s[1]);
     spc_engine_close(engine);
+}
+
+/* ---- cancelled --------------------------------------------------------------------------------
+ */
+
+/* Cancelled after so many steps, a session ends without another row of either model.  Returns
+ * whether it had no token yet. */
+static bool cancel_after(spc_engine *engine, spc_session *s, int32_t steps)
+{
+    int32_t had;
+    int64_t before;
+
+    for (int32_t i = 0; i < steps; i++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+    had = tokens_of(s);
+    before = rows_of(engine);
+    spc_session_cancel(s);
+    cr_expect_eq(spc_session_step(s, NULL), SPC_OK);
+    cr_expect_eq(spc_session_finish(s), SPC_FINISH_CANCELLED);
+    cr_expect_eq(rows_of(engine), before);
+    cr_expect_eq(tokens_of(s), had);
+    return had == 0;
+}
+
+Test(host_fill, a_session_is_cancelled_at_every_chunk)
+{
+    toy_pair one = pair;
+    spc_engine *fresh, *engine;
+
+    one.sessions = 1;
+    fresh = toy_engine(&one);
+    engine = toy_engine(&one);
+    for (int32_t kind = 0; kind < KINDS; kind++) {
+        spc_session_options o =
+            options_for(kinds[kind].rule, kinds[kind].gamma, kinds[kind].temperature);
+        prompt p = prompt_made(200, pair.vocab, 2), next = p;
+        decoded expected, again, d;
+        int32_t steps = 0;
+        bool early = true;
+
+        o.max_tokens = 20;
+        next.id[130] = p.id[130] == 5 ? 6 : 5; /* in the third chunk */
+        next.count = 190;
+        expected = decode(fresh, &o, &next);
+        again = decode(fresh, &o, &p);
+        for (; early && steps < 50; steps++) {
+            spc_session *s = open_session(engine, &o, &p);
+            spc_error error;
+
+            early = cancel_after(engine, s, steps) && s->ahead == 0;
+            cr_assert_eq(spc_session_restart(s, next.id, next.count, &error), SPC_OK);
+            (void)spc_session_run(s, NULL);
+            d = decoded_of(s);
+            cr_expect(same_tokens(&d, &expected), "%s, another prompt after %d steps",
+                      kinds[kind].rule, (int)steps);
+            spc_session_close(s);
+            d = decode(engine, &o, &p);
+            cr_expect(same_tokens(&d, &again), "%s, another session after %d steps",
+                      kinds[kind].rule, (int)steps);
+        }
+        cr_expect_geq(steps, 4, "%s: %d", kinds[kind].rule, (int)steps);
+    }
+    spc_engine_close(engine);
+    spc_engine_close(fresh);
+}
+
+/* Two go on as if the third had never been. */
+Test(host_fill, the_others_of_a_cancelled_session_go_on)
+{
+    spc_engine *whole = toy_engine(&at_once);
+    spc_session_options o = options_for("token-v3:alpha=0.5", 3, 1);
+    prompt p[3] = {prompt_made(200, pair.vocab, 1), prompt_made(300, pair.vocab, 2),
+                   prompt_made(LONG, pair.vocab, 3)};
+
+    for (int32_t at = 0; at < 20; at++) {
+        spc_engine *engine = toy_engine(&pair);
+        spc_session *s[3];
+
+        for (int32_t i = 0; i < 3; i++) s[i] = open_session(engine, &o, &p[i]);
+        for (int32_t step = 0; step < 1000; step++) {
+            if (step == at) spc_session_cancel(s[at % 3]);
+            cr_assert_eq(spc_engine_step(engine, s, 3, NULL), SPC_OK);
+        }
+        for (int32_t i = 0; i < 3; i++) {
+            decoded expected = decode(whole, &o, &p[i]), d = decoded_of(s[i]);
+
+            if (i == at % 3) {
+                cr_expect_eq(d.finish, SPC_FINISH_CANCELLED);
+                cr_expect(begins_with(&d, &expected, d.count));
+            } else {
+                cr_expect(same_tokens(&d, &expected), "session %d, step %d", (int)i, (int)at);
+            }
+            spc_session_close(s[i]);
+        }
+        spc_engine_close(engine);
+    }
+    spc_engine_close(whole);
 }
 
 Test(host_fill, a_session_ends_while_its_prompt_is_fed)
@@ -197,4 +431,75 @@ Test(host_fill, tokens_of_the_demo_pair_do_not_depend_on_chunks)
     spc_session_close(s[0]);
     spc_session_close(s[1]);
     spc_engine_close(engine);
+}
+
+/* Engines of every kind over the demo pair, whose prompts are fed 32 rows at a time: a cancelled
+ * prompt leaves whole pages to others, and what it leaves is right. */
+static void expect_cancel_leaves_all_right(const spc_engine_options *options, const char *what)
+{
+    spc_session_options o = options_for("token-v3:alpha=0.5", 4, 1);
+    spc_engine *engine[2]; /* cancels; does not, nor shares */
+    spc_error error;
+    prompt p;
+    decoded expected;
+    bool early = true;
+    int32_t steps = 0;
+
+    for (int32_t i = 0; i < 2; i++) {
+        cr_assert_eq(spc_engine_open(options, &engine[i], &error), SPC_OK, "%s: %s", what,
+                     error.message);
+        engine[i]->scratch.rows = 32;
+    }
+    engine[1]->prefix_off = true;
+    o.max_tokens = 12;
+    o.ignore_stop = true;
+    p = prompt_made(90, engine[0]->vocab, 2);
+    expected = decode(engine[1], &o, &p);
+    cr_assert_eq(expected.status, SPC_OK, "%s: %s", what, expected.error.message);
+    for (; early && steps < 50; steps++) {
+        prompt other = prompt_made(90, engine[0]->vocab, 100 + (uint32_t)steps);
+        spc_session *s = open_session(engine[0], &o, &other);
+        decoded d, fresh;
+
+        for (int32_t i = 0; i < steps; i++) cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+        early = tokens_of(s) == 0;
+        spc_session_cancel(s);
+        cr_expect_eq(spc_session_step(s, NULL), SPC_OK);
+        cr_expect_eq(spc_session_finish(s), SPC_FINISH_CANCELLED);
+        cr_assert_eq(spc_session_restart(s, p.id, p.count, &error), SPC_OK);
+        (void)spc_session_run(s, NULL);
+        d = decoded_of(s);
+        cr_expect(same_tokens(&d, &expected), "%s: after %d steps", what, (int)steps);
+        spc_session_close(s);
+        fresh = decode(engine[1], &o, &other);
+        d = decode(engine[0], &o, &other);
+        cr_expect(same_tokens(&d, &fresh), "%s: the same prompt after %d steps", what, (int)steps);
+        cr_expect_geq(d.stats.reused_tokens, steps > 1 ? 16 : 0, "%s, %d steps: %d", what,
+                      (int)steps, (int)d.stats.reused_tokens);
+    }
+    cr_expect_gt(steps, 3, "%s: %d", what, (int)steps);
+    spc_engine_close(engine[0]);
+    spc_engine_close(engine[1]);
+}
+
+Test(host_fill, ranks_and_drafters_apart_are_cancelled_too)
+{
+    spc_engine_options o;
+
+    spc_engine_options_init(&o);
+    o.verifier = DEMO_VERIFIER;
+    o.drafter = DEMO_DRAFTER;
+    o.threads = 2;
+    expect_cancel_leaves_all_right(&o, "one device");
+    o.tp = 2;
+    expect_cancel_leaves_all_right(&o, "two ranks");
+    o.drafter_tp = 2;
+    expect_cancel_leaves_all_right(&o, "two ranks of both");
+    o.drafter_tp = 0;
+    o.drafter_device = "cpu";
+    expect_cancel_leaves_all_right(&o, "two ranks and a drafter apart");
+    o.tp = 0;
+    expect_cancel_leaves_all_right(&o, "a drafter apart");
+    o.overlap = SPC_OVERLAP_ON;
+    expect_cancel_leaves_all_right(&o, "a drafter apart that drafts ahead");
 }

@@ -146,6 +146,7 @@ static void run(const setup *s, footprint *after)
     o.weights = s->weights;
     o.kv = s->kv;
     o.no_prefix_reuse = true;
+    o.prefill_rows = 1 << 16; /* as many as a forward has room for */
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     use_all(engine, s);
     *after = footprint_now();

@@ -88,6 +88,9 @@ Test(host_kernels, a_table_that_is_read_is_the_one_that_was_written)
     spc_kernels_clear(&table);
     spc_kernels_clear(&again);
     cr_expect_eq(spc_kernels_write(&table, "/nowhere/at/all", &error), SPC_EINPUT);
+    cr_expect(strstr(error.message, "/nowhere/at/all: cannot be written: No such file"), "%s",
+              error.message);
+    cr_expect_eq(folder_count(&f), 1, "nothing is left beside it");
     folder_close(&f);
 }
 

@@ -279,7 +279,7 @@ Test(host_kv, a_type_that_is_none_is_refused)
         o.kv = wrong[i];
         cr_expect_eq(spc_engine_open(&o, &engine, &error), SPC_EUSAGE);
         cr_expect_null(engine);
-        cr_expect(strstr(error.message, "kv: expected f32, bf16 or f16, found \"") &&
+        cr_expect(strstr(error.message, "kv: expected f32, bf16 or f16, found '") &&
                       strstr(error.message, wrong[i]),
                   "%s", error.message);
     }

@@ -34,6 +34,14 @@ class Library(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "nothing"):
             verify.params_of(lib, "nothing", 1.0, [0])
 
+    def test_the_library_says_which_it_is(self):
+        lib = ctypes.CDLL(LIBRARY)
+        lib.spc_version.restype = ctypes.c_char_p
+        self.assertRegex(lib.spc_version().decode(), r"^\d+\.\d+\.\d+$")
+        major, minor, _ = lib.spc_version().decode().split(".")
+        self.assertTrue(pathlib.Path(LIBRARY).resolve().name.startswith(
+            f"libspc_verify.so.{major}.{minor}."))
+
     def test_nothing_is_exported_but_the_interface(self):
         names = subprocess.run([NM, "-D", "--defined-only", LIBRARY], text=True,
                                capture_output=True, check=True).stdout.split()[2::3]

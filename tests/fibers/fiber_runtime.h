@@ -216,6 +216,12 @@ void fiber_unstick(void *self);
 void fiber_hang(void);
 bool fiber_hangs(void *self);
 
+static inline cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream)
+{
+    (void)graph;
+    return fiber_refuse(stream);
+}
+
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
     (void)flags;
@@ -242,6 +248,7 @@ cudaError_t cudaGetDevice(int *device);
 enum { FIBER_RESIDENT = 2048 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrL2CacheSize = 38,
     cudaDevAttrMaxThreadsPerMultiProcessor = 39,
     cudaDevAttrPageableMemoryAccess = 88
 };
@@ -345,6 +352,13 @@ cudaError_t cudaGetLastError(void);
 /* Ranks meet on the host before they look at each other's events: what was recorded has happened.
  */
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
+static inline cudaError_t cudaEventCreate(cudaEvent_t *out)
+{
+    return cudaEventCreateWithFlags(out, 0);
+}
+
+/* Of two that were recorded while nothing was late. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);

@@ -106,6 +106,7 @@ struct fiber_recording {
 };
 
 struct CUevent_st {
+    uint64_t ns;               /* when it was recorded */
     size_t after;              /* serial of what its stream had been sent last */
     const fiber_recording *in; /* last recorded in a capture; NULL: not */
     fiber_frontier behind;     /* ... behind these nodes */

@@ -44,10 +44,6 @@
 extern "C" {
 #endif
 
-#define SPC_VERSION_MAJOR 0
-#define SPC_VERSION_MINOR 1
-#define SPC_VERSION_PATCH 0
-
 /* In place of a folder: the pair built into the library (English to German, Spanish, French). */
 #define SPC_EMBEDDED_DRAFTER  "embedded:drafter"
 #define SPC_EMBEDDED_VERIFIER "embedded:verifier"
@@ -407,16 +403,27 @@ SPC_API bool spc_session_waits(const spc_session *session);
 SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
 
 /* One step of several sessions of one engine together: each model reads its weights once for all of
- * them.  Sessions that have ended are skipped.  A new session with a long prompt may give no token
- * yet: while others are decoding, a step processes at most prefill_rows of its prompt.  Each
- * session keeps its own error (spc_session_error).  The first one is returned, also that of a
- * session that had failed before; the other sessions still make their step.
+ * them.  Sessions that have ended are skipped.  Each session keeps its own error
+ * (spc_session_error).  The first one is returned, also that of a session that had failed before;
+ * the other sessions still make their step.
+ *
+ * How long a step takes.  A new session with a long prompt may give no token for many steps.  While
+ * others are decoding, a step processes at most prefill_rows of new prompts.  While none is, it is
+ * one forward pass of each model, over at most 512 rows of prompts (64 in an engine for one
+ * session; prefill_rows where that is more), and sessions that are stepped together begin to decode
+ * together.  Beyond that a step takes one round of the sessions that decode.  Not divided are: an
+ * encoder's pass over a prompt, what a drafter catches up on after rounds that did not need it, and
+ * the measuring of the first step with SPC_GAMMA_AUTO.  On a GPU the passes over prompts may still
+ * run when the call returns, those of four steps at most.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                                    spc_error *err);
 
-/* End a session at its next step.  May be called from any thread and from callbacks. */
+/* End a session at its next step, in which no model runs for it, also while its prompt is being
+ * processed: then it ends without tokens.  A step that is running takes the time it does (see
+ * spc_engine_step).  Other sessions emit what they would have.  May be called from any thread, from
+ * callbacks and from signal handlers; with nccl_comm between the same two steps on every rank. */
 SPC_API void spc_session_cancel(spc_session *session);
 
 SPC_API spc_finish spc_session_finish(const spc_session *session);

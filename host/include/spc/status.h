@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* spc/status.h - how every call of spc reports what went wrong.
+/* spc/status.h - the version, and how every call of spc reports what went wrong.
  *
  * A call that can fail returns a spc_status and takes a spc_error as its last parameter.  On
  * success the error is left untouched.  On failure it holds one line: what, where, expected, found,
@@ -24,6 +24,16 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Of these headers.  Before 1.0 structs may grow from one minor version to the next, and the shared
+ * library's name (libspc_verify.so.0.1) changes with it. */
+#define SPC_VERSION_MAJOR 0
+#define SPC_VERSION_MINOR 1
+#define SPC_VERSION_PATCH 0
+
+/* Version of the library that runs, "0.1.0": a program that loads it by name can compare it with
+ * SPC_VERSION_*, by which its structs are laid out.  Never NULL. */
+SPC_API const char *spc_version(void);
 
 /* name, text, exit code of the CLI: usage 2, model 3, device 4, memory 5, input 6, internal 7. */
 #define SPC_STATUS_MAP(X)                                                                          \

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli_lines.c - one line of JSON as a prompt. */
+#include "cli_lines.h"
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KEYS "prompt, ids, messages, id, max_tokens, seed, temperature, stop"
+
+static spc_status check_keys(const char *where, const json_t *root, spc_error *err)
+{
+    static const char *const known[] = {"prompt",     "ids",  "messages",    "id",
+                                        "max_tokens", "seed", "temperature", "stop"};
+    const char *key;
+    json_t *value;
+
+    json_object_foreach((json_t *)(uintptr_t)root, key, value)
+    {
+        size_t i = 0;
+
+        while (i < sizeof known / sizeof *known && strcmp(known[i], key) != 0) i++;
+        if (i < sizeof known / sizeof *known) continue;
+        return spc_error_set(err, SPC_EINPUT, "%s: unknown key \"%.60s\"; known: " KEYS, where,
+                             key);
+    }
+    return SPC_OK;
+}
+
+/* A whole number of 0 to most, where there is one. */
+static spc_status read_whole(const char *where, const json_t *root, const char *key, int64_t most,
+                             bool *given, int64_t *out, spc_error *err)
+{
+    const json_t *value = json_object_get(root, key);
+
+    *given = value != NULL;
+    *out = json_integer_value(value);
+    if (!value || (json_is_integer(value) && *out >= 0 && *out <= most)) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT, "%s: \"%s\": expected a whole number of 0 to 2^%d - 1",
+                         where, key, most == INT32_MAX ? 31 : 63);
+}
+
+static spc_status read_temperature(const char *where, const json_t *root, spc_cli_own *own,
+                                   spc_error *err)
+{
+    const json_t *value = json_object_get(root, "temperature");
+
+    own->has_temperature = value != NULL;
+    own->temperature = json_number_value(value);
+    if (!value || (json_is_number(value) && spc_cli_is_temperature(own->temperature)))
+        return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "%s: \"temperature\": expected 0 (greedy) or a number of %g to %g", where,
+                         SPC_CLI_TEMPERATURE_LEAST, SPC_CLI_TEMPERATURE_MOST);
+}
+
+/* A text or an array of them; prompt->line holds what is borrowed of it. */
+static spc_status read_stop(const char *where, json_t *root, spc_cli_own *own, spc_error *err)
+{
+    json_t *value = json_object_get(root, "stop");
+    size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    bool good = count <= INT32_MAX;
+
+    if (!value) return SPC_OK;
+    own->stop = malloc((count + 1) * sizeof *own->stop);
+    if (!own->stop) return spc_error_set(err, SPC_ENOMEM, "%s: no memory", where);
+    for (size_t i = 0; i < count && good; i++) {
+        own->stop[i] = json_string_value(json_is_array(value) ? json_array_get(value, i) : value);
+        good = own->stop[i] && own->stop[i][0];
+    }
+    own->has_stop = true;
+    own->stop_count = (int32_t)count;
+    if (good) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "%s: \"stop\": expected a text or an array of texts, none of them empty",
+                         where);
+}
+
+static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
+{
+    const char *where = prompt->where;
+    json_t *root = prompt->line;
+    spc_cli_own *own = &prompt->own;
+    int64_t tokens = 0, seed = 0;
+    spc_status status =
+        read_whole(where, root, "max_tokens", INT32_MAX, &own->has_max_tokens, &tokens, err);
+
+    if (status == SPC_OK) {
+        status = read_whole(where, root, "seed", INT64_MAX, &own->has_seed, &seed, err);
+    }
+    own->max_tokens = (int32_t)tokens;
+    own->seed = (uint64_t)seed;
+    if (status == SPC_OK) status = read_temperature(where, root, own, err);
+    if (status == SPC_OK) status = read_stop(where, root, own, err);
+    return status;
+}
+
+/* One message of a conversation; false: it is none. */
+static bool read_message(const json_t *item, spc_chat_message *out)
+{
+    static const char *const roles[] = {"system", "user", "assistant"};
+    const char *role = json_string_value(json_object_get(item, "role"));
+    const json_t *content = json_object_get(item, "content");
+    int i = 0;
+
+    while (role && i < 3 && strcmp(role, roles[i]) != 0) i++;
+    if (!role || i == 3 || !json_is_string(content) || json_object_size(item) != 2) return false;
+    *out = (spc_chat_message){(spc_chat_role)i, json_string_value(content),
+                              json_string_length(content)};
+    return true;
+}
+
+static spc_status check_messages(const char *where, const json_t *messages, spc_error *err)
+{
+    spc_chat_message message;
+
+    if (json_array_size(messages) == 0 || json_array_size(messages) > INT32_MAX) {
+        return spc_error_set(err, SPC_EINPUT, "%s: \"messages\": expected an array of messages",
+                             where);
+    }
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        if (read_message(json_array_get(messages, i), &message)) continue;
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: message %zu: expected {\"role\": \"system\", \"user\" or "
+                             "\"assistant\", \"content\": TEXT} and nothing else",
+                             where, i + 1);
+    }
+    return SPC_OK;
+}
+
+/* What the models read: "text", [1, 2], or messages. */
+static spc_status read_prompt(spc_cli_prompt *prompt, spc_error *err)
+{
+    const json_t *text = json_object_get(prompt->line, "prompt");
+    const json_t *ids = json_object_get(prompt->line, "ids");
+    json_t *messages = json_object_get(prompt->line, "messages");
+
+    if ((text != NULL) + (ids != NULL) + (messages != NULL) != 1) {
+        return spc_error_set(
+            err, SPC_EINPUT,
+            "%s: expected an object with either \"prompt\" or \"ids\" or \"messages\"",
+            prompt->where);
+    }
+    if (messages) {
+        prompt->messages = messages;
+        return check_messages(prompt->where, messages, err);
+    }
+    if (ids) return spc_cli_read_ids(ids, prompt->where, &prompt->ids, &prompt->count, err);
+    if (!json_is_string(text)) {
+        return spc_error_set(err, SPC_EINPUT, "%s: \"prompt\" is not a string", prompt->where);
+    }
+    return spc_cli_take_text(prompt, json_string_value(text), json_string_length(text), err);
+}
+
+spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+{
+    json_error_t why;
+    spc_status status;
+
+    prompt->line = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &why);
+    if (!prompt->line) {
+        return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
+    }
+    prompt->id = json_incref(json_object_get(prompt->line, "id"));
+    status = check_keys(prompt->where, prompt->line, err);
+    if (status == SPC_OK) status = read_prompt(prompt, err);
+    if (status == SPC_OK) status = read_own(prompt, err);
+    return status;
+}
+
+/* ---- conversations --------------------------------------------------------------------------- */
+
+static spc_status find_template(const spc_engine *engine, spc_cli_template *of, spc_error *err)
+{
+    spc_bundle *bundle = engine->verifier.bundle;
+    spc_error inner;
+    spc_status status = SPC_OK;
+
+    if (!engine->tokenizer) {
+        return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
+                             spc_bundle_where(bundle));
+    }
+    if (!of->name || !spc_chat_find(of->name, &of->chat)) {
+        status = spc_chat_detect(bundle, &of->chat, err);
+    }
+    if (status != SPC_OK) return status;
+    status = spc_chat_check(&of->chat, engine->tokenizer, &of->end, &inner);
+    of->ready = status == SPC_OK;
+    if (status == SPC_OK) return SPC_OK;
+    return spc_error_set(err, status, "%.200s: %s", spc_bundle_where(bundle), inner.message);
+}
+
+spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages,
+                                spc_cli_template *of, int32_t **ids, int32_t *count, spc_error *err)
+{
+    size_t n = json_array_size(messages);
+    spc_status status = of->ready ? SPC_OK : find_template(engine, of, err);
+    spc_chat_message *message;
+
+    if (status != SPC_OK) return status;
+    message = malloc(n * sizeof *message);
+    if (!message) return spc_error_set(err, SPC_ENOMEM, "no memory for %zu messages", n);
+    for (size_t i = 0; i < n; i++) (void)read_message(json_array_get(messages, i), &message[i]);
+    status =
+        spc_chat_encode(&of->chat, engine->tokenizer, message, (int32_t)n, true, ids, count, err);
+    free(message);
+    return status;
+}
