@@ -66,7 +66,7 @@
 static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, spc_view *view)
 {
     (void)r;
-    if (!spc_draw_is_possible(b, s)) return false;
+    if (!spc_params_valid(&b->params[s])) return false;
     *view = spc_draw_view(b, s);
     return true;
 }
