@@ -298,7 +298,7 @@ spc_status spc_team_open(int32_t count, spc_team **out, spc_error *err)
 
             spc_team_close(t);
             return spc_error_set(err, SPC_ENOMEM,
-                                 "only %d of %d threads could be started: open fewer (threads)",
+                                 "only %d of %d threads could be started: lower threads",
                                  (int)running, (int)count);
         }
     }

@@ -26,7 +26,6 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
 
 static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
 {
-    if (!engine) return spc_entry_given(engine, "engine", err);
     if (engine->tokenizer) return SPC_OK;
     return spc_error_set(err, SPC_EMODEL,
                          "the model has no tokenizer (tokenizer.json): give prompts as ids");
@@ -41,8 +40,9 @@ spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t 
     if (status != SPC_OK) return status;
     *ids = NULL;
     *count = 0;
-    status = need_tokenizer(engine, err);
+    status = spc_entry_given(engine, "engine", err);
     if (status == SPC_OK && bytes > 0) status = spc_entry_given(text, "text", err);
+    if (status == SPC_OK) status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
 }
@@ -55,8 +55,9 @@ spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32
     if (status != SPC_OK) return status;
     *text = NULL;
     if (bytes) *bytes = 0;
-    status = need_tokenizer(engine, err);
+    status = spc_entry_given(engine, "engine", err);
     if (status == SPC_OK) status = spc_entry_array(ids, count, "ids", "count", err);
+    if (status == SPC_OK) status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
     return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
 }

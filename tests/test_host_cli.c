@@ -622,7 +622,7 @@ Test(host_cli, too_little_memory_is_exit_5)
         const char *args[8], *word; /* NULL: it is enough */
     } table[] = {{{"run", "--quiet", "--threads", "1", "x"}, NULL},
                  {{"run", "--threads", "1", "--batch", "512", "x"}, "memory"}, /* KV: 3 GiB */
-                 {{"run", "--threads", "256", "x"}, "--threads"}};             /* stacks: 2 GiB */
+                 {{"run", "--threads", "256", "x"}, "lower threads"}};         /* stacks: 2 GiB */
     spawn_options o = {.address_space = (uint64_t)400 << 20};
 
     if (SPAWN_SANITISED) cr_skip_test("AddressSanitizer maps terabytes");

@@ -161,7 +161,8 @@ Test(host_session_refused, an_empty_stop_string_is_refused)
     spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
     static const char *const empty[] = {"a", ""}, *const missing[] = {NULL};
     static const char *const *const lists[] = {empty, missing, NULL};
-    static const char *const named[] = {"stop string 2", "stop string 1", "stop: expected an"};
+    static const char *const named[] = {"stop string 2", "stop string 1",
+                                        "stop: expected 1 strings"};
     prompt p = prompt_of(engine, sentence);
 
     for (int32_t i = 0; i < 3; i++) {
@@ -174,20 +175,6 @@ Test(host_session_refused, an_empty_stop_string_is_refused)
         cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
         cr_expect(strstr(error.message, named[i]), "%s", error.message);
     }
-    spc_engine_close(engine);
-}
-
-Test(host_session_refused, stop_strings_that_are_not_there_are_refused)
-{
-    spc_engine *engine = open_demo(DEMO_DRAFTER, 1, 1);
-    spc_session_options o = options_of("strict", GAMMA, 1);
-    prompt p = prompt_of(engine, sentence);
-    spc_session *s;
-    spc_error error;
-
-    o.stop_count = 1;
-    cr_expect_eq(spc_session_open(engine, &o, p.id, p.count, &s, &error), SPC_EUSAGE);
-    cr_expect(strstr(error.message, "stop: expected 1 strings"), "%s", error.message);
     spc_engine_close(engine);
 }
 
@@ -286,49 +273,21 @@ static void expect_named(spc_status status, const spc_error *error, const char *
     cr_expect(strstr(error->message, word), "'%s' without '%s'", error->message, word);
 }
 
-Test(host_session_refused, a_null_argument_is_named)
+Test(host_session_refused, a_count_below_zero_and_an_array_that_is_not_there_are_named)
 {
-    spc_engine *engine = toy_engine(&equal), *none;
+    spc_engine *engine = toy_engine(&equal);
     spc_session_options o = options_of("strict", GAMMA, 0);
-    spc_engine_options eo;
-    spc_session *s = open_session(engine, &o, &start), *more;
-    int32_t *ids, count, id = 1;
+    spc_session *s = open_session(engine, &o, &start);
+    int32_t id = 1;
     float logits[1];
     char *text;
     spc_error e;
 
-    spc_engine_options_init(&eo);
-    expect_named(spc_engine_open(NULL, &none, &e), &e, "options");
-    expect_named(spc_engine_open(&eo, NULL, &e), &e, "out");
-    expect_named(spc_tune_kernels(NULL, "x", &e), &e, "options");
-    expect_named(spc_tune_kernels(&eo, NULL, &e), &e, "path");
-    expect_named(spc_engine_follow(NULL, &e), &e, "engine");
-    expect_named(spc_engine_encode(NULL, "a", 1, true, &ids, &count, &e), &e, "engine");
-    expect_named(spc_engine_encode(engine, "a", 1, true, NULL, &count, &e), &e, "ids");
-    expect_named(spc_engine_encode(engine, "a", 1, true, &ids, NULL, &e), &e, "count");
-    expect_named(spc_engine_decode(NULL, &id, 1, true, &text, NULL, &e), &e, "engine");
-    expect_named(spc_engine_decode(engine, &id, 1, true, NULL, NULL, &e), &e, "text");
-    expect_named(spc_engine_logits(NULL, NULL, 0, &id, 1, logits, &e), &e, "engine");
-    expect_named(spc_engine_logits(engine, NULL, 0, NULL, 1, logits, &e), &e, "ids");
-    expect_named(spc_engine_logits(engine, NULL, 1, &id, 1, logits, &e), &e, "source");
-    expect_named(spc_engine_logits(engine, NULL, 0, &id, 1, NULL, &e), &e, "logits");
-    expect_named(spc_session_open(NULL, &o, &id, 1, &more, &e), &e, "engine");
-    expect_named(spc_session_open(engine, NULL, &id, 1, &more, &e), &e, "options");
-    expect_named(spc_session_open(engine, &o, &id, 1, NULL, &e), &e, "out");
-    expect_named(spc_session_restart(NULL, &id, 1, &e), &e, "session");
-    expect_named(spc_session_step(NULL, &e), &e, "session");
-    expect_named(spc_session_run(NULL, &e), &e, "session");
-    expect_named(spc_session_text(NULL, &text, NULL, &e), &e, "session");
-    expect_named(spc_session_text(s, NULL, NULL, &e), &e, "text");
-    expect_named(spc_engine_step(NULL, &s, 1, &e), &e, "engine");
-    expect_named(spc_engine_step(engine, NULL, 1, &e), &e, "sessions");
     expect_named(spc_engine_step(engine, &s, -1, &e), &e, "count");
-    spc_session_close(s);
-    spc_engine_close(engine);
-    engine = open_demo(NULL, 1, 1); /* with a tokenizer */
-    expect_named(spc_engine_encode(engine, NULL, 1, true, &ids, &count, &e), &e, "text");
-    expect_named(spc_engine_decode(engine, NULL, 1, true, &text, NULL, &e), &e, "ids");
     expect_named(spc_engine_decode(engine, &id, -3, true, &text, NULL, &e), &e, "count");
+    expect_named(spc_engine_logits(engine, NULL, 1, &id, 1, logits, &e), &e, "source");
+    expect_named(spc_session_text(s, NULL, NULL, &e), &e, "text");
+    spc_session_close(s);
     spc_engine_close(engine);
 }
 

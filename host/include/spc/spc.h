@@ -36,9 +36,6 @@
  * survive fork.  In a forked child calls that would run it return SPC_EUSAGE and closing does
  * nothing; open an engine after the fork, or exec.
  *
- * Pointers are not NULL unless it says so.  A call that returns a status gives SPC_EUSAGE for one
- * that is, and names it; others do not look.
- *
  * Pointers are non-NULL unless a comment says otherwise.  A call that returns a status answers a
  * NULL with SPC_EUSAGE, naming the argument (a NULL prompt is an empty one: SPC_EINPUT); the others
  * require what their comments say.
