@@ -73,7 +73,7 @@ static spc_status no_device(cudaError_t code, spc_error *err)
     if (code == cudaSuccess || code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
         return spc_error_set(err, SPC_EDEVICE,
                              "cuda: no device: expected an NVIDIA GPU and its driver, found none; "
-                             "device cpu needs neither");
+                             "use device cpu, which needs neither");
     }
     return spc_error_set(err, SPC_EDEVICE, "cuda: no device can be used: %s",
                          cudaGetErrorString(code));

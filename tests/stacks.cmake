@@ -27,7 +27,7 @@ set(MOST
   # Spills of some words, where one block more for each multiprocessor is worth it.
   "attend_kernelI11weights_f32Li256ELb1" 56
   "linear_row_kernel.*Li16E"        32
-  "linear_quant_kernel.*Li8E"       16)
+  "linear_quant_kernel"             64)
 
 set(kernels 0)
 set(wrong "")

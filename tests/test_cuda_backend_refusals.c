@@ -100,7 +100,7 @@ Test(cuda_backend_refusals, a_request_beyond_all_memory_says_what_to_lower)
               error.message);
     huge.kv = SPC_DTYPE_F16;
     cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
-    cr_expect_null(strstr(error.message, "--kv"), "%s", error.message);
+    cr_expect_null(strstr(error.message, "kv bf16"), "%s", error.message);
     huge = (spc_limits){
         .slots = INT32_MAX, .context = INT32_MAX, .rows = INT32_MAX, .outputs = INT32_MAX};
     cr_assert_eq(g.ops->load(g.backend, g.plan, g.bundle, &huge, &runner, &error), SPC_ENOMEM);
@@ -195,7 +195,7 @@ Test(cuda_backend_refusals, two_models_that_do_not_fit_together_are_told_before_
     cr_expect(strstr(error.message, "MiB free; lower sessions, context or kv-tokens"), "%s",
               error.message);
     cr_expect(strstr(error.message, "cuda:0, fibers"), "%s", error.message);
-    cr_expect_null(strstr(error.message, "--kv"), "most of it is weights: %s", error.message);
+    cr_expect_null(strstr(error.message, "kv bf16"), "most of it is weights: %s", error.message);
     cr_expect_eq(fiber_gpu.most_used, 0);
     o.sessions = 64;
     o.context = 256;

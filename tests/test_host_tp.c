@@ -146,7 +146,8 @@ Test(host_tp, what_cannot_be_is_refused)
     } cases[] = {
         {-1, 0, NULL, SPC_EUSAGE, "tp: expected 1 to 64 ranks, found -1"},
         {SPC_RANKS_MAX + 1, 0, NULL, SPC_EUSAGE, "found 65"},
-        {3, 0, NULL, SPC_EUSAGE, "3 ranks: 8 heads, 4 of keys and values"},
+        {3, 0, NULL, SPC_EUSAGE,
+         "3 ranks, which must divide its 8 attention heads, its 4 key-value heads"},
         {4, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1 (the first rank alone) or 4"},
         {0, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1"},
         {2, 0, "gpu", SPC_EUSAGE, "device: expected auto, cpu, cuda"},
