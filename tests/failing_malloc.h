@@ -23,8 +23,8 @@ enum { HEAP_NEVER = -1 };
 void heap_begin(int64_t first, int64_t last);
 heap_count heap_end(void);
 
-/* Look away for a while, in which what is allocated is also freed, and nothing else is. */
-void heap_pause(void);
-void heap_resume(void);
+/* An allocation that is never refused and not numbered; freed by free, and live until then.  For
+ * libraries that do not survive a refusal: json_set_alloc_funcs(heap_spared, free). */
+void *heap_spared(size_t bytes);
 
 #endif

@@ -2,13 +2,11 @@
 /* test_weights_config.c - config.json: what is read, and every way in which it can be wrong. */
 #include "host/plan.h"
 #include "weights/config.h"
-#include "weights/json.h"
 
 #include "damage.h"
 #include "files.h"
 
 #include <criterion/criterion.h>
-#include <locale.h>
 #include <string.h>
 
 static const char no_tensors[] = "\x02\0\0\0\0\0\0\0{}";
@@ -456,147 +454,4 @@ Test(weights_config, every_damaged_byte_is_refused_or_harmless)
         (void)damage_bytes(makes_a_plan, NULL, text, bytes, bytes);
         free(text);
     }
-}
-
-/* ---- the reader of JSON, against jansson's ------------------------------------------------------
- */
-
-static const char every_kind[] =
-    " {\"a\": [1, -0, 0, -12.5e-3, 1E+2, 0.1, 9223372036854775807, -9223372036854775808],\n"
-    "\t\"\\u00e9\\n\\\"\\\\\\/\\b\\f\\r\\t\\ud83d\\uDE00\": \"gr\xc3\xbc\xc3\x9f, "
-    "\xf0\x9f\x98\x80\","
-    "\r\n\"\": {}, \"e\": [], \"w\": [true, false, null, {\"x\": [[\"\"]]}]} \n";
-
-/* Both take it, for the same values, or neither does. */
-static bool both_read(void *user, const char *bytes, size_t count)
-{
-    json_t *here = NULL, *there = json_loadb(bytes, count, JSON_REJECT_DUPLICATES, NULL);
-    spc_error error = {SPC_OK, ""};
-    spc_status status = spc_json_read("text", bytes, count, &here, &error);
-
-    (void)user;
-    cr_expect_eq(status, there ? SPC_OK : SPC_EFORMAT, "%.*s: %s", (int)count, bytes,
-                 error.message);
-    cr_expect((here && there && json_equal(here, there)) || (!here && !there), "%.*s", (int)count,
-              bytes);
-    if (status != SPC_OK) cr_expect_not_null(strstr(error.message, "text: line "));
-    json_decref(here);
-    json_decref(there);
-    return status == SPC_OK;
-}
-
-Test(weights_config, json_is_read_as_jansson_reads_it)
-{
-    static const char *const texts[] = {"",
-                                        " ",
-                                        "1",
-                                        "\"a\"",
-                                        "null",
-                                        "{}",
-                                        "[]",
-                                        "[] ",
-                                        "[]]",
-                                        "{} {}",
-                                        "[1,]",
-                                        "{,}",
-                                        "[,1]",
-                                        "[01]",
-                                        "[-]",
-                                        "[-01]",
-                                        "[.5]",
-                                        "[1.]",
-                                        "[1e]",
-                                        "[1e+]",
-                                        "[1.5E7]",
-                                        "[+1]",
-                                        "[0x1]",
-                                        "[1e400]",
-                                        "[-1e400]",
-                                        "[1e-400]",
-                                        "[9223372036854775808]",
-                                        "[-9223372036854775809]",
-                                        "[18446744073709551616]",
-                                        "[tru]",
-                                        "[truex]",
-                                        "[nullnull]",
-                                        "[True]",
-                                        "[NaN]",
-                                        "{\"a\":1,}",
-                                        "{\"a\"}",
-                                        "{\"a\":}",
-                                        "{a:1}",
-                                        "{\"a\":1 \"b\":2}",
-                                        "{\"a\":1,\"a\":2}",
-                                        "{\"a\":{\"a\":1},\"b\":{\"a\":1}}",
-                                        "[\"\\u0000\"]",
-                                        "[\"\\u12\"]",
-                                        "[\"\\ud800\"]",
-                                        "[\"\\ud800x\"]",
-                                        "[\"\\ud800\\n\"]",
-                                        "[\"\\ud800\\ud800\"]",
-                                        "[\"\\udc00\"]",
-                                        "[\"\\udfff\\ud800\"]",
-                                        "[\"\\udbff\\udfff\"]",
-                                        "[\"\\x\"]",
-                                        "[\"\\\"]",
-                                        "[\"a\nb\"]",
-                                        "[\"a\tb\"]",
-                                        "[\"\x7f\"]",
-                                        "[\"\xc0\x80\"]",
-                                        "[\"\xed\xa0\x80\"]",
-                                        "[\"\xf4\x90\x80\x80\"]",
-                                        "[\"\xc3\"]",
-                                        "[\"abc",
-                                        "[\"",
-                                        "{\"a",
-                                        "{\"a\":1",
-                                        "[1 2]",
-                                        "[1]\v",
-                                        "\xef\xbb\xbf[]",
-                                        "[/**/]",
-                                        "['a']"};
-
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        (void)damage_try(both_read, NULL, texts[i], strlen(texts[i]));
-    }
-    cr_expect(damage_try(both_read, NULL, every_kind, sizeof every_kind - 1));
-    cr_expect_not(damage_try(both_read, NULL, "[]", 3), "a NUL is not JSON");
-    damage_cut(both_read, NULL, every_kind, sizeof every_kind - 4);
-    (void)damage_bytes(both_read, NULL, every_kind, sizeof every_kind - 1, sizeof every_kind - 1);
-}
-
-/* As deep as jansson goes, and as long as any number in use. */
-Test(weights_config, json_has_limits)
-{
-    enum { ROOM = 2 * SPC_JSON_DEPTH_MAX + 2 };
-    static char text[ROOM];
-
-    for (size_t depth = SPC_JSON_DEPTH_MAX - 1; depth <= SPC_JSON_DEPTH_MAX + 1; depth++) {
-        memset(text, '[', depth);
-        memset(text + depth, ']', depth);
-        cr_expect_eq(damage_try(both_read, NULL, text, 2 * depth), depth <= SPC_JSON_DEPTH_MAX);
-    }
-    for (size_t length = SPC_JSON_NUMBER_MAX; length <= SPC_JSON_NUMBER_MAX + 1; length++) {
-        json_t *root;
-
-        memset(text, '3', sizeof text);
-        memcpy(text, "[0.", 3);
-        text[length + 1] = ']';
-        cr_expect_eq(spc_json_read("text", text, length + 2, &root, NULL),
-                     length <= SPC_JSON_NUMBER_MAX ? SPC_OK : SPC_EFORMAT);
-        if (root) cr_expect_float_eq(json_real_value(json_array_get(root, 0)), 1.0 / 3, 1e-15);
-        json_decref(root);
-    }
-}
-
-Test(weights_config, json_does_not_depend_on_the_decimal_point_of_a_locale)
-{
-    static const char *const with_comma[] = {"de_DE.UTF-8", "de_DE", "fr_FR.UTF-8"};
-    json_t *root;
-
-    for (size_t i = 0; i < 3 && !setlocale(LC_NUMERIC, with_comma[i]); i++) continue;
-    cr_assert_eq(spc_json_read("text", "[-2.5e1, 25]", 12, &root, NULL), SPC_OK);
-    cr_expect_eq(json_real_value(json_array_get(root, 0)), -25.0);
-    json_decref(root);
-    (void)setlocale(LC_NUMERIC, "C");
 }

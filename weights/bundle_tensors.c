@@ -3,10 +3,9 @@
  * parts. */
 #include "bundle_parts.h"
 
-#include "json.h"
-
 #include <dirent.h>
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,16 +103,20 @@ static spc_status read_index(spc_bundle *b, const char *index, spc_error *err)
 {
     const char *text;
     size_t bytes;
-    json_t *root;
-    const json_t *map;
+    json_error_t problem;
     spc_status status = spc_bundle_file(b, index, &text, &bytes, err);
 
-    if (status == SPC_OK) {
-        status = spc_json_read(label_of(b, index).text, text, bytes, &root, err);
-    }
     if (status != SPC_OK) return status;
-    map = json_object_get(root, "weight_map");
-    if (!json_is_object(map)) {
+
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
+    const json_t *map = json_object_get(root, "weight_map");
+
+    if (!root) {
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+
+        status = spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s",
+                               label_of(b, index).text, problem.line, problem.text);
+    } else if (!json_is_object(map)) {
         status = spc_error_set(err, SPC_EFORMAT, "%s: expected an object 'weight_map'",
                                label_of(b, index).text);
     } else {

@@ -5,8 +5,7 @@
  * write another text. */
 #include "chat.h"
 
-#include "json.h"
-
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -267,7 +266,7 @@ spc_status spc_chat_detect(spc_bundle *bundle, spc_chat_template *out, spc_error
     bool own_file = spc_bundle_has_file(bundle, jinja);
     char where[160];
     size_t bytes;
-    json_t *root;
+    json_error_t problem;
 
     name = own_file ? jinja : config;
     (void)snprintf(where, sizeof where, "%.120s/%s", model, name);
@@ -276,8 +275,16 @@ spc_status spc_chat_detect(spc_bundle *bundle, spc_chat_template *out, spc_error
 
     spc_status status = spc_bundle_file(bundle, config, &data, &bytes, err);
 
-    if (status == SPC_OK) status = spc_json_read(where, data, bytes, &root, err);
     if (status != SPC_OK) return status;
+
+    json_t *root = json_loadb(data, bytes, JSON_REJECT_DUPLICATES, &problem);
+
+    if (!root) {
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+
+        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s", where,
+                             problem.line, problem.text);
+    }
     status = detect_json(model, where, root, out, err);
     json_decref(root);
     return status;

@@ -2,10 +2,8 @@
 /* safetensors.c - the header is a stranger's: every number in it is checked before it is used. */
 #include "safetensors.h"
 
-#include "json.h"
-
 #include <inttypes.h>
-#include <stdio.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -237,8 +235,7 @@ static spc_status align(const file *f, spc_tensor_list *list, int32_t first, spc
 static spc_status read_header(const char *where, const unsigned char *data, uint64_t bytes,
                               uint64_t *length, json_t **header, spc_error *err)
 {
-    char name[200];
-    spc_status status;
+    json_error_t problem;
 
     *length = 0;
     if (bytes < 8) {
@@ -253,9 +250,13 @@ static spc_status read_header(const char *where, const unsigned char *data, uint
                              " behind the length; truncated, or not a safetensors file?",
                              where, *length, bytes - 8);
     }
-    (void)snprintf(name, sizeof name, "%.180s: header", where);
-    status = spc_json_read(name, (const char *)data + 8, (size_t)*length, header, err);
-    if (status != SPC_OK) return status;
+    *header = json_loadb((const char *)data + 8, (size_t)*length, JSON_REJECT_DUPLICATES, &problem);
+    if (!*header) {
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+
+        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: header: %s", where,
+                             problem.text);
+    }
     if (!json_is_object(*header)) {
         json_decref(*header);
         return spc_error_set(err, SPC_EFORMAT, "%s: expected the header to be a JSON object",

@@ -5,10 +5,6 @@
  * What is not understood is refused by name: a tokenizer that is nearly right is wrong. */
 #include "tokenizer_read.h"
 
-#include "json.h"
-
-#include <stdio.h>
-
 typedef spc_tokenizer_reader reader;
 
 spc_status spc_tokenizer_no_memory(const reader *r)
@@ -395,14 +391,17 @@ spc_status spc_tokenizer_open_tree(const char *where, const json_t *root, spc_to
 spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
                               spc_tokenizer **out, spc_error *err)
 {
-    char name[160];
-    json_t *root;
+    json_error_t problem;
+    json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &problem);
     spc_status status;
 
     *out = NULL;
-    (void)snprintf(name, sizeof name, "%.140s/tokenizer.json", where);
-    status = spc_json_read(name, json, bytes, &root, err);
-    if (status != SPC_OK) return status;
+    if (!root) {
+        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+
+        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT,
+                             "%s/tokenizer.json: line %d: %s", where, problem.line, problem.text);
+    }
     status = spc_tokenizer_open_tree(where, root, out, err);
     json_decref(root);
     return status;
