@@ -8,6 +8,8 @@
 #include <string.h>
 #include <vector>
 
+#include "cuda/clock.cuh"
+
 enum { COLD = 4 }; /* times its last cache are read before a run from memory */
 
 static bool worked(bench_place *place, cudaError_t code, const char *what)
@@ -85,18 +87,6 @@ static __global__ void __launch_bounds__(READ_THREADS)
 typedef struct {
     uint64_t ns;
 } idle_args;
-
-static __device__ __forceinline__ uint64_t now_ns(void)
-{
-#ifdef __CUDACC__
-    uint64_t ns;
-
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-    return ns;
-#else
-    return fiber_now_ns();
-#endif
-}
 
 static __global__ void idle_kernel(const __grid_constant__ idle_args a)
 {

@@ -4,19 +4,8 @@
 
 #include "rules/synthetic.h"
 
+#include "clock.cuh"
 #include "ops.cuh"
-
-static __device__ __forceinline__ uint64_t now_ns(void)
-{
-#ifdef __CUDACC__
-    uint64_t ns;
-
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-    return ns;
-#else
-    return fiber_now_ns();
-#endif
-}
 
 /* stop, count: of one lane */
 static __device__ __forceinline__ bool is_stop(const int32_t *stop, int32_t count, int32_t token)
