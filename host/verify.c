@@ -431,13 +431,13 @@ spc_status spc_session_params_check(const spc_row_params *params, spc_error *err
         (params->bonus != SPC_BONUS_STEP || params->verify != SPC_VERIFY_TOKEN)) {
         return spc_error_set(err, SPC_ERULE,
                              "rule %s has no target distribution without a draft: it needs "
-                             "bonus step and verify token (--bonus step --verify token)",
+                             "bonus step and verify token",
                              name);
     }
     if (params->verify == SPC_VERIFY_BLOCK && params->bonus == SPC_BONUS_STEP) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "block verification has no bonus step: choose target or verifier "
-                             "(--bonus target)");
+                             "block verification has no bonus step: choose bonus target or "
+                             "verifier");
     }
     return SPC_OK;
 }
