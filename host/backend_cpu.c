@@ -15,7 +15,7 @@
 #include <string.h>
 
 /* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile. */
-enum { LINEAR_GRAIN = 8 };
+enum { LINEAR_GRAIN = 16 };
 
 /* ---- open -------------------------------------------------------------------------------------
  */
@@ -113,7 +113,7 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
 /* The input of a linear op, once for all threads. */
 static void quantise_rows(spc_runner *r, const float *in, int32_t cols, int32_t rows)
 {
-    r->quantised.stride = (cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    r->quantised.stride = cols;
     for (int32_t i = 0; i < rows; i++) {
         r->backend->kernels->quantise(in + (int64_t)i * cols, cols, i, &r->quantised);
     }

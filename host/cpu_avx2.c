@@ -111,33 +111,6 @@ static inline lanes lanes_add(lanes a, lanes b)
     return (lanes){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
 }
 
-static inline lanes lanes_pick(lanes v, int g)
-{
-    __m256 from = g < 2 ? v.low : v.high;
-    int first = g % 2 * 4;
-    __m256i low = _mm256_setr_m128i(_mm_set1_epi32(first), _mm_set1_epi32(first + 1));
-
-    return (lanes){_mm256_permutevar8x32_ps(from, low),
-                   _mm256_permutevar8x32_ps(from, _mm256_add_epi32(low, _mm256_set1_epi32(2)))};
-}
-
-static inline __m256 widen_u8(__m128i bytes)
-{
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
-}
-
-static inline lanes lanes_u8(uint64_t bytes)
-{
-    return (lanes){widen_u8(_mm_cvtsi64_si128((int64_t)bytes)), _mm256_setzero_ps()};
-}
-
-static inline lanes lanes_u8_twice(uint64_t bytes)
-{
-    __m128i once = _mm_cvtsi64_si128((int64_t)bytes), twice = _mm_unpacklo_epi8(once, once);
-
-    return (lanes){widen_u8(twice), widen_u8(_mm_srli_si128(twice, 8))};
-}
-
 static inline lanes lanes_i8(const int8_t *bytes)
 {
     __m128i all = _mm_loadu_si128((const __m128i *)(const void *)bytes);
@@ -146,32 +119,58 @@ static inline lanes lanes_i8(const int8_t *bytes)
                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)))};
 }
 
-static inline float half_float(uint16_t half)
-{
-    return _cvtsh_ss(half);
-}
-
 typedef struct {
-    __m256i low, high;
+    __m256i low, high; /* outputs 0 .. 7, 8 .. 15 */
 } quads;
 
-static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+typedef uint32_t unsigned_half __attribute__((vector_size(32)));
+
+/* part[r] has rows r and r + 4 beside each other: four by four words across in each half. */
+static inline void turn_halves(const __m256i *part, __m256i *out)
 {
-    return (quads){_mm256_loadu_si256((const __m256i *)(const void *)a),
-                   _mm256_loadu_si256((const __m256i *)(const void *)b)};
+    __m256i a = _mm256_unpacklo_epi32(part[0], part[1]);
+    __m256i b = _mm256_unpacklo_epi32(part[2], part[3]);
+    __m256i c = _mm256_unpackhi_epi32(part[0], part[1]);
+    __m256i d = _mm256_unpackhi_epi32(part[2], part[3]);
+
+    out[0] = _mm256_unpacklo_epi64(a, b);
+    out[1] = _mm256_unpackhi_epi64(a, b);
+    out[2] = _mm256_unpacklo_epi64(c, d);
+    out[3] = _mm256_unpackhi_epi64(c, d);
 }
 
-static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
+static inline void eight_rows(const uint8_t *at, int64_t apart, __m256i *out)
 {
-    return (quads){_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)a)),
-                   _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)b))};
+    __m256i part[4];
+
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        const void *near = at + r * apart, *far = at + (r + 4) * apart;
+
+        part[r] = _mm256_loadu2_m128i((const __m128i *)far, (const __m128i *)near);
+    }
+    turn_halves(part, out);
 }
 
-static inline quads quads_shift(quads v, int a, int b, int c, int d)
+static inline void quads_turn4(const uint8_t *at, int64_t apart, quads *out)
 {
-    return (quads){
-        _mm256_srlv_epi32(v.low, _mm256_setr_m128i(_mm_set1_epi32(a), _mm_set1_epi32(b))),
-        _mm256_srlv_epi32(v.high, _mm256_setr_m128i(_mm_set1_epi32(c), _mm_set1_epi32(d)))};
+    __m256i low[4], high[4];
+
+    eight_rows(at, apart, low);
+    eight_rows(at + 8 * apart, apart, high);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) out[c] = (quads){low[c], high[c]};
+}
+
+static inline void quads_turn8(const uint8_t *at, int64_t apart, quads *out)
+{
+    quads_turn4(at, apart, out);
+    quads_turn4(at + 16, apart, out + 4);
+}
+
+static inline quads quads_all(int32_t x)
+{
+    return (quads){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
 }
 
 static inline quads quads_and(quads v, uint8_t byte)
@@ -186,85 +185,106 @@ static inline quads quads_or(quads v, quads w)
     return (quads){_mm256_or_si256(v.low, w.low), _mm256_or_si256(v.high, w.high)};
 }
 
-static inline quads quads_flip(quads v)
+static inline quads quads_up(quads v, int n)
 {
-    __m256i top = _mm256_set1_epi8((char)128);
-
-    return (quads){_mm256_xor_si256(v.low, top), _mm256_xor_si256(v.high, top)};
+    return (quads){(__m256i)((unsigned_half)v.low << n), (__m256i)((unsigned_half)v.high << n)};
 }
 
-static inline quads quads_x(const int8_t *x)
+static inline quads quads_down(quads v, int n)
 {
-    return quads_load((const uint8_t *)x, (const uint8_t *)x + 32);
+    return (quads){(__m256i)((unsigned_half)v.low >> n), (__m256i)((unsigned_half)v.high >> n)};
 }
 
-static inline quads quads_up4(quads v)
+static inline __m256i fifth_half(__m256i v, __m256i bits, int c)
 {
-    return (quads){_mm256_slli_epi32(v.low, 4), _mm256_slli_epi32(v.high, 4)};
+    const int near = c / 2 * 0x01010101; /* the byte they are in, of each of four lanes */
+    const __m256i from =
+        _mm256_set_epi32(near + 0x0c0c0c0c, near + 0x08080808, near + 0x04040404, near,
+                         near + 0x0c0c0c0c, near + 0x08080808, near + 0x04040404, near);
+    const __m256i bit = _mm256_set1_epi32(c % 2 ? (int)0x80402010u : 0x08040201);
+
+    bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, from), bit);
+    bits = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(16));
+    return _mm256_add_epi8(v, bits);
 }
 
-/* Each byte's own of 32 bits: its byte of the number to every place, then its bit. */
-static inline __m256i spread_bits(uint32_t bits)
+static inline quads quads_fifth(quads v, quads bits, int c)
 {
-    const __m256i byte =
-        _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
-    __m256i all = _mm256_shuffle_epi8(_mm256_set1_epi32((int32_t)bits), byte);
-
-    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(all, bit), bit),
-                            _mm256_set1_epi8(16));
+    return (quads){fifth_half(v.low, bits.low, c), fifth_half(v.high, bits.high, c)};
 }
 
-static inline quads quads_bits(uint64_t bits)
+static inline quads quads_byte(quads v, int k)
 {
-    return (quads){spread_bits((uint32_t)bits), spread_bits((uint32_t)(bits >> 32))};
+    __m256i mask = _mm256_set1_epi32(255);
+    quads down = quads_down(v, 8 * k);
+
+    return (quads){_mm256_and_si256(down.low, mask), _mm256_and_si256(down.high, mask)};
+}
+
+static inline quads quads_signed_byte(quads v, int k)
+{
+    quads up = quads_up(v, 24 - 8 * k);
+
+    return (quads){_mm256_srai_epi32(up.low, 24), _mm256_srai_epi32(up.high, 24)};
+}
+
+static inline lanes lanes_of(quads v)
+{
+    return (lanes){_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)};
+}
+
+static inline __m256 low_half(__m256i v)
+{
+    const __m256i mask = _mm256_set1_epi32(0xffff);
+
+    v = _mm256_and_si256(v, mask);
+    return _mm256_cvtph_ps(
+        _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+
+static inline lanes lanes_low_half(quads v)
+{
+    return (lanes){low_half(v.low), low_half(v.high)};
+}
+
+static inline lanes lanes_high_half(quads v)
+{
+    return lanes_low_half(quads_down(v, 16));
+}
+
+#define EIGHT_LESS 0
+
+static inline quads quads_eight(quads v)
+{
+    return v;
 }
 
 /* Products of unsigned and signed bytes, in pairs: 2 * 128 * 127 fits 16 bits. */
-static inline __m256 dot_half(__m256i w, __m256i x, int less)
+static inline __m256i dot_half(__m256i sum, __m256i w, __m256i x, bool eight)
 {
-    if (less > 0) { /* the sign of w goes over to x */
-        w = _mm256_sub_epi8(w, _mm256_set1_epi8((char)less));
+    if (eight) { /* the sign of w goes over to x */
         x = _mm256_sign_epi8(x, w);
         w = _mm256_abs_epi8(w);
     }
-    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+    x = _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+    return _mm256_add_epi32(sum, x);
 }
 
-static inline lanes quads_dot(quads w, quads x, int less)
+static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
 {
-    return (lanes){dot_half(w.low, x.low, less), dot_half(w.high, x.high, less)};
-}
+    int32_t word;
 
-/* Inserted one by one: what is stored in parts cannot be loaded whole without a wait. */
-static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
-{
-    __m128i half = _mm_setzero_si128();
+    __builtin_memcpy(&word, x, sizeof word);
 
-#define INSERT(i)                                                \
-    if (i < count) {                                             \
-        int16_t word;                                            \
-                                                                 \
-        __builtin_memcpy(&word, block + (i)*bytes, sizeof word); \
-        half = _mm_insert_epi16(half, word, i);                  \
-    }
-    INSERT(0)
-    INSERT(1)
-    INSERT(2)
-    INSERT(3)
-    INSERT(4)
-    INSERT(5)
-    INSERT(6)
-    INSERT(7)
-#undef INSERT
-    if (!twice) return (lanes){_mm256_cvtph_ps(half), _mm256_setzero_ps()};
-    return (lanes){_mm256_cvtph_ps(_mm_unpacklo_epi16(half, half)),
-                   _mm256_cvtph_ps(_mm_unpackhi_epi16(half, half))};
+    __m256i four = _mm256_set1_epi32(word);
+
+    return (quads){dot_half(sum.low, w.low, four, eight), dot_half(sum.high, w.high, four, eight)};
 }
 
 #define BLOCK_OUT  2
 #define BLOCK_WIDE 4
 #define BLOCK_ROWS 3
+#define QUANT_FEW  1
 #define UNIT       spc_cpu_avx2
 #define UNIT_NAME  "avx2"
 #include "cpu_kernels_body.h"

@@ -96,43 +96,50 @@ static inline lanes lanes_add(lanes a, lanes b)
     return _mm512_add_ps(a, b);
 }
 
-/* a, b, c, d, each four times */
-static inline __m512i four_each(int a, int b, int c, int d)
-{
-    return _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d);
-}
-
-static inline lanes lanes_pick(lanes v, int g)
-{
-    return _mm512_permutexvar_ps(four_each(4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3), v);
-}
-
-static inline lanes lanes_u8(uint64_t bytes)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)bytes)));
-}
-
-static inline lanes lanes_u8_twice(uint64_t bytes)
-{
-    __m128i once = _mm_cvtsi64_si128((int64_t)bytes);
-
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(once, once)));
-}
-
 static inline lanes lanes_i8(const int8_t *bytes)
 {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)bytes)));
 }
 
-static inline float half_float(uint16_t half)
+typedef __m512i quads;
+typedef uint32_t unsigned_lanes __attribute__((vector_size(64)));
+
+static inline __m128i word16(const uint8_t *at)
 {
-    return _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_set1_epi16((int16_t)half)));
+    return _mm_loadu_si128((const __m128i *)(const void *)at);
 }
 
-typedef __m512i quads;
+/* part[r] has rows r, r + 4, r + 8 and r + 12 beside each other: four by four words across in each
+ * quarter. */
+static inline void turn_quarters(const __m512i *part, quads *out)
+{
+    __m512i a = _mm512_unpacklo_epi32(part[0], part[1]);
+    __m512i b = _mm512_unpacklo_epi32(part[2], part[3]);
+    __m512i c = _mm512_unpackhi_epi32(part[0], part[1]);
+    __m512i d = _mm512_unpackhi_epi32(part[2], part[3]);
 
-static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+    out[0] = _mm512_unpacklo_epi64(a, b);
+    out[1] = _mm512_unpackhi_epi64(a, b);
+    out[2] = _mm512_unpacklo_epi64(c, d);
+    out[3] = _mm512_unpackhi_epi64(c, d);
+}
+
+static inline void quads_turn4(const uint8_t *at, int64_t apart, quads *out)
+{
+    __m512i part[4];
+
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        part[r] = _mm512_castsi128_si512(word16(at + r * apart));
+        part[r] = _mm512_inserti32x4(part[r], word16(at + (r + 4) * apart), 1);
+        part[r] = _mm512_inserti32x4(part[r], word16(at + (r + 8) * apart), 2);
+        part[r] = _mm512_inserti32x4(part[r], word16(at + (r + 12) * apart), 3);
+    }
+    turn_quarters(part, out);
+}
+
+static inline __m512i two_rows(const uint8_t *a, const uint8_t *b)
 {
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)a);
     __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)b);
@@ -140,18 +147,25 @@ static inline quads quads_load(const uint8_t *a, const uint8_t *b)
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
+static inline void quads_turn8(const uint8_t *at, int64_t apart, quads *out)
 {
-    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)a);
-    __m128i high = _mm_loadu_si128((const __m128i *)(const void *)b);
+    __m512i low[4], high[4];
 
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_broadcastsi128_si256(low)),
-                              _mm256_broadcastsi128_si256(high), 1);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        __m512i a = two_rows(at + r * apart, at + (r + 4) * apart);
+        __m512i b = two_rows(at + (r + 8) * apart, at + (r + 12) * apart);
+
+        low[r] = _mm512_shuffle_i32x4(a, b, 0x88); /* the first 16 bytes of each */
+        high[r] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    }
+    turn_quarters(low, out);
+    turn_quarters(high, out + 4);
 }
 
-static inline quads quads_shift(quads v, int a, int b, int c, int d)
+static inline quads quads_all(int32_t x)
 {
-    return _mm512_srlv_epi32(v, four_each(a, b, c, d));
+    return _mm512_set1_epi32(x);
 }
 
 static inline quads quads_and(quads v, uint8_t byte)
@@ -164,76 +178,98 @@ static inline quads quads_or(quads v, quads w)
     return _mm512_or_si512(v, w);
 }
 
-static inline quads quads_flip(quads v)
+static inline quads quads_up(quads v, int n)
+{
+    return (__m512i)((unsigned_lanes)v << n);
+}
+
+static inline quads quads_down(quads v, int n)
+{
+    return (__m512i)((unsigned_lanes)v >> n);
+}
+
+static inline quads quads_fifth(quads v, quads bits, int c)
+{
+    const int near = c / 2 * 0x01010101; /* the byte they are in, of each of four lanes */
+    const __m512i from =
+        _mm512_set4_epi32(near + 0x0c0c0c0c, near + 0x08080808, near + 0x04040404, near);
+    const __m512i bit = _mm512_set1_epi32(c % 2 ? (int)0x80402010u : 0x08040201);
+
+    bits = _mm512_shuffle_epi8(bits, from);
+    return _mm512_mask_add_epi8(v, _mm512_test_epi8_mask(bits, bit), v, _mm512_set1_epi8(16));
+}
+
+static inline quads quads_byte(quads v, int k)
+{
+    return _mm512_and_si512(quads_down(v, 8 * k), _mm512_set1_epi32(255));
+}
+
+static inline quads quads_signed_byte(quads v, int k)
+{
+    return _mm512_srai_epi32(quads_up(v, 24 - 8 * k), 24);
+}
+
+static inline lanes lanes_of(quads v)
+{
+    return _mm512_cvtepi32_ps(v);
+}
+
+static inline lanes lanes_low_half(quads v)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+
+static inline lanes lanes_high_half(quads v)
+{
+    return lanes_low_half(quads_down(v, 16));
+}
+
+static inline quads four_bytes(const int8_t *x)
+{
+    int32_t word;
+
+    __builtin_memcpy(&word, x, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+#if defined(__AVX512VNNI__)
+#define EIGHT_LESS 128
+
+static inline quads quads_eight(quads v)
 {
     return _mm512_xor_si512(v, _mm512_set1_epi8((char)128));
 }
 
-static inline quads quads_x(const int8_t *x)
+static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
 {
-    return _mm512_loadu_si512(x);
+    (void)eight;
+    return _mm512_dpbusd_epi32(sum, w, four_bytes(x));
+}
+#else /* pairs first: 2 * 128 * 127 fits 16 bits */
+#define EIGHT_LESS 0
+
+static inline quads quads_eight(quads v)
+{
+    return v;
 }
 
-static inline quads quads_up4(quads v)
+static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
 {
-    return _mm512_slli_epi32(v, 4);
-}
+    __m512i four = four_bytes(x);
 
-static inline quads quads_bits(uint64_t bits)
-{
-    return _mm512_maskz_mov_epi8(bits, _mm512_set1_epi8(16));
-}
-
-/* Sums of integers are exact: what is taken from w can be taken from the sum. */
-static inline lanes quads_dot(quads w, quads x, int less)
-{
-#if defined(__AVX512VNNI__)
-    __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x);
-
-    if (less > 0) {
-        sum = _mm512_sub_epi32(
-            sum, _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8((char)less), x));
-    }
-    return _mm512_cvtepi32_ps(sum);
-#else /* pairs first: 2 * 128 * 127 fits 16 bits; the sign of w goes over to x */
-    if (less > 0) {
-        w = _mm512_sub_epi8(w, _mm512_set1_epi8((char)less));
-        x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    if (eight) { /* the sign of w goes over to x */
+        four = _mm512_mask_sub_epi8(four, _mm512_movepi8_mask(w), _mm512_setzero_si512(), four);
         w = _mm512_abs_epi8(w);
     }
-    return _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+    four = _mm512_madd_epi16(_mm512_maddubs_epi16(w, four), _mm512_set1_epi16(1));
+    return _mm512_add_epi32(sum, four);
+}
 #endif
-}
-
-/* Inserted one by one: what is stored in parts cannot be loaded whole without a wait. */
-static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
-{
-    __m128i half = _mm_setzero_si128();
-
-#define INSERT(i)                                                \
-    if (i < count) {                                             \
-        int16_t word;                                            \
-                                                                 \
-        __builtin_memcpy(&word, block + (i)*bytes, sizeof word); \
-        half = _mm_insert_epi16(half, word, i);                  \
-    }
-    INSERT(0)
-    INSERT(1)
-    INSERT(2)
-    INSERT(3)
-    INSERT(4)
-    INSERT(5)
-    INSERT(6)
-    INSERT(7)
-#undef INSERT
-    if (!twice) return _mm512_cvtph_ps(_mm256_zextsi128_si256(half));
-    return _mm512_cvtph_ps(
-        _mm256_set_m128i(_mm_unpackhi_epi16(half, half), _mm_unpacklo_epi16(half, half)));
-}
 
 #define BLOCK_OUT  4
 #define BLOCK_WIDE 8
 #define BLOCK_ROWS 6
+#define QUANT_FEW  2
 #if defined(__AVX512VNNI__)
 #define UNIT      spc_cpu_avx512vnni
 #define UNIT_NAME "avx512vnni"

@@ -35,14 +35,12 @@ typedef struct {
 /* Rows of activations as quantised matrices take them (cpu_quant_body.h says how).  The error
  * against exact products is at most half a step, max |x| / 254 of each 32 entries, times the
  * weights' magnitudes. */
-enum { SPC_Q8_CHUNK = 256 };
-
 typedef struct {
-    int32_t stride; /* columns, rounded up to a multiple of SPC_Q8_CHUNK; zeros behind the last */
+    int32_t stride; /* columns, a multiple of 32 */
     int8_t *q;      /* [rows, stride] in -127 .. 127 */
-    float *scale;   /* [rows, stride / 16] each block's of 32 twice */
-    float *sum; /* [rows, stride / 16] scale times the sum of a block's q: eight in each sixteen,
-                   zeros behind them */
+    float *scale;   /* [rows, stride / 32] of each block of 32 */
+    float *sum;     /* [rows, stride / 32] scale times the sum of a block's q */
+    int32_t *total; /* [rows, stride / 16] sums of 16 q */
 } spc_q8;
 
 /* Keys and values of one head of a sequence, from position `first` on. */

@@ -51,10 +51,11 @@ static void lay_out_quantised(spc_runner *r, carver *to)
     for (int32_t i = 0; i < r->plan->weight_count; i++) {
         if (r->plan->weight[i].cols > cols) cols = r->plan->weight[i].cols;
     }
-    stride = (cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    stride = (cols + 31) / 32 * 32;
     r->quantised.q = carve(to, times(times(1, rows), stride));
-    r->quantised.scale = carve(to, times(times(sizeof(float), rows), stride / 16));
-    r->quantised.sum = carve(to, times(times(sizeof(float), rows), stride / 16));
+    r->quantised.scale = carve(to, times(times(sizeof(float), rows), stride / 32));
+    r->quantised.sum = carve(to, times(times(sizeof(float), rows), stride / 32));
+    r->quantised.total = carve(to, times(times(sizeof(int32_t), rows), stride / 16));
 }
 
 /* Lay out everything a runner owns: once counting, once for real. */

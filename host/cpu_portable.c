@@ -98,30 +98,6 @@ static inline lanes lanes_add(lanes a, lanes b)
     return a;
 }
 
-static inline lanes lanes_pick(lanes v, int g)
-{
-    lanes to;
-
-    for (int i = 0; i < 16; i++) to.lane[i] = v.lane[4 * g + i / 4];
-    return to;
-}
-
-static inline lanes lanes_u8(uint64_t bytes)
-{
-    lanes v = lanes_zero();
-
-    for (int i = 0; i < 8; i++) v.lane[i] = (float)(bytes >> (8 * i) & 255);
-    return v;
-}
-
-static inline lanes lanes_u8_twice(uint64_t bytes)
-{
-    lanes v;
-
-    for (int i = 0; i < 16; i++) v.lane[i] = (float)(bytes >> (i / 2 * 8) & 255);
-    return v;
-}
-
 static inline lanes lanes_i8(const int8_t *bytes)
 {
     lanes v;
@@ -130,111 +106,128 @@ static inline lanes lanes_i8(const int8_t *bytes)
     return v;
 }
 
-static inline float half_float(uint16_t half)
-{
-    return spc_half_to_float(half);
-}
-
 typedef struct {
-    uint8_t byte[64];
+    uint32_t lane[16];
 } quads;
 
-static inline quads quads_load(const uint8_t *a, const uint8_t *b)
+static inline void turn(const uint8_t *at, int64_t apart, int words, quads *out)
+{
+    for (int l = 0; l < 16; l++) {
+        for (int c = 0; c < words; c++) memcpy(&out[c].lane[l], at + l * apart + 4 * c, 4);
+    }
+}
+
+static inline void quads_turn4(const uint8_t *at, int64_t apart, quads *out)
+{
+    turn(at, apart, 4, out);
+}
+
+static inline void quads_turn8(const uint8_t *at, int64_t apart, quads *out)
+{
+    turn(at, apart, 8, out);
+}
+
+static inline quads quads_all(int32_t x)
 {
     quads v;
 
-    memcpy(v.byte, a, 32);
-    memcpy(v.byte + 32, b, 32);
-    return v;
-}
-
-static inline quads quads_twice(const uint8_t *a, const uint8_t *b)
-{
-    quads v;
-
-    for (int i = 0; i < 4; i++) memcpy(v.byte + 16 * i, i < 2 ? a : b, 16);
-    return v;
-}
-
-/* Bits that a neighbour lends are masked by the callers; here they are zeros. */
-static inline quads quads_shift(quads v, int a, int b, int c, int d)
-{
-    const int by[4] = {a, b, c, d};
-
-    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] >> by[i / 16]);
+    for (int l = 0; l < 16; l++) v.lane[l] = (uint32_t)x;
     return v;
 }
 
 static inline quads quads_and(quads v, uint8_t byte)
 {
-    for (int i = 0; i < 64; i++) v.byte[i] &= byte;
+    for (int l = 0; l < 16; l++) v.lane[l] &= byte * 0x01010101u;
     return v;
 }
 
 static inline quads quads_or(quads v, quads w)
 {
-    for (int i = 0; i < 64; i++) v.byte[i] |= w.byte[i];
+    for (int l = 0; l < 16; l++) v.lane[l] |= w.lane[l];
     return v;
 }
 
-static inline quads quads_flip(quads v)
+static inline quads quads_up(quads v, int n)
 {
-    for (int i = 0; i < 64; i++) v.byte[i] ^= 128;
+    for (int l = 0; l < 16; l++) v.lane[l] <<= n;
     return v;
 }
 
-static inline quads quads_x(const int8_t *x)
+static inline quads quads_down(quads v, int n)
 {
-    quads v;
-
-    memcpy(v.byte, x, 64);
+    for (int l = 0; l < 16; l++) v.lane[l] >>= n;
     return v;
 }
 
-static inline quads quads_up4(quads v)
+static inline quads quads_fifth(quads v, quads bits, int c)
 {
-    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)(v.byte[i] << 4);
-    return v;
-}
-
-static inline quads quads_bits(uint64_t bits)
-{
-    quads v;
-
-    for (int i = 0; i < 64; i++) v.byte[i] = (uint8_t)((bits >> i & 1) << 4);
-    return v;
-}
-
-static inline lanes quads_dot(quads w, quads x, int less)
-{
-    lanes v;
-
     for (int l = 0; l < 16; l++) {
-        int32_t sum = 0;
-
-        for (int i = 4 * l; i < 4 * l + 4; i++) sum += (w.byte[i] - less) * (int8_t)x.byte[i];
-        v.lane[l] = (float)sum;
+        for (int j = 0; j < 4; j++) v.lane[l] |= (bits.lane[l] >> (4 * c + j) & 1) << (8 * j + 4);
     }
     return v;
 }
 
-static inline lanes lanes_halves(const uint8_t *block, int bytes, int count, bool twice)
+static inline quads quads_byte(quads v, int k)
 {
-    uint16_t half[16] = {0};
+    for (int l = 0; l < 16; l++) v.lane[l] = v.lane[l] >> (8 * k) & 255;
+    return v;
+}
 
-    for (int i = 0; i < count; i++) {
-        uint16_t word;
-
-        memcpy(&word, block + i * bytes, sizeof word);
-        half[twice ? 2 * i : i] = word;
-        if (twice) half[2 * i + 1] = word;
+static inline quads quads_signed_byte(quads v, int k)
+{
+    for (int l = 0; l < 16; l++) {
+        v.lane[l] = (uint32_t)(int32_t)(int8_t)(uint8_t)(v.lane[l] >> (8 * k));
     }
-    return lanes_f16(half);
+    return v;
+}
+
+static inline lanes lanes_of(quads v)
+{
+    lanes to;
+
+    for (int l = 0; l < 16; l++) to.lane[l] = (float)(int32_t)v.lane[l];
+    return to;
+}
+
+static inline lanes lanes_low_half(quads v)
+{
+    lanes to;
+
+    for (int l = 0; l < 16; l++) to.lane[l] = spc_half_to_float((uint16_t)v.lane[l]);
+    return to;
+}
+
+static inline lanes lanes_high_half(quads v)
+{
+    return lanes_low_half(quads_down(v, 16));
+}
+
+#define EIGHT_LESS 0
+
+static inline quads quads_eight(quads v)
+{
+    return v;
+}
+
+static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
+{
+    for (int l = 0; l < 16; l++) {
+        int32_t product = 0;
+
+        for (int i = 0; i < 4; i++) {
+            uint8_t byte = (uint8_t)(w.lane[l] >> (8 * i));
+
+            product += (eight ? (int32_t)(int8_t)byte : (int32_t)byte) * x[i];
+        }
+        sum.lane[l] += (uint32_t)product;
+    }
+    return sum;
 }
 
 #define BLOCK_OUT  1
 #define BLOCK_WIDE 1
 #define BLOCK_ROWS 3
+#define QUANT_FEW  0
 #define UNIT       spc_cpu_portable
 #define UNIT_NAME  "portable"
 #include "cpu_kernels_body.h"

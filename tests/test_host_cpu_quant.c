@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNITS = 4, TYPES = 8, OUTS = 7, ROWS_MAX = 7, COLS_MAX = 1024 };
+enum { UNITS = 4, TYPES = 8, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
 static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,
@@ -28,10 +28,10 @@ static bool is_wide(spc_dtype dtype)
 }
 
 /* Random blocks, exactly as many as there are; scales are halves of about 2^-6. */
-static uint8_t *make_blocks(spc_dtype dtype, int32_t cols, uint32_t seed)
+static uint8_t *make_blocks(spc_dtype dtype, int32_t outs, int32_t cols, uint32_t seed)
 {
     size_t size = spc_dtype_bytes(dtype);
-    size_t count = (size_t)OUTS * (size_t)cols / spc_dtype_elements(dtype);
+    size_t count = (size_t)outs * (size_t)cols / spc_dtype_elements(dtype);
     uint8_t *data = malloc(count * size);
 
     cr_assert_not_null(data);
@@ -53,22 +53,25 @@ typedef struct {
     float out[ROWS_MAX][OUTS];
 } result;
 
+/* As two threads would: outputs before `cut`, then the others. */
 static void multiply(const spc_cpu_kernels *unit, const spc_matrix *m, const float *in,
-                     int32_t rows, result *r)
+                     int32_t rows, int32_t cut, result *r)
 {
-    int32_t stride = (m->cols + SPC_Q8_CHUNK - 1) / SPC_Q8_CHUNK * SPC_Q8_CHUNK;
+    int32_t stride = m->cols;
     float *to[ROWS_MAX];
 
     r->q8.stride = stride;
     r->q8.q = malloc((size_t)(rows * stride));
-    r->q8.scale = malloc((size_t)(rows * stride / 16) * sizeof(float));
-    r->q8.sum = malloc((size_t)(rows * stride / 16) * sizeof(float));
-    cr_assert(r->q8.q && r->q8.scale && r->q8.sum);
+    r->q8.scale = malloc((size_t)(rows * stride / 32) * sizeof(float));
+    r->q8.sum = malloc((size_t)(rows * stride / 32) * sizeof(float));
+    r->q8.total = malloc((size_t)(rows * stride / 16) * sizeof(int32_t));
+    cr_assert(r->q8.q && r->q8.scale && r->q8.sum && r->q8.total);
     for (int32_t i = 0; i < rows; i++) {
         unit->quantise(in + i * m->cols, m->cols, i, &r->q8);
         to[i] = r->out[i];
     }
-    unit->quant_linear(m, 0, OUTS, &r->q8, rows, to, 0);
+    unit->quant_linear(m, 0, cut, &r->q8, rows, to, 0);
+    unit->quant_linear(m, cut, m->rows, &r->q8, rows, to, 0);
 }
 
 static void release(result *r)
@@ -76,6 +79,7 @@ static void release(result *r)
     free(r->q8.q);
     free(r->q8.scale);
     free(r->q8.sum);
+    free(r->q8.total);
 }
 
 /* The same in double, of the activations as quantised and of the weights as dequantised. */
@@ -83,14 +87,14 @@ static void expect_products(const spc_matrix *m, const result *r, int32_t rows, 
 {
     static float weight[OUTS * COLS_MAX];
 
-    spc_dequantise(m->dtype, m->data, (int64_t)OUTS * m->cols, weight);
+    spc_dequantise(m->dtype, m->data, (int64_t)m->rows * m->cols, weight);
     for (int32_t i = 0; i < rows; i++) {
-        for (int32_t o = 0; o < OUTS; o++) {
+        for (int32_t o = 0; o < m->rows; o++) {
             double sum = 0, size = 0;
 
             for (int32_t c = 0; c < m->cols; c++) {
                 int64_t at = (int64_t)i * r->q8.stride + c;
-                double x = (double)r->q8.q[at] * (double)r->q8.scale[at / 16];
+                double x = (double)r->q8.q[at] * (double)r->q8.scale[at / 32];
 
                 sum += (double)weight[o * m->cols + c] * x;
                 size += fabs((double)weight[o * m->cols + c] * x);
@@ -105,23 +109,25 @@ static void expect_products(const spc_matrix *m, const result *r, int32_t rows, 
 }
 
 static void expect_unit(const spc_cpu_kernels *unit, const spc_cpu_kernels *portable,
-                        spc_dtype dtype, int32_t cols)
+                        spc_dtype dtype, int32_t outs, int32_t cols)
 {
-    uint8_t *blocks = make_blocks(dtype, cols, (uint32_t)cols + dtype);
-    spc_matrix m = {blocks, dtype, OUTS, cols, {0}};
+    static const int32_t counts[] = {1, 2, 3, 4, 5, 6, 7, ROWS_MAX};
+    uint8_t *blocks = make_blocks(dtype, outs, cols, (uint32_t)cols + dtype);
+    spc_matrix m = {blocks, dtype, outs, cols, {0}};
     uint32_t seed = 5;
     float *in = malloc((size_t)(ROWS_MAX * cols) * sizeof *in);
 
     for (int32_t i = 0; i < ROWS_MAX * cols; i++) in[i] = (float)next(&seed) / 8388608.0f - 1.0f;
-    for (int32_t rows = 1; rows <= ROWS_MAX; rows++) {
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        int32_t rows = counts[k];
         result a, b;
 
-        multiply(unit, &m, in, rows, &a);
-        multiply(portable, &m, in, rows, &b);
+        multiply(unit, &m, in, rows, outs / 2, &a);
+        multiply(portable, &m, in, rows, outs, &b);
         expect_products(&m, &a, rows, unit->name);
         for (int32_t i = 0; i < rows; i++) {
-            cr_assert_eq(memcmp(a.out[i], b.out[i], sizeof a.out[i]), 0, "%s %s: other bits",
-                         unit->name, spc_dtype_name(dtype));
+            cr_assert_eq(memcmp(a.out[i], b.out[i], (size_t)outs * sizeof *a.out[i]), 0,
+                         "%s %s: other bits", unit->name, spc_dtype_name(dtype));
         }
         release(&a);
         release(&b);
@@ -144,7 +150,10 @@ Test(host_cpu_quant, products_are_those_of_what_the_blocks_stand_for)
             bool k = is_wide(types[t]);
 
             for (int32_t i = 0; i < (k ? 3 : 6); i++) {
-                expect_unit(unit, portable, types[t], k ? wide[i] : narrow[i]);
+                int32_t cols = k ? wide[i] : narrow[i];
+
+                expect_unit(unit, portable, types[t], OUTS, cols);
+                expect_unit(unit, portable, types[t], 7, cols); /* fewer than a kernel takes */
             }
         }
     }
@@ -154,7 +163,7 @@ Test(host_cpu_quant, products_are_those_of_what_the_blocks_stand_for)
 Test(host_cpu_quant, activations_are_off_by_half_a_step_at_most)
 {
     const spc_cpu_kernels *unit = spc_cpu_kernels_find("portable", NULL);
-    uint8_t *blocks = make_blocks(SPC_DTYPE_Q8_0, 96, 1);
+    uint8_t *blocks = make_blocks(SPC_DTYPE_Q8_0, OUTS, 96, 1);
     spc_matrix m = {blocks, SPC_DTYPE_Q8_0, OUTS, 96, {0}};
     float in[96];
     uint32_t seed = 9;
@@ -164,13 +173,13 @@ Test(host_cpu_quant, activations_are_off_by_half_a_step_at_most)
         in[i] = ((float)next(&seed) / 8388608.0f - 1.0f) * (i < 32 ? 1e-3f : 50.0f);
     }
     memset(in + 64, 0, 32 * sizeof *in);
-    multiply(unit, &m, in, 1, &r);
+    multiply(unit, &m, in, 1, OUTS, &r);
     for (int32_t i = 0; i < 96; i++) {
-        float step = r.q8.scale[i / 16];
+        float step = r.q8.scale[i / 32];
 
         cr_expect_leq(fabsf((float)r.q8.q[i] * step - in[i]), 0.5001f * step, "%d", (int)i);
     }
-    cr_expect_eq(r.q8.scale[4], 0.0f);
+    cr_expect_eq(r.q8.scale[2], 0.0f);
     release(&r);
     free(blocks);
 }
@@ -179,14 +188,14 @@ Test(host_cpu_quant, a_broken_activation_breaks_every_product)
 {
     for (int32_t u = 0; u < UNITS; u++) {
         const spc_cpu_kernels *unit = spc_cpu_kernels_find(units[u], NULL);
-        uint8_t *blocks = make_blocks(SPC_DTYPE_Q4_0, 64, 2);
+        uint8_t *blocks = make_blocks(SPC_DTYPE_Q4_0, OUTS, 64, 2);
         spc_matrix m = {blocks, SPC_DTYPE_Q4_0, OUTS, 64, {0}};
         float in[64] = {1.0f};
         result r;
 
         in[40] = u % 2 ? NAN : INFINITY;
         if (unit) {
-            multiply(unit, &m, in, 1, &r);
+            multiply(unit, &m, in, 1, OUTS, &r);
             for (int32_t o = 0; o < OUTS; o++) cr_expect(isnan(r.out[0][o]), "%s", units[u]);
             release(&r);
         }

@@ -1,27 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tensor.c - names and sizes of element types. */
+/* tensor.c - names of element types. */
 #include "tensor.h"
 
-typedef struct {
-    const char *name;
-    uint32_t bytes, elements;
-} dtype_info;
-
-#define SPC_DTYPE_INFO(id, name, bytes, elements) {name, bytes, elements},
-static const dtype_info infos[] = {SPC_DTYPE_MAP(SPC_DTYPE_INFO)};
-#undef SPC_DTYPE_INFO
+#define SPC_DTYPE_NAME(id, name, bytes, elements) name,
+static const char *const names[] = {SPC_DTYPE_MAP(SPC_DTYPE_NAME)};
+#undef SPC_DTYPE_NAME
 
 const char *spc_dtype_name(spc_dtype dtype)
 {
-    return (unsigned)dtype < SPC_DTYPE_COUNT ? infos[dtype].name : "unknown";
-}
-
-uint32_t spc_dtype_bytes(spc_dtype dtype)
-{
-    return (unsigned)dtype < SPC_DTYPE_COUNT ? infos[dtype].bytes : 0;
-}
-
-uint32_t spc_dtype_elements(spc_dtype dtype)
-{
-    return (unsigned)dtype < SPC_DTYPE_COUNT ? infos[dtype].elements : 1;
+    return (unsigned)dtype < SPC_DTYPE_COUNT ? names[dtype] : "unknown";
 }

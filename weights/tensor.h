@@ -50,9 +50,30 @@ typedef struct {
     uint64_t bytes;   /* of data */
 } spc_tensor;
 
-/* Name, bytes of a block, elements of a block (1: not quantised). */
 const char *spc_dtype_name(spc_dtype dtype);
-uint32_t spc_dtype_bytes(spc_dtype dtype);
-uint32_t spc_dtype_elements(spc_dtype dtype);
+
+/* Bytes of a block, elements of a block (1: not quantised).  Inline, so that kernels made for one
+ * type have them as constants. */
+static inline uint32_t spc_dtype_bytes(spc_dtype dtype)
+{
+#define SPC_DTYPE_BYTES(id, name, bytes, elements) \
+    case SPC_DTYPE_##id: return bytes;
+    switch (dtype) {
+        SPC_DTYPE_MAP(SPC_DTYPE_BYTES)
+    default: return 0;
+    }
+#undef SPC_DTYPE_BYTES
+}
+
+static inline uint32_t spc_dtype_elements(spc_dtype dtype)
+{
+#define SPC_DTYPE_ELEMENTS(id, name, bytes, elements) \
+    case SPC_DTYPE_##id: return elements;
+    switch (dtype) {
+        SPC_DTYPE_MAP(SPC_DTYPE_ELEMENTS)
+    default: return 1;
+    }
+#undef SPC_DTYPE_ELEMENTS
+}
 
 #endif
