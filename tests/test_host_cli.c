@@ -413,7 +413,8 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "either", "{\"prompt\":\"a\",\"ids\":[1]}", {"run", "--input", "-"}},
         {6, "\"prompt\" is not a string", "{\"prompt\":7}", {"run", "--input", "-"}},
         {6,
-         "stdin: line 1: unknown key \"max-tokens\"; known: prompt, ids, ",
+         "stdin: line 1: unknown key \"max-tokens\"; known: prompt, ids, messages, id, max_tokens, "
+         "seed, temperature, stop\n",
          "{\"prompt\":\"a\",\"max-tokens\":3}",
          {"run", "--input", "-"}},
         {6, "\"max_tokens\": expected a whole", "{\"prompt\":\"a\",\"max_tokens\":-1}", INPUT},
