@@ -42,11 +42,21 @@ static bool blames_option(const spc_error *err)
     return false;
 }
 
+/* The command for a function of the library that a message sends its reader to. */
+static const char *names_command(const spc_error *err)
+{
+    if (!strstr(err->message, "spc_tune_kernels")) return "";
+    return strstr(err->message, "spc_tune_kernels and fast-prefill")
+               ? " (spc tune-kernels --fast-prefill)"
+               : " (spc tune-kernels)";
+}
+
 int spc_cli_fail(const spc_error *err)
 {
     (void)spc_cli_flush();
     spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s%s\n", blames_option(err) ? "--" : "", err->message);
+    (void)fprintf(stderr, "spc: %s%s%s\n", blames_option(err) ? "--" : "", err->message,
+                  names_command(err));
     return spc_status_exit_code(err->status);
 }
 

@@ -88,7 +88,7 @@ typedef struct {
 static spc_status bad(const place *p, const char *expected)
 {
     return spc_error_set(p->err, SPC_EINPUT,
-                         "%s: %sexpected %s; write it anew with spc tune-kernels", p->path, p->at,
+                         "%s: %sexpected %s; write it anew with spc_tune_kernels", p->path, p->at,
                          expected);
 }
 
