@@ -230,8 +230,10 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
 #define SPC_CLI_LANGUAGES "de|es|fr"
 enum { SPC_CLI_LANGUAGE_COUNT = 3 };
 
-/* Text as a prompt of the embedded pair: <s> <2de> text <sep>.
- * SPC_EUSAGE: the model has no such tokens. */
+/* SPC_EUSAGE: the model has not the tokens of such prompts. */
+spc_status spc_cli_check_language(const spc_engine *engine, int32_t language, spc_error *err);
+
+/* Text as a prompt of the embedded pair: <s> <2de> text <sep>.  Errors as above. */
 spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const char *text,
                                size_t bytes, int32_t **ids, int32_t *count, spc_error *err);
 

@@ -437,6 +437,24 @@ static spc_status run_conversation(chat_state *chat, spc_error *err)
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
+/* Does the template take the system message? */
+static spc_status check_system(const chat_state *chat, spc_error *err)
+{
+    const char *system = chat->args->system;
+    spc_chat_text text;
+    spc_error inner;
+
+    if (!system) return SPC_OK;
+
+    spc_chat_message trial[] = {{SPC_CHAT_SYSTEM, system, strlen(system)}, {SPC_CHAT_USER, ".", 1}};
+    spc_status status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
+
+    if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
+    spc_chat_text_free(&text);
+    return SPC_OK;
+}
+
+/* What can be told before a model is looked for. */
 static spc_status check_args(chat_state *chat, spc_error *err)
 {
     const chat_args *a = chat->args;
@@ -449,48 +467,44 @@ static spc_status check_args(chat_state *chat, spc_error *err)
                              "program translates and cannot hold a conversation",
                              missing);
     }
-    if (a->chat_template && !spc_chat_find(a->chat_template, &chat->chat)) {
+    if (!a->chat_template) return SPC_OK;
+    if (!spc_chat_find(a->chat_template, &chat->chat)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
     }
-    return SPC_OK;
+    return check_system(chat, err);
 }
 
-/* The template, found and fit for the tokenizer, and a system message that it takes. */
-static spc_status prepare_template(chat_state *chat, spc_error *err)
+/* The template, found and fit for the tokenizer, and a system message that it takes: before any
+ * weights are loaded. */
+static spc_status check_models(const spc_engine *engine, void *user, spc_error *err)
 {
+    chat_state *chat = user;
     const char *verifier = chat->args->decode.verifier;
     spc_error inner;
     spc_status status = SPC_OK;
 
-    if (!chat->engine->tokenizer) {
+    if (!engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
                              verifier);
     }
     if (!chat->args->chat_template) {
-        status = spc_chat_detect(chat->engine->verifier.bundle, &chat->chat, err);
+        status = spc_chat_detect(engine->verifier.bundle, &chat->chat, err);
+        if (status == SPC_OK) status = check_system(chat, err);
     }
     if (status != SPC_OK) return status;
-    status = spc_chat_check(&chat->chat, chat->engine->tokenizer, &chat->end, &inner);
+    status = spc_chat_check(&chat->chat, engine->tokenizer, &chat->end, &inner);
     if (status != SPC_OK) return spc_error_set(err, status, "%.200s: %s", verifier, inner.message);
     chat->way.options.stop_token = &chat->end;
     chat->way.options.stop_token_count = 1;
-    status = begin_conversation(chat, err);
-    if (status != SPC_OK || chat->count == 0) return status;
-
-    spc_chat_message trial[] = {chat->message[0], {SPC_CHAT_USER, ".", 1}};
-    spc_chat_text text;
-
-    status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
-    if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
-    spc_chat_text_free(&text);
     return SPC_OK;
 }
 
 static int chat_run(const void *args, const spc_cli_line *line)
 {
     chat_state chat = {.args = args};
+    const spc_engine_check check = {check_models, &chat};
     const spc_cli_decode *d = &chat.args->decode;
     bool interrupted;
     spc_place place;
@@ -504,8 +518,8 @@ static int chat_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
     if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
-    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &chat.engine, &error);
-    if (status == SPC_OK) status = prepare_template(&chat, &error);
+    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
+    if (status == SPC_OK) status = begin_conversation(&chat, &error);
     if (status == SPC_OK) {
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;

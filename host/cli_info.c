@@ -3,6 +3,7 @@
 #include "cli_memory.h"
 #include "comm.h"
 #include "cpu_threads.h"
+#include "device.h"
 #include "kv.h"
 #include "replace.h"
 
@@ -96,7 +97,7 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
     }
     spc_dtype kv;
 
-    if (spc_kv_type(a->kv, &kv, err) != SPC_OK) return SPC_EUSAGE;
+    (void)spc_kv_type(a->kv, &kv, err); /* checked */
     m->memory_for = (spc_cli_memory_for){.device = a->device,
                                          .drafter_device = a->drafter_device,
                                          .model = &m->model,
@@ -289,6 +290,33 @@ static void append_line(void *user, const char *text)
     (void)json_array_append_new(user, json_string(text));
 }
 
+/* What can be told before a model is looked for: what an engine would say of these options. */
+static spc_status check_info(const char *name, const info_args *a, spc_error *err)
+{
+    spc_engine_options o;
+
+    if (a->drafter_device && !a->drafter) {
+        return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
+    }
+    if (a->drafter_device && spc_device_ranks(a->device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "device %.60s: the plan is of one verifier that is not cut: expected "
+                             "cuda or cuda:N",
+                             a->device);
+    }
+    spc_engine_options_init(&o);
+    o.verifier = name;
+    o.drafter = a->drafter;
+    o.sessions = a->batch;
+    o.context = a->context;
+    o.kv_tokens = a->kv_tokens;
+    o.device = a->device;
+    o.drafter_device = a->drafter_device;
+    o.weights = a->weights;
+    o.kv = a->kv;
+    return spc_engine_options_check(&o, err);
+}
+
 static int info_run(const void *args, const spc_cli_line *line)
 {
     const info_args *a = args;
@@ -298,7 +326,9 @@ static int info_run(const void *args, const spc_cli_line *line)
 
     memset(&m, 0, sizeof m);
 
-    spc_status status = read_model(name, a, &m, &error);
+    spc_status status = check_info(name, a, &error);
+
+    if (status == SPC_OK) status = read_model(name, a, &m, &error);
 
     if (status == SPC_OK && a->json) {
         json_t *object = info_json(name, &m), *plan = json_array();

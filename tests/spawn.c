@@ -390,3 +390,12 @@ void spawn_failure(const char *const *args, const spawn_options *options, int co
     cr_expect_eq(r.out_bytes, 0, "%s: %s", what, r.out);
     spawn_free(&r);
 }
+
+void spawn_failures(const spawn_refusal *table, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const spawn_options in = {.in = table[i].in};
+
+        spawn_failure(table[i].args, &in, table[i].code, table[i].word);
+    }
+}

@@ -77,4 +77,14 @@ int32_t count_lines(const char *text);
 void spawn_failure(const char *const *args, const spawn_options *options, int code,
                    const char *word);
 
+/* The same for many. */
+typedef struct {
+    int code;
+    const char *word; /* in the message */
+    const char *in;
+    const char *args[12];
+} spawn_refusal;
+
+void spawn_failures(const spawn_refusal *table, int32_t count);
+
 #endif

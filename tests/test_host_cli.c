@@ -206,25 +206,9 @@ Test(host_cli, the_program_names_its_commands_and_its_version)
 /* ---- errors -----------------------------------------------------------------------------------
  */
 
-typedef struct {
-    int code;
-    const char *word; /* in the message */
-    const char *in;
-    const char *args[12];
-} failure;
-
-static void expect_failures(const failure *table, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        const spawn_options in = {.in = table[i].in};
-
-        spawn_failure(table[i].args, &in, table[i].code, table[i].word);
-    }
-}
-
 Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
 {
-    static const failure table[] = {
+    static const spawn_refusal table[] = {
         {2, "expected a command", NULL, {NULL}},
         {2,
          "unknown command 'walk'; known: run, chat, demo, info, rules, launch, logits, tokenize, "
@@ -297,7 +281,7 @@ Test(host_cli, wrong_usage_is_exit_2_and_says_what_is_wrong)
           "no/model"}},
     };
 
-    expect_failures(table, COUNT(table));
+    spawn_failures(table, COUNT(table));
 }
 
 Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
@@ -358,7 +342,7 @@ Test(host_cli, a_value_out_of_range_is_exit_2_and_says_what_was_expected)
 
 Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
 {
-    static const failure table[] = {
+    static const spawn_refusal table[] = {
         {3,
          "no/such/folder",
          NULL,
@@ -387,7 +371,7 @@ Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
          {"run", "--quiet", "--verifier", TINY, "--drafter", TINY, "--to", "de", "text"}},
     };
 
-    expect_failures(table, COUNT(table));
+    spawn_failures(table, COUNT(table));
 }
 
 #define INPUT                 \
@@ -397,7 +381,7 @@ Test(host_cli, an_unusable_model_is_exit_3_and_is_named)
 
 Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
 {
-    static const failure table[] = {
+    static const spawn_refusal table[] = {
         {6, "stdin holds no prompt", NULL, {"run"}},
         {6, "no/such/file: cannot be opened", NULL, {"run", "--input", "no/such/file"}},
         {6, SPC_TEST_VECTORS, NULL, {"run", "--input", SPC_TEST_VECTORS}},
@@ -459,7 +443,7 @@ Test(host_cli, bad_prompts_are_exit_6_and_their_line_is_named)
          {"run", "--context", "3", "--input", "-"}},
     };
 
-    expect_failures(table, COUNT(table));
+    spawn_failures(table, COUNT(table));
 }
 
 /* What a terminal has cut is not taken for what was typed; one byte less is. */
