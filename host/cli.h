@@ -137,13 +137,15 @@ int spc_cli_finish(int code);
 /* Exit codes after Ctrl-C and after other signals, as shells have them. */
 enum { SPC_CLI_SIGNALLED = 128, SPC_CLI_INTERRUPTED = 130 };
 
-/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called; a second
- * Ctrl-C kills.  spc_cli_catch_stop: by SIGTERM too. */
+/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called, and by
+ * SIGTERM, which outweighs it, once spc_cli_catch_term has; the second of a kind kills. */
 extern volatile sig_atomic_t spc_cli_interrupted;
 void spc_cli_catch_interrupt(void);
-void spc_cli_catch_stop(void);
-/* Ctrl-C alone, and none kills. */
+void spc_cli_catch_term(void);
+/* Ctrl-C, and none kills. */
 void spc_cli_catch_interrupts(void);
+/* A Ctrl-C has had its effect: it is 0 again, unless SIGTERM has come. */
+void spc_cli_forget_interrupt(void);
 
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
 void spc_cli_progress(const char *text);

@@ -335,9 +335,11 @@ static void list_commands(void)
     for (int32_t i = 0; i < COMMANDS; i++) {
         (void)fprintf(stderr, "%-8s%s\n", commands[i].name, commands[i].does);
     }
-    (void)fputs("//...   a message that begins with one /\n"
-                "A line that ends in \\ goes on in the next; Ctrl-C stops a reply.\n",
-                stderr);
+    (void)fputs(
+        "//...   a message that begins with one /\n"
+        "A line that ends in \\ goes on in the next; Ctrl-C stops a reply, or drops what is\n"
+        "being typed.\n",
+        stderr);
 }
 
 /* The command that a message beginning with '/' gives.  SPC_EINPUT: there is none of that name, or
@@ -376,6 +378,11 @@ static spc_status obey(chat_state *chat, const char *text, size_t bytes, bool *o
     return status;
 }
 
+static bool terminated(void)
+{
+    return spc_cli_interrupted == SIGTERM;
+}
+
 /* One message and what follows from it; *over: there will be no other. */
 static spc_status converse(chat_state *chat, bool *over, spc_error *err)
 {
@@ -384,7 +391,7 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
     bool got;
     spc_error inner;
 
-    spc_cli_interrupted = 0;
+    spc_cli_forget_interrupt();
     if (chat->terminal) {
         spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
     } else {
@@ -394,10 +401,12 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
     spc_status status = read_message(chat, &text, &bytes, &got, err);
 
     if (status != SPC_OK) return status;
-    if (spc_cli_interrupted && (chat->terminal || got)) { /* what was being typed is dropped */
+    if (spc_cli_interrupted) { /* what was being typed is dropped */
+        free(text);
+        *over = !chat->terminal || terminated();
+        if (*over) return SPC_OK;
         clearerr(stdin);
         tell(chat, "\n(Ctrl-C stops a reply; /exit or Ctrl-D ends)\n");
-        free(text);
         return SPC_OK;
     }
     *over = !got;
@@ -423,7 +432,7 @@ static spc_status run_conversation(chat_state *chat, spc_error *err)
 {
     bool over = false;
 
-    while (!over) {
+    while (!over && !terminated()) {
         spc_status status = converse(chat, &over, err);
         bool input = status == SPC_EINPUT || status == SPC_EFULL;
 
@@ -506,7 +515,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
     chat_state chat = {.args = args};
     const spc_engine_check check = {check_models, &chat};
     const spc_cli_decode *d = &chat.args->decode;
-    bool interrupted;
+    int interrupted;
     spc_place place;
     spc_error error;
 
@@ -524,11 +533,13 @@ static int chat_run(const void *args, const spc_cli_line *line)
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;
         if (!chat.args->json) chat.way.options.on_text = on_text;
+        /* of ranks that are processes it is how spc launch ends those whose group has failed */
+        if (place.world == 1) spc_cli_catch_term();
         tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /help "
                     "lists the commands.\n");
         status = run_conversation(&chat, &error);
     }
-    interrupted = status == SPC_OK && spc_cli_interrupted;
+    interrupted = (int)spc_cli_interrupted;
     if (!d->quiet && chat.total.sequences > 0)
         spc_cli_total_print("", &chat.total, &chat.way, chat.engine);
     spc_session_close(chat.session);
@@ -537,7 +548,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
     cut_messages(&chat, 0);
     free(chat.message);
     if (status != SPC_OK) return spc_cli_fail(&error);
-    return interrupted ? SPC_CLI_INTERRUPTED : 0;
+    return interrupted ? SPC_CLI_SIGNALLED + interrupted : 0;
 }
 
 const spc_cli_command spc_cli_chat = {
@@ -548,11 +559,14 @@ const spc_cli_command spc_cli_chat = {
     "at\n"
     "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
     "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
-    "ends the program; // begins a message with one /.  Ctrl-C stops a reply; what there is of it\n"
-    "stays in the conversation, and where it has not begun the message does not stay either.  At "
-    "a\n"
-    "terminal Ctrl-C never ends the program.  Replies are streamed to stdout; one line of\n"
-    "statistics goes to stderr at the end.",
+    "ends the program; // begins a message with one /.  Replies are streamed to stdout; one line "
+    "of\n"
+    "statistics goes to stderr at the end.\n"
+    "Ctrl-C during a reply stops it; what there is of it stays in the conversation, and where it\n"
+    "has not begun the message does not stay either.  Ctrl-C before a message is complete drops\n"
+    "what there is of it, and ends the program (130) only where no terminal is read; there the\n"
+    "second Ctrl-C during a reply ends it too.  SIGTERM stops a reply, which is printed as far as\n"
+    "it goes, and ends the program (143).",
     0,
     0,
     options,

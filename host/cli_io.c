@@ -160,9 +160,10 @@ int spc_cli_finish(int code)
 
 volatile sig_atomic_t spc_cli_interrupted;
 
+/* A Ctrl-C may be forgotten, and SIGTERM is not. */
 static void on_interrupt(int signal_number)
 {
-    spc_cli_interrupted = signal_number;
+    if (spc_cli_interrupted != SIGTERM) spc_cli_interrupted = signal_number;
 }
 
 static void catch_signal(int signal_number, int flags)
@@ -185,10 +186,20 @@ void spc_cli_catch_interrupts(void)
     catch_signal(SIGINT, 0);
 }
 
-void spc_cli_catch_stop(void)
+void spc_cli_catch_term(void)
 {
-    catch_signal(SIGINT, (int)SA_RESETHAND);
     catch_signal(SIGTERM, (int)SA_RESETHAND);
+}
+
+void spc_cli_forget_interrupt(void)
+{
+    sigset_t term, before;
+
+    (void)sigemptyset(&term);
+    (void)sigaddset(&term, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &term, &before); /* it must not come between look and change */
+    if (spc_cli_interrupted != SIGTERM) spc_cli_interrupted = 0;
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */

@@ -480,11 +480,9 @@ static int run_run(const void *args, const spc_cli_line *line)
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    if (place.world > 1) { /* SIGTERM is how spc launch ends a group of which one has failed */
-        spc_cli_catch_interrupt();
-    } else {
-        spc_cli_catch_stop();
-    }
+    spc_cli_catch_interrupt();
+    /* of ranks that are processes it is how spc launch ends those whose group has failed */
+    if (place.world == 1) spc_cli_catch_term();
     tell_terminal(&run);
     run_jobs(&run);
     if (!a->decode.quiet && run.total.sequences > 0)

@@ -389,16 +389,62 @@ Test(host_cli_chat, ctrl_c_stops_the_reply_and_not_the_program)
     close_pair(&p);
 }
 
-Test(host_cli_chat, ctrl_c_ends_a_pipe_that_says_nothing)
+/* Nobody can be told there that half a message has been dropped. */
+Test(host_cli_chat, a_signal_ends_a_pipe_that_says_nothing_or_half_of_it)
 {
+    static const char *const said[] = {"Good morning.\n", "Good morning.\nWhere is the\\\n"};
+    static const int signals[] = {SIGINT, SIGTERM};
     chat_pair p = open_pair();
     const char *const args[] = {CHAT(&p), "--temperature", "0", NULL};
-    spawn_result r = spawn(
-        args,
-        &(const spawn_options){.in = "Good morning.\n", .in_held = true, .interrupt_after = 1});
 
-    cr_expect_eq(r.code, 130, "%s", r.err);
-    cr_expect_eq(count_lines(r.out), 1);
+    for (int32_t i = 0; i < 4; i++) {
+        spawn_result r = spawn(args, &(const spawn_options){.in = said[i / 2],
+                                                            .in_held = true,
+                                                            .interrupt_after = 1,
+                                                            .signal = signals[i % 2]});
+
+        cr_expect_eq(r.code, 128 + signals[i % 2], "%d: %s", r.code, r.err);
+        cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+        cr_expect(strstr(r.err, " tokens per verifier call"), "with the statistics: %s", r.err);
+        spawn_free(&r);
+    }
+    close_pair(&p);
+}
+
+/* What has been decoded is printed, and what was to be said behind it is not read. */
+Test(host_cli_chat, sigterm_ends_the_program_with_the_reply_so_far)
+{
+    chat_pair p = open_pair();
+    const char *const long_reply[] = {CHAT(&p),        "--temperature", "0",
+                                      "--ignore-stop", "--seed",        "1",
+                                      "--max-tokens",  "2000",          NULL};
+    const char *const as_json[] = {CHAT(&p),
+                                   "--temperature",
+                                   "0",
+                                   "--ignore-stop",
+                                   "--json",
+                                   "--max-tokens",
+                                   SPAWN_SANITISED ? "300" : "1000",
+                                   NULL};
+    spawn_options o = {.in = "Good morning.\nGood night.\nGood evening.\n", .signal = SIGTERM};
+    spawn_result r;
+    json_t *lines;
+
+    o.interrupt_bytes = 20;
+    r = spawn(long_reply, &o);
+    cr_expect_eq(r.code, 143, "%d: %s", r.code, r.err);
+    cr_expect(strstr(r.err, ", finish cancelled, hash"), "the only one: %s", r.err);
+    cr_expect(r.out_bytes > 20 && r.out[r.out_bytes - 1] == '\n', "%s", r.out);
+    spawn_free(&r);
+
+    o.interrupt_bytes = 0;
+    o.interrupt_after = 1;
+    r = spawn(as_json, &o);
+    lines = parse_lines(r.out);
+    cr_expect_eq(r.code, 143, "%d: %s", r.code, r.err);
+    cr_assert_eq(json_array_size(lines), 2, "%s", r.err);
+    cr_expect_str_eq(json_string_value(field(lines, 1, "finish")), "cancelled");
+    json_decref(lines);
     spawn_free(&r);
     close_pair(&p);
 }
@@ -522,6 +568,29 @@ Test(host_cli_chat, ctrl_c_at_a_terminal_never_costs_the_conversation)
     cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
     (void)close(t.fd);
     free(fresh);
+    close_pair(&p);
+}
+
+/* What is being typed is dropped by Ctrl-C, and lost with SIGTERM. */
+Test(host_cli_chat, sigterm_ends_the_program_at_a_terminal_and_ctrl_c_does_not)
+{
+    chat_pair p = open_pair();
+    typist t = sit_down(&p);
+    int status;
+
+    wait_for(&t, "> ");
+    for (int32_t i = 0; i < 2; i++) {
+        type(&t, "Where is the\\\n");
+        wait_for(&t, "| ");
+        cr_assert_eq(kill(t.pid, SIGINT), 0);
+        wait_for(&t, "(Ctrl-C stops a reply; /exit or Ctrl-D ends)\n> ");
+    }
+    type(&t, "Where is the\\\n");
+    wait_for(&t, "| ");
+    cr_assert_eq(kill(t.pid, SIGTERM), 0);
+    cr_assert_eq(waitpid(t.pid, &status, 0), t.pid);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 143, "%d", status);
+    (void)close(t.fd);
     close_pair(&p);
 }
 
