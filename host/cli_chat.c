@@ -4,6 +4,7 @@
  * What the models read is always the chat template's text of the whole conversation; the session
  * runs only what is new of it (spc_session_restart). */
 #include "cli_decode.h"
+#include "cli_said.h"
 #include "session.h"
 
 #include "weights/chat.h"
@@ -59,9 +60,7 @@ typedef struct {
 /* For whoever sits at the terminal. */
 static void tell(const chat_state *chat, const char *text)
 {
-    if (!chat->terminal) return;
-    (void)fputs(text, stderr);
-    (void)fflush(stderr);
+    spc_cli_said_tell(chat->terminal, text);
 }
 
 /* ---- the conversation ------------------------------------------------------------------------ */
@@ -259,119 +258,19 @@ static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_erro
     return status;
 }
 
-/* ---- what the user says ---------------------------------------------------------------------- */
-
-/* Cut the line's end: a backslash there joins the next line to this one, and two stand for one.
- * Returns whether the message goes on. */
-static bool goes_on(const char *line, size_t *bytes)
-{
-    if (*bytes == 0 || line[*bytes - 1] != '\\') return false;
-    --*bytes;
-    return *bytes == 0 || line[*bytes - 1] != '\\';
-}
-
-/* The next message, malloc'd; *got is false at the end of the input, and when Ctrl-C came. */
-static spc_status read_message(chat_state *chat, char **text, size_t *bytes, bool *got,
-                               spc_error *err)
-{
-    bool more = true;
-
-    *text = NULL;
-    *bytes = 0;
-    *got = false;
-    while (more) {
-        spc_cli_prompt line;
-        bool any;
-
-        tell(chat, *got ? "| " : "> ");
-
-        spc_status status = spc_cli_source_next(&chat->source, &line, &any, err);
-        size_t length = line.bytes;
-        char *grown = NULL;
-
-        if (status == SPC_OK && any) {
-            more = goes_on(line.text, &length);
-            grown = realloc(*text, *bytes + length + 2);
-            if (!grown) status = spc_error_set(err, SPC_ENOMEM, "%s: no memory", line.where);
-        }
-        if (grown) {
-            *text = grown;
-            if (*got) grown[(*bytes)++] = '\n';
-            memcpy(grown + *bytes, line.text, length);
-            *bytes += length;
-            *got = true;
-        }
-        spc_cli_prompt_free(&line);
-        if (status != SPC_OK) {
-            free(*text);
-            *text = NULL;
-            return status;
-        }
-        if (!any) more = false; /* a message that was to go on ends here */
-    }
-    return SPC_OK;
-}
-
-static bool is_blank(const char *text, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        if (!strchr(" \t\n", text[i])) return false;
-    }
-    return true;
-}
-
-/* ---- commands -------------------------------------------------------------------------------- */
-
-typedef enum { COMMAND_HELP, COMMAND_RESET, COMMAND_EXIT, COMMANDS } chat_command;
-
-static const struct {
-    const char *name, *does;
-} commands[COMMANDS] = {{"/help", "lists these commands"},
-                        {"/reset", "begins a new conversation"},
-                        {"/exit", "ends the program, as the end of the input does"}};
-
-static void list_commands(void)
-{
-    for (int32_t i = 0; i < COMMANDS; i++) {
-        (void)fprintf(stderr, "%-8s%s\n", commands[i].name, commands[i].does);
-    }
-    (void)fputs(
-        "//...   a message that begins with one /\n"
-        "A line that ends in \\ goes on in the next; Ctrl-C stops a reply, or drops what is\n"
-        "being typed.\n",
-        stderr);
-}
-
-/* The command that a message beginning with '/' gives.  SPC_EINPUT: there is none of that name, or
- * it is followed by something. */
-static spc_status read_command(const char *text, size_t bytes, chat_command *command,
-                               spc_error *err)
-{
-    size_t word = 0;
-
-    while (word < bytes && !strchr(" \t\n", text[word])) word++;
-    for (int32_t i = 0; i < COMMANDS; i++) {
-        if (word != strlen(commands[i].name) || memcmp(text, commands[i].name, word) != 0) continue;
-        *command = (chat_command)i;
-        if (is_blank(text + word, bytes - word)) return SPC_OK;
-        return spc_error_set(err, SPC_EINPUT, "%s takes nothing behind it", commands[i].name);
-    }
-    return spc_error_set(err, SPC_EINPUT,
-                         "unknown command '%.*s'; known: /help, /reset, /exit; // begins a message "
-                         "with one /",
-                         word < 40 ? (int)word : 40, text);
-}
+/* ---- what is said -----------------------------------------------------------------------------
+ */
 
 /* Do what a command says; *over: it ends the conversation. */
 static spc_status obey(chat_state *chat, const char *text, size_t bytes, bool *over, spc_error *err)
 {
-    chat_command command = COMMAND_HELP;
-    spc_status status = read_command(text, bytes, &command, err);
+    spc_cli_command_said command = SPC_CLI_SAID_HELP;
+    spc_status status = spc_cli_said_command(text, bytes, &command, err);
 
     if (status != SPC_OK) return status;
-    if (command == COMMAND_HELP) list_commands();
-    if (command == COMMAND_EXIT) *over = true;
-    if (command == COMMAND_RESET) {
+    if (command == SPC_CLI_SAID_HELP) spc_cli_said_help();
+    if (command == SPC_CLI_SAID_EXIT) *over = true;
+    if (command == SPC_CLI_SAID_RESET) {
         status = begin_conversation(chat, err);
         tell(chat, "(a new conversation)\n");
     }
@@ -398,7 +297,7 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
         spc_cli_catch_interrupt();
     }
 
-    spc_status status = read_message(chat, &text, &bytes, &got, err);
+    spc_status status = spc_cli_said_read(&chat->source, chat->terminal, &text, &bytes, &got, err);
 
     if (status != SPC_OK) return status;
     if (spc_cli_interrupted) { /* what was being typed is dropped */
@@ -410,7 +309,7 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
         return SPC_OK;
     }
     *over = !got;
-    if (*over || is_blank(text, bytes)) {
+    if (*over || spc_cli_said_nothing(text, bytes)) {
         free(text);
         return SPC_OK;
     }
