@@ -100,7 +100,7 @@ extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_kernels;  /* cli_kernels.c */
 extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
-extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
+extern const spc_cli_command spc_cli_logits;   /* cli_logits.c */
 extern const spc_cli_command spc_cli_rules;    /* cli_rules.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
 extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
