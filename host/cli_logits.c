@@ -3,6 +3,7 @@
 #include "cli.h"
 #include "comm.h"
 #include "cpu_threads.h"
+#include "engine.h"
 #include "replace.h"
 
 #include <inttypes.h>
@@ -89,6 +90,12 @@ static bool write_tensor(FILE *file, const float *logits, int32_t count, int32_t
            fwrite(logits, 1, bytes, file) == bytes;
 }
 
+static spc_status cannot_write(const char *path, int why, spc_error *err)
+{
+    return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
+                         strerror(why));
+}
+
 static spc_status write_logits(const char *path, const float *logits, int32_t count, int32_t vocab,
                                spc_error *err)
 {
@@ -96,14 +103,26 @@ static spc_status write_logits(const char *path, const float *logits, int32_t co
     int why = spc_replace_begin(&out, path);
 
     if (why == 0) why = spc_replace_end(&out, write_tensor(out.file, logits, count, vocab));
-    if (why == 0) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
-                         strerror(why));
+    return why == 0 ? SPC_OK : cannot_write(path, why, err);
 }
 
-static spc_status open_logits(const logits_args *a, const spc_place *place, spc_engine **out,
-                              spc_error *err)
+/* What the model is to read. */
+typedef struct {
+    int32_t *ids, *source; /* [count], [source_count] */
+    int32_t count, source_count;
+} logits_input;
+
+static spc_status check_model(const spc_engine *engine, void *user, spc_error *err)
 {
+    const logits_input *in = user;
+
+    return spc_engine_check_logits(engine, in->source, in->source_count, in->ids, in->count, err);
+}
+
+static spc_status open_logits(const logits_args *a, logits_input *in, const spc_place *place,
+                              spc_engine **out, spc_error *err)
+{
+    const spc_engine_check check = {check_model, in};
     spc_engine_options o;
 
     spc_engine_options_init(&o);
@@ -116,11 +135,10 @@ static spc_status open_logits(const logits_args *a, const spc_place *place, spc_
     o.kv = a->kv;
     o.place = place;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
-    return spc_engine_open(&o, out, err);
+    return spc_engine_open_checked(&o, place->rank == 0 ? &check : NULL, out, err);
 }
 
-static spc_status compute_logits(const logits_args *a, spc_engine *engine, const int32_t *source,
-                                 int32_t source_count, const int32_t *ids, int32_t count,
+static spc_status compute_logits(const logits_args *a, spc_engine *engine, const logits_input *in,
                                  spc_error *err)
 {
     spc_engine_facts facts;
@@ -128,13 +146,15 @@ static spc_status compute_logits(const logits_args *a, spc_engine *engine, const
     spc_status status;
 
     spc_engine_describe(engine, &facts);
-    logits = malloc((size_t)count * (size_t)facts.vocab * sizeof *logits);
+    logits = malloc((size_t)in->count * (size_t)facts.vocab * sizeof *logits);
     if (!logits) {
-        status = spc_error_set(err, SPC_ENOMEM, "no memory for logits of %d tokens", (int)count);
+        status =
+            spc_error_set(err, SPC_ENOMEM, "no memory for logits of %d tokens", (int)in->count);
     } else {
-        status = spc_engine_logits(engine, source, source_count, ids, count, logits, err);
+        status = spc_engine_logits(engine, in->source, in->source_count, in->ids, in->count, logits,
+                                   err);
     }
-    if (status == SPC_OK) status = write_logits(a->output, logits, count, facts.vocab, err);
+    if (status == SPC_OK) status = write_logits(a->output, logits, in->count, facts.vocab, err);
     free(logits);
     return status;
 }
@@ -145,7 +165,7 @@ static int logits_run(const void *args, const spc_cli_line *line)
     spc_error error;
     spc_place place;
     spc_engine *engine = NULL;
-    int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
+    logits_input in = {NULL, NULL, 0, 0};
 
     if (!a->model || !a->ids || !a->output) {
         return spc_cli_fail_with(SPC_EUSAGE, "--%s is missing; see spc logits --help",
@@ -156,19 +176,24 @@ static int logits_run(const void *args, const spc_cli_line *line)
 
     spc_status status = spc_cli_place(&a->ranks, line, &place, &error);
 
-    if (status == SPC_OK) status = parse_ids("ids", a->ids, &ids, &count, &error);
+    if (status == SPC_OK) status = parse_ids("ids", a->ids, &in.ids, &in.count, &error);
     if (status == SPC_OK && a->source) {
-        status = parse_ids("source", a->source, &source, &source_count, &error);
+        status = parse_ids("source", a->source, &in.source, &in.source_count, &error);
     }
-    if (status == SPC_OK) status = open_logits(a, &place, &engine, &error);
+    if (status == SPC_OK && place.rank == 0) {
+        int why = spc_replace_check(a->output);
+
+        if (why != 0) status = cannot_write(a->output, why, &error);
+    }
+    if (status == SPC_OK) status = open_logits(a, &in, &place, &engine, &error);
     if (status == SPC_OK && place.rank > 0) {
         status = spc_engine_follow(engine, &error);
     } else if (status == SPC_OK) {
-        status = compute_logits(a, engine, source, source_count, ids, count, &error);
+        status = compute_logits(a, engine, &in, &error);
     }
     spc_engine_close(engine);
-    free(source);
-    free(ids);
+    free(in.source);
+    free(in.ids);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 

@@ -157,6 +157,11 @@ void spc_engine_end(spc_engine *engine);
 /* The engine's time. */
 uint64_t spc_engine_now(const spc_engine *engine);
 
+/* Are they ids of its models, and is there a source for an encoder and for nothing else? */
+spc_status spc_engine_check_logits(const spc_engine *engine, const int32_t *source,
+                                   int32_t source_count, const int32_t *ids, int32_t count,
+                                   spc_error *err);
+
 /* Do its models read prompts by an encoder? */
 bool spc_engine_encodes(const spc_engine *engine);
 

@@ -63,9 +63,10 @@ spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
     if (status != SPC_OK) return status;
     if (!options->device || strcmp(options->device, "cpu") == 0) return no_gpu("cpu", err);
     if (spc_options_ranks(options) > 1) return no_gpu(options->device, err);
+    status = spc_kernels_place(path, err);
     o = *options;
     o.kernels = NULL;
-    status = spc_engine_open(&o, &engine, err);
+    if (status == SPC_OK) status = spc_engine_open(&o, &engine, err);
     if (status != SPC_OK) return status;
     status = spc_tune_engine(engine, &how, path, err);
     spc_engine_close(engine);

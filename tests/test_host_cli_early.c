@@ -55,6 +55,18 @@ Test(host_cli_early, options_that_cannot_be_are_told_before_a_model_is_looked_fo
          "--system: message 1: the chat template mistral-v1-old",
          NULL,
          {CHAT, "--chat-template", "mistral-v1-old", "--system", "Hi."}},
+        {6,
+         "--output no/folder/file: cannot be written: No such file",
+         NULL,
+         {"logits", "--model", "no/model", "--ids", "1", "--output", "no/folder/file"}},
+        {6,
+         "--output /: cannot be written: Is a dir",
+         NULL,
+         {"logits", "--model", "no/model", "--ids", "1", "--output", "/"}},
+        {6,
+         "no/folder/file: cannot be written: No such file",
+         NULL,
+         {"tune-kernels", "--verifier", "no/model", "--output", "no/folder/file"}},
         {2, "--isa: expected one of", NULL, {LOGITS, "--isa", "abacus"}},
         {2, "--weights: expected int8", NULL, {LOGITS, "--weights", "q8"}},
         {2, "--device: expected auto", NULL, {LOGITS, "--device", "gpu"}},
@@ -91,6 +103,27 @@ Test(host_cli_early, what_a_rule_has_no_use_for_is_not_refused)
     };
 
     spawn_failures(table, COUNT(table));
+}
+
+/* To ask whether there can be a file leaves none, and one that is there as it is. */
+Test(host_cli_early, a_result_that_is_not_computed_leaves_no_file)
+{
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+    size_t bytes;
+    char *text;
+
+    folder_path(&f, "logits", path);
+    for (int32_t there = 0; there < 2; there++) {
+        if (there) folder_write(&f, "logits", "before", 6);
+        FAILURE(3, "no/model: cannot be opened", "logits", "--model", "no/model", "--ids", "1",
+                "--output", path);
+        cr_expect_eq(folder_count(&f), there);
+    }
+    text = read_file(path, &bytes);
+    cr_expect_str_eq(text, "before");
+    free(text);
+    folder_close(&f);
 }
 
 /* ---- without weights --------------------------------------------------------------------------
@@ -136,6 +169,14 @@ Test(host_cli_early, what_a_configuration_forbids_is_told_before_weights_are_rea
          NULL,
          {"run", "--verifier", paired.path, "--drafter", "embedded:drafter", "--tp", "8",
           "--drafter-tp", "8", "x"}},
+        {6,
+         "id 1: expected 0 to 6143, found 6144",
+         NULL,
+         {"logits", "--model", text.path, "--ids", "0,6144", "--output", "none"}},
+        {6,
+         "the model has no encoder",
+         NULL,
+         {"logits", "--model", text.path, "--ids", "1", "--source", "1", "--output", "none"}},
         {3, "no chat template", NULL, {"chat", "--verifier", text.path, "--drafter", "none"}},
         {3, "no tokenizer.json", NULL, {"chat", "--verifier", bare.path, "--drafter", "none"}},
         {3,

@@ -154,7 +154,7 @@ Test(host_cli_errors, an_unusable_model_is_exit_3_and_is_named)
         {3,
          "no/such/folder",
          NULL,
-         {"logits", "--model", "no/such/folder", "--ids", "1", "--output", "no/such/file"}},
+         {"logits", "--model", "no/such/folder", "--ids", "1", "--output", "none"}},
         {3, "known: embedded:drafter, embedded:verifier", NULL, {"info", "embedded:judge"}},
         {3, "embedded:", NULL, {"run", "--verifier", "embedded:", "x"}},
         {3, "tokenizer.json", NULL, {"tokenize", TINY}},
