@@ -7,6 +7,7 @@
 #include "carve.h"
 #include "cpu_threads.h"
 #include "device.h"
+#include "engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,12 +27,6 @@ static void apart_close(spc_backend *b)
     spc_drivers_close(b->drivers);
     if (b->own[APART_DRAFTER]) b->ops[APART_DRAFTER]->close(b->own[APART_DRAFTER]);
     free(b);
-}
-
-/* Ranks of this process. */
-static int32_t ranks_of(const spc_engine_options *o)
-{
-    return o->tp > 1 ? o->tp : spc_device_ranks(o->device);
 }
 
 /* One verifier, not cut: where both turn out to be on the CPU they share its threads. */
@@ -69,7 +64,7 @@ static spc_status open_verifier(spc_backend *b, const spc_engine_options *o, spc
         return spc_group_open(comm, b->timeout_ms, o->device, threads, isa, shared,
                               share && o->place->rank == 0 ? beside : NULL, own, err);
     }
-    if (ranks_of(o) <= 1) return open_alone(b, o, beside, err);
+    if (spc_options_ranks(o) <= 1) return open_alone(b, o, beside, err);
     b->timeout_ms = TIMEOUT_MS;
     if (share) {
         if (threads == 0) threads = spc_team_cores();
@@ -77,8 +72,8 @@ static spc_status open_verifier(spc_backend *b, const spc_engine_options *o, spc
         threads -= *beside;
         if (threads == 0) threads = 1;
     }
-    return spc_device_open_ranks(o->device, ranks_of(o), threads, isa, &b->ops[APART_VERIFIER], own,
-                                 err);
+    return spc_device_open_ranks(o->device, spc_options_ranks(o), threads, isa,
+                                 &b->ops[APART_VERIFIER], own, err);
 }
 
 static spc_status open_drafter(spc_backend *b, const spc_engine_options *o, int32_t threads,
@@ -155,8 +150,8 @@ static void tell_device(spc_backend *b)
     (void)snprintf(b->device, sizeof b->device, "verifier on %s; drafter on %s", verifier, drafter);
 }
 
-spc_status spc_apart_open(const spc_engine_options *o, const spc_plan *drafter, spc_comm *comm,
-                          const char *shared, spc_backend **out, spc_error *err)
+spc_status spc_apart_open(const spc_engine_options *o, spc_comm *comm, const char *shared,
+                          spc_backend **out, spc_error *err)
 {
     spc_backend *b = calloc(1, sizeof *b);
     int32_t beside = o->threads;
@@ -169,7 +164,6 @@ spc_status spc_apart_open(const spc_engine_options *o, const spc_plan *drafter, 
         spc_comm_close(comm);
         return spc_error_set(err, SPC_ENOMEM, "no memory for two devices");
     }
-    b->drafter = drafter;
     b->gpu[APART_DRAFTER] = spc_device_is_cuda(o->drafter_device);
     status = open_verifier(b, o, comm, shared, &beside, &error);
     if (status != SPC_OK) goto fail;
@@ -191,6 +185,11 @@ fail:
     if (err) *err = error;
     apart_close(b);
     return status;
+}
+
+void spc_apart_drafter(spc_backend *b, const spc_plan *drafter)
+{
+    b->drafter = drafter;
 }
 
 const spc_backend_ops *spc_apart_device(const spc_backend *b, bool drafter, spc_backend **own)

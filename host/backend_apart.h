@@ -33,14 +33,17 @@ spc_status spc_apart_check(const spc_engine_options *options, spc_error *err);
  * each has one at least.
  *
  * options   have been checked
- * drafter   the plan that belongs on the drafter's device; any other is the verifier's
  * comm      NULL; or of a rank of several processes (options->place) its group: taken over, also on
  *           failure.  Then only rank 0 has the drafter, whose runner on other ranks does nothing
  * shared    with comm: a line that all ranks must agree on
  *
  * SPC_EUSAGE, SPC_EUNSUPPORTED, SPC_EDEVICE, SPC_ENOMEM */
-spc_status spc_apart_open(const spc_engine_options *options, const spc_plan *drafter,
-                          spc_comm *comm, const char *shared, spc_backend **out, spc_error *err);
+spc_status spc_apart_open(const spc_engine_options *options, spc_comm *comm, const char *shared,
+                          spc_backend **out, spc_error *err);
+
+/* The plan that belongs on the drafter's device; any other is the verifier's.  To be told before
+ * either is loaded or its memory counted. */
+void spc_apart_drafter(spc_backend *backend, const spc_plan *drafter);
 
 /* One of the two sides. */
 const spc_backend_ops *spc_apart_device(const spc_backend *backend, bool drafter,

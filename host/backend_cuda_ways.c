@@ -67,14 +67,14 @@ static spc_status choose_way(spc_runner *r, const spc_linear_args *a, spc_linear
     if (!entry) {
         return spc_error_set(err, SPC_EINPUT,
                              "%s: expected an entry for %s, found none: it was made for other "
-                             "models; make one for these with spc tune-kernels",
+                             "models; make one for these with spc_tune_kernels",
                              table->where, spc_kernels_shape_text(&shape, text));
     }
     if (read_way(entry, way) && spc_cuda_linear_can(a, way)) return SPC_OK;
     return spc_error_set(
         err, SPC_EINPUT,
         "%s: kernel %s with %d slices and tiles %d, %d cannot compute %s; make the "
-        "table again with spc tune-kernels",
+        "table again with spc_tune_kernels",
         table->where, entry->kernel, (int)entry->slices, (int)entry->tiles[0], (int)entry->tiles[1],
         spc_kernels_shape_text(&shape, text));
 }
@@ -107,7 +107,7 @@ spc_status spc_cuda_use_kernels(spc_backend *b, const spc_kernels *table, spc_er
     if (strcmp(gpu, table->gpu) != 0) {
         return spc_error_set(err, SPC_EINPUT,
                              "%s: expected a table of this GPU, %s, found one of %s; make one with "
-                             "spc tune-kernels",
+                             "spc_tune_kernels",
                              table->where, gpu, table->gpu);
     }
     b->kernels = table;

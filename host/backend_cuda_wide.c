@@ -136,8 +136,8 @@ static spc_status choose_measured(const spc_runner *r, const spc_linear_args *a,
         if (spc_cuda_gemm_can(r->gemm, a, p, bucket, product)) continue;
         return spc_error_set(err, SPC_EINPUT,
                              "%s: %s, %d rows: expected algorithms of cuBLASLt, found in number %d "
-                             "what it cannot go by; write it anew with spc tune-kernels "
-                             "--fast-prefill",
+                             "what it cannot go by; write it anew with spc_tune_kernels "
+                             "and fast-prefill",
                              r->backend->kernels->where, spc_kernels_shape_text(&shape, text),
                              (int)spc_kernels_wide[bucket], (int)p);
     }
@@ -195,7 +195,7 @@ spc_status spc_cuda_check_version(const spc_runner *r, const spc_kernels *table,
     if (there == 0 || there == here) return SPC_OK;
     return spc_error_set(err, SPC_EINPUT,
                          "%s: expected algorithms of cuBLASLt %d.%d.%d, found some of %d.%d.%d; "
-                         "measure again with spc tune-kernels --fast-prefill",
+                         "measure again with spc_tune_kernels and fast-prefill",
                          table->where, here / 10000, here / 100 % 100, here % 100, there / 10000,
                          there / 100 % 100, there % 100);
 }

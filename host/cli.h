@@ -100,7 +100,7 @@ extern const spc_cli_command spc_cli_demo;     /* cli_demo.c */
 extern const spc_cli_command spc_cli_info;     /* cli_info.c */
 extern const spc_cli_command spc_cli_kernels;  /* cli_kernels.c */
 extern const spc_cli_command spc_cli_launch;   /* cli_launch.c */
-extern const spc_cli_command spc_cli_logits;   /* cli_info.c */
+extern const spc_cli_command spc_cli_logits;   /* cli_logits.c */
 extern const spc_cli_command spc_cli_rules;    /* cli_rules.c */
 extern const spc_cli_command spc_cli_tokenize; /* cli_tokenize.c */
 extern const spc_cli_command spc_cli_tune;     /* cli_tune.c */
@@ -137,13 +137,15 @@ int spc_cli_finish(int code);
 /* Exit codes after Ctrl-C and after other signals, as shells have them. */
 enum { SPC_CLI_SIGNALLED = 128, SPC_CLI_INTERRUPTED = 130 };
 
-/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called; a second
- * Ctrl-C kills.  spc_cli_catch_stop: by SIGTERM too. */
+/* Set, to the signal's number, by Ctrl-C once spc_cli_catch_interrupt has been called, and by
+ * SIGTERM, which outweighs it, once spc_cli_catch_term has; the second of a kind kills. */
 extern volatile sig_atomic_t spc_cli_interrupted;
 void spc_cli_catch_interrupt(void);
-void spc_cli_catch_stop(void);
-/* Ctrl-C alone, and none kills. */
+void spc_cli_catch_term(void);
+/* Ctrl-C, and none kills. */
 void spc_cli_catch_interrupts(void);
+/* A Ctrl-C has had its effect: it is 0 again, unless SIGTERM has come. */
+void spc_cli_forget_interrupt(void);
 
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
 void spc_cli_progress(const char *text);
@@ -230,8 +232,10 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
 #define SPC_CLI_LANGUAGES "de|es|fr"
 enum { SPC_CLI_LANGUAGE_COUNT = 3 };
 
-/* Text as a prompt of the embedded pair: <s> <2de> text <sep>.
- * SPC_EUSAGE: the model has no such tokens. */
+/* SPC_EUSAGE: the model has not the tokens of such prompts. */
+spc_status spc_cli_check_language(const spc_engine *engine, int32_t language, spc_error *err);
+
+/* Text as a prompt of the embedded pair: <s> <2de> text <sep>.  Errors as above. */
 spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const char *text,
                                size_t bytes, int32_t **ids, int32_t *count, spc_error *err);
 

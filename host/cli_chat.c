@@ -4,6 +4,7 @@
  * What the models read is always the chat template's text of the whole conversation; the session
  * runs only what is new of it (spc_session_restart). */
 #include "cli_decode.h"
+#include "cli_said.h"
 #include "session.h"
 
 #include "weights/chat.h"
@@ -59,9 +60,7 @@ typedef struct {
 /* For whoever sits at the terminal. */
 static void tell(const chat_state *chat, const char *text)
 {
-    if (!chat->terminal) return;
-    (void)fputs(text, stderr);
-    (void)fflush(stderr);
+    spc_cli_said_tell(chat->terminal, text);
 }
 
 /* ---- the conversation ------------------------------------------------------------------------ */
@@ -259,121 +258,28 @@ static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_erro
     return status;
 }
 
-/* ---- what the user says ---------------------------------------------------------------------- */
-
-/* Cut the line's end: a backslash there joins the next line to this one, and two stand for one.
- * Returns whether the message goes on. */
-static bool goes_on(const char *line, size_t *bytes)
-{
-    if (*bytes == 0 || line[*bytes - 1] != '\\') return false;
-    --*bytes;
-    return *bytes == 0 || line[*bytes - 1] != '\\';
-}
-
-/* The next message, malloc'd; *got is false at the end of the input, and when Ctrl-C came. */
-static spc_status read_message(chat_state *chat, char **text, size_t *bytes, bool *got,
-                               spc_error *err)
-{
-    bool more = true;
-
-    *text = NULL;
-    *bytes = 0;
-    *got = false;
-    while (more) {
-        spc_cli_prompt line;
-        bool any;
-
-        tell(chat, *got ? "| " : "> ");
-
-        spc_status status = spc_cli_source_next(&chat->source, &line, &any, err);
-        size_t length = line.bytes;
-        char *grown = NULL;
-
-        if (status == SPC_OK && any) {
-            more = goes_on(line.text, &length);
-            grown = realloc(*text, *bytes + length + 2);
-            if (!grown) status = spc_error_set(err, SPC_ENOMEM, "%s: no memory", line.where);
-        }
-        if (grown) {
-            *text = grown;
-            if (*got) grown[(*bytes)++] = '\n';
-            memcpy(grown + *bytes, line.text, length);
-            *bytes += length;
-            *got = true;
-        }
-        spc_cli_prompt_free(&line);
-        if (status != SPC_OK) {
-            free(*text);
-            *text = NULL;
-            return status;
-        }
-        if (!any) more = false; /* a message that was to go on ends here */
-    }
-    return SPC_OK;
-}
-
-static bool is_blank(const char *text, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        if (!strchr(" \t\n", text[i])) return false;
-    }
-    return true;
-}
-
-/* ---- commands -------------------------------------------------------------------------------- */
-
-typedef enum { COMMAND_HELP, COMMAND_RESET, COMMAND_EXIT, COMMANDS } chat_command;
-
-static const struct {
-    const char *name, *does;
-} commands[COMMANDS] = {{"/help", "lists these commands"},
-                        {"/reset", "begins a new conversation"},
-                        {"/exit", "ends the program, as the end of the input does"}};
-
-static void list_commands(void)
-{
-    for (int32_t i = 0; i < COMMANDS; i++) {
-        (void)fprintf(stderr, "%-8s%s\n", commands[i].name, commands[i].does);
-    }
-    (void)fputs("//...   a message that begins with one /\n"
-                "A line that ends in \\ goes on in the next; Ctrl-C stops a reply.\n",
-                stderr);
-}
-
-/* The command that a message beginning with '/' gives.  SPC_EINPUT: there is none of that name, or
- * it is followed by something. */
-static spc_status read_command(const char *text, size_t bytes, chat_command *command,
-                               spc_error *err)
-{
-    size_t word = 0;
-
-    while (word < bytes && !strchr(" \t\n", text[word])) word++;
-    for (int32_t i = 0; i < COMMANDS; i++) {
-        if (word != strlen(commands[i].name) || memcmp(text, commands[i].name, word) != 0) continue;
-        *command = (chat_command)i;
-        if (is_blank(text + word, bytes - word)) return SPC_OK;
-        return spc_error_set(err, SPC_EINPUT, "%s takes nothing behind it", commands[i].name);
-    }
-    return spc_error_set(err, SPC_EINPUT,
-                         "unknown command '%.*s'; known: /help, /reset, /exit; // begins a message "
-                         "with one /",
-                         word < 40 ? (int)word : 40, text);
-}
+/* ---- what is said -----------------------------------------------------------------------------
+ */
 
 /* Do what a command says; *over: it ends the conversation. */
 static spc_status obey(chat_state *chat, const char *text, size_t bytes, bool *over, spc_error *err)
 {
-    chat_command command = COMMAND_HELP;
-    spc_status status = read_command(text, bytes, &command, err);
+    spc_cli_command_said command = SPC_CLI_SAID_HELP;
+    spc_status status = spc_cli_said_command(text, bytes, &command, err);
 
     if (status != SPC_OK) return status;
-    if (command == COMMAND_HELP) list_commands();
-    if (command == COMMAND_EXIT) *over = true;
-    if (command == COMMAND_RESET) {
+    if (command == SPC_CLI_SAID_HELP) spc_cli_said_help();
+    if (command == SPC_CLI_SAID_EXIT) *over = true;
+    if (command == SPC_CLI_SAID_RESET) {
         status = begin_conversation(chat, err);
         tell(chat, "(a new conversation)\n");
     }
     return status;
+}
+
+static bool terminated(void)
+{
+    return spc_cli_interrupted == SIGTERM;
 }
 
 /* One message and what follows from it; *over: there will be no other. */
@@ -384,24 +290,26 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
     bool got;
     spc_error inner;
 
-    spc_cli_interrupted = 0;
+    spc_cli_forget_interrupt();
     if (chat->terminal) {
         spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
     } else {
         spc_cli_catch_interrupt();
     }
 
-    spc_status status = read_message(chat, &text, &bytes, &got, err);
+    spc_status status = spc_cli_said_read(&chat->source, chat->terminal, &text, &bytes, &got, err);
 
     if (status != SPC_OK) return status;
-    if (spc_cli_interrupted && (chat->terminal || got)) { /* what was being typed is dropped */
+    if (spc_cli_interrupted) { /* what was being typed is dropped */
+        free(text);
+        *over = !chat->terminal || terminated();
+        if (*over) return SPC_OK;
         clearerr(stdin);
         tell(chat, "\n(Ctrl-C stops a reply; /exit or Ctrl-D ends)\n");
-        free(text);
         return SPC_OK;
     }
     *over = !got;
-    if (*over || is_blank(text, bytes)) {
+    if (*over || spc_cli_said_nothing(text, bytes)) {
         free(text);
         return SPC_OK;
     }
@@ -423,7 +331,7 @@ static spc_status run_conversation(chat_state *chat, spc_error *err)
 {
     bool over = false;
 
-    while (!over) {
+    while (!over && !terminated()) {
         spc_status status = converse(chat, &over, err);
         bool input = status == SPC_EINPUT || status == SPC_EFULL;
 
@@ -437,6 +345,24 @@ static spc_status run_conversation(chat_state *chat, spc_error *err)
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
+/* Does the template take the system message? */
+static spc_status check_system(const chat_state *chat, spc_error *err)
+{
+    const char *system = chat->args->system;
+    spc_chat_text text;
+    spc_error inner;
+
+    if (!system) return SPC_OK;
+
+    spc_chat_message trial[] = {{SPC_CHAT_SYSTEM, system, strlen(system)}, {SPC_CHAT_USER, ".", 1}};
+    spc_status status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
+
+    if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
+    spc_chat_text_free(&text);
+    return SPC_OK;
+}
+
+/* What can be told before a model is looked for. */
 static spc_status check_args(chat_state *chat, spc_error *err)
 {
     const chat_args *a = chat->args;
@@ -449,50 +375,46 @@ static spc_status check_args(chat_state *chat, spc_error *err)
                              "program translates and cannot hold a conversation",
                              missing);
     }
-    if (a->chat_template && !spc_chat_find(a->chat_template, &chat->chat)) {
+    if (!a->chat_template) return SPC_OK;
+    if (!spc_chat_find(a->chat_template, &chat->chat)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
     }
-    return SPC_OK;
+    return check_system(chat, err);
 }
 
-/* The template, found and fit for the tokenizer, and a system message that it takes. */
-static spc_status prepare_template(chat_state *chat, spc_error *err)
+/* The template, found and fit for the tokenizer, and a system message that it takes: before any
+ * weights are loaded. */
+static spc_status check_models(const spc_engine *engine, void *user, spc_error *err)
 {
+    chat_state *chat = user;
     const char *verifier = chat->args->decode.verifier;
     spc_error inner;
     spc_status status = SPC_OK;
 
-    if (!chat->engine->tokenizer) {
+    if (!engine->tokenizer) {
         return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
                              verifier);
     }
     if (!chat->args->chat_template) {
-        status = spc_chat_detect(chat->engine->verifier.bundle, &chat->chat, err);
+        status = spc_chat_detect(engine->verifier.bundle, &chat->chat, err);
+        if (status == SPC_OK) status = check_system(chat, err);
     }
     if (status != SPC_OK) return status;
-    status = spc_chat_check(&chat->chat, chat->engine->tokenizer, &chat->end, &inner);
+    status = spc_chat_check(&chat->chat, engine->tokenizer, &chat->end, &inner);
     if (status != SPC_OK) return spc_error_set(err, status, "%.200s: %s", verifier, inner.message);
     chat->way.options.stop_token = &chat->end;
     chat->way.options.stop_token_count = 1;
-    status = begin_conversation(chat, err);
-    if (status != SPC_OK || chat->count == 0) return status;
-
-    spc_chat_message trial[] = {chat->message[0], {SPC_CHAT_USER, ".", 1}};
-    spc_chat_text text;
-
-    status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
-    if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
-    spc_chat_text_free(&text);
     return SPC_OK;
 }
 
 static int chat_run(const void *args, const spc_cli_line *line)
 {
     chat_state chat = {.args = args};
+    const spc_engine_check check = {check_models, &chat};
     const spc_cli_decode *d = &chat.args->decode;
-    bool interrupted;
+    int interrupted;
     spc_place place;
     spc_error error;
 
@@ -504,17 +426,19 @@ static int chat_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
     if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
-    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &chat.engine, &error);
-    if (status == SPC_OK) status = prepare_template(&chat, &error);
+    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
+    if (status == SPC_OK) status = begin_conversation(&chat, &error);
     if (status == SPC_OK) {
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;
         if (!chat.args->json) chat.way.options.on_text = on_text;
+        /* of ranks that are processes it is how spc launch ends those whose group has failed */
+        if (place.world == 1) spc_cli_catch_term();
         tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /help "
                     "lists the commands.\n");
         status = run_conversation(&chat, &error);
     }
-    interrupted = status == SPC_OK && spc_cli_interrupted;
+    interrupted = (int)spc_cli_interrupted;
     if (!d->quiet && chat.total.sequences > 0)
         spc_cli_total_print("", &chat.total, &chat.way, chat.engine);
     spc_session_close(chat.session);
@@ -523,7 +447,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
     cut_messages(&chat, 0);
     free(chat.message);
     if (status != SPC_OK) return spc_cli_fail(&error);
-    return interrupted ? SPC_CLI_INTERRUPTED : 0;
+    return interrupted ? SPC_CLI_SIGNALLED + interrupted : 0;
 }
 
 const spc_cli_command spc_cli_chat = {
@@ -534,11 +458,14 @@ const spc_cli_command spc_cli_chat = {
     "at\n"
     "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
     "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
-    "ends the program; // begins a message with one /.  Ctrl-C stops a reply; what there is of it\n"
-    "stays in the conversation, and where it has not begun the message does not stay either.  At "
-    "a\n"
-    "terminal Ctrl-C never ends the program.  Replies are streamed to stdout; one line of\n"
-    "statistics goes to stderr at the end.",
+    "ends the program; // begins a message with one /.  Replies are streamed to stdout; one line "
+    "of\n"
+    "statistics goes to stderr at the end.\n"
+    "Ctrl-C during a reply stops it; what there is of it stays in the conversation, and where it\n"
+    "has not begun the message does not stay either.  Ctrl-C before a message is complete drops\n"
+    "what there is of it, and ends the program (130) only where no terminal is read; there the\n"
+    "second Ctrl-C during a reply ends it too.  SIGTERM stops a reply, which is printed as far as\n"
+    "it goes, and ends the program (143).",
     0,
     0,
     options,

@@ -2,7 +2,6 @@
 /* cli_decode.c - from the options of a command to an engine and to how its sessions decode. */
 #include "cli_decode.h"
 
-#include "refuse.h"
 #include "session.h"
 
 #include <spc/verify.h>
@@ -145,25 +144,11 @@ static spc_status check_overlap(const spc_cli_decode *d, const spc_session_optio
                          "round ahead: give it too, or leave --overlap out");
 }
 
-/* Do rule and sampling go together?  What sessions would refuse is told before models load. */
-static spc_status check_way(const spc_session_options *o, spc_error *err)
-{
-    spc_row_params params = {.sampling = {.temperature = o->temperature,
-                                          .top_k = o->top_k,
-                                          .top_p = o->top_p,
-                                          .min_p = o->min_p},
-                             .verify = (int32_t)o->verify,
-                             .bonus = (int32_t)o->bonus,
-                             .nucleus = o->nucleus};
-
-    (void)spc_rule_parse(o->rule, &params.rule, NULL);
-    return spc_session_params_check(&params, err);
-}
-
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
                               spc_cli_way *out, spc_error *err)
 {
     spc_session_options *o = &out->options;
+    spc_row_params params;
     bool sequential;
     spc_status status = check_sampling(decode, err);
 
@@ -172,9 +157,9 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     if (status == SPC_OK) status = check_drafter(decode, line, o, err);
     if (status == SPC_OK) status = check_overlap(decode, o, err);
     if (status == SPC_OK) status = spc_cli_rule(o->rule, out->rule, &sequential, err);
-    if (status == SPC_OK) status = check_way(o, err);
-    if (status == SPC_OK && sequential) o->gamma = 0; /* one model alone: there are no drafts */
-    return status;
+    if (status != SPC_OK) return status;
+    if (sequential) o->gamma = 0; /* one model alone: there are no drafts */
+    return spc_session_options_check(o, &params, err);
 }
 
 /* Warnings, where models run that run apart, and what gamma auto starts from: the rest of the
@@ -190,7 +175,8 @@ static void on_log(void *user, const char *line)
 }
 
 spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
-                               int32_t sessions, spc_engine **out, spc_error *err)
+                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
+                               spc_error *err)
 {
     spc_engine_options o;
 
@@ -218,14 +204,14 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.log = place->rank == 0 ? on_log : NULL;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
     o.user = (void *)(uintptr_t)decode;
-    return spc_engine_open(&o, out, err);
+    return spc_engine_open_checked(&o, check, out, err);
 }
 
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions)
 {
     spc_engine *engine = NULL;
     spc_error error;
-    spc_status status = spc_cli_decode_open(decode, place, sessions, &engine, &error);
+    spc_status status = spc_cli_decode_open(decode, place, sessions, NULL, &engine, &error);
 
     if (status == SPC_OK) status = spc_engine_follow(engine, &error);
     spc_engine_close(engine);

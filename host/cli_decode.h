@@ -7,6 +7,7 @@
 #include "cli.h"
 #include "comm.h"
 #include "cpu_threads.h"
+#include "engine.h"
 
 #include <stddef.h>
 
@@ -153,9 +154,12 @@ typedef struct {
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
                               spc_cli_way *out, spc_error *err);
 
-/* Open the models for so many sessions.  Warnings of the engine go to stderr, rank 0's only. */
+/* Open the models for so many sessions.  Warnings of the engine go to stderr, rank 0's only.
+ *
+ * check   of what the command asks of the models, before their weights are loaded; NULL: nothing */
 spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
-                               int32_t sessions, spc_engine **out, spc_error *err);
+                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
+                               spc_error *err);
 
 /* The whole life of a rank other than 0: it has no prompts and no results.  Returns the exit code,
  * after telling of any error. */

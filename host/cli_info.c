@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli_info.c - spc info, spc logits: one model looked at. */
+/* cli_info.c - spc info: one model described, and the memory that it takes, perhaps beside a
+ * drafter. */
 #include "cli_memory.h"
-#include "comm.h"
-#include "cpu_threads.h"
+#include "device.h"
 #include "kv.h"
-#include "replace.h"
 
 #include "weights/chat.h"
 
 #include <inttypes.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* ---- info ------------------------------------------------------------------------------------ */
 
 typedef struct {
     const char *device, *drafter, *drafter_device, *weights, *kv;
@@ -96,7 +92,7 @@ static spc_status plan_memory(const info_args *a, model_info *m, spc_error *err)
     }
     spc_dtype kv;
 
-    if (spc_kv_type(a->kv, &kv, err) != SPC_OK) return SPC_EUSAGE;
+    (void)spc_kv_type(a->kv, &kv, err); /* checked */
     m->memory_for = (spc_cli_memory_for){.device = a->device,
                                          .drafter_device = a->drafter_device,
                                          .model = &m->model,
@@ -289,6 +285,33 @@ static void append_line(void *user, const char *text)
     (void)json_array_append_new(user, json_string(text));
 }
 
+/* What can be told before a model is looked for: what an engine would say of these options. */
+static spc_status check_info(const char *name, const info_args *a, spc_error *err)
+{
+    spc_engine_options o;
+
+    if (a->drafter_device && !a->drafter) {
+        return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
+    }
+    if (a->drafter_device && spc_device_ranks(a->device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "device %.60s: the plan is of one verifier that is not cut: expected "
+                             "cuda or cuda:N",
+                             a->device);
+    }
+    spc_engine_options_init(&o);
+    o.verifier = name;
+    o.drafter = a->drafter;
+    o.sessions = a->batch;
+    o.context = a->context;
+    o.kv_tokens = a->kv_tokens;
+    o.device = a->device;
+    o.drafter_device = a->drafter_device;
+    o.weights = a->weights;
+    o.kv = a->kv;
+    return spc_engine_options_check(&o, err);
+}
+
 static int info_run(const void *args, const spc_cli_line *line)
 {
     const info_args *a = args;
@@ -298,7 +321,9 @@ static int info_run(const void *args, const spc_cli_line *line)
 
     memset(&m, 0, sizeof m);
 
-    spc_status status = read_model(name, a, &m, &error);
+    spc_status status = check_info(name, a, &error);
+
+    if (status == SPC_OK) status = read_model(name, a, &m, &error);
 
     if (status == SPC_OK && a->json) {
         json_t *object = info_json(name, &m), *plan = json_array();
@@ -338,183 +363,4 @@ const spc_cli_command spc_cli_info = {
     sizeof(info_args),
     info_init,
     info_run,
-};
-
-/* ---- logits ---------------------------------------------------------------------------------- */
-
-typedef struct {
-    const char *model, *source, *ids, *output, *device, *isa, *weights, *kv;
-    int32_t threads;
-    spc_cli_ranks ranks;
-} logits_args;
-
-static const spc_cli_option logits_options[] = {
-    {"model", "MODEL", "whose logits", SPC_CLI_TEXT, offsetof(logits_args, model), 0, 0},
-    {"source", "LIST", "what the encoder reads, for models that have one (T5)", SPC_CLI_TEXT,
-     offsetof(logits_args, source), 0, 0},
-    {"ids", "LIST", "the tokens, as 1,2,3", SPC_CLI_TEXT, offsetof(logits_args, ids), 0, 0},
-    {"output", "FILE", "where to write, as safetensors", SPC_CLI_TEXT,
-     offsetof(logits_args, output), 0, 0},
-    {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(logits_args, device), 0, 0},
-    {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(logits_args, threads), 0,
-     SPC_TEAM_MAX},
-    {"isa", "NAME", SPC_CLI_ISA, SPC_CLI_TEXT, offsetof(logits_args, isa), 0, 0},
-    {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(logits_args, weights), 0, 0},
-    {"kv", "TYPE", SPC_CLI_KV, SPC_CLI_TEXT, offsetof(logits_args, kv), 0, 0},
-    SPC_CLI_RANK_OPTIONS(logits_args, ranks),
-};
-
-static void logits_init(void *args)
-{
-    logits_args *a = args;
-
-    a->device = "auto";
-    a->ranks = SPC_CLI_RANKS_NONE;
-}
-
-/* "1,2,3" to ids; option: which of them, for messages. */
-static spc_status parse_ids(const char *option, const char *text, int32_t **ids, int32_t *count,
-                            spc_error *err)
-{
-    size_t room = 1;
-
-    *count = 0;
-    for (const char *c = text; *c; c++) room += *c == ',';
-    *ids = malloc(room * sizeof **ids);
-    if (!*ids) return spc_error_set(err, SPC_ENOMEM, "--%s: no memory for %zu ids", option, room);
-    while (true) {
-        char digits[16];
-        size_t bytes = strcspn(text, ",");
-        int64_t id = -1;
-
-        (void)snprintf(digits, sizeof digits, "%.*s", bytes < 15 ? (int)bytes : 15, text);
-        if (bytes >= sizeof digits || !spc_cli_read_int(digits, 0, INT32_MAX, &id)) {
-            free(*ids);
-            *ids = NULL;
-            return spc_error_set(err, SPC_EINPUT,
-                                 "--%s: id %d: expected a whole number of 0 to "
-                                 "2^31 - 1, found '%s'",
-                                 option, (int)*count, digits);
-        }
-        (*ids)[(*count)++] = (int32_t)id;
-        if (!text[bytes]) return SPC_OK;
-        text += bytes + 1;
-    }
-}
-
-/* One float32 tensor "logits" [count, vocab] as a safetensors file: the length of the header, the
- * header, the data. */
-static bool write_tensor(FILE *file, const float *logits, int32_t count, int32_t vocab)
-{
-    uint64_t bytes = (uint64_t)count * (uint64_t)vocab * sizeof *logits;
-    char header[160];
-    unsigned char length[8];
-    int used = snprintf(header, sizeof header,
-                        "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%" PRId32 ",%" PRId32
-                        "],\"data_offsets\":[0,%" PRIu64 "]}}",
-                        count, vocab, bytes);
-
-    while (used % 8 != 0) header[used++] = ' ';
-    for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)used >> (8 * i));
-    return fwrite(length, 1, 8, file) == 8 &&
-           fwrite(header, 1, (size_t)used, file) == (size_t)used &&
-           fwrite(logits, 1, bytes, file) == bytes;
-}
-
-static spc_status write_logits(const char *path, const float *logits, int32_t count, int32_t vocab,
-                               spc_error *err)
-{
-    spc_replace out;
-    int why = spc_replace_begin(&out, path);
-
-    if (why == 0) why = spc_replace_end(&out, write_tensor(out.file, logits, count, vocab));
-    if (why == 0) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT, "--output %s: cannot be written: %s", path,
-                         strerror(why));
-}
-
-static spc_status open_logits(const logits_args *a, const spc_place *place, spc_engine **out,
-                              spc_error *err)
-{
-    spc_engine_options o;
-
-    spc_engine_options_init(&o);
-    o.verifier = a->model;
-    o.drafter = NULL;
-    o.device = a->device;
-    o.threads = a->threads;
-    o.isa = a->isa;
-    o.weights = a->weights;
-    o.kv = a->kv;
-    o.place = place;
-    o.progress = place->rank == 0 ? spc_cli_loading : NULL;
-    return spc_engine_open(&o, out, err);
-}
-
-static spc_status compute_logits(const logits_args *a, spc_engine *engine, const int32_t *source,
-                                 int32_t source_count, const int32_t *ids, int32_t count,
-                                 spc_error *err)
-{
-    spc_engine_facts facts;
-    float *logits;
-    spc_status status;
-
-    spc_engine_describe(engine, &facts);
-    logits = malloc((size_t)count * (size_t)facts.vocab * sizeof *logits);
-    if (!logits) {
-        status = spc_error_set(err, SPC_ENOMEM, "no memory for logits of %d tokens", (int)count);
-    } else {
-        status = spc_engine_logits(engine, source, source_count, ids, count, logits, err);
-    }
-    if (status == SPC_OK) status = write_logits(a->output, logits, count, facts.vocab, err);
-    free(logits);
-    return status;
-}
-
-static int logits_run(const void *args, const spc_cli_line *line)
-{
-    const logits_args *a = args;
-    spc_error error;
-    spc_place place;
-    spc_engine *engine = NULL;
-    int32_t *ids = NULL, *source = NULL, count = 0, source_count = 0;
-
-    if (!a->model || !a->ids || !a->output) {
-        return spc_cli_fail_with(SPC_EUSAGE, "--%s is missing; see spc logits --help",
-                                 !a->model ? "model"
-                                 : !a->ids ? "ids"
-                                           : "output");
-    }
-
-    spc_status status = spc_cli_place(&a->ranks, line, &place, &error);
-
-    if (status == SPC_OK) status = parse_ids("ids", a->ids, &ids, &count, &error);
-    if (status == SPC_OK && a->source) {
-        status = parse_ids("source", a->source, &source, &source_count, &error);
-    }
-    if (status == SPC_OK) status = open_logits(a, &place, &engine, &error);
-    if (status == SPC_OK && place.rank > 0) {
-        status = spc_engine_follow(engine, &error);
-    } else if (status == SPC_OK) {
-        status = compute_logits(a, engine, source, source_count, ids, count, &error);
-    }
-    spc_engine_close(engine);
-    free(source);
-    free(ids);
-    return status == SPC_OK ? 0 : spc_cli_fail(&error);
-}
-
-const spc_cli_command spc_cli_logits = {
-    "logits",
-    "",
-    "write a model's logits for given tokens to a file",
-    "Teacher forced: row i is what the model predicts after tokens 0 .. i.  The file holds one\n"
-    "float32 tensor `logits` [tokens, vocabulary].",
-    0,
-    0,
-    logits_options,
-    sizeof logits_options / sizeof *logits_options,
-    sizeof(logits_args),
-    logits_init,
-    logits_run,
 };

@@ -42,11 +42,21 @@ static bool blames_option(const spc_error *err)
     return false;
 }
 
+/* The command for a function of the library that a message sends its reader to. */
+static const char *names_command(const spc_error *err)
+{
+    if (!strstr(err->message, "spc_tune_kernels")) return "";
+    return strstr(err->message, "spc_tune_kernels and fast-prefill")
+               ? " (spc tune-kernels --fast-prefill)"
+               : " (spc tune-kernels)";
+}
+
 int spc_cli_fail(const spc_error *err)
 {
     (void)spc_cli_flush();
     spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s%s\n", blames_option(err) ? "--" : "", err->message);
+    (void)fprintf(stderr, "spc: %s%s%s\n", blames_option(err) ? "--" : "", err->message,
+                  names_command(err));
     return spc_status_exit_code(err->status);
 }
 
@@ -150,9 +160,10 @@ int spc_cli_finish(int code)
 
 volatile sig_atomic_t spc_cli_interrupted;
 
+/* A Ctrl-C may be forgotten, and SIGTERM is not. */
 static void on_interrupt(int signal_number)
 {
-    spc_cli_interrupted = signal_number;
+    if (spc_cli_interrupted != SIGTERM) spc_cli_interrupted = signal_number;
 }
 
 static void catch_signal(int signal_number, int flags)
@@ -175,10 +186,20 @@ void spc_cli_catch_interrupts(void)
     catch_signal(SIGINT, 0);
 }
 
-void spc_cli_catch_stop(void)
+void spc_cli_catch_term(void)
 {
-    catch_signal(SIGINT, (int)SA_RESETHAND);
     catch_signal(SIGTERM, (int)SA_RESETHAND);
+}
+
+void spc_cli_forget_interrupt(void)
+{
+    sigset_t term, before;
+
+    (void)sigemptyset(&term);
+    (void)sigaddset(&term, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &term, &before); /* it must not come between look and change */
+    if (spc_cli_interrupted != SIGTERM) spc_cli_interrupted = 0;
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */

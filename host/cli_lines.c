@@ -6,12 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEYS "prompt, ids, messages, id, max_tokens, seed, temperature, stop"
+/* What a line may hold.  Each name once: they are looked for, and listed. */
+#define KEYS(X)          X(prompt) X(ids) X(messages) X(id) X(max_tokens) X(seed) X(temperature) X(stop)
+#define KEY_ITEM(name)   #name,
+#define KEY_LISTED(name) ", " #name
 
 static spc_status check_keys(const char *where, const json_t *root, spc_error *err)
 {
-    static const char *const known[] = {"prompt",     "ids",  "messages",    "id",
-                                        "max_tokens", "seed", "temperature", "stop"};
+    static const char *const known[] = {KEYS(KEY_ITEM)};
+    static const char listed[] = KEYS(KEY_LISTED);
     const char *key;
     json_t *value;
 
@@ -21,8 +24,8 @@ static spc_status check_keys(const char *where, const json_t *root, spc_error *e
 
         while (i < sizeof known / sizeof *known && strcmp(known[i], key) != 0) i++;
         if (i < sizeof known / sizeof *known) continue;
-        return spc_error_set(err, SPC_EINPUT, "%s: unknown key \"%.60s\"; known: " KEYS, where,
-                             key);
+        return spc_error_set(err, SPC_EINPUT, "%s: unknown key \"%.60s\"; known: %s", where, key,
+                             listed + strlen(", "));
     }
     return SPC_OK;
 }

@@ -76,19 +76,13 @@ static spc_status plan_apart(const spc_cli_memory_for *what, spc_cli_memories *p
     spc_backend *both;
     spc_status status;
 
-    if (spc_device_ranks(what->device) > 1) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "device %.60s: the plan is of one verifier that is not cut: expected "
-                             "cuda or cuda:N",
-                             what->device);
-    }
     spc_engine_options_init(&o);
     o.drafter = what->drafter_name;
     o.device = what->device ? what->device : "auto";
     o.drafter_device = what->drafter_device;
-    status = spc_apart_check(&o, err);
-    if (status == SPC_OK) status = spc_apart_open(&o, what->drafter->plan, NULL, NULL, &both, err);
+    status = spc_apart_open(&o, NULL, NULL, &both, err);
     if (status != SPC_OK) return status;
+    spc_apart_drafter(both, what->drafter->plan);
     for (int drafter = 0; drafter < 2 && status == SPC_OK; drafter++) {
         spc_limits own = spc_apart_limits(&limits, drafter);
         spc_backend *backend;
@@ -104,12 +98,8 @@ spc_status spc_cli_plan_memory(const spc_cli_memory_for *what, spc_cli_memories 
                                spc_error *err)
 {
     spc_error none;
-    spc_status status = spc_check_kv_tokens(what->kv_tokens, err);
+    spc_status status;
 
-    if (status != SPC_OK) return status;
-    if (what->drafter_device && !what->drafter) {
-        return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
-    }
     if (what->drafter_device) return plan_apart(what, out, err);
     status = plan_device(what->device, what, out, err);
     if (status != SPC_OK || what->device) return status;

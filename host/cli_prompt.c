@@ -149,27 +149,46 @@ static spc_status find_mark(const spc_engine *engine, const char *mark, int32_t 
                          mark);
 }
 
+/* The special tokens of a prompt for translation. */
+typedef struct {
+    int32_t begin, target, separator;
+} marks;
+
+static spc_status find_marks(const spc_engine *engine, int32_t language, marks *out, spc_error *err)
+{
+    static const char *const targets[SPC_CLI_LANGUAGE_COUNT] = {"<2de>", "<2es>", "<2fr>"};
+    spc_status status = find_mark(engine, "<s>", &out->begin, err);
+
+    if (status == SPC_OK) status = find_mark(engine, targets[language], &out->target, err);
+    return status == SPC_OK ? find_mark(engine, "<sep>", &out->separator, err) : status;
+}
+
+spc_status spc_cli_check_language(const spc_engine *engine, int32_t language, spc_error *err)
+{
+    marks m = {0};
+
+    return find_marks(engine, language, &m, err);
+}
+
 spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const char *text,
                                size_t bytes, int32_t **ids, int32_t *count, spc_error *err)
 {
-    static const char *const marks[SPC_CLI_LANGUAGE_COUNT] = {"<2de>", "<2es>", "<2fr>"};
-    int32_t begin = 0, target = 0, separator = 0, *sentence, length, *prompt;
-    spc_status status = find_mark(engine, "<s>", &begin, err);
+    marks m = {0};
+    int32_t *sentence, length, *prompt;
+    spc_status status = find_marks(engine, language, &m, err);
 
     *ids = NULL;
     *count = 0;
-    if (status == SPC_OK) status = find_mark(engine, marks[language], &target, err);
-    if (status == SPC_OK) status = find_mark(engine, "<sep>", &separator, err);
     if (status == SPC_OK) {
         status = spc_engine_encode(engine, text, bytes, false, &sentence, &length, err);
     }
     if (status != SPC_OK) return status;
     prompt = malloc(((size_t)length + 3) * sizeof *prompt);
     if (prompt) {
-        prompt[0] = begin;
-        prompt[1] = target;
+        prompt[0] = m.begin;
+        prompt[1] = m.target;
         if (length > 0) memcpy(prompt + 2, sentence, (size_t)length * sizeof *prompt);
-        prompt[length + 2] = separator;
+        prompt[length + 2] = m.separator;
         *ids = prompt;
         *count = length + 3;
     }

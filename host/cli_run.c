@@ -2,6 +2,7 @@
 /* cli_run.c - spc run: prompts in, continuations out, in the order of the prompts. */
 #include "cli_decode.h"
 #include "cli_lines.h"
+#include "session.h"
 
 #include "weights/utf8.h"
 
@@ -372,6 +373,16 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
     return SPC_OK;
 }
 
+/* What can be told of the models before their weights are loaded. */
+static spc_status check_models(const spc_engine *engine, void *user, spc_error *err)
+{
+    const run_state *run = user;
+    spc_status status = spc_session_check_stop(engine, &run->way.options, err);
+
+    if (status != SPC_OK || run->args->to < 0) return status;
+    return spc_cli_check_language(engine, run->args->to, err);
+}
+
 /* Somebody may think that the program works, while it waits for them. */
 static void tell_terminal(const run_state *run)
 {
@@ -440,6 +451,7 @@ static int run_run(const void *args, const spc_cli_line *line)
 {
     const run_args *a = args;
     run_state run;
+    const spc_engine_check check = {check_models, &run};
     spc_place place;
 
     memset(&run, 0, sizeof run);
@@ -461,18 +473,16 @@ static int run_run(const void *args, const spc_cli_line *line)
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
     if (status != SPC_OK) goto done;
-    status = spc_cli_decode_open(&a->decode, &place, a->batch, &run.engine, &run.error);
+    status = spc_cli_decode_open(&a->decode, &place, a->batch, &check, &run.engine, &run.error);
     if (status != SPC_OK) goto done;
     run.stepping = calloc((size_t)a->batch, sizeof *run.stepping);
     if (!run.stepping) {
         (void)spc_error_set(&run.error, SPC_ENOMEM, "no memory for a batch of %d", (int)a->batch);
         goto done;
     }
-    if (place.world > 1) { /* SIGTERM is how spc launch ends a group of which one has failed */
-        spc_cli_catch_interrupt();
-    } else {
-        spc_cli_catch_stop();
-    }
+    spc_cli_catch_interrupt();
+    /* of ranks that are processes it is how spc launch ends those whose group has failed */
+    if (place.world == 1) spc_cli_catch_term();
     tell_terminal(&run);
     run_jobs(&run);
     if (!a->decode.quiet && run.total.sequences > 0)

@@ -18,6 +18,13 @@ bool spc_device_is_cuda(const char *device)
     return device && strncmp(device, "cuda", 4) == 0 && (!device[4] || device[4] == ':');
 }
 
+static spc_status refuse_cuda(spc_error *err)
+{
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "device cuda: this build has no CUDA: build with -DSPC_CUDA=ON, or "
+                         "use device cpu");
+}
+
 /* which: the number behind "cuda:", or NULL. */
 static spc_status open_cuda(const char *which, spc_backend **out, spc_error *err)
 {
@@ -26,9 +33,7 @@ static spc_status open_cuda(const char *which, spc_backend **out, spc_error *err
 #else
     (void)which;
     *out = NULL;
-    return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "device cuda: this build has no CUDA: build with -DSPC_CUDA=ON, or "
-                         "use device cpu");
+    return refuse_cuda(err);
 #endif
 }
 
@@ -65,17 +70,39 @@ static spc_status unknown_device(const char *device, spc_error *err)
                          "device: expected auto, cpu, cuda or cuda:N, found '%.40s'", device);
 }
 
+static bool is_cpu(const char *device)
+{
+    return !device || strcmp(device, "cpu") == 0 || strcmp(device, "auto") == 0;
+}
+
+spc_status spc_device_check(const char *device, int32_t threads, const char *isa, spc_error *err)
+{
+    if (is_cpu(device)) return SPC_OK;
+    if (!spc_device_is_cuda(device)) return unknown_device(device, err);
+    if (threads != 0 || isa) return refuse_cpu_options(device, err);
+    return cuda_ops() ? SPC_OK : refuse_cuda(err);
+}
+
+spc_status spc_device_check_place(const char *device, int32_t threads, const char *isa,
+                                  spc_error *err)
+{
+    if (spc_device_ranks(device) == 1) return spc_device_check(device, threads, isa, err);
+    return spc_error_set(err, SPC_EUSAGE,
+                         "device %.60s: a process has one GPU: expected cuda (the one of its "
+                         "place on its machine) or cuda:N",
+                         device);
+}
+
 spc_status spc_device_open_ranks(const char *device, int32_t world, int32_t threads,
                                  const char *isa, const spc_backend_ops **ops, spc_backend **out,
                                  spc_error *err)
 {
+    spc_status status = spc_device_check(device, threads, isa, err);
+
     *out = NULL;
     *ops = &spc_backend_ranks;
-    if (!device || strcmp(device, "cpu") == 0 || strcmp(device, "auto") == 0) {
-        return spc_ranks_open(world, threads, isa, out, err);
-    }
-    if (!spc_device_is_cuda(device)) return unknown_device(device, err);
-    if (threads != 0 || isa) return refuse_cpu_options(device, err);
+    if (status != SPC_OK) return status;
+    if (is_cpu(device)) return spc_ranks_open(world, threads, isa, out, err);
 #ifdef SPC_HAS_CUDA
     spc_cuda_ranks_options options = {.world = world, .devices = device};
 
@@ -113,19 +140,12 @@ spc_status spc_device_open_adopted(const char *device, void *comm, int32_t world
 spc_status spc_device_open_place(const spc_device_place *p, const spc_backend_ops **ops,
                                  spc_backend **out, spc_error *err)
 {
+    spc_status status = spc_device_check_place(p->device, p->threads, p->isa, err);
+
     *out = NULL;
     *ops = &spc_backend_cpu;
-    if (!p->device || strcmp(p->device, "cpu") == 0 || strcmp(p->device, "auto") == 0) {
-        return spc_backend_cpu.open(out, p->threads, p->isa, err);
-    }
-    if (!spc_device_is_cuda(p->device)) return unknown_device(p->device, err);
-    if (p->threads != 0 || p->isa) return refuse_cpu_options(p->device, err);
-    if (spc_device_ranks(p->device) > 1) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "device %.60s: a process has one GPU: expected cuda (the one of its "
-                             "place on its machine) or cuda:N",
-                             p->device);
-    }
+    if (status != SPC_OK) return status;
+    if (is_cpu(p->device)) return spc_backend_cpu.open(out, p->threads, p->isa, err);
 #ifdef SPC_HAS_CUDA
     *ops = &spc_backend_cuda_rank;
     return spc_cuda_open_place(p->device[4] ? p->device + 5 : NULL, p->local, p->comm,
@@ -155,15 +175,15 @@ spc_status spc_device_open(const char *device, int32_t threads, const char *isa,
                            spc_error *err)
 {
     bool automatic = device && strcmp(device, "auto") == 0;
+    spc_status status = spc_device_check(device, threads, isa, err);
 
     *out = NULL;
     *ops = &spc_backend_cpu;
+    if (status != SPC_OK) return status;
     if (spc_device_is_cuda(device)) {
-        if (threads != 0 || isa) return refuse_cpu_options(device, err);
         *ops = cuda_ops();
         return open_cuda(device[4] ? device + 5 : NULL, out, err);
     }
-    if (device && !automatic && strcmp(device, "cpu") != 0) return unknown_device(device, err);
     if (automatic && threads == 0 && !isa && cuda_ops() && open_first(log, user, out)) {
         *ops = cuda_ops();
         return SPC_OK;

@@ -6,6 +6,13 @@
 #include "backend.h"
 #include "comm.h"
 
+/* Can it be opened as one of the below, as far as its text, threads and isa say?  Looks for no
+ * device.  SPC_EUSAGE, SPC_EUNSUPPORTED as below */
+spc_status spc_device_check(const char *device, int32_t threads, const char *isa, spc_error *err);
+/* The same of a process among several: it has one. */
+spc_status spc_device_check_place(const char *device, int32_t threads, const char *isa,
+                                  spc_error *err);
+
 /* Open a device.
  *
  * device    "cpu"; "cuda", the first GPU; "cuda:1"; "auto", the first GPU where there is one that

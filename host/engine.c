@@ -24,14 +24,6 @@
  * the time of one. */
 enum { CHUNK_ROWS = 64 };
 
-void spc_engine_options_init(spc_engine_options *options)
-{
-    memset(options, 0, sizeof *options);
-    options->verifier = SPC_EMBEDDED_VERIFIER;
-    options->drafter = SPC_EMBEDDED_DRAFTER;
-    options->sessions = 1;
-}
-
 /* ---- models -----------------------------------------------------------------------------------
  */
 
@@ -138,7 +130,7 @@ static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *
 
     if (engine->drafter.plan && d->context < context) context = d->context;
     if (engine->drafter.plan && d->context_most < most) most = d->context_most;
-    if (wanted < 0 || wanted == 1 || wanted > most) {
+    if (wanted > most) {
         return spc_error_set(err, SPC_EUSAGE,
                              "context: expected 0 (what the models allow) or 2 to %d, found %d",
                              (int)most, (int)wanted);
@@ -155,15 +147,6 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context)
                         .context = context,
                         .rows = round > CHUNK_ROWS ? round : CHUNK_ROWS,
                         .outputs = round};
-}
-
-spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err)
-{
-    if (tokens == 0 || tokens >= SPC_PAGE_TOKENS) return SPC_OK;
-    return spc_error_set(err, SPC_EUSAGE,
-                         "kv-tokens: expected 0 (the context for every session) or %d and more, "
-                         "found %d",
-                         SPC_PAGE_TOKENS, (int)tokens);
 }
 
 /* Arrays of a step; sizes follow from the number of sessions. */
@@ -279,82 +262,6 @@ static spc_status change_weights(spc_engine *engine, const spc_engine_options *o
     return status;
 }
 
-static spc_status check_engine_options(const spc_engine_options *o, spc_error *err)
-{
-    spc_dtype kv;
-
-    if (!o->verifier) {
-        return spc_error_set(err, SPC_EUSAGE, "verifier: expected a model folder, found none");
-    }
-    if (o->sessions < 1 || o->sessions > SPC_SESSIONS_MAX) {
-        return spc_error_set(err, SPC_EUSAGE, "sessions: expected 1 to %d, found %d",
-                             SPC_SESSIONS_MAX, (int)o->sessions);
-    }
-    if (o->prefill_rows < 0) {
-        return spc_error_set(err, SPC_EUSAGE, "prefill-rows: expected 0 (chosen) or more, found %d",
-                             (int)o->prefill_rows);
-    }
-    if (o->threads < 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "threads: expected 0 (one per core) or more, found %d",
-                             (int)o->threads);
-    }
-    if ((unsigned)o->overlap > SPC_OVERLAP_OFF) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "overlap: expected auto (0), on (1) or off (2), found %d",
-                             (int)o->overlap);
-    }
-    if (o->drafter_device) {
-        spc_status status = spc_apart_check(o, err);
-
-        if (status != SPC_OK) return status;
-    }
-    if (spc_kv_type(o->kv, &kv, err) != SPC_OK) return SPC_EUSAGE;
-    return spc_check_kv_tokens(o->kv_tokens, err);
-}
-
-/* Ranks that are asked for: by their number, or by a list of devices. */
-static int32_t ranks_of(const spc_engine_options *o)
-{
-    return o->tp > 1 ? o->tp : spc_device_ranks(o->device);
-}
-
-/* Is this one of several processes? */
-static bool grouped(const spc_engine_options *o)
-{
-    return o->place && o->place->world > 1;
-}
-
-static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
-{
-    int32_t tp = ranks_of(o);
-
-    if (o->place) {
-        spc_status status = spc_place_check(o->place, err);
-
-        if (status != SPC_OK) return status;
-    }
-    if (grouped(o)) {
-        if (tp != 1 && tp != o->place->world) {
-            return spc_error_set(err, SPC_EUSAGE,
-                                 "tp: expected 1 or %d (one rank in each process), found %d",
-                                 (int)o->place->world, (int)tp);
-        }
-        tp = o->place->world;
-    }
-    if (o->tp < 0 || tp > SPC_RANKS_MAX) {
-        return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
-                             (int)(o->tp < 0 ? o->tp : tp));
-    }
-    if (o->drafter_tp < 0 || (o->drafter_tp > 1 && o->drafter_tp != tp)) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "drafter-tp: expected 1 (%s) or %d (tp, all of them), found %d",
-                             grouped(o) ? "whole on every rank" : "the first rank alone", (int)tp,
-                             (int)o->drafter_tp);
-    }
-    return SPC_OK;
-}
-
 /* What all processes of a group must have been started with. */
 static void describe_options(const spc_engine_options *o, char *text, size_t bytes)
 {
@@ -379,9 +286,8 @@ static spc_status open_group(spc_engine *engine, const spc_engine_options *o, sp
     engine->joined = NULL;
     if (o->drafter_device) {
         engine->ops = &spc_backend_apart;
-        return spc_apart_open(o, engine->drafter.plan, comm, options, &engine->backend, err);
+        return spc_apart_open(o, comm, options, &engine->backend, err);
     }
-    if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
     engine->ops = &spc_backend_group;
     return spc_group_open(comm, o->place->timeout_ms, o->device, o->threads, o->isa, options, NULL,
                           &engine->backend, err);
@@ -400,23 +306,21 @@ static spc_backend *group_of(const spc_engine *engine)
 /* The device, or two, or as many ranks as were asked for, or one of an application's. */
 static spc_status open_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    if (grouped(o)) return open_group(engine, o, err);
+    if (spc_options_grouped(o)) return open_group(engine, o, err);
     if (o->drafter_device) {
         engine->ops = &spc_backend_apart;
-        return spc_apart_open(o, engine->drafter.plan, NULL, NULL, &engine->backend, err);
+        return spc_apart_open(o, NULL, NULL, &engine->backend, err);
     }
     if (o->nccl_comm) {
         engine->adopted = true;
-        if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
         return spc_device_open_adopted(o->device, o->nccl_comm, o->tp > 1 ? o->tp : 0, &engine->ops,
                                        &engine->backend, err);
     }
-    if (ranks_of(o) <= 1) {
+    if (spc_options_ranks(o) <= 1) {
         return spc_device_open(o->device, o->threads, o->isa, o->log, o->user, &engine->ops,
                                &engine->backend, err);
     }
-    if (engine->drafter.plan) engine->drafter.plan->alone = o->drafter_tp <= 1;
-    return spc_device_open_ranks(o->device, ranks_of(o), o->threads, o->isa, &engine->ops,
+    return spc_device_open_ranks(o->device, spc_options_ranks(o), o->threads, o->isa, &engine->ops,
                                  &engine->backend, err);
 }
 
@@ -434,10 +338,6 @@ static spc_status check_device_options(const spc_engine *engine, const spc_engin
     const char *device = engine->ops->device(engine->backend);
     bool overlap = o->overlap == SPC_OVERLAP_ON;
 
-    if (overlap && o->plain_launches) {
-        return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "overlap and plain-launches: expected one of them, found both");
-    }
     if (overlap && !engine->ops->round) {
         return spc_error_set(err, SPC_EUSAGE,
                              "overlap: expected one GPU or a drafter-device, found %s: leave it "
@@ -448,6 +348,34 @@ static spc_status check_device_options(const spc_engine *engine, const spc_engin
     return spc_error_set(err, SPC_EUSAGE,
                          "%s: expected a GPU, found %s: leave it out, or use device cuda",
                          o->fast_prefill ? "fast-prefill" : "plain-launches", device);
+}
+
+/* The device, and what it is to go by. */
+static spc_status use_device(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_status status = open_device(engine, o, err);
+
+    if (status == SPC_OK) status = check_device_options(engine, o, err);
+    if (status != SPC_OK) return status;
+    return spc_use_kernels(engine->ops, engine->backend, o->kernels, &engine->kernels, err);
+}
+
+/* Where each model is to run, and, where ranks run it together, whether it can be cut. */
+static spc_status place_models(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    int32_t world = spc_options_grouped(o) ? o->place->world : spc_options_ranks(o);
+    spc_plan *verifier = engine->verifier.plan, *drafter = engine->drafter.plan;
+    spc_status status =
+        spc_plan_check_cut(verifier, world, spc_bundle_where(engine->verifier.bundle), err);
+
+    if (status != SPC_OK || !drafter) return status;
+    if (o->drafter_device) {
+        spc_apart_drafter(engine->backend, drafter);
+        return SPC_OK;
+    }
+    drafter->alone = o->drafter_tp <= 1 && (world > 1 || o->nccl_comm);
+    if (drafter->alone) return SPC_OK;
+    return spc_plan_check_cut(drafter, world, spc_bundle_where(engine->drafter.bundle), err);
 }
 
 /* This rank's engine could not be opened: the other processes need not wait for it. */
@@ -465,7 +393,8 @@ static void end_others(spc_engine *engine, const char *reason)
 
 static spc_status lead(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    return grouped(o) && engine->rank == 0 ? spc_group_lead(group_of(engine), err) : SPC_OK;
+    return spc_options_grouped(o) && engine->rank == 0 ? spc_group_lead(group_of(engine), err)
+                                                       : SPC_OK;
 }
 
 /* What all ranks load together, then, while the others know that rank 0 lives, a drafter of its
@@ -486,27 +415,37 @@ static spc_status load_models(spc_engine *engine, const spc_engine_options *o, s
 
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
+    return spc_engine_open_checked(options, NULL, out, err);
+}
+
+spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_engine_check *check,
+                                   spc_engine **out, spc_error *err)
+{
     spc_engine *engine = NULL;
     spc_status status = spc_entry_given(out, "out", err);
 
     if (status != SPC_OK) return status;
     *out = NULL;
     status = spc_entry_given(options, "options", err);
-    if (status == SPC_OK) status = check_engine_options(options, err);
-    if (status == SPC_OK) status = check_ranks(options, err);
+    if (status == SPC_OK) status = spc_engine_options_check(options, err);
     if (status == SPC_OK) status = new_engine(&engine, err);
     if (status != SPC_OK) return status;
     engine->sessions = options->sessions;
     if (options->prefill_rows > 0) engine->prefill_rows = options->prefill_rows;
-    if (grouped(options)) { /* first: then what fails here is known to all at once */
+    if (spc_options_grouped(options)) { /* first: then what fails here is known to all at once */
         engine->rank = options->place->rank;
         status = spc_comm_tcp_open(options->place, &engine->joined, err);
         if (status != SPC_OK) goto fail;
     }
-    status = open_pair(engine, options, err);
+    /* A device that is not there, or cannot do what it is asked for, is told of before any model is
+     * looked for.  Of several processes the models come first: a rank without them then fails
+     * before the others, who wait for it at their devices, have read a weight. */
+    if (!spc_options_grouped(options)) status = use_device(engine, options, err);
+    if (status == SPC_OK) status = open_pair(engine, options, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
-    if (status != SPC_OK) goto fail;
-    status = open_device(engine, options, err);
+    if (status == SPC_OK && check) status = check->look(engine, check->user, err);
+    if (status == SPC_OK && spc_options_grouped(options)) status = use_device(engine, options, err);
+    if (status == SPC_OK) status = place_models(engine, options, err);
     if (status != SPC_OK) goto fail;
 
     engine->limits = spc_engine_limits(engine->sessions, engine->context);
@@ -515,12 +454,6 @@ spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, 
     engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
     (void)spc_kv_type(options->kv, &engine->limits.kv, err); /* checked */
     engine->overlap.mode = engine->turns.mode = options->overlap;
-    status = check_device_options(engine, options, err);
-    if (status == SPC_OK) {
-        status =
-            spc_use_kernels(engine->ops, engine->backend, options->kernels, &engine->kernels, err);
-    }
-    if (status != SPC_OK) goto fail;
     begin_progress(engine, options);
     status = change_weights(engine, options, err);
     if (status == SPC_OK) status = check_room(engine, &engine->limits, err);

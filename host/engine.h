@@ -126,6 +126,9 @@ spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err);
 spc_status spc_open_model(const char *name, spc_model *model, spc_error *err);
 void spc_close_model(spc_model *model);
 
+/* SPC_EUSAGE: there are no such weights (spc_engine_options.weights). */
+spc_status spc_check_weights(const char *weights, spc_error *err);
+
 /* Change the matrices of an open model before it is loaded, as spc_engine_options.weights says, by
  * so many threads (0: one per core); NULL changes nothing.  Where matrices are quantised already,
  * and so stay as they are, the log (which may be NULL) is told in a line "warning: ".
@@ -154,6 +157,11 @@ void spc_engine_end(spc_engine *engine);
 /* The engine's time. */
 uint64_t spc_engine_now(const spc_engine *engine);
 
+/* Are they ids of its models, and is there a source for an encoder and for nothing else? */
+spc_status spc_engine_check_logits(const spc_engine *engine, const int32_t *source,
+                                   int32_t source_count, const int32_t *ids, int32_t count,
+                                   spc_error *err);
+
 /* Do its models read prompts by an encoder? */
 bool spc_engine_encodes(const spc_engine *engine);
 
@@ -163,8 +171,24 @@ spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 /* What each runner of an engine must hold. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 
-/* SPC_EUSAGE: spc_engine_options.kv_tokens is out of range. */
-spc_status spc_check_kv_tokens(int32_t tokens, spc_error *err);
+/* Of an engine whose models have been found and paired: their configurations and tokenizers are
+ * there, their weights are not.  What look returns, if not SPC_OK, ends the opening. */
+typedef struct {
+    spc_status (*look)(const spc_engine *engine, void *user, spc_error *err);
+    void *user;
+} spc_engine_check;
+
+/* spc_engine_open, with a check of the caller's own, which may be NULL. */
+spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_engine_check *check,
+                                   spc_engine **out, spc_error *err);
+
+/* What can be told of an engine's options without a model and without a device.  SPC_EUSAGE,
+ * SPC_EUNSUPPORTED */
+spc_status spc_engine_options_check(const spc_engine_options *options, spc_error *err);
+/* The ranks that they ask for: by their number, or by a list of devices. */
+int32_t spc_options_ranks(const spc_engine_options *options);
+/* Is this to be one of several processes? */
+bool spc_options_grouped(const spc_engine_options *options);
 
 /* An engine over runners that exist already (tests bring their own backend); prefix reuse is off.
  * Takes over backend and runners, also when it fails; drafter may be NULL. */

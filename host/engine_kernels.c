@@ -4,6 +4,8 @@
 
 #include "entry.h"
 
+#include <string.h>
+
 enum { RUNS = 11, TOGETHER = 4 };
 
 spc_status spc_use_kernels(const spc_backend_ops *ops, spc_backend *backend, const char *path,
@@ -29,16 +31,18 @@ static uint64_t machine_ns(void *user)
     return spc_now_ns();
 }
 
+static spc_status no_gpu(const char *device, spc_error *err)
+{
+    return spc_error_set(err, SPC_EUSAGE, "kernels are chosen for one GPU: found %.200s", device);
+}
+
 spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char *path,
                            spc_error *err)
 {
     spc_kernels table = {0};
     spc_status status = SPC_OK;
 
-    if (!engine->ops->tune) {
-        return spc_error_set(err, SPC_EUSAGE, "kernels are chosen for one GPU: found %s",
-                             engine->ops->device(engine->backend));
-    }
+    if (!engine->ops->tune) return no_gpu(engine->ops->device(engine->backend), err);
     status = engine->ops->tune(engine->verifier.runner, how, &table, err);
     if (status == SPC_OK && engine->drafter.runner) {
         status = engine->ops->tune(engine->drafter.runner, how, &table, err);
@@ -57,9 +61,12 @@ spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
 
     if (status == SPC_OK) status = spc_entry_given(path, "path", err);
     if (status != SPC_OK) return status;
+    if (!options->device || strcmp(options->device, "cpu") == 0) return no_gpu("cpu", err);
+    if (spc_options_ranks(options) > 1) return no_gpu(options->device, err);
+    status = spc_kernels_place(path, err);
     o = *options;
     o.kernels = NULL;
-    status = spc_engine_open(&o, &engine, err);
+    if (status == SPC_OK) status = spc_engine_open(&o, &engine, err);
     if (status != SPC_OK) return status;
     status = spc_tune_engine(engine, &how, path, err);
     spc_engine_close(engine);

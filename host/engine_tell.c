@@ -121,6 +121,15 @@ static spc_status check_source(const spc_engine *engine, const int32_t *source, 
                          "the model has no encoder: expected no source ids, found %d", (int)count);
 }
 
+spc_status spc_engine_check_logits(const spc_engine *engine, const int32_t *source,
+                                   int32_t source_count, const int32_t *ids, int32_t count,
+                                   spc_error *err)
+{
+    spc_status status = check_ids(engine, "", ids, count, err);
+
+    return status == SPC_OK ? check_source(engine, source, source_count, err) : status;
+}
+
 spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t source_count,
                              const int32_t *ids, int32_t count, float *logits, spc_error *err)
 {
@@ -130,8 +139,9 @@ spc_status spc_engine_logits(spc_engine *engine, const int32_t *source, int32_t 
     if (status == SPC_OK) status = spc_entry_given(logits, "logits", err);
     if (status == SPC_OK && count > 0) status = spc_entry_given(ids, "ids", err);
     if (status == SPC_OK && source_count > 0) status = spc_entry_given(source, "source", err);
-    if (status == SPC_OK) status = check_ids(engine, "", ids, count, err);
-    if (status == SPC_OK) status = check_source(engine, source, source_count, err);
+    if (status == SPC_OK) {
+        status = spc_engine_check_logits(engine, source, source_count, ids, count, err);
+    }
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
     if (status == SPC_OK) status = spc_entry_take(engine, err);
     if (status != SPC_OK) return status;

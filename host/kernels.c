@@ -88,7 +88,7 @@ typedef struct {
 static spc_status bad(const place *p, const char *expected)
 {
     return spc_error_set(p->err, SPC_EINPUT,
-                         "%s: %sexpected %s; write it anew with spc tune-kernels", p->path, p->at,
+                         "%s: %sexpected %s; write it anew with spc_tune_kernels", p->path, p->at,
                          expected);
 }
 
@@ -420,6 +420,18 @@ static json_t *json_table(const spc_kernels *t)
                      "layers", layers);
 }
 
+static spc_status cannot_write(const char *path, int why, spc_error *err)
+{
+    return spc_error_set(err, SPC_EINPUT, "%s: cannot be written: %s", path, strerror(why));
+}
+
+spc_status spc_kernels_place(const char *path, spc_error *err)
+{
+    int why = spc_replace_check(path);
+
+    return why == 0 ? SPC_OK : cannot_write(path, why, err);
+}
+
 spc_status spc_kernels_write(const spc_kernels *t, const char *path, spc_error *err)
 {
     json_t *root = json_table(t);
@@ -430,9 +442,7 @@ spc_status spc_kernels_write(const spc_kernels *t, const char *path, spc_error *
     if (!root) return spc_error_set(err, SPC_ENOMEM, "no memory for a table of kernels");
     why = spc_replace_begin(&out, path);
     if (why == 0) why = spc_replace_end(&out, json_dumpf(root, out.file, JSON_INDENT(1)) == 0);
-    if (why != 0) {
-        status = spc_error_set(err, SPC_EINPUT, "%s: cannot be written: %s", path, strerror(why));
-    }
+    if (why != 0) status = cannot_write(path, why, err);
     json_decref(root);
     return status;
 }

@@ -93,6 +93,8 @@ spc_status spc_kernels_set(spc_kernels *table, const spc_kernels_entry *entry, s
  * out   zeros on failure; spc_kernels_clear it */
 spc_status spc_kernels_read(const char *path, spc_kernels *out, spc_error *err);
 
+/* Can a file be written there?  SPC_EINPUT, before kernels are timed for it. */
+spc_status spc_kernels_place(const char *path, spc_error *err);
 /* Write a file.  SPC_EINPUT, SPC_ENOMEM */
 spc_status spc_kernels_write(const spc_kernels *table, const char *path, spc_error *err);
 

@@ -73,17 +73,20 @@ static void warn_of_quantised(const spc_model *model, spc_log_fn log, void *user
     log(user, line);
 }
 
+spc_status spc_check_weights(const char *weights, spc_error *err)
+{
+    if (!weights || strcmp(weights, "int8") == 0) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
+}
+
 spc_status spc_change_weights(spc_model *model, const char *weights, int32_t threads,
                               spc_log_fn log, void *user, spc_error *err)
 {
     spc_sharing sharing = {share_out, NULL};
     spc_team *team;
-    spc_status status;
+    spc_status status = spc_check_weights(weights, err);
 
-    if (!weights) return SPC_OK;
-    if (strcmp(weights, "int8") != 0) {
-        return spc_error_set(err, SPC_EUSAGE, "weights: expected int8, found '%.40s'", weights);
-    }
+    if (status != SPC_OK || !weights) return status;
     if (log) warn_of_quantised(model, log, user);
     status = spc_team_open(threads, &team, err);
     sharing.team = team;

@@ -137,6 +137,10 @@ spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *whe
 spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
                          spc_plan **out, spc_error *err);
 
+/* SPC_EUSAGE: a model cannot be cut for so many ranks, as above. */
+spc_status spc_plan_check_cut(const spc_plan *whole, int32_t world, const char *where,
+                              spc_error *err);
+
 /* The first id of a rank's part of the vocabulary; of rank `world`: the number of ids. */
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world);
 /* Are two models cut at the same ids, as far as both have them? */

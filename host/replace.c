@@ -68,3 +68,19 @@ int spc_replace_end(spc_replace *r, bool whole)
     free(r->path);
     return why;
 }
+
+int spc_replace_check(const char *path)
+{
+    struct stat there;
+    spc_replace trial;
+    bool any = stat(path, &there) == 0;
+    int why;
+
+    /* to open these would be to write to them, or to wait for a reader */
+    if (any && S_ISDIR(there.st_mode)) return EISDIR;
+    if (any && !S_ISREG(there.st_mode)) return access(path, W_OK) == 0 ? 0 : errno;
+    if (!any && lstat(path, &there) == 0) return 0;
+    why = spc_replace_begin(&trial, path);
+    if (why == 0) (void)spc_replace_end(&trial, false);
+    return why;
+}

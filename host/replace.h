@@ -26,4 +26,8 @@ int spc_replace_begin(spc_replace *out, const char *path);
  * whole   false: give up; errno says why */
 int spc_replace_end(spc_replace *r, bool whole);
 
+/* Can there be a file?  0, or errno of why not.  What has taken long to compute is then not lost
+ * for want of a place: ask before. */
+int spc_replace_check(const char *path);
+
 #endif

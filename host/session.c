@@ -34,6 +34,7 @@ const char *spc_finish_name(spc_finish finish)
 /* ---- open -------------------------------------------------------------------------------------
  */
 
+/* Rule and sampling. */
 static spc_status read_params(const spc_session_options *o, spc_row_params *params, spc_error *err)
 {
     char message[SPC_RULE_MESSAGE_BYTES];
@@ -73,9 +74,12 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
     return SPC_OK;
 }
 
-static spc_status check_options(const spc_engine *engine, const spc_session_options *o,
-                                const spc_row_params *params, spc_error *err)
+spc_status spc_session_options_check(const spc_session_options *o, spc_row_params *params,
+                                     spc_error *err)
 {
+    spc_status status = read_params(o, params, err);
+
+    if (status != SPC_OK) return status;
     if (o->gamma != SPC_GAMMA_AUTO && (o->gamma < 0 || o->gamma > SPC_GAMMA_MAX)) {
         return spc_error_set(err, SPC_EUSAGE, "gamma: expected 0 to %d or auto (%d), found %d",
                              SPC_GAMMA_MAX, SPC_GAMMA_AUTO, (int)o->gamma);
@@ -89,20 +93,9 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
             "step, or a fixed gamma",
             o->rule);
     }
-    if (o->gamma == SPC_GAMMA_AUTO && engine->adopted) {
-        return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "gamma auto with nccl_comm: every rank would choose by its own times, "
-                             "and all must choose alike: use a fixed gamma");
-    }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
                              (int)o->max_tokens);
-    }
-    if (!engine->drafter.runner && params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "rule %s needs a drafter, and the engine was opened without one: give "
-                             "a drafter, or use rule verifier-only",
-                             o->rule);
     }
     if (o->stop_count < 0 || o->stop_count > SPC_STOP_STRINGS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 to %d, found %d",
@@ -112,14 +105,39 @@ static spc_status check_options(const spc_engine *engine, const spc_session_opti
         return spc_error_set(err, SPC_EUSAGE, "stop: expected %d strings, found NULL",
                              (int)o->stop_count);
     }
-    if (o->stop_count > 0 && !engine->tokenizer) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "stop strings need a tokenizer, and this model has none "
-                             "(tokenizer.json): leave them out");
-    }
     for (int32_t i = 0; i < o->stop_count; i++) {
         if (o->stop[i] && o->stop[i][0]) continue;
         return spc_error_set(err, SPC_EUSAGE, "stop string %d is empty", (int)i + 1);
+    }
+    return SPC_OK;
+}
+
+spc_status spc_session_check_stop(const spc_engine *engine, const spc_session_options *o,
+                                  spc_error *err)
+{
+    if (o->stop_count == 0 || engine->tokenizer) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "stop strings need a tokenizer, and this model has none "
+                         "(tokenizer.json): leave them out");
+}
+
+/* Are they for this engine? */
+static spc_status check_engine(const spc_engine *engine, const spc_session_options *o,
+                               const spc_row_params *params, spc_error *err)
+{
+    spc_status status = spc_session_check_stop(engine, o, err);
+
+    if (status != SPC_OK) return status;
+    if (o->gamma == SPC_GAMMA_AUTO && engine->adopted) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "gamma auto with nccl_comm: every rank would choose by its own times, "
+                             "and all must choose alike: use a fixed gamma");
+    }
+    if (!engine->drafter.runner && params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "rule %s needs a drafter, and the engine was opened without one: give "
+                             "a drafter, or use rule verifier-only",
+                             o->rule);
     }
     return check_stop_tokens(engine, o, err);
 }
@@ -204,8 +222,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     status = spc_entry_given(engine, "engine", err);
     if (status == SPC_OK) status = spc_entry_given(options, "options", err);
     if (status == SPC_OK) status = spc_engine_check_rank(engine, err);
-    if (status == SPC_OK) status = read_params(options, &params, err);
-    if (status == SPC_OK) status = check_options(engine, options, &params, err);
+    if (status == SPC_OK) status = spc_session_options_check(options, &params, err);
+    if (status == SPC_OK) status = check_engine(engine, options, &params, err);
     if (status == SPC_OK) status = check_prompt(engine, prompt, count, err);
     if (status != SPC_OK) return status;
 

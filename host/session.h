@@ -81,6 +81,14 @@ struct spc_session {
     spc_stats counters;
 };
 
+/* What can be told of a session's options without an engine; params receives rule and sampling.
+ * SPC_EUSAGE, SPC_ERULE, SPC_EUNSUPPORTED */
+spc_status spc_session_options_check(const spc_session_options *options, spc_row_params *params,
+                                     spc_error *err);
+/* SPC_EUSAGE: they have stop strings, and the engine's models have no tokenizer. */
+spc_status spc_session_check_stop(const spc_engine *engine, const spc_session_options *options,
+                                  spc_error *err);
+
 /* Tokens that a session's pages take. */
 int32_t spc_session_room(const spc_session *session);
 

@@ -209,15 +209,23 @@ static spc_plan *copy_without_ops(const spc_plan *whole)
     return plan;
 }
 
+spc_status spc_plan_check_cut(const spc_plan *whole, int32_t world, const char *where,
+                              spc_error *err)
+{
+    if (divides(&whole->config, world)) return SPC_OK;
+    return refuse(&whole->config, world, where, err);
+}
+
 spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
                          spc_plan **out, spc_error *err)
 {
     const spc_config *c = &whole->config;
     share s = {rank, world, c};
     spc_plan *plan;
+    spc_status status = spc_plan_check_cut(whole, world, where, err);
 
     *out = NULL;
-    if (!divides(c, s.world)) return refuse(c, s.world, where, err);
+    if (status != SPC_OK) return status;
     plan = copy_without_ops(whole);
     if (plan) {
         plan->comm = NULL;

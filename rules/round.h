@@ -34,7 +34,9 @@ typedef struct {
 } spc_row_params;
 
 /* Are these numbers that spc_params_check lets pass, whatever the shape of the rule?  It says what
- * is wrong; this is for devices, which read parameters that nobody may have checked. */
+ * is wrong; this is for devices, which read parameters that nobody may have checked.  A switch that
+ * is neither 0 nor 1 means no more than a NaN does: memory that nobody has filled in, or a struct
+ * laid out otherwise, by a caller in another language, say. */
 SPC_FN bool spc_params_valid(const spc_row_params *params)
 {
     const spc_sampling *s = &params->sampling;
@@ -57,6 +59,7 @@ SPC_FN bool spc_params_valid(const spc_row_params *params)
         params->bonus > SPC_BONUS_STEP || (block && step)) {
         return false;
     }
+    if (params->nucleus != 0 && params->nucleus != 1) return false;
     if (greedy_only && s->temperature > 0.0f) return false;
     return !spc_rule_needs_draft((spc_rule_kind)rule->kind) || (step && !block);
 }

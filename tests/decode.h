@@ -42,6 +42,17 @@ static inline spc_status open_demo_on(const char *device, spc_engine_options *o,
     return spc_engine_open(o, engine, error);
 }
 
+static inline spc_engine_options demo_options(void)
+{
+    spc_engine_options o;
+
+    spc_engine_options_init(&o);
+    o.verifier = DEMO_VERIFIER;
+    o.drafter = DEMO_DRAFTER;
+    o.threads = 1;
+    return o;
+}
+
 static inline spc_engine *open_demo(const char *drafter, int32_t sessions, int32_t threads)
 {
     spc_engine_options options;

@@ -37,7 +37,8 @@ static inline placed open_cut(int32_t which, int32_t tp, const char *device,
     o.threads = strcmp(device, "cpu") == 0 ? 2 : 0;
     p.drafter.plan->alone = true;
     if (drafter_device) {
-        status = spc_apart_open(&o, p.drafter.plan, NULL, NULL, &backend, &error);
+        status = spc_apart_open(&o, NULL, NULL, &backend, &error);
+        if (status == SPC_OK) spc_apart_drafter(backend, p.drafter.plan);
     } else if (tp > 1) {
         status = spc_device_open_ranks(device, tp, o.threads, NULL, &ops, &backend, &error);
     } else {

@@ -370,6 +370,13 @@ int32_t count_lines(const char *text)
     return lines;
 }
 
+void spawn_one_line(const char *err, const char *what)
+{
+    cr_expect(strncmp(err, "spc: ", 5) == 0 && count_lines(err) == 1 &&
+                  err[strlen(err) - 1] == '\n',
+              "%s: %s", what, err);
+}
+
 void spawn_failure(const char *const *args, const spawn_options *options, int code,
                    const char *word)
 {
@@ -382,11 +389,18 @@ void spawn_failure(const char *const *args, const spawn_options *options, int co
         used += (size_t)snprintf(what + used, sizeof what - used, "%s ", args[i]);
     }
     cr_expect_eq(r.code, code, "%s: exit code %d: %s", what, r.code, r.err);
-    cr_expect(strncmp(r.err, "spc: ", 5) == 0 && count_lines(r.err) == 1 &&
-                  r.err[r.err_bytes - 1] == '\n',
-              "%s: %s", what, r.err);
+    spawn_one_line(r.err, what);
     cr_expect(strncmp(r.err, "spc: spc", 8) != 0, "the program is named once: %s", r.err);
     cr_expect(strstr(r.err, word), "%s: no '%s' in %s", what, word, r.err);
     cr_expect_eq(r.out_bytes, 0, "%s: %s", what, r.out);
     spawn_free(&r);
+}
+
+void spawn_failures(const spawn_refusal *table, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        const spawn_options in = {.in = table[i].in};
+
+        spawn_failure(table[i].args, &in, table[i].code, table[i].word);
+    }
 }

@@ -77,4 +77,20 @@ int32_t count_lines(const char *text);
 void spawn_failure(const char *const *args, const spawn_options *options, int code,
                    const char *word);
 
+#define FAILURE(code, word, ...) \
+    spawn_failure((const char *const[]){__VA_ARGS__, NULL}, NULL, (code), (word))
+
+/* What an error leaves on stderr: one line that names the program. */
+void spawn_one_line(const char *err, const char *what);
+
+/* spawn_failure for many. */
+typedef struct {
+    int code;
+    const char *word; /* in the message */
+    const char *in;
+    const char *args[12];
+} spawn_refusal;
+
+void spawn_failures(const spawn_refusal *table, int32_t count);
+
 #endif

@@ -242,7 +242,7 @@ static void expect_refused(const spc_kernels *table, const char *message)
     cr_expect_eq(load(&s, true, table, &error), SPC_EINPUT, "%s", message);
     cr_expect(strstr(error.message, "table.json: ") && strstr(error.message, message), "%s: %s",
               message, error.message);
-    cr_expect(strstr(error.message, "spc tune-kernels --fast-prefill"), "%s", error.message);
+    cr_expect(strstr(error.message, "with spc_tune_kernels and fast-prefill"), "%s", error.message);
     cr_expect_null(s.runner);
     unload(&s);
 }

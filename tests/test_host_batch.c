@@ -685,6 +685,7 @@ Test(host_batch, two_checks_of_parameters_agree)
         p.sampling.top_k = dice_below(&d, 6) - 1;
         p.verify = dice_below(&d, 8) == 0 ? dice_below(&d, 4) - 1 : dice_below(&d, 2);
         p.bonus = dice_below(&d, 8) == 0 ? dice_below(&d, 5) - 1 : dice_below(&d, 3);
+        if (dice_below(&d, 9) == 0) p.nucleus = dice_below(&d, 4) - 1;
         if (dice_below(&d, 9) == 0) p.rule.kind = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
         if (dice_below(&d, 9) == 0) p.rule.path = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
         if (p.rule.kind < 0 || p.rule.kind >= SPC_RULE_COUNT) {

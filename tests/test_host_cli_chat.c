@@ -1,63 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* spc chat: conversations with the demo pair, whose prompt (<s> <2de> sentence <sep>) becomes that
- * of Mistral Nemo (<s> [INST] message [/INST]) by renaming two tokens. */
+/* test_host_cli_chat.c - spc chat: what is said, what is replied, and what cannot be. */
 #include "weights/chat.h"
 
-#include "folder.h"
-#include "spawn.h"
-
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <termios.h>
-#include <time.h>
-#include <unistd.h>
-
-#define DEMO SPC_SOURCE_DIR "/weights/demo"
+#include "chat_pair.h"
 
 enum { TURNS = 6 };
 
 static const char cat[] = "The cat sleeps on the old chair.";
-
-/* ---- models -----------------------------------------------------------------------------------
- */
-
-typedef struct {
-    folder verifier, drafter;
-} chat_pair;
-
-/* One of the demo models with room for long replies.  Its own end of sequence is <pad>, so that
- * only the template's ends a turn. */
-static folder open_model(const char *demo)
-{
-    static const char *const config[] = {"512", "4000", "\"eos_token_id\": 2",
-                                         "\"eos_token_id\": 0", NULL};
-    static const char *const tokens[] = {"<2de>", "[INST]", "<sep>", "[/INST]", NULL};
-    folder f = folder_open();
-    char from[FOLDER_PATH];
-
-    (void)snprintf(from, sizeof from, "%s/%s/model.safetensors", DEMO, demo);
-    folder_copy(&f, from, "model.safetensors", SIZE_MAX);
-    (void)snprintf(from, sizeof from, "%s/%s/config.json", DEMO, demo);
-    folder_copy_changed(&f, from, "config.json", config);
-    (void)snprintf(from, sizeof from, "%s/%s/tokenizer.json", DEMO, demo);
-    folder_copy_changed(&f, from, "tokenizer.json", tokens);
-    folder_copy(&f, SPC_TEST_VECTORS "/chat/mistral-nemo.jinja", "chat_template.jinja", SIZE_MAX);
-    return f;
-}
-
-static chat_pair open_pair(void)
-{
-    return (chat_pair){open_model("verifier"), open_model("drafter")};
-}
-
-static void close_pair(const chat_pair *p)
-{
-    folder_close(&p->verifier);
-    folder_close(&p->drafter);
-}
-
-#define CHAT(p) "chat", "--verifier", (p)->verifier.path, "--drafter", (p)->drafter.path
 
 /* ---- what is said -----------------------------------------------------------------------------
  */
@@ -120,19 +69,6 @@ static void expect_failure(spawn_result r, int code, const char *says)
     cr_expect(strstr(r.err, says), "'%s' does not say '%s'", r.err, says);
     cr_expect_eq(count_lines(r.err), 1 + (strstr(r.err, "per verifier call") != NULL), "%s", r.err);
     spawn_free(&r);
-}
-
-static const json_t *field(const json_t *lines, size_t i, const char *name)
-{
-    const json_t *value = json_object_get(json_array_get(lines, i), name);
-
-    cr_assert_not_null(value, "line %zu has a '%s'", i, name);
-    return value;
-}
-
-static json_int_t whole(const json_t *lines, size_t i, const char *name)
-{
-    return json_integer_value(field(lines, i, name));
 }
 
 /* spc run writes conversations with the template, and ends replies where spc chat does. */
@@ -360,168 +296,6 @@ Test(host_cli_chat, nothing_said_is_no_reply)
     cr_expect_str_eq(r.out, "");
     cr_expect_str_eq(r.err, "");
     spawn_free(&r);
-    close_pair(&p);
-}
-
-/* ---- Ctrl-C -----------------------------------------------------------------------------------
- */
-
-Test(host_cli_chat, ctrl_c_stops_the_reply_and_not_the_program)
-{
-    chat_pair p = open_pair();
-    const char *const args[] = {CHAT(&p),
-                                "--temperature",
-                                "0",
-                                "--ignore-stop",
-                                "--max-tokens",
-                                SPAWN_SANITISED ? "300" : "2000",
-                                "--seed",
-                                "1",
-                                NULL};
-    spawn_result r =
-        spawn(args, &(const spawn_options){.in = "Good morning.\n/reset\nGood night.\n",
-                                           .interrupt_bytes = 20});
-
-    cr_expect_eq(r.code, 0, "%d: %s", r.code, r.err);
-    cr_expect(strstr(r.err, "finish max-tokens 1 cancelled 1"), "%s", r.err);
-    cr_expect_geq(count_lines(r.out), 2, "both replies are there");
-    spawn_free(&r);
-    close_pair(&p);
-}
-
-Test(host_cli_chat, ctrl_c_ends_a_pipe_that_says_nothing)
-{
-    chat_pair p = open_pair();
-    const char *const args[] = {CHAT(&p), "--temperature", "0", NULL};
-    spawn_result r = spawn(
-        args,
-        &(const spawn_options){.in = "Good morning.\n", .in_held = true, .interrupt_after = 1});
-
-    cr_expect_eq(r.code, 130, "%s", r.err);
-    cr_expect_eq(count_lines(r.out), 1);
-    spawn_free(&r);
-    close_pair(&p);
-}
-
-/* ---- at a terminal ----------------------------------------------------------------------------
- */
-
-typedef struct {
-    int fd; /* our side of it */
-    pid_t pid;
-    char seen[16384];
-    size_t used;
-} typist;
-
-/* The program at a terminal that does not repeat what is typed. */
-static typist sit_down(const chat_pair *p)
-{
-    typist t = {.fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)};
-    struct termios quiet;
-
-    cr_assert(t.fd >= 0 && grantpt(t.fd) == 0 && unlockpt(t.fd) == 0);
-    cr_assert_eq(tcgetattr(t.fd, &quiet), 0);
-    quiet.c_lflag &= ~(tcflag_t)ECHO;
-    quiet.c_oflag &= ~(tcflag_t)OPOST;
-    cr_assert_eq(tcsetattr(t.fd, TCSANOW, &quiet), 0);
-    t.pid = fork();
-    cr_assert_geq(t.pid, 0);
-    if (t.pid == 0) {
-        int side = open(ptsname(t.fd), O_RDWR | O_NOCTTY);
-
-        for (int fd = 0; fd < 3; fd++) (void)dup2(side, fd);
-        (void)signal(SIGINT, SIG_DFL);
-        (void)execl(SPC_BINARY, SPC_BINARY, CHAT(p), "--device", "cpu", "--temperature", "0",
-                    "--threads", "1", "--isa", "portable", "--quiet", (char *)NULL);
-        _exit(127);
-    }
-    cr_assert_eq(fcntl(t.fd, F_SETFL, O_NONBLOCK), 0);
-    return t;
-}
-
-static void listen(typist *t)
-{
-    const struct timespec moment = {0, 200000};
-    ssize_t n = read(t->fd, t->seen + t->used, sizeof t->seen - 1 - t->used);
-    int status;
-
-    if (n > 0) t->used += (size_t)n;
-    t->seen[t->used] = '\0';
-    cr_assert_eq(waitpid(t->pid, &status, WNOHANG), 0, "it has ended: %s", t->seen);
-    (void)nanosleep(&moment, NULL);
-}
-
-/* Wait for what the program says, or instead of it something else, and forget what it has said up
- * to there.  Which was it? */
-static bool wait_for_either(typist *t, const char *words, const char *instead)
-{
-    char *at, *other = NULL, *end;
-
-    for (int32_t turn = 0; !(at = strstr(t->seen, words)); turn++) {
-        if (instead && (other = strstr(t->seen, instead))) break;
-        cr_assert_lt(turn, 250000, "it does not say '%s' but '%s'", words, t->seen);
-        listen(t);
-    }
-    end = at ? at + strlen(words) : other + 1; /* so that it is found once */
-    t->used -= (size_t)(end - t->seen);
-    memmove(t->seen, end, t->used + 1);
-    return at != NULL;
-}
-
-static void wait_for(typist *t, const char *words)
-{
-    (void)wait_for_either(t, words, NULL);
-}
-
-static void type(const typist *t, const char *text)
-{
-    cr_assert_eq(write(t->fd, text, strlen(text)), (ssize_t)strlen(text));
-}
-
-/* Say something long, and press Ctrl-C again and again before the reply begins.  False: it came
- * before all was read. */
-static bool stop_before_the_reply(typist *t)
-{
-    const struct timespec while_it_reads = {0, 300000000};
-    char line[3000] = "";
-
-    while (strlen(line) < 2900) strcat(line, "The cat sleeps. ");
-    strcat(line, "\\\n");
-    for (int32_t i = 0; i < 3; i++) {
-        type(t, line);
-        wait_for(t, "| ");
-    }
-    type(t, "Good night.\n");
-    (void)nanosleep(&while_it_reads, NULL);
-    while (!strstr(t->seen, "[stopped") && !strstr(t->seen, "(Ctrl-C stops a reply")) {
-        (void)kill(t->pid, SIGINT);
-        listen(t);
-    }
-    return strstr(t->seen, "[stopped") != NULL;
-}
-
-Test(host_cli_chat, ctrl_c_at_a_terminal_never_costs_the_conversation)
-{
-    chat_pair p = open_pair();
-    char *fresh = OUTPUT("The cat sleeps on the old chair.\n", CHAT(&p), "--temperature", "0",
-                         "--isa", "portable");
-    typist t = sit_down(&p);
-    int status;
-
-    for (int32_t i = 0; i < 5; i++) wait_for(&t, " of weights: "); /* a line, again and again */
-    wait_for(&t, "%\r\033[KA line that ends in \\ goes on");       /* and gone */
-    wait_for(&t, "> ");
-    while (!stop_before_the_reply(&t)) wait_for(&t, "> ");
-    wait_for(&t, "[stopped before the reply began: your message is not kept]\n");
-    do { /* the last Ctrl-C may come when the next message is being read, and drops it */
-        type(&t, "The cat sleeps on the old chair.\n");
-    } while (!wait_for_either(&t, fresh, "(Ctrl-C stops a reply"));
-    /* that is the reply of a conversation without the long message */
-    type(&t, "/exit\n");
-    cr_assert_eq(waitpid(t.pid, &status, 0), t.pid);
-    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d", status);
-    (void)close(t.fd);
-    free(fresh);
     close_pair(&p);
 }
 

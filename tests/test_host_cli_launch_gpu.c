@@ -68,6 +68,18 @@ Test(host_cli_launch_gpu, info_tells_what_stacks_take_of_a_gpu)
     free(text);
 }
 
+/* The library names its function, and the program the command that calls it. */
+Test(host_cli_launch_gpu, a_table_that_is_none_is_written_anew_by_a_command)
+{
+    const char *prompts = write_prompts(1);
+    const char *const args[] = {"run",   "--device",     "cuda", "--kernels",
+                                prompts, MODEL("llama"), "text", NULL};
+
+    spawn_failure(args, &(const spawn_options){.program = SPC_FIBERS}, 6,
+                  "write it anew with spc_tune_kernels (spc tune-kernels)\n");
+    (void)unlink(prompts);
+}
+
 /* ---- all is well ------------------------------------------------------------------------------
  */
 

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cli_signals.c - Ctrl-C and SIGTERM end a run with the results so far. */
+#include "spawn.h"
+
+#include <criterion/criterion.h>
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
+
+/* Many prompts, one a line; malloc'd. */
+static char *many_lines(int32_t count)
+{
+    static const char line[] = "The children are playing in the garden.\n";
+    char *text = malloc((size_t)count * (sizeof line - 1) + 1);
+
+    cr_assert_not_null(text);
+    for (int32_t i = 0; i < count; i++)
+        memcpy(text + (size_t)i * (sizeof line - 1), line, sizeof line);
+    return text;
+}
+
+/* Results in order; all but those that were running (at most `batch`) are whole. */
+static void expect_results_so_far(const char *out, int32_t batch)
+{
+    json_t *lines = parse_lines(out), *line;
+    size_t i, count = json_array_size(lines);
+
+    cr_assert_geq(count, 2);
+    cr_expect_lt(count, 3000);
+    json_array_foreach(lines, i, line)
+    {
+        bool running = i + (size_t)batch >= count;
+        const char *finish = json_string_value(json_object_get(line, "finish"));
+
+        cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)i);
+        cr_expect(strcmp(finish, "max-tokens") == 0 ||
+                      (running && strcmp(finish, "cancelled") == 0),
+                  "%d of %d: %s", (int)i, (int)count, finish);
+    }
+    json_decref(lines);
+}
+
+Test(host_cli_signals, ctrl_c_ends_a_run_with_the_results_so_far)
+{
+    static const char *const batches[] = {"1", "3"};
+    char *text = many_lines(3000);
+
+    for (int32_t b = 0; b < COUNT(batches); b++) {
+        const char *const args[] = {"run",          "--json",  "--quiet",  "--to",
+                                    "de",           "--batch", batches[b], "--ignore-stop",
+                                    "--max-tokens", "300",     NULL};
+        spawn_options o = {.in = text, .interrupt_after = 2};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 130, "exit code %d: %s", r.code, r.err);
+        cr_expect_eq(r.err_bytes, 0, "%s", r.err);
+        expect_results_so_far(r.out, atoi(batches[b]));
+        spawn_free(&r);
+    }
+    free(text);
+}
+
+Test(host_cli_signals, ctrl_c_ends_a_run_that_waits_for_its_next_line)
+{
+    static const char *const args[] = {"run", "--quiet", "--to", "de", NULL};
+    static const int signals[] = {SIGINT, SIGTERM};
+
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {
+            .in = "Hello.\n", .in_held = true, .interrupt_after = 1, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect_eq(r.err_bytes, 0, "%s", r.err);
+        cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+        spawn_free(&r);
+    }
+}
+
+/* The program is in the middle of writing to a reader that is slow. */
+Test(host_cli_signals, a_signal_tears_no_line)
+{
+    static const char *const args[] = {"run",           "--json",       "--to", "de",
+                                       "--ignore-stop", "--max-tokens", "20",   NULL};
+    static const int signals[] = {SIGINT, SIGTERM};
+    char *text = many_lines(3000);
+
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {.in = text, .clogged = true, .interrupt_after = 2, .signal = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 128 + signals[i], "exit code %d: %s", r.code, r.err);
+        cr_expect(strstr(r.err, " tokens per verifier call"), "with the statistics: %s", r.err);
+        expect_results_so_far(r.out, 1);
+        spawn_free(&r);
+    }
+    free(text);
+}
