@@ -312,6 +312,20 @@ static void append_line(void *user, const char *text)
     (void)json_array_append_new(user, json_string(text));
 }
 
+/* Has the checkpoint what the model is made of?  Told behind the rest: who asks what a file is may
+ * ask because it cannot be loaded. */
+static spc_status check_tensors(const spc_model *model, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; model->plan && i < model->plan->weight_count && status == SPC_OK; i++) {
+        const spc_tensor *unused;
+
+        status = spc_plan_tensor(&model->plan->weight[i], model->bundle, &unused, err);
+    }
+    return status;
+}
+
 static int info_run(const void *args, const spc_cli_line *line)
 {
     const info_args *a = args;
@@ -343,6 +357,8 @@ static int info_run(const void *args, const spc_cli_line *line)
             spc_plan_print(m.model.plan, print_line, NULL);
         }
     }
+    if (status == SPC_OK) status = check_tensors(&m.model, &error);
+    if (status == SPC_OK) status = check_tensors(&m.drafter, &error);
     spc_tokenizer_close(m.tokenizer);
     spc_close_model(&m.drafter);
     spc_close_model(&m.model);

@@ -463,7 +463,12 @@ Test(host_cli_info, element_types_are_counted_apart)
     file[1] = (char)((sizeof header - 1) >> 8);
     folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
     folder_write(&f, "model.safetensors", file, sizeof file);
-    info = info_of(f.path);
+
+    spawn_result r = SPAWN(NULL, "info", "--json", f.path);
+
+    cr_expect_eq(r.code, 3, "it lacks most of the model");
+    cr_assert_not_null(info = json_loads(r.out, 0, NULL));
+    spawn_free(&r);
     dtypes = json_object_get(info, "dtypes");
     cr_expect_eq(json_array_size(dtypes), 2);
     for (int32_t i = 0; i < COUNT(expected); i++) {
@@ -476,6 +481,40 @@ Test(host_cli_info, element_types_are_counted_apart)
     }
     json_decref(info);
     folder_close(&f);
+}
+
+/* What there is is told, and then what is missing. */
+Test(host_cli_info, a_checkpoint_that_cannot_be_loaded_is_exit_3)
+{
+    static const struct {
+        const char *from, *to, *text;
+    } cases[] = {{"model.norm.weight", "model.nORm.weight",
+                  "tensor 'model.norm.weight' is missing from the checkpoint"},
+                 {"[389,96]", "[96,389]",
+                  "expected [389, 96] (from config.json), found a tensor of rank 2, [96, 389]"}};
+
+    for (int32_t i = 0; i < COUNT(cases); i++) {
+        folder f = tiny_model();
+        size_t bytes;
+        char *file = read_file(TINY "/model.safetensors", &bytes);
+        char *at = memmem(file, bytes, cases[i].from, strlen(cases[i].from));
+
+        cr_assert_not_null(at);
+        memcpy(at, cases[i].to, strlen(cases[i].to));
+        folder_write(&f, "model.safetensors", file, bytes);
+        free(file);
+        for (int32_t as = 0; as < 2; as++) { /* the model, and the drafter beside another */
+            spawn_result r = as == 0 ? SPAWN(NULL, "info", f.path)
+                                     : SPAWN(NULL, "info", TINY, "--drafter", f.path);
+
+            cr_expect_eq(r.code, 3, "%s", r.err);
+            cr_expect(strstr(r.err, f.path) && strstr(r.err, cases[i].text), "%s", r.err);
+            cr_expect_eq(count_lines(r.err), 1, "%s", r.err);
+            cr_expect(line_of(r.out, "parameters"), "%s", r.out);
+            spawn_free(&r);
+        }
+        folder_close(&f);
+    }
 }
 
 Test(host_cli_info, weights_are_told_of_as_they_would_be_loaded)
