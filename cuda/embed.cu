@@ -79,18 +79,22 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
+/* Without rows all of the table is elsewhere, and nothing of it is read. */
+static bool is_table(const spc_cuda_matrix *m)
+{
+    if (m->rows != 0) return is_matrix(m) || is_quant_matrix(m);
+    return m->type >= SPC_WEIGHT_F32 && m->type < SPC_WEIGHT_COUNT && m->cols >= 1 &&
+           m->stride == spc_cuda_stride(m->type, m->cols);
+}
+
 cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
 {
-    spc_cuda_matrix some = a->table;
-
-    if (some.rows == 0) some.rows = 1; /* all of the table is elsewhere */
-    if (!a->token || !a->out) return cudaErrorInvalidValue;
-    if (is_quant_matrix(&some)) {
+    if (!a->token || !a->out || !is_table(&a->table)) return cudaErrorInvalidValue;
+    if (is_quantised(a->table.type)) {
         return with_quant(a->table.type, [=](auto q) {
             return launch_op(embed_quant_kernel<decltype(q)>, a->rows, *a, stream);
         });
     }
-    if (!is_matrix(&some)) return cudaErrorInvalidValue;
     switch (a->table.type) {
     case SPC_WEIGHT_BF16: return launch_op(embed_kernel<weights_bf16>, a->rows, *a, stream);
     case SPC_WEIGHT_F16: return launch_op(embed_kernel<weights_f16>, a->rows, *a, stream);

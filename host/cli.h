@@ -270,23 +270,25 @@ typedef struct {
     {                                                                          \
         name, value, help, SPC_CLI_##kind, offsetof(args, field.of), low, high \
     }
-#define SPC_CLI_RANK_OPTIONS(args, field)                                                          \
-    SPC_CLI_RANK_ROW(args, field, "rank", "R", "rank of this process, from 0", INT, rank, 0,       \
-                     SPC_RANKS_MAX - 1),                                                           \
-        SPC_CLI_RANK_ROW(                                                                          \
-            args, field, "world", "N",                                                             \
-            "number of processes; the verifier is sharded over all, rank 0 has prompts\n"          \
-            "and results (spc launch starts them on one machine).  --device cuda: each\n"          \
-            "takes the GPU of its place on its machine, cuda:N that one (with NCCL)",              \
-            INT, world, 1, SPC_RANKS_MAX),                                                         \
-        SPC_CLI_RANK_ROW(args, field, "meet", "PLACE",                                             \
-                         "rendezvous: HOST:PORT of rank 0, or a path that all see", TEXT, meet, 0, \
-                         0),                                                                       \
-        SPC_CLI_RANK_ROW(args, field, "ranks-from", "none|env",                                    \
-                         "env: take rank and world from Open MPI, MPICH or Slurm", CHOICE, from,   \
-                         0, 0),                                                                    \
-        SPC_CLI_RANK_ROW(args, field, "rank-timeout", "S",                                         \
-                         "seconds after which a rank that does not answer ends them all", REAL,    \
+#define SPC_CLI_RANK_OPTIONS(args, field)                                                        \
+    SPC_CLI_RANK_ROW(args, field, "rank", "R", "rank of this process, from 0", INT, rank, 0,     \
+                     SPC_RANKS_MAX - 1),                                                         \
+        SPC_CLI_RANK_ROW(                                                                        \
+            args, field, "world", "N",                                                           \
+            "number of processes; the verifier is sharded over all, rank 0 has prompts\n"        \
+            "and results (spc launch starts them on one machine).  --device cuda: each\n"        \
+            "takes the GPU of its place on its machine, cuda:N that one (with NCCL)",            \
+            INT, world, 1, SPC_RANKS_MAX),                                                       \
+        SPC_CLI_RANK_ROW(                                                                        \
+            args, field, "meet", "PLACE",                                                        \
+            "rendezvous: HOST:PORT of rank 0, or a path that all see.  Ranks neither\n"          \
+            "encrypt nor sign what they say: for networks that you trust",                       \
+            TEXT, meet, 0, 0),                                                                   \
+        SPC_CLI_RANK_ROW(args, field, "ranks-from", "none|env",                                  \
+                         "env: take rank and world from Open MPI, MPICH or Slurm", CHOICE, from, \
+                         0, 0),                                                                  \
+        SPC_CLI_RANK_ROW(args, field, "rank-timeout", "S",                                       \
+                         "seconds after which a rank that does not answer ends them all", REAL,  \
                          timeout, 0.01, 86400)
 
 /* No place said: one rank of one. */

@@ -189,6 +189,26 @@ static void print_text(const model_info *m)
     spc_cli_print("%-18s%s\n", "chat template", m->chat ? m->chat : "none that is known");
 }
 
+/* The numbers of ranks that the model can be cut for; returns how many. */
+static int32_t worlds_of(const model_info *m, int32_t worlds[SPC_RANKS_MAX])
+{
+    int32_t count = 0;
+
+    for (int32_t n = 1; n <= SPC_RANKS_MAX; n++) {
+        if (spc_plan_divides(m->model.plan, n)) worlds[count++] = n;
+    }
+    return count;
+}
+
+static void print_worlds(const model_info *m)
+{
+    int32_t worlds[SPC_RANKS_MAX], count = worlds_of(m, worlds);
+
+    spc_cli_print("%-18s", "can be cut for");
+    for (int32_t i = 0; i < count; i++) spc_cli_print("%s%d", i ? ", " : "", (int)worlds[i]);
+    spc_cli_print(" rank%s\n", count > 1 ? "s" : "");
+}
+
 static void print_info(const char *name, const model_info *m)
 {
     const spc_config *c = &m->model.config;
@@ -209,6 +229,7 @@ static void print_info(const char *name, const model_info *m)
     spc_cli_print("%-18s%d%s\n", "vocabulary", (int)c->vocab,
                   c->tied ? ", head tied to the embedding" : "");
     spc_cli_print("%-18s%d tokens\n", "longest context", (int)c->context);
+    print_worlds(m);
     print_text(m);
     spc_cli_print("%-18s", "ends a sequence");
     for (int32_t i = 0; i < c->stop_count; i++)
@@ -256,6 +277,7 @@ static json_t *dtypes_json(const model_info *m)
 static json_t *info_json(const char *name, const model_info *m)
 {
     const spc_config *c = &m->model.config;
+    int32_t worlds[SPC_RANKS_MAX], world_count = worlds_of(m, worlds);
     json_t *object = json_pack(
         "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}",
         "model", name, "architecture", c->architecture, "parameters",
@@ -267,6 +289,7 @@ static json_t *info_json(const char *name, const model_info *m)
 
     if (put(object, "dtypes", dtypes_json(m)) && put(object, "tokenizer", tokenizer_json(m)) &&
         put(object, "stop", spc_cli_json_ids(c->stop, c->stop_count)) &&
+        put(object, "ranks", spc_cli_json_ids(worlds, world_count)) &&
         put(object, "memory", spc_cli_memory_json(&m->memory_for, &m->memory))) {
         return object;
     }
@@ -312,6 +335,20 @@ static spc_status check_info(const char *name, const info_args *a, spc_error *er
     return spc_engine_options_check(&o, err);
 }
 
+/* Has the checkpoint what the model is made of?  Told behind the rest: who asks what a file is may
+ * ask because it cannot be loaded. */
+static spc_status check_tensors(const spc_model *model, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; model->plan && i < model->plan->weight_count && status == SPC_OK; i++) {
+        const spc_tensor *unused;
+
+        status = spc_plan_tensor(&model->plan->weight[i], model->bundle, &unused, err);
+    }
+    return status;
+}
+
 static int info_run(const void *args, const spc_cli_line *line)
 {
     const info_args *a = args;
@@ -345,6 +382,8 @@ static int info_run(const void *args, const spc_cli_line *line)
             spc_plan_print(m.model.plan, print_line, NULL);
         }
     }
+    if (status == SPC_OK) status = check_tensors(&m.model, &error);
+    if (status == SPC_OK) status = check_tensors(&m.drafter, &error);
     spc_tokenizer_close(m.tokenizer);
     spc_close_model(&m.drafter);
     spc_close_model(&m.model);

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 /* How long the others may take to end by themselves after the first, and to heed SIGTERM. */
-enum { GRACE_MS = 2000, TERM_MS = 1000, LINE = 1024 };
+enum { GRACE_MS = 2000, TERM_MS = 1000, LINE = 1024, PLACE = 1024 };
 
 typedef struct {
     int32_t ranks;
@@ -49,7 +49,7 @@ typedef struct {
 typedef struct {
     int32_t ranks, running;
     child child[SPC_RANKS_MAX];
-    char folder[64], meet[80];
+    char folder[PLACE], meet[PLACE + 8];
     int signals;
     sigset_t before;  /* what was blocked */
     int64_t deadline; /* of the present patience; 0: nobody has ended yet */
@@ -116,11 +116,14 @@ static spc_status prepare(launch *l, spc_error *err)
     const char *base = getenv("TMPDIR");
     sigset_t heeded;
 
-    if (!base || !base[0] || strlen(base) > 30) base = "/tmp";
-    (void)snprintf(l->folder, sizeof l->folder, "%s/spc-launch-XXXXXX", base);
-    if (!mkdtemp(l->folder)) {
+    if (!base || !base[0]) base = "/tmp";
+    if (snprintf(l->folder, sizeof l->folder, "%s/spc-launch-XXXXXX", base) >= PLACE) {
+        errno = ENAMETOOLONG;
         l->folder[0] = '\0';
-        return spc_error_set(err, SPC_EINPUT, "launch: no folder to meet in under %s: %s", base,
+    }
+    if (!l->folder[0] || !mkdtemp(l->folder)) {
+        l->folder[0] = '\0';
+        return spc_error_set(err, SPC_EINPUT, "launch: no folder to meet in under %.200s: %s", base,
                              strerror(errno));
     }
     (void)snprintf(l->meet, sizeof l->meet, "%s/meet", l->folder);

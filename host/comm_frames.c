@@ -430,7 +430,7 @@ void spc_tcp_lay_out(spc_tcp *t, int32_t rank, const spc_frame *out_frame, const
     if (out_frame) {
         l->out = *out_frame;
         l->out.bytes = out_bytes;
-        l->give = out;
+        l->give = out_bytes > 0 ? out : ""; /* NULL has no byte 0 to begin at */
     }
     l->take = in;
     l->wanted = in_bytes;

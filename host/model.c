@@ -37,7 +37,9 @@ spc_status spc_open_model(const char *name, spc_model *model, spc_error *err)
 
     if (status == SPC_OK) status = spc_config_read(model->bundle, &model->config, err);
     if (status != SPC_OK) return status;
-    return spc_plan_build(&model->config, name, &model->plan, err);
+    status = spc_plan_build(&model->config, name, &model->plan, err);
+    if (status == SPC_OK) spc_plan_read_blocks(model->plan, model->bundle);
+    return status;
 }
 
 static void share_out(void *team, int32_t count, int32_t grain, spc_share_fn share, void *user)
@@ -102,6 +104,7 @@ spc_status spc_change_weights(spc_model *model, const char *weights, int32_t thr
         spc_meter_took(model->meter, bytes);
     }
     spc_team_close(team);
+    if (status == SPC_OK) spc_plan_read_blocks(model->plan, model->bundle); /* of new types */
     return status;
 }
 

@@ -112,6 +112,7 @@ spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan 
     if (plan) {
         plan->config = *config;
         plan->ids = config->vocab;
+        plan->attention_block = plan->gate_block = 1;
         architectures[i]->build(plan);
     }
     if (!plan || plan->no_memory) {

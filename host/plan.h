@@ -103,8 +103,11 @@ typedef struct {
     spc_weight *weight; /* [weight_count] */
     int32_t op_count, buffer_count, weight_count;
     int32_t encoder_ops; /* of op_count, the first; 0: no encoder */
-    spc_comm *comm;      /* borrowed; the ranks that run this model together; NULL: one alone */
-    bool alone;          /* a backend of several ranks is to run it on the first of them */
+    /* a matrix behind attention, or behind a gate, may be cut at multiples of so many inputs: a
+     * quantised type consists of whole blocks (spc_plan_read_blocks); 1: anywhere */
+    int32_t attention_block, gate_block;
+    spc_comm *comm; /* borrowed; the ranks that run this model together; NULL: one alone */
+    bool alone;     /* a backend of several ranks is to run it on the first of them */
     int32_t op_capacity, buffer_capacity, weight_capacity;
     bool no_memory; /* an append failed; spc_plan_build reports it */
 } spc_plan;
@@ -116,13 +119,18 @@ spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan 
                           spc_error *err);
 void spc_plan_close(spc_plan *plan); /* NULL is allowed */
 
+/* Note in how large blocks of inputs a checkpoint has the matrices that ranks cut by inputs.  Until
+ * then a plan is cut as if they were of floats. */
+void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle);
+
 /* One rank's part of a model that the ranks of `comm` run together.
  *
  * Queries, keys, values, gates and what comes out of them are cut by heads and by columns of the
  * feed-forward part, the matrices behind them by inputs, and their outputs are summed: two sums a
  * layer.  Embedding and head are cut by ids, at multiples of the tile in which rows are verified
  * (spc_plan_first_id); one more sum puts embedded rows together.  Where there are fewer heads of
- * keys and values than ranks, neighbours hold the same one.
+ * keys and values than ranks, neighbours hold the same one.  A feed-forward part whose matrices are
+ * quantised is cut between blocks, so that some ranks may have a block more than others.
  *
  * SPC_EUSAGE: heads or feed-forward part do not divide; says which numbers of ranks do.
  * SPC_ENOMEM.
@@ -137,7 +145,10 @@ spc_status spc_plan_split(const spc_plan *whole, spc_comm *comm, const char *whe
 spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
                          spc_plan **out, spc_error *err);
 
-/* SPC_EUSAGE: a model cannot be cut for so many ranks, as above. */
+/* Can it be cut for so many ranks? */
+bool spc_plan_divides(const spc_plan *plan, int32_t world);
+
+/* SPC_EUSAGE: it cannot, as above. */
 spc_status spc_plan_check_cut(const spc_plan *whole, int32_t world, const char *where,
                               spc_error *err);
 

@@ -16,53 +16,9 @@
 /* A rank's share of heads and columns. */
 typedef struct {
     int32_t rank, world;
-    const spc_config *whole;
+    const spc_plan *plan;    /* the whole one, */
+    const spc_config *whole; /* and its sizes */
 } share;
-
-/* ---- can it be done? --------------------------------------------------------------------------
- */
-
-/* Keys and values are cut by heads, or held by as many neighbours as there are ranks to a head. */
-static bool divides(const spc_config *c, int32_t world)
-{
-    bool keys = c->kv_heads % world == 0 || world % c->kv_heads == 0;
-
-    return keys && c->heads % world == 0 && c->ffn % world == 0;
-}
-
-static spc_status refuse(const spc_config *c, int32_t world, const char *where, spc_error *err)
-{
-    char known[128] = "";
-    size_t used = 0;
-
-    for (int32_t n = 1; n <= SPC_RANKS_MAX && used < sizeof known; n++) {
-        if (!divides(c, n)) continue;
-        used +=
-            (size_t)snprintf(known + used, sizeof known - used, "%s%d", used ? ", " : "", (int)n);
-    }
-    return spc_error_set(
-        err, SPC_EUSAGE,
-        "%.200s: cannot be sharded over %d ranks, which must divide its %d attention "
-        "heads, its %d key-value heads (or be a multiple of them) and its "
-        "feed-forward width of %d; possible: %s",
-        where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn, known);
-}
-
-int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
-{
-    return spc_shard_first(vocab, rank, world);
-}
-
-bool spc_plan_cut_alike(const spc_plan *a, const spc_plan *b, int32_t world)
-{
-    for (int32_t k = 1; k < world; k++) {
-        int32_t one = spc_plan_first_id(a->config.vocab, k, world);
-        int32_t two = spc_plan_first_id(b->config.vocab, k, world);
-
-        if (one != two && (one < a->ids || two < a->ids)) return false;
-    }
-    return true;
-}
 
 /* ---- what is cut ------------------------------------------------------------------------------
  */
@@ -89,16 +45,132 @@ static bool is_taken(const spc_plan *plan, int32_t buffer)
     return false;
 }
 
-/* Does it come out of an attention or a gate? */
-static bool is_made(const spc_plan *plan, int32_t buffer)
+/* Does it come out of an attention, or out of a gate? */
+static bool is_made(const spc_plan *plan, int32_t buffer, bool (*by)(spc_op_kind kind))
 {
     for (int32_t i = 0; i < plan->op_count; i++) {
-        const spc_op *op = &plan->op[i];
-
-        if (op->out == buffer && (is_attention(op->kind) || is_gate(op->kind))) return true;
+        if (plan->op[i].out == buffer && by(plan->op[i].kind)) return true;
     }
     return false;
 }
+
+/* ---- blocks -----------------------------------------------------------------------------------
+ */
+
+/* Kernels read 8-bit numbers beside scales sixteen at a time. */
+enum { EIGHT_BIT_BLOCK = 16 };
+
+static int32_t block_of(spc_dtype type)
+{
+    bool eight = type == SPC_DTYPE_I8 || type == SPC_DTYPE_F8_E4M3 || type == SPC_DTYPE_F8_E5M2;
+
+    return eight ? EIGHT_BIT_BLOCK : (int32_t)spc_dtype_elements(type);
+}
+
+/* The largest block of a linear op's matrices.  Each divides the larger ones: 16, 32, 256. */
+static int32_t largest_block(const spc_plan *plan, const spc_op *op, const spc_bundle *bundle)
+{
+    int32_t largest = 1;
+
+    for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
+        const spc_tensor *t = spc_bundle_find(bundle, plan->weight[op->weight[k]].name);
+
+        if (t && block_of(t->dtype) > largest) largest = block_of(t->dtype);
+    }
+    return largest;
+}
+
+void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle)
+{
+    plan->attention_block = plan->gate_block = 1;
+    for (int32_t i = 0; i < plan->op_count; i++) {
+        const spc_op *op = &plan->op[i];
+        int32_t *block = &plan->gate_block, largest;
+
+        if (op->kind != SPC_OP_LINEAR) continue;
+        if (is_made(plan, op->a, is_attention)) {
+            block = &plan->attention_block;
+        } else if (!is_made(plan, op->a, is_gate)) {
+            continue;
+        }
+        largest = largest_block(plan, op, bundle);
+        if (largest > *block) *block = largest;
+    }
+}
+
+/* ---- can it be done? --------------------------------------------------------------------------
+ */
+
+/* Keys and values are cut by heads, or held by as many neighbours as there are ranks to a head. */
+static bool heads_divide(const spc_plan *plan, int32_t world)
+{
+    const spc_config *c = &plan->config;
+    bool keys = c->kv_heads % world == 0 || world % c->kv_heads == 0;
+
+    return keys && c->heads % world == 0 &&
+           c->heads / world * c->head_dim % plan->attention_block == 0;
+}
+
+/* Blocks are shared out as evenly as may be; single columns evenly, since GPUs read several at
+ * once. */
+static bool columns_divide(const spc_plan *plan, int32_t world)
+{
+    int32_t ffn = plan->config.ffn, block = plan->gate_block;
+
+    return block == 1 ? ffn % world == 0 : ffn % block == 0 && ffn / block >= world;
+}
+
+bool spc_plan_divides(const spc_plan *plan, int32_t world)
+{
+    return world == 1 || (heads_divide(plan, world) && columns_divide(plan, world));
+}
+
+/* " (blocks of 256)", of a quantised type. */
+static const char *in_blocks(int32_t block, char text[32])
+{
+    *text = '\0';
+    if (block > 1) (void)snprintf(text, 32, " (blocks of %d)", (int)block);
+    return text;
+}
+
+static spc_status refuse(const spc_plan *plan, int32_t world, const char *where, spc_error *err)
+{
+    const spc_config *c = &plan->config;
+    char known[128] = "", attention[32], gate[32];
+    size_t used = 0;
+
+    for (int32_t n = 1; n <= SPC_RANKS_MAX && used < sizeof known; n++) {
+        if (!spc_plan_divides(plan, n)) continue;
+        used +=
+            (size_t)snprintf(known + used, sizeof known - used, "%s%d", used ? ", " : "", (int)n);
+    }
+    return spc_error_set(
+        err, SPC_EUSAGE,
+        "%.200s: cannot be sharded over %d ranks, which must divide its %d attention "
+        "heads%s, its %d key-value heads (or be a multiple of them) and its "
+        "feed-forward width of %d%s; possible: %s",
+        where, (int)world, (int)c->heads, in_blocks(plan->attention_block, attention),
+        (int)c->kv_heads, (int)c->ffn, in_blocks(plan->gate_block, gate), known);
+}
+
+int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
+{
+    return spc_shard_first(vocab, rank, world);
+}
+
+bool spc_plan_cut_alike(const spc_plan *a, const spc_plan *b, int32_t world)
+{
+    for (int32_t k = 1; k < world; k++) {
+        int32_t one = spc_plan_first_id(a->config.vocab, k, world);
+        int32_t two = spc_plan_first_id(b->config.vocab, k, world);
+
+        if (one != two && (one < a->ids || two < a->ids)) return false;
+    }
+    return true;
+}
+
+/* ---- cuts -------------------------------------------------------------------------------------
+ */
 
 /* The first of `heads` heads' entries that a rank has, and how many. */
 static void cut_heads(const share *s, int32_t heads, int32_t *first, int32_t *count)
@@ -107,6 +179,14 @@ static void cut_heads(const share *s, int32_t heads, int32_t *first, int32_t *co
 
     *first = (int32_t)((int64_t)heads * s->rank / s->world) * dim;
     *count = own * dim;
+}
+
+/* The first column of the feed-forward part that a rank has; of rank `world`: their number. */
+static int32_t first_column(const share *s, int32_t rank)
+{
+    int32_t block = s->plan->gate_block;
+
+    return (int32_t)((int64_t)(s->whole->ffn / block) * rank / s->world) * block;
 }
 
 /* By outputs: of an attention's matrix, or of a gate's. */
@@ -118,8 +198,8 @@ static void cut_outputs(const share *s, spc_weight *w, bool heads)
     if (heads) {
         cut_heads(s, queries ? c->heads : c->kv_heads, &w->row, &w->rows);
     } else {
-        w->rows = c->ffn / s->world;
-        w->row = w->rows * s->rank;
+        w->row = first_column(s, s->rank);
+        w->rows = first_column(s, s->rank + 1) - w->row;
     }
 }
 
@@ -129,11 +209,23 @@ static void cut_ids(const share *s, spc_weight *w)
     w->rows = spc_plan_first_id(w->of_rows, s->rank + 1, s->world) - w->row;
 }
 
+/* By inputs: of a matrix behind a gate, or behind an attention. */
+static void cut_inputs(const share *s, spc_weight *w, bool gate)
+{
+    if (gate) {
+        w->col = first_column(s, s->rank);
+        w->cols = first_column(s, s->rank + 1) - w->col;
+    } else {
+        w->cols = w->of_cols / s->world;
+        w->col = w->cols * s->rank;
+    }
+}
+
 /* A linear op with its weights; true: its output is to be summed. */
 static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, spc_op *op)
 {
-    bool taken = is_taken(whole, op->out), made = is_made(whole, op->a);
-    bool heads = true;
+    bool taken = is_taken(whole, op->out), gate = is_made(whole, op->a, is_gate);
+    bool made = gate || is_made(whole, op->a, is_attention), heads = true;
 
     for (int32_t i = 0; i < whole->op_count; i++) {
         if (whole->op[i].a == op->out && is_gate(whole->op[i].kind)) heads = false;
@@ -145,8 +237,7 @@ static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, sp
             cut_outputs(s, w, heads);
             if (op->bias[k] >= 0) cut_outputs(s, &plan->weight[op->bias[k]], heads);
         } else if (made) {
-            w->cols = w->of_cols / s->world;
-            w->col = w->cols * s->rank;
+            cut_inputs(s, w, gate);
             if (s->rank > 0) op->bias[k] = -1; /* once in the sum */
         }
     }
@@ -212,15 +303,14 @@ static spc_plan *copy_without_ops(const spc_plan *whole)
 spc_status spc_plan_check_cut(const spc_plan *whole, int32_t world, const char *where,
                               spc_error *err)
 {
-    if (divides(&whole->config, world)) return SPC_OK;
-    return refuse(&whole->config, world, where, err);
+    return spc_plan_divides(whole, world) ? SPC_OK : refuse(whole, world, where, err);
 }
 
 spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, const char *where,
                          spc_plan **out, spc_error *err)
 {
     const spc_config *c = &whole->config;
-    share s = {rank, world, c};
+    share s = {rank, world, whole, c};
     spc_plan *plan;
     spc_status status = spc_plan_check_cut(whole, world, where, err);
 
@@ -231,7 +321,7 @@ spc_status spc_plan_part(const spc_plan *whole, int32_t rank, int32_t world, con
         plan->comm = NULL;
         plan->config.heads = c->heads / s.world;
         plan->config.kv_heads = c->kv_heads >= s.world ? c->kv_heads / s.world : 1;
-        plan->config.ffn = c->ffn / s.world;
+        plan->config.ffn = first_column(&s, rank + 1) - first_column(&s, rank);
         for (int32_t i = 0; i < whole->op_count && !plan->no_memory; i++) {
             cut_op(whole, &s, plan, whole->op[i]);
             if (i + 1 == whole->encoder_ops) plan->encoder_ops = plan->op_count;

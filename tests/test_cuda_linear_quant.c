@@ -180,6 +180,29 @@ Test(cuda_linear_quant, a_row_of_a_table_has_the_bits_of_its_numbers)
     (void)cudaFree(token);
 }
 
+/* A rank that has none of a small vocabulary has no planes either. */
+Test(cuda_linear_quant, a_table_that_is_all_elsewhere_gives_zeros)
+{
+    enum { COLS = 256 };
+    int32_t *token = shared(sizeof *token);
+    float *out = shared(COLS * sizeof *out);
+
+    *token = 3;
+    for (int t = 0; t < TYPES; t++) {
+        spc_weight_type type = spc_cuda_type_of(types[t]);
+        spc_cuda_matrix m = {.type = type, .cols = COLS, .stride = spc_cuda_stride(type, COLS)};
+        spc_embed_args a = {m, token, out, 1.0f, 1, 0};
+
+        for (int i = 0; i < COLS; i++) out[i] = 1.0f;
+        wait_for(spc_cuda_embed(&a, NULL), "embed");
+        for (int i = 0; i < COLS; i++) {
+            cr_assert_eq(out[i], 0.0f, "%s", spc_dtype_name(types[t]));
+        }
+    }
+    (void)cudaFree(token);
+    (void)cudaFree(out);
+}
+
 /* NaN of 8-bit floats is NaN, and nothing else is. */
 Test(cuda_linear_quant, every_8_bit_float_is_what_it_is)
 {

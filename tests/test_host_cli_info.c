@@ -11,19 +11,24 @@
 #define DRAFTER      "embedded:drafter"
 
 typedef struct {
-    const char *model, *dtype;
+    const char *model, *dtype; /* NULL: several types */
     json_int_t parameters, hidden_size, layers, heads, kv_heads, head_dim, ffn, vocab, context;
     json_int_t weight_bytes, row_bytes, kv_bytes;
     json_int_t tensors;
     bool tied, tokenizer;
+    const char *ranks; /* that it can be cut for */
 } facts;
 
 static const facts known[] = {
     {VERIFIER, "BF16", 10080320, 320, 6, 8, 4, 64, 896, 6144, 512, 20160640, 20160640, 6291456, 56,
-     true, true},
+     true, true, "1, 2, 4, 8"},
     {DRAFTER, "BF16", 1180288, 128, 2, 4, 2, 32, 384, 6144, 512, 2360576, 2360576, 524288, 20, true,
-     true},
-    {TINY, "F32", 282720, 96, 3, 4, 1, 24, 160, 389, 128, 1130880, 981888, 73728, 30, false, false},
+     true, "1, 2, 4"},
+    {TINY, "F32", 282720, 96, 3, 4, 1, 24, 160, 389, 128, 1130880, 981888, 73728, 30, false, false,
+     "1, 2, 4"},
+    /* as models quantised by llama.cpp: of blocks that cannot be cut in two */
+    {SPC_TEST_VECTORS "/gguf/odd-K.gguf", NULL, 170688, 64, 1, 4, 1, 32, 768, 40, 64, 120096,
+     120096, 16384, 0, true, false, "1, 2"},
 };
 
 /* The memory that an info plans for on the CPU, the one device. */
@@ -67,11 +72,13 @@ Test(host_cli_info, json_tells_what_a_model_is)
         cr_expect_str_eq(json_string_value(json_object_get(info, "model")), k->model);
         cr_expect_str_eq(json_string_value(json_object_get(info, "architecture")),
                          "LlamaForCausalLM");
-        cr_expect_eq(json_array_size(dtypes), 1);
-        cr_expect_str_eq(json_string_value(json_object_get(dtype, "dtype")), k->dtype);
-        expect_whole(dtype, "tensors", k->tensors);
-        expect_whole(dtype, "values", k->parameters);
-        expect_whole(dtype, "bytes", k->weight_bytes);
+        cr_expect_eq(json_array_size(dtypes), k->dtype ? 1 : 5);
+        if (k->dtype) {
+            cr_expect_str_eq(json_string_value(json_object_get(dtype, "dtype")), k->dtype);
+            expect_whole(dtype, "tensors", k->tensors);
+            expect_whole(dtype, "values", k->parameters);
+            expect_whole(dtype, "bytes", k->weight_bytes);
+        }
         expect_whole(info, "parameters", k->parameters);
         expect_whole(info, "hidden_size", k->hidden_size);
         expect_whole(info, "layers", k->layers);
@@ -154,6 +161,14 @@ Test(host_cli_info, text_tells_the_same_as_json)
             expect_whole(from, sizes[k].key, atoll(strchr(line, '(') + 1));
         }
         cr_expect_eq(strstr(text, "tied") != NULL, known[i].tied);
+
+        char ranks[64], *list = json_dumps(json_object_get(info, "ranks"), 0);
+
+        (void)snprintf(ranks, sizeof ranks, "[%s]", known[i].ranks);
+        cr_expect_str_eq(list, ranks);
+        (void)snprintf(ranks, sizeof ranks, "%s ranks\n", known[i].ranks);
+        cr_expect_eq(strncmp(line_of(text, "can be cut for"), ranks, strlen(ranks)), 0, "%s", text);
+        free(list);
         free(text);
         json_decref(info);
     }
@@ -448,7 +463,12 @@ Test(host_cli_info, element_types_are_counted_apart)
     file[1] = (char)((sizeof header - 1) >> 8);
     folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
     folder_write(&f, "model.safetensors", file, sizeof file);
-    info = info_of(f.path);
+
+    spawn_result r = SPAWN(NULL, "info", "--json", f.path);
+
+    cr_expect_eq(r.code, 3, "it lacks most of the model");
+    cr_assert_not_null(info = json_loads(r.out, 0, NULL));
+    spawn_free(&r);
     dtypes = json_object_get(info, "dtypes");
     cr_expect_eq(json_array_size(dtypes), 2);
     for (int32_t i = 0; i < COUNT(expected); i++) {
@@ -461,6 +481,40 @@ Test(host_cli_info, element_types_are_counted_apart)
     }
     json_decref(info);
     folder_close(&f);
+}
+
+/* What there is is told, and then what is missing. */
+Test(host_cli_info, a_checkpoint_that_cannot_be_loaded_is_exit_3)
+{
+    static const struct {
+        const char *from, *to, *text;
+    } cases[] = {{"model.norm.weight", "model.nORm.weight",
+                  "tensor 'model.norm.weight' is missing from the checkpoint"},
+                 {"[389,96]", "[96,389]",
+                  "expected [389, 96] (from config.json), found a tensor of rank 2, [96, 389]"}};
+
+    for (int32_t i = 0; i < COUNT(cases); i++) {
+        folder f = tiny_model();
+        size_t bytes;
+        char *file = read_file(TINY "/model.safetensors", &bytes);
+        char *at = memmem(file, bytes, cases[i].from, strlen(cases[i].from));
+
+        cr_assert_not_null(at);
+        memcpy(at, cases[i].to, strlen(cases[i].to));
+        folder_write(&f, "model.safetensors", file, bytes);
+        free(file);
+        for (int32_t as = 0; as < 2; as++) { /* the model, and the drafter beside another */
+            spawn_result r = as == 0 ? SPAWN(NULL, "info", f.path)
+                                     : SPAWN(NULL, "info", TINY, "--drafter", f.path);
+
+            cr_expect_eq(r.code, 3, "%s", r.err);
+            cr_expect(strstr(r.err, f.path) && strstr(r.err, cases[i].text), "%s", r.err);
+            cr_expect_eq(count_lines(r.err), 1, "%s", r.err);
+            cr_expect(line_of(r.out, "parameters"), "%s", r.out);
+            spawn_free(&r);
+        }
+        folder_close(&f);
+    }
 }
 
 Test(host_cli_info, weights_are_told_of_as_they_would_be_loaded)
@@ -501,7 +555,7 @@ Test(host_cli_info, weights_that_are_quantised_already_are_told_of)
 
 Test(host_cli_info, a_plan_is_one_line_per_op)
 {
-    static const size_t ops[] = {69, 25, 36}; /* an embedding, 11 per layer, a norm, the head */
+    static const size_t ops[] = {69, 25, 36, 14}; /* an embedding, 11 per layer, a norm, the head */
 
     for (int32_t i = 0; i < COUNT(known); i++) {
         char *text = OUTPUT(NULL, "info", "--plan", known[i].model);

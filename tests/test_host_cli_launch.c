@@ -97,6 +97,25 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
     }
 }
 
+/* Where jobs have their own TMPDIR its name is long, and /tmp may be another machine's or full. */
+Test(host_cli_launch, the_meeting_is_in_tmpdir_however_long_its_name)
+{
+    const char *args[] = {"launch", "-n", "2", "--", "run", "--to", "fr", "Good morning.", NULL};
+    char folder[160], *expected = OUTPUT(NULL, "run", "--to", "fr", "Good morning.");
+
+    (void)snprintf(folder, sizeof folder, "/tmp/spc-test-%ld-%0100d", (long)getpid(), 0);
+    cr_assert_eq(setenv("TMPDIR", folder, 1), 0);
+    spawn_failure(args, NULL, 6, folder); /* it is not there */
+    cr_assert_eq(mkdir(folder, 0700), 0);
+
+    char *text = OUTPUT(NULL, "launch", "-n", "2", "--", "run", "--to", "fr", "Good morning.");
+
+    cr_expect_str_eq(text, expected);
+    cr_expect_eq(rmdir(folder), 0, "nothing is left in it");
+    free(text);
+    free(expected);
+}
+
 /* Rank 0 is kept from its fault until the others have missed it. */
 Test(host_cli_launch, the_code_is_of_the_rank_that_failed_by_itself_though_it_ends_last)
 {

@@ -219,6 +219,81 @@ Test(host_models, strict_drafts_and_writes_the_verifiers_own_text)
     json_decref(golden);
 }
 
+/* Of 19 and 35 blocks of their feed-forward parts neither model can be halved.  Sums of two ranks
+ * round differently; these replies have no two tokens so close. */
+Test(host_models, ranks_write_what_one_writes)
+{
+    path verifier = model_path(VERIFIER), drafter = model_path(DRAFTER);
+    const char *const run[] = {"run",        "--verifier", verifier.text, "--drafter",
+                               drafter.text, "--quiet",    LENGTHS};
+    static const char *const ways[][5] = {
+        {NULL}, {"--tp", "2"}, {"--tp", "2", "--drafter-tp", "2"}, {"launch", "-n", "2", "--"}};
+    char *expected = NULL;
+
+    for (int32_t w = 0; w < COUNT(ways); w++) {
+        const char *args[32] = {NULL};
+        bool launched = w > 0 && strcmp(ways[w][0], "launch") == 0;
+        int32_t count = 0;
+
+        for (int32_t i = 0; launched && ways[w][i]; i++) args[count++] = ways[w][i];
+        for (int32_t i = 0; i < COUNT(run); i++) args[count++] = run[i];
+        for (int32_t i = 0; !launched && ways[w][i]; i++) args[count++] = ways[w][i];
+        args[count] = "def quicksort(a):";
+
+        char *text = spawn_output(args, NULL);
+
+        if (!expected) expected = strdup(text);
+        cr_expect_str_eq(text, expected, "way %d", (int)w);
+        free(text);
+    }
+    cr_expect_gt(strlen(expected), 40);
+    free(expected);
+}
+
+/* Cut at the start of every text, wherever it lies in tokens and in rounds of five drafts. */
+Test(host_models, a_stop_text_ends_the_answer_wherever_it_lies)
+{
+    enum { EVERY = 13, LONG = 5 };
+    path verifier = model_path(VERIFIER), drafter = model_path(DRAFTER);
+    json_t *whole = JSON("{\"prompt\": \"def quicksort(a):\"}", "run", "--verifier", verifier.text,
+                         "--drafter", drafter.text, "--input", "-", "--json", LENGTHS);
+    const char *text = json_string_value(field(json_array_get(whole, 0), "text"));
+    size_t length = strlen(text), used = 0, lines = 0;
+    char *in = calloc(length, 128);
+
+    cr_assert_not_null(in);
+    cr_assert_gt(length, 60);
+    for (size_t at = 0; at + LONG < length; at += EVERY) {
+        json_t *line = json_pack("{s:s, s:s%}", "prompt", "def quicksort(a):", "stop", text + at,
+                                 (size_t)LONG);
+        char *dump = json_dumps(line, JSON_COMPACT);
+
+        cr_assert_not_null(dump);
+        used += (size_t)sprintf(in + used, "%s\n", dump);
+        lines++;
+        free(dump);
+        json_decref(line);
+    }
+
+    json_t *cut = JSON(in, "run", "--verifier", verifier.text, "--drafter", drafter.text, "--input",
+                       "-", "--json", "--batch", "2", LENGTHS);
+
+    cr_assert_eq(json_array_size(cut), lines);
+    for (size_t i = 0; i < lines; i++) {
+        const json_t *result = json_array_get(cut, i);
+        char stop[LONG + 1] = "", *wanted = strdup(text);
+
+        memcpy(stop, text + i * EVERY, LONG);
+        *strstr(wanted, stop) = '\0'; /* where it stands first */
+        cr_expect_str_eq(json_string_value(field(result, "text")), wanted, "stop '%s'", stop);
+        cr_expect_str_eq(json_string_value(field(result, "finish")), "stop-string");
+        free(wanted);
+    }
+    json_decref(cut);
+    json_decref(whole);
+    free(in);
+}
+
 Test(host_models, a_conversation_keeps_what_was_said)
 {
     path verifier = model_path(VERIFIER), drafter = model_path(DRAFTER);

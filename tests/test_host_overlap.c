@@ -148,7 +148,8 @@ static device device_of(float accept)
 /* A round of g drafts and the step; returns its time, tokens receives what it gave. */
 static double device_round(device *d, spc_overlap *o, int32_t g, double share, int32_t *tokens)
 {
-    int32_t ahead = spc_overlap_choose(o, g), drafts = g + 1 - d->ready, kept = 0;
+    int32_t ahead = spc_overlap_choose(o, g), kept = 0;
+    int32_t drafts = d->ready < g + 1 ? g + 1 - d->ready : 0; /* a short round needs not all */
     double draft_ns = 100.0 * drafts, verify_ns = 600 + 10 * (g + 1);
 
     if (ahead > 0) verify_ns *= 1 + share;

@@ -143,6 +143,8 @@ Test(weights_bundle, folders_that_are_none)
     expect_refused(&f, SPC_EIO, "expected config.json and model.safetensors (or its shards");
     write_text(&f, "config.json", "{}");
     expect_refused(&f, SPC_EIO, "or one GGUF file; found no weights");
+    write_text(&f, "pytorch_model.bin", "PK");
+    expect_refused(&f, SPC_EIO, "found no weights but 'pytorch_model.bin'");
     folder_path(&f, "gone", none.path);
     expect_refused(&none, SPC_EIO, "expected a model folder");
     write_text(&f, "file", "x");
@@ -153,6 +155,24 @@ Test(weights_bundle, folders_that_are_none)
     expect_refused(&none, SPC_EFORMAT, "expected a GGUF file, found another kind");
     cr_assert_eq(spc_bundle_open("", &bundle, &err), SPC_EIO);
     folder_close(&f);
+}
+
+/* A clone of a model's repository on a machine without Git LFS has a few lines of text in place of
+ * each large file. */
+Test(weights_bundle, a_pointer_of_git_lfs_is_called_that)
+{
+    static const char *const names[] = {"model.safetensors", "m.gguf"};
+    static const char pointer[] =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e"
+        "adbb8f32b1258daaa5e2ca24d17e2393\nsize 988097824\n";
+
+    for (size_t i = 0; i < 2; i++) {
+        folder f = folder_open();
+
+        write_text(&f, names[i], pointer);
+        expect_refused(&f, SPC_EFORMAT, "fetch it with git lfs pull");
+        folder_close(&f);
+    }
 }
 
 Test(weights_bundle, files_in_memory)

@@ -20,6 +20,14 @@ static bool path_of(const spc_bundle *b, const char *name, char path[PATH_MAX])
     return length >= 0 && length < PATH_MAX;
 }
 
+/* Is it what a clone without Git LFS has in place of a large file? */
+static bool is_lfs_pointer(const spc_bundle_open_file *f)
+{
+    static const char begin[] = "version https://git-lfs.github.com/spec/";
+
+    return f->bytes >= sizeof begin - 1 && memcmp(f->data, begin, sizeof begin - 1) == 0;
+}
+
 /* Map a regular file read-only. */
 static spc_status map_file(const char *path, spc_bundle_open_file *out, spc_error *err)
 {
@@ -44,6 +52,14 @@ static spc_status map_file(const char *path, spc_bundle_open_file *out, spc_erro
     }
     (void)close(fd);
     out->data = out->map ? out->map : "";
+    if (status == SPC_OK && is_lfs_pointer(out)) {
+        status =
+            spc_error_set(err, SPC_EFORMAT,
+                          "%s: expected the file, found the pointer of Git LFS that stands for "
+                          "it: fetch it with git lfs pull",
+                          path);
+        (void)munmap(out->map, out->mapped);
+    }
     return status;
 }
 

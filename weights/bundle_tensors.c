@@ -225,11 +225,26 @@ spc_status spc_bundle_read_gguf(spc_bundle *b, const char *name, spc_error *err)
     return status;
 }
 
+/* Weights by their name, which are not read: of PyTorch, of an adapter, of another name. */
+static bool looks_like_weights(const char *name)
+{
+    static const char *const ends[] = {".safetensors", ".bin", ".pt", ".pth"};
+    size_t length = strlen(name);
+
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(ends[i]);
+
+        if (length > n && strcmp(name + length - n, ends[i]) == 0) return true;
+    }
+    return false;
+}
+
 spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_error *err)
 {
     DIR *dir = opendir(folder);
     const struct dirent *entry;
     spc_status status = SPC_OK;
+    char other[84] = ""; /* quoted */
 
     out[0] = '\0';
     if (!dir) {
@@ -238,7 +253,12 @@ spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_
     while (status == SPC_OK && (entry = readdir(dir)) != NULL) {
         int number = 1, count;
 
-        if (!spc_bundle_begins_gguf(folder, entry->d_name)) continue;
+        if (!spc_bundle_begins_gguf(folder, entry->d_name)) {
+            if (looks_like_weights(entry->d_name)) {
+                (void)snprintf(other, sizeof other, " but '%.76s'", entry->d_name);
+            }
+            continue;
+        }
         if (spc_bundle_split_name(entry->d_name, &number, &count) && number != 1) continue;
         if (out[0]) {
             status = spc_error_set(err, SPC_EIO,
@@ -252,8 +272,8 @@ spc_status spc_bundle_find_gguf(const char *folder, char out[NAME_MAX + 1], spc_
     if (status == SPC_OK && !out[0]) {
         return spc_error_set(err, SPC_EIO,
                              "%s: expected config.json and model.safetensors (or its shards and "
-                             "model.safetensors.index.json), or one GGUF file; found no weights",
-                             folder);
+                             "model.safetensors.index.json), or one GGUF file; found no weights%s",
+                             folder, other);
     }
     return status;
 }

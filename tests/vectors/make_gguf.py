@@ -11,6 +11,7 @@
   MODEL-TYPE.gguf  the same with matrices quantised by the package
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
+  odd-K.gguf       the same, smaller, with a feed-forward part that two ranks cannot halve
   ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
   NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
   sentencepiece.json    what sentencepiece makes of texts with the vocabulary of spbpe-llama2
@@ -204,9 +205,21 @@ def tiny():
     finish(writer)
 
 
+def random_blocks(dice, rows, cols, kind):
+    """Of *_K, which the package does not write."""
+    # d, and what the offsets' scale is in units of it: entries of about +-0.1 around 0
+    steps = {Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5), Q.Q6_K: (5e-5, None)}
+    blocks = rows * cols // 256
+    data = dice.integers(0, 256, (blocks, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+    d = (steps[kind][0] * dice.uniform(0.5, 1.5, (blocks, 1))).astype(np.float16)
+    for at, x in zip(SCALES[kind], (d, d * np.float16(steps[kind][1] or 0))):
+        data[:, at:at + 2] = x.view(np.uint8)
+    return data.reshape(rows, -1)
+
+
 def mixed():
     """Llama of one layer, each matrix of another type, as files of *_K_M mix them: V is Q6_K beside
-    Q and K of Q4_K; random blocks, since the package writes no *_K."""
+    Q and K of Q4_K."""
     dice = np.random.default_rng(6)
     writer = gguf.GGUFWriter(OUT / "mixed-K.gguf", "llama")
     metadata(writer, {"num_hidden_layers": 1, "max_position_embeddings": 64, "hidden_size": 256,
@@ -216,17 +229,32 @@ def mixed():
               "blk.0.attn_k": (128, 256, Q.Q4_K), "blk.0.attn_v": (128, 256, Q.Q6_K),
               "blk.0.attn_output": (256, 512, Q.Q5_K), "blk.0.ffn_gate": (512, 256, Q.Q4_K),
               "blk.0.ffn_up": (512, 256, Q.Q5_K), "blk.0.ffn_down": (256, 512, Q.Q6_K)}
-    # d, and what the offsets' scale is in units of it: entries of about +-0.1 around 0
-    steps = {Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5), Q.Q6_K: (5e-5, None)}
     for name, (rows, cols, kind) in shapes.items():
-        blocks = rows * cols // 256
-        data = dice.integers(0, 256, (blocks, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
-        d = (steps[kind][0] * dice.uniform(0.5, 1.5, (blocks, 1))).astype(np.float16)
-        for at, x in zip(SCALES[kind], (d, d * np.float16(steps[kind][1] or 0))):
-            data[:, at:at + 2] = x.view(np.uint8)
-        writer.add_tensor(name + ".weight", data.reshape(rows, -1), raw_dtype=kind)
+        writer.add_tensor(name + ".weight", random_blocks(dice, rows, cols, kind), raw_dtype=kind)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(name + ".weight", np.ones(256, np.float32))
+    finish(writer)
+
+
+def odd():
+    """As files of *_K_M whose feed-forward part has an odd number of blocks (Qwen2.5 0.5B and 1.5B
+    have 19 and 35): here 3, of which two ranks cannot have the same."""
+    dice = np.random.default_rng(7)
+    writer = gguf.GGUFWriter(OUT / "odd-K.gguf", "llama")
+    metadata(writer, {"num_hidden_layers": 1, "max_position_embeddings": 64, "hidden_size": 64,
+                      "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 1,
+                      "rms_norm_eps": 1e-5, "head_dim": 32}, "llama")
+    shapes = {"token_embd": (40, 64, Q.Q8_0), "blk.0.attn_q": (128, 64, Q.Q5_0),
+              "blk.0.attn_k": (32, 64, Q.Q5_0), "blk.0.attn_v": (32, 64, Q.Q8_0),
+              "blk.0.attn_output": (64, 128, Q.Q5_0), "blk.0.ffn_gate": (768, 64, Q.Q4_0),
+              "blk.0.ffn_up": (768, 64, Q.Q5_0)}
+    for name, (rows, cols, kind) in shapes.items():
+        x = dice.normal(0, 0.1, (rows, cols)).astype(np.float32)
+        writer.add_tensor(name + ".weight", gguf.quants.quantize(x, kind), raw_dtype=kind)
+    writer.add_tensor("blk.0.ffn_down.weight", random_blocks(dice, 64, 768, Q.Q6_K),
+                      raw_dtype=Q.Q6_K)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(name + ".weight", np.ones(64, np.float32))
     finish(writer)
 
 
@@ -264,6 +292,7 @@ def main():
     tiny()
     blocks()
     mixed()
+    odd()
     for name in ("qwen2", "gemma2", "gemma3"):
         model(name, name)
     for kind in (Q.Q8_0, Q.Q4_0):
