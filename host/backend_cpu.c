@@ -291,12 +291,16 @@ static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, c
     }
 }
 
+/* Items are (block of rows, head of keys, part of the heads of queries that share it). */
 typedef struct {
     spc_runner *runner;
     const spc_op *op;
     const spc_rows *rows;
     const spc_kv *kv;
-    bool memory; /* all that is in it, not what lies before the row */
+    bool memory;   /* all that is in it, not what lies before the row */
+    int32_t heads; /* of queries, in a part */
+    int32_t parts; /* of those that share a head of keys */
+    int32_t block; /* rows */
 } attend_job;
 
 /* What head `head` of a row at `position` adds to its scores, from the key at `first` on; NULL:
@@ -310,49 +314,112 @@ static const float *relative_bias(const spc_runner *r, const spc_op *op, int32_t
     return r->vector[op->weight[0]] + head * width + (r->limits.context - 1) - position + first;
 }
 
-/* Items are (row, head). */
-static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
+static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, float *scores)
 {
-    const attend_job *job = user;
     spc_runner *r = job->runner;
     const spc_op *op = job->op;
     const spc_config *c = &r->plan->config;
     int32_t width = r->plan->buffer[op->a].dim, out = r->plan->buffer[op->out].dim;
+    int32_t position = job->rows->position[row], from = 0;
+    int32_t seen = job->memory ? r->source[job->rows->slot[row]] : position + 1;
+
+    if (op->window > 0 && seen > op->window) from = seen - op->window;
+    return (spc_cpu_query){
+        .query = r->buffer[op->a] + (int64_t)row * width + head * c->head_dim,
+        .from = from,
+        .to = seen,
+        .bias = relative_bias(r, op, position, head, from),
+        .scores = scores,
+        .out = r->buffer[op->out] + (int64_t)row * out + head * c->head_dim,
+    };
+}
+
+/* Rows from .. to - 1, which are one sequence's, with `count` heads from `first` on. */
+static void attend_rows(const attend_job *job, int32_t thread, int32_t from, int32_t to,
+                        int32_t first, int32_t count)
+{
+    spc_runner *r = job->runner;
+    const spc_config *c = &r->plan->config;
+    float *scores = r->scores + (int64_t)thread * SPC_CPU_QUERIES * r->limits.context;
+    int64_t layer = spc_kv_layer(c);
+    int64_t at = job->op->layer * layer + first / (c->heads / c->kv_heads) * (layer / c->kv_heads);
+    spc_cpu_pages pages = {.key = spc_kv_at(job->kv, job->kv->key, at),
+                           .value = spc_kv_at(job->kv, job->kv->value, at),
+                           .dtype = job->kv->type,
+                           .page = pages_of(r, job->kv, job->rows->slot[from]),
+                           .stride = c->layers * layer};
+    spc_cpu_query query[SPC_CPU_QUERIES];
+    int32_t queries = 0;
+
+    for (int32_t row = from; row < to; row++) {
+        for (int32_t head = first; head < first + count; head++, queries++) {
+            query[queries] =
+                query_at(job, row, head, scores + (int64_t)queries * r->limits.context);
+        }
+    }
+    r->backend->kernels->attend(query, queries, &pages, c->head_dim, job->op->scale, job->op->cap);
+}
+
+static void attend_share(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    const attend_job *job = user;
+    const spc_config *c = &job->runner->plan->config;
+    const int32_t *slot = job->rows->slot;
+    int32_t shared = c->heads / c->kv_heads;
 
     for (int32_t item = from; item < to; item++) {
-        int32_t row = item / c->heads, head = item % c->heads;
-        int32_t slot = job->rows->slot[row], position = job->rows->position[row];
-        int64_t layer = spc_kv_layer(c);
-        int64_t at = op->layer * layer + head / (c->heads / c->kv_heads) * (layer / c->kv_heads);
-        spc_cpu_pages pages = {.key = spc_kv_at(job->kv, job->kv->key, at),
-                               .value = spc_kv_at(job->kv, job->kv->value, at),
-                               .dtype = job->kv->type,
-                               .page = pages_of(r, job->kv, slot),
-                               .stride = c->layers * layer};
-        int32_t seen = job->memory ? r->source[slot] : position + 1;
+        int32_t part = item % job->parts, kv_head = item / job->parts % c->kv_heads;
+        int32_t row = item / job->parts / c->kv_heads * job->block, last = row + job->block;
+        int32_t first = part * job->heads, heads = shared - first;
 
-        if (op->window > 0 && seen > op->window) pages.first = seen - op->window;
-        r->backend->kernels->attend(r->buffer[op->a] + (int64_t)row * width + head * c->head_dim,
-                                    &pages, seen - pages.first, c->head_dim, op->scale, op->cap,
-                                    relative_bias(r, op, position, head, pages.first),
-                                    r->scores + (int64_t)thread * r->limits.context,
-                                    r->buffer[op->out] + (int64_t)row * out + head * c->head_dim);
+        if (heads > job->heads) heads = job->heads;
+        if (last > job->rows->count) last = job->rows->count;
+        while (row < last) {
+            int32_t end = row + 1;
+
+            while (end < last && slot[end] == slot[row]) end++;
+            attend_rows(job, thread, row, end, kv_head * shared + first, heads);
+            row = end;
+        }
     }
+}
+
+/* As many queries at once as there are items for every thread left. */
+static void run_attend(spc_runner *r, attend_job *job)
+{
+    const spc_config *c = &r->plan->config;
+    int32_t shared = c->heads / c->kv_heads, items;
+
+    job->heads = shared < SPC_CPU_QUERIES ? shared : SPC_CPU_QUERIES;
+    job->block = SPC_CPU_QUERIES / job->heads;
+    for (;;) {
+        job->parts = (shared + job->heads - 1) / job->heads;
+        items = (job->rows->count + job->block - 1) / job->block * c->kv_heads * job->parts;
+        if (items >= 2 * spc_team_count(r->backend->team)) break;
+        if (job->block > 1) {
+            job->block = (job->block + 1) / 2;
+        } else if (job->heads > 1) {
+            job->heads = (job->heads + 1) / 2;
+        } else {
+            break;
+        }
+    }
+    spc_team_run(r->backend->team, items, 1, attend_share, job);
 }
 
 static void cpu_attend(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    attend_job job = {r, op, rows, &r->cache, false};
+    attend_job job = {.runner = r, .op = op, .rows = rows, .kv = &r->cache};
 
     write_cache(r, op, rows, &r->cache);
-    spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
+    run_attend(r, &job);
 }
 
 static void cpu_recall(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
-    attend_job job = {r, op, rows, &r->memory, true};
+    attend_job job = {.runner = r, .op = op, .rows = rows, .kv = &r->memory, .memory = true};
 
-    spc_team_run(r->backend->team, rows->count * r->plan->config.heads, 1, attend_share, &job);
+    run_attend(r, &job);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------

@@ -281,11 +281,12 @@ static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
     return (quads){dot_half(sum.low, w.low, four, eight), dot_half(sum.high, w.high, four, eight)};
 }
 
-#define BLOCK_OUT  2
-#define BLOCK_WIDE 4
-#define BLOCK_ROWS 3
-#define QUANT_FEW  1
-#define UNIT       spc_cpu_avx2
-#define UNIT_NAME  "avx2"
+#define BLOCK_OUT   2
+#define BLOCK_WIDE  4
+#define BLOCK_ROWS  3
+#define QUANT_FEW   1
+#define ATTEND_TILE 2
+#define UNIT        spc_cpu_avx2
+#define UNIT_NAME   "avx2"
 #include "cpu_kernels_body.h"
 #endif

@@ -266,10 +266,11 @@ static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
 }
 #endif
 
-#define BLOCK_OUT  4
-#define BLOCK_WIDE 8
-#define BLOCK_ROWS 6
-#define QUANT_FEW  2
+#define BLOCK_OUT   4
+#define BLOCK_WIDE  8
+#define BLOCK_ROWS  6
+#define QUANT_FEW   2
+#define ATTEND_TILE 4
 #if defined(__AVX512VNNI__)
 #define UNIT      spc_cpu_avx512vnni
 #define UNIT_NAME "avx512vnni"

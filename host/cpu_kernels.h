@@ -43,14 +43,22 @@ typedef struct {
     int32_t *total; /* [rows, stride / 16] sums of 16 q */
 } spc_q8;
 
-/* Keys and values of one head of a sequence, from position `first` on. */
+/* Keys and values of one head of a sequence. */
 typedef struct {
     const void *key, *value; /* [SPC_PAGE_TOKENS, dim] of page 0 */
     spc_dtype dtype;         /* of them: F32, BF16, F16 */
     const int32_t *page;     /* where the positions of the sequence lie, 16 a page */
     int64_t stride;          /* elements from a page to the next */
-    int32_t first;
 } spc_cpu_pages;
+
+/* One head of one row, and the positions it attends to. */
+typedef struct {
+    const float *query; /* [dim] */
+    int32_t from, to;   /* the positions from .. to - 1, at least one */
+    const float *bias;  /* [to - from], or NULL: none */
+    float *scores;      /* [to - from] scratch */
+    float *out;         /* [dim] */
+} spc_cpu_query;
 
 typedef struct {
     const char *name;
@@ -65,15 +73,11 @@ typedef struct {
     /* The same as linear for matrices of types with blocks. */
     void (*quant_linear)(const spc_matrix *m, int32_t from, int32_t to, const spc_q8 *in,
                          int32_t rows, float *const *out, int32_t at);
-    /* Attention of one query head over count positions; scores are scale times query . key, and
-     * cap tanh(score / cap) of that where cap is not 0, plus the key's bias.
-     *
-     * query    [dim]
-     * bias     [count], or NULL: none
-     * scores   [count] scratch
-     * out      [dim] */
-    void (*attend)(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
-                   float scale, float cap, const float *bias, float *scores, float *out);
+    /* Attention of `count` queries over the same keys and values; scores are scale times query .
+     * key, and cap tanh(score / cap) of that where cap is not 0, plus the key's bias.  A query's
+     * result has the same bits whatever others are beside it. */
+    void (*attend)(const spc_cpu_query *query, int32_t count, const spc_cpu_pages *pages,
+                   int32_t dim, float scale, float cap);
     /* out[i] = activation(gate[i]) * up[i] for count entries. */
     void (*glu)(spc_activation activation, const float *gate, const float *up, int32_t count,
                 float *out);

@@ -14,6 +14,7 @@
  *   lanes_sum(lanes)             fold by halving
  *   lanes_sum4(out, a, b, c, d)  four of them at once, to out[0 .. 4): the same additions
  *   BLOCK_OUT, BLOCK_ROWS        tile whose accumulators fit the registers
+ *   ATTEND_TILE                  queries (1, 2 or 4) whose sums fit the registers
  * and the name UNIT. */
 
 #include "rules/portable.h"
@@ -232,77 +233,6 @@ ALWAYS_INLINE float dot(const float *a, const void *b, spc_dtype dtype, int64_t 
     return lanes_sum(sum);
 }
 
-/* exp(x - max) for every score; returns their sum, in 16 lanes. */
-static float exponentials(float *score, int32_t count, float max)
-{
-    float lane[16] = {0};
-    int32_t i = 0;
-
-    for (int32_t k = 0; k < count; k++) score[k] = spc_exp2((score[k] - max) * 1.44269504f);
-    for (; i + 16 <= count; i += 16) {
-        for (int32_t l = 0; l < 16; l++) lane[l] += score[i + l];
-    }
-    for (int32_t l = 0; i + l < count; l++) lane[l] += score[i + l];
-    return lanes_sum(lanes_load(lane));
-}
-
-/* Where the row of the k-th position begins, behind that of page 0. */
-ALWAYS_INLINE int64_t page_row(const spc_cpu_pages *p, int32_t k, int32_t dim)
-{
-    uint32_t position = (uint32_t)(p->first + k);
-
-    return p->page[position / SPC_PAGE_TOKENS] * p->stride +
-           (int64_t)(position % SPC_PAGE_TOKENS) * dim;
-}
-
-/* score[k] = query . key k, for count keys. */
-ALWAYS_INLINE void scores_of(const float *query, const spc_cpu_pages *pages, spc_dtype dtype,
-                             int32_t count, int32_t dim, float *score)
-{
-    int32_t k = 0;
-
-    for (; k + 4 <= count && dim % 16 == 0; k += 4) {
-        int64_t key[4];
-        lanes sum[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
-
-        for (int32_t j = 0; j < 4; j++) key[j] = page_row(pages, k + j, dim);
-        for (int32_t i = 0; i < dim; i += 16) {
-            lanes q = lanes_load(query + i);
-
-#pragma GCC unroll 4
-            for (int32_t j = 0; j < 4; j++) {
-                sum[j] = lanes_fma(q, weights_at(pages->key, dtype, key[j] + i), sum[j]);
-            }
-        }
-        lanes_sum4(score + k, sum[0], sum[1], sum[2], sum[3]);
-    }
-    for (; k < count; k++) {
-        score[k] = dot(query, pages->key, dtype, page_row(pages, k, dim), dim);
-    }
-}
-
-/* out = sum over k of score[k] value k, from entry c on, `chunks` times 16 of them (a constant
- * where this is inlined): the chunks' sums are independent and hide each other's latency. */
-ALWAYS_INLINE void mix_values(const float *score, const spc_cpu_pages *pages, spc_dtype dtype,
-                              int32_t count, int32_t dim, int32_t c, int32_t chunks, float *out)
-{
-    lanes sum[4];
-
-#pragma GCC unroll 4
-    for (int32_t j = 0; j < chunks; j++) sum[j] = lanes_zero();
-    for (int32_t k = 0; k < count; k++) {
-        int64_t value = page_row(pages, k, dim) + c;
-        lanes weight = lanes_set(score[k]);
-
-#pragma GCC unroll 4
-        for (int32_t j = 0; j < chunks; j++) {
-            sum[j] = lanes_fma(weight, weights_at(pages->value, dtype, value + 16 * j), sum[j]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int32_t j = 0; j < chunks; j++) lanes_store(out + c + 16 * j, sum[j]);
-}
-
 /* cap tanh(x / cap) = cap (1 - e) / (1 + e) with e = exp(-2 |x| / cap), signed as x. */
 static void bound(float *x, int32_t count, float cap)
 {
@@ -314,63 +244,7 @@ static void bound(float *x, int32_t count, float cap)
     }
 }
 
-ALWAYS_INLINE float entry_at(const void *data, spc_dtype dtype, int64_t i)
-{
-    switch (dtype) {
-    case SPC_DTYPE_BF16: return spc_bfloat_to_float(((const uint16_t *)data)[i]);
-    case SPC_DTYPE_F16: return spc_half_to_float(((const uint16_t *)data)[i]);
-    default: return ((const float *)data)[i];
-    }
-}
-
-/* dtype is the pages', a constant where this is inlined. */
-ALWAYS_INLINE void attend_of(const float *query, const spc_cpu_pages *pages, spc_dtype dtype,
-                             int32_t count, int32_t dim, float scale, float cap, const float *bias,
-                             float *scores, float *out)
-{
-    float max = -SPC_INFINITY, inverse;
-    int32_t c = 0, bad = 0;
-
-    scores_of(query, pages, dtype, count, dim, scores);
-    for (int32_t k = 0; k < count; k++) {
-        scores[k] *= scale;
-        bad |=
-            !(scores[k] - scores[k] == 0.0f); /* before a cap makes a number of an infinite key */
-    }
-    if (cap > 0.0f) bound(scores, count, cap);
-    for (int32_t k = 0; bias && k < count; k++) scores[k] += bias[k];
-    for (int32_t k = 0; k < count; k++) {
-        bad |= !(scores[k] - scores[k] == 0.0f);
-        max = scores[k] > max ? scores[k] : max;
-    }
-    /* exp2 answers NaN with 0: a broken key must not pass for one that nobody attends to */
-    inverse = bad ? NAN : 1.0f / exponentials(scores, count, max);
-    for (; c + 64 <= dim; c += 64) mix_values(scores, pages, dtype, count, dim, c, 4, out);
-    for (; c + 16 <= dim; c += 16) mix_values(scores, pages, dtype, count, dim, c, 1, out);
-    for (; c < dim; c++) {
-        float sum = 0.0f;
-
-        for (int32_t k = 0; k < count; k++) {
-            sum += scores[k] * entry_at(pages->value, dtype, page_row(pages, k, dim) + c);
-        }
-        out[c] = sum;
-    }
-    for (c = 0; c < dim; c++) out[c] *= inverse;
-}
-
-static void attend(const float *query, const spc_cpu_pages *pages, int32_t count, int32_t dim,
-                   float scale, float cap, const float *bias, float *scores, float *out)
-{
-    switch (pages->dtype) {
-    case SPC_DTYPE_BF16:
-        attend_of(query, pages, SPC_DTYPE_BF16, count, dim, scale, cap, bias, scores, out);
-        break;
-    case SPC_DTYPE_F16:
-        attend_of(query, pages, SPC_DTYPE_F16, count, dim, scale, cap, bias, scores, out);
-        break;
-    default: attend_of(query, pages, SPC_DTYPE_F32, count, dim, scale, cap, bias, scores, out);
-    }
-}
+#include "cpu_attend_body.h"
 
 /* x / (1 + e^-y), through e^-|y|, which cannot overflow. */
 ALWAYS_INLINE float times_sigmoid(float x, float y)

@@ -92,8 +92,9 @@ static size_t lay_out(spc_runner *r, char *base)
         r->cosine[k] = carve(&to, angles);
         r->sine[k] = carve(&to, angles);
     }
-    r->scores =
-        carve(&to, times(times(sizeof(float), spc_team_count(r->backend->team)), l->context));
+    r->scores = carve(&to, times(times(sizeof(float),
+                                       (int64_t)spc_team_count(r->backend->team) * SPC_CPU_QUERIES),
+                                 l->context));
     if (plan->encoder_ops > 0) lay_out_memory(r, &to);
     lay_out_quantised(r, &to);
     r->part = carve(&to, times(sizeof *r->part, plan->weight_count));

@@ -224,12 +224,13 @@ static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
     return sum;
 }
 
-#define BLOCK_OUT  1
-#define BLOCK_WIDE 1
-#define BLOCK_ROWS 3
-#define QUANT_FEW  0
-#define UNIT       spc_cpu_portable
-#define UNIT_NAME  "portable"
+#define BLOCK_OUT   1
+#define BLOCK_WIDE  1
+#define BLOCK_ROWS  3
+#define QUANT_FEW   0
+#define ATTEND_TILE 1
+#define UNIT        spc_cpu_portable
+#define UNIT_NAME   "portable"
 #include "cpu_kernels_body.h"
 
 /* ---- choice -----------------------------------------------------------------------------------

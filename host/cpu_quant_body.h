@@ -366,33 +366,31 @@ static void quant_linear(const spc_matrix *m, int32_t from, int32_t to, const sp
 /* ---- activations ------------------------------------------------------------------------------
  */
 
-/* 32 entries: q = nearest (ties to even) of x 127 / max |x|. */
+/* 32 entries: q = nearest (ties to even) of x 127 / max |x|.  Loops that compilers turn into
+ * vectors. */
 ALWAYS_INLINE void quantise_block(const float *x, int8_t *q, float *scale, float *sum,
                                   int32_t *total)
 {
-    float lane[16] = {0}, max = 0.0f, inverse, step;
-    int32_t bad = 0;
+    float lane[16], max = 0.0f, inverse, step;
+    int32_t whole[32], bad = 0;
 
-    for (int32_t i = 0; i < 32; i++) {
-        float size = x[i] < 0.0f ? -x[i] : x[i];
+    for (int32_t l = 0; l < 16; l++) {
+        float a = x[l] < 0.0f ? -x[l] : x[l], b = x[l + 16] < 0.0f ? -x[l + 16] : x[l + 16];
 
-        lane[i % 16] = size > lane[i % 16] ? size : lane[i % 16];
-        bad |= !(x[i] - x[i] == 0.0f);
+        lane[l] = a > b ? a : b;
+        bad |= !(a < SPC_INFINITY) | !(b < SPC_INFINITY);
     }
-    for (int32_t i = 0; i < 16; i++) max = lane[i] > max ? lane[i] : max;
+    for (int32_t l = 0; l < 16; l++) max = lane[l] > max ? lane[l] : max;
     step = max / 127.0f;
     inverse = max > 1e-30f ? 127.0f / max : 0.0f; /* less counts as nothing */
-    total[0] = total[1] = 0;
+    /* adding 1.5 * 2^23 leaves nothing behind the point */
     for (int32_t i = 0; i < 32; i++) {
-        /* adding 1.5 * 2^23 leaves the nearest whole number in the low bits */
-        union {
-            float f;
-            int32_t i;
-        } pun = {(bad ? 0.0f : x[i] * inverse) + 12582912.0f};
-
-        q[i] = (int8_t)(pun.i - 0x4b400000);
-        total[i / 16] += pun.i - 0x4b400000;
+        whole[i] = bad ? 0 : (int32_t)(x[i] * inverse + 12582912.0f - 12582912.0f);
     }
+    for (int32_t i = 0; i < 32; i++) q[i] = (int8_t)whole[i];
+    total[0] = total[1] = 0;
+    for (int32_t l = 0; l < 16; l++) total[0] += whole[l];
+    for (int32_t l = 16; l < 32; l++) total[1] += whole[l];
     if (bad) step = NAN; /* a broken activation must not pass for a small one */
     *scale = step;
     *sum = step * (float)(total[0] + total[1]);

@@ -15,6 +15,9 @@ struct spc_backend {
     char device[64];
 };
 
+/* Queries that a thread attends with at once. */
+enum { SPC_CPU_QUERIES = 8 };
+
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan;
@@ -33,7 +36,7 @@ struct spc_runner {
     int32_t *room;    /* [slots] tokens that a slot's pages take */
     float *cosine[2]; /* [context, head_dim / 2] of rope, and of local_rope where there is one */
     float *sine[2];   /* the same */
-    float *scores;    /* [threads, context] */
+    float *scores;    /* [threads, SPC_CPU_QUERIES, context] */
     spc_q8 quantised; /* input of a linear op with quantised matrices */
     float **scale; /* [weights] of matrices of 8-bit floats and I8, as float32; NULL for others */
     void **part;   /* [weights] copies of matrices cut by inputs, whose rows do not lie behind

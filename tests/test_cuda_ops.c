@@ -382,15 +382,15 @@ static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, f
                            .value = spc_kv_at(kv, a->cache.value, at),
                            .dtype = kv->type,
                            .page = a->cache.table + a->slot[row] * a->cache.width,
-                           .stride = a->cache.stride,
-                           .first = first};
+                           .stride = a->cache.stride};
     const float *bias = a->bias ? a->bias + head * (2 * (int64_t)a->context - 1) + a->context - 1 -
                                       a->position[row] + first
                                 : NULL;
     float *scores = malloc((size_t)seen * sizeof *scores);
+    spc_cpu_query query = {
+        a->query + (int64_t)row * a->width + head * a->head_dim, first, seen, bias, scores, out};
 
-    spc_cpu_portable.attend(a->query + (int64_t)row * a->width + head * a->head_dim, &pages,
-                            seen - first, a->head_dim, a->scale, a->cap, bias, scores, out);
+    spc_cpu_portable.attend(&query, 1, &pages, a->head_dim, a->scale, a->cap);
     free(scores);
 }
 

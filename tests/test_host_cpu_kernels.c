@@ -42,7 +42,8 @@ static void attend_from(const spc_cpu_kernels *unit, spc_dtype type, int32_t fir
     spc_kv kv = {.type = type,
                  .key = malloc((size_t)all * spc_dtype_bytes(type)),
                  .value = malloc((size_t)all * spc_dtype_bytes(type))};
-    spc_cpu_pages where = {kv.key, kv.value, type, table, (int64_t)SPC_PAGE_TOKENS * dim, first};
+    spc_cpu_pages where = {kv.key, kv.value, type, table, (int64_t)SPC_PAGE_TOKENS * dim};
+    spc_cpu_query one = {query, first, first + count, bias, scores, out};
     const float nan = NAN;
 
     cr_assert(kv.key && kv.value && pages <= 16);
@@ -58,7 +59,7 @@ static void attend_from(const spc_cpu_kernels *unit, spc_dtype type, int32_t fir
         spc_kv_write(&kv, kv.key, row * dim, keys + k * dim, dim);
         spc_kv_write(&kv, kv.value, row * dim, values + k * dim, dim);
     }
-    unit->attend(query, &where, count, dim, factor, cap, bias, scores, out);
+    unit->attend(&one, 1, &where, dim, factor, cap);
     free(kv.key);
     free(kv.value);
 }
@@ -336,6 +337,50 @@ Test(host_cpu_kernels, attention_has_the_same_bits_wherever_its_pages_lie)
             free(keys);
             free(values);
         }
+    }
+}
+
+/* Queries of several heads and rows, some with a window, and with keys that only some or none of
+ * the others see. */
+Test(host_cpu_kernels, attention_has_the_same_bits_whatever_queries_are_beside_it)
+{
+    enum { SPAN = 60, MOST = 9 };
+    static const int32_t begin[MOST] = {0, 0, 0, 5, 6, 7, 0, 50, 2}, dims[] = {8, 24, 64, 80};
+    static const int32_t end[MOST] = {40, 41, 42, 43, 44, 45, 3, 60, 33};
+    int32_t table[4] = {3, 1, 0, 2};
+
+    for (int32_t u = 0; u < UNITS * 4; u++) {
+        const spc_cpu_kernels *unit = spc_cpu_kernels_find(names[u / 4], NULL);
+        const int32_t dim = dims[u % 4];
+        float *queries = make_rows(MOST * dim, 1), *keys = make_rows(4 * SPC_PAGE_TOKENS * dim, 2);
+        float *values = make_rows(4 * SPC_PAGE_TOKENS * dim, 3), *bias = make_rows(SPAN, 4);
+        float scores[MOST][SPAN], alone[MOST][80], out[MOST][80];
+        spc_cpu_pages pages = {keys, values, SPC_DTYPE_F32, table, (int64_t)SPC_PAGE_TOKENS * dim};
+        spc_cpu_query query[MOST];
+
+        for (int32_t i = 0; i < MOST; i++) {
+            query[i] = (spc_cpu_query){queries + i * dim,   begin[i],  end[i],
+                                       i % 2 ? bias : NULL, scores[i], alone[i]};
+            if (unit) unit->attend(&query[i], 1, &pages, dim, 0.4f, i % 3 ? 0 : 2.0f);
+        }
+        for (int32_t first = 0; unit && first < MOST; first++) {
+            for (int32_t count = 1; first + count <= MOST; count++) {
+                for (int32_t i = first; i < first + count; i++) query[i].out = out[i];
+                for (int32_t cap = 0; cap < 2; cap++) {
+                    unit->attend(query + first, count, &pages, dim, 0.4f, cap ? 2.0f : 0);
+                    for (int32_t i = first; i < first + count; i++) {
+                        if (cap != (i % 3 == 0)) continue;
+                        cr_assert_arr_eq(out[i], alone[i], (size_t)dim * sizeof *out[i],
+                                         "%s, dim %d: query %d of %d from %d on", unit->name,
+                                         (int)dim, (int)i, (int)count, (int)first);
+                    }
+                }
+            }
+        }
+        free(queries);
+        free(keys);
+        free(values);
+        free(bias);
     }
 }
 
