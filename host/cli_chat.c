@@ -47,11 +47,10 @@ typedef struct {
     const chat_args *args;
     spc_cli_way way;
     spc_engine *engine;
-    spc_chat_template chat;
-    int32_t end; /* the token that ends a reply */
+    spc_chat_facts facts;
     spc_cli_source source;
-    bool terminal;             /* somebody is typing */
-    spc_chat_message *message; /* [count], their texts owned */
+    bool terminal;        /* somebody is typing */
+    spc_message *message; /* [count], their texts owned */
     int32_t count, capacity;
     spc_session *session; /* NULL before the first reply */
     spc_cli_total total;
@@ -66,14 +65,14 @@ static void tell(const chat_state *chat, const char *text)
 /* ---- the conversation ------------------------------------------------------------------------ */
 
 /* Add a message; takes its text over, also when it fails. */
-static spc_status add_message(chat_state *chat, spc_chat_role role, char *text, size_t bytes,
+static spc_status add_message(chat_state *chat, const char *role, char *text, size_t bytes,
                               spc_error *err)
 {
     if (chat->count == chat->capacity) {
         int32_t capacity = chat->capacity ? chat->capacity * 2 : 16;
-        spc_chat_message *grown = chat->capacity <= INT32_MAX / 2
-                                      ? realloc(chat->message, (size_t)capacity * sizeof *grown)
-                                      : NULL;
+        spc_message *grown = chat->capacity <= INT32_MAX / 2
+                                 ? realloc(chat->message, (size_t)capacity * sizeof *grown)
+                                 : NULL;
 
         if (!grown) {
             free(text);
@@ -82,7 +81,7 @@ static spc_status add_message(chat_state *chat, spc_chat_role role, char *text, 
         chat->message = grown;
         chat->capacity = capacity;
     }
-    chat->message[chat->count++] = (spc_chat_message){role, text, bytes};
+    chat->message[chat->count++] = (spc_message){role, text, bytes};
     return SPC_OK;
 }
 
@@ -91,7 +90,7 @@ static void cut_messages(chat_state *chat, int32_t count)
 {
     while (chat->count > count) {
         chat->count--;
-        free((void *)(uintptr_t)chat->message[chat->count].text);
+        free((void *)(uintptr_t)chat->message[chat->count].content);
     }
 }
 
@@ -106,15 +105,15 @@ static spc_status begin_conversation(chat_state *chat, spc_error *err)
     copy = malloc(strlen(system) + 1);
     if (!copy) return spc_error_set(err, SPC_ENOMEM, "no memory for the system message");
     memcpy(copy, system, strlen(system) + 1);
-    return add_message(chat, SPC_CHAT_SYSTEM, copy, strlen(system), err);
+    return add_message(chat, "system", copy, strlen(system), err);
 }
 
 static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_t *count,
                                    spc_error *err)
 {
     int32_t context = chat->engine->context;
-    spc_status status = spc_chat_encode(&chat->chat, chat->engine->tokenizer, chat->message,
-                                        chat->count, true, ids, count, err);
+    spc_status status = spc_engine_encode_chat(chat->engine, chat->args->chat_template,
+                                               chat->message, chat->count, true, ids, count, err);
 
     if (status != SPC_OK || *count < context) return status;
     free(*ids);
@@ -240,7 +239,7 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     }
     if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
     if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
-    return add_message(chat, SPC_CHAT_ASSISTANT, text, bytes, err);
+    return add_message(chat, "assistant", text, bytes, err);
 }
 
 /* The user's words, and the reply to them.  Nothing is kept of a turn that fails, or that has no
@@ -248,7 +247,7 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
 static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
 {
     int32_t before = chat->count, *ids = NULL, count;
-    spc_status status = add_message(chat, SPC_CHAT_USER, text, bytes, err);
+    spc_status status = add_message(chat, "user", text, bytes, err);
 
     if (status == SPC_OK) status = conversation_ids(chat, &ids, &count, err);
     if (status == SPC_OK) status = decode(chat, ids, count, err);
@@ -346,16 +345,15 @@ static spc_status run_conversation(chat_state *chat, spc_error *err)
 /* ---- the command ----------------------------------------------------------------------------- */
 
 /* Does the template take the system message? */
-static spc_status check_system(const chat_state *chat, spc_error *err)
+static spc_status check_system(const spc_chat_template *chat, const char *system, spc_error *err)
 {
-    const char *system = chat->args->system;
     spc_chat_text text;
     spc_error inner;
 
     if (!system) return SPC_OK;
 
     spc_chat_message trial[] = {{SPC_CHAT_SYSTEM, system, strlen(system)}, {SPC_CHAT_USER, ".", 1}};
-    spc_status status = spc_chat_render(&chat->chat, trial, 2, true, &text, &inner);
+    spc_status status = spc_chat_render(chat, trial, 2, true, &text, &inner);
 
     if (status != SPC_OK) return spc_error_set(err, SPC_EUSAGE, "--system: %s", inner.message);
     spc_chat_text_free(&text);
@@ -363,9 +361,9 @@ static spc_status check_system(const chat_state *chat, spc_error *err)
 }
 
 /* What can be told before a model is looked for. */
-static spc_status check_args(chat_state *chat, spc_error *err)
+static spc_status check_args(const chat_args *a, spc_error *err)
 {
-    const chat_args *a = chat->args;
+    spc_chat_template chat;
     const char *missing = !a->decode.verifier ? "verifier" : !a->decode.drafter ? "drafter" : NULL;
 
     if (missing) {
@@ -376,12 +374,12 @@ static spc_status check_args(chat_state *chat, spc_error *err)
                              missing);
     }
     if (!a->chat_template) return SPC_OK;
-    if (!spc_chat_find(a->chat_template, &chat->chat)) {
+    if (!spc_chat_find(a->chat_template, &chat)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
     }
-    return check_system(chat, err);
+    return check_system(&chat, a->system, err);
 }
 
 /* The template, found and fit for the tokenizer, and a system message that it takes: before any
@@ -389,22 +387,14 @@ static spc_status check_args(chat_state *chat, spc_error *err)
 static spc_status check_models(const spc_engine *engine, void *user, spc_error *err)
 {
     chat_state *chat = user;
-    const char *verifier = chat->args->decode.verifier;
-    spc_error inner;
-    spc_status status = SPC_OK;
+    const chat_args *a = chat->args;
+    spc_status status = spc_engine_chat(engine, a->chat_template, &chat->facts, err);
 
-    if (!engine->tokenizer) {
-        return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
-                             verifier);
-    }
-    if (!chat->args->chat_template) {
-        status = spc_chat_detect(engine->verifier.bundle, &chat->chat, err);
-        if (status == SPC_OK) status = check_system(chat, err);
+    if (status == SPC_OK && !a->chat_template) {
+        status = check_system(&engine->chat, a->system, err);
     }
     if (status != SPC_OK) return status;
-    status = spc_chat_check(&chat->chat, engine->tokenizer, &chat->end, &inner);
-    if (status != SPC_OK) return spc_error_set(err, status, "%.200s: %s", verifier, inner.message);
-    chat->way.options.stop_token = &chat->end;
+    chat->way.options.stop_token = &chat->facts.stop_token;
     chat->way.options.stop_token_count = 1;
     return SPC_OK;
 }
@@ -420,7 +410,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
 
     spc_cli_total_init(&chat.total);
 
-    spc_status status = check_args(&chat, &error);
+    spc_status status = check_args(chat.args, &error);
 
     if (status == SPC_OK) status = spc_cli_place(&d->ranks, line, &place, &error);
     if (status == SPC_OK && place.rank > 0) return spc_cli_decode_follow(d, &place, 1);

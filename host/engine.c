@@ -442,6 +442,7 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
      * before the others, who wait for it at their devices, have read a weight. */
     if (!spc_options_grouped(options)) status = use_device(engine, options, err);
     if (status == SPC_OK) status = open_pair(engine, options, err);
+    if (status == SPC_OK) status = spc_engine_find_chat(engine, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
     if (status == SPC_OK && check) status = check->look(engine, check->user, err);
     if (status == SPC_OK && spc_options_grouped(options)) status = use_device(engine, options, err);

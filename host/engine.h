@@ -4,6 +4,7 @@
 #ifndef SPC_HOST_ENGINE_H
 #define SPC_HOST_ENGINE_H
 
+#include "weights/chat.h"
 #include "weights/config.h"
 #include "weights/tokenizer.h"
 
@@ -76,6 +77,8 @@ struct spc_engine {
     spc_model verifier;
     spc_tokenizer *tokenizer; /* owned; NULL: prompts are ids */
     size_t longest_token;     /* bytes of the longest piece */
+    spc_chat_template chat;   /* the verifier's, with a tokenizer and ... */
+    spc_error no_chat;        /* ... where this status is SPC_OK; otherwise why there is none */
     int32_t vocab;
     int32_t context;
     int32_t sessions;
@@ -147,6 +150,10 @@ spc_status spc_open_tokenizer(spc_model *model, spc_tokenizer **out, spc_error *
  * out     [2] as spc_open_tokenizer, NULL on failure; close by spc_close_tokenizers */
 spc_status spc_open_tokenizers(spc_model *const *model, spc_tokenizer **out, spc_error *err);
 void spc_close_tokenizers(spc_tokenizer *const *tokenizer);
+
+/* Find the verifier's chat template.  That there is none, or none that is known, is no error until
+ * somebody wants it.  SPC_ENOMEM */
+spc_status spc_engine_find_chat(spc_engine *engine, spc_error *err);
 
 /* Monotonic clock of the machine, in nanoseconds. */
 uint64_t spc_now_ns(void);

@@ -31,8 +31,12 @@ static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
                          "the model has no tokenizer (tokenizer.json): give prompts as ids");
 }
 
-spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
-                             int32_t **ids, int32_t *count, spc_error *err)
+typedef spc_status (*encode_fn)(const spc_tokenizer *tokenizer, const char *text, size_t bytes,
+                                bool special, int32_t **ids, int32_t *count, spc_error *err);
+
+static spc_status encode_by(encode_fn encode, const spc_engine *engine, const char *text,
+                            size_t bytes, bool special, int32_t **ids, int32_t *count,
+                            spc_error *err)
 {
     spc_status status = spc_entry_given(ids, "ids", err);
 
@@ -44,7 +48,19 @@ spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t 
     if (status == SPC_OK && bytes > 0) status = spc_entry_given(text, "text", err);
     if (status == SPC_OK) status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
-    return spc_tokenizer_encode(engine->tokenizer, text, bytes, special, ids, count, err);
+    return encode(engine->tokenizer, text, bytes, special, ids, count, err);
+}
+
+spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes, bool special,
+                             int32_t **ids, int32_t *count, spc_error *err)
+{
+    return encode_by(spc_tokenizer_encode, engine, text, bytes, special, ids, count, err);
+}
+
+spc_status spc_engine_encode_plain(const spc_engine *engine, const char *text, size_t bytes,
+                                   bool special, int32_t **ids, int32_t *count, spc_error *err)
+{
+    return encode_by(spc_tokenizer_encode_plain, engine, text, bytes, special, ids, count, err);
 }
 
 spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,

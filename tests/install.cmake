@@ -25,6 +25,27 @@ endforeach()
 run("run, engine" ${OUT}/installed/engine)
 unset(ENV{PKG_CONFIG_LIBDIR})
 
+# a conversation: the embedded pair has no chat template; with two tokens renamed it has Mistral Nemo's
+execute_process(COMMAND ${OUT}/installed/chat embedded:verifier embedded:drafter Hello ERROR_VARIABLE said
+  OUTPUT_VARIABLE said RESULT_VARIABLE code)
+if(NOT code EQUAL 1 OR NOT said MATCHES "embedded:verifier: no chat template")
+  message(FATAL_ERROR "chat without a template: ${code}\n${said}")
+endif()
+foreach(model verifier drafter)
+  set(from ${ROOT}/weights/demo/${model})
+  file(COPY ${from}/config.json ${from}/model.safetensors DESTINATION ${OUT}/${model})
+  file(COPY_FILE ${ROOT}/tests/vectors/chat/mistral-nemo.jinja ${OUT}/${model}/chat_template.jinja)
+  file(READ ${from}/tokenizer.json tokens)
+  string(REPLACE "<2de>" "[INST]" tokens "${tokens}")
+  string(REPLACE "<sep>" "[/INST]" tokens "${tokens}")
+  file(WRITE ${OUT}/${model}/tokenizer.json "${tokens}")
+endforeach()
+execute_process(COMMAND ${OUT}/installed/chat ${OUT}/verifier ${OUT}/drafter "The cat sleeps on the old chair."
+  OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE code)
+if(NOT code EQUAL 0 OR NOT said MATCHES "Katze")
+  message(FATAL_ERROR "chat: ${code}\n${said}")
+endif()
+
 # who asks for the engine without its dependencies is told, and QUIET stays quiet
 set(ENV{PKG_CONFIG_LIBDIR} ${OUT})
 file(WRITE ${OUT}/asks/CMakeLists.txt "cmake_minimum_required(VERSION 3.24)\nproject(asks C)\n"

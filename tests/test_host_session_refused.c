@@ -103,6 +103,8 @@ Test(host_session_refused, a_null_is_named)
     spc_engine_options eo;
     spc_session *s;
     spc_error e;
+    spc_message said = {"user", "a", 1};
+    spc_chat_facts chat;
     int32_t *ids, count;
     float logits[1];
     char *text;
@@ -118,6 +120,20 @@ Test(host_session_refused, a_null_is_named)
     expect_null_named(spc_engine_encode(engine, NULL, 1, true, &ids, &count, &e), &e, "text");
     expect_null_named(spc_engine_encode(engine, "a", 1, true, NULL, &count, &e), &e, "ids");
     expect_null_named(spc_engine_encode(engine, "a", 1, true, &ids, NULL, &e), &e, "count");
+    expect_null_named(spc_engine_encode_plain(NULL, "a", 1, true, &ids, &count, &e), &e, "engine");
+    expect_null_named(spc_engine_encode_plain(engine, NULL, 1, true, &ids, &count, &e), &e, "text");
+    expect_null_named(spc_engine_encode_plain(engine, "a", 1, true, NULL, &count, &e), &e, "ids");
+    expect_null_named(spc_engine_encode_plain(engine, "a", 1, true, &ids, NULL, &e), &e, "count");
+    expect_null_named(spc_engine_chat(NULL, NULL, &chat, &e), &e, "engine");
+    expect_null_named(spc_engine_chat(engine, NULL, NULL, &e), &e, "out");
+    expect_null_named(spc_engine_encode_chat(NULL, NULL, &said, 1, true, &ids, &count, &e), &e,
+                      "engine");
+    expect_null_named(spc_engine_encode_chat(engine, NULL, NULL, 1, true, &ids, &count, &e), &e,
+                      "messages");
+    expect_null_named(spc_engine_encode_chat(engine, NULL, &said, 1, true, NULL, &count, &e), &e,
+                      "ids");
+    expect_null_named(spc_engine_encode_chat(engine, NULL, &said, 1, true, &ids, NULL, &e), &e,
+                      "count");
     expect_null_named(spc_engine_decode(NULL, &count, 1, true, &text, NULL, &e), &e, "engine");
     expect_null_named(spc_engine_decode(engine, NULL, 1, true, &text, NULL, &e), &e, "ids");
     expect_null_named(spc_engine_decode(engine, &count, 1, true, NULL, NULL, &e), &e, "text");
@@ -278,13 +294,15 @@ Test(host_session_refused, a_count_below_zero_and_an_array_that_is_not_there_are
     spc_engine *engine = toy_engine(&equal);
     spc_session_options o = options_of("strict", GAMMA, 0);
     spc_session *s = open_session(engine, &o, &start);
-    int32_t id = 1;
+    int32_t id = 1, *ids;
     float logits[1];
     char *text;
     spc_error e;
 
     expect_named(spc_engine_step(engine, &s, -1, &e), &e, "count");
     expect_named(spc_engine_decode(engine, &id, -3, true, &text, NULL, &e), &e, "count");
+    expect_named(spc_engine_encode_chat(engine, NULL, NULL, -1, true, &ids, &id, &e), &e,
+                 "message_count");
     expect_named(spc_engine_logits(engine, NULL, 1, &id, 1, logits, &e), &e, "source");
     expect_named(spc_session_text(s, NULL, NULL, &e), &e, "text");
     spc_session_close(s);

@@ -238,7 +238,7 @@ static const char *recognised(const char *jinja, spc_chat_template *chat)
 
     if (spc_chat_recognise("m", jinja, chat, &error) == SPC_OK) return spc_chat_name(chat);
     cr_expect_eq(error.status, SPC_EMODEL);
-    cr_expect(strstr(error.message, "--chat-template") && strstr(error.message, "mistral-v3"), "%s",
+    cr_expect(strstr(error.message, "(chat-template)") && strstr(error.message, "mistral-v3"), "%s",
               error.message);
     return "none";
 }

@@ -175,7 +175,7 @@ static spc_status recognise(const char *where, const char *jinja, spc_chat_templ
     }
     return spc_error_set(err, SPC_EMODEL,
                          "%s: this chat template is not one of those known: if one of them fits, "
-                         "name it (--chat-template): " SPC_CHAT_NAMES,
+                         "name it (chat-template): " SPC_CHAT_NAMES,
                          where);
 }
 
@@ -198,7 +198,7 @@ static spc_status no_template(const char *where, spc_error *err)
 {
     return spc_error_set(err, SPC_EMODEL,
                          "%.100s: no chat template (chat_template.jinja, or chat_template in "
-                         "tokenizer_config.json): a base model? name one (--chat-template) "
+                         "tokenizer_config.json): a base model? name one (chat-template) "
                          "if it was trained on it: " SPC_CHAT_NAMES,
                          where);
 }

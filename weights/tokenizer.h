@@ -37,6 +37,13 @@ const char *spc_tokenizer_kind(const spc_tokenizer *tokenizer);
 spc_status spc_tokenizer_encode(const spc_tokenizer *tokenizer, const char *text, size_t bytes,
                                 bool special, int32_t **ids, int32_t *count, spc_error *err);
 
+/* The same for a stranger's text: the spelling of a special token is text like any other.  Only the
+ * unknown token, and bytes' tokens, are special tokens that a text may become.  Added tokens that
+ * are not special are recognised. */
+spc_status spc_tokenizer_encode_plain(const spc_tokenizer *tokenizer, const char *text,
+                                      size_t bytes, bool special, int32_t **ids, int32_t *count,
+                                      spc_error *err);
+
 /* The same for a text put together from a template and a stranger's words: special tokens are
  * recognised only where they begin at one of the given places, and their spelling anywhere else is
  * text like any other.  Added tokens that are not special are recognised everywhere, as above.

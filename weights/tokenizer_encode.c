@@ -52,13 +52,26 @@ static spc_status put(output *o, int32_t id)
 /* ---- words ------------------------------------------------------------------------------------
  */
 
-/* The token that is this whole word, or -1. */
-static int32_t whole_word(const spc_tokenizer *t, const char *word, size_t bytes)
+/* An id that a text's spelling may give; -1 in place of a special one where those begin at marks
+ * alone: vocabularies list them too, and models find them there. */
+static int32_t plain_id(const output *o, int32_t id)
 {
+    return o->marked && id >= 0 && o->t->piece[id].special ? -1 : id;
+}
+
+static int32_t lookup(const output *o, const char *text, size_t bytes)
+{
+    return plain_id(o, spc_tokenizer_lookup_own(o->t, text, bytes));
+}
+
+/* The token that is this whole word, or -1. */
+static int32_t whole_word(const output *o, const char *word, size_t bytes)
+{
+    const spc_tokenizer *t = o->t;
     char content[512];
     size_t length = 0;
 
-    if (t->model != SPC_MODEL_BYTES) return spc_tokenizer_lookup_own(t, word, bytes);
+    if (t->model != SPC_MODEL_BYTES) return lookup(o, word, bytes);
     if (2 * bytes > sizeof content) return -1; /* no vocabulary has words this long */
     for (size_t i = 0; i < bytes; i++) {
         int32_t id = t->byte_id[(unsigned char)word[i]];
@@ -68,7 +81,7 @@ static int32_t whole_word(const spc_tokenizer *t, const char *word, size_t bytes
         memcpy(content + length, one->content, one->content_length);
         length += one->content_length;
     }
-    return spc_tokenizer_lookup(t, content, length);
+    return plain_id(o, spc_tokenizer_lookup(t, content, length));
 }
 
 /* The bytes of characters without token, where all of them have one. */
@@ -94,7 +107,7 @@ static void put_characters(output *o, const char *word, size_t bytes)
         int32_t id;
 
         n = spc_utf8_character(word + i, bytes - i, &whole, NULL);
-        id = spc_tokenizer_lookup_own(t, word + i, n);
+        id = lookup(o, word + i, n);
         if (id >= 0) {
             o->id[o->count++] = id;
             unknown = false;
@@ -109,25 +122,44 @@ static void put_characters(output *o, const char *word, size_t bytes)
     }
 }
 
-/* Bytes or characters, then merges.  A byte without token (SmolLM2 has none for most controls) is
- * left out, as the reference does. */
+/* What merges begin with: bytes or characters.  A byte without token (SmolLM2 has none for most
+ * controls) is left out, as the reference does. */
+static void put_smallest(output *o, const char *word, size_t bytes)
+{
+    if (o->t->model != SPC_MODEL_BYTES) {
+        put_characters(o, word, bytes);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        int32_t id = o->t->byte_id[(unsigned char)word[i]];
+
+        if (id >= 0) o->id[o->count++] = id;
+    }
+}
+
+/* Have merges made a special token?  (A byte's may be called special: it is no merge.) */
+static bool merged_special(const output *o, size_t begin)
+{
+    for (size_t i = begin; i < o->count; i++) {
+        const spc_piece *p = &o->t->piece[o->id[i]];
+
+        if (p->special && p->length > 1 && o->id[i] != o->t->unknown) return true;
+    }
+    return false;
+}
+
 static spc_status encode_bpe(output *o, const char *word, size_t bytes)
 {
     size_t begin = o->count;
     int32_t count;
 
-    if (o->t->model == SPC_MODEL_BYTES) {
-        for (size_t i = 0; i < bytes; i++) {
-            int32_t id = o->t->byte_id[(unsigned char)word[i]];
-
-            if (id >= 0) o->id[o->count++] = id;
-        }
-    } else {
-        put_characters(o, word, bytes);
-    }
+    put_smallest(o, word, bytes);
     count = (int32_t)(o->count - begin);
     if (!spc_bpe_merge(&o->t->bpe, o->id + begin, &count)) return no_memory(o);
     o->count = begin + (size_t)count;
+    if (!o->marked || !merged_special(o, begin)) return SPC_OK;
+    o->count = begin; /* then the word is written without merges: longer, but its text */
+    put_smallest(o, word, bytes);
     return SPC_OK;
 }
 
@@ -135,14 +167,14 @@ static spc_status encode_unigram(output *o, const char *word, size_t bytes)
 {
     const spc_tokenizer *t = o->t;
     spc_unigram_piece *piece = malloc((bytes + 1) * sizeof *piece);
-    int64_t count = piece ? spc_unigram_cut(&t->unigram, word, bytes, piece) : -1;
+    int64_t count = piece ? spc_unigram_cut(&t->unigram, word, bytes, o->marked, piece) : -1;
     spc_status status = count < 0 ? no_memory(o) : SPC_OK;
 
     for (int64_t i = 0; i < count && status == SPC_OK; i++) {
         const char *text = word + piece[i].at;
         int32_t id = piece[i].id;
 
-        if (id < 0) id = spc_tokenizer_lookup_own(t, text, piece[i].bytes);
+        if (id < 0) id = lookup(o, text, piece[i].bytes);
         if (id < 0 && t->byte_fallback && put_bytes(o, text, piece[i].bytes)) continue;
         if (id < 0) id = t->unknown;
         if (id < 0) {
@@ -159,7 +191,7 @@ static spc_status encode_unigram(output *o, const char *word, size_t bytes)
 
 static spc_status encode_word(output *o, const char *word, size_t bytes)
 {
-    int32_t id = o->t->ignore_merges ? whole_word(o->t, word, bytes) : -1;
+    int32_t id = o->t->ignore_merges ? whole_word(o, word, bytes) : -1;
 
     if (id >= 0) return put(o, id);
     if (!reserve(o, bytes)) return no_memory(o); /* a token has a byte at least */
@@ -466,4 +498,12 @@ spc_status spc_tokenizer_encode_marked(const spc_tokenizer *t, const char *text,
     output o = {.t = t, .marked = true, .mark = mark, .mark_count = mark_count, .err = err};
 
     return encode(&o, text, bytes, false, ids, count);
+}
+
+spc_status spc_tokenizer_encode_plain(const spc_tokenizer *t, const char *text, size_t bytes,
+                                      bool special, int32_t **ids, int32_t *count, spc_error *err)
+{
+    output o = {.t = t, .marked = true, .err = err}; /* and no mark */
+
+    return encode(&o, text, bytes, special, ids, count);
 }

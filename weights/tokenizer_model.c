@@ -280,7 +280,8 @@ bool spc_tokenizer_rank(spc_tokenizer *t)
         const spc_piece *p = &t->piece[id];
 
         if (!p->content || p->content_length == 0) continue;
-        token[count++] = (spc_unigram_token){p->content, p->content_length, id, t->score[id]};
+        token[count++] =
+            (spc_unigram_token){p->content, p->content_length, id, t->score[id], p->special};
     }
     spc_unigram_init(&t->unigram, token, count);
     return true;

@@ -92,7 +92,7 @@ static void arrive(node *n, double score, size_t from, int32_t id)
 
 /* Every token that begins at a place; a character that is none goes as unknown. */
 static void leave(const spc_unigram *u, const char *word, size_t bytes, size_t at, size_t character,
-                  node *nodes)
+                  bool plain, node *nodes)
 {
     range r = {0, u->count};
     bool single = false;
@@ -100,14 +100,14 @@ static void leave(const spc_unigram *u, const char *word, size_t bytes, size_t a
     for (size_t n = 0; at + n < bytes; n++) {
         r = narrow(u, r, n, (unsigned char)word[at + n]);
         if (r.low == r.high) break;
-        if (u->token[r.low].bytes != n + 1) continue;
+        if (u->token[r.low].bytes != n + 1 || (plain && u->token[r.low].special)) continue;
         arrive(&nodes[at + n + 1], nodes[at].score + u->token[r.low].score, at, u->token[r.low].id);
         single |= n + 1 == character;
     }
     if (!single) arrive(&nodes[at + character], nodes[at].score + u->unknown, at, -1);
 }
 
-int64_t spc_unigram_cut(const spc_unigram *u, const char *word, size_t bytes,
+int64_t spc_unigram_cut(const spc_unigram *u, const char *word, size_t bytes, bool plain,
                         spc_unigram_piece *piece)
 {
     node *nodes = calloc(bytes + 1, sizeof *nodes);
@@ -117,7 +117,7 @@ int64_t spc_unigram_cut(const spc_unigram *u, const char *word, size_t bytes,
     if (!nodes) return -1;
     for (size_t at = 0, n; at < bytes; at += n) {
         n = spc_utf8_character(word + at, bytes - at, &whole, NULL);
-        leave(u, word, bytes, at, n, nodes);
+        leave(u, word, bytes, at, n, plain, nodes);
     }
     for (size_t end = bytes; end > 0; end = nodes[end].from) { /* backwards */
         spc_unigram_piece p = {nodes[end].from, end - nodes[end].from, nodes[end].id};

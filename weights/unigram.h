@@ -13,6 +13,7 @@ typedef struct {
     size_t bytes;
     int32_t id;
     double score; /* natural logarithm of its probability */
+    bool special;
 } spc_unigram_token;
 
 typedef struct {
@@ -34,10 +35,11 @@ typedef struct {
 /* Cut a word of valid UTF-8 so that the scores add up to the most; of two ways with one sum the one
  * found first, as the reference does.  Neighbouring characters without token are one piece.
  *
+ * plain   special tokens are none of the vocabulary
  * piece   [bytes], written from the front
  *
  * Returns how many pieces, or -1: no memory. */
-int64_t spc_unigram_cut(const spc_unigram *u, const char *word, size_t bytes,
+int64_t spc_unigram_cut(const spc_unigram *u, const char *word, size_t bytes, bool plain,
                         spc_unigram_piece *piece);
 
 #endif

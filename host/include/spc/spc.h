@@ -28,9 +28,10 @@
  *
  * Callbacks run on the calling thread while the engine's lock is held.  Of the same engine they may
  * call spc_session_cancel, spc_session_waits, spc_engine_describe, spc_engine_encode,
- * spc_engine_decode, and, of the session they are called for, what reads it (spc_session_tokens,
- * _text, _stats, _finish, _error).  Calls that would need the lock return SPC_EUSAGE and do
- * nothing; spc_session_close does nothing either.
+ * spc_engine_encode_plain, spc_engine_encode_chat, spc_engine_decode, spc_engine_chat, and, of the
+ * session they are called for, what reads it (spc_session_tokens, _text, _stats, _finish, _error).
+ * Calls that would need the lock return SPC_EUSAGE and do nothing; spc_session_close does nothing
+ * either.
  *
  * Processes.  An engine belongs to the process that opened it: its threads and devices do not
  * survive fork.  In a forked child calls that would run it return SPC_EUSAGE and closing does
@@ -267,12 +268,21 @@ typedef struct {
 SPC_API void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out);
 
 /* Text to ids with the verifier's tokenizer.  Special tokens spelled in the text ("<sep>") become
- * their ids; `special` also applies the tokenizer's template (which may add a BOS).
+ * their ids, so the text must be the application's own (see spc_engine_encode_plain); `special`
+ * also applies the tokenizer's template (which may add a BOS).
  * SPC_EINPUT: not UTF-8.  SPC_EMODEL: the model has no tokenizer.
  *
  * ids    receives malloc'd ids; free() them; NULL when there are none */
 SPC_API spc_status spc_engine_encode(const spc_engine *engine, const char *text, size_t bytes,
                                      bool special, int32_t **ids, int32_t *count, spc_error *err);
+
+/* The same for a stranger's text: what spells a special token ("<|im_end|>") stays text, so nobody
+ * ends a turn by writing it.  Tokens that a tokenizer adds to its vocabulary without calling them
+ * special (Qwen3's "<think>") are text, and become their ids.  `special` adds what it does above;
+ * around a part of a prompt that is put together from several, leave it false. */
+SPC_API spc_status spc_engine_encode_plain(const spc_engine *engine, const char *text, size_t bytes,
+                                           bool special, int32_t **ids, int32_t *count,
+                                           spc_error *err);
 
 /* Ids to text; bytes that are not valid UTF-8 become U+FFFD.
  *
@@ -280,6 +290,80 @@ SPC_API spc_status spc_engine_encode(const spc_engine *engine, const char *text,
  * bytes   receives its length, for texts that contain NUL bytes; may be NULL */
 SPC_API spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32_t count,
                                      bool skip_special, char **text, size_t *bytes, spc_error *err);
+
+/* ---- conversations --------------------------------------------------------------------------
+ *
+ * A chat model reads a conversation as its chat template writes it.  Templates come with
+ * checkpoints as programs (Jinja), which are not run: those of known families are built in, and the
+ * verifier's own is recognised when the engine opens.
+ *
+ *     const spc_message said[] = {{"system", "Be brief.", 9}, {"user", text, bytes}};
+ *     spc_chat_facts chat;
+ *
+ *     if (spc_engine_chat(engine, NULL, &chat, &error) ||
+ *         spc_engine_encode_chat(engine, NULL, said, 2, true, &ids, &count, &error)) {
+ *         return fail(error.message);
+ *     }
+ *     session_options.stop_token = &chat.stop_token; // ends the assistant's turn
+ *     session_options.stop_token_count = 1;
+ *     ... spc_session_open(engine, &session_options, ids, count, &session, &error) ...
+ *
+ * For the next turn, add the reply (role "assistant", its spc_session_text) and what the user says
+ * to the messages, encode them all and call spc_session_restart: the part in common is not run
+ * again.  tests/consumer/chat.c is a whole program. */
+
+/* One message.  Everything is borrowed during the call only. */
+typedef struct {
+    const char *role;    /* "system", "user" or "assistant" */
+    const char *content; /* [bytes] UTF-8, anybody's text; may be NULL where bytes is 0 */
+    size_t bytes;
+} spc_message;
+
+/* The chat template of an engine. */
+typedef struct {
+    const char *name;   /* "qwen2.5": one of spc_chat_templates; stays valid */
+    int32_t stop_token; /* the id that ends a reply.  Often it is not among the model's own ends of
+                           sequence: give it in spc_session_options.stop_token */
+} spc_chat_facts;
+
+/* Names of the chat templates that are known, separated by ", ".  Never NULL. */
+SPC_API const char *spc_chat_templates(void);
+
+/* Which chat template conversations are written with.  An engine opens without one: this call is
+ * how a server finds out at its start.  Takes no lock; may be called from any thread.
+ *
+ * chat_template   the name of one; NULL: the verifier's own
+ * out             filled with zeros on failure
+ *
+ * SPC_EUSAGE: chat_template is not one of spc_chat_templates.  SPC_EMODEL: the model has no
+ * tokenizer, or no template of its own, or one that is not known (name one that fits); or the
+ * tokenizer lacks a special token of the template, which is named: it is another model's.
+ * SPC_EFORMAT, SPC_EIO: the model's own cannot be read */
+SPC_API spc_status spc_engine_chat(const spc_engine *engine, const char *chat_template,
+                                   spc_chat_facts *out, spc_error *err);
+
+/* A conversation to ids, begin-of-sequence token included, as the template writes it.  Only what
+ * the template itself writes becomes special tokens: what a message says stays text, as in
+ * spc_engine_encode_plain.  (Where marks of a template are plain text, as the [INST] of Llama 2, no
+ * tokenizer can tell them from a message that spells them.)  Templates may strip white space from
+ * messages and add a system message of their own.  Takes no lock; may be called from any thread.
+ *
+ * chat_template   as in spc_engine_chat
+ * messages        [message_count], at least one, the oldest first
+ * reply           true: go on to where the assistant's next words begin, which is a prompt for
+ *                 them.  false: end behind the last message
+ * ids             receives malloc'd ids; free() them; NULL when there are none
+ * count           how many; they may be more than a context holds (spc_session_open: SPC_EFULL)
+ *
+ * The errors of spc_engine_chat.  SPC_EINPUT, naming the message by its number, counted from 1: a
+ * role that there is not, content that is not UTF-8, roles in an order that the template refuses
+ * (a system message for Gemma 2); or no message.  SPC_ENOMEM */
+SPC_API spc_status spc_engine_encode_chat(const spc_engine *engine, const char *chat_template,
+                                          const spc_message *messages, int32_t message_count,
+                                          bool reply, int32_t **ids, int32_t *count,
+                                          spc_error *err);
+
+/* ---- logits --------------------------------------------------------------------------------- */
 
 /* Logits of the verifier for given tokens (teacher forced): row i predicts token i + 1.  Uses a
  * free session slot and KV cache for `count` tokens (SPC_EFULL when there is none).
