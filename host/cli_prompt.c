@@ -180,7 +180,7 @@ spc_status spc_cli_translation(const spc_engine *engine, int32_t language, const
     *ids = NULL;
     *count = 0;
     if (status == SPC_OK) {
-        status = spc_engine_encode(engine, text, bytes, false, &sentence, &length, err);
+        status = spc_engine_encode_plain(engine, text, bytes, false, &sentence, &length, err);
     }
     if (status != SPC_OK) return status;
     prompt = malloc(((size_t)length + 3) * sizeof *prompt);

@@ -84,6 +84,18 @@ Test(host_cli_run, a_translation_is_the_sentence_between_its_marks)
     }
 }
 
+/* The marks are the program's to set: one in a sentence is the letters it is written with. */
+Test(host_cli_run, a_sentence_to_translate_cannot_spell_a_mark)
+{
+    json_t *lines = JSON("a b\na <sep> b\na <2de> b\n", "run", "--quiet", "--to", "de", "--json");
+
+    cr_assert_eq(json_array_size(lines), 3);
+    cr_expect_eq(whole(lines, 0, "prompt_tokens"), 3 + 2);
+    cr_expect_geq(whole(lines, 1, "prompt_tokens"), 3 + 2 + 3, "one id for <sep>");
+    cr_expect_geq(whole(lines, 2, "prompt_tokens"), 3 + 2 + 3, "one id for <2de>");
+    json_decref(lines);
+}
+
 Test(host_cli_run, an_id_of_any_type_is_handed_on)
 {
     static const char *const ids[] = {"\"a \\u00e9\"", "17",          "-2.5",      "true",
