@@ -36,7 +36,9 @@ static const spc_cli_option options[] = {
            "prompts as lines of JSON: {\"prompt\": TEXT}, {\"ids\": [ID, ...]} or a chat,\n"
            "{\"messages\": [{\"role\": \"user\", \"content\": TEXT}, ...]}, each with an \"id\"\n"
            "that is repeated in the result, if wanted, and its own \"max_tokens\", \"seed\",\n"
-           "\"temperature\" and \"stop\" (a text or an array of texts); -: stdin",
+           "\"temperature\" and \"stop\" (a text or an array of texts; null is as good as no\n"
+           "key); a message's content may be an array of {\"type\": \"text\", \"text\": TEXT},\n"
+           "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
     OPTION("chat-template", "NAME",
            "template of \"messages\", as of spc chat; default: the verifier's own", TEXT,

@@ -85,7 +85,9 @@ Test(host_cli_chat, messages_of_run_are_a_conversation)
         "{\"role\":\"assistant\",\"content\":\"Ja.\"},"
         "{\"role\":\"user\",\"content\":\"Where is it?\"}]}\n"
         "{\"messages\":[{\"role\":\"assistant\",\"content\":\"Ja.\"}]}\n"
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"}]}\n";
+        "{\"messages\":[{\"role\":\"user\",\"name\":null,\"content\":["
+        "{\"type\":\"text\",\"text\":\"The cat sleeps\"},{\"type\":\"text\",\"text\":\"\"},"
+        "{\"type\":\"text\",\"text\":\" on the old chair.\"}]}]}\n";
     chat_pair p = open_pair();
     spc_tokenizer *tokenizer = tokenizer_of(&p);
     char *ids = ids_line(tokenizer, messages, 4);
