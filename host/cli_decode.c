@@ -125,6 +125,14 @@ static spc_status check_drafter(const spc_cli_decode *d, const spc_cli_line *lin
     spc_rule rule;
 
     if (strcmp(d->drafter, "none") != 0) return SPC_OK;
+    if (d->drafter_tp > 1 || (spc_overlap_mode)d->overlap == SPC_OVERLAP_ON) {
+        const char *option = d->drafter_tp > 1 ? "drafter-tp" : "overlap";
+
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--drafter none: there is no drafter for --%s: name one, or leave "
+                             "--%s out",
+                             option, option);
+    }
     if (!d->points && !spc_cli_given(line, "rule")) o->rule = "verifier-only";
     if (!spc_rule_parse(o->rule, &rule, NULL) || rule.kind == SPC_RULE_VERIFIER_ONLY) return SPC_OK;
     return spc_error_set(

@@ -89,6 +89,10 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
     } else if (ranks->meet) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--meet needs --rank and --world, or --ranks-from env");
+    } else if (spc_cli_given(line, "rank-timeout")) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--rank-timeout: this process is the only one: leave it out, or give "
+                             "--rank, --world and --meet, or --ranks-from env, or use spc launch");
     }
     if (status == SPC_OK && out->world > 1 && !out->meet) {
         return spc_error_set(err, SPC_EUSAGE,

@@ -41,8 +41,9 @@ static const spc_cli_option options[] = {
            "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
     OPTION("chat-template", "NAME",
-           "template of \"messages\", as of spc chat; default: the verifier's own", TEXT,
-           chat_template, 0, 0),
+           "template of the \"messages\" of --input, as of spc chat; default: the\n"
+           "verifier's own",
+           TEXT, chat_template, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
     OPTION("kv-tokens", "N",
@@ -135,10 +136,11 @@ static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *
     spc_error inner;
     spc_status status;
 
-    if (prompt->ids) return SPC_OK;
-    if (prompt->messages && a->to >= 0) {
-        status = spc_error_set(&inner, SPC_EINPUT,
-                               "\"messages\" and --to: expected one of them, found both");
+    if (prompt->ids && a->to < 0) return SPC_OK;
+    if (!prompt->text && a->to >= 0) {
+        status =
+            spc_error_set(&inner, SPC_EINPUT, "\"%s\" and --to: expected one of them, found both",
+                          prompt->ids ? "ids" : "messages");
     } else if (prompt->messages) {
         status = spc_cli_conversation(run->engine, prompt->messages, &run->chat, &prompt->ids,
                                       &prompt->count, &inner);
@@ -365,6 +367,18 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
         return spc_error_set(err, SPC_EUSAGE,
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
+    }
+    if (a->chat_template && (!a->input || a->to >= 0)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--chat-template is for the \"messages\" of --input FILE%s: leave it "
+                             "out, or %s",
+                             a->input ? ", which do not go with --to" : ", and none is given",
+                             a->input ? "leave --to out" : "give a file");
+    }
+    if (a->decode.prefill_rows > 0 && a->batch == 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--prefill-rows: with one prompt at a time no other is being decoded: "
+                             "give --batch N, or leave it out");
     }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
