@@ -183,7 +183,12 @@ static int logits_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && place.rank == 0) {
         int why = spc_replace_check(a->output);
 
-        if (why != 0) status = cannot_write(a->output, why, &error);
+        if (why != 0) {
+            (void)cannot_write(a->output, why, &error);
+            free(in.source);
+            free(in.ids);
+            return spc_cli_place_fail(&place, &error);
+        }
     }
     if (status == SPC_OK) status = open_logits(a, &in, &place, &engine, &error);
     if (status == SPC_OK && place.rank > 0) {

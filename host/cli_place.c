@@ -4,6 +4,7 @@
 #include "cli.h"
 
 #include "comm.h"
+#include "comm_boot.h"
 
 #include <stdlib.h>
 
@@ -100,4 +101,12 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
                              (int)out->world);
     }
     return status;
+}
+
+int spc_cli_place_fail(const spc_place *place, const spc_error *err)
+{
+    int code = spc_cli_fail(err); /* first: to find the others may take a while */
+
+    spc_boot_refuse(place, err);
+    return code;
 }

@@ -477,10 +477,9 @@ static int run_run(const void *args, const spc_cli_line *line)
 
     spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
 
-    if (status == SPC_OK && place.rank > 0) {
-        return spc_cli_decode_follow(&a->decode, &place, a->batch);
-    }
-    if (status == SPC_OK) status = check_args(a, line, &run.error);
+    if (status != SPC_OK) return spc_cli_fail(&run.error);
+    if (place.rank > 0) return spc_cli_decode_follow(&a->decode, &place, a->batch);
+    status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     run.way.options.on_token = stream_token;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
@@ -488,7 +487,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK) {
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
-    if (status != SPC_OK) goto done;
+    if (status != SPC_OK) return spc_cli_place_fail(&place, &run.error);
     status = spc_cli_decode_open(&a->decode, &place, a->batch, &check, &run.engine, &run.error);
     if (status != SPC_OK) goto done;
     run.stepping = calloc((size_t)a->batch, sizeof *run.stepping);
