@@ -155,6 +155,9 @@ static spc_status decode(chat_state *chat, const int32_t *ids, int32_t count, sp
     while (status == SPC_OK && spc_session_finish(chat->session) == SPC_FINISH_RUNNING) {
         if (spc_cli_interrupted) spc_session_cancel(chat->session);
         status = spc_session_step(chat->session, err);
+        if (!chat->args->decode.quiet && !spc_cli_tell_prompts(&chat->session, 1)) {
+            spc_cli_progress(NULL);
+        }
     }
     return status;
 }

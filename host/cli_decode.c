@@ -226,6 +226,32 @@ int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, 
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 
+/* ---- progress -------------------------------------------------------------------------------- */
+
+bool spc_cli_tell_prompts(spc_session *const *session, int32_t count)
+{
+    int64_t done = 0, total = 0;
+    int32_t prompts = 0;
+    char text[64] = "reading the prompt: ";
+
+    for (int32_t i = 0; i < count; i++) {
+        int32_t some, all;
+
+        if (spc_session_finish(session[i]) != SPC_FINISH_RUNNING) continue;
+        if (spc_session_waits(session[i])) continue;
+        if (!spc_session_filled(session[i], &some, &all)) return false;
+        done += some;
+        total += all;
+        prompts++;
+    }
+    if (prompts == 0) return false;
+    if (prompts > 1) (void)snprintf(text, sizeof text, "reading %d prompts: ", (int)prompts);
+    (void)snprintf(text + strlen(text), sizeof text - strlen(text), "%d%%",
+                   (int)(100 * done / total));
+    spc_cli_progress(text);
+    return true;
+}
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 int32_t spc_cli_positions(const spc_cli_way *way, const spc_stats *stats)

@@ -136,8 +136,9 @@ typedef struct {
             "the next round while this one is verified; one GPU, batches: draft for\n"             \
             "one half while the other is verified; auto: where measured to be faster",             \
             CHOICE, overlap, 0, 0),                                                                \
-        SPC_CLI_DECODE_ROW(args, "quiet", NULL, "print no line of statistics on stderr", FLAG,     \
-                           quiet, 0, 0)
+        SPC_CLI_DECODE_ROW(args, "quiet", NULL,                                                    \
+                           "print no line of statistics on stderr, and no progress of prompts",    \
+                           FLAG, quiet, 0, 0)
 
 /* The session's defaults; no models. */
 void spc_cli_decode_init(spc_cli_decode *decode);
@@ -164,6 +165,10 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
 /* The whole life of a rank other than 0: it has no prompts and no results.  Returns the exit code,
  * after telling of any error. */
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions);
+
+/* Say on a terminal how far the prompts of sessions are, where all of them wait for the end of
+ * theirs, after a step; false, and nothing said: one has begun, or none runs. */
+bool spc_cli_tell_prompts(spc_session *const *session, int32_t count);
 
 /* Draft positions that counters are shown for: gamma, the longest draft there was where it is
  * chosen, or the window of bild-dynamic. */

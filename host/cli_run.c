@@ -408,9 +408,18 @@ static void tell_terminal(const run_state *run)
 
 static void tell_progress(const run_state *run)
 {
+    int32_t count = 0;
     char text[96];
 
-    if (run->args->decode.quiet || run->args->stream || run->prompts < 2) return;
+    if (run->args->decode.quiet) return;
+    for (const job *j = run->first; j; j = j->next) {
+        if (j->session) run->stepping[count++] = j->session;
+    }
+    if (spc_cli_tell_prompts(run->stepping, count)) return;
+    if (run->args->stream || run->prompts < 2) {
+        spc_cli_progress(NULL);
+        return;
+    }
     (void)snprintf(text, sizeof text, "%" PRId64 " prompts, %" PRId64 " tokens", run->prompts,
                    run->total.stats.tokens);
     spc_cli_progress(text);
