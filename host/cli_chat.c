@@ -400,7 +400,8 @@ static spc_status check_models(const spc_engine *engine, void *user, spc_error *
         return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
                              verifier);
     }
-    if (!chat->args->chat_template) {
+    status = spc_cli_check_overlap(engine, &chat->args->decode, &chat->way.options, 1, err);
+    if (status == SPC_OK && !chat->args->chat_template) {
         status = spc_chat_detect(engine->verifier.bundle, &chat->chat, err);
         if (status == SPC_OK) status = check_system(chat, err);
     }

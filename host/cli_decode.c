@@ -226,6 +226,19 @@ int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, 
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 
+spc_status spc_cli_check_overlap(const spc_engine *engine, const spc_cli_decode *decode,
+                                 const spc_session_options *options, int32_t sessions,
+                                 spc_error *err)
+{
+    bool on = (spc_overlap_mode)decode->overlap == SPC_OVERLAP_ON;
+
+    if (!on || sessions > 1 || options->bonus == SPC_BONUS_STEP) return SPC_OK;
+    if (!engine->ops || !engine->ops->round) return SPC_OK; /* ranks: it is refused there */
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--overlap on: with one prompt at a time only --bonus step drafts the "
+                         "next round ahead: give it too, or leave --overlap out");
+}
+
 /* ---- progress -------------------------------------------------------------------------------- */
 
 bool spc_cli_tell_prompts(spc_session *const *session, int32_t count)

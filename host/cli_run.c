@@ -395,6 +395,10 @@ static spc_status check_models(const spc_engine *engine, void *user, spc_error *
     const run_state *run = user;
     spc_status status = spc_session_check_stop(engine, &run->way.options, err);
 
+    if (status == SPC_OK) {
+        status = spc_cli_check_overlap(engine, &run->args->decode, &run->way.options,
+                                       run->args->batch, err);
+    }
     if (status != SPC_OK || run->args->to < 0) return status;
     return spc_cli_check_language(engine, run->args->to, err);
 }
