@@ -302,8 +302,12 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
                          spc_error *err);
 
 /* spc_cli_fail for what rank 0 finds wrong before it has met the others (spc_engine_open): they
- * know nothing of it, and would wait for rank 0 until the timeout.  They are told, and end too. */
-int spc_cli_place_fail(const spc_place *place, const spc_error *err);
+ * know nothing of it, and would wait for rank 0 until the timeout.  They are told, and end too.
+ *
+ * options   what all ask of their engines: where that is wrong as well, the others have found it by
+ *           themselves and do not come, so nobody is waited for */
+int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
+                       const spc_error *err);
 
 /* ---- operating points (cli_point.c) --------------------------------------------------------- */
 

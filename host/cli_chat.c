@@ -431,7 +431,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
     if (place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
     status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
-    if (status != SPC_OK) return spc_cli_place_fail(&place, &error);
+    if (status != SPC_OK) return spc_cli_decode_fail(d, &place, 1, &error);
     status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
     if (status == SPC_OK) status = begin_conversation(&chat, &error);
     if (status == SPC_OK) {

@@ -182,9 +182,8 @@ static void on_log(void *user, const char *line)
     (void)fprintf(stderr, "spc: %s\n", line);
 }
 
-spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
-                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
-                               spc_error *err)
+static spc_engine_options engine_options(const spc_cli_decode *decode, const spc_place *place,
+                                         int32_t sessions)
 {
     spc_engine_options o;
 
@@ -212,7 +211,24 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.log = place->rank == 0 ? on_log : NULL;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
     o.user = (void *)(uintptr_t)decode;
+    return o;
+}
+
+spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
+                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
+                               spc_error *err)
+{
+    spc_engine_options o = engine_options(decode, place, sessions);
+
     return spc_engine_open_checked(&o, check, out, err);
+}
+
+int spc_cli_decode_fail(const spc_cli_decode *decode, const spc_place *place, int32_t sessions,
+                        const spc_error *err)
+{
+    spc_engine_options o = engine_options(decode, place, sessions);
+
+    return spc_cli_place_fail(place, &o, err);
 }
 
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions)

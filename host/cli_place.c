@@ -5,6 +5,7 @@
 
 #include "comm.h"
 #include "comm_boot.h"
+#include "engine.h"
 
 #include <stdlib.h>
 
@@ -103,10 +104,11 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
     return status;
 }
 
-int spc_cli_place_fail(const spc_place *place, const spc_error *err)
+int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
+                       const spc_error *err)
 {
-    int code = spc_cli_fail(err); /* first: to find the others may take a while */
+    int code = spc_cli_fail(err); /* first: to meet the others may take a while */
 
-    spc_boot_refuse(place, err);
+    if (spc_engine_options_check(options, NULL) == SPC_OK) spc_boot_refuse(place, err);
     return code;
 }

@@ -500,7 +500,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK) {
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
-    if (status != SPC_OK) return spc_cli_place_fail(&place, &run.error);
+    if (status != SPC_OK) return spc_cli_decode_fail(&a->decode, &place, a->batch, &run.error);
     status = spc_cli_decode_open(&a->decode, &place, a->batch, &check, &run.engine, &run.error);
     if (status != SPC_OK) goto done;
     run.stepping = calloc((size_t)a->batch, sizeof *run.stepping);

@@ -272,6 +272,9 @@ Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
         {chat, none, {"--verify", "block", "--bonus", "step"}, "block verification", 2},
         {logits, fine, {"--output", "/no/folder/file"}, "--output /no/folder/file: cannot", 6},
     };
+    static const char *const worse[] = {
+        "run", "--rank-timeout", "60", "--kv", "q8", "--top-p", "2", "x", NULL};
+    by_hand both;
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         by_hand h = run_by_hand(table[i].all, table[i].first, table[i].second);
@@ -284,6 +287,14 @@ Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
                   "%s", h.err[1]);
         cr_expect_lt(h.ms, 30000);
     }
+
+    /* nor does rank 0 wait for those who have found something by themselves */
+    both = run_by_hand(worse, none, none);
+    cr_expect_eq(both.code[0], 2);
+    cr_expect_eq(both.code[1], 2);
+    cr_expect(strstr(both.err[0], "--top-p: expected"), "%s", both.err[0]);
+    cr_expect(strstr(both.err[1], "spc: --kv: expected"), "%s", both.err[1]);
+    cr_expect_lt(both.ms, 30000);
 }
 
 /* As --help says of --world. */
