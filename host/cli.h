@@ -275,8 +275,10 @@ typedef struct {
                      SPC_RANKS_MAX - 1),                                                         \
         SPC_CLI_RANK_ROW(                                                                        \
             args, field, "world", "N",                                                           \
-            "number of processes; the verifier is sharded over all, rank 0 has prompts\n"        \
-            "and results (spc launch starts them on one machine).  --device cuda: each\n"        \
+            "number of processes; the verifier is sharded over all (spc launch starts\n"         \
+            "them on one machine).  Rank 0 has prompts and results, and alone reads what\n"      \
+            "says how to decode: rule, draft length, sampling, where to stop.  Models and\n"     \
+            "what is reserved for them must be the same for all.  --device cuda: each\n"         \
             "takes the GPU of its place on its machine, cuda:N that one (with NCCL)",            \
             INT, world, 1, SPC_RANKS_MAX),                                                       \
         SPC_CLI_RANK_ROW(                                                                        \
@@ -298,6 +300,14 @@ typedef struct {
  * where there is none.  SPC_EUSAGE */
 spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, spc_place *out,
                          spc_error *err);
+
+/* spc_cli_fail for what rank 0 finds wrong before it has met the others (spc_engine_open): they
+ * know nothing of it, and would wait for rank 0 until the timeout.  They are told, and end too.
+ *
+ * options   what all ask of their engines: where that is wrong as well, the others have found it by
+ *           themselves and do not come, so nobody is waited for */
+int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
+                       const spc_error *err);
 
 /* ---- operating points (cli_point.c) --------------------------------------------------------- */
 

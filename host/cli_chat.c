@@ -154,6 +154,9 @@ static spc_status decode(chat_state *chat, const int32_t *ids, int32_t count, sp
     while (status == SPC_OK && spc_session_finish(chat->session) == SPC_FINISH_RUNNING) {
         if (spc_cli_interrupted) spc_session_cancel(chat->session);
         status = spc_session_step(chat->session, err);
+        if (!chat->args->decode.quiet && !spc_cli_tell_prompts(&chat->session, 1)) {
+            spc_cli_progress(NULL);
+        }
     }
     return status;
 }
@@ -390,6 +393,9 @@ static spc_status check_models(const spc_engine *engine, void *user, spc_error *
     const chat_args *a = chat->args;
     spc_status status = spc_engine_chat(engine, a->chat_template, &chat->facts, err);
 
+    if (status == SPC_OK) {
+        status = spc_cli_check_overlap(engine, &a->decode, &chat->way.options, 1, err);
+    }
     if (status == SPC_OK && !a->chat_template) {
         status = check_system(&engine->chat, a->system, err);
     }
@@ -413,10 +419,12 @@ static int chat_run(const void *args, const spc_cli_line *line)
     spc_status status = check_args(chat.args, &error);
 
     if (status == SPC_OK) status = spc_cli_place(&d->ranks, line, &place, &error);
-    if (status == SPC_OK && place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
-    if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
+    if (status != SPC_OK) return spc_cli_fail(&error);
+    if (place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
+    status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
-    if (status == SPC_OK) status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
+    if (status != SPC_OK) return spc_cli_decode_fail(d, &place, 1, &error);
+    status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
     if (status == SPC_OK) status = begin_conversation(&chat, &error);
     if (status == SPC_OK) {
         chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);

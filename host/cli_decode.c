@@ -125,6 +125,14 @@ static spc_status check_drafter(const spc_cli_decode *d, const spc_cli_line *lin
     spc_rule rule;
 
     if (strcmp(d->drafter, "none") != 0) return SPC_OK;
+    if (d->drafter_tp > 1 || (spc_overlap_mode)d->overlap == SPC_OVERLAP_ON) {
+        const char *option = d->drafter_tp > 1 ? "drafter-tp" : "overlap";
+
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--drafter none: there is no drafter for --%s: name one, or leave "
+                             "--%s out",
+                             option, option);
+    }
     if (!d->points && !spc_cli_given(line, "rule")) o->rule = "verifier-only";
     if (!spc_rule_parse(o->rule, &rule, NULL) || rule.kind == SPC_RULE_VERIFIER_ONLY) return SPC_OK;
     return spc_error_set(
@@ -174,9 +182,8 @@ static void on_log(void *user, const char *line)
     (void)fprintf(stderr, "spc: %s\n", line);
 }
 
-spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
-                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
-                               spc_error *err)
+static spc_engine_options engine_options(const spc_cli_decode *decode, const spc_place *place,
+                                         int32_t sessions)
 {
     spc_engine_options o;
 
@@ -204,7 +211,24 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
     o.log = place->rank == 0 ? on_log : NULL;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
     o.user = (void *)(uintptr_t)decode;
+    return o;
+}
+
+spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *place,
+                               int32_t sessions, const spc_engine_check *check, spc_engine **out,
+                               spc_error *err)
+{
+    spc_engine_options o = engine_options(decode, place, sessions);
+
     return spc_engine_open_checked(&o, check, out, err);
+}
+
+int spc_cli_decode_fail(const spc_cli_decode *decode, const spc_place *place, int32_t sessions,
+                        const spc_error *err)
+{
+    spc_engine_options o = engine_options(decode, place, sessions);
+
+    return spc_cli_place_fail(place, &o, err);
 }
 
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions)
@@ -216,6 +240,45 @@ int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, 
     if (status == SPC_OK) status = spc_engine_follow(engine, &error);
     spc_engine_close(engine);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
+}
+
+spc_status spc_cli_check_overlap(const spc_engine *engine, const spc_cli_decode *decode,
+                                 const spc_session_options *options, int32_t sessions,
+                                 spc_error *err)
+{
+    bool on = (spc_overlap_mode)decode->overlap == SPC_OVERLAP_ON;
+
+    if (!on || sessions > 1 || options->bonus == SPC_BONUS_STEP) return SPC_OK;
+    if (!engine->ops || !engine->ops->round) return SPC_OK; /* ranks: it is refused there */
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--overlap on: with one prompt at a time only --bonus step drafts the "
+                         "next round ahead: give it too, or leave --overlap out");
+}
+
+/* ---- progress -------------------------------------------------------------------------------- */
+
+bool spc_cli_tell_prompts(spc_session *const *session, int32_t count)
+{
+    int64_t done = 0, total = 0;
+    int32_t prompts = 0;
+    char text[64] = "reading the prompt: ";
+
+    for (int32_t i = 0; i < count; i++) {
+        int32_t some, all;
+
+        if (spc_session_finish(session[i]) != SPC_FINISH_RUNNING) continue;
+        if (spc_session_waits(session[i])) continue;
+        if (!spc_session_filled(session[i], &some, &all)) return false;
+        done += some;
+        total += all;
+        prompts++;
+    }
+    if (prompts == 0) return false;
+    if (prompts > 1) (void)snprintf(text, sizeof text, "reading %d prompts: ", (int)prompts);
+    (void)snprintf(text + strlen(text), sizeof text - strlen(text), "%d%%",
+                   (int)(100 * done / total));
+    spc_cli_progress(text);
+    return true;
 }
 
 /* ---- statistics ------------------------------------------------------------------------------ */

@@ -136,8 +136,9 @@ typedef struct {
             "the next round while this one is verified; one GPU, batches: draft for\n"             \
             "one half while the other is verified; auto: where measured to be faster",             \
             CHOICE, overlap, 0, 0),                                                                \
-        SPC_CLI_DECODE_ROW(args, "quiet", NULL, "print no line of statistics on stderr", FLAG,     \
-                           quiet, 0, 0)
+        SPC_CLI_DECODE_ROW(args, "quiet", NULL,                                                    \
+                           "print no line of statistics on stderr, and no progress of prompts",    \
+                           FLAG, quiet, 0, 0)
 
 /* The session's defaults; no models. */
 void spc_cli_decode_init(spc_cli_decode *decode);
@@ -161,9 +162,23 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
                                int32_t sessions, const spc_engine_check *check, spc_engine **out,
                                spc_error *err);
 
+/* In place of spc_cli_decode_open, where rank 0 has found something wrong: spc_cli_place_fail. */
+int spc_cli_decode_fail(const spc_cli_decode *decode, const spc_place *place, int32_t sessions,
+                        const spc_error *err);
+
+/* --overlap on, where the device could and this number of sessions and --bonus leave it nothing to
+ * do: what is left to be told once there is a device (spc_engine_check).  SPC_EUSAGE */
+spc_status spc_cli_check_overlap(const spc_engine *engine, const spc_cli_decode *decode,
+                                 const spc_session_options *options, int32_t sessions,
+                                 spc_error *err);
+
 /* The whole life of a rank other than 0: it has no prompts and no results.  Returns the exit code,
  * after telling of any error. */
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions);
+
+/* Say on a terminal how far the prompts of sessions are, where all of them wait for the end of
+ * theirs, after a step; false, and nothing said: one has begun, or none runs. */
+bool spc_cli_tell_prompts(spc_session *const *session, int32_t count);
 
 /* Draft positions that counters are shown for: gamma, the longest draft there was where it is
  * chosen, or the window of bild-dynamic. */

@@ -30,11 +30,19 @@ static spc_status check_keys(const char *where, const json_t *root, spc_error *e
     return SPC_OK;
 }
 
+/* What a line says of a key; NULL: nothing.  Clients of other programs write null for it. */
+static json_t *said_of(const json_t *root, const char *key)
+{
+    json_t *value = json_object_get(root, key);
+
+    return json_is_null(value) ? NULL : value;
+}
+
 /* A whole number of 0 to most, where there is one. */
 static spc_status read_whole(const char *where, const json_t *root, const char *key, int64_t most,
                              bool *given, int64_t *out, spc_error *err)
 {
-    const json_t *value = json_object_get(root, key);
+    const json_t *value = said_of(root, key);
 
     *given = value != NULL;
     *out = json_integer_value(value);
@@ -46,7 +54,7 @@ static spc_status read_whole(const char *where, const json_t *root, const char *
 static spc_status read_temperature(const char *where, const json_t *root, spc_cli_own *own,
                                    spc_error *err)
 {
-    const json_t *value = json_object_get(root, "temperature");
+    const json_t *value = said_of(root, "temperature");
 
     own->has_temperature = value != NULL;
     own->temperature = json_number_value(value);
@@ -60,7 +68,7 @@ static spc_status read_temperature(const char *where, const json_t *root, spc_cl
 /* A text or an array of them; prompt->line holds what is borrowed of it. */
 static spc_status read_stop(const char *where, json_t *root, spc_cli_own *own, spc_error *err)
 {
-    json_t *value = json_object_get(root, "stop");
+    json_t *value = said_of(root, "stop");
     size_t count = json_is_array(value) ? json_array_size(value) : 1;
     bool good = count <= INT32_MAX;
 
@@ -98,6 +106,70 @@ static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
     return status;
 }
 
+/* One part of a message's content: its text. */
+static spc_status read_part(const char *where, size_t message, size_t number, const json_t *part,
+                            const json_t **text, spc_error *err)
+{
+    const char *type = json_string_value(json_object_get(part, "type"));
+
+    *text = json_object_get(part, "text");
+    if (type && strcmp(type, "text") != 0) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: message %zu: part %zu: expected the type \"text\", found "
+                             "\"%.60s\": the models read nothing else",
+                             where, message, number, type);
+    }
+    if (type && json_is_string(*text) && json_object_size(part) == 2) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "%s: message %zu: part %zu: expected {\"type\": \"text\", \"text\": TEXT} "
+                         "and nothing else",
+                         where, message, number);
+}
+
+/* Content that comes in parts, put together: whoever reads the message next finds one text. */
+static spc_status join_parts(const char *where, size_t message, json_t *item, const json_t *parts,
+                             spc_error *err)
+{
+    size_t count = json_array_size(parts), bytes = 0;
+    spc_status status = SPC_OK;
+    const json_t *text;
+    json_t *whole;
+    char *joined;
+
+    for (size_t i = 0; i < count && status == SPC_OK; i++) {
+        status = read_part(where, message, i + 1, json_array_get(parts, i), &text, err);
+        if (status == SPC_OK) bytes += json_string_length(text);
+    }
+    if (status != SPC_OK) return status;
+    joined = malloc(bytes + 1);
+    bytes = 0;
+    for (size_t i = 0; i < count && joined; i++) {
+        text = json_object_get(json_array_get(parts, i), "text");
+        memcpy(joined + bytes, json_string_value(text), json_string_length(text));
+        bytes += json_string_length(text);
+    }
+    whole = joined ? json_stringn(joined, bytes) : NULL;
+    free(joined);
+    if (whole && json_object_set_new(item, "content", whole) == 0) return SPC_OK;
+    return spc_error_set(err, SPC_ENOMEM, "%s: no memory for message %zu", where, message);
+}
+
+/* What clients of chat services write otherwise than it is written here. */
+static spc_status settle_message(const char *where, size_t number, json_t *item, spc_error *err)
+{
+    const json_t *content = json_object_get(item, "content"), *name = json_object_get(item, "name");
+
+    if (json_is_null(name)) (void)json_object_del(item, "name");
+    if (said_of(item, "name")) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: message %zu: \"name\": the chat templates have no place for it: "
+                             "leave it out, or write it into the content",
+                             where, number);
+    }
+    if (json_array_size(content) == 0) return SPC_OK;
+    return join_parts(where, number, item, content, err);
+}
+
 /* One message of a conversation; false: it is none. */
 static bool read_message(const json_t *item, spc_chat_message *out)
 {
@@ -113,7 +185,7 @@ static bool read_message(const json_t *item, spc_chat_message *out)
     return true;
 }
 
-static spc_status check_messages(const char *where, const json_t *messages, spc_error *err)
+static spc_status check_messages(const char *where, json_t *messages, spc_error *err)
 {
     spc_chat_message message;
 
@@ -122,7 +194,11 @@ static spc_status check_messages(const char *where, const json_t *messages, spc_
                              where);
     }
     for (size_t i = 0; i < json_array_size(messages); i++) {
-        if (read_message(json_array_get(messages, i), &message)) continue;
+        json_t *item = json_array_get(messages, i);
+        spc_status status = settle_message(where, i + 1, item, err);
+
+        if (status != SPC_OK) return status;
+        if (read_message(item, &message)) continue;
         return spc_error_set(err, SPC_EINPUT,
                              "%s: message %zu: expected {\"role\": \"system\", \"user\" or "
                              "\"assistant\", \"content\": TEXT} and nothing else",

@@ -119,10 +119,8 @@ static spc_status check_model(const spc_engine *engine, void *user, spc_error *e
     return spc_engine_check_logits(engine, in->source, in->source_count, in->ids, in->count, err);
 }
 
-static spc_status open_logits(const logits_args *a, logits_input *in, const spc_place *place,
-                              spc_engine **out, spc_error *err)
+static spc_engine_options engine_options(const logits_args *a, const spc_place *place)
 {
-    const spc_engine_check check = {check_model, in};
     spc_engine_options o;
 
     spc_engine_options_init(&o);
@@ -135,7 +133,7 @@ static spc_status open_logits(const logits_args *a, logits_input *in, const spc_
     o.kv = a->kv;
     o.place = place;
     o.progress = place->rank == 0 ? spc_cli_loading : NULL;
-    return spc_engine_open_checked(&o, place->rank == 0 ? &check : NULL, out, err);
+    return o;
 }
 
 static spc_status compute_logits(const logits_args *a, spc_engine *engine, const logits_input *in,
@@ -180,12 +178,19 @@ static int logits_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK && a->source) {
         status = parse_ids("source", a->source, &in.source, &in.source_count, &error);
     }
-    if (status == SPC_OK && place.rank == 0) {
-        int why = spc_replace_check(a->output);
+    if (status == SPC_OK) {
+        const spc_engine_check check = {check_model, &in};
+        spc_engine_options o = engine_options(a, &place);
+        int why = place.rank == 0 ? spc_replace_check(a->output) : 0;
 
-        if (why != 0) status = cannot_write(a->output, why, &error);
+        if (why != 0) {
+            (void)cannot_write(a->output, why, &error);
+            free(in.source);
+            free(in.ids);
+            return spc_cli_place_fail(&place, &o, &error);
+        }
+        status = spc_engine_open_checked(&o, place.rank == 0 ? &check : NULL, &engine, &error);
     }
-    if (status == SPC_OK) status = open_logits(a, &in, &place, &engine, &error);
     if (status == SPC_OK && place.rank > 0) {
         status = spc_engine_follow(engine, &error);
     } else if (status == SPC_OK) {

@@ -4,6 +4,8 @@
 #include "cli.h"
 
 #include "comm.h"
+#include "comm_boot.h"
+#include "engine.h"
 
 #include <stdlib.h>
 
@@ -89,6 +91,10 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
     } else if (ranks->meet) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--meet needs --rank and --world, or --ranks-from env");
+    } else if (spc_cli_given(line, "rank-timeout")) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--rank-timeout: this process is the only one: leave it out, or give "
+                             "--rank, --world and --meet, or --ranks-from env, or use spc launch");
     }
     if (status == SPC_OK && out->world > 1 && !out->meet) {
         return spc_error_set(err, SPC_EUSAGE,
@@ -96,4 +102,13 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
                              (int)out->world);
     }
     return status;
+}
+
+int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
+                       const spc_error *err)
+{
+    int code = spc_cli_fail(err); /* first: to meet the others may take a while */
+
+    if (spc_engine_options_check(options, NULL) == SPC_OK) spc_boot_refuse(place, err);
+    return code;
 }

@@ -36,11 +36,14 @@ static const spc_cli_option options[] = {
            "prompts as lines of JSON: {\"prompt\": TEXT}, {\"ids\": [ID, ...]} or a chat,\n"
            "{\"messages\": [{\"role\": \"user\", \"content\": TEXT}, ...]}, each with an \"id\"\n"
            "that is repeated in the result, if wanted, and its own \"max_tokens\", \"seed\",\n"
-           "\"temperature\" and \"stop\" (a text or an array of texts); -: stdin",
+           "\"temperature\" and \"stop\" (a text or an array of texts; null is as good as no\n"
+           "key); a message's content may be an array of {\"type\": \"text\", \"text\": TEXT},\n"
+           "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
     OPTION("chat-template", "NAME",
-           "template of \"messages\", as of spc chat; default: the verifier's own", TEXT,
-           chat_template, 0, 0),
+           "template of the \"messages\" of --input, as of spc chat; default: the\n"
+           "verifier's own",
+           TEXT, chat_template, 0, 0),
     OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
            4096),
     OPTION("kv-tokens", "N",
@@ -133,10 +136,11 @@ static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *
     spc_error inner;
     spc_status status;
 
-    if (prompt->ids) return SPC_OK;
-    if (prompt->messages && a->to >= 0) {
-        status = spc_error_set(&inner, SPC_EINPUT,
-                               "\"messages\" and --to: expected one of them, found both");
+    if (prompt->ids && a->to < 0) return SPC_OK;
+    if (!prompt->text && a->to >= 0) {
+        status =
+            spc_error_set(&inner, SPC_EINPUT, "\"%s\" and --to: expected one of them, found both",
+                          prompt->ids ? "ids" : "messages");
     } else if (prompt->messages) {
         status = spc_cli_conversation(run->engine, prompt->messages, &run->chat, &prompt->ids,
                                       &prompt->count, &inner);
@@ -364,6 +368,18 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
     }
+    if (a->chat_template && (!a->input || a->to >= 0)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--chat-template is for the \"messages\" of --input FILE%s: leave it "
+                             "out, or %s",
+                             a->input ? ", which do not go with --to" : ", and none is given",
+                             a->input ? "leave --to out" : "give a file");
+    }
+    if (a->decode.prefill_rows > 0 && a->batch == 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--prefill-rows: with one prompt at a time no other is being decoded: "
+                             "give --batch N, or leave it out");
+    }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
     }
@@ -379,6 +395,10 @@ static spc_status check_models(const spc_engine *engine, void *user, spc_error *
     const run_state *run = user;
     spc_status status = spc_session_check_stop(engine, &run->way.options, err);
 
+    if (status == SPC_OK) {
+        status = spc_cli_check_overlap(engine, &run->args->decode, &run->way.options,
+                                       run->args->batch, err);
+    }
     if (status != SPC_OK || run->args->to < 0) return status;
     return spc_cli_check_language(engine, run->args->to, err);
 }
@@ -392,9 +412,18 @@ static void tell_terminal(const run_state *run)
 
 static void tell_progress(const run_state *run)
 {
+    int32_t count = 0;
     char text[96];
 
-    if (run->args->decode.quiet || run->args->stream || run->prompts < 2) return;
+    if (run->args->decode.quiet) return;
+    for (const job *j = run->first; j; j = j->next) {
+        if (j->session) run->stepping[count++] = j->session;
+    }
+    if (spc_cli_tell_prompts(run->stepping, count)) return;
+    if (run->args->stream || run->prompts < 2) {
+        spc_cli_progress(NULL);
+        return;
+    }
     (void)snprintf(text, sizeof text, "%" PRId64 " prompts, %" PRId64 " tokens", run->prompts,
                    run->total.stats.tokens);
     spc_cli_progress(text);
@@ -461,10 +490,9 @@ static int run_run(const void *args, const spc_cli_line *line)
 
     spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
 
-    if (status == SPC_OK && place.rank > 0) {
-        return spc_cli_decode_follow(&a->decode, &place, a->batch);
-    }
-    if (status == SPC_OK) status = check_args(a, line, &run.error);
+    if (status != SPC_OK) return spc_cli_fail(&run.error);
+    if (place.rank > 0) return spc_cli_decode_follow(&a->decode, &place, a->batch);
+    status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     run.way.options.on_token = stream_token;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
@@ -472,7 +500,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     if (status == SPC_OK) {
         status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
     }
-    if (status != SPC_OK) goto done;
+    if (status != SPC_OK) return spc_cli_decode_fail(&a->decode, &place, a->batch, &run.error);
     status = spc_cli_decode_open(&a->decode, &place, a->batch, &check, &run.engine, &run.error);
     if (status != SPC_OK) goto done;
     run.stepping = calloc((size_t)a->batch, sizeof *run.stepping);

@@ -154,7 +154,9 @@ static void tell_all(spc_boot *b, spc_status status, const spc_error *error)
     }
 }
 
-static spc_status receive_all(spc_boot *b, const spc_place *place, spc_error *err)
+/* refusal: what those who come are told, because of which there will be no group; NULL: nothing */
+static spc_status receive_all(spc_boot *b, const spc_place *place, const spc_error *refusal,
+                              spc_error *err)
 {
     spc_error error;
     char missing[192];
@@ -175,6 +177,9 @@ static spc_status receive_all(spc_boot *b, const spc_place *place, spc_error *er
                                "come: rank %s",
                                place->meet, (int)b->world, (int)b->timeout_ms, missing);
         break;
+    }
+    if (refusal) {
+        status = spc_error_set(&error, refusal->status, "rank 0: %.480s", refusal->message);
     }
     tell_all(b, status, &error);
     if (status != SPC_OK && err) *err = error;
@@ -280,7 +285,7 @@ spc_status spc_boot_open(const spc_place *place, spc_boot **out, spc_error *err)
     if (b->world == 1) {
         b->nonce = spc_link_nonce();
     } else {
-        status = b->rank == 0 ? receive_all(b, place, err) : call_on_first(b, place, err);
+        status = b->rank == 0 ? receive_all(b, place, NULL, err) : call_on_first(b, place, err);
     }
     if (status != SPC_OK) {
         spc_boot_close(b);
@@ -288,6 +293,16 @@ spc_status spc_boot_open(const spc_place *place, spc_boot **out, spc_error *err)
     }
     *out = b;
     return SPC_OK;
+}
+
+void spc_boot_refuse(const spc_place *place, const spc_error *why)
+{
+    spc_boot b = {.rank = 0, .world = place->world, .timeout_ms = place->timeout_ms};
+
+    if (spc_place_check(place, NULL) != SPC_OK || place->world == 1 || place->rank > 0) return;
+    for (int32_t r = 0; r < SPC_RANKS_MAX; r++) b.fd[r] = -1;
+    (void)receive_all(&b, place, why, NULL);
+    for (int32_t r = 0; r < SPC_RANKS_MAX; r++) spc_link_close(b.fd[r]);
 }
 
 void spc_boot_close(spc_boot *boot)

@@ -27,6 +27,11 @@ spc_status spc_place_check(const spc_place *place, spc_error *err);
 spc_status spc_boot_open(const spc_place *place, spc_boot **out, spc_error *err);
 void spc_boot_close(spc_boot *boot); /* NULL is allowed */
 
+/* In place of spc_boot_open, on rank 0: there will be no group, for this reason.  Those that come
+ * within the timeout are told it, with its status, as what rank 0 said; waits until all have come.
+ * Does nothing where the place cannot be, or has no others. */
+void spc_boot_refuse(const spc_place *place, const spc_error *why);
+
 /* Bytes of rank 0 to everyone.  SPC_EDEVICE: a rank left or was late. */
 spc_status spc_boot_broadcast(spc_boot *boot, void *data, size_t bytes, spc_error *err);
 /* Every rank's record to everyone.

@@ -170,6 +170,15 @@ void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t co
     f->verifier_due = f->drafter_due = f->count > 0;
 }
 
+bool spc_session_filled(const spc_session *s, int32_t *done, int32_t *of)
+{
+    /* a drafter that catches up is put aside too, in the middle of a text */
+    if (!s->filling || s->finish != SPC_FINISH_RUNNING || s->length > s->prompt) return false;
+    *of = s->length - 1;
+    *done = *of - smaller(*of, larger(0, larger(verifier_lag(s), drafter_lag(s))));
+    return true;
+}
+
 spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err)
 {
     spc_fill *f = &engine->fill;

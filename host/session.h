@@ -124,6 +124,11 @@ spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, i
 /* Put sessions aside whose prompts are longer than what this step may take along. */
 void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);
 
+/* Was it put aside in the last step, before its first token?  Then how much of its prompt the
+ * models that it goes on with have processed, of what they have to.  A strategy that has the
+ * drafter alone at first (token-chow, seq-chow) begins anew where it asks the verifier. */
+bool spc_session_filled(const spc_session *session, int32_t *done, int32_t *of);
+
 /* Add a model's chunks to the rows of the forward under construction; once a step. */
 spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err);
 /* Rows of a prompt that are fed by themselves: more, and a session is put aside for them. */

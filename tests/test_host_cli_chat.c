@@ -85,7 +85,9 @@ Test(host_cli_chat, messages_of_run_are_a_conversation)
         "{\"role\":\"assistant\",\"content\":\"Ja.\"},"
         "{\"role\":\"user\",\"content\":\"Where is it?\"}]}\n"
         "{\"messages\":[{\"role\":\"assistant\",\"content\":\"Ja.\"}]}\n"
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"The cat sleeps on the old chair.\"}]}\n";
+        "{\"messages\":[{\"role\":\"user\",\"name\":null,\"content\":["
+        "{\"type\":\"text\",\"text\":\"The cat sleeps\"},{\"type\":\"text\",\"text\":\"\"},"
+        "{\"type\":\"text\",\"text\":\" on the old chair.\"}]}]}\n";
     chat_pair p = open_pair();
     spc_tokenizer *tokenizer = tokenizer_of(&p);
     char *ids = ids_line(tokenizer, messages, 4);
@@ -284,6 +286,39 @@ Test(host_cli_chat, every_reply_has_its_statistics_when_asked)
     }
     spawn_free(&r);
     json_decref(lines);
+    close_pair(&p);
+}
+
+/* Where somebody sits there, and not under --quiet; none of it is left before the reply. */
+Test(host_cli_chat, a_terminal_sees_how_far_a_long_message_is)
+{
+    chat_pair p = open_pair();
+    const char *const told[] = {CHAT(&p), "--temperature", "0", "--max-tokens", "3", NULL};
+    const char *const quiet[] = {CHAT(&p), "--temperature", "0", "--max-tokens",
+                                 "3",      "--quiet",       NULL};
+    char line[2000] = "";
+
+    while (strlen(line) < 1800) strcat(line, "The cat sleeps. ");
+    (void)strcat(line, "\n\004");
+    for (int32_t i = 0; i < 2; i++) {
+        spawn_result r =
+            spawn(i == 0 ? told : quiet, &(const spawn_options){.terminal = true, .in = line});
+        const char *last = strstr(r.out, "reading the prompt: "), *next = last;
+
+        cr_expect_eq(r.code, 0, "%s", r.out);
+        cr_expect_eq(last != NULL, i == 0, "%s", r.out);
+        while (next) {
+            last = next;
+            next = strstr(next + 1, "reading the prompt: ");
+        }
+        if (last) cr_expect_eq(strncmp(strchr(last, '%') + 1, "\r\033[K", 4), 0, "%s", last);
+        spawn_free(&r);
+    }
+
+    spawn_result r = SPAWN(line, CHAT(&p), "--max-tokens", "3");
+
+    cr_expect_null(strstr(r.err, "reading"), "%s", r.err);
+    spawn_free(&r);
     close_pair(&p);
 }
 

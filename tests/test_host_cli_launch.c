@@ -2,6 +2,7 @@
 /* test_host_cli_launch.c - spc launch and the places of ranks, as their users see them: the output
  * of one process, and one message and one exit code when a rank dies, hangs, fails, or is started
  * wrongly. */
+#include "host/link.h"
 #include "launched.h"
 #include "spawn.h"
 
@@ -186,6 +187,134 @@ Test(host_cli_launch, ranks_come_from_options_and_from_what_started_them)
         cr_expect_str_eq(text, expected);
         (void)unlink(out);
     }
+    free(expected);
+}
+
+/* Two ranks started by hand: their exit codes, and what the first has on stdout and both on stderr.
+ * They share `all`; `first` and `second` are theirs alone.  Each ends with NULL. */
+typedef struct {
+    int code[2];
+    char out[512], err[2][512];
+    int64_t ms;
+} by_hand;
+
+static void read_text(const char *path, char text[512])
+{
+    FILE *file = fopen(path, "r");
+
+    cr_assert_not_null(file);
+    text[fread(text, 1, 511, file)] = '\0';
+    (void)fclose(file);
+    (void)unlink(path);
+}
+
+static by_hand run_by_hand(const char *const *all, const char *const *first,
+                           const char *const *second)
+{
+    static const char *const nothing[] = {NULL};
+    char meet[64], out[96], err[2][96];
+    int64_t start = spc_link_now_ms();
+    pid_t pid[2];
+    by_hand h;
+
+    (void)snprintf(meet, sizeof meet, "/tmp/spc-test-hand-%ld", (long)getpid());
+    (void)snprintf(out, sizeof out, "%s-out", meet);
+    for (int r = 0; r < 2; r++) {
+        const char *const *own = r == 0 ? first : second;
+        const char *args[32] = {"spc"};
+        int count = 1;
+
+        (void)snprintf(err[r], sizeof err[r], "%s-err-%d", meet, r);
+        for (int i = 0; all[i]; i++) args[count++] = all[i];
+        args[count++] = "--world=2";
+        args[count++] = r == 0 ? "--rank=0" : "--rank=1";
+        args[count++] = "--meet";
+        args[count++] = meet;
+        for (int i = 0; own[i]; i++) args[count++] = own[i];
+        pid[r] = launched_rank(SPC_BINARY, nothing, args, r == 0 ? out : "/dev/null", err[r]);
+    }
+    for (int r = 0; r < 2; r++) {
+        int status;
+
+        cr_assert_eq(waitpid(pid[r], &status, 0), pid[r]);
+        h.code[r] = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    }
+    h.ms = spc_link_now_ms() - start;
+    read_text(out, h.out);
+    for (int r = 0; r < 2; r++) read_text(err[r], h.err[r]);
+    return h;
+}
+
+/* What it alone reads it alone can find wrong: the others do not wait for it until the timeout. */
+Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
+{
+    static const char *const run[] = {"run", "--rank-timeout", "60", NULL};
+    static const char *const chat[] = {"chat",
+                                       "--verifier",
+                                       "embedded:verifier",
+                                       "--drafter",
+                                       "embedded:drafter",
+                                       "--rank-timeout",
+                                       "60",
+                                       NULL};
+    static const char *const logits[] = {
+        "logits", "--model", "embedded:verifier", "--ids", "1", "--rank-timeout", "60", NULL};
+    static const char *const fine[] = {"--output", "/dev/null", NULL}, *const none[] = {NULL};
+    static const struct {
+        const char *const *all, *const *second;
+        const char *first[6], *word;
+        int code;
+    } table[] = {
+        {run, none, {"--top-p", "2", "x"}, "--top-p: expected above 0", 2},
+        {run, none, {"--rule", "strict:alpha=1", "x"}, "strict", 2},
+        {run, none, {"--stream", "--json", "x"}, "--stream and --json", 2},
+        {run, none, {"--input", "/no/file"}, "/no/file: cannot be opened", 6},
+        {chat, none, {"--verify", "block", "--bonus", "step"}, "block verification", 2},
+        {logits, fine, {"--output", "/no/folder/file"}, "--output /no/folder/file: cannot", 6},
+    };
+    static const char *const worse[] = {
+        "run", "--rank-timeout", "60", "--kv", "q8", "--top-p", "2", "x", NULL};
+    by_hand both;
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        by_hand h = run_by_hand(table[i].all, table[i].first, table[i].second);
+
+        cr_expect_eq(h.code[0], table[i].code, "%s", h.err[0]);
+        cr_expect_eq(h.code[1], table[i].code, "%s", h.err[1]);
+        cr_expect(strncmp(h.err[0], "spc: ", 5) == 0 && strstr(h.err[0], table[i].word), "%s",
+                  h.err[0]);
+        cr_expect(strncmp(h.err[1], "spc: rank 0: ", 13) == 0 && strstr(h.err[1], table[i].word),
+                  "%s", h.err[1]);
+        cr_expect_lt(h.ms, 30000);
+    }
+
+    /* nor does rank 0 wait for those who have found something by themselves */
+    both = run_by_hand(worse, none, none);
+    cr_expect_eq(both.code[0], 2);
+    cr_expect_eq(both.code[1], 2);
+    cr_expect(strstr(both.err[0], "--top-p: expected"), "%s", both.err[0]);
+    cr_expect(strstr(both.err[1], "spc: --kv: expected"), "%s", both.err[1]);
+    cr_expect_lt(both.ms, 30000);
+}
+
+/* As --help says of --world. */
+Test(host_cli_launch, rank_0_alone_reads_how_to_decode)
+{
+    static const char *const all[] = {"run", "--to", "fr", "Good morning.", NULL};
+    static const char *const first[] = {"--rule", "token-v3:alpha=0.5", NULL};
+    static const char *const second[] = {"--rule", "opt:alpha=0.2", "--gamma", "2", "--stream",
+                                         "--json", "--top-p",       "2",       NULL};
+    static const char *const more[] = {"--batch", "2", NULL};
+    char *expected =
+        OUTPUT(NULL, "run", "--to", "fr", "--rule", "token-v3:alpha=0.5", "Good morning.");
+    by_hand h = run_by_hand(all, first, second);
+
+    cr_expect_eq(h.code[0], 0, "%s", h.err[0]);
+    cr_expect_eq(h.code[1], 0, "%s", h.err[1]);
+    cr_expect_str_eq(h.out, expected);
+    h = run_by_hand(all, first, more); /* what is reserved must be the same */
+    cr_expect_eq(h.code[0], 4, "%s", h.err[0]);
+    cr_expect(strstr(h.err[0], "ranks differ: rank 0 was started with 1 "), "%s", h.err[0]);
     free(expected);
 }
 

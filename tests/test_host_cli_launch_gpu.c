@@ -330,6 +330,34 @@ Test(host_cli_launch_gpu, what_cannot_be_is_one_line)
     (void)unlink(prompts);
 }
 
+/* On one GPU, without launch: what --overlap on can do there depends on --bonus and --batch. */
+Test(host_cli_launch_gpu, an_overlap_that_has_nothing_to_do_is_refused)
+{
+    static const struct {
+        const char *more[4];
+        int code;
+    } cases[] = {{{NULL}, 2}, {{"--bonus", "step"}, 0}, {{"--batch", "2"}, 0}};
+    const char *prompts = write_prompts(2);
+
+    set_up("1");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *args[32] = {"run",     "--device", "cuda", "--overlap", "on",
+                                "--input", prompts,    SHORT,  "--quiet",   MODEL("llama")};
+        int count = 0;
+        spawn_result r;
+
+        while (args[count]) count++;
+        for (int k = 0; cases[i].more[k]; k++) args[count++] = cases[i].more[k];
+        r = run(args);
+        cr_expect_eq(r.code, cases[i].code, "%zu: %s", i, r.err);
+        cr_expect_eq(strstr(r.err, "--overlap on: with one prompt at a time only --bonus step") !=
+                         NULL,
+                     cases[i].code == 2, "%s", r.err);
+        spawn_free(&r);
+    }
+    (void)unlink(prompts);
+}
+
 /* ---- faults -----------------------------------------------------------------------------------
  */
 

@@ -400,6 +400,41 @@ Test(host_cli_run, progress_and_results_share_a_terminal)
     }
 }
 
+/* Of a prompt that takes several steps, and erased before the first text; of two that are read
+ * together, of both.  Elsewhere than on a terminal, and under --quiet, nothing. */
+Test(host_cli_run, a_terminal_sees_how_far_long_prompts_are)
+{
+    static const struct {
+        const char *way, *says;
+    } table[] = {{"--batch=1", "reading the prompt: "},
+                 {"--stream", "reading the prompt: "},
+                 {"--batch=2", "reading 2 prompts: "},
+                 {"--quiet", NULL}};
+    char text[1200] = "", other[1200] = "Good night. ";
+
+    while (strlen(text) < 1000) strcat(text, "The cat sleeps. ");
+    (void)strcat(other, text);
+    for (int32_t i = 0; i < COUNT(table); i++) {
+        const char *const args[] = {"run", "--to", "fr", "--max-tokens", "3", table[i].way,
+                                    text,  other,  NULL};
+        spawn_result r = spawn(args, &(const spawn_options){.terminal = true});
+        spawn_result piped = spawn(args, &(const spawn_options){.terminal = false});
+        char *screen = shown(r.out);
+
+        cr_expect_eq(r.code, 0);
+        cr_expect_eq(strstr(r.out, "reading ") != NULL, table[i].says != NULL, "%s: %s",
+                     table[i].way, r.out);
+        cr_expect(!table[i].says || strstr(r.out, table[i].says), "%s", r.out);
+        cr_expect_null(strstr(screen, "reading "), "%s", screen);
+        cr_expect_eq(strncmp(screen, piped.out, strlen(piped.out)), 0, "%s: %s", table[i].way,
+                     screen);
+        cr_expect_null(strstr(piped.err, "reading "), "%s", piped.err);
+        free(screen);
+        spawn_free(&piped);
+        spawn_free(&r);
+    }
+}
+
 Test(host_cli_run, a_terminal_is_told_that_prompts_are_read_from_it)
 {
     static const char *const args[] = {"run", "--to", "de", "--temperature", "0", NULL};

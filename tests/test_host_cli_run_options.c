@@ -121,6 +121,9 @@ Test(host_cli_run_options, a_line_decodes_as_it_says)
         {",\"stop\":\"e\"", {"--stop", "e"}},
         {",\"stop\":[\"never there\",\"a\"]", {"--stop", "never there", "--stop", "a"}},
         {",\"stop\":[]", {NULL}},
+        /* the command line's, as if there were no key: of seeds the ninth prompt's */
+        {",\"max_tokens\":null,\"seed\":null,\"temperature\":null,\"stop\":null",
+         {"--max-tokens", "30", "--seed", "8"}},
     };
     static const char *const all[] = {"run", "--json", "--max-tokens", "30", "--input", "-", NULL};
     static const char *const one[] = {"run", "--json", "--quiet", SECOND, NULL};

@@ -139,6 +139,46 @@ Test(host_comm_boot, those_who_do_not_come_are_named_to_those_who_did)
     cr_expect_neq(access(meet, F_OK), 0, "no file is left");
 }
 
+static void *run_refusal(void *user)
+{
+    part *p = user;
+
+    (void)spc_error_set(&p->error, SPC_EINPUT, "no prompts");
+    spc_boot_refuse(&p->place, &p->error);
+    return NULL;
+}
+
+/* Whether or not all come; without others, or at no place, it returns at once. */
+Test(host_comm_boot, what_rank_0_refuses_is_told_to_those_who_come)
+{
+    for (int32_t missing = 0; missing < 2; missing++) {
+        int32_t wait = missing ? SHORT_MS : LONG_MS;
+        char meet[64];
+        part p[3];
+        pthread_t thread;
+
+        path_of(meet);
+        p[0] = (part){.place = {0, 3 + missing, meet, wait}};
+        cr_assert_eq(pthread_create(&thread, NULL, run_refusal, &p[0]), 0);
+        p[1] = (part){.place = {1, 3 + missing, meet, LONG_MS}};
+        p[2] = (part){.place = {2, 3 + missing, meet, LONG_MS}, .late_ms = 50};
+        run_parts(p + 1, 2);
+        (void)pthread_join(thread, NULL);
+        for (int32_t k = 1; k < 3; k++) {
+            cr_expect_eq(p[k].status, SPC_EINPUT);
+            cr_expect_str_eq(p[k].error.message, "rank 0: no prompts");
+        }
+        cr_expect_neq(access(meet, F_OK), 0, "no file is left");
+    }
+
+    part alone = {.place = {0, 1, NULL, LONG_MS}}, nowhere = {.place = {0, 2, NULL, LONG_MS}};
+    int64_t start = spc_link_now_ms();
+
+    (void)run_refusal(&alone);
+    (void)run_refusal(&nowhere);
+    cr_expect_lt(spc_link_now_ms() - start, LONG_MS / 2);
+}
+
 Test(host_comm_boot, without_rank_0_the_others_say_where_they_looked)
 {
     char meet[64], address[SPC_LINK_TEXT];

@@ -194,6 +194,43 @@ Test(host_fill, a_step_is_a_forward_of_each_model)
     spc_engine_close(whole);
 }
 
+/* It goes up by chunks, of one model after the other where one begins alone.  There is none of it
+ * before the first step and from the first token on, also where a drafter catches up. */
+Test(host_fill, how_far_a_prompt_is_can_be_asked)
+{
+    toy_pair one = pair;
+    spc_engine *engine;
+
+    one.sessions = 1;
+    engine = toy_engine(&one);
+    for (int32_t kind = 0; kind < KINDS; kind++) {
+        spc_session_options o =
+            options_for(kinds[kind].rule, kinds[kind].gamma, kinds[kind].temperature);
+        prompt p = prompt_made(300, pair.vocab, 2);
+        spc_session *s = open_session(engine, &o, &p);
+        int32_t before = 0, told = 0, falls = 0, done, of;
+        bool later = strstr(kinds[kind].rule, "-chow:") != NULL; /* the verifier */
+
+        cr_expect_not(spc_session_filled(s, &done, &of));
+        while (spc_session_finish(s) == SPC_FINISH_RUNNING) {
+            cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
+            if (!spc_session_filled(s, &done, &of)) continue;
+            cr_expect_eq(tokens_of(s), 0, "%s", kinds[kind].rule);
+            cr_expect_eq(of, p.count - 1);
+            falls += done <= before;
+            cr_expect_leq(falls, later, "%s: %d after %d", kinds[kind].rule, (int)done,
+                          (int)before);
+            cr_expect(done > 0 && done <= of, "%s: %d of %d", kinds[kind].rule, (int)done, (int)of);
+            before = done;
+            told++;
+        }
+        cr_expect_geq(told, (p.count - 2) / engine->scratch.rows, "%s: %d", kinds[kind].rule,
+                      (int)told);
+        spc_session_close(s);
+    }
+    spc_engine_close(engine);
+}
+
 /* The clock is moved by forwards alone. */
 Test(host_fill, steps_that_only_feed_have_their_time_counted)
 {
