@@ -70,7 +70,9 @@ Test(bench_sweep, every_point_has_its_quality_and_its_cost)
     cr_assert_eq(json_array_size(lines), 4);
     cr_expect_str_eq(text(lines, 0, "rule"), "verifier-only", "what the others are compared with");
     cr_expect_str_eq(text(lines, 2, "rule"), "token-v3:alpha=0.5", "in canonical form");
-    cr_expect(real(lines, 0, "relative_latency") > 0.2 && real(lines, 0, "relative_latency") < 5.0);
+    /* of four examples, on a machine that may be busy: a number of that size, no more */
+    cr_expect_gt(real(lines, 0, "relative_latency"), 0.01);
+    cr_expect_lt(real(lines, 0, "relative_latency"), 100.0);
     cr_expect_eq(real(lines, 0, "verifier_calls_per_token"), 1.0);
     cr_expect_lt(real(lines, 1, "verifier_calls_per_token"), 1.0);
     cr_expect_eq(real(lines, 3, "verifier_calls"), 0.0);
