@@ -106,6 +106,12 @@ ALWAYS_INLINE void mix_positions(const spc_cpu_query *q, int32_t count, const sp
     }
 }
 
+/* The end of the positions that a query has before those that all have from `from` on. */
+ALWAYS_INLINE int32_t own_end(const spc_cpu_query *q, int32_t from)
+{
+    return from < q->to ? from : q->to;
+}
+
 /* Entries c .. c + 16 chunks - 1 of all results: positions that all queries have are read once for
  * all, those before and behind for each. */
 ALWAYS_INLINE void mix_values(const spc_cpu_query *q, int32_t count, const spc_cpu_pages *pages,
@@ -118,7 +124,8 @@ ALWAYS_INLINE void mix_values(const spc_cpu_query *q, int32_t count, const spc_c
     for (int32_t r = 0; r < count; r++) {
 #pragma GCC unroll 4
         for (int32_t j = 0; j < chunks; j++) sum[r][j] = lanes_zero();
-        mix_positions(&q[r], 1, pages, dtype, q[r].from, from, dim, c, chunks, &sum[r]);
+        mix_positions(&q[r], 1, pages, dtype, q[r].from, own_end(&q[r], from), dim, c, chunks,
+                      &sum[r]);
     }
     mix_positions(q, count, pages, dtype, from, to, dim, c, chunks, sum);
 #pragma GCC unroll 4
@@ -186,9 +193,7 @@ ALWAYS_INLINE void attend_tile(const spc_cpu_query *q, int32_t count, const spc_
     }
     if (to < from) to = from; /* nothing that all have */
     for (int32_t r = 0; r < count; r++) {
-        int32_t most = from < q[r].to ? from : q[r].to;
-
-        scores_of(&q[r], 1, pages, dtype, q[r].from, most, dim);
+        scores_of(&q[r], 1, pages, dtype, q[r].from, own_end(&q[r], from), dim);
         scores_of(&q[r], 1, pages, dtype, to, q[r].to, dim);
     }
     scores_of(q, count, pages, dtype, from, to, dim);

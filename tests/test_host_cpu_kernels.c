@@ -358,6 +358,7 @@ Test(host_cpu_kernels, attention_has_the_same_bits_whatever_queries_are_beside_i
         spc_cpu_pages pages = {keys, values, SPC_DTYPE_F32, table, (int64_t)SPC_PAGE_TOKENS * dim};
         spc_cpu_query query[MOST];
 
+        for (int32_t i = 0; i < MOST * SPAN; i++) scores[i / SPAN][i % SPAN] = NAN;
         for (int32_t i = 0; i < MOST; i++) {
             query[i] = (spc_cpu_query){queries + i * dim,   begin[i],  end[i],
                                        i % 2 ? bias : NULL, scores[i], alone[i]};
