@@ -153,6 +153,10 @@ static void run(const setup *s, footprint *after)
     spc_engine_close(engine);
 }
 
+/* Kernels that only the larger of two runs comes to are mapped as well, and what lies around them:
+ * more or less of it from run to run. */
+#define CODE 1048576.0
+
 static void expect_promise(const setup *s)
 {
     static const setup small = {TINY, TINY, 1, 128, NULL, NULL};
@@ -164,7 +168,7 @@ static void expect_promise(const setup *s)
     before = footprint_now();
     run(s, &after);
     expect_within("private", after.private - before.private, 0.95 * own, 1.05 * (own + p.weights));
-    expect_within("mapped", after.mapped - before.mapped, 0, 1.05 * p.weights);
+    expect_within("mapped", after.mapped - before.mapped, 0, 1.05 * p.weights + CODE);
     expect_within("peak", after.peak - before.private - before.mapped, 0.95 * (own + p.read),
                   1.05 * (own + p.read));
 }
