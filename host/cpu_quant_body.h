@@ -17,7 +17,7 @@
  * added up inside a lane and converted and scaled once.  Their blocks lie a row of the matrix
  * apart; turning them makes vectors that hold the same four entries of all sixteen, and these serve
  * every row of activations.  (Lanes along a row instead, which needs no turning, convert and scale
- * eight times as often: three times the time for six rows, four for a prompt.) */
+ * eight times as often.) */
 
 #include "cpu_quant_unpack.h"
 
@@ -253,7 +253,6 @@ ALWAYS_INLINE void tile_few(spc_dtype dtype, const quant_tile *t, const spc_q8 *
     UNROLL(8)
     for (int32_t r = 0; r < rows; r++) to[r] = sum[r];
 }
-
 #endif
 
 /* Times several: entries wait in the first-level cache. */
@@ -278,6 +277,7 @@ ALWAYS_INLINE void tile_rows(spc_dtype dtype, multiply_fn times, const quant_til
     }
 }
 
+/* The choice between the two. */
 ALWAYS_INLINE void quant_tile_of(spc_dtype dtype, multiply_fn times, const quant_tile *t,
                                  const spc_q8 *in, int64_t row, int32_t rows, quant_sum *sum)
 {
