@@ -55,16 +55,21 @@ static float *logits_of(const spc_model *model, int32_t world)
     return all;
 }
 
+static void expect_two_as_one(const spc_model *model)
+{
+    float *one = logits_of(model, 1), *two = logits_of(model, 2);
+    float off = relative_distance(two, one, (size_t)ROWS * (size_t)model->plan->ids);
+
+    cr_expect_leq(off, 1e-4f, "off by %g", (double)off);
+    free(one);
+    free(two);
+}
+
 Test(host_backend_blocks, a_feed_forward_part_of_an_odd_number_of_blocks_is_shared_out)
 {
     spc_model model = model_of(ODD);
-    float *one = logits_of(&model, 1), *two = logits_of(&model, 2);
-    size_t count = (size_t)ROWS * (size_t)model.plan->ids;
 
-    cr_expect_leq(relative_distance(two, one, count), 1e-4f, "off by %g",
-                  (double)relative_distance(two, one, count));
-    free(one);
-    free(two);
+    expect_two_as_one(&model);
     spc_close_model(&model);
 }
 
@@ -131,14 +136,7 @@ Test(host_backend_blocks, matrices_quantised_at_load_have_their_own_blocks)
     cr_expect(spc_plan_divides(model.plan, 4));
     cr_assert_eq(spc_change_weights(&model, "int8", 1, NULL, NULL, &error), SPC_OK);
     expect_refused(&model, 4, "width of 160 (blocks of 16)", "; possible: 1, 2");
-
-    float *one = logits_of(&model, 1), *two = logits_of(&model, 2);
-    size_t count = (size_t)ROWS * (size_t)model.plan->ids;
-
-    cr_expect_leq(relative_distance(two, one, count), 1e-4f, "off by %g",
-                  (double)relative_distance(two, one, count));
-    free(one);
-    free(two);
+    expect_two_as_one(&model);
     spc_close_model(&model);
 }
 
@@ -151,18 +149,11 @@ Test(host_backend_blocks, an_odd_number_of_their_blocks_is_shared_out_too)
                                 " \"intermediate_size\": 48, \"max_position_embeddings\": 64}",
                                 3, 1);
     spc_model model = {.bundle = tiny.bundle, .plan = tiny.plan, .config = tiny.config};
-    size_t count = (size_t)ROWS * (size_t)model.plan->ids;
     spc_error error;
 
     cr_assert_eq(spc_change_weights(&model, "int8", 1, NULL, NULL, &error), SPC_OK, "%s",
                  error.message);
     cr_expect_eq(model.plan->gate_block, 16);
-
-    float *one = logits_of(&model, 1), *two = logits_of(&model, 2);
-
-    cr_expect_leq(relative_distance(two, one, count), 1e-4f, "off by %g",
-                  (double)relative_distance(two, one, count));
-    free(one);
-    free(two);
+    expect_two_as_one(&model);
     tiny_close(&tiny);
 }
