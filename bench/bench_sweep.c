@@ -13,7 +13,8 @@
 
 typedef struct {
     const char *data, *metric, *output, *verifier, *drafter, *python;
-    int32_t every, rows, max_tokens, threads, test_seconds, test_mib;
+    int32_t every, rows, max_tokens, context, threads, test_seconds, test_mib;
+    sweep_asking asking;
     sweep_axes axes;
 } options;
 
@@ -29,6 +30,10 @@ static const char help[] =
     "                       \"entry_point\" (HumanEval) or \"test_list\" (MBPP)\n"
     "  --output FILE        where results are appended\n"
     "  --metric NAME        bleu (default), chrf, rouge2, exact, f1, gsm8k, pass@1\n"
+    "  --chat               prompts of a .jsonl are what a user says to a chat model, in the\n"
+    "                       verifier's chat template; default: texts to go on with\n"
+    "  --chat-template NAME the same in another template (spc chat --help)\n"
+    "  --ask TEXT           stands ahead of every prompt of a .jsonl\n"
     "\n"
     "the grid: all combinations of\n"
     "  --rules LIST         rule texts separated by ';' (default: ten methods, five alphas each)\n"
@@ -46,6 +51,8 @@ static const char help[] =
     "  --every N            every N-th line of the data (default 1)\n"
     "  --rows N             at most so many lines (default 0: all)\n"
     "  --max-tokens N       per line (default 48; 0: what the context holds)\n"
+    "  --context N          prompt and answer together; what is reserved for each of the batch\n"
+    "                       (default 0: what the models allow)\n"
     "  --verifier MODEL     (default: the embedded pair)\n"
     "  --drafter MODEL\n"
     "  --threads N          CPU threads; 0: one per core (default)\n"
@@ -74,6 +81,9 @@ enum {
     DATA = 1,
     OUTPUT,
     METRIC,
+    CHAT,
+    CHAT_TEMPLATE,
+    ASK,
     RULES,
     GAMMA,
     TEMPERATURE,
@@ -88,6 +98,7 @@ enum {
     EVERY,
     ROWS,
     MAX_TOKENS,
+    CONTEXT,
     VERIFIER,
     DRAFTER,
     THREADS,
@@ -100,6 +111,9 @@ enum {
 static const struct option names[] = {{"data", 1, NULL, DATA},
                                       {"output", 1, NULL, OUTPUT},
                                       {"metric", 1, NULL, METRIC},
+                                      {"chat", 0, NULL, CHAT},
+                                      {"chat-template", 1, NULL, CHAT_TEMPLATE},
+                                      {"ask", 1, NULL, ASK},
                                       {"rules", 1, NULL, RULES},
                                       {"gamma", 1, NULL, GAMMA},
                                       {"temperature", 1, NULL, TEMPERATURE},
@@ -114,6 +128,7 @@ static const struct option names[] = {{"data", 1, NULL, DATA},
                                       {"every", 1, NULL, EVERY},
                                       {"rows", 1, NULL, ROWS},
                                       {"max-tokens", 1, NULL, MAX_TOKENS},
+                                      {"context", 1, NULL, CONTEXT},
                                       {"verifier", 1, NULL, VERIFIER},
                                       {"drafter", 1, NULL, DRAFTER},
                                       {"threads", 1, NULL, THREADS},
@@ -153,6 +168,12 @@ static spc_status take_option(int option, const char *text, options *o, spc_erro
     case DATA: o->data = text; break;
     case OUTPUT: o->output = text; break;
     case METRIC: o->metric = text; break;
+    case CHAT: o->asking.chat = true; break;
+    case CHAT_TEMPLATE:
+        o->asking.chat_template = text;
+        o->asking.chat = true;
+        break;
+    case ASK: o->asking.ask = text; break;
     case RULES: o->axes.rules = text; break;
     case GAMMA: o->axes.gammas = text; break;
     case TEMPERATURE: o->axes.temperatures = text; break;
@@ -170,6 +191,7 @@ static spc_status take_option(int option, const char *text, options *o, spc_erro
     case EVERY: return read_count(option, text, 1, &o->every, err);
     case ROWS: return read_count(option, text, 0, &o->rows, err);
     case MAX_TOKENS: return read_count(option, text, 0, &o->max_tokens, err);
+    case CONTEXT: return read_count(option, text, 0, &o->context, err);
     case THREADS: return read_count(option, text, 0, &o->threads, err);
     case TEST_SECONDS: return read_count(option, text, 1, &o->test_seconds, err);
     case TEST_MIB: return read_count(option, text, 1, &o->test_mib, err);
@@ -215,6 +237,12 @@ static spc_status read_options(int argc, char **argv, options *o, bool *asked, s
     if (!o->data || !o->output) {
         return spc_error_set(err, SPC_EUSAGE, "--data and --output are needed; see --help");
     }
+    if ((o->asking.chat || o->asking.ask) && !sweep_data_is_json(o->data)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "%s: --chat, --chat-template and --ask are for a .jsonl of prompts, "
+                             "not for sentences to translate",
+                             o->data);
+    }
     return SPC_OK;
 }
 
@@ -227,6 +255,7 @@ typedef struct {
     sweep_data data;
     sweep_grid grid;
     quality_python python;
+    spc_chat_facts chat;
     json_t *setup; /* what all lines of the output have in common */
     sweep_file file;
     double *counts;
@@ -302,6 +331,7 @@ static spc_status open_engine(sweep *s, spc_error *err)
     eo.no_prefix_reuse = true; /* every prompt costs what it costs */
     eo.verifier = s->o->verifier;
     eo.drafter = s->o->drafter;
+    eo.context = s->o->context;
     eo.threads = s->o->threads;
     eo.sessions = s->grid.batch;
     return spc_engine_open(&eo, &s->job.engine, err);
@@ -321,6 +351,18 @@ static spc_status open_metric(sweep *s, spc_error *err)
     return quality_python_open(o->python, o->test_seconds, o->test_mib, &s->python, err);
 }
 
+/* What ends a reply of a chat model.  s->chat.name stays NULL where there are no chats. */
+static spc_status open_chat(sweep *s, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    s->job.stop_token = -1;
+    if (s->o->asking.chat)
+        status = spc_engine_chat(s->job.engine, s->o->asking.chat_template, &s->chat, err);
+    if (status == SPC_OK && s->chat.name) s->job.stop_token = s->chat.stop_token;
+    return status;
+}
+
 /* Lines are comparable, and a sweep can go on, when these are the same. */
 static json_t *setup_of(const sweep *s)
 {
@@ -336,6 +378,12 @@ static json_t *setup_of(const sweep *s)
                       o->verifier, "drafter", o->drafter, "examples", (int)s->data.count,
                       "max_tokens", (int)o->max_tokens, "data_hash", hash, "seed",
                       (json_int_t)s->grid.seed[0], "seeds", seeds);
+    if (setup && s->chat.name) {
+        (void)json_object_set_new(setup, "chat_template", json_string(s->chat.name));
+    }
+    if (setup && o->asking.ask) {
+        (void)json_object_set_new(setup, "ask", json_string(o->asking.ask));
+    }
     if (setup && s->job.python) {
         (void)json_object_set_new(setup, "test_seconds", json_integer(o->test_seconds));
     }
@@ -349,9 +397,10 @@ static spc_status open_sweep(sweep *s, spc_error *err)
 
     if (status == SPC_OK) status = sweep_grid_make(&o->axes, &s->grid, err);
     if (status == SPC_OK) status = open_engine(s, err);
+    if (status == SPC_OK) status = open_chat(s, err);
     if (status == SPC_OK) {
-        status = sweep_data_read(s->job.engine, o->data, o->every, o->rows, s->job.metric, &s->data,
-                                 err);
+        status = sweep_data_read(s->job.engine, o->data, o->every, o->rows, &o->asking,
+                                 s->job.metric, &s->data, err);
     }
     if (status != SPC_OK) return status;
     s->job.data = &s->data;

@@ -26,6 +26,16 @@ typedef struct {
     int32_t count;
 } sweep_data;
 
+/* How the prompts of a .jsonl are put to the models. */
+typedef struct {
+    bool chat;                 /* as the user's message of a conversation */
+    const char *chat_template; /* how that is written; NULL: by the verifier's own template */
+    const char *ask;           /* ahead of every prompt; NULL: nothing */
+} sweep_asking;
+
+/* Does the name end in .jsonl? */
+bool sweep_data_is_json(const char *path);
+
 /* Every `every`-th line of a file, at most `most` (0: all).
  *
  * A name in .jsonl has an object per line: "prompt"; "reference", or "answer", which goes first,
@@ -35,7 +45,8 @@ typedef struct {
  * format of the embedded pair.  SPC_EINPUT names file and line, also for what the metric needs and
  * lacks. */
 spc_status sweep_data_read(const spc_engine *engine, const char *path, int32_t every, int32_t most,
-                           const quality_metric *metric, sweep_data *out, spc_error *err);
+                           const sweep_asking *asking, const quality_metric *metric,
+                           sweep_data *out, spc_error *err);
 void sweep_data_free(sweep_data *data);
 
 /* FNV-1a over prompts and what is expected of them. */
@@ -90,6 +101,7 @@ typedef struct {
     const quality_python *python; /* NULL: the metric runs none */
     const int64_t *seed;          /* [seeds] */
     int32_t seeds, max_tokens;
+    int32_t stop_token;                /* ends a text besides the verifier's own ends; -1: none */
     const volatile sig_atomic_t *stop; /* becomes 1: end between two steps */
     void (*progress)(void *user, double share);
     void *user;

@@ -98,7 +98,27 @@ static spc_status read_tests(const json_t *root, const char *prompt, sweep_examp
                          "runs tests");
 }
 
-static spc_status read_json(const spc_engine *engine, const char *line,
+static spc_status encode_prompt(const spc_engine *engine, const sweep_asking *asking,
+                                const char *prompt, sweep_example *out, spc_error *err)
+{
+    char *text = NULL;
+    int bytes = asprintf(&text, "%s%s", asking->ask ? asking->ask : "", prompt);
+    spc_status status;
+
+    if (bytes < 0) return spc_error_set(err, SPC_ENOMEM, "no memory");
+    if (asking->chat) {
+        const spc_message said = {"user", text, (size_t)bytes};
+
+        status = spc_engine_encode_chat(engine, asking->chat_template, &said, 1, true, &out->ids,
+                                        &out->count, err);
+    } else {
+        status = spc_engine_encode(engine, text, (size_t)bytes, true, &out->ids, &out->count, err);
+    }
+    free(text);
+    return status;
+}
+
+static spc_status read_json(const spc_engine *engine, const char *line, const sweep_asking *asking,
                             const quality_metric *metric, sweep_example *out, spc_error *err)
 {
     json_error_t why;
@@ -123,10 +143,7 @@ static spc_status read_json(const spc_engine *engine, const char *line,
         out->reference = strdup(reference);
         if (!out->reference) status = spc_error_set(err, SPC_ENOMEM, "no memory");
     }
-    if (status == SPC_OK) {
-        status =
-            spc_engine_encode(engine, prompt, strlen(prompt), true, &out->ids, &out->count, err);
-    }
+    if (status == SPC_OK) status = encode_prompt(engine, asking, prompt, out, err);
     json_decref(root);
     return status;
 }
@@ -146,12 +163,20 @@ static sweep_example *append(sweep_data *data, int32_t *capacity)
     return &data->example[data->count++];
 }
 
+bool sweep_data_is_json(const char *path)
+{
+    size_t length = strlen(path);
+
+    return length >= 6 && strcmp(path + length - 6, ".jsonl") == 0;
+}
+
 spc_status sweep_data_read(const spc_engine *engine, const char *path, int32_t every, int32_t most,
-                           const quality_metric *metric, sweep_data *out, spc_error *err)
+                           const sweep_asking *asking, const quality_metric *metric,
+                           sweep_data *out, spc_error *err)
 {
     FILE *file = fopen(path, "r");
-    size_t length = strlen(path), room = 0;
-    bool json = length >= 6 && strcmp(path + length - 6, ".jsonl") == 0;
+    size_t room = 0;
+    bool json = sweep_data_is_json(path);
     char *line = NULL;
     int32_t capacity = 0;
     ssize_t bytes;
@@ -183,7 +208,7 @@ spc_status sweep_data_read(const spc_engine *engine, const char *path, int32_t e
         if (strlen(line) != (size_t)bytes) {
             status = spc_error_set(&inner, SPC_EINPUT, "holds a zero byte");
         } else {
-            status = json ? read_json(engine, line, metric, example, &inner)
+            status = json ? read_json(engine, line, asking, metric, example, &inner)
                           : read_tsv(engine, line, example, &inner);
         }
         if (status != SPC_OK) {

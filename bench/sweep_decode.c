@@ -112,6 +112,8 @@ static spc_status open_session(const turn *t, int32_t index, spc_session **out, 
     }
     o.seed = (uint64_t)t->seed * 1000003u + (uint64_t)index;
     o.max_tokens = t->job->max_tokens;
+    o.stop_token = &t->job->stop_token;
+    o.stop_token_count = t->job->stop_token >= 0;
     status = spc_session_open(t->job->engine, &o, e->ids, e->count, out, &inner);
     return status == SPC_OK ? SPC_OK : with_line(t, index, status, inner.message, err);
 }

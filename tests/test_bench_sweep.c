@@ -2,7 +2,7 @@
 /* test_bench_sweep.c - the sweep: points and their fields, going on after an interruption, bad
  * data.
  */
-#include "folder.h"
+#include "chat_pair.h"
 #include "spawn.h"
 
 #include <criterion/criterion.h>
@@ -338,6 +338,85 @@ Test(bench_sweep, a_prompt_too_long_is_a_failed_point)
     folder_close(&f);
 }
 
+/* What a chat model is asked is what its template writes, and its replies end where a turn does:
+ * the tokens of the template spelled out give the same prompts, without an end. */
+Test(bench_sweep, chat_models_are_asked_in_their_template)
+{
+    static const char said[] = "{\"prompt\": \"cat sleeps.\", \"reference\": \"x\"}\n";
+    static const char spelled[] =
+        "{\"prompt\": \"<s>[INST]The cat sleeps.[/INST]\", \"reference\": \"x\"}\n";
+    static const struct {
+        const char *row, *more[5];
+    } cases[] = {{spelled, {NULL}},
+                 {said, {"--ask", "The ", "--chat"}},
+                 {said, {"--ask", "The ", "--chat-template", "mistral-nemo"}}};
+    chat_pair p = open_pair();
+    folder f = folder_open();
+    char in[FOLDER_PATH], out[FOLDER_PATH];
+    json_t *lines[3];
+
+    folder_path(&f, "data.jsonl", in);
+    folder_path(&f, "out.jsonl", out);
+    for (size_t i = 0; i < 3; i++) {
+        const char *args[32] = {"--data",        in,
+                                "--output",      out,
+                                "--verifier",    p.verifier.path,
+                                "--drafter",     p.drafter.path,
+                                "--temperature", "0",
+                                "--max-tokens",  "40",
+                                "--context",     "64",
+                                "--rules",       "strict"};
+
+        memcpy(args + 16, cases[i].more, sizeof cases[i].more);
+        folder_write(&f, "data.jsonl", cases[i].row, strlen(cases[i].row));
+        (void)unlink(out);
+
+        spawn_result r = spawn(args, &(const spawn_options){.program = SPC_SWEEP});
+
+        cr_assert_eq(r.code, 0, "%s", r.err);
+        spawn_free(&r);
+        lines[i] = results_of(&f);
+        cr_expect_str_eq(text(lines[i], 1, "data_hash"), text(lines[0], 1, "data_hash"),
+                         "the same ids");
+        cr_expect_eq(real(lines[i], 1, "at_limit"), i == 0 ? 1.0 : 0.0);
+        if (i == 0) {
+            cr_expect_null(text(lines[i], 1, "chat_template"));
+        } else {
+            cr_expect_str_eq(text(lines[i], 1, "chat_template"), "mistral-nemo");
+            cr_expect_str_eq(text(lines[i], 1, "ask"), "The ");
+        }
+    }
+    for (size_t i = 0; i < 3; i++) json_decref(lines[i]);
+    folder_close(&f);
+    close_pair(&p);
+}
+
+Test(bench_sweep, a_context_is_what_prompt_and_answer_share)
+{
+    folder f = folder_open();
+    char in[FOLDER_PATH], out[FOLDER_PATH];
+    json_t *lines;
+
+    folder_write(&f, "data.tsv", data, strlen(data));
+    folder_path(&f, "data.tsv", in);
+    folder_path(&f, "out.jsonl", out);
+
+    spawn_result r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict",
+                                                 "--context", "6", "--rows", "1", NULL},
+                           &(const spawn_options){.program = SPC_SWEEP});
+
+    cr_expect_eq(r.code, 1, "%s", r.err);
+    spawn_free(&r);
+    lines = results_of(&f);
+    cr_expect_not_null(strstr(text(lines, 1, "failed"), "context"), "%s", text(lines, 1, "failed"));
+    json_decref(lines);
+    lines = sweep_with(&f, (const char *const[]){"--rules", "strict", "--context", "12", NULL});
+    cr_expect_gt(real(lines, 1, "tokens"), 0.0);
+    cr_expect_lt(real(lines, 1, "tokens"), 4.0 * 12.0, "answers end with the context");
+    json_decref(lines);
+    folder_close(&f);
+}
+
 /* Rows of HumanEval and of MBPP: what the embedded pair writes is no Python, but a comment may hold
  * anything. */
 Test(bench_sweep, python_tests_are_run)
@@ -485,6 +564,9 @@ Test(bench_sweep, unknown_options_and_metrics_are_usage_errors)
                  {{"--verify", "maybe"}, "token or block"},
                  {{"--every", "0"}, "--every"},
                  {{"--rows", "many"}, "--rows"},
+                 {{"--context", "some"}, "--context"},
+                 {{"--chat"}, "are for a .jsonl"},
+                 {{"--ask", "Translate: "}, "are for a .jsonl"},
                  {{"--metric", "pass@1"}, "needs a .jsonl"}};
 
     folder f = folder_open();
