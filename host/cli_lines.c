@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_lines.c - one line of JSON as a prompt. */
 #include "cli_lines.h"
-#include "session.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -171,7 +170,7 @@ static spc_status settle_message(const char *where, size_t number, json_t *item,
 }
 
 /* One message of a conversation; false: it is none. */
-static bool read_message(const json_t *item, spc_chat_message *out)
+static bool read_message(const json_t *item, spc_message *out)
 {
     static const char *const roles[] = {"system", "user", "assistant"};
     const char *role = json_string_value(json_object_get(item, "role"));
@@ -180,14 +179,13 @@ static bool read_message(const json_t *item, spc_chat_message *out)
 
     while (role && i < 3 && strcmp(role, roles[i]) != 0) i++;
     if (!role || i == 3 || !json_is_string(content) || json_object_size(item) != 2) return false;
-    *out = (spc_chat_message){(spc_chat_role)i, json_string_value(content),
-                              json_string_length(content)};
+    *out = (spc_message){role, json_string_value(content), json_string_length(content)};
     return true;
 }
 
 static spc_status check_messages(const char *where, json_t *messages, spc_error *err)
 {
-    spc_chat_message message;
+    spc_message message;
 
     if (json_array_size(messages) == 0 || json_array_size(messages) > INT32_MAX) {
         return spc_error_set(err, SPC_EINPUT, "%s: \"messages\": expected an array of messages",
@@ -249,39 +247,23 @@ spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t by
 
 /* ---- conversations --------------------------------------------------------------------------- */
 
-static spc_status find_template(const spc_engine *engine, spc_cli_template *of, spc_error *err)
-{
-    spc_bundle *bundle = engine->verifier.bundle;
-    spc_error inner;
-    spc_status status = SPC_OK;
-
-    if (!engine->tokenizer) {
-        return spc_error_set(err, SPC_EMODEL, "%.200s: no tokenizer.json: a conversation needs one",
-                             spc_bundle_where(bundle));
-    }
-    if (!of->name || !spc_chat_find(of->name, &of->chat)) {
-        status = spc_chat_detect(bundle, &of->chat, err);
-    }
-    if (status != SPC_OK) return status;
-    status = spc_chat_check(&of->chat, engine->tokenizer, &of->end, &inner);
-    of->ready = status == SPC_OK;
-    if (status == SPC_OK) return SPC_OK;
-    return spc_error_set(err, status, "%.200s: %s", spc_bundle_where(bundle), inner.message);
-}
-
 spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages,
-                                spc_cli_template *of, int32_t **ids, int32_t *count, spc_error *err)
+                                const char *chat_template, int32_t **ids, int32_t *count,
+                                int32_t *end, spc_error *err)
 {
     size_t n = json_array_size(messages);
-    spc_status status = of->ready ? SPC_OK : find_template(engine, of, err);
-    spc_chat_message *message;
+    spc_message *message = malloc(n * sizeof *message);
+    spc_chat_facts chat;
+    spc_status status;
 
-    if (status != SPC_OK) return status;
-    message = malloc(n * sizeof *message);
     if (!message) return spc_error_set(err, SPC_ENOMEM, "no memory for %zu messages", n);
     for (size_t i = 0; i < n; i++) (void)read_message(json_array_get(messages, i), &message[i]);
-    status =
-        spc_chat_encode(&of->chat, engine->tokenizer, message, (int32_t)n, true, ids, count, err);
+    status = spc_engine_chat(engine, chat_template, &chat, err);
+    if (status == SPC_OK) {
+        status = spc_engine_encode_chat(engine, chat_template, message, (int32_t)n, true, ids,
+                                        count, err);
+    }
+    if (status == SPC_OK) *end = chat.stop_token;
     free(message);
     return status;
 }

@@ -100,7 +100,7 @@ typedef struct {
     spc_engine *engine;
     spc_cli_way way;
     spc_cli_source source;
-    spc_cli_template chat;  /* of messages */
+    int32_t reply_end;      /* the token that ends a reply to messages */
     job *first, *last;      /* in the order of prompts */
     spc_session **stepping; /* [batch] */
     int32_t running;
@@ -142,8 +142,8 @@ static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *
             spc_error_set(&inner, SPC_EINPUT, "\"%s\" and --to: expected one of them, found both",
                           prompt->ids ? "ids" : "messages");
     } else if (prompt->messages) {
-        status = spc_cli_conversation(run->engine, prompt->messages, &run->chat, &prompt->ids,
-                                      &prompt->count, &inner);
+        status = spc_cli_conversation(run->engine, prompt->messages, a->chat_template, &prompt->ids,
+                                      &prompt->count, &run->reply_end, &inner);
     } else if (a->to >= 0) {
         status = spc_cli_translation(run->engine, a->to, prompt->text, prompt->bytes, &prompt->ids,
                                      &prompt->count, &inner);
@@ -171,7 +171,7 @@ static spc_session_options options_of(const run_state *run, const spc_cli_prompt
         o.stop_count = own->stop_count;
     }
     if (prompt->messages) {
-        o.stop_token = &run->chat.end;
+        o.stop_token = &run->reply_end;
         o.stop_token_count = 1;
     }
     return o;
@@ -485,7 +485,6 @@ static int run_run(const void *args, const spc_cli_line *line)
 
     memset(&run, 0, sizeof run);
     run.args = a;
-    run.chat.name = a->chat_template;
     spc_cli_total_init(&run.total);
 
     spc_status status = spc_cli_place(&a->decode.ranks, line, &place, &run.error);
