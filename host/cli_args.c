@@ -327,6 +327,7 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
     case SPC_CLI_AUTO:
     case SPC_CLI_INT:
         (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field);
+        if (o->kind == SPC_CLI_AUTO && *(const int32_t *)field < 0) (void)strcpy(value, "auto");
         break;
     case SPC_CLI_SEED:
         (void)snprintf(value, sizeof value, "%" PRIu64, *(const uint64_t *)field);

@@ -31,7 +31,9 @@ static const spc_cli_option options[] = {
      "qwen3-no-thinking, smollm2; default: the verifier's own",
      SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
     SPC_CLI_DECODE_OPTIONS(chat_args),
-    SPC_CLI_DECODE_ROW(chat_args, "seed", "N", "of the conversation", SEED, seed, 0, 0),
+    SPC_CLI_DECODE_ROW(chat_args, "seed", "N",
+                       "of the conversation; the same replies again take a fixed --gamma, too",
+                       SEED, seed, 0, 0),
     {"json", NULL, "one JSON object per reply: text, ids, counters", SPC_CLI_FLAG,
      offsetof(chat_args, json), 0, 0},
     {"stats", NULL, "a line of statistics on stderr after every reply", SPC_CLI_FLAG,
@@ -40,7 +42,10 @@ static const spc_cli_option options[] = {
 
 static void chat_init(void *args)
 {
-    spc_cli_decode_init(&((chat_args *)args)->decode);
+    spc_cli_decode *decode = &((chat_args *)args)->decode;
+
+    spc_cli_decode_init(decode);
+    decode->gamma = SPC_GAMMA_AUTO; /* who talks waits: no reply has to be had twice */
 }
 
 typedef struct {

@@ -257,6 +257,14 @@ static void tell(const spc_engine *engine)
 
 void spc_gamma_line(const spc_gamma_facts *f, char line[SPC_GAMMA_LINE_BYTES])
 {
+    if (f->gamma == 0) {
+        (void)snprintf(line, SPC_GAMMA_LINE_BYTES,
+                       "gamma auto: drafter %.3f ms a token, verifier %.3f ms for 1 row; drafting "
+                       "pays from an acceptance of %.2f; at %.2f plain decoding is expected to be "
+                       "the fastest",
+                       f->draft_ns * 1e-6, f->plain_ns * 1e-6, f->break_even, f->acceptance);
+        return;
+    }
     (void)snprintf(line, SPC_GAMMA_LINE_BYTES,
                    "gamma auto: drafter %.3f ms a token, verifier %.3f ms for 1 row, %.3f ms for "
                    "%" PRId32 "; drafting pays from an acceptance of %.2f; at %.2f, gamma %" PRId32

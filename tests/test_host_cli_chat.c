@@ -145,9 +145,9 @@ static void expect_conversation(const chat_pair *p, const char *rule, const char
     spc_chat_message m[2 * TURNS + 1];
     int32_t count = 0, ended = 0;
     json_t *lines = system ? JSON(input, CHAT(p), "--rule", rule, "--json", "--max-tokens", "24",
-                                  "--seed", "5", "--system", system)
+                                  "--gamma", "5", "--seed", "5", "--system", system)
                            : JSON(input, CHAT(p), "--rule", rule, "--json", "--max-tokens", "24",
-                                  "--seed", "5");
+                                  "--gamma", "5", "--seed", "5");
 
     cr_assert_eq(json_array_size(lines), TURNS);
     if (system) m[count++] = (spc_chat_message){SPC_CHAT_SYSTEM, system, strlen(system)};
@@ -264,12 +264,32 @@ Test(host_cli_chat, a_template_may_be_named)
     close_pair(&p);
 }
 
+/* Who is not asked for a draft length gets the one that is fastest here. */
+Test(host_cli_chat, draft_lengths_are_chosen_unless_given)
+{
+    static const char input[] = "The cat sleeps on the old chair.\n";
+    chat_pair p = open_pair();
+    json_t *chosen = JSON(input, CHAT(&p), "--json", "--temperature", "0");
+    json_t *fixed = JSON(input, CHAT(&p), "--json", "--temperature", "0", "--gamma", "3");
+    char *help = OUTPUT("", "chat", "--help");
+
+    cr_expect_str_eq(json_string_value(field(chosen, 0, "gamma")), "auto");
+    cr_expect_eq(whole(fixed, 0, "gamma"), 3);
+    cr_expect(json_equal(field(chosen, 0, "text"), field(fixed, 0, "text")), "greedy and strict");
+    cr_expect_not_null(strstr(help, "(0 to 16, auto; default auto)"), "%s", help);
+    free(help);
+    json_decref(chosen);
+    json_decref(fixed);
+    close_pair(&p);
+}
+
 Test(host_cli_chat, every_reply_has_its_statistics_when_asked)
 {
     static const char input[] = "The cat sleeps on the old chair.\nGood morning.\n";
     chat_pair p = open_pair();
-    json_t *lines = JSON(input, CHAT(&p), "--json", "--max-tokens", "20");
-    spawn_result r = SPAWN(input, CHAT(&p), "--stats", "--quiet", "--max-tokens", "20");
+    json_t *lines = JSON(input, CHAT(&p), "--json", "--gamma", "5", "--max-tokens", "20");
+    spawn_result r =
+        SPAWN(input, CHAT(&p), "--stats", "--quiet", "--gamma", "5", "--max-tokens", "20");
     const char *line = r.err;
 
     cr_expect_eq(r.code, 0, "%s", r.err);

@@ -427,6 +427,11 @@ Test(host_gamma, the_log_tells_what_it_starts_from)
     cr_expect_str_eq(line, "gamma auto: drafter 0.080 ms a token, verifier 0.900 ms for 1 row, "
                            "1.200 ms for 4; drafting pays from an acceptance of 0.10; at 0.70, "
                            "gamma 3 is expected to be 1.50 times as fast as plain decoding");
+    f.gamma = 0;
+    spc_gamma_line(&f, line);
+    cr_expect_str_eq(line, "gamma auto: drafter 0.080 ms a token, verifier 0.900 ms for 1 row; "
+                           "drafting pays from an acceptance of 0.10; at 0.70 plain decoding is "
+                           "expected to be the fastest");
 }
 
 /* ---- the law under the noise of the product ---- */
