@@ -112,7 +112,7 @@ Test(weights_chat, every_name_of_the_list_is_a_template)
         cr_expect_str_eq(spc_chat_name(&chat), name);
         count++;
     }
-    cr_expect_eq(count, 15);
+    cr_expect_eq(count, 17);
     cr_expect_not(spc_chat_find("chatm", &chat));
     cr_expect_not(spc_chat_find("", &chat));
 }
@@ -268,7 +268,15 @@ Test(weights_chat, recognises_the_checkpoints_programs)
     }
 }
 
-/* The programs of Llama and Gemma are not ours to store: their telling marks are. */
+/* The end of what is written ahead of a reply, and something else somewhere. */
+#define R1(lead, more)                                                                           \
+    more "{{bos_token}}{{ns.system_prompt}}{{'<\xef\xbd\x9cUser\xef\xbd\x9c>' + "                \
+         "message['content']}}{% set content = content.split('</think>')[-1] %}{{'<\xef\xbd\x9c" \
+         "Assistant\xef\xbd\x9c>' + content + '<\xef\xbd\x9c"                                    \
+         "end'}}{{'<\xef\xbd\x9c"                                                                \
+         "Assistant\xef\xbd\x9c>" lead "'}}"
+
+/* Programs that are not ours to store: their telling marks are. */
 /* SmolLM2 and Qwen2 escape the line ends of their literals once in JSON, so that the program has
  * them as they are; Qwen2.5 does twice. */
 Test(weights_chat, line_ends_in_literals_may_be_escaped_or_not)
@@ -291,7 +299,7 @@ Test(weights_chat, line_ends_in_literals_may_be_escaped_or_not)
     }
 }
 
-Test(weights_chat, recognises_llama_and_gemma_by_their_marks)
+Test(weights_chat, recognises_llama_gemma_and_deepseek_by_their_marks)
 {
     static const char llama3[] =
         "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ "
@@ -311,6 +319,11 @@ Test(weights_chat, recognises_llama_and_gemma_by_their_marks)
                    "'<start_of_turn>' + message['content'] | trim + '<end_of_turn>\\n'"},
         {"gemma3", "{{ bos_token }}{%- set first_user_prefix = messages[0]['content'] + '\\n\\n' "
                    "'<start_of_turn>' message['content'] | trim '<end_of_turn>\\n'"},
+        {"deepseek-r1", R1("<think>\\n", "")},
+        {"deepseek-r1-old", R1("", "")},
+        {"none", R1("", "is_first_sp")}, /* puts system messages together */
+        {"none", R1("", "<think>")},
+        {"none", R1("<think>\\n", "enable_thinking")},
     };
     spc_chat_template chat;
 

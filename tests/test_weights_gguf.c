@@ -147,6 +147,38 @@ Test(weights_gguf, byte_level_tokenizers_give_the_reference_ids)
                   30);
 }
 
+/* Models that DeepSeek taught split text as Qwen2 does, under a name of their own. */
+Test(weights_gguf, a_name_may_stand_for_the_splitting_of_another)
+{
+    static const char key[] = "tokenizer.ggml.pre", name[] = "deepseek-r1-qwen";
+    opened o = open_gguf(FOLDER "bytelevel-qwen2.tokenizer.gguf");
+    char *at = memmem(o.bytes, o.count, key, sizeof key - 1);
+    const size_t added = sizeof name - sizeof "qwen2", length = sizeof name - 1;
+
+    cr_assert_not_null(at);
+    at += sizeof key - 1 + sizeof(uint32_t); /* behind the type: length, text */
+
+    const size_t before = (size_t)(at - o.bytes) + sizeof(uint64_t);
+    opened other = {.bytes = malloc(o.count + added), .count = o.count + added};
+    spc_error error;
+
+    memcpy(other.bytes, o.bytes, before);
+    other.bytes[before - sizeof(uint64_t)] = (char)length;
+    memcpy(other.bytes + before, name, length);
+    memcpy(other.bytes + before + length, at + sizeof(uint64_t) + 5, o.count - before - 5);
+    cr_assert_eq(spc_gguf_read("other", other.bytes, other.count, &other.gguf, &error), SPC_OK,
+                 "%s", error.message);
+
+    spc_tokenizer *t = tokenizer_of(&other, "other");
+    json_t *rows = read_json(SPC_TEST_VECTORS "/tokenizers/bytelevel-qwen2.golden.json");
+
+    expect_rows(t, rows, 30, false);
+    json_decref(rows);
+    spc_tokenizer_close(t);
+    close_gguf(&other);
+    close_gguf(&o);
+}
+
 Test(weights_gguf, scores_merge_as_sentencepiece_merges)
 {
     expect_golden("spbpe-llama2", FOLDER "sentencepiece.json", 60);

@@ -460,6 +460,54 @@ static spc_status write_gemma3(writer *w, const spc_chat_message *m, int32_t cou
     return put_gemma(w, m, m[0].role == SPC_CHAT_SYSTEM, count, reply);
 }
 
+/* ---- DeepSeek R1 and the models that learnt from it --------------------------------------------
+ */
+
+#define DEEPSEEK_END \
+    "<\xef\xbd\x9c"  \
+    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+#define DEEPSEEK_BEGIN \
+    "<\xef\xbd\x9c"    \
+    "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+#define DEEPSEEK_USER "<\xef\xbd\x9cUser\xef\xbd\x9c>"
+#define DEEPSEEK_ASSISTANT \
+    "<\xef\xbd\x9c"        \
+    "Assistant\xef\xbd\x9c>"
+
+/* The last system message stands ahead of all; of a reply only what follows its thoughts stays. */
+static spc_status write_deepseek_r1_old(writer *w, const spc_chat_message *m, int32_t count,
+                                        bool reply)
+{
+    words system = {"", 0};
+
+    for (int32_t i = 0; i < count; i++) {
+        if (m[i].role == SPC_CHAT_SYSTEM) system = words_of(&m[i]);
+    }
+    mark(w, DEEPSEEK_BEGIN);
+    put_words(w, system);
+    for (int32_t i = 0; i < count; i++) {
+        if (m[i].role == SPC_CHAT_USER) {
+            mark(w, DEEPSEEK_USER);
+            put_words(w, words_of(&m[i]));
+        } else if (m[i].role == SPC_CHAT_ASSISTANT) {
+            mark(w, DEEPSEEK_ASSISTANT);
+            put_words(w, behind_last(words_of(&m[i]), "</think>"));
+            mark(w, DEEPSEEK_END);
+        }
+    }
+    if (reply) mark(w, DEEPSEEK_ASSISTANT);
+    return SPC_OK;
+}
+
+/* The later program, which has every reply begin with thoughts. */
+static spc_status write_deepseek_r1(writer *w, const spc_chat_message *m, int32_t count, bool reply)
+{
+    spc_status status = write_deepseek_r1_old(w, m, count, reply);
+
+    if (reply) say(w, "<think>\n");
+    return status;
+}
+
 /* ---- the families -----------------------------------------------------------------------------
  */
 
@@ -488,6 +536,10 @@ struct spc_chat_family {
     {                                               \
         "<end_of_turn>", "<bos>", "<start_of_turn>" \
     }
+#define DEEPSEEK                                                        \
+    {                                                                   \
+        DEEPSEEK_END, DEEPSEEK_BEGIN, DEEPSEEK_USER, DEEPSEEK_ASSISTANT \
+    }
 
 static const spc_chat_family families[] = {
     {"chatml", write_chatml, CHATML, NULL},
@@ -507,6 +559,8 @@ static const spc_chat_family families[] = {
     {"mistral-nemo", write_mistral_nemo, {"</s>", "<s>", "[INST]", "[/INST]"}, NULL},
     {"gemma2", write_gemma2, GEMMA, NULL},
     {"gemma3", write_gemma3, GEMMA, NULL},
+    {"deepseek-r1", write_deepseek_r1, DEEPSEEK, NULL},
+    {"deepseek-r1-old", write_deepseek_r1_old, DEEPSEEK, NULL},
 };
 
 bool spc_chat_find(const char *name, spc_chat_template *out)

@@ -34,15 +34,19 @@ typedef struct {
     bool digits, nfc, ignore_merges, begins; /* begins: with a BOS unless the file says otherwise */
 } splitting;
 
-static const splitting splittings[] = {
-    {"gpt-2", gpt2, false, false, false, false},    {"smollm", gpt2, true, false, false, false},
-    {"starcoder", gpt2, true, false, false, false}, {"llama-bpe", llama3, false, false, true, true},
-    {"qwen2", qwen2, false, true, false, false},    {"tekken", tekken, false, false, true, true}};
+static const splitting splittings[] = {{"gpt-2", gpt2, false, false, false, false},
+                                       {"smollm", gpt2, true, false, false, false},
+                                       {"starcoder", gpt2, true, false, false, false},
+                                       {"llama-bpe", llama3, false, false, true, true},
+                                       {"qwen2", qwen2, false, true, false, false},
+                                       {"deepseek-r1-qwen", qwen2, false, true, false, false},
+                                       {"tekken", tekken, false, false, true, true}};
 
 /* tokenizer.ggml.model "llama": SentencePiece, whose scores say what merges first. */
 static const splitting sentencepiece = {"", NULL, false, false, false, true};
 
-#define KNOWN "llama; gpt2 with pre gpt-2, smollm, starcoder, llama-bpe, qwen2, tekken"
+#define KNOWN \
+    "llama; gpt2 with pre gpt-2, smollm, starcoder, llama-bpe, qwen2, deepseek-r1-qwen, tekken"
 
 typedef struct {
     const char *where;
