@@ -199,7 +199,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
     spc_engine *engine = calloc(1, sizeof *engine);
 
     *out = NULL;
-    if (!engine || pthread_mutex_init(&engine->lock, NULL) != 0) {
+    if (!engine || pthread_mutex_init(&engine->line.lock, NULL) != 0) {
         free(engine);
         return spc_error_set(err, SPC_ENOMEM, "no memory for an engine");
     }
@@ -559,6 +559,6 @@ void spc_engine_end(spc_engine *engine)
     spc_comm_close(engine->joined);
     spc_tokenizer_close(engine->tokenizer);
     spc_trace_close(engine->trace);
-    (void)pthread_mutex_destroy(&engine->lock);
+    (void)pthread_mutex_destroy(&engine->line.lock);
     free(engine);
 }

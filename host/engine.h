@@ -65,9 +65,24 @@ typedef struct {
     void *user;
 } spc_clock;
 
+/* A thread that waits for the engine, on its own stack. */
+typedef struct spc_caller {
+    pthread_cond_t turn;
+    bool comes;
+    struct spc_caller *behind;
+} spc_caller;
+
+/* Only one thread is inside of an engine, while a model runs and while slots change hands; the
+ * others wait in the order in which they came (entry.h). */
+typedef struct {
+    pthread_mutex_t lock; /* of the line, for a moment */
+    bool taken;
+    spc_caller *first, *last;
+} spc_line;
+
 struct spc_engine {
-    pthread_mutex_t lock;     /* held while a model runs and while slots change hands (entry.h) */
-    _Atomic uintptr_t inside; /* the thread that holds it; 0: none */
+    spc_line line;
+    _Atomic uintptr_t inside; /* the thread that is; 0: none */
     int64_t process;          /* which opened it */
     int32_t open_sessions;
     bool closed; /* while sessions were open: it ends with the last one */

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* entry.c - the engine's lock, and who must not wait for it. */
+/* entry.c - the engine's lock, and who must not wait for it.
+ *
+ * A mutex would not do: who steps in a loop takes it again before any thread that it has woken gets
+ * to run, and a server's new sessions wait for as long as old ones decode.  So who leaves hands the
+ * engine to the caller that has waited for longest. */
 #include "entry.h"
 
 #include "refuse.h"
@@ -27,9 +31,27 @@ bool spc_entry_forked(const spc_engine *engine)
     return engine->process != (int64_t)getpid();
 }
 
+static void wait_in(spc_line *line)
+{
+    spc_caller self = {.turn = PTHREAD_COND_INITIALIZER};
+
+    *(line->last ? &line->last->behind : &line->first) = &self;
+    line->last = &self;
+    while (!self.comes) (void)pthread_cond_wait(&self.turn, &line->lock);
+    (void)pthread_cond_destroy(&self.turn);
+}
+
 static void take(spc_engine *engine)
 {
-    (void)pthread_mutex_lock(&engine->lock);
+    spc_line *line = &engine->line;
+
+    (void)pthread_mutex_lock(&line->lock);
+    if (line->taken) {
+        wait_in(line); /* then it stays taken */
+    } else {
+        line->taken = true;
+    }
+    (void)pthread_mutex_unlock(&line->lock);
     atomic_store(&engine->inside, this_thread());
 }
 
@@ -62,8 +84,20 @@ bool spc_entry_take_to_close(spc_engine *engine)
 
 void spc_entry_leave(spc_engine *engine)
 {
+    spc_line *line = &engine->line;
+    spc_caller *next;
+
     atomic_store(&engine->inside, 0);
-    (void)pthread_mutex_unlock(&engine->lock);
+    (void)pthread_mutex_lock(&line->lock);
+    next = line->first;
+    line->taken = next != NULL;
+    if (next) {
+        line->first = next->behind;
+        if (!line->first) line->last = NULL;
+        next->comes = true;
+        (void)pthread_cond_signal(&next->turn);
+    }
+    (void)pthread_mutex_unlock(&line->lock);
 }
 
 spc_status spc_entry_given(const void *pointer, const char *name, spc_error *err)

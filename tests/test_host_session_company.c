@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_session_company.c - what a session emits does not depend on who steps with it, in which
- * order, from which thread, or on how many threads the engine has. */
+ * order, from which thread, or on how many threads the engine has; and threads that want the engine
+ * get it in the order in which they came. */
 #include "decode.h"
 #include "toy.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 
 enum { PARTY = 6, PARTY_TOKENS = 22 };
@@ -241,4 +243,84 @@ Test(host_session_company, sessions_run_from_several_threads_at_once)
 {
     expect_threads_apart(toy_party);
     expect_threads_apart(demo_party);
+}
+
+/* ---- who comes first goes first ---- */
+
+typedef struct {
+    spc_engine *engine;
+    pthread_t other[2];
+    spc_session *session[3]; /* the first one is stepped by the test, the others by a thread each */
+    char order[8];           /* whose tokens came, written by who is inside the engine */
+    int32_t tokens;
+} queue_scene;
+
+static int32_t waiting(spc_engine *engine)
+{
+    int32_t count = 0;
+
+    (void)pthread_mutex_lock(&engine->line.lock);
+    for (spc_caller *c = engine->line.first; c; c = c->behind) count++;
+    (void)pthread_mutex_unlock(&engine->line.lock);
+    return count;
+}
+
+static void *step_once(void *user)
+{
+    (void)spc_session_step(user, NULL);
+    return NULL;
+}
+
+static void note_order(queue_scene *q, char who)
+{
+    q->order[q->tokens++] = who;
+}
+
+/* While the engine is in its hands the others come, one behind the other. */
+static bool first_in_line(void *user, const spc_token *token)
+{
+    queue_scene *q = user;
+
+    (void)token;
+    note_order(q, 'a');
+    for (int32_t i = 0; i < 2 && q->tokens == 1; i++) {
+        cr_assert_eq(pthread_create(&q->other[i], NULL, step_once, q->session[i + 1]), 0);
+        while (waiting(q->engine) <= i) (void)sched_yield();
+    }
+    return true;
+}
+
+static bool second_in_line(void *user, const spc_token *token)
+{
+    (void)token;
+    note_order(user, 'b');
+    return true;
+}
+
+static bool third_in_line(void *user, const spc_token *token)
+{
+    (void)token;
+    note_order(user, 'c');
+    return true;
+}
+
+Test(host_session_company, threads_that_wait_are_not_overtaken_by_one_that_steps_in_a_loop)
+{
+    const spc_token_fn on_token[] = {first_in_line, second_in_line, third_in_line};
+    queue_scene q = {.engine = toy_party(3, 1)};
+
+    for (int32_t i = 0; i < 3; i++) {
+        spc_session_options o = options_of("verifier-only", 0, 0);
+        prompt p = prompt_made(4, q.engine->vocab, 7);
+
+        o.on_token = on_token[i];
+        o.user = &q;
+        o.ignore_stop = true;
+        q.session[i] = open_session(q.engine, &o, &p);
+    }
+    for (int32_t i = 0; i < 3; i++) cr_expect_eq(spc_session_step(q.session[0], NULL), SPC_OK);
+    for (int32_t i = 0; i < 2; i++) (void)pthread_join(q.other[i], NULL);
+    cr_expect_str_eq(q.order, "abcaa");
+    for (int32_t i = 0; i < 3; i++) spc_session_close(q.session[i]);
+    spc_engine_close(q.engine);
 }

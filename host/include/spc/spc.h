@@ -23,8 +23,8 @@
  * stepped together, and with SPC_GAMMA_AUTO on measured times.
  *
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
- * different threads: calls that run a model take turns on the engine's lock.  One session belongs
- * to one thread at a time, except for spc_session_cancel.
+ * different threads: calls that run a model take turns on the engine's lock, first come, first
+ * served.  One session belongs to one thread at a time, except for spc_session_cancel.
  *
  * Callbacks run on the calling thread while the engine's lock is held.  Of the same engine they may
  * call spc_session_cancel, spc_session_waits, spc_engine_describe, spc_engine_encode,
