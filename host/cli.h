@@ -211,8 +211,11 @@ typedef struct {
     const char *name; /* of the stream */
     bool json;        /* lines are JSON */
     int64_t line;     /* words or lines handed out */
-    char *buffer;     /* getline's */
-    size_t capacity;
+    char *buffer;     /* [capacity] from begin to end: read, and not handed out yet ... */
+    size_t capacity, begin, end;
+    size_t seen; /* ... and up to here without the end of a line */
+    bool ended;  /* there is no more to read; ... */
+    int failure; /* ... if not 0, for this reason (errno) */
 } spc_cli_source;
 
 /* words where there are any; otherwise `input` ("-": stdin) as JSON lines; otherwise stdin as text.
@@ -224,6 +227,8 @@ void spc_cli_source_close(spc_cli_source *source);
  * alone: others may follow. */
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err);
+/* Would the next prompt have to be waited for: is there no whole line yet, and no end? */
+bool spc_cli_source_waits(spc_cli_source *source);
 
 /* ---- sequences (cli_prompt.c) -------------------------------------------------------------------
  */

@@ -311,7 +311,6 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
         free(text);
         *over = !chat->terminal || terminated();
         if (*over) return SPC_OK;
-        clearerr(stdin);
         tell(chat, "\n(Ctrl-C stops a reply; /exit or Ctrl-D ends)\n");
         return SPC_OK;
     }

@@ -5,8 +5,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { FIRST_BUFFER = 1 << 14 };
 
 /* ---- prompts --------------------------------------------------------------------------------- */
 
@@ -62,37 +66,104 @@ spc_status spc_cli_take_text(spc_cli_prompt *prompt, const char *text, size_t by
     return SPC_OK;
 }
 
-/* The next line, without its end; false behind the last one. */
-static bool next_line(spc_cli_source *source, size_t *bytes, spc_status *status, spc_error *err)
+/* Room for more behind what has been read; false: no memory. */
+static bool make_room(spc_cli_source *s)
 {
-    ssize_t read;
+    size_t capacity = s->capacity > 0 ? 2 * s->capacity : FIRST_BUFFER;
+    char *larger;
 
+    if (s->begin > 0) { /* what has been handed out is not needed any more */
+        memmove(s->buffer, s->buffer + s->begin, s->end - s->begin);
+        s->end -= s->begin;
+        s->seen -= s->begin;
+        s->begin = 0;
+    }
+    if (s->end < s->capacity) return true;
+    larger = capacity > s->capacity ? realloc(s->buffer, capacity) : NULL;
+    if (!larger) return false;
+    s->buffer = larger;
+    s->capacity = capacity;
+    return true;
+}
+
+/* Read what there is, or wait for it. */
+static void read_more(spc_cli_source *s)
+{
+    ssize_t count = -1;
+
+    if (!make_room(s)) {
+        errno = ENOMEM;
+    } else {
+        do {
+            count = read(fileno(s->in), s->buffer + s->end, s->capacity - s->end);
+        } while (count < 0 && errno == EINTR && !spc_cli_interrupted);
+    }
+    if (count > 0) s->end += (size_t)count;
+    if (count >= 0) s->ended = count == 0;
+    if (count >= 0 || spc_cli_interrupted) return;
+    s->failure = errno;
+    s->ended = true;
+}
+
+/* Is there a whole line?  Then its end, or that of the input, is at `seen`. */
+static bool has_line(spc_cli_source *s)
+{
+    const char *end = s->end > s->seen ? memchr(s->buffer + s->seen, '\n', s->end - s->seen) : NULL;
+
+    s->seen = end ? (size_t)(end - s->buffer) : s->end;
+    return end || (s->ended && s->failure == 0 && s->end > s->begin);
+}
+
+bool spc_cli_source_waits(spc_cli_source *source)
+{
+    struct pollfd input = {.events = POLLIN};
+
+    if (source->words) return false;
+    input.fd = fileno(source->in);
+    while (!has_line(source) && !source->ended && !spc_cli_interrupted) {
+        if (poll(&input, 1, 0) <= 0) return true;
+        read_more(source);
+    }
+    return false;
+}
+
+static spc_status reading_failed(const spc_cli_source *s, spc_error *err)
+{
+    if (s->failure == ENOMEM) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory for line %" PRId64, s->name,
+                             s->line + 1);
+    }
+    return spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 " cannot be read: %s", s->name,
+                         s->line + 1, strerror(s->failure));
+}
+
+/* The next line, without its end; false behind the last one. */
+static bool next_line(spc_cli_source *source, const char **line, size_t *bytes, spc_status *status,
+                      spc_error *err)
+{
     *status = SPC_OK;
-    errno = 0;
-    read = getline(&source->buffer, &source->capacity, source->in);
-    if (read < 0) {
-        if (ferror(source->in) && !spc_cli_interrupted) {
-            *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 " cannot be read: %s",
-                                    source->name, source->line + 1, strerror(errno));
-        } else if (errno == ENOMEM) {
-            *status = spc_error_set(err, SPC_ENOMEM, "%s: no memory for line %" PRId64,
-                                    source->name, source->line + 1);
-        }
+    while (!has_line(source) && !source->ended) {
+        read_more(source);
+        if (!spc_cli_interrupted) continue;
+        source->begin = source->seen = source->end; /* what was being typed is dropped */
         return false;
     }
+    if (source->failure != 0) *status = reading_failed(source, err);
+    if (source->failure != 0 || source->begin == source->end) return false;
     source->line++;
-    *bytes = (size_t)read;
-    if (spc_cli_cut_line(source->in, source->buffer, *bytes)) {
+    *line = source->buffer + source->begin;
+    *bytes = source->seen - source->begin;
+    source->begin = source->seen += source->seen < source->end; /* behind its end */
+    if (spc_cli_cut_line(source->in, *line, *bytes)) {
         *status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 ": " SPC_CLI_CUT_LINE,
                                 source->name, source->line);
         return false;
     }
-    if (source->line == 1 && *bytes >= 3 && memcmp(source->buffer, "\xef\xbb\xbf", 3) == 0) {
-        *bytes -= 3; /* the mark of UTF-8 is no text */
-        memmove(source->buffer, source->buffer + 3, *bytes);
+    if (source->line == 1 && *bytes >= 3 && memcmp(*line, "\xef\xbb\xbf", 3) == 0) {
+        *line += 3; /* the mark of UTF-8 is no text */
+        *bytes -= 3;
     }
-    if (*bytes > 0 && source->buffer[*bytes - 1] == '\n') --*bytes;
-    if (*bytes > 0 && source->buffer[*bytes - 1] == '\r') --*bytes;
+    if (*bytes > 0 && (*line)[*bytes - 1] == '\r') --*bytes;
     return true;
 }
 
@@ -107,6 +178,7 @@ static bool is_blank(const char *line, size_t bytes)
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err)
 {
+    const char *text;
     size_t bytes;
     spc_status status;
 
@@ -122,13 +194,13 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
         return spc_cli_take_text(prompt, word, strlen(word), err);
     }
     do {
-        if (!next_line(source, &bytes, &status, err)) return status;
-    } while (source->json && is_blank(source->buffer, bytes));
+        if (!next_line(source, &text, &bytes, &status, err)) return status;
+    } while (source->json && is_blank(text, bytes));
     (void)snprintf(prompt->where, sizeof prompt->where, "%.200s: line %" PRId64, source->name,
                    source->line);
     *got = true;
-    if (source->json) return spc_cli_read_line(prompt, source->buffer, bytes, err);
-    return spc_cli_take_text(prompt, source->buffer, bytes, err);
+    if (source->json) return spc_cli_read_line(prompt, text, bytes, err);
+    return spc_cli_take_text(prompt, text, bytes, err);
 }
 
 /* ---- text to ids ----------------------------------------------------------------------------- */

@@ -44,8 +44,9 @@ static const spc_cli_option options[] = {
            "template of the \"messages\" of --input, as of spc chat; default: the\n"
            "verifier's own",
            TEXT, chat_template, 0, 0),
-    OPTION("batch", "N", "prompts decoded together; results do not depend on it", INT, batch, 1,
-           4096),
+    OPTION("batch", "N",
+           "prompts decoded together, as many as have been read; results do not depend on it", INT,
+           batch, 1, 4096),
     OPTION("kv-tokens", "N",
            "capacity of each model's KV cache in tokens, for all prompts of the batch;\n"
            "prompts that find no room wait; 0: a full context for each",
@@ -447,13 +448,21 @@ static void step_jobs(run_state *run)
     }
 }
 
+/* Is another prompt to begin?  Those that run do not stand still for one that is yet to be written:
+ * a program that writes it may wait for their results. */
+static bool may_begin(run_state *run)
+{
+    if (!run->reading || spc_cli_interrupted || run->running >= run->args->batch) return false;
+    return run->running == 0 || !spc_cli_source_waits(&run->source);
+}
+
 static void run_jobs(run_state *run)
 {
     spc_error error;
 
     run->reading = true;
     while (run->reading || run->running > 0) {
-        while (run->reading && !spc_cli_interrupted && run->running < run->args->batch) {
+        while (may_begin(run)) {
             if (begin_job(run, &error) != SPC_OK) note_error(run, &error);
             print_ready(run);
         }

@@ -80,6 +80,18 @@ Test(host_cli_signals, ctrl_c_ends_a_run_that_waits_for_its_next_line)
     }
 }
 
+/* Who writes the prompts may wait for their results before there are more. */
+Test(host_cli_signals, a_batch_begins_before_it_is_full)
+{
+    static const char *const args[] = {"run", "--quiet", "--to", "de", "--batch=4", NULL};
+    spawn_options o = {.in = "Hello.\nGood morning.\n", .in_held = true, .interrupt_after = 2};
+    spawn_result r = spawn(args, &o);
+
+    cr_expect_eq(r.code, 130, "exit code %d: %s", r.code, r.err);
+    cr_expect_eq(count_lines(r.out), 2, "%s", r.out);
+    spawn_free(&r);
+}
+
 /* The program is in the middle of writing to a reader that is slow. */
 Test(host_cli_signals, a_signal_tears_no_line)
 {
