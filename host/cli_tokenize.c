@@ -26,13 +26,18 @@ static void tokenize_init(void *args)
     (void)args; /* all flags */
 }
 
-static spc_status open_tokenizer(const char *name, spc_tokenizer **out, spc_error *err)
+/* vocab   receives how many ids the model has, or 0: a tokenizer needs none */
+static spc_status open_tokenizer(const char *name, spc_tokenizer **out, int32_t *vocab,
+                                 spc_error *err)
 {
     spc_bundle *bundle;
+    spc_config config;
     spc_status status = spc_open_bundle(name, &bundle, err);
 
+    *vocab = 0;
     if (status != SPC_OK) return status;
     status = spc_bundle_tokenizer(bundle, out, err);
+    if (spc_config_read(bundle, &config, NULL) == SPC_OK) *vocab = config.vocab;
     spc_bundle_close(bundle);
     return status;
 }
@@ -51,8 +56,8 @@ static spc_status encode(const spc_tokenizer *tokenizer, const tokenize_args *a,
     return SPC_OK;
 }
 
-static spc_status decode(const spc_tokenizer *tokenizer, const tokenize_args *a, const char *json,
-                         size_t bytes, spc_error *err)
+static spc_status decode(const spc_tokenizer *tokenizer, int32_t vocab, const tokenize_args *a,
+                         const char *json, size_t bytes, spc_error *err)
 {
     json_error_t why;
     json_t *array = json_loadb(json, bytes, 0, &why);
@@ -65,7 +70,8 @@ static spc_status decode(const spc_tokenizer *tokenizer, const tokenize_args *a,
     status = spc_cli_read_ids(array, "stdin", &ids, &count, err);
     json_decref(array);
     if (status != SPC_OK) return status;
-    status = spc_tokenizer_decode(tokenizer, ids, count, !a->special, &text, &bytes, &inner);
+    status = spc_tokenizer_decode_padded(tokenizer, vocab, ids, count, !a->special, &text, &bytes,
+                                         &inner);
     free(ids);
     if (status != SPC_OK) return spc_error_set(err, status, "stdin: %s", inner.message);
     spc_cli_put(text, bytes);
@@ -79,12 +85,13 @@ static int tokenize_run(const void *args, const spc_cli_line *line)
     spc_tokenizer *tokenizer = NULL;
     char *text = NULL;
     size_t bytes;
+    int32_t vocab;
     spc_error error;
-    spc_status status = open_tokenizer(line->words.item[0], &tokenizer, &error);
+    spc_status status = open_tokenizer(line->words.item[0], &tokenizer, &vocab, &error);
 
     if (status == SPC_OK) status = spc_cli_read_all(stdin, "stdin", &text, &bytes, &error);
     if (status == SPC_OK) {
-        status = a->decode ? decode(tokenizer, a, text, bytes, &error)
+        status = a->decode ? decode(tokenizer, vocab, a, text, bytes, &error)
                            : encode(tokenizer, a, text, bytes, &error);
     }
     free(text);

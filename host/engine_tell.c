@@ -75,7 +75,8 @@ spc_status spc_engine_decode(const spc_engine *engine, const int32_t *ids, int32
     if (status == SPC_OK) status = spc_entry_array(ids, count, "ids", "count", err);
     if (status == SPC_OK) status = need_tokenizer(engine, err);
     if (status != SPC_OK) return status;
-    return spc_tokenizer_decode(engine->tokenizer, ids, count, skip_special, text, bytes, err);
+    return spc_tokenizer_decode_padded(engine->tokenizer, engine->vocab, ids, count, skip_special,
+                                       text, bytes, err);
 }
 
 /* Rows [from, to) of a teacher-forced text into logits. */

@@ -163,6 +163,27 @@ Test(weights_tokenizer, names_an_id_it_cannot_decode)
 
     cr_assert_eq(spc_tokenizer_decode(t, ids, 3, false, &text, NULL, &error), SPC_EINPUT);
     cr_expect_not_null(strstr(error.message, "1000000"));
+    cr_assert_eq(spc_tokenizer_decode_padded(t, 1000000, ids, 3, false, &text, NULL, &error),
+                 SPC_EINPUT);
+    cr_expect_not_null(strstr(error.message, "0 to 999999"), "%s", error.message);
+    spc_tokenizer_close(t);
+}
+
+Test(weights_tokenizer, ids_that_pad_a_vocabulary_stand_for_no_text)
+{
+    spc_tokenizer *t = open_vector("bytelevel-gpt2");
+    int32_t ids[] = {1, 1000000, 2}, text_ids[] = {1, 2};
+
+    for (int skip = 0; skip < 2; skip++) {
+        char *text = NULL, *without = NULL;
+
+        cr_assert_eq(spc_tokenizer_decode(t, text_ids, 2, skip, &without, NULL, NULL), SPC_OK);
+        cr_assert_eq(spc_tokenizer_decode_padded(t, 1000001, ids, 3, skip, &text, NULL, NULL),
+                     SPC_OK);
+        cr_expect_str_eq(text, without);
+        free(text);
+        free(without);
+    }
     spc_tokenizer_close(t);
 }
 

@@ -107,6 +107,14 @@ const char *spc_tokenizer_next(const spc_tokenizer *t, spc_text_place *place, in
 spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int32_t count,
                                 bool skip_special, char **text, size_t *bytes, spc_error *err)
 {
+    return spc_tokenizer_decode_padded(t, t->size, ids, count, skip_special, text, bytes, err);
+}
+
+spc_status spc_tokenizer_decode_padded(const spc_tokenizer *t, int32_t vocab, const int32_t *ids,
+                                       int32_t count, bool skip_special, char **text, size_t *bytes,
+                                       spc_error *err)
+{
+    const int32_t most = vocab > t->size ? vocab : t->size;
     size_t total = 0, length = 0, piece_bytes;
     spc_text_place place = {0, false};
     char *raw;
@@ -114,18 +122,18 @@ spc_status spc_tokenizer_decode(const spc_tokenizer *t, const int32_t *ids, int3
     *text = NULL;
     if (bytes) *bytes = 0;
     for (int32_t i = 0; i < count; i++) {
-        if (ids[i] < 0 || ids[i] >= t->size) {
+        if (ids[i] < 0 || ids[i] >= most) {
             return spc_error_set(err, SPC_EINPUT, "id %d: expected 0 to %d, found %d", (int)i,
-                                 (int)t->size - 1, (int)ids[i]);
+                                 (int)most - 1, (int)ids[i]);
         }
-        total += t->piece[ids[i]].length;
+        if (ids[i] < t->size) total += t->piece[ids[i]].length;
     }
     raw = malloc(total + 1);
     total = 0;
     for (int32_t i = 0; raw && i < count; i++) {
         const char *piece;
 
-        if (skip_special && t->piece[ids[i]].special) continue;
+        if (skip_special && spc_tokenizer_is_special(t, ids[i])) continue;
         piece = spc_tokenizer_next(t, &place, ids[i], &piece_bytes);
         if (piece) memcpy(raw + total, piece, piece_bytes);
         total += piece_bytes;

@@ -86,6 +86,12 @@ int32_t spc_tokenizer_find(const spc_tokenizer *tokenizer, const char *content);
 spc_status spc_tokenizer_decode(const spc_tokenizer *tokenizer, const int32_t *ids, int32_t count,
                                 bool skip_special, char **text, size_t *bytes, spc_error *err);
 
+/* The same for a model's ids, which are 0 .. vocab - 1: those that pad its vocabulary beyond the
+ * tokenizer's stand for no text. */
+spc_status spc_tokenizer_decode_padded(const spc_tokenizer *tokenizer, int32_t vocab,
+                                       const int32_t *ids, int32_t count, bool skip_special,
+                                       char **text, size_t *bytes, spc_error *err);
+
 /* First id on which two tokenizers disagree (other bytes, other special flag, other merges that
  * make it), or -1 when they agree on every id both have.  Sizes may differ (padding); compare them
  * apart. */

@@ -284,7 +284,9 @@ SPC_API spc_status spc_engine_encode_plain(const spc_engine *engine, const char 
                                            bool special, int32_t **ids, int32_t *count,
                                            spc_error *err);
 
-/* Ids to text; bytes that are not valid UTF-8 become U+FFFD.
+/* Ids to text; bytes that are not valid UTF-8 become U+FFFD.  Ids that only pad the model's
+ * vocabulary, which a session may emit, stand for no text.
+ * SPC_EINPUT: an id out of range.  SPC_EMODEL: the model has no tokenizer.
  *
  * text    receives malloc'd, NUL-terminated text; free() it
  * bytes   receives its length, for texts that contain NUL bytes; may be NULL */
