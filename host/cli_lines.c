@@ -37,6 +37,14 @@ static json_t *said_of(const json_t *root, const char *key)
     return json_is_null(value) ? NULL : value;
 }
 
+/* A text that C can hold; NULL: it is none, or has a zero byte inside. */
+static const char *text_of(const json_t *value)
+{
+    const char *text = json_string_value(value);
+
+    return text && strlen(text) == json_string_length(value) ? text : NULL;
+}
+
 /* A whole number of 0 to most, where there is one. */
 static spc_status read_whole(const char *where, const json_t *root, const char *key, int64_t most,
                              bool *given, int64_t *out, spc_error *err)
@@ -75,15 +83,17 @@ static spc_status read_stop(const char *where, json_t *root, spc_cli_own *own, s
     own->stop = malloc((count + 1) * sizeof *own->stop);
     if (!own->stop) return spc_error_set(err, SPC_ENOMEM, "%s: no memory", where);
     for (size_t i = 0; i < count && good; i++) {
-        own->stop[i] = json_string_value(json_is_array(value) ? json_array_get(value, i) : value);
+        own->stop[i] = text_of(json_is_array(value) ? json_array_get(value, i) : value);
         good = own->stop[i] && own->stop[i][0];
     }
     own->has_stop = true;
     own->stop_count = (int32_t)count;
     if (good) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT,
-                         "%s: \"stop\": expected a text or an array of texts, none of them empty",
-                         where);
+    return spc_error_set(
+        err, SPC_EINPUT,
+        "%s: \"stop\": expected a text or an array of texts, none of them empty or "
+        "with a zero byte",
+        where);
 }
 
 static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
@@ -109,7 +119,7 @@ static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
 static spc_status read_part(const char *where, size_t message, size_t number, const json_t *part,
                             const json_t **text, spc_error *err)
 {
-    const char *type = json_string_value(json_object_get(part, "type"));
+    const char *type = text_of(json_object_get(part, "type"));
 
     *text = json_object_get(part, "text");
     if (type && strcmp(type, "text") != 0) {
@@ -173,7 +183,7 @@ static spc_status settle_message(const char *where, size_t number, json_t *item,
 static bool read_message(const json_t *item, spc_message *out)
 {
     static const char *const roles[] = {"system", "user", "assistant"};
-    const char *role = json_string_value(json_object_get(item, "role"));
+    const char *role = text_of(json_object_get(item, "role"));
     const json_t *content = json_object_get(item, "content");
     int i = 0;
 
@@ -208,9 +218,9 @@ static spc_status check_messages(const char *where, json_t *messages, spc_error 
 /* What the models read: "text", [1, 2], or messages. */
 static spc_status read_prompt(spc_cli_prompt *prompt, spc_error *err)
 {
-    const json_t *text = json_object_get(prompt->line, "prompt");
-    const json_t *ids = json_object_get(prompt->line, "ids");
-    json_t *messages = json_object_get(prompt->line, "messages");
+    const json_t *text = said_of(prompt->line, "prompt");
+    const json_t *ids = said_of(prompt->line, "ids");
+    json_t *messages = said_of(prompt->line, "messages");
 
     if ((text != NULL) + (ids != NULL) + (messages != NULL) != 1) {
         return spc_error_set(
@@ -234,7 +244,7 @@ spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t by
     json_error_t why;
     spc_status status;
 
-    prompt->line = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, &why);
+    prompt->line = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
     if (!prompt->line) {
         return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
     }

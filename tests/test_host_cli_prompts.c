@@ -27,7 +27,7 @@ Test(host_cli_prompts, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "line 1: not JSON", "hello\n", {"run", "--input", "-"}},
         {6, "line 2: not JSON", "\n{\n", {"run", "--input", "-"}},
         {6, "line 1: not JSON", "{\"prompt\":\"a\",\"prompt\":\"b\"}", {"run", "--input", "-"}},
-        {6, "line 1: not JSON", "{\"prompt\":\"a\\u0000b\"}", {"run", "--input", "-"}},
+        {6, "either \"prompt\" or \"ids\"", "{\"prompt\":null}", {"run", "--input", "-"}},
         {6, "either \"prompt\" or \"ids\"", "{}", {"run", "--input", "-"}},
         {6, "either \"prompt\" or \"ids\"", "[\"prompt\"]", {"run", "--input", "-"}},
         {6, "either", "{\"prompt\":\"a\",\"ids\":[1]}", {"run", "--input", "-"}},
@@ -41,6 +41,9 @@ Test(host_cli_prompts, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "0 to 2^31 - 1", "{\"prompt\":\"a\",\"max_tokens\":2147483648}", INPUT},
         {6, "\"max_tokens\"", "{\"prompt\":\"a\",\"max_tokens\":false}", INPUT},
         {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":[null]}", INPUT},
+        {6, "\"stop\": expected a text", "{\"prompt\":\"a\",\"stop\":\"b\\u0000\"}", INPUT},
+        {6, "message 1: expected {\"role\"",
+         "{\"messages\":[{\"role\":\"user\\u0000\",\"content\":\"a\"}]}", INPUT},
         {6, "\"seed\": expected a whole", "{\"prompt\":\"a\",\"seed\":1.5}", INPUT},
         {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":1e-5}", INPUT},
         {6, "\"temperature\": expected 0", "{\"prompt\":\"a\",\"temperature\":\"0\"}", INPUT},
@@ -125,6 +128,21 @@ Test(host_cli_prompts, a_line_that_a_terminal_cuts_is_exit_6)
             spawn_free(&r);
         }
     }
+}
+
+/* Results may hold such a text, and what others write has null for what it does not say. */
+Test(host_cli_prompts, a_zero_byte_is_text_and_null_is_as_good_as_no_key)
+{
+    static const char lines[] = "{\"prompt\":\"a\\u0000b\",\"ids\":null,\"messages\":null}\n"
+                                "{\"prompt\":null,\"ids\":[1,4]}\n";
+    spawn_result r = SPAWN(lines, "run", "--quiet", "--json", "--max-tokens", "1", "--input", "-");
+    json_t *out = parse_lines(r.out);
+
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    cr_assert_eq(json_array_size(out), 2);
+    cr_expect_gt(json_integer_value(json_object_get(json_array_get(out, 0), "prompt_tokens")), 2);
+    json_decref(out);
+    spawn_free(&r);
 }
 
 Test(host_cli_prompts, results_before_a_bad_line_are_printed)
