@@ -330,7 +330,9 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
         s->counters.reused_tokens = reused;
         if (s->slot >= 0) {
             spc_gamma_begin(s);
-        } else if (!s->waits) {
+        } else if (s->waits) {
+            spc_slots_serve(s->engine);
+        } else {
             status = spc_slots_take(s, err);
         }
     }

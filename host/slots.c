@@ -176,7 +176,7 @@ static void leave_line(spc_session *s)
 }
 
 /* The first in the line goes where there is room; who comes behind it waits until it has gone. */
-static void serve_line(spc_engine *engine)
+void spc_slots_serve(spc_engine *engine)
 {
     spc_session *s;
 
@@ -282,7 +282,7 @@ void spc_slots_give_back(spc_session *s)
     } else if (s->slot >= 0) {
         set_free(s);
     }
-    serve_line(s->engine);
+    spc_slots_serve(s->engine);
 }
 
 void spc_slots_ended(spc_session *s)

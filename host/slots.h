@@ -42,6 +42,9 @@ spc_status spc_slots_keep(spc_session *session, int32_t count, int32_t common, i
  * waits. */
 void spc_slots_give_back(spc_session *session);
 
+/* One in the line asks for less than before: who waits and finds room now begins. */
+void spc_slots_serve(spc_engine *engine);
+
 /* A session has ended: its slot goes to who waits, if anybody does. */
 void spc_slots_ended(spc_session *session);
 

@@ -216,6 +216,34 @@ Test(host_slots, short_sessions_share_what_one_long_one_would_take)
     spc_engine_close(engine);
 }
 
+Test(host_slots, who_waits_for_less_than_before_need_not_wait_for_more)
+{
+    toy_pair small = pair;
+    spc_session_options o = waiting("strict", 2, 1);
+    prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
+    spc_session *a, *b, *c;
+
+    small.sessions = 4;
+    small.pages = spc_pages_for(CONTEXT) - 1;
+    spc_engine *engine = toy_engine(&small);
+
+    a = open_session(engine, &o, &p); /* 6 pages of 9 */
+    b = open_session(engine, &o, &p);
+    c = open_session(engine, &o, &q);
+    cr_expect(spc_session_waits(b) && spc_session_waits(c));
+    cr_assert_eq(spc_session_restart(b, q.id, q.count, NULL), SPC_OK);
+    cr_expect_not(spc_session_waits(b), "2 pages, and 3 are free");
+    cr_expect(spc_session_waits(c));
+    check_tables(engine);
+    cr_expect_eq(spc_session_run(b, NULL), SPC_OK);
+    cr_expect_eq(spc_session_run(c, NULL), SPC_OK);
+    spc_session_close(a);
+    spc_session_close(b);
+    spc_session_close(c);
+    cr_expect_eq(engine->pages.free, engine->pages.count);
+    spc_engine_close(engine);
+}
+
 Test(host_slots, pages_that_are_not_there_are_waited_for_or_refused)
 {
     toy_pair small = pair;
