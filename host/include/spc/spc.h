@@ -26,7 +26,8 @@
  * different threads: calls that run a model take turns on the engine's lock, first come, first
  * served.  One session belongs to one thread at a time, except for spc_session_cancel.
  *
- * Callbacks run on the calling thread while the engine's lock is held.  Of the same engine they may
+ * Callbacks run on the calling thread while the engine's lock is held, and must return to it: an
+ * exception or a longjmp out of one leaves the engine locked.  Of the same engine they may
  * call spc_session_cancel, spc_session_waits, spc_engine_describe, spc_engine_encode,
  * spc_engine_encode_plain, spc_engine_encode_chat, spc_engine_decode, spc_engine_chat, and, of the
  * session they are called for, what reads it (spc_session_tokens, _text, _stats, _finish, _error).
