@@ -51,8 +51,10 @@ static const spc_cli_option options[] = {
            "capacity of each model's KV cache in tokens, for all prompts of the batch;\n"
            "prompts that find no room wait; 0: a full context for each",
            INT, decode.kv_tokens, 0, INT32_MAX),
-    OPTION("no-prefix-reuse", NULL, "run every prompt as a whole; do not share prefixes", FLAG,
-           decode.no_prefix_reuse, 0, 0),
+    OPTION("no-prefix-reuse", NULL,
+           "run every prompt as a whole; otherwise a prefix that an earlier one has\n"
+           "processed is not run again",
+           FLAG, decode.no_prefix_reuse, 0, 0),
     OPTION("prefill-rows", "N",
            "chunked prefill: rows of a new prompt that one step processes while other\n"
            "prompts are being decoded; 0: 64",

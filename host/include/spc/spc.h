@@ -196,8 +196,10 @@ typedef struct {
     spc_overlap_mode overlap; /* ON: one GPU or a drafter_device only */
     bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise a prefix that a prompt has
                                  in common with another session, open or closed, is shared with it,
-                                 in pages of 16 tokens of both models' KV caches; tokens are the
-                                 same.  Models with an encoder never share */
+                                 in pages of 16 tokens of both models' KV caches, as far as that
+                                 one has processed it when this one begins: of sessions that begin
+                                 together each runs its own.  Tokens are the same.  Models with an
+                                 encoder never share */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
