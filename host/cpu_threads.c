@@ -10,6 +10,8 @@
 
 #include "cpu_threads.h"
 
+#include "thread.h"
+
 #include <assert.h>
 #include <pthread.h>
 #include <sched.h>
@@ -293,7 +295,7 @@ spc_status spc_team_open(int32_t count, spc_team **out, spc_error *err)
     for (; t->started < count; t->started++) {
         member *m = &t->members[t->started];
 
-        if (pthread_create(&m->thread, NULL, thread_main, m) != 0) {
+        if (!spc_thread_start(&m->thread, thread_main, m)) {
             int32_t running = t->started;
 
             spc_team_close(t);

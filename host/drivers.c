@@ -2,6 +2,8 @@
 /* drivers.c - one thread for each rank of this process. */
 #include "drivers.h"
 
+#include "thread.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -118,7 +120,7 @@ spc_status spc_drivers_open(int32_t world, spc_drivers **out, spc_error *err)
         driver *d = &all->driver[k - 1];
 
         *d = (driver){.all = all, .rank = k};
-        if (pthread_create(&d->thread, NULL, drive, d) != 0) {
+        if (!spc_thread_start(&d->thread, drive, d)) {
             spc_drivers_close(all);
             return spc_error_set(err, SPC_ENOMEM, "no thread for rank %d of %d", (int)k,
                                  (int)world);

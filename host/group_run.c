@@ -3,6 +3,7 @@
  * they came to. */
 #include "group.h"
 #include "hash.h"
+#include "thread.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -313,7 +314,7 @@ static void *keep_alive(void *user)
 
 spc_status spc_group_lead(spc_backend *b, spc_error *err)
 {
-    if (pthread_create(&b->keeper, NULL, keep_alive, b) != 0) {
+    if (!spc_thread_start(&b->keeper, keep_alive, b)) {
         return spc_error_set(err, SPC_ENOMEM,
                              "no thread to tell the other ranks that this one lives");
     }

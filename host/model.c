@@ -3,6 +3,7 @@
  * its matrices changed. */
 #include "cpu_threads.h"
 #include "engine.h"
+#include "thread.h"
 
 #include "weights/bundle_tokenizer.h"
 #include "weights/demo/demo.h"
@@ -155,7 +156,7 @@ spc_status spc_open_tokenizers(spc_model *const *model, spc_tokenizer **out, spc
         status = spc_bundle_same_tokenizer(model[0]->bundle, model[1]->bundle, &same, err);
     }
     if (status != SPC_OK) return status;
-    if (model[1] && !same) beside = pthread_create(&thread, NULL, read_tokenizer, &second) == 0;
+    if (model[1] && !same) beside = spc_thread_start(&thread, read_tokenizer, &second);
     (void)read_tokenizer(&first);
     if (beside) (void)pthread_join(thread, NULL);
     if (same) second.out = first.out;

@@ -2,6 +2,8 @@
 /* pulse.c - signs of life between the processes of a group, over a group of their own. */
 #include "pulse.h"
 
+#include "thread.h"
+
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -60,7 +62,7 @@ spc_status spc_pulse_open(spc_comm *group, int32_t timeout_ms, spc_pulse **out, 
     p->leaves = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     status = group->ops->split(group, 0, part_of(timeout_ms, WAIT), &p->own, err);
     if (status == SPC_OK && p->leaves >= 0) {
-        p->beats = pthread_create(&p->thread, NULL, beat, p) == 0;
+        p->beats = spc_thread_start(&p->thread, beat, p);
     }
     if (status == SPC_OK && !p->beats) {
         status = spc_error_set(err, SPC_ENOMEM, "no thread for signs of life");
