@@ -112,8 +112,9 @@ typedef struct {
             "--drafter-device",                                                                    \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
         SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \
-        SPC_CLI_DECODE_ROW(args, "threads", "N", "CPU threads; 0: one per core", INT, threads, 0,  \
-                           SPC_TEAM_MAX),                                                          \
+        SPC_CLI_DECODE_ROW(args, "threads", "N",                                                   \
+                           "CPU threads; 0: one per core, within a quota of CPU time", INT,        \
+                           threads, 0, SPC_TEAM_MAX),                                              \
         SPC_CLI_DECODE_ROW(args, "isa", "NAME", SPC_CLI_ISA, TEXT, isa, 0, 0),                     \
         SPC_CLI_DECODE_ROW(args, "weights", "KIND", SPC_CLI_WEIGHTS, TEXT, weights, 0, 0),         \
         SPC_CLI_DECODE_ROW(args, "kv", "TYPE", SPC_CLI_KV, TEXT, kv, 0, 0),                        \

@@ -17,8 +17,8 @@ typedef struct {
 static const spc_cli_option options[] = {
     {"gamma", "N", "draft length", SPC_CLI_INT, offsetof(demo_args, gamma), 1, SPC_GAMMA_MAX},
     {"device", "NAME", SPC_CLI_DEVICES, SPC_CLI_TEXT, offsetof(demo_args, device), 0, 0},
-    {"threads", "N", "CPU threads; 0: one per core", SPC_CLI_INT, offsetof(demo_args, threads), 0,
-     SPC_TEAM_MAX},
+    {"threads", "N", "CPU threads; 0: one per core, within a quota of CPU time", SPC_CLI_INT,
+     offsetof(demo_args, threads), 0, SPC_TEAM_MAX},
     {"isa", "NAME", SPC_CLI_ISA, SPC_CLI_TEXT, offsetof(demo_args, isa), 0, 0},
 };
 

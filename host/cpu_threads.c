@@ -10,6 +10,7 @@
 
 #include "cpu_threads.h"
 
+#include "cpu_quota.h"
 #include "thread.h"
 
 #include <assert.h>
@@ -230,13 +231,14 @@ void spc_team_run(spc_team *t, int32_t count, int32_t grain, spc_team_fn fn, voi
 
 int32_t spc_team_cores(void)
 {
-    long cores = 0;
+    long cores = 0, quota = spc_cpu_quota("");
 #if defined(__linux__)
     cpu_set_t set;
 
     if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
 #endif
     if (cores < 1) cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (quota > 0 && cores > quota) cores = quota;
     return cores < 1 ? 1 : cores > SPC_TEAM_MAX ? SPC_TEAM_MAX : (int32_t)cores;
 }
 

@@ -12,7 +12,7 @@
 
 typedef struct spc_team spc_team;
 
-/* Cores this process may run on, at least 1. */
+/* Cores this process may run on, at least 1; no more than a container's share of time is worth. */
 int32_t spc_team_cores(void);
 
 /* Of so many threads those of a drafter that runs beside its verifier: a quarter, one at least. */

@@ -166,7 +166,8 @@ typedef struct {
                                0 uses its engine like any other, and the others call
                                spc_engine_follow */
     int32_t threads;        /* CPU threads, of all ranks in this process together; 0: one per
-                               core, divided among the ranks of a machine.  Where both models run
+                               core that the process may use (a container's quota counts),
+                               divided among the ranks of a machine.  Where both models run
                                on the CPU with a drafter_device, a quarter of the threads (with
                                place, of rank 0's) is the drafter's, and each has at least one.
                                Must be 0 if no model runs on the CPU, else SPC_EUSAGE */

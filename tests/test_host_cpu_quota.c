@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cpu_quota.c - limits of control groups, read from folders like those of Linux. */
+#include "folder.h"
+
+#include "host/cpu_quota.h"
+#include "host/cpu_threads.h"
+
+#include <ftw.h>
+#include <sys/stat.h>
+
+/* A file in folders that are made where they are not there. */
+static void put(const folder *f, const char *name, const char *text)
+{
+    char path[FOLDER_PATH];
+
+    folder_path(f, name, path);
+    for (char *at = path + strlen(f->path) + 1; (at = strchr(at, '/')) != NULL; at++) {
+        *at = '\0';
+        (void)mkdir(path, 0755);
+        *at = '/';
+    }
+    folder_write(f, name, text, strlen(text));
+}
+
+static int remove_entry(const char *path, const struct stat *what, int kind, struct FTW *at)
+{
+    (void)what;
+    (void)kind;
+    (void)at;
+    return remove(path);
+}
+
+static void expect_quota(const char *const (*file)[2], int32_t cores)
+{
+    folder f = folder_open();
+
+    for (; (*file)[0]; file++) put(&f, (*file)[0], (*file)[1]);
+    cr_expect_eq(spc_cpu_quota(f.path), cores, "expected %d, found %d", (int)cores,
+                 (int)spc_cpu_quota(f.path));
+    cr_expect_eq(nftw(f.path, remove_entry, 8, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+#define EXPECT_QUOTA(cores, ...) expect_quota((const char *const[][2]){__VA_ARGS__, {NULL}}, cores)
+
+#define GROUP  "proc/self/cgroup"
+#define SECOND "sys/fs/cgroup/"
+#define FIRST  "sys/fs/cgroup/cpu/"
+
+Test(host_cpu_quota, the_tightest_group_counts_rounded_up)
+{
+    EXPECT_QUOTA(2, {GROUP, "0::/\n"}, {SECOND "cpu.max", "200000 100000\n"});
+    EXPECT_QUOTA(2, {GROUP, "0::/\n"}, {SECOND "cpu.max", "150000 100000\n"});
+    EXPECT_QUOTA(1, {GROUP, "0::/\n"}, {SECOND "cpu.max", "1000 100000\n"});
+    EXPECT_QUOTA(3, {GROUP, "0::/a/b\n"}, {SECOND "a/b/cpu.max", "max 100000\n"},
+                 {SECOND "a/cpu.max", "300000 100000\n"});
+    EXPECT_QUOTA(1, {GROUP, "0::/a/b\n"}, {SECOND "a/b/cpu.max", "500000 100000\n"},
+                 {SECOND "a/cpu.max", "50000 50000\n"});
+}
+
+Test(host_cpu_quota, groups_of_the_first_version_have_limits_too)
+{
+    EXPECT_QUOTA(4, {GROUP, "5:cpu,cpuacct:/\n0::/\n"}, {FIRST "cpu.cfs_quota_us", "350000\n"},
+                 {FIRST "cpu.cfs_period_us", "100000\n"});
+    /* a container that is told a path of the machine's, and shown its own group as the root */
+    EXPECT_QUOTA(2, {GROUP, "3:cpuset:/x\n2:cpuacct,cpu:/docker/1\n"},
+                 {FIRST "cpu.cfs_quota_us", "200000\n"}, {FIRST "cpu.cfs_period_us", "100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "1:cpu:/\n"}, {FIRST "cpu.cfs_quota_us", "-1\n"},
+                 {FIRST "cpu.cfs_period_us", "100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "1:cpuset:/\n"}, {FIRST "cpu.cfs_quota_us", "100000\n"},
+                 {FIRST "cpu.cfs_period_us", "100000\n"});
+}
+
+Test(host_cpu_quota, what_is_missing_or_strange_is_no_limit)
+{
+    EXPECT_QUOTA(0, {"other", ""});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"});
+    EXPECT_QUOTA(0, {GROUP, ""}, {SECOND "cpu.max", "100000 100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "nothing\n:\n"}, {SECOND "cpu.max", "100000 100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"}, {SECOND "cpu.max", "max 100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"}, {SECOND "cpu.max", "100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"}, {SECOND "cpu.max", "100000 0\n"});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"}, {SECOND "cpu.max", "-100000 100000\n"});
+    EXPECT_QUOTA(0, {GROUP, "0::/\n"}, {SECOND "cpu.max", "9000000000000000000 1\n"});
+}
+
+Test(host_cpu_quota, threads_by_default_are_no_more_than_it)
+{
+    int32_t quota = spc_cpu_quota("");
+
+    cr_expect_geq(spc_team_cores(), 1);
+    if (quota > 0) cr_expect_leq(spc_team_cores(), quota);
+}
