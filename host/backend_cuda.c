@@ -146,7 +146,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
             "properties", err);
     }
     if (status != SPC_OK) return status;
-    b->early = device.major >= 9;
+    b->early = b->early_inside = device.major >= 9;
     b->reads_host = reads != 0;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
     if (spc_cuda_has_code() != cudaSuccess) {

@@ -52,7 +52,8 @@ struct spc_backend {
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
-    bool early;                 /* kernels may begin before those in front of them have ended */
+    bool early;                 /* kernels may begin before those in front of them have ended ... */
+    bool early_inside;          /* ... in bodies of conditional nodes too */
     unsigned lacks, told; /* bits: what the device cannot do (cuda_lack), what was told of it */
     char notice[160];
     size_t stack_bytes; /* of the device's threads, taken when it was opened */
@@ -420,8 +421,9 @@ int32_t spc_cuda_run_op(spc_runner *runner, int32_t i, int32_t end, const cuda_s
  * code         receives what became of the launch, where there was one */
 int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
                           cudaError_t *code);
-/* No kernel begins early from now on.  false: none did. */
-bool spc_cuda_no_early(spc_backend *backend);
+/* Record by `record` with kernels that begin early, as far as graphs take them: not in bodies of
+ * conditional nodes, or not at all, from now on, where that is what helps.  false: nothing does. */
+bool spc_cuda_record(spc_backend *backend, bool (*record)(void *user), void *user);
 
 static inline void spc_cuda_lacks(spc_backend *b, cuda_lack lack)
 {

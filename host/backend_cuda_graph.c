@@ -31,7 +31,7 @@ static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
 }
 
 /* Launch into a graph instead of the device.  False: that cannot be recorded. */
-static bool record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
+static bool capture(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
 {
     cudaStream_t stream = r->backend->stream;
     cudaError_t failed = r->backend->failed;
@@ -53,24 +53,49 @@ static bool record(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *,
     return g->exec != NULL;
 }
 
-bool spc_cuda_no_early(spc_backend *b)
+bool spc_cuda_record(spc_backend *b, bool (*record)(void *), void *user)
 {
-    const bool was = b->early;
+    const bool early = b->early, inside = b->early_inside;
 
-    b->early = false;
-    if (was) spc_cuda_lacks(b, CUDA_NO_EARLY);
-    return was;
+    for (;;) {
+        if (record(user)) {
+            if (early && !b->early) spc_cuda_lacks(b, CUDA_NO_EARLY);
+            return true;
+        }
+        (void)cudaGetLastError(); /* forgotten: something else takes its place */
+        if (!b->early) break;
+        if (!b->early_inside) b->early = false;
+        b->early_inside = false;
+    }
+    b->early = early; /* it is not to blame */
+    b->early_inside = inside;
+    return false;
 }
 
-/* What cannot be recorded with kernels that begin early is without.  On a device that cannot record
- * at all everything runs plainly from then on, and says by itself what is wrong, if it is. */
+typedef struct {
+    spc_runner *runner;
+    cuda_graph *graph;
+    spc_status (*run)(spc_runner *runner, spc_error *err);
+} forward;
+
+static bool record_forward(void *user)
+{
+    const forward *f = user;
+
+    return capture(f->runner, f->graph, f->run);
+}
+
+/* On a device that cannot record everything runs plainly from then on, and says by itself what is
+ * wrong, if it is. */
 spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
 {
     cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
 
-    if (g && !g->exec && !record(r, g, run)) {
-        r->graphs.off = !spc_cuda_no_early(r->backend) || !record(r, g, run);
+    if (g && !g->exec) {
+        forward f = {r, g, run};
+
+        r->graphs.off = !spc_cuda_record(r->backend, record_forward, &f);
         if (r->graphs.off) spc_cuda_lacks(r->backend, CUDA_NO_GRAPH);
     }
     if (g && g->exec) {

@@ -81,7 +81,7 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
     const cudaGraphEdgeData *edges;
     cudaGraphNode_t node;
     size_t count;
-    bool ok;
+    bool ok, early = b->early;
 
     struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
 
@@ -99,7 +99,9 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
         return false;
     }
     b->stream = on;
+    b->early = early && b->early_inside;
     ok = run(r, err);
+    b->early = early;
     b->stream = stream;
     return cudaStreamEndCapture(on, &body) == cudaSuccess && ok;
 }
@@ -282,11 +284,16 @@ static bool record_all(whole_round *r, cuda_whole_graph *g)
     return g->exec != NULL;
 }
 
-/* Record the round, without kernels that begin early if it cannot be with them.  False: it cannot
- * be at all. */
-static bool record(whole_round *r, cuda_whole_graph *g)
+typedef struct {
+    whole_round *round;
+    cuda_whole_graph *graph;
+} recording;
+
+static bool record_round(void *user)
 {
-    return record_all(r, g) || (spc_cuda_no_early(r->verifier->backend) && record_all(r, g));
+    const recording *r = user;
+
+    return record_all(r->round, r->graph);
 }
 
 const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
@@ -294,14 +301,15 @@ const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
     spc_runner *v = r->verifier;
     bool seen, *off = r->shape.chained ? &r->half->chain->off : &v->graphs.off;
     cuda_whole_graph *g;
+    recording all;
 
     if (*off) return NULL;
     g = graph_of(v, &r->shape, &seen);
     if (!seen) return NULL;
-    if (!g->exec && !record(r, g)) {
+    all = (recording){r, g};
+    if (!g->exec && !spc_cuda_record(v->backend, record_round, &all)) {
         *off = true;
         spc_cuda_lacks(v->backend, r->shape.chained ? CUDA_NO_CHAIN : CUDA_NO_GRAPH);
-        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return NULL;
     }
     return g;

@@ -426,6 +426,7 @@ Test(cuda_chain, where_no_graph_has_conditions_rounds_go_by_themselves)
     spc_session_options o = long_options(2);
     prompt p = prompt_made(3, VOCAB, 1);
     decoded a = decode(f.engine, &o, &p), b;
+    int early;
 
     cr_expect_gt(a.stats.chained, 0);
     close_fixture(&f);
@@ -434,8 +435,39 @@ Test(cuda_chain, where_no_graph_has_conditions_rounds_go_by_themselves)
     b = decode(f.engine, &o, &p);
     expect_same(&a, &b, "token-v3", 2);
     cr_expect_eq(b.stats.chained, 0);
+    early = fiber_gpu.early;
+    (void)decode(f.engine, &o, &p);
+    cr_expect_gt(fiber_gpu.early, early, "kernels that begin early are not to blame");
     close_fixture(&f);
     fiber_gpu.no_condition = false;
+    cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
+}
+
+/* A driver might take kernels that begin early, but not in bodies of conditional nodes. */
+Test(cuda_chain, where_bodies_have_no_early_kernels_other_graphs_do)
+{
+    fixture f = open_chained(0, true);
+    spc_session_options o = long_options(2);
+    prompt p = prompt_made(3, VOCAB, 1);
+    decoded a = decode(f.engine, &o, &p), b;
+    const char *said;
+    int early;
+
+    close_fixture(&f);
+    fiber_gpu.no_early_inside = true;
+    f = open_chained(0, true);
+    for (int i = 0; i < 3; i++) {
+        early = fiber_gpu.early;
+        b = decode(f.engine, &o, &p);
+        expect_same(&a, &b, "token-v3", 2);
+        cr_expect_gt(b.stats.chained, 0);
+    }
+    cr_expect_gt(fiber_gpu.early, early, "prompts are no bodies");
+    said = f.engine->ops->notice(f.engine->backend);
+    cr_expect_null(said, "%s", said);
+    close_fixture(&f);
+    fiber_gpu.no_early_inside = false;
+    cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
 }
 
 /* A recording that fails half way is forgotten, and the device with it unharmed. */

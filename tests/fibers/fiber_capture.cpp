@@ -54,7 +54,7 @@ cudaError_t fiber_unsafe_anywhere(void)
 static cudaError_t invalidate(fiber_recording *r, cudaError_t error)
 {
     r->invalid = true;
-    return error;
+    return fiber_failed(error);
 }
 
 cudaError_t fiber_refuse(cudaStream_t stream)
@@ -90,9 +90,11 @@ static cudaError_t record_launch(fiber_node node)
         fprintf(stderr, "fibers: a launch on a stream that is not recorded, while another is\n");
         abort();
     }
-    if (r->invalid) return cudaErrorStreamCaptureInvalidated;
+    if (r->invalid) return fiber_failed(cudaErrorStreamCaptureInvalidated);
     if (node.early && !may_be_early(r)) return invalidate(r, cudaErrorInvalidValue);
-    if (fiber_gpu.no_body && r->is_body) return cudaErrorStreamCaptureUnsupported; /* this alone */
+    if (fiber_gpu.no_body && r->is_body) { /* this alone */
+        return fiber_failed(cudaErrorStreamCaptureUnsupported);
+    }
     if (fiber_gpu.no_record) return invalidate(r, cudaErrorStreamCaptureUnsupported);
     add_node(r, fiber_launches_on(), std::move(node));
     return cudaSuccess;
@@ -178,8 +180,8 @@ static cudaError_t begin(cudaStream_t stream, fiber_graph *graph, bool is_body)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
-    if (fiber_gpu.no_capture) return cudaErrorStreamCaptureUnsupported;
-    if (fiber_capture_of(stream)) return cudaErrorInvalidValue;
+    if (fiber_gpu.no_capture) return fiber_failed(cudaErrorStreamCaptureUnsupported);
+    if (fiber_capture_of(stream)) return fiber_failed(cudaErrorInvalidValue);
     {
         std::lock_guard<std::mutex> lock(fiber_turn);
 
@@ -246,7 +248,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
         delete r->graph;
         fiber_gpu.graphs--;
     }
-    return error;
+    return fiber_failed(error);
 }
 
 cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph,

@@ -44,8 +44,8 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
                                              unsigned value, unsigned)
 {
-    if (!graph) return cudaErrorInvalidValue;
-    if (fiber_gpu.no_condition) return cudaErrorStreamCaptureUnsupported;
+    if (!graph) return fiber_failed(cudaErrorInvalidValue);
+    if (fiber_gpu.no_condition) return fiber_failed(cudaErrorNotSupported);
     graph->conditions.push_back({std::make_shared<unsigned>(value), value, 0});
     *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().value.get();
     return cudaSuccess;
@@ -101,11 +101,23 @@ static bool is_whole(const fiber_graph *graph)
     return true;
 }
 
+static bool has_early(const fiber_graph *graph, bool inside)
+{
+    for (const fiber_node &node : graph->nodes) {
+        if (inside && node.early) return true;
+        if (node.inner && has_early(node.inner.get(), true)) return true;
+    }
+    return false;
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
     std::lock_guard<std::mutex> lock(fiber_turn);
 
-    if (!is_whole(graph)) return cudaErrorInvalidValue;
+    if (!is_whole(graph)) return fiber_failed(cudaErrorInvalidValue);
+    if (fiber_gpu.no_early_inside && has_early(graph, false)) {
+        return fiber_failed(cudaErrorNotSupported);
+    }
     *out = new fiber_graph(*graph);
     fiber_gpu.graphs++;
     return cudaSuccess;

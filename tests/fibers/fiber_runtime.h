@@ -27,6 +27,7 @@ typedef enum {
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
+    cudaErrorNotSupported = 801,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
     cudaErrorStreamCaptureMerge = 902,
@@ -67,27 +68,28 @@ typedef struct {
     int driver;              /* 13000: 13.0 */
     size_t memory, used;     /* bytes there are, bytes taken */
     size_t most_used;
-    int allocations;   /* not freed yet */
-    int pinned;        /* the same on the host */
-    int graphs;        /* the same */
-    int launches;      /* so far; of a graph: one */
-    int replays;       /* of them, graphs */
-    int bodies;        /* of conditional nodes that ran */
-    int early;         /* kernels of graphs that began before the one in front of them */
-    int major;         /* of compute capability; from 9 on kernels may begin early */
-    bool no_early;     /* graphs cannot hold kernels that do, though it is 9 */
-    int waits;         /* of the host for the device */
-    bool no_capture;   /* graphs cannot be recorded */
-    bool no_condition; /* graphs cannot hold conditional nodes */
-    bool no_body;      /* nothing can be recorded into their bodies */
-    bool no_record;    /* nothing can be recorded at all, as it shows when it is tried */
-    int fails_after;   /* launches that succeed; < 0: all do */
-    bool reads_host;   /* it reads memory of the host that is not pinned, when it comes to it */
-    bool late;         /* nothing is done before somebody waits; of one thread only */
-    int most_left;     /* late: what was sent behind an event that was waited for, at most */
-    size_t stack;      /* bytes of every thread's that are there ... */
-    size_t needs;      /* ... and that every kernel needs */
-    int growths;       /* launches that had to take memory for stacks */
+    int allocations;      /* not freed yet */
+    int pinned;           /* the same on the host */
+    int graphs;           /* the same */
+    int launches;         /* so far; of a graph: one */
+    int replays;          /* of them, graphs */
+    int bodies;           /* of conditional nodes that ran */
+    int early;            /* kernels of graphs that began before the one in front of them */
+    int major;            /* of compute capability; from 9 on kernels may begin early */
+    bool no_early;        /* graphs cannot hold kernels that do, though it is 9 */
+    bool no_early_inside; /* bodies of conditional nodes cannot */
+    int waits;            /* of the host for the device */
+    bool no_capture;      /* graphs cannot be recorded */
+    bool no_condition;    /* graphs cannot hold conditional nodes */
+    bool no_body;         /* nothing can be recorded into their bodies */
+    bool no_record;       /* nothing can be recorded at all, as it shows when it is tried */
+    int fails_after;      /* launches that succeed; < 0: all do */
+    bool reads_host;      /* it reads memory of the host that is not pinned, when it comes to it */
+    bool late;            /* nothing is done before somebody waits; of one thread only */
+    int most_left;        /* late: what was sent behind an event that was waited for, at most */
+    size_t stack;         /* bytes of every thread's that are there ... */
+    size_t needs;         /* ... and that every kernel needs */
+    int growths;          /* launches that had to take memory for stacks */
 } fiber_device;
 
 extern fiber_device fiber_gpu;
@@ -102,9 +104,9 @@ typedef struct {
     bool stuck;     /* it makes no handle */
 } fiber_cublas;
 
-extern fiber_cublas fiber_library;
-
 cudaError_t fiber_has_code(void);
+
+extern fiber_cublas fiber_library;
 
 /* The stream of the launches that follow. */
 void fiber_on(cudaStream_t stream);

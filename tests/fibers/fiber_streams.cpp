@@ -56,6 +56,12 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     return cudaErrorNotReady;
 }
 
+cudaError_t fiber_failed(cudaError_t error)
+{
+    if (error != cudaSuccess) last_error = error;
+    return error;
+}
+
 cudaError_t cudaGetLastError(void)
 {
     const cudaError_t error = last_error;

@@ -61,6 +61,8 @@ bool fiber_is_pinned(const void *at);
 
 /* ---- fiber_streams.cpp ---------------------------------------------------------------------- */
 
+/* Keep an error as the thread's last one, as all calls of a device's do. */
+cudaError_t fiber_failed(cudaError_t error);
 /* That fiber_on named last. */
 cudaStream_t fiber_launches_on(void);
 /* While everything is late: one more piece of work for a stream, behind what it was sent before
