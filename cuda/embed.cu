@@ -108,13 +108,11 @@ cudaError_t spc_cuda_gather(const spc_gather_args *a, cudaStream_t stream)
     return launch_op(gather_kernel, a->rows, *a, stream, a->early);
 }
 
-cudaError_t spc_cuda_has_code(void)
+cudaError_t spc_cuda_has_code(bool *early)
 {
-#ifdef __CUDACC__
-    cudaFuncAttributes unused;
+    cudaFuncAttributes has;
+    const cudaError_t code = cudaFuncGetAttributes(&has, (const void *)gather_kernel);
 
-    return cudaFuncGetAttributes(&unused, (const void *)gather_kernel);
-#else
-    return fiber_has_code();
-#endif
+    *early = code == cudaSuccess && has.ptxVersion >= 90; /* see await_previous */
+    return code;
 }

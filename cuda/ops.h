@@ -75,8 +75,11 @@ typedef struct {
 
 spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols);
 
-/* cudaSuccess where this build has code for the current device. */
-cudaError_t spc_cuda_has_code(void);
+/* cudaSuccess where this build has code for the current device.
+ *
+ * early   receives whether its launches may be `early`: code that was written for older devices,
+ *         and is compiled for this one as it is loaded, waits for nothing */
+cudaError_t spc_cuda_has_code(bool *early);
 
 /* out[r] = row token[r] of the table, times scale; of a table that begins at row `first` of a whole
  * one, 0 for rows that are not in it. */

@@ -135,6 +135,7 @@ static spc_status check_device(spc_backend *b, spc_error *err)
 {
     struct cudaDeviceProp device;
     spc_status status = spc_cuda_check(b, cudaSetDevice(b->device), "cannot be used", err);
+    cudaError_t code;
     int reads = 0;
 
     if (status == SPC_OK) {
@@ -146,17 +147,20 @@ static spc_status check_device(spc_backend *b, spc_error *err)
             "properties", err);
     }
     if (status != SPC_OK) return status;
-    b->early = b->early_inside = device.major >= 9;
     b->reads_host = reads != 0;
     (void)snprintf(b->text, sizeof b->text, "%s, %.90s", b->device_name, device.name);
-    if (spc_cuda_has_code() != cudaSuccess) {
+    code = spc_cuda_has_code(&b->early);
+    b->early_inside = b->early;
+    if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction) {
         (void)cudaGetLastError(); /* it is told here */
         return spc_error_set(err, SPC_EDEVICE,
                              "%s: this build has no code for compute capability %d.%d; build with "
                              "-DCMAKE_CUDA_ARCHITECTURES=%d%d (8.0 and up), or use device cpu",
                              b->text, device.major, device.minor, device.major, device.minor);
     }
-    status = spc_cuda_check(b, spc_cuda_round_load(), "kernels", err);
+    if (code == cudaSuccess && device.major >= 9 && !b->early) spc_cuda_lacks(b, CUDA_OLD_CODE);
+    if (code == cudaSuccess) code = spc_cuda_round_load();
+    status = spc_cuda_check(b, code, "kernels", err);
     return status == SPC_OK ? spc_cuda_kernels_load(&b->stack_bytes, err) : status;
 }
 
@@ -223,7 +227,9 @@ static const char *cuda_notice(spc_backend *b)
         "one in front of it",
         "graphs cannot be recorded: rounds and forwards go launch by launch",
         "graphs cannot be recorded with conditional nodes: each round waits until the host has "
-        "seen the one before"};
+        "seen the one before",
+        "this build has code for older GPUs only, in which every kernel waits for the one in front "
+        "of it"};
 
     for (int i = 0; i < CUDA_LACKS; i++) {
         if ((b->lacks & ~b->told & 1u << i) == 0) continue;

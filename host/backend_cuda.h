@@ -38,7 +38,13 @@
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 
 /* What a device may turn out not to do. */
-typedef enum { CUDA_NO_EARLY, CUDA_NO_GRAPH, CUDA_NO_CHAIN, CUDA_LACKS } cuda_lack;
+typedef enum {
+    CUDA_NO_EARLY,
+    CUDA_NO_GRAPH,
+    CUDA_NO_CHAIN,
+    CUDA_OLD_CODE, /* nor this build's code */
+    CUDA_LACKS
+} cuda_lack;
 
 struct spc_backend {
     int device;

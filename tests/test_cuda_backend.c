@@ -360,19 +360,22 @@ Test(cuda_backend, a_recorded_forward_has_the_bits_of_a_plain_one)
 }
 
 /* Of a graph's kernels some blocks run as far as they may before the kernel in front: logits are
- * those of plain launches.  Where a device cannot, or its graphs cannot, none do. */
+ * those of plain launches.  Where a device cannot, its graphs cannot, or its driver compiled code
+ * of before there was such a thing, none do. */
 Test(cuda_backend, kernels_begin_early_and_results_stay)
 {
-    enum { CAN, OLD, REFUSES, ASKED, KINDS };
+    enum { CAN, OLD, OLD_CODE, REFUSES, ASKED, KINDS };
 
     for (int32_t m = 0; m < GOLDEN_MODELS * KINDS; m++) {
         const int kind = m % KINDS;
+        const char *said;
         char what[64];
         golden g;
         float *plain;
         int32_t before = fiber_gpu.early, replays;
 
         fiber_gpu.major = kind == OLD ? 8 : 9;
+        fiber_gpu.code = kind == OLD_CODE ? 80 : 90;
         fiber_gpu.no_early = kind == REFUSES;
         g = golden_open(&spc_backend_cuda, golden_models[m / KINDS]);
         g.runner->limits.no_early = kind == ASKED;
@@ -386,10 +389,14 @@ Test(cuda_backend, kernels_begin_early_and_results_stay)
         } else {
             cr_expect_eq(fiber_gpu.early, before);
         }
+        said = g.ops->notice(g.backend);
+        cr_expect_eq(said != NULL, kind == OLD_CODE || kind == REFUSES, "%s: %s", what, said);
+        cr_expect_eq(said && strstr(said, "code for older GPUs"), kind == OLD_CODE, "%s", what);
         free(plain);
         golden_close(&g);
     }
     fiber_gpu.major = 9;
+    fiber_gpu.code = 90;
     fiber_gpu.no_early = false;
 }
 

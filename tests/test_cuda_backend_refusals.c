@@ -141,6 +141,19 @@ Test(cuda_backend_refusals, a_device_without_code_is_named_with_its_capability)
 {
     fiber_gpu.code_error = cudaErrorNoKernelImageForDevice;
     cannot_open("compute capability 9.0");
+    fiber_gpu.code_error = cudaErrorInvalidDeviceFunction;
+    cannot_open("compute capability 9.0");
+}
+
+Test(cuda_backend_refusals, code_that_does_not_load_for_another_reason_is_not_said_to_be_missing)
+{
+    spc_backend *backend;
+    spc_error error;
+
+    fiber_gpu.code_error = cudaErrorMemoryAllocation;
+    cr_expect_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_EDEVICE);
+    cr_expect_null(backend);
+    cr_expect(strstr(error.message, "kernels: out of memory"), "%s", error.message);
 }
 
 Test(cuda_backend_refusals, a_runner_takes_what_memory_said_and_its_weights)

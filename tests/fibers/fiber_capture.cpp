@@ -131,6 +131,10 @@ cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool toget
     cudaError_t error = must_be_loaded(kernel);
 
     if (error != cudaSuccess) return error;
+    if (early && fiber_code() < 90) {
+        fprintf(stderr, "fibers: a kernel begins early, and its code does not wait\n");
+        abort();
+    }
     if (fiber_captures()) {
         return record_launch({blocks, threads, together, early, body, copy, {}, {}, {}});
     }

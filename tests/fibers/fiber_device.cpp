@@ -28,6 +28,7 @@ static fiber_device whole_device(void)
     d.stack = 1024;
     d.needs = 872;
     d.major = 9;
+    d.code = 90;
     return d;
 }
 
@@ -64,11 +65,6 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
     return cudaSuccess;
 }
 
-cudaError_t fiber_has_code(void)
-{
-    return fiber_gpu.code_error;
-}
-
 cudaError_t fiber_may_launch(void)
 {
     if (fiber_gpu.fails_after >= 0 && fiber_gpu.launches >= fiber_gpu.fails_after) {
@@ -82,12 +78,19 @@ cudaError_t fiber_may_launch(void)
     return cudaSuccess;
 }
 
+int fiber_code(void)
+{
+    return fiber_gpu.code < 10 * fiber_gpu.major ? fiber_gpu.code : 10 * fiber_gpu.major;
+}
+
 /* ---- stacks ---------------------------------------------------------------------------------- */
 
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *out, const void *kernel)
 {
+    if (fiber_gpu.code_error != cudaSuccess) return fiber_gpu.code_error;
     fiber_load(kernel);
     out->localSizeBytes = fiber_gpu.needs;
+    out->ptxVersion = fiber_code();
     return cudaSuccess;
 }
 

@@ -22,6 +22,7 @@ typedef enum {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
@@ -64,7 +65,8 @@ typedef struct {
     int devices;             /* how many of the machine's a process sees ... */
     int first;               /* ... from this one on */
     cudaError_t count_error; /* of cudaGetDeviceCount */
-    cudaError_t code_error;  /* cudaSuccess: this build has code for it */
+    cudaError_t code_error;  /* cudaSuccess: this build has code for it ... */
+    int code;                /* ... written for this compute capability, 90: 9.0, or its own */
     int driver;              /* 13000: 13.0 */
     size_t memory, used;     /* bytes there are, bytes taken */
     size_t most_used;
@@ -103,8 +105,6 @@ typedef struct {
     int fails_at;   /* the product that fails; < 0: none */
     bool stuck;     /* it makes no handle */
 } fiber_cublas;
-
-cudaError_t fiber_has_code(void);
 
 extern fiber_cublas fiber_library;
 
@@ -268,6 +268,7 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr
 /* Stacks are memory of the device for all its threads, taken when the limit rises. */
 struct cudaFuncAttributes {
     size_t localSizeBytes;
+    int ptxVersion;
 };
 enum cudaLimit { cudaLimitStackSize = 0 };
 

@@ -57,6 +57,8 @@ extern std::mutex fiber_turn;
 
 /* Count a launch, unless the device fails. */
 cudaError_t fiber_may_launch(void);
+/* What the code that runs was written for, as ptxVersion has it. */
+int fiber_code(void);
 bool fiber_is_pinned(const void *at);
 
 /* ---- fiber_streams.cpp ---------------------------------------------------------------------- */
