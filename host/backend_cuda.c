@@ -8,6 +8,8 @@
  * CPU (tests/fibers). */
 #include "backend_cuda.h"
 
+#include "cuda/launch.h"
+
 #include "backend_cuda_rank.h"
 
 #include <assert.h>
@@ -303,6 +305,7 @@ static spc_status run_reduce(spc_runner *r, const spc_op *op, const cuda_shape *
     spc_device_comm *comm = r->backend->comm;
     size_t count = (size_t)r->plan->buffer[op->out].dim * (size_t)f->count;
 
+    if (spc_cuda_only_loads()) return SPC_OK;
     return comm->ops->all_reduce(comm, r->buffer[op->out], count, r->backend->stream, err);
 }
 
@@ -330,6 +333,43 @@ static spc_status run_ops(spc_runner *r, spc_error *err)
         i += ran;
     }
     return SPC_OK;
+}
+
+/* Load the kernels of a forward of so many rows, each of a slot of its own: where caches are short,
+ * and where they are longer than attention takes at once. */
+static spc_status load_rows(spc_runner *r, int32_t rows, bool encoder, spc_error *err)
+{
+    const int32_t seen[] = {1, r->limits.context};
+    int32_t wanted = rows < r->limits.outputs ? rows : r->limits.outputs;
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < 2 && status == SPC_OK; i++) {
+        r->shape = (cuda_shape){encoder, rows, encoder ? 0 : wanted, rows, seen[i], seen[i]};
+        spc_cuda_only_load(true);
+        status = run_ops(r, err);
+        spc_cuda_only_load(false);
+    }
+    return status;
+}
+
+/* Which kernels there are for rows depends on their number, by powers of two. */
+static spc_status load_up_to(spc_runner *r, int32_t most, bool encoder, spc_error *err)
+{
+    spc_status status = load_rows(r, most, encoder, err);
+
+    for (int32_t rows = 1; rows < most && status == SPC_OK; rows *= 2) {
+        status = load_rows(r, rows, encoder, err);
+        if (rows > most / 2) break;
+    }
+    return status;
+}
+
+spc_status spc_cuda_load_kernels(spc_runner *r, spc_error *err)
+{
+    spc_status status = load_up_to(r, r->limits.rows, false, err);
+
+    if (status != SPC_OK || r->plan->encoder_ops == 0) return status;
+    return load_up_to(r, r->limits.context, true, err);
 }
 
 spc_status spc_cuda_run_rows(spc_runner *r, const cuda_rows *rows, const cuda_shape *shape,

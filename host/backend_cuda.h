@@ -359,6 +359,11 @@ spc_status spc_cuda_run_rows(spc_runner *runner, const cuda_rows *rows, const cu
 /* Pieces for so many rows; returns their bytes. */
 size_t spc_cuda_lay_out_rows(cuda_rows *rows, carver *to, int32_t count);
 
+/* Load every kernel that a forward may launch.  The first launch would do it, which waits until the
+ * device is idle, and may keep other threads from theirs meanwhile: a device that waits for another
+ * rank's would never be. */
+spc_status spc_cuda_load_kernels(spc_runner *runner, spc_error *err);
+
 /* Run the launches of `run`, which depend on the shape alone: recorded where it is worth it. */
 spc_status spc_cuda_run_shape(spc_runner *runner, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *runner, spc_error *err),

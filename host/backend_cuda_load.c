@@ -419,6 +419,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
         status = spc_cuda_choose_ways(r, err);
     }
     if (status == SPC_OK) status = spc_cuda_choose_wide(r, err);
+    if (status == SPC_OK) status = spc_cuda_load_kernels(r, err);
     if (status != SPC_OK) {
         spc_cuda_unload(r);
         return status;

@@ -370,6 +370,7 @@ static void replay(void *user)
 {
     const node *n = user;
 
+    if (n->comm->world > 1) fiber_meet(true);
     if (enqueue(n->comm, n->call, true, stand_in.patience_ms) != ncclSuccess) stick(n->comm);
 }
 
@@ -395,6 +396,7 @@ static ncclResult_t submit(struct ncclComm *c, call q)
         return ncclSuccess;
     }
     state = enqueue(c, q, false, c->blocking && depth == 0 ? 60000 : 0);
+    if (c->world > 1) fiber_meet(true);
     if (depth == 0) return state;
     group_state = state;
     return ncclSuccess;

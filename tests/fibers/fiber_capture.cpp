@@ -7,6 +7,7 @@
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
+#include <utility>
 #include <vector>
 
 #include "fibers.h" /* last: see there */
@@ -102,25 +103,34 @@ static cudaError_t record_launch(fiber_node node)
 
 /* ---- kernels are loaded before they are recorded ---- */
 
-static std::set<const void *> loaded;
+static std::set<std::pair<int, const void *>> loaded; /* of a device */
+
+/* Was it not yet? */
+static bool is_new(const void *kernel)
+{
+    std::lock_guard<std::mutex> lock(of_recordings);
+    int device;
+
+    (void)cudaGetDevice(&device);
+    return loaded.insert({device, kernel}).second;
+}
 
 void fiber_load(const void *kernel)
 {
-    std::lock_guard<std::mutex> lock(of_recordings);
-
-    loaded.insert(kernel);
+    (void)is_new(kernel);
 }
 
 /* To load one may take memory, and wait for the device. */
 static cudaError_t must_be_loaded(const void *kernel)
 {
-    std::lock_guard<std::mutex> lock(of_recordings);
-
-    if (loaded.insert(kernel).second && fiber_captures()) {
-        fprintf(stderr, "fibers: a kernel is loaded while a graph is recorded\n");
-        return fiber_unsafe();
+    if (!is_new(kernel)) return cudaSuccess;
+    if (fiber_meets()) {
+        fprintf(stderr, "fibers: a kernel is loaded while the device waits for another rank\n");
+        abort();
     }
-    return cudaSuccess;
+    if (!fiber_captures()) return cudaSuccess;
+    fprintf(stderr, "fibers: a kernel is loaded while a graph is recorded\n");
+    return fiber_unsafe();
 }
 
 cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool together, bool early,

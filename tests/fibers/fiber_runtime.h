@@ -217,6 +217,11 @@ void fiber_unstick(void *self);
 /* The same, but it hangs by itself: nothing gets it going again. */
 void fiber_hang(void);
 bool fiber_hangs(void *self);
+/* What this thread's stream holds waits for another rank, which may come: until somebody has waited
+ * for it nothing may be loaded, for that waits for the device while it may keep the other rank,
+ * a thread of this process, from coming. */
+void fiber_meet(bool meets);
+bool fiber_meets(void);
 
 static inline cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream)
 {
@@ -345,6 +350,7 @@ static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
     fiber_catch_up();
+    fiber_meet(false);
     return cudaSuccess;
 }
 

@@ -40,6 +40,18 @@ bool fiber_is_stuck(void)
     return stuck;
 }
 
+static thread_local bool meeting;
+
+void fiber_meet(bool meets)
+{
+    meeting = meets;
+}
+
+bool fiber_meets(void)
+{
+    return meeting;
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
 {
     static std::atomic<uintptr_t> made;
@@ -51,7 +63,10 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
-    if (!stuck) return cudaSuccess;
+    if (!stuck) {
+        meeting = false;
+        return cudaSuccess;
+    }
     last_error = cudaErrorNotReady;
     return cudaErrorNotReady;
 }
