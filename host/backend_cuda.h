@@ -432,6 +432,9 @@ int32_t spc_cuda_run_op(spc_runner *runner, int32_t i, int32_t end, const cuda_s
  * code         receives what became of the launch, where there was one */
 int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_t rows,
                           cudaError_t *code);
+/* A recorded graph, which is the callee's from now on, on its way to the device.  NULL: it does not
+ * take it.  (A launch would send it, too; but what fails then cannot be made good.) */
+cudaGraphExec_t spc_cuda_upload(cudaGraph_t graph, cudaStream_t stream);
 /* Record by `record` with kernels that begin early, as far as graphs take them: not in bodies of
  * conditional nodes, or not at all, from now on, where that is what helps.  false: nothing does. */
 bool spc_cuda_record(spc_backend *backend, bool (*record)(void *user), void *user);

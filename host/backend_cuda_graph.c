@@ -30,6 +30,19 @@ static cuda_graph *find(cuda_graphs *graphs, const cuda_shape *shape)
     return NULL;
 }
 
+cudaGraphExec_t spc_cuda_upload(cudaGraph_t graph, cudaStream_t stream)
+{
+    cudaGraphExec_t exec = NULL;
+
+    if (cudaGraphInstantiate(&exec, graph, 0) != cudaSuccess) exec = NULL;
+    if (exec && cudaGraphUpload(exec, stream) != cudaSuccess) {
+        (void)cudaGraphExecDestroy(exec);
+        exec = NULL;
+    }
+    (void)cudaGraphDestroy(graph);
+    return exec;
+}
+
 /* Launch into a graph instead of the device.  False: that cannot be recorded. */
 static bool capture(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
 {
@@ -39,17 +52,15 @@ static bool capture(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *
     spc_status status;
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        (void)cudaGetLastError(); /* forgotten: plain launches take its place */
         return false;
     }
     status = run(r, NULL);
-    if (cudaStreamEndCapture(stream, &graph) != cudaSuccess || status != SPC_OK ||
-        cudaGraphInstantiate(&g->exec, graph, 0) != cudaSuccess) {
-        g->exec = NULL;
-        r->backend->failed = failed; /* the device has come to no harm */
-        (void)cudaGetLastError();
+    r->backend->failed = failed; /* the device has come to no harm */
+    if (cudaStreamEndCapture(stream, &graph) == cudaSuccess && status == SPC_OK) {
+        g->exec = spc_cuda_upload(graph, stream);
+    } else if (graph) {
+        (void)cudaGraphDestroy(graph);
     }
-    if (graph) (void)cudaGraphDestroy(graph);
     return g->exec != NULL;
 }
 

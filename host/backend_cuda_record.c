@@ -233,12 +233,8 @@ static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
                                  bool (*run)(whole_round *r, spc_error *err))
 {
     cudaGraph_t graph = capture_on(r, on, run);
-    cudaGraphExec_t exec = NULL;
 
-    if (!graph) return NULL;
-    if (cudaGraphInstantiate(&exec, graph, 0) != cudaSuccess) exec = NULL;
-    (void)cudaGraphDestroy(graph);
-    return exec;
+    return graph ? spc_cuda_upload(graph, on) : NULL;
 }
 
 /* Everything that bodies have. */

@@ -359,6 +359,23 @@ Test(cuda_backend, a_recorded_forward_has_the_bits_of_a_plain_one)
     }
 }
 
+/* It is sent to the device when it is recorded, while there is something else to do. */
+Test(cuda_backend, a_forward_whose_graph_finds_no_memory_is_launched_plainly)
+{
+    golden g = golden_open(&spc_backend_cuda, "llama");
+    float *plain = plain_row(&g);
+    int32_t replays = fiber_gpu.replays;
+
+    fiber_gpu.no_upload = true;
+    expect_again(&g, 0, 3, plain, "no memory");
+    cr_expect_eq(fiber_gpu.replays, replays);
+    cr_expect_eq(fiber_gpu.graphs, 0);
+    cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
+    fiber_gpu.no_upload = false;
+    free(plain);
+    golden_close(&g);
+}
+
 /* Of a graph's kernels some blocks run as far as they may before the kernel in front: logits are
  * those of plain launches.  Where a device cannot, its graphs cannot, or its driver compiled code
  * of before there was such a thing, none do. */

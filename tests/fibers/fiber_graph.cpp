@@ -187,6 +187,12 @@ static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
     }
 }
 
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t stream)
+{
+    if (fiber_gpu.no_upload) return fiber_failed(cudaErrorMemoryAllocation);
+    return fiber_refuse(stream);
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 {
     if (fiber_is_stuck()) return cudaSuccess;

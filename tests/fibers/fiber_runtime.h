@@ -81,6 +81,7 @@ typedef struct {
     bool no_early;        /* graphs cannot hold kernels that do, though it is 9 */
     bool no_early_inside; /* bodies of conditional nodes cannot */
     int waits;            /* of the host for the device */
+    bool no_upload;       /* graphs find no memory on the device */
     bool no_capture;      /* graphs cannot be recorded */
     bool no_condition;    /* graphs cannot hold conditional nodes */
     bool no_body;         /* nothing can be recorded into their bodies */
@@ -223,11 +224,7 @@ bool fiber_hangs(void *self);
 void fiber_meet(bool meets);
 bool fiber_meets(void);
 
-static inline cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream)
-{
-    (void)graph;
-    return fiber_refuse(stream);
-}
+cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream);
 
 static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
 {
