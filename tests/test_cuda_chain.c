@@ -7,6 +7,8 @@
  * for: memory that the host changes too early is seen changed. */
 #include "whole_pair.h"
 
+#include <signal.h>
+
 TestSuite(cuda_chain, .init = late_begin, .fini = late_end, .timeout = 280);
 
 /* One that chains, or one that never does. */
@@ -441,6 +443,37 @@ Test(cuda_chain, where_no_graph_has_conditions_rounds_go_by_themselves)
     close_fixture(&f);
     fiber_gpu.no_condition = false;
     cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
+}
+
+/* What lies on the device is for kernels and copies, and for no line of the host; what lies on the
+ * host is for no kernel. */
+Test(cuda_chain, the_host_touches_no_memory_of_the_device)
+{
+    fixture f = open_chained(0, true);
+    spc_session_options o = long_options(2);
+    prompt p = prompt_made(3, VOCAB, 1);
+    decoded a = decode(f.engine, &o, &p), b;
+
+    close_fixture(&f);
+    fiber_gpu.guarded = true;
+    for (int composed = 0; composed < 2; composed++) {
+        f = open_pair(0, composed == 1);
+        for (int i = 0; i < 2 - composed; i++) {
+            b = decode(f.engine, &o, &p);
+            expect_same(&a, &b, "token-v3", 2);
+        }
+        close_fixture(&f);
+    }
+    fiber_gpu.guarded = false;
+}
+
+Test(cuda_chain, and_it_would_be_noticed, .signal = SIGSEGV)
+{
+    fixture f;
+
+    fiber_gpu.guarded = true;
+    f = open_chained(0, true);
+    cr_expect_neq(f.engine->verifier.runner->logits[0], 0.0f);
 }
 
 /* A driver might take kernels that begin early, but not in bodies of conditional nodes. */

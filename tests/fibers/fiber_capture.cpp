@@ -139,8 +139,13 @@ cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool toget
     const char *from = (const char *)user;
     std::vector<char> copy(from, from + bytes);
     cudaError_t error = must_be_loaded(kernel);
+    int device;
 
     if (error != cudaSuccess) return error;
+    (void)cudaGetDevice(&device);
+    if (device != fiber_device_of(fiber_launches_on())) return cudaErrorInvalidResourceHandle;
+    if (blocks < 1 || threads < 1 || threads > 1024) return cudaErrorInvalidConfiguration;
+    fiber_check_arguments(user, bytes);
     if (early && fiber_code() < 90) {
         fprintf(stderr, "fibers: a kernel begins early, and its code does not wait\n");
         abort();

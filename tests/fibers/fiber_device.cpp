@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fiber_device.cpp - the devices: what they are, their memory, their stacks and their clock. */
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "fibers.h" /* last: see there */
@@ -114,6 +117,76 @@ cudaError_t cudaDeviceSetLimit(enum cudaLimit, size_t value)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
+/* What the host cannot touch while the device is at rest. */
+static std::map<void *, size_t> guarded;
+static int at_work;
+
+static void let_touch(void *memory, size_t bytes, bool touched)
+{
+    if (mprotect(memory, bytes, touched ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) abort();
+}
+
+static void let_touch_all(bool touched)
+{
+    for (auto &g : guarded) let_touch(g.first, g.second, touched);
+}
+
+void fiber_at_work(void)
+{
+    if (fiber_gpu.guarded && at_work++ == 0) let_touch_all(true);
+}
+
+void fiber_at_rest(void)
+{
+    if (fiber_gpu.guarded && --at_work == 0) let_touch_all(false);
+}
+
+static void *guarded_memory(size_t bytes)
+{
+    void *memory =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED) return NULL;
+    memset(memory, 0xff, bytes); /* NaN */
+    let_touch(memory, bytes, false);
+    guarded[memory] = bytes;
+    return memory;
+}
+
+/* Is there memory at this address that a device has not? */
+static bool is_of_host(uintptr_t at)
+{
+    auto next = guarded.upper_bound((void *)at);
+    unsigned long from, to, inode;
+    char line[512], rights[8];
+    bool found = false;
+    FILE *maps;
+
+    if (next != guarded.begin() && at < (uintptr_t)std::prev(next)->first + std::prev(next)->second) {
+        return false;
+    }
+    maps = fopen("/proc/self/maps", "r");
+    while (maps && !found && fgets(line, sizeof line, maps)) {
+        if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &from, &to, rights, &inode) != 4) continue;
+        found = from <= at && at < to && rights[1] == 'w' && inode == 0;
+    }
+    if (maps) (void)fclose(maps);
+    return found;
+}
+
+void fiber_check_arguments(const void *arguments, size_t bytes)
+{
+    if (!fiber_gpu.guarded) return;
+    for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
+        uintptr_t word;
+
+        memcpy(&word, (const char *)arguments + i, sizeof word);
+        if (fiber_is_condition(word) || !is_of_host(word)) continue;
+        fprintf(stderr, "fibers: a kernel is given an address of the host\n");
+        abort();
+    }
+}
+
 /* In front of every allocation: its size. */
 enum { HEADER = 256 };
 
@@ -126,6 +199,10 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 
     *out = NULL;
     if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    if (fiber_gpu.guarded && bytes > 0) {
+        *out = guarded_memory(bytes);
+        return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+    }
     memory = (char *)aligned_alloc(HEADER, (bytes + 2 * HEADER - 1) / HEADER * HEADER);
     if (!memory) return cudaErrorMemoryAllocation;
     memcpy(memory, &bytes, sizeof bytes);
@@ -148,6 +225,11 @@ cudaError_t cudaFree(void *memory)
 
     std::lock_guard<std::mutex> lock(fiber_turn);
 
+    if (guarded.count(memory)) {
+        (void)munmap(memory, guarded[memory]);
+        guarded.erase(memory);
+        return cudaSuccess;
+    }
     memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
     free((char *)memory - HEADER);
     fiber_gpu.used -= bytes;

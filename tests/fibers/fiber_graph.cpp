@@ -3,6 +3,7 @@
  * them run. */
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "fibers.h" /* last: see there */
@@ -41,6 +42,13 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
     return cudaSuccess;
 }
 
+static std::set<uintptr_t> handles;
+
+bool fiber_is_condition(uintptr_t handle)
+{
+    return handles.count(handle) > 0;
+}
+
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
                                              unsigned value, unsigned)
 {
@@ -48,6 +56,7 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cu
     if (fiber_gpu.no_condition) return fiber_failed(cudaErrorNotSupported);
     graph->conditions.push_back({std::make_shared<unsigned>(value), value, 0});
     *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().value.get();
+    if (fiber_gpu.guarded) handles.insert((uintptr_t)*out);
     return cudaSuccess;
 }
 

@@ -21,11 +21,13 @@ typedef enum {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorInvalidDeviceFunction = 98,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorNotSupported = 801,
@@ -82,6 +84,8 @@ typedef struct {
     bool no_early_inside; /* bodies of conditional nodes cannot */
     int waits;            /* of the host for the device */
     bool no_upload;       /* graphs find no memory on the device */
+    bool guarded;         /* the host cannot touch what is allocated from now on; of one thread
+                             only, without cuBLASLt and NCCL */
     bool no_capture;      /* graphs cannot be recorded */
     bool no_condition;    /* graphs cannot hold conditional nodes */
     bool no_body;         /* nothing can be recorded into their bodies */
@@ -114,6 +118,9 @@ void fiber_on(cudaStream_t stream);
 /* Do what was sent so far: each stream in its order, of several streams whichever dice say among
  * those that need not wait for an event. */
 void fiber_catch_up(void);
+/* The device is at work, between the two: its memory can be touched. */
+void fiber_at_work(void);
+void fiber_at_rest(void);
 /* While everything is late: send a copy, a memset. */
 cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                              cudaStream_t stream);
@@ -235,7 +242,9 @@ static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned f
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
     fiber_catch_up();
+    fiber_at_work();
     if (!fiber_is_stuck()) memset(at, value, bytes);
+    fiber_at_rest();
     return cudaSuccess;
 }
 
@@ -284,7 +293,9 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind, stream);
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
+    fiber_at_work();
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
+    fiber_at_rest();
     return cudaSuccess;
 }
 
@@ -295,9 +306,11 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
     (void)kind;
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     fiber_catch_up();
+    fiber_at_work();
     for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
     }
+    fiber_at_rest();
     return cudaSuccess;
 }
 
@@ -305,7 +318,9 @@ static inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, c
 {
     (void)kind;
     fiber_catch_up();
+    fiber_at_work();
     memcpy(to, from, bytes);
+    fiber_at_rest();
     return cudaSuccess;
 }
 

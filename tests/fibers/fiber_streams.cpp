@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,12 +53,25 @@ bool fiber_meets(void)
     return meeting;
 }
 
+static std::map<cudaStream_t, int> devices;
+static std::mutex of_devices;
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
 {
-    static std::atomic<uintptr_t> made;
+    std::lock_guard<std::mutex> lock(of_devices);
 
-    *out = (cudaStream_t)++made;
+    *out = (cudaStream_t)(uintptr_t)(devices.size() + 1);
+    (void)cudaGetDevice(&devices[*out]);
     return cudaSuccess;
+}
+
+int fiber_device_of(cudaStream_t stream)
+{
+    std::lock_guard<std::mutex> lock(of_devices);
+    int device;
+
+    (void)cudaGetDevice(&device);
+    return stream ? devices.at(stream) : device;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
@@ -187,26 +201,38 @@ void fiber_catch_up(void)
     while (left > 0) do_one();
 }
 
-/* Memory that is not pinned is read at once, and written before the call returns. */
+static void move_bytes(void *to, const void *from, size_t bytes)
+{
+    fiber_at_work();
+    memcpy(to, from, bytes);
+    fiber_at_rest();
+}
+
+/* Memory that is not pinned is read at once, and written before the call returns, unless the device
+ * does either by itself. */
 cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                              cudaStream_t stream)
 {
     if (kind == cudaMemcpyHostToDevice && !fiber_is_pinned(from) && !fiber_gpu.reads_host) {
         std::vector<char> copy((const char *)from, (const char *)from + bytes);
 
-        return fiber_send(stream, [=] { memcpy(to, copy.data(), copy.size()); });
+        return fiber_send(stream, [=] { move_bytes(to, copy.data(), copy.size()); });
     }
-    if (kind == cudaMemcpyDeviceToHost && !fiber_is_pinned(to)) {
+    if (kind == cudaMemcpyDeviceToHost && !fiber_is_pinned(to) && !fiber_gpu.reads_host) {
         fiber_catch_up();
-        memcpy(to, from, bytes);
+        move_bytes(to, from, bytes);
         return cudaSuccess;
     }
-    return fiber_send(stream, [=] { memcpy(to, from, bytes); });
+    return fiber_send(stream, [=] { move_bytes(to, from, bytes); });
 }
 
 cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stream)
 {
-    return fiber_send(stream, [=] { memset(at, value, bytes); });
+    return fiber_send(stream, [=] {
+        fiber_at_work();
+        memset(at, value, bytes);
+        fiber_at_rest();
+    });
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
@@ -214,7 +240,7 @@ cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
 {
     *out = new CUevent_st{};
-    return cudaSuccess;
+    return cudaGetDevice(&(*out)->device);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -227,6 +253,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     fiber_recording *r = fiber_capture_of(stream);
 
+    if (event->device != fiber_device_of(stream)) return cudaErrorInvalidResourceHandle;
     if (r && r->invalid) return cudaErrorStreamCaptureInvalidated;
     event->in = r;
     if (r) event->behind = r->streams[stream];

@@ -277,7 +277,9 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
         abort();
     }
     prepare(blocks, count, threads, run, user);
+    fiber_at_work();
     for (int block = 0; block < blocks; block += count) run_blocks(block, count);
+    fiber_at_rest();
 }
 
 void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *user)
@@ -290,7 +292,9 @@ void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *u
     swap_fibers();
     prepare(blocks, begun.count, threads, run, user);
     before_previous = true;
+    fiber_at_work();
     run_blocks(begun.first, begun.count);
+    fiber_at_rest();
     before_previous = false;
     for (size_t i = 0; i < (size_t)begun.count * width; i++) {
         if (fibers[i].wait != ENDED) continue;
@@ -303,11 +307,13 @@ void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *u
 void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *user)
 {
     prepare(blocks, 1, threads, run, user);
+    fiber_at_work();
     for (int block = 0; block < blocks; block++) {
         if (block < begun.first || block >= begun.first + begun.count) run_blocks(block, 1);
     }
     swap_fibers();
     release(0, (size_t)begun.count * width);
     for (int b = 0; b < begun.count; b++) go_on(begun.first + b, 1, b); /* they share memory */
+    fiber_at_rest();
     swap_fibers();
 }

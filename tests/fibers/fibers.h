@@ -60,11 +60,17 @@ cudaError_t fiber_may_launch(void);
 /* What the code that runs was written for, as ptxVersion has it. */
 int fiber_code(void);
 bool fiber_is_pinned(const void *at);
+/* Of a kernel; where memory is guarded none may be an address of the host. */
+void fiber_check_arguments(const void *arguments, size_t bytes);
+/* Is it the handle of a condition, which nobody follows? */
+bool fiber_is_condition(uintptr_t handle);
 
 /* ---- fiber_streams.cpp ---------------------------------------------------------------------- */
 
 /* Keep an error as the thread's last one, as all calls of a device's do. */
 cudaError_t fiber_failed(cudaError_t error);
+/* The device of a stream: that of the thread that made it; of none, of the thread that asks. */
+int fiber_device_of(cudaStream_t stream);
 /* That fiber_on named last. */
 cudaStream_t fiber_launches_on(void);
 /* While everything is late: one more piece of work for a stream, behind what it was sent before
@@ -110,6 +116,7 @@ struct fiber_recording {
 };
 
 struct CUevent_st {
+    int device;                /* of the thread that made it */
     uint64_t ns;               /* when it was recorded */
     size_t after;              /* serial of what its stream had been sent last */
     const fiber_recording *in; /* last recorded in a capture; NULL: not */
