@@ -25,7 +25,8 @@
  * Threads.  Different engines are independent.  The sessions of one engine may be used from
  * different threads: calls that run a model take turns on the engine's lock, first come, first
  * served.  One session belongs to one thread at a time, except for spc_session_cancel.  The
- * library's own threads block all signals but those of faults and profilers.
+ * library's own threads block all signals but those of faults and profilers.  With a GPU a call may
+ * leave its thread with the engine's device as the current one (cudaSetDevice).
  *
  * Callbacks run on the calling thread while the engine's lock is held, and must return to it: an
  * exception or a longjmp out of one leaves the engine locked.  Of the same engine they may
