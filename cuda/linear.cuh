@@ -118,7 +118,8 @@ template <int ROWS>
 static __device__ __forceinline__ void linear_finish(const linear_work &w, float *sum,
                                                      float (*partial)[OUTS * ROWS])
 {
-    enum { VALUES = OUTS * ROWS, FOLD = VALUES < OPS_LANES ? VALUES : OPS_LANES };
+    enum { VALUES = OUTS * ROWS, POWER = VALUES & -VALUES };
+    enum { FOLD = (int)POWER < OPS_LANES ? (int)POWER : (int)OPS_LANES }; /* sums are the same */
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     const int per_block = OPS_WARPS / w.slices;
     const int32_t block = (int32_t)blockIdx.x / w.pieces;

@@ -3,8 +3,9 @@
  *
  * As linear_row.cu, with other loads: a lane takes 32 columns at once, 8 from each of 4 blocks, and
  * makes floats of one output's 8 weights at a time (quant.cuh), which all rows use.  At one row of
- * 4-bit weights that is about as much arithmetic as the memory leaves time for; no GPU has run it.
- */
+ * 4-bit weights that is about as much arithmetic as the memory leaves time for, and each further
+ * row adds more than an instruction a weight: so there are kernels for six numbers of rows.  No GPU
+ * has run it. */
 #include "ops.h"
 
 #include "linear.cuh"
@@ -68,6 +69,8 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
     linear_quant_kernel(const __grid_constant__ linear_work w)
 {
     enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
+    /* of 5 to 8 rows loads that nothing keeps apart would all come first, and registers spill */
+    enum { WHOLE = Q::WHOLE && (ROWS <= 4 || ROWS > 8) };
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
@@ -106,7 +109,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
                     const int row = r < a.rows ? r : a.rows - 1;
                     float x[QUANT_RUN];
 
-                    load_columns<QUANT_RUN>(a.in + (int64_t)row * m.cols, column, m.cols, x);
+                    load_columns<QUANT_RUN, WHOLE>(a.in + (int64_t)row * m.cols, column, m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
                         if (ROWS == 1) quant[o].near(b, weight[o]); /* behind the loads */
@@ -129,7 +132,9 @@ template <typename Q>
 static cudaError_t launch_quant(const linear_work &w, int64_t blocks, cudaStream_t stream)
 {
     if (w.a.rows == 1) return launch_op(linear_quant_kernel<Q, 1>, blocks, w, stream, w.a.early);
+    if (w.a.rows == 2) return launch_op(linear_quant_kernel<Q, 2>, blocks, w, stream, w.a.early);
     if (w.a.rows <= 4) return launch_op(linear_quant_kernel<Q, 4>, blocks, w, stream, w.a.early);
+    if (w.a.rows <= 6) return launch_op(linear_quant_kernel<Q, 6>, blocks, w, stream, w.a.early);
     if (w.a.rows <= 8) return launch_op(linear_quant_kernel<Q, 8>, blocks, w, stream, w.a.early);
     return launch_op(linear_quant_kernel<Q, ROWS_MOST>, blocks, w, stream, w.a.early);
 }

@@ -136,25 +136,29 @@ struct weights_f16 {
     }
 };
 
-/* COUNT values of in from column c on; 0 behind the row's end. */
-template <int COUNT>
+/* COUNT values of in from column c on; 0 behind the row's end.
+ *
+ * WHOLE   cols are a multiple of COUNT, which nothing need ask */
+template <int COUNT, bool WHOLE = false>
 static __device__ __forceinline__ void load_columns(const float *in, int32_t c, int32_t cols,
                                                     float *out)
 {
-    if (cols % COUNT == 0) { /* rows are 16-byte aligned then */
+    if constexpr (!WHOLE) {
+        if (cols % COUNT != 0) { /* rows need not be 16-byte aligned */
 #pragma unroll
-        for (int i = 0; i < COUNT; i += 4) {
-            const float4 x = *(const float4 *)(in + c + i);
-
-            out[i] = x.x;
-            out[i + 1] = x.y;
-            out[i + 2] = x.z;
-            out[i + 3] = x.w;
+            for (int i = 0; i < COUNT; i++) out[i] = c + i < cols ? in[c + i] : 0.0f;
+            return;
         }
-        return;
     }
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) out[i] = c + i < cols ? in[c + i] : 0.0f;
+    for (int i = 0; i < COUNT; i += 4) {
+        const float4 x = *(const float4 *)(in + c + i);
+
+        out[i] = x.x;
+        out[i + 1] = x.y;
+        out[i + 2] = x.z;
+        out[i + 3] = x.w;
+    }
 }
 
 static inline bool is_matrix(const spc_cuda_matrix *m)
@@ -171,6 +175,7 @@ static inline bool is_quantised(spc_weight_type type)
 static inline bool is_quant_matrix(const spc_cuda_matrix *m)
 {
     if (!is_quantised(m->type) || m->rows < 1 || m->cols < 1) return false;
+    if (m->type < SPC_WEIGHT_I8 && m->cols % 32 != 0) return false; /* whole blocks */
 
     const spc_cuda_planes row = spc_cuda_planes_of(m->type, m->cols);
 

@@ -368,6 +368,7 @@ struct quant_scale_float {
 /* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
  * or near(b, out) for blocks 0 .. 3 of its group: 8 weights. */
 template <int BITS, typename Scale> struct quant_blocks {
+    enum { WHOLE = true }; /* columns are whole blocks */
     quant_integers<BITS> integers;
     Scale scale;
 
@@ -423,6 +424,7 @@ typedef quant_blocks<6, quant_scale_sixteen> quant_q6_k;
 
 /* The parts that every 8-bit type with float32 scales has. */
 struct quant_eight {
+    enum { WHOLE = false };
     quant_integers<8> integers;
     quant_scale_float scale;
 

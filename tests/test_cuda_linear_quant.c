@@ -243,7 +243,7 @@ enum { ROWS = 21 };
 static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
                          float cap, int32_t slices, dice *d)
 {
-    static const int32_t strips[] = {1, 2, 7, 16};
+    static const int32_t strips[] = {1, 2, 3, 6, 7, 16};
     matrix part[SPC_LINEAR_PARTS];
     spc_linear_args a = {.cap = cap,
                          .rows = ROWS,
@@ -343,6 +343,9 @@ Test(cuda_linear_quant, launchers_refuse_planes_that_are_not_there)
     a.part[0] = m;
     a.part[0].stride = 256;
     cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue, "elements, not blocks");
+    a.part[0] = m;
+    a.part[0].cols = 255;
+    cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue, "no whole blocks");
     a.part[0] = m;
     a.part[0].type = SPC_WEIGHT_F8_E4M3;
     cr_expect_eq(spc_cuda_linear_quant(&a, NULL), cudaErrorInvalidValue, "no scales described");
