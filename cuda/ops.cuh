@@ -203,14 +203,18 @@ static inline bool is_linear(const spc_linear_args *a,
  * A warp multiplies 16 x K numbers a by K x 8 numbers b and adds the products to c [16, 8].  Of
  * lane 4 g + t: c[0], c[1] are row g, columns 2 t and 2 t + 1; c[2], c[3] the same of row g + 8.
  * Products are exact; in which order they are added, and how sums are rounded, the hardware does
- * not say: always alike, and each column by itself. */
+ * not say: always alike, and each column by itself.
+ *
+ * Volatile: compilers leave them behind the __syncwarp that brings all lanes together, though their
+ * factors are there before it. */
 
 /* K = 16, bf16 in pairs: a[0], a[2] of row g (k = 2 t and 8 + 2 t), a[1], a[3] of row g + 8; b[0],
  * b[1] of column g. */
 static __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b)
 {
 #ifdef __CUDA_ARCH__
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -223,10 +227,10 @@ static __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, 
 static __device__ __forceinline__ void mma_16x8x8(float *c, const uint32_t *a, const uint32_t *b)
 {
 #ifdef __CUDA_ARCH__
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+                 "{%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
     fiber_mma(c, a, b, false);
 #endif
