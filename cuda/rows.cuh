@@ -108,7 +108,7 @@ template <int AT> static __device__ __forceinline__ void copy_word(uint4 *to, co
                  "l"(from), "n"(AT * 16)
                  : "memory");
 #else
-    to[AT] = from[AT];
+    fiber_copy_by_itself(to + AT, from + AT, sizeof *to);
 #endif
 }
 
@@ -117,6 +117,8 @@ static __device__ __forceinline__ void end_fetch(void)
 {
 #ifdef __CUDACC__
     asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+    fiber_end_copies();
 #endif
 }
 
@@ -125,6 +127,8 @@ template <int LATER> static __device__ __forceinline__ void wait_fetch(void)
 {
 #ifdef __CUDACC__
     asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+#else
+    fiber_wait_copies(LATER);
 #endif
 }
 

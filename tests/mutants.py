@@ -43,6 +43,8 @@ MUST_FAIL = [
      "value = s->lane[0][0];"),
     ("queue", "a fold does not wait for its readers", "cuda/device.cuh",
      "    __syncthreads(); /* s may be written again */\n", ""),
+    ("queue", "tiles are read before they are there", "cuda/rows.cuh",
+     "fiber_wait_copies(LATER);", "fiber_wait_copies(LATER + 1);"),
     ("queue", "the first tile only", "cuda/decide.cuh", "for (int32_t i = 0; i < tiles; i++) sum +=",
      "for (int32_t i = 0; i < 1; i++) sum +="),
     ("queue", "streams share their numbers", "rules/rng.h", "| (uint32_t)stream << 28", ""),

@@ -84,6 +84,13 @@ void fiber_await_previous(void);
 void __syncthreads(void);
 int __syncthreads_or(int value);
 void __syncwarp(void);
+
+/* Copies of a thread to shared memory that go on by themselves: as dice fall, each is done at once
+ * or when the thread waits for it, and not before.  fiber_end_copies makes a group of those since
+ * the last; fiber_wait_copies waits for all groups but the last `later`. */
+void fiber_copy_by_itself(void *to, const void *from, size_t bytes);
+void fiber_end_copies(void);
+void fiber_wait_copies(unsigned later);
 /* Of all 32 lanes of a warp; the mask must say so.  A lane without that partner gets its own. */
 uint64_t fiber_shuffle(uint64_t bits, unsigned from);
 

@@ -14,6 +14,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -186,6 +187,7 @@ void run_blocks(int first, int count)
     for (size_t i = 0; i < (size_t)count * width; i++) {
         fibers[i].wait = RUNS;
         fibers[i].shuffles = 0;
+        fibers[i].copies.clear();
     }
     go_on(first, count);
 }
@@ -209,6 +211,37 @@ void swap_fibers()
 }
 
 } // namespace
+
+void fiber_copy_by_itself(void *to, const void *from, size_t bytes)
+{
+    fiber &self = fibers[current];
+
+    if (fiber_toss()) {
+        memcpy(to, from, bytes);
+    } else {
+        self.copies.push_back({to, from, bytes, self.groups});
+    }
+}
+
+void fiber_end_copies(void)
+{
+    fibers[current].groups++;
+}
+
+void fiber_wait_copies(unsigned later)
+{
+    fiber &self = fibers[current];
+    size_t left = 0;
+
+    for (const fiber_copy &c : self.copies) {
+        if (c.group + later < self.groups) {
+            memcpy(c.to, c.from, c.bytes);
+        } else {
+            self.copies[left++] = c;
+        }
+    }
+    self.copies.resize(left);
+}
 
 void fiber_await_previous(void)
 {

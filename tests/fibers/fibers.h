@@ -27,6 +27,14 @@ struct fiber_fragment {
     uint32_t a[4], b[2];
 };
 
+/* What a thread has asked to be copied to shared memory, and has not waited for. */
+struct fiber_copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    unsigned group;
+};
+
 struct fiber {
     ucontext_t context; /* for its first entry */
     jmp_buf here;       /* for all others */
@@ -39,6 +47,8 @@ struct fiber {
     /* given to the last two products: nobody writes one before all have read it */
     fiber_fragment given[2];
     unsigned products;
+    std::vector<fiber_copy> copies;
+    unsigned groups; /* of copies, that are complete */
 };
 
 /* The fibers of the warp of that which runs now, and which of them that is. */
