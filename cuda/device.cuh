@@ -23,7 +23,7 @@ struct block_scratch {
     float lane[SUMS][SPC_LANES];
     float sum[SUMS];
     unsigned long long best[WARPS];
-    uint32_t part[WARPS];
+    uint32_t top[WARPS], part[WARPS];
     uint32_t least;
 };
 
@@ -58,25 +58,29 @@ static __device__ float block_sum(block_scratch *s, float value)
 }
 
 /* Sums of the first `count` of three values per lane, the others being 0 in all lanes, and the
- * least of one index. */
+ * least of one index: thread 0 has them.  One sum is added by the warp of thread 0, which others do
+ * not wait for: they may come back to s behind their next barrier. */
 static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SUMS], int count,
                                                 uint32_t index)
 {
-    const int warp = threadIdx.x / WARP;
+    const int warp = threadIdx.x / WARP, l = threadIdx.x % WARP;
 
     for (int i = 0; i < SUMS; i++) {
         if (i < count) s->lane[i][threadIdx.x] = value[i];
     }
     index = __reduce_min_sync(0xffffffffu, index);
-    if (threadIdx.x % WARP == 0) s->part[warp] = index;
+    if (l == 0) s->part[warp] = index;
     __syncthreads();
+    if (count == 1) {
+        if (warp > 0) return index;
+        value[0] = warp_sum_of_block(s->lane[0]);
+        return __reduce_min_sync(0xffffffffu, l < WARPS ? s->part[l] : ~0u);
+    }
     if (warp < count) {
         const float sum = warp_sum_of_block(s->lane[warp]);
 
-        if (threadIdx.x % WARP == 0) s->sum[warp] = sum;
+        if (l == 0) s->sum[warp] = sum;
     } else if (warp == SUMS) {
-        const int l = threadIdx.x % WARP;
-
         index = __reduce_min_sync(0xffffffffu, l < WARPS ? s->part[l] : ~0u);
         if (l == 0) s->least = index;
     }
@@ -85,15 +89,14 @@ static __device__ uint32_t block_sums_and_least(block_scratch *s, float value[SU
     return s->least;
 }
 
-/* Largest of one key per lane. */
+/* Largest of one key per lane.  Between two calls all must have met at one more barrier. */
 static __device__ uint32_t block_top(block_scratch *s, uint32_t key)
 {
     key = __reduce_max_sync(0xffffffffu, key);
-    if (threadIdx.x % WARP == 0) s->part[threadIdx.x / WARP] = key;
+    if (threadIdx.x % WARP == 0) s->top[threadIdx.x / WARP] = key;
     __syncthreads();
-    key = s->part[0];
-    for (int w = 1; w < WARPS; w++) key = s->part[w] > key ? s->part[w] : key;
-    __syncthreads(); /* s may be written again */
+    key = s->top[0];
+    for (int w = 1; w < WARPS; w++) key = s->top[w] > key ? s->top[w] : key;
     return key;
 }
 

@@ -326,9 +326,22 @@ struct lane_part {
     uint32_t top; /* index in the row, ~0 for none */
 };
 
+/* Sum of a thread's 2^((z - max) scale). */
+static __device__ __forceinline__ float lane_weight(const lane_logits *v, float max, float scale)
+{
+    float sum = 0.0f;
+
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) sum += spc_exp2((v->z[k] - max) * scale);
+    return sum;
+}
+
+/* Where nothing is asked for behind a sum, no logit outlives it: it may be worked out in their
+ * registers, all at a time.  At temperature 1 two sums are one. */
 static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, float mine, float max,
                                                       int32_t tile, spc_row_needs needs)
 {
+    const bool own = needs.mixing && needs.scale != SPC_LOG2_E;
     lane_part part = {{0.0f, 0.0f, 0.0f}, ~0u};
 
     if (mine == max) { /* in few warps */
@@ -338,13 +351,12 @@ static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, floa
             part.top = (uint32_t)(tile * SPC_TILE + k * SPC_LANES) + threadIdx.x;
         }
     }
-    if (needs.mixing) {
-#pragma unroll
-        for (int k = 0; k < PER_LANE; k++) {
-            part.sum[0] += spc_exp2((v->z[k] - max) * needs.scale);
-        }
+    if (!needs.unscaled) {
+        if (needs.mixing) part.sum[0] = lane_weight(v, max, needs.scale);
+        return part;
     }
-    if (needs.unscaled && needs.entropy) {
+    if (own) part.sum[0] = lane_weight(v, max, needs.scale);
+    if (needs.entropy) {
 #pragma unroll
         for (int k = 0; k < PER_LANE; k++) {
             const float gap = v->z[k] - max, weight = spc_exp2(gap * SPC_LOG2_E);
@@ -352,16 +364,15 @@ static __device__ __forceinline__ lane_part lane_sums(const lane_logits *v, floa
             part.sum[1] += weight;
             part.sum[2] += weight > 0.0f ? gap / 1.0f * weight : 0.0f;
         }
-    } else if (needs.unscaled) { /* a loop of its own: the moment is half of the other */
-#pragma unroll
-        for (int k = 0; k < PER_LANE; k++) {
-            part.sum[1] += spc_exp2((v->z[k] - max) * SPC_LOG2_E);
-        }
+    } else { /* a loop of its own: the moment is half of the other */
+        part.sum[1] = lane_weight(v, max, SPC_LOG2_E);
     }
+    if (needs.mixing && !own) part.sum[0] = part.sum[1];
     return part;
 }
 
-/* The partial of a tile whose maximum is known, from the parts of all threads; thread 0 has it. */
+/* The partial of a tile whose maximum is known, from the parts of all threads; thread 0 has it.
+ * All meet at a barrier. */
 static __device__ __forceinline__ spc_partial close_tile(block_scratch *s, lane_part part,
                                                          uint32_t top, spc_row_needs needs)
 {
@@ -370,7 +381,10 @@ static __device__ __forceinline__ spc_partial close_tile(block_scratch *s, lane_
 
     p.bad = top == ~0u;
     if (!p.bad) p.max = spc_logit_of_key(top);
-    if (p.bad || !(p.max > -SPC_INFINITY)) return p;
+    if (p.bad || !(p.max > -SPC_INFINITY)) {
+        __syncthreads(); /* block_top has been read */
+        return p;
+    }
 
     p.top = (int32_t)block_sums_and_least(s, part.sum, sums, part.top);
     p.sum = part.sum[0];
@@ -379,7 +393,7 @@ static __device__ __forceinline__ spc_partial close_tile(block_scratch *s, lane_
     return p;
 }
 
-/* Statistics of one tile. */
+/* Statistics of one tile: thread 0 has them.  Others may be ahead of it by then. */
 static __device__ __forceinline__ spc_partial partial_of(block_scratch *s, const lane_logits *v,
                                                          int32_t tile, spc_row_needs needs)
 {
