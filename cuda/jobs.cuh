@@ -6,17 +6,30 @@
 
 #include "pieces.cuh"
 
-/* A job that nobody uses, of `count` from `first` on; -1: there is none.  Thread 0 alone. */
+/* A job that nobody uses, of `count` from `first` on; -1: there is none.  One thread alone.  Each
+ * trip to memory tells which jobs of 32 are in use. */
 static __device__ int32_t take_slot(int32_t first, int32_t count)
 {
     uint32_t *taken = scratch.q.all->taken + first / 32;
 
-    for (int32_t i = 0; i < count; i++) {
-        const int32_t slot = (int32_t)((blockIdx.x + (uint32_t)i) % (uint32_t)count);
-        const uint32_t bit = 1u << slot % 32;
+    if (count < 1) return -1;
 
-        if (fresh(taken + slot / 32) & bit) continue;
-        if (!(atomicOr(taken + slot / 32, bit) & bit)) return first + slot;
+    const int32_t begin = (int32_t)(blockIdx.x % (uint32_t)count), words = (count + 31) / 32;
+
+    for (int32_t i = 0; i <= words; i++) { /* the first word again, for what is in front of begin */
+        const int32_t w = (begin / 32 + i) % words, jobs = count - w * 32;
+        uint32_t idle = jobs < 32 ? (1u << jobs) - 1u : ~0u;
+
+        if (i == 0) idle &= ~0u << begin % 32;
+        while (idle) {
+            const uint32_t bit = idle & (0u - idle), before = atomicOr(taken + w, bit);
+            int32_t slot = first + w * 32;
+
+            idle &= ~(before | bit);
+            if (before & bit) continue;
+            while (!(bit >> slot % 32 & 1u)) slot++;
+            return slot;
+        }
     }
     return -1;
 }
