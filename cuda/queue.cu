@@ -62,12 +62,53 @@
 
 /* ---- what a batch looks at first, and what it decides ---------------------------------------- */
 
-/* Does row r belong to what sequence s looks at whatever comes?  Its view, and its parameters. */
+/* Where word i of a sequence_input comes from. */
+static __device__ input_word words_at(const void *first, size_t bytes, int32_t word,
+                                      uint32_t otherwise)
+{
+    const uint32_t *at = (const uint32_t *)first;
+
+    return {at ? at + word : at, (int32_t)(bytes / 4), otherwise};
+}
+
+enum { PARAMS_WORDS = sizeof(spc_row_params) / 4 };
+
+static __device__ input_word input_of(const spc_draw_batch *b, int32_t i)
+{
+    if (i < PARAMS_WORDS) return words_at(b->params, sizeof *b->params, i, 0);
+    if (i < PARAMS_WORDS + 2) return words_at(b->row, sizeof *b->row, i - PARAMS_WORDS, 0);
+    return words_at(nullptr, 0, 0, 0);
+}
+
+static __device__ input_word input_of(const spc_verify_batch *b, int32_t i)
+{
+    const int32_t row = i - PARAMS_WORDS;
+
+    if (row < 0) return words_at(b->params, sizeof *b->params, i, 0);
+    if (row < 2) return words_at(b->verifier_row, sizeof *b->verifier_row, row, 0);
+    if (row < 4) return words_at(b->drafter_row, sizeof *b->drafter_row, row - 2, 0);
+    return row == 4 ? words_at(b->drafts, sizeof *b->drafts, 0, 0)
+                    : words_at(b->bonus, sizeof *b->bonus, 0, 1);
+}
+
+/* What the batch says of sequence s, in one trip to memory: by the first warp.  What becomes of a
+ * row is asked of some dozen numbers one after the other. */
+static __device__ __forceinline__ void fetch_input(int32_t s)
+{
+    const input_word from = scratch.word_of_input[threadIdx.x];
+    uint32_t *to = (uint32_t *)&scratch.input + threadIdx.x;
+
+    *to = from.first ? from.first[(int64_t)s * from.stride] : from.otherwise;
+}
+
+/* Does row r belong to what the sequence s in scratch.input looks at whatever comes?  Its view. */
 static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, spc_view *view)
 {
+    const sequence_input *in = &scratch.input;
+
     (void)r;
-    if (!spc_params_valid(&b->params[s])) return false;
-    *view = spc_draw_view(b, s);
+    if (!spc_params_valid(&in->params)) return false;
+    *view = spc_view_at(b->logits, b->edits, b->row ? in->row : s);
     return true;
 }
 
@@ -75,27 +116,26 @@ static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, 
  * statistics are not given. */
 static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r, spc_view *view)
 {
-    const int32_t verifier_rows = b->max_drafts > 0 ? b->max_drafts : 1, drafts = b->drafts[s];
-    const bool drafter = r >= verifier_rows, block = b->params[s].verify == SPC_VERIFY_BLOCK;
+    const sequence_input *in = &scratch.input;
+    const int32_t verifier_rows = b->max_drafts > 0 ? b->max_drafts : 1, drafts = in->drafts;
+    const bool drafter = r >= verifier_rows, block = in->params.verify == SPC_VERIFY_BLOCK;
     const int32_t row = drafter ? r - verifier_rows : r;
 
-    if (!spc_params_decide(&b->params[s]) || drafts < 0 || drafts > b->max_drafts) return false;
-    if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(b->params[s].rule.path)) {
+    (void)s;
+    if (!spc_params_decide(&in->params) || drafts < 0 || drafts > b->max_drafts) return false;
+    if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(in->params.rule.path)) {
         return false;
     }
-    if (row >= drafts && (drafter || drafts > 0 || row > 0 || (b->bonus && !b->bonus[s]))) {
-        return false;
-    }
+    if (row >= drafts && (drafter || drafts > 0 || row > 0 || !in->bonus)) return false;
 
     /* a rule that is decided by the drafter's row may never look at the verifier's */
-    if (!drafter && !block && spc_defers_by_drafter(b->params[s].rule)) return false;
+    if (!drafter && !block && spc_defers_by_drafter(in->params.rule)) return false;
 
     /* as spc_batch_round says, of which the rest would not fit in registers here */
     spc_logit_rows rows = drafter ? b->drafter : b->verifier;
 
-    rows.logits =
-        spc_logits_row(rows.logits, drafter ? b->drafter_row[s] : b->verifier_row[s], rows.stride);
-    *view = spc_view_at(rows, spc_edits_row(b->edits, b->verifier_row[s]), row);
+    rows.logits = spc_logits_row(rows.logits, drafter ? in->drafter_row : in->row, rows.stride);
+    *view = spc_view_at(rows, spc_edits_row(b->edits, in->row), row);
     return true;
 }
 
@@ -145,7 +185,7 @@ template <typename Batch> struct queue_args {
     queue q;
 };
 
-/* What a ticket is for, but for the entries of its first tile: by thread 0. */
+/* What a ticket is for, but for the entries of its first tile: by the first warp. */
 template <typename Batch>
 static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticket, first_run *out)
 {
@@ -155,6 +195,10 @@ static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticke
     const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
     spc_view view;
 
+    fetch_input(sequence);
+    __syncwarp();
+    if (threadIdx.x > 0) return;
+    out->ticket = ticket;
     out->sequence = sequence;
     out->row = row;
     out->tile = tile;
@@ -162,7 +206,7 @@ static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticke
     out->cells = cells_of_row(&scratch.q, sequence, row);
     out->wanted = first_row(b, sequence, row, &view);
     if (!out->wanted) return;
-    out->needs = spc_needs_of(&b->params[sequence], scratch.q.vocab);
+    out->needs = spc_needs_of(&scratch.input.params, scratch.q.vocab);
     out->view = view;
     out->words = words_of_tile(&view);
     out->whole = whole_tiles(&view, scratch.q.vocab);
@@ -176,7 +220,7 @@ static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, 
     first_run *run = &scratch.run[place];
     int32_t entries = 0;
 
-    if (threadIdx.x == 0 && !known) find_first(b, ticket, run);
+    if (threadIdx.x < WARP && !known) find_first(b, ticket, run);
     __syncthreads();
     if (run->wanted) entries = ask_tile(&run->view, scratch.q.vocab, run->tile, turn);
     if (threadIdx.x == 0) run->entries = entries;
@@ -259,7 +303,15 @@ template <typename Batch> static __device__ __noinline__ void decide(const Batch
     const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
 
     __syncthreads();
-    if (r == 0) {
+    if (r < WARP) fetch_input(s);
+    __syncthreads();
+    if (r == WARP) { /* blocks that have one need nobody else to go on, and give it back */
+        int32_t slot;
+
+        while ((slot = take_slot(0, scratch.q.deciders)) < 0) __nanosleep(64);
+        scratch.slot = slot;
+    }
+    if (r == 2 * WARP) {
         scratch.sequence = s;
         scratch.begun = 0;
         scratch.round = round_at(b, s);
@@ -276,12 +328,6 @@ template <typename Batch> static __device__ __noinline__ void decide(const Batch
         } else {
             scratch.record[r].ready = 0;
         }
-    }
-    if (r == 0) { /* blocks that have one need nobody else to go on, and give it back */
-        int32_t slot;
-
-        while ((slot = take_slot(0, scratch.q.deciders)) < 0) __nanosleep(64);
-        scratch.slot = slot;
     }
     __syncthreads();
     fetch_round();
@@ -317,8 +363,13 @@ static __device__ __noinline__ void finish_row(const Batch *b, int32_t s, int32_
     const int64_t row = row_of(&scratch.q, s, r);
     spc_view view;
 
+    if (scratch.q.tiles > 1) {
+        __syncthreads();
+        if (threadIdx.x < WARP) fetch_input(s);
+        __syncthreads();
+    }
     if (scratch.q.tiles > 1 && first_row(b, s, r, &view)) {
-        const spc_row_params *params = &b->params[s];
+        const spc_row_params *params = &scratch.input.params;
         const spc_row_needs needs = spc_needs_of(params, b->vocab);
         const int64_t cells = cells_of_row(&scratch.q, s, r);
         const spc_row_stats stats = stats_of_cells(cells, needs);
@@ -410,33 +461,56 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
     return true;
 }
 
-/* Tiles are announced a few at a time, so that a block waits for its writes once for all of them;
- * the answers come while the next tiles are summed, so that nobody waits for those.  The first
- * threads have one ticket each. */
+/* Around a ticket a block asks the others for something: in a thread each, of warps that do not
+ * find out what the next ticket is for.  What is on its way meanwhile does not wait for the
+ * answers. Tiles are announced a few at a time, so that a block waits for its writes once for all
+ * of them. */
+enum { ASKS_TICKET = WARP, ASKS_OPEN, ANNOUNCES = 2 * WARP };
 
-/* Behind a barrier after the last tile of `count` tickets was written.  Returns how many tiles of
- * the row were there. */
-static __device__ __forceinline__ int32_t announce(int32_t count)
+/* Behind a barrier after the last tile of `count` tickets was written: for a ticket's thread, how
+ * many tiles of the row were there.  With `asks`, for those threads, the next ticket, and how many
+ * jobs are open. */
+static __device__ __forceinline__ int32_t ask_others(int32_t count, bool asks)
 {
-    const int32_t i = (int32_t)threadIdx.x;
+    const int32_t i = (int32_t)threadIdx.x - ANNOUNCES;
+    int32_t *at, by;
 
-    if (i >= count) return 0;
-    fence_blocks();
-    return atomicAdd(&scratch.q.cells[scratch.arrivals[i]].arrived, scratch.brought[i]);
+    if (asks && threadIdx.x == ASKS_OPEN) return fresh(&scratch.q.all->open);
+    if (i >= 0 && i < count) {
+        fence_blocks();
+        at = &scratch.q.cells[scratch.arrivals[i]].arrived;
+        by = scratch.brought[i];
+    } else if (asks && threadIdx.x == ASKS_TICKET) {
+        at = (int32_t *)&scratch.q.all->ticket;
+        by = 1;
+    } else {
+        return 0;
+    }
+    /* one addition for all: one of a number that is known the compiler gathers over the threads of
+     * a warp, even where there is one, and hands its answer on at once, for which it would wait */
+    return atomicAdd(at, by);
 }
 
 /* The answers of an announcement.  Behind the next barrier all threads may read the tiles of a row
  * that is complete. */
 static __device__ __forceinline__ void note_finished(int32_t count, int32_t before)
 {
-    const int32_t i = (int32_t)threadIdx.x;
+    const int32_t i = (int32_t)threadIdx.x - ANNOUNCES;
 
-    if (i >= ARRIVALS || count == 0) return;
+    if (i < 0 || i >= ARRIVALS || count == 0) return;
     scratch.finished[i] = NO_ROW;
     if (i < count && before == scratch.q.tiles - scratch.brought[i]) {
         fence_blocks();
         scratch.finished[i] = scratch.arrivals[i];
     }
+}
+
+/* A ticket was brought: by the thread that will announce it. */
+static __device__ __forceinline__ void note_brought(int32_t i, const first_run *run)
+{
+    if ((int32_t)threadIdx.x != ANNOUNCES + i) return;
+    scratch.arrivals[i] = (int32_t)row_of(&scratch.q, run->sequence, run->row);
+    scratch.brought[i] = run->end - run->tile;
 }
 
 /* Behind a barrier after note_finished of some. */
@@ -466,6 +540,14 @@ static __device__ bool may_serve(int32_t open, uint32_t ticket)
     return open > 0 && (ticket * 2654435761u >> 8) % gridDim.x < tiles;
 }
 
+static __device__ __forceinline__ void note_answers(const first_run *run, int32_t announced,
+                                                    int32_t answer)
+{
+    if (threadIdx.x == ASKS_TICKET) scratch.ticket = (uint32_t)answer;
+    if (threadIdx.x == ASKS_OPEN) scratch.open = may_serve(answer, run->ticket);
+    note_finished(announced, answer);
+}
+
 /* Between two tickets of the first pass: rows that are complete, and a piece of a job.  Where the
  * block is waits in shared memory: what lives across these calls would spill, at every ticket. */
 template <typename Batch>
@@ -480,16 +562,21 @@ static __device__ void break_first(const Batch *b, first_place at, bool finishes
 }
 
 /* The tiles of the ticket that the block has, of which the first is on its way.  While one is
- * summed the next is: the last one's is the first of the following ticket.  Announces so many
- * tickets from before.  Returns the stage of the tile that is on its way then. */
+ * summed the next is: the last one's is the first of the following ticket.  Asks the others, and
+ * notes their answers.  where: place and turn, in one word, of which nothing is left to arrive when
+ * the others are asked: to wait for it would be to wait for their answers.  Returns the stage of
+ * the tile that is on its way then. */
 template <typename Batch>
-static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t following, int32_t place,
-                                               int32_t turn, int32_t announced)
+static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t following, uint32_t where,
+                                               int32_t announced)
 {
+    const int32_t place = (int32_t)(where & 1u);
     const first_run *run = &scratch.run[place];
+    int32_t turn = (int32_t)(where >> 1);
     const int32_t vocab = scratch.q.vocab, last = run->end - 1;
     const bool wanted = run->wanted;
-    int32_t entries = run->entries, before = 0, unannounced = announced;
+    const int32_t answer = ask_others(announced, true);
+    int32_t entries = run->entries;
 
     for (int32_t tile = wanted ? run->tile : last; tile <= last; tile++) {
         int32_t next = 0;
@@ -501,8 +588,6 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
             load_first(b, following, 1 - place, 1 - turn, false);
         }
         end_fetch();
-        if (unannounced > 0) before = announce(unannounced);
-        unannounced = 0;
         if (wanted) {
             lane_logits v;
 
@@ -518,8 +603,14 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
         entries = next;
         turn = 1 - turn;
     }
-    note_finished(announced, before);
+    note_answers(run, announced, answer);
     return turn;
+}
+
+static __device__ void take_ticket(void)
+{
+    if (threadIdx.x == 0) scratch.ticket = atomicAdd(&scratch.q.all->ticket, 1u);
+    __syncthreads();
 }
 
 /* Jobs take the place of the tile that is on its way: behind one it is asked for again.  What a
@@ -529,31 +620,19 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
     const queue *q = &scratch.q;
     first_place at = {0, 0, 0, 0, 0};
 
-    if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 2u);
-    __syncthreads();
+    take_ticket();
     at.ticket = scratch.ticket;
-    at.following = at.ticket + 1;
     if (at.ticket < scratch.total) load_first(b, at.ticket, at.place, at.turn, false);
     end_fetch();
     __syncthreads();
+    if (at.ticket < scratch.total) take_ticket(); /* not at once: few tickets go to many blocks */
+    at.following = scratch.ticket;
     while (at.ticket < scratch.total) {
-        const first_run *now = &scratch.run[at.place];
         const int32_t announced = at.brought * q->piece >= ARRIVALS ? at.brought : 0;
-        uint32_t taken = 0;
-        int32_t open = 0;
 
-        if (threadIdx.x == 0) { /* what is asked here is answered while tiles are summed */
-            taken = atomicAdd(&q->all->ticket, 1u);
-            open = fresh(&q->all->open);
-        }
-        at.turn = sum_run(b, at.following, at.place, at.turn, announced);
+        at.turn = sum_run(b, at.following, (uint32_t)(at.place + 2 * at.turn), announced);
         at.brought -= announced;
-        if (threadIdx.x == 0) {
-            scratch.arrivals[at.brought] = (int32_t)row_of(q, now->sequence, now->row);
-            scratch.brought[at.brought] = now->end - now->tile;
-            scratch.ticket = taken;
-            scratch.open = may_serve(open, at.ticket);
-        }
+        note_brought(at.brought, &scratch.run[at.place]);
         at.brought++;
         __syncthreads();
         at.ticket = at.following;
@@ -573,7 +652,7 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
     if (threadIdx.x == 0) scratch.at = at;
     __syncthreads(); /* all have looked at what was finished */
     if (at.brought == 0) return;
-    note_finished(at.brought, announce(at.brought));
+    note_finished(at.brought, ask_others(at.brought, false));
     __syncthreads();
     finish_noted(b);
 }
@@ -599,8 +678,14 @@ template <typename Batch>
 static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     queue_kernel(const __grid_constant__ queue_args<Batch> a)
 {
-    const int32_t live = spc_live(a.b.live, a.b.sequences);
+    const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;
+    const Batch *b = (const Batch *)&scratch.batch;
 
+    static_assert(sizeof(Batch) % 4 == 0 && sizeof(Batch) / 4 <= SPC_LANES, "a thread a word");
+    if (i < (int32_t)sizeof(Batch) / 4) {
+        ((uint32_t *)&scratch.batch)[i] = ((const uint32_t *)&a.b)[i];
+    }
+    if (i < WARP) scratch.word_of_input[i] = input_of(&a.b, i);
     if (threadIdx.x == 0) {
         scratch.q = a.q;
         scratch.helper = {};
@@ -610,8 +695,8 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     }
     __syncthreads();
     if (live > 0) {
-        first_pass(&a.b);
-        help(&a.b, live);
+        first_pass(b);
+        help(b, live);
     }
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(&a.q.all->gone, 1u) == gridDim.x - 1) {

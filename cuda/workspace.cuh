@@ -144,6 +144,7 @@ struct begun_sum {
 /* The tiles of a ticket.  A ticket is for a few tiles of a row: what the row is costs as many
  * instructions of one thread as the sums of two tiles of each. */
 struct first_run {
+    uint32_t ticket;
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     int32_t entries;                  /* of its first, as fetch_tile says */
     int32_t words, whole;             /* tiles of the row before `whole` come in so many words */
@@ -152,6 +153,23 @@ struct first_run {
     spc_view view;
     bool wanted;
 };
+
+/* What a batch says of a sequence, as far as its rows of the first pass depend on it; a word for
+ * each lane of a warp, which all ask at once. */
+struct sequence_input {
+    spc_row_params params;
+    int64_t row, drafter_row; /* of the verifier, or that is drawn from; 0 where there are none */
+    int32_t drafts, bonus;
+};
+
+/* Where the words of one number of all sequences lie. */
+struct input_word {
+    const uint32_t *first; /* NULL: it is not there ... */
+    int32_t stride;        /* words */
+    uint32_t otherwise;    /* ... and taken to be this */
+};
+
+static_assert(sizeof(sequence_input) == WARP * sizeof(uint32_t), "a lane for every word");
 
 /* Where a block is in the first pass. */
 struct first_place {
@@ -172,6 +190,12 @@ struct queue_scratch {
     spc_round helper;    /* what a pair of the job takes for its round */
     spc_row_needs needs; /* JOB_PARTIALS: of its row */
     queue q;             /* of the launch */
+    union {              /* its batch: parameters of a kernel lie further away */
+        spc_draw_batch draw;
+        spc_verify_batch verify;
+    } batch;
+    input_word word_of_input[WARP];
+    sequence_input input;
 
     /* of the sequence that this block decides */
     int32_t sequence, slot;
