@@ -45,6 +45,122 @@ static __device__ __noinline__ void sum_tile(const spc_view *row, const spc_row_
     if (threadIdx.x == 0) scratch.q.cells[cells + tile].tile = p;
 }
 
+/* ---- two tiles at a time ----------------------------------------------------------------------
+ *
+ * What a block does around the entries of a tile takes as many instructions as they do.  Of rows of
+ * bf16 that are asked for one sum it takes two tiles together, which lie one behind the other in a
+ * stage: half of the threads each, and a thread for two lanes, whose entries share a word.  Lanes
+ * are added as ever. */
+
+enum { HALF = SPC_LANES / 2, HALF_WARPS = HALF / WARP, TWO_WORDS = 4 * SPC_LANES };
+
+/* Of such rows, the end of the tiles that come in pairs; 0: of others. */
+static __device__ __forceinline__ int32_t end_of_pairs(const first_run *run)
+{
+    const bool pairs = run->view.logits.type == SPC_LOGITS_BF16 && !run->needs.unscaled;
+
+    return !pairs ? 0 : run->end < run->whole ? run->end : run->whole;
+}
+
+/* How many tiles a block sums next. */
+static __device__ __forceinline__ int32_t tiles_at(const first_run *run, int32_t tile)
+{
+    return tile + 2 <= run->pairs ? 2 : 1;
+}
+
+/* Ask for those; as fetch_tile. */
+static __device__ __forceinline__ int32_t ask_run(const first_run *run, int32_t vocab, int32_t tile,
+                                                  int32_t turn)
+{
+    if (tile + 2 <= run->pairs) {
+        const uint4 *from = (const uint4 *)run->view.logits.data + threadIdx.x;
+
+        fetch_words(from + (int64_t)tile * (TWO_WORDS / 2), TWO_WORDS, &scratch.stage[turn]);
+        return SPC_TILE;
+    }
+    return tile < run->whole ? ask_whole(&run->view, tile, run->words, turn)
+                             : ask_any_tile(&run->view, vocab, tile, turn);
+}
+
+/* A thread's part of its tile: the sums of both lanes, and the first of its entries that is the
+ * maximum. */
+static __device__ __forceinline__ uint32_t two_lanes(const uint32_t *word, float mine, float max,
+                                                     uint32_t first, spc_row_needs needs,
+                                                     float *sum)
+{
+    uint32_t top = ~0u;
+
+    if (mine == max) { /* in few warps */
+#pragma unroll
+        for (int k = PER_LANE - 1; k >= 0; k--) {
+            if (upper_of(word[k]) == max) top = first + (uint32_t)(k * SPC_LANES) + 1;
+            if (lower_of(word[k]) == max) top = first + (uint32_t)(k * SPC_LANES);
+        }
+    }
+    if (needs.mixing) {
+#pragma unroll
+        for (int k = 0; k < PER_LANE; k++) {
+            sum[0] += spc_exp2((lower_of(word[k]) - max) * needs.scale);
+            sum[1] += spc_exp2((upper_of(word[k]) - max) * needs.scale);
+        }
+    }
+    return top;
+}
+
+/* Statistics of tiles `tile` and the one behind it, which all threads have waited for, to their
+ * cells.  All meet at two barriers; threads that have a result write it behind the second.  A call:
+ * it shares no registers with what is done to other tiles. */
+static __device__ __noinline__ void sum_two(const first_run *run, int32_t tile, int32_t turn)
+{
+    block_scratch *s = &scratch.block;
+    const int32_t half = (int32_t)threadIdx.x / HALF, lane = (int32_t)threadIdx.x % HALF * 2;
+    const int32_t warp = (int32_t)threadIdx.x / WARP, l = (int32_t)threadIdx.x % WARP;
+    const uint32_t *at = (const uint32_t *)&scratch.stage[turn] + (half * SPC_TILE + lane) / 2;
+    const spc_row_needs needs = run->needs;
+    uint32_t word[PER_LANE], both, key, top = ~0u;
+    float mine, max, sum[2] = {0.0f, 0.0f};
+
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) word[k] = at[k * HALF];
+    both = word[0];
+#pragma unroll
+    for (int k = 1; k < PER_LANE; k++) both = larger_two(both, word[k]);
+    mine = larger(lower_of(both), upper_of(both));
+    key = __reduce_max_sync(0xffffffffu, key_of_max(mine));
+    if (l == 0) s->top[warp] = key;
+    __syncthreads();
+    key = s->top[half * HALF_WARPS];
+#pragma unroll
+    for (int w = 1; w < HALF_WARPS; w++) {
+        const uint32_t other = s->top[half * HALF_WARPS + w];
+
+        key = other > key ? other : key;
+    }
+    max = key == ~0u ? -SPC_INFINITY : spc_logit_of_key(key);
+    if (max > -SPC_INFINITY) {
+        top = two_lanes(word, mine, max, (uint32_t)((tile + half) * SPC_TILE + lane), needs, sum);
+    }
+    s->lane[half][lane] = sum[0];
+    s->lane[half][lane + 1] = sum[1];
+    top = __reduce_min_sync(0xffffffffu, top);
+    if (l == 0) s->part[warp] = top;
+    __syncthreads();
+    if (warp % HALF_WARPS > 0) return;
+    sum[0] = warp_sum_of_block(s->lane[half]);
+    top = __reduce_min_sync(0xffffffffu, l < HALF_WARPS ? s->part[half * HALF_WARPS + l] : ~0u);
+    if (l > 0) return;
+
+    spc_partial p = spc_partial_none();
+
+    p.bad = key == ~0u;
+    if (max > -SPC_INFINITY) {
+        p.max = max;
+        p.top = (int32_t)top;
+        p.sum = sum[0];
+    }
+    scratch.q.cells[run->cells + tile + half].tile = p;
+}
+
 /* ---- sums over a pair of rows -----------------------------------------------------------------
  */
 

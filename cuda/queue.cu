@@ -49,13 +49,14 @@
  *
  * A ticket is for up to four tiles of a row.  Around a ticket: one atomic addition, asked for a
  * ticket ahead, another for its arrival and a fence (of smaller tickets several share one),
- * answered during the next; one look at the number of open jobs; and some 420 instructions of one
- * thread that say what the row is.  A tile of bf16 takes about 270 of each thread, a ticket about
- * 150 more: these are sm_90a's, counted.  An H100's memory leaves time for 316 a tile, were every
- * cycle used, so that they matter as much as bytes do.  A block has two tiles under way, 16 bytes a
- * thread and copy: with four blocks 64 KB of bf16 for each multiprocessor, where about 15 KB keep
- * the memory of an H100 busy.  Around a piece of a job: a look at all jobs, three atomic additions
- * and a fence. */
+ * answered during the next; one look at the number of open jobs; one trip to memory and some 400
+ * instructions of one thread that say what the row is.  Of bf16 that is asked for one sum, two
+ * tiles take about 330 of each thread, otherwise one takes about 260; a ticket takes about 150
+ * more: these are sm_90a's, counted.  An H100's memory leaves time for 316 a tile, were every cycle
+ * used, so that they matter as much as bytes do.  A block has two stages of 16 KB, with one of them
+ * under way, 16 bytes a thread and copy: where about 15 KB for each multiprocessor keep the memory
+ * of an H100 busy, four blocks have 64 KB of bf16.  Around a piece of a job: a look at all jobs,
+ * three atomic additions and a fence. */
 #include "launch.h"
 
 #include "decide.cuh"
@@ -210,6 +211,7 @@ static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticke
     out->view = view;
     out->words = words_of_tile(&view);
     out->whole = whole_tiles(&view, scratch.q.vocab);
+    out->pairs = end_of_pairs(out);
 }
 
 /* Ask for the first tile of a ticket; what it is for can be read behind a barrier, or is known. */
@@ -222,7 +224,7 @@ static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, 
 
     if (threadIdx.x < WARP && !known) find_first(b, ticket, run);
     __syncthreads();
-    if (run->wanted) entries = ask_tile(&run->view, scratch.q.vocab, run->tile, turn);
+    if (run->wanted) entries = ask_run(run, scratch.q.vocab, run->tile, turn);
     if (threadIdx.x == 0) run->entries = entries;
 }
 
@@ -578,30 +580,34 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
     const int32_t answer = ask_others(announced, true);
     int32_t entries = run->entries;
 
-    for (int32_t tile = wanted ? run->tile : last; tile <= last; tile++) {
+    for (int32_t tile = wanted ? run->tile : last; tile <= last;) {
+        const int32_t tiles = wanted ? tiles_at(run, tile) : 1;
         int32_t next = 0;
 
-        if (tile < last) {
-            next = tile + 1 < run->whole ? ask_whole(&run->view, tile + 1, run->words, 1 - turn)
-                                         : ask_any_tile(&run->view, vocab, tile + 1, 1 - turn);
+        if (tile + tiles <= last) {
+            next = ask_run(run, vocab, tile + tiles, 1 - turn);
         } else if (following < scratch.total) {
             load_first(b, following, 1 - place, 1 - turn, false);
         }
         end_fetch();
-        if (wanted) {
+        if (wanted) wait_fetch<1>();
+        if (!wanted) {
+            __syncthreads(); /* all have read what is written next */
+        } else if (tiles == 2) {
+            __syncthreads();
+            sum_two(run, tile, turn);
+        } else {
             lane_logits v;
 
-            wait_fetch<1>();
             open_tile(&run->view, vocab, tile, entries, &scratch.stage[turn], &v);
 
             const spc_partial p = partial_of(&scratch.block, &v, tile, run->needs);
 
             if (threadIdx.x == 0) scratch.q.cells[run->cells + tile].tile = p;
-        } else {
-            __syncthreads(); /* all have read what is written next */
         }
         entries = next;
         turn = 1 - turn;
+        tile += tiles;
     }
     note_answers(run, announced, answer);
     return turn;
@@ -728,9 +734,13 @@ static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t 
     return q;
 }
 
-/* Tiles of a row that are taken at once: one where blocks are plenty, more where what a block does
- * around a tile (what is the row, is there work, bins are added up) would weigh more than it. */
-enum { PIECE_MAX = 4 };
+/* Tiles of a row that are taken at once: one where every block has one at most; two, which may cost
+ * little more than one, while blocks have few; four where what a block does around a ticket (what
+ * is the row, is there work) weighs more than that some have one more than others. */
+static int32_t tiles_at_once(int64_t tiles, int32_t blocks)
+{
+    return tiles <= blocks ? 1 : tiles / blocks < 12 ? 2 : 4;
+}
 
 template <typename Batch>
 static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t stream)
@@ -748,9 +758,8 @@ static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t s
     if (code != cudaSuccess) return code;
 
     const int32_t most = processors * BLOCKS_PER_SM;
-    const int64_t each = tiles / most / 4;
 
-    args.q.piece = each < 1 ? 1 : each < PIECE_MAX ? (int32_t)each : PIECE_MAX;
+    args.q.piece = tiles_at_once(tiles, most);
     return launch_together(queue_kernel<Batch>, tiles < most ? (int32_t)tiles : most, args, stream);
 }
 

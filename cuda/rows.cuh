@@ -303,6 +303,30 @@ static __device__ __forceinline__ float larger(float a, float b)
 #endif
 }
 
+/* The same of two numbers of bf16 in a word, each with its like. */
+static __device__ __forceinline__ float lower_of(uint32_t word)
+{
+    return spc_bits_float(word << 16);
+}
+
+static __device__ __forceinline__ float upper_of(uint32_t word)
+{
+    return spc_bits_float(word & 0xffff0000u);
+}
+
+static __device__ __forceinline__ uint32_t larger_two(uint32_t a, uint32_t b)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t max;
+
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(max) : "r"(a), "r"(b));
+    return max;
+#else
+    return spc_float_bits(larger(lower_of(a), lower_of(b))) >> 16 |
+           (spc_float_bits(larger(upper_of(a), upper_of(b))) & 0xffff0000u);
+#endif
+}
+
 /* Maximum of every thread's part of the tile; NaN where something is. */
 static __device__ __forceinline__ float lane_max(const lane_logits *v)
 {

@@ -148,6 +148,7 @@ struct first_run {
     int32_t sequence, row, tile, end; /* end: behind the ticket's last tile */
     int32_t entries;                  /* of its first, as fetch_tile says */
     int32_t words, whole;             /* tiles of the row before `whole` come in so many words */
+    int32_t pairs;                    /* those before it are summed two at a time */
     int64_t cells;                    /* of its row */
     spc_row_needs needs;
     spc_view view;

@@ -43,6 +43,8 @@ MUST_FAIL = [
      "value = s->lane[0][0];"),
     ("queue", "a sum is read before it is there", "cuda/device.cuh",
      "    __syncthreads(); /* s may be written again only", "    /* s may be written again only"),
+    ("queue", "a lane for its neighbour", "cuda/pieces.cuh", "(upper_of(word[k]) - max)",
+     "(lower_of(word[k]) - max)"),
     ("queue", "tiles are read before they are there", "cuda/rows.cuh",
      "fiber_wait_copies(LATER);", "fiber_wait_copies(LATER + 1);"),
     ("queue", "the first tile only", "cuda/decide.cuh", "for (int32_t i = 0; i < tiles; i++) sum +=",

@@ -379,6 +379,59 @@ Test(cuda_verify, rows_of_several_tiles_are_cut)
     batch_free(&b);
 }
 
+/* What a row may have in one of two tiles that are summed together, and not in the other. */
+static void trouble_tile(uint16_t *row, int32_t tile, int kind)
+{
+    uint16_t *at = row + tile * SPC_TILE;
+
+    if (kind == 1) at[4095] = 0x7fc0; /* NaN ... */
+    if (kind == 2) at[256] = 0x7f80;  /* ... inf ... */
+    for (int32_t i = 0; i < SPC_TILE; i++) {
+        if (kind == 3) at[i] = 0xff80;              /* ... nothing ... */
+        if (kind == 4) at[i] &= 0xc000u;            /* ... -2, 0, 2 and -0, again and again ... */
+        if (kind == 5) at[i] = i % 3 ? 0x8000u : 0; /* ... 0 alone, of either sign */
+    }
+}
+
+/* Whole tiles of bf16 come in pairs where one sum is asked for: of five, and some entries more. */
+Test(cuda_verify, rows_of_several_tiles_of_bf16_are_summed_in_pairs)
+{
+    static const char *const rules[] = {"strict", "lossy:alpha=0.3", "diff:alpha=0.1"};
+    enum { RULES = sizeof rules / sizeof *rules, VOCAB = 5 * SPC_TILE + 100, STRIDE = 20584 };
+    dice d = {23};
+    batch b = batch_of(VOCAB, STRIDE);
+    size_t entries = (size_t)SEQUENCES * ROWS * STRIDE;
+    uint16_t *narrow[2] = {shared(entries * sizeof **narrow), shared(entries * sizeof **narrow)};
+
+    for (int round = 0; round < 12; round++) {
+        static const float temperatures[] = {0.7f, 1, 0, 1.6f};
+        spc_row_params p = params_in_mode(rules[round % RULES], 0);
+        spc_verify_batch v = verify_batch(&b);
+        char what[64];
+
+        p.sampling.temperature = temperatures[round % 4];
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        for (size_t i = 0; i < entries; i++) {
+            narrow[0][i] = (uint16_t)(spc_float_bits(b.drafter[i]) >> 16);
+            narrow[1][i] = (uint16_t)(spc_float_bits(b.verifier[i]) >> 16);
+        }
+        for (int32_t row = 0; row < SEQUENCES * ROWS; row++) {
+            const int kind = dice_below(&d, 3) ? 3 + dice_below(&d, 3) : dice_below(&d, 6);
+
+            trouble_tile(narrow[row % 2] + (size_t)row * STRIDE, dice_below(&d, 5), kind);
+        }
+        v.stats = NULL;
+        v.drafter.logits = (spc_logits){narrow[0], SPC_LOGITS_BF16};
+        v.verifier.logits = (spc_logits){narrow[1], SPC_LOGITS_BF16};
+        if (round > 5) v.detail = NULL;
+        (void)snprintf(what, sizeof what, "two tiles, %d", round);
+        expect_queued(&b, &v, what);
+    }
+    unshare(narrow[0]);
+    unshare(narrow[1]);
+    batch_free(&b);
+}
+
 /* Sums that are begun for all rows before one is decided: opt, and blocks of every form. */
 Test(cuda_verify, rows_of_several_tiles_are_summed_ahead)
 {
