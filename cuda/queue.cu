@@ -742,23 +742,39 @@ static int32_t tiles_at_once(int64_t tiles, int32_t blocks)
     return tiles <= blocks ? 1 : tiles / blocks < 12 ? 2 : 4;
 }
 
+/* As many blocks as a device has room for at a time.  Others would begin when all is done, only to
+ * find that it is.  reserved: of a block's shared memory, by the device. */
+static cudaError_t most_blocks(int32_t *most)
+{
+    const int32_t reserved = 1024, each = (int32_t)sizeof(queue_scratch) + reserved;
+    int device = 0, processors = 0, shared = 0;
+    cudaError_t code = cudaGetDevice(&device);
+
+    if (code == cudaSuccess) {
+        code = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (code == cudaSuccess) {
+        code = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    }
+
+    const int32_t fit = shared / each;
+
+    *most = processors * (fit < 1 ? 1 : fit < BLOCKS_PER_SM ? fit : BLOCKS_PER_SM);
+    return code;
+}
+
 template <typename Batch>
 static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t stream)
 {
     queue_args<Batch> args = {*batch,
                               queue_in(batch->workspace, batch->sequences, rows, batch->vocab)};
     const int64_t tiles = (int64_t)batch->sequences * rows * args.q.tiles;
-    int device = 0, processors = 0;
-    cudaError_t code = cudaGetDevice(&device);
+    int32_t most = 0;
+    cudaError_t code;
 
     if (tiles > INT32_MAX) return cudaErrorInvalidValue;
-    if (code == cudaSuccess) {
-        code = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    }
+    code = most_blocks(&most);
     if (code != cudaSuccess) return code;
-
-    const int32_t most = processors * BLOCKS_PER_SM;
-
     args.q.piece = tiles_at_once(tiles, most);
     return launch_together(queue_kernel<Batch>, tiles < most ? (int32_t)tiles : most, args, stream);
 }

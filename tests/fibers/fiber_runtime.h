@@ -263,6 +263,7 @@ enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrL2CacheSize = 38,
     cudaDevAttrMaxThreadsPerMultiProcessor = 39,
+    cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
     cudaDevAttrPageableMemoryAccess = 88
 };
 
@@ -270,9 +271,12 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr
                                                  int device)
 {
     (void)device;
-    *value = attribute == cudaDevAttrMultiProcessorCount    ? 1
-             : attribute == cudaDevAttrPageableMemoryAccess ? (int)fiber_gpu.reads_host
-                                                            : (int)FIBER_RESIDENT;
+    switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 1; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 << 10; break;
+    case cudaDevAttrPageableMemoryAccess: *value = (int)fiber_gpu.reads_host; break;
+    default: *value = (int)FIBER_RESIDENT;
+    }
     return cudaSuccess;
 }
 
