@@ -3,6 +3,7 @@
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,6 +157,7 @@ static void *guarded_memory(size_t bytes)
 /* Is there memory at this address that a device has not? */
 static bool is_of_host(uintptr_t at)
 {
+    static std::set<uintptr_t> harmless; /* found so before */
     auto next = guarded.upper_bound((void *)at);
     unsigned long from, to, inode;
     char line[512], rights[8];
@@ -165,12 +167,14 @@ static bool is_of_host(uintptr_t at)
     if (next != guarded.begin() && at < (uintptr_t)std::prev(next)->first + std::prev(next)->second) {
         return false;
     }
+    if (at < 4096 || harmless.count(at)) return false;
     maps = fopen("/proc/self/maps", "r");
     while (maps && !found && fgets(line, sizeof line, maps)) {
         if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &from, &to, rights, &inode) != 4) continue;
         found = from <= at && at < to && rights[1] == 'w' && inode == 0;
     }
     if (maps) (void)fclose(maps);
+    if (!found) harmless.insert(at);
     return found;
 }
 
