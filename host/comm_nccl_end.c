@@ -15,6 +15,8 @@
  * group on the host; the others give it the time to. */
 #include "comm_nccl_rank.h"
 
+#include "thread.h"
+
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,7 +84,7 @@ spc_status spc_nccl_give_up(spc_nccl *n, spc_error *err)
         e->abort = n->api.CommAbort;
         e->handle = n->handle;
         (void)cudaGetDevice(&e->device);
-        if (pthread_create(&e->thread, NULL, run_ending, e) != 0) {
+        if (!spc_thread_start(&e->thread, run_ending, e)) {
             free(e);
             e = NULL;
         }

@@ -23,6 +23,12 @@ foreach(how installed embedded verify_alone)
   run("run, ${how}" ${OUT}/${how}/verify)
 endforeach()
 run("run, engine" ${OUT}/installed/engine)
+file(GLOB_RECURSE shared ${OUT}/prefix/libspc.so)
+if(shared AND NOT FLAGS MATCHES "sanitize")
+  find_program(PYTHON3 python3 REQUIRED)
+  run("run, engine.py" ${CMAKE_COMMAND} -E env PYTHONDONTWRITEBYTECODE=1 ${PYTHON3}
+    ${ROOT}/tests/consumer/engine.py ${shared})
+endif()
 unset(ENV{PKG_CONFIG_LIBDIR})
 
 # a conversation: the embedded pair has no chat template; with two tokens renamed it has Mistral Nemo's

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* layout.c - sizes and offsets of the structs of spc/verify.h, for test_python.py. */
+/* layout.c - sizes and offsets of the structs of spc/verify.h and spc/spc.h, for test_python.py. */
+#include <spc/spc.h>
 #include <spc/verify.h>
 
 #include <stdio.h>
@@ -46,5 +47,51 @@ int main(void)
     FIELD(spc_verify_batch, workspace_bytes);
     SIZE(spc_error);
     FIELD(spc_error, message);
+    SIZE(spc_engine_options);
+    FIELD(spc_engine_options, verifier);
+    FIELD(spc_engine_options, drafter);
+    FIELD(spc_engine_options, sessions);
+    FIELD(spc_engine_options, context);
+    FIELD(spc_engine_options, kv_tokens);
+    FIELD(spc_engine_options, prefill_rows);
+    FIELD(spc_engine_options, device);
+    FIELD(spc_engine_options, drafter_device);
+    FIELD(spc_engine_options, tp);
+    FIELD(spc_engine_options, drafter_tp);
+    FIELD(spc_engine_options, nccl_comm);
+    FIELD(spc_engine_options, place);
+    FIELD(spc_engine_options, threads);
+    FIELD(spc_engine_options, isa);
+    FIELD(spc_engine_options, kv);
+    FIELD(spc_engine_options, weights);
+    FIELD(spc_engine_options, fast_prefill);
+    FIELD(spc_engine_options, kernels);
+    FIELD(spc_engine_options, plain_launches);
+    FIELD(spc_engine_options, overlap);
+    FIELD(spc_engine_options, no_prefix_reuse);
+    FIELD(spc_engine_options, log);
+    FIELD(spc_engine_options, progress);
+    FIELD(spc_engine_options, user);
+    SIZE(spc_session_options);
+    FIELD(spc_session_options, rule);
+    FIELD(spc_session_options, gamma);
+    FIELD(spc_session_options, temperature);
+    FIELD(spc_session_options, top_k);
+    FIELD(spc_session_options, top_p);
+    FIELD(spc_session_options, min_p);
+    FIELD(spc_session_options, seed);
+    FIELD(spc_session_options, max_tokens);
+    FIELD(spc_session_options, verify);
+    FIELD(spc_session_options, bonus);
+    FIELD(spc_session_options, nucleus);
+    FIELD(spc_session_options, wait);
+    FIELD(spc_session_options, ignore_stop);
+    FIELD(spc_session_options, stop);
+    FIELD(spc_session_options, stop_count);
+    FIELD(spc_session_options, stop_token);
+    FIELD(spc_session_options, stop_token_count);
+    FIELD(spc_session_options, on_token);
+    FIELD(spc_session_options, on_text);
+    FIELD(spc_session_options, user);
     return 0;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""tests/consumer/verify.py against the library it loads: test_python.py LIBSPC_VERIFY.SO LAYOUT NM CC
-LIBRARY.A ..."""
+"""tests/consumer/verify.py and engine.py against the libraries they load: test_python.py LIBSPC_VERIFY.SO
+LIBSPC.SO LAYOUT NM CC LIBRARY.A ..."""
 import ctypes
 import pathlib
 import re
@@ -11,9 +11,10 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "consumer"))
+import engine  # noqa: E402
 import verify  # noqa: E402
 
-LIBRARY, LAYOUT, NM, CC, *ARCHIVES = sys.argv[1:]
+LIBRARY, ENGINE, LAYOUT, NM, CC, *ARCHIVES = sys.argv[1:]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -35,7 +36,7 @@ class Library(unittest.TestCase):
         for line in lines.splitlines():
             name, number = line.split()
             struct, _, field = name.partition(".")
-            kind = getattr(verify, struct)
+            kind = getattr(verify, struct, None) or getattr(engine, struct)
             self.assertEqual(getattr(kind, field).offset if field else ctypes.sizeof(kind),
                              int(number), name)
 
@@ -59,13 +60,33 @@ class Library(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "unknown rule"):  # cut inside a letter
             verify.params_of(lib, "n" * 39 + "\u00e9", 1.0, [0])
 
-    def test_the_library_says_which_it_is(self):
-        lib = ctypes.CDLL(LIBRARY)
-        lib.spc_version.restype = ctypes.c_char_p
-        self.assertRegex(lib.spc_version().decode(), r"^\d+\.\d+\.\d+$")
-        major, minor, _ = lib.spc_version().decode().split(".")
-        self.assertTrue(pathlib.Path(LIBRARY).resolve().name.startswith(
-            f"libspc_verify.so.{major}.{minor}."))
+    def test_a_library_says_which_it_is(self):
+        for path, name in ((LIBRARY, "libspc_verify.so"), (ENGINE, "libspc.so")):
+            lib = ctypes.CDLL(path)
+            lib.spc_version.restype = ctypes.c_char_p
+            self.assertRegex(lib.spc_version().decode(), r"^\d+\.\d+\.\d+$")
+            major, minor, _ = lib.spc_version().decode().split(".")
+            self.assertTrue(pathlib.Path(path).resolve().name.startswith(f"{name}.{major}.{minor}."))
+
+    def test_the_engine_decodes(self):
+        said = []
+        with engine.Engine(engine.load(ENGINE), threads=1, context=64) as e:
+            prompt = e.encode("<s><2de>The cat sleeps on the old chair.<sep>")
+            e.decode(prompt, said.append, rule=b"token-v3:alpha=0.3", temperature=0.0)
+            text = b"".join(said).decode()
+            self.assertRegex(text, "Katze.*Stuhl")
+            self.assertGreater(len(said), 1)
+            said.clear()
+            e.decode(prompt, said.append, temperature=0.0, max_tokens=2)
+            self.assertTrue(text.startswith(b"".join(said).decode()) and len(said) <= 2)
+
+    def test_misuse_of_the_engine_is_a_message(self):
+        lib = engine.load(ENGINE)
+        with self.assertRaisesRegex(RuntimeError, "/no/such/model"):
+            engine.Engine(lib, verifier=b"/no/such/model")
+        with engine.Engine(lib, threads=1, context=64) as e:
+            with self.assertRaisesRegex(RuntimeError, "stricter"):
+                e.decode([1], print, rule=b"stricter")
 
     def test_nothing_is_exported_but_the_interface(self):
         names = exported(LIBRARY)
@@ -75,6 +96,8 @@ class Library(unittest.TestCase):
             self.assertIn(name, names)
         for name in ("spc_round_run", "spc_view_sample", "spc_launch_verify"):
             self.assertNotIn(name, names)
+        names = exported(ENGINE)
+        self.assertEqual(sorted(set(names)), sorted(declared()))
 
     def test_archives_in_a_shared_object_export_nothing_but_the_interface(self):
         with tempfile.TemporaryDirectory() as folder:
