@@ -91,6 +91,18 @@ class Assisted(unittest.TestCase):
         self.assertAlmostEqual(faster["speedup_over_plain"],
                                faster["tokens_per_s"] / line["tokens_per_s"], 2)
 
+    def test_a_gpu_is_told_of_no_threads(self):
+        """Which spc refuses there."""
+        for device, told in (("cpu", True), ("cuda", False)):
+            args = types.SimpleNamespace(spc="spc", verifier="v", drafter="d", gamma=3, tokens=12,
+                                         context=0, device=device, threads=1)
+            done = subprocess.CompletedProcess([], 0, stdout="", stderr="")
+            with mock.patch.object(assisted.subprocess, "run", return_value=done) as started:
+                assisted.run_spc(args, [[1]], True)
+            command = started.call_args.args[0]
+            self.assertEqual("--threads" in command, told)
+            self.assertEqual(command[command.index("--device") + 1], device)
+
     def test_spc_alone_needs_nothing_else(self):
         model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")
         done = subprocess.run([sys.executable, str(PEERS / "assisted.py"), SPC, model, model,

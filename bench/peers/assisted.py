@@ -131,7 +131,9 @@ def run_spc(args, prompts, assisted):
                "--verifier", args.verifier, "--drafter", args.drafter if assisted else "none",
                "--rule", "strict" if assisted else "verifier-only", "--gamma", str(args.gamma),
                "--max-tokens", str(args.tokens), "--context", str(args.context), "--device",
-               args.device, "--threads", str(args.threads)]
+               args.device]
+    if args.device == "cpu":  # a GPU has none, and spc says so
+        command += ["--threads", str(args.threads)]
     given = "".join(json.dumps({"prompt" if isinstance(prompt, str) else "ids": prompt}) + "\n"
                     for prompt in prompts)
     ran = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
