@@ -15,6 +15,7 @@ stand_in() { # FILE TEXT
 }
 for tool in nvidia-smi cmake ctest compute-sanitizer; do stand_in tools/$tool "echo $tool \$*"; done
 stand_in tools/python3 'echo "gpu: $*"'
+stand_in tools/pkg-config 'exit 0'
 for program in gpu/tests/verify_cuda gpu/tests/soak gpu/bench_verify gpu/bench_device gpu/bench_round \
     gpu-exact/tests/test_cuda_verify gpu-exact/tests/test_cuda_shard; do
     stand_in build/$program 'echo "{\"arguments\": \"$*\"}"'
@@ -32,6 +33,9 @@ for kind in verify device round; do
 done
 run out tests && [ "$(grep -c ' ok$' said)" -lt 10 ] || fail "expected the part that was named alone"
 run out nonsense && fail "expected a part without that name to be refused"
+stand_in tools/pkg-config 'exit 1'
+run out build && fail "expected the exit code to tell that there are no tests"
+grep -q '^build: no Criterion' said && grep -q '^build  *[0-9]* s  ok' said || fail "expected benchmarks without tests"
 stand_in tools/ctest 'exit 3'
 run out tests sanitizers && fail "expected the exit code to tell of a failed step"
 grep -q '^tests .*FAILED (3)' said && grep -q '^memcheck .* ok' said || fail "expected the other steps to go on"
