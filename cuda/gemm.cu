@@ -320,7 +320,8 @@ cudaError_t spc_cuda_gemm_suggest(spc_cuda_gemm g, const spc_linear_args *a, int
 {
     const spc_cuda_matrix *m = &a->part[part];
     const int32_t columns = gemm_columns(m->type, spc_cuda_gemm_rows(g, a, bucket));
-    cublasLtMatmulHeuristicResult_t found[SPC_GEMM_CHOICES];
+    /* algorithms are compared as bytes, and of some it may leave what it does not need */
+    cublasLtMatmulHeuristicResult_t found[SPC_GEMM_CHOICES] = {};
     cudaError_t error = describe(g, m, columns);
     cublasStatus_t status;
     int there = 0;
