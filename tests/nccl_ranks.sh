@@ -55,7 +55,8 @@ for ((k = 0; k < 600; k++)); do
     [ ! -s "$folder/long.0" ] || break # the first answer is there
     sleep 0.1
 done
-kill -KILL $(cat "/proc/${pids[1]}/task/${pids[1]}/children") # whom timeout has started
+# whom timeout has started; not every kernel lists children
+kill -KILL $(cat "/proc/${pids[1]}/task/${pids[1]}/children" 2>/dev/null || pgrep -P "${pids[1]}")
 code=0
 wait "${pids[0]}" || code=$?
 wait "${pids[1]}" 2>/dev/null

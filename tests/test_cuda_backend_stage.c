@@ -94,6 +94,7 @@ static void expect_same(spc_backend *b, int32_t threads, size_t bytes, bool part
     memset(expected, 0, sizeof expected);
     cr_assert_eq(cudaMalloc((void **)&device, MOST), cudaSuccess);
     cr_assert_eq(cudaMemset(device, 0, MOST), cudaSuccess);
+    cr_assert_eq(cudaDeviceSynchronize(), cudaSuccess, "the backend's stream waits for no memset");
     cr_assert_eq(spc_cuda_stage_open(b, threads, bytes, &stage, &error), SPC_OK, "%s",
                  error.message);
     for (int i = 0; i < TYPES; i++) {

@@ -9,7 +9,7 @@
 #include <criterion/criterion.h>
 #include <pthread.h>
 
-enum { LONG_MS = 20000, SHORT_MS = 100 };
+enum { LONG_MS = 20000, SHORT_MS = 1000 }; /* the first call of a process wakes the device */
 
 /* One rank's part of a test, on its own thread. */
 typedef struct {
