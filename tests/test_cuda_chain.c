@@ -24,6 +24,7 @@ static fixture open_chained(int32_t which, bool chained)
 
 Test(cuda_chain, tokens_and_counters_are_those_of_rounds_by_themselves)
 {
+    skip_without_chains();
     for (int32_t m = 0; m < PAIRS; m++) {
         fixture apart = open_chained(m, false), chained = open_chained(m, true);
         tally t = decode_alike(&apart, &chained, m, 24);
@@ -66,6 +67,7 @@ Test(cuda_chain, company_that_ends_and_joins_is_the_same_too)
 {
     int32_t ended = 0;
 
+    skip_without_chains();
     for (int32_t m = 0; m < PAIRS; m++) {
         fixture apart = open_chained(m, false), chained = open_chained(m, true);
         decoded a[SESSIONS], b[SESSIONS];
@@ -90,6 +92,7 @@ Test(cuda_chain, synthetic_acceptance_is_that_of_composed_rounds)
     fixture composed = open_pair(WIDE_PAIR, true), chained = open_chained(WIDE_PAIR, true);
     int64_t accepted = 0, in_chains = 0;
 
+    skip_without_chains();
     composed.engine->synthetic = chained.engine->synthetic = &rate;
     for (int32_t i = 0; i < 2; i++) {
         spc_session_options o = options_of(rules[i], 2, 0);
@@ -141,6 +144,7 @@ Test(cuda_chain, a_round_that_flies_serves_the_one_it_was_sent_for_alone)
     spc_session_options o = long_options(3);
     prompt p = {{3, 4, 5}, 3}, other = {{3, 6, 5, 4}, 4};
 
+    skip_without_chains();
     for (int32_t i = 0; i < 4; i++) {
         spc_session *session = open_session(f.engine, &o, &p), *second = NULL;
         spc_error error;
@@ -278,6 +282,7 @@ Test(cuda_chain, whatever_an_application_does_the_texts_are_the_same)
 {
     int64_t chained = 0;
 
+    skip_without_chains();
     for (uint32_t seed = 1; seed <= 6; seed++) {
         script a = run_script((int32_t)(seed % 3), seed, false);
         script b = run_script((int32_t)(seed % 3), seed, true);
@@ -316,6 +321,7 @@ Test(cuda_chain, times_add_up)
     uint64_t wall = 0, told = 0;
     int64_t chained = 0;
 
+    skip_without_chains();
     o.ignore_stop = true;
     for (int32_t run = 0; run < 2; run++) {
         uint64_t start = spc_now_ns();
@@ -336,6 +342,7 @@ Test(cuda_chain, a_verifier_alone_is_chained_under_any_draft_length)
 {
     int64_t chained[2];
 
+    skip_without_chains();
     for (int32_t i = 0; i < 2; i++) {
         fixture f = open_chained(0, true);
         spc_session_options o = options_of("verifier-only", i == 0 ? 0 : SPC_GAMMA_AUTO, 1);
@@ -356,6 +363,7 @@ Test(cuda_chain, an_engine_closes_while_a_round_flies)
     prompt p = {{3, 4, 5}, 3};
     spc_session *session = open_session(f.engine, &o, &p);
 
+    skip_without_chains();
     step_until_it_flies(f.engine, session);
     spc_session_close(session);
     close_fixture(&f);

@@ -54,6 +54,7 @@ static int64_t run_batch(spc_engine *engine, int32_t steps, decoded out[SESSIONS
 
 Test(cuda_turns, tokens_and_counters_are_those_of_one_batch)
 {
+    skip_without_chains();
     for (int32_t m = 0; m < PAIRS; m++) {
         fixture one = open_turns(m, SPC_OVERLAP_OFF), two = open_turns(m, SPC_OVERLAP_ON);
         decoded a[SESSIONS], b[SESSIONS];
@@ -90,6 +91,7 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     spc_session *session[2];
     spc_error error;
 
+    skip_without_chains();
     f.engine->overlap.mode = SPC_OVERLAP_ON;
     open_endless(f.engine, &turn_ways[1], session, 2);
     for (int32_t step = 0; step < 10; step++) (void)spc_engine_step(f.engine, session, 2, &error);
@@ -133,6 +135,7 @@ Test(cuda_turns, a_prompt_is_fed_beside_them)
     fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
     int64_t none = 0, in_turns = 0;
 
+    skip_without_chains();
     cr_expect_eq(run_beside_a_prompt(one.engine, &none),
                  run_beside_a_prompt(two.engine, &in_turns));
     cr_expect(none == 0 && in_turns > 4, "%d, %d", (int)none, (int)in_turns);
@@ -192,6 +195,7 @@ Test(cuda_turns, halves_wait_together)
     int32_t steps = 0;
     spc_error error;
 
+    skip_without_chains();
     open_endless(f.engine, &turn_ways[3], session, 2);
     while (!session[0]->flies || !session[1]->flies) {
         cr_assert_lt(steps++, 8);
@@ -218,6 +222,7 @@ Test(cuda_turns, the_parts_of_rounds_in_turns_are_timed)
     spc_session *session[SESSIONS];
     spc_error error;
 
+    skip_without_chains();
     open_endless(f.engine, &turn_ways[3], session, SESSIONS);
     for (int32_t step = 0; step < 14; step++) {
         (void)spc_engine_step(f.engine, session, SESSIONS, &error);
@@ -279,6 +284,7 @@ Test(cuda_turns, whatever_is_stepped_the_texts_are_the_same)
     fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
     int64_t none = 0, in_turns = 0;
 
+    skip_without_chains();
     cr_expect_eq(run_sets(one.engine, &none), run_sets(two.engine, &in_turns));
     cr_expect(none == 0 && in_turns > 5, "%d, %d", (int)none, (int)in_turns);
     close_fixture(&one);
@@ -296,6 +302,7 @@ static uint64_t stands_at(void *user)
  * begins, whichever way it goes. */
 Test(cuda_turns, a_block_of_steps_ends)
 {
+    skip_without_chains();
     for (int32_t on = 0; on < 2; on++) {
         fixture f = open_turns(0, SPC_OVERLAP_AUTO);
         spc_session *session[2];

@@ -109,6 +109,23 @@ static inline tally decode_alike(const fixture *expected, const fixture *f, int3
     return t;
 }
 
+/* Is a round sent before the one in front of it has been seen?  Not in builds whose graphs have no
+ * conditional nodes (host/backend_cuda_record.c). */
+static inline bool chains(void)
+{
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+    return !fiber_gpu.no_condition;
+#else
+    return CUDART_VERSION >= 13000;
+#endif
+}
+
+/* For tests of nothing else. */
+static inline void skip_without_chains(void)
+{
+    if (!chains()) cr_skip_test("CUDA before 13: no round is chained");
+}
+
 /* On fibers the device does nothing before it is waited for, and then what streams and events
  * allow.
  */
