@@ -55,7 +55,7 @@ static inline spc_cuda_matrix random_twins(dice *d, spc_weight_type type, int32_
 
 static inline void free_twins(spc_cuda_matrix *m, spc_matrix *packed)
 {
-    (void)cudaFree((void *)(uintptr_t)m->data);
+    unshare((void *)(uintptr_t)m->data);
     free((void *)(uintptr_t)packed->data);
 }
 
@@ -86,9 +86,9 @@ static inline spc_cuda_matrix random_halves(dice *d, spc_weight_type type, int32
 /* Scratch memory: tickets are zeros, what blocks leave is garbage. */
 static inline void *scratch_memory(void)
 {
-    void *scratch = shared(SPC_LINEAR_SCRATCH);
+    void *scratch = on_device(SPC_LINEAR_SCRATCH);
 
-    memset(scratch, 0, 4096 * sizeof(uint32_t));
+    ok(cudaMemset(scratch, 0, 4096 * sizeof(uint32_t)), "tickets");
     return scratch;
 }
 
@@ -133,10 +133,10 @@ static inline void expect_bits_in_strips(cudaError_t (*launch)(const spc_linear_
 /* What a layer has but its matrices. */
 static inline void free_layer(const spc_linear_args *a)
 {
-    for (int32_t p = 0; p < a->parts; p++) (void)cudaFree((void *)(uintptr_t)a->bias[p]);
-    (void)cudaFree((void *)(uintptr_t)a->in);
-    (void)cudaFree(a->out);
-    (void)cudaFree(a->scratch);
+    for (int32_t p = 0; p < a->parts; p++) unshare((void *)(uintptr_t)a->bias[p]);
+    unshare((void *)(uintptr_t)a->in);
+    unshare(a->out);
+    unshare(a->scratch);
 }
 
 #endif

@@ -25,19 +25,45 @@ static inline void wait_for(cudaError_t code, const char *what)
     ok(cudaDeviceSynchronize(), what);
 }
 
-/* Memory that both sides can read. */
+/* Memory that both sides can read: the host's, which the device reaches over the bus.  (Managed
+ * memory would move from one to the other, but where GPUs are lent out its faults may hang one.) */
 static inline void *shared(size_t bytes)
 {
     void *memory = NULL;
 
-    ok(cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal), "allocate");
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+    ok(cudaMalloc(&memory, bytes), "allocate");
+#else
+    ok(cudaMallocHost(&memory, bytes > 0 ? bytes : 1), "allocate");
+#endif
     memset(memory, MEMORY_BYTE, bytes);
     return memory;
 }
 
+/* Memory for the device alone, where kernels count by atomic operations or leave much. */
+static inline void *on_device(size_t bytes)
+{
+    void *memory = NULL;
+
+    ok(cudaMalloc(&memory, bytes > 0 ? bytes : 1), "allocate");
+    ok(cudaMemset(memory, MEMORY_BYTE, bytes), "fill");
+    return memory;
+}
+
+/* Of either kind. */
 static inline void unshare(void *memory)
 {
-    (void)cudaFree(memory);
+#ifndef SPC_TESTS_FIBER_RUNTIME_H
+    struct cudaPointerAttributes at;
+
+    if (!memory) return;
+    ok(cudaPointerGetAttributes(&at, memory), "free");
+    if (at.type == cudaMemoryTypeHost) {
+        ok(cudaFreeHost(memory), "free");
+        return;
+    }
+#endif
+    ok(cudaFree(memory), "free");
 }
 
 #endif

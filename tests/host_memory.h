@@ -16,6 +16,11 @@ static inline void *shared(size_t bytes)
     return memory;
 }
 
+static inline void *on_device(size_t bytes)
+{
+    return shared(bytes);
+}
+
 static inline void unshare(void *memory)
 {
     free(memory);

@@ -132,7 +132,7 @@ static void check_gemm(const linear_case *c, int type, int32_t count, int32_t wh
     float *bias = random_floats(d, (size_t)outs, 1);
     float *expected = malloc((size_t)(count * outs) * sizeof *expected);
     const spc_gemm_most most = {c->cols, outs, count};
-    void *memory = shared(spc_cuda_gemm_bytes(&most));
+    void *memory = on_device(spc_cuda_gemm_bytes(&most));
     int32_t *target = shared((size_t)count * sizeof *target);
     spc_linear_args a = {.part = {m},
                          .bias = {c->bias ? bias : NULL},
@@ -188,11 +188,11 @@ static void check_gemm(const linear_case *c, int type, int32_t count, int32_t wh
     free_twins(&m, &packed);
     free(rows);
     free(expected);
-    (void)cudaFree(in);
-    (void)cudaFree(out);
-    (void)cudaFree(bias);
-    (void)cudaFree(memory);
-    (void)cudaFree(target);
+    unshare(in);
+    unshare(out);
+    unshare(bias);
+    unshare(memory);
+    unshare(target);
 }
 
 Test(cuda_linear, products_by_the_library_are_those_of_the_cpu)
@@ -235,7 +235,7 @@ Test(cuda_linear, products_have_as_many_rows_as_there_is_memory_for)
     const spc_gemm_most few = {8, 4, 64}, many = {8, 300000, 512};
     spc_cuda_matrix m = {.type = SPC_WEIGHT_BF16, .rows = 4, .cols = 8, .stride = 8};
     spc_linear_args a = {.part = {m, m}, .parts = 2};
-    void *memory = shared(spc_cuda_gemm_bytes(&many));
+    void *memory = on_device(spc_cuda_gemm_bytes(&many));
     char said[SPC_GEMM_SAID];
     spc_cuda_gemm gemm;
 
@@ -256,7 +256,7 @@ Test(cuda_linear, products_have_as_many_rows_as_there_is_memory_for)
     a.part[1].rows = 4;
     cr_expect_eq(spc_cuda_gemm_rows(gemm, &a, 4), 64);
     spc_cuda_gemm_close(gemm);
-    (void)cudaFree(memory);
+    unshare(memory);
 }
 
 Test(cuda_linear, linear_writes_rows_where_it_is_told)
@@ -279,8 +279,8 @@ Test(cuda_linear, linear_writes_rows_where_it_is_told)
         cr_assert(isnan(out[(target[r] - 1) * 6]), "rows between are left alone");
     }
     free_twins(&m, &packed);
-    (void)cudaFree(in);
-    (void)cudaFree(plain);
-    (void)cudaFree(out);
-    (void)cudaFree(target);
+    unshare(in);
+    unshare(plain);
+    unshare(out);
+    unshare(target);
 }

@@ -122,7 +122,7 @@ static matrix random_matrix(dice *d, spc_dtype dtype, int32_t rows, int32_t cols
     }
     if (dtype != SPC_DTYPE_I8) spc_dequantise(dtype, data, (int64_t)rows * cols, x.value);
     if (has_scales(dtype)) {
-        (void)cudaFree(plane.scale);
+        unshare(plane.scale);
         put_scales(d, &x, shifts[cols % 3], rows % 130, rows % 4 * 16);
     }
     free(data);
@@ -133,7 +133,7 @@ static void free_matrix(matrix *x)
 {
     const void *all[] = {x->m.data, x->m.high, x->m.scale, x->m.step};
 
-    for (int i = 0; i < 4; i++) (void)cudaFree((void *)(uintptr_t)all[i]);
+    for (int i = 0; i < 4; i++) unshare((void *)(uintptr_t)all[i]);
     free(x->value);
 }
 
@@ -173,11 +173,11 @@ Test(cuda_linear_quant, a_row_of_a_table_has_the_bits_of_its_numbers)
                              spc_dtype_name(types[t]), (int)cols, (int)(k % cols), (double)out[k],
                              (double)want);
             }
-            (void)cudaFree(out);
+            unshare(out);
             free_matrix(&x);
         }
     }
-    (void)cudaFree(token);
+    unshare(token);
 }
 
 /* A rank that has none of a small vocabulary has no planes either. */
@@ -199,8 +199,8 @@ Test(cuda_linear_quant, a_table_that_is_all_elsewhere_gives_zeros)
             cr_assert_eq(out[i], 0.0f, "%s", spc_dtype_name(types[t]));
         }
     }
-    (void)cudaFree(token);
-    (void)cudaFree(out);
+    unshare(token);
+    unshare(out);
 }
 
 /* NaN of 8-bit floats is NaN, and nothing else is. */
@@ -230,10 +230,10 @@ Test(cuda_linear_quant, every_8_bit_float_is_what_it_is)
             cr_expect(out[i] == want[i] || (isnan(out[i]) && isnan(want[i])), "%s %d: %g, not %g",
                       spc_dtype_name(types[t]), i, (double)out[i], (double)want[i]);
         }
-        (void)cudaFree(data);
-        (void)cudaFree(out);
-        (void)cudaFree(scale);
-        (void)cudaFree(token);
+        unshare(data);
+        unshare(out);
+        unshare(scale);
+        unshare(token);
     }
 }
 

@@ -96,11 +96,11 @@ static layer open_layer(const layer_case *c, int type, dice *d)
 static void close_layer(layer *l)
 {
     for (int32_t p = 0; p < l->a.parts; p++) {
-        (void)cudaFree((void *)(uintptr_t)l->a.part[p].data);
-        (void)cudaFree((void *)(uintptr_t)l->a.bias[p]);
+        unshare((void *)(uintptr_t)l->a.part[p].data);
+        unshare((void *)(uintptr_t)l->a.bias[p]);
     }
-    (void)cudaFree((void *)(uintptr_t)l->a.in);
-    (void)cudaFree(l->a.out);
+    unshare((void *)(uintptr_t)l->a.in);
+    unshare(l->a.out);
     free(l->exact);
     free(l->size);
 }
@@ -213,17 +213,20 @@ Test(cuda_linear_tile, rows_go_where_they_are_told)
         cr_assert(memcmp(l.a.out + target[r] * l.a.width, plain + r * l.a.width, row) == 0);
         cr_assert(isnan(l.a.out[(target[r] + 1) * l.a.width]), "rows between are left alone");
     }
-    (void)cudaFree(plain);
-    (void)cudaFree(target);
+    unshare(plain);
+    unshare(target);
     close_layer(&l);
 }
 
 /* ---- ways to go ------------------------------------------------------------------------------ */
 
-static void check_scratch(const unsigned char *scratch)
+static void check_scratch(const void *scratch)
 {
-    for (size_t i = 0; i < 4096 * sizeof(uint32_t); i++) {
-        cr_assert_eq(scratch[i], 0, "a ticket is left for the next launch");
+    static uint32_t ticket[4096];
+
+    ok(cudaMemcpy(ticket, scratch, sizeof ticket, cudaMemcpyDeviceToHost), "tickets");
+    for (size_t i = 0; i < 4096; i++) {
+        cr_assert_eq(ticket[i], 0, "a ticket is left for the next launch");
     }
 }
 
@@ -280,7 +283,7 @@ Test(cuda_linear_tile, blocks_that_share_columns_add_in_one_order_whatever_their
             before = whole;
         }
         free(before);
-        (void)cudaFree(l.a.scratch);
+        unshare(l.a.scratch);
         close_layer(&l);
     }
 }
@@ -322,11 +325,11 @@ Test(cuda_linear_tile, what_goes_along_does_so_behind_the_last_of_the_blocks)
         }
         cr_assert(memcmp(one, four, count * sizeof *one) != 0, "sums in another order");
         check_scratch(a.scratch);
-        (void)cudaFree(weight);
-        (void)cudaFree(add);
-        (void)cudaFree(one);
-        (void)cudaFree(four);
-        (void)cudaFree(a.scratch);
+        unshare(weight);
+        unshare(add);
+        unshare(one);
+        unshare(four);
+        unshare(a.scratch);
         close_layer(&l);
     }
 }
@@ -442,10 +445,10 @@ Test(cuda_linear_tile, gates_and_sums_along_with_it_have_the_bits_of_their_ops)
         more.add = out;
         wait_for(spc_cuda_linear_tile(&a, &more, NULL), "tile with gate and sum");
         cr_assert(memcmp(out, plain, count * sizeof *out) == 0, "case %d", (int)k);
-        (void)cudaFree(both);
-        (void)cudaFree(plain);
-        (void)cudaFree(add);
-        (void)cudaFree(out);
+        unshare(both);
+        unshare(plain);
+        unshare(add);
+        unshare(out);
         close_layer(&l);
     }
 }
@@ -490,9 +493,9 @@ Test(cuda_linear_tile, a_norm_in_front_is_that_of_its_op)
         a.out = normed;
         wait_for(spc_cuda_linear_tile(&a, &more, NULL), "tile with norm");
         cr_assert(memcmp(normed, fused + 17 * l.a.width, (size_t)l.outs * sizeof *fused) == 0);
-        (void)cudaFree(normed);
-        (void)cudaFree(weight);
-        (void)cudaFree(fused);
+        unshare(normed);
+        unshare(weight);
+        unshare(fused);
         close_layer(&l);
     }
 }

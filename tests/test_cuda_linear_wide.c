@@ -71,11 +71,11 @@ static void close_layer(layer *l)
                           l->more.add, l->a.scratch, l->a.wide};
 
     for (int32_t p = 0; p < l->a.parts; p++) {
-        (void)cudaFree((void *)(uintptr_t)l->a.part[p].data);
-        (void)cudaFree((void *)(uintptr_t)l->a.bias[p]);
+        unshare((void *)(uintptr_t)l->a.part[p].data);
+        unshare((void *)(uintptr_t)l->a.bias[p]);
     }
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) {
-        (void)cudaFree((void *)(uintptr_t)rest[i]);
+        unshare((void *)(uintptr_t)rest[i]);
     }
 }
 
@@ -104,11 +104,11 @@ Test(cuda_linear_wide, many_rows_have_the_bits_of_few)
             l.a.wide = NULL;
             run(&l, counts[n]);
             memcpy(strips, l.a.out, l.bytes);
-            l.a.wide = shared((size_t)spc_cuda_linear_wide_bytes(c->cols, outs));
+            l.a.wide = on_device((size_t)spc_cuda_linear_wide_bytes(c->cols, outs));
             run(&l, counts[n]);
             cr_assert(memcmp(strips, l.a.out, l.bytes) == 0, "case %d, %d rows", (int)k,
                       (int)counts[n]);
-            (void)cudaFree(l.a.wide);
+            unshare(l.a.wide);
         }
         l.a.wide = NULL;
         free(strips);
@@ -122,7 +122,7 @@ Test(cuda_linear_wide, a_broken_row_leaves_the_others_alone)
     layer l = open_layer(&cases[2], SPC_WEIGHT_BF16, &d);
 
     ((float *)(uintptr_t)l.a.in)[20 * cases[2].cols + 66] = NAN;
-    l.a.wide = shared((size_t)spc_cuda_linear_wide_bytes(cases[2].cols, cases[2].outs[0]));
+    l.a.wide = on_device((size_t)spc_cuda_linear_wide_bytes(cases[2].cols, cases[2].outs[0]));
     run(&l, ROWS);
     for (int32_t r = 0; r < ROWS; r++) {
         for (int32_t o = 0; o < cases[2].outs[0]; o++) {

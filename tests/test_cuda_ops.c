@@ -59,10 +59,10 @@ Test(cuda_ops, embed_reads_rows_of_every_type)
                              spc_dtype_name(twin_types[type]), (int)cols[c]);
             }
             free_twins(&m, &packed);
-            (void)cudaFree(out);
+            unshare(out);
         }
     }
-    (void)cudaFree(token);
+    unshare(token);
 }
 
 Test(cuda_ops, gather_takes_the_rows_it_is_told)
@@ -78,9 +78,9 @@ Test(cuda_ops, gather_takes_the_rows_it_is_told)
     for (int32_t i = 0; i < 600; i++) {
         cr_assert_eq(out[i], in[row[i / 300] * 300 + i % 300] * 0.5f);
     }
-    (void)cudaFree(in);
-    (void)cudaFree(out);
-    (void)cudaFree(row);
+    unshare(in);
+    unshare(out);
+    unshare(row);
 }
 
 Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
@@ -106,10 +106,10 @@ Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
         wait_for(spc_cuda_norm(&a, NULL), "norm");
         cr_assert(memcmp(x, sum, count * sizeof *x) == 0, "the sum has the CPU's bits");
         cr_assert_leq(relative_distance(out, expected, count), 1e-6f, "%d", (int)dim);
-        (void)cudaFree(x);
-        (void)cudaFree(y);
-        (void)cudaFree(weight);
-        (void)cudaFree(out);
+        unshare(x);
+        unshare(y);
+        unshare(weight);
+        unshare(out);
         free(sum);
         free(expected);
     }
@@ -151,8 +151,8 @@ Test(cuda_ops, sums_and_gates_are_those_of_the_cpu)
     for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] < 0.0f ? 0.0f : in[i]);
     wait_for(spc_cuda_add(&add, NULL), "add");
     for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] + in[COUNT + i]);
-    (void)cudaFree(in);
-    (void)cudaFree(out);
+    unshare(in);
+    unshare(out);
 }
 
 /* ---- before attention ------------------------------------------------------------------------ */
@@ -253,12 +253,12 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
     }
     free(expected);
     free(written);
-    (void)cudaFree(qkv);
-    (void)cudaFree(weights);
-    (void)cudaFree(angles);
-    (void)cudaFree(cache);
-    (void)cudaFree(where);
-    (void)cudaFree(table);
+    unshare(qkv);
+    unshare(weights);
+    unshare(angles);
+    unshare(cache);
+    unshare(where);
+    unshare(table);
 }
 
 Test(cuda_ops, heads_are_normed_rotated_and_cached)
@@ -348,8 +348,8 @@ static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, d
         .tile = tile,
         .out = shared((size_t)(rows * c->heads * c->head_dim) * sizeof(float)),
         .workspace =
-            shared((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
-                   sizeof(float)),
+            on_device((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
+                      sizeof(float)),
         .scale = 0.3f,
         .cap = c->cap,
         .rows = rows,
@@ -368,7 +368,7 @@ static void free_attend(spc_attend_args *a)
     const void *all[] = {a->query, a->cache.key, a->cache.value, a->cache.table, a->bias,
                          a->slot,  a->tile,      a->out,         a->workspace};
 
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) (void)cudaFree((void *)(uintptr_t)all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) unshare((void *)(uintptr_t)all[i]);
 }
 
 /* One head of one row, as backend_cpu.c does it. */

@@ -48,7 +48,7 @@ static void expect_both_forms(crowd *c, const spc_verify_batch *some, const char
     crowd_expect(c, some->sequences, what);
 #endif
     queued.workspace_bytes = spc_workspace_bytes(some->sequences, CROWD_DRAFTS, c->vocab);
-    queued.workspace = shared(queued.workspace_bytes);
+    queued.workspace = on_device(queued.workspace_bytes);
     cr_assert_eq(spc_cuda_workspace_init(queued.workspace, queued.workspace_bytes, NULL, NULL),
                  SPC_OK);
     run(c, &queued, what);
@@ -118,10 +118,10 @@ Test(cuda_shapes, slices_of_a_large_ragged_batch)
     crowd_free(&c);
 }
 
-/* Address space for rows, most of which nobody touches; NULL: none. */
+/* Room for rows, most of which nobody touches; NULL: none. */
 static float *reserve(size_t bytes)
 {
-#ifdef SPC_TESTS_FIBERS_H
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -129,7 +129,9 @@ static float *reserve(size_t bytes)
 #else
     void *memory = NULL;
 
-    return cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal) == cudaSuccess ? memory : NULL;
+    if (cudaMalloc(&memory, bytes) == cudaSuccess) return memory;
+    (void)cudaGetLastError();
+    return NULL;
 #endif
 }
 
@@ -141,11 +143,16 @@ Test(cuda_shapes, rows_may_lie_beyond_the_reach_of_32_bits)
     float *rows = reserve(bytes);
     spc_verify_batch v = crowd_batch(&c, 1);
 
-    if (!rows) cr_skip_test("no address space for 17 GB");
+    if (!rows) cr_skip_test("no room for 17 GB");
     cr_assert_eq(c.rows, 2);
     for (int64_t r = 0; r < c.rows; r++) {
-        memcpy(rows + (size_t)r * stride, c.drafter + r * c.stride, 5000 * sizeof *rows);
-        memcpy(rows + (size_t)r * stride + 8192, c.verifier + r * c.stride, 5000 * sizeof *rows);
+        float *to = rows + (size_t)r * stride;
+
+        ok(cudaMemcpy(to, c.drafter + r * c.stride, 5000 * sizeof *to, cudaMemcpyHostToDevice),
+           "copy");
+        ok(cudaMemcpy(to + 8192, c.verifier + r * c.stride, 5000 * sizeof *to,
+                      cudaMemcpyHostToDevice),
+           "copy");
     }
     v.drafter = (spc_logit_rows){{rows, SPC_LOGITS_F32}, (int64_t)stride, 5000};
     v.verifier = (spc_logit_rows){{rows + 8192, SPC_LOGITS_F32}, (int64_t)stride, 5000};

@@ -14,7 +14,7 @@
 /* A workspace for every batch of this file, dirty but for what init cleans. */
 static void *workspace_of(size_t bytes)
 {
-    void *memory = shared(bytes);
+    void *memory = on_device(bytes);
 
     cr_assert_eq(spc_cuda_workspace_init(memory, bytes, NULL, NULL), SPC_OK);
     return memory;

@@ -11,7 +11,8 @@
 
 enum { DRAFTS = 4, ROWS = DRAFTS + 1, SEQUENCES = 6, EDITS = 3 };
 
-/* Defined by the includer: memory full of bytes 0xa5, and its end. */
+/* Defined by the includer: memory full of bytes 0xa5, that the test can look at or not
+ * (toyshard.h), and its end. */
 static void *shared(size_t bytes);
 static void unshare(void *memory);
 

@@ -186,7 +186,7 @@ static inline void crowd_slices(const toy_shard_calls *calls, const crowd *c, in
     size_t answer = most.first > most.later ? most.first : most.later;
     toy_ranks ranks = {.world = world};
     spc_verify_batch part[WORLD_MOST];
-    void *answers = shared((size_t)world * n * answer);
+    void *answers = on_device((size_t)world * n * answer);
     int32_t step = 0;
     spc_error err;
 
@@ -194,7 +194,7 @@ static inline void crowd_slices(const toy_shard_calls *calls, const crowd *c, in
         ranks.rank[k] = (spc_shards){.rank = k,
                                      .world = world,
                                      .drafter_whole = 1,
-                                     .state = shared(n * most.state),
+                                     .state = on_device(n * most.state),
                                      .state_bytes = most.state,
                                      .answers = answers,
                                      .left = shared(16)};

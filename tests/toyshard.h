@@ -52,14 +52,14 @@ static inline toy_ranks ranks_of(const spc_row_params *params, int32_t max_draft
     int32_t padded = world % 2 ? vocab : vocab + 3 * SPC_TILE; /* cuts elsewhere, idle ranks */
     spc_shard_bytes most = spc_shard_sizes(params, SEQUENCES, max_drafts, padded, world);
     size_t answer = most.first > most.later ? most.first : most.later;
-    void *answers = shared((size_t)world * SEQUENCES * answer);
+    void *answers = on_device((size_t)world * SEQUENCES * answer);
 
     for (int32_t k = 0; k < world; k++) {
         ranks.rank[k] = (spc_shards){.rank = k,
                                      .world = world,
                                      .cut = world % 2 ? 0 : padded,
                                      .drafter_whole = drafter_whole,
-                                     .state = shared(SEQUENCES * most.state),
+                                     .state = on_device(SEQUENCES * most.state),
                                      .state_bytes = most.state,
                                      .answers = answers,
                                      .left = shared(16)};

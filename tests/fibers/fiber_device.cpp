@@ -27,6 +27,7 @@ static fiber_device whole_device(void)
     d.devices = from_environment("FIBERS_DEVICES", 1);
     d.first = from_environment("FIBERS_FIRST", 0);
     d.driver = 13000;
+    d.no_condition = from_environment("FIBERS_NO_CONDITION", 0) != 0;
     d.memory = (size_t)1 << 40;
     d.fails_after = -1;
     d.stack = 1024;
@@ -188,7 +189,8 @@ void fiber_check_arguments(const void *arguments, size_t bytes)
         /* behind a number of 32 bits a struct may have padding, with half an address in it */
         if ((uint32_t)word < 1u << 24) continue;
         if (fiber_is_condition(word) || !is_of_host(word)) continue;
-        fprintf(stderr, "fibers: a kernel is given an address of the host\n");
+        fprintf(stderr, "fibers: a kernel is given an address of the host: %#lx, word %zu of %zu\n",
+                (unsigned long)word, i / sizeof word, bytes / sizeof word);
         abort();
     }
 }

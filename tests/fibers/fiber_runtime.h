@@ -50,7 +50,7 @@ typedef enum {
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
 
-enum { cudaMemAttachGlobal = 1, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 struct cudaDeviceProp {
     char name[256];
@@ -232,12 +232,6 @@ void fiber_meet(bool meets);
 bool fiber_meets(void);
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream);
-
-static inline cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags)
-{
-    (void)flags;
-    return cudaMalloc(out, bytes);
-}
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
