@@ -85,7 +85,8 @@ struct spc_engine {
     _Atomic uintptr_t inside; /* the thread that is; 0: none */
     int64_t process;          /* which opened it */
     int32_t open_sessions;
-    bool closed; /* while sessions were open: it ends with the last one */
+    uint64_t steps; /* begun; what they mark the sessions in them with */
+    bool closed;    /* while sessions were open: it ends with the last one */
     const spc_backend_ops *ops;
     spc_backend *backend; /* owned */
     spc_model drafter;

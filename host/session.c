@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* session.c - sequences: options, what is kept of a round and where it ends, counters, text. */
+/* session.c - sequences: options, what is kept of a round and where it ends, counters, text.  How
+ * they step is in session_step.c. */
 #include "session.h"
 
 #include "entry.h"
@@ -8,7 +9,6 @@
 #include "rules/finish.h"
 #include "weights/utf8.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -428,160 +428,6 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
         "(tokens: %lld); check the model's weights",
         drafter ? "drafter" : "verifier", (int)position, (long long)s->counters.tokens);
     spc_session_fail(s, &error);
-}
-
-/* ---- steps ------------------------------------------------------------------------------------
- */
-
-/* Before anything is run for them. */
-static void end_cancelled(spc_session *const *sessions, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        spc_session *s = sessions[i];
-
-        if (s->finish != SPC_FINISH_RUNNING || !atomic_load(&s->cancel)) continue;
-        s->finish = SPC_FINISH_CANCELLED;
-        spc_text_finish(&s->text);
-    }
-}
-
-/* Their rows went with those of others, into a forward that failed. */
-static void fail_filling(spc_engine *engine, const spc_error *error)
-{
-    for (int32_t i = 0; i < engine->fill.count; i++) {
-        spc_session_fail(engine->fill.session[i], error);
-    }
-    engine->fill.count = 0;
-}
-
-/* Run a step of the sessions among these that share a strategy and have not ended. */
-static spc_status step_group(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                             const spc_strategy *strategy)
-{
-    spc_session **group = engine->scratch.group;
-    spc_error error;
-    int32_t members = 0;
-
-    for (int32_t i = 0; i < count; i++) {
-        spc_session *s = sessions[i];
-
-        if (s->strategy != strategy || s->finish != SPC_FINISH_RUNNING) continue;
-        if (s->waits || s->filling) continue;
-        group[members++] = s;
-    }
-    if (members == 0) return SPC_OK;
-
-    spc_trace_begin(engine->trace, "%s sessions=%d", strategy->name, (int)members);
-
-    spc_status status = strategy->step(engine, group, members, &error);
-
-    spc_trace_end(engine->trace);
-    for (int32_t i = 0; i < members && status != SPC_OK; i++) spc_session_fail(group[i], &error);
-    if (status != SPC_OK) fail_filling(engine, &error);
-    return status;
-}
-
-static spc_status check_group(const spc_engine *engine, spc_session *const *sessions, int32_t count,
-                              spc_error *err)
-{
-    spc_status status = spc_entry_given(engine, "engine", err);
-
-    if (status == SPC_OK) status = spc_entry_array(sessions, count, "sessions", "count", err);
-    if (status != SPC_OK) return status;
-    for (int32_t i = 0; i < count; i++) {
-        if (!sessions[i] || sessions[i]->engine != engine) {
-            return spc_error_set(err, SPC_EUSAGE, "session %d of the step is not of this engine",
-                                 (int)i);
-        }
-        for (int32_t j = 0; j < i; j++) {
-            if (sessions[j] != sessions[i]) continue;
-            return spc_error_set(err, SPC_EUSAGE, "session %d of the step is also number %d",
-                                 (int)i, (int)j);
-        }
-    }
-    return SPC_OK;
-}
-
-/* What the device was found not to do is no error, and not what was meant.  Where a session has
- * failed it may have been found for that reason alone. */
-static void tell_notices(spc_engine *engine, spc_session *const *sessions, int32_t count)
-{
-    const char *notice;
-    char line[256];
-
-    if (!engine->log || !engine->ops->notice) return;
-    for (int32_t i = 0; i < count; i++) {
-        if (sessions[i]->finish == SPC_FINISH_FAILED) return;
-    }
-    while ((notice = engine->ops->notice(engine->backend)) != NULL) {
-        (void)snprintf(line, sizeof line, "warning: %s", notice);
-        engine->log(engine->user, line);
-    }
-}
-
-spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                           spc_error *err)
-{
-    /* seq-chow last: it may hand a session over to the round, which then waits for its next step */
-    static const spc_strategy *const strategies[] = {&spc_strategy_round, &spc_strategy_drafter,
-                                                     &spc_strategy_token_chow, &spc_strategy_bild,
-                                                     &spc_strategy_seq_chow};
-    spc_status status = check_group(engine, sessions, count, err);
-    spc_error error;
-
-    if (status == SPC_OK) status = spc_entry_take(engine, err);
-    if (status != SPC_OK) return status;
-    end_cancelled(sessions, count);
-    spc_fill_begin(engine, sessions, count);
-    for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
-        (void)step_group(engine, sessions, count, strategies[i]);
-    }
-    if (spc_fill_end(engine, &error) != SPC_OK) fail_filling(engine, &error);
-    for (int32_t i = 0; i < count; i++) {
-        spc_prefix_note(sessions[i]);
-        if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
-    }
-    tell_notices(engine, sessions, count);
-    spc_entry_leave(engine);
-    for (int32_t i = 0; i < count; i++) {
-        if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
-        if (err) *err = sessions[i]->error;
-        return sessions[i]->error.status;
-    }
-    return SPC_OK;
-}
-
-spc_status spc_session_step(spc_session *session, spc_error *err)
-{
-    spc_status status = spc_entry_given(session, "session", err);
-
-    return status == SPC_OK ? spc_engine_step(session->engine, &session, 1, err) : status;
-}
-
-spc_status spc_session_run(spc_session *session, spc_error *err)
-{
-    spc_status status = SPC_OK;
-
-    do {
-        status = spc_session_step(session, err);
-        if (status == SPC_OK && spc_session_waits(session)) {
-            return spc_error_set(err, SPC_EFULL,
-                                 "the session waits for one of %d slots, or for room in their KV "
-                                 "caches: step or close the sessions that hold them",
-                                 (int)session->engine->sessions);
-        }
-    } while (status == SPC_OK && session->finish == SPC_FINISH_RUNNING);
-    return status;
-}
-
-bool spc_session_waits(const spc_session *session)
-{
-    return atomic_load(&session->waits);
-}
-
-void spc_session_cancel(spc_session *session)
-{
-    atomic_store(&session->cancel, true);
 }
 
 /* ---- what a session tells ---------------------------------------------------------------------

@@ -59,6 +59,8 @@ struct spc_session {
 
     spc_gamma_session choice; /* of draft lengths, under SPC_GAMMA_AUTO */
 
+    uint64_t step; /* the last one it was in, by engine->steps */
+
     /* the present step, of a session that is put aside */
     bool filling;
     int32_t fill_verifier, fill_drafter; /* rows of it that each model is fed */
