@@ -357,8 +357,9 @@ static spc_status open_chat(sweep *s, spc_error *err)
     spc_status status = SPC_OK;
 
     s->job.stop_token = -1;
-    if (s->o->asking.chat)
+    if (s->o->asking.chat) {
         status = spc_engine_chat(s->job.engine, s->o->asking.chat_template, &s->chat, err);
+    }
     if (status == SPC_OK && s->chat.name) s->job.stop_token = s->chat.stop_token;
     return status;
 }
@@ -378,6 +379,9 @@ static json_t *setup_of(const sweep *s)
                       o->verifier, "drafter", o->drafter, "examples", (int)s->data.count,
                       "max_tokens", (int)o->max_tokens, "data_hash", hash, "seed",
                       (json_int_t)s->grid.seed[0], "seeds", seeds);
+    if (setup && o->context > 0) { /* answers may end with it */
+        (void)json_object_set_new(setup, "context", json_integer(o->context));
+    }
     if (setup && s->chat.name) {
         (void)json_object_set_new(setup, "chat_template", json_string(s->chat.name));
     }

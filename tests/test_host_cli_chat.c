@@ -264,6 +264,21 @@ Test(host_cli_chat, a_template_may_be_named)
     close_pair(&p);
 }
 
+/* Its lines are broken by hand, so it is no list of SPC_CHAT_NAMES itself. */
+Test(host_cli_chat, help_names_every_template)
+{
+    char *help = OUTPUT("", "chat", "--help"), names[] = SPC_CHAT_NAMES;
+
+    for (char *name = strtok(names, ", "); name; name = strtok(NULL, ", ")) {
+        char listed[2][64];
+
+        (void)snprintf(listed[0], sizeof listed[0], " %s,", name);
+        (void)snprintf(listed[1], sizeof listed[1], " %s;", name);
+        cr_expect(strstr(help, listed[0]) || strstr(help, listed[1]), "%s", name);
+    }
+    free(help);
+}
+
 /* Who is not asked for a draft length gets the one that is fastest here. */
 Test(host_cli_chat, draft_lengths_are_chosen_unless_given)
 {
