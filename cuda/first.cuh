@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* first.cuh - what a batch looks at whatever comes: which rows those are, what a ticket is for, and
+ * its first tile asked for.  Part of queue.cu. */
+#ifndef SPC_CUDA_FIRST_CUH
+#define SPC_CUDA_FIRST_CUH
+
+#include "pieces.cuh"
+
+/* Where word i of a sequence_input comes from. */
+static __device__ input_word words_at(const void *first, size_t bytes, int32_t word,
+                                      uint32_t otherwise)
+{
+    const uint32_t *at = (const uint32_t *)first;
+
+    return {at ? at + word : at, (int32_t)(bytes / 4), otherwise};
+}
+
+enum { PARAMS_WORDS = sizeof(spc_row_params) / 4 };
+
+static __device__ input_word input_of(const spc_draw_batch *b, int32_t i)
+{
+    if (i < PARAMS_WORDS) return words_at(b->params, sizeof *b->params, i, 0);
+    if (i < PARAMS_WORDS + 2) return words_at(b->row, sizeof *b->row, i - PARAMS_WORDS, 0);
+    return words_at(nullptr, 0, 0, 0);
+}
+
+static __device__ input_word input_of(const spc_verify_batch *b, int32_t i)
+{
+    const int32_t row = i - PARAMS_WORDS;
+
+    if (row < 0) return words_at(b->params, sizeof *b->params, i, 0);
+    if (row < 2) return words_at(b->verifier_row, sizeof *b->verifier_row, row, 0);
+    if (row < 4) return words_at(b->drafter_row, sizeof *b->drafter_row, row - 2, 0);
+    return row == 4 ? words_at(b->drafts, sizeof *b->drafts, 0, 0)
+                    : words_at(b->bonus, sizeof *b->bonus, 0, 1);
+}
+
+/* What the batch says of sequence s, in one trip to memory: by the first warp.  What becomes of a
+ * row is asked of some dozen numbers one after the other. */
+static __device__ __forceinline__ void fetch_input(int32_t s)
+{
+    const input_word from = scratch.word_of_input[threadIdx.x];
+    uint32_t *to = (uint32_t *)&scratch.input + threadIdx.x;
+
+    *to = from.first ? from.first[(int64_t)s * from.stride] : from.otherwise;
+}
+
+/* Does row r belong to what the sequence s in scratch.input looks at whatever comes?  Its view. */
+static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, spc_view *view)
+{
+    const sequence_input *in = &scratch.input;
+
+    (void)r;
+    if (!spc_params_valid(&in->params)) return false;
+    *view = spc_view_at(b->logits, b->edits, b->row ? in->row : s);
+    return true;
+}
+
+/* Rows 0 .. max_drafts - 1 (at least one): the verifier's; behind them the drafter's where their
+ * statistics are not given. */
+static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r, spc_view *view)
+{
+    const sequence_input *in = &scratch.input;
+    const int32_t verifier_rows = b->max_drafts > 0 ? b->max_drafts : 1, drafts = in->drafts;
+    const bool drafter = r >= verifier_rows, block = in->params.verify == SPC_VERIFY_BLOCK;
+    const int32_t row = drafter ? r - verifier_rows : r;
+
+    (void)s;
+    if (!spc_params_decide(&in->params) || drafts < 0 || drafts > b->max_drafts) return false;
+    if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(in->params.rule.path)) {
+        return false;
+    }
+    if (row >= drafts && (drafter || drafts > 0 || row > 0 || !in->bonus)) return false;
+
+    /* a rule that is decided by the drafter's row may never look at the verifier's */
+    if (!drafter && !block && spc_defers_by_drafter(in->params.rule)) return false;
+
+    /* as spc_batch_round says, of which the rest would not fit in registers here */
+    spc_logit_rows rows = drafter ? b->drafter : b->verifier;
+
+    rows.logits = spc_logits_row(rows.logits, drafter ? in->drafter_row : in->row, rows.stride);
+    *view = spc_view_at(rows, spc_edits_row(b->edits, in->row), row);
+    return true;
+}
+
+/* What a ticket is for, but for the entries of its first tile: by the first warp. */
+template <typename Batch>
+static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticket, first_run *out)
+{
+    const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
+    const uint32_t rows = (uint32_t)scratch.q.rows;
+    const int32_t sequence = (int32_t)(ticket / runs / rows), row = (int32_t)(ticket / runs % rows);
+    const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
+    spc_view view;
+
+    fetch_input(sequence);
+    __syncwarp();
+    if (threadIdx.x > 0) return;
+    out->ticket = ticket;
+    out->sequence = sequence;
+    out->row = row;
+    out->tile = tile;
+    out->end = tile + scratch.q.piece < scratch.q.tiles ? tile + scratch.q.piece : scratch.q.tiles;
+    out->cells = cells_of_row(&scratch.q, sequence, row);
+    out->wanted = first_row(b, sequence, row, &view);
+    if (!out->wanted) return;
+    out->needs = spc_needs_of(&scratch.input.params, scratch.q.vocab);
+    out->view = view;
+    out->words = words_of_tile(&view);
+    out->whole = whole_tiles(&view, scratch.q.vocab);
+    out->pairs = end_of_pairs(out);
+}
+
+/* Ask for the first tile of a ticket; what it is for can be read behind a barrier, or is known. */
+template <typename Batch>
+static __device__ __noinline__ void load_first(const Batch *b, uint32_t ticket, int32_t place,
+                                               int32_t turn, bool known)
+{
+    first_run *run = &scratch.run[place];
+    int32_t entries = 0;
+
+    if (threadIdx.x < WARP && !known) find_first(b, ticket, run);
+    __syncthreads();
+    if (run->wanted) entries = ask_run(run, scratch.q.vocab, run->tile, turn);
+    if (threadIdx.x == 0) run->entries = entries;
+}
+
+#endif
