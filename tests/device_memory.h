@@ -26,7 +26,7 @@ static inline void wait_for(cudaError_t code, const char *what)
 }
 
 /* Memory that both sides can read: the host's, which the device reaches over the bus.  (Managed
- * memory would move from one to the other, but where GPUs are lent out its faults may hang one.) */
+ * memory would move between the two by page faults, which a share of a GPU may not have.) */
 static inline void *shared(size_t bytes)
 {
     void *memory = NULL;
