@@ -229,9 +229,9 @@ void spc_team_run(spc_team *t, int32_t count, int32_t grain, spc_team_fn fn, voi
  * ---------------------------------------------------------------------------
  */
 
-int32_t spc_team_cores(void)
+int32_t spc_team_cores_at(const char *root)
 {
-    long cores = 0, quota = spc_cpu_quota("");
+    long cores = 0, quota = spc_cpu_quota(root);
 #if defined(__linux__)
     cpu_set_t set;
 
@@ -240,6 +240,11 @@ int32_t spc_team_cores(void)
     if (cores < 1) cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (quota > 0 && cores > quota) cores = quota;
     return cores < 1 ? 1 : cores > SPC_TEAM_MAX ? SPC_TEAM_MAX : (int32_t)cores;
+}
+
+int32_t spc_team_cores(void)
+{
+    return spc_team_cores_at("");
 }
 
 int32_t spc_team_quarter(int32_t threads)
