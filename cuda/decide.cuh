@@ -335,8 +335,10 @@ static __device__ __noinline__ void verify_block(const spc_round *round, spc_wal
 static __device__ __noinline__ void describe_round(const spc_round *round, spc_row_pair *pair,
                                                    const spc_verdict *out);
 
-#define ROUND_FN    static __device__
-#define ROUND_AHEAD true
+#define ROUND_FN     static __device__
+#define ROUND_AHEAD  true
+#define ROUND_WRITES (threadIdx.x == 0)
+#define ROUND_MEET() __syncthreads()
 #include "rules/round_body.h"
 
 #endif

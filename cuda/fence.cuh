@@ -13,6 +13,8 @@ static __device__ __forceinline__ void fence_blocks(void)
 {
 #ifdef __CUDACC__
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#else
+    fiber_fence();
 #endif
 }
 

@@ -7,7 +7,8 @@
 #include "pieces.cuh"
 
 /* A job that nobody uses, of `count` from `first` on; -1: there is none.  One thread alone.  Each
- * trip to memory tells which jobs of 32 are in use. */
+ * trip to memory tells which jobs of 32 are in use.  Its memory, which others read when it was
+ * theirs, this thread and those that it meets may write. */
 static __device__ int32_t take_slot(int32_t first, int32_t count)
 {
     uint32_t *taken = scratch.q.all->taken + first / 32;
@@ -28,6 +29,7 @@ static __device__ int32_t take_slot(int32_t first, int32_t count)
             idle &= ~(before | bit);
             if (before & bit) continue;
             while (!(bit >> slot % 32 & 1u)) slot++;
+            fence_blocks();
             return slot;
         }
     }

@@ -355,7 +355,11 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     }
     __syncthreads();
     if (threadIdx.x == 0 && atomicAdd(&a.q.all->gone, 1u) == gridDim.x - 1) {
-        a.q.all->ticket = a.q.all->decided = a.q.all->gone = 0; /* for the next launch */
+        /* for the next launch; all additions have come to memory, for those who made them have seen
+         * the answers, and of `decided` the last */
+        atomicExch(&a.q.all->ticket, 0u);
+        atomicExch(&a.q.all->decided, 0u);
+        atomicExch(&a.q.all->gone, 0u);
     }
 }
 

@@ -258,7 +258,9 @@ static __device__ void put_detail(const spc_round *round, int32_t row, const spc
     if (threadIdx.x == 0) round->detail[row] = *detail;
 }
 
-#define ROUND_FN static __device__
+#define ROUND_FN     static __device__
+#define ROUND_WRITES (threadIdx.x == 0)
+#define ROUND_MEET() __syncthreads()
 #include "rules/round_body.h"
 
 /* ---- kernels --------------------------------------------------------------------------------- */

@@ -91,8 +91,8 @@ typedef struct {
     spc_target target;
 } spc_row_pair;
 
-/* What block verification finds out about the draft up to each row.  Each number is written once,
- * so that the threads of a block, which all find the same ones, may share them. */
+/* What block verification finds out about the draft up to each row.  The threads of a block, which
+ * all find the same numbers, share them: one writes. */
 typedef struct {
     float weight[SPC_GAMMA_MAX + 2];   /* of the draft ... */
     float residual[SPC_GAMMA_MAX + 2]; /* ... and the residual mass behind it */

@@ -20,6 +20,8 @@
  *   begin_fold(pair, what, x)                   fold of the same will be asked for
  *   fold_later(pair, what, x)                   begins it and returns anything, or its value;
  *   fold_value(row, what, x, later)             the value, from what fold_later returned
+ * Where several threads share walk->sums, ROUND_WRITES says whether this one writes it, and behind
+ * ROUND_MEET() all may read it.
  * On a device every thread of a block calls these together and gets the same answer, so that all
  * threads walk through this file side by side. */
 
@@ -32,6 +34,11 @@
 #define begin_fold(pair, what, x)       ((void)0)
 #define fold_later(pair, what, x)       fold(pair, what, x)
 #define fold_value(row, what, x, later) (later)
+#endif
+
+#ifndef ROUND_WRITES
+#define ROUND_WRITES true
+#define ROUND_MEET() ((void)0)
 #endif
 
 ROUND_FN void prepare(spc_row_pair *pair, spc_side *s, const spc_row_stats *known)
@@ -387,10 +394,11 @@ ROUND_FN void verify_block(const spc_round *round, spc_walk *walk, spc_verdict *
 {
     spc_row_pair *pair = &walk->pair;
     float *weight = walk->sums->weight, *residual = walk->sums->residual;
+    float chain = 1.0f; /* weight of the draft so far */
     int32_t g = round->drafts, kept = 0;
     uint32_t trouble = 0;
 
-    weight[0] = 1.0f;
+    if (ROUND_WRITES) weight[0] = chain;
     if (ROUND_AHEAD) look_ahead(round, pair);
     for (int32_t i = 0; i < g; i++) {
         *pair = spc_pair_at(round, i, true);
@@ -404,9 +412,15 @@ ROUND_FN void verify_block(const spc_round *round, spc_walk *walk, spc_verdict *
             break;
         }
         complete(pair);
-        residual[i] = i > 0 ? fold_later(pair, SPC_SUM_BLOCK, weight[i]) : 0.0f; /* 0: unused */
-        weight[i + 1] = block_weight(round, i, pair, weight[i], out);
+
+        const float behind = i > 0 ? fold_later(pair, SPC_SUM_BLOCK, chain) : 0.0f; /* 0: unused */
+
+        chain = block_weight(round, i, pair, chain, out);
+        if (!ROUND_WRITES) continue;
+        residual[i] = behind;
+        weight[i + 1] = chain;
     }
+    ROUND_MEET();
     for (int32_t i = g; i >= 1 && kept == 0; i--) {
         float chance_of = weight[g];
         spc_key key = spc_key_at(round->params, round->position + i - 1, round->salt);

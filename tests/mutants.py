@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Are the tests of drawing and verification able to fail?
-mutants.py SOURCE WORK CC CXX TEST_OBJECTS_AND_LIBRARIES... [--only TEXT]
+mutants.py SOURCE WORK CC CXX TEST_OBJECTS_AND_LIBRARIES... [--races] [--only TEXT]
 
 Breaks a copy of the sources in one place at a time, builds what includes that place, links it with a
 test and expects the test to fail; and changes it where nothing may change, and expects it to pass.
-A test object is named by its file: the tests below are test_NAME.c.o."""
+A test object is named by its file: the tests below are test_NAME.c.o.  With --races (CXX is GCC)
+also what only tests/fibers/fiber_races.cpp finds."""
 import concurrent.futures
 import os
 import pathlib
@@ -20,6 +21,9 @@ HOST = ("host/batch.c", "host/shard.c", "host/tiles.c", "host/verify.c", "rules/
 SUITES = {
     "queue": (("tests/fibers/queue.cpp",), "cuda_verify", "cuda_verify/rows_of_several_tiles*"),
     "kernels of slices": (("tests/fibers/shard.cpp",), "cuda_shard", "cuda_shard/*s"),
+    "races of the queue": (("tests/fibers/queue.cpp",), "cuda_verify",
+                           "cuda_verify/rows_of_several_tiles*"),
+    "races of ops": (("tests/fibers/ops.cpp",), "cuda_linear_tile", "*"),
     "slices": (HOST, "host_shard", "host_shard/@(every_rule*|masks*|draws|more*)"),
     "traffic": (HOST, "host_shard_traffic", "*"),
     "law": (HOST, "host_verify_law", "host_verify_law/*"),
@@ -37,6 +41,35 @@ MUST_PASS = [
      "#define SPC_RANKED_FLOOR 0.01f"),
 ]
 MUST_FAIL = [
+    ("races of the queue", "pieces are not handed over", "cuda/pieces.cuh",
+     "    if (threadIdx.x == 0) fence_blocks();\n}", "}"),
+    ("races of the queue", "pieces are not taken over", "cuda/jobs.cuh",
+     "    if (threadIdx.x == 0) fence_blocks(); /* it has the piece */\n", ""),
+    ("races of the queue", "a job is not taken over", "cuda/jobs.cuh",
+     "            fence_blocks();\n            return slot;", "            return slot;"),
+    ("races of the queue", "a job is not handed over", "cuda/jobs.cuh",
+     "        fence_blocks();\n        atomicAdd(&scratch.q.all->open, 1);",
+     "        atomicAdd(&scratch.q.all->open, 1);"),
+    ("races of the queue", "a job is not given back", "cuda/jobs.cuh",
+     "    fence_blocks();\n    atomicAnd(", "    atomicAnd("),
+    ("races of the queue", "tiles are not handed over", "cuda/queue.cu",
+     "        fence_blocks();\n        at = &", "        at = &"),
+    ("races of the queue", "rows are not taken over", "cuda/queue.cu",
+     "        fence_blocks();\n        scratch.finished[i]", "        scratch.finished[i]"),
+    ("races of the queue", "a sequence is not handed over", "cuda/sequence.cuh",
+     "        fence_blocks();\n        scratch.ripe =", "        scratch.ripe ="),
+    ("races of the queue", "a sequence is not taken over", "cuda/sequence.cuh",
+     "        if (scratch.ripe) fence_blocks();\n", ""),
+    ("races of the queue", "weights are read before they are there", "cuda/decide.cuh",
+     "#define ROUND_MEET() __syncthreads()", "#define ROUND_MEET() ((void)0)"),
+    ("races of the queue", "all write the weights", "cuda/decide.cuh",
+     "#define ROUND_WRITES (threadIdx.x == 0)", "#define ROUND_WRITES true"),
+    ("races of ops", "parts of sums are not handed over", "cuda/split.cuh",
+     "        fence_blocks();\n        last =", "        last ="),
+    ("races of ops", "parts of sums are not taken over", "cuda/split.cuh",
+     "            fence_blocks();\n            *ticket", "            *ticket"),
+    ("races of ops", "a barrier is missing", "cuda/split.cuh",
+     "    __syncthreads();\n    if (threadIdx.x == 0) {\n        fence_blocks();", "    if (threadIdx.x == 0) {\n        fence_blocks();"),
     ("queue", "a reduction is skipped", "cuda/device.cuh", "for (int half = WARPS / 2; half > 0;",
      "for (int half = WARPS / 2; half > 1;"),
     ("queue", "lane 0 only", "cuda/device.cuh", "value = warp_sum_of_block(s->lane[0]);",
@@ -156,6 +189,8 @@ def build(source, work, compilers, objects, mutant):
     for path in sources:
         own = (["-DSPC_HAS_CUDA", f"-I{tree}/tests/fibers", "-std=c++17"] if path.endswith(".cpp")
                else ["-D_GNU_SOURCE", "-std=c11"])
+        if suite.startswith("races"):
+            own += ["-fsanitize=thread", "--param", "tsan-distinguish-volatile=1"]
         built.append(str(work / path.replace("/", "_")) + ".o")
         subprocess.run([compilers[path.endswith(".cpp")], *own, f"-I{tree}", f"-I{tree}/host/include",
                         "-O1", "-ffp-contract=off", "-w", "-c", str(tree / path), "-o", built[-1]],
@@ -182,9 +217,12 @@ def main(arguments):
         at = arguments.index("--only")
         only = arguments[at + 1]
         arguments = arguments[:at] + arguments[at + 2:]
+    races = "--races" in arguments
+    arguments = [a for a in arguments if a != "--races"]
     source, work = pathlib.Path(arguments[0]), pathlib.Path(arguments[1])
     mutants = [(m, True) for m in MUST_PASS] + [(m, False) for m in MUST_FAIL]
-    mutants = [(m, wanted) for m, wanted in mutants if only in f"{m[0]}: {m[1]}"]
+    mutants = [(m, wanted) for m, wanted in mutants if only in f"{m[0]}: {m[1]}"
+               and (races or not m[0].startswith("races"))]
 
     def judge(number):
         mutant, wanted = mutants[number]

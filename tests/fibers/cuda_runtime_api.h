@@ -3,8 +3,8 @@
  *
  * Stands in for the toolkit's header of this name when a .cu file is compiled by a C++ compiler, so
  * that the logic of kernels is tested where there is no GPU: barriers, shuffles, who reads what.
- * Fibers take turns at barriers only, so races between two barriers stay invisible: that is what
- * compute-sanitizer on a device is for.  "Device" memory is host memory. */
+ * Fibers take turns at barriers only, so races between two barriers stay invisible, but where
+ * fiber_races.cpp looks at every access.  "Device" memory is host memory. */
 #ifndef SPC_TESTS_FIBERS_H
 #define SPC_TESTS_FIBERS_H
 
@@ -148,45 +148,59 @@ static inline unsigned __reduce_min_sync(unsigned mask, unsigned value)
     return ~__reduce_max_sync(mask, ~value);
 }
 
-template <typename T> static inline T fiber_exchange(T *at, T value)
+/* An atomic operation, or a fresh read, of a word; what fence_blocks is. */
+void fiber_atomic(const void *at, size_t bytes, bool writes);
+void fiber_fence(void);
+
+/* What fiber_atomic is told of is not told again. */
+#define FIBER_UNSEEN __attribute__((no_sanitize("thread")))
+
+template <typename T> FIBER_UNSEEN static inline T fiber_exchange(T *at, T value)
 {
     T old = *at;
 
+    fiber_atomic(at, sizeof *at, true);
     *at = value;
     return old;
 }
 
-static inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value)
+FIBER_UNSEEN static inline unsigned long long atomicAdd(unsigned long long *at,
+                                                        unsigned long long value)
 {
     return fiber_exchange(at, *at + value);
 }
 
-static inline unsigned atomicAdd(unsigned *at, unsigned value)
+FIBER_UNSEEN static inline unsigned atomicAdd(unsigned *at, unsigned value)
 {
     return fiber_exchange(at, *at + value);
 }
 
-static inline int atomicAdd(int *at, int value)
+FIBER_UNSEEN static inline int atomicAdd(int *at, int value)
 {
     return fiber_exchange(at, *at + value);
 }
 
-static inline int atomicSub(int *at, int value)
+FIBER_UNSEEN static inline int atomicSub(int *at, int value)
 {
     return fiber_exchange(at, *at - value);
 }
 
-static inline int atomicExch(int *at, int value)
+FIBER_UNSEEN static inline int atomicExch(int *at, int value)
 {
     return fiber_exchange(at, value);
 }
 
-static inline unsigned atomicOr(unsigned *at, unsigned value)
+FIBER_UNSEEN static inline unsigned atomicExch(unsigned *at, unsigned value)
+{
+    return fiber_exchange(at, value);
+}
+
+FIBER_UNSEEN static inline unsigned atomicOr(unsigned *at, unsigned value)
 {
     return fiber_exchange(at, *at | value);
 }
 
-static inline unsigned atomicAnd(unsigned *at, unsigned value)
+FIBER_UNSEEN static inline unsigned atomicAnd(unsigned *at, unsigned value)
 {
     return fiber_exchange(at, *at & value);
 }

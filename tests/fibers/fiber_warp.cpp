@@ -14,7 +14,7 @@ uint64_t fiber_shuffle(uint64_t bits, unsigned from)
 
     /* nobody gives the value after the next before all have read this one */
     warp[lane].exchanged[turn] = bits;
-    __syncwarp();
+    fiber_meet_warp();
     return from < FIBER_WARP ? warp[from].exchanged[turn] : bits;
 }
 
@@ -87,7 +87,7 @@ void fiber_mma(float *c, const uint32_t *a, const uint32_t *b, bool bf16)
 
     memcpy(warp[lane].given[slot].a, a, sizeof warp[lane].given[slot].a);
     memcpy(warp[lane].given[slot].b, b, sizeof warp[lane].given[slot].b);
-    __syncwarp();
+    fiber_meet_warp();
     for (unsigned column = 0; column < 2; column++) {
         const fiber *of_b = warp + (lane % 4 * 2 + column) * 4, *of_a = warp + lane / 4 * 4;
         const unsigned count = bf16 ? 16 : 8;

@@ -26,11 +26,10 @@ fiber_index threadIdx, blockIdx, gridDim;
 namespace
 {
 
-enum { STACK_BYTES = 256 << 10 };
-
 std::vector<fiber> fibers; /* of all blocks that run together */
 size_t width;              /* threads of a block */
 size_t current;            /* index of the fiber that runs */
+thread_local bool inside;  /* one does, of the thread that asks */
 uint32_t dice = 1;
 ucontext_t first_return;
 jmp_buf scheduler;
@@ -62,7 +61,11 @@ void resume(size_t i)
 
     current = i;
     threadIdx.x = (unsigned)(i % width);
-    if (_setjmp(scheduler) != 0) return;
+    inside = true;
+    if (_setjmp(scheduler) != 0) {
+        inside = false;
+        return;
+    }
     if (f.entered) _longjmp(f.here, 1);
     f.entered = true;
     swapcontext(&first_return, &f.context);
@@ -97,6 +100,7 @@ bool pass_barriers(size_t block)
 
     for (size_t warp = from; warp < to; warp += FIBER_WARP) {
         if (!all_wait(warp, warp + FIBER_WARP, AT_WARP)) continue;
+        if (fibers[warp].orders) fiber_races_meet(&fibers[warp], FIBER_WARP, false);
         release(warp, warp + FIBER_WARP);
         passed = true;
     }
@@ -105,6 +109,7 @@ bool pass_barriers(size_t block)
         for (size_t i = from; i < to; i++) {
             ballot_result[block] |= fibers[i].wait == AT_BLOCK && fibers[i].ballot;
         }
+        fiber_races_meet(&fibers[from], width, true);
         release(from, to);
         passed = true;
     }
@@ -188,6 +193,7 @@ void run_blocks(int first, int count)
         fibers[i].wait = RUNS;
         fibers[i].shuffles = 0;
         fibers[i].copies.clear();
+        fiber_races_begin(&fibers[i]);
     }
     go_on(first, count);
 }
@@ -216,6 +222,8 @@ void fiber_copy_by_itself(void *to, const void *from, size_t bytes)
 {
     fiber &self = fibers[current];
 
+    fiber_touch(from, bytes, false);
+    fiber_touch(to, bytes, true);
     if (fiber_toss()) {
         memcpy(to, from, bytes);
     } else {
@@ -235,6 +243,7 @@ void fiber_wait_copies(unsigned later)
 
     for (const fiber_copy &c : self.copies) {
         if (c.group + later < self.groups) {
+            fiber_touch(c.to, c.bytes, true);
             memcpy(c.to, c.from, c.bytes);
         } else {
             self.copies[left++] = c;
@@ -265,7 +274,21 @@ int __syncthreads_or(int value)
 
 void __syncwarp(void)
 {
+    fibers[current].orders = true;
     wait_at(AT_WARP);
+}
+
+void fiber_meet_warp(void)
+{
+    fibers[current].orders = false;
+    wait_at(AT_WARP);
+}
+
+fiber *fiber_running(unsigned *thread)
+{
+    if (!inside) return nullptr;
+    if (thread) *thread = (unsigned)(current % width);
+    return &fibers[current];
 }
 
 fiber *fiber_warp(unsigned *lane)
@@ -287,10 +310,10 @@ static void prepare(int blocks, int count, int threads, void (*run)(void *user),
     if (width != (size_t)threads || fibers.size() < wanted) {
         fibers = std::vector<fiber>(wanted);
         for (fiber &f : fibers) {
-            f.stack.reset(new char[STACK_BYTES]);
+            f.stack.reset(new char[FIBER_STACK]);
             getcontext(&f.context);
             f.context.uc_stack.ss_sp = f.stack.get();
-            f.context.uc_stack.ss_size = STACK_BYTES;
+            f.context.uc_stack.ss_size = FIBER_STACK;
             f.context.uc_link = nullptr;
             makecontext(&f.context, enter, 0);
         }
@@ -310,6 +333,7 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
         abort();
     }
     prepare(blocks, count, threads, run, user);
+    fiber_races_launch();
     fiber_at_work();
     for (int block = 0; block < blocks; block += count) run_blocks(block, count);
     fiber_at_rest();
@@ -340,6 +364,7 @@ void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *u
 void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *user)
 {
     prepare(blocks, 1, threads, run, user);
+    fiber_races_launch();
     fiber_at_work();
     for (int block = 0; block < blocks; block++) {
         if (block < begun.first || block >= begun.first + begun.count) run_blocks(block, 1);

@@ -19,7 +19,7 @@
 
 /* ---- fibers.cpp: the scheduler -------------------------------------------------------------- */
 
-enum { FIBER_WARP = 32 };
+enum { FIBER_WARP = 32, FIBER_STACK = 256 << 10 };
 enum fiber_wait { RUNS, AT_BLOCK, AT_WARP, AT_PREVIOUS, ENDED };
 
 /* Of the two factors of a product, what one lane holds. */
@@ -35,6 +35,8 @@ struct fiber_copy {
     unsigned group;
 };
 
+struct fiber_view;
+
 struct fiber {
     ucontext_t context; /* for its first entry */
     jmp_buf here;       /* for all others */
@@ -49,16 +51,36 @@ struct fiber {
     unsigned products;
     std::vector<fiber_copy> copies;
     unsigned groups; /* of copies, that are complete */
+    /* fiber_races.cpp: barriers so far, of the block and of either kind; the number of this moment;
+     * what other blocks have done as this thread knows, knows once it has fenced, and lets others
+     * know */
+    unsigned epoch, warp_epoch;
+    uint32_t moment;
+    std::shared_ptr<fiber_view> sees, heard, fenced;
+    bool orders; /* it waits at a barrier that orders memory */
 };
 
 /* The fibers of the warp of that which runs now, and which of them that is. */
 fiber *fiber_warp(unsigned *lane);
+/* Wait for the other lanes of the warp, which orders no memory. */
+void fiber_meet_warp(void);
+/* The fiber that runs, and which of its block that is; NULL: none does. */
+fiber *fiber_running(unsigned *thread);
 /* Throw the dice. */
 bool fiber_toss(void);
 /* Let some blocks of a kernel come as far as they may before the kernel in front ends; later all of
  * its blocks to their ends.  One kernel at a time is between the two. */
 void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *user);
 void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *user);
+
+/* ---- fiber_races.cpp ------------------------------------------------------------------------ */
+
+/* A launch begins; a thread of it; so many have met at a barrier, of their block or their warp. */
+void fiber_races_launch(void);
+void fiber_races_begin(fiber *self);
+void fiber_races_meet(fiber *lanes, size_t count, bool block);
+/* The thread that runs touches memory. */
+void fiber_touch(const void *at, size_t bytes, bool writes);
 
 /* ---- fiber_device.cpp ----------------------------------------------------------------------- */
 
