@@ -37,6 +37,9 @@ static inline void *shared(size_t bytes)
     ok(cudaMallocHost(&memory, bytes > 0 ? bytes : 1), "allocate");
 #endif
     memset(memory, MEMORY_BYTE, bytes);
+#ifdef SPC_TESTS_FIBER_RUNTIME_H
+    fiber_memory_written(memory, bytes);
+#endif
     return memory;
 }
 

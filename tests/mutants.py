@@ -69,7 +69,16 @@ MUST_FAIL = [
     ("races of ops", "parts of sums are not taken over", "cuda/split.cuh",
      "            fence_blocks();\n            *ticket", "            *ticket"),
     ("races of ops", "a barrier is missing", "cuda/split.cuh",
-     "    __syncthreads();\n    if (threadIdx.x == 0) {\n        fence_blocks();", "    if (threadIdx.x == 0) {\n        fence_blocks();"),
+     "    __syncthreads();\n    if (threadIdx.x == 0) {\n        fence_blocks();",
+     "    if (threadIdx.x == 0) {\n        fence_blocks();"),
+    ("races of ops", "what nobody left is read", "cuda/linear_tile.cu",
+     "for (int p = 0; p < pieces; p++) all +=",
+     "if (*(const volatile float *)(left + pieces * FLOATS) == 1.5f) return 0;\n"
+     "        for (int p = 0; p < pieces; p++) all +="),
+    ("races of the queue", "a word behind the batch is read", "cuda/queue.cu",
+     "    const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;",
+     "    const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;\n"
+     "    if (((const volatile uint8_t *)a.q.all)[-1] == 1) return;"),
     ("queue", "a reduction is skipped", "cuda/device.cuh", "for (int half = WARPS / 2; half > 0;",
      "for (int half = WARPS / 2; half > 1;"),
     ("queue", "lane 0 only", "cuda/device.cuh", "value = warp_sum_of_block(s->lane[0]);",

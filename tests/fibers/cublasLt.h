@@ -205,6 +205,7 @@ static inline void cublas_multiply(void *user)
             }
             p->d[j * p->ldd + i] = p->alpha * all;
         }
+        fiber_memory_written(p->d + j * p->ldd, (size_t)p->m * sizeof *p->d);
     }
 }
 

@@ -209,7 +209,7 @@ template <typename Args> struct fiber_call {
     void (*kernel)(Args);
     Args args;
 
-    static void run(void *user)
+    FIBER_UNSEEN static void run(void *user)
     {
         fiber_call *call = (fiber_call *)user;
 

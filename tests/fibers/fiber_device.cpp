@@ -151,6 +151,7 @@ static void *guarded_memory(size_t bytes)
     memset(memory, 0xff, bytes); /* NaN */
     let_touch(memory, bytes, false);
     guarded[memory] = bytes;
+    fiber_memory_taken(memory, bytes);
     return memory;
 }
 
@@ -219,6 +220,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     fiber_gpu.allocations++;
     if (fiber_gpu.used > fiber_gpu.most_used) fiber_gpu.most_used = fiber_gpu.used;
     *out = memory + HEADER;
+    fiber_memory_taken(*out, bytes);
     return cudaSuccess;
 }
 
@@ -233,6 +235,7 @@ cudaError_t cudaFree(void *memory)
 
     std::lock_guard<std::mutex> lock(fiber_turn);
 
+    fiber_memory_freed(memory);
     if (guarded.count(memory)) {
         (void)munmap(memory, guarded[memory]);
         guarded.erase(memory);

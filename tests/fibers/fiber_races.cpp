@@ -14,9 +14,12 @@
  * meets at a barrier.  Atomic operations and fresh reads are no race among themselves.
  *
  * Between launches: that one ends before the next begins; kernels that begin early are looked at as
- * if they did not. */
+ * if they did not.
+ *
+ * Nor may a kernel touch what is no memory of the device, nor read of it what nobody wrote. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unordered_map>
 
 #include "fibers.h" /* last: see there */
@@ -32,15 +35,16 @@ struct fiber_view {
     std::vector<lane> lanes;     /* of an epoch that goes on: a thread, and those it met there */
 };
 
-extern "C" char __executable_start, __data_start, _end; /* of the program, and of its variables */
+extern "C" char __executable_start, _end; /* of the program */
 
 namespace
 {
 
-/* Shared memory is variables of the program, which one block after the other has. */
+/* Shared memory is variables of the program, which one block after the other has; constants are
+ * there too. */
 bool is_shared(const void *at)
 {
-    return (const char *)at >= &__data_start && (const char *)at < &_end;
+    return (const char *)at >= &__executable_start && (const char *)at < &_end;
 }
 
 /* Where a thread stands between two barriers. */
@@ -62,6 +66,28 @@ std::unordered_map<uintptr_t, std::unique_ptr<touched[]>> pages;
 std::unordered_map<const void *, fiber_view> released; /* by the words of atomic operations */
 uintptr_t last_page;
 touched *last_bytes;
+
+/* Memory of the device, and which of its bytes were written. */
+struct allocation {
+    const char *at;
+    size_t bytes;
+    std::unique_ptr<char[]> written;
+};
+
+bool looked_at; /* some kernels are compiled so */
+std::mutex allocations_turn;
+std::map<const char *, allocation> allocations;
+const allocation *last_used; /* by a kernel */
+
+/* While it is this thread's turn. */
+const allocation *allocation_of(const void *at)
+{
+    auto next = allocations.upper_bound((const char *)at);
+
+    if (next == allocations.begin()) return nullptr;
+    --next;
+    return (const char *)at < next->second.at + next->second.bytes ? &next->second : nullptr;
+}
 
 touched *bytes_at(uintptr_t at)
 {
@@ -150,10 +176,37 @@ uint32_t number_of(fiber *self, unsigned thread)
     return self->moment;
 }
 
+/* Is it there, and was it written? */
+void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const void *from)
+{
+    const allocation *of = last_used;
+    const char *wrong = nullptr;
+    size_t i;
+
+    if (!of || (const char *)at < of->at || (const char *)at >= of->at + of->bytes) {
+        std::lock_guard<std::mutex> lock(allocations_turn);
+
+        last_used = of = allocation_of(at);
+    }
+    if (!of && !fiber_is_pinned(at)) wrong = "which is no memory of the device";
+    if (of && (size_t)(of->at + of->bytes - (const char *)at) < bytes) {
+        wrong = "of which the end is no memory of the device";
+    }
+    for (i = 0; of && !wrong && (!writes || atomic) && i < bytes; i++) {
+        if (!of->written[(const char *)at - of->at + i]) wrong = "which nobody wrote";
+    }
+    if (of && !wrong && writes) memset(&of->written[(const char *)at - of->at], 1, bytes);
+    if (!wrong) return;
+    fprintf(stderr, "fibers: thread %u of block %u %s %zu bytes at %p, %s (0x%tx)\n", threadIdx.x,
+            blockIdx.x, writes ? "writes" : "reads", bytes, at, wrong,
+            (const char *)from - &__executable_start);
+    abort();
+}
+
 void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const void *from)
 {
     unsigned thread;
-    fiber *const self = fiber_running(&thread);
+    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
 
     if (!self || ((const char *)at >= self->stack.get() &&
                   (const char *)at < self->stack.get() + FIBER_STACK)) {
@@ -162,6 +215,8 @@ void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const voi
     const uint32_t number = number_of(self, thread) | atomic;
     const moment now = moments[(number & ~ATOMIC) - first];
     const bool shared = is_shared(at);
+
+    if (!shared) check_memory(at, bytes, writes, atomic != 0, from);
 
     for (size_t i = 0; i < bytes; i++) {
         touched *const t = bytes_at((uintptr_t)at + i);
@@ -190,6 +245,35 @@ void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const voi
 
 } // namespace
 
+void fiber_memory_taken(const void *at, size_t bytes)
+{
+    if (!looked_at || bytes == 0) return;
+    std::lock_guard<std::mutex> lock(allocations_turn);
+
+    allocations[(const char *)at] = {(const char *)at, bytes,
+                                     std::unique_ptr<char[]>(new char[bytes]())};
+}
+
+void fiber_memory_freed(const void *at)
+{
+    std::lock_guard<std::mutex> lock(allocations_turn);
+
+    allocations.erase((const char *)at);
+    last_used = nullptr;
+}
+
+void fiber_memory_written(const void *at, size_t bytes)
+{
+    if (!looked_at) return;
+    std::lock_guard<std::mutex> lock(allocations_turn);
+    const allocation *const of = allocation_of(at);
+
+    if (!of) return;
+    const size_t left = (size_t)(of->at + of->bytes - (const char *)at);
+
+    memset(&of->written[(const char *)at - of->at], 1, bytes < left ? bytes : left);
+}
+
 void fiber_races_launch(void)
 {
     first += (uint32_t)moments.size();
@@ -208,6 +292,7 @@ void fiber_races_meet(fiber *lanes, size_t count, bool block)
     fiber_view all;
     bool any = false;
 
+    if (!looked_at) return;
     for (size_t i = 0; i < count; i++) {
         if (!lanes[i].sees) continue;
         join(&all, *lanes[i].sees);
@@ -226,7 +311,7 @@ void fiber_races_meet(fiber *lanes, size_t count, bool block)
 void fiber_fence(void)
 {
     unsigned thread;
-    fiber *const self = fiber_running(&thread);
+    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
 
     if (!self) return;
     if (self->heard) join(&self->sees, *self->heard);
@@ -241,7 +326,7 @@ void fiber_fence(void)
 void fiber_atomic(const void *at, size_t bytes, bool writes)
 {
     unsigned thread;
-    fiber *const self = fiber_running(&thread);
+    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
 
     if (!self) return;
     touch(at, bytes, writes, ATOMIC, __builtin_return_address(0));
@@ -297,6 +382,7 @@ extern "C" void __tsan_write_range(void *at, long bytes)
 
 extern "C" void __tsan_init(void)
 {
+    looked_at = true;
 }
 
 extern "C" void __tsan_func_entry(void *)

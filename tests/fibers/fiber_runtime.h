@@ -231,6 +231,9 @@ bool fiber_hangs(void *self);
 void fiber_meet(bool meets);
 bool fiber_meets(void);
 
+/* What is not a kernel has written to the device's memory (fiber_races.cpp). */
+void fiber_memory_written(const void *at, size_t bytes);
+
 cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream);
 
 static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
@@ -238,6 +241,7 @@ static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
     fiber_catch_up();
     fiber_at_work();
     if (!fiber_is_stuck()) memset(at, value, bytes);
+    fiber_memory_written(at, bytes);
     fiber_at_rest();
     return cudaSuccess;
 }
@@ -293,6 +297,7 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     fiber_at_work();
     if (!fiber_is_stuck()) memcpy(to, from, bytes);
+    fiber_memory_written(to, bytes);
     fiber_at_rest();
     return cudaSuccess;
 }
@@ -307,6 +312,7 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
     fiber_at_work();
     for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+        fiber_memory_written((char *)to + i * to_pitch, width);
     }
     fiber_at_rest();
     return cudaSuccess;
@@ -318,6 +324,7 @@ static inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, c
     fiber_catch_up();
     fiber_at_work();
     memcpy(to, from, bytes);
+    fiber_memory_written(to, bytes);
     fiber_at_rest();
     return cudaSuccess;
 }

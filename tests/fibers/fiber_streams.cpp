@@ -205,6 +205,7 @@ static void move_bytes(void *to, const void *from, size_t bytes)
 {
     fiber_at_work();
     memcpy(to, from, bytes);
+    fiber_memory_written(to, bytes);
     fiber_at_rest();
 }
 
@@ -231,6 +232,7 @@ cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stre
     return fiber_send(stream, [=] {
         fiber_at_work();
         memset(at, value, bytes);
+        fiber_memory_written(at, bytes);
         fiber_at_rest();
     });
 }

@@ -79,6 +79,9 @@ void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *use
 void fiber_races_launch(void);
 void fiber_races_begin(fiber *self);
 void fiber_races_meet(fiber *lanes, size_t count, bool block);
+/* Memory of the device comes and goes. */
+void fiber_memory_taken(const void *at, size_t bytes);
+void fiber_memory_freed(const void *at);
 /* The thread that runs touches memory. */
 void fiber_touch(const void *at, size_t bytes, bool writes);
 
