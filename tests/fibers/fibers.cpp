@@ -349,6 +349,7 @@ void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *u
     swap_fibers();
     prepare(blocks, begun.count, threads, run, user);
     before_previous = true;
+    fiber_races_launch();
     fiber_at_work();
     run_blocks(begun.first, begun.count);
     fiber_at_rest();
