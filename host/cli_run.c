@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_run.c - spc run: prompts in, continuations out, in the order of the prompts. */
 #include "cli_decode.h"
+#include "cli_details.h"
 #include "cli_lines.h"
 #include "session.h"
 
@@ -17,7 +18,7 @@ typedef struct {
     spc_cli_decode decode;
     const char *input, *chat_template;
     int32_t to, batch;
-    bool json, stream, keep_going;
+    bool json, stream, keep_going, details;
 } run_args;
 
 #define OPTION(name, value, help, kind, field, low, high)                       \
@@ -61,6 +62,11 @@ static const spc_cli_option options[] = {
            INT, decode.prefill_rows, 0, INT32_MAX),
     OPTION("json", NULL, "one line per prompt, a JSON object: text, ids, counters", FLAG, json, 0,
            0),
+    OPTION("details", NULL,
+           "why each token came about: probabilities of the draft, what the rule did with\n"
+           "it, log-probability of the token; with --json as \"details\", otherwise a table\n"
+           "on stderr.  Not for rules that run one model at a time",
+           FLAG, details, 0, 0),
     OPTION("keep-going", NULL,
            "where a prompt cannot be read or decoded, say so (with --json as a result,\n"
            "{\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next; exit code 6",
@@ -90,7 +96,8 @@ typedef struct job {
     int64_t index;
     char *text; /* [bytes] of the result; NULL: the model has no tokenizer */
     size_t bytes;
-    int32_t *tokens; /* [count] */
+    int32_t *tokens;          /* [count] */
+    spc_token_detail *detail; /* [count], or NULL: not wanted */
     int32_t count;
     uint64_t seed;
     spc_finish finish;
@@ -252,6 +259,17 @@ static void end_job(run_state *run, job *j)
         (void)spc_error_set(&error, SPC_ENOMEM, "no memory for a result");
         note_error(run, &error);
     }
+    if (run->args->details && j->tokens) {
+        int32_t count;
+        const spc_token_detail *detail = spc_session_details(j->session, &count);
+
+        j->detail = malloc(((size_t)count + 1) * sizeof *detail);
+        if (j->detail) memcpy(j->detail, detail, (size_t)count * sizeof *detail);
+        if (!j->detail) {
+            (void)spc_error_set(&error, SPC_ENOMEM, "no memory for the details of a result");
+            note_error(run, &error);
+        }
+    }
     if (facts.tokenizer && spc_session_text(j->session, &j->text, &j->bytes, &error) != SPC_OK) {
         note_error(run, &error);
     }
@@ -274,6 +292,7 @@ static void free_job(job *j)
     json_decref(j->id);
     free(j->text);
     free(j->tokens);
+    free(j->detail);
     free(j);
 }
 
@@ -292,6 +311,10 @@ static json_t *job_json(const run_state *run, const job *j)
     failed |= json_object_set_new(object, "rule", json_string(run->way.rule));
     failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(o->gamma));
     failed |= json_object_set_new(object, "seed", json_integer((json_int_t)j->seed));
+    if (j->detail) {
+        failed |= json_object_set_new(
+            object, "details", spc_cli_details_json(run->engine, j->tokens, j->detail, j->count));
+    }
     if (failed == 0 &&
         spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
         return object;
@@ -330,6 +353,10 @@ static void print_job(const run_state *run, const job *j)
         spc_cli_print("%s%" PRId32, i > 0 ? " " : "", j->tokens[i]);
     }
     spc_cli_put("\n", 1);
+    if (!j->detail) return;
+    spc_cli_progress(NULL);
+    (void)spc_cli_flush(); /* the table comes behind its text where both go to a terminal */
+    spc_cli_details_print(run->engine, j->tokens, j->detail, j->count);
 }
 
 /* Print what is at the head of the line and has ended. */
@@ -505,6 +532,7 @@ static int run_run(const void *args, const spc_cli_line *line)
     status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     run.way.options.on_token = stream_token;
+    run.way.options.details = a->details;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;
     if (status == SPC_OK) {

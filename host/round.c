@@ -381,7 +381,8 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
     }
 
     spc_trace_begin(engine->trace, "commit sessions=%d", (int)count);
-    for (int32_t k = 0; k < count; k++) {
+    status = spc_details_note(engine, sessions, count, err);
+    for (int32_t k = 0; k < count && status == SPC_OK; k++) {
         spc_session *s = sessions[k];
 
         round_commit(s, &scratch->lane[k], &scratch->verdict[k]);
@@ -389,6 +390,7 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
         flies += s->flies;
     }
     spc_trace_end(engine->trace);
+    if (status != SPC_OK) return status;
     t.committed = spc_engine_now(engine) - start;
     if (!flew) t.own = t.committed; /* the device waited for the host */
     spc_chain_note(&engine->chain[sessions[0]->half], flew, flies);

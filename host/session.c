@@ -93,6 +93,14 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
             "step, or a fixed gamma",
             o->rule);
     }
+    if (o->details && !spc_rule_is_one_round(params->rule.kind) &&
+        params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
+        return spc_error_set(err, SPC_EUNSUPPORTED,
+                             "details: rule %s runs one model at a time, and no round says why a "
+                             "token came about: choose a rule that verifies drafts, or leave them "
+                             "out",
+                             o->rule);
+    }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
                              (int)o->max_tokens);
@@ -207,7 +215,22 @@ static void free_arrays(spc_session *s)
 {
     free(s->source);
     free(s->token);
+    free(s->detail);
     free(s->page);
+}
+
+/* All that a session of a full context may need; false: no memory. */
+static bool take_arrays(spc_session *s, const spc_engine *engine, bool details)
+{
+    size_t context = (size_t)engine->context;
+    bool encodes = spc_engine_encodes(engine);
+
+    s->token = malloc(context * sizeof *s->token);
+    s->page = malloc((size_t)spc_pages_for(engine->context) * sizeof *s->page);
+    s->detail_room = s->budget < engine->context ? s->budget : engine->context;
+    if (details) s->detail = malloc((size_t)s->detail_room * sizeof *s->detail);
+    if (encodes) s->source = malloc(context * sizeof *s->source);
+    return s->token && s->page && (s->detail || !details) && (s->source || !encodes);
 }
 
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
@@ -228,12 +251,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     if (status != SPC_OK) return status;
 
     s = calloc(1, sizeof *s);
-    if (s) s->token = malloc((size_t)engine->context * sizeof *s->token);
-    if (s) s->page = malloc((size_t)spc_pages_for(engine->context) * sizeof *s->page);
-    if (s && spc_engine_encodes(engine)) {
-        s->source = malloc((size_t)engine->context * sizeof *s->source);
-    }
-    if (!s || !s->token || !s->page || (spc_engine_encodes(engine) && !s->source)) {
+    if (s) s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
+    if (!s || !take_arrays(s, engine, options->details)) {
         status = spc_error_set(err, SPC_ENOMEM, "no memory for a session of %d tokens",
                                (int)engine->context);
         goto fail;
@@ -247,7 +266,6 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->plain = params;
     (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &s->plain.rule);
     s->gamma = options->gamma;
-    s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
     s->ignore_stop = options->ignore_stop;
     if (options->stop_token_count > 0) {
         memcpy(s->stop_token, options->stop_token,
@@ -390,7 +408,10 @@ static spc_finish finish_of(spc_end end)
 
 bool spc_session_keep(spc_session *s, int32_t token, spc_token_origin origin, bool deferred)
 {
-    spc_token told = {token, s->length, origin, deferred};
+    spc_token_detail *detail = s->detail ? s->detail + s->length - s->prompt : NULL;
+    spc_token told = {token, s->length, origin, deferred, detail};
+
+    if (detail) detail->origin = origin;
 
     s->token[s->length++] = token;
     s->counters.tokens++;
@@ -447,6 +468,12 @@ const int32_t *spc_session_tokens(const spc_session *session, int32_t *count)
 {
     *count = session->length - session->prompt;
     return session->token + session->prompt;
+}
+
+const spc_token_detail *spc_session_details(const spc_session *session, int32_t *count)
+{
+    *count = session->detail ? session->length - session->prompt : 0;
+    return session->detail;
 }
 
 void spc_session_stats(const spc_session *session, spc_stats *out)

@@ -43,9 +43,11 @@ struct spc_session {
     int32_t stop_token[SPC_STOP_TOKENS_MAX]; /* [stop_token_count] */
     int32_t stop_token_count;
 
-    int32_t *token;  /* [engine->context] prompt, what was kept, behind it the drafts of a round */
-    int32_t prompt;  /* tokens of the prompt; with an encoder 1, what the decoder begins with */
-    int32_t length;  /* tokens held; token[length - 1] is pending: in neither KV cache */
+    int32_t *token; /* [engine->context] prompt, what was kept, behind it the drafts of a round */
+    int32_t prompt; /* tokens of the prompt; with an encoder 1, what the decoder begins with */
+    int32_t length; /* tokens held; token[length - 1] is pending: in neither KV cache */
+    spc_token_detail *detail; /* [detail_room] of the tokens kept; NULL: not wanted */
+    int32_t detail_room;      /* budget or context, whichever is less */
     int32_t *source; /* [engine->context] the prompt, where an encoder reads it; NULL: none */
     int32_t source_count;
     spc_finish finish;
@@ -100,6 +102,12 @@ bool spc_session_is_stop(const spc_session *session, int32_t token);
 /* Keep one more token: append, count, tell, and find out whether it ends the sequence.  Returns
  * false when it does; session->finish says why. */
 bool spc_session_keep(spc_session *session, int32_t token, spc_token_origin origin, bool deferred);
+
+/* A round was decided for these sessions, whose lanes and verdicts are in the engine's scratch:
+ * note for those with the option why each of its tokens comes about, where they will be kept
+ * (details.c). */
+spc_status spc_details_note(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                            spc_error *err);
 
 /* End with an error that names the model and the position of the row that is bad. */
 void spc_session_fail_row(spc_session *session, bool drafter, int32_t position);

@@ -303,9 +303,11 @@ void spc_round_run(spc_round *round, spc_verdict *out)
     decide_round(round, &walk, out);
 }
 
-void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
+static spc_round round_of(const spc_verify_args *args)
 {
-    spc_round round = {
+    assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
+    assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
+    return (spc_round){
         .params = args->params,
         .drafter = {{args->drafter, SPC_LOGITS_F32}, args->drafter_stride, args->vocab},
         .verifier = {{args->verifier, SPC_LOGITS_F32}, args->verifier_stride, args->vocab},
@@ -315,17 +317,32 @@ void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_ve
         .stats = args->stats,
         .position = args->position,
         .salt = args->salt,
-        .bonus = args->bonus,
-        .chance = chance};
+        .bonus = args->bonus};
+}
 
-    assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
-    assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
+void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)
+{
+    spc_round round = round_of(args);
+
+    round.chance = chance;
     spc_round_run(&round, out);
 }
 
 void spc_verify(const spc_verify_args *args, spc_verdict *out)
 {
     spc_verify_by(args, NULL, out);
+}
+
+void spc_verify_describe(const spc_verify_args *args, const spc_verdict *verdict,
+                         spc_row_detail *detail)
+{
+    float tile_weight[TILES_MAX];
+    spc_round round = round_of(args);
+    spc_row_pair pair;
+
+    round.tile_weight = tile_weight;
+    round.detail = detail;
+    describe_round(&round, &pair, verdict);
 }
 
 /* ---- parameters -------------------------------------------------------------------------------

@@ -455,9 +455,11 @@ ROUND_FN void verify_block(const spc_round *round, spc_walk *walk, spc_verdict *
 /* ---- what became of the rows ------------------------------------------------------------------
  */
 
+/* Rounding may leave a probability of a target a little above 1. */
 ROUND_FN float log_or_none(float probability)
 {
-    return probability >= 1.17549435e-38f ? spc_log(probability) : -SPC_INFINITY;
+    if (!(probability >= 1.17549435e-38f)) return -SPC_INFINITY;
+    return probability < 1.0f ? spc_log(probability) : 0.0f;
 }
 
 /* How the token of a row came about, draft by draft. */

@@ -85,6 +85,7 @@ int main(void)
     FIELD(spc_session_options, bonus);
     FIELD(spc_session_options, nucleus);
     FIELD(spc_session_options, wait);
+    FIELD(spc_session_options, details);
     FIELD(spc_session_options, ignore_stop);
     FIELD(spc_session_options, stop);
     FIELD(spc_session_options, stop_count);

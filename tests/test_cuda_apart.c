@@ -3,7 +3,7 @@
  * the tokens of one device, drafts drawn ahead.
  *
  * Built twice, as test_cuda_backend.c is. */
-#include "places.h"
+#include "details.h"
 
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -121,6 +121,29 @@ Test(cuda_apart, ranks_look_at_their_slices_of_rows_that_cross, .timeout = 280)
 Test(cuda_apart, a_drafter_on_the_cpu_beside_ranks, .timeout = 280)
 {
     compare_ranks(ALIKE, "cuda:0,cuda:0", "cpu");
+}
+
+/* ---- why tokens came about ---- */
+
+/* Rows come to the host from one GPU, from two devices, and from ranks. */
+Test(cuda_apart, details_are_those_of_the_cpu, .timeout = 280)
+{
+    static const struct {
+        int32_t tp;
+        const char *device, *drafter_device;
+    } places[] = {
+        {1, "cuda", NULL}, {1, "cuda", "cpu"}, {1, "cpu", "cuda"}, {2, "cuda:0,cuda:0", NULL}};
+    placed cpu = open_placed(ALIKE, "cpu", NULL, SPC_OVERLAP_OFF);
+
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        placed other = open_cut(ALIKE, places[i].tp, places[i].device, places[i].drafter_device,
+                                SPC_OVERLAP_ON);
+
+        other.engine->composed = false; /* the session sees to that by itself */
+        compare_details(&cpu, &other, 2, places[i].device);
+        close_placed(&other);
+    }
+    close_placed(&cpu);
 }
 
 /* ---- what an engine says ---- */

@@ -14,6 +14,26 @@ static void run(const spc_verify_batch *v, const char *what)
     cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
 }
 
+/* The rows of one, as the batch describes them. */
+static void expect_described(const spc_verify_args *args, const spc_verdict *verdict,
+                             const spc_row_detail *want, const char *what)
+{
+    spc_row_detail detail[ROWS];
+    spc_verify_args a = *args;
+
+    if (verdict->status & SPC_STATUS_BAD_PARAM) return; /* nothing was decided */
+    for (int32_t bonus = a.bonus; bonus < 2; bonus++) { /* what is not there is not described */
+        a.bonus = bonus != 0;
+        memset(detail, 0xff, sizeof detail);
+        spc_verify_describe(&a, verdict, detail);
+        for (int32_t i = 0; i <= a.drafts; i++) {
+            cr_assert(memcmp(&detail[i], &want[i], sizeof *want) == 0,
+                      "%s, row %d: fate %d, want %d", what, (int)i, (int)detail[i].fate,
+                      (int)want[i].fate);
+        }
+    }
+}
+
 /* The sequences of a batch over these rows, by spc_verify. */
 static void expect_one_by_one(const batch *b, const float *drafter, const float *verifier,
                               bool with_stats, const char *what)
@@ -44,6 +64,7 @@ static void expect_one_by_one(const batch *b, const float *drafter, const float 
         cr_assert_eq(out->accepted[s], want.accepted);
         cr_assert_eq(out->status[s], want.status);
         for (int32_t i = 0; i < ROWS; i++) cr_assert_eq(out->token[s * ROWS + i], want.token[i]);
+        if (with_stats) expect_described(&a, &want, &out->detail[s * ROWS], what);
     }
 }
 

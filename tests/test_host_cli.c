@@ -23,7 +23,7 @@ enum { FLAG = '!' }; /* marks options without a value */
 
 static const struct {
     const char *name;
-    const char *option[48];
+    const char *option[64];
 } commands[] = {
     {"run",
      {"verifier",
@@ -71,6 +71,7 @@ static const struct {
       "prefill-rows",
       "!json",
       "!stream",
+      "!details",
       "!keep-going",
       "!quiet"}},
     {"demo", {"gamma", "device", "threads", "isa"}},

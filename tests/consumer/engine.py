@@ -27,8 +27,8 @@ spc_engine_options = structure(
 spc_session_options = structure(
     "spc_session_options", ("rule", STR), ("gamma", I32), ("temperature", F32), ("top_k", I32),
     ("top_p", F32), ("min_p", F32), ("seed", U64), ("max_tokens", I32), ("verify", c.c_int),
-    ("bonus", c.c_int), ("nucleus", BOOL), ("wait", BOOL), ("ignore_stop", BOOL), ("stop", PTR),
-    ("stop_count", I32), ("stop_token", PTR), ("stop_token_count", I32), ("on_token", PTR),
+    ("bonus", c.c_int), ("nucleus", BOOL), ("wait", BOOL), ("details", BOOL), ("ignore_stop", BOOL),
+    ("stop", PTR), ("stop_count", I32), ("stop_token", PTR), ("stop_token_count", I32), ("on_token", PTR),
     ("on_text", ON_TEXT), ("user", PTR))
 spc_error = structure("spc_error", ("status", I32), ("message", c.c_char * 512))
 

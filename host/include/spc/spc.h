@@ -394,12 +394,21 @@ typedef enum {
                            the verifier in place of the drafter */
 } spc_token_origin;
 
+/* Why a token came about: what the rule saw in its row, and how likely the token was. */
+typedef struct {
+    int32_t draft;           /* what the drafter had proposed there; -1: nothing */
+    spc_token_origin origin; /* of the token */
+    spc_row_detail row;      /* rules/round.h */
+} spc_token_detail;
+
 typedef struct {
     int32_t id;
     int32_t position; /* in the sequence, prompt included; with an encoder, in what the decoder
                          reads: 0 is the token it starts from, 1 the first one decoded */
     spc_token_origin origin;
-    bool deferred; /* the rule deferred to the verifier for it */
+    bool deferred;                  /* the rule deferred to the verifier for it */
+    const spc_token_detail *detail; /* with the option details, valid as spc_session_details says;
+                                       else NULL */
 } spc_token;
 
 /* Called once for every token a session keeps, in order.  Return false to end the session there
@@ -441,6 +450,11 @@ typedef struct {
     bool nucleus;            /* keep token rules inside the verifier's nucleus (rules/README.md) */
     bool wait;               /* if no session slot is free, or too little of the KV cache: wait for
                                 another session to end, instead of SPC_EFULL */
+    bool details;            /* keep, for every token, why it came about: spc_session_details.  The
+                                tokens are the same.  The host looks at the rows once more, which
+                                takes time, and a GPU runs rounds of such a session, and of those
+                                stepped with it, verb by verb.  Not for rules that run one model at
+                                a time, verifier-only excepted */
     bool ignore_stop;        /* go on after end-of-sequence tokens, those of stop_token included */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;      /* 0 .. SPC_STOP_STRINGS_MAX */
@@ -467,9 +481,10 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE: an option out of range.  SPC_ERULE.  SPC_EUNSUPPORTED: options that exclude each
  * other (gamma auto and bonus verifier, where the rule reads drafter rows: the distribution would
- * depend on gamma; gamma auto and nccl_comm).  SPC_EINPUT: an empty prompt or an id out of range.
- * SPC_EFULL: no free session or no room in the KV caches (without wait), a prompt that is too long,
- * or one that with max_tokens needs more than the KV caches can ever hold.  SPC_ENOMEM */
+ * depend on gamma; gamma auto and nccl_comm; details and a rule that runs one model at a time).
+ * SPC_EINPUT: an empty prompt or an id out of range. SPC_EFULL: no free session or no room in the
+ * KV caches (without wait), a prompt that is too long, or one that with max_tokens needs more than
+ * the KV caches can ever hold.  SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -546,6 +561,13 @@ SPC_API const spc_error *spc_session_error(const spc_session *session);
 /* Tokens kept so far, without the prompt; a stop token is included.  Borrowed until the next step.
  */
 SPC_API const int32_t *spc_session_tokens(const spc_session *session, int32_t *count);
+
+/* Of the same tokens, one by one, what the option details keeps; NULL without it. Log-probabilities
+ * are row.log_target, of the distribution the token was drawn from, and row.log_verifier.  Borrowed
+ * until the session restarts or closes.
+ *
+ * count   receives how many there are: as many as tokens, without the option 0 */
+SPC_API const spc_token_detail *spc_session_details(const spc_session *session, int32_t *count);
 
 /* Text of the kept tokens, without special tokens, cut before a stop string.
  *

@@ -91,6 +91,16 @@ typedef struct {
  * SPC_STATUS_BAD_PARAM. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
+/* What became of each row of a round that was decided like this, by spc_verify or a batch call: the
+ * probabilities behind every verdict, and the log-probabilities of the tokens emitted.  Pure, and
+ * independent of where the verdict was reached; it costs further looks at the rows.
+ *
+ * args     those of the round
+ * verdict  of the round; its counts are not checked
+ * detail   [drafts + 1] */
+SPC_API void spc_verify_describe(const spc_verify_args *args, const spc_verdict *verdict,
+                                 spc_row_detail *detail);
+
 /* ---- batches ----------------------------------------------------------------------------------
  */
 

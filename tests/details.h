@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* details.h - why tokens came about must be the same wherever the models run. */
+#ifndef SPC_TESTS_DETAILS_H
+#define SPC_TESTS_DETAILS_H
+
+#include "places.h"
+
+#include <math.h>
+
+static const char *const detailed[] = {"strict",          "opt:alpha=0.2",      "lossy:alpha=0.3",
+                                       "diff:alpha=0.05", "token-v3:alpha=0.5", "verifier-only"};
+enum { DETAILED = sizeof detailed / sizeof *detailed };
+
+/* The same tokens with the same details, but for the last bits of logits. */
+static inline void compare_details(placed *one, placed *other, int32_t laws, const char *what)
+{
+    for (int32_t r = 0; r < laws; r++) {
+        for (int32_t mode = 0; mode < 4; mode++) {
+            spc_session_options o = options_of(detailed[r], 3, 1);
+            prompt p = prompt_made(3, VOCAB, (uint32_t)r + 3);
+            spc_session *s[2];
+            const spc_token_detail *d[2];
+            int32_t count[2];
+
+            o.details = o.ignore_stop = true;
+            o.max_tokens = 20;
+            o.bonus = (spc_bonus_mode)(mode % 3);
+            o.verify = mode == 3 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
+            for (int32_t i = 0; i < 2; i++) {
+                s[i] = open_session(i ? other->engine : one->engine, &o, &p);
+                cr_assert_eq(spc_session_run(s[i], NULL), SPC_OK);
+                d[i] = spc_session_details(s[i], &count[i]);
+            }
+            cr_assert_eq(count[0], 20);
+            cr_assert_eq(count[1], 20);
+            for (int32_t i = 0; i < 20; i++) {
+                const spc_row_detail *a = &d[0][i].row, *b = &d[1][i].row;
+
+                cr_expect_eq(d[0][i].draft, d[1][i].draft);
+                if (fabsf(a->target - a->drafter) > 1e-4f) { /* or the last bits tell these apart */
+                    cr_expect_eq(a->fate, b->fate, "%s, %s", what, detailed[r]);
+                }
+                cr_expect_eq(d[0][i].origin, d[1][i].origin);
+                cr_expect_float_eq(a->log_target, b->log_target, 1e-3f, "%s, %s", what,
+                                   detailed[r]);
+                cr_expect_float_eq(a->log_verifier, b->log_verifier, 1e-3f, "%s", what);
+                cr_expect_float_eq(a->drafter, b->drafter, 1e-4f, "%s, %s", what, detailed[r]);
+                cr_expect_float_eq(a->tv, b->tv, 1e-3f, "%s, %s", what, detailed[r]);
+                cr_expect_eq(a->coin, b->coin);
+            }
+            for (int32_t i = 0; i < 2; i++) spc_session_close(s[i]);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_host_cli_details.c - spc run --details: an object per token in JSON, a line per token on
+ * stderr; results are those without it. */
+#include "results.h"
+
+#define RULE "token-v3:alpha=0.3"
+
+/* The array behind a result, taken out of it. */
+static json_t *take_details(json_t *results, size_t i)
+{
+    json_t *result = json_array_get(results, i);
+    json_t *details = json_incref(json_object_get(result, "details"));
+
+    cr_assert(json_is_array(details));
+    (void)json_object_del(result, "details");
+    return details;
+}
+
+static const char *text_at(const json_t *details, size_t k, const char *name)
+{
+    const char *text = json_string_value(json_object_get(json_array_get(details, k), name));
+
+    cr_assert_not_null(text, "%s of token %d", name, (int)k);
+    return text;
+}
+
+/* Tokens of the array against the result's own fields. */
+static void expect_details(const json_t *results, size_t i, const json_t *details,
+                           int32_t *deferred)
+{
+    const json_t *ids = field(results, i, "ids"), *one;
+    const size_t count = json_array_size(ids);
+    json_int_t rejected = 0, bonus = 0;
+    char joined[512] = "";
+    size_t k;
+
+    cr_assert_eq(json_array_size(details), count);
+    json_array_foreach(details, k, one)
+    {
+        const char *fate = text_at(details, k, "fate");
+        const bool drafted = strcmp(fate, "bonus") != 0;
+        const double log_target = json_real_value(json_object_get(one, "log_target"));
+
+        cr_expect(json_equal(json_object_get(one, "id"), json_array_get(ids, k)));
+        cr_expect_eq(json_is_integer(json_object_get(one, "draft")), drafted);
+        cr_expect_eq(json_is_real(json_object_get(one, "target")), drafted);
+        cr_expect(json_is_real(json_object_get(one, "log_target")) && log_target <= 0);
+        rejected += strcmp(fate, "rejected") == 0;
+        bonus += !drafted;
+        *deferred += json_is_true(json_object_get(one, "deferred"));
+        if (k + 1 < count) (void)strncat(joined, text_at(details, k, "text"), 60);
+    }
+    cr_expect_str_eq(joined + strspn(joined, " "), string(results, i, "text"));
+    cr_expect_eq(rejected, sum(results, i, "rejected", 5));
+    cr_expect_eq(bonus, whole(results, i, "bonus"));
+}
+
+Test(host_cli_details, json_says_why_each_token_came_about)
+{
+    static const char *const batch[] = {"1", "3"};
+    int32_t deferred = 0;
+    json_int_t counted = 0;
+
+    for (int b = 0; b < 2; b++) {
+        json_t *plain = without_times(
+            JSON(THREE, "run", "--json", "--to", "de", "--rule", RULE, "--batch", batch[b]));
+        json_t *told = without_times(JSON(THREE, "run", "--json", "--details", "--to", "de",
+                                          "--rule", RULE, "--batch", batch[b]));
+
+        for (size_t i = 0; i < 3; i++) {
+            json_t *details = take_details(told, i);
+
+            expect_details(told, i, details, &deferred);
+            counted += sum(told, i, "deferred", 5) + whole(told, i, "bonus_deferred");
+            json_decref(details);
+        }
+        cr_expect(json_equal(plain, told), "other results");
+        json_decref(plain);
+        json_decref(told);
+    }
+    cr_expect_eq(deferred, counted);
+    cr_expect_gt(deferred, 0);
+}
+
+Test(host_cli_details, processes_tell_the_same)
+{
+    json_t *one = JSON(THREE, "run", "--json", "--details", "--to", "de", "--rule", RULE);
+    json_t *two = JSON(THREE, "launch", "-n", "2", "--", "run", "--json", "--details", "--to", "de",
+                       "--rule", RULE);
+
+    for (size_t i = 0; i < 3; i++) {
+        json_t *a = take_details(one, i), *b = take_details(two, i);
+        size_t k;
+        const json_t *item;
+
+        cr_assert_eq(json_array_size(a), json_array_size(b));
+        json_array_foreach(a, k, item)
+        {
+            const json_t *other = json_array_get(b, k);
+            double x = json_real_value(json_object_get(item, "log_target"));
+            double y = json_real_value(json_object_get(other, "log_target"));
+
+            cr_expect_str_eq(text_at(a, k, "fate"), text_at(b, k, "fate"));
+            cr_expect(json_equal(json_object_get(item, "id"), json_object_get(other, "id")));
+            cr_expect_float_eq(x, y, 1e-3);
+        }
+        json_decref(a);
+        json_decref(b);
+    }
+    json_decref(one);
+    json_decref(two);
+}
+
+static int32_t lines_of(const char *text)
+{
+    int32_t lines = 0;
+
+    for (; *text; text++) lines += *text == '\n';
+    return lines;
+}
+
+Test(host_cli_details, a_table_has_a_line_per_token_and_stdout_the_text_alone)
+{
+    spawn_result plain =
+        SPAWN(NULL, "run", "--to", "de", "--rule", RULE, "--max-tokens", "7", "--quiet", FIRST);
+    spawn_result told = SPAWN(NULL, "run", "--to", "de", "--rule", RULE, "--max-tokens", "7",
+                              "--quiet", "--details", FIRST);
+
+    cr_expect_str_eq(told.out, plain.out);
+    cr_expect_eq(plain.err_bytes, 0);
+    cr_expect_eq(lines_of(told.err), 8, "%s", told.err);
+    cr_expect_eq(strncmp(told.err, "  drafter verifier   target", 27), 0, "%s", told.err);
+    cr_expect(strstr(told.err, "  kept  ") && strstr(told.err, "\"Der\"\n"), "%s", told.err);
+    spawn_free(&plain);
+    spawn_free(&told);
+}
+
+Test(host_cli_details, rules_that_run_one_model_at_a_time_cannot)
+{
+    static const char *const args[] = {"run", "--details", "--rule", "drafter-only", "x", NULL};
+
+    spawn_failure(args, NULL, 2, "details: rule drafter-only runs one model at a time");
+}
