@@ -53,7 +53,7 @@ static const spc_cli_option options[] = {
            "prompts that find no room wait; 0: a full context for each",
            INT, decode.kv_tokens, 0, INT32_MAX),
     OPTION("no-prefix-reuse", NULL,
-           "run every prompt as a whole; otherwise a prefix that an earlier one has\n"
+           "run every prompt as a whole; otherwise a prefix that another has\n"
            "processed is not run again",
            FLAG, decode.no_prefix_reuse, 0, 0),
     OPTION("prefill-rows", "N",

@@ -44,6 +44,13 @@ static int32_t drafter_lag(const spc_session *s)
     return lag_of(s, &s->engine->drafter);
 }
 
+int32_t spc_fill_lacks(const spc_session *s, const spc_model *model)
+{
+    int32_t lag = model == &s->engine->verifier ? verifier_lag(s) : drafter_lag(s);
+
+    return lag > 0 ? lag : 0;
+}
+
 static int32_t smaller(int32_t a, int32_t b)
 {
     return a < b ? a : b;
@@ -74,7 +81,7 @@ int32_t spc_fill_rows(const spc_engine *engine)
 
 static bool steps(const spc_session *s)
 {
-    return s->finish == SPC_FINISH_RUNNING && !s->waits;
+    return s->finish == SPC_FINISH_RUNNING && !s->waits && !s->follows;
 }
 
 static void put_aside(spc_fill *f, spc_session *s, int32_t verifier, int32_t drafter)
@@ -155,7 +162,7 @@ void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t co
     for (int32_t i = 0; i < count; i++) {
         spc_session *s = sessions[i];
 
-        s->filling = false;
+        s->filling = s->follows;
         if (!steps(s) || s->together) continue;
         running += verifier_lag(s) <= 0 && drafter_lag(s) <= 1;
     }

@@ -200,7 +200,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
-    s->asks = s->together = false;
+    s->asks = s->together = s->follows = false;
     s->log_sum = 0;
     s->round_failed = s->flies = false;
     memset(&s->counters, 0, sizeof s->counters);

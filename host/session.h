@@ -64,6 +64,7 @@ struct spc_session {
     uint64_t step; /* the last one it was in, by engine->steps */
 
     /* the present step, of a session that is put aside */
+    bool follows; /* another runs what it lacks of its prompt: it waits */
     bool filling;
     int32_t fill_verifier, fill_drafter; /* rows of it that each model is fed */
     bool together;                       /* it is to begin with others whose prompts are fed, too */
@@ -129,7 +130,16 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err);
 spc_status spc_feed_read(spc_engine *engine, spc_model *model, int32_t output, int32_t count,
                          spc_error *err);
 
+/* ---- prompts that begin alike (share.c) ---- */
+
+/* Before spc_fill_begin: sessions take over what others have run of their prompts, and those follow
+ * whose prompt begins as one does that is about to be run. */
+void spc_share_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);
+
 /* ---- long prompts (fill.c) ---- */
+
+/* Rows that a model lacks of a session before its next step's own; 0 also where it is not asked. */
+int32_t spc_fill_lacks(const spc_session *session, const spc_model *model);
 
 /* Put sessions aside whose prompts are longer than what this step may take along. */
 void spc_fill_begin(spc_engine *engine, spc_session *const *sessions, int32_t count);

@@ -123,6 +123,7 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
         return status;
     }
     end_cancelled(sessions, count);
+    spc_share_begin(engine, sessions, count);
     spc_fill_begin(engine, sessions, count);
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);

@@ -150,6 +150,47 @@ static void begin(spc_session *s)
     spc_gamma_begin(s);
 }
 
+/* Of pages that a session may take over, whether each model's part of the first `found` reaches as
+ * far as what the session has, and one's further. */
+static bool reaches_further(const spc_session *s, const int32_t *page, int32_t found)
+{
+    const spc_engine *engine = s->engine;
+    const spc_model *models[] = {&engine->verifier, &engine->drafter};
+    bool further = false;
+
+    for (int32_t m = 0; m < 2; m++) {
+        int32_t held = 0;
+        int32_t has = models[m]->runner ? engine->ops->length(models[m]->runner, s->slot) : 0;
+
+        while (held < found && (engine->pages.page[page[held]].held & SPC_HELD_VERIFIER << m)) {
+            held++;
+        }
+        if (held * SPC_PAGE_TOKENS < has) return false;
+        further = further || held * SPC_PAGE_TOKENS > has;
+    }
+    return further;
+}
+
+void spc_slots_share(spc_session *s)
+{
+    spc_engine *engine = s->engine;
+    int32_t *page = engine->slots.lent, held[2];
+    int32_t found = spc_prefix_find(engine, s->token, s->prompt, page);
+    spc_error error;
+
+    if (!reaches_further(s, page, found)) return;
+    for (int32_t i = 0; i < found; i++) {
+        if (page[i] == s->page[i]) continue;
+        spc_pages_share(&engine->pages, page[i]);
+        spc_pages_drop(&engine->pages, s->page[i]);
+        s->page[i] = page[i];
+    }
+    spc_prefix_begin(s, found);
+    for (int32_t m = 0; m < 2; m++) held[m] = s->noted[m] * SPC_PAGE_TOKENS;
+    s->counters.reused_tokens = held[0] > held[1] ? held[0] : held[1];
+    if (map_both(s, held, &error) != SPC_OK) spc_session_fail(s, &error);
+}
+
 /* ---- the line ---------------------------------------------------------------------------------
  */
 

@@ -38,6 +38,10 @@ spc_status spc_slots_take(spc_session *session, spc_error *err);
 spc_status spc_slots_keep(spc_session *session, int32_t count, int32_t common, int64_t *reused,
                           spc_error *err);
 
+/* Before a session's first round: put pages into its table that by now hold more of its prompt than
+ * its own do.  On a device that has failed it ends with that. */
+void spc_slots_share(spc_session *session);
+
 /* Take a session's slot and pages, or its place in the line, away; what becomes free goes to who
  * waits. */
 void spc_slots_give_back(spc_session *session);

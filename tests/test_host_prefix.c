@@ -130,6 +130,106 @@ Test(host_prefix, a_running_sessions_prompt_is_shared)
     }
 }
 
+/* ---- together ---- */
+
+/* Step three sessions together to their ends; `leave`: close the first before that step. */
+static void run_three(spc_engine *engine, spc_session **s, int32_t leave)
+{
+    for (int32_t step = 0; step < 200; step++) {
+        int32_t first = leave >= 0 && step >= leave;
+
+        if (step == leave) spc_session_close(s[0]);
+        cr_assert_eq(spc_engine_step(engine, s + first, 3 - first, NULL), SPC_OK);
+    }
+}
+
+/* What several prompts begin with is run by the first; the others take it over. */
+Test(host_prefix, sessions_that_begin_together_run_a_beginning_once)
+{
+    static const struct {
+        int32_t common[2]; /* of the second with the first, of the third with the second */
+        int32_t reused[2];
+    } cases[] = {{{119, 119}, {112, 112}},
+                 {{100, 100}, {96, 96}},
+                 {{70, 105}, {64, 96}},
+                 {{15, 15}, {0, 0}},
+                 {{0, 100}, {0, 96}}};
+
+    for (int32_t r = 0; r < RULES; r++) {
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            spc_engine *engine = reusing(&pair);
+            spc_session_options o = options_for(rules[r], 1);
+            prompt p[3] = {prompt_made(120, pair.vocab, 1)};
+            decoded fresh[3], d;
+            spc_session *s[3];
+            int64_t rows;
+
+            p[1] = branch(&p[0], cases[c].common[0], 120 - cases[c].common[0], 7);
+            p[2] = branch(&p[1], cases[c].common[1], 120 - cases[c].common[1], 8);
+            for (int32_t i = 0; i < 3; i++) {
+                fresh[i] = alone(&o, &p[i]);
+                s[i] = open_session(engine, &o, &p[i]);
+            }
+            rows = toy_rows(engine->drafter.runner);
+            run_three(engine, s, -1);
+            rows = toy_rows(engine->drafter.runner) - rows;
+            for (int32_t i = 0; i < 3; i++) {
+                d = decoded_of(s[i]);
+                expect_same(&d, &fresh[i], i > 0 ? cases[c].reused[i - 1] : 0, rules[r]);
+                spc_session_close(s[i]);
+            }
+            if (strcmp(rules[r], "drafter-only") == 0) {
+                int64_t own = 3 * (119 + 40); /* but for the last token of each */
+
+                cr_expect_eq(rows, own - cases[c].reused[0] - cases[c].reused[1]);
+            }
+            spc_engine_close(engine);
+        }
+    }
+}
+
+/* Who leads may leave at any step, and who comes later finds what was run. */
+Test(host_prefix, another_leads_where_the_first_leaves)
+{
+    for (int32_t rows = 16; rows <= 64; rows *= 2) {
+        for (int32_t leave = 0; leave < 12; leave++) {
+            spc_engine *engine = reusing(&pair);
+            spc_session_options o = options_for("token-v3:alpha=0.5", 1);
+            prompt p = prompt_made(150, pair.vocab, 1);
+            decoded fresh = alone(&o, &p), d;
+            spc_session *s[3];
+
+            engine->prefill_rows = engine->scratch.rows = rows; /* a few chunks */
+            for (int32_t i = 0; i < 3; i++) s[i] = open_session(engine, &o, &p);
+            run_three(engine, s, leave);
+            for (int32_t i = 1; i < 3; i++) {
+                d = decoded_of(s[i]);
+                cr_expect(same_tokens(&d, &fresh), "%d rows, %d steps", (int)rows, (int)leave);
+                if (i == 2) cr_expect_geq(d.stats.reused_tokens, 128);
+                spc_session_close(s[i]);
+            }
+            spc_engine_close(engine);
+        }
+    }
+}
+
+/* A step of each by itself has nobody to wait for. */
+Test(host_prefix, sessions_that_step_by_themselves_wait_for_nobody)
+{
+    spc_engine *engine = reusing(&pair);
+    spc_session_options o = options_for("strict", 1);
+    prompt p = prompt_made(120, pair.vocab, 1);
+    spc_session *a = open_session(engine, &o, &p), *b = open_session(engine, &o, &p);
+
+    cr_assert_eq(spc_session_run(b, NULL), SPC_OK);
+    cr_expect_eq(b->counters.reused_tokens, 0);
+    cr_assert_eq(spc_session_run(a, NULL), SPC_OK);
+    cr_expect_eq(a->counters.reused_tokens, 112);
+    spc_session_close(a);
+    spc_session_close(b);
+    spc_engine_close(engine);
+}
+
 /* The next turn of a conversation in a session of its own: prompt and answer are there. */
 Test(host_prefix, an_answer_is_part_of_what_is_held)
 {

@@ -200,9 +200,10 @@ typedef struct {
     bool no_prefix_reuse;     /* run every prompt as a whole.  Otherwise a prefix that a prompt has
                                  in common with another session, open or closed, is shared with it,
                                  in pages of 16 tokens of both models' KV caches, as far as that
-                                 one has processed it when this one begins: of sessions that begin
-                                 together each runs its own.  Tokens are the same.  Models with an
-                                 encoder never share */
+                                 one has processed it.  Of sessions that are stepped together and
+                                 begin with the same 64 tokens or more the first runs these; the
+                                 others wait for it, which is a step or a few.  Tokens are the same.
+                                 Models with an encoder never share */
     spc_log_fn log;           /* may be NULL */
     spc_progress_fn progress; /* may be NULL */
     void *user;               /* handed to log and progress */
@@ -538,10 +539,11 @@ SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
  * others are decoding, a step processes at most prefill_rows of new prompts.  While none is, it is
  * one forward pass of each model, over at most 512 rows of prompts (64 in an engine for one
  * session; prefill_rows where that is more), and sessions that are stepped together begin to decode
- * together.  Beyond that a step takes one round of the sessions that decode.  Not divided are: an
- * encoder's pass over a prompt, what a drafter catches up on after rounds that did not need it, and
- * the measuring of the first step with SPC_GAMMA_AUTO.  On a GPU the passes over prompts may still
- * run when the call returns, those of four steps at most.
+ * together, those excepted that wait for one whose prompt begins as theirs do (no_prefix_reuse).
+ * Beyond that a step takes one round of the sessions that decode.  Not divided are: an encoder's
+ * pass over a prompt, what a drafter catches up on after rounds that did not need it, and the
+ * measuring of the first step with SPC_GAMMA_AUTO.  On a GPU the passes over prompts may still run
+ * when the call returns, those of four steps at most.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
