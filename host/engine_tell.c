@@ -24,6 +24,27 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
     out->drafter_memory_bytes = engine->drafter.memory_bytes;
 }
 
+spc_status spc_engine_usage(spc_engine *engine, spc_engine_load *out, spc_error *err)
+{
+    spc_status status = spc_entry_given(out, "out", err);
+
+    if (status != SPC_OK) return status;
+    memset(out, 0, sizeof *out);
+    status = spc_entry_given(engine, "engine", err);
+    if (status == SPC_OK) status = spc_entry_take(engine, err);
+    if (status != SPC_OK) return status;
+    out->slots = engine->sessions;
+    for (int32_t i = 0; i < engine->sessions; i++) {
+        if (!engine->slot[i]) continue;
+        *(engine->slot[i]->finish == SPC_FINISH_RUNNING ? &out->running : &out->ended) += 1;
+    }
+    for (const spc_session *s = engine->slots.first; s; s = s->behind) out->waiting++;
+    out->kv_tokens = (int64_t)engine->pages.count * SPC_PAGE_TOKENS;
+    out->kv_free = (int64_t)engine->pages.free * SPC_PAGE_TOKENS;
+    spc_entry_leave(engine);
+    return SPC_OK;
+}
+
 static spc_status need_tokenizer(const spc_engine *engine, spc_error *err)
 {
     if (engine->tokenizer) return SPC_OK;

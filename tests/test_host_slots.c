@@ -244,6 +244,51 @@ Test(host_slots, who_waits_for_less_than_before_need_not_wait_for_more)
     spc_engine_close(engine);
 }
 
+static void expect_load(spc_engine *engine, int32_t running, int32_t ended, int32_t waiting,
+                        int32_t pages_free)
+{
+    spc_engine_load load;
+
+    cr_assert_eq(spc_engine_usage(engine, &load, NULL), SPC_OK);
+    cr_expect_eq(load.slots, 4);
+    cr_expect_eq(load.running, running);
+    cr_expect_eq(load.ended, ended);
+    cr_expect_eq(load.waiting, waiting);
+    cr_expect_eq(load.kv_tokens, 144);
+    cr_expect_eq(load.kv_free, pages_free * SPC_PAGE_TOKENS);
+}
+
+Test(host_slots, an_engine_tells_how_much_of_it_is_in_use)
+{
+    toy_pair small = pair;
+    spc_session_options o = waiting("strict", 2, 1);
+    prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
+    spc_session *a, *b, *c;
+
+    small.sessions = 4;
+    small.pages = spc_pages_for(CONTEXT) - 1;
+    spc_engine *engine = toy_engine(&small);
+
+    expect_load(engine, 0, 0, 0, 9);
+    a = open_session(engine, &o, &p); /* 6 pages of 9 */
+    expect_load(engine, 1, 0, 0, 3);
+    b = open_session(engine, &o, &p);
+    c = open_session(engine, &o, &q);
+    expect_load(engine, 1, 0, 2, 3);
+    cr_expect_eq(spc_session_run(a, NULL), SPC_OK); /* b and c have its place */
+    expect_load(engine, 2, 0, 0, 1);
+    cr_expect_eq(spc_session_run(b, NULL), SPC_OK);
+    expect_load(engine, 1, 1, 0, 1);
+    spc_session_close(b);
+    expect_load(engine, 1, 0, 0, 7);
+    spc_session_close(c);
+    spc_session_close(a);
+    expect_load(engine, 0, 0, 0, 9);
+    cr_expect_eq(spc_engine_usage(NULL, &(spc_engine_load){0}, NULL), SPC_EUSAGE);
+    cr_expect_eq(spc_engine_usage(engine, NULL, NULL), SPC_EUSAGE);
+    spc_engine_close(engine);
+}
+
 Test(host_slots, pages_that_are_not_there_are_waited_for_or_refused)
 {
     toy_pair small = pair;

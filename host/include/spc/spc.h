@@ -274,6 +274,23 @@ typedef struct {
 
 SPC_API void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out);
 
+/* How much of an engine is in use, for those who decide where the next prompt goes.  A session
+ * holds a slot, and room in the KV caches for its prompt and max_tokens, until it closes or, having
+ * ended, loses both to one that waits. */
+typedef struct {
+    int32_t slots;     /* all */
+    int32_t running;   /* of them held by sessions that have not ended ... */
+    int32_t ended;     /* ... and by such that have */
+    int32_t waiting;   /* sessions that wait for a slot or for room (the option wait) */
+    int64_t kv_tokens; /* capacity of each model's KV cache, in tokens */
+    int64_t kv_free;   /* of them those that no session holds.  What lies there of prefixes is kept
+                          until the room is needed */
+} spc_engine_load;
+
+/* Waits for a step that is running.  SPC_EUSAGE: from a callback or a forked process, or the engine
+ * has been closed.  From any thread. */
+SPC_API spc_status spc_engine_usage(spc_engine *engine, spc_engine_load *out, spc_error *err);
+
 /* Text to ids with the verifier's tokenizer.  Special tokens spelled in the text ("<sep>") become
  * their ids, so the text must be the application's own (see spc_engine_encode_plain); `special`
  * also applies the tokenizer's template (which may add a BOS).
