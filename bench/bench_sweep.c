@@ -54,7 +54,7 @@ static const char help[] =
     "  --context N          prompt and answer together; what is reserved for each of the batch\n"
     "                       (default 0: what the models allow)\n"
     "  --verifier MODEL     (default: the embedded pair)\n"
-    "  --drafter MODEL\n"
+    "  --drafter MODEL      or ngram: drafts are looked up (see spc run --help)\n"
     "  --threads N          CPU threads; 0: one per core (default)\n"
     "\n"
     "pass@1 runs what the models write, within limits, but not in a sandbox:\n"

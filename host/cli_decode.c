@@ -118,12 +118,22 @@ static spc_status check_sampling(const spc_cli_decode *d, spc_error *err)
     return SPC_OK;
 }
 
+/* An n-gram drafter takes some rules.  A rule that there is not is told of elsewhere. */
+static spc_status check_ngram(const spc_session_options *o, spc_error *err)
+{
+    spc_rule rule;
+
+    if (!spc_rule_parse(o->rule, &rule, NULL)) return SPC_OK;
+    return spc_ngram_check_rule(&rule, (int32_t)o->bonus, o->rule, err);
+}
+
 /* Without a drafter the verifier decodes alone. */
 static spc_status check_drafter(const spc_cli_decode *d, const spc_cli_line *line,
                                 spc_session_options *o, spc_error *err)
 {
     spc_rule rule;
 
+    if (spc_ngram_is(d->drafter)) return check_ngram(o, err);
     if (strcmp(d->drafter, "none") != 0) return SPC_OK;
     if (d->drafter_tp > 1 || (spc_overlap_mode)d->overlap == SPC_OVERLAP_ON) {
         const char *option = d->drafter_tp > 1 ? "drafter-tp" : "overlap";
@@ -170,12 +180,13 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_session_options_check(o, &params, err);
 }
 
-/* Warnings, where models run that run apart, and what gamma auto starts from: the rest of the
- * engine's log is on the result or of no use here. */
+/* Warnings, where models run that run apart, n-grams in place of a drafter, and what gamma auto
+ * starts from: the rest of the engine's log is on the result or of no use here. */
 static void on_log(void *user, const char *line)
 {
     const spc_cli_decode *decode = user;
-    bool told = strncmp(line, "gamma auto: ", 12) == 0 || strncmp(line, "verifier on ", 12) == 0;
+    bool told = strncmp(line, "gamma auto: ", 12) == 0 || strncmp(line, "verifier on ", 12) == 0 ||
+                strncmp(line, "drafter: ", 9) == 0;
 
     if (strncmp(line, "warning: ", 9) != 0 && (!told || decode->quiet)) return;
     spc_cli_progress(NULL);

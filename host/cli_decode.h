@@ -31,10 +31,15 @@ typedef struct {
     }
 #define SPC_CLI_DECODE_OPTIONS(args)                                                               \
     SPC_CLI_DECODE_ROW(args, "verifier", "MODEL", "the large model", TEXT, verifier, 0, 0),        \
-        SPC_CLI_DECODE_ROW(args, "drafter", "MODEL",                                               \
-                           "the small model; 'none': decode with the verifier alone, under the\n"  \
-                           "rule verifier-only",                                                   \
-                           TEXT, drafter, 0, 0),                                                   \
+        SPC_CLI_DECODE_ROW(                                                                        \
+            args, "drafter", "MODEL",                                                              \
+            "the small model; 'none': decode with the verifier alone, under the\n"                 \
+            "rule verifier-only; 'ngram', 'ngram:MAX' or 'ngram:MIN-MAX': no model,\n"             \
+            "drafts are what followed the last MAX to MIN (4 to 2) tokens where they\n"            \
+            "stood before in prompt or output; for strict and truncate, and with\n"                \
+            "--bonus verifier for lossy, token-v2, token-v3, bild, head, typical and\n"            \
+            "lossy-greedy",                                                                        \
+            TEXT, drafter, 0, 0),                                                                  \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "rule", "RULE",                                                                  \
             "deferral rule: strict (lossless), lossy, lossy-greedy, chow, diff, opt,\n"            \

@@ -28,8 +28,9 @@ static const spc_cli_option info_options[] = {
      "device to plan memory for: cpu, cuda or cuda:N; default: the CPU, and the first GPU\n"
      "if there is one",
      SPC_CLI_TEXT, offsetof(info_args, device), 0, 0},
-    {"drafter", "MODEL", "a small model, to plan memory for beside it", SPC_CLI_TEXT,
-     offsetof(info_args, drafter), 0, 0},
+    {"drafter", "MODEL",
+     "a small model, to plan memory for beside it; 'ngram' (as of spc run) takes none",
+     SPC_CLI_TEXT, offsetof(info_args, drafter), 0, 0},
     {"drafter-device", "NAME", "where the small one is to run, if elsewhere: cpu, cuda or cuda:N",
      SPC_CLI_TEXT, offsetof(info_args, drafter_device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
@@ -60,6 +61,7 @@ typedef struct {
     uint64_t weight_bytes; /* of all tensors */
     uint64_t row_bytes;    /* read by one row */
     spc_model drafter;     /* zeros: none */
+    const char *ngram;     /* what drafts instead; NULL: nothing does */
     spc_cli_memory_for memory_for;
     spc_cli_memories memory;
 } model_info;
@@ -235,6 +237,7 @@ static void print_info(const char *name, const model_info *m)
     for (int32_t i = 0; i < c->stop_count; i++)
         spc_cli_print("%s%d", i ? ", " : "", (int)c->stop[i]);
     spc_cli_print("%s\n", c->stop_count > 0 ? "" : "no id");
+    if (m->ngram) spc_cli_print("%-18s%s, looked up: no model\n", "drafter", m->ngram);
     spc_cli_print_size("read by one row", m->row_bytes);
     spc_cli_print_memory(&m->memory_for, &m->memory);
 }
@@ -351,7 +354,8 @@ static spc_status check_tensors(const spc_model *model, spc_error *err)
 
 static int info_run(const void *args, const spc_cli_line *line)
 {
-    const info_args *a = args;
+    info_args without = *(const info_args *)args;
+    const info_args *a = &without;
     const char *name = line->words.item[0];
     model_info m;
     spc_error error;
@@ -360,6 +364,10 @@ static int info_run(const void *args, const spc_cli_line *line)
 
     spc_status status = check_info(name, a, &error);
 
+    if (spc_ngram_is(without.drafter)) { /* there is no model to read */
+        m.ngram = without.drafter;
+        without.drafter = NULL;
+    }
     if (status == SPC_OK) status = read_model(name, a, &m, &error);
 
     if (status == SPC_OK && a->json) {

@@ -97,20 +97,22 @@ static void unload_model(const spc_engine *engine, spc_model *model)
     spc_close_model(model);
 }
 
+/* The verifier's model, and the drafter's where it is one. */
 static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
-    spc_model *const model[] = {&engine->verifier, o->drafter ? &engine->drafter : NULL};
+    const char *name = spc_ngram_is(o->drafter) ? NULL : o->drafter;
+    spc_model *const model[] = {&engine->verifier, name ? &engine->drafter : NULL};
     spc_pair_side drafter = {model[1], NULL}, verifier = {model[0], NULL};
     spc_tokenizer *tokenizer[2];
     spc_status status = spc_open_model(o->verifier, model[0], err);
 
-    if (status == SPC_OK && o->drafter) status = spc_open_model(o->drafter, model[1], err);
+    if (status == SPC_OK && name) status = spc_open_model(name, model[1], err);
     if (status == SPC_OK) status = spc_open_tokenizers(model, tokenizer, err);
     if (status != SPC_OK) return status;
     engine->vocab = model[0]->config.vocab;
     verifier.tokenizer = engine->tokenizer = tokenizer[0];
     drafter.tokenizer = tokenizer[1];
-    if (!o->drafter) return SPC_OK;
+    if (!name) return SPC_OK;
     status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
     if (status == SPC_OK) {
         model[1]->plan->ids = model[0]->plan->ids = engine->vocab;
@@ -265,14 +267,16 @@ static spc_status change_weights(spc_engine *engine, const spc_engine_options *o
 /* What all processes of a group must have been started with. */
 static void describe_options(const spc_engine_options *o, char *text, size_t bytes)
 {
+    const char *drafter = spc_ngram_is(o->drafter) ? o->drafter : o->drafter ? "a" : "no";
+
     (void)snprintf(text, bytes,
                    "%d sessions, context %d, %s weights, %s kv, %s%s%s, drafter-tp %d "
-                   "and %s drafter%s%.16s",
+                   "and %.12s drafter%s%.16s",
                    (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
                    o->kv ? o->kv : "f32", spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
                    o->fast_prefill ? ", fast-prefill" : "",
                    o->plain_launches ? ", plain-launches" : "",
-                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), o->drafter ? "a" : "no",
+                   (int)(o->drafter_tp > 1 ? o->drafter_tp : 1), drafter,
                    o->drafter_device ? " on " : "", o->drafter_device ? o->drafter_device : "");
 }
 
@@ -413,6 +417,16 @@ static spc_status load_models(spc_engine *engine, const spc_engine_options *o, s
     return status == SPC_OK && !o->drafter_device ? lead(engine, o, err) : status;
 }
 
+static void tell_ngram(const spc_engine *engine)
+{
+    char line[96];
+
+    (void)snprintf(line, sizeof line,
+                   "drafter: n-grams of %d to %d tokens, looked up in prompt and output",
+                   (int)engine->ngram.least, (int)engine->ngram.most);
+    engine->log(engine->user, line);
+}
+
 spc_status spc_engine_open(const spc_engine_options *options, spc_engine **out, spc_error *err)
 {
     return spc_engine_open_checked(options, NULL, out, err);
@@ -444,6 +458,9 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     if (status == SPC_OK) status = open_pair(engine, options, err);
     if (status == SPC_OK) status = spc_engine_find_chat(engine, err);
     if (status == SPC_OK) status = choose_context(engine, options->context, err);
+    if (status == SPC_OK && spc_ngram_is(options->drafter)) {
+        status = spc_ngram_parse(options->drafter, &engine->ngram, err);
+    }
     if (status == SPC_OK && check) status = check->look(engine, check->user, err);
     if (status == SPC_OK && spc_options_grouped(options)) status = use_device(engine, options, err);
     if (status == SPC_OK) status = place_models(engine, options, err);
@@ -467,6 +484,7 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     engine->log = options->log;
     engine->user = options->user;
     if (options->log) options->log(options->user, engine->ops->device(engine->backend));
+    if (options->log && engine->ngram.most > 0) tell_ngram(engine);
     *out = engine;
     return SPC_OK;
 fail:

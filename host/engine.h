@@ -11,6 +11,7 @@
 #include "backend.h"
 #include "chain.h"
 #include "gamma.h"
+#include "ngram.h"
 #include "overlap.h"
 #include "prefix.h"
 #include "slots.h"
@@ -90,6 +91,7 @@ struct spc_engine {
     const spc_backend_ops *ops;
     spc_backend *backend; /* owned */
     spc_model drafter;
+    spc_ngram_span ngram; /* most > 0: drafts are looked up, and there is no drafter model */
     spc_model verifier;
     spc_tokenizer *tokenizer; /* owned; NULL: prompts are ids */
     size_t longest_token;     /* bytes of the longest piece */

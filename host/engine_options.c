@@ -7,6 +7,7 @@
 #include "comm_boot.h"
 #include "device.h"
 #include "kv.h"
+#include "ngram.h"
 
 #include <string.h>
 
@@ -102,6 +103,23 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
+/* What is looked up runs nowhere: nothing to place, to shard or to run meanwhile. */
+static spc_status check_ngram(const spc_engine_options *o, spc_error *err)
+{
+    spc_ngram_span span;
+    const char *option = o->drafter_device              ? "drafter-device"
+                         : o->drafter_tp > 1            ? "drafter-tp"
+                         : o->overlap == SPC_OVERLAP_ON ? "overlap"
+                                                        : NULL;
+    spc_status status = spc_ngram_parse(o->drafter, &span, err);
+
+    if (status != SPC_OK || !option) return status;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "%s: drafts of %.40s are looked up by the host, and no drafter runs: give "
+                         "a model as drafter, or leave %s out",
+                         option, o->drafter, option);
+}
+
 /* Devices that there cannot be, here or anywhere.  Whether there is one of them is found out when
  * it is opened. */
 static spc_status check_devices(const spc_engine_options *o, spc_error *err)
@@ -128,5 +146,6 @@ spc_status spc_engine_options_check(const spc_engine_options *o, spc_error *err)
     spc_status status = check_numbers(o, err);
 
     if (status == SPC_OK) status = check_ranks(o, err);
+    if (status == SPC_OK && spc_ngram_is(o->drafter)) status = check_ngram(o, err);
     return status == SPC_OK ? check_devices(o, err) : status;
 }

@@ -16,6 +16,8 @@ void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out)
     out->sessions = engine->sessions;
     out->rank = engine->rank;
     out->drafter = engine->drafter.runner != NULL;
+    out->ngram_least = engine->ngram.least;
+    out->ngram_most = engine->ngram.most;
     out->encoder = spc_engine_encodes(engine);
     out->tokenizer = engine->tokenizer != NULL;
     out->verifier_weight_bytes = engine->verifier.weight_bytes;

@@ -36,6 +36,7 @@ static int32_t drafter_lag(const spc_session *s)
 {
     bool strict = !spc_rule_uses_drafter(&s->params.rule) && s->params.bonus != SPC_BONUS_STEP;
 
+    if (!s->engine->drafter.runner) return 0;
     if (s->strategy == &spc_strategy_round) {
         if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return 0;
         if (strict && s->gamma == 0) return 0;

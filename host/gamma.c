@@ -160,34 +160,48 @@ static int32_t room_behind(const spc_engine *engine, const spc_model *model, con
     return most < room ? most : room;
 }
 
+/* Drafts that are looked up take next to no time, and what takes none would be divided by. */
+static void lay_look_ups(spc_gamma_times *t)
+{
+    static const int32_t one = 1;
+    static const float least = 1;
+
+    spc_pace_lay(&t->drafter, &one, &least, 1);
+    t->catch_up = 0;
+}
+
+static spc_status measure_drafter(spc_engine *engine, const spc_session *s, spc_error *err)
+{
+    spc_gamma_times *t = &engine->gamma.times;
+    int32_t behind = room_behind(engine, &engine->drafter, s, CATCH_UP_ROWS);
+    spc_status status =
+        measure_model(engine, &engine->drafter, s,
+                      room_behind(engine, &engine->drafter, s, engine->sessions), &t->drafter, err);
+    float ns = 0;
+
+    if (status == SPC_OK) status = time_rows(engine, &engine->drafter, s, behind, 1, &ns, err);
+    ns -= spc_pace_at(&t->drafter, 1);
+    t->catch_up = behind > 1 && ns > 0.0f ? ns / (float)(behind - 1) : 0.0f;
+    return status;
+}
+
 static spc_status measure(spc_engine *engine, const spc_session *s, spc_error *err)
 {
     spc_model *models[] = {&engine->drafter, &engine->verifier};
     spc_gamma_times *t = &engine->gamma.times;
-    int32_t behind = room_behind(engine, &engine->drafter, s, CATCH_UP_ROWS);
     spc_status status = SPC_OK;
-    float ns = 0;
 
     for (int i = 0; i < 2 && s->source && status == SPC_OK; i++) {
+        if (!models[i]->runner) continue;
         if (engine->ops->length(models[i]->runner, s->slot) > 0) continue;
         status = engine->ops->encode(models[i]->runner, s->slot, s->source, s->source_count, err);
     }
-    if (status == SPC_OK) {
-        status = measure_model(engine, &engine->drafter, s,
-                               room_behind(engine, &engine->drafter, s, engine->sessions),
-                               &t->drafter, err);
-    }
-    if (status == SPC_OK) {
-        status = measure_model(engine, &engine->verifier, s,
-                               room_behind(engine, &engine->verifier, s, engine->sessions * 8),
-                               &t->verifier, err);
-    }
-    if (status == SPC_OK) {
-        status = time_rows(engine, &engine->drafter, s, behind, 1, &ns, err);
-    }
-    ns -= spc_pace_at(&t->drafter, 1);
-    t->catch_up = behind > 1 && ns > 0.0f ? ns / (float)(behind - 1) : 0.0f;
-    return status;
+    if (!engine->drafter.runner) lay_look_ups(t);
+    if (status == SPC_OK && engine->drafter.runner) status = measure_drafter(engine, s, err);
+    if (status != SPC_OK) return status;
+    return measure_model(engine, &engine->verifier, s,
+                         room_behind(engine, &engine->verifier, s, engine->sessions * 8),
+                         &t->verifier, err);
 }
 
 /* ---- what is told -----------------------------------------------------------------------------
@@ -284,7 +298,8 @@ static int32_t last_of(const spc_session *s)
     return s->params.bonus == SPC_BONUS_TARGET ? SPC_LAST_LATE : SPC_LAST_NEVER;
 }
 
-static void lane_of(const spc_session *s, spc_gamma_lane *lane)
+/* Drafts that are looked up are looked up here: there may be fewer than are wanted. */
+static void lane_of(spc_session *s, spc_gamma_lane *lane)
 {
     bool free = s->gamma == SPC_GAMMA_AUTO;
     int32_t wanted = free ? SPC_GAMMA_MAX : s->gamma;
@@ -292,6 +307,7 @@ static void lane_of(const spc_session *s, spc_gamma_lane *lane)
     if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) wanted = 0;
     lane->most =
         spc_round_gamma(wanted, s->length - s->prompt, s->budget, s->length, s->engine->context);
+    if (s->ngram) lane->most = spc_session_look_up(s, lane->most);
     lane->least = free && s->params.rule.path != SPC_RULE_VERIFIER_ONLY ? 0 : lane->most;
     lane->before = s->choice.before;
     lane->last = last_of(s);
@@ -301,6 +317,7 @@ static void lane_of(const spc_session *s, spc_gamma_lane *lane)
 
 static int32_t lag_of(const spc_engine *engine, const spc_session *s)
 {
+    if (!engine->drafter.runner) return 0; /* nothing lags that does not run */
     return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
 }
 

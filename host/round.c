@@ -35,6 +35,7 @@ static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
     /* halves have rows of their own: one from below, one from above */
     lane->output = (s->half == 0 ? index : s->engine->sessions - 1 - index) * SPC_LANE_ROWS;
     lane->drafts = s->round_gamma + (spc_round_steps(s) ? 1 : 0);
+    if (s->ngram && lane->drafts > s->found) lane->drafts = s->found;
     lane->salt = s->params.verify == SPC_VERIFY_BLOCK ? (uint32_t)s->length + 1u : 0u;
     lane->bonus = false;
     lane->draft = s->token + s->length;
@@ -56,7 +57,7 @@ int32_t spc_round_longest(spc_session *const *sessions, int32_t count)
 
 void spc_round_drafted(spc_session *s, spc_lane *lane, int32_t i)
 {
-    s->counters.drafter_calls++;
+    s->counters.drafter_calls += s->ngram == NULL;
     if (lane->draft[i] < 0) {
         lane->drafts = i;
         s->round_failed = true;
@@ -75,12 +76,20 @@ static void count_catch_up(spc_session *s)
     if (lag > 1) s->counters.catch_up += lag;
 }
 
+/* Drafts that were looked up lie where they belong (spc_gamma_choose). */
+static void take_found(spc_session *s, spc_lane *lane)
+{
+    for (int32_t i = 0; i < lane->drafts; i++) spc_round_drafted(s, lane, i);
+}
+
 static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, int32_t count,
                               spc_error *err)
 {
     spc_lane *lane = engine->scratch.lane;
     spc_model *drafter = &engine->drafter;
 
+    for (int32_t k = 0; k < count && !drafter->runner; k++) take_found(sessions[k], &lane[k]);
+    if (!drafter->runner) return SPC_OK;
     for (int32_t i = 0; i < SPC_LANE_ROWS; i++) {
         uint64_t start = spc_engine_now(engine);
         int32_t drafting = 0;
@@ -117,7 +126,7 @@ static spc_status round_draft(spc_engine *engine, spc_session *const *sessions, 
 bool spc_round_wants_bonus(const spc_session *s, const spc_lane *lane)
 {
     if (s->round_failed) return false;
-    if (spc_round_steps(s)) return false;
+    if (spc_round_steps(s) && (!s->ngram || lane->drafts > s->round_gamma)) return false;
     return lane->drafts == 0 || !spc_session_is_stop(s, lane->draft[lane->drafts - 1]);
 }
 
@@ -207,7 +216,8 @@ static spc_status round_verify(spc_engine *engine, spc_session *const *sessions,
     for (int32_t k = 0; k < count; k++) {
         spc_lane *lane = &scratch->lane[k];
 
-        lane->bonus = spc_round_wants_bonus(sessions[k], lane) && !spc_lane_bonus_reads(lane);
+        lane->bonus = spc_round_wants_bonus(sessions[k], lane) &&
+                      (sessions[k]->ngram || !spc_lane_bonus_reads(lane));
     }
 
     spc_status status = engine->ops->verify(engine->drafter.runner, engine->verifier.runner,

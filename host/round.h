@@ -17,7 +17,7 @@ int32_t spc_round_longest(spc_session *const *sessions, int32_t count);
 void spc_round_drafted(spc_session *session, spc_lane *lane, int32_t i);
 
 /* Is a token to be drawn after a fully kept draft?  Not where the draft ends the sequence or broke
- * off, and not where the last row was a draft itself. */
+ * off, and not where the last row was a draft itself (drafts that are looked up may be fewer). */
 bool spc_round_wants_bonus(const spc_session *session, const spc_lane *lane);
 
 /* A verdict of the row behind `drafts` kept ones comes behind theirs. */

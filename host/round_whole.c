@@ -8,13 +8,13 @@
 #include <assert.h>
 
 /* Do the caches lack what a whole round begins with, and no more?  Prompts, and a drafter that was
- * left behind, are fed by a composed round. */
+ * left behind, are fed by a composed round.  So are drafts that the host looks up. */
 static bool whole_begins(const spc_session *s, const spc_lane *lane)
 {
     const spc_engine *engine = s->engine;
     int32_t run = s->length - 1, drafter;
 
-    if (run == 0 && s->source_count > 0) return false;
+    if (s->ngram || (run == 0 && s->source_count > 0)) return false;
     if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
     if (lane->drafts == 0 && !spc_lane_bonus_reads(lane)) return true;
     drafter = engine->ops->length(engine->drafter.runner, s->slot);

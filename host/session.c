@@ -141,7 +141,10 @@ static spc_status check_engine(const spc_engine *engine, const spc_session_optio
                              "gamma auto with nccl_comm: every rank would choose by its own times, "
                              "and all must choose alike: use a fixed gamma");
     }
-    if (!engine->drafter.runner && params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
+    if (engine->ngram.most > 0) {
+        status = spc_ngram_check_rule(&params->rule, params->bonus, o->rule, err);
+        if (status != SPC_OK) return status;
+    } else if (!engine->drafter.runner && params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
         return spc_error_set(err, SPC_EUSAGE,
                              "rule %s needs a drafter, and the engine was opened without one: give "
                              "a drafter, or use rule verifier-only",
@@ -197,6 +200,9 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     if (s->source) s->token[0] = s->engine->verifier.config.start;
     s->prompt = s->length = s->source ? 1 : count;
     s->params.rule = s->rule;
+    s->found = 0;
+    if (s->ngram) spc_ngram_begin(s->ngram);
+    if (s->ngram && s->source) spc_ngram_add(s->ngram, s->source, count);
     s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
@@ -213,6 +219,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
 
 static void free_arrays(spc_session *s)
 {
+    spc_ngram_close(s->ngram);
     free(s->source);
     free(s->token);
     free(s->detail);
@@ -231,6 +238,19 @@ static bool take_arrays(spc_session *s, const spc_engine *engine, bool details)
     if (details) s->detail = malloc((size_t)s->detail_room * sizeof *s->detail);
     if (encodes) s->source = malloc(context * sizeof *s->source);
     return s->token && s->page && (s->detail || !details) && (s->source || !encodes);
+}
+
+/* Drafts are looked up in what an encoder reads, too. */
+static spc_status open_ngram(spc_session *s, spc_error *err)
+{
+    const spc_engine *engine = s->engine;
+    int64_t context = engine->context;
+
+    if (engine->ngram.most == 0 || s->rule.kind == SPC_RULE_VERIFIER_ONLY) return SPC_OK;
+    s->ngram = spc_ngram_open(engine->ngram, s->source ? 2 * context : context);
+    if (s->ngram) return SPC_OK;
+    return spc_error_set(err, SPC_ENOMEM, "no memory to look up n-grams of %d tokens",
+                         (int)engine->context);
 }
 
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
@@ -263,6 +283,8 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->engine = engine;
     s->params = params;
     s->rule = params.rule;
+    status = open_ngram(s, err);
+    if (status != SPC_OK) goto fail;
     s->plain = params;
     (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &s->plain.rule);
     s->gamma = options->gamma;
@@ -356,6 +378,21 @@ spc_status spc_session_restart(spc_session *s, const int32_t *prompt, int32_t co
     }
     spc_entry_leave(s->engine);
     return status;
+}
+
+/* ---- drafts that are looked up ----------------------------------------------------------------
+ */
+
+int32_t spc_session_look_up(spc_session *s, int32_t most)
+{
+    uint64_t start = spc_engine_now(s->engine);
+    int32_t wanted = most + (s->params.bonus == SPC_BONUS_STEP ? 1 : 0);
+    int32_t held = (int32_t)spc_ngram_length(s->ngram) - s->source_count;
+
+    spc_ngram_add(s->ngram, s->token + held, s->length - held);
+    s->found = spc_ngram_draft(s->ngram, s->token + s->length, wanted);
+    s->counters.draft_ns += spc_engine_now(s->engine) - start;
+    return s->found < most ? s->found : most;
 }
 
 /* ---- what is kept -----------------------------------------------------------------------------

@@ -50,6 +50,8 @@ struct spc_session {
     int32_t detail_room;      /* budget or context, whichever is less */
     int32_t *source; /* [engine->context] the prompt, where an encoder reads it; NULL: none */
     int32_t source_count;
+    spc_ngram *ngram; /* the same text, where drafts are looked up in it; NULL: they are not */
+    int32_t found;    /* drafts of the present round that were, behind the kept tokens */
     spc_finish finish;
     spc_error error;    /* when FAILED */
     atomic_bool cancel; /* set from any thread */
@@ -96,6 +98,10 @@ spc_status spc_session_check_stop(const spc_engine *engine, const spc_session_op
 
 /* Tokens that a session's pages take. */
 int32_t spc_session_room(const spc_session *session);
+
+/* Look up the drafts of a round that has at most so many, for a session with n-grams.  Returns how
+ * many of these the round can have; under SPC_BONUS_STEP it may have found one more. */
+int32_t spc_session_look_up(spc_session *session, int32_t most);
 
 /* Is it an end of sequence, to the model or to this session, and does the session heed them? */
 bool spc_session_is_stop(const spc_session *session, int32_t token);

@@ -211,6 +211,13 @@ spc_engine *toy_engine(const toy_pair *pair)
     return engine;
 }
 
+void toy_look_up(spc_engine *engine, int32_t least, int32_t most)
+{
+    toy_unload(engine->drafter.runner);
+    engine->drafter.runner = NULL;
+    engine->ngram = (spc_ngram_span){least, most};
+}
+
 void toy_stop_at(spc_engine *engine, int32_t token)
 {
     engine->verifier.config.stop_count = 1;

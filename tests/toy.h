@@ -42,6 +42,9 @@ void toy_logits(const toy_pair *pair, bool drafter, const int32_t *prefix, int32
 /* An engine over the pair; asserts that it opens.  `pair` must outlive it. */
 spc_engine *toy_engine(const toy_pair *pair);
 
+/* Drop the drafter of an engine without sessions and look drafts up, by so many tokens. */
+void toy_look_up(spc_engine *engine, int32_t least, int32_t most);
+
 /* Token that the engine takes for an end of sequence; call before opening sessions. */
 void toy_stop_at(spc_engine *engine, int32_t token);
 

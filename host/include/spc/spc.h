@@ -108,7 +108,8 @@ typedef struct {
 
 typedef struct {
     const char *verifier; /* folder of a checkpoint, or SPC_EMBEDDED_VERIFIER; never NULL */
-    const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding */
+    const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding;
+                             "ngram", "ngram:MAX", "ngram:MIN-MAX": drafts are looked up, below */
     int32_t sessions;     /* sessions that may run at once, 1 .. 4096 */
     int32_t context;      /* tokens per session, prompt included; 0: what both models allow.
                              With an encoder: the limit of the prompt and of the continuation,
@@ -209,6 +210,24 @@ typedef struct {
     void *user;               /* handed to log and progress */
 } spc_engine_options;
 
+/* N-gram drafters ("prompt lookup").  There is no drafter model.  A draft is what followed the last
+ * n tokens of a session where they stood before in its prompt or output (with an encoder, also in
+ * what that read): at the latest such place, for the longest n of MAX down to MIN that has one.
+ * Drafts are looked up one behind the other, up to the first that is not found; a round without any
+ * is plain decoding.  "ngram" is "ngram:2-4"; "ngram:MAX" has a MIN of 2, or 1 if MAX is 1; MAX is
+ * at most 16.  (A folder of that name is "./ngram".)
+ *
+ * Such drafts have no probabilities, and rules that read those are refused when a session opens.
+ * strict and truncate need none: the output distribution is what it is with any drafter.  lossy,
+ * token-v2, token-v3, bild, lossy-greedy, head and typical take the drafter to be sure of its
+ * draft; they need SPC_BONUS_VERIFIER, and a token without a draft is the verifier's.  With
+ * SPC_BONUS_STEP a seed gives the same text for all draft lengths, and a round that found fewer
+ * drafts ends with a bonus token.
+ *
+ * The host looks them up, in 12 to 16 bytes of memory for each token of a session's context: not
+ * with drafter_device, drafter_tp > 1 or SPC_OVERLAP_ON.  On a GPU such rounds are not one CUDA
+ * graph: they are composed from one call for each forward pass and one for the verification. */
+
 /* The embedded pair, one session, everything else 0, NULL or off. */
 SPC_API void spc_engine_options_init(spc_engine_options *options);
 
@@ -263,13 +282,15 @@ typedef struct {
     int32_t sessions;   /* at most at once */
     int32_t rank;       /* of spc_engine_options.place; 0 where all ranks are in this process.  Only
                            rank 0 opens sessions and computes logits; others get SPC_EUSAGE */
-    bool drafter;       /* is there one? */
+    bool drafter;       /* is there a model that drafts? */
     bool encoder;       /* do the models read prompts with an encoder (T5)? */
     bool tokenizer;     /* is there one?  Without it prompts are ids and there is no text */
     uint64_t verifier_weight_bytes; /* bytes of weights read by one verifier row */
     uint64_t drafter_weight_bytes;
     uint64_t verifier_memory_bytes; /* reserved besides the weights: KV caches and scratch */
     uint64_t drafter_memory_bytes;
+    int32_t ngram_least; /* lengths of n-grams, where drafts are looked up; 0: they are not */
+    int32_t ngram_most;
 } spc_engine_facts;
 
 SPC_API void spc_engine_describe(const spc_engine *engine, spc_engine_facts *out);
@@ -444,7 +465,7 @@ enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
  * anew for every round from measured times of both models and from acceptance so far.  Lengths of
  * sessions that step together are chosen together.  Under strict the length may be 0, which is
  * plain decoding; now and then the alternative (drafting, or not) is probed, at no more than 1 % of
- * all time.
+ * all time.  With an n-gram drafter, whose drafts take no time, it is at most what was found.
  *
  * At temperature 0 the tokens are those of any fixed length.  Otherwise they have the same
  * distribution, but a different choice, say on a busier machine, may give different tokens for a
@@ -499,10 +520,11 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE: an option out of range.  SPC_ERULE.  SPC_EUNSUPPORTED: options that exclude each
  * other (gamma auto and bonus verifier, where the rule reads drafter rows: the distribution would
- * depend on gamma; gamma auto and nccl_comm; details and a rule that runs one model at a time).
- * SPC_EINPUT: an empty prompt or an id out of range. SPC_EFULL: no free session or no room in the
- * KV caches (without wait), a prompt that is too long, or one that with max_tokens needs more than
- * the KV caches can ever hold.  SPC_ENOMEM */
+ * depend on gamma; gamma auto and nccl_comm; details and a rule that runs one model at a time; a
+ * rule or a bonus that an n-gram drafter has nothing for).  SPC_EINPUT: an empty prompt or an id
+ * out of range.  SPC_EFULL: no free session or no room in the KV caches (without wait), a prompt
+ * that is too long, or one that with max_tokens needs more than the KV caches can ever hold.
+ * SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -604,7 +626,8 @@ typedef struct {
     int64_t discarded;      /* decided by a round but beyond a stop; seq-chow: dropped as a whole */
     int64_t rounds;         /* steps that ran */
     int64_t verifier_calls; /* forward passes of the verifier that scored; not prefill_calls */
-    int64_t drafter_calls;  /* forward passes of the drafter that drafted or served a bonus row */
+    int64_t drafter_calls;  /* forward passes of the drafter that drafted or served a bonus row; of
+                               an n-gram drafter there are none */
     int64_t prefill_calls;  /* forward passes of either model that only processed a prompt */
     int64_t drafted_ahead;  /* drafts drawn while the verifier worked on the round before ... */
     int64_t ahead_used;     /* ... and those of them that the next round started with */
@@ -624,7 +647,8 @@ typedef struct {
     int64_t chosen[SPC_GAMMA_MAX + 1]; /* gamma auto: rounds by the draft length chosen, ... */
     int64_t probes;     /* ... and those that drafted, or did not, only to probe whether it pays */
     int64_t catch_up;   /* rows the drafter had to catch up on when it drafted again */
-    uint64_t draft_ns;  /* drafter forwards and draws, wall clock, shared equally in a batch */
+    uint64_t draft_ns;  /* drafter forwards and draws, or look-ups, wall clock, shared equally in a
+                           batch */
     uint64_t verify_ns; /* verifier forwards and verification */
     uint64_t other_ns;  /* everything else inside steps */
     uint64_t output_hash; /* FNV-1a, 64 bit, over the kept ids as little-endian int32 */
