@@ -440,3 +440,72 @@ Test(cuda_whole, a_device_that_fails_in_a_round_is_told)
 }
 
 #endif
+
+/* ---- drafts that are looked up ---- */
+
+static const way found_ways[] = {{"strict", 4, 1, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+                                 {"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
+                                 {"strict", 3, 1, SPC_BONUS_TARGET, SPC_VERIFY_BLOCK},
+                                 {"token-v3:alpha=0.5", 4, 1, SPC_BONUS_VERIFIER, SPC_VERIFY_TOKEN},
+                                 {"strict", 5, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN},
+                                 {"verifier-only", 0, 0, SPC_BONUS_TARGET, SPC_VERIFY_TOKEN}};
+enum { FOUND_WAYS = sizeof found_ways / sizeof *found_ways };
+
+static fixture open_looking_up(int32_t which, bool plain)
+{
+    fixture f = open_pair(which, plain);
+
+    f.engine->ops->unload(f.engine->drafter.runner);
+    f.engine->drafter.runner = NULL;
+    f.engine->ngram = (spc_ngram_span){1, 3};
+    f.engine->turns.mode = SPC_OVERLAP_ON; /* has nothing to do */
+    return f;
+}
+
+/* By the host, so that their rounds are composed and none flies; the verifier alone flies beside
+ * them. */
+Test(cuda_whole, drafts_that_are_looked_up_are_verified_round_by_round, .timeout = 280)
+{
+    for (int32_t m = 0; m < PAIRS; m++) {
+        fixture plain = open_looking_up(m, true), whole = open_looking_up(m, false);
+        spc_session *session[SESSIONS];
+        decoded alone[FOUND_WAYS];
+        int64_t accepted = 0, rejected = 0;
+
+        for (int32_t i = 0; i < FOUND_WAYS; i++) {
+            spc_session_options o = way_options(&found_ways[i], 2);
+            prompt p = prompt_made(9, VOCAB, 5);
+            decoded expected;
+
+            o.max_tokens = 14;
+            alone[i] = decode(whole.engine, &o, &p);
+            expected = decode(plain.engine, &o, &p);
+            expect_same(&expected, &alone[i], o.rule, o.seed);
+            if (i < FOUND_WAYS - 1) cr_expect_eq(alone[i].stats.chained, 0);
+            if (i == FOUND_WAYS - 1 && chains()) cr_expect_gt(alone[i].stats.chained, 0);
+            accepted += sum_of(alone[i].stats.accepted);
+            rejected += sum_of(alone[i].stats.rejected);
+        }
+        cr_expect(same_tokens(&alone[FOUND_WAYS - 2], &alone[FOUND_WAYS - 1]), "greedy");
+        cr_expect(accepted > 3 && rejected > 1, "%d, %d", (int)accepted, (int)rejected);
+        for (int32_t i = 0; i < SESSIONS; i++) { /* the last four, together */
+            spc_session_options o = way_options(&found_ways[FOUND_WAYS - SESSIONS + i], 2);
+            prompt p = prompt_made(9, VOCAB, 5);
+
+            o.max_tokens = 14;
+            session[i] = open_session(whole.engine, &o, &p);
+        }
+        for (int32_t step = 0; step < 20; step++) {
+            cr_assert_eq(spc_engine_step(whole.engine, session, SESSIONS, NULL), SPC_OK);
+        }
+        for (int32_t i = 0; i < SESSIONS; i++) {
+            decoded d = decoded_of(session[i]);
+
+            cr_expect(same_tokens(&d, &alone[FOUND_WAYS - SESSIONS + i]), "%d", (int)i);
+            cr_expect_eq(d.stats.in_turns, 0);
+            spc_session_close(session[i]);
+        }
+        close_fixture(&plain);
+        close_fixture(&whole);
+    }
+}

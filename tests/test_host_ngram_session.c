@@ -380,6 +380,8 @@ Test(host_ngram_session, an_encoders_prompt_is_looked_up)
     so.ignore_stop = plain.ignore_stop = true;
     session = open_session(engine, &so, &p);
     cr_assert_eq(session->token[0], 0);
+    cr_expect_eq(spc_session_look_up(session, 3), 3);
+    cr_expect(session->token[1] == 7 && session->token[2] == 3 && session->token[3] == 1);
     cr_assert_eq(spc_session_step(session, NULL), SPC_OK);
     spc_session_stats(session, &stats);
     cr_expect_eq(stats.drafted[0], 1, "0 stood before 7");
