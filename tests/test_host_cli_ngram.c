@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_cli_ngram.c - --drafter ngram of the program: the verifier's text, one text in batches
  * and over processes, what is told of it, and what is refused. */
-#include "results.h"
+#include "chat_pair.h"
 
 #define AGAIN   "<s><2de>The dog runs. The dog runs. The dog runs. The dog runs.<sep>"
 #define OTHER   "<s><2fr>I do not know. I do not know. I do not know.<sep>"
@@ -60,6 +60,28 @@ Test(host_cli_ngram, a_line_says_what_drafts_and_quiet_none_does)
     r = SPAWN(AGAIN "\n", "run", "--drafter", "ngram", "--gamma", "auto");
     cr_expect(r.code == 0 && strstr(r.err, "gamma auto: "), "%s", r.err);
     spawn_free(&r);
+}
+
+/* With the draft lengths that spc chat chooses, turn by turn: each is looked up in all before it.
+ */
+Test(host_cli_ngram, a_chat_has_the_verifiers_replies)
+{
+    static const char said[] = "The dog runs.\nThe dog runs.\nI do not know.\nThe dog runs.\n";
+    chat_pair p = open_pair();
+    char *alone = OUTPUT(said, "chat", "--verifier", p.verifier.path, "--drafter", "none",
+                         "--temperature", "0");
+    char *found = OUTPUT(said, "chat", "--verifier", p.verifier.path, "--drafter", "ngram",
+                         "--temperature", "0", "--quiet");
+    json_t *replies = JSON(said, "chat", "--verifier", p.verifier.path, "--drafter", "ngram",
+                           "--temperature", "0", "--quiet", "--json", "--gamma", "4");
+    int64_t accepted = 0;
+
+    cr_expect_eq(json_array_size(replies), 4);
+    for (size_t i = 0; i < 4; i++) accepted += sum(replies, i, "accepted", 4);
+    cr_expect_gt(accepted, 3, "%d", (int)accepted);
+    expect_same(found, alone, "replies");
+    json_decref(replies);
+    close_pair(&p);
 }
 
 /* A memory plan for such a drafter is that of the model alone. */

@@ -480,3 +480,43 @@ Test(host_memory, sessions_and_text_that_find_no_memory_say_so_and_leave_nothing
     spc_session_close(b.session);
     spc_engine_close(b.engine);
 }
+
+/* ---- drafts that are looked up ---- */
+
+/* A session takes the room for it when it opens; the steps take none. */
+Test(host_memory, looking_drafts_up_takes_what_a_session_opened_with)
+{
+    static const work opening = {"session with n-grams", open_session_and_close, 1000, 1, false};
+    spc_engine_options o = pair_options(1);
+    spc_session *s[BATCH];
+    heap_count count;
+    int64_t drafted = 0;
+    bench b;
+
+    o.drafter = "ngram:1";
+    o.sessions = BATCH;
+    cr_assert_eq(spc_engine_open(&o, &b.engine, NULL), SPC_OK);
+    b.p = prompt_of(b.engine, sentence);
+    for (int32_t i = 0; i < BATCH; i++) {
+        spc_session_options so = options_of("strict", i == 0 ? SPC_GAMMA_AUTO : 4, 1);
+
+        so.seed = (uint64_t)i;
+        so.max_tokens = 60;
+        so.ignore_stop = true;
+        s[i] = open_session(b.engine, &so, &b.p);
+    }
+    heap_begin(HEAP_NEVER, 0);
+    for (int32_t step = 0; step < 60; step++) (void)spc_engine_step(b.engine, s, BATCH, NULL);
+    count = heap_end();
+    cr_expect_eq(count.allocations, 0, "%d", (int)count.allocations);
+    for (int32_t i = 0; i < BATCH; i++) {
+        decoded d = decoded_of(s[i]);
+
+        cr_expect_eq(d.finish, SPC_FINISH_MAX_TOKENS);
+        drafted += sum_of(d.stats.drafted);
+        spc_session_close(s[i]);
+    }
+    cr_expect_gt(drafted, 10);
+    cr_expect_gt(expect_survival(&opening, &b), 6);
+    spc_engine_close(b.engine);
+}
