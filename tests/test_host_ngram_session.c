@@ -167,6 +167,50 @@ Test(host_ngram_session, with_bonus_step_a_seed_gives_one_text_for_all_draft_len
     spc_engine_close(engine);
 }
 
+/* ---- why a token came about -------------------------------------------------------------------
+ */
+
+/* All of the drafter's probability lies on a draft; what the rule makes of it is the same as with
+ * any drafter. */
+Test(host_ngram_session, details_are_those_of_a_drafter_that_is_sure)
+{
+    int32_t drafted = 0, others = 0;
+
+    for (int32_t way = 0; way < WAYS; way++) {
+        spc_engine *engine = open_engine(&pair, 1, 4);
+        spc_session_options o = options_for(way, 1, 5);
+        prompt p = repetitive(14, 2);
+        const spc_token_detail *detail;
+        decoded with, without = decode(engine, &o, &p);
+        spc_session *s;
+        int32_t count;
+
+        o.details = true;
+        s = open_session(engine, &o, &p);
+        (void)spc_session_run(s, NULL);
+        with = decoded_of(s);
+        cr_expect(same_tokens(&with, &without), "%s", o.rule);
+        detail = spc_session_details(s, &count);
+        cr_assert_eq(count, with.count);
+        for (int32_t i = 0; i < count; i++) {
+            const spc_row_detail *row = &detail[i].row;
+            bool strict = strcmp(o.rule, "strict") == 0;
+
+            cr_expect(row->log_target <= 0 && row->log_target > -30, "%s", o.rule);
+            if (strict) cr_expect_float_eq(row->log_target, row->log_verifier, 1e-6f);
+            cr_expect_eq(row->fate == SPC_FATE_BONUS, detail[i].draft < 0);
+            drafted += detail[i].draft >= 0;
+            others += detail[i].draft < 0;
+            if (detail[i].draft < 0) continue;
+            cr_expect_eq(row->drafter, 1);
+            if (strict) cr_expect_float_eq(row->target, row->verifier, 1e-6f);
+        }
+        spc_session_close(s);
+        spc_engine_close(engine);
+    }
+    cr_expect(drafted > 50 && others > 20, "%d and %d", (int)drafted, (int)others);
+}
+
 /* ---- where a sequence ends --------------------------------------------------------------------
  */
 
