@@ -74,6 +74,14 @@ static spc_status check_stop_tokens(const spc_engine *engine, const spc_session_
     return SPC_OK;
 }
 
+/* Is the target distribution of a round another than the verifier's, which a bonus from the
+ * verifier has?  Then the law depends on where rounds end. */
+static bool changes_verifier(const spc_rule *rule)
+{
+    return spc_rule_uses_drafter(rule) || rule->path == SPC_RULE_TRUNCATE ||
+           rule->path == SPC_RULE_TRUNCATE_P;
+}
+
 spc_status spc_session_options_check(const spc_session_options *o, spc_row_params *params,
                                      spc_error *err)
 {
@@ -85,7 +93,7 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
                              SPC_GAMMA_MAX, SPC_GAMMA_AUTO, (int)o->gamma);
     }
     if (o->gamma == SPC_GAMMA_AUTO && params->bonus == SPC_BONUS_VERIFIER &&
-        spc_rule_uses_drafter(&params->rule)) {
+        changes_verifier(&params->rule)) {
         return spc_error_set(
             err, SPC_EUNSUPPORTED,
             "gamma auto with bonus verifier: under rule %s the output distribution "

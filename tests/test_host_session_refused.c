@@ -169,6 +169,16 @@ Test(host_session_refused, options_that_do_not_go_together_are_refused)
     cr_expect(strstr(error.message, "no bonus step") && strstr(error.message, "lock"), "%s",
               error.message);
     cr_expect_null(s);
+    /* the law would depend on the lengths that are chosen, but under strict */
+    o = options_of("truncate:alpha=0.5", SPC_GAMMA_AUTO, 1);
+    o.bonus = SPC_BONUS_VERIFIER;
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error), SPC_EUNSUPPORTED);
+    cr_expect(strstr(error.message, "gamma auto with bonus verifier"), "%s", error.message);
+    o.rule = "truncate:top-p=0.5";
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error), SPC_EUNSUPPORTED);
+    o.rule = "strict";
+    cr_expect_eq(spc_session_open(engine, &o, start.id, start.count, &s, &error), SPC_OK);
+    spc_session_close(s);
     spc_engine_close(engine);
 }
 
