@@ -74,6 +74,16 @@ class Assisted(unittest.TestCase):
             self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1))
             self.assertIn(f"{missing} is not installed", done.stderr)
 
+    def test_prompts_are_lines_of_json_strings(self):
+        self.assertGreater(len(assisted.texts(PEERS / "edits.jsonl")), 4)
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "p.jsonl"
+            for text in ("", "[1]\n", "no JSON\n"):
+                file.write_text(text, encoding="utf-8")
+                done = self.call("--prompts", str(file))
+                self.assertEqual(done.returncode, 2)
+                self.assertIn(f"--prompts: {file}", done.stderr)
+
     def test_what_spc_says_is_read(self):
         """A drafter that is the verifier: rounds of gamma + 1 tokens, the ids of plain decoding."""
         model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")

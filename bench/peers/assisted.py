@@ -6,7 +6,9 @@
 
 VERIFIER and DRAFTER are folders of Hugging Face checkpoints, or GGUF files (which transformers
 converts to --dtype, and spc keeps as they are).  Prompts are ids, the same for both: those of the
-verifier's tokenizer, or synthetic ones with --ids where there is none.  Assisted: transformers drafts
+verifier's tokenizer for eight short texts, or for the lines of --prompts, each a JSON string
+(edits.jsonl beside this script: texts to be repeated with changes); synthetic ones with --ids where
+there is none.  Assisted: transformers drafts
 --gamma tokens per round without a schedule or a threshold, spc runs the rule strict with as many.
 
 The time is that of decoding, prompt included and loading excluded: of generate() in transformers, of
@@ -14,8 +16,8 @@ steps in spc.  JSON lines: tokens per second (median over repeats, with least an
 verifier call, the speedup over the same engine's plain decoding, and on how many prompts the ids
 equal those of plain transformers.
 
-With --alone only spc runs, nothing else need be installed, and --gamma may be auto; ids are then
-compared with those of spc's own plain decoding.
+With --alone only spc runs, nothing else need be installed, --gamma may be auto, and DRAFTER may be
+ngram (spc run --help); ids are then compared with those of spc's own plain decoding.
 """
 import argparse
 import json
@@ -39,6 +41,16 @@ def draft_length(text):
     return int(text)
 
 
+def texts(name):
+    try:
+        found = [json.loads(line) for line in pathlib.Path(name).read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as why:
+        raise argparse.ArgumentTypeError(f"{name}: {why}") from why
+    if not found or not all(isinstance(text, str) for text in found):
+        raise argparse.ArgumentTypeError(f"{name}: expected lines of JSON strings")
+    return found
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("spc", help="the program")
@@ -54,6 +66,8 @@ def arguments():
     parser.add_argument("--context", type=int, default=0, help="context of spc; 0: what the models allow")
     parser.add_argument("--ids", metavar="COUNT", type=int, default=0,
                         help="synthetic prompts of COUNT ids in place of text")
+    parser.add_argument("--prompts", type=texts, default=PROMPTS, metavar="FILE",
+                        help="lines of JSON strings, in place of eight short texts")
     parser.add_argument("--alone", action="store_true", help="run spc only")
     args = parser.parse_args()
     if args.gamma == "auto" and not args.alone:
@@ -81,7 +95,7 @@ def prompts_of(transformers, args, vocab):
     if args.ids:
         return [[(37 * k + 11 * i) % (vocab - 16) + 16 for i in range(args.ids)] for k in range(8)]
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source(args.verifier))
-    return [tokenizer(text)["input_ids"] for text in PROMPTS]
+    return [tokenizer(text)["input_ids"] for text in args.prompts]
 
 
 class Transformers:
@@ -182,7 +196,7 @@ def peer_of(args):
 def main():
     args = arguments()
     engines, versions = {}, {}
-    prompts = prompts_of(None, args, 256) if args.ids else PROMPTS
+    prompts = prompts_of(None, args, 256) if args.ids else args.prompts
     if not args.alone:
         peer, prompts, versions = peer_of(args)
         engines["transformers"] = peer.run
