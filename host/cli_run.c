@@ -390,7 +390,8 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
     if (!embedded && !spc_cli_given(line, "drafter")) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--verifier %.200s: its drafter is missing: give --drafter MODEL, or "
-                             "--drafter none to decode with the verifier alone",
+                             "--drafter none to decode with the verifier alone, or --drafter ngram "
+                             "to look drafts up in the text",
                              a->decode.verifier);
     }
     if (a->chat_template && !spc_chat_find(a->chat_template, &chat)) {
