@@ -603,9 +603,10 @@ SPC_API const spc_error *spc_session_error(const spc_session *session);
  */
 SPC_API const int32_t *spc_session_tokens(const spc_session *session, int32_t *count);
 
-/* Of the same tokens, one by one, what the option details keeps; NULL without it. Log-probabilities
- * are row.log_target, of the distribution the token was drawn from, and row.log_verifier.  Borrowed
- * until the session restarts or closes.
+/* Of the same tokens, one by one, what the option details keeps; NULL without it.  Of a token's
+ * log-probabilities row.log_target is that of the target distribution, its own law whether it was
+ * drafted or drawn, and row.log_verifier the verifier's.  Borrowed until the session restarts or
+ * closes.
  *
  * count   receives how many there are: as many as tokens, without the option 0 */
 SPC_API const spc_token_detail *spc_session_details(const spc_session *session, int32_t *count);
