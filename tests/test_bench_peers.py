@@ -74,6 +74,17 @@ class Assisted(unittest.TestCase):
             self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1))
             self.assertIn(f"{missing} is not installed", done.stderr)
 
+    def test_prompts_that_begin_alike(self):
+        """bench/prefix.py: the same ids, and what two of three prompts take over."""
+        demo = PEERS.parent.parent / "weights" / "demo"
+        done = subprocess.run([sys.executable, str(PEERS.parent / "prefix.py"), SPC,
+                               str(demo / "verifier"), str(demo / "drafter"), "--common", "80",
+                               "--own", "5", "--batch", "3", "--tokens", "4", "--repeats", "1"],
+                              text=True, capture_output=True, check=True)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([(l["shared"], l["ids_agree"], l["reused_tokens"]) for l in lines],
+                         [(False, 3, 0), (True, 3, 160)])
+
     def test_prompts_are_lines_of_json_strings(self):
         self.assertGreater(len(assisted.texts(PEERS / "edits.jsonl")), 4)
         with tempfile.TemporaryDirectory() as folder:
