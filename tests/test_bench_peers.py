@@ -95,6 +95,11 @@ class Assisted(unittest.TestCase):
                 self.assertEqual(done.returncode, 2)
                 self.assertIn(f"--prompts: {file}", done.stderr)
 
+    def test_prompts_come_from_one_place(self):
+        done = self.call("--ids", "5", "--prompts", str(PEERS / "edits.jsonl"))
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--ids: prompts are ids or those of --prompts", done.stderr)
+
     def test_what_spc_says_is_read(self):
         """A drafter that is the verifier: rounds of gamma + 1 tokens, the ids of plain decoding."""
         model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")

@@ -72,6 +72,8 @@ def arguments():
     args = parser.parse_args()
     if args.gamma == "auto" and not args.alone:
         parser.error("--gamma auto: transformers has no such thing: with --alone only")
+    if args.ids and args.prompts is not PROMPTS:
+        parser.error("--ids: prompts are ids or those of --prompts: give one of them")
     for name, least in (("threads", 1), ("tokens", 2), ("repeats", 1), ("ids", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected {least} or more, found {getattr(args, name)}")
