@@ -18,6 +18,8 @@
 #ifndef SPC_CUDA_OPS_H
 #define SPC_CUDA_OPS_H
 
+#include "rules/edit.h"
+
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -141,6 +143,20 @@ typedef struct {
 } spc_sum_args;
 
 cudaError_t spc_cuda_sum(const spc_sum_args *args, cudaStream_t stream);
+
+/* Change logits of rows that are [width] long and hold the ids from `first` on; those of other ids
+ * are left to other ranks.  First the edits, then the masks. */
+typedef struct {
+    float *logits;              /* [any, width] */
+    const spc_logit_edit *edit; /* [edits] no logit twice */
+    const int32_t *masked;      /* [masks] rows, all different */
+    const uint32_t *allowed;    /* [masks, words] token v is bit v % 32 of word v / 32 */
+    int32_t edits, masks;
+    int32_t words; /* of a mask: those of all ids */
+    int32_t first, width;
+} spc_edit_args;
+
+cudaError_t spc_cuda_edit(const spc_edit_args *args, cudaStream_t stream);
 
 typedef enum { SPC_GLU_SILU, SPC_GLU_GELU_TANH, SPC_GLU_RELU } spc_glu_kind;
 

@@ -52,8 +52,9 @@ struct spc_backend {
     apart_work *work[APART_SIDES]; /* NULL: nothing */
     spc_status status[APART_SIDES];
     spc_error error[APART_SIDES];
-    spc_verb verb; /* the drafter's; beside ranks its arguments are on the runner's desk */
-    spc_rows rows; /* of verb */
+    spc_verb verb;       /* the drafter's; beside ranks its arguments are on the runner's desk */
+    spc_rows rows;       /* of verb */
+    spc_edit_list edits; /* of verb */
     apart_round round;
 };
 
@@ -93,7 +94,7 @@ spc_status spc_apart_work(spc_backend *b, apart_work *verifier, apart_work *draf
                           spc_error *err);
 /* SPC_OK, or of what the drafter beside ranks failed: asked before every verb. */
 spc_status spc_apart_lives(const spc_backend *b, spc_error *err);
-/* A verb of the drafter: FORWARD, ENCODE, MAP, DRAW, GATHER. */
+/* A verb of the drafter: FORWARD, ENCODE, MAP, EDIT, DRAW, GATHER. */
 spc_status spc_apart_verb(const spc_verb *verb, spc_error *err);
 /* The rows of the drafter that verification of these lanes may read.
  *

@@ -130,6 +130,10 @@ static void write_verb(spc_backend *b, const spc_verb *v)
         spc_desk_put_lanes(desk, v->lanes, v->count, false);
         (void)spc_desk_lanes(desk, false); /* it was written just now */
         b->verb.lanes = desk->lane;
+    } else if (v->kind == SPC_VERB_EDIT) {
+        spc_desk_put_edits(desk, v->edits, v->runner->ids);
+        (void)spc_desk_edits(desk, v->runner->ids, &b->edits); /* as above */
+        b->verb.edits = &b->edits;
     } else if (v->count > 0) {
         spc_desk_put_tokens(desk, v->token, v->count);
         b->verb.token = spc_desk_tokens(desk);

@@ -11,6 +11,7 @@
 #ifndef SPC_HOST_BACKEND_H
 #define SPC_HOST_BACKEND_H
 
+#include "rules/edit.h"
 #include "rules/row.h"
 #include "weights/bundle.h"
 
@@ -95,6 +96,24 @@ static inline bool spc_lane_bonus_reads(const spc_lane *lane)
 static inline int32_t spc_lane_drafter_rows(const spc_lane *lane)
 {
     return lane->drafts + (lane->bonus && spc_lane_bonus_reads(lane) ? 1 : 0);
+}
+
+/* At most so many in one call of edit. */
+enum { SPC_EDITS_MOST = 4096, SPC_MASKS_MOST = 64, SPC_MASK_WORDS_MOST = SPC_VOCAB_MAX / 32 };
+
+/* What sessions do to their rows of logits before anything reads them. */
+typedef struct {
+    int32_t edits;              /* 0 .. SPC_EDITS_MOST */
+    const spc_logit_edit *edit; /* [edits] no logit of a row twice */
+    int32_t masks;              /* 0 .. SPC_MASKS_MOST, of SPC_MASK_WORDS_MOST words together */
+    const int32_t *masked;      /* [masks] rows, all different */
+    const uint32_t *allowed; /* [masks, spc_mask_words(ids)] token v is bit v % 32 of word v / 32;
+                                the others become -inf, whatever the edits */
+} spc_edit_list;
+
+static inline int32_t spc_mask_words(int32_t ids)
+{
+    return (ids + 31) / 32;
 }
 
 /* How long a round took. */
@@ -209,6 +228,9 @@ typedef struct {
     spc_status (*map)(spc_runner *runner, int32_t slot, const int32_t *page, int32_t count,
                       int32_t length, spc_error *err);
 
+    /* Change logits where the last forward that wrote the row has left them, for all that read them
+     * from now on. */
+    spc_status (*edit)(spc_runner *runner, const spc_edit_list *list, spc_error *err);
     /* Draw draft i of every lane that has drafts > i from the drafter's row i: writes
      * lane->draft[i], -1 when the row is bad, and lane->stats[i]. */
     spc_status (*draw)(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,

@@ -550,6 +550,17 @@ static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const sp
     return cpu_verify_rows(drafter ? drafter->logits : NULL, verifier, lanes, count, out, err);
 }
 
+static spc_status cpu_edit(spc_runner *r, const spc_edit_list *list, spc_error *err)
+{
+    (void)err;
+    for (int32_t i = 0; i < list->edits; i++) {
+        assert(list->edit[i].row >= 0 && list->edit[i].row < r->limits.outputs);
+        assert(list->edit[i].token >= 0 && list->edit[i].token < r->plan->ids);
+    }
+    spc_cpu_edit(r->logits, r->plan->ids, list);
+    return SPC_OK;
+}
+
 const spc_backend_ops spc_backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
@@ -564,6 +575,7 @@ const spc_backend_ops spc_backend_cpu = {
     .length = cpu_length,
     .rewind = cpu_rewind,
     .map = cpu_map,
+    .edit = cpu_edit,
     .draw = cpu_draw,
     .verify = cpu_verify,
     .verify_rows = cpu_verify_rows,

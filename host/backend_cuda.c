@@ -366,8 +366,14 @@ static spc_status load_up_to(spc_runner *r, int32_t most, bool encoder, spc_erro
 
 spc_status spc_cuda_load_kernels(spc_runner *r, spc_error *err)
 {
+    const spc_edit_args edits = {r->logits, r->edit,        r->masked, r->allowed, 1,
+                                 1,         INT32_MAX / 32, 0,         1};
     spc_status status = load_up_to(r, r->limits.rows, false, err);
 
+    spc_cuda_only_load(true);
+    if (status == SPC_OK)
+        status = spc_cuda_check(r->backend, spc_cuda_edit(&edits, NULL), "edits", err);
+    spc_cuda_only_load(false);
     if (status != SPC_OK || r->plan->encoder_ops == 0) return status;
     return load_up_to(r, r->limits.context, true, err);
 }
@@ -497,8 +503,8 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
     .stacks = cuda_stacks, .notice = cuda_notice, .memory = spc_cuda_memory,                      \
     .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
     .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
-    .map = cuda_map, .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes,                \
-    .room = spc_cuda_room
+    .map = cuda_map, .edit = spc_cuda_edit_rows, .draw = spc_cuda_draw_lanes,                     \
+    .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,

@@ -296,6 +296,9 @@ struct spc_runner {
     size_t verify_bytes;
     void *gemm_memory; /* of gemm; NULL: limits.library is not set */
     spc_cuda_gemm gemm;
+    spc_logit_edit *edit; /* [SPC_EDITS_MOST] */
+    int32_t *masked;      /* [SPC_MASKS_MOST] */
+    uint32_t *allowed;    /* [SPC_MASK_WORDS_MOST] */
     cuda_rows device_rows;
     cuda_lanes device_lanes;
     size_t rows_bytes, lanes_bytes, lanes_in_bytes; /* of them; what the host writes comes first */
@@ -455,7 +458,8 @@ static inline void spc_cuda_sent(spc_runner *r, bool kernel)
 spc_status spc_cuda_check_op(spc_runner *runner, const spc_op *op, cudaError_t code,
                              spc_error *err);
 
-/* The verbs draw, verify and verify_rows. */
+/* The verbs edit, draw, verify and verify_rows. */
+spc_status spc_cuda_edit_rows(spc_runner *runner, const spc_edit_list *list, spc_error *err);
 spc_status spc_cuda_draw_lanes(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                                spc_error *err);
 spc_status spc_cuda_verify_lanes(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,

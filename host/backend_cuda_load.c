@@ -179,6 +179,9 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->verify_bytes = r->part ? 0 : spc_workspace_bytes(l->slots, CUDA_LANE_DRAFTS, plan->ids);
     r->verify_workspace = carve(&to, r->verify_bytes);
     if (l->library) r->gemm_memory = carve(&to, spc_cuda_library_bytes(r));
+    r->edit = carve(&to, SPC_EDITS_MOST * sizeof *r->edit);
+    r->masked = carve(&to, SPC_MASKS_MOST * sizeof *r->masked);
+    r->allowed = carve(&to, SPC_MASK_WORDS_MOST * sizeof *r->allowed);
     r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
     r->whole_bytes = spc_cuda_whole_bytes(l);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_round.c - drawing and verification of lanes: what a lane is goes to the device in
- * one copy, what became of it comes back in one. */
+/* backend_cuda_round.c - edits of rows; drawing and verification of lanes: what a lane is goes to
+ * the device in one copy, what became of it comes back in one. */
 #include "backend_cuda.h"
 
 #include "cuda/launch.h"
@@ -84,6 +84,31 @@ spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t cou
         lanes[k].stats[i] = r->lanes.drawn[j++];
     }
     return status;
+}
+
+spc_status spc_cuda_edit_rows(spc_runner *r, const spc_edit_list *list, spc_error *err)
+{
+    const int32_t words = spc_mask_words(r->plan->ids);
+    const spc_edit_args args = {r->logits,   r->edit, r->masked, r->allowed, list->edits,
+                                list->masks, words,   r->first,  r->width};
+    size_t edits = (size_t)list->edits * sizeof *list->edit, masks = (size_t)list->masks;
+    spc_backend *b = r->backend;
+    spc_status status = spc_cuda_enter(b, err);
+
+    if (status == SPC_OK && edits > 0) {
+        status = spc_cuda_copy(b, r->edit, list->edit, edits, false, "edits", err);
+    }
+    if (status == SPC_OK && masks > 0) {
+        status = spc_cuda_copy(b, r->masked, list->masked, masks * sizeof *list->masked, false,
+                               "masks", err);
+    }
+    if (status == SPC_OK && masks > 0) {
+        status = spc_cuda_copy(b, r->allowed, list->allowed,
+                               masks * (size_t)words * sizeof *list->allowed, false, "masks", err);
+    }
+    if (status != SPC_OK) return status;
+    spc_cuda_sent(r, false);
+    return spc_cuda_check(b, spc_cuda_edit(&args, b->stream), "edits", err);
 }
 
 static int32_t longest_draft(const spc_lane *lanes, int32_t count)

@@ -40,7 +40,7 @@ typedef struct {
     double low, high; /* INT, AUTO, REAL; low == high: any number */
 } spc_cli_option;
 
-enum { SPC_CLI_OPTIONS = 48 };
+enum { SPC_CLI_OPTIONS = 64 };
 
 typedef struct spc_cli_command spc_cli_command;
 
@@ -91,6 +91,8 @@ void spc_cli_help(const spc_cli_command *command);
 
 /* A whole number, written in decimal digits and nothing else. */
 bool spc_cli_read_int(const char *text, int64_t low, int64_t high, int64_t *out);
+/* A finite number in decimal notation; low == high: any. */
+bool spc_cli_read_real(const char *text, double low, double high, double *out);
 
 /* ---- commands ------------------------------------------------------------------------------- */
 

@@ -28,7 +28,7 @@ bool spc_cli_read_int(const char *text, int64_t low, int64_t high, int64_t *out)
 }
 
 /* Plain decimals: strtod alone would take "nan", "0x1p3" and leading blanks as well. */
-static bool read_real(const char *text, double low, double high, double *out)
+bool spc_cli_read_real(const char *text, double low, double high, double *out)
 {
     char *end;
 
@@ -98,7 +98,7 @@ static spc_status set_value(const spc_cli_option *o, char *args, const char *val
         *(uint64_t *)field = (uint64_t)whole;
         return SPC_OK;
     case SPC_CLI_REAL:
-        if (!read_real(value, o->low, o->high, field)) break;
+        if (!spc_cli_read_real(value, o->low, o->high, field)) break;
         return SPC_OK;
     case SPC_CLI_TEXT: *(const char **)field = value; return SPC_OK;
     case SPC_CLI_CHOICE:

@@ -23,6 +23,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->ranks = SPC_CLI_RANKS_NONE;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
+    d->repetition_penalty = (double)session.repetition_penalty;
     d->most_latency = d->least_quality = (double)NAN; /* no default */
 }
 
@@ -49,6 +50,10 @@ static void session_options(const spc_cli_decode *d, spc_session_options *o)
     o->ignore_stop = d->ignore_stop;
     o->stop = d->stop.item;
     o->stop_count = d->stop.count;
+    o->min_tokens = d->min_tokens;
+    o->repetition_penalty = (float)d->repetition_penalty;
+    o->presence_penalty = (float)d->presence_penalty;
+    o->frequency_penalty = (float)d->frequency_penalty;
 }
 
 /* Let an operating point choose, and say which. */
@@ -118,6 +123,43 @@ static spc_status check_sampling(const spc_cli_decode *d, spc_error *err)
     return SPC_OK;
 }
 
+/* "42:-1.5", "42:-inf" */
+static bool read_bias(const char *text, spc_logit_bias *out)
+{
+    const char *colon = strchr(text, ':');
+    char id[16];
+    int64_t token;
+    double bias = -(double)INFINITY;
+
+    if (!colon || (size_t)(colon - text) >= sizeof id) return false;
+    memcpy(id, text, (size_t)(colon - text));
+    id[colon - text] = '\0';
+    if (!spc_cli_read_int(id, 0, SPC_VOCAB_MAX - 1, &token)) return false;
+    if (strcmp(colon + 1, "-inf") != 0 && !spc_cli_read_real(colon + 1, -1e30, 1e30, &bias)) {
+        return false;
+    }
+    *out = (spc_logit_bias){(int32_t)token, (float)bias};
+    return true;
+}
+
+static spc_status read_biases(const spc_cli_decode *d, spc_cli_way *way, spc_error *err)
+{
+    if (d->logit_bias.count > SPC_LOGIT_BIAS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "--logit-bias: expected at most %d, found %d",
+                             SPC_LOGIT_BIAS_MAX, (int)d->logit_bias.count);
+    }
+    for (int32_t i = 0; i < d->logit_bias.count; i++) {
+        if (read_bias(d->logit_bias.item[i], &way->bias[i])) continue;
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--logit-bias: expected a token's id and a number or -inf, such as "
+                             "42:-1.5, found '%s'",
+                             d->logit_bias.item[i]);
+    }
+    way->options.logit_bias = way->bias;
+    way->options.logit_bias_count = d->logit_bias.count;
+    return SPC_OK;
+}
+
 /* An n-gram drafter takes some rules.  A rule that there is not is told of elsewhere. */
 static spc_status check_ngram(const spc_session_options *o, spc_error *err)
 {
@@ -171,6 +213,7 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     spc_status status = check_sampling(decode, err);
 
     session_options(decode, o);
+    if (status == SPC_OK) status = read_biases(decode, out, err);
     if (status == SPC_OK) status = take_point(decode, line, out, err);
     if (status == SPC_OK) status = check_drafter(decode, line, o, err);
     if (status == SPC_OK) status = check_overlap(decode, o, err);

@@ -16,10 +16,11 @@ typedef struct {
     const char *verifier, *drafter, *rule, *device, *drafter_device, *isa, *points, *weights;
     const char *kernels, *kv;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
-    int32_t kv_tokens, prefill_rows;
+    int32_t kv_tokens, prefill_rows, min_tokens;
     double temperature, top_p, min_p, most_latency, least_quality;
+    double repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;
-    spc_cli_list stop;
+    spc_cli_list stop, logit_bias;
     spc_cli_ranks ranks;
     bool no_prefix_reuse, no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
@@ -82,6 +83,22 @@ typedef struct {
         SPC_CLI_DECODE_ROW(args, "max-tokens", "N",                                                \
                            "new tokens per answer; 0: as many as the context holds", INT,          \
                            max_tokens, 0, INT32_MAX),                                              \
+        SPC_CLI_DECODE_ROW(args, "min-tokens", "N",                                                \
+                           "no end-of-sequence token among the first N new tokens", INT,           \
+                           min_tokens, 0, INT32_MAX),                                              \
+        SPC_CLI_DECODE_ROW(args, "repetition-penalty", "R",                                        \
+                           "divide logits above 0 of tokens in prompt and output by R, multiply\n" \
+                           "others; above 0, at most 100; 1: off",                                 \
+                           REAL, repetition_penalty, 0, 100),                                      \
+        SPC_CLI_DECODE_ROW(args, "presence-penalty", "X",                                          \
+                           "subtract X from logits of tokens in the output", REAL,                 \
+                           presence_penalty, -100, 100),                                           \
+        SPC_CLI_DECODE_ROW(args, "frequency-penalty", "X", "the same, as often as they are in it", \
+                           REAL, frequency_penalty, -100, 100),                                    \
+        SPC_CLI_DECODE_ROW(args, "logit-bias", "ID:X",                                             \
+                           "add X to the logit of token ID; -inf: it never comes (spc tokenize\n"  \
+                           "tells ids)",                                                           \
+                           LIST, logit_bias, 0, 0),                                                \
         SPC_CLI_DECODE_ROW(args, "stop", "TEXT", "stop before this text", LIST, stop, 0, 0),       \
         SPC_CLI_DECODE_ROW(args, "ignore-stop", NULL, "continue after end-of-sequence tokens",     \
                            FLAG, ignore_stop, 0, 0),                                               \
@@ -150,11 +167,12 @@ typedef struct {
 void spc_cli_decode_init(spc_cli_decode *decode);
 
 /* How to decode, once options and operating point have been read.  Not to be copied: options.rule
- * may lie in point. */
+ * may lie in point, and options.logit_bias is bias. */
 typedef struct {
     spc_session_options options;
     spc_cli_point point;            /* where --operating-point chose one */
     char rule[SPC_RULE_TEXT_BYTES]; /* in canonical form */
+    spc_logit_bias bias[SPC_LOGIT_BIAS_MAX];
 } spc_cli_way;
 
 /* Read them, before any model is loaded.  Says on stderr which operating point was taken. */

@@ -424,7 +424,7 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
 static spc_status check_models(const spc_engine *engine, void *user, spc_error *err)
 {
     const run_state *run = user;
-    spc_status status = spc_session_check_stop(engine, &run->way.options, err);
+    spc_status status = spc_session_check_models(engine, &run->way.options, err);
 
     if (status == SPC_OK) {
         status = spc_cli_check_overlap(engine, &run->args->decode, &run->way.options,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpu_round.h - the verbs draw and verify over logits rows in host memory.
+/* cpu_round.h - the verbs draw, verify and edit over logits rows in host memory.
  *
  * Shared by the CPU backend and by the toy backend of the tests, so that both run the same code. */
 #ifndef SPC_HOST_CPU_ROUND_H
@@ -16,5 +16,8 @@ spc_status spc_cpu_draw(const float *rows, int32_t vocab, const spc_lane *lanes,
 spc_status spc_cpu_verify(const float *drafter, const float *verifier, int32_t vocab,
                           const spc_lane *lanes, int32_t count, const spc_chance *chance,
                           spc_verdict *out, spc_error *err);
+
+/* rows: [outputs, vocab] logits. */
+void spc_cpu_edit(float *rows, int32_t vocab, const spc_edit_list *list);
 
 #endif

@@ -165,7 +165,7 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        spc_slots_reserve(engine) != SPC_OK) {
+        !spc_edit_desk_open(&s->edits) || spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -565,6 +565,7 @@ void spc_engine_end(spc_engine *engine)
 {
     spc_slots_release(engine);
     free(engine->gamma.lane);
+    spc_edit_desk_close(&engine->scratch.edits);
     free(engine->scratch.group);
     free(engine->scratch.whole);
     free(engine->scratch.verdict);

@@ -14,6 +14,7 @@
 #include "ngram.h"
 #include "overlap.h"
 #include "prefix.h"
+#include "processor.h"
 #include "slots.h"
 #include "trace.h"
 
@@ -42,6 +43,7 @@ typedef struct {
     int32_t prompts;                           /* of them, of prompts */
     int32_t fed;                               /* rows run since the caller set it to 0 */
     int32_t rows;                              /* most rows of one forward */
+    spc_edit_desk edits;                       /* of rows that a forward has left */
     spc_lane *lane;                            /* [sessions] */
     spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
     spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */

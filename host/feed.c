@@ -13,6 +13,35 @@ uint64_t spc_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* Rows that are wanted of sessions that edit theirs. */
+static spc_status edit_rows(spc_engine *engine, spc_model *model, const spc_rows *rows,
+                            spc_error *err)
+{
+    spc_edit_desk *desk = &engine->scratch.edits;
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0; i < rows->count && status == SPC_OK; i++) {
+        const spc_session *s = engine->slot[rows->slot[i]];
+
+        if (rows->output[i] < 0 || !s->processor) continue;
+        status = spc_processor_add(s->processor, s->token, rows->position[i] + 1, rows->output[i],
+                                   desk, engine->ops, model->runner, err);
+    }
+    if (status != SPC_OK) {
+        desk->edits = desk->masks = 0;
+        return status;
+    }
+    return spc_edit_desk_send(desk, engine->ops, model->runner, err);
+}
+
+static spc_status run_rows(spc_engine *engine, spc_model *model, const spc_rows *rows,
+                           spc_error *err)
+{
+    spc_status status = engine->ops->forward(model->runner, rows, err);
+
+    return status == SPC_OK ? edit_rows(engine, model, rows, err) : status;
+}
+
 spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
 {
     spc_scratch *s = &engine->scratch;
@@ -23,9 +52,9 @@ spc_status spc_feed_flush(spc_engine *engine, spc_model *model, spc_error *err)
     if (s->count == 0) return SPC_OK;
     s->fed += s->count;
     s->count = s->prompts = 0;
-    if (prompts == 0) return engine->ops->forward(model->runner, &rows, err);
+    if (prompts == 0) return run_rows(engine, model, &rows, err);
     spc_trace_begin(engine->trace, "prefill rows=%d of=%d", (int)prompts, (int)rows.count);
-    status = engine->ops->forward(model->runner, &rows, err);
+    status = run_rows(engine, model, &rows, err);
     spc_trace_end(engine->trace);
     return status;
 }

@@ -18,7 +18,18 @@ typedef struct {
     int32_t bonus;
 } wire_lane;
 
-/* The longest payload: rows, a prompt, or lanes with all their drafts. */
+/* What a list of edits begins with; they follow, then masked rows, then masks. */
+typedef struct {
+    int32_t edits, masks;
+} wire_edits;
+
+static size_t most_edits(void)
+{
+    return sizeof(wire_edits) + SPC_EDITS_MOST * sizeof(spc_logit_edit) +
+           SPC_MASKS_MOST * sizeof(int32_t) + SPC_MASK_WORDS_MOST * sizeof(uint32_t);
+}
+
+/* The longest payload: rows, a prompt, edits, or lanes with all their drafts. */
 static size_t most_payload(const spc_limits *l)
 {
     size_t rows = times(4 * sizeof(int32_t), l->rows);
@@ -26,6 +37,7 @@ static size_t most_payload(const spc_limits *l)
     size_t lane = sizeof(wire_lane) + SPC_DESK_DRAFTS * (sizeof(int32_t) + sizeof(spc_row_stats));
     size_t lanes = times(lane, l->slots), most = rows > tokens ? rows : tokens;
 
+    if (most < most_edits()) most = most_edits();
     return most > lanes ? most : lanes;
 }
 
@@ -114,6 +126,17 @@ void spc_desk_put_rows(spc_desk *d, const spc_rows *rows)
     spc_desk_put_tokens(d, rows->output, rows->count);
 }
 
+void spc_desk_put_edits(spc_desk *d, const spc_edit_list *list, int32_t ids)
+{
+    wire_edits w = {list->edits, list->masks};
+    size_t words = (size_t)list->masks * (size_t)spc_mask_words(ids);
+
+    put(d, &w, sizeof w);
+    put(d, list->edit, (size_t)list->edits * sizeof *list->edit);
+    put(d, list->masked, (size_t)list->masks * sizeof *list->masked);
+    put(d, list->allowed, words * sizeof *list->allowed);
+}
+
 void spc_desk_put_lanes(spc_desk *d, const spc_lane *lanes, int32_t count, bool drafted)
 {
     for (int32_t k = 0; k < count; k++) {
@@ -189,6 +212,44 @@ bool spc_desk_lanes(spc_desk *d, bool drafted)
         if (!drafted) continue;
         if (!get(&at, end, draft, (size_t)w.drafts * sizeof *draft)) return false;
         if (!get(&at, end, stats, (size_t)w.drafts * sizeof *stats)) return false;
+    }
+    return true;
+}
+
+static bool in_rows(const spc_desk *d, int32_t row)
+{
+    return row >= 0 && row < d->limits.outputs;
+}
+
+bool spc_desk_edits(const spc_desk *d, int32_t ids, spc_edit_list *out)
+{
+    const char *at = payload(d);
+    size_t left = (size_t)(d->message + sizeof(spc_command) + command_of(d)->bytes - at);
+    size_t words;
+    wire_edits w;
+
+    if (left < sizeof w) return false;
+    memcpy(&w, at, sizeof w);
+    if (w.edits < 0 || w.edits > SPC_EDITS_MOST || w.masks < 0 || w.masks > SPC_MASKS_MOST) {
+        return false;
+    }
+    words = (size_t)w.masks * (size_t)spc_mask_words(ids);
+    if (left != sizeof w + (size_t)w.edits * sizeof *out->edit +
+                    (size_t)w.masks * sizeof *out->masked + words * sizeof *out->allowed) {
+        return false;
+    }
+    out->edits = w.edits;
+    out->edit = (const spc_logit_edit *)(const void *)(at + sizeof w);
+    out->masks = w.masks;
+    out->masked = (const int32_t *)(const void *)(out->edit + w.edits);
+    out->allowed = (const uint32_t *)(const void *)(out->masked + w.masks);
+    for (int32_t i = 0; i < w.edits; i++) {
+        const spc_logit_edit *e = &out->edit[i];
+
+        if (!in_rows(d, e->row) || e->token < 0 || e->token >= ids) return false;
+    }
+    for (int32_t i = 0; i < w.masks; i++) {
+        if (!in_rows(d, out->masked[i])) return false;
     }
     return true;
 }

@@ -58,6 +58,8 @@ void spc_desk_begin(spc_desk *desk, const spc_command *command);
 void spc_desk_put_rewinds(spc_desk *desk, const spc_command_rewind *rewind, int32_t count);
 void spc_desk_put_rows(spc_desk *desk, const spc_rows *rows);
 void spc_desk_put_tokens(spc_desk *desk, const int32_t *token, int32_t count);
+/* ids: of the rows. */
+void spc_desk_put_edits(spc_desk *desk, const spc_edit_list *list, int32_t ids);
 /* drafted: with the drafts and their rows' statistics. */
 void spc_desk_put_lanes(spc_desk *desk, const spc_lane *lanes, int32_t count, bool drafted);
 
@@ -68,5 +70,6 @@ const spc_command_rewind *spc_desk_rewinds(const spc_desk *desk);
 void spc_desk_rows(const spc_desk *desk, spc_rows *out);
 const int32_t *spc_desk_tokens(const spc_desk *desk);
 bool spc_desk_lanes(spc_desk *desk, bool drafted);
+bool spc_desk_edits(const spc_desk *desk, int32_t ids, spc_edit_list *out);
 
 #endif

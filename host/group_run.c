@@ -190,8 +190,8 @@ spc_status spc_group_end(spc_backend *b, spc_status status, const spc_error *err
 /* Say what this rank was doing, unless another has said so of itself. */
 static void name_step(const spc_backend *b, spc_verb_kind kind, spc_error *error)
 {
-    static const char *const names[SPC_VERB_KINDS] = {"idle", "forward", "encode", "map",
-                                                      "draw", "verify",  "gather", "verify"};
+    static const char *const names[SPC_VERB_KINDS] = {"idle",   "forward", "encode", "map", "draw",
+                                                      "verify", "gather",  "verify", "edit"};
     char text[SPC_ERROR_BYTES];
 
     if (strstr(error->message, "(step ")) return;
@@ -236,6 +236,7 @@ static void write_payload(spc_desk *desk, const spc_verb *j)
     case SPC_VERB_FORWARD: spc_desk_put_rows(desk, j->rows); break;
     case SPC_VERB_ENCODE:
     case SPC_VERB_MAP: spc_desk_put_tokens(desk, j->token, j->count); break;
+    case SPC_VERB_EDIT: spc_desk_put_edits(desk, j->edits, j->runner->plan->ids); break;
     case SPC_VERB_DRAW: spc_desk_put_lanes(desk, j->lanes, j->count, false); break;
     case SPC_VERB_VERIFY:
     case SPC_VERB_VERIFY_ROWS: spc_desk_put_lanes(desk, j->lanes, j->count, true); break;
@@ -382,11 +383,13 @@ static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error
 {
     spc_runner *r = b->runner[c->runner];
     spc_rows rows;
+    spc_edit_list edits;
     bool drafted = verifies(c->kind), lanes = drafted || c->kind == SPC_VERB_DRAW;
     spc_verb j = {.kind = (spc_verb_kind)c->kind,
                   .runner = r,
                   .drafter = c->drafter < 0 ? NULL : b->runner[c->drafter],
                   .rows = &rows,
+                  .edits = &edits,
                   .slot = c->slot,
                   .token = spc_desk_tokens(r->desk),
                   .lanes = r->desk->lane,
@@ -396,6 +399,8 @@ static spc_status follow_command(spc_backend *b, const spc_command *c, spc_error
 
     spc_desk_rows(r->desk, &rows);
     if (lanes && !spc_desk_lanes(r->desk, drafted)) return strange(err);
+    if (c->kind == SPC_VERB_EDIT && !spc_desk_edits(r->desk, r->plan->ids, &edits))
+        return strange(err);
     return perform(b, &j, err);
 }
 

@@ -27,7 +27,8 @@ bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions
 
     if (whole && engine->ops->round_alone) whole = count == 1 && spc_round_steps(sessions[0]);
     for (int32_t k = 0; whole && k < count; k++) {
-        whole = !sessions[k]->detail && whole_begins(sessions[k], &engine->scratch.lane[k]);
+        whole = !sessions[k]->detail && !sessions[k]->processor &&
+                whole_begins(sessions[k], &engine->scratch.lane[k]);
     }
     return whole;
 }

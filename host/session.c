@@ -19,6 +19,7 @@ void spc_session_options_init(spc_session_options *options)
     options->gamma = 5;
     options->temperature = 1.0f;
     options->top_p = 1.0f;
+    options->repetition_penalty = 1.0f;
     options->nucleus = true;
 }
 
@@ -113,6 +114,8 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",
                              (int)o->max_tokens);
     }
+    status = spc_processor_check(o, err);
+    if (status != SPC_OK) return status;
     if (o->stop_count < 0 || o->stop_count > SPC_STOP_STRINGS_MAX) {
         return spc_error_set(err, SPC_EUSAGE, "stop strings: expected 0 to %d, found %d",
                              SPC_STOP_STRINGS_MAX, (int)o->stop_count);
@@ -128,20 +131,22 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
     return SPC_OK;
 }
 
-spc_status spc_session_check_stop(const spc_engine *engine, const spc_session_options *o,
-                                  spc_error *err)
+spc_status spc_session_check_models(const spc_engine *engine, const spc_session_options *o,
+                                    spc_error *err)
 {
-    if (o->stop_count == 0 || engine->tokenizer) return SPC_OK;
-    return spc_error_set(err, SPC_EUSAGE,
-                         "stop strings need a tokenizer, and this model has none "
-                         "(tokenizer.json): leave them out");
+    if (o->stop_count > 0 && !engine->tokenizer) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "stop strings need a tokenizer, and this model has none "
+                             "(tokenizer.json): leave them out");
+    }
+    return spc_processor_check_ids(o, engine->vocab, err);
 }
 
 /* Are they for this engine? */
 static spc_status check_engine(const spc_engine *engine, const spc_session_options *o,
                                const spc_row_params *params, spc_error *err)
 {
-    spc_status status = spc_session_check_stop(engine, o, err);
+    spc_status status = spc_session_check_models(engine, o, err);
 
     if (status != SPC_OK) return status;
     if (o->gamma == SPC_GAMMA_AUTO && engine->adopted) {
@@ -211,6 +216,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->found = 0;
     if (s->ngram) spc_ngram_begin(s->ngram);
     if (s->ngram && s->source) spc_ngram_add(s->ngram, s->source, count);
+    if (s->processor) spc_processor_begin(s->processor, s->token, s->prompt);
     s->strategy = strategy_of((spc_rule_kind)s->rule.kind);
     s->finish = SPC_FINISH_RUNNING;
     s->ahead = 0;
@@ -228,6 +234,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
 static void free_arrays(spc_session *s)
 {
     spc_ngram_close(s->ngram);
+    spc_processor_close(s->processor);
     free(s->source);
     free(s->token);
     free(s->detail);
@@ -261,6 +268,21 @@ static spc_status open_ngram(spc_session *s, spc_error *err)
                          (int)engine->context);
 }
 
+/* Tokens that would end the sequence are the model's and the session's own. */
+static spc_status open_processor(spc_session *s, const spc_session_options *o, spc_error *err)
+{
+    const spc_config *config = &s->engine->verifier.config;
+    int32_t stop[SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX], count = 0;
+
+    for (int32_t i = 0; !o->ignore_stop && i < config->stop_count; i++) {
+        stop[count++] = config->stop[i];
+    }
+    for (int32_t i = 0; !o->ignore_stop && i < o->stop_token_count; i++) {
+        stop[count++] = o->stop_token[i];
+    }
+    return spc_processor_open(o, s->engine->vocab, stop, count, &s->processor, err);
+}
+
 spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                             const int32_t *prompt, int32_t count, spc_session **out, spc_error *err)
 {
@@ -292,6 +314,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
     s->params = params;
     s->rule = params.rule;
     status = open_ngram(s, err);
+    if (status == SPC_OK) status = open_processor(s, options, err);
     if (status != SPC_OK) goto fail;
     s->plain = params;
     (void)spc_rule_make(SPC_RULE_STRICT, 0, SPC_GATE_UNSCALED, false, &s->plain.rule);
@@ -459,6 +482,7 @@ bool spc_session_keep(spc_session *s, int32_t token, spc_token_origin origin, bo
     if (detail) detail->origin = origin;
 
     s->token[s->length++] = token;
+    if (s->processor) spc_processor_keep(s->processor, token);
     s->counters.tokens++;
     s->counters.output_hash = spc_hash_tokens(s->counters.output_hash, &token, 1);
     s->finish = finish_of(spc_end_of(spc_session_is_stop(s, token), s->length - s->prompt,
@@ -488,6 +512,14 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 {
     spc_error error;
 
+    if (s->processor && spc_processor_leaves_none(s->processor, s->token, position)) {
+        (void)spc_error_set(&error, SPC_EINPUT,
+                            "on_mask: no token is allowed at position %d; what was decoded before "
+                            "is kept (tokens: %lld): let it allow one that ends the sequence",
+                            (int)position, (long long)s->counters.tokens);
+        spc_session_fail(s, &error);
+        return;
+    }
     (void)spc_error_set(
         &error, SPC_ENUMERIC,
         "%s: logits for position %d hold NaN or infinity; what was decoded before is kept "

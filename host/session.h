@@ -50,6 +50,7 @@ struct spc_session {
     int32_t detail_room;      /* budget or context, whichever is less */
     int32_t *source; /* [engine->context] the prompt, where an encoder reads it; NULL: none */
     int32_t source_count;
+    spc_processor *processor; /* of its logits; NULL: they stay as they are */
     spc_ngram *ngram; /* the same text, where drafts are looked up in it; NULL: they are not */
     int32_t found;    /* drafts of the present round that were, behind the kept tokens */
     spc_finish finish;
@@ -92,9 +93,10 @@ struct spc_session {
  * SPC_EUSAGE, SPC_ERULE, SPC_EUNSUPPORTED */
 spc_status spc_session_options_check(const spc_session_options *options, spc_row_params *params,
                                      spc_error *err);
-/* SPC_EUSAGE: they have stop strings, and the engine's models have no tokenizer. */
-spc_status spc_session_check_stop(const spc_engine *engine, const spc_session_options *options,
-                                  spc_error *err);
+/* SPC_EUSAGE: they have stop strings, and the engine's models have no tokenizer; a bias of an id
+ * that these do not have. */
+spc_status spc_session_check_models(const spc_engine *engine, const spc_session_options *options,
+                                    spc_error *err);
 
 /* Tokens that a session's pages take. */
 int32_t spc_session_room(const spc_session *session);

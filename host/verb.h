@@ -14,18 +14,20 @@ typedef enum {
     SPC_VERB_VERIFY,
     SPC_VERB_GATHER,
     SPC_VERB_VERIFY_ROWS,
+    SPC_VERB_EDIT,
     SPC_VERB_KINDS
 } spc_verb_kind;
 
 typedef struct {
     spc_verb_kind kind;
-    spc_runner *runner;        /* VERIFY, VERIFY_ROWS: the verifier's */
-    spc_runner *drafter;       /* VERIFY; NULL: none */
-    const spc_rows *rows;      /* FORWARD */
-    int32_t slot;              /* ENCODE, MAP */
-    const int32_t *token;      /* ENCODE, and of MAP the pages: [count] */
-    const spc_lane *lanes;     /* DRAW, VERIFY, VERIFY_ROWS: [count] */
-    const float *drafter_rows; /* VERIFY_ROWS: [outputs, ids]; NULL: none is read */
+    spc_runner *runner;         /* VERIFY, VERIFY_ROWS: the verifier's */
+    spc_runner *drafter;        /* VERIFY; NULL: none */
+    const spc_rows *rows;       /* FORWARD */
+    int32_t slot;               /* ENCODE, MAP */
+    const int32_t *token;       /* ENCODE, and of MAP the pages: [count] */
+    const spc_lane *lanes;      /* DRAW, VERIFY, VERIFY_ROWS: [count] */
+    const spc_edit_list *edits; /* EDIT */
+    const float *drafter_rows;  /* VERIFY_ROWS: [outputs, ids]; NULL: none is read */
     int32_t count;
     int32_t draft;    /* DRAW which, GATHER first row, MAP length */
     spc_verdict *out; /* VERIFY, VERIFY_ROWS: [count] */
@@ -44,6 +46,7 @@ static inline spc_status spc_verb_run(const spc_verb *v, const spc_backend_ops *
     case SPC_VERB_GATHER: return ops->gather(runner, v->draft, v->count, err);
     case SPC_VERB_VERIFY_ROWS:
         return ops->verify_rows(v->drafter_rows, runner, v->lanes, v->count, v->out, err);
+    case SPC_VERB_EDIT: return ops->edit(runner, v->edits, err);
     case SPC_VERB_NONE:
     case SPC_VERB_KINDS: break;
     }

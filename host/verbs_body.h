@@ -42,6 +42,11 @@ static spc_status pass_verify(spc_runner *drafter, spc_runner *verifier, const s
         err);
 }
 
+static spc_status pass_edit(spc_runner *r, const spc_edit_list *list, spc_error *err)
+{
+    return pass(&(spc_verb){SPC_VERB_EDIT, .runner = r, .edits = list}, err);
+}
+
 static inline spc_status pass_gather(spc_runner *r, int32_t first, int32_t count, spc_error *err)
 {
     return pass(&(spc_verb){SPC_VERB_GATHER, .runner = r, .count = count, .draft = first}, err);
@@ -59,4 +64,4 @@ static inline spc_status pass_verify_rows(const float *rows, spc_runner *verifie
 /* All but gather and verify_rows, which not every backend needs. */
 #define SPC_VERBS_PASSED                                                                \
     .forward = pass_forward, .encode = pass_encode, .map = pass_map, .draw = pass_draw, \
-    .verify = pass_verify
+    .verify = pass_verify, .edit = pass_edit

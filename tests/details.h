@@ -11,11 +11,34 @@ static const char *const detailed[] = {"strict",          "opt:alpha=0.2",      
                                        "diff:alpha=0.05", "token-v3:alpha=0.5", "verifier-only"};
 enum { DETAILED = sizeof detailed / sizeof *detailed };
 
+/* Tokens of one parity, but at every fourth place. */
+static inline bool allow_half(void *user, const int32_t *token, int32_t count, uint32_t *allowed)
+{
+    (void)user;
+    for (int32_t v = 0; v < VOCAB; v++) {
+        if (v % 2 == token[count - 1] % 2) allowed[v / 32] |= 1u << v % 32;
+    }
+    return count % 4 != 0;
+}
+
+/* Edit logits in every way. */
+static inline void edit_all(spc_session_options *o)
+{
+    static const spc_logit_bias bias[] = {{VOCAB - 1, 1.5f}, {3, -INFINITY}, {0, 0.5f}};
+
+    o->repetition_penalty = 1.2f;
+    o->presence_penalty = 0.3f;
+    o->frequency_penalty = 0.2f;
+    o->logit_bias = bias;
+    o->logit_bias_count = 3;
+    o->on_mask = allow_half;
+}
+
 /* The same tokens with the same details, but for the last bits of logits. */
 static inline void compare_details(placed *one, placed *other, int32_t laws, const char *what)
 {
     for (int32_t r = 0; r < laws; r++) {
-        for (int32_t mode = 0; mode < 4; mode++) {
+        for (int32_t mode = 0; mode < 5; mode++) {
             spc_session_options o = options_of(detailed[r], 3, 1);
             prompt p = prompt_made(3, VOCAB, (uint32_t)r + 3);
             spc_session *s[2];
@@ -25,6 +48,7 @@ static inline void compare_details(placed *one, placed *other, int32_t laws, con
             o.details = o.ignore_stop = true;
             o.max_tokens = 20;
             o.bonus = (spc_bonus_mode)(mode % 3);
+            if (mode == 4) edit_all(&o);
             o.verify = mode == 3 ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
             for (int32_t i = 0; i < 2; i++) {
                 s[i] = open_session(i ? other->engine : one->engine, &o, &p);

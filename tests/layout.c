@@ -91,6 +91,13 @@ int main(void)
     FIELD(spc_session_options, stop_count);
     FIELD(spc_session_options, stop_token);
     FIELD(spc_session_options, stop_token_count);
+    FIELD(spc_session_options, min_tokens);
+    FIELD(spc_session_options, repetition_penalty);
+    FIELD(spc_session_options, presence_penalty);
+    FIELD(spc_session_options, frequency_penalty);
+    FIELD(spc_session_options, logit_bias);
+    FIELD(spc_session_options, logit_bias_count);
+    FIELD(spc_session_options, on_mask);
     FIELD(spc_session_options, on_token);
     FIELD(spc_session_options, on_text);
     FIELD(spc_session_options, user);

@@ -8,6 +8,7 @@
  * units off. */
 #include "cuda/ops.h"
 #include "host/cpu_kernels.h"
+#include "host/cpu_round.h"
 #include "host/kv.h"
 
 #include "device_layers.h"
@@ -81,6 +82,60 @@ Test(cuda_ops, gather_takes_the_rows_it_is_told)
     unshare(in);
     unshare(out);
     unshare(row);
+}
+
+/* Rows of all ids, and slices of them, against the CPU's verb. */
+Test(cuda_ops, edits_are_those_of_the_cpu)
+{
+    enum { ROWS = 5, IDS = 1000, EDITS = 300, MASKS = 2, WORDS = (IDS + 31) / 32 };
+    static const int32_t cut[][2] = {{0, IDS}, {0, 333}, {333, 667}, {999, 1}, {IDS, 0}};
+    dice d = {4};
+    spc_logit_edit *edit = shared(EDITS * sizeof *edit);
+    uint32_t *allowed = shared(MASKS * WORDS * sizeof *allowed);
+    int32_t *masked = shared(MASKS * sizeof *masked);
+    float *before = random_floats(&d, ROWS * IDS, 8), *out = shared(ROWS * IDS * sizeof *out);
+    float *want = malloc(ROWS * IDS * sizeof *want);
+    spc_edit_list list = {EDITS, edit, MASKS, masked, allowed};
+
+    for (int32_t i = 0; i < EDITS; i++) {
+        edit[i] = (spc_logit_edit){i % ROWS, 7 * i % IDS, i % 3 ? 1.3f : 1, (float)(i % 7) - 3};
+        if (i % 11 == 0) edit[i].add = -INFINITY;
+    }
+    before[7] = NAN; /* edited: it stays */
+    for (int32_t i = 0; i < MASKS * WORDS; i++) allowed[i] = 0x9e3779b9u * (uint32_t)(i + 1);
+    masked[0] = 3;
+    masked[1] = 1;
+    memcpy(want, before, ROWS * IDS * sizeof *want);
+    spc_cpu_edit(want, IDS, &list);
+    for (size_t c = 0; c < sizeof cut / sizeof *cut; c++) {
+        int32_t first = cut[c][0], width = cut[c][1];
+        spc_edit_args a = {out, edit, masked, allowed, EDITS, MASKS, WORDS, first, width};
+
+        for (int32_t i = 0; i < ROWS * width; i++) {
+            out[i] = before[i / width * IDS + first + i % width];
+        }
+        wait_for(spc_cuda_edit(&a, NULL), "edit");
+        for (int32_t i = 0; i < ROWS * width; i++) {
+            float expected = want[i / width * IDS + first + i % width];
+
+            cr_assert(memcmp(&out[i], &expected, sizeof expected) == 0 ||
+                          (isnan(out[i]) && isnan(expected)),
+                      "slice %d, %d: %g, %g", (int)c, (int)i, (double)out[i], (double)expected);
+        }
+        a.edits = 0; /* masks alone, and nothing at all */
+        wait_for(spc_cuda_edit(&a, NULL), "masks");
+        a.masks = 0;
+        wait_for(spc_cuda_edit(&a, NULL), "nothing");
+        a.masks = MASKS;
+        a.words = 3;
+        if (width > 1) cr_expect_eq(spc_cuda_edit(&a, NULL), cudaErrorInvalidValue);
+    }
+    free(want);
+    unshare(edit);
+    unshare(allowed);
+    unshare(masked);
+    unshare(before);
+    unshare(out);
 }
 
 Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)

@@ -50,6 +50,28 @@ Test(host_cli_launch, processes_print_what_one_prints)
     free(one);
 }
 
+/* The edits of rank 0's sessions go to all, and to the drafter's device. */
+#define EDITED                                                                                  \
+    "run", "--to", "de", "--temperature", "0", "--batch", "2", "--logit-bias", "17:4",          \
+        "--logit-bias", "20:-inf", "--repetition-penalty", "1.4", "--frequency-penalty", "0.7", \
+        "--min-tokens", "9"
+
+Test(host_cli_launch, processes_edit_logits_as_one_does)
+{
+    static const char in[] = "The house is small.\nWhere is the station?\nI do not know.\n";
+    char *plain = OUTPUT(in, "run", "--to", "de", "--temperature", "0"), *one = OUTPUT(in, EDITED);
+    char *two = OUTPUT(in, "launch", "-n", "2", "--", EDITED);
+    char *beside = OUTPUT(in, "launch", "-n", "2", "--", EDITED, "--drafter-device", "cpu");
+
+    cr_expect_str_neq(one, plain);
+    cr_expect_str_eq(two, one);
+    cr_expect_str_eq(beside, one);
+    free(plain);
+    free(one);
+    free(two);
+    free(beside);
+}
+
 Test(host_cli_launch, a_failure_has_one_message_and_one_code)
 {
     static const struct {

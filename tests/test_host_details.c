@@ -2,15 +2,9 @@
 /* test_host_details.c - why tokens came about: what sessions with the option tell of each is what
  * the rows of both models say, wherever the models run, and the tokens are those without it. */
 #include "rounds.h"
+#include "row_details.h"
 
-#include <math.h>
-
-enum { TOKENS = 14, LAWS = 8 };
-
-/* As toy.c knows them. */
-static const char *const laws[LAWS] = {"strict",         "opt:alpha=0.2",     "lossy:alpha=0.3",
-                                       "chow:alpha=0.5", "diff:alpha=0.05",   "token-v3:alpha=0.5",
-                                       "bild:alpha=1",   "truncate:alpha=0.5"};
+enum { TOKENS = 14 };
 
 /* ---- against the rows ---- */
 
@@ -18,47 +12,11 @@ static const char *const laws[LAWS] = {"strict",         "opt:alpha=0.2",     "l
 static void expect_row(const toy_pair *pair, const spc_session_options *o, const prompt *text,
                        int32_t token, const spc_token_detail *d)
 {
-    const toy_law law = {o->rule, o->temperature, o->nucleus};
-    const spc_row_detail *r = &d->row;
-    toy_law alone = {"strict", o->temperature, o->nucleus};
-    double verifier[TOY_VOCAB], target[TOY_VOCAB], drafter[TOY_VOCAB];
-    toy_pair own = *pair;
-    float logits[2][TOY_VOCAB];
+    float drafter[TOY_VOCAB], verifier[TOY_VOCAB];
 
-    toy_logits(&own, true, text->id, text->count, logits[0]);
-    toy_logits(&own, false, text->id, text->count, logits[1]);
-    toy_target_of(logits[1], logits[1], pair->vocab, &alone, verifier);
-    toy_target_of(logits[0], logits[0], pair->vocab, &alone, drafter);
-    toy_target_of(logits[0], logits[1], pair->vocab, &law, target);
-    cr_expect_float_eq(exp((double)r->log_verifier), verifier[token], 1e-5, "%s", o->rule);
-    if (d->draft < 0) {
-        double found = exp((double)r->log_target);
-
-        cr_expect_eq(d->origin, SPC_TOKEN_BONUS);
-        cr_expect_eq(r->fate, SPC_FATE_BONUS);
-        /* with bonus=verifier it is the verifier's own, but for a round without drafts */
-        if (o->bonus == SPC_BONUS_VERIFIER && fabs(found - verifier[token]) < 1e-5) return;
-        cr_expect_float_eq(found, target[token], 1e-5, "%s, bonus %d", o->rule, (int)o->bonus);
-        return;
-    }
-    cr_expect_float_eq(exp((double)r->log_target), target[token], 1e-5, "%s", o->rule);
-    cr_expect_float_eq((double)r->drafter, drafter[d->draft], 1e-5, "%s", o->rule);
-    cr_expect_float_eq((double)r->verifier, verifier[d->draft], 1e-5, "%s", o->rule);
-    cr_expect_float_eq((double)r->target, target[d->draft], 1e-5, "%s", o->rule);
-    if (r->fate == SPC_FATE_REJECTED) {
-        cr_expect_eq(d->origin, SPC_TOKEN_RESIDUAL);
-        if (o->verify == SPC_VERIFY_TOKEN) cr_expect_geq(r->coin, r->target / r->drafter - 1e-5f);
-        return;
-    }
-    cr_expect_eq(d->origin, SPC_TOKEN_ACCEPTED);
-    cr_expect_eq(token, d->draft);
-    if (o->verify != SPC_VERIFY_TOKEN) return;
-    if (r->fate == SPC_FATE_KEPT) {
-        cr_expect_geq(r->target, r->drafter - 1e-6f);
-    } else {
-        cr_expect_eq(r->fate, SPC_FATE_LUCKY);
-        cr_expect_lt(r->coin, r->target / r->drafter + 1e-5f);
-    }
+    toy_logits(pair, true, text->id, text->count, drafter);
+    toy_logits(pair, false, text->id, text->count, verifier);
+    expect_detail(drafter, verifier, pair->vocab, o, token, d);
 }
 
 /* What on_token has heard. */

@@ -47,6 +47,13 @@ static const struct {
     {OPTION(stop_count), IS_INT, SPC_STOP_STRINGS_MAX + 1, NULL, SPC_EUSAGE, "0 to 256"},
     {OPTION(stop_token_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop_token: expected 1 ids"},
     {OPTION(stop_token_count), IS_INT, SPC_STOP_TOKENS_MAX + 1, NULL, SPC_EUSAGE, "stop tokens"},
+    {OPTION(repetition_penalty), IS_FLOAT, 0, NULL, SPC_EUSAGE, "repetition-penalty"},
+    {OPTION(repetition_penalty), IS_FLOAT, 101, NULL, SPC_EUSAGE, "repetition-penalty"},
+    {OPTION(repetition_penalty), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "repetition-penalty"},
+    {OPTION(presence_penalty), IS_FLOAT, -101, NULL, SPC_EUSAGE, "presence-penalty"},
+    {OPTION(presence_penalty), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "presence-penalty"},
+    {OPTION(frequency_penalty), IS_FLOAT, INFINITY, NULL, SPC_EUSAGE, "frequency-penalty"},
+    {OPTION(min_tokens), IS_INT, -1, NULL, SPC_EUSAGE, "min-tokens"},
     {OPTION(stop_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop"}, /* the toy has no tokenizer */
 };
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""tests/consumer/verify.py and engine.py against the libraries they load: test_python.py LIBSPC_VERIFY.SO
+"""tests/consumer/verify.py, engine.py and choice.py against the libraries they load: test_python.py LIBSPC_VERIFY.SO
 LIBSPC.SO LAYOUT NM CC LIBRARY.A ..."""
 import ctypes
 import pathlib
@@ -11,6 +11,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "consumer"))
+import choice  # noqa: E402
 import engine  # noqa: E402
 import verify  # noqa: E402
 
@@ -79,6 +80,15 @@ class Library(unittest.TestCase):
             said.clear()
             e.decode(prompt, said.append, temperature=0.0, max_tokens=2)
             self.assertTrue(text.startswith(b"".join(said).decode()) and len(said) <= 2)
+
+    def test_a_mask_leaves_some_answers(self):
+        sentence, fit = "The children are playing in the garden.", "Die Kinder essen."
+        answers = ["Die Katze schläft.", fit, "Kinder gern."]
+        with engine.Engine(engine.load(ENGINE), threads=1, context=64) as e:
+            for rule in (b"strict", b"token-v3:alpha=0.3", b"verifier-only", b"drafter-only"):
+                self.assertEqual(choice.choose(e, sentence, answers, rule=rule, temperature=0.0), fit)
+            said = {choice.choose(e, sentence, answers, temperature=20.0, seed=s) for s in range(20)}
+        self.assertEqual(said, set(answers))
 
     def test_misuse_of_the_engine_is_a_message(self):
         lib = engine.load(ENGINE)

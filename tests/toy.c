@@ -156,6 +156,13 @@ static spc_status toy_verify(spc_runner *drafter, spc_runner *verifier, const sp
                           lanes, count, verifier->pair->chance, out, err);
 }
 
+static spc_status toy_edit(spc_runner *r, const spc_edit_list *list, spc_error *err)
+{
+    (void)err;
+    spc_cpu_edit(r->logits, r->pair->vocab, list);
+    return SPC_OK;
+}
+
 static const spc_backend_ops toy_ops = {.name = "toy",
                                         .close = toy_close,
                                         .device = toy_device,
@@ -165,6 +172,7 @@ static const spc_backend_ops toy_ops = {.name = "toy",
                                         .length = toy_length,
                                         .rewind = toy_rewind,
                                         .map = toy_map,
+                                        .edit = toy_edit,
                                         .draw = toy_draw,
                                         .verify = toy_verify};
 

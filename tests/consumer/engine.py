@@ -10,6 +10,7 @@ import sys
 
 BOOL, I32, U64, F32, STR, PTR = c.c_bool, c.c_int32, c.c_uint64, c.c_float, c.c_char_p, c.c_void_p
 ON_TEXT = c.CFUNCTYPE(None, PTR, PTR, c.c_size_t)
+ON_MASK = c.CFUNCTYPE(BOOL, PTR, c.POINTER(I32), I32, c.POINTER(c.c_uint32))
 
 
 def structure(name, *fields):
@@ -28,8 +29,10 @@ spc_session_options = structure(
     "spc_session_options", ("rule", STR), ("gamma", I32), ("temperature", F32), ("top_k", I32),
     ("top_p", F32), ("min_p", F32), ("seed", U64), ("max_tokens", I32), ("verify", c.c_int),
     ("bonus", c.c_int), ("nucleus", BOOL), ("wait", BOOL), ("details", BOOL), ("ignore_stop", BOOL),
-    ("stop", PTR), ("stop_count", I32), ("stop_token", PTR), ("stop_token_count", I32), ("on_token", PTR),
-    ("on_text", ON_TEXT), ("user", PTR))
+    ("stop", PTR), ("stop_count", I32), ("stop_token", PTR), ("stop_token_count", I32),
+    ("min_tokens", I32), ("repetition_penalty", F32), ("presence_penalty", F32),
+    ("frequency_penalty", F32), ("logit_bias", PTR), ("logit_bias_count", I32), ("on_mask", ON_MASK),
+    ("on_token", PTR), ("on_text", ON_TEXT), ("user", PTR))
 spc_error = structure("spc_error", ("status", I32), ("message", c.c_char * 512))
 
 

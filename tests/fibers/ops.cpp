@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ops.cpp - the kernels of the ops for a C++ compiler; see cuda_runtime_api.h. */
 #include "cuda/attention.cu"
+#include "cuda/edit.cu"
 #include "cuda/embed.cu"
 #include "cuda/gemm.cu"
 #include "cuda/glu.cu"

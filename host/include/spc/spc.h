@@ -459,6 +459,26 @@ typedef bool (*spc_token_fn)(void *user, const spc_token *token);
  * to be part of a stop string, no special tokens.  Not NUL-terminated. */
 typedef void (*spc_text_fn)(void *user, const char *text, size_t bytes);
 
+/* A number added to a token's logit. */
+typedef struct {
+    int32_t token;
+    float bias; /* finite, or -inf: the token never comes */
+} spc_logit_bias;
+
+/* Which tokens may come next (a grammar, a choice of answers)?  Called for every row of logits that
+ * a step reads, of either model, the same row more than once: what it says must depend on its
+ * arguments alone.  With nccl_comm every rank asks its own.
+ *
+ * token     [count] prompt and output so far, and behind them drafts of the round.  With an encoder
+ *           the decoder's tokens.  A model's drafts are allowed ones; those of an n-gram drafter
+ *           need not be, and then nothing depends on what is said behind them
+ * allowed   [(vocab + 31) / 32] all 0: set bit v % 32 of word v / 32 where token v may come
+ *
+ * false: all may, whatever is set */
+typedef bool (*spc_mask_fn)(void *user, const int32_t *token, int32_t count, uint32_t *allowed);
+
+enum { SPC_LOGIT_BIAS_MAX = 1024 };
+
 enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
 
 /* In place of a draft length: the length expected to give the most tokens per unit of time, chosen
@@ -500,13 +520,29 @@ typedef struct {
     const int32_t *stop_token; /* [stop_token_count] ids that end a sequence besides the model's own
                                   (such as a chat template's end of turn), copied */
     int32_t stop_token_count;  /* 0 .. SPC_STOP_TOKENS_MAX */
-    spc_token_fn on_token;     /* may be NULL */
-    spc_text_fn on_text;       /* may be NULL */
-    void *user;                /* handed to on_token and on_text */
+    /* Edits of logits, the same to both models' before anything reads them: rules, temperature,
+     * truncation and details see edited rows, and the session's law is the target distribution of
+     * these.  In this order: repetition penalty; bias, presence and frequency penalty, added;
+     * on_mask.  A GPU runs rounds of such a session, and of those stepped with it, verb by verb. */
+    int32_t min_tokens;               /* no end-of-sequence token (stop_token included) among the
+                                         first so many; 0: off.  Stop strings still end it */
+    float repetition_penalty;         /* (0, 100]; 1: off.  Logits above 0 of tokens in prompt and
+                                         output (of an encoder's prompt not) are divided by it,
+                                         others multiplied */
+    float presence_penalty;           /* [-100, 100]; 0: off.  Taken from logits of tokens in the
+                                         output */
+    float frequency_penalty;          /* the same, as often as they are in it */
+    const spc_logit_bias *logit_bias; /* [logit_bias_count] each token once, copied */
+    int32_t logit_bias_count;         /* 0 .. SPC_LOGIT_BIAS_MAX */
+    spc_mask_fn on_mask;              /* may be NULL.  Where it allows no token the session fails
+                                         with SPC_EINPUT */
+    spc_token_fn on_token;            /* may be NULL */
+    spc_text_fn on_text;              /* may be NULL */
+    void *user;                       /* handed to on_token, on_text and on_mask */
 } spc_session_options;
 
 /* strict, gamma 5, temperature 1, no truncation, seed 0, token-wise verification, bonus from the
- * target distribution, nucleus on. */
+ * target distribution, nucleus on, no edits of logits. */
 SPC_API void spc_session_options_init(spc_session_options *options);
 
 /* Begin a sequence.  No model runs yet.  An engine runs as many sessions at once as it was opened
