@@ -181,12 +181,14 @@ json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
 
 /* What a line says of how it is decoded, in place of the command line. */
 typedef struct {
-    bool has_max_tokens, has_seed, has_temperature, has_stop;
-    int32_t max_tokens;
+    bool has_seed, has_stop, has_bias;
     uint64_t seed;
-    double temperature;
-    const char **stop; /* [stop_count] */
+    uint32_t has;               /* numbers that it says, by bit ... */
+    spc_session_options number; /* ... in their fields */
+    const char **stop;          /* [stop_count] */
     int32_t stop_count;
+    spc_logit_bias *bias; /* [bias_count] */
+    int32_t bias_count;
 } spc_cli_own;
 
 typedef struct {

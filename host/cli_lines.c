@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* What a line may hold.  Each name once: they are looked for, and listed. */
-#define KEYS(X)          X(prompt) X(ids) X(messages) X(id) X(max_tokens) X(seed) X(temperature) X(stop)
+#define KEYS(X)          X(prompt) X(ids) X(messages) X(id) SPC_CLI_OWN_KEYS(X)
 #define KEY_ITEM(name)   #name,
 #define KEY_LISTED(name) ", " #name
 
@@ -29,97 +29,25 @@ static spc_status check_keys(const char *where, const json_t *root, spc_error *e
     return SPC_OK;
 }
 
-/* What a line says of a key; NULL: nothing.  Clients of other programs write null for it. */
-static json_t *said_of(const json_t *root, const char *key)
+json_t *spc_cli_said_of(const json_t *root, const char *key)
 {
     json_t *value = json_object_get(root, key);
 
     return json_is_null(value) ? NULL : value;
 }
 
-/* A text that C can hold; NULL: it is none, or has a zero byte inside. */
-static const char *text_of(const json_t *value)
+const char *spc_cli_text_of(const json_t *value)
 {
     const char *text = json_string_value(value);
 
     return text && strlen(text) == json_string_length(value) ? text : NULL;
 }
 
-/* A whole number of 0 to most, where there is one. */
-static spc_status read_whole(const char *where, const json_t *root, const char *key, int64_t most,
-                             bool *given, int64_t *out, spc_error *err)
-{
-    const json_t *value = said_of(root, key);
-
-    *given = value != NULL;
-    *out = json_integer_value(value);
-    if (!value || (json_is_integer(value) && *out >= 0 && *out <= most)) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT, "%s: \"%s\": expected a whole number of 0 to 2^%d - 1",
-                         where, key, most == INT32_MAX ? 31 : 63);
-}
-
-static spc_status read_temperature(const char *where, const json_t *root, spc_cli_own *own,
-                                   spc_error *err)
-{
-    const json_t *value = said_of(root, "temperature");
-
-    own->has_temperature = value != NULL;
-    own->temperature = json_number_value(value);
-    if (!value || (json_is_number(value) && spc_cli_is_temperature(own->temperature)))
-        return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT,
-                         "%s: \"temperature\": expected 0 (greedy) or a number of %g to %g", where,
-                         SPC_CLI_TEMPERATURE_LEAST, SPC_CLI_TEMPERATURE_MOST);
-}
-
-/* A text or an array of them; prompt->line holds what is borrowed of it. */
-static spc_status read_stop(const char *where, json_t *root, spc_cli_own *own, spc_error *err)
-{
-    json_t *value = said_of(root, "stop");
-    size_t count = json_is_array(value) ? json_array_size(value) : 1;
-    bool good = count <= INT32_MAX;
-
-    if (!value) return SPC_OK;
-    own->stop = malloc((count + 1) * sizeof *own->stop);
-    if (!own->stop) return spc_error_set(err, SPC_ENOMEM, "%s: no memory", where);
-    for (size_t i = 0; i < count && good; i++) {
-        own->stop[i] = text_of(json_is_array(value) ? json_array_get(value, i) : value);
-        good = own->stop[i] && own->stop[i][0];
-    }
-    own->has_stop = true;
-    own->stop_count = (int32_t)count;
-    if (good) return SPC_OK;
-    return spc_error_set(
-        err, SPC_EINPUT,
-        "%s: \"stop\": expected a text or an array of texts, none of them empty or "
-        "with a zero byte",
-        where);
-}
-
-static spc_status read_own(spc_cli_prompt *prompt, spc_error *err)
-{
-    const char *where = prompt->where;
-    json_t *root = prompt->line;
-    spc_cli_own *own = &prompt->own;
-    int64_t tokens = 0, seed = 0;
-    spc_status status =
-        read_whole(where, root, "max_tokens", INT32_MAX, &own->has_max_tokens, &tokens, err);
-
-    if (status == SPC_OK) {
-        status = read_whole(where, root, "seed", INT64_MAX, &own->has_seed, &seed, err);
-    }
-    own->max_tokens = (int32_t)tokens;
-    own->seed = (uint64_t)seed;
-    if (status == SPC_OK) status = read_temperature(where, root, own, err);
-    if (status == SPC_OK) status = read_stop(where, root, own, err);
-    return status;
-}
-
 /* One part of a message's content: its text. */
 static spc_status read_part(const char *where, size_t message, size_t number, const json_t *part,
                             const json_t **text, spc_error *err)
 {
-    const char *type = text_of(json_object_get(part, "type"));
+    const char *type = spc_cli_text_of(json_object_get(part, "type"));
 
     *text = json_object_get(part, "text");
     if (type && strcmp(type, "text") != 0) {
@@ -169,7 +97,7 @@ static spc_status settle_message(const char *where, size_t number, json_t *item,
     const json_t *content = json_object_get(item, "content"), *name = json_object_get(item, "name");
 
     if (json_is_null(name)) (void)json_object_del(item, "name");
-    if (said_of(item, "name")) {
+    if (spc_cli_said_of(item, "name")) {
         return spc_error_set(err, SPC_EINPUT,
                              "%s: message %zu: \"name\": the chat templates have no place for it: "
                              "leave it out, or write it into the content",
@@ -183,7 +111,7 @@ static spc_status settle_message(const char *where, size_t number, json_t *item,
 static bool read_message(const json_t *item, spc_message *out)
 {
     static const char *const roles[] = {"system", "user", "assistant"};
-    const char *role = text_of(json_object_get(item, "role"));
+    const char *role = spc_cli_text_of(json_object_get(item, "role"));
     const json_t *content = json_object_get(item, "content");
     int i = 0;
 
@@ -218,9 +146,9 @@ static spc_status check_messages(const char *where, json_t *messages, spc_error 
 /* What the models read: "text", [1, 2], or messages. */
 static spc_status read_prompt(spc_cli_prompt *prompt, spc_error *err)
 {
-    const json_t *text = said_of(prompt->line, "prompt");
-    const json_t *ids = said_of(prompt->line, "ids");
-    json_t *messages = said_of(prompt->line, "messages");
+    const json_t *text = spc_cli_said_of(prompt->line, "prompt");
+    const json_t *ids = spc_cli_said_of(prompt->line, "ids");
+    json_t *messages = spc_cli_said_of(prompt->line, "messages");
 
     if ((text != NULL) + (ids != NULL) + (messages != NULL) != 1) {
         return spc_error_set(
@@ -251,7 +179,7 @@ spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t by
     prompt->id = json_incref(json_object_get(prompt->line, "id"));
     status = check_keys(prompt->where, prompt->line, err);
     if (status == SPC_OK) status = read_prompt(prompt, err);
-    if (status == SPC_OK) status = read_own(prompt, err);
+    if (status == SPC_OK) status = spc_cli_own_read(prompt, err);
     return status;
 }
 

@@ -5,6 +5,27 @@
 
 #include "cli.h"
 
+/* What a line says of a key; NULL: nothing.  Clients of other programs write null for it. */
+json_t *spc_cli_said_of(const json_t *root, const char *key);
+/* A text that C can hold; NULL: it is none, or has a zero byte inside. */
+const char *spc_cli_text_of(const json_t *value);
+
+/* ---- how a line is decoded, in place of what the command line says (cli_own.c) ---- */
+
+/* Its keys, in the order in which they are listed. */
+#define SPC_CLI_OWN_KEYS(X)                                                                       \
+    X(max_tokens)                                                                                 \
+    X(seed) X(temperature) X(stop) X(top_k) X(top_p) X(min_p) X(min_tokens) X(repetition_penalty) \
+        X(presence_penalty) X(frequency_penalty) X(logit_bias)
+
+/* Read those of prompt->line into prompt->own; ranges are those of a session.  SPC_EINPUT */
+spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err);
+/* Put them into options, which borrow of it. */
+void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *options);
+void spc_cli_own_free(spc_cli_own *own);
+
+/* ---- lines ---- */
+
 /* Fill in a prompt from a line; prompt->where names it in messages.  SPC_EINPUT
  *
  * prompt   an "id" is filled in even where the rest is refused */

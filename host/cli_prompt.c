@@ -18,7 +18,7 @@ void spc_cli_prompt_free(spc_cli_prompt *prompt)
 {
     free(prompt->text);
     free(prompt->ids);
-    free(prompt->own.stop);
+    spc_cli_own_free(&prompt->own);
     json_decref(prompt->id);
     json_decref(prompt->line);
     memset(prompt, 0, sizeof *prompt);

@@ -36,9 +36,12 @@ static const spc_cli_option options[] = {
     OPTION("input", "FILE",
            "prompts as lines of JSON: {\"prompt\": TEXT}, {\"ids\": [ID, ...]} or a chat,\n"
            "{\"messages\": [{\"role\": \"user\", \"content\": TEXT}, ...]}, each with an \"id\"\n"
-           "that is repeated in the result, if wanted, and its own \"max_tokens\", \"seed\",\n"
-           "\"temperature\" and \"stop\" (a text or an array of texts; null is as good as no\n"
-           "key); a message's content may be an array of {\"type\": \"text\", \"text\": TEXT},\n"
+           "that is repeated in the result, if wanted, and its own \"max_tokens\",\n"
+           "\"min_tokens\", \"seed\", \"temperature\", \"top_k\", \"top_p\", \"min_p\",\n"
+           "\"repetition_penalty\", \"presence_penalty\", \"frequency_penalty\",\n"
+           "\"logit_bias\" ({\"ID\": X, ...}) and \"stop\" (a text or an array of texts; null\n"
+           "is as good as no key); a message's content may be an array of {\"type\": \"text\", "
+           "\"text\": TEXT},\n"
            "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
     OPTION("chat-template", "NAME",
@@ -169,17 +172,10 @@ static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *
 static spc_session_options options_of(const run_state *run, const spc_cli_prompt *prompt)
 {
     spc_session_options o = run->way.options;
-    const spc_cli_own *own = &prompt->own;
 
     /* within what --seed takes, so that a result can be had again by itself */
     o.seed = (run->args->decode.seed + (uint64_t)run->prompts) & (uint64_t)INT64_MAX;
-    if (own->has_seed) o.seed = own->seed;
-    if (own->has_max_tokens) o.max_tokens = own->max_tokens;
-    if (own->has_temperature) o.temperature = (float)own->temperature;
-    if (own->has_stop) {
-        o.stop = own->stop;
-        o.stop_count = own->stop_count;
-    }
+    spc_cli_own_apply(&prompt->own, &o);
     if (prompt->messages) {
         o.stop_token = &run->reply_end;
         o.stop_token_count = 1;

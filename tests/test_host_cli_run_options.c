@@ -126,13 +126,25 @@ Test(host_cli_run_options, a_line_decodes_as_it_says)
         {",\"stop\":\"e\"", {"--stop", "e"}},
         {",\"stop\":[\"never there\",\"a\"]", {"--stop", "never there", "--stop", "a"}},
         {",\"stop\":[]", {NULL}},
-        /* the command line's, as if there were no key: of seeds the ninth prompt's */
-        {",\"max_tokens\":null,\"seed\":null,\"temperature\":null,\"stop\":null",
-         {"--max-tokens", "30", "--seed", "8"}},
+        {",\"top_k\":2", {"--top-k", "2"}},
+        {",\"top_p\":0.5", {"--top-p", "0.5"}},
+        {",\"top_p\":1e-300", {"--top-p", "1e-300"}},
+        {",\"min_p\":0.3", {"--min-p", "0.3"}},
+        {",\"min_tokens\":25", {"--min-tokens", "25"}},
+        {",\"repetition_penalty\":1.5", {"--repetition-penalty", "1.5"}},
+        {",\"presence_penalty\":-2", {"--presence-penalty", "-2"}},
+        {",\"frequency_penalty\":3", {"--frequency-penalty", "3"}},
+        {",\"logit_bias\":{\"20\":5,\"21\":\"-inf\"}",
+         {"--logit-bias", "20:5", "--logit-bias", "21:-inf"}},
+        {",\"logit_bias\":{}", {NULL}},
+        /* the command line's, as if there were no key: of seeds the last prompt's */
+        {",\"max_tokens\":null,\"seed\":null,\"temperature\":null,\"stop\":null,\"top_p\":null,"
+         "\"min_tokens\":null,\"logit_bias\":null",
+         {"--max-tokens", "30", "--seed", "18"}},
     };
     static const char *const all[] = {"run", "--json", "--max-tokens", "30", "--input", "-", NULL};
     static const char *const one[] = {"run", "--json", "--quiet", SECOND, NULL};
-    char lines[1024] = "";
+    char lines[4096] = "";
 
     for (int32_t i = 0; i < COUNT(table); i++) {
         char *at = lines + strlen(lines);
