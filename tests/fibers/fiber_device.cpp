@@ -19,6 +19,16 @@ static int from_environment(const char *name, int otherwise)
     return text ? atoi(text) : otherwise;
 }
 
+/* What others take of the devices, of which so much is to be free. */
+static void leave_free(fiber_device *d, const char *bytes)
+{
+    for (int i = 0; bytes && i < FIBER_DEVICES; i++) {
+        d->others[i] = d->memory - strtoull(bytes, NULL, 10);
+        bytes = strchr(bytes, ',');
+        if (bytes) bytes++;
+    }
+}
+
 /* One device of 1 TiB that does not fail. */
 static fiber_device whole_device(void)
 {
@@ -29,6 +39,7 @@ static fiber_device whole_device(void)
     d.driver = 13000;
     d.no_condition = from_environment("FIBERS_NO_CONDITION", 0) != 0;
     d.memory = (size_t)1 << 40;
+    leave_free(&d, getenv("FIBERS_FREE"));
     d.fails_after = -1;
     d.stack = 1024;
     d.needs = 872;
@@ -46,7 +57,9 @@ static std::map<const char *, size_t> pinned; /* memory of the host that the dev
 
 cudaError_t cudaSetDevice(int device)
 {
-    if (device < 0 || device >= fiber_gpu.devices) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= fiber_gpu.devices || device >= FIBER_DEVICES) {
+        return cudaErrorInvalidDevice;
+    }
     current_device = device;
     return cudaSuccess;
 }
@@ -63,9 +76,24 @@ cudaError_t cudaGetDeviceCount(int *count)
     return fiber_gpu.count_error;
 }
 
+/* Of the thread's device. */
+static size_t free_memory(void)
+{
+    const size_t used = fiber_gpu.used_on[current_device] + fiber_gpu.others[current_device];
+
+    return used < fiber_gpu.memory ? fiber_gpu.memory - used : 0;
+}
+
+static void take_memory(int device, size_t bytes)
+{
+    fiber_gpu.used += bytes;
+    fiber_gpu.used_on[device] += bytes;
+    if (fiber_gpu.used > fiber_gpu.most_used) fiber_gpu.most_used = fiber_gpu.used;
+}
+
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *free_bytes = fiber_gpu.memory - fiber_gpu.used;
+    *free_bytes = free_memory();
     *total = fiber_gpu.memory;
     return cudaSuccess;
 }
@@ -111,8 +139,8 @@ cudaError_t cudaDeviceSetLimit(enum cudaLimit, size_t value)
     std::lock_guard<std::mutex> lock(fiber_turn);
     const size_t more = value > fiber_gpu.stack ? (value - fiber_gpu.stack) * FIBER_RESIDENT : 0;
 
-    if (more > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
-    fiber_gpu.used += more;
+    if (more > free_memory()) return cudaErrorMemoryAllocation;
+    take_memory(current_device, more);
     fiber_gpu.stack = value;
     return cudaSuccess;
 }
@@ -196,29 +224,34 @@ void fiber_check_arguments(const void *arguments, size_t bytes)
     }
 }
 
-/* In front of every allocation: its size. */
+/* In front of every allocation. */
+typedef struct {
+    size_t bytes;
+    int device;
+} header;
+
 enum { HEADER = 256 };
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
+    const header taken = {bytes, current_device};
     char *memory = NULL;
 
     if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     std::lock_guard<std::mutex> lock(fiber_turn);
 
     *out = NULL;
-    if (bytes > fiber_gpu.memory - fiber_gpu.used) return cudaErrorMemoryAllocation;
+    if (bytes > free_memory()) return cudaErrorMemoryAllocation;
     if (fiber_gpu.guarded && bytes > 0) {
         *out = guarded_memory(bytes);
         return *out ? cudaSuccess : cudaErrorMemoryAllocation;
     }
     memory = (char *)aligned_alloc(HEADER, (bytes + 2 * HEADER - 1) / HEADER * HEADER);
     if (!memory) return cudaErrorMemoryAllocation;
-    memcpy(memory, &bytes, sizeof bytes);
+    memcpy(memory, &taken, sizeof taken);
     memset(memory + HEADER, 0xff, bytes); /* NaN */
-    fiber_gpu.used += bytes;
+    take_memory(current_device, bytes);
     fiber_gpu.allocations++;
-    if (fiber_gpu.used > fiber_gpu.most_used) fiber_gpu.most_used = fiber_gpu.used;
     *out = memory + HEADER;
     fiber_memory_taken(*out, bytes);
     return cudaSuccess;
@@ -226,7 +259,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 
 cudaError_t cudaFree(void *memory)
 {
-    size_t bytes;
+    header taken;
 
     if (!memory) return cudaSuccess;
     if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
@@ -241,9 +274,10 @@ cudaError_t cudaFree(void *memory)
         guarded.erase(memory);
         return cudaSuccess;
     }
-    memcpy(&bytes, (char *)memory - HEADER, sizeof bytes);
+    memcpy(&taken, (char *)memory - HEADER, sizeof taken);
     free((char *)memory - HEADER);
-    fiber_gpu.used -= bytes;
+    fiber_gpu.used -= taken.bytes;
+    fiber_gpu.used_on[taken.device] -= taken.bytes;
     fiber_gpu.allocations--;
     return cudaSuccess;
 }

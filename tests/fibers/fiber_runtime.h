@@ -60,9 +60,11 @@ struct cudaDeviceProp {
     int major, minor;
 };
 
-/* The devices, which share one memory.  Tests change it to see what becomes of one that is not
- * there, too old, too small or broken; for programs the first two come from the environment,
- * FIBERS_DEVICES and FIBERS_FIRST. */
+enum { FIBER_DEVICES = 16 };
+
+/* The devices.  Tests change it to see what becomes of one that is not there, too old, too small or
+ * broken; for programs the first two come from the environment, FIBERS_DEVICES and FIBERS_FIRST,
+ * and so does what is free on each, FIBERS_FREE: bytes, with commas between them. */
 typedef struct {
     int devices;             /* how many of the machine's a process sees ... */
     int first;               /* ... from this one on */
@@ -70,7 +72,9 @@ typedef struct {
     cudaError_t code_error;  /* cudaSuccess: this build has code for it ... */
     int code;                /* ... written for this compute capability, 90: 9.0, or its own */
     int driver;              /* 13000: 13.0 */
-    size_t memory, used;     /* bytes there are, bytes taken */
+    size_t memory, used;     /* bytes that each has; bytes taken, of all together ... */
+    size_t used_on[FIBER_DEVICES];
+    size_t others[FIBER_DEVICES]; /* ... and by other processes */
     size_t most_used;
     int allocations;      /* not freed yet */
     int pinned;           /* the same on the host */
