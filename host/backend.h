@@ -15,6 +15,7 @@
 #include "rules/row.h"
 #include "weights/bundle.h"
 
+#include "comm.h"
 #include "kernels.h"
 #include "meter.h"
 #include "pages.h"
@@ -172,6 +173,21 @@ typedef struct {
                       of them, finds; another call has to wait for it and gets nothing of it */
 } spc_whole;
 
+/* What load would take of the memory of a GPU. */
+typedef struct {
+    int32_t device;           /* its number */
+    uint64_t weights, memory; /* bytes, exactly; memory: beside the weights */
+    uint64_t room;            /* bytes that are free there */
+} spc_claim;
+
+/* Ranks may each have a GPU, and a drafter one of its own. */
+enum { SPC_CLAIMS = SPC_RANKS_MAX + 1 };
+
+typedef struct {
+    spc_claim item[SPC_CLAIMS];
+    int32_t count;
+} spc_claims;
+
 /* How kernels are timed. */
 typedef struct {
     uint64_t (*now_ns)(void *user); /* a clock */
@@ -247,14 +263,11 @@ typedef struct {
                               int32_t count, spc_verdict *out, spc_error *err);
 
     /* Bytes that the stacks of kernels take of a device, once for all runners, from when it is
-     * opened: not in memory, nor in room.  NULL: none. */
+     * opened: not claimed, nor free.  NULL: none. */
     size_t (*stacks)(const spc_backend *backend);
     /* What it turned out that the device cannot do, so that it is done without: a line, once for
      * each; NULL: nothing that was not told.  Valid until the next call.  May be NULL. */
     const char *(*notice)(spc_backend *backend);
-
-    /* Bytes of memory that loads can still take.  NULL: not known before one is tried. */
-    size_t (*room)(const spc_backend *backend);
 
     /* Draft, score and verify one round of every sequence, to the bits of the verbs above in their
      * order, and wait once.  A draft that is a stop, or whose row was bad, is the last: drafts
@@ -276,10 +289,11 @@ typedef struct {
      * Fails where the device did, also behind a call of `logits` that could not say so.  NULL: they
      * always are whole, and none fails. */
     spc_status (*gather)(spc_runner *runner, int32_t first, int32_t count, spc_error *err);
-    /* Bytes that load would take for weights, exactly; the errors of tensors that load would
-     * refuse.  NULL: weights stay where they are. */
-    spc_status (*weights)(const spc_backend *backend, const spc_plan *plan,
-                          const spc_bundle *weights, uint64_t *bytes, spc_error *err);
+    /* Add what load would take of each device to what other models take there; of several processes
+     * this one's.  The errors of tensors that load would refuse.  NULL: it takes memory that nobody
+     * counts: the CPU's, which reads weights where they are and has the rest when it is written. */
+    spc_status (*claim)(const spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
+                        const spc_limits *limits, spc_claims *claims, spc_error *err);
     /* Load models with the kernels of a table from now on; it must outlive the backend.  Load then
      * fails with SPC_EINPUT where the table lacks a layer.  SPC_EINPUT: it is of another GPU.
      * NULL: there is nothing to choose. */

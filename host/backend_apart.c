@@ -251,6 +251,16 @@ static size_t apart_memory(const spc_backend *b, const spc_plan *plan, const spc
     return bytes < CARVE_MOST - desk ? bytes + desk : CARVE_MOST;
 }
 
+static spc_status apart_claim(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                              const spc_limits *limits, spc_claims *claims, spc_error *err)
+{
+    apart_side side = side_of(b, plan);
+    spc_limits own = spc_apart_limits(limits, side == APART_DRAFTER);
+
+    if (!b->ops[side] || !b->ops[side]->claim) return SPC_OK;
+    return b->ops[side]->claim(b->own[side], plan, weights, &own, claims, err);
+}
+
 static bool apart_given_up(const spc_runner *r)
 {
     return r->side == APART_DRAFTER && r->backend->lost;
@@ -376,6 +386,7 @@ const spc_backend_ops spc_backend_apart = {
     .device = apart_device,
     .notice = apart_notice,
     .memory = apart_memory,
+    .claim = apart_claim,
     .load = apart_load,
     .unload = apart_unload,
     .given_up = apart_given_up,

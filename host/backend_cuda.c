@@ -504,14 +504,13 @@ static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int
     .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
     .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
     .map = cuda_map, .edit = spc_cuda_edit_rows, .draw = spc_cuda_draw_lanes,                     \
-    .verify = spc_cuda_verify_lanes, .room = spc_cuda_room
+    .verify = spc_cuda_verify_lanes, .claim = spc_cuda_claim
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,
                                           .gather = cuda_gather,
                                           .round = spc_cuda_round,
                                           .round_clock = spc_cuda_round_clock,
-                                          .weights = spc_cuda_weights,
                                           .use_kernels = spc_cuda_use_kernels,
                                           .tune = spc_cuda_tune};
 

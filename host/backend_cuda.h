@@ -320,16 +320,14 @@ spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err)
 spc_status spc_cuda_copy(spc_backend *backend, void *to, const void *from, size_t bytes,
                          bool to_host, const char *what, spc_error *err);
 
-/* The verbs room, memory, load, unload. */
-size_t spc_cuda_room(const spc_backend *backend);
+/* The verbs claim, memory, load, unload. */
+spc_status spc_cuda_claim(const spc_backend *backend, const spc_plan *plan,
+                          const spc_bundle *weights, const spc_limits *limits, spc_claims *claims,
+                          spc_error *err);
 size_t spc_cuda_memory(const spc_backend *backend, const spc_plan *plan, const spc_limits *limits);
 spc_status spc_cuda_load(spc_backend *backend, const spc_plan *plan, const spc_bundle *weights,
                          const spc_limits *limits, spc_runner **out, spc_error *err);
 void spc_cuda_unload(spc_runner *runner);
-
-/* The verb weights. */
-spc_status spc_cuda_weights(const spc_backend *backend, const spc_plan *plan,
-                            const spc_bundle *weights, uint64_t *bytes, spc_error *err);
 
 /* Check every weight of the plan and cut the matrices out of `base`; NULL only counts.
  *

@@ -226,14 +226,44 @@ size_t spc_cuda_memory(const spc_backend *b, const spc_plan *plan, const spc_lim
     return bytes;
 }
 
-/* A device that does not answer says so at the next verb that can; what a rank's part of the
- * weights needs is not known before they are laid out. */
-size_t spc_cuda_room(const spc_backend *b)
+/* The claim on this device.  One that does not answer says so at the next verb that can. */
+static spc_claim *find_claim(spc_claims *claims, const spc_backend *b)
 {
+    spc_claim *claim = claims->item;
     size_t room, total;
 
-    if (b->comm || cudaSetDevice(b->device) != cudaSuccess) return SIZE_MAX;
-    return cudaMemGetInfo(&room, &total) == cudaSuccess ? room : SIZE_MAX;
+    for (int32_t i = 0; i < claims->count; i++, claim++) {
+        if (claim->device == b->device) return claim;
+    }
+    claims->count++;
+    *claim = (spc_claim){.device = b->device, .room = SIZE_MAX};
+    if (cudaSetDevice(b->device) != cudaSuccess) return claim;
+    if (cudaMemGetInfo(&room, &total) == cudaSuccess) claim->room = room;
+    return claim;
+}
+
+static uint64_t sum(uint64_t a, uint64_t b)
+{
+    return a < CARVE_MOST - b ? a + b : CARVE_MOST;
+}
+
+spc_status spc_cuda_claim(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                          const spc_limits *limits, spc_claims *claims, spc_error *err)
+{
+    spc_runner counted = {.limits = *limits};
+    size_t bytes = 0;
+    spc_status status =
+        choose_plan(&counted, (spc_backend *)(uintptr_t)b, plan, spc_bundle_where(weights), err);
+
+    if (status == SPC_OK) status = spc_cuda_lay_out_weights(&counted, weights, NULL, &bytes, err);
+    if (status == SPC_OK) {
+        spc_claim *claim = find_claim(claims, b);
+
+        claim->weights = sum(claim->weights, bytes);
+        claim->memory = sum(claim->memory, lay_out_device(&counted, NULL));
+    }
+    spc_plan_close(counted.part);
+    return status;
 }
 
 /* ---- load -------------------------------------------------------------------------------------

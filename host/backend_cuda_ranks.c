@@ -330,6 +330,17 @@ static size_t ranks_memory(const spc_backend *b, const spc_plan *plan, const spc
     return total;
 }
 
+static spc_status ranks_claim(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                              const spc_limits *limits, spc_claims *claims, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t k = 0; k < b->world && status == SPC_OK; k++) {
+        status = cuda->claim(b->rank[k], plan, weights, limits, claims, err);
+    }
+    return status;
+}
+
 static void ranks_unload(spc_runner *r)
 {
     if (!r) return;
@@ -438,6 +449,7 @@ const spc_backend_ops spc_backend_cuda_ranks = {
     .device = ranks_device,
     .notice = ranks_notice,
     .memory = ranks_memory,
+    .claim = ranks_claim,
     .load = ranks_load,
     .unload = ranks_unload,
     SPC_VERBS_PASSED,

@@ -154,18 +154,6 @@ spc_status spc_cuda_lay_out_weights(spc_runner *r, const spc_bundle *bundle, cha
     return SPC_OK;
 }
 
-spc_status spc_cuda_weights(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
-                            uint64_t *bytes, spc_error *err)
-{
-    spc_runner counted = {.plan = plan};
-    size_t used = 0;
-    spc_status status = spc_cuda_lay_out_weights(&counted, weights, NULL, &used, err);
-
-    (void)b;
-    *bytes = used;
-    return status;
-}
-
 /* The scales beside a matrix of I8 or F8_*. */
 static spc_status send_scales(spc_runner *r, const spc_bundle *bundle, const spc_weight *w,
                               const spc_tensor *t, const spc_cuda_matrix *m, spc_error *err)

@@ -134,6 +134,21 @@ static size_t group_memory(const spc_backend *b, const spc_plan *plan, const spc
     return bytes < CARVE_MOST - desk ? bytes + desk : CARVE_MOST;
 }
 
+/* Only a GPU's rank claims anything, and it cuts the plan by itself. */
+static spc_status group_claim(const spc_backend *b, const spc_plan *plan, const spc_bundle *weights,
+                              const spc_limits *limits, spc_claims *claims, spc_error *err)
+{
+    if (!b->ops->claim) return SPC_OK;
+    return b->ops->claim(b->own, plan, weights, limits, claims, err);
+}
+
+spc_status spc_group_least(spc_backend *b, int32_t *value, spc_error *err)
+{
+    spc_error error;
+
+    return spc_group_end(b, spc_agree_least(b->comm, value, &error), &error, err);
+}
+
 static void group_unload(spc_runner *r)
 {
     if (!r) return;
@@ -253,6 +268,7 @@ const spc_backend_ops spc_backend_group = {
     .device = group_device,
     .notice = group_notice,
     .memory = group_memory,
+    .claim = group_claim,
     .load = group_load,
     .unload = group_unload,
     SPC_VERBS_PASSED,

@@ -40,6 +40,9 @@ spc_status spc_group_open(spc_comm *comm, int32_t timeout_ms, const char *device
                           const char *isa, const char *options, int32_t *beside, spc_backend **out,
                           spc_error *err);
 
+/* The least of what the ranks give, in place; collective, before models are loaded.  SPC_EDEVICE */
+spc_status spc_group_least(spc_backend *backend, int32_t *value, spc_error *err);
+
 /* Rank 0, once the models are loaded: from now on the others wait for commands, also for long ones;
  * a thread lets them know that rank 0 lives.  SPC_ENOMEM */
 spc_status spc_group_lead(spc_backend *backend, spc_error *err);

@@ -4,6 +4,7 @@
 
 #include "backend_apart.h"
 #include "device.h"
+#include "fit.h"
 #include "kv.h"
 
 #include <inttypes.h>
@@ -18,24 +19,29 @@ static spc_status plan_model(const spc_backend_ops *ops, spc_backend *backend,
     const spc_model *model = drafter ? what->drafter : what->model;
     spc_cli_memory *out = &plan->item[plan->count++];
     size_t all = ops->memory(backend, model->plan, limits);
+    spc_claims claims = {.count = 0};
 
     out->drafter = drafter ? what->drafter_name : NULL;
     (void)snprintf(out->device, sizeof out->device, "%s", ops->device(backend));
     out->weights = spc_bundle_bytes(model->bundle);
-    if (ops->weights) { /* what it will not take is told of: other devices may */
-        (void)ops->weights(backend, model->plan, model->bundle, &out->weights, &out->trouble);
+    if (ops->claim) { /* what it will not take is told of: other devices may */
+        (void)ops->claim(backend, model->plan, model->bundle, limits, &claims, &out->trouble);
+    }
+    if (claims.count > 0) {
+        out->weights = claims.item[0].weights;
+        out->room = claims.item[0].room;
     }
     if (ops == &spc_backend_cpu && !drafter && what->tokenizer) {
         out->tokenizer = spc_tokenizer_bytes(what->tokenizer);
     }
     if (ops->stacks) out->stacks = ops->stacks(backend);
-    if (ops->room) out->room = ops->room(backend);
     if (all >= SIZE_MAX / 2) { /* where it stops counting */
         return spc_error_set(err, SPC_EUSAGE,
                              "a batch of %d with a context of %d takes more memory than can be "
                              "counted: lower --batch or --context",
                              (int)what->batch, (int)what->context);
     }
+    out->pages = spc_limits_pages(limits);
     out->kv = spc_kv_bytes(model->plan, limits);
     out->workspace = all - out->kv;
     return SPC_OK;
@@ -50,16 +56,29 @@ static spc_limits limits_for(const spc_cli_memory_for *what)
     return limits;
 }
 
+/* The same on a device, where an engine may make the KV caches smaller. */
+static spc_limits limits_on(const spc_backend_ops *ops, spc_backend *backend,
+                            const spc_cli_memory_for *what)
+{
+    spc_fit fit = {ops, backend, what->model, what->drafter};
+    spc_limits limits = limits_for(what);
+    spc_error told; /* with the model that cannot be loaded */
+
+    if (what->kv_tokens == 0) (void)spc_fit_pages(&fit, &limits, &limits.pages, &told);
+    return limits;
+}
+
 /* All models on one more device. */
 static spc_status plan_device(const char *device, const spc_cli_memory_for *what,
                               spc_cli_memories *plan, spc_error *err)
 {
-    spc_limits limits = limits_for(what);
     const spc_backend_ops *ops;
     spc_backend *backend;
+    spc_limits limits;
     spc_status status = spc_device_open(device, 0, NULL, NULL, NULL, &ops, &backend, err);
 
     if (status != SPC_OK) return status;
+    limits = limits_on(ops, backend, what);
     status = plan_model(ops, backend, what, false, &limits, plan, err);
     if (status == SPC_OK && what->drafter) {
         status = plan_model(ops, backend, what, true, &limits, plan, err);
@@ -71,7 +90,7 @@ static spc_status plan_device(const char *device, const spc_cli_memory_for *what
 /* Each model on its own. */
 static spc_status plan_apart(const spc_cli_memory_for *what, spc_cli_memories *plan, spc_error *err)
 {
-    spc_limits limits = limits_for(what);
+    spc_limits limits;
     spc_engine_options o;
     spc_backend *both;
     spc_status status;
@@ -83,6 +102,7 @@ static spc_status plan_apart(const spc_cli_memory_for *what, spc_cli_memories *p
     status = spc_apart_open(&o, NULL, NULL, &both, err);
     if (status != SPC_OK) return status;
     spc_apart_drafter(both, what->drafter->plan);
+    limits = limits_on(&spc_backend_apart, both, what);
     for (int drafter = 0; drafter < 2 && status == SPC_OK; drafter++) {
         spc_limits own = spc_apart_limits(&limits, drafter);
         spc_backend *backend;
@@ -117,14 +137,19 @@ void spc_cli_print_size(const char *what, uint64_t bytes)
     spc_cli_print("%-18s%s (%" PRIu64 " bytes)\n", what, spc_cli_size(bytes, size), bytes);
 }
 
-static void print_kv(const spc_cli_memory_for *what, uint64_t bytes)
+static void print_kv(const spc_cli_memory_for *what, const spc_cli_memory *use)
 {
     spc_limits limits = limits_for(what);
+    int64_t wanted = spc_limits_pages(&limits);
     char size[SPC_CLI_SIZE_BYTES];
 
-    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %s, %" PRId64 " pages of %d tokens)\n", "KV cache",
-                  spc_cli_size(bytes, size), bytes, spc_kv_name(limits.kv),
-                  spc_limits_pages(&limits), SPC_PAGE_TOKENS);
+    spc_cli_print("%-18s%s (%" PRIu64 " bytes, %s, %" PRId64 " pages of %d tokens", "KV cache",
+                  spc_cli_size(use->kv, size), use->kv, spc_kv_name(limits.kv), use->pages,
+                  SPC_PAGE_TOKENS);
+    if (use->pages < wanted) {
+        spc_cli_print(", of %" PRId64 " for all sequences at once", wanted);
+    }
+    spc_cli_print(")\n");
 }
 
 void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories *plan)
@@ -140,7 +165,7 @@ void spc_cli_print_memory(const spc_cli_memory_for *what, const spc_cli_memories
             continue;
         }
         spc_cli_print_size("weights", use->weights);
-        print_kv(what, use->kv);
+        print_kv(what, use);
         spc_cli_print_size("workspace", use->workspace);
         if (use->tokenizer > 0) spc_cli_print_size("tokenizer", use->tokenizer);
         spc_cli_print_size("together", use->weights + use->kv + use->workspace + use->tokenizer);
@@ -160,12 +185,13 @@ json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memori
 
     for (int32_t i = 0; i < plan->count; i++) {
         const spc_cli_memory *use = &plan->item[i];
-        json_t *item = json_pack("{s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:s*}", "device",
-                                 use->device, "drafter", use->drafter, "weight_bytes",
-                                 (json_int_t)use->weights, "kv_bytes", (json_int_t)use->kv,
-                                 "workspace_bytes", (json_int_t)use->workspace, "tokenizer_bytes",
-                                 (json_int_t)use->tokenizer, "stack_bytes", (json_int_t)use->stacks,
-                                 "error", use->trouble.message[0] ? use->trouble.message : NULL);
+        json_t *item = json_pack(
+            "{s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
+            use->drafter, "weight_bytes", (json_int_t)use->weights, "kv_tokens",
+            (json_int_t)(use->pages * SPC_PAGE_TOKENS), "kv_bytes", (json_int_t)use->kv,
+            "workspace_bytes", (json_int_t)use->workspace, "tokenizer_bytes",
+            (json_int_t)use->tokenizer, "stack_bytes", (json_int_t)use->stacks, "error",
+            use->trouble.message[0] ? use->trouble.message : NULL);
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);

@@ -16,7 +16,7 @@ typedef struct {
     const char *drafter_name;
     const spc_tokenizer *tokenizer; /* of model; NULL: none */
     int32_t batch, context;
-    int32_t kv_tokens; /* 0: as many as the batch can fill */
+    int32_t kv_tokens; /* 0: as many as the batch can fill, or fit on the device */
     spc_dtype kv;      /* of keys and values */
 } spc_cli_memory_for;
 
@@ -26,6 +26,7 @@ typedef struct {
     char device[128];
     uint64_t weights;       /* bytes */
     uint64_t kv, workspace; /* bytes, for the whole batch */
+    int64_t pages;          /* of the KV cache */
     uint64_t tokenizer;     /* bytes of its tables, on the CPU */
     size_t stacks;          /* bytes on the device, whatever runs there; 0: none */
     size_t room;            /* free on the device, where that is known; 0 otherwise */

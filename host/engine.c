@@ -10,11 +10,11 @@
 #include "comm_boot.h"
 #include "device.h"
 #include "entry.h"
+#include "fit.h"
 #include "kv.h"
 #include "pair.h"
 #include "session.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,47 +44,6 @@ static spc_status load_model(spc_engine *engine, spc_model *model, const spc_lim
     }
     model->weight_bytes = spc_plan_weight_bytes(model->plan, model->bundle);
     return SPC_OK;
-}
-
-/* Bytes of a model on the device; 0: there is none. */
-static spc_status model_bytes(const spc_engine *engine, const spc_model *model,
-                              const spc_limits *limits, uint64_t *bytes, spc_error *err)
-{
-    spc_status status = SPC_OK;
-
-    *bytes = 0;
-    if (!model->plan) return SPC_OK;
-    *bytes = spc_bundle_bytes(model->bundle);
-    if (engine->ops->weights) {
-        status = engine->ops->weights(engine->backend, model->plan, model->bundle, bytes, err);
-    }
-    *bytes += engine->ops->memory(engine->backend, model->plan, limits);
-    return status;
-}
-
-/* Do both models fit?  Told before any weight moves. */
-static spc_status check_room(const spc_engine *engine, const spc_limits *limits, spc_error *err)
-{
-    uint64_t verifier, drafter = 0, room, kv;
-    spc_status status;
-
-    if (!engine->ops->room) return SPC_OK;
-    status = model_bytes(engine, &engine->verifier, limits, &verifier, err);
-    if (status == SPC_OK) status = model_bytes(engine, &engine->drafter, limits, &drafter, err);
-    if (status != SPC_OK) return status;
-    room = engine->ops->room(engine->backend);
-    kv = spc_kv_bytes(engine->verifier.plan, limits);
-    if (drafter <= room && verifier <= room - drafter) return SPC_OK;
-    if (engine->drafter.plan) kv += spc_kv_bytes(engine->drafter.plan, limits);
-    return spc_error_set(
-        err, SPC_ENOMEM,
-        "%s: expected room for %" PRIu64 " MiB (verifier %" PRIu64 ", drafter %" PRIu64
-        ", each: sessions %d, context %d), found %" PRIu64
-        " MiB free; lower sessions, context or kv-tokens, %stake a smaller model, or use device "
-        "cpu",
-        engine->ops->device(engine->backend), (verifier + drafter) >> 20, verifier >> 20,
-        drafter >> 20, (int)limits->slots, (int)limits->context, room >> 20,
-        spc_kv_advice(limits, kv, verifier + drafter));
 }
 
 static void unload_model(const spc_engine *engine, spc_model *model)
@@ -268,11 +227,15 @@ static spc_status change_weights(spc_engine *engine, const spc_engine_options *o
 static void describe_options(const spc_engine_options *o, char *text, size_t bytes)
 {
     const char *drafter = spc_ngram_is(o->drafter) ? o->drafter : o->drafter ? "a" : "no";
+    char tokens[32] = "";
 
+    if (o->kv_tokens > 0) {
+        (void)snprintf(tokens, sizeof tokens, ", kv-tokens %d", (int)o->kv_tokens);
+    }
     (void)snprintf(text, bytes,
-                   "%d sessions, context %d, %s weights, %s kv, %s%s%s, drafter-tp %d "
+                   "%d sessions, context %d%s, %s weights, %s kv, %s%s%s, drafter-tp %d "
                    "and %.12s drafter%s%.16s",
-                   (int)o->sessions, (int)o->context, o->weights ? o->weights : "unchanged",
+                   (int)o->sessions, (int)o->context, tokens, o->weights ? o->weights : "unchanged",
                    o->kv ? o->kv : "f32", spc_device_is_cuda(o->device) ? "a GPU" : "the CPU",
                    o->fast_prefill ? ", fast-prefill" : "",
                    o->plain_launches ? ", plain-launches" : "",
@@ -284,7 +247,7 @@ static void describe_options(const spc_engine_options *o, char *text, size_t byt
 static spc_status open_group(spc_engine *engine, const spc_engine_options *o, spc_error *err)
 {
     spc_comm *comm = engine->joined;
-    char options[160];
+    char options[192];
 
     describe_options(o, options, sizeof options);
     engine->joined = NULL;
@@ -362,6 +325,42 @@ static spc_status use_device(spc_engine *engine, const spc_engine_options *o, sp
     if (status == SPC_OK) status = check_device_options(engine, o, err);
     if (status != SPC_OK) return status;
     return spc_use_kernels(engine->ops, engine->backend, o->kernels, &engine->kernels, err);
+}
+
+/* How large KV caches that nobody gave a size for can be.  Processes take the size that all of them
+ * have memory for: their sessions must find the same pages. */
+static spc_status fit_caches(const spc_engine *engine, const spc_fit *fit, int32_t *pages,
+                             spc_error *err)
+{
+    spc_backend *group = group_of(engine);
+    spc_status status = spc_fit_pages(fit, &engine->limits, pages, err);
+
+    if (status != SPC_OK || !group) return status;
+    if (*pages == 0) *pages = INT32_MAX; /* all of them */
+    status = spc_group_least(group, pages, err);
+    if (*pages == INT32_MAX) *pages = 0;
+    return status;
+}
+
+/* Do both models fit, with the KV caches asked for, or with smaller ones if nobody asked?  Ranks of
+ * an application's communicator could agree on these on their devices alone, where nothing is
+ * loaded yet: they have none smaller. */
+static spc_status check_room(spc_engine *engine, const spc_engine_options *o, spc_error *err)
+{
+    spc_fit fit = {engine->ops, engine->backend, &engine->verifier, &engine->drafter};
+    spc_limits *limits = &engine->limits;
+    spc_status status = SPC_OK;
+    char line[SPC_ERROR_BYTES];
+
+    limits->pages = o->kv_tokens / SPC_PAGE_TOKENS;
+    if (o->kv_tokens == 0 && !engine->adopted) {
+        status = fit_caches(engine, &fit, &limits->pages, err);
+    }
+    if (status == SPC_OK) status = spc_fit_check(&fit, limits, err);
+    if (status != SPC_OK || o->kv_tokens > 0 || limits->pages == 0 || !o->log) return status;
+    spc_fit_describe(&fit, limits, line, sizeof line);
+    o->log(o->user, line);
+    return SPC_OK;
 }
 
 /* Where each model is to run, and, where ranks run it together, whether it can be cut. */
@@ -469,12 +468,11 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     engine->limits = spc_engine_limits(engine->sessions, engine->context);
     engine->limits.library = options->fast_prefill;
     engine->limits.plain = engine->composed = options->plain_launches;
-    engine->limits.pages = options->kv_tokens / SPC_PAGE_TOKENS;
     (void)spc_kv_type(options->kv, &engine->limits.kv, err); /* checked */
     engine->overlap.mode = engine->turns.mode = options->overlap;
     begin_progress(engine, options);
     status = change_weights(engine, options, err);
-    if (status == SPC_OK) status = check_room(engine, &engine->limits, err);
+    if (status == SPC_OK) status = check_room(engine, options, err);
     if (status != SPC_OK) goto fail;
     status = load_models(engine, options, err);
     if (status == SPC_OK) status = reserve(engine, err);

@@ -33,8 +33,8 @@ static spc_status check_kv_tokens(int32_t tokens, spc_error *err)
 {
     if (tokens == 0 || tokens >= SPC_PAGE_TOKENS) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
-                         "kv-tokens: expected 0 (the context for every session) or %d and more, "
-                         "found %d",
+                         "kv-tokens: expected 0 (the context for every session, or what fits) or "
+                         "%d and more, found %d",
                          SPC_PAGE_TOKENS, (int)tokens);
 }
 

@@ -15,7 +15,7 @@
 enum { PIECES = 4, PIECE = 64 };
 
 typedef struct {
-    char options[160];
+    char options[192];
     char host[96];
 } option_record;
 
@@ -56,10 +56,23 @@ spc_status spc_agree_options(spc_comm *comm, const char *options, int32_t *local
         }
         if (strncmp(record[r].options, record[0].options, sizeof own->options) == 0) continue;
         return spc_error_set(err, SPC_EDEVICE,
-                             "ranks differ: rank 0 was started with %.150s, rank %d with %.150s",
+                             "ranks differ: rank 0 was started with %.190s, rank %d with %.190s",
                              record[0].options, (int)r, record[r].options);
     }
     return SPC_OK;
+}
+
+spc_status spc_agree_least(spc_comm *comm, int32_t *value, spc_error *err)
+{
+    int32_t all[SPC_RANKS_MAX];
+    spc_status status;
+
+    all[comm->rank] = *value;
+    status = gather(comm, all, sizeof *all, err);
+    for (int32_t r = 0; r < comm->world && status == SPC_OK; r++) {
+        if (all[r] < *value) *value = all[r];
+    }
+    return status;
 }
 
 static uint64_t hash_plan(const spc_plan *plan)

@@ -14,6 +14,9 @@
 spc_status spc_agree_options(spc_comm *comm, const char *options, int32_t *local, int32_t *sharers,
                              spc_error *err);
 
+/* The least of all ranks' values, in place; collective. */
+spc_status spc_agree_least(spc_comm *comm, int32_t *value, spc_error *err);
+
 /* Compare a model: its plan, the sizes and some of the numbers of its weights, what a runner is to
  * hold, and what computes, a vector unit or a kind of GPU; collective.  SPC_EDEVICE names the first
  * rank that differs from rank 0 and in what. */

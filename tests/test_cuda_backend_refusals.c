@@ -212,6 +212,7 @@ Test(cuda_backend_refusals, two_models_that_do_not_fit_together_are_told_before_
     cr_expect_eq(fiber_gpu.most_used, 0);
     o.sessions = 64;
     o.context = 256;
+    o.kv_tokens = 64 * 256; /* no fewer */
     cr_assert_eq(open_demo_on("cuda", &o, &engine, &error), SPC_ENOMEM);
     cr_expect(strstr(error.message, "(kv bf16 or f16), take a smaller model"), "%s", error.message);
 }

@@ -147,11 +147,16 @@ Test(cuda_backend_weights, they_take_the_memory_they_are_said_to_take)
         spc_backend *backend;
         spc_runner *runner;
         spc_error error;
+        spc_claims claims = {.count = 0};
         uint64_t bytes, file = 0;
 
         cr_assert_eq(spc_open_model(models[m], &model, &error), SPC_OK, "%s", error.message);
         cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK);
-        cr_assert_eq(ops->weights(backend, model.plan, model.bundle, &bytes, &error), SPC_OK);
+        cr_assert_eq(ops->claim(backend, model.plan, model.bundle, &limits, &claims, &error),
+                     SPC_OK);
+        bytes = claims.item[0].weights;
+        cr_expect_eq(claims.count, 1);
+        cr_expect_eq(claims.item[0].memory, ops->memory(backend, model.plan, &limits));
         for (int32_t i = 0; i < spc_bundle_count(model.bundle); i++) {
             const spc_tensor *t = spc_bundle_tensor(model.bundle, i);
 
@@ -161,15 +166,12 @@ Test(cuda_backend_weights, they_take_the_memory_they_are_said_to_take)
         /* Q4_0 of 96 columns: scales of 3 blocks take the room of 4 */
         cr_expect_leq(bytes, file + file / 25 + 4 * 256 * (uint64_t)model.plan->weight_count,
                       "%s: %zu for %zu", models[m], (size_t)bytes, (size_t)file);
-#ifdef SPC_TESTS_FIBER_RUNTIME_H
-        size_t before = ops->room(backend);
-#endif
         cr_assert_eq(ops->load(backend, model.plan, model.bundle, &limits, &runner, &error), SPC_OK,
                      "%s", error.message);
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
         /* a driver takes 2 MiB at a time, and others use its device too */
-        cr_expect_eq(before - ops->room(backend),
-                     bytes + ops->memory(backend, model.plan, &limits));
+        cr_expect_eq(claims.item[0].room - (fiber_gpu.memory - fiber_gpu.used),
+                     bytes + claims.item[0].memory);
 #endif
         ops->unload(runner);
         ops->close(backend);
@@ -292,7 +294,7 @@ static void check_slices(const spc_plan *whole, const spc_bundle *bundle, bool e
     spc_comm_ops none = {.name = "none"};
     spc_comm comm = {.ops = &none, .rank = 1, .world = 2};
     spc_plan *part = slices_of(whole, &comm);
-    uint64_t bytes = 0, all = 0;
+    spc_claims few = {.count = 0}, all = {.count = 0};
     spc_backend *backend;
     spc_error error;
     float *cuda = run(&spc_backend_cuda, part, bundle, ROWS);
@@ -301,9 +303,10 @@ static void check_slices(const spc_plan *whole, const spc_bundle *bundle, bool e
 
     cr_expect_leq(off, exact ? 1e-5f : 0.05f, "off by %g", (double)off);
     cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);
-    cr_assert_eq(spc_backend_cuda.weights(backend, part, bundle, &bytes, &error), SPC_OK);
-    cr_assert_eq(spc_backend_cuda.weights(backend, whole, bundle, &all, &error), SPC_OK);
-    cr_expect_lt(bytes, all * (uint64_t)of_ten / 10, "%zu of %zu", (size_t)bytes, (size_t)all);
+    cr_assert_eq(spc_backend_cuda.claim(backend, part, bundle, &limits, &few, &error), SPC_OK);
+    cr_assert_eq(spc_backend_cuda.claim(backend, whole, bundle, &limits, &all, &error), SPC_OK);
+    cr_expect_lt(few.item[0].weights, all.item[0].weights * (uint64_t)of_ten / 10, "%zu of %zu",
+                 (size_t)few.item[0].weights, (size_t)all.item[0].weights);
     spc_backend_cuda.close(backend);
     spc_plan_close(part);
     free(cuda);

@@ -259,8 +259,8 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
                         "with 6 sessions, context 64, unchanged weights, bf16 kv");
     all[1] = one;
     all[1].kv_tokens = 100;
-    expect_refused(all, "rank 1 has another number of sessions, of tokens of context or of KV "
-                        "caches than rank 0 for ");
+    expect_refused(all, "context 64, unchanged weights, f32 kv, the CPU, drafter-tp 1 and a "
+                        "drafter, rank 1 with 6 sessions, context 64, kv-tokens 100, unchanged");
     all[1] = one;
     all[1].verifier = qwen;
     all[1].drafter = qwen;

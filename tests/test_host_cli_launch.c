@@ -327,6 +327,7 @@ Test(host_cli_launch, rank_0_alone_reads_how_to_decode)
     static const char *const second[] = {"--rule", "opt:alpha=0.2", "--gamma", "2", "--stream",
                                          "--json", "--top-p",       "2",       NULL};
     static const char *const more[] = {"--batch", "2", NULL};
+    static const char *const tokens[] = {"--kv-tokens", "512", NULL};
     char *expected =
         OUTPUT(NULL, "run", "--to", "fr", "--rule", "token-v3:alpha=0.5", "Good morning.");
     by_hand h = run_by_hand(all, first, second);
@@ -337,6 +338,9 @@ Test(host_cli_launch, rank_0_alone_reads_how_to_decode)
     h = run_by_hand(all, first, more); /* what is reserved must be the same */
     cr_expect_eq(h.code[0], 4, "%s", h.err[0]);
     cr_expect(strstr(h.err[0], "ranks differ: rank 0 was started with 1 "), "%s", h.err[0]);
+    h = run_by_hand(all, first, tokens);
+    cr_expect_eq(h.code[0], 4, "%s", h.err[0]);
+    cr_expect(strstr(h.err[0], "1 sessions, context 0, kv-tokens 512, unchanged"), "%s", h.err[0]);
     free(expected);
 }
 

@@ -115,12 +115,17 @@ typedef struct {
                              With an encoder: the limit of the prompt and of the continuation,
                              each */
     int32_t kv_tokens;    /* capacity of each model's KV cache in tokens, for all sessions together;
-                             0: enough for all sessions at full context; otherwise at least 16,
-                             rounded down to pages of 16 tokens.  A session reserves at its start
-                             the pages that its prompt and max_tokens may need, and shares those
-                             of a prefix that another session has.  A smaller cache thus runs many
-                             short sessions in the memory of a few long ones; a session that does
-                             not find enough pages waits (session option wait) or is refused */
+                             0: enough for all sessions at full context, or, on GPUs without
+                             memory for that, as many as fit beside weights and scratch with some
+                             memory left, but one session's context at least; the log says how
+                             many, and spc_engine_usage does.  (Not on the CPU, nor with nccl_comm:
+                             there it is all of it, or SPC_ENOMEM.)  Otherwise at least 16, rounded
+                             down to pages of 16 tokens, and never fewer.  A session reserves at
+                             its start the pages that its prompt and max_tokens may need, and
+                             shares those of a prefix that another session has.  A smaller cache
+                             thus runs many short sessions in the memory of a few long ones; a
+                             session that does not find enough pages waits (session option wait)
+                             or is refused */
     int32_t prefill_rows; /* chunked prefill: rows of a new prompt that one step processes while
                              other sessions are decoding; 0: 64.  Fewer rows keep their steps
                              even, and the new session starts later.  Tokens are the same */
