@@ -223,13 +223,14 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_session_options_check(o, &params, err);
 }
 
-/* Warnings, where models run that run apart, n-grams in place of a drafter, and what gamma auto
- * starts from: the rest of the engine's log is on the result or of no use here. */
+/* Warnings, where models run that run apart, KV caches that are smaller than all contexts, n-grams
+ * in place of a drafter, and what gamma auto starts from: the rest of the engine's log is on the
+ * result or of no use here. */
 static void on_log(void *user, const char *line)
 {
     const spc_cli_decode *decode = user;
     bool told = strncmp(line, "gamma auto: ", 12) == 0 || strncmp(line, "verifier on ", 12) == 0 ||
-                strncmp(line, "drafter: ", 9) == 0;
+                strncmp(line, "kv cache: ", 10) == 0 || strncmp(line, "drafter: ", 9) == 0;
 
     if (strncmp(line, "warning: ", 9) != 0 && (!told || decode->quiet)) return;
     spc_cli_progress(NULL);

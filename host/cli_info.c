@@ -22,7 +22,9 @@ static const spc_cli_option info_options[] = {
      SPC_CLI_INT, offsetof(info_args, context), 0, INT32_MAX},
     {"batch", "N", "sequences decoded together to plan memory for", SPC_CLI_INT,
      offsetof(info_args, batch), 1, SPC_SESSIONS_MAX},
-    {"kv-tokens", "N", "tokens that their KV caches hold together; 0: the context for each",
+    {"kv-tokens", "N",
+     "tokens that their KV caches hold together; 0: the context for each, or as much\n"
+     "of that as fits in the memory of a GPU",
      SPC_CLI_INT, offsetof(info_args, kv_tokens), 0, INT32_MAX},
     {"device", "NAME",
      "device to plan memory for: cpu, cuda or cuda:N; default: the CPU, and the first GPU\n"

@@ -53,7 +53,8 @@ static const spc_cli_option options[] = {
            batch, 1, 4096),
     OPTION("kv-tokens", "N",
            "capacity of each model's KV cache in tokens, for all prompts of the batch;\n"
-           "prompts that find no room wait; 0: a full context for each",
+           "prompts that find no room wait; 0: a full context for each, or as much of\n"
+           "that as fits in the memory of a GPU",
            INT, decode.kv_tokens, 0, INT32_MAX),
     OPTION("no-prefix-reuse", NULL,
            "run every prompt as a whole; otherwise a prefix that another has\n"

@@ -150,6 +150,130 @@ Test(host_cli_launch_gpu, a_drafter_beside_processes_gives_the_tokens_of_one_on_
     free(expected);
 }
 
+/* ---- KV caches that fit ------------------------------------------------------------------------
+ */
+
+/* Many sessions; SHORT's prompts need few of them. */
+#define MANY "--batch", "256", "--context", "128"
+
+/* The number behind these words; -1: they are not there. */
+static long long number_behind(const char *text, const char *words)
+{
+    const char *at = strstr(text, words);
+
+    return at ? atoll(at + strlen(words)) : -1;
+}
+
+static void free_on(long long first, long long second)
+{
+    char text[64];
+
+    (void)snprintf(text, sizeof text, "%lld,%lld", first, second);
+    (void)setenv("FIBERS_FREE", text, 1);
+}
+
+/* Bytes that caches of more than one session fit in, of which these arguments said how many MiB one
+ * takes where there was too little. */
+static long long some_memory(const char *const *args, const char *error)
+{
+    spawn_result r = run(args);
+    long long mib = number_behind(r.err, error);
+
+    cr_assert_eq(r.code, 5, "%d: %s", r.code, r.err);
+    cr_assert_gt(mib, 0, "%s", r.err);
+    spawn_free(&r);
+    return ((mib + 1) << 20) / 15 * 16 + (2 << 20);
+}
+
+/* Tokens of the caches as a run says on stderr, which must end well and say as much as with all the
+ * memory there is. */
+static long long tokens_of_run(const char *const *args, const char *expected)
+{
+    spawn_result r = run(args);
+    long long tokens = number_behind(r.err, "spc: kv cache: ");
+
+    cr_assert_eq(r.code, 0, "%d: %s", r.code, r.err);
+    cr_expect_str_eq(r.out, expected);
+    cr_expect(tokens > 128 && tokens < 256 * 128, "%s", r.err);
+    spawn_free(&r);
+    return tokens;
+}
+
+Test(host_cli_launch_gpu, info_plans_caches_that_fit_as_a_run_has_them)
+{
+    const char *prompts = write_prompts(3);
+    const char *const run_args[] = {"run", "--device", "cuda",         "--input", prompts,
+                                    SHORT, MANY,       MODEL("llama"), NULL};
+    const char *args[] = {"info",
+                          "--device",
+                          "cuda",
+                          MANY,
+                          "--drafter",
+                          SPC_TEST_VECTORS "/llama",
+                          SPC_TEST_VECTORS "/llama",
+                          NULL,
+                          NULL};
+    char *expected, *text;
+    long long tokens;
+    char words[96];
+
+    set_up("1");
+    expected = output_of(1, run_args);
+    free_on(1000000, 0);
+    free_on(some_memory(run_args, "expected room for "), 0);
+    tokens = tokens_of_run(run_args, expected);
+    text = output_of(1, args);
+    (void)snprintf(words, sizeof words,
+                   ", f32, %lld pages of 16 tokens, of 2048 for all sequences at once)",
+                   tokens / 16);
+    cr_expect(strstr(text, words), "%s: %s", words, text);
+    free(text);
+    args[10] = "--json";
+    text = output_of(1, args);
+    (void)snprintf(words, sizeof words, "\"kv_tokens\":%lld,", tokens);
+    cr_expect(strstr(text, words), "%s: %s", words, text);
+    cr_expect(strstr(text, "\"kv_tokens\":32768,"), "%s", text);
+    free(text);
+    free(expected);
+    (void)unlink(prompts);
+}
+
+/* Whichever has less memory: all have the caches that it has room for. */
+Test(host_cli_launch_gpu, processes_have_caches_that_fit_on_each_of_their_gpus)
+{
+    const long long much = 1000000000000;
+    const char *prompts = write_prompts(3);
+    const char *args[40] = {"launch", "-n",      "2",     "--",  "run", "--device",
+                            "cuda",   "--input", prompts, SHORT, MANY,  MODEL("llama")};
+    char *expected;
+    long long tokens;
+
+    set_up("4");
+    expected = output_of(1, &args[4]);
+    free_on(much, 1000000);
+    free_on(much, some_memory(args, "rank 1: cuda:1: expected room for "));
+    tokens = tokens_of_run(args, expected);
+    free_on(1000000, much);
+    free_on(some_memory(args, "cuda:0: expected room for "), much);
+    (void)tokens_of_run(args, expected);
+    /* a drafter beside the first rank, on whose GPU there is less */
+    for (int k = 0; k < 2; k++) {
+        int count = 0;
+
+        while (args[count]) count++;
+        args[count] = k == 0 ? "--drafter-device" : "cuda:0";
+    }
+    (void)unsetenv("FIBERS_FREE");
+    free(expected);
+    expected = output_of(1, (const char *[]){"run", "--device", "cuda", "--input", prompts, SHORT,
+                                             MODEL("llama"), NULL});
+    free_on(1000000, much);
+    free_on(some_memory(args, "cuda:0: expected room for "), much);
+    cr_expect_neq(tokens_of_run(args, expected), tokens);
+    free(expected);
+    (void)unlink(prompts);
+}
+
 /* ---- ranks that others start ------------------------------------------------------------------
  */
 
