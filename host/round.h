@@ -23,6 +23,13 @@ bool spc_round_wants_bonus(const spc_session *session, const spc_lane *lane);
 /* A verdict of the row behind `drafts` kept ones comes behind theirs. */
 void spc_round_append(spc_verdict *verdict, int32_t drafts, const spc_verdict *late);
 
+/* Must the host see every draft of it, or every row?  Its rounds, and those of all that are stepped
+ * with it, are composed. */
+static inline bool spc_round_looked_at(const spc_session *session)
+{
+    return session->ngram || session->detail || session->processor;
+}
+
 /* Can the backend run the round by itself? */
 bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count);
 

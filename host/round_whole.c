@@ -8,13 +8,13 @@
 #include <assert.h>
 
 /* Do the caches lack what a whole round begins with, and no more?  Prompts, and a drafter that was
- * left behind, are fed by a composed round.  So are drafts that the host looks up. */
+ * left behind, are fed by a composed round. */
 static bool whole_begins(const spc_session *s, const spc_lane *lane)
 {
     const spc_engine *engine = s->engine;
     int32_t run = s->length - 1, drafter;
 
-    if (s->ngram || (run == 0 && s->source_count > 0)) return false;
+    if (spc_round_looked_at(s) || (run == 0 && s->source_count > 0)) return false;
     if (engine->ops->length(engine->verifier.runner, s->slot) != run) return false;
     if (lane->drafts == 0 && !spc_lane_bonus_reads(lane)) return true;
     drafter = engine->ops->length(engine->drafter.runner, s->slot);
@@ -27,8 +27,7 @@ bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions
 
     if (whole && engine->ops->round_alone) whole = count == 1 && spc_round_steps(sessions[0]);
     for (int32_t k = 0; whole && k < count; k++) {
-        whole = !sessions[k]->detail && !sessions[k]->processor &&
-                whole_begins(sessions[k], &engine->scratch.lane[k]);
+        whole = whole_begins(sessions[k], &engine->scratch.lane[k]);
     }
     return whole;
 }

@@ -22,7 +22,7 @@ static bool fits(const spc_engine *engine, spc_session *const *sessions, int32_t
         bool late = s->params.bonus == SPC_BONUS_TARGET && spc_rule_uses_drafter(&s->params.rule);
 
         if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY || late || s->gamma < 1) return false;
-        if (s->ngram) return false; /* whose rounds do not fly */
+        if (spc_round_looked_at(s)) return false; /* its rounds do not fly */
     }
     return true;
 }

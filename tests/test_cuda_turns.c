@@ -105,6 +105,33 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     close_fixture(&f);
 }
 
+/* Rounds that the host looks at are not divided: each half would read all weights, and none fly. */
+Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
+{
+    static const spc_logit_bias bias = {3, 1};
+
+    for (int32_t kind = 0; kind < 2; kind++) {
+        fixture f = open_turns(0, SPC_OVERLAP_ON);
+        spc_session *session[3];
+        spc_session_options o = way_options(&turn_ways[0], 1);
+        prompt p = prompt_made(2, VOCAB, 3);
+
+        o.max_tokens = 0;
+        o.ignore_stop = true;
+        o.details = kind == 0;
+        o.logit_bias = &bias;
+        o.logit_bias_count = kind;
+        open_endless(f.engine, &turn_ways[0], session, 2);
+        session[2] = open_session(f.engine, &o, &p);
+        for (int32_t step = 0; step < 8; step++) {
+            cr_assert_eq(spc_engine_step(f.engine, session, 3, NULL), SPC_OK);
+            for (int32_t i = 0; i < 3; i++) cr_expect_not(session[i]->in_turns, "step %d", step);
+        }
+        for (int32_t i = 0; i < 3; i++) spc_session_close(session[i]);
+        close_fixture(&f);
+    }
+}
+
 /* Two halves fly, and behind them the drafter is fed a chunk of a long prompt in every step: on the
  * other stream, so the next drafts wait for it. */
 static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
