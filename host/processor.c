@@ -347,7 +347,7 @@ static spc_status put_edits(const spc_processor *p, const target *to, bool early
 static bool ask_mask(const spc_processor *p, const int32_t *token, int32_t count, uint32_t *allowed)
 {
     memset(allowed, 0, (size_t)spc_mask_words(p->vocab) * sizeof *allowed);
-    return p->on_mask(p->user, token, count, allowed);
+    return p->on_mask(p->user, token, count, allowed, p->vocab);
 }
 
 static spc_status put_mask(const spc_processor *p, const target *to, const int32_t *token,

@@ -12,10 +12,11 @@ static const char *const detailed[] = {"strict",          "opt:alpha=0.2",      
 enum { DETAILED = sizeof detailed / sizeof *detailed };
 
 /* Tokens of one parity, but at every fourth place. */
-static inline bool allow_half(void *user, const int32_t *token, int32_t count, uint32_t *allowed)
+static inline bool allow_half(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                              int32_t vocab)
 {
     (void)user;
-    for (int32_t v = 0; v < VOCAB; v++) {
+    for (int32_t v = 0; v < vocab; v++) {
         if (v % 2 == token[count - 1] % 2) allowed[v / 32] |= 1u << v % 32;
     }
     return count % 4 != 0;

@@ -24,7 +24,8 @@ static bool allows(const int32_t *token, int32_t count, int32_t candidate)
     return candidate != token[count - 1] && candidate % 3 != count % 3;
 }
 
-static bool mask_by_text(void *user, const int32_t *token, int32_t count, uint32_t *allowed)
+static bool mask_by_text(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                         int32_t vocab)
 {
     int32_t *asked = user;
 
@@ -33,7 +34,7 @@ static bool mask_by_text(void *user, const int32_t *token, int32_t count, uint32
         allowed[0] = 1;
         return false;
     }
-    for (int32_t v = 0; v < TOY_VOCAB; v++) {
+    for (int32_t v = 0; v < vocab; v++) {
         if (allows(token, count, v)) allowed[v / WORD] |= 1u << v % WORD;
     }
     return true;
@@ -298,11 +299,13 @@ typedef struct {
     int32_t at; /* tokens behind which nothing is allowed */
 } end;
 
-static bool mask_to_an_end(void *user, const int32_t *token, int32_t count, uint32_t *allowed)
+static bool mask_to_an_end(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                           int32_t vocab)
 {
     const end *e = user;
 
     (void)token;
+    (void)vocab;
     if (count < e->at) allowed[0] = 0xffu;
     return true;
 }

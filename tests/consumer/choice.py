@@ -14,7 +14,7 @@ import engine
 def mask_of(start, answers):
     """Lets one of some sequences of ids come, which begins behind so many tokens."""
 
-    def mask(_, token, count, allowed):
+    def mask(_, token, count, allowed, vocab):
         said = token[start:count]
         for answer in answers:
             if len(answer) > len(said) and answer[:len(said)] == said:

@@ -10,7 +10,7 @@ import sys
 
 BOOL, I32, U64, F32, STR, PTR = c.c_bool, c.c_int32, c.c_uint64, c.c_float, c.c_char_p, c.c_void_p
 ON_TEXT = c.CFUNCTYPE(None, PTR, PTR, c.c_size_t)
-ON_MASK = c.CFUNCTYPE(BOOL, PTR, c.POINTER(I32), I32, c.POINTER(c.c_uint32))
+ON_MASK = c.CFUNCTYPE(BOOL, PTR, c.POINTER(I32), I32, c.POINTER(c.c_uint32), I32)
 
 
 def structure(name, *fields):

@@ -480,7 +480,8 @@ typedef struct {
  * allowed   [(vocab + 31) / 32] all 0: set bit v % 32 of word v / 32 where token v may come
  *
  * false: all may, whatever is set */
-typedef bool (*spc_mask_fn)(void *user, const int32_t *token, int32_t count, uint32_t *allowed);
+typedef bool (*spc_mask_fn)(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                            int32_t vocab);
 
 enum { SPC_LOGIT_BIAS_MAX = 1024 };
 
