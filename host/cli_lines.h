@@ -13,11 +13,19 @@ const char *spc_cli_text_of(const json_t *value);
 /* ---- how a line is decoded, in place of what the command line says (cli_own.c) ---- */
 
 /* Its keys, in the order in which they are listed. */
-#define SPC_CLI_OWN_KEYS(X)                                                               \
-    X(max_tokens)                                                                         \
-    X(seed)                                                                               \
-    X(temperature) X(stop) X(top_k) X(top_p) X(min_p) X(min_tokens) X(repetition_penalty) \
-        X(presence_penalty) X(frequency_penalty) X(logit_bias)
+#define SPC_CLI_OWN_KEYS(X) \
+    X(max_tokens)           \
+    X(seed)                 \
+    X(temperature)          \
+    X(stop)                 \
+    X(top_k)                \
+    X(top_p)                \
+    X(min_p)                \
+    X(min_tokens)           \
+    X(repetition_penalty)   \
+    X(presence_penalty)     \
+    X(frequency_penalty)    \
+    X(logit_bias)
 
 /* Read those of prompt->line into prompt->own; ranges are those of a session.  SPC_EINPUT */
 spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err);
