@@ -84,32 +84,45 @@ spc_status spc_ngram_check_rule(const spc_rule *rule, int32_t bonus, const char 
 /* ---- one text ---------------------------------------------------------------------------------
  */
 
-/* A place is the position of an n-gram's last token, which another token follows: p is in the table
- * as p + 1, so that zeros are an empty one. */
+/* A place is the position of an n-gram's last token, which another token follows.  For each length
+ * there is a table of open addressing with an entry for every n-gram that has a place: the latest,
+ * as its position + 1, so that zeros are an empty one.  Lengths are counted from span.least. */
+
+/* A place that a draft put into a table, and what was there. */
+typedef struct {
+    int32_t *at;
+    int32_t was;
+} replaced;
+
 struct spc_ngram {
     spc_ngram_span span;
     int64_t length, most; /* tokens; most of them */
-    uint64_t mask;
-    int32_t *token; /* [most] */
-    int32_t *last;  /* [mask + 1] the last place of the n-grams that are looked up there */
-    int32_t *older; /* [most] the one before it */
+    uint64_t slots;       /* of each table: half as many again as there can be places */
+    int32_t *token;       /* [most] */
+    int32_t *latest;      /* [lengths, slots] */
+    replaced undo[(SPC_GAMMA_MAX + 1) * SPC_NGRAM_LONGEST]; /* [undo_count] by drafts */
+    int32_t undo_count;
 };
+
+static int32_t lengths_of(spc_ngram_span span)
+{
+    return span.most - span.least + 1;
+}
 
 spc_ngram *spc_ngram_open(spc_ngram_span span, int64_t tokens)
 {
     int64_t most = tokens + SPC_GAMMA_MAX + 1;
     spc_ngram *n = most < INT32_MAX ? calloc(1, sizeof *n) : NULL;
 
-    assert(span.least >= 1 && span.most >= span.least && tokens > 0);
+    assert(span.least >= 1 && span.most >= span.least && span.most <= SPC_NGRAM_LONGEST);
+    assert(tokens > 0);
     if (!n) return NULL;
     n->span = span;
     n->most = most;
-    while ((int64_t)n->mask < most) n->mask = n->mask * 2 + 1;
+    n->slots = (uint64_t)most + (uint64_t)most / 2;
     n->token = malloc((size_t)most * sizeof *n->token);
-    n->older = malloc((size_t)most * sizeof *n->older);
-    n->last =
-        calloc((size_t)n->mask + 1, sizeof *n->last); /* touched where places are, no sooner */
-    if (n->token && n->older && n->last) return n;
+    n->latest = calloc((size_t)lengths_of(span) * n->slots, sizeof *n->latest);
+    if (n->token && n->latest) return n;
     spc_ngram_close(n);
     return NULL;
 }
@@ -118,55 +131,90 @@ void spc_ngram_close(spc_ngram *n)
 {
     if (!n) return;
     free(n->token);
-    free(n->older);
-    free(n->last);
+    free(n->latest);
     free(n);
 }
 
-/* Where the n-gram of `least` tokens that ends at a position is looked up. */
-static int32_t *last_of(const spc_ngram *n, int64_t end)
+/* Lengths of which an n-gram ends at a position: those that begin at or behind the text's start. */
+static int32_t lengths_at(const spc_ngram *n, int64_t end)
 {
-    uint64_t hash = 0;
+    int64_t most = end + 1 < n->span.most ? end + 1 : n->span.most;
 
-    for (int64_t i = end - n->span.least + 1; i <= end; i++) {
-        hash = (hash ^ (uint64_t)n->token[i]) * 0x9e3779b97f4a7c15u;
-        hash ^= hash >> 29;
-    }
-    return &n->last[hash & n->mask];
+    return most < n->span.least ? 0 : (int32_t)most - n->span.least + 1;
 }
 
-/* One more token: the one before it becomes the end of a place. */
-static void push(spc_ngram *n, int32_t token)
+/* hash: [lengths] of the n-grams that end at a position. */
+static void hash_all(const spc_ngram *n, int64_t end, int32_t lengths, uint64_t *hash)
 {
+    int32_t longest = lengths > 0 ? n->span.least + lengths - 1 : 0;
+    uint64_t h = 0;
+
+    for (int32_t i = 0; i < longest; i++) {
+        h = (h ^ (uint64_t)n->token[end - i]) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 29;
+        if (i + 1 >= n->span.least) hash[i + 1 - n->span.least] = h;
+    }
+}
+
+/* The entry of the n-gram of some length that ends at a position: its latest place, or 0 where it
+ * is to be put. */
+static int32_t *entry_of(const spc_ngram *n, int32_t length, uint64_t hash, int64_t end)
+{
+    int32_t *table = n->latest + (uint64_t)length * n->slots;
+    size_t bytes = (size_t)(n->span.least + length) * sizeof *n->token;
+    const int32_t *token = n->token + end + 1 - (n->span.least + length);
+    uint64_t at = ((hash >> 32) * n->slots) >> 32;
+
+    while (table[at] != 0) {
+        if (memcmp(n->token + table[at] - (n->span.least + length), token, bytes) == 0) break;
+        at = at + 1 < n->slots ? at + 1 : 0;
+    }
+    return &table[at];
+}
+
+/* One more token: the one before it becomes the end of a place.
+ *
+ * drafted   it will be taken back */
+static void push(spc_ngram *n, int32_t token, bool drafted)
+{
+    uint64_t hash[SPC_NGRAM_LONGEST];
     int64_t end = n->length - 1;
+    int32_t lengths = lengths_at(n, end);
 
     assert(n->length < n->most);
     n->token[n->length++] = token;
-    if (end + 1 < n->span.least) return;
+    hash_all(n, end, lengths, hash);
+    for (int32_t i = 0; i < lengths; i++) {
+        int32_t *entry = entry_of(n, i, hash[i], end);
 
-    int32_t *last = last_of(n, end);
-
-    n->older[end] = *last;
-    *last = (int32_t)end + 1;
+        if (drafted) n->undo[n->undo_count++] = (replaced){entry, *entry};
+        *entry = (int32_t)end + 1;
+    }
 }
 
-/* Take the last token back: nothing was added to the table since its place. */
-static void pop(spc_ngram *n)
+/* The tables as they were before anything was drafted.  The last place goes first: nothing that was
+ * put behind an entry is there any more when that is emptied. */
+static void take_back(spc_ngram *n, int32_t count)
 {
-    int64_t end = --n->length - 1;
+    while (n->undo_count > 0) {
+        const replaced *r = &n->undo[--n->undo_count];
 
-    if (end + 1 >= n->span.least) *last_of(n, end) = n->older[end];
+        *r->at = r->was;
+    }
+    n->length -= count;
 }
 
 void spc_ngram_begin(spc_ngram *n)
 {
-    if (n->length > 0) memset(n->last, 0, ((size_t)n->mask + 1) * sizeof *n->last);
+    size_t bytes = (size_t)lengths_of(n->span) * n->slots * sizeof *n->latest;
+
+    if (n->length > 0) memset(n->latest, 0, bytes);
     n->length = 0;
 }
 
 void spc_ngram_add(spc_ngram *n, const int32_t *token, int32_t count)
 {
-    for (int32_t i = 0; i < count; i++) push(n, token[i]);
+    for (int32_t i = 0; i < count; i++) push(n, token[i], false);
 }
 
 int64_t spc_ngram_length(const spc_ngram *n)
@@ -174,31 +222,20 @@ int64_t spc_ngram_length(const spc_ngram *n)
     return n->length;
 }
 
-/* Tokens, up to span.most, in which the text agrees that ends at a place with the whole one. */
-static int32_t agreement(const spc_ngram *n, int64_t place)
-{
-    int32_t most = place + 1 < n->span.most ? (int32_t)(place + 1) : n->span.most, same = 0;
-
-    while (same < most && n->token[place - same] == n->token[n->length - 1 - same]) same++;
-    return same;
-}
-
 /* The place that says what comes next; -1: none does. */
 static int64_t find(const spc_ngram *n)
 {
-    int64_t best = -1;
-    int32_t longest = n->span.least - 1;
+    uint64_t hash[SPC_NGRAM_LONGEST];
+    int64_t end = n->length - 1;
+    int32_t lengths = lengths_at(n, end);
 
-    if (n->length < n->span.least) return -1;
-    for (int64_t at = *last_of(n, n->length - 1) - 1; at >= 0 && longest < n->span.most;
-         at = n->older[at] - 1) {
-        int32_t same = agreement(n, at);
+    hash_all(n, end, lengths, hash);
+    for (int32_t i = lengths - 1; i >= 0; i--) {
+        int32_t place = *entry_of(n, i, hash[i], end);
 
-        if (same <= longest) continue;
-        longest = same;
-        best = at;
+        if (place != 0) return place - 1;
     }
-    return best;
+    return -1;
 }
 
 int32_t spc_ngram_draft(spc_ngram *n, int32_t *draft, int32_t most)
@@ -211,8 +248,8 @@ int32_t spc_ngram_draft(spc_ngram *n, int32_t *draft, int32_t most)
 
         if (place < 0) break;
         draft[count] = n->token[place + 1];
-        push(n, draft[count]);
+        push(n, draft[count], true);
     }
-    for (int32_t i = 0; i < count; i++) pop(n);
+    take_back(n, count);
     return count;
 }

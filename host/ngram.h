@@ -8,8 +8,8 @@
  * position does not depend on where its round began, and a repetition is followed as long as it
  * goes on.
  *
- * Places are found through a table of the last `least` tokens, which holds for each the places that
- * end in them, the last one first: a look-up takes as long as these are many. */
+ * A table for each length holds the latest place of every n-gram: a look-up, and a token that is
+ * added, take one access for each length, however long the text is and however often it repeats. */
 #ifndef SPC_HOST_NGRAM_H
 #define SPC_HOST_NGRAM_H
 

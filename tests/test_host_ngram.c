@@ -131,6 +131,26 @@ Test(host_ngram, drafts_follow_a_repetition_into_itself)
     spc_ngram_close(n);
 }
 
+/* Every other token is the same: its places, half of the text, are looked up again and again, which
+ * nobody would wait for if each were looked at. */
+Test(host_ngram, a_token_may_stand_in_half_of_a_long_text)
+{
+    enum { LONG = 400000 };
+    int32_t draft[DRAFTS];
+    spc_ngram *n = spc_ngram_open((spc_ngram_span){1, 4}, LONG);
+
+    for (int32_t i = 0; i < LONG; i++) {
+        int32_t token = i % 2 == 0 ? 0 : i, drafts = i % 2 == 0 && i > 0 ? DRAFTS : 0;
+
+        spc_ngram_add(n, &token, 1);
+        cr_assert_eq(spc_ngram_draft(n, draft, DRAFTS), drafts, "behind %d tokens", (int)i + 1);
+        for (int32_t k = 0; k < drafts; k++) {
+            cr_assert_eq(draft[k], k % 2 == 0 ? i - 1 : 0, "behind %d tokens", (int)i + 1);
+        }
+    }
+    spc_ngram_close(n);
+}
+
 Test(host_ngram, too_short_a_text_has_no_drafts)
 {
     static const int32_t text[] = {5, 5, 5};
