@@ -388,25 +388,23 @@ Test(weights_config, quantised_checkpoints_are_known_or_refused)
     expect_quantised("{\"quant_method\": \"fp8\", \"weight_block_size\": [64, 128]}", SPC_EMODEL,
                      "[128, 128]");
     expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\"}",
-                     SPC_EUNSUPPORTED, "pack-quantized");
+                     SPC_EMODEL, "pack-quantized");
     expect_quantised("{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\"}",
                      SPC_EMODEL, "config_groups");
     expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"symmetric\": true,"
                     " \"strategy\": \"channel\"}",
                     SPC_OK);
     expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"strategy\": \"tensor\"}", SPC_OK);
-    expect_integers("{\"num_bits\": 4, \"type\": \"int\", \"strategy\": \"channel\"}",
-                    SPC_EUNSUPPORTED);
+    expect_integers("{\"num_bits\": 4, \"type\": \"int\", \"strategy\": \"channel\"}", SPC_EMODEL);
     expect_integers("{\"num_bits\": 8, \"type\": \"float\", \"strategy\": \"channel\"}",
-                    SPC_EUNSUPPORTED);
+                    SPC_EMODEL);
     expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"symmetric\": false,"
                     " \"strategy\": \"channel\"}",
-                    SPC_EUNSUPPORTED);
-    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"strategy\": \"group\"}",
-                    SPC_EUNSUPPORTED);
-    expect_integers("null", SPC_EUNSUPPORTED);
-    expect_quantised("{\"quant_method\": \"gptq\", \"bits\": 4}", SPC_EUNSUPPORTED, "'gptq'");
-    expect_quantised("{}", SPC_EUNSUPPORTED, "none named");
+                    SPC_EMODEL);
+    expect_integers("{\"num_bits\": 8, \"type\": \"int\", \"strategy\": \"group\"}", SPC_EMODEL);
+    expect_integers("null", SPC_EMODEL);
+    expect_quantised("{\"quant_method\": \"gptq\", \"bits\": 4}", SPC_EMODEL, "'gptq'");
+    expect_quantised("{}", SPC_EMODEL, "none named");
     expect_quantised("3", SPC_EMODEL, "quantization_config");
 }
 

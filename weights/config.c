@@ -52,7 +52,7 @@ static spc_status check_integers(const reader *r, const json_t *object)
             continue;
         }
         return spc_error_set(
-            r->err, SPC_EUNSUPPORTED,
+            r->err, SPC_EMODEL,
             "%s: quantization_config: format int-quantized: expected symmetric "
             "weights of type int, 8 bits, strategy channel or tensor, found others "
             "in '%.40s'",
@@ -91,7 +91,7 @@ static spc_status check_quantisation(const reader *r, spc_config *c)
         return check_integers(r, object);
     }
     return spc_error_set(
-        r->err, SPC_EUNSUPPORTED,
+        r->err, SPC_EMODEL,
         "%s: quantization_config: method '%.60s'%s%.60s is not supported; "
         "supported: fp8, fbgemm_fp8, compressed-tensors of format float-quantized or "
         "int-quantized; "
