@@ -215,6 +215,7 @@ Test(host_cli_errors, a_config_that_is_wrong_is_exit_3_and_its_key_is_named)
                  {"vocab_size", "390", "model.embed_tokens.weight"},
                  {"num_hidden_layers", "4", "model.layers.3"},
                  {"num_key_value_heads", "3", "num_key_value_heads"},
+                 {"quantization_config", "{\"quant_method\": \"gptq\"}", "'gptq' is not supported"},
                  {"hidden_size", "\"96\"", "hidden_size"}};
 
     for (int32_t i = 0; i < COUNT(table); i++) {
@@ -230,6 +231,28 @@ Test(host_cli_errors, a_config_that_is_wrong_is_exit_3_and_its_key_is_named)
                 "verifier-only", "x");
         free(text);
         json_decref(config);
+        folder_close(&f);
+    }
+}
+
+/* A cache of models has links to its files, and may have lost the files. */
+Test(host_cli_errors, a_link_that_leads_nowhere_is_exit_3_and_is_named)
+{
+    static const char *const names[] = {"tokenizer.json", "generation_config.json", "config.json",
+                                        "model.safetensors"};
+
+    for (int32_t i = 0; i < COUNT(names); i++) {
+        folder f = folder_open();
+        char link[FOLDER_PATH], word[2 * FOLDER_PATH];
+
+        folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+        folder_copy(&f, TINY "/model.safetensors", "model.safetensors", SIZE_MAX);
+        folder_path(&f, names[i], link);
+        (void)unlink(link);
+        cr_assert_eq(symlink("../../blobs/4d7a2146", link), 0);
+        (void)snprintf(word, sizeof word, "%s: a link to '../../blobs/4d7a2146', and nothing",
+                       link);
+        FAILURE(3, word, "run", "--verifier", f.path, "--drafter", "none", "x");
         folder_close(&f);
     }
 }

@@ -175,6 +175,40 @@ Test(weights_bundle, a_pointer_of_git_lfs_is_called_that)
     }
 }
 
+/* Links to files that are gone: of a model, of a file that a model may lack, of a whole model. */
+Test(weights_bundle, a_link_that_leads_nowhere_is_no_file_that_is_missing)
+{
+    static const char says[] = ": a link to 'blobs/gone', and nothing is there";
+    folder f = folder_open(), link = f;
+    spc_bundle *bundle;
+    spc_error err;
+    const char *text;
+    size_t bytes;
+
+    folder_path(&f, "model.gguf", link.path);
+    cr_assert_eq(symlink("blobs/gone", link.path), 0);
+    expect_refused(&f, SPC_EIO, says);
+    expect_refused(&link, SPC_EIO, says);
+    folder_path(&f, "model.safetensors", link.path);
+    cr_assert_eq(symlink("blobs/gone", link.path), 0);
+    expect_refused(&f, SPC_EIO, says);
+    cr_assert_eq(unlink(link.path), 0);
+    write_shard(&f, "model.safetensors", "a", 5, 7);
+    folder_path(&f, "tokenizer.json", link.path);
+    cr_assert_eq(symlink("blobs/gone", link.path), 0);
+    cr_assert_eq(spc_bundle_open(f.path, &bundle, &err), SPC_OK, "%s", err.message);
+    cr_assert(spc_bundle_has_file(bundle, "tokenizer.json"));
+    cr_assert_eq(spc_bundle_file(bundle, "tokenizer.json", &text, &bytes, &err), SPC_EIO);
+    cr_assert(strstr(err.message, link.path) && strstr(err.message, says), "%s", err.message);
+    write_text(&f, "real", "{}"); /* one that leads somewhere is the file */
+    cr_assert_eq(unlink(link.path), 0);
+    cr_assert_eq(symlink("real", link.path), 0);
+    cr_assert_eq(spc_bundle_file(bundle, "tokenizer.json", &text, &bytes, &err), SPC_OK);
+    cr_assert_eq(bytes, 2);
+    spc_bundle_close(bundle);
+    folder_close(&f);
+}
+
 Test(weights_bundle, files_in_memory)
 {
     static const char empty[] = "\x02\0\0\0\0\0\0\0{}";

@@ -6,7 +6,6 @@
 #include "tokenizer_read.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,9 +127,7 @@ spc_status spc_bundle_open(const char *path, spc_bundle **out, spc_error *err)
 
     *out = NULL;
     if (stat(path, &facts) != 0) {
-        return spc_error_set(err, SPC_EIO,
-                             "%s: cannot be opened: %s; expected a model folder or a GGUF file",
-                             path, strerror(errno));
+        return spc_bundle_cannot_open(path, "; expected a model folder or a GGUF file", err);
     }
     if (!S_ISDIR(facts.st_mode)) return open_file_of(path, out, err);
     if (spc_bundle_has_file(&asked, weights[0]) || spc_bundle_has_file(&asked, weights[1])) {

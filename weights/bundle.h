@@ -52,7 +52,8 @@ spc_status spc_bundle_file(spc_bundle *bundle, const char *name, const char **da
  * again.  One that was not read is no error. */
 void spc_bundle_forget(spc_bundle *bundle, const char *name);
 
-/* Does the model have a file of that name?  (A file that is there and unreadable still counts.) */
+/* Does the model have a file of that name?  (A file that is there and unreadable still counts, and
+ * so does a link that leads nowhere.) */
 bool spc_bundle_has_file(const spc_bundle *bundle, const char *name);
 
 /* Number of tensors, and the i-th in the order of names; the i-th is NULL when out of range. */

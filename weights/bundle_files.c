@@ -20,6 +20,32 @@ static bool path_of(const spc_bundle *b, const char *name, char path[PATH_MAX])
     return length >= 0 && length < PATH_MAX;
 }
 
+/* What a link says that leads nowhere; false: the path is none. */
+static bool leads_nowhere(const char *path, char target[PATH_MAX])
+{
+    struct stat facts;
+    ssize_t length = -1;
+
+    if (stat(path, &facts) != 0 && errno == ENOENT) length = readlink(path, target, PATH_MAX - 1);
+    if (length < 0) return false;
+    target[length] = '\0';
+    return true;
+}
+
+spc_status spc_bundle_cannot_open(const char *path, const char *expected, spc_error *err)
+{
+    const char *problem = strerror(errno);
+    char target[PATH_MAX];
+
+    if (!leads_nowhere(path, target)) {
+        return spc_error_set(err, SPC_EIO, "%s: cannot be opened: %s%s", path, problem, expected);
+    }
+    return spc_error_set(err, SPC_EIO,
+                         "%.220s: a link to '%.160s', and nothing is there: fetch the model again "
+                         "(a part of a model cache may have been removed)",
+                         path, target);
+}
+
 /* Is it what a clone without Git LFS has in place of a large file? */
 static bool is_lfs_pointer(const spc_bundle_open_file *f)
 {
@@ -35,9 +61,7 @@ static spc_status map_file(const char *path, spc_bundle_open_file *out, spc_erro
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     spc_status status = SPC_OK;
 
-    if (fd < 0) {
-        return spc_error_set(err, SPC_EIO, "%s: cannot be opened: %s", path, strerror(errno));
-    }
+    if (fd < 0) return spc_bundle_cannot_open(path, "", err);
     if (fstat(fd, &facts) != 0 || !S_ISREG(facts.st_mode)) {
         status = spc_error_set(err, SPC_EIO, "%s: expected a regular file", path);
     } else if (facts.st_size > 0) {
@@ -174,8 +198,9 @@ bool spc_bundle_has_file(const spc_bundle *b, const char *name)
     }
     if (b->folder) {
         char path[PATH_MAX];
+        struct stat facts;
 
-        found = path_of(b, name, path) && access(path, F_OK) == 0;
+        found = path_of(b, name, path) && lstat(path, &facts) == 0;
     }
     for (int32_t i = 0; i < b->blob_count && !found; i++) {
         found = strcmp(b->blob[i].name, name) == 0;

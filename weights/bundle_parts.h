@@ -40,6 +40,11 @@ spc_status spc_bundle_no_memory(const char *where, spc_error *err);
 bool spc_bundle_is_gguf(const char *name);
 /* Has a file that name, or does it begin like one?  (Caches of models name files by their hash.) */
 bool spc_bundle_begins_gguf(const char *folder, const char *name);
+/* The error of a path that could not be opened, from errno; a link that leads nowhere is told of as
+ * one.
+ *
+ * expected   what goes behind it */
+spc_status spc_bundle_cannot_open(const char *path, const char *expected, spc_error *err);
 /* Open a file of the model by name, once; valid until another is opened or forgotten. */
 spc_status spc_bundle_open_named(spc_bundle *b, const char *name, const spc_bundle_open_file **out,
                                  spc_error *err);
