@@ -208,24 +208,28 @@ spc_status spc_cli_take_text(spc_cli_prompt *prompt, const char *text, size_t by
                              spc_error *err);
 void spc_cli_prompt_free(spc_cli_prompt *prompt);
 
+/* Fill in a prompt from a line of a file, whose "where" is there (cli_lines.h). */
+typedef spc_status (*spc_cli_reader)(spc_cli_prompt *prompt, const char *line, size_t bytes,
+                                     spc_error *err);
+
 /* Where prompts come from: words of the command line, lines of text, or lines of JSON. */
 typedef struct {
     const spc_cli_list *words; /* NULL: a stream */
     FILE *in;
-    const char *name; /* of the stream */
-    bool json;        /* lines are JSON */
-    int64_t line;     /* words or lines handed out */
-    char *buffer;     /* [capacity] from begin to end: read, and not handed out yet ... */
+    const char *name;    /* of the stream */
+    spc_cli_reader read; /* of lines of JSON; NULL: they are text */
+    int64_t line;        /* words or lines handed out */
+    char *buffer;        /* [capacity] from begin to end: read, and not handed out yet ... */
     size_t capacity, begin, end;
     size_t seen; /* ... and up to here without the end of a line */
     bool ended;  /* there is no more to read; ... */
     int failure; /* ... if not 0, for this reason (errno) */
 } spc_cli_source;
 
-/* words where there are any; otherwise `input` ("-": stdin) as JSON lines; otherwise stdin as text.
- */
+/* words where there are any; otherwise `input` ("-": stdin) as lines of JSON, for `read`; otherwise
+ * stdin as text. */
 spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
-                               spc_error *err);
+                               spc_cli_reader read, spc_error *err);
 void spc_cli_source_close(spc_cli_source *source);
 /* The next prompt; *got is false at the end.  With an error it is true where that is of one prompt
  * alone: others may follow. */

@@ -4,6 +4,7 @@
  * What the models read is always the chat template's text of the whole conversation; the session
  * runs only what is new of it (spc_session_restart). */
 #include "cli_decode.h"
+#include "cli_lines.h"
 #include "cli_said.h"
 #include "session.h"
 
@@ -18,8 +19,8 @@
 
 typedef struct {
     spc_cli_decode decode;
-    const char *system, *chat_template;
-    bool json, stats;
+    const char *system, *chat_template, *input;
+    bool json, stats, keep_going;
 } chat_args;
 
 static const spc_cli_option options[] = {
@@ -34,8 +35,20 @@ static const spc_cli_option options[] = {
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N",
                        "of the conversation; the same replies again take a fixed --gamma, too",
                        SEED, seed, 0, 0),
-    {"json", NULL, "one JSON object per reply: text, ids, counters", SPC_CLI_FLAG,
-     offsetof(chat_args, json), 0, 0},
+    {"input", "FILE",
+     "what is said as lines of JSON, which know no commands and may hold any text:\n"
+     "{\"content\": TEXT} is the user's next message, {\"messages\": [{\"role\":\n"
+     "\"user\", \"content\": TEXT}, ...]} begins a new conversation with these, without\n"
+     "--system; each with an \"id\" that is repeated with the reply, if wanted; -: stdin",
+     SPC_CLI_TEXT, offsetof(chat_args, input), 0, 0},
+    {"json", NULL,
+     "one line per reply, a JSON object: text, ids, how it ended (\"finish\"), counters",
+     SPC_CLI_FLAG, offsetof(chat_args, json), 0, 0},
+    {"keep-going", NULL,
+     "where a line of --input cannot be read or replied to, say so (with --json as a\n"
+     "reply, {\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next, as if it\n"
+     "had not been there; exit code 6",
+     SPC_CLI_FLAG, offsetof(chat_args, keep_going), 0, 0},
     {"stats", NULL, "a line of statistics on stderr after every reply", SPC_CLI_FLAG,
      offsetof(chat_args, stats), 0, 0},
 };
@@ -54,10 +67,11 @@ typedef struct {
     spc_engine *engine;
     spc_chat_facts facts;
     spc_cli_source source;
-    bool terminal;        /* somebody is typing */
-    spc_message *message; /* [count], their texts owned */
-    int32_t count, capacity;
-    spc_session *session; /* NULL before the first reply */
+    bool terminal; /* somebody is typing */
+    spc_cli_said said;
+    json_t *id;             /* what a line of JSON calls its message, or NULL */
+    int64_t turns, refused; /* asked for by --input, and of them those without a reply */
+    spc_session *session;   /* NULL before the first reply */
     spc_cli_total total;
 } chat_state;
 
@@ -69,56 +83,23 @@ static void tell(const chat_state *chat, const char *text)
 
 /* ---- the conversation ------------------------------------------------------------------------ */
 
-/* Add a message; takes its text over, also when it fails. */
-static spc_status add_message(chat_state *chat, const char *role, char *text, size_t bytes,
-                              spc_error *err)
-{
-    if (chat->count == chat->capacity) {
-        int32_t capacity = chat->capacity ? chat->capacity * 2 : 16;
-        spc_message *grown = chat->capacity <= INT32_MAX / 2
-                                 ? realloc(chat->message, (size_t)capacity * sizeof *grown)
-                                 : NULL;
-
-        if (!grown) {
-            free(text);
-            return spc_error_set(err, SPC_ENOMEM, "no memory for message %d", (int)chat->count + 1);
-        }
-        chat->message = grown;
-        chat->capacity = capacity;
-    }
-    chat->message[chat->count++] = (spc_message){role, text, bytes};
-    return SPC_OK;
-}
-
-/* Forget all messages behind the first `count`. */
-static void cut_messages(chat_state *chat, int32_t count)
-{
-    while (chat->count > count) {
-        chat->count--;
-        free((void *)(uintptr_t)chat->message[chat->count].content);
-    }
-}
-
 /* The system message, or nothing. */
 static spc_status begin_conversation(chat_state *chat, spc_error *err)
 {
     const char *system = chat->args->system;
-    char *copy;
+    const spc_message message = {"system", system, system ? strlen(system) : 0};
 
-    cut_messages(chat, 0);
-    if (!system) return SPC_OK;
-    copy = malloc(strlen(system) + 1);
-    if (!copy) return spc_error_set(err, SPC_ENOMEM, "no memory for the system message");
-    memcpy(copy, system, strlen(system) + 1);
-    return add_message(chat, "system", copy, strlen(system), err);
+    spc_cli_said_cut(&chat->said, 0);
+    return system ? spc_cli_said_add_copy(&chat->said, &message, err) : SPC_OK;
 }
 
 static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_t *count,
                                    spc_error *err)
 {
     int32_t context = chat->engine->context;
-    spc_status status = spc_engine_encode_chat(chat->engine, chat->args->chat_template,
-                                               chat->message, chat->count, true, ids, count, err);
+    spc_status status =
+        spc_engine_encode_chat(chat->engine, chat->args->chat_template, chat->said.message,
+                               chat->said.count, true, ids, count, err);
 
     if (status != SPC_OK || *count < context) return status;
     free(*ids);
@@ -175,8 +156,10 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
 
     spc_session_stats(chat->session, &stats);
 
-    int failed = json_object_set_new(object, "index", json_integer(chat->total.sequences));
+    int64_t index = chat->args->input ? chat->turns - 1 : chat->total.sequences;
+    int failed = json_object_set_new(object, "index", json_integer(index));
 
+    if (chat->id) failed |= json_object_set(object, "id", chat->id);
     failed |= json_object_set_new(object, "text", json_stringn(text, bytes));
     failed |= json_object_set_new(object, "ids", spc_cli_json_ids(tokens, count));
     failed |= json_object_set_new(object, "finish",
@@ -247,21 +230,52 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     }
     if (finish == SPC_FINISH_MAX_TOKENS) tell(chat, "[--max-tokens]\n");
     if (finish == SPC_FINISH_CONTEXT) tell(chat, "[the context is full: /reset]\n");
-    return add_message(chat, "assistant", text, bytes, err);
+    return spc_cli_said_add(&chat->said, "assistant", text, bytes, err);
 }
 
-/* The user's words, and the reply to them.  Nothing is kept of a turn that fails, or that has no
- * reply. */
-static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
+/* The reply to the conversation as it stands. */
+static spc_status answer(chat_state *chat, spc_error *err)
 {
-    int32_t before = chat->count, *ids = NULL, count;
-    spc_status status = add_message(chat, "user", text, bytes, err);
+    int32_t *ids = NULL, count;
+    spc_status status = conversation_ids(chat, &ids, &count, err);
 
-    if (status == SPC_OK) status = conversation_ids(chat, &ids, &count, err);
     if (status == SPC_OK) status = decode(chat, ids, count, err);
     free(ids);
-    if (status == SPC_OK) status = take_reply(chat, err);
-    if (status != SPC_OK || unanswered(chat)) cut_messages(chat, before);
+    return status == SPC_OK ? take_reply(chat, err) : status;
+}
+
+/* The user's words, which are taken over, and the reply to them.  Nothing is kept of a turn that
+ * fails, or that has no reply. */
+static spc_status make_turn(chat_state *chat, char *text, size_t bytes, spc_error *err)
+{
+    int32_t before = chat->said.count;
+    spc_status status = spc_cli_said_add(&chat->said, "user", text, bytes, err);
+
+    if (status == SPC_OK) status = answer(chat, err);
+    if (status != SPC_OK || unanswered(chat)) spc_cli_said_cut(&chat->said, before);
+    return status;
+}
+
+/* A conversation in place of the one there is, and the reply to it; if there is none, the old one
+ * goes on. */
+static spc_status begin_with(chat_state *chat, const json_t *messages, spc_error *err)
+{
+    spc_cli_said before = chat->said;
+    spc_status status = SPC_OK;
+    spc_message message;
+
+    chat->said = (spc_cli_said){0};
+    for (size_t i = 0; i < json_array_size(messages) && status == SPC_OK; i++) {
+        (void)spc_cli_read_message(json_array_get(messages, i), &message);
+        status = spc_cli_said_add_copy(&chat->said, &message, err);
+    }
+    if (status == SPC_OK) status = answer(chat, err);
+    if (status != SPC_OK || unanswered(chat)) {
+        spc_cli_said_free(&chat->said);
+        chat->said = before;
+    } else {
+        spc_cli_said_free(&before);
+    }
     return status;
 }
 
@@ -289,21 +303,45 @@ static bool terminated(void)
     return spc_cli_interrupted == SIGTERM;
 }
 
-/* One message and what follows from it; *over: there will be no other. */
-static spc_status converse(chat_state *chat, bool *over, spc_error *err)
+/* What is wrong with a line of the input, by its number. */
+static spc_status in_line(const chat_state *chat, spc_status status, const spc_error *inner,
+                          spc_error *err)
+{
+    return spc_error_set(err, status, "%s: line %" PRId64 ": %s", chat->source.name,
+                         chat->source.line, inner->message);
+}
+
+/* One line of JSON and the reply to it; *over: there will be no other. */
+static spc_status answer_line(chat_state *chat, bool *over, spc_error *err)
+{
+    spc_cli_prompt line;
+    bool got;
+    spc_error inner;
+    spc_status status = spc_cli_source_next(&chat->source, &line, &got, err);
+
+    *over = !got;
+    json_decref(chat->id);
+    chat->id = json_incref(line.id);
+    chat->turns += got;
+    if (got && status == SPC_OK) {
+        char *text = line.text;
+
+        line.text = NULL;
+        status = line.messages ? begin_with(chat, line.messages, &inner)
+                               : make_turn(chat, text, line.bytes, &inner);
+        if (status != SPC_OK) (void)in_line(chat, status, &inner, err);
+    }
+    spc_cli_prompt_free(&line);
+    return status;
+}
+
+/* One message as text and what follows from it; *over: there will be no other. */
+static spc_status answer_text(chat_state *chat, bool *over, spc_error *err)
 {
     char *text;
     size_t bytes;
     bool got;
     spc_error inner;
-
-    spc_cli_forget_interrupt();
-    if (chat->terminal) {
-        spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
-    } else {
-        spc_cli_catch_interrupt();
-    }
-
     spc_status status = spc_cli_said_read(&chat->source, chat->terminal, &text, &bytes, &got, err);
 
     if (status != SPC_OK) return status;
@@ -326,26 +364,50 @@ static spc_status converse(chat_state *chat, bool *over, spc_error *err)
         if (text[0] == '/') memmove(text, text + 1, --bytes); /* of two, one is said */
         status = make_turn(chat, text, bytes, &inner);
     }
-    if (status == SPC_OK) return SPC_OK;
-    return spc_error_set(err, status, "%s: line %" PRId64 ": %s", chat->source.name,
-                         chat->source.line, inner.message);
+    return status == SPC_OK ? SPC_OK : in_line(chat, status, &inner, err);
 }
 
-/* At a terminal a turn that cannot be had is told of, and the next may be; otherwise it is the end.
- */
+static spc_status converse(chat_state *chat, bool *over, spc_error *err)
+{
+    spc_cli_forget_interrupt();
+    if (chat->terminal) {
+        spc_cli_catch_interrupts(); /* pressed twice, it must not cost the conversation */
+    } else {
+        spc_cli_catch_interrupt();
+    }
+    return chat->args->input ? answer_line(chat, over, err) : answer_text(chat, over, err);
+}
+
+/* Tell of a turn that cannot be had where the next may be. */
+static void tell_refusal(chat_state *chat, const spc_error *error)
+{
+    chat->refused++;
+    if (chat->args->input && chat->args->json) {
+        spc_cli_put_json(spc_cli_refusal(chat->turns - 1, chat->id, error));
+    } else {
+        (void)spc_cli_fail(error);
+    }
+}
+
+/* At a terminal, and with --keep-going, a turn that cannot be had is told of, and the next may be;
+ * otherwise it is the end. */
 static spc_status run_conversation(chat_state *chat, spc_error *err)
 {
-    bool over = false;
+    bool goes_on = chat->terminal || chat->args->keep_going, over = false;
 
     while (!over && !terminated()) {
         spc_status status = converse(chat, &over, err);
-        bool input = status == SPC_EINPUT || status == SPC_EFULL;
+        bool readable = chat->source.failure == 0 && !(chat->args->input && over);
 
-        if (status != SPC_OK && (!chat->terminal || !input)) return status;
-        if (status != SPC_OK) (void)spc_cli_fail(err);
+        if (status != SPC_OK && !(goes_on && readable && spc_cli_of_prompt(status))) return status;
+        if (status != SPC_OK) tell_refusal(chat, err);
         if (!spc_cli_flush()) break;
     }
     tell(chat, "\n");
+    if (chat->args->input && chat->refused > 0) {
+        return spc_error_set(err, SPC_EINPUT, "%" PRId64 " of %" PRId64 " messages have no reply",
+                             chat->refused, chat->turns);
+    }
     return SPC_OK;
 }
 
@@ -379,6 +441,11 @@ static spc_status check_args(const chat_args *a, spc_error *err)
                              "(or --drafter none), folders of chat models; the pair inside this "
                              "program translates and cannot hold a conversation",
                              missing);
+    }
+    if (a->keep_going && !a->input) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--keep-going is for the lines of --input FILE, and none is given: "
+                             "leave it out, or give a file");
     }
     if (!a->chat_template) return SPC_OK;
     if (!spc_chat_find(a->chat_template, &chat)) {
@@ -426,12 +493,15 @@ static int chat_run(const void *args, const spc_cli_line *line)
     if (status != SPC_OK) return spc_cli_fail(&error);
     if (place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
     status = spc_cli_decode_way(d, line, &chat.way, &error);
-    if (status == SPC_OK) status = spc_cli_source_open(&chat.source, &line->words, NULL, &error);
+    if (status == SPC_OK) {
+        status = spc_cli_source_open(&chat.source, &line->words, chat.args->input,
+                                     spc_cli_read_turn, &error);
+    }
     if (status != SPC_OK) return spc_cli_decode_fail(d, &place, 1, &error);
     status = spc_cli_decode_open(d, &place, 1, &check, &chat.engine, &error);
     if (status == SPC_OK) status = begin_conversation(&chat, &error);
     if (status == SPC_OK) {
-        chat.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+        chat.terminal = !chat.args->input && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;
         if (!chat.args->json) chat.way.options.on_text = on_text;
         /* of ranks that are processes it is how spc launch ends those whose group has failed */
@@ -446,8 +516,8 @@ static int chat_run(const void *args, const spc_cli_line *line)
     spc_session_close(chat.session);
     spc_engine_close(chat.engine);
     spc_cli_source_close(&chat.source);
-    cut_messages(&chat, 0);
-    free(chat.message);
+    spc_cli_said_free(&chat.said);
+    json_decref(chat.id);
     if (status != SPC_OK) return spc_cli_fail(&error);
     return interrupted ? SPC_CLI_SIGNALLED + interrupted : 0;
 }
@@ -467,7 +537,11 @@ const spc_cli_command spc_cli_chat = {
     "has not begun the message does not stay either.  Ctrl-C before a message is complete drops\n"
     "what there is of it, and ends the program (130) only where no terminal is read; there the\n"
     "second Ctrl-C during a reply ends it too.  SIGTERM stops a reply, which is printed as far as\n"
-    "it goes, and ends the program (143).",
+    "it goes, and ends the program (143).\n"
+    "A program that drives a conversation gives --input - --json: it writes a line of JSON, and\n"
+    "reads a line of JSON, the reply.  A line that has no reply ends the program; with "
+    "--keep-going\n"
+    "it is answered by an error.",
     0,
     0,
     options,

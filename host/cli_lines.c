@@ -1,19 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli_lines.c - one line of JSON as a prompt. */
+/* cli_lines.c - one line of JSON as a prompt, or as a message. */
 #include "cli_lines.h"
+
+#include "weights/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* What a line may hold.  Each name once: they are looked for, and listed. */
 #define KEYS(X)          X(prompt) X(ids) X(messages) X(id) SPC_CLI_OWN_KEYS(X)
+#define TURN_KEYS(X)     X(content) X(messages) X(id)
 #define KEY_ITEM(name)   #name,
 #define KEY_LISTED(name) ", " #name
 
-static spc_status check_keys(const char *where, const json_t *root, spc_error *err)
+typedef struct {
+    const char *const *known; /* ends with NULL */
+    const char *listed;
+} key_set;
+
+static const char *const prompt_keys[] = {KEYS(KEY_ITEM) NULL};
+static const char *const turn_keys[] = {TURN_KEYS(KEY_ITEM) NULL};
+static const key_set of_prompts = {prompt_keys, KEYS(KEY_LISTED)};
+static const key_set of_turns = {turn_keys, TURN_KEYS(KEY_LISTED)};
+
+static spc_status check_keys(const char *where, const json_t *root, const key_set *keys,
+                             spc_error *err)
 {
-    static const char *const known[] = {KEYS(KEY_ITEM)};
-    static const char listed[] = KEYS(KEY_LISTED);
     const char *key;
     json_t *value;
 
@@ -21,10 +33,10 @@ static spc_status check_keys(const char *where, const json_t *root, spc_error *e
     {
         size_t i = 0;
 
-        while (i < sizeof known / sizeof *known && strcmp(known[i], key) != 0) i++;
-        if (i < sizeof known / sizeof *known) continue;
+        while (keys->known[i] && strcmp(keys->known[i], key) != 0) i++;
+        if (keys->known[i]) continue;
         return spc_error_set(err, SPC_EINPUT, "%s: unknown key \"%.60s\"; known: %s", where, key,
-                             listed + strlen(", "));
+                             keys->listed + strlen(", "));
     }
     return SPC_OK;
 }
@@ -107,8 +119,7 @@ static spc_status settle_message(const char *where, size_t number, json_t *item,
     return join_parts(where, number, item, content, err);
 }
 
-/* One message of a conversation; false: it is none. */
-static bool read_message(const json_t *item, spc_message *out)
+bool spc_cli_read_message(const json_t *item, spc_message *out)
 {
     static const char *const roles[] = {"system", "user", "assistant"};
     const char *role = spc_cli_text_of(json_object_get(item, "role"));
@@ -117,7 +128,7 @@ static bool read_message(const json_t *item, spc_message *out)
 
     while (role && i < 3 && strcmp(role, roles[i]) != 0) i++;
     if (!role || i == 3 || !json_is_string(content) || json_object_size(item) != 2) return false;
-    *out = (spc_message){role, json_string_value(content), json_string_length(content)};
+    *out = (spc_message){roles[i], json_string_value(content), json_string_length(content)};
     return true;
 }
 
@@ -134,7 +145,7 @@ static spc_status check_messages(const char *where, json_t *messages, spc_error 
         spc_status status = settle_message(where, i + 1, item, err);
 
         if (status != SPC_OK) return status;
-        if (read_message(item, &message)) continue;
+        if (spc_cli_read_message(item, &message)) continue;
         return spc_error_set(err, SPC_EINPUT,
                              "%s: message %zu: expected {\"role\": \"system\", \"user\" or "
                              "\"assistant\", \"content\": TEXT} and nothing else",
@@ -167,20 +178,72 @@ static spc_status read_prompt(spc_cli_prompt *prompt, spc_error *err)
     return spc_cli_take_text(prompt, json_string_value(text), json_string_length(text), err);
 }
 
-spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+/* A line as an object of known keys. */
+static spc_status read_object(spc_cli_prompt *prompt, const char *line, size_t bytes,
+                              const key_set *keys, spc_error *err)
 {
     json_error_t why;
-    spc_status status;
 
     prompt->line = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
     if (!prompt->line) {
         return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
     }
     prompt->id = json_incref(json_object_get(prompt->line, "id"));
-    status = check_keys(prompt->where, prompt->line, err);
+    return check_keys(prompt->where, prompt->line, keys, err);
+}
+
+spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+{
+    spc_status status = read_object(prompt, line, bytes, &of_prompts, err);
+
     if (status == SPC_OK) status = read_prompt(prompt, err);
     if (status == SPC_OK) status = spc_cli_own_read(prompt, err);
     return status;
+}
+
+spc_status spc_cli_read_turn(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+{
+    spc_status status = read_object(prompt, line, bytes, &of_turns, err);
+    json_t *messages = spc_cli_said_of(prompt->line, "messages");
+    const json_t *content;
+
+    if (status == SPC_OK) status = settle_message(prompt->where, 1, prompt->line, err);
+    if (status != SPC_OK) return status;
+    content = spc_cli_said_of(prompt->line, "content");
+    if ((content != NULL) + (messages != NULL) != 1) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: expected an object with either \"content\" or \"messages\"",
+                             prompt->where);
+    }
+    if (messages) {
+        prompt->messages = messages;
+        return check_messages(prompt->where, messages, err);
+    }
+    if (!json_is_string(content)) {
+        return spc_error_set(err, SPC_EINPUT, "%s: \"content\" is not a string", prompt->where);
+    }
+    return spc_cli_take_text(prompt, json_string_value(content), json_string_length(content), err);
+}
+
+/* ---- lines that are refused ------------------------------------------------------------------ */
+
+bool spc_cli_of_prompt(spc_status status)
+{
+    return status == SPC_EINPUT || status == SPC_EFULL || status == SPC_ENUMERIC;
+}
+
+json_t *spc_cli_refusal(int64_t index, json_t *id, const spc_error *error)
+{
+    char text[3 * sizeof error->message + 1]; /* a message may quote what is no UTF-8 */
+    json_t *object = json_object();
+    int failed = json_object_set_new(object, "index", json_integer(index));
+
+    (void)spc_utf8_sanitise(error->message, strlen(error->message), text);
+    if (id) failed |= json_object_set(object, "id", id);
+    failed |= json_object_set_new(object, "error", json_string(text));
+    if (failed == 0) return object;
+    json_decref(object);
+    return NULL;
 }
 
 /* ---- conversations --------------------------------------------------------------------------- */
@@ -195,7 +258,9 @@ spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages
     spc_status status;
 
     if (!message) return spc_error_set(err, SPC_ENOMEM, "no memory for %zu messages", n);
-    for (size_t i = 0; i < n; i++) (void)read_message(json_array_get(messages, i), &message[i]);
+    for (size_t i = 0; i < n; i++) {
+        (void)spc_cli_read_message(json_array_get(messages, i), &message[i]);
+    }
     status = spc_engine_chat(engine, chat_template, &chat, err);
     if (status == SPC_OK) {
         status = spc_engine_encode_chat(engine, chat_template, message, (int32_t)n, true, ids,

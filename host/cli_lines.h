@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli_lines.h - prompts as lines of JSON, and what a line may say of how it is decoded. */
+/* cli_lines.h - prompts and what is said to spc chat as lines of JSON, what a line may say of how
+ * it is decoded, and what answers a line that is refused. */
 #ifndef SPC_HOST_CLI_LINES_H
 #define SPC_HOST_CLI_LINES_H
 
@@ -40,6 +41,23 @@ void spc_cli_own_free(spc_cli_own *own);
  * prompt   an "id" is filled in even where the rest is refused */
 spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t bytes,
                              spc_error *err);
+
+/* The same for a line of spc chat: what the user says next, {"content": TEXT}, which becomes
+ * prompt->text, or a conversation, {"messages": [...]}.  SPC_EINPUT */
+spc_status spc_cli_read_turn(spc_cli_prompt *prompt, const char *line, size_t bytes,
+                             spc_error *err);
+
+/* One of the messages that such lines let pass; false: it is none.  Its role is static, its content
+ * borrowed. */
+bool spc_cli_read_message(const json_t *item, spc_message *out);
+
+/* Is it a prompt that is to blame, and nothing that others would meet with too? */
+bool spc_cli_of_prompt(spc_status status);
+
+/* What stands in place of a result: {"index": N, "id": ID, "error": TEXT}.  NULL: no memory.
+ *
+ * id   or NULL */
+json_t *spc_cli_refusal(int64_t index, json_t *id, const spc_error *error);
 
 /* Messages, an array that spc_cli_read_line has let pass, as the ids that the models continue with
  * a reply.  SPC_EMODEL: there is no template that fits.  SPC_EINPUT: the template refuses the

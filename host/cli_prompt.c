@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_prompt.c - where prompts come from, how text becomes one, and counters added up for display.
  */
-#include "cli_lines.h"
+#include "cli.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@ void spc_cli_prompt_free(spc_cli_prompt *prompt)
 }
 
 spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words, const char *input,
-                               spc_error *err)
+                               spc_cli_reader read, spc_error *err)
 {
     memset(source, 0, sizeof *source);
     if (words->count > 0 && input) {
@@ -36,7 +36,7 @@ spc_status spc_cli_source_open(spc_cli_source *source, const spc_cli_list *words
         source->words = words;
         return SPC_OK;
     }
-    source->json = input != NULL;
+    source->read = input ? read : NULL;
     source->in = stdin;
     source->name = "stdin";
     if (!input || strcmp(input, "-") == 0) return SPC_OK;
@@ -195,11 +195,11 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
     }
     do {
         if (!next_line(source, &text, &bytes, &status, err)) return status;
-    } while (source->json && is_blank(text, bytes));
+    } while (source->read && is_blank(text, bytes));
     (void)snprintf(prompt->where, sizeof prompt->where, "%.200s: line %" PRId64, source->name,
                    source->line);
     *got = true;
-    if (source->json) return spc_cli_read_line(prompt, text, bytes, err);
+    if (source->read) return source->read(prompt, text, bytes, err);
     return spc_cli_take_text(prompt, text, bytes, err);
 }
 

@@ -5,8 +5,6 @@
 #include "cli_lines.h"
 #include "session.h"
 
-#include "weights/utf8.h"
-
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,12 +198,6 @@ static spc_status open_job(run_state *run, spc_cli_prompt *prompt, job *j, spc_e
     return spc_error_set(err, status, "%s: %s", prompt->where, inner.message);
 }
 
-/* Is it a prompt that is to blame, and nothing that others would meet with too? */
-static bool of_prompt(spc_status status)
-{
-    return status == SPC_EINPUT || status == SPC_EFULL || status == SPC_ENUMERIC;
-}
-
 /* Begin the next prompt, if there is one.  One that is refused has its result at once, where the
  * others go on (--keep-going). */
 static spc_status begin_job(run_state *run, spc_error *err)
@@ -223,7 +215,7 @@ static spc_status begin_job(run_state *run, spc_error *err)
     } else if (status == SPC_OK) {
         status = open_job(run, &prompt, j, err);
     }
-    if (status != SPC_OK && (!run->args->keep_going || !of_prompt(status))) {
+    if (status != SPC_OK && (!run->args->keep_going || !spc_cli_of_prompt(status))) {
         free(j);
         spc_cli_prompt_free(&prompt);
         return status;
@@ -272,7 +264,7 @@ static void end_job(run_state *run, job *j)
     }
     if (spc_session_error(j->session)) {
         error = *spc_session_error(j->session);
-        if (run->args->keep_going && of_prompt(error.status)) {
+        if (run->args->keep_going && spc_cli_of_prompt(error.status)) {
             j->error = error;
         } else {
             note_error(run, &error);
@@ -322,21 +314,11 @@ static json_t *job_json(const run_state *run, const job *j)
 /* In place of a result: why there is none. */
 static void print_refusal(const run_state *run, const job *j)
 {
-    char text[3 * sizeof j->error.message + 1]; /* a message may quote what is no UTF-8 */
-    json_t *object;
-    int failed;
-
-    if (!run->args->json) {
+    if (run->args->json) {
+        spc_cli_put_json(spc_cli_refusal(j->index, j->id, &j->error));
+    } else {
         (void)spc_cli_fail(&j->error);
-        return;
     }
-    (void)spc_utf8_sanitise(j->error.message, strlen(j->error.message), text);
-    object = json_object();
-    failed = json_object_set_new(object, "index", json_integer(j->index));
-    if (j->id) failed |= json_object_set(object, "id", j->id);
-    failed |= json_object_set_new(object, "error", json_string(text));
-    if (failed) json_decref(object);
-    spc_cli_put_json(failed ? NULL : object);
 }
 
 static void print_job(const run_state *run, const job *j)
@@ -534,7 +516,8 @@ static int run_run(const void *args, const spc_cli_line *line)
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;
     if (status == SPC_OK) {
-        status = spc_cli_source_open(&run.source, &line->words, a->input, &run.error);
+        status =
+            spc_cli_source_open(&run.source, &line->words, a->input, spc_cli_read_line, &run.error);
     }
     if (status != SPC_OK) return spc_cli_decode_fail(&a->decode, &place, a->batch, &run.error);
     status = spc_cli_decode_open(&a->decode, &place, a->batch, &check, &run.engine, &run.error);

@@ -72,6 +72,53 @@ bool spc_cli_said_nothing(const char *text, size_t bytes)
     return true;
 }
 
+/* ---- what has been said --------------------------------------------------------------------- */
+
+spc_status spc_cli_said_add(spc_cli_said *said, const char *role, char *text, size_t bytes,
+                            spc_error *err)
+{
+    if (said->count == said->capacity) {
+        int32_t capacity = said->capacity ? said->capacity * 2 : 16;
+        spc_message *grown = said->capacity <= INT32_MAX / 2
+                                 ? realloc(said->message, (size_t)capacity * sizeof *grown)
+                                 : NULL;
+
+        if (!grown) {
+            free(text);
+            return spc_error_set(err, SPC_ENOMEM, "no memory for message %d", (int)said->count + 1);
+        }
+        said->message = grown;
+        said->capacity = capacity;
+    }
+    said->message[said->count++] = (spc_message){role, text, bytes};
+    return SPC_OK;
+}
+
+spc_status spc_cli_said_add_copy(spc_cli_said *said, const spc_message *message, spc_error *err)
+{
+    char *copy = malloc(message->bytes + 1);
+
+    if (!copy) return spc_error_set(err, SPC_ENOMEM, "no memory for a %s message", message->role);
+    if (message->bytes > 0) memcpy(copy, message->content, message->bytes);
+    copy[message->bytes] = '\0';
+    return spc_cli_said_add(said, message->role, copy, message->bytes, err);
+}
+
+void spc_cli_said_cut(spc_cli_said *said, int32_t count)
+{
+    while (said->count > count) {
+        said->count--;
+        free((void *)(uintptr_t)said->message[said->count].content);
+    }
+}
+
+void spc_cli_said_free(spc_cli_said *said)
+{
+    spc_cli_said_cut(said, 0);
+    free(said->message);
+    *said = (spc_cli_said){0};
+}
+
 /* ---- commands -------------------------------------------------------------------------------- */
 
 static const struct {

@@ -18,6 +18,21 @@ spc_status spc_cli_said_read(spc_cli_source *source, bool terminal, char **text,
 /* Is it blank? */
 bool spc_cli_said_nothing(const char *text, size_t bytes);
 
+/* A conversation so far. */
+typedef struct {
+    spc_message *message; /* [count], their texts owned, their roles static */
+    int32_t count, capacity;
+} spc_cli_said;
+
+/* Add a message; takes its text over, also when it fails.  SPC_ENOMEM */
+spc_status spc_cli_said_add(spc_cli_said *said, const char *role, char *text, size_t bytes,
+                            spc_error *err);
+/* The same with a copy of its text. */
+spc_status spc_cli_said_add_copy(spc_cli_said *said, const spc_message *message, spc_error *err);
+/* Forget all messages behind the first `count`. */
+void spc_cli_said_cut(spc_cli_said *said, int32_t count);
+void spc_cli_said_free(spc_cli_said *said);
+
 typedef enum {
     SPC_CLI_SAID_HELP,
     SPC_CLI_SAID_RESET,
