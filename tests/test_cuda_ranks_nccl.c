@@ -73,64 +73,85 @@ Test(cuda_ranks_nccl, ranks_make_the_same_calls_and_never_gather_logits)
     close_pair(&p);
 }
 
+enum { APPLIED = 16 }; /* tokens, at most */
+
+/* What an application has done. */
+typedef struct {
+    decoded decoded;
+    spc_token_detail detail[APPLIED];
+    int32_t details;
+    spc_status chosen; /* of a session whose lengths are chosen */
+    spc_error error;
+} applied;
+
 /* An application's ranks, each with a communicator and an engine. */
 typedef struct {
     int32_t rank, tp;
     ncclUniqueId id;
-    const golden *g;
-    decoded decoded;
-    spc_status status, chosen; /* of the engine; of a session whose lengths are chosen */
+    const char *drafter;
+    const spc_session_options *asks;
+    const prompt *prompt;
+    applied done;
+    spc_status status; /* of the engine */
     spc_error error;
 } application;
+
+static const char llama[] = SPC_TEST_VECTORS "/llama";
+
+static void apply(spc_engine *engine, const application *a, applied *out)
+{
+    spc_session_options o = *a->asks;
+    spc_session *session = open_session(engine, &o, a->prompt);
+    const spc_token_detail *detail;
+
+    (void)spc_session_run(session, NULL);
+    out->decoded = decoded_of(session);
+    detail = spc_session_details(session, &out->details);
+    for (int32_t i = 0; i < out->details && i < APPLIED; i++) out->detail[i] = detail[i];
+    spc_session_close(session);
+    o.gamma = SPC_GAMMA_AUTO;
+    out->chosen = spc_session_open(engine, &o, a->prompt->id, a->prompt->count, &session, NULL);
+    spc_session_close(session);
+}
 
 static void *run_application(void *user)
 {
     application *a = user;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    char folder[1024], device[16];
+    char device[16];
     spc_engine_options o;
     spc_engine *engine;
     ncclComm_t comm;
-    prompt p = {.count = a->g->prompt_count};
-    spc_session_options s = options_of("verifier-only", 0, 0);
 
-    (void)snprintf(folder, sizeof folder, "%s/llama", SPC_TEST_VECTORS);
     (void)snprintf(device, sizeof device, "cuda:%d", (int)a->rank);
-    memcpy(p.id, a->g->prompt, (size_t)p.count * sizeof *p.id);
     (void)cudaSetDevice(a->rank);
     (void)ncclCommInitRankConfig(&comm, 2, a->id, a->rank, &config);
     spc_engine_options_init(&o);
-    o.verifier = folder;
-    o.drafter = NULL;
+    o.verifier = llama;
+    o.drafter = a->drafter;
     o.context = GOLDEN_CONTEXT;
     o.device = device;
     o.nccl_comm = comm;
     o.tp = a->tp;
-    s.max_tokens = 3;
-    s.ignore_stop = true;
     a->status = spc_engine_open(&o, &engine, &a->error);
-    if (a->status == SPC_OK) {
-        spc_session *session;
-
-        a->decoded = decode(engine, &s, &p);
-        s.gamma = SPC_GAMMA_AUTO;
-        a->chosen = spc_session_open(engine, &s, p.id, p.count, &session, &a->error);
-        spc_session_close(session);
-    }
+    if (a->status == SPC_OK) apply(engine, a, &a->done);
     spc_engine_close(engine);
     (void)ncclCommDestroy(comm);
     return NULL;
 }
 
-static void run_applications(const golden *g, application *a, int32_t tp)
+/* a: [2], from what the first asks for. */
+static void run_applications(application *a)
 {
     pthread_t thread[2];
     ncclUniqueId id;
 
     fiber_gpu.devices = 2;
     (void)ncclGetUniqueId(&id);
+    a[1] = a[0];
     for (int32_t r = 0; r < 2; r++) {
-        a[r] = (application){.rank = r, .id = id, .g = g, .tp = tp};
+        a[r].rank = r;
+        a[r].id = id;
         cr_assert_eq(pthread_create(&thread[r], NULL, run_application, &a[r]), 0);
     }
     for (int32_t r = 0; r < 2; r++) (void)pthread_join(thread[r], NULL);
@@ -139,21 +160,96 @@ static void run_applications(const golden *g, application *a, int32_t tp)
 Test(cuda_ranks_nccl, an_application_brings_its_communicator)
 {
     golden g = golden_open(&spc_backend_cpu, "llama");
-    application a[2];
+    prompt p = {.count = g.prompt_count};
+    spc_session_options s = options_of("verifier-only", 0, 0);
+    application a[2] = {{.asks = &s, .prompt = &p}};
 
-    run_applications(&g, a, 0);
+    memcpy(p.id, g.prompt, (size_t)p.count * sizeof *p.id);
+    s.max_tokens = 3;
+    s.ignore_stop = true;
+    run_applications(a);
     for (int32_t r = 0; r < 2; r++) {
         cr_assert_eq(a[r].status, SPC_OK, "%s", a[r].error.message);
-        cr_expect_eq(a[r].decoded.status, SPC_OK, "%s", a[r].decoded.error.message);
-        cr_expect_arr_eq(a[r].decoded.token, g.greedy, 3 * sizeof *g.greedy);
-        cr_expect_eq(a[r].chosen, SPC_EUNSUPPORTED, "ranks would choose each for itself");
+        cr_expect_eq(a[r].done.decoded.status, SPC_OK, "%s", a[r].done.decoded.error.message);
+        cr_expect_arr_eq(a[r].done.decoded.token, g.greedy, 3 * sizeof *g.greedy);
+        cr_expect_eq(a[r].done.details, 0, "nobody asked");
+        cr_expect_eq(a[r].done.chosen, SPC_EUNSUPPORTED, "ranks would choose each for itself");
     }
     cr_expect(stand_in.aborted == 0 && stand_in.open == 0);
-    run_applications(&g, a, 3);
+    a[0].tp = 3;
+    run_applications(a);
     cr_expect_eq(a[0].status, SPC_EUSAGE);
     cr_expect(strstr(a[0].error.message, "tp: expected 2, the ranks of the communicator"), "%s",
               a[0].error.message);
     golden_close(&g);
+}
+
+/* What an engine on the CPU makes of the same. */
+static applied applied_on_cpu(const application *a)
+{
+    spc_engine_options o;
+    spc_engine *engine;
+    spc_error error;
+    applied out;
+
+    spc_engine_options_init(&o);
+    o.verifier = llama;
+    o.drafter = a->drafter;
+    o.context = GOLDEN_CONTEXT;
+    o.threads = 1;
+    cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
+    apply(engine, a, &out);
+    spc_engine_close(engine);
+    return out;
+}
+
+static void expect_same_details(const applied *got, const applied *alone, const char *drafter)
+{
+    cr_assert_eq(got->details, APPLIED, "%s", drafter);
+    cr_assert_eq(alone->details, APPLIED, "%s", drafter);
+    for (int32_t i = 0; i < APPLIED; i++) {
+        const spc_token_detail *a = &got->detail[i], *b = &alone->detail[i];
+
+        cr_expect(a->draft == b->draft && a->origin == b->origin, "%s: token %d", drafter, (int)i);
+        cr_expect_eq(a->row.coin, b->row.coin);
+        cr_expect_float_eq(a->row.drafter, b->row.drafter, 1e-4f, "%s: token %d", drafter, (int)i);
+        cr_expect_float_eq(a->row.verifier, b->row.verifier, 1e-4f);
+        cr_expect_float_eq(a->row.log_target, b->row.log_target, 1e-3f);
+        cr_expect_float_eq(a->row.log_verifier, b->row.log_verifier, 1e-3f);
+    }
+}
+
+/* Both ranks decide alike, and as one on the CPU does: over drafts of a model that each has whole,
+ * and over drafts that each looks up. */
+Test(cuda_ranks_nccl, ranks_of_an_application_draft_and_tell_why_as_one_does)
+{
+    static const char *const drafters[] = {SPC_TEST_VECTORS "/qwen2", "ngram:1-3"};
+    prompt p = {.id = {7, 8, 9, 7, 8, 9, 7, 8}, .count = 8};
+    spc_session_options s = options_of("token-v3:alpha=0.5", 3, 1);
+
+    s.details = s.ignore_stop = true;
+    s.max_tokens = APPLIED;
+    s.bonus = SPC_BONUS_VERIFIER;
+    for (int32_t d = 0; d < 2; d++) {
+        application a[2] = {{.drafter = drafters[d], .asks = &s, .prompt = &p}};
+        applied alone = applied_on_cpu(&a[0]);
+        int64_t drafted = 0;
+
+        run_applications(a);
+        for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) drafted += alone.decoded.stats.drafted[i];
+        cr_expect_gt(drafted, 0, "%s", drafters[d]);
+        for (int32_t r = 0; r < 2; r++) {
+            cr_assert_eq(a[r].status, SPC_OK, "%s", a[r].error.message);
+            cr_expect_eq(a[r].done.decoded.status, SPC_OK, "%s", a[r].done.decoded.error.message);
+            cr_assert_eq(a[r].done.decoded.count, APPLIED, "%s", drafters[d]);
+            cr_expect_arr_eq(a[r].done.decoded.token, alone.decoded.token,
+                             APPLIED * sizeof(int32_t));
+            cr_expect_arr_eq(a[r].done.decoded.stats.drafted, alone.decoded.stats.drafted,
+                             sizeof alone.decoded.stats.drafted);
+            expect_same_details(&a[r].done, &alone, drafters[d]);
+        }
+    }
+    cr_expect(stand_in.aborted == 0 && stand_in.open == 0);
 }
 
 /* user: [512], receives lines */
