@@ -4,14 +4,9 @@
  * The law of the first LENGTH tokens must be the product of the target distributions, whatever the
  * draft length, the kind of verification, the kind of bonus and the limits a round runs into; and
  * whoever chooses the draft lengths, as long as the choice looks at finished rounds only. */
-#include "toy.h"
+#include "toylaw.h"
 
-#include <criterion/criterion.h>
-#include <math.h>
 #include <stdio.h>
-#include <string.h>
-
-enum { LENGTH = 3, VOCAB = 3, SEQUENCES = 27 };
 
 static const char *const rules[] = {"strict",
                                     "lossy:alpha=0.3",
@@ -41,54 +36,11 @@ static const char *const rules[] = {"strict",
                                     "diff:alpha=0.05,gate=processed"};
 enum { RULES = sizeof rules / sizeof *rules };
 
-typedef struct {
-    toy_law law;
-    int32_t gamma;
-    int32_t max_tokens; /* LENGTH: rounds run into the budget; more: they do not */
-    spc_verify_mode verify;
-    spc_bonus_mode bonus;
-} setting;
-
-static spc_session *open_session(spc_engine *engine, const setting *s)
-{
-    static const int32_t prompt[] = {1, 0};
-    spc_session_options options;
-    spc_session *session;
-    spc_error error;
-
-    spc_session_options_init(&options);
-    options.rule = s->law.rule;
-    options.gamma = s->gamma;
-    options.temperature = s->law.temperature;
-    options.nucleus = s->law.nucleus;
-    options.max_tokens = s->max_tokens;
-    options.verify = s->verify;
-    options.bonus = s->bonus;
-    cr_assert_eq(spc_session_open(engine, &options, prompt, 2, &session, &error), SPC_OK, "%s",
-                 error.message);
-    return session;
-}
-
 /* The draft length of the next round, from finished rounds; NULL: the setting's, always.  It may
  * look at what was kept and rejected, never at a discarded draft: a position's noise is used
  * again, and a length that depends on it would bias the token.  The script of outcomes cannot see
  * that: it answers every question afresh. */
 typedef int32_t (*chooser)(const spc_session *session);
-
-/* Nothing seen, the times of a drafter at a quarter of the verifier's. */
-static void forget(spc_gamma *g)
-{
-    static const int32_t rows[] = {1, 2};
-    static const float drafter[] = {250, 250}, verifier[] = {1000, 1100};
-    spc_gamma_lane *lane = g->lane;
-
-    memset(g, 0, sizeof *g);
-    g->lane = lane;
-    g->measured = true;
-    g->round_ns = 1e9; /* time enough to pay for probes */
-    spc_pace_lay(&g->times.drafter, rows, drafter, 2);
-    spc_pace_lay(&g->times.verifier, rows, verifier, 2);
-}
 
 /* What was chosen in all runs of a test. */
 static struct {
@@ -104,6 +56,8 @@ static void count_choices(const spc_stats *stats)
 /* law: [SEQUENCES] of the first LENGTH tokens, by enumeration. */
 static void emitted_law(const toy_pair *tables, const setting *s, chooser choose, double *law)
 {
+    static const int32_t prompt[] = {1, 0};
+    static const float drafter[] = {250, 250}, verifier[] = {1000, 1100}; /* a quarter */
     toy_script script;
     toy_pair pair = *tables;
 
@@ -113,14 +67,15 @@ static void emitted_law(const toy_pair *tables, const setting *s, chooser choose
 
     memset(law, 0, SEQUENCES * sizeof *law);
     do {
-        forget(&engine->gamma); /* equal scripts meet equal choices */
-        spc_session *session = open_session(engine, s);
+        forget(&engine->gamma, drafter, verifier);
+        engine->gamma.round_ns = 1e9; /* time enough to pay for probes */
+        spc_session *session = open_setting(engine, s, prompt, 2);
 
         if (pair.reversed) { /* no hope at first: it tries all the same */
             for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) session->choice.prior[i] = 0.05f;
             session->choice.probe.idle = SPC_PROBE_FIRST - 1;
         }
-        int32_t count = 0, index = 0;
+        int32_t count = 0;
         const int32_t *token = NULL;
 
         toy_script_run(&script);
@@ -129,8 +84,7 @@ static void emitted_law(const toy_pair *tables, const setting *s, chooser choose
             cr_assert_eq(spc_session_step(session, NULL), SPC_OK);
             token = spc_session_tokens(session, &count);
         }
-        for (int32_t i = 0; i < LENGTH; i++) index = index * VOCAB + token[i];
-        law[index] += script.probability;
+        law[sequence_of(token)] += script.probability;
         count_choices(&session->counters);
         spc_session_close(session);
     } while (toy_script_next(&script));
@@ -150,14 +104,6 @@ static void wanted_law(const toy_pair *pair, const toy_law *rule, double *law)
             law[index] *= pi[token[2 + i]];
         }
     }
-}
-
-static double distance(const double *a, const double *b)
-{
-    double sum = 0;
-
-    for (int32_t i = 0; i < SEQUENCES; i++) sum += fabs(a[i] - b[i]) / 2;
-    return sum;
 }
 
 static void expect_chosen_law(const toy_pair *pair, const setting *s, chooser choose)

@@ -10,6 +10,13 @@ enum { CONTEXT = 160 };
 
 static const toy_pair pair = {
     .seed = 31, .vocab = 40, .context = CONTEXT, .sessions = 2, .spread = 5};
+/* More slots, and a page less than one context fills. */
+static const toy_pair crowded = {.seed = 31,
+                                 .vocab = 40,
+                                 .context = CONTEXT,
+                                 .sessions = 4,
+                                 .pages = CONTEXT / SPC_PAGE_TOKENS - 1,
+                                 .spread = 5};
 
 static spc_session_options waiting(const char *rule, int32_t gamma, float temperature)
 {
@@ -218,14 +225,10 @@ Test(host_slots, short_sessions_share_what_one_long_one_would_take)
 
 Test(host_slots, who_waits_for_less_than_before_need_not_wait_for_more)
 {
-    toy_pair small = pair;
+    spc_engine *engine = toy_engine(&crowded);
     spc_session_options o = waiting("strict", 2, 1);
     prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
     spc_session *a, *b, *c;
-
-    small.sessions = 4;
-    small.pages = spc_pages_for(CONTEXT) - 1;
-    spc_engine *engine = toy_engine(&small);
 
     a = open_session(engine, &o, &p); /* 6 pages of 9 */
     b = open_session(engine, &o, &p);
@@ -260,14 +263,10 @@ static void expect_load(spc_engine *engine, int32_t running, int32_t ended, int3
 
 Test(host_slots, an_engine_tells_how_much_of_it_is_in_use)
 {
-    toy_pair small = pair;
+    spc_engine *engine = toy_engine(&crowded);
     spc_session_options o = waiting("strict", 2, 1);
     prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
     spc_session *a, *b, *c;
-
-    small.sessions = 4;
-    small.pages = spc_pages_for(CONTEXT) - 1;
-    spc_engine *engine = toy_engine(&small);
 
     expect_load(engine, 0, 0, 0, 9);
     a = open_session(engine, &o, &p); /* 6 pages of 9 */
@@ -291,15 +290,11 @@ Test(host_slots, an_engine_tells_how_much_of_it_is_in_use)
 
 Test(host_slots, pages_that_are_not_there_are_waited_for_or_refused)
 {
-    toy_pair small = pair;
+    spc_engine *engine = toy_engine(&crowded);
     spc_session_options o = waiting("strict", 2, 1), now = o, all = o;
     prompt p = prompt_made(60, pair.vocab, 1), q = prompt_made(5, pair.vocab, 2);
     spc_session *a, *b, *c, *d;
     spc_error error;
-
-    small.sessions = 4;
-    small.pages = spc_pages_for(CONTEXT) - 1;
-    spc_engine *engine = toy_engine(&small);
 
     now.wait = false;
     all.max_tokens = 0;
