@@ -65,8 +65,8 @@ void soak_fail(const char *format, ...)
  */
 
 static const soak_models models[] = {
-    {"llama", "qwen2"}, {"t5-gated", "t5-relu"}, {"gemma3", "llama"}, {"mistral-window", NULL},
-    {NULL, NULL}, /* the demo pair */
+    {"llama", "qwen2"},     {"t5-gated", "t5-relu"}, {"gemma3", "llama"}, {"mistral-window", NULL},
+    {"qwen2", "ngram:1-3"}, {"t5-relu", "ngram:1"},  {NULL, NULL}, /* the demo pair */
 };
 enum { MODELS = sizeof models / sizeof *models };
 
@@ -83,7 +83,7 @@ static spc_engine *open_engine(const spc_engine_options *options)
 static void open_place(soak_place *place, const soak_models *of, const char *device)
 {
     static char verifier[256], drafter[256];
-    bool cpu = !device || strcmp(device, "cpu") == 0;
+    bool cpu = !device || strcmp(device, "cpu") == 0, model;
     spc_engine_options o;
 
     spc_engine_options_init(&o);
@@ -92,23 +92,26 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
         o.verifier = verifier;
         o.drafter = NULL;
     }
-    if (of->drafter) {
+    if (of->drafter && spc_ngram_is(of->drafter)) {
+        o.drafter = of->drafter;
+    } else if (of->drafter) {
         (void)snprintf(drafter, sizeof drafter, "%s/%s", SPC_TEST_VECTORS, of->drafter);
         o.drafter = drafter;
     }
+    model = o.drafter && !spc_ngram_is(o.drafter);
     o.device = device;
     o.context = 40 + (int32_t)soak_below(80);
     if (cpu) o.threads = 1;
-    if (!cpu) o.overlap = (spc_overlap_mode)soak_below(3);
+    if (!cpu && (model || !o.drafter)) o.overlap = (spc_overlap_mode)soak_below(3);
     if (cpu && soak_chance(25)) o.weights = "int8";
     if (soak_chance(30)) o.kv = soak_chance(50) ? "bf16" : "f16";
     if (cpu && !of->verifier && soak_chance(40)) { /* the tiny ones cannot be cut */
         o.tp = 2;
         o.drafter_tp = 1 + (int32_t)soak_below(2);
     }
-    if (!cpu && o.drafter && soak_chance(20)) o.drafter_device = "cpu";
+    if (!cpu && model && soak_chance(20)) o.drafter_device = "cpu";
     place->alone = open_engine(&o);
-    if (cpu && o.drafter && o.drafter_tp < 2 && soak_chance(30)) { /* the same tokens */
+    if (cpu && model && o.drafter_tp < 2 && soak_chance(30)) { /* the same tokens */
         o.drafter_device = "cpu";
         o.overlap = (spc_overlap_mode)soak_below(3);
     }
@@ -291,6 +294,7 @@ static int soak(const soak_options *o)
     }
     if (place.done.opened < 3 * place.done.refused) soak_fail("most sessions were refused");
     if (place.done.compared == 0) soak_fail("no session was held against itself alone");
+    if (place.done.looked_up == 0) soak_fail("no draft was looked up");
     (void)printf("soak: seed %llu, %.0f s: %d engines; %lld sessions (%lld restarted, %lld "
                  "cancelled, %lld refused), %lld steps, %lld texts held against the session alone; "
                  "resident %.1f MiB, warm %.1f\n",

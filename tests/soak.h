@@ -8,7 +8,8 @@
 
 enum { SOAK_MEMBERS = 9, SOAK_CONTEXT = 160, SOAK_STOPS = 4 };
 
-/* Folders under tests/vectors; verifier NULL: the demo pair, drafter NULL: none. */
+/* Folders under tests/vectors, and n-grams as a drafter; verifier NULL: the demo pair, drafter
+ * NULL: none. */
 typedef struct {
     const char *verifier, *drafter;
 } soak_models;
@@ -30,6 +31,7 @@ typedef struct {
 
 typedef struct {
     int64_t opened, refused, restarted, cancelled, steps, compared;
+    int64_t looked_up; /* drafts of n-gram drafters */
 } soak_done;
 
 typedef struct {

@@ -26,6 +26,17 @@ static const char *const rules[] = {"strict",
                                     "bild-dynamic:fallback=0.2,rollback=1"};
 enum { RULES = sizeof rules / sizeof *rules };
 
+/* For drafts that are looked up: those behind NGRAM_EXACT need the bonus of the verifier. */
+static const char *const ngram_rules[] = {"strict",
+                                          "strict",
+                                          "truncate:alpha=0.5",
+                                          "verifier-only",
+                                          "lossy:alpha=0.3",
+                                          "token-v2:alpha=0.5",
+                                          "token-v3:alpha=0.5",
+                                          "bild:alpha=1"};
+enum { NGRAM_RULES = sizeof ngram_rules / sizeof *ngram_rules, NGRAM_EXACT = 4 };
+
 /* ---- tasks ------------------------------------------------------------------------------------
  */
 
@@ -79,14 +90,18 @@ static void make_task(const soak_place *place, soak_task *t)
 {
     static const char *const stop[] = {"e ", "an"};
     spc_session_options *o = &t->options;
+    uint32_t which = place->engine->ngram.most > 0 ? soak_below(NGRAM_RULES) : 0;
 
     memset(t, 0, sizeof *t);
     spc_session_options_init(o);
-    o->rule = place->engine->drafter.runner ? rules[soak_below(RULES)] : "verifier-only";
+    o->rule = "verifier-only";
+    if (place->engine->drafter.runner) o->rule = rules[soak_below(RULES)];
+    if (place->engine->ngram.most > 0) o->rule = ngram_rules[which];
     make_sampling(o);
     o->gamma = soak_chance(20) ? SPC_GAMMA_AUTO : (int32_t)soak_below(9);
     o->verify = soak_chance(20) ? SPC_VERIFY_BLOCK : SPC_VERIFY_TOKEN;
     o->bonus = soak_chance(60) ? SPC_BONUS_TARGET : (spc_bonus_mode)soak_below(3);
+    if (place->engine->ngram.most > 0 && which >= NGRAM_EXACT) o->bonus = SPC_BONUS_VERIFIER;
     o->max_tokens = soak_chance(80) ? 1 + (int32_t)soak_below(30) : 0;
     o->wait = soak_chance(70);
     o->ignore_stop = soak_chance(50);
@@ -191,6 +206,16 @@ static void check_state(const soak_member *m)
     if (error) soak_fail("rule %s: %s", m->task.options.rule, error->message);
 }
 
+static int64_t drafted(const spc_session *session)
+{
+    spc_stats stats;
+    int64_t sum = 0;
+
+    spc_session_stats(session, &stats);
+    for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) sum += stats.drafted[i];
+    return sum;
+}
+
 /* Is what the session wrote, or its beginning where it was stopped, what it writes alone? */
 static void compare(soak_place *place, const soak_member *m)
 {
@@ -240,6 +265,7 @@ static void read_text(const soak_place *place, const soak_member *m)
 static void look_back(soak_place *place, soak_member *m)
 {
     check_state(m);
+    if (place->engine->ngram.most > 0) place->done.looked_up += drafted(m->session);
     if (soak_chance(20)) read_text(place, m);
     if (soak_chance(40)) compare(place, m);
 }
