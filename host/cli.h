@@ -191,6 +191,8 @@ typedef struct {
     int32_t bias_count;
 } spc_cli_own;
 
+void spc_cli_own_free(spc_cli_own *own); /* cli_own.c */
+
 typedef struct {
     char *text;             /* [bytes], terminated; NULL: given as ids */
     size_t bytes;           /* of text */

@@ -32,7 +32,6 @@ const char *spc_cli_text_of(const json_t *value);
 spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err);
 /* Put them into options, which borrow of it. */
 void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *options);
-void spc_cli_own_free(spc_cli_own *own);
 
 /* ---- lines ---- */
 
