@@ -295,6 +295,7 @@ static int soak(const soak_options *o)
     if (place.done.opened < 3 * place.done.refused) soak_fail("most sessions were refused");
     if (place.done.compared == 0) soak_fail("no session was held against itself alone");
     if (place.done.looked_up == 0) soak_fail("no draft was looked up");
+    if (place.done.edited == 0) soak_fail("no session edited its logits");
     (void)printf("soak: seed %llu, %.0f s: %d engines; %lld sessions (%lld restarted, %lld "
                  "cancelled, %lld refused), %lld steps, %lld texts held against the session alone; "
                  "resident %.1f MiB, warm %.1f\n",

@@ -19,6 +19,7 @@ typedef struct {
     spc_session_options options;
     int32_t prompt[SOAK_CONTEXT], count;
     int32_t stop_token[SOAK_STOPS];
+    spc_logit_bias bias[2];
     int32_t most; /* tokens after which the callback wants no more; 0: all */
     int32_t told; /* tokens that it was told of */
 } soak_task;
@@ -32,6 +33,7 @@ typedef struct {
 typedef struct {
     int64_t opened, refused, restarted, cancelled, steps, compared;
     int64_t looked_up; /* drafts of n-gram drafters */
+    int64_t edited;    /* sessions whose logits were */
 } soak_done;
 
 typedef struct {

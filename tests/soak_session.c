@@ -3,6 +3,7 @@
  * alone. */
 #include "soak.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,44 @@ static void make_sampling(spc_session_options *o)
     o->seed = soak_below(1000);
 }
 
+/* Of three tokens two, which two the text says, but for some places. */
+static bool allow_some(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                       int32_t vocab)
+{
+    (void)user;
+    for (int32_t v = 0; v < vocab; v++) {
+        if ((v + token[count - 1]) % 3 > 0) allowed[v / 32] |= 1u << v % 32;
+    }
+    return count % 5 > 0;
+}
+
+/* Those that have none cannot say why a token came about. */
+static bool has_rounds(const char *text)
+{
+    spc_rule rule;
+
+    return spc_rule_parse(text, &rule, NULL) &&
+           (spc_rule_is_one_round(rule.kind) || rule.kind == SPC_RULE_VERIFIER_ONLY);
+}
+
+static void make_edits(const soak_place *place, soak_task *t)
+{
+    spc_session_options *o = &t->options;
+
+    o->details = has_rounds(o->rule) && soak_chance(15);
+    if (soak_chance(70)) return;
+    if (soak_chance(50)) o->repetition_penalty = 1.2f;
+    if (soak_chance(50)) o->presence_penalty = 0.5f;
+    if (soak_chance(50)) o->frequency_penalty = 0.3f;
+    if (soak_chance(50))
+        o->min_tokens = (int32_t)soak_below((uint32_t)(o->max_tokens > 0 ? o->max_tokens : 9) + 1);
+    if (soak_chance(30)) o->on_mask = allow_some;
+    t->bias[0] = (spc_logit_bias){random_token(place->engine), -INFINITY};
+    t->bias[1] = (spc_logit_bias){0, 1.5f};
+    o->logit_bias = t->bias;
+    o->logit_bias_count = (int32_t)soak_below(3);
+}
+
 static void make_task(const soak_place *place, soak_task *t)
 {
     static const char *const stop[] = {"e ", "an"};
@@ -117,6 +156,7 @@ static void make_task(const soak_place *place, soak_task *t)
     t->most = soak_chance(15) ? 1 + (int32_t)soak_below(12) : 0;
     o->on_token = hear_token;
     if (soak_chance(50)) o->on_text = hear_text;
+    make_edits(place, t);
     o->user = t;
     make_prompt(place, t, 0);
 }
@@ -188,6 +228,7 @@ void soak_open(soak_place *place, soak_member *m)
                               &m->session, &error);
     if (status == SPC_OK) {
         place->done.opened++;
+        place->done.edited += m->session->processor != NULL;
         return;
     }
     if (m->session) soak_fail("refused, and a session is there: %s", error.message);
