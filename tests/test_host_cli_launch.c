@@ -61,14 +61,17 @@ Test(host_cli_launch, processes_edit_logits_as_one_does)
     static const char in[] = "The house is small.\nWhere is the station?\nI do not know.\n";
     char *plain = OUTPUT(in, "run", "--to", "de", "--temperature", "0"), *one = OUTPUT(in, EDITED);
     char *two = OUTPUT(in, "launch", "-n", "2", "--", EDITED);
+    char *sharded = OUTPUT(in, "launch", "-n", "2", "--", EDITED, "--drafter-tp", "2");
     char *beside = OUTPUT(in, "launch", "-n", "2", "--", EDITED, "--drafter-device", "cpu");
 
     cr_expect_str_neq(one, plain);
     cr_expect_str_eq(two, one);
+    cr_expect_str_eq(sharded, one);
     cr_expect_str_eq(beside, one);
     free(plain);
     free(one);
     free(two);
+    free(sharded);
     free(beside);
 }
 
