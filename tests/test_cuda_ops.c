@@ -504,6 +504,8 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
         wait_for(spc_cuda_attend(&a, NULL), "attend");
         memcpy(together, a.out, (size_t)a.rows * bytes);
         for (int32_t r = 0; r < a.rows; r++) {
+            /* in emulation a row takes its time: all of one type, a third of the others */
+            if (k % CACHE_TYPES > 0 && r % CACHE_TYPES != (int32_t)(k % CACHE_TYPES)) continue;
             one.query = a.query + (int64_t)r * a.width;
             one.slot = a.slot + r;
             one.position = a.position + r;
