@@ -100,6 +100,19 @@ static void expect_same_in(batch *b, bool given, const char *what)
     expect_same(b, &v, what);
 }
 
+/* Where every access is looked at, which takes its time, each rule and each mode in a third of
+ * their pairs: who touches what depends on the one and on the other. */
+static bool left_out(int rule, int mode)
+{
+#ifdef SPC_LOOKED_AT
+    return (rule + mode) % 3 != 0;
+#else
+    (void)rule;
+    (void)mode;
+    return false;
+#endif
+}
+
 Test(cuda_verify, every_rule_in_every_mode)
 {
     dice d = {3};
@@ -112,6 +125,7 @@ Test(cuda_verify, every_rule_in_every_mode)
             spc_row_params p = params_in_mode(rule, m);
             char what[128];
 
+            if (left_out(r, m)) continue;
             (void)snprintf(what, sizeof what, "%s, %s", rule, modes[m].name);
             batch_fill(&b, &d, &p, 3.0, NULL);
             expect_same_in(&b, (r + m) % 2 == 0, what);
@@ -157,6 +171,7 @@ Test(cuda_verify, masks_and_edits)
         spc_edits edits;
         spc_verify_batch v = verify_batch(&b);
 
+        if (left_out(r / 3, 0)) continue;
         batch_edits(&b, &d);
         edits = edits_of(&b);
         batch_fill(&b, &d, &p, 3.0, &edits);
@@ -183,6 +198,7 @@ Test(cuda_verify, drafts_without_a_distribution)
             spc_verify_batch v = verify_batch(&b);
             char what[128];
 
+            if (left_out(r, m)) continue;
             (void)snprintf(what, sizeof what, "%s, %s, named", toy_rules[r], modes[m].name);
             batch_fill(&b, &d, &p, 3.0, NULL);
             b.draft[5 * DRAFTS] = 300; /* nothing that could be drafted */

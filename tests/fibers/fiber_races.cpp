@@ -181,7 +181,6 @@ void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const 
 {
     const allocation *of = last_used;
     const char *wrong = nullptr;
-    size_t i;
 
     if (!of || (const char *)at < of->at || (const char *)at >= of->at + of->bytes) {
         std::lock_guard<std::mutex> lock(allocations_turn);
@@ -192,8 +191,9 @@ void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const 
     if (of && (size_t)(of->at + of->bytes - (const char *)at) < bytes) {
         wrong = "of which the end is no memory of the device";
     }
-    for (i = 0; of && !wrong && (!writes || atomic) && i < bytes; i++) {
-        if (!of->written[(const char *)at - of->at + i]) wrong = "which nobody wrote";
+    if (of && !wrong && (!writes || atomic) &&
+        memchr(&of->written[(const char *)at - of->at], 0, bytes)) {
+        wrong = "which nobody wrote";
     }
     if (of && !wrong && writes) memset(&of->written[(const char *)at - of->at], 1, bytes);
     if (!wrong) return;
@@ -201,6 +201,39 @@ void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const 
             blockIdx.x, writes ? "writes" : "reads", bytes, at, wrong,
             (const char *)from - &__executable_start);
     abort();
+}
+
+/* An access of the thread that runs. */
+struct access {
+    const fiber *self;
+    uint32_t number; /* with `atomic` */
+    moment now;
+    bool shared, writes;
+    uint32_t atomic;
+    const void *from;
+};
+
+void touch_byte(touched *t, const char *at, const access &a)
+{
+    if (t->write != a.number && !(t->write & a.atomic) &&
+        !ended_before(t->write, *a.self, a.now, a.shared)) {
+        found(at, a.writes ? "writes" : "reads", "wrote", t->write, a.now, a.from);
+    }
+    for (int r = 0; r < 2 && a.writes; r++) {
+        if (t->read[r] & a.atomic || ended_before(t->read[r], *a.self, a.now, a.shared)) continue;
+        found(at, "writes", "read", t->read[r], a.now, a.from);
+    }
+    if (a.writes) {
+        t->write = a.number;
+    } else if (t->read[0] != a.number) {
+        /* of the two, keep another warp's */
+        if ((t->read[0] & ~ATOMIC) >= first &&
+            moments[(t->read[0] & ~ATOMIC) - first].thread / FIBER_WARP !=
+                a.now.thread / FIBER_WARP) {
+            t->read[1] = t->read[0];
+        }
+        t->read[0] = a.number;
+    }
 }
 
 void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const void *from)
@@ -218,28 +251,17 @@ void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const voi
 
     if (!shared) check_memory(at, bytes, writes, atomic != 0, from);
 
-    for (size_t i = 0; i < bytes; i++) {
-        touched *const t = bytes_at((uintptr_t)at + i);
+    touched *t = nullptr, before = {}, after = {};
 
-        if (t->write != number && !(t->write & atomic) &&
-            !ended_before(t->write, *self, now, shared)) {
-            found((const char *)at + i, writes ? "writes" : "reads", "wrote", t->write, now, from);
+    for (size_t i = 0; i < bytes; i++) {
+        t = t && ((uintptr_t)at + i) % PAGE != 0 ? t + 1 : bytes_at((uintptr_t)at + i);
+        if (i > 0 && memcmp(t, &before, sizeof before) == 0) { /* as the byte in front: most */
+            *t = after;
+            continue;
         }
-        for (int r = 0; r < 2 && writes; r++) {
-            if (t->read[r] & atomic || ended_before(t->read[r], *self, now, shared)) continue;
-            found((const char *)at + i, "writes", "read", t->read[r], now, from);
-        }
-        if (writes) {
-            t->write = number;
-        } else if (t->read[0] != number) {
-            /* of the two, keep another warp's */
-            if ((t->read[0] & ~ATOMIC) >= first &&
-                moments[(t->read[0] & ~ATOMIC) - first].thread / FIBER_WARP !=
-                    now.thread / FIBER_WARP) {
-                t->read[1] = t->read[0];
-            }
-            t->read[0] = number;
-        }
+        before = *t;
+        touch_byte(t, (const char *)at + i, {self, number, now, shared, writes, atomic, from});
+        after = *t;
     }
 }
 
@@ -289,17 +311,14 @@ void fiber_races_begin(fiber *self)
 
 void fiber_races_meet(fiber *lanes, size_t count, bool block)
 {
-    fiber_view all;
-    bool any = false;
+    std::shared_ptr<fiber_view> sees;
 
     if (!looked_at) return;
-    for (size_t i = 0; i < count; i++) {
-        if (!lanes[i].sees) continue;
-        join(&all, *lanes[i].sees);
-        any = true;
+    sees = lanes[0].sees;
+    for (size_t i = 1; i < count; i++) {
+        if (lanes[i].sees == lanes[i - 1].sees || !lanes[i].sees) continue;
+        join(&sees, *lanes[i].sees);
     }
-    const std::shared_ptr<fiber_view> sees = any ? std::make_shared<fiber_view>(all) : nullptr;
-
     for (size_t i = 0; i < count; i++) {
         lanes[i].sees = sees;
         lanes[i].moment = 0;

@@ -11,7 +11,6 @@
  * A fiber is entered once, by swapcontext; from then on it and the scheduler jump to each other,
  * which takes no system call.  Its stack serves one block after the other. */
 #include <memory>
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,23 +25,70 @@ fiber_index threadIdx, blockIdx, gridDim;
 namespace
 {
 
-std::vector<fiber> fibers; /* of all blocks that run together */
-size_t width;              /* threads of a block */
-size_t current;            /* index of the fiber that runs */
-thread_local bool inside;  /* one does, of the thread that asks */
+std::vector<fiber> fibers;           /* of all blocks that run together */
+std::vector<fiber_warp_waits> warps; /* where the fibers of each 32 stand */
+size_t width;                        /* fibers of a block: whole warps */
+unsigned threads;                    /* those of them that run */
+size_t current;                      /* index of the fiber that runs */
+thread_local bool inside;            /* one does, of the thread that asks */
 uint32_t dice = 1;
 ucontext_t first_return;
-jmp_buf scheduler;
+fiber_place scheduler;
 void (*body)(void *);
 void *body_user;
 int ballot_result[FIBER_BLOCKS];
 
-void wait_at(fiber_wait kind)
-{
-    fiber &self = fibers[current];
+/* The warp whose fibers run up to their next barrier, and which of them have had their turn. */
+struct {
+    size_t warp;
+    unsigned thread; /* of the block, its first */
+    bool down;       /* from the last on */
+    unsigned turns;
+} turn;
 
-    self.wait = kind;
-    if (_setjmp(self.here) == 0) _longjmp(scheduler, 1);
+/* A function that stays somewhere must not jump as well, so none of them is inlined; nor may a
+ * caller rely on registers that it sees a function leave alone, for others run before that returns.
+ */
+FIBER_APART __attribute__((noreturn)) void jump(fiber_place &to)
+{
+    fiber_jump(to);
+}
+
+/* Let the next of the warp be the one that runs, if it can. */
+bool next_lane()
+{
+    const uint8_t *const waits = warps[turn.warp].of;
+
+    while (turn.turns < FIBER_WARP) {
+        const unsigned lane = turn.down ? FIBER_WARP - 1 - turn.turns : turn.turns;
+
+        turn.turns++;
+        if (waits[lane] != RUNS) continue;
+        current = turn.warp * FIBER_WARP + lane;
+        threadIdx.x = turn.thread + lane;
+        return true;
+    }
+    return false;
+}
+
+/* Go on with the next of the warp; with the scheduler, where there is none or it has not begun. */
+FIBER_APART __attribute__((noreturn)) void leave()
+{
+    const bool any = next_lane();
+
+    if (any && fibers[current].entered) jump(fibers[current].here);
+    if (any) turn.turns--;
+    jump(scheduler);
+}
+
+FIBER_APART void wait_at(fiber_wait kind)
+{
+    fiber_warp_waits &warp = warps[current / FIBER_WARP];
+
+    warp.count[RUNS]--;
+    warp.count[kind]++;
+    warp.of[current % FIBER_WARP] = kind;
+    if (fiber_stay(fibers[current].here) == 0) leave();
 }
 
 /* Block after block. */
@@ -54,66 +100,69 @@ void enter()
     }
 }
 
-/* Run a fiber up to its next wait. */
-void resume(size_t i)
+/* Run the current fiber, and others of its warp behind it. */
+FIBER_APART void resume()
 {
-    fiber &f = fibers[i];
-
-    current = i;
-    threadIdx.x = (unsigned)(i % width);
     inside = true;
-    if (_setjmp(scheduler) != 0) {
+    if (fiber_stay(scheduler) != 0) {
         inside = false;
         return;
     }
-    if (f.entered) _longjmp(f.here, 1);
-    f.entered = true;
-    swapcontext(&first_return, &f.context);
+    if (fibers[current].entered) jump(fibers[current].here);
+    fibers[current].entered = true;
+    swapcontext(&first_return, fibers[current].context.get());
 }
 
-/* Can the fibers [from, to) pass a barrier of this kind?  All that have not ended must stand there.
- */
-bool all_wait(size_t from, size_t to, fiber_wait kind)
+/* All fibers of a warp wait for the same, but those that have ended. */
+void set_waits(fiber_warp_waits *warp, fiber_wait kind)
 {
-    bool any = false;
+    const uint8_t ended = warp->count[ENDED];
 
-    for (size_t i = from; i < to; i++) {
-        if (fibers[i].wait == ENDED) continue;
-        if (fibers[i].wait != kind) return false;
-        any = true;
-    }
-    return any;
+    for (uint8_t &wait : warp->of) wait = wait == ENDED ? ENDED : kind;
+    memset(warp->count, 0, sizeof warp->count);
+    warp->count[ENDED] = ended;
+    warp->count[kind] = (uint8_t)(FIBER_WARP - ended);
 }
 
-void release(size_t from, size_t to)
+/* Let the warps [from, to), a block, pass its barrier, if all fibers stand there that have not
+ * ended. */
+bool pass_block(size_t block, size_t from, size_t to)
 {
-    for (size_t i = from; i < to; i++) {
-        if (fibers[i].wait != ENDED) fibers[i].wait = RUNS;
+    unsigned there = 0, ended = 0;
+
+    for (size_t warp = from; warp < to; warp++) {
+        there += warps[warp].count[AT_BLOCK];
+        ended += warps[warp].count[ENDED];
     }
+    if (there == 0 || there + ended < width) return false;
+    ballot_result[block] = 0;
+    for (size_t i = from * FIBER_WARP; i < to * FIBER_WARP; i++) {
+        ballot_result[block] |=
+            warps[i / FIBER_WARP].of[i % FIBER_WARP] == AT_BLOCK && fibers[i].ballot;
+    }
+    fiber_races_meet(&fibers[from * FIBER_WARP], width, true);
+    for (size_t warp = from; warp < to; warp++) set_waits(&warps[warp], RUNS);
+    return true;
 }
 
 /* Let go of every barrier of a block that is complete; false when there is none. */
-bool pass_barriers(size_t block)
+bool pass_barriers(size_t block, size_t from, size_t to)
 {
-    const size_t from = block * width, to = from + width;
     bool passed = false;
 
-    for (size_t warp = from; warp < to; warp += FIBER_WARP) {
-        if (!all_wait(warp, warp + FIBER_WARP, AT_WARP)) continue;
-        if (fibers[warp].orders) fiber_races_meet(&fibers[warp], FIBER_WARP, false);
-        release(warp, warp + FIBER_WARP);
-        passed = true;
-    }
-    if (!passed && all_wait(from, to, AT_BLOCK)) {
-        ballot_result[block] = 0;
-        for (size_t i = from; i < to; i++) {
-            ballot_result[block] |= fibers[i].wait == AT_BLOCK && fibers[i].ballot;
+    for (size_t warp = from; warp < to; warp++) {
+        const fiber_warp_waits &waits = warps[warp];
+
+        if (waits.count[AT_WARP] == 0 || waits.count[AT_WARP] + waits.count[ENDED] < FIBER_WARP) {
+            continue;
         }
-        fiber_races_meet(&fibers[from], width, true);
-        release(from, to);
+        if (fibers[warp * FIBER_WARP].orders) {
+            fiber_races_meet(&fibers[warp * FIBER_WARP], FIBER_WARP, false);
+        }
+        set_waits(&warps[warp], RUNS);
         passed = true;
     }
-    return passed;
+    return passed || pass_block(block, from, to);
 }
 
 } // namespace
@@ -127,43 +176,36 @@ bool fiber_toss(void)
 namespace
 {
 
-/* Let the threads of a warp run up to their next barrier, from the first or from the last on. */
-void run_warp(size_t from, size_t count)
+/* Let the threads of a warp run up to their next barrier, from the first or from the last on.
+ *
+ * thread   of the block, the first of them */
+void run_warp(size_t warp, unsigned thread)
 {
-    const bool down = fiber_toss();
-
-    for (size_t k = 0; k < count; k++) {
-        const size_t i = from + (down ? count - 1 - k : k);
-
-        if (fibers[i].wait == RUNS) resume(i);
-    }
+    turn = {warp, thread, fiber_toss(), 0};
+    while (next_lane()) resume();
 }
 
 /* Let some warps of a block run up to their next barrier: one may be there before another has
  * begun, as on a device.  false: the block has ended. */
 bool run_block(size_t block)
 {
-    const size_t from = block * width, to = from + width;
+    const size_t from = block * width / FIBER_WARP, to = from + width / FIBER_WARP;
+    unsigned early = 0, ended = 0;
     bool ran = false;
 
-    for (size_t warp = from; warp < to; warp += FIBER_WARP) {
-        const size_t end = warp + FIBER_WARP < to ? warp + FIBER_WARP : to;
-        bool runs = false;
-
-        for (size_t i = warp; i < end; i++) runs = runs || fibers[i].wait == RUNS;
-        ran = ran || runs;
-        if (runs && fiber_toss()) run_warp(warp, end - warp);
+    for (size_t warp = from; warp < to; warp++) {
+        if (warps[warp].count[RUNS] == 0) continue;
+        ran = true;
+        if (fiber_toss()) run_warp(warp, (unsigned)(warp - from) * FIBER_WARP);
     }
-    if (pass_barriers(block) || ran) return true;
-    for (size_t i = from; i < to; i++) {
-        if (fibers[i].wait == AT_PREVIOUS) return false;
+    if (pass_barriers(block, from, to) || ran) return true;
+    for (size_t warp = from; warp < to; warp++) {
+        early += warps[warp].count[AT_PREVIOUS];
+        ended += warps[warp].count[ENDED];
     }
-    for (size_t i = from; i < to; i++) {
-        if (fibers[i].wait == ENDED) continue;
-        fprintf(stderr, "fibers: deadlock: threads wait at different barriers\n");
-        abort();
-    }
-    return false;
+    if (early > 0 || ended == width) return false;
+    fprintf(stderr, "fibers: deadlock: threads wait at different barriers\n");
+    abort();
 }
 
 /* Blocks first .. first + count - 1, until all have ended, or wait for the kernel in front.
@@ -186,11 +228,26 @@ void go_on(int first, int count, int at = 0)
     }
 }
 
+/* How many lanes of a warp there are: the last of a block may have fewer than others. */
+size_t lanes_of(size_t warp)
+{
+    const size_t left = threads - warp * FIBER_WARP % width;
+
+    return left < FIBER_WARP ? left : (size_t)FIBER_WARP;
+}
+
 /* The same from their beginning. */
 void run_blocks(int first, int count)
 {
+    for (size_t warp = 0; warp < (size_t)count * width / FIBER_WARP; warp++) {
+        const size_t lanes = lanes_of(warp);
+
+        memset(warps[warp].of, RUNS, lanes);
+        memset(warps[warp].of + lanes, ENDED, FIBER_WARP - lanes);
+        warps[warp].count[ENDED] = (uint8_t)(FIBER_WARP - lanes);
+        set_waits(&warps[warp], RUNS);
+    }
     for (size_t i = 0; i < (size_t)count * width; i++) {
-        fibers[i].wait = RUNS;
         fibers[i].shuffles = 0;
         fibers[i].copies.clear();
         fiber_races_begin(&fibers[i]);
@@ -202,7 +259,9 @@ void run_blocks(int first, int count)
  * run. */
 struct early_blocks {
     std::vector<fiber> fibers;
+    std::vector<fiber_warp_waits> warps;
     size_t width;
+    unsigned threads;
     int first, count;
 };
 
@@ -213,7 +272,9 @@ bool before_previous; /* the fibers that run began early */
 void swap_fibers()
 {
     std::swap(fibers, begun.fibers);
+    std::swap(warps, begun.warps);
     std::swap(width, begun.width);
+    std::swap(threads, begun.threads);
 }
 
 } // namespace
@@ -287,7 +348,7 @@ void fiber_meet_warp(void)
 fiber *fiber_running(unsigned *thread)
 {
     if (!inside) return nullptr;
-    if (thread) *thread = (unsigned)(current % width);
+    if (thread) *thread = threadIdx.x;
     return &fibers[current];
 }
 
@@ -302,29 +363,37 @@ void __nanosleep(unsigned)
     wait_at(RUNS);
 }
 
-/* Have fibers for so many blocks of a kernel. */
-static void prepare(int blocks, int count, int threads, void (*run)(void *user), void *user)
+/* A fiber that has not begun.  Stacks begin at other places of their pages, so that a cache holds
+ * those of a whole block: at the same, they would be in each other's way. */
+static fiber new_fiber(size_t number)
 {
-    const size_t wanted = (size_t)threads * (size_t)count;
+    fiber f = {};
 
-    if (width != (size_t)threads || fibers.size() < wanted) {
-        fibers = std::vector<fiber>(wanted);
-        for (fiber &f : fibers) {
-            f.stack.reset(new char[FIBER_STACK]);
-            getcontext(&f.context);
-            f.context.uc_stack.ss_sp = f.stack.get();
-            f.context.uc_stack.ss_size = FIBER_STACK;
-            f.context.uc_link = nullptr;
-            makecontext(&f.context, enter, 0);
-        }
+    f.stack.reset(new char[FIBER_STACK]);
+    f.context.reset(new ucontext_t);
+    getcontext(f.context.get());
+    f.context->uc_stack.ss_sp = f.stack.get();
+    f.context->uc_stack.ss_size = FIBER_STACK - number % 61 * 64;
+    f.context->uc_link = nullptr;
+    makecontext(f.context.get(), enter, 0);
+    return f;
+}
+
+/* Have fibers for so many blocks of a kernel. */
+static void prepare(int blocks, int count, int block_threads, void (*run)(void *user), void *user)
+{
+    threads = (unsigned)block_threads;
+    width = (threads + FIBER_WARP - 1) / FIBER_WARP * FIBER_WARP;
+    while (fibers.size() < width * (size_t)count) {
+        if (fibers.size() % FIBER_WARP == 0) warps.emplace_back();
+        fibers.push_back(new_fiber(fibers.size()));
     }
-    width = (size_t)threads;
     gridDim.x = (unsigned)blocks;
     body = run;
     body_user = user;
 }
 
-void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), void *user)
+void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *user), void *user)
 {
     const int count = !together ? 1 : blocks < FIBER_BLOCKS ? blocks : FIBER_BLOCKS;
 
@@ -332,14 +401,14 @@ void fiber_run(int blocks, int threads, bool together, void (*run)(void *user), 
         fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
         abort();
     }
-    prepare(blocks, count, threads, run, user);
+    prepare(blocks, count, block_threads, run, user);
     fiber_races_launch();
     fiber_at_work();
     for (int block = 0; block < blocks; block += count) run_blocks(block, count);
     fiber_at_rest();
 }
 
-void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *user)
+void fiber_begin_early(int blocks, int block_threads, void (*run)(void *user), void *user)
 {
     static uint32_t which = 1;
 
@@ -347,31 +416,33 @@ void fiber_begin_early(int blocks, int threads, void (*run)(void *user), void *u
     begun.count = blocks < 2 ? blocks : 2;
     begun.first = (int)((which >> 8) % (unsigned)(blocks - begun.count + 1));
     swap_fibers();
-    prepare(blocks, begun.count, threads, run, user);
+    prepare(blocks, begun.count, block_threads, run, user);
     before_previous = true;
     fiber_races_launch();
     fiber_at_work();
     run_blocks(begun.first, begun.count);
     fiber_at_rest();
     before_previous = false;
-    for (size_t i = 0; i < (size_t)begun.count * width; i++) {
-        if (fibers[i].wait != ENDED) continue;
+    for (size_t warp = 0; warp < (size_t)begun.count * width / FIBER_WARP; warp++) {
+        if (warps[warp].count[ENDED] + lanes_of(warp) == FIBER_WARP) continue;
         fprintf(stderr, "fibers: a thread of a kernel that began early does not wait\n");
         abort();
     }
     swap_fibers();
 }
 
-void fiber_end_early(int blocks, int threads, void (*run)(void *user), void *user)
+void fiber_end_early(int blocks, int block_threads, void (*run)(void *user), void *user)
 {
-    prepare(blocks, 1, threads, run, user);
+    prepare(blocks, 1, block_threads, run, user);
     fiber_races_launch();
     fiber_at_work();
     for (int block = 0; block < blocks; block++) {
         if (block < begun.first || block >= begun.first + begun.count) run_blocks(block, 1);
     }
     swap_fibers();
-    release(0, (size_t)begun.count * width);
+    for (size_t warp = 0; warp < (size_t)begun.count * width / FIBER_WARP; warp++) {
+        set_waits(&warps[warp], RUNS);
+    }
     for (int b = 0; b < begun.count; b++) go_on(begun.first + b, 1, b); /* they share memory */
     fiber_at_rest();
     swap_fibers();
