@@ -54,6 +54,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
                        is_whole(u, a.table.stride));
             quant.ready(u);
         }
+#pragma unroll
         for (int b = 0; b < QUANT_BLOCKS; b++) {
             const int32_t column = quant_column(u, b);
             float part[QUANT_RUN] = {};

@@ -20,6 +20,12 @@ spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
     switch (type) {
     case SPC_WEIGHT_Q4_0: row.scale = groups * 8; break;
     case SPC_WEIGHT_Q4_1: row.scale = groups * 16; break;
+    case SPC_WEIGHT_Q3_K:
+        row.data = blocks * 8;
+        row.high = groups * 16;
+        row.scale = groups * 6;
+        row.step = blocks / 4;
+        break;
     case SPC_WEIGHT_Q4_K: row.scale = blocks * 2; break;
     case SPC_WEIGHT_Q5_0:
     case SPC_WEIGHT_Q5_1:

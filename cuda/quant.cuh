@@ -6,14 +6,19 @@
  * bytes at once of the activations.  Planes (spc_cuda_matrix), for each row:
  *
  *   data    [group, q, block] 8 weights: 4 bytes, byte k the low 4 bits of columns k and 4 + k; of
- *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128
- *   high    Q5_*: [group, q] 4 bytes; bit 2 block + half of byte k is bit 4 of column 4 half + k
+ *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128;
+ *           of Q3_K the low 2 bits, as the high ones of Q6_K
+ *   high    Q5_*, Q3_K: [group, q] 4 bytes; bit 2 block + half of byte k is the highest bit of
+ *           column 4 half + k
  *           Q6_K: [group, q, pair of blocks] 4 bytes; the two bits at 2 (2 (block % 2) + half) of
  *           byte k are bits 4 and 5 of that column
  *   scale   Q8_0, Q4_0, Q5_0: [group, block] half d; Q4_1, Q5_1: half d, m
  *           Q4_K, Q5_K: [256 columns] half d, e, then ggml's 12 bytes of 6-bit numbers
  *           Q6_K: [group, 16 columns] signed bytes
- *   step    Q6_K: [256 columns] half d
+ *           Q3_K: [256 columns] 12 bytes of 6-bit numbers, one for each 16 columns, two (i) for a
+ *           block: at [group, block] a byte, whose bits 4 i .. 4 i + 3 are the low ones; behind
+ *           these, at [block], one whose two bits at 2 (2 group + i) are the high ones
+ *   step    Q6_K, Q3_K: [256 columns] half d
  *
  * The last group may have fewer blocks: its data are as short, its scales padded with 0.
  *
@@ -106,7 +111,6 @@ static __device__ __forceinline__ uint32_t moved(uint32_t bits, int at, int to)
 
 /* A unit's 32 integers of BITS bits. */
 template <int BITS> struct quant_integers {
-    enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
     uint32_t word[4], high[2];
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
@@ -148,12 +152,27 @@ template <int BITS> struct quant_integers {
         return low | (moved(high[BITS == 5 ? 0 : b / 2], at, 4 + to) &
                       (BITS == 5 ? 0x10101010u : 0x30303030u) << to);
     }
+};
 
-    /* 2 + integer / 2^(BITS - 1) of block b's 8 columns. */
-    __device__ __forceinline__ void twos(int b, float *out) const
+/* Of 3 bits; there is no group without all of its blocks. */
+template <> struct quant_integers<3> {
+    uint32_t word[2], high;
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit, bool)
     {
-#pragma unroll
-        for (int i = 0; i < QUANT_RUN; i++) out[i] = byte_twos(four(b, i / 4, TOP), i % 4);
+        const uint32_t at = row.unit + (uint32_t)unit;
+        const uint2 both = __ldcs((const uint2 *)m.data + at);
+
+        word[0] = both.x;
+        word[1] = both.y;
+        high = __ldcs((const uint32_t *)m.high + at);
+    }
+
+    __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
+    {
+        return (moved(word[b / 2], 2 * (2 * (b % 2) + half), to) & 0x03030303u << to) |
+               (moved(high, 2 * b + half, 2 + to) & 0x04040404u << to);
     }
 };
 
@@ -184,14 +203,10 @@ template <> struct quant_integers<8> {
         }
     }
 
-    __device__ __forceinline__ uint32_t four(int b, int half) const
+    __device__ __forceinline__ uint32_t four(int b, int half, int = 0) const
     {
         return word[2 * b + half];
     }
-
-    __device__ __forceinline__ void twos(int, float *) const
-    {
-    } /* there is no room for 8 bits */
 };
 
 /* ---- scales ---------------------------------------------------------------------------------- */
@@ -346,6 +361,45 @@ struct quant_scale_sixteen {
     }
 };
 
+/* d of 256 columns, a number of 6 bits for each 16: d (s - 32) (integer - 4). */
+struct quant_scale_three {
+    uint32_t s, more; /* s: twice the number of the unit's columns of each block, a byte each */
+    uint16_t half;
+    float d;
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
+    {
+        const uint32_t group = (uint32_t)(unit / QUANT_LANES), at = row.eighth + group / 2;
+        const uint32_t *scale = (const uint32_t *)m.scale + 3 * at;
+
+        s = __ldcs(scale + group % 2);
+        more = __ldcs(scale + 2);
+        half = ((const uint16_t *)m.step)[at];
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        const int i = unit % QUANT_LANES / 2, group = unit / QUANT_LANES % 2;
+
+        s = (s >> 4 * i & 0x0f0f0f0fu) << 1 | (more >> 2 * (2 * group + i) & 0x03030303u) << 5;
+        d = weights_f16::one(half);
+    }
+
+    __device__ __forceinline__ void get(int b, float *step, float *offset) const
+    {
+        near(b, 0.0f, 1.0f, step, offset);
+    }
+
+    /* Exact. */
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        *step = fmaf(d * (per * 32.0f), byte_twos(s, b), d * (per * -96.0f));
+        *offset = *step * -(more + 4.0f / per);
+    }
+};
+
 /* float32 scales beside 8-bit types. */
 struct quant_scale_float {
     const float *at;
@@ -368,7 +422,8 @@ struct quant_scale_float {
 /* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
  * or near(b, out) for blocks 0 .. 3 of its group: 8 weights. */
 template <int BITS, typename Scale> struct quant_blocks {
-    enum { WHOLE = true }; /* columns are whole blocks */
+    enum { WHOLE = true };   /* columns are whole blocks */
+    enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
     quant_integers<BITS> integers;
     Scale scale;
 
@@ -403,11 +458,12 @@ template <int BITS, typename Scale> struct quant_blocks {
             scale.near(b, 32768.0f, 1.0f, &step, &offset);
         } else {
             scale.near(b, 2.0f, (float)(1 << (BITS - 1)), &step, &offset);
-            integers.twos(b, out);
         }
 #pragma unroll
         for (int i = 0; i < QUANT_RUN; i++) {
-            if (BITS == 8) out[i] = byte_above(integers.four(b, i / 4), i % 4);
+            const uint32_t four = integers.four(b, i / 4, TOP);
+
+            out[i] = BITS == 8 ? byte_above(four, i % 4) : byte_twos(four, i % 4);
             out[i] = fmaf(step, out[i], offset);
         }
     }
@@ -418,6 +474,7 @@ typedef quant_blocks<4, quant_scale_d<8>> quant_q4_0;
 typedef quant_blocks<4, quant_scale_dm> quant_q4_1;
 typedef quant_blocks<5, quant_scale_d<16>> quant_q5_0;
 typedef quant_blocks<5, quant_scale_dm> quant_q5_1;
+typedef quant_blocks<3, quant_scale_three> quant_q3_k;
 typedef quant_blocks<4, quant_scale_six> quant_q4_k;
 typedef quant_blocks<5, quant_scale_six> quant_q5_k;
 typedef quant_blocks<6, quant_scale_sixteen> quant_q6_k;
@@ -506,6 +563,7 @@ template <typename Call> static cudaError_t with_quant(spc_weight_type type, con
     case SPC_WEIGHT_Q4_1: return call(quant_q4_1());
     case SPC_WEIGHT_Q5_0: return call(quant_q5_0());
     case SPC_WEIGHT_Q5_1: return call(quant_q5_1());
+    case SPC_WEIGHT_Q3_K: return call(quant_q3_k());
     case SPC_WEIGHT_Q4_K: return call(quant_q4_k());
     case SPC_WEIGHT_Q5_K: return call(quant_q5_k());
     case SPC_WEIGHT_Q6_K: return call(quant_q6_k());

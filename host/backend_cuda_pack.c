@@ -4,6 +4,8 @@
  * Eight neighbouring integers of a block travel together, a byte each in 64 bits. */
 #include "backend_cuda_pack.h"
 
+#include "weights/quant.h"
+
 #include <string.h>
 
 enum { BLOCK = 32, RUN = 8, LANES = BLOCK / RUN, BLOCKS = 4, WIDE = 256 };
@@ -21,6 +23,7 @@ spc_weight_type spc_cuda_type_of(spc_dtype dtype)
     case SPC_DTYPE_Q4_1: return SPC_WEIGHT_Q4_1;
     case SPC_DTYPE_Q5_0: return SPC_WEIGHT_Q5_0;
     case SPC_DTYPE_Q5_1: return SPC_WEIGHT_Q5_1;
+    case SPC_DTYPE_Q3_K: return SPC_WEIGHT_Q3_K;
     case SPC_DTYPE_Q4_K: return SPC_WEIGHT_Q4_K;
     case SPC_DTYPE_Q5_K: return SPC_WEIGHT_Q5_K;
     case SPC_DTYPE_Q6_K: return SPC_WEIGHT_Q6_K;
@@ -68,6 +71,10 @@ static inline uint64_t wide(spc_weight_type type, const uint8_t *b, int32_t part
         n = load8(b + half * 64 + run % 2 * BLOCK + q * RUN) >> (run / 2 * 4) & EACH(15);
         return n | (load8(b + 128 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3)) << 4;
     }
+    if (type == SPC_WEIGHT_Q3_K) {
+        n = load8(b + BLOCK + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
+        return n | (load8(b + q * RUN) >> part & EACH(1)) << 2;
+    }
     n = load8(low + part / 2 * BLOCK + q * RUN) >> (part % 2 * 4) & EACH(15);
     if (type == SPC_WEIGHT_Q4_K) return n;
     return n | (load8(high + q * RUN) >> part & EACH(1)) << 4;
@@ -94,6 +101,7 @@ static inline uint64_t integers(spc_weight_type type, const uint8_t *from, int32
     case SPC_WEIGHT_Q4_1: return nibbles(from + 20 * block + 4, q);
     case SPC_WEIGHT_Q5_0: b = from + 22 * block + 2; break;
     case SPC_WEIGHT_Q5_1: b = from + 24 * block + 4; break;
+    case SPC_WEIGHT_Q3_K: return wide(type, from + block / 8 * 110, block % 8, q);
     case SPC_WEIGHT_Q4_K: return wide(type, from + block / 8 * 144, block % 8, q);
     case SPC_WEIGHT_Q5_K: return wide(type, from + block / 8 * 176, block % 8, q);
     case SPC_WEIGHT_Q6_K: return wide(type, from + block / 8 * 210, block % 8, q);
@@ -111,20 +119,34 @@ static inline void put_word(uint8_t *at, uint32_t word)
     memcpy(at, &word, sizeof word);
 }
 
-/* The bits beyond 4: 1 or 2 of each, at (block, half) of the unit's words. */
-static inline void put_high(spc_weight_type type, uint8_t *unit, int32_t b, uint64_t n)
+/* One or two bits of each integer, at (block, half) of the unit's words. */
+static inline void put_bits(bool two, uint8_t *unit, int32_t b, uint64_t bits)
 {
-    bool two = type == SPC_WEIGHT_Q6_K;
     uint8_t *at = unit + (two ? b / 2 * 4 : 0);
     uint32_t word;
 
     memcpy(&word, at, sizeof word);
     for (int32_t half = 0; half < 2; half++) {
-        uint32_t bits = (uint32_t)(n >> (32 * half)) >> 4 & (two ? 0x03030303u : 0x01010101u);
+        uint32_t four = (uint32_t)(bits >> (32 * half)) & (two ? 0x03030303u : 0x01010101u);
 
-        word |= bits << (two ? 2 * (2 * (b % 2) + half) : 2 * b + half);
+        word |= four << (two ? 2 * (2 * (b % 2) + half) : 2 * b + half);
     }
     put_word(at, word);
+}
+
+/* Scales of 256 columns of Q3_K: for each group a word of low bits, then one of high ones. */
+static void pack_scales_q3(const uint8_t *from, uint8_t *to)
+{
+    uint8_t scale[16];
+
+    spc_quant_scales_q3(from, scale);
+    memset(to, 0, 12);
+    for (int32_t k = 0; k < 16; k++) {
+        int32_t group = k / 8, b = k / 2 % 4, i = k % 2;
+
+        to[4 * group + b] |= (uint8_t)((scale[k] & 15) << (4 * i));
+        to[8 + b] |= (uint8_t)(scale[k] >> 4 << (2 * (2 * group + i)));
+    }
 }
 
 /* Scales of `blocks` blocks, as they are; zeros behind the last are there already. */
@@ -140,6 +162,10 @@ static void pack_scales(spc_weight_type type, const uint8_t *from, int32_t block
 
     for (int32_t i = 0; i < blocks / 8; i++) {
         switch (type) {
+        case SPC_WEIGHT_Q3_K:
+            pack_scales_q3(from + 110 * i + 96, to->scale + 12 * i);
+            memcpy(to->step + 2 * i, from + 110 * i + 108, 2);
+            break;
         case SPC_WEIGHT_Q4_K: memcpy(to->scale + 16 * i, from + 144 * i, 16); break;
         case SPC_WEIGHT_Q5_K: memcpy(to->scale + 16 * i, from + 176 * i, 16); break;
         case SPC_WEIGHT_Q6_K:
@@ -158,9 +184,12 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
                        const spc_cuda_row *to)
 {
     const bool eight = type == SPC_WEIGHT_Q8_0 || type >= SPC_WEIGHT_I8;
+    const bool two = type == SPC_WEIGHT_Q3_K; /* bits in data, not 4 */
+    const int32_t high = type == SPC_WEIGHT_Q6_K ? 8 : 4;
     const spc_cuda_planes bytes = spc_cuda_planes_of(type, cols);
     const int32_t blocks = spc_cuda_stride(type, cols);
 
+    if (two) memset(to->data, 0, (size_t)bytes.data);
     if (bytes.high > 0) memset(to->high, 0, (size_t)bytes.high);
     if (bytes.scale > 0) memset(to->scale, 0, (size_t)bytes.scale);
     for (int32_t block = 0; block < blocks; block++) {
@@ -175,10 +204,14 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
                 memcpy(to->data + first * BLOCK + b / 2 * 64 + (q * beside + b % 2) * RUN, &n, RUN);
                 continue;
             }
-            put_word(to->data + first * 16 + (q * together + b) * 4,
-                     (uint32_t)(n & 0x0f0f0f0fu) | (uint32_t)(n >> 32 & 0x0f0f0f0fu) << 4);
+            if (two) {
+                put_bits(true, to->data + (first + q) * 8, b, n);
+            } else {
+                put_word(to->data + first * 16 + (q * together + b) * 4,
+                         (uint32_t)(n & 0x0f0f0f0fu) | (uint32_t)(n >> 32 & 0x0f0f0f0fu) << 4);
+            }
             if (bytes.high > 0) {
-                put_high(type, to->high + (first + q) * (type == SPC_WEIGHT_Q6_K ? 8 : 4), b, n);
+                put_bits(high == 8, to->high + (first + q) * high, b, n >> (two ? 2 : 4));
             }
         }
     }

@@ -6,7 +6,7 @@
  * multiplications and additions that are not fused, in the same order everywhere: portable, avx2
  * and avx512 agree to the bit.
  *
- * The result for an output: over its runs of 32 entries (Q6_K: 16), one after the other,
+ * The result for an output: over its runs of 32 entries (Q3_K, Q6_K: 16), one after the other,
  *
  *   sum    += (weight scale * activation scale) * (sum of the run's integer products)
  *   offset += weight offset * (activation scale * sum of 32 activation integers)
@@ -34,6 +34,7 @@ ALWAYS_INLINE quant_kind kind_of(spc_dtype dtype)
     case SPC_DTYPE_Q8_0: return (quant_kind){32, false, true};
     case SPC_DTYPE_Q4_0:
     case SPC_DTYPE_Q5_0: return (quant_kind){32, false, false};
+    case SPC_DTYPE_Q3_K:
     case SPC_DTYPE_Q6_K: return (quant_kind){16, false, false};
     default: return (quant_kind){32, true, false};
     }
@@ -46,6 +47,7 @@ static int32_t less_of(spc_dtype dtype)
     case SPC_DTYPE_Q8_0: return EIGHT_LESS;
     case SPC_DTYPE_Q4_0: return 8;
     case SPC_DTYPE_Q5_0: return 16;
+    case SPC_DTYPE_Q3_K: return 4;
     case SPC_DTYPE_Q6_K: return 32;
     default: return 0;
     }
@@ -176,8 +178,8 @@ static void multiply_eight(const unpacked *w, int32_t blocks, int32_t less, quan
     multiply_all(kind_of(SPC_DTYPE_Q8_0), w, blocks, less, x, rows, to);
 }
 
-static void multiply_six(const unpacked *w, int32_t blocks, int32_t less, quant_rows x,
-                         int32_t rows, quant_sum *to)
+static void multiply_sixteen(const unpacked *w, int32_t blocks, int32_t less, quant_rows x,
+                             int32_t rows, quant_sum *to)
 {
     multiply_all(kind_of(SPC_DTYPE_Q6_K), w, blocks, less, x, rows, to);
 }
@@ -356,9 +358,10 @@ static void quant_linear(const spc_matrix *m, int32_t from, int32_t to, const sp
         OF(Q4_1, multiply_offsets);
         OF(Q5_0, multiply_less);
         OF(Q5_1, multiply_offsets);
+        OF(Q3_K, multiply_sixteen);
         OF(Q4_K, multiply_offsets);
         OF(Q5_K, multiply_offsets);
-    default: quant_of(m, SPC_DTYPE_Q6_K, multiply_six, from, to, in, rows, out, at);
+    default: quant_of(m, SPC_DTYPE_Q6_K, multiply_sixteen, from, to, in, rows, out, at);
     }
 #undef OF
 }

@@ -43,8 +43,8 @@ typedef struct {
     quads entry[CHUNK / 4];   /* entries 4 e .. 4 e + 3, unsigned, of all outputs */
     lanes scale[CHUNK / 16];  /* of each run */
     lanes offset[CHUNK / 32]; /* of each 32 entries, where the format has them */
-    quads upper[8];           /* Q5_K, Q6_K: bytes of the upper bits */
-    quads lower[16];          /* Q6_K: bytes of the lower bits of 128 entries */
+    quads upper[8];           /* Q3_K, Q5_K, Q6_K: bytes of the upper bits */
+    quads lower[16];          /* Q3_K, Q6_K: bytes of the lower bits of 128 entries */
 } unpacked;
 
 /* `at` is where the first of the 16 outputs has what is unpacked, `apart` the bytes from an output
@@ -152,6 +152,30 @@ ALWAYS_INLINE void unpack_six_bits(const uint8_t *at, int64_t apart, unpacked *t
     }
 }
 
+/* Q3_K: sixteen scales of 6 bits in 12 bytes (weights/quant.c), the half behind them. */
+ALWAYS_INLINE void unpack_scales_q3(const uint8_t *at, int64_t apart, unpacked *to)
+{
+    quads word[4], tail[4];
+    lanes d;
+
+    quads_turn4(at + 92, apart, word); /* what is in front of them comes along: word[0] */
+    quads_turn4(at + 94, apart, tail);
+    d = lanes_high_half(tail[3]);
+    UNROLL(4)
+    for (int32_t w = 0; w < 4; w++) {
+        quads low = quads_and(quads_down(word[1 + w % 2], w / 2 * 4), 15);
+        quads high = quads_and(quads_down(word[3], 2 * w), 3);
+        quads scale = quads_or(low, quads_up(high, 4));
+
+        UNROLL(4)
+        for (int32_t k = 0; k < 4; k++) {
+            lanes number = lanes_add(lanes_of(quads_byte(scale, k)), lanes_set(-32.0f));
+
+            to->scale[4 * w + k] = lanes_mul(d, number);
+        }
+    }
+}
+
 /* What the four quarters of a block of 256 share. */
 ALWAYS_INLINE void unpack_head(spc_dtype dtype, const uint8_t *at, int64_t apart, unpacked *to)
 {
@@ -166,6 +190,9 @@ ALWAYS_INLINE void unpack_head(spc_dtype dtype, const uint8_t *at, int64_t apart
         for (int32_t b = 0; b < 16; b++) {
             to->scale[b] = lanes_mul(d, lanes_of(quads_signed_byte(scale[b / 4], b % 4)));
         }
+    } else if (dtype == SPC_DTYPE_Q3_K) {
+        unpack_scales_q3(at, apart, to);
+        quads_turn8(at, apart, to->upper);
     } else {
         unpack_six_bits(at, apart, to);
         if (dtype == SPC_DTYPE_Q5_K) quads_turn8(at + 16, apart, to->upper);
@@ -190,6 +217,21 @@ ALWAYS_INLINE void unpack_low_high(const uint8_t *at, int64_t apart, bool fifth,
 
         entry[c] = quads_or(entry[c], quads_up(quads_and(bits, 1), 4));
         entry[c + 8] = quads_or(entry[c + 8], quads_up(quads_and(bits, 2), 3));
+    }
+}
+
+/* Q3_K: two quarters are the four pairs of bits of 32 bytes; each 32 of the block's entries have
+ * one bit of the same 32 bytes on top. */
+ALWAYS_INLINE void unpack_three(const uint8_t *at, int64_t apart, int32_t g, unpacked *to,
+                                quads *entry)
+{
+    if (g % 2 == 0) quads_turn8(at + 32 + 16 * g, apart, to->lower);
+    UNROLL(16)
+    for (int32_t c = 0; c < 16; c++) {
+        quads low = quads_and(quads_down(to->lower[c % 8], g % 2 * 4 + c / 8 * 2), 3);
+        quads top = quads_and(quads_down(to->upper[c % 8], g * 2 + c / 8), 1);
+
+        entry[c] = quads_or(low, quads_up(top, 2));
     }
 }
 
@@ -227,6 +269,7 @@ ALWAYS_INLINE void unpack_quarter(spc_dtype dtype, const uint8_t *at, int64_t ap
     case SPC_DTYPE_Q5_K:
         unpack_low_high(at, apart, dtype == SPC_DTYPE_Q5_K, g, to->upper, entry);
         break;
+    case SPC_DTYPE_Q3_K: unpack_three(at, apart, g, to, entry); break;
     case SPC_DTYPE_Q6_K: unpack_six(at, apart, g, to, entry); break;
     default:
         at += 2 * (size_t)g * bytes;

@@ -105,10 +105,10 @@ static float *run(const spc_backend_ops *ops, const spc_plan *plan, const spc_bu
 
 /* ---- GGUF ------------------------------------------------------------------------------------ */
 
-/* Every type; rows of 96 columns that end within a group of 128; heads tied to tables of Q6_K;
- * queries and keys of Q4_K beside values of Q6_K. */
-static const char *const models[] = {GGUF "mixed-K.gguf", GGUF "llama-Q8_0.gguf",
-                                     GGUF "llama-Q4_0.gguf"};
+/* Rows of 96 columns that end within a group of 128; heads tied to tables of Q6_K and Q3_K; queries
+ * and keys of Q4_K beside values of Q6_K. */
+static const char *const models[] = {GGUF "mixed-K.gguf", GGUF "mixed-low.gguf",
+                                     GGUF "llama-Q8_0.gguf", GGUF "llama-Q4_0.gguf"};
 enum { MODELS = sizeof models / sizeof *models };
 
 Test(cuda_backend_weights, quantised_models_have_the_logits_of_their_numbers)
@@ -319,6 +319,9 @@ Test(cuda_backend_weights, a_rank_takes_its_slice_of_every_matrix)
 
     check_slices(q.model.plan, q.model.bundle, false, 6);
     check_slices(q.model.plan, q.plain, true, 6);
+    close_quantised(&q);
+    q = open_quantised(GGUF "mixed-low.gguf");
+    check_slices(q.model.plan, q.model.bundle, false, 6);
     close_quantised(&q);
     q = open_quantised(GGUF "odd-K.gguf"); /* of three blocks, two */
     check_slices(q.model.plan, q.model.bundle, false, 8);

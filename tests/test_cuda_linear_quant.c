@@ -16,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const spc_dtype types[] = {SPC_DTYPE_Q8_0,    SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1,
-                                  SPC_DTYPE_Q5_0,    SPC_DTYPE_Q5_1,   SPC_DTYPE_Q4_K,
-                                  SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,   SPC_DTYPE_I8,
-                                  SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+static const spc_dtype types[] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0,    SPC_DTYPE_Q4_1,
+                                  SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,    SPC_DTYPE_Q3_K,
+                                  SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,
+                                  SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
 enum { TYPES = sizeof types / sizeof *types };
 
 /* ---- matrices -------------------------------------------------------------------------------- */
@@ -44,6 +44,16 @@ static void put_half(uint8_t *at, double x)
     memcpy(at, &half, sizeof half);
 }
 
+/* Where a block's halves begin. */
+static size_t halves_at(spc_dtype dtype)
+{
+    switch (dtype) {
+    case SPC_DTYPE_Q3_K: return 108;
+    case SPC_DTYPE_Q6_K: return 208;
+    default: return 0;
+    }
+}
+
 /* Random bytes with sensible scales; 8-bit floats without NaN and infinity. */
 static uint8_t *random_blocks(dice *d, spc_dtype dtype, int32_t rows, int32_t cols)
 {
@@ -59,7 +69,7 @@ static uint8_t *random_blocks(dice *d, spc_dtype dtype, int32_t rows, int32_t co
         if (spc_dtype_is_f8(dtype)) data[i] &= 0xbf; /* small */
     }
     for (size_t i = 0; i < blocks && elements > 1; i++) {
-        uint8_t *at = data + i * bytes + (dtype == SPC_DTYPE_Q6_K ? 208 : 0);
+        uint8_t *at = data + i * bytes + halves_at(dtype);
 
         put_half(at, dice_gauss(d));
         if (two) put_half(at + 2, dice_gauss(d));

@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNITS = 4, TYPES = 8, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
+enum { UNITS = 4, TYPES = 9, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
 static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,
-                                       SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1, SPC_DTYPE_Q4_K,
-                                       SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K};
+                                       SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1, SPC_DTYPE_Q3_K,
+                                       SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K};
 
 static uint32_t next(uint32_t *state)
 {
@@ -27,6 +27,21 @@ static bool is_wide(spc_dtype dtype)
     return spc_dtype_elements(dtype) == 256;
 }
 
+/* Where a block's halves begin, and how many there are. */
+static size_t halves_of(spc_dtype dtype, int32_t *count)
+{
+    *count = 1;
+    switch (dtype) {
+    case SPC_DTYPE_Q4_1:
+    case SPC_DTYPE_Q5_1:
+    case SPC_DTYPE_Q4_K:
+    case SPC_DTYPE_Q5_K: *count = 2; return 0;
+    case SPC_DTYPE_Q3_K: return 108;
+    case SPC_DTYPE_Q6_K: return 208;
+    default: return 0;
+    }
+}
+
 /* Random blocks, exactly as many as there are; scales are halves of about 2^-6. */
 static uint8_t *make_blocks(spc_dtype dtype, int32_t outs, int32_t cols, uint32_t seed)
 {
@@ -37,12 +52,11 @@ static uint8_t *make_blocks(spc_dtype dtype, int32_t outs, int32_t cols, uint32_
     cr_assert_not_null(data);
     for (size_t i = 0; i < count * size; i++) data[i] = (uint8_t)next(&seed);
     for (size_t i = 0; i < count; i++) {
-        uint8_t *scale = data + i * size + (dtype == SPC_DTYPE_Q6_K ? 208 : 0);
+        int32_t halves;
+        uint8_t *scale = data + i * size + halves_of(dtype, &halves);
 
-        scale[1] = (uint8_t)(0x20 | (next(&seed) & 0x83)); /* both signs, exponents 8 and 9 */
-        if (spc_dtype_bytes(dtype) == 20 || spc_dtype_bytes(dtype) == 24 ||
-            (is_wide(dtype) && dtype != SPC_DTYPE_Q6_K)) {
-            scale[3] = (uint8_t)(0x20 | (next(&seed) & 0x83));
+        for (int32_t k = 0; k < halves; k++) { /* both signs, exponents 8 and 9 */
+            scale[2 * k + 1] = (uint8_t)(0x20 | (next(&seed) & 0x83));
         }
     }
     return data;

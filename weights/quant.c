@@ -84,6 +84,38 @@ void spc_quant_scales(const uint8_t bytes[12], uint8_t scale[8], uint8_t min[8])
     }
 }
 
+/* Their low four bits are the low halves of eight bytes, then the high ones; their high two bits
+ * are pairs of bits of the four bytes behind. */
+void spc_quant_scales_q3(const uint8_t bytes[12], uint8_t scale[16])
+{
+    for (int32_t i = 0; i < 16; i++) {
+        int32_t low = bytes[i % 8] >> (i / 8 * 4) & 15, high = bytes[8 + i % 4] >> (i / 4 * 2) & 3;
+
+        scale[i] = (uint8_t)(low | high << 4);
+    }
+}
+
+/* Of 256 entries in two bits each: each 128 are four pairs of bits of 32 bytes. */
+static int32_t pair_at(const uint8_t *bytes, int32_t i)
+{
+    return bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+}
+
+/* third bits[32]; low two bits[64]; scales[12]; half d.  The third bits of 32 entries are one of
+ * each of the 32 bytes. */
+static void q3_k(const uint8_t *b, float *out)
+{
+    float d = half_at(b + 108);
+    uint8_t scale[16];
+
+    spc_quant_scales_q3(b + 96, scale);
+    for (int32_t i = 0; i < 256; i++) {
+        int32_t q = pair_at(b + 32, i) | (b[i % 32] >> (i / 32) & 1) << 2;
+
+        out[i] = d * (float)(scale[i / 16] - 32) * (float)(q - 4);
+    }
+}
+
 /* half d, e; scales[12]; fifth bits[32] of Q5_K; q[128].  Each 64 entries are the low and then the
  * high halves of 32 bytes; their fifth bits are two neighbouring bits of the 32 bytes. */
 static void q45_k(const uint8_t *b, bool fifth, float *out)
@@ -146,6 +178,7 @@ static void block(spc_dtype dtype, const uint8_t *b, float *out)
     case SPC_DTYPE_Q4_1: q4_1(b, out); break;
     case SPC_DTYPE_Q5_0: q5_0(b, out); break;
     case SPC_DTYPE_Q5_1: q5_1(b, out); break;
+    case SPC_DTYPE_Q3_K: q3_k(b, out); break;
     case SPC_DTYPE_Q4_K: q45_k(b, false, out); break;
     case SPC_DTYPE_Q5_K: q45_k(b, true, out); break;
     case SPC_DTYPE_Q6_K: q6_k(b, out); break;

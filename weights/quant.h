@@ -8,7 +8,8 @@
  *   Q4_0, Q5_0   d (q - 8), d (q - 16)
  *   Q4_1, Q5_1   d q + m
  *   Q4_K, Q5_K   (d s) q - (e m)     s, m: 6 bits for each 32 entries; d, e: for each 256
- *   Q6_K         (d s) (q - 32)      s: 8 bits for each 16 entries; d: for each 256
+ *   Q3_K, Q6_K   (d s) (q - 4), (d s) (q - 32)
+ *                                    s: 6, 8 bits for each 16 entries; d: for each 256
  *
  * with d, e and m of Q4_1, Q5_1 as float16.  Layouts are ggml's; quant.c is their definition here
  * and rounds as the reference does, operation by operation in float32. */
@@ -74,6 +75,9 @@ static inline bool spc_dtype_is_scaled(spc_dtype dtype)
 
 /* The 8 pairs of 6-bit numbers of a Q4_K or Q5_K block, from its 12 bytes. */
 void spc_quant_scales(const uint8_t bytes[12], uint8_t scale[8], uint8_t min[8]);
+
+/* The 16 numbers of 6 bits of a Q3_K block, 32 too large, from its 12 bytes. */
+void spc_quant_scales_q3(const uint8_t bytes[12], uint8_t scale[16]);
 
 /* Is there a conversion to float: F32, F16, BF16, the 8-bit floats and every type with blocks? */
 bool spc_dtype_is_float(spc_dtype dtype);

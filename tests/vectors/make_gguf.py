@@ -11,6 +11,7 @@
   MODEL-TYPE.gguf  the same with matrices quantised by the package
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
+  mixed-low.gguf   the same of Q3_K
   odd-K.gguf       the same, smaller, with a feed-forward part that two ranks cannot halve
   ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
   NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
@@ -27,10 +28,10 @@ import numpy as np
 HERE = pathlib.Path(__file__).resolve().parent
 OUT = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "gguf"
 Q = gguf.GGMLQuantizationType
-BLOCKS = [Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q4_K, Q.Q5_K, Q.Q6_K]
+BLOCKS = [Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.Q3_K]
 # Where float16 scales stand in a block.
 SCALES = {Q.Q8_0: [0], Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2],
-          Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}
+          Q.Q3_K: [108], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208]}
 LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
@@ -208,7 +209,8 @@ def tiny():
 def random_blocks(dice, rows, cols, kind):
     """Of *_K, which the package does not write."""
     # d, and what the offsets' scale is in units of it: entries of about +-0.1 around 0
-    steps = {Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5), Q.Q6_K: (5e-5, None)}
+    steps = {Q.Q3_K: (1e-3, None), Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5),
+             Q.Q6_K: (5e-5, None)}
     blocks = rows * cols // 256
     data = dice.integers(0, 256, (blocks, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
     d = (steps[kind][0] * dice.uniform(0.5, 1.5, (blocks, 1))).astype(np.float16)
@@ -217,20 +219,31 @@ def random_blocks(dice, rows, cols, kind):
     return data.reshape(rows, -1)
 
 
-def mixed():
-    """Llama of one layer, each matrix of another type, as files of *_K_M mix them: V is Q6_K beside
-    Q and K of Q4_K."""
-    dice = np.random.default_rng(6)
-    writer = gguf.GGUFWriter(OUT / "mixed-K.gguf", "llama")
+# Matrices of mixed models: as files of *_K_M mix them, V is Q6_K beside Q and K of Q4_K; of types
+# below 4 bits.
+MIXED = {"mixed-K": (6, {"token_embd": Q.Q6_K, "attn_q": Q.Q4_K, "attn_k": Q.Q4_K, "attn_v": Q.Q6_K,
+                         "attn_output": Q.Q5_K, "ffn_gate": Q.Q4_K, "ffn_up": Q.Q5_K,
+                         "ffn_down": Q.Q6_K}),
+         "mixed-low": (8, {"token_embd": Q.Q3_K, "attn_q": Q.Q3_K, "attn_k": Q.Q3_K,
+                           "attn_v": Q.Q3_K, "attn_output": Q.Q3_K, "ffn_gate": Q.Q3_K,
+                           "ffn_up": Q.Q3_K, "ffn_down": Q.Q3_K})}
+
+
+def mixed(name):
+    """Llama of one layer, each matrix of its own type."""
+    seed, kinds = MIXED[name]
+    dice = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(OUT / (name + ".gguf"), "llama")
     metadata(writer, {"num_hidden_layers": 1, "max_position_embeddings": 64, "hidden_size": 256,
                       "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
                       "rms_norm_eps": 1e-5, "head_dim": 64}, "llama")
-    shapes = {"token_embd": (40, 256, Q.Q6_K), "blk.0.attn_q": (512, 256, Q.Q4_K),
-              "blk.0.attn_k": (128, 256, Q.Q4_K), "blk.0.attn_v": (128, 256, Q.Q6_K),
-              "blk.0.attn_output": (256, 512, Q.Q5_K), "blk.0.ffn_gate": (512, 256, Q.Q4_K),
-              "blk.0.ffn_up": (512, 256, Q.Q5_K), "blk.0.ffn_down": (256, 512, Q.Q6_K)}
-    for name, (rows, cols, kind) in shapes.items():
-        writer.add_tensor(name + ".weight", random_blocks(dice, rows, cols, kind), raw_dtype=kind)
+    shapes = {"token_embd": (40, 256), "attn_q": (512, 256), "attn_k": (128, 256),
+              "attn_v": (128, 256), "attn_output": (256, 512), "ffn_gate": (512, 256),
+              "ffn_up": (512, 256), "ffn_down": (256, 512)}
+    for part, (rows, cols) in shapes.items():
+        kind, where = kinds[part], "" if part == "token_embd" else "blk.0."
+        writer.add_tensor(f"{where}{part}.weight", random_blocks(dice, rows, cols, kind),
+                          raw_dtype=kind)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(name + ".weight", np.ones(256, np.float32))
     finish(writer)
@@ -291,7 +304,8 @@ def main():
     (HERE / "fuzz" / "gguf").mkdir(exist_ok=True)
     tiny()
     blocks()
-    mixed()
+    for name in MIXED:
+        mixed(name)
     odd()
     for name in ("qwen2", "gemma2", "gemma3"):
         model(name, name)
