@@ -18,6 +18,7 @@ spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
     spc_cuda_planes row = {blocks * 16, 0, 0, 0};
 
     switch (type) {
+    case SPC_WEIGHT_IQ4_NL:
     case SPC_WEIGHT_Q4_0: row.scale = groups * 8; break;
     case SPC_WEIGHT_Q4_1: row.scale = groups * 16; break;
     case SPC_WEIGHT_Q3_K:
@@ -26,6 +27,7 @@ spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
         row.scale = groups * 6;
         row.step = blocks / 4;
         break;
+    case SPC_WEIGHT_IQ4_XS: row.scale = blocks; break;
     case SPC_WEIGHT_Q4_K: row.scale = blocks * 2; break;
     case SPC_WEIGHT_Q5_0:
     case SPC_WEIGHT_Q5_1:

@@ -38,10 +38,12 @@ typedef enum {
     SPC_WEIGHT_Q4_1,
     SPC_WEIGHT_Q5_0,
     SPC_WEIGHT_Q5_1,
+    SPC_WEIGHT_IQ4_NL,
     SPC_WEIGHT_Q3_K,
     SPC_WEIGHT_Q4_K,
     SPC_WEIGHT_Q5_K,
     SPC_WEIGHT_Q6_K,
+    SPC_WEIGHT_IQ4_XS,
     SPC_WEIGHT_I8,      /* signed integers, with scales beside them */
     SPC_WEIGHT_F8_E4M3, /* 8-bit floats (weights/quant.h), with scales beside them */
     SPC_WEIGHT_F8_E5M2,

@@ -7,17 +7,20 @@
  *
  *   data    [group, q, block] 8 weights: 4 bytes, byte k the low 4 bits of columns k and 4 + k; of
  *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128;
- *           of Q3_K the low 2 bits, as the high ones of Q6_K
+ *           of Q3_K the low 2 bits, as the high ones of Q6_K; of IQ4_* bits 4 k .. 4 k + 3 of the 4
+ *           bytes are column k
  *   high    Q5_*, Q3_K: [group, q] 4 bytes; bit 2 block + half of byte k is the highest bit of
  *           column 4 half + k
  *           Q6_K: [group, q, pair of blocks] 4 bytes; the two bits at 2 (2 (block % 2) + half) of
  *           byte k are bits 4 and 5 of that column
- *   scale   Q8_0, Q4_0, Q5_0: [group, block] half d; Q4_1, Q5_1: half d, m
+ *   scale   Q8_0, Q4_0, Q5_0, IQ4_NL: [group, block] half d; Q4_1, Q5_1: half d, m
  *           Q4_K, Q5_K: [256 columns] half d, e, then ggml's 12 bytes of 6-bit numbers
  *           Q6_K: [group, 16 columns] signed bytes
  *           Q3_K: [256 columns] 12 bytes of 6-bit numbers, one for each 16 columns, two (i) for a
  *           block: at [group, block] a byte, whose bits 4 i .. 4 i + 3 are the low ones; behind
  *           these, at [block], one whose two bits at 2 (2 group + i) are the high ones
+ *           IQ4_XS: [256 columns] half d; two bits of each block, the upper ones of its number; 4
+ *           bytes: byte b has the low 4 bits of block b, and those of block 4 + b above them
  *   step    Q6_K, Q3_K: [256 columns] half d
  *
  * The last group may have fewer blocks: its data are as short, its scales padded with 0.
@@ -173,6 +176,27 @@ template <> struct quant_integers<3> {
     {
         return (moved(word[b / 2], 2 * (2 * (b % 2) + half), to) & 0x03030303u << to) |
                (moved(high, 2 * b + half, 2 + to) & 0x04040404u << to);
+    }
+};
+
+/* A level of IQ4 (weights/quant.h) plus 128, for each 4 bits. */
+struct quant_levels {
+    quant_integers<4> codes;
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit, bool whole)
+    {
+        codes.load(m, row, unit, whole);
+    }
+
+    /* Of a code three bits select in each half of the table, and the fourth between the two. */
+    __device__ __forceinline__ uint32_t four(int b, int half, int = 0) const
+    {
+        const uint32_t code = codes.word[b] >> 16 * half;
+        const uint32_t low = __byte_perm(0x3f2d1801u, 0x766a5d4fu, code & 0x7777u);
+        const uint32_t high = __byte_perm(0xa6998d81u, 0xf1d9c5b5u, code & 0x7777u);
+
+        return __byte_perm(low, high, 0x3210u | (code >> 1 & 0x4444u));
     }
 };
 
@@ -361,11 +385,29 @@ struct quant_scale_sixteen {
     }
 };
 
-/* d of 256 columns, a number of 6 bits for each 16: d (s - 32) (integer - 4). */
-struct quant_scale_three {
-    uint32_t s, more; /* s: twice the number of the unit's columns of each block, a byte each */
-    uint16_t half;
+/* d of 256 columns, numbers of 6 bits: d (s - 32) (integer - LESS). */
+template <int LESS> struct quant_scale_signed {
+    uint32_t s; /* twice the number of the unit's columns of each block, a byte each */
     float d;
+
+    __device__ __forceinline__ void get(int b, float *step, float *offset) const
+    {
+        near(b, 0.0f, 1.0f, step, offset);
+    }
+
+    /* Exact, for integers of 3 bits. */
+    __device__ __forceinline__ void near(int b, float more, float per, float *step,
+                                         float *offset) const
+    {
+        *step = fmaf(d * (per * 32.0f), byte_twos(s, b), d * (per * -96.0f));
+        *offset = *step * -(more + (float)LESS / per);
+    }
+};
+
+/* A number for each 16 columns. */
+struct quant_scale_three : quant_scale_signed<4> {
+    uint32_t more;
+    uint16_t half;
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
                                          int32_t unit)
@@ -385,18 +427,30 @@ struct quant_scale_three {
         s = (s >> 4 * i & 0x0f0f0f0fu) << 1 | (more >> 2 * (2 * group + i) & 0x03030303u) << 5;
         d = weights_f16::one(half);
     }
+};
 
-    __device__ __forceinline__ void get(int b, float *step, float *offset) const
+/* A number for each block. */
+struct quant_scale_levels : quant_scale_signed<128> {
+    uint32_t half; /* and the numbers' upper bits */
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
     {
-        near(b, 0.0f, 1.0f, step, offset);
+        const uint2 raw =
+            __ldcs((const uint2 *)m.scale + (row.eighth + (uint32_t)(unit / QUANT_LANES / 2)));
+
+        half = raw.x;
+        s = raw.y;
     }
 
-    /* Exact. */
-    __device__ __forceinline__ void near(int b, float more, float per, float *step,
-                                         float *offset) const
+    __device__ __forceinline__ void ready(int32_t unit)
     {
-        *step = fmaf(d * (per * 32.0f), byte_twos(s, b), d * (per * -96.0f));
-        *offset = *step * -(more + 4.0f / per);
+        const int group = unit / QUANT_LANES % 2;
+        const uint32_t two = half >> (16 + 8 * group) & 0xffu; /* bits of each block */
+        const uint32_t high = (two | two << 6 | two << 12 | two << 18) & 0x03030303u;
+
+        s = (s >> 4 * group & 0x0f0f0f0fu) << 1 | high << 5;
+        d = weights_f16::one(half & 0xffffu);
     }
 };
 
@@ -421,10 +475,10 @@ struct quant_scale_float {
 
 /* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
  * or near(b, out) for blocks 0 .. 3 of its group: 8 weights. */
-template <int BITS, typename Scale> struct quant_blocks {
+template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> struct quant_blocks {
     enum { WHOLE = true };   /* columns are whole blocks */
     enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
-    quant_integers<BITS> integers;
+    Integers integers;
     Scale scale;
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row, int32_t,
@@ -478,6 +532,15 @@ typedef quant_blocks<3, quant_scale_three> quant_q3_k;
 typedef quant_blocks<4, quant_scale_six> quant_q4_k;
 typedef quant_blocks<5, quant_scale_six> quant_q5_k;
 typedef quant_blocks<6, quant_scale_sixteen> quant_q6_k;
+typedef quant_blocks<8, quant_scale_d<128>, quant_levels> quant_iq4_nl;
+
+/* A scale of 17 bits leaves no room for 2^15 levels of it. */
+struct quant_iq4_xs : quant_blocks<8, quant_scale_levels, quant_levels> {
+    __device__ __forceinline__ void near(int b, float *out) const
+    {
+        spread(b, out);
+    }
+};
 
 /* The parts that every 8-bit type with float32 scales has. */
 struct quant_eight {
@@ -563,6 +626,8 @@ template <typename Call> static cudaError_t with_quant(spc_weight_type type, con
     case SPC_WEIGHT_Q4_1: return call(quant_q4_1());
     case SPC_WEIGHT_Q5_0: return call(quant_q5_0());
     case SPC_WEIGHT_Q5_1: return call(quant_q5_1());
+    case SPC_WEIGHT_IQ4_NL: return call(quant_iq4_nl());
+    case SPC_WEIGHT_IQ4_XS: return call(quant_iq4_xs());
     case SPC_WEIGHT_Q3_K: return call(quant_q3_k());
     case SPC_WEIGHT_Q4_K: return call(quant_q4_k());
     case SPC_WEIGHT_Q5_K: return call(quant_q5_k());

@@ -23,6 +23,8 @@ spc_weight_type spc_cuda_type_of(spc_dtype dtype)
     case SPC_DTYPE_Q4_1: return SPC_WEIGHT_Q4_1;
     case SPC_DTYPE_Q5_0: return SPC_WEIGHT_Q5_0;
     case SPC_DTYPE_Q5_1: return SPC_WEIGHT_Q5_1;
+    case SPC_DTYPE_IQ4_NL: return SPC_WEIGHT_IQ4_NL;
+    case SPC_DTYPE_IQ4_XS: return SPC_WEIGHT_IQ4_XS;
     case SPC_DTYPE_Q3_K: return SPC_WEIGHT_Q3_K;
     case SPC_DTYPE_Q4_K: return SPC_WEIGHT_Q4_K;
     case SPC_DTYPE_Q5_K: return SPC_WEIGHT_Q5_K;
@@ -101,6 +103,8 @@ static inline uint64_t integers(spc_weight_type type, const uint8_t *from, int32
     case SPC_WEIGHT_Q4_1: return nibbles(from + 20 * block + 4, q);
     case SPC_WEIGHT_Q5_0: b = from + 22 * block + 2; break;
     case SPC_WEIGHT_Q5_1: b = from + 24 * block + 4; break;
+    case SPC_WEIGHT_IQ4_NL: return nibbles(from + 18 * block + 2, q);
+    case SPC_WEIGHT_IQ4_XS: return nibbles(from + block / 8 * 136 + 8 + block % 8 * 16, q);
     case SPC_WEIGHT_Q3_K: return wide(type, from + block / 8 * 110, block % 8, q);
     case SPC_WEIGHT_Q4_K: return wide(type, from + block / 8 * 144, block % 8, q);
     case SPC_WEIGHT_Q5_K: return wide(type, from + block / 8 * 176, block % 8, q);
@@ -117,6 +121,17 @@ static inline uint64_t integers(spc_weight_type type, const uint8_t *from, int32
 static inline void put_word(uint8_t *at, uint32_t word)
 {
     memcpy(at, &word, sizeof word);
+}
+
+/* Four bits of each: of bytes k and 4 + k in byte k, or one behind the other. */
+static inline uint32_t four_bits(spc_weight_type type, uint64_t n)
+{
+    if (type != SPC_WEIGHT_IQ4_NL && type != SPC_WEIGHT_IQ4_XS) {
+        return (uint32_t)(n & 0x0f0f0f0fu) | (uint32_t)(n >> 32 & 0x0f0f0f0fu) << 4;
+    }
+    n = (n | n >> 4) & UINT64_C(0x00ff00ff00ff00ff);
+    n = (n | n >> 8) & UINT64_C(0x0000ffff0000ffff);
+    return (uint32_t)(n | n >> 16);
 }
 
 /* One or two bits of each integer, at (block, half) of the unit's words. */
@@ -149,19 +164,30 @@ static void pack_scales_q3(const uint8_t *from, uint8_t *to)
     }
 }
 
+/* Scales of 256 columns of IQ4_XS: low bits of a block of either group in a byte. */
+static void pack_scales_iq4(const uint8_t *from, uint8_t *to)
+{
+    memcpy(to, from, 4);
+    for (int32_t b = 0; b < BLOCKS; b++) {
+        int32_t first = from[4 + b / 2] >> (b % 2 * 4) & 15;
+        int32_t second = from[6 + b / 2] >> (b % 2 * 4) & 15;
+
+        to[4 + b] = (uint8_t)(first | second << 4);
+    }
+}
+
 /* Scales of `blocks` blocks, as they are; zeros behind the last are there already. */
 static void pack_scales(spc_weight_type type, const uint8_t *from, int32_t blocks,
                         const spc_cuda_row *to)
 {
-    static const uint8_t bytes[] = {[SPC_WEIGHT_Q8_0] = 34,
-                                    [SPC_WEIGHT_Q4_0] = 18,
-                                    [SPC_WEIGHT_Q4_1] = 20,
-                                    [SPC_WEIGHT_Q5_0] = 22,
-                                    [SPC_WEIGHT_Q5_1] = 24};
+    static const uint8_t bytes[] = {
+        [SPC_WEIGHT_Q8_0] = 34, [SPC_WEIGHT_Q4_0] = 18, [SPC_WEIGHT_Q4_1] = 20,
+        [SPC_WEIGHT_Q5_0] = 22, [SPC_WEIGHT_Q5_1] = 24, [SPC_WEIGHT_IQ4_NL] = 18};
     size_t own = type == SPC_WEIGHT_Q4_1 || type == SPC_WEIGHT_Q5_1 ? 4 : 2;
 
     for (int32_t i = 0; i < blocks / 8; i++) {
         switch (type) {
+        case SPC_WEIGHT_IQ4_XS: pack_scales_iq4(from + 136 * i, to->scale + 8 * i); break;
         case SPC_WEIGHT_Q3_K:
             pack_scales_q3(from + 110 * i + 96, to->scale + 12 * i);
             memcpy(to->step + 2 * i, from + 110 * i + 108, 2);
@@ -175,7 +201,7 @@ static void pack_scales(spc_weight_type type, const uint8_t *from, int32_t block
         default: break;
         }
     }
-    for (int32_t i = 0; i < blocks && type <= SPC_WEIGHT_Q5_1; i++) {
+    for (int32_t i = 0; i < blocks && type <= SPC_WEIGHT_IQ4_NL; i++) {
         memcpy(to->scale + own * (size_t)i, from + bytes[type] * i, own);
     }
 }
@@ -207,8 +233,7 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
             if (two) {
                 put_bits(true, to->data + (first + q) * 8, b, n);
             } else {
-                put_word(to->data + first * 16 + (q * together + b) * 4,
-                         (uint32_t)(n & 0x0f0f0f0fu) | (uint32_t)(n >> 32 & 0x0f0f0f0fu) << 4);
+                put_word(to->data + first * 16 + (q * together + b) * 4, four_bits(type, n));
             }
             if (bytes.high > 0) {
                 put_bits(high == 8, to->high + (first + q) * high, b, n >> (two ? 2 : 4));

@@ -2,6 +2,7 @@
 /* cpu_avx2.c - the kernels with AVX2, FMA and F16C: 16 lanes in two registers. */
 #if defined(__x86_64__)
 #include "cpu_kernels.h"
+#include "weights/quant.h"
 
 #include <immintrin.h>
 
@@ -257,6 +258,18 @@ static inline lanes lanes_high_half(quads v)
 static inline quads quads_eight(quads v)
 {
     return v;
+}
+
+static inline __m256i levels_half(__m256i v)
+{
+    const __m128i level = _mm_setr_epi8(SPC_QUANT_LEVELS);
+
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(level), v);
+}
+
+static inline quads quads_levels(quads v)
+{
+    return (quads){levels_half(v.low), levels_half(v.high)};
 }
 
 /* Products of unsigned and signed bytes, in pairs: 2 * 128 * 127 fits 16 bits. */

@@ -2,6 +2,7 @@
 /* cpu_avx512.c - the kernels with AVX-512: 16 lanes in one register. */
 #if defined(__x86_64__)
 #include "cpu_kernels.h"
+#include "weights/quant.h"
 
 #include <immintrin.h>
 
@@ -265,6 +266,13 @@ static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
     return _mm512_add_epi32(sum, four);
 }
 #endif
+
+static inline quads quads_levels(quads v)
+{
+    const __m128i level = _mm_setr_epi8(SPC_QUANT_LEVELS);
+
+    return _mm512_shuffle_epi8(quads_eight(_mm512_broadcast_i32x4(level)), v);
+}
 
 #define BLOCK_OUT   4
 #define BLOCK_WIDE  8

@@ -209,6 +209,21 @@ static inline quads quads_eight(quads v)
     return v;
 }
 
+static inline quads quads_levels(quads v)
+{
+    static const int8_t level[16] = {SPC_QUANT_LEVELS};
+
+    for (int l = 0; l < 16; l++) {
+        uint32_t four = 0;
+
+        for (int i = 0; i < 4; i++) {
+            four |= (uint32_t)(uint8_t)level[v.lane[l] >> (8 * i) & 15] << (8 * i);
+        }
+        v.lane[l] = four;
+    }
+    return v;
+}
+
 static inline quads quads_dot(quads sum, quads w, const int8_t *x, bool eight)
 {
     for (int l = 0; l < 16; l++) {

@@ -25,13 +25,15 @@
 typedef struct {
     int32_t run;  /* entries that share a scale */
     bool offsets; /* an offset for each 32 entries */
-    bool eight;   /* Q8_0 */
+    bool eight;   /* bytes with a sign: Q8_0, IQ4_* */
 } quant_kind;
 
 ALWAYS_INLINE quant_kind kind_of(spc_dtype dtype)
 {
     switch (dtype) {
-    case SPC_DTYPE_Q8_0: return (quant_kind){32, false, true};
+    case SPC_DTYPE_Q8_0:
+    case SPC_DTYPE_IQ4_NL:
+    case SPC_DTYPE_IQ4_XS: return (quant_kind){32, false, true};
     case SPC_DTYPE_Q4_0:
     case SPC_DTYPE_Q5_0: return (quant_kind){32, false, false};
     case SPC_DTYPE_Q3_K:
@@ -44,7 +46,9 @@ ALWAYS_INLINE quant_kind kind_of(spc_dtype dtype)
 static int32_t less_of(spc_dtype dtype)
 {
     switch (dtype) {
-    case SPC_DTYPE_Q8_0: return EIGHT_LESS;
+    case SPC_DTYPE_Q8_0:
+    case SPC_DTYPE_IQ4_NL:
+    case SPC_DTYPE_IQ4_XS: return EIGHT_LESS;
     case SPC_DTYPE_Q4_0: return 8;
     case SPC_DTYPE_Q5_0: return 16;
     case SPC_DTYPE_Q3_K: return 4;
@@ -358,6 +362,8 @@ static void quant_linear(const spc_matrix *m, int32_t from, int32_t to, const sp
         OF(Q4_1, multiply_offsets);
         OF(Q5_0, multiply_less);
         OF(Q5_1, multiply_offsets);
+        OF(IQ4_NL, multiply_eight);
+        OF(IQ4_XS, multiply_eight);
         OF(Q3_K, multiply_sixteen);
         OF(Q4_K, multiply_offsets);
         OF(Q5_K, multiply_offsets);

@@ -17,6 +17,7 @@
  *   quads_byte(v, k)             lane: its byte k
  *   quads_signed_byte(v, k)      lane: its byte k, signed
  *   quads_eight(v)               bytes of Q8_0 as quads_dot takes them
+ *   quads_levels(v)              bytes 0 .. 15 as what they stand for in IQ4, as quads_eight does
  *   quads_dot(sum, w, x, eight)  lane: sum + its four products of w, unsigned and below 64 (eight:
  *                                as quads_eight left them), with x[0 .. 3] in -127 .. 127
  *   EIGHT_LESS                   what quads_eight added to each byte
@@ -67,6 +68,13 @@ ALWAYS_INLINE void fifth_bits(quads bits, quads *entry)
     for (int32_t c = 0; c < 8; c++) entry[c] = quads_fifth(entry[c], bits, c);
 }
 
+/* 64 entries of IQ4, from the bits that stand for them. */
+ALWAYS_INLINE void levels(quads *entry)
+{
+    UNROLL(16)
+    for (int32_t c = 0; c < 16; c++) entry[c] = quads_levels(entry[c]);
+}
+
 /* count numbers that begin in the upper half of a lane. */
 ALWAYS_INLINE void straddling(const quads *word, int32_t count, quads *out)
 {
@@ -104,6 +112,13 @@ ALWAYS_INLINE void unpack_pair(spc_dtype dtype, const uint8_t *at, int64_t apart
         straddling(word, 4, part);
         nibbles(part, entry);
         nibbles(word + 5, entry + 8);
+        break;
+    case SPC_DTYPE_IQ4_NL:
+        scale[1] = lanes_high_half(word[4]);
+        straddling(word, 4, part);
+        nibbles(part, entry);
+        nibbles(word + 5, entry + 8);
+        levels(entry);
         break;
     case SPC_DTYPE_Q4_1:
         scale[1] = lanes_low_half(word[5]);
@@ -176,6 +191,24 @@ ALWAYS_INLINE void unpack_scales_q3(const uint8_t *at, int64_t apart, unpacked *
     }
 }
 
+/* IQ4_XS: eight scales of 6 bits, their two upper ones in the half behind d. */
+ALWAYS_INLINE void unpack_scales_iq4(const uint8_t *at, int64_t apart, unpacked *to)
+{
+    quads word[4];
+    lanes d;
+
+    quads_turn4(at, apart, word);
+    d = lanes_low_half(word[0]);
+    UNROLL(8)
+    for (int32_t b = 0; b < 8; b++) {
+        quads low = quads_and(quads_down(word[1], 4 * b), 15);
+        quads high = quads_and(quads_down(word[0], 16 + 2 * b), 3);
+        quads scale = quads_byte(quads_or(low, quads_up(high, 4)), 0);
+
+        to->scale[b] = lanes_mul(d, lanes_add(lanes_of(scale), lanes_set(-32.0f)));
+    }
+}
+
 /* What the four quarters of a block of 256 share. */
 ALWAYS_INLINE void unpack_head(spc_dtype dtype, const uint8_t *at, int64_t apart, unpacked *to)
 {
@@ -193,6 +226,8 @@ ALWAYS_INLINE void unpack_head(spc_dtype dtype, const uint8_t *at, int64_t apart
     } else if (dtype == SPC_DTYPE_Q3_K) {
         unpack_scales_q3(at, apart, to);
         quads_turn8(at, apart, to->upper);
+    } else if (dtype == SPC_DTYPE_IQ4_XS) {
+        unpack_scales_iq4(at, apart, to);
     } else {
         unpack_six_bits(at, apart, to);
         if (dtype == SPC_DTYPE_Q5_K) quads_turn8(at + 16, apart, to->upper);
@@ -218,6 +253,17 @@ ALWAYS_INLINE void unpack_low_high(const uint8_t *at, int64_t apart, bool fifth,
         entry[c] = quads_or(entry[c], quads_up(quads_and(bits, 1), 4));
         entry[c + 8] = quads_or(entry[c + 8], quads_up(quads_and(bits, 2), 3));
     }
+}
+
+/* IQ4_XS: two blocks of 16 bytes. */
+ALWAYS_INLINE void unpack_levels(const uint8_t *at, int64_t apart, int32_t g, quads *entry)
+{
+    quads both[8];
+
+    quads_turn8(at + 8 + 32 * g, apart, both);
+    nibbles(both, entry);
+    nibbles(both + 4, entry + 8);
+    levels(entry);
 }
 
 /* Q3_K: two quarters are the four pairs of bits of 32 bytes; each 32 of the block's entries have
@@ -269,6 +315,7 @@ ALWAYS_INLINE void unpack_quarter(spc_dtype dtype, const uint8_t *at, int64_t ap
     case SPC_DTYPE_Q5_K:
         unpack_low_high(at, apart, dtype == SPC_DTYPE_Q5_K, g, to->upper, entry);
         break;
+    case SPC_DTYPE_IQ4_XS: unpack_levels(at, apart, g, entry); break;
     case SPC_DTYPE_Q3_K: unpack_three(at, apart, g, to, entry); break;
     case SPC_DTYPE_Q6_K: unpack_six(at, apart, g, to, entry); break;
     default:

@@ -16,10 +16,11 @@
 
 enum { ROWS = 37, COLS = 768, ODD = 765, MOST = 1 << 20 };
 
-static const spc_dtype types[] = {SPC_DTYPE_F32,  SPC_DTYPE_BF16,   SPC_DTYPE_F16,  SPC_DTYPE_Q8_0,
-                                  SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,   SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,
-                                  SPC_DTYPE_Q3_K, SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K,
-                                  SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3};
+static const spc_dtype types[] = {
+    SPC_DTYPE_F32,    SPC_DTYPE_BF16,   SPC_DTYPE_F16,  SPC_DTYPE_Q8_0,
+    SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1,   SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,
+    SPC_DTYPE_Q3_K,   SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K,
+    SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS, SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3};
 enum { TYPES = sizeof types / sizeof *types };
 
 /* A tensor of random bytes; data to be freed. */

@@ -106,7 +106,7 @@ static float *run(const spc_backend_ops *ops, const spc_plan *plan, const spc_bu
 /* ---- GGUF ------------------------------------------------------------------------------------ */
 
 /* Rows of 96 columns that end within a group of 128; heads tied to tables of Q6_K and Q3_K; queries
- * and keys of Q4_K beside values of Q6_K. */
+ * and keys of one type beside values of another. */
 static const char *const models[] = {GGUF "mixed-K.gguf", GGUF "mixed-low.gguf",
                                      GGUF "llama-Q8_0.gguf", GGUF "llama-Q4_0.gguf"};
 enum { MODELS = sizeof models / sizeof *models };

@@ -16,10 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const spc_dtype types[] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0,    SPC_DTYPE_Q4_1,
-                                  SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,    SPC_DTYPE_Q3_K,
-                                  SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,
-                                  SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+static const spc_dtype types[] = {
+    SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,    SPC_DTYPE_Q5_0,   SPC_DTYPE_Q5_1,
+    SPC_DTYPE_Q3_K,   SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,   SPC_DTYPE_IQ4_NL,
+    SPC_DTYPE_IQ4_XS, SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
 enum { TYPES = sizeof types / sizeof *types };
 
 /* ---- matrices -------------------------------------------------------------------------------- */

@@ -9,12 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNITS = 4, TYPES = 9, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
+enum { UNITS = 4, TYPES = 11, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
-static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,
-                                       SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1, SPC_DTYPE_Q3_K,
-                                       SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K, SPC_DTYPE_Q6_K};
+static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0,  SPC_DTYPE_Q4_1,
+                                       SPC_DTYPE_Q5_0,   SPC_DTYPE_Q5_1,  SPC_DTYPE_Q3_K,
+                                       SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K,  SPC_DTYPE_Q6_K,
+                                       SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
 
 static uint32_t next(uint32_t *state)
 {

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+static const int8_t level[16] = {SPC_QUANT_LEVELS};
+
 static float half_at(const uint8_t *bytes)
 {
     return spc_half_to_float((uint16_t)(bytes[0] | bytes[1] << 8));
@@ -67,6 +69,14 @@ static void q5_1(const uint8_t *b, float *out)
     for (int32_t i = 0; i < 32; i++) {
         out[i] = d * (float)(nibble_at(b + 8, i) | bit_at(b + 4, i) << 4) + m;
     }
+}
+
+/* half d; q[16] */
+static void iq4_nl(const uint8_t *b, float *out)
+{
+    float d = half_at(b);
+
+    for (int32_t i = 0; i < 32; i++) out[i] = d * (float)level[nibble_at(b + 2, i)];
 }
 
 /* ---- blocks of 256 ----------------------------------------------------------------------------
@@ -154,6 +164,23 @@ static void q6_k(const uint8_t *b, float *out)
     }
 }
 
+/* half d; high bits of scales[2]; their low bits[4]; q[128].  Scales are 6 bits, 32 too large: two
+ * neighbouring bits and half a byte; each 32 entries are 16 bytes. */
+static void iq4_xs(const uint8_t *b, float *out)
+{
+    float d = half_at(b);
+    int32_t high = b[2] | b[3] << 8;
+
+    for (int32_t part = 0; part < 8; part++) {
+        int32_t scale = (b[4 + part / 2] >> (part % 2 * 4) & 15) | (high >> (2 * part) & 3) << 4;
+        float step = d * (float)(scale - 32);
+
+        for (int32_t i = 0; i < 32; i++) {
+            out[part * 32 + i] = step * (float)level[nibble_at(b + 8 + part * 16, i)];
+        }
+    }
+}
+
 /* ---- all --------------------------------------------------------------------------------------
  */
 
@@ -178,6 +205,8 @@ static void block(spc_dtype dtype, const uint8_t *b, float *out)
     case SPC_DTYPE_Q4_1: q4_1(b, out); break;
     case SPC_DTYPE_Q5_0: q5_0(b, out); break;
     case SPC_DTYPE_Q5_1: q5_1(b, out); break;
+    case SPC_DTYPE_IQ4_NL: iq4_nl(b, out); break;
+    case SPC_DTYPE_IQ4_XS: iq4_xs(b, out); break;
     case SPC_DTYPE_Q3_K: q3_k(b, out); break;
     case SPC_DTYPE_Q4_K: q45_k(b, false, out); break;
     case SPC_DTYPE_Q5_K: q45_k(b, true, out); break;

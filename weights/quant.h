@@ -10,6 +10,8 @@
  *   Q4_K, Q5_K   (d s) q - (e m)     s, m: 6 bits for each 32 entries; d, e: for each 256
  *   Q3_K, Q6_K   (d s) (q - 4), (d s) (q - 32)
  *                                    s: 6, 8 bits for each 16 entries; d: for each 256
+ *   IQ4_NL       d level[q]
+ *   IQ4_XS       (d s) level[q]      s: 6 bits for each 32 entries; d: for each 256
  *
  * with d, e and m of Q4_1, Q5_1 as float16.  Layouts are ggml's; quant.c is their definition here
  * and rounds as the reference does, operation by operation in float32. */
@@ -19,6 +21,9 @@
 #include <stdbool.h>
 
 #include "tensor.h"
+
+/* What the 4 bits of IQ4_NL and IQ4_XS stand for: denser around 0, as weights are. */
+#define SPC_QUANT_LEVELS -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 
 static inline float spc_half_to_float(uint16_t half)
 {

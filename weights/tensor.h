@@ -30,10 +30,12 @@
     X(Q4_1, "Q4_1", 20, 32)     \
     X(Q5_0, "Q5_0", 22, 32)     \
     X(Q5_1, "Q5_1", 24, 32)     \
+    X(IQ4_NL, "IQ4_NL", 18, 32) \
     X(Q3_K, "Q3_K", 110, 256)   \
     X(Q4_K, "Q4_K", 144, 256)   \
     X(Q5_K, "Q5_K", 176, 256)   \
-    X(Q6_K, "Q6_K", 210, 256)
+    X(Q6_K, "Q6_K", 210, 256)   \
+    X(IQ4_XS, "IQ4_XS", 136, 256)
 
 #define SPC_DTYPE_ENUM(id, name, bytes, elements) SPC_DTYPE_##id,
 typedef enum { SPC_DTYPE_MAP(SPC_DTYPE_ENUM) SPC_DTYPE_COUNT } spc_dtype;
