@@ -13,10 +13,10 @@
 enum { PATTERN = 1 << 20, ALIGNMENT = 64, NAME = SPC_PLAN_NAME + 8 };
 
 static const spc_dtype types[] = {
-    SPC_DTYPE_F32,    SPC_DTYPE_F16,   SPC_DTYPE_BF16, SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2,
-    SPC_DTYPE_I8,     SPC_DTYPE_Q8_0,  SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,    SPC_DTYPE_Q5_0,
-    SPC_DTYPE_Q5_1,   SPC_DTYPE_Q3_K,  SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,
-    SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
+    SPC_DTYPE_F32,  SPC_DTYPE_F16,    SPC_DTYPE_BF16,  SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2,
+    SPC_DTYPE_I8,   SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0,  SPC_DTYPE_Q4_1,    SPC_DTYPE_Q5_0,
+    SPC_DTYPE_Q5_1, SPC_DTYPE_Q2_K,   SPC_DTYPE_Q3_K,  SPC_DTYPE_Q4_K,    SPC_DTYPE_Q5_K,
+    SPC_DTYPE_Q6_K, SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
 enum { TYPES = sizeof types / sizeof *types };
 
 /* "int8" is what `spc` calls it. */
@@ -76,6 +76,10 @@ static void tame(spc_dtype type, uint32_t word, char *block)
     case SPC_DTYPE_F8_E4M3:
     case SPC_DTYPE_F8_E5M2: *block = (char)(*block & 0xbf); break; /* below 2: no NaN */
     case SPC_DTYPE_I8: break;
+    case SPC_DTYPE_Q2_K:
+        put16(block + 80, step);
+        put16(block + 82, step);
+        break;
     case SPC_DTYPE_Q3_K: put16(block + 108, step); break;
     case SPC_DTYPE_Q6_K: put16(block + 208, step); break;
     case SPC_DTYPE_Q4_1:

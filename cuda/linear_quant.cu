@@ -21,6 +21,11 @@ spc_cuda_planes spc_cuda_planes_of(spc_weight_type type, int32_t cols)
     case SPC_WEIGHT_IQ4_NL:
     case SPC_WEIGHT_Q4_0: row.scale = groups * 8; break;
     case SPC_WEIGHT_Q4_1: row.scale = groups * 16; break;
+    case SPC_WEIGHT_Q2_K:
+        row.data = blocks * 8;
+        row.scale = groups * 8;
+        row.step = blocks / 2;
+        break;
     case SPC_WEIGHT_Q3_K:
         row.data = blocks * 8;
         row.high = groups * 16;

@@ -39,6 +39,7 @@ typedef enum {
     SPC_WEIGHT_Q5_0,
     SPC_WEIGHT_Q5_1,
     SPC_WEIGHT_IQ4_NL,
+    SPC_WEIGHT_Q2_K,
     SPC_WEIGHT_Q3_K,
     SPC_WEIGHT_Q4_K,
     SPC_WEIGHT_Q5_K,
@@ -62,7 +63,7 @@ typedef struct {
     int32_t stride; /* elements; a multiple of 16 bytes, >= cols; quantised: blocks of 32 columns */
     const void *high;  /* Q5_*, Q6_K, Q3_K: the bits beyond 4 (Q3_K: 2); others: NULL */
     const void *scale; /* quantised: scales */
-    const void *step; /* Q6_K, Q3_K: what scales of 256 columns are multiplied with; others: NULL */
+    const void *step;  /* Q6_K, Q2_K, Q3_K: what scales are multiplied with; others: NULL */
     /* I8, F8_*: weight (r, c) is its element times the float
      * scale[(r + scale_row >> scale_shift) * scale_stride + (c + scale_col) / 128], where
      * scale_stride 1 means that there is one for all columns; scale_shift is 0, 7 or 31 (one for

@@ -7,8 +7,8 @@
  *
  *   data    [group, q, block] 8 weights: 4 bytes, byte k the low 4 bits of columns k and 4 + k; of
  *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128;
- *           of Q3_K the low 2 bits, as the high ones of Q6_K; of IQ4_* bits 4 k .. 4 k + 3 of the 4
- *           bytes are column k
+ *           of Q2_K and Q3_K the low 2 bits, as the high ones of Q6_K; of IQ4_* bits 4 k .. 4 k + 3
+ *           of the 4 bytes are column k
  *   high    Q5_*, Q3_K: [group, q] 4 bytes; bit 2 block + half of byte k is the highest bit of
  *           column 4 half + k
  *           Q6_K: [group, q, pair of blocks] 4 bytes; the two bits at 2 (2 (block % 2) + half) of
@@ -16,12 +16,13 @@
  *   scale   Q8_0, Q4_0, Q5_0, IQ4_NL: [group, block] half d; Q4_1, Q5_1: half d, m
  *           Q4_K, Q5_K: [256 columns] half d, e, then ggml's 12 bytes of 6-bit numbers
  *           Q6_K: [group, 16 columns] signed bytes
+ *           Q2_K: [group, 16 columns] a byte: 4 bits for d, and above them 4 for e
  *           Q3_K: [256 columns] 12 bytes of 6-bit numbers, one for each 16 columns, two (i) for a
  *           block: at [group, block] a byte, whose bits 4 i .. 4 i + 3 are the low ones; behind
  *           these, at [block], one whose two bits at 2 (2 group + i) are the high ones
  *           IQ4_XS: [256 columns] half d; two bits of each block, the upper ones of its number; 4
  *           bytes: byte b has the low 4 bits of block b, and those of block 4 + b above them
- *   step    Q6_K, Q3_K: [256 columns] half d
+ *   step    Q6_K, Q3_K: [256 columns] half d; Q2_K: half d, e
  *
  * The last group may have fewer blocks: its data are as short, its scales padded with 0.
  *
@@ -157,8 +158,8 @@ template <int BITS> struct quant_integers {
     }
 };
 
-/* Of 3 bits; there is no group without all of its blocks. */
-template <> struct quant_integers<3> {
+/* Of 2 bits, or 3; there is no group without all of its blocks. */
+template <bool THIRD> struct quant_integers_low {
     uint32_t word[2], high;
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
@@ -169,14 +170,21 @@ template <> struct quant_integers<3> {
 
         word[0] = both.x;
         word[1] = both.y;
-        high = __ldcs((const uint32_t *)m.high + at);
+        if (THIRD) high = __ldcs((const uint32_t *)m.high + at);
     }
 
     __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
     {
-        return (moved(word[b / 2], 2 * (2 * (b % 2) + half), to) & 0x03030303u << to) |
-               (moved(high, 2 * b + half, 2 + to) & 0x04040404u << to);
+        const uint32_t low = moved(word[b / 2], 2 * (2 * (b % 2) + half), to) & 0x03030303u << to;
+
+        return THIRD ? low | (moved(high, 2 * b + half, 2 + to) & 0x04040404u << to) : low;
     }
+};
+
+template <> struct quant_integers<2> : quant_integers_low<false> {
+};
+
+template <> struct quant_integers<3> : quant_integers_low<true> {
 };
 
 /* A level of IQ4 (weights/quant.h) plus 128, for each 4 bits. */
@@ -302,29 +310,9 @@ struct quant_scale_dm {
     }
 };
 
-/* d and e of 256 columns, numbers of 6 bits for each block: d s and - e m. */
-struct quant_scale_six {
-    uint32_t de, s, m, more; /* s, m: twice the number of each block of the group, a byte each */
-
-    __device__ __forceinline__ void load(const spc_cuda_matrix &matrix, const quant_row &row,
-                                         int32_t unit)
-    {
-        const uint4 raw =
-            __ldcs((const uint4 *)matrix.scale + (row.eighth + (uint32_t)(unit / QUANT_LANES / 2)));
-
-        de = raw.x;
-        s = raw.y;
-        m = raw.z;
-        more = raw.w;
-    }
-
-    __device__ __forceinline__ void ready(int32_t unit)
-    {
-        const bool even = unit / QUANT_LANES % 2 == 0;
-
-        s = even ? s << 1 & 0x7e7e7e7eu : (more << 1 & 0x1e1e1e1eu) | (s >> 1 & 0x60606060u);
-        m = even ? m << 1 & 0x7e7e7e7eu : (more >> 3 & 0x1e1e1e1eu) | (m >> 1 & 0x60606060u);
-    }
+/* d and e of 256 columns, numbers of up to 6 bits: d s and - e m. */
+struct quant_scale_de {
+    uint32_t de, s, m; /* s, m: twice the number of the unit's columns of each block, a byte each */
 
     /* d factor number, a number of 6 bits times a half: exact. */
     static __device__ __forceinline__ float scaled(float d, float factor, uint32_t numbers, int b)
@@ -345,6 +333,53 @@ struct quant_scale_six {
 
         *step = scaled(d, per, s, b);
         *offset = fmaf(*step, -more, scaled(e, -1.0f, m, b));
+    }
+};
+
+/* Of 6 bits for each block. */
+struct quant_scale_six : quant_scale_de {
+    uint32_t more;
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &matrix, const quant_row &row,
+                                         int32_t unit)
+    {
+        const uint4 raw =
+            __ldcs((const uint4 *)matrix.scale + (row.eighth + (uint32_t)(unit / QUANT_LANES / 2)));
+
+        de = raw.x;
+        s = raw.y;
+        m = raw.z;
+        more = raw.w;
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        const bool even = unit / QUANT_LANES % 2 == 0;
+
+        s = even ? s << 1 & 0x7e7e7e7eu : (more << 1 & 0x1e1e1e1eu) | (s >> 1 & 0x60606060u);
+        m = even ? m << 1 & 0x7e7e7e7eu : (more >> 3 & 0x1e1e1e1eu) | (m >> 1 & 0x60606060u);
+    }
+};
+
+/* Of 4 bits for each 16 columns. */
+struct quant_scale_two : quant_scale_de {
+    __device__ __forceinline__ void load(const spc_cuda_matrix &matrix, const quant_row &row,
+                                         int32_t unit)
+    {
+        const uint32_t group = (uint32_t)(unit / QUANT_LANES);
+        const uint2 raw = __ldcs((const uint2 *)matrix.scale + (row.group + group));
+
+        s = raw.x;
+        m = raw.y;
+        de = ((const uint32_t *)matrix.step)[row.eighth + group / 2];
+    }
+
+    __device__ __forceinline__ void ready(int32_t unit)
+    {
+        const uint32_t both = __byte_perm(s, m, unit % QUANT_LANES < 2 ? 0x6420u : 0x7531u);
+
+        s = both << 1 & 0x1e1e1e1eu;
+        m = both >> 3 & 0x1e1e1e1eu;
     }
 };
 
@@ -528,6 +563,7 @@ typedef quant_blocks<4, quant_scale_d<8>> quant_q4_0;
 typedef quant_blocks<4, quant_scale_dm> quant_q4_1;
 typedef quant_blocks<5, quant_scale_d<16>> quant_q5_0;
 typedef quant_blocks<5, quant_scale_dm> quant_q5_1;
+typedef quant_blocks<2, quant_scale_two> quant_q2_k;
 typedef quant_blocks<3, quant_scale_three> quant_q3_k;
 typedef quant_blocks<4, quant_scale_six> quant_q4_k;
 typedef quant_blocks<5, quant_scale_six> quant_q5_k;
@@ -628,6 +664,7 @@ template <typename Call> static cudaError_t with_quant(spc_weight_type type, con
     case SPC_WEIGHT_Q5_1: return call(quant_q5_1());
     case SPC_WEIGHT_IQ4_NL: return call(quant_iq4_nl());
     case SPC_WEIGHT_IQ4_XS: return call(quant_iq4_xs());
+    case SPC_WEIGHT_Q2_K: return call(quant_q2_k());
     case SPC_WEIGHT_Q3_K: return call(quant_q3_k());
     case SPC_WEIGHT_Q4_K: return call(quant_q4_k());
     case SPC_WEIGHT_Q5_K: return call(quant_q5_k());

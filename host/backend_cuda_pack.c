@@ -25,6 +25,7 @@ spc_weight_type spc_cuda_type_of(spc_dtype dtype)
     case SPC_DTYPE_Q5_1: return SPC_WEIGHT_Q5_1;
     case SPC_DTYPE_IQ4_NL: return SPC_WEIGHT_IQ4_NL;
     case SPC_DTYPE_IQ4_XS: return SPC_WEIGHT_IQ4_XS;
+    case SPC_DTYPE_Q2_K: return SPC_WEIGHT_Q2_K;
     case SPC_DTYPE_Q3_K: return SPC_WEIGHT_Q3_K;
     case SPC_DTYPE_Q4_K: return SPC_WEIGHT_Q4_K;
     case SPC_DTYPE_Q5_K: return SPC_WEIGHT_Q5_K;
@@ -73,6 +74,9 @@ static inline uint64_t wide(spc_weight_type type, const uint8_t *b, int32_t part
         n = load8(b + half * 64 + run % 2 * BLOCK + q * RUN) >> (run / 2 * 4) & EACH(15);
         return n | (load8(b + 128 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3)) << 4;
     }
+    if (type == SPC_WEIGHT_Q2_K) {
+        return load8(b + 16 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
+    }
     if (type == SPC_WEIGHT_Q3_K) {
         n = load8(b + BLOCK + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
         return n | (load8(b + q * RUN) >> part & EACH(1)) << 2;
@@ -105,6 +109,7 @@ static inline uint64_t integers(spc_weight_type type, const uint8_t *from, int32
     case SPC_WEIGHT_Q5_1: b = from + 24 * block + 4; break;
     case SPC_WEIGHT_IQ4_NL: return nibbles(from + 18 * block + 2, q);
     case SPC_WEIGHT_IQ4_XS: return nibbles(from + block / 8 * 136 + 8 + block % 8 * 16, q);
+    case SPC_WEIGHT_Q2_K: return wide(type, from + block / 8 * 84, block % 8, q);
     case SPC_WEIGHT_Q3_K: return wide(type, from + block / 8 * 110, block % 8, q);
     case SPC_WEIGHT_Q4_K: return wide(type, from + block / 8 * 144, block % 8, q);
     case SPC_WEIGHT_Q5_K: return wide(type, from + block / 8 * 176, block % 8, q);
@@ -188,6 +193,10 @@ static void pack_scales(spc_weight_type type, const uint8_t *from, int32_t block
     for (int32_t i = 0; i < blocks / 8; i++) {
         switch (type) {
         case SPC_WEIGHT_IQ4_XS: pack_scales_iq4(from + 136 * i, to->scale + 8 * i); break;
+        case SPC_WEIGHT_Q2_K:
+            memcpy(to->scale + 16 * i, from + 84 * i, 16);
+            memcpy(to->step + 4 * i, from + 84 * i + 80, 4);
+            break;
         case SPC_WEIGHT_Q3_K:
             pack_scales_q3(from + 110 * i + 96, to->scale + 12 * i);
             memcpy(to->step + 2 * i, from + 110 * i + 108, 2);
@@ -210,7 +219,7 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
                        const spc_cuda_row *to)
 {
     const bool eight = type == SPC_WEIGHT_Q8_0 || type >= SPC_WEIGHT_I8;
-    const bool two = type == SPC_WEIGHT_Q3_K; /* bits in data, not 4 */
+    const bool two = type == SPC_WEIGHT_Q2_K || type == SPC_WEIGHT_Q3_K; /* bits in data, not 4 */
     const int32_t high = type == SPC_WEIGHT_Q6_K ? 8 : 4;
     const spc_cuda_planes bytes = spc_cuda_planes_of(type, cols);
     const int32_t blocks = spc_cuda_stride(type, cols);

@@ -15,8 +15,8 @@ static const char *const kernel_name[] = {"row", "tile", "quant"}; /* by spc_lin
 enum { KERNELS = sizeof kernel_name / sizeof *kernel_name };
 
 static const char *const type_name[SPC_WEIGHT_COUNT] = {
-    "f32",  "bf16", "f16",  "q8_0", "q4_0",   "q4_1", "q5_0",    "q5_1",   "iq4_nl",
-    "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "i8",   "f8_e4m3", "f8_e5m2"};
+    "f32",  "bf16", "f16",  "q8_0", "q4_0", "q4_1",   "q5_0", "q5_1",    "iq4_nl",
+    "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "i8",   "f8_e4m3", "f8_e5m2"};
 
 spc_kernels_shape spc_cuda_shape_of(const spc_linear_args *a)
 {

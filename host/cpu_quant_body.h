@@ -6,10 +6,10 @@
  * multiplications and additions that are not fused, in the same order everywhere: portable, avx2
  * and avx512 agree to the bit.
  *
- * The result for an output: over its runs of 32 entries (Q3_K, Q6_K: 16), one after the other,
+ * The result for an output: over its runs of 32 entries (Q2_K, Q3_K, Q6_K: 16), in their order,
  *
  *   sum    += (weight scale * activation scale) * (sum of the run's integer products)
- *   offset += weight offset * (activation scale * sum of 32 activation integers)
+ *   offset += weight offset * (activation scale * sum of the run's activation integers)
  *
  * the latter where the format has offsets, and sum + offset in the end.
  *
@@ -21,10 +21,10 @@
 
 #include "cpu_quant_unpack.h"
 
-/* What the four kinds of formats ask of the multiplication. */
+/* What the five kinds of formats ask of the multiplication. */
 typedef struct {
     int32_t run;  /* entries that share a scale */
-    bool offsets; /* an offset for each 32 entries */
+    bool offsets; /* and an offset */
     bool eight;   /* bytes with a sign: Q8_0, IQ4_* */
 } quant_kind;
 
@@ -36,6 +36,7 @@ ALWAYS_INLINE quant_kind kind_of(spc_dtype dtype)
     case SPC_DTYPE_IQ4_XS: return (quant_kind){32, false, true};
     case SPC_DTYPE_Q4_0:
     case SPC_DTYPE_Q5_0: return (quant_kind){32, false, false};
+    case SPC_DTYPE_Q2_K: return (quant_kind){16, true, false};
     case SPC_DTYPE_Q3_K:
     case SPC_DTYPE_Q6_K: return (quant_kind){16, false, false};
     default: return (quant_kind){32, true, false};
@@ -113,7 +114,12 @@ ALWAYS_INLINE void multiply_run(quant_kind kind, const quads *entry, lanes scale
 
         to[r].sum = lanes_add(to[r].sum, lanes_mul(both, lanes_of(product[r])));
         if (!kind.offsets) continue;
-        to[r].offset = lanes_add(to[r].offset, lanes_mul(offset, lanes_set(x->sum[at])));
+
+        const float sum = kind.run == 32
+                              ? x->sum[at]
+                              : x->scale[at] * (float)x->total[(r * x->stride + first) / 16];
+
+        to[r].offset = lanes_add(to[r].offset, lanes_mul(offset, lanes_set(sum)));
     }
 }
 
@@ -127,8 +133,8 @@ ALWAYS_INLINE void multiply(quant_kind kind, const unpacked *w, int32_t blocks, 
     UNROLL(8)
     for (int32_t r = 0; r < rows; r++) sum[r] = to[r];
     for (int32_t run = 0; run < runs; run++) {
-        multiply_run(kind, w->entry + run * kind.run / 4, w->scale[run],
-                     w->offset[run * kind.run / 32], less, x, run, rows, sum);
+        multiply_run(kind, w->entry + run * kind.run / 4, w->scale[run], w->offset[run], less, x,
+                     run, rows, sum);
     }
     UNROLL(8)
     for (int32_t r = 0; r < rows; r++) to[r] = sum[r];
@@ -186,6 +192,12 @@ static void multiply_sixteen(const unpacked *w, int32_t blocks, int32_t less, qu
                              int32_t rows, quant_sum *to)
 {
     multiply_all(kind_of(SPC_DTYPE_Q6_K), w, blocks, less, x, rows, to);
+}
+
+static void multiply_sixteen_offsets(const unpacked *w, int32_t blocks, int32_t less, quant_rows x,
+                                     int32_t rows, quant_sum *to)
+{
+    multiply_all(kind_of(SPC_DTYPE_Q2_K), w, blocks, less, x, rows, to);
 }
 
 /* ---- tiles ------------------------------------------------------------------------------------
@@ -251,8 +263,8 @@ ALWAYS_INLINE void tile_few(spc_dtype dtype, const quant_tile *t, const spc_q8 *
                 int32_t run = runs * g + h;
 
                 if (run * kind.run >= blocks * 32) break;
-                multiply_run(kind, entry + h * kind.run / 4, w.scale[run],
-                             w.offset[run * kind.run / 32], t->less, &x, run, rows, sum);
+                multiply_run(kind, entry + h * kind.run / 4, w.scale[run], w.offset[run], t->less,
+                             &x, run, rows, sum);
             }
         }
     }
@@ -364,6 +376,7 @@ static void quant_linear(const spc_matrix *m, int32_t from, int32_t to, const sp
         OF(Q5_1, multiply_offsets);
         OF(IQ4_NL, multiply_eight);
         OF(IQ4_XS, multiply_eight);
+        OF(Q2_K, multiply_sixteen_offsets);
         OF(Q3_K, multiply_sixteen);
         OF(Q4_K, multiply_offsets);
         OF(Q5_K, multiply_offsets);

@@ -43,9 +43,9 @@ enum { CHUNK = 256, ALONG = 16 };
 typedef struct {
     quads entry[CHUNK / 4];   /* entries 4 e .. 4 e + 3, unsigned, of all outputs */
     lanes scale[CHUNK / 16];  /* of each run */
-    lanes offset[CHUNK / 32]; /* of each 32 entries, where the format has them */
+    lanes offset[CHUNK / 16]; /* of each run, where the format has them */
     quads upper[8];           /* Q3_K, Q5_K, Q6_K: bytes of the upper bits */
-    quads lower[16];          /* Q3_K, Q6_K: bytes of the lower bits of 128 entries */
+    quads lower[16];          /* Q2_K, Q3_K, Q6_K: bytes of the lower bits of 128 entries */
 } unpacked;
 
 /* `at` is where the first of the 16 outputs has what is unpacked, `apart` the bytes from an output
@@ -167,6 +167,28 @@ ALWAYS_INLINE void unpack_six_bits(const uint8_t *at, int64_t apart, unpacked *t
     }
 }
 
+/* Q2_K: sixteen scales of 4 bits, with sixteen offsets above them; the halves at the end. */
+ALWAYS_INLINE void unpack_four_bits(const uint8_t *at, int64_t apart, unpacked *to)
+{
+    quads both[4], tail[4];
+    lanes d, e;
+
+    quads_turn4(at, apart, both);
+    quads_turn4(at + 68, apart, tail);
+    d = lanes_low_half(tail[3]);
+    e = lanes_mul(lanes_set(-1.0f), lanes_high_half(tail[3]));
+    UNROLL(4)
+    for (int32_t w = 0; w < 4; w++) {
+        quads scale = quads_and(both[w], 15), offset = quads_and(quads_down(both[w], 4), 15);
+
+        UNROLL(4)
+        for (int32_t k = 0; k < 4; k++) {
+            to->scale[4 * w + k] = lanes_mul(d, lanes_of(quads_byte(scale, k)));
+            to->offset[4 * w + k] = lanes_mul(e, lanes_of(quads_byte(offset, k)));
+        }
+    }
+}
+
 /* Q3_K: sixteen scales of 6 bits in 12 bytes (weights/quant.c), the half behind them. */
 ALWAYS_INLINE void unpack_scales_q3(const uint8_t *at, int64_t apart, unpacked *to)
 {
@@ -223,6 +245,8 @@ ALWAYS_INLINE void unpack_head(spc_dtype dtype, const uint8_t *at, int64_t apart
         for (int32_t b = 0; b < 16; b++) {
             to->scale[b] = lanes_mul(d, lanes_of(quads_signed_byte(scale[b / 4], b % 4)));
         }
+    } else if (dtype == SPC_DTYPE_Q2_K) {
+        unpack_four_bits(at, apart, to);
     } else if (dtype == SPC_DTYPE_Q3_K) {
         unpack_scales_q3(at, apart, to);
         quads_turn8(at, apart, to->upper);
@@ -266,18 +290,20 @@ ALWAYS_INLINE void unpack_levels(const uint8_t *at, int64_t apart, int32_t g, qu
     levels(entry);
 }
 
-/* Q3_K: two quarters are the four pairs of bits of 32 bytes; each 32 of the block's entries have
- * one bit of the same 32 bytes on top. */
-ALWAYS_INLINE void unpack_three(const uint8_t *at, int64_t apart, int32_t g, unpacked *to,
-                                quads *entry)
+/* Q2_K, Q3_K: two quarters are the four pairs of bits of 32 bytes, of which there are 64 behind the
+ * first `front` bytes; of Q3_K each 32 entries have one bit of the same 32 bytes on top. */
+ALWAYS_INLINE void unpack_pairs(const uint8_t *at, int64_t apart, int32_t front, bool third,
+                                int32_t g, unpacked *to, quads *entry)
 {
-    if (g % 2 == 0) quads_turn8(at + 32 + 16 * g, apart, to->lower);
+    if (g % 2 == 0) quads_turn8(at + front + 16 * g, apart, to->lower);
     UNROLL(16)
     for (int32_t c = 0; c < 16; c++) {
-        quads low = quads_and(quads_down(to->lower[c % 8], g % 2 * 4 + c / 8 * 2), 3);
+        entry[c] = quads_and(quads_down(to->lower[c % 8], g % 2 * 4 + c / 8 * 2), 3);
+        if (!third) continue;
+
         quads top = quads_and(quads_down(to->upper[c % 8], g * 2 + c / 8), 1);
 
-        entry[c] = quads_or(low, quads_up(top, 2));
+        entry[c] = quads_or(entry[c], quads_up(top, 2));
     }
 }
 
@@ -316,7 +342,8 @@ ALWAYS_INLINE void unpack_quarter(spc_dtype dtype, const uint8_t *at, int64_t ap
         unpack_low_high(at, apart, dtype == SPC_DTYPE_Q5_K, g, to->upper, entry);
         break;
     case SPC_DTYPE_IQ4_XS: unpack_levels(at, apart, g, entry); break;
-    case SPC_DTYPE_Q3_K: unpack_three(at, apart, g, to, entry); break;
+    case SPC_DTYPE_Q2_K: unpack_pairs(at, apart, 16, false, g, to, entry); break;
+    case SPC_DTYPE_Q3_K: unpack_pairs(at, apart, 32, true, g, to, entry); break;
     case SPC_DTYPE_Q6_K: unpack_six(at, apart, g, to, entry); break;
     default:
         at += 2 * (size_t)g * bytes;

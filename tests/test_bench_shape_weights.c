@@ -57,10 +57,10 @@ Test(bench_shape_weights, every_type_makes_a_model_of_numbers)
     static const struct {
         const char *name;
         double bits; /* of a weight of down_proj's rows, which are no whole blocks of 256 */
-    } kinds[] = {{"f32", 32},     {"f16", 16},    {"bf16", 16},  {"f8_e4m3", 8}, {"f8_e5m2", 8},
-                 {"int8", 8},     {"q8_0", 8.5},  {"q4_0", 4.5}, {"q4_1", 5},    {"q5_0", 5.5},
-                 {"q5_1", 6},     {"q3_k", 8.5},  {"q4_k", 8.5}, {"q5_k", 8.5},  {"q6_k", 8.5},
-                 {"iq4_nl", 4.5}, {"iq4_xs", 8.5}};
+    } kinds[] = {{"f32", 32},   {"f16", 16},     {"bf16", 16},   {"f8_e4m3", 8}, {"f8_e5m2", 8},
+                 {"int8", 8},   {"q8_0", 8.5},   {"q4_0", 4.5},  {"q4_1", 5},    {"q5_0", 5.5},
+                 {"q5_1", 6},   {"q2_k", 8.5},   {"q3_k", 8.5},  {"q4_k", 8.5},  {"q5_k", 8.5},
+                 {"q6_k", 8.5}, {"iq4_nl", 4.5}, {"iq4_xs", 8.5}};
 
     for (size_t i = 0; i < 2 * (sizeof kinds / sizeof *kinds); i++) { /* each once more, `once` */
         const char *name = kinds[i / 2].name;

@@ -17,9 +17,9 @@
 #include <string.h>
 
 static const spc_dtype types[] = {
-    SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,    SPC_DTYPE_Q5_0,   SPC_DTYPE_Q5_1,
-    SPC_DTYPE_Q3_K,   SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,   SPC_DTYPE_IQ4_NL,
-    SPC_DTYPE_IQ4_XS, SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+    SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1, SPC_DTYPE_Q5_0,    SPC_DTYPE_Q5_1,
+    SPC_DTYPE_Q2_K,   SPC_DTYPE_Q3_K,   SPC_DTYPE_Q4_K, SPC_DTYPE_Q5_K,    SPC_DTYPE_Q6_K,
+    SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS, SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
 enum { TYPES = sizeof types / sizeof *types };
 
 /* ---- matrices -------------------------------------------------------------------------------- */
@@ -48,6 +48,7 @@ static void put_half(uint8_t *at, double x)
 static size_t halves_at(spc_dtype dtype)
 {
     switch (dtype) {
+    case SPC_DTYPE_Q2_K: return 80;
     case SPC_DTYPE_Q3_K: return 108;
     case SPC_DTYPE_Q6_K: return 208;
     default: return 0;
@@ -61,7 +62,7 @@ static uint8_t *random_blocks(dice *d, spc_dtype dtype, int32_t rows, int32_t co
     size_t blocks = (size_t)rows * (size_t)cols / elements;
     uint8_t *data = malloc(blocks * bytes);
     bool two = dtype == SPC_DTYPE_Q4_1 || dtype == SPC_DTYPE_Q5_1 || dtype == SPC_DTYPE_Q4_K ||
-               dtype == SPC_DTYPE_Q5_K;
+               dtype == SPC_DTYPE_Q5_K || dtype == SPC_DTYPE_Q2_K;
 
     cr_assert_not_null(data);
     for (size_t i = 0; i < blocks * bytes; i++) {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define ODD    SPC_TEST_VECTORS "/gguf/odd-K.gguf"
+#define LOW    SPC_TEST_VECTORS "/gguf/mixed-low.gguf"
 #define FLOATS SPC_TEST_VECTORS "/llama"
 
 enum { ROWS = 20 };
@@ -68,6 +69,14 @@ static void expect_two_as_one(const spc_model *model)
 Test(host_backend_blocks, a_feed_forward_part_of_an_odd_number_of_blocks_is_shared_out)
 {
     spc_model model = model_of(ODD);
+
+    expect_two_as_one(&model);
+    spc_close_model(&model);
+}
+
+Test(host_backend_blocks, types_of_few_bits_are_cut_too)
+{
+    spc_model model = model_of(LOW);
 
     expect_two_as_one(&model);
     spc_close_model(&model);

@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNITS = 4, TYPES = 11, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
+enum { UNITS = 4, TYPES = 12, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
 
 static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
-static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0,   SPC_DTYPE_Q4_0,  SPC_DTYPE_Q4_1,
-                                       SPC_DTYPE_Q5_0,   SPC_DTYPE_Q5_1,  SPC_DTYPE_Q3_K,
-                                       SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K,  SPC_DTYPE_Q6_K,
-                                       SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
+static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1,
+                                       SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,   SPC_DTYPE_Q2_K,
+                                       SPC_DTYPE_Q3_K, SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K,
+                                       SPC_DTYPE_Q6_K, SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
 
 static uint32_t next(uint32_t *state)
 {
@@ -37,6 +37,7 @@ static size_t halves_of(spc_dtype dtype, int32_t *count)
     case SPC_DTYPE_Q5_1:
     case SPC_DTYPE_Q4_K:
     case SPC_DTYPE_Q5_K: *count = 2; return 0;
+    case SPC_DTYPE_Q2_K: *count = 2; return 80;
     case SPC_DTYPE_Q3_K: return 108;
     case SPC_DTYPE_Q6_K: return 208;
     default: return 0;

@@ -51,8 +51,8 @@ static const spc_tensor *tensor_of(const spc_gguf *g, const char *name)
 
 Test(weights_gguf, blocks_are_what_the_reference_takes_them_for)
 {
-    static const char *const names[] = {"Q8_0", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",  "Q4_K",
-                                        "Q5_K", "Q6_K", "Q3_K", "IQ4_NL", "IQ4_XS"};
+    static const char *const names[] = {"Q8_0", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",   "Q4_K",
+                                        "Q5_K", "Q6_K", "Q3_K", "IQ4_NL", "IQ4_XS", "Q2_K"};
     opened o = open_gguf(FOLDER "blocks.gguf");
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

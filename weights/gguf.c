@@ -198,11 +198,11 @@ static spc_status read_values(reader *r, uint64_t count, spc_gguf *g)
 static const struct {
     uint32_t number;
     spc_dtype dtype;
-} types[] = {{0, SPC_DTYPE_F32},     {1, SPC_DTYPE_F16},    {30, SPC_DTYPE_BF16},
-             {8, SPC_DTYPE_Q8_0},    {2, SPC_DTYPE_Q4_0},   {3, SPC_DTYPE_Q4_1},
-             {6, SPC_DTYPE_Q5_0},    {7, SPC_DTYPE_Q5_1},   {11, SPC_DTYPE_Q3_K},
-             {12, SPC_DTYPE_Q4_K},   {13, SPC_DTYPE_Q5_K},  {14, SPC_DTYPE_Q6_K},
-             {20, SPC_DTYPE_IQ4_NL}, {23, SPC_DTYPE_IQ4_XS}};
+} types[] = {{0, SPC_DTYPE_F32},   {1, SPC_DTYPE_F16},     {30, SPC_DTYPE_BF16},
+             {8, SPC_DTYPE_Q8_0},  {2, SPC_DTYPE_Q4_0},    {3, SPC_DTYPE_Q4_1},
+             {6, SPC_DTYPE_Q5_0},  {7, SPC_DTYPE_Q5_1},    {10, SPC_DTYPE_Q2_K},
+             {11, SPC_DTYPE_Q3_K}, {12, SPC_DTYPE_Q4_K},   {13, SPC_DTYPE_Q5_K},
+             {14, SPC_DTYPE_Q6_K}, {20, SPC_DTYPE_IQ4_NL}, {23, SPC_DTYPE_IQ4_XS}};
 
 /* Names of types that others write, for messages; by number. */
 static const char *const known_types[] = {
@@ -227,7 +227,7 @@ static spc_status read_tensor_type(reader *r, spc_tensor *t)
         return spc_error_set(
             r->err, SPC_EMODEL,
             "%s: tensor '%.80s': type %" PRIu64 " (%s) is not supported; supported: F32, F16, "
-            "BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS",
+            "BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS",
             r->where, t->name, number, named ? known_types[number] : "unknown");
     }
     t->dtype = types[i].dtype;

@@ -111,6 +111,18 @@ static int32_t pair_at(const uint8_t *bytes, int32_t i)
     return bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
 }
 
+/* scales[16]; q[64]; half d, e.  A byte of scales is s below m. */
+static void q2_k(const uint8_t *b, float *out)
+{
+    float d = half_at(b + 80), e = half_at(b + 82);
+
+    for (int32_t i = 0; i < 256; i++) {
+        float step = d * (float)(b[i / 16] & 15), offset = e * (float)(b[i / 16] >> 4);
+
+        out[i] = step * (float)pair_at(b + 16, i) - offset;
+    }
+}
+
 /* third bits[32]; low two bits[64]; scales[12]; half d.  The third bits of 32 entries are one of
  * each of the 32 bytes. */
 static void q3_k(const uint8_t *b, float *out)
@@ -207,6 +219,7 @@ static void block(spc_dtype dtype, const uint8_t *b, float *out)
     case SPC_DTYPE_Q5_1: q5_1(b, out); break;
     case SPC_DTYPE_IQ4_NL: iq4_nl(b, out); break;
     case SPC_DTYPE_IQ4_XS: iq4_xs(b, out); break;
+    case SPC_DTYPE_Q2_K: q2_k(b, out); break;
     case SPC_DTYPE_Q3_K: q3_k(b, out); break;
     case SPC_DTYPE_Q4_K: q45_k(b, false, out); break;
     case SPC_DTYPE_Q5_K: q45_k(b, true, out); break;

@@ -7,6 +7,7 @@
  *   Q8_0         d q                 q in -128 .. 127
  *   Q4_0, Q5_0   d (q - 8), d (q - 16)
  *   Q4_1, Q5_1   d q + m
+ *   Q2_K         (d s) q - (e m)     s, m: 4 bits for each 16 entries; d, e: for each 256
  *   Q4_K, Q5_K   (d s) q - (e m)     s, m: 6 bits for each 32 entries; d, e: for each 256
  *   Q3_K, Q6_K   (d s) (q - 4), (d s) (q - 32)
  *                                    s: 6, 8 bits for each 16 entries; d: for each 256

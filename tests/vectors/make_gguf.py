@@ -11,7 +11,7 @@
   MODEL-TYPE.gguf  the same with matrices quantised by the package
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
-  mixed-low.gguf   the same of Q3_K, IQ4_XS and IQ4_NL
+  mixed-low.gguf   the same of Q2_K, Q3_K, IQ4_XS and IQ4_NL
   odd-K.gguf       the same, smaller, with a feed-forward part that two ranks cannot halve
   ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
   NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
@@ -29,10 +29,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 OUT = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "gguf"
 Q = gguf.GGMLQuantizationType
 BLOCKS = [Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q4_K, Q.Q5_K, Q.Q6_K, Q.Q3_K,
-          Q.IQ4_NL, Q.IQ4_XS]
+          Q.IQ4_NL, Q.IQ4_XS, Q.Q2_K]
 # Where float16 scales stand in a block.
 SCALES = {Q.Q8_0: [0], Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2],
-          Q.Q3_K: [108], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208],
+          Q.Q2_K: [80, 82], Q.Q3_K: [108], Q.Q4_K: [0, 2], Q.Q5_K: [0, 2], Q.Q6_K: [208],
           Q.IQ4_NL: [0], Q.IQ4_XS: [0]}
 LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
@@ -211,8 +211,9 @@ def tiny():
 def random_blocks(dice, rows, cols, kind):
     """Of types that the package does not write."""
     # d, and what the offsets' scale is in units of it: entries of about +-0.1 around 0
-    steps = {Q.Q3_K: (1e-3, None), Q.Q4_K: (4e-4, 7.5), Q.Q5_K: (2e-4, 15.5),
-             Q.Q6_K: (5e-5, None), Q.IQ4_NL: (1e-3, None), Q.IQ4_XS: (6e-5, None)}
+    steps = {Q.Q2_K: (6e-3, 1.5), Q.Q3_K: (1e-3, None), Q.Q4_K: (4e-4, 7.5),
+             Q.Q5_K: (2e-4, 15.5), Q.Q6_K: (5e-5, None), Q.IQ4_NL: (1e-3, None),
+             Q.IQ4_XS: (6e-5, None)}
     entries, size = gguf.GGML_QUANT_SIZES[kind]
     blocks = rows * cols // entries
     data = dice.integers(0, 256, (blocks, size), dtype=np.uint8)
@@ -228,8 +229,8 @@ MIXED = {"mixed-K": (6, {"token_embd": Q.Q6_K, "attn_q": Q.Q4_K, "attn_k": Q.Q4_
                          "attn_output": Q.Q5_K, "ffn_gate": Q.Q4_K, "ffn_up": Q.Q5_K,
                          "ffn_down": Q.Q6_K}),
          "mixed-low": (8, {"token_embd": Q.Q3_K, "attn_q": Q.IQ4_XS, "attn_k": Q.IQ4_XS,
-                           "attn_v": Q.Q3_K, "attn_output": Q.IQ4_NL, "ffn_gate": Q.Q3_K,
-                           "ffn_up": Q.Q3_K, "ffn_down": Q.Q3_K})}
+                           "attn_v": Q.Q3_K, "attn_output": Q.IQ4_NL, "ffn_gate": Q.Q2_K,
+                           "ffn_up": Q.Q2_K, "ffn_down": Q.Q3_K})}
 
 
 def mixed(name):
