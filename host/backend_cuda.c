@@ -352,7 +352,10 @@ static spc_status load_rows(spc_runner *r, int32_t rows, bool encoder, spc_error
     return status;
 }
 
-/* Which kernels there are for rows depends on their number, by powers of two. */
+enum { SIX = 6 }; /* rows of a round with gamma 5 */
+
+/* Which kernels there are for rows depends on their number: by powers of two, and of quantised
+ * matrices there is one for six. */
 static spc_status load_up_to(spc_runner *r, int32_t most, bool encoder, spc_error *err)
 {
     spc_status status = load_rows(r, most, encoder, err);
@@ -361,7 +364,7 @@ static spc_status load_up_to(spc_runner *r, int32_t most, bool encoder, spc_erro
         status = load_rows(r, rows, encoder, err);
         if (rows > most / 2) break;
     }
-    return status;
+    return status == SPC_OK && most > SIX ? load_rows(r, SIX, encoder, err) : status;
 }
 
 spc_status spc_cuda_load_kernels(spc_runner *r, spc_error *err)
