@@ -170,7 +170,7 @@ static __device__ __forceinline__ void finish(const attend_scratch<Kv, DIM> &scr
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float *out = w.a.out + ((int64_t)s.row[r] * w.a.heads + s.head[r]) * dim;
+        float *out = w.a.out + (int64_t)s.row[r] * w.a.out_width + s.head[r] * dim;
         const float scale = 1.0f / scratch.sum[r][lane];
 
         if (s.to[r] == 0) continue;
@@ -322,11 +322,12 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int64_t warp = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
     const int64_t item = warp / share;
     const int32_t column = (int32_t)(warp % share) * OPS_LANES + (int32_t)threadIdx.x % OPS_LANES;
+    const int32_t row = (int32_t)(item / a.heads), head = (int32_t)(item % a.heads);
     int32_t first, last;
 
     begin_behind_previous();
     if (item >= (int64_t)a.rows * a.heads || column >= a.head_dim) return;
-    last = (keys_of(a, (int32_t)(item / a.heads), &first) - 1) / w.keys;
+    last = (keys_of(a, row, &first) - 1) / w.keys;
     first /= w.keys;
 
     const float *stats = w.stats + 2 * item * w.leaves;
@@ -353,7 +354,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             joined = fmaf(more[i], add, joined * keep);
         }
     }
-    a.out[item * a.head_dim + column] = joined * (1.0f / sum);
+    a.out[(int64_t)row * a.out_width + head * a.head_dim + column] = joined * (1.0f / sum);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -420,7 +421,8 @@ cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
         !a->out || !a->workspace || a->rows < 1 || a->tiles < 1 || a->kv_heads < 1 ||
         a->heads < a->kv_heads || a->heads % a->kv_heads != 0 || a->head_dim < 1 ||
         a->head_dim > SPC_ATTEND_HEAD_DIM || a->width < (int64_t)a->heads * a->head_dim ||
-        a->most_seen < 1 || a->most_seen > a->context) {
+        a->out_width < (int64_t)a->heads * a->head_dim || a->most_seen < 1 ||
+        a->most_seen > a->context) {
         return cudaErrorInvalidValue;
     }
     sharing = a->heads / a->kv_heads;

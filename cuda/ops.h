@@ -220,11 +220,11 @@ typedef struct {
     const int32_t *position; /* [rows] */
     const int32_t *seen;     /* [rows] 1 .. context */
     const spc_attend_tile *tile; /* [tiles] that cover the rows; see spc_cuda_attend_tile_rows */
-    float *out;                  /* [rows, heads * head_dim] */
+    float *out;                  /* [rows, out_width], of which [heads, head_dim] are written */
     float *workspace;            /* spc_cuda_attend_workspace floats */
     float scale;                 /* of scores */
     float cap;                   /* scores become cap tanh(score / cap); 0: they do not */
-    int32_t rows, tiles, width, heads, kv_heads, head_dim, context;
+    int32_t rows, tiles, width, out_width, heads, kv_heads, head_dim, context;
     int32_t window;    /* 0: all */
     int32_t most_seen; /* the largest of `seen` */
     bool early;

@@ -319,7 +319,8 @@ static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, 
     spc_runner *r = job->runner;
     const spc_op *op = job->op;
     const spc_config *c = &r->plan->config;
-    int32_t width = r->plan->buffer[op->a].dim, out = r->plan->buffer[op->out].dim;
+    const spc_buffer *out = &r->plan->buffer[op->out];
+    int32_t width = r->plan->buffer[op->a].dim;
     int32_t position = job->rows->position[row], from = 0;
     int32_t seen = job->memory ? r->source[job->rows->slot[row]] : position + 1;
 
@@ -330,7 +331,7 @@ static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, 
         .to = seen,
         .bias = relative_bias(r, op, position, head, from),
         .scores = scores,
-        .out = r->buffer[op->out] + (int64_t)row * out + head * c->head_dim,
+        .out = r->buffer[op->out] + (int64_t)row * out->dim + out->before + head * c->head_dim,
     };
 }
 

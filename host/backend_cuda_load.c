@@ -352,12 +352,29 @@ static spc_status send_tables(spc_runner *r, spc_error *err)
     return status;
 }
 
+/* Zeros beside what ops write; no other entry of a buffer is read before it is written. */
+static spc_status send_zeros(spc_runner *r, spc_error *err)
+{
+    size_t rows = (size_t)spc_cuda_most_rows(r->plan, &r->limits);
+    cudaError_t code = cudaSuccess;
+
+    for (int32_t i = 0; i < r->plan->buffer_count && code == cudaSuccess; i++) {
+        const spc_buffer *b = &r->plan->buffer[i];
+        size_t bytes = rows * (size_t)b->dim * sizeof(float);
+
+        if (b->before == 0 && b->behind == 0) continue;
+        code = cudaMemsetAsync(r->buffer[i], 0, bytes, r->backend->stream);
+    }
+    return spc_cuda_check(r->backend, code, "zeros", err);
+}
+
 static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *err)
 {
     spc_status status = spc_cuda_send_weights(r, bundle, err);
 
     if (status == SPC_OK) status = send_angles(r, err);
     if (status == SPC_OK) status = send_tables(r, err);
+    if (status == SPC_OK) status = send_zeros(r, err);
     if (status == SPC_OK) {
         status = spc_cuda_check(
             r->backend,

@@ -119,6 +119,7 @@ static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rop
 static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     const spc_config *c = &r->plan->config;
+    const spc_buffer *out = &r->plan->buffer[op->out];
     bool recall = op->kind == SPC_OP_RECALL;
     spc_attend_args a = {.query = r->buffer[op->a],
                          .cache = layer_of(r, recall ? &r->memory : &r->cache, op->layer),
@@ -127,13 +128,14 @@ static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape 
                          .position = r->device_rows.position,
                          .seen = recall ? r->device_rows.remembered : r->device_rows.seen,
                          .tile = r->device_rows.tile,
-                         .out = r->buffer[op->out],
+                         .out = r->buffer[op->out] + out->before,
                          .workspace = r->workspace,
                          .scale = op->scale,
                          .cap = op->cap,
                          .rows = f->count,
                          .tiles = f->tiles,
                          .width = r->plan->buffer[op->a].dim,
+                         .out_width = out->dim,
                          .heads = c->heads,
                          .kv_heads = c->kv_heads,
                          .head_dim = c->head_dim,

@@ -49,13 +49,6 @@ static spc_status check_type(const char *where, const spc_weight *w, const spc_t
                              "GGUF; use device cpu",
                              where, w->name, spc_dtype_name(t->dtype));
     }
-    if (is_matrix(w) && ((uint32_t)w->cols % elements != 0 || (uint32_t)w->col % elements != 0)) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "%s: %s: inputs %d to %d of %d, a rank's part of them, are no whole "
-                             "blocks of %u (type %s): take fewer ranks",
-                             where, w->name, (int)w->col, (int)(w->col + w->cols), (int)w->of_cols,
-                             (unsigned)elements, spc_dtype_name(t->dtype));
-    }
     return SPC_OK;
 }
 

@@ -139,13 +139,6 @@ static spc_status copy_columns(spc_runner *r, const spc_weight *w, const spc_ten
     size_t from = (size_t)w->of_cols / elements * bytes, to = (size_t)w->cols / elements * bytes;
     const char *at = (const char *)t->data + (size_t)w->col / elements * bytes;
 
-    if ((uint32_t)w->cols % elements != 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "%s: %d inputs for each of %d ranks are no whole blocks of %u (type "
-                             "%s): take fewer ranks",
-                             w->name, (int)w->cols, (int)r->plan->comm->world, (unsigned)elements,
-                             spc_dtype_name(t->dtype));
-    }
     r->part[i] = malloc(to * (size_t)w->rows);
     if (!r->part[i]) {
         return spc_error_set(err, SPC_ENOMEM, "%s: no memory for this rank's part of it", w->name);
@@ -224,6 +217,17 @@ void spc_cpu_unload(spc_runner *r)
     free(r);
 }
 
+/* Zeros beside what ops write; no other entry of a buffer is read before it is written. */
+static void begin_buffers(spc_runner *r)
+{
+    for (int32_t i = 0; i < r->plan->buffer_count; i++) {
+        const spc_buffer *b = &r->plan->buffer[i];
+        size_t bytes = (size_t)most_rows(r) * (size_t)b->dim * sizeof(float);
+
+        if (b->before > 0 || b->behind > 0) memset(r->buffer[i], 0, bytes);
+    }
+}
+
 static void begin_slots(spc_runner *r)
 {
     const spc_limits *l = &r->limits;
@@ -261,6 +265,7 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
     r->plan = plan;
     r->limits = *limits;
     (void)lay_out(r, r->arena);
+    begin_buffers(r);
     begin_slots(r);
     for (int32_t i = 0; i < plan->weight_count; i++) {
         r->part[i] = NULL;

@@ -73,12 +73,6 @@ spc_status spc_cpu_bind_scale(const spc_bundle *bundle, const spc_weight *w, con
                              scale->rank > 0 ? scale->shape[0] : 0,
                              scale->rank > 1 ? scale->shape[1] : 0, spc_dtype_name(scale->dtype));
     }
-    if (w->col % 16 != 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "%s: %s: a rank's part begins at input %d; 8-bit types are cut at "
-                             "multiples of 16: take fewer ranks",
-                             where, w->name, (int)w->col);
-    }
     for (int32_t i = 0; i < scale->rank; i++) count *= scale->shape[i];
     *own = malloc((size_t)count * sizeof **own);
     if (!*own) return spc_error_set(err, SPC_ENOMEM, "%s: no memory for %s", where, scale->name);

@@ -48,7 +48,7 @@ int32_t spc_plan_buffer(spc_plan *plan, const char *name, int32_t dim)
     plan->buffer =
         grow(plan, plan->buffer, plan->buffer_count, &plan->buffer_capacity, sizeof *plan->buffer);
     if (plan->no_memory) return 0;
-    plan->buffer[plan->buffer_count] = (spc_buffer){name, dim};
+    plan->buffer[plan->buffer_count] = (spc_buffer){.name = name, .dim = dim};
     return plan->buffer_count++;
 }
 
@@ -166,6 +166,31 @@ static uint64_t row_reads(const spc_plan *plan, int32_t weight, uint64_t bytes)
     return most;
 }
 
+/* Kernels read 8-bit numbers beside scales sixteen at a time. */
+enum { EIGHT_BIT_BLOCK = 16 };
+
+int32_t spc_plan_block(spc_dtype type)
+{
+    bool eight = type == SPC_DTYPE_I8 || type == SPC_DTYPE_F8_E4M3 || type == SPC_DTYPE_F8_E5M2;
+
+    return eight ? EIGHT_BIT_BLOCK : (int32_t)spc_dtype_elements(type);
+}
+
+/* A rank's part of a matrix begins and ends between blocks, or where the matrix ends. */
+static spc_status check_blocks(const spc_weight *w, const spc_tensor *t, const char *where,
+                               spc_error *err)
+{
+    int32_t block = spc_plan_block(t->dtype), end = w->col + w->cols;
+
+    if (w->relative != SPC_RELATIVE_NONE) return SPC_OK;
+    if (w->col % block == 0 && (end % block == 0 || end == w->of_cols)) return SPC_OK;
+    return spc_error_set(err, SPC_EINTERNAL,
+                         "%s: %s: inputs %d to %d of %d, a rank's part of them, are no whole "
+                         "blocks of %d (type %s): its plan was cut before blocks were read",
+                         where, w->name, (int)w->col, (int)end, (int)w->of_cols, (int)block,
+                         spc_dtype_name(t->dtype));
+}
+
 spc_status spc_plan_tensor(const spc_weight *w, const spc_bundle *bundle, const spc_tensor **out,
                            spc_error *err)
 {
@@ -186,7 +211,7 @@ spc_status spc_plan_tensor(const spc_weight *w, const spc_bundle *bundle, const 
             where, w->name, (int)w->of_rows, rank == 2 ? ", " : "", (int)w->of_cols, (int)t->rank,
             t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0);
     }
-    return SPC_OK;
+    return check_blocks(w, t, where, err);
 }
 
 const spc_tensor *spc_plan_scale(const spc_bundle *bundle, const char *weight)

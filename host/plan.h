@@ -73,10 +73,12 @@ typedef struct {
     spc_activation activation;      /* GLU */
 } spc_op;
 
-/* Activations of one row. */
+/* Activations of one row: what ops write, and zeros before and behind it, which are there from the
+ * start and stay.  Zeros are where a rank reads blocks of a matrix that it shares with others. */
 typedef struct {
-    const char *name; /* a literal */
-    int32_t dim;      /* floats per row */
+    const char *name;       /* a literal */
+    int32_t dim;            /* floats per row, zeros among them */
+    int32_t before, behind; /* zeros; out of ATTEND and RECALL only */
 } spc_buffer;
 
 /* How a table [buckets, heads] is read by relative position (T5). */
@@ -103,8 +105,8 @@ typedef struct {
     spc_weight *weight; /* [weight_count] */
     int32_t op_count, buffer_count, weight_count;
     int32_t encoder_ops; /* of op_count, the first; 0: no encoder */
-    /* a matrix behind attention, or behind a gate, may be cut at multiples of so many inputs: a
-     * quantised type consists of whole blocks (spc_plan_read_blocks); 1: anywhere */
+    /* a matrix behind attention, or behind a gate, is read from multiples of so many inputs on, up
+     * to another: a quantised type consists of whole blocks (spc_plan_read_blocks); 1: anywhere */
     int32_t attention_block, gate_block;
     spc_comm *comm; /* borrowed; the ranks that run this model together; NULL: one alone */
     bool alone;     /* a backend of several ranks is to run it on the first of them */
@@ -129,8 +131,17 @@ void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle);
  * feed-forward part, the matrices behind them by inputs, and their outputs are summed: two sums a
  * layer.  Embedding and head are cut by ids, at multiples of the tile in which rows are verified
  * (spc_plan_first_id); one more sum puts embedded rows together.  Where there are fewer heads of
- * keys and values than ranks, neighbours hold the same one.  A feed-forward part whose matrices are
- * quantised is cut between blocks, so that some ranks may have a block more than others.
+ * keys and values than ranks, neighbours hold the same one.
+ *
+ * Of quantised matrices ranks hold whole blocks.  A feed-forward part is cut between them, so that
+ * some ranks may have a block more than others.  Heads may end inside one: then the ranks on both
+ * sides hold it, at most one more at each end of a rank's part, and each has zeros for the inputs
+ * that are the other's (spc_buffer).  Products with zeros add nothing, so that every input counts
+ * once in the sum.  Memory is planned by these parts and buffers, shared blocks and zeros included.
+ *
+ * What the CPU rounds to 8 bits it rounds by 32 inputs, by the largest of them: where heads end at
+ * multiples of 32, as of common models, to what one rank alone would round them to; of 32 that two
+ * ranks share each rounds its own, no coarser.
  *
  * SPC_EUSAGE: heads or feed-forward part do not divide; says which numbers of ranks do.
  * SPC_ENOMEM.
@@ -179,8 +190,11 @@ const char *spc_op_name(spc_op_kind kind);
 /* Bucket of a key `offset` tokens behind the query (before it: negative), by T5's formula. */
 int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t offset);
 
+/* A matrix of this type is cut at multiples of so many inputs; 1: anywhere. */
+int32_t spc_plan_block(spc_dtype type);
+
 /* The tensor that a weight is read from.  SPC_ESHAPE names one that is missing, or of another shape
- * than the plan's. */
+ * than the plan's; SPC_EINTERNAL one that the plan cuts inside a block, not knowing of them. */
 spc_status spc_plan_tensor(const spc_weight *weight, const spc_bundle *bundle,
                            const spc_tensor **out, spc_error *err);
 

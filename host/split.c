@@ -57,16 +57,6 @@ static bool is_made(const spc_plan *plan, int32_t buffer, bool (*by)(spc_op_kind
 /* ---- blocks -----------------------------------------------------------------------------------
  */
 
-/* Kernels read 8-bit numbers beside scales sixteen at a time. */
-enum { EIGHT_BIT_BLOCK = 16 };
-
-static int32_t block_of(spc_dtype type)
-{
-    bool eight = type == SPC_DTYPE_I8 || type == SPC_DTYPE_F8_E4M3 || type == SPC_DTYPE_F8_E5M2;
-
-    return eight ? EIGHT_BIT_BLOCK : (int32_t)spc_dtype_elements(type);
-}
-
 /* The largest block of a linear op's matrices.  Each divides the larger ones: 16, 32, 256. */
 static int32_t largest_block(const spc_plan *plan, const spc_op *op, const spc_bundle *bundle)
 {
@@ -75,7 +65,7 @@ static int32_t largest_block(const spc_plan *plan, const spc_op *op, const spc_b
     for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
         const spc_tensor *t = spc_bundle_find(bundle, plan->weight[op->weight[k]].name);
 
-        if (t && block_of(t->dtype) > largest) largest = block_of(t->dtype);
+        if (t && spc_plan_block(t->dtype) > largest) largest = spc_plan_block(t->dtype);
     }
     return largest;
 }
@@ -107,8 +97,7 @@ static bool heads_divide(const spc_plan *plan, int32_t world)
     const spc_config *c = &plan->config;
     bool keys = c->kv_heads % world == 0 || world % c->kv_heads == 0;
 
-    return keys && c->heads % world == 0 &&
-           c->heads / world * c->head_dim % plan->attention_block == 0;
+    return keys && c->heads % world == 0;
 }
 
 /* Blocks are shared out as evenly as may be; single columns evenly, since GPUs read several at
@@ -136,7 +125,7 @@ static const char *in_blocks(int32_t block, char text[32])
 static spc_status refuse(const spc_plan *plan, int32_t world, const char *where, spc_error *err)
 {
     const spc_config *c = &plan->config;
-    char known[128] = "", attention[32], gate[32];
+    char known[128] = "", blocks[32];
     size_t used = 0;
 
     for (int32_t n = 1; n <= SPC_RANKS_MAX && used < sizeof known; n++) {
@@ -147,10 +136,10 @@ static spc_status refuse(const spc_plan *plan, int32_t world, const char *where,
     return spc_error_set(
         err, SPC_EUSAGE,
         "%.200s: cannot be sharded over %d ranks, which must divide its %d attention "
-        "heads%s, its %d key-value heads (or be a multiple of them) and its "
+        "heads, its %d key-value heads (or be a multiple of them) and its "
         "feed-forward width of %d%s; possible: %s",
-        where, (int)world, (int)c->heads, in_blocks(plan->attention_block, attention),
-        (int)c->kv_heads, (int)c->ffn, in_blocks(plan->gate_block, gate), known);
+        where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn,
+        in_blocks(plan->gate_block, blocks), known);
 }
 
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
@@ -179,6 +168,19 @@ static void cut_heads(const share *s, int32_t heads, int32_t *first, int32_t *co
 
     *first = (int32_t)((int64_t)heads * s->rank / s->world) * dim;
     *count = own * dim;
+}
+
+/* What lies before and behind its heads' own entries in the blocks that these touch: it is another
+ * rank's.  The last block ends where the heads do. */
+static void shared_entries(const share *s, int32_t *before, int32_t *behind)
+{
+    int32_t block = s->plan->attention_block, all = s->whole->heads * s->whole->head_dim;
+    int32_t first, count, last;
+
+    cut_heads(s, s->whole->heads, &first, &count);
+    last = (first + count + block - 1) / block * block;
+    *before = first % block;
+    *behind = (last < all ? last : all) - (first + count);
 }
 
 /* The first column of the feed-forward part that a rank has; of rank `world`: their number. */
@@ -212,12 +214,16 @@ static void cut_ids(const share *s, spc_weight *w)
 /* By inputs: of a matrix behind a gate, or behind an attention. */
 static void cut_inputs(const share *s, spc_weight *w, bool gate)
 {
+    int32_t before, behind;
+
     if (gate) {
         w->col = first_column(s, s->rank);
         w->cols = first_column(s, s->rank + 1) - w->col;
     } else {
-        w->cols = w->of_cols / s->world;
-        w->col = w->cols * s->rank;
+        cut_heads(s, s->whole->heads, &w->col, &w->cols);
+        shared_entries(s, &before, &behind);
+        w->col -= before;
+        w->cols += before + behind;
     }
 }
 
@@ -245,19 +251,23 @@ static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, sp
 }
 
 /* Widths of what is cut; ops come in the order in which they fill buffers. */
-static void cut_buffer(spc_plan *plan, const spc_op *op)
+static void cut_buffer(const share *s, spc_plan *plan, const spc_op *op)
 {
     const spc_config *c = &plan->config;
+    spc_buffer *out = op->out >= 0 ? &plan->buffer[op->out] : NULL;
 
     if (op->kind == SPC_OP_LINEAR) {
-        plan->buffer[op->out].dim = 0;
+        out->dim = 0;
         for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
-            plan->buffer[op->out].dim += plan->weight[op->weight[k]].rows;
+            out->dim += plan->weight[op->weight[k]].rows;
         }
     }
-    if (is_attention(op->kind)) plan->buffer[op->out].dim = c->heads * c->head_dim;
-    if (op->kind == SPC_OP_GLU) plan->buffer[op->out].dim = plan->buffer[op->a].dim / 2;
-    if (op->kind == SPC_OP_RELU) plan->buffer[op->out].dim = plan->buffer[op->a].dim;
+    if (is_attention(op->kind)) {
+        shared_entries(s, &out->before, &out->behind);
+        out->dim = out->before + c->heads * c->head_dim + out->behind;
+    }
+    if (op->kind == SPC_OP_GLU) out->dim = plan->buffer[op->a].dim / 2;
+    if (op->kind == SPC_OP_RELU) out->dim = plan->buffer[op->a].dim;
 }
 
 static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op op)
@@ -272,7 +282,7 @@ static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op
         w->cols = w->of_cols / s->world;
         w->col = w->cols * s->rank;
     }
-    cut_buffer(plan, &op);
+    cut_buffer(s, plan, &op);
     spc_plan_op(plan, op);
     if (summed) spc_plan_op(plan, spc_op_of(SPC_OP_REDUCE, op.out, op.out, -1));
 }

@@ -14,10 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* More than one block of 128 in every direction; heads of 16s, so that two ranks can share them. */
+/* More than one block of 128 in every direction.  Two ranks have 120 entries of heads each: they
+ * share one of the sixteens that are read at once. */
 static const char eight_config[] =
     "{\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":40,\"hidden_size\":160,"
-    "\"num_hidden_layers\":2,\"num_attention_heads\":10,\"num_key_value_heads\":2,\"head_dim\":16,"
+    "\"num_hidden_layers\":2,\"num_attention_heads\":10,\"num_key_value_heads\":2,\"head_dim\":24,"
     "\"intermediate_size\":288,\"max_position_embeddings\":64,\"rms_norm_eps\":1e-5,"
     "\"rope_theta\":10000.0,\"tie_word_embeddings\":false,\"bos_token_id\":1,\"eos_token_id\":2}";
 
@@ -190,6 +191,7 @@ static inline eight_pair eight_of(spc_dtype dtype, scale_kind kind, bool narrow)
             spc_bundle_open_memory(i == 0 ? "eight" : "whole", files, 2, &p.bundle[i], &err),
             SPC_OK, "%s", err.message);
     }
+    spc_plan_read_blocks(p.origin.plan, p.bundle[0]);
     return p;
 }
 

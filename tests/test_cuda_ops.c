@@ -358,11 +358,14 @@ static void put_entry(const spc_cuda_pages *cache, void *data, int64_t at, float
     spc_kv_write(host_type(cache), data, at, &x, 1);
 }
 
+enum { BESIDE = 5 }; /* entries of a row of out that attention leaves alone */
+
 /* Arguments over random keys and values; positions that no row sees hold NaN. */
 static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, dice *d)
 {
     int32_t rows = c->rows[0] + c->rows[1], width = c->heads * c->head_dim + 3, most = 0, tiles = 0;
     int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
+    int32_t out_width = c->heads * c->head_dim + BESIDE;
     int32_t pages = (c->context + SPC_CUDA_PAGE_TOKENS - 1) / SPC_CUDA_PAGE_TOKENS;
     int64_t page = (int64_t)c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim;
     size_t bytes = (size_t)(2 * pages * page) * (type == SPC_WEIGHT_F32 ? 4 : 2);
@@ -401,7 +404,7 @@ static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, d
         .position = where + rows,
         .seen = where + 2 * rows,
         .tile = tile,
-        .out = shared((size_t)(rows * c->heads * c->head_dim) * sizeof(float)),
+        .out = shared((size_t)(rows * out_width) * sizeof(float)),
         .workspace =
             on_device((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
                       sizeof(float)),
@@ -410,6 +413,7 @@ static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, d
         .rows = rows,
         .tiles = tiles,
         .width = width,
+        .out_width = out_width,
         .heads = c->heads,
         .kv_heads = c->kv_heads,
         .head_dim = c->head_dim,
@@ -476,11 +480,16 @@ Test(cuda_ops, attention_is_that_of_the_cpu)
         spc_attend_args a = attend_args(c, cache_types[k % CACHE_TYPES], &d);
         float expected[SPC_ATTEND_HEAD_DIM];
 
+        for (int32_t i = 0; i < a.rows * a.out_width; i++) a.out[i] = 7.0f;
         wait_for(spc_cuda_attend(&a, NULL), "attend");
+        for (int32_t i = 0; i < a.rows * BESIDE; i++) {
+            cr_assert_eq(a.out[(i / BESIDE + 1) * a.out_width - BESIDE + i % BESIDE], 7.0f);
+        }
         for (int32_t i = 0; i < a.rows * a.heads; i++) {
             attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
-            float off =
-                relative_distance(a.out + (int64_t)i * a.head_dim, expected, (size_t)a.head_dim);
+            float off = relative_distance(a.out + i / a.heads * (int64_t)a.out_width +
+                                              i % a.heads * (int64_t)a.head_dim,
+                                          expected, (size_t)a.head_dim);
 
             /* a score is cut off two or three times for every 8 of its columns */
             cr_assert_leq(off, 4e-5f, "case %d, row %d, head %d: off by %g", (int)k,
@@ -499,10 +508,11 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
             attend_args(&attend_cases[k / CACHE_TYPES], cache_types[k % CACHE_TYPES], &d);
         spc_attend_args one = a;
         size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
-        float *together = malloc((size_t)a.rows * bytes);
+        size_t stride = (size_t)a.out_width * sizeof(float);
+        float *together = malloc((size_t)a.rows * stride);
 
         wait_for(spc_cuda_attend(&a, NULL), "attend");
-        memcpy(together, a.out, (size_t)a.rows * bytes);
+        memcpy(together, a.out, (size_t)a.rows * stride);
         for (int32_t r = 0; r < a.rows; r++) {
             /* in emulation a row takes its time: all of one type, a third of the others */
             if (k % CACHE_TYPES > 0 && r % CACHE_TYPES != (int32_t)(k % CACHE_TYPES)) continue;
@@ -514,7 +524,7 @@ Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
             one.rows = one.tiles = 1;
             *(spc_attend_tile *)(uintptr_t)one.tile = (spc_attend_tile){0, 1};
             wait_for(spc_cuda_attend(&one, NULL), "attend");
-            cr_assert(memcmp(one.out, (char *)together + (size_t)r * bytes, bytes) == 0,
+            cr_assert(memcmp(one.out, (char *)together + (size_t)r * stride, bytes) == 0,
                       "case %d, row %d", (int)k, (int)r);
         }
         free(together);
@@ -541,8 +551,10 @@ Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
         for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
             int32_t row = i / (a.heads * a.head_dim), head = i / a.head_dim % a.heads;
 
-            cr_assert_eq(isnan(a.out[i]) != 0, breaks && row >= 3 && head < 2,
-                         "%d: row %d, head %d", n, (int)row, (int)head);
+            float out = a.out[row * a.out_width + i % (a.heads * a.head_dim)];
+
+            cr_assert_eq(isnan(out) != 0, breaks && row >= 3 && head < 2, "%d: row %d, head %d", n,
+                         (int)row, (int)head);
         }
         free_attend(&a);
     }
@@ -574,6 +586,7 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
                               .rows = 1,
                               .tiles = 1,
                               .width = 512,
+                              .out_width = 512,
                               .heads = 1,
                               .kv_heads = 1,
                               .head_dim = 257,
@@ -593,6 +606,9 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     attend.most_seen = 5;
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "beyond the context");
     attend.most_seen = 1;
+    attend.out_width = 63;
+    cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "rows that overlap");
+    attend.out_width = 64;
     attend.cache.type = SPC_WEIGHT_Q8_0;
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "quantised keys");
     rope.head_dim = 2;

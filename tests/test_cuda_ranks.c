@@ -106,6 +106,91 @@ Test(cuda_ranks, logits_and_tokens_are_those_of_one_gpu, .timeout = 280)
     cr_expect(ran[2] == MODELS && ran[4] > 0, "%d, %d", (int)ran[2], (int)ran[4]);
 }
 
+/* ---- blocks that ranks share ------------------------------------------------------------------
+ */
+
+enum { CUT_ROWS = FIRST + 3 };
+
+typedef struct {
+    int32_t token[CUT_ROWS];
+    float *logits; /* [CUT_ROWS, ids] */
+} cut_text;
+
+static void feed(const spc_backend_ops *ops, spc_runner *runner, cut_text *text, int32_t from,
+                 int32_t to, int32_t ids)
+{
+    int32_t slot[CUT_ROWS] = {0}, place[CUT_ROWS], output[CUT_ROWS];
+    spc_rows rows = {to - from, slot, text->token + from, place, output};
+    spc_error error;
+
+    for (int32_t i = 0; i < rows.count; i++) {
+        place[i] = from + i;
+        output[i] = i;
+    }
+    cr_assert_eq(ops->forward(runner, &rows, &error), SPC_OK, "%s", error.message);
+    if (ops->gather) {
+        cr_assert_eq(ops->gather(runner, 0, rows.count, &error), SPC_OK, "%s", error.message);
+    }
+    for (int32_t i = 0; i < rows.count; i++) {
+        memcpy(text->logits + (size_t)(from + i) * (size_t)ids, ops->logits(runner, i),
+               (size_t)ids * sizeof(float));
+    }
+}
+
+/* A few tokens, and what follows them greedily. */
+static cut_text cut_text_of(const spc_backend_ops *ops, const spc_model *model)
+{
+    static const spc_limits limits = {.slots = 1, .context = 16, .rows = 8, .outputs = FIRST};
+    int32_t ids = model->plan->ids;
+    cut_text text = {{1, 17, 5, 30, 8}, malloc(CUT_ROWS * (size_t)ids * sizeof(float))};
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_not_null(text.logits);
+    cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
+    cr_assert_eq(ops->load(backend, model->plan, model->bundle, &limits, &runner, &error), SPC_OK,
+                 "%s", error.message);
+    feed(ops, runner, &text, 0, FIRST, ids);
+    for (int32_t i = FIRST; i < CUT_ROWS; i++) {
+        text.token[i] = golden_best(text.logits + (size_t)(i - 1) * (size_t)ids, ids);
+        feed(ops, runner, &text, i, i + 1, ids);
+    }
+    ops->unload(runner);
+    ops->close(backend);
+    return text;
+}
+
+/* In blocks of 256 and of 32; heads of 24 end inside the latter. */
+Test(cuda_ranks, a_block_that_two_ranks_share_counts_once, .timeout = 280)
+{
+    static const char *const names[] = {SPC_TEST_VECTORS "/gguf/cut-K.gguf",
+                                        SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf"};
+
+    for (int m = 0; m < 2; m++) {
+        spc_backend_ops alone = ops_of(1, SHARED);
+        spc_model model = {.plan = NULL};
+        spc_error error;
+        cut_text one;
+
+        cr_assert_eq(spc_open_model(names[m], &model, &error), SPC_OK, "%s", error.message);
+        one = cut_text_of(&alone, &model);
+        for (int32_t world = 2; world <= 4; world += 2) {
+            spc_backend_ops ops = ops_of(world, (m + world / 2) % way_count);
+            cut_text all = cut_text_of(&ops, &model);
+            float off =
+                relative_distance(all.logits, one.logits, CUT_ROWS * (size_t)model.plan->ids);
+
+            cr_expect_leq(off, 3e-5f, "%s, %d ranks: off by %g", names[m], (int)world, (double)off);
+            cr_expect_arr_eq(all.token, one.token, sizeof one.token, "%s, %d ranks", names[m],
+                             (int)world);
+            free(all.logits);
+        }
+        free(one.logits);
+        spc_close_model(&model);
+    }
+}
+
 /* ---- drawing and verification -----------------------------------------------------------------
  */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_backend_blocks.c - quantised models cut over ranks: between blocks, also where some
- * ranks have more of them than others; and what no cut between blocks allows is refused. */
+ * ranks have more of them than others, and inside those that two ranks' heads share; and what no
+ * cut allows is refused. */
 #include "host/backend_ranks.h"
 #include "host/engine.h"
 
@@ -13,6 +14,7 @@
 
 #define ODD    SPC_TEST_VECTORS "/gguf/odd-K.gguf"
 #define LOW    SPC_TEST_VECTORS "/gguf/mixed-low.gguf"
+#define CUT    SPC_TEST_VECTORS "/gguf/cut-K.gguf"
 #define FLOATS SPC_TEST_VECTORS "/llama"
 
 enum { ROWS = 20 };
@@ -56,14 +58,19 @@ static float *logits_of(const spc_model *model, int32_t world)
     return all;
 }
 
+static void expect_as_one(const spc_model *model, int32_t world, float most)
+{
+    float *one = logits_of(model, 1), *all = logits_of(model, world);
+    float off = relative_distance(all, one, (size_t)ROWS * (size_t)model->plan->ids);
+
+    cr_expect_leq(off, most, "%d ranks: off by %g", (int)world, (double)off);
+    free(one);
+    free(all);
+}
+
 static void expect_two_as_one(const spc_model *model)
 {
-    float *one = logits_of(model, 1), *two = logits_of(model, 2);
-    float off = relative_distance(two, one, (size_t)ROWS * (size_t)model->plan->ids);
-
-    cr_expect_leq(off, 1e-4f, "off by %g", (double)off);
-    free(one);
-    free(two);
+    expect_as_one(model, 2, 1e-4f);
 }
 
 Test(host_backend_blocks, a_feed_forward_part_of_an_odd_number_of_blocks_is_shared_out)
@@ -111,6 +118,142 @@ Test(host_backend_blocks, each_rank_has_whole_blocks_of_it)
     spc_close_model(&model);
 }
 
+/* ---- blocks that two ranks' heads share -------------------------------------------------------
+ */
+
+/* Heads are cut at multiples of 32 inputs, by which the CPU rounds them: to the same numbers. */
+Test(host_backend_blocks, heads_that_end_inside_a_block_are_cut_there)
+{
+    spc_model model = model_of(CUT);
+
+    cr_expect_eq(model.plan->attention_block, 256);
+    expect_as_one(&model, 2, 1e-4f);
+    expect_as_one(&model, 4, 1e-4f);
+    spc_close_model(&model);
+}
+
+/* 24 entries of a head: two ranks round their parts of 32 inputs each by its own largest, which is
+ * as good as one rank's rounding, but another. */
+Test(host_backend_blocks, so_are_heads_that_end_inside_what_is_rounded_together)
+{
+    static const char *const names[] = {SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf",
+                                        SPC_TEST_VECTORS "/gguf/llama-Q4_0.gguf"};
+
+    for (int i = 0; i < 2; i++) {
+        spc_model model = model_of(names[i]);
+
+        cr_expect_eq(model.plan->attention_block, 32);
+        expect_as_one(&model, 2, 0.02f);
+        expect_as_one(&model, 4, 0.02f);
+        spc_close_model(&model);
+    }
+}
+
+/* Of 768 inputs in blocks of 256 four ranks have 192 each, and read the blocks that these touch. */
+Test(host_backend_blocks, a_rank_has_the_blocks_that_its_heads_touch_and_zeros_beside_them)
+{
+    static const int32_t begin[] = {0, 0, 256, 512}, end[] = {256, 512, 768, 768};
+    spc_model model = model_of(CUT);
+    spc_error error;
+
+    for (int32_t r = 0; r < 4; r++) {
+        spc_plan *part;
+        int32_t found = 0;
+
+        cr_assert_eq(spc_plan_part(model.plan, r, 4, "cut", &part, &error), SPC_OK);
+        for (int32_t i = 0; i < part->op_count; i++) {
+            const spc_op *op = &part->op[i];
+            const spc_weight *w = op->weight[0] >= 0 ? &part->weight[op->weight[0]] : NULL;
+
+            if (op->kind == SPC_OP_ATTEND) {
+                const spc_buffer *out = &part->buffer[op->out];
+
+                cr_expect_eq(out->dim, end[r] - begin[r]);
+                cr_expect_eq(out->before, 192 * r - begin[r]);
+                cr_expect_eq(out->behind, end[r] - 192 * (r + 1));
+            } else if (op->kind == SPC_OP_LINEAR && strstr(w->name, "o_proj")) {
+                cr_expect_eq(w->col, begin[r], "%s", w->name);
+                cr_expect_eq(w->cols, end[r] - begin[r], "%s", w->name);
+                found++;
+            }
+        }
+        cr_expect_eq(found, 2);
+        spc_plan_close(part);
+    }
+    spc_close_model(&model);
+}
+
+/* What an engine makes of a few ids; the hash of its tokens. */
+static uint64_t tokens_of(int32_t tp, float temperature)
+{
+    static const int32_t ids[] = {1, 17, 5, 30, 8};
+    spc_engine_options options;
+    spc_session_options o;
+    spc_engine *engine;
+    spc_session *session;
+    spc_stats stats;
+    spc_error error;
+
+    spc_engine_options_init(&options);
+    options.verifier = CUT;
+    options.drafter = NULL;
+    options.context = 64;
+    options.tp = tp;
+    cr_assert_eq(spc_engine_open(&options, &engine, &error), SPC_OK, "%s", error.message);
+    spc_session_options_init(&o);
+    o.rule = "verifier-only";
+    o.temperature = temperature;
+    o.max_tokens = 40;
+    o.ignore_stop = true;
+    cr_assert_eq(spc_session_open(engine, &o, ids, 5, &session, &error), SPC_OK, "%s",
+                 error.message);
+    for (int32_t i = 0; i < 40; i++) {
+        cr_assert_eq(spc_engine_step(engine, &session, 1, &error), SPC_OK, "%s", error.message);
+    }
+    spc_session_stats(session, &stats);
+    cr_assert_eq(stats.tokens, 40);
+    spc_session_close(session);
+    spc_engine_close(engine);
+    return stats.output_hash;
+}
+
+Test(host_backend_blocks, tokens_are_those_of_one_rank)
+{
+    for (int i = 0; i < 2; i++) {
+        uint64_t one = tokens_of(1, (float)i);
+
+        cr_expect_eq(tokens_of(2, (float)i), one);
+        cr_expect_eq(tokens_of(4, (float)i), one);
+    }
+}
+
+/* A plan that does not know of blocks is not read. */
+Test(host_backend_blocks, a_plan_cut_before_blocks_were_read_is_found)
+{
+    spc_model model = model_of(CUT);
+    const spc_tensor *t;
+    spc_plan *part;
+    spc_error error;
+    int32_t found = 0;
+
+    model.plan->attention_block = 1;
+    cr_assert_eq(spc_plan_part(model.plan, 1, 2, "cut", &part, &error), SPC_OK);
+    for (int32_t i = 0; i < part->weight_count; i++) {
+        if (spc_plan_tensor(&part->weight[i], model.bundle, &t, &error) == SPC_OK) continue;
+        found++;
+        cr_expect_eq(error.status, SPC_EINTERNAL);
+        cr_expect(strstr(error.message, "o_proj.weight: inputs 384 to 768 of 768") &&
+                      strstr(error.message, "blocks of 256 (type Q"),
+                  "%s", error.message);
+    }
+    cr_expect_eq(found, 2);
+    spc_plan_close(part);
+    spc_close_model(&model);
+}
+
+/* ---- what cannot be cut -----------------------------------------------------------------------
+ */
+
 static void expect_refused(const spc_model *model, int32_t world, const char *why, const char *list)
 {
     spc_plan *part;
@@ -126,17 +269,14 @@ static void expect_refused(const spc_model *model, int32_t world, const char *wh
 /* Four ranks divide the heads, but not three blocks. */
 Test(host_backend_blocks, the_numbers_of_ranks_that_are_possible_are_those_that_leave_blocks_whole)
 {
-    spc_model odd = model_of(ODD), halves = model_of(SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf");
+    spc_model odd = model_of(ODD);
 
     expect_refused(&odd, 4, "width of 768 (blocks of 256)", "; possible: 1, 2");
-    /* of its five blocks two ranks could take two and three, but a head has 24 entries */
-    expect_refused(&halves, 2, "4 attention heads (blocks of 32)", "; possible: 1");
     spc_close_model(&odd);
-    spc_close_model(&halves);
 }
 
-/* 8-bit numbers are read sixteen at a time; what --weights int8 makes of floats is known only
- * then. */
+/* 8-bit numbers are read sixteen at a time, of which heads of 24 are no multiple; what --weights
+ * int8 makes of floats is known only then. */
 Test(host_backend_blocks, matrices_quantised_at_load_have_their_own_blocks)
 {
     spc_model model = model_of(FLOATS);
@@ -144,9 +284,31 @@ Test(host_backend_blocks, matrices_quantised_at_load_have_their_own_blocks)
 
     cr_expect(spc_plan_divides(model.plan, 4));
     cr_assert_eq(spc_change_weights(&model, "int8", 1, NULL, NULL, &error), SPC_OK);
-    expect_refused(&model, 4, "width of 160 (blocks of 16)", "; possible: 1, 2");
+    cr_expect_eq(model.plan->attention_block, 16);
+    cr_expect(spc_plan_divides(model.plan, 4));
+    expect_refused(&model, 8, "width of 160 (blocks of 16)", "; possible: 1, 2, 4");
     expect_two_as_one(&model);
+    expect_as_one(&model, 4, 1e-4f);
     spc_close_model(&model);
+}
+
+/* Of 40 inputs each of two ranks has 20: to the end of the second sixteen, and from that one's
+ * beginning to the end of what is no whole third. */
+Test(host_backend_blocks, heads_need_not_fill_their_last_block)
+{
+    tiny_model tiny = tiny_open("{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 60,"
+                                " \"hidden_size\": 32, \"num_hidden_layers\": 2,"
+                                " \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+                                " \"head_dim\": 20, \"intermediate_size\": 64,"
+                                " \"max_position_embeddings\": 64}",
+                                3, 1);
+    spc_model model = {.bundle = tiny.bundle, .plan = tiny.plan, .config = tiny.config};
+    spc_error error;
+
+    cr_assert_eq(spc_change_weights(&model, "int8", 1, NULL, NULL, &error), SPC_OK, "%s",
+                 error.message);
+    expect_two_as_one(&model);
+    tiny_close(&tiny);
 }
 
 /* Three blocks of sixteen, of which a scale for each output is the same on both ranks. */

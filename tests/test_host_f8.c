@@ -81,7 +81,7 @@ static void expect_refused(const char *matrix, bool scaled, const char *type, in
                            int32_t cols, const float *values, const char *said)
 {
     static const char name[] = "model.layers.0.self_attn.q_proj.weight";
-    static const char zeros[160 * 160 * 4];
+    static const char zeros[240 * 160 * 4];
     tiny_model origin = tiny_open(eight_config, 5, 1);
     eight_file w = eight_writer(1 << 23);
     spc_blob files[2] = {{.name = "model.safetensors"},
@@ -101,7 +101,7 @@ static void expect_refused(const char *matrix, bool scaled, const char *type, in
         int32_t columns = t->rank == 2 ? (int32_t)t->shape[1] : 0;
 
         if (strcmp(t->name, name) == 0) {
-            eight_put(&w, name, matrix, (int32_t)t->shape[0], columns, zeros, 160 * 160);
+            eight_put(&w, name, matrix, (int32_t)t->shape[0], columns, zeros, 240 * 160);
         } else {
             eight_put(&w, t->name, "F32", (int32_t)t->shape[0], columns, t->data, t->bytes);
         }
@@ -131,7 +131,7 @@ Test(host_f8, scales_that_fit_nothing_are_named)
 
     expect_refused("F8_E4M3", false, "F32", 159, 0, NULL, "found rank 1, [159, 0], F32");
     expect_refused("F8_E4M3", false, "F32", 2, 3, NULL, "found rank 2, [2, 3], F32");
-    expect_refused("F8_E4M3", false, "I8", 160, 0, NULL, "I8");
+    expect_refused("F8_E4M3", false, "I8", 240, 0, NULL, "I8");
     expect_refused("F8_E4M3", true, "F32", 1, 1, nan, "expected finite scales, found nan at 0");
     expect_refused("F8_E4M3", true, NULL, 0, 0, NULL, "found neither");
     expect_refused("I8", false, NULL, 0, 0, NULL, "its type is I8), found neither");

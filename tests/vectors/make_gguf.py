@@ -13,6 +13,7 @@
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
   mixed-low.gguf   the same of Q2_K, Q3_K, IQ4_XS and IQ4_NL
   odd-K.gguf       the same, smaller, with a feed-forward part that two ranks cannot halve
+  cut-K.gguf       the same, with heads that end inside blocks, on two ranks as on four
   ../fuzz/gguf/tiny     a whole model of 8 tokens, small enough to damage every byte of it
   NAME.tokenizer.gguf   no tensors: the vocabularies of ../tokenizers/NAME.json
   sentencepiece.json    what sentencepiece makes of texts with the vocabulary of spbpe-llama2
@@ -275,6 +276,32 @@ def odd():
     finish(writer)
 
 
+def cut():
+    """As files of *_K_M whose heads are an odd number of half blocks on a rank (Qwen2.5 7B has seven
+    of 128 on each of four): here 384 on each of two, 192 on each of four."""
+    dice = np.random.default_rng(8)
+    writer = gguf.GGUFWriter(OUT / "cut-K.gguf", "llama")
+    metadata(writer, {"num_hidden_layers": 2, "max_position_embeddings": 64, "hidden_size": 64,
+                      "intermediate_size": 128, "num_attention_heads": 12, "num_key_value_heads": 4,
+                      "rms_norm_eps": 1e-5, "head_dim": 64}, "llama")
+    shapes = {"attn_q": (768, 64, Q.Q4_0), "attn_k": (256, 64, Q.Q4_0), "attn_v": (256, 64, Q.Q5_0),
+              "ffn_gate": (128, 64, Q.Q4_0), "ffn_up": (128, 64, Q.Q4_0),
+              "ffn_down": (64, 128, Q.Q8_0)}
+    x = dice.normal(0, 0.1, (40, 64)).astype(np.float32)
+    writer.add_tensor("token_embd.weight", gguf.quants.quantize(x, Q.Q8_0), raw_dtype=Q.Q8_0)
+    for layer, output in enumerate((Q.Q4_K, Q.Q6_K)):
+        for name, (rows, cols, kind) in shapes.items():
+            x = dice.normal(0, 0.1, (rows, cols)).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.{name}.weight", gguf.quants.quantize(x, kind),
+                              raw_dtype=kind)
+        writer.add_tensor(f"blk.{layer}.attn_output.weight", random_blocks(dice, 64, 768, output),
+                          raw_dtype=output)
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(64, np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
+    finish(writer)
+
+
 def sentencepiece_golden(name):
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as pb
@@ -311,6 +338,7 @@ def main():
     for name in MIXED:
         mixed(name)
     odd()
+    cut()
     for name in ("qwen2", "gemma2", "gemma3"):
         model(name, name)
     for kind in (Q.Q8_0, Q.Q4_0):
