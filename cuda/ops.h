@@ -168,9 +168,9 @@ typedef enum { SPC_GLU_SILU, SPC_GLU_GELU_TANH, SPC_GLU_RELU } spc_glu_kind;
  * is no up. */
 typedef struct {
     const float *in; /* [rows, 2 dim]; SPC_GLU_RELU: [rows, dim] */
-    float *out;      /* [rows, dim] */
+    float *out;      /* [rows, out_width], of which dim are written */
     spc_glu_kind kind;
-    int32_t rows, dim;
+    int32_t rows, dim, out_width;
     bool early;
 } spc_glu_args;
 

@@ -205,25 +205,35 @@ static void cpu_add(spc_runner *r, const spc_op *op, int32_t rows)
     for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
 }
 
+/* What ops write of a row. */
+static float *row_of(const spc_runner *r, int32_t buffer, int32_t row)
+{
+    const spc_buffer *b = &r->plan->buffer[buffer];
+
+    return r->buffer[buffer] + (int64_t)row * b->dim + b->before;
+}
+
 static void cpu_glu(spc_runner *r, const spc_op *op, int32_t rows)
 {
-    int32_t dim = r->plan->buffer[op->out].dim;
+    int32_t dim = r->plan->buffer[op->a].dim / 2;
 
     for (int32_t i = 0; i < rows; i++) {
         const float *gate = r->buffer[op->a] + (int64_t)i * 2 * dim;
 
-        r->backend->kernels->glu(op->activation, gate, gate + dim, dim,
-                                 r->buffer[op->out] + (int64_t)i * dim);
+        r->backend->kernels->glu(op->activation, gate, gate + dim, dim, row_of(r, op->out, i));
     }
 }
 
 static void cpu_relu(spc_runner *r, const spc_op *op, int32_t rows)
 {
-    int64_t count = (int64_t)r->plan->buffer[op->out].dim * rows;
-    const float *in = r->buffer[op->a];
-    float *out = r->buffer[op->out];
+    int32_t dim = r->plan->buffer[op->a].dim;
 
-    for (int64_t i = 0; i < count; i++) out[i] = in[i] < 0.0f ? 0.0f : in[i]; /* NaN stays */
+    for (int32_t i = 0; i < rows; i++) {
+        const float *in = r->buffer[op->a] + (int64_t)i * dim;
+        float *out = row_of(r, op->out, i);
+
+        for (int32_t k = 0; k < dim; k++) out[k] = in[k] < 0.0f ? 0.0f : in[k]; /* NaN stays */
+    }
 }
 
 /* Each head of queries and keys by itself. */
@@ -319,7 +329,6 @@ static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, 
     spc_runner *r = job->runner;
     const spc_op *op = job->op;
     const spc_config *c = &r->plan->config;
-    const spc_buffer *out = &r->plan->buffer[op->out];
     int32_t width = r->plan->buffer[op->a].dim;
     int32_t position = job->rows->position[row], from = 0;
     int32_t seen = job->memory ? r->source[job->rows->slot[row]] : position + 1;
@@ -331,7 +340,7 @@ static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, 
         .to = seen,
         .bias = relative_bias(r, op, position, head, from),
         .scores = scores,
-        .out = r->buffer[op->out] + (int64_t)row * out->dim + out->before + head * c->head_dim,
+        .out = row_of(r, op->out, row) + head * c->head_dim,
     };
 }
 

@@ -167,7 +167,7 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
         }
     }
     a.in = r->buffer[in];
-    a.out = r->buffer[out];
+    a.out = r->buffer[out] + plan->buffer[out].before;
     a.rows = rows;
     a.width = plan->buffer[out].dim;
     a.early = r->early;

@@ -44,8 +44,14 @@ static cudaError_t run_add(spc_runner *r, const spc_op *op, const cuda_shape *f)
 
 static cudaError_t run_glu(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
-    spc_glu_args a = {r->buffer[op->a], r->buffer[op->out],           SPC_GLU_SILU,
-                      f->count,         r->plan->buffer[op->out].dim, r->early};
+    const spc_buffer *in = &r->plan->buffer[op->a], *out = &r->plan->buffer[op->out];
+    spc_glu_args a = {.in = r->buffer[op->a],
+                      .out = r->buffer[op->out] + out->before,
+                      .kind = SPC_GLU_SILU,
+                      .rows = f->count,
+                      .dim = op->kind == SPC_OP_RELU ? in->dim : in->dim / 2,
+                      .out_width = out->dim,
+                      .early = r->early};
 
     if (op->activation == SPC_ACT_GELU_TANH) a.kind = SPC_GLU_GELU_TANH;
     if (op->kind == SPC_OP_RELU) a.kind = SPC_GLU_RELU;

@@ -78,7 +78,7 @@ typedef struct {
 typedef struct {
     const char *name;       /* a literal */
     int32_t dim;            /* floats per row, zeros among them */
-    int32_t before, behind; /* zeros; out of ATTEND and RECALL only */
+    int32_t before, behind; /* zeros; of what comes out of an attention or a gate only */
 } spc_buffer;
 
 /* How a table [buckets, heads] is read by relative position (T5). */
@@ -134,12 +134,13 @@ void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle);
  * keys and values than ranks, neighbours hold the same one.
  *
  * Of quantised matrices ranks hold whole blocks.  A feed-forward part is cut between them, so that
- * some ranks may have a block more than others.  Heads may end inside one: then the ranks on both
- * sides hold it, at most one more at each end of a rank's part, and each has zeros for the inputs
- * that are the other's (spc_buffer).  Products with zeros add nothing, so that every input counts
+ * some ranks may have a block more than others.  Heads may end inside one, and so may columns of a
+ * feed-forward part of fewer blocks than ranks: then the ranks on both sides hold it, at most one
+ * more at each end of a rank's part, and each has zeros for the inputs that are the other's
+ * (spc_buffer).  Products with zeros add nothing, so that every input counts
  * once in the sum.  Memory is planned by these parts and buffers, shared blocks and zeros included.
  *
- * What the CPU rounds to 8 bits it rounds by 32 inputs, by the largest of them: where heads end at
+ * What the CPU rounds to 8 bits it rounds by 32 inputs, by the largest of them: where parts end at
  * multiples of 32, as of common models, to what one rank alone would round them to; of 32 that two
  * ranks share each rounds its own, no coarser.
  *

@@ -100,13 +100,18 @@ static bool heads_divide(const spc_plan *plan, int32_t world)
     return keys && c->heads % world == 0;
 }
 
-/* Blocks are shared out as evenly as may be; single columns evenly, since GPUs read several at
- * once. */
-static bool columns_divide(const spc_plan *plan, int32_t world)
+/* Blocks are shared out as evenly as may be, where there is one for each; single columns evenly,
+ * since GPUs read several at once. */
+static bool has_blocks(const spc_plan *plan, int32_t world)
 {
     int32_t ffn = plan->config.ffn, block = plan->gate_block;
 
-    return block == 1 ? ffn % world == 0 : ffn % block == 0 && ffn / block >= world;
+    return block > 1 && ffn % block == 0 && ffn / block >= world;
+}
+
+static bool columns_divide(const spc_plan *plan, int32_t world)
+{
+    return has_blocks(plan, world) || plan->config.ffn % world == 0;
 }
 
 bool spc_plan_divides(const spc_plan *plan, int32_t world)
@@ -114,18 +119,18 @@ bool spc_plan_divides(const spc_plan *plan, int32_t world)
     return world == 1 || (heads_divide(plan, world) && columns_divide(plan, world));
 }
 
-/* " (blocks of 256)", of a quantised type. */
-static const char *in_blocks(int32_t block, char text[32])
+/* What else will do, of a quantised type. */
+static const char *or_blocks(int32_t block, char text[48])
 {
     *text = '\0';
-    if (block > 1) (void)snprintf(text, 32, " (blocks of %d)", (int)block);
+    if (block > 1) (void)snprintf(text, 48, " (or have a block of %d each)", (int)block);
     return text;
 }
 
 static spc_status refuse(const spc_plan *plan, int32_t world, const char *where, spc_error *err)
 {
     const spc_config *c = &plan->config;
-    char known[128] = "", blocks[32];
+    char known[128] = "", blocks[48];
     size_t used = 0;
 
     for (int32_t n = 1; n <= SPC_RANKS_MAX && used < sizeof known; n++) {
@@ -139,7 +144,7 @@ static spc_status refuse(const spc_plan *plan, int32_t world, const char *where,
         "heads, its %d key-value heads (or be a multiple of them) and its "
         "feed-forward width of %d%s; possible: %s",
         where, (int)world, (int)c->heads, (int)c->kv_heads, (int)c->ffn,
-        in_blocks(plan->gate_block, blocks), known);
+        or_blocks(plan->gate_block, blocks), known);
 }
 
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
@@ -170,25 +175,38 @@ static void cut_heads(const share *s, int32_t heads, int32_t *first, int32_t *co
     *count = own * dim;
 }
 
-/* What lies before and behind its heads' own entries in the blocks that these touch: it is another
- * rank's.  The last block ends where the heads do. */
-static void shared_entries(const share *s, int32_t *before, int32_t *behind)
-{
-    int32_t block = s->plan->attention_block, all = s->whole->heads * s->whole->head_dim;
-    int32_t first, count, last;
-
-    cut_heads(s, s->whole->heads, &first, &count);
-    last = (first + count + block - 1) / block * block;
-    *before = first % block;
-    *behind = (last < all ? last : all) - (first + count);
-}
-
 /* The first column of the feed-forward part that a rank has; of rank `world`: their number. */
 static int32_t first_column(const share *s, int32_t rank)
 {
-    int32_t block = s->plan->gate_block;
+    int32_t block = has_blocks(s->plan, s->world) ? s->plan->gate_block : 1;
 
     return (int32_t)((int64_t)(s->whole->ffn / block) * rank / s->world) * block;
+}
+
+/* The inputs of a matrix behind an attention, or behind a gate, that a rank reads. */
+typedef struct {
+    int32_t first, count;   /* its own, */
+    int32_t before, behind; /* and other ranks', in the blocks that they touch */
+} inputs;
+
+static inputs own_inputs(const share *s, bool gate)
+{
+    const spc_config *c = s->whole;
+    int32_t block = gate ? s->plan->gate_block : s->plan->attention_block, end, last;
+    int32_t all = gate ? c->ffn : c->heads * c->head_dim; /* where the last block ends */
+    inputs in;
+
+    if (gate) {
+        in.first = first_column(s, s->rank);
+        in.count = first_column(s, s->rank + 1) - in.first;
+    } else {
+        cut_heads(s, c->heads, &in.first, &in.count);
+    }
+    end = in.first + in.count;
+    last = (end + block - 1) / block * block;
+    in.before = in.first % block;
+    in.behind = (last < all ? last : all) - end;
+    return in;
 }
 
 /* By outputs: of an attention's matrix, or of a gate's. */
@@ -214,17 +232,10 @@ static void cut_ids(const share *s, spc_weight *w)
 /* By inputs: of a matrix behind a gate, or behind an attention. */
 static void cut_inputs(const share *s, spc_weight *w, bool gate)
 {
-    int32_t before, behind;
+    const inputs in = own_inputs(s, gate);
 
-    if (gate) {
-        w->col = first_column(s, s->rank);
-        w->cols = first_column(s, s->rank + 1) - w->col;
-    } else {
-        cut_heads(s, s->whole->heads, &w->col, &w->cols);
-        shared_entries(s, &before, &behind);
-        w->col -= before;
-        w->cols += before + behind;
-    }
+    w->col = in.first - in.before;
+    w->cols = in.before + in.count + in.behind;
 }
 
 /* A linear op with its weights; true: its output is to be summed. */
@@ -250,10 +261,9 @@ static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, sp
     return made;
 }
 
-/* Widths of what is cut; ops come in the order in which they fill buffers. */
+/* Widths of what is cut. */
 static void cut_buffer(const share *s, spc_plan *plan, const spc_op *op)
 {
-    const spc_config *c = &plan->config;
     spc_buffer *out = op->out >= 0 ? &plan->buffer[op->out] : NULL;
 
     if (op->kind == SPC_OP_LINEAR) {
@@ -262,12 +272,13 @@ static void cut_buffer(const share *s, spc_plan *plan, const spc_op *op)
             out->dim += plan->weight[op->weight[k]].rows;
         }
     }
-    if (is_attention(op->kind)) {
-        shared_entries(s, &out->before, &out->behind);
-        out->dim = out->before + c->heads * c->head_dim + out->behind;
+    if (is_attention(op->kind) || is_gate(op->kind)) {
+        const inputs in = own_inputs(s, is_gate(op->kind));
+
+        out->dim = in.before + in.count + in.behind;
+        out->before = in.before;
+        out->behind = in.behind;
     }
-    if (op->kind == SPC_OP_GLU) out->dim = plan->buffer[op->a].dim / 2;
-    if (op->kind == SPC_OP_RELU) out->dim = plan->buffer[op->a].dim;
 }
 
 static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op op)

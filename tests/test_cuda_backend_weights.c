@@ -353,9 +353,67 @@ Test(cuda_backend_weights, blocks_that_ranks_share_are_on_both)
     check_slices(q.model.plan, q.plain, 4, true, 5);
     check_slices(q.model.plan, q.model.bundle, 2, false, 7);
     close_quantised(&q);
+    q = open_quantised(GGUF "mixed-K.gguf"); /* of two, one */
+    check_slices(q.model.plan, q.model.bundle, 4, false, 5);
+    close_quantised(&q);
 }
 
-/* Shared blocks, and the zeros beside a rank's heads, are in the plan. */
+/* 40 columns, of which two ranks share one of three sixteens. */
+static const char narrow[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":40,\"hidden_size\":32,"
+    "\"num_hidden_layers\":2,\"num_attention_heads\":2,\"num_key_value_heads\":2,"
+    "\"intermediate_size\":40,\"max_position_embeddings\":64}";
+
+/* The tensors of a model of bfloat16, but for down_proj, which is of 8 bits. */
+static spc_bundle *eight_behind_gates(const tiny_model *m, char **file)
+{
+    eight_file w = eight_writer(1 << 20);
+    spc_blob files[2] = {{.name = "model.safetensors"}, {"config.json", narrow, sizeof narrow - 1}};
+    float values[256];
+    spc_bundle *out;
+    spc_error error;
+
+    for (int i = 0; i < 256; i++) values[i] = value_of(SPC_DTYPE_F8_E4M3, i);
+    for (int32_t i = 0; i < spc_bundle_count(m->bundle); i++) {
+        const spc_tensor *t = spc_bundle_tensor(m->bundle, i);
+        int32_t rows = (int32_t)t->shape[0], cols = t->rank == 2 ? (int32_t)t->shape[1] : 0;
+        uint8_t code[32 * 40];
+
+        if (!strstr(t->name, "down_proj")) {
+            eight_put(&w, t->name, "BF16", rows, cols, t->data, t->bytes);
+            continue;
+        }
+        cr_assert_eq(rows * cols, 32 * 40);
+        for (int32_t k = 0; k < rows * cols; k++) {
+            float x;
+
+            spc_dequantise(t->dtype, (const char *)t->data + 2 * k, 1, &x);
+            code[k] = code_of(values, x);
+        }
+        eight_put(&w, t->name, "F8_E4M3", rows, cols, code, sizeof code);
+    }
+    files[0].data = *file = eight_finish(&w, &files[0].bytes);
+    cr_assert_eq(spc_bundle_open_memory("narrow", files, 2, &out, &error), SPC_OK, "%s",
+                 error.message);
+    return out;
+}
+
+/* The gate goes along with its matrices (cuda/linear_tile.cu). */
+Test(cuda_backend_weights, gates_of_16_bits_write_between_zeros_too)
+{
+    tiny_model m = tiny_open_halves(narrow, 5, true);
+    char *file;
+    spc_bundle *bundle = eight_behind_gates(&m, &file);
+
+    spc_plan_read_blocks(m.plan, bundle);
+    cr_expect_eq(m.plan->gate_block, 16);
+    check_slices(m.plan, bundle, 2, true, 10);
+    spc_bundle_close(bundle);
+    free(file);
+    tiny_close(&m);
+}
+
+/* Shared blocks, and the zeros beside a rank's inputs, are in the plan. */
 Test(cuda_backend_weights, ranks_that_share_blocks_take_the_memory_they_are_said_to_take)
 {
     spc_comm_ops none = {.name = "none"};

@@ -430,7 +430,7 @@ Test(cuda_linear_tile, gates_and_sums_along_with_it_have_the_bits_of_their_ops)
         size_t count = (size_t)(ROWS * half);
         float *both = shared(2 * count * sizeof *both), *plain = shared(count * sizeof *plain);
         float *add = random_floats(&d, count, 1), *out = shared(count * sizeof *out);
-        spc_glu_args glu = {both, plain, more.glu, ROWS, half, false};
+        spc_glu_args glu = {both, plain, more.glu, ROWS, half, half, false};
         spc_add_args sum = {add, plain, plain, (int64_t)count, false};
         spc_linear_args a = l.a;
 

@@ -176,7 +176,7 @@ Test(cuda_ops, sums_and_gates_are_those_of_the_cpu)
     dice d = {4};
     float *in = random_floats(&d, 2 * COUNT, 4), *out = shared(COUNT * sizeof *out);
     float expected[COUNT];
-    spc_glu_args a = {in, out, SPC_GLU_SILU, ROWS, DIM, false};
+    spc_glu_args a = {in, out, SPC_GLU_SILU, ROWS, DIM, DIM, false};
     spc_add_args add = {in, in + COUNT, out, COUNT, false};
 
     in[0] = 100.0f;
@@ -204,6 +204,16 @@ Test(cuda_ops, sums_and_gates_are_those_of_the_cpu)
     wait_for(spc_cuda_glu(&a, NULL), "relu");
     cr_assert(isnan(out[5]), "NaN is not hidden");
     for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] < 0.0f ? 0.0f : in[i]);
+    for (int32_t i = 0; i < COUNT; i++) out[i] = 7.0f;
+    a.dim = DIM - 1; /* rows further apart than they are wide */
+    wait_for(spc_cuda_glu(&a, NULL), "relu");
+    for (int32_t i = 6; i < COUNT; i++) {
+        const float x = in[i / DIM * (DIM - 1) + i % DIM];
+
+        cr_assert_eq(out[i], i % DIM == DIM - 1 ? 7.0f : x < 0.0f ? 0.0f : x);
+    }
+    a.dim = DIM + 1;
+    cr_expect_eq(spc_cuda_glu(&a, NULL), cudaErrorInvalidValue, "rows that overlap");
     wait_for(spc_cuda_add(&add, NULL), "add");
     for (int32_t i = 6; i < COUNT; i++) cr_assert_eq(out[i], in[i] + in[COUNT + i]);
     unshare(in);

@@ -161,13 +161,15 @@ static cut_text cut_text_of(const spc_backend_ops *ops, const spc_model *model)
     return text;
 }
 
-/* In blocks of 256 and of 32; heads of 24 end inside the latter. */
+/* Heads end inside blocks of 256 and of 32, of which one has 24; columns of four ranks inside three
+ * blocks of 256. */
 Test(cuda_ranks, a_block_that_two_ranks_share_counts_once, .timeout = 280)
 {
     static const char *const names[] = {SPC_TEST_VECTORS "/gguf/cut-K.gguf",
-                                        SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf"};
+                                        SPC_TEST_VECTORS "/gguf/llama-Q8_0.gguf",
+                                        SPC_TEST_VECTORS "/gguf/odd-K.gguf"};
 
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < 3; m++) {
         spc_backend_ops alone = ops_of(1, SHARED);
         spc_model model = {.plan = NULL};
         spc_error error;

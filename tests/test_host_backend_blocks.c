@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_backend_blocks.c - quantised models cut over ranks: between blocks, also where some
- * ranks have more of them than others, and inside those that two ranks' heads share; and what no
- * cut allows is refused. */
+ * ranks have more of them than others, and inside those that two ranks share; and what cannot be
+ * cut is refused. */
 #include "host/backend_ranks.h"
 #include "host/engine.h"
 
@@ -118,7 +118,7 @@ Test(host_backend_blocks, each_rank_has_whole_blocks_of_it)
     spc_close_model(&model);
 }
 
-/* ---- blocks that two ranks' heads share -------------------------------------------------------
+/* ---- blocks that two ranks share --------------------------------------------------------------
  */
 
 /* Heads are cut at multiples of 32 inputs, by which the CPU rounds them: to the same numbers. */
@@ -149,38 +149,54 @@ Test(host_backend_blocks, so_are_heads_that_end_inside_what_is_rounded_together)
     }
 }
 
+/* Four ranks have a quarter of three blocks each, for which the blocks do not suffice. */
+Test(host_backend_blocks, a_feed_forward_part_of_fewer_blocks_than_ranks_is_cut_inside_them)
+{
+    spc_model model = model_of(ODD);
+
+    cr_expect_eq(model.plan->gate_block, 256);
+    expect_as_one(&model, 4, 1e-4f);
+    spc_close_model(&model);
+}
+
 /* Of 768 inputs in blocks of 256 four ranks have 192 each, and read the blocks that these touch. */
-Test(host_backend_blocks, a_rank_has_the_blocks_that_its_heads_touch_and_zeros_beside_them)
+static void expect_quarters(const char *name, spc_op_kind made_by, const char *matrix)
 {
     static const int32_t begin[] = {0, 0, 256, 512}, end[] = {256, 512, 768, 768};
-    spc_model model = model_of(CUT);
+    spc_model model = model_of(name);
     spc_error error;
 
     for (int32_t r = 0; r < 4; r++) {
         spc_plan *part;
         int32_t found = 0;
 
-        cr_assert_eq(spc_plan_part(model.plan, r, 4, "cut", &part, &error), SPC_OK);
+        cr_assert_eq(spc_plan_part(model.plan, r, 4, name, &part, &error), SPC_OK);
         for (int32_t i = 0; i < part->op_count; i++) {
             const spc_op *op = &part->op[i];
             const spc_weight *w = op->weight[0] >= 0 ? &part->weight[op->weight[0]] : NULL;
 
-            if (op->kind == SPC_OP_ATTEND) {
+            if (op->kind == made_by) {
                 const spc_buffer *out = &part->buffer[op->out];
 
                 cr_expect_eq(out->dim, end[r] - begin[r]);
                 cr_expect_eq(out->before, 192 * r - begin[r]);
                 cr_expect_eq(out->behind, end[r] - 192 * (r + 1));
-            } else if (op->kind == SPC_OP_LINEAR && strstr(w->name, "o_proj")) {
+            } else if (op->kind == SPC_OP_LINEAR && strstr(w->name, matrix)) {
                 cr_expect_eq(w->col, begin[r], "%s", w->name);
                 cr_expect_eq(w->cols, end[r] - begin[r], "%s", w->name);
                 found++;
             }
         }
-        cr_expect_eq(found, 2);
+        cr_expect_eq(found, model.config.layers);
         spc_plan_close(part);
     }
     spc_close_model(&model);
+}
+
+Test(host_backend_blocks, a_rank_has_the_blocks_that_its_inputs_touch_and_zeros_beside_them)
+{
+    expect_quarters(CUT, SPC_OP_ATTEND, "o_proj");
+    expect_quarters(ODD, SPC_OP_GLU, "down_proj");
 }
 
 /* What an engine makes of a few ids; the hash of its tokens. */
@@ -266,12 +282,14 @@ static void expect_refused(const spc_model *model, int32_t world, const char *wh
     cr_expect_str_eq(strstr(error.message, "; possible: "), list, "%s", error.message);
 }
 
-/* Four ranks divide the heads, but not three blocks. */
-Test(host_backend_blocks, the_numbers_of_ranks_that_are_possible_are_those_that_leave_blocks_whole)
+/* Four ranks must divide the heads, and the columns where these are no whole blocks. */
+Test(host_backend_blocks, a_refusal_says_what_must_divide_what)
 {
     spc_model odd = model_of(ODD);
 
-    expect_refused(&odd, 4, "width of 768 (blocks of 256)", "; possible: 1, 2");
+    expect_refused(&odd, 8, "4 attention heads, its 1 key-value heads", "; possible: 1, 2, 4");
+    odd.plan->config.ffn = 770; /* of no whole blocks */
+    expect_refused(&odd, 4, "width of 770 (or have a block of 256 each)", "; possible: 1, 2");
     spc_close_model(&odd);
 }
 
@@ -286,7 +304,7 @@ Test(host_backend_blocks, matrices_quantised_at_load_have_their_own_blocks)
     cr_assert_eq(spc_change_weights(&model, "int8", 1, NULL, NULL, &error), SPC_OK);
     cr_expect_eq(model.plan->attention_block, 16);
     cr_expect(spc_plan_divides(model.plan, 4));
-    expect_refused(&model, 8, "width of 160 (blocks of 16)", "; possible: 1, 2, 4");
+    expect_refused(&model, 8, "width of 160 (or have a block of 16 each)", "; possible: 1, 2, 4");
     expect_two_as_one(&model);
     expect_as_one(&model, 4, 1e-4f);
     spc_close_model(&model);

@@ -26,9 +26,9 @@ static const facts known[] = {
      true, "1, 2, 4"},
     {TINY, "F32", 282720, 96, 3, 4, 1, 24, 160, 389, 128, 1130880, 981888, 73728, 30, false, false,
      "1, 2, 4"},
-    /* as models quantised by llama.cpp: of blocks that cannot be cut in two */
+    /* as models quantised by llama.cpp: of blocks that ranks share */
     {SPC_TEST_VECTORS "/gguf/odd-K.gguf", NULL, 170688, 64, 1, 4, 1, 32, 768, 40, 64, 120096,
-     120096, 16384, 0, true, false, "1, 2"},
+     120096, 16384, 0, true, false, "1, 2, 4"},
 };
 
 /* The memory that an info plans for on the CPU, the one device. */
