@@ -465,6 +465,9 @@ static spc_status check_models(const spc_engine *engine, void *user, spc_error *
     spc_status status = spc_engine_chat(engine, a->chat_template, &chat->facts, err);
 
     if (status == SPC_OK) {
+        status = spc_session_check_models(engine, &chat->way.options, err);
+    }
+    if (status == SPC_OK) {
         status = spc_cli_check_overlap(engine, &a->decode, &chat->way.options, 1, err);
     }
     if (status == SPC_OK && !a->chat_template) {

@@ -27,8 +27,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->most_latency = d->least_quality = (double)NAN; /* no default */
 }
 
-/* Half of nothing is not nothing: a number above 0 stays above it. */
-static float float_above_0(double x)
+float spc_cli_float(double x)
 {
     return x > 0 && x < (double)FLT_MIN ? FLT_MIN : (float)x;
 }
@@ -40,7 +39,7 @@ static void session_options(const spc_cli_decode *d, spc_session_options *o)
     o->gamma = d->gamma;
     o->temperature = (float)d->temperature;
     o->top_k = d->top_k;
-    o->top_p = float_above_0(d->top_p);
+    o->top_p = spc_cli_float(d->top_p);
     o->min_p = (float)d->min_p;
     o->seed = d->seed;
     o->max_tokens = d->max_tokens;
@@ -83,7 +82,7 @@ static spc_status take_point(const spc_cli_decode *d, const spc_cli_line *line, 
     o->rule = p->rule;
     o->gamma = p->gamma;
     o->temperature = (float)p->temperature;
-    o->top_p = float_above_0(p->top_p);
+    o->top_p = spc_cli_float(p->top_p);
     o->top_k = p->top_k;
     o->min_p = (float)p->min_p;
     o->nucleus = p->nucleus;

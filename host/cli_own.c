@@ -2,7 +2,6 @@
 /* cli_own.c - what a line of JSON says of how it is decoded, in place of the command line. */
 #include "cli_lines.h"
 
-#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -39,18 +38,12 @@ static spc_status read_whole(const char *where, const json_t *value, const char 
                          where, key, most == INT32_MAX ? 31 : 63);
 }
 
-/* A session's numbers are floats, to which 1e-300 is 0, and half of nothing is not nothing. */
-static float float_of(double x)
-{
-    return x > 0 && x < (double)FLT_MIN ? FLT_MIN : (float)x;
-}
-
 static spc_status read_real(const char *where, const json_t *value, const char *key, float *out,
                             spc_error *err)
 {
     double x = json_number_value(value);
 
-    *out = float_of(x);
+    *out = spc_cli_float(x);
     if (strcmp(key, "temperature") == 0) {
         if (json_is_number(value) && spc_cli_is_temperature(x)) return SPC_OK;
         return spc_error_set(err, SPC_EINPUT,

@@ -386,6 +386,8 @@ Test(host_cli_chat, what_is_missing_is_said)
                    "--system: message 1");
     expect_failure(SPAWN("x", CHAT(&p), "word"), 2, "unexpected argument 'word'");
     expect_failure(SPAWN("x", CHAT(&p), "--rule", "strikt"), 2, "strikt");
+    /* before anything is said */
+    expect_failure(SPAWN("", CHAT(&p), "--logit-bias", "6144:1"), 2, "logit-bias: expected ids");
     expect_failure(SPAWN("x", "chat", "--verifier", "embedded:verifier", "--drafter", "none"), 3,
                    "no chat template");
     expect_failure(SPAWN("x", "chat", "--verifier", SPC_TEST_VECTORS "/llama", "--drafter", "none",
