@@ -188,7 +188,7 @@ def build(source, work, compilers, objects, mutant):
     tree = work / "tree"
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("cuda", "host", "rules", "tests/fibers"):
-        shutil.copytree(source / folder, tree / folder)
+        shutil.copytree(source / folder, tree / folder, symlinks=True)
     text = (tree / name).read_text()
     if old not in text:
         sys.exit(f"mutants.py: {name}: expected {old!r}, found nothing like it")
