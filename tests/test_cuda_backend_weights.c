@@ -331,7 +331,7 @@ Test(cuda_backend_weights, a_rank_takes_its_slice_of_every_matrix)
     check_slices(q.model.plan, q.plain, 2, true, 6);
     close_quantised(&q);
     q = open_quantised(GGUF "mixed-low.gguf");
-    check_slices(q.model.plan, q.model.bundle, false, 6);
+    check_slices(q.model.plan, q.model.bundle, 2, false, 6);
     close_quantised(&q);
     q = open_quantised(GGUF "odd-K.gguf"); /* of three blocks, two */
     check_slices(q.model.plan, q.model.bundle, 2, false, 8);
