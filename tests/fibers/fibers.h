@@ -41,12 +41,12 @@ struct fiber_copy {
 typedef jmp_buf fiber_place;
 #define fiber_stay(place) _setjmp(place)
 #define fiber_jump(place) _longjmp(place, 1)
-#define FIBER_APART __attribute__((noinline))
+#define FIBER_APART       __attribute__((noinline))
 #else
 typedef void *fiber_place[5];
 #define fiber_stay(place) __builtin_setjmp(place)
 #define fiber_jump(place) __builtin_longjmp(place, 1)
-#define FIBER_APART __attribute__((noipa))
+#define FIBER_APART       __attribute__((noipa))
 #endif
 
 /* What the fibers of a warp wait for, and how many of them for what. */
