@@ -150,7 +150,8 @@ typedef struct {
     int32_t tp;             /* tensor parallelism: ranks that the verifier is sharded over.  On the
                                CPU they share its threads; of GPUs they are those that device
                                lists, or with "cuda" the first tp.  0 or 1: as device says.  tp
-                               must divide the heads and the feed-forward size.  Sums over ranks
+                               must divide the heads, and the feed-forward size, unless that has a
+                               block of its quantised matrices for each rank.  Sums over ranks
                                round differently from those of one */
     int32_t drafter_tp;     /* the same for the drafter: tp; or 0 or 1: not sharded, run by the
                                first rank alone, or replicated on every GPU */
