@@ -37,18 +37,22 @@ template <typename Term> static __device__ float tile_sum(int32_t vocab, int32_t
     return block_sum(&scratch.block, lane);
 }
 
+struct cut_row {
+    const spc_view *view;
+    int32_t vocab;
+};
+
 /* Least logit of the set that holds `target` counts, or masses, from the top.  Bins hold integers:
  * the order in which threads add does not matter. */
-static __device__ float find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
-                                 uint64_t target)
+static __device__ float find_cut(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
 
-    while (cut.level < spc_cut_levels(row)) {
+    while (cut.level < spc_cut_levels(row.view)) {
         for (int32_t b = threadIdx.x; b < SPC_CUT_BINS; b += SPC_LANES) scratch.bins[b] = 0;
         __syncthreads();
-        for (int32_t v = threadIdx.x; v < vocab; v += SPC_LANES) {
-            float z = spc_view_logit(row, v);
+        for (int32_t v = threadIdx.x; v < row.vocab; v += SPC_LANES) {
+            float z = spc_view_logit(row.view, v);
             int32_t bin = spc_cut_bin(cut, spc_key_of_logit(z));
 
             if (bin < 0) continue;
@@ -63,14 +67,14 @@ static __device__ float find_cut(const spc_view *row, int32_t vocab, spc_softmax
 }
 
 /* Mass of what s keeps. */
-static __device__ uint64_t kept_mass(const spc_view *row, int32_t vocab, spc_softmax s)
+static __device__ uint64_t kept_mass(cut_row row, spc_softmax s)
 {
     uint64_t mass = 0;
 
     if (threadIdx.x == 0) scratch.bins[0] = 0;
     __syncthreads();
-    for (int32_t v = threadIdx.x; v < vocab; v += SPC_LANES) {
-        mass += spc_mass_of(spc_softmax_weight(s, spc_view_logit(row, v)));
+    for (int32_t v = threadIdx.x; v < row.vocab; v += SPC_LANES) {
+        mass += spc_mass_of(spc_softmax_weight(s, spc_view_logit(row.view, v)));
     }
     atomicAdd((unsigned long long *)&scratch.bins[0], (unsigned long long)mass);
     __syncthreads();
@@ -79,43 +83,8 @@ static __device__ uint64_t kept_mass(const spc_view *row, int32_t vocab, spc_sof
     return mass;
 }
 
-/* Least logit of the smallest set that holds the share top_p of `mass`. */
-static __device__ float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p,
-                                  uint64_t mass)
-{
-    return find_cut(row, vocab, s, true, spc_nucleus_target(top_p, mass));
-}
-
-/* The same of a processed row; one-hot at T = 0. */
-static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
-                                                 float top_p)
-{
-    if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p,
-                     spc_mass_of(side->stats.sum));
-}
-
-/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
-static __device__ float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
-                                       spc_partial all)
-{
-    const bool ranked = p->top_k > 0 && p->top_k < vocab;
-    spc_softmax s = {all.max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
-
-    if (ranked) s.cut = find_cut(row, vocab, s, false, (uint64_t)p->top_k);
-    if (p->top_p < 1.0f) {
-        float cut = top_p_cut(row, vocab, s, p->top_p,
-                              ranked ? kept_mass(row, vocab, s) : spc_mass_of(all.sum));
-
-        if (cut > s.cut) s.cut = cut;
-    }
-    if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(all.max, p->temperature, (float)log((double)p->min_p));
-
-        if (cut > s.cut) s.cut = cut;
-    }
-    return s.cut;
-}
+#define ROUND_FN static __device__
+#include "rules/cut_body.h"
 
 /* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
 static __device__ void restrict_sums(const spc_round *round, const spc_view *row, bool entropy,
@@ -167,7 +136,8 @@ static __device__ __noinline__ void view_statistics(const spc_round *round, cons
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
     if (needs.truncates) {
-        stats->cut = truncation_cut(row, round->vocab, &params->sampling, all);
+        stats->cut =
+            truncation_cut({row, round->vocab}, round->vocab, &params->sampling, all.max, all.sum);
     }
     if (needs.restricts) {
         restrict_sums(round, row, needs.processed_moment, stats);
@@ -253,12 +223,17 @@ static __device__ bool keeps(const spc_round *round, float kept, float drafter, 
     return spc_accepts(kept, drafter, spc_uniform(key, SPC_STREAM_ACCEPT, 0));
 }
 
+static __device__ __noinline__ float nucleus_cut(const spc_row_pair *pair, const spc_side *side,
+                                                 float top_p)
+{
+    return processed_cut({&side->row, pair->round->vocab}, side, top_p);
+}
+
 static __device__ void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
 {
     if (threadIdx.x == 0) round->detail[row] = *detail;
 }
 
-#define ROUND_FN     static __device__
 #define ROUND_WRITES (threadIdx.x == 0)
 #define ROUND_MEET() __syncthreads()
 #include "rules/round_body.h"

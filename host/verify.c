@@ -16,20 +16,24 @@ enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
 /* ---- one row ----------------------------------------------------------------------------------
  */
 
+typedef struct {
+    const spc_view *view;
+    int32_t vocab;
+} cut_row;
+
 /* Least logit of the set that holds `target` counts (by_mass false) or masses, from the top. */
-static float find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by_mass,
-                      uint64_t target)
+static float find_cut(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
 {
     spc_cut cut = spc_cut_begin(target);
     float buffer[SPC_TILE];
 
-    while (cut.level < spc_cut_levels(row)) {
+    while (cut.level < spc_cut_levels(row.view)) {
         uint64_t bins[SPC_CUT_BINS] = {0};
 
-        for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-            const float *logits = spc_tile_logits(row, vocab, t, buffer);
+        for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
+            const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
 
-            for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
+            for (int32_t i = 0; i < spc_tile_width(row.vocab, t); i++) {
                 int32_t bin = spc_cut_bin(cut, spc_key_of_logit(logits[i]));
 
                 if (bin < 0) continue;
@@ -42,48 +46,23 @@ static float find_cut(const spc_view *row, int32_t vocab, spc_softmax s, bool by
 }
 
 /* Mass of what s keeps. */
-static uint64_t kept_mass(const spc_view *row, int32_t vocab, spc_softmax s)
+static uint64_t kept_mass(cut_row row, spc_softmax s)
 {
     uint64_t total = 0;
     float buffer[SPC_TILE];
 
-    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        const float *logits = spc_tile_logits(row, vocab, t, buffer);
+    for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
+        const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
 
-        for (int32_t i = 0; i < spc_tile_width(vocab, t); i++) {
+        for (int32_t i = 0; i < spc_tile_width(row.vocab, t); i++) {
             total += spc_mass_of(spc_softmax_weight(s, logits[i]));
         }
     }
     return total;
 }
 
-/* Least logit of the smallest set that holds the share top_p of `mass`. */
-static float top_p_cut(const spc_view *row, int32_t vocab, spc_softmax s, float top_p,
-                       uint64_t mass)
-{
-    return find_cut(row, vocab, s, true, spc_nucleus_target(top_p, mass));
-}
-
-/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
-static float truncation_cut(const spc_view *row, int32_t vocab, const spc_sampling *p,
-                            spc_partial all)
-{
-    bool ranked = p->top_k > 0 && p->top_k < vocab;
-    spc_softmax s = {all.max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0, false};
-
-    if (ranked) s.cut = find_cut(row, vocab, s, false, (uint64_t)p->top_k);
-    if (p->top_p < 1.0f) {
-        float cut = top_p_cut(row, vocab, s, p->top_p,
-                              ranked ? kept_mass(row, vocab, s) : spc_mass_of(all.sum));
-
-        if (cut > s.cut) s.cut = cut;
-    }
-    if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(all.max, p->temperature, (float)log((double)p->min_p));
-        if (cut > s.cut) s.cut = cut;
-    }
-    return s.cut;
-}
+#define ROUND_FN static
+#include "rules/cut_body.h"
 
 /* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
 static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_params *params,
@@ -106,14 +85,6 @@ static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_para
             stats->moment += spc_tile_sum(moment, n);
         }
     }
-}
-
-/* The same of a processed row; one-hot at T = 0. */
-static float nucleus_cut(const spc_row_pair *pair, const spc_side *side, float top_p)
-{
-    if (side->softmax.greedy) return side->stats.max;
-    return top_p_cut(&side->row, pair->round->vocab, side->softmax, top_p,
-                     spc_mass_of(side->stats.sum));
 }
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
@@ -140,7 +111,10 @@ static void view_statistics(const spc_round *round, const spc_view *row, spc_row
     }
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
-    if (needs.truncates) stats->cut = truncation_cut(row, vocab, &params->sampling, all);
+    if (needs.truncates) {
+        stats->cut =
+            truncation_cut((cut_row){row, vocab}, vocab, &params->sampling, all.max, all.sum);
+    }
     if (needs.restricts) {
         restrict_sums(row, vocab, params, needs.processed_moment, stats, tile_weight);
     }
@@ -285,12 +259,16 @@ static spc_entry entry_at(const spc_row_pair *pair, int32_t token)
     return spc_pair_entry(pair, token);
 }
 
+static float nucleus_cut(const spc_row_pair *pair, const spc_side *side, float top_p)
+{
+    return processed_cut((cut_row){&side->row, pair->round->vocab}, side, top_p);
+}
+
 static void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
 {
     round->detail[row] = *detail;
 }
 
-#define ROUND_FN static
 #include "rules/round_body.h"
 
 void spc_round_run(spc_round *round, spc_verdict *out)

@@ -92,22 +92,26 @@ ROUND_FN spc_ask question_of(spc_ask_kind kind)
 /* ---- what round_body.h asks for ---------------------------------------------------------------
  */
 
+typedef struct {
+    spc_row_pair *pair;
+    const spc_side *side;
+} cut_row;
+
 /* Least logit of the set that holds `target` counts, or masses, from the top. */
-ROUND_FN float find_cut(spc_row_pair *pair, const spc_side *s, spc_softmax softmax, bool by_mass,
-                        uint64_t target)
+ROUND_FN float find_cut(cut_row row, spc_softmax softmax, bool by_mass, uint64_t target)
 {
-    spc_replay *r = replay_of(pair);
+    spc_replay *r = replay_of(row.pair);
     spc_cut cut = spc_cut_begin(target);
 
-    while (cut.level < spc_cut_levels(&s->row)) {
+    while (cut.level < spc_cut_levels(&row.side->row)) {
         if (!has_words(r, 3)) {
             spc_ask q = question_of(SPC_ASK_BINS);
 
-            q.drafter = s == &pair->drafter;
+            q.drafter = row.side == &row.pair->drafter;
             q.softmax = softmax;
             q.cut = cut;
             q.by_mass = by_mass;
-            ask(r, pair, q);
+            ask(r, row.pair, q);
             return 0;
         }
         cut.prefix = pop_word(r);
@@ -119,17 +123,17 @@ ROUND_FN float find_cut(spc_row_pair *pair, const spc_side *s, spc_softmax softm
 }
 
 /* Mass of what the softmax keeps. */
-ROUND_FN uint64_t kept_mass(spc_row_pair *pair, const spc_side *s, spc_softmax softmax)
+ROUND_FN uint64_t kept_mass(cut_row row, spc_softmax softmax)
 {
-    spc_replay *r = replay_of(pair);
+    spc_replay *r = replay_of(row.pair);
     uint64_t mass;
 
     if (!has_words(r, 2)) {
         spc_ask q = question_of(SPC_ASK_MASS);
 
-        q.drafter = s == &pair->drafter;
+        q.drafter = row.side == &row.pair->drafter;
         q.softmax = softmax;
-        ask(r, pair, q);
+        ask(r, row.pair, q);
         return 0;
     }
     mass = pop_word(r);
@@ -137,36 +141,13 @@ ROUND_FN uint64_t kept_mass(spc_row_pair *pair, const spc_side *s, spc_softmax s
     return mass;
 }
 
+#include "cut_body.h"
+
 ROUND_FN float nucleus_cut(spc_row_pair *pair, const spc_side *s, float top_p)
 {
-    if (s->softmax.greedy) return s->stats.max;
-    return find_cut(pair, s, s->softmax, true,
-                    spc_nucleus_target(top_p, spc_mass_of(s->stats.sum)));
-}
+    const cut_row row = {pair, s};
 
-/* Top-k, then top-p on what it left, then min-p: the least logit kept.  all: of the whole row. */
-ROUND_FN float truncation_cut(spc_row_pair *pair, const spc_side *s, const spc_row_stats *all)
-{
-    const spc_sampling *p = &pair->round->params->sampling;
-    bool ranked = p->top_k > 0 && p->top_k < pair->round->vocab;
-    spc_softmax softmax = {all->max, spc_temperature_scale(p->temperature), 1.0f, -SPC_INFINITY, 0,
-                           false};
-
-    if (ranked) {
-        softmax.cut = find_cut(pair, s, softmax, false, (uint64_t)p->top_k);
-    }
-    if (p->top_p < 1.0f) {
-        uint64_t mass = ranked ? kept_mass(pair, s, softmax) : spc_mass_of(all->sum);
-        float cut = find_cut(pair, s, softmax, true, spc_nucleus_target(p->top_p, mass));
-
-        if (cut > softmax.cut) softmax.cut = cut;
-    }
-    if (p->min_p > 0.0f) {
-        float cut = spc_min_p_cut(all->max, p->temperature, (float)log((double)p->min_p));
-
-        if (cut > softmax.cut) softmax.cut = cut;
-    }
-    return softmax.cut;
+    return processed_cut(row, s, top_p);
 }
 
 /* From the statistics of all logits to those of what truncation leaves. */
@@ -176,7 +157,12 @@ ROUND_FN bool finish_statistics(spc_row_pair *pair, const spc_side *s, spc_row_s
     const spc_row_needs needs = spc_needs_of(params, pair->round->vocab);
     spc_replay *r = replay_of(pair);
 
-    if (needs.truncates) stats->cut = truncation_cut(pair, s, stats);
+    if (needs.truncates) {
+        const cut_row row = {pair, s};
+
+        stats->cut =
+            truncation_cut(row, pair->round->vocab, &params->sampling, stats->max, stats->sum);
+    }
     if (r->asking) return false;
     if (needs.restricts && !has_words(r, 2)) {
         spc_ask q = question_of(SPC_ASK_KEPT);
