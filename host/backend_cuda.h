@@ -143,6 +143,13 @@ typedef struct {
     cuda_shape next[CUDA_LANE_DRAFTS];  /* [ahead] of the drafter */
 } cuda_whole_shape;
 
+/* Drafts that verification looks at for each lane: rows beyond the longest draft would cost it as
+ * much as rows that are there. */
+static inline int32_t spc_cuda_drafts_apart(const cuda_whole_shape *shape)
+{
+    return shape->steps > 0 ? shape->steps : 1;
+}
+
 /* When the device came to where: behind the last draw, behind verification; of a chained round and
  * of one on the clock also at the beginning, of the former behind late rows too (where there may be
  * any), of the latter behind the verifier's forward. */
@@ -171,14 +178,14 @@ typedef struct {
     /* both ways */
     int32_t *drafts, *bonus, *wants_late, *failed; /* [lanes] */
     /* written by the device */
-    int32_t *token;               /* [lanes, CUDA_LANE_DRAFTS] the drafts */
+    int32_t *token;               /* [lanes, spc_cuda_drafts_apart] the drafts */
     spc_verdict *verdict, *again; /* [lanes] of the round, and of late rows */
     uint64_t *clock;              /* [CUDA_CLOCKS] */
     /* for the device alone */
-    spc_row_stats *stats;                     /* [lanes, CUDA_LANE_DRAFTS] */
+    spc_row_stats *stats;                     /* [lanes, spc_cuda_drafts_apart] */
     int32_t *drawn;                           /* [lanes] */
     spc_row_stats *measured;                  /* [lanes] */
-    int32_t *emitted;                         /* [lanes, CUDA_LANE_DRAFTS + 1] */
+    int32_t *emitted;                         /* [lanes, spc_cuda_drafts_apart + 1] */
     int32_t *count;                           /* [lanes] */
     uint32_t *status;                         /* [lanes] */
     size_t sent, fetched, fetched_end, bytes; /* offsets */

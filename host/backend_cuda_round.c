@@ -128,12 +128,11 @@ static spc_status verify_lanes(const spc_runner *drafter, spc_logit_rows rows, s
                                spc_error *err)
 {
     const cuda_lanes *at = &r->device_lanes;
-    int32_t most = CUDA_LANE_DRAFTS;
+    int32_t most = longest_draft(lanes, count); /* rows beyond it would be looked at, too */
     spc_status status = spc_cuda_enter(r->backend, err);
 
     if (status != SPC_OK) return status;
     assert(count <= r->limits.slots);
-    if (r->part) most = longest_draft(lanes, count); /* ranks exchange numbers for each */
     for (int32_t k = 0; k < count; k++) {
         const spc_lane *lane = &lanes[k];
         size_t drafts = (size_t)lane->drafts;

@@ -77,15 +77,15 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->wants_late = carve(&to, times(sizeof *w->wants_late, lanes));
     w->failed = carve(&to, times(sizeof *w->failed, lanes));
     w->sent = to.used;
-    w->token = carve(&to, times(sizeof *w->token, lanes * CUDA_LANE_DRAFTS));
+    w->token = carve(&to, times(sizeof *w->token, lanes * spc_cuda_drafts_apart(s)));
     w->verdict = carve(&to, times(sizeof *w->verdict, lanes));
     w->again = carve(&to, times(sizeof *w->again, lanes));
     w->clock = carve(&to, CUDA_CLOCKS * sizeof *w->clock);
     w->fetched_end = to.used;
-    w->stats = carve(&to, times(sizeof *w->stats, lanes * CUDA_LANE_DRAFTS));
+    w->stats = carve(&to, times(sizeof *w->stats, lanes * spc_cuda_drafts_apart(s)));
     w->drawn = carve(&to, times(sizeof *w->drawn, lanes));
     w->measured = carve(&to, times(sizeof *w->measured, lanes));
-    w->emitted = carve(&to, times(sizeof *w->emitted, lanes * (CUDA_LANE_DRAFTS + 1)));
+    w->emitted = carve(&to, times(sizeof *w->emitted, lanes * (spc_cuda_drafts_apart(s) + 1)));
     w->count = carve(&to, times(sizeof *w->count, lanes));
     w->status = carve(&to, times(sizeof *w->status, lanes));
     w->bytes = to.used;
@@ -382,7 +382,7 @@ static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_
     w->failed = from->failed[k] != 0;
     w->lane.drafts = drafts;
     if (drafts > 0) {
-        memcpy(w->lane.draft, from->token + (ptrdiff_t)k * CUDA_LANE_DRAFTS,
+        memcpy(w->lane.draft, from->token + (ptrdiff_t)k * spc_cuda_drafts_apart(&r->shape),
                (size_t)drafts * sizeof *w->lane.draft);
     }
     *out = from->verdict[k];

@@ -50,7 +50,7 @@ static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
                                 .drawn = r->shape.drawn[i],
                                 .step = i,
                                 .stop_stride = SPC_WHOLE_STOPS,
-                                .draft_stride = CUDA_LANE_DRAFTS};
+                                .draft_stride = spc_cuda_drafts_apart(&r->shape)};
     spc_status status = SPC_OK;
 
     if (!ready) status = spc_cuda_run_rows(d, &at->draft[i], &r->shape.draft[i], err);
@@ -120,7 +120,7 @@ static spc_verify_batch verify_batch(const whole_round *r)
     spc_runner *v = r->verifier;
     spc_verify_batch batch = {.sequences = r->shape.lanes,
                               .vocab = v->plan->ids,
-                              .max_drafts = CUDA_LANE_DRAFTS,
+                              .max_drafts = spc_cuda_drafts_apart(&r->shape),
                               .params = at->params,
                               .verifier = spc_cuda_logit_rows(v),
                               .verifier_row = at->row,
@@ -154,7 +154,7 @@ static spc_status replace_verdicts(whole_round *r, spc_error *err)
                                      .bonus = at->bonus,
                                      .draft = at->token,
                                      .lanes = r->shape.lanes,
-                                     .draft_stride = CUDA_LANE_DRAFTS,
+                                     .draft_stride = spc_cuda_drafts_apart(&r->shape),
                                      .rate = r->shape.rate};
 
     if (!r->shape.synthetic) return SPC_OK;
@@ -220,6 +220,7 @@ spc_status spc_cuda_run_late(whole_round *r, spc_error *err)
     spc_verify_batch batch = verify_batch(r);
     spc_status status = spc_cuda_run_rows(r->drafter, &r->device.late, &r->shape.late, err);
 
+    batch.max_drafts = 1; /* none has any */
     batch.drafter_row = r->device.late_row;
     batch.verifier_row = r->device.late_row;
     batch.position = r->device.late_position;

@@ -98,6 +98,7 @@ typedef struct {
     bool reads_host;      /* it reads memory of the host that is not pinned, when it comes to it */
     bool late;            /* nothing is done before somebody waits; of one thread only */
     int most_left;        /* late: what was sent behind an event that was waited for, at most */
+    int together;         /* blocks of the largest launch whose blocks run together */
     size_t stack;         /* bytes of every thread's that are there ... */
     size_t needs;         /* ... and that every kernel needs */
     int growths;          /* launches that had to take memory for stacks */

@@ -401,6 +401,7 @@ void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *u
         fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
         abort();
     }
+    if (together && blocks > fiber_gpu.together) fiber_gpu.together = blocks;
     prepare(blocks, count, block_threads, run, user);
     fiber_races_launch();
     fiber_at_work();
