@@ -312,7 +312,6 @@ Test(cuda_chain, chosen_draft_lengths_give_the_same_greedy_text)
     close_fixture(&g);
 }
 
-/* What a session says of its time is the time its steps took. */
 /* Tenths of the time that rounds take at least: a device's are short beside the opening of a
  * session. */
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
@@ -321,6 +320,7 @@ enum { IN_ROUNDS = 9 };
 enum { IN_ROUNDS = 5 };
 #endif
 
+/* What a session says of its time is the time its steps took. */
 Test(cuda_chain, times_add_up)
 {
     fixture f = open_chained(WIDE_PAIR, true);
