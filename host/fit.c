@@ -45,10 +45,17 @@ static bool fits(const spc_claim *c)
     return needed(c) <= c->room;
 }
 
+/* What caches that are made as large as they can be may fill, with all else there is. */
+static uint64_t budget(const spc_claim *c)
+{
+    return c->room - c->room / LEFT;
+}
+
+/* Do all contexts fit, with what is to be left? */
 static bool all_fit(const spc_claims *claims)
 {
     for (int32_t i = 0; i < claims->count; i++) {
-        if (!fits(&claims->item[i])) return false;
+        if (needed(&claims->item[i]) > budget(&claims->item[i])) return false;
     }
     return true;
 }
@@ -62,10 +69,10 @@ static bool all_fit(const spc_claims *claims)
 static int64_t held(const spc_claim *one, const spc_claim *two, int32_t least)
 {
     uint64_t some = (uint64_t)least, page = (two->memory - one->memory + some - 1) / some;
-    uint64_t room = one->room - one->room / LEFT;
+    uint64_t most = budget(one);
 
-    if (page == 0 || needed(one) >= room) return least; /* 0: sizes beyond counting */
-    return least + (int64_t)((room - needed(one)) / page);
+    if (page == 0 || needed(one) >= most) return least; /* 0: sizes beyond counting */
+    return least + (int64_t)((most - needed(one)) / page);
 }
 
 spc_status spc_fit_pages(const spc_fit *f, const spc_limits *limits, int32_t *pages, spc_error *err)

@@ -16,8 +16,8 @@ typedef struct {
 /* Pages of KV entries for sessions that nobody gave a number of tokens for.
  *
  * limits   their pages are 0
- * pages    receives 0 where the memory that is free holds the full context of all sessions;
- *          otherwise as many as it holds beside weights and scratch, with some of it left, but one
+ * pages    receives 0 where the memory that is free holds the full context of all sessions with
+ *          some of it left; otherwise as many as it so holds beside weights and scratch, but one
  *          session's full context at least, whether that fits or not.  Of several processes this
  *          one's
  *

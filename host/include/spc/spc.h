@@ -115,8 +115,8 @@ typedef struct {
                              With an encoder: the limit of the prompt and of the continuation,
                              each */
     int32_t kv_tokens;    /* capacity of each model's KV cache in tokens, for all sessions together;
-                             0: enough for all sessions at full context, or, on GPUs without
-                             memory for that, as many as fit beside weights and scratch with some
+                             0: enough for all sessions at full context, or, on GPUs where that
+                             leaves no memory, as many as fit beside weights and scratch with some
                              memory left, but one session's context at least; the log says how
                              many, and spc_engine_usage does.  (Not on the CPU, nor with nccl_comm:
                              there it is all of it, or SPC_ENOMEM.)  Otherwise at least 16, rounded
