@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_host_models.c - real models: a pair of Qwen2.5-Coder and SmolLM2, quantised, against what
- * llama.cpp makes of the same files (vectors/models.json).
+/* test_host_models.c - real models: a pair of Qwen2.5-Coder, SmolLM2 and Gemma 3, quantised,
+ * against what llama.cpp makes of the same files (vectors/models.json).
  *
  *     tests/models/fetch.py FOLDER && SPC_MODELS=FOLDER ctest -R host_models
  *
@@ -19,11 +19,12 @@
 #define VERIFIER     "qwen2.5-coder-1.5b-instruct"
 #define DRAFTER      "qwen2.5-coder-0.5b-instruct"
 #define STRANGER     "smollm2-135m-instruct"
+#define GEMMA        "gemma-3-270m"
 #define LENGTHS      "--context", "256", "--max-tokens", "40", "--temperature", "0"
 
 enum { SKIPPED = 77 }; /* as tests/CMakeLists.txt has it */
 
-static const char *const models[] = {VERIFIER, DRAFTER, STRANGER};
+static const char *const models[] = {VERIFIER, DRAFTER, STRANGER, GEMMA};
 
 typedef struct {
     char text[FOLDER_PATH];
@@ -78,11 +79,13 @@ static char *ids_line(json_t *ids)
 Test(host_models, info_tells_what_they_are)
 {
     static const struct {
-        const char *model, *architecture, *template;
+        const char *model, *architecture, *template, *kind;
         json_int_t layers, vocab, context, words;
-    } table[] = {{VERIFIER, "Qwen2ForCausalLM", "qwen2.5", 28, 151936, 32768, 151665},
-                 {DRAFTER, "Qwen2ForCausalLM", "qwen2.5", 24, 151936, 32768, 151665},
-                 {STRANGER, "LlamaForCausalLM", "smollm2", 30, 49152, 8192, 49152}};
+    } table[] = {
+        {VERIFIER, "Qwen2ForCausalLM", "qwen2.5", "byte-level BPE", 28, 151936, 32768, 151665},
+        {DRAFTER, "Qwen2ForCausalLM", "qwen2.5", "byte-level BPE", 24, 151936, 32768, 151665},
+        {STRANGER, "LlamaForCausalLM", "smollm2", "byte-level BPE", 30, 49152, 8192, 49152},
+        {GEMMA, "Gemma3ForCausalLM", NULL, "BPE with byte fallback", 18, 262144, 32768, 262144}};
 
     for (int32_t i = 0; i < COUNT(table); i++) {
         path model = model_path(table[i].model);
@@ -90,8 +93,12 @@ Test(host_models, info_tells_what_they_are)
         const json_t *info = json_array_get(lines, 0), *tokenizer = field(info, "tokenizer");
 
         cr_expect_str_eq(json_string_value(field(info, "architecture")), table[i].architecture);
-        cr_expect_str_eq(json_string_value(field(info, "chat_template")), table[i].template);
-        cr_expect_str_eq(json_string_value(field(tokenizer, "kind")), "byte-level BPE");
+        if (table[i].template) {
+            cr_expect_str_eq(json_string_value(field(info, "chat_template")), table[i].template);
+        } else {
+            cr_expect(json_is_null(field(info, "chat_template")), "it is none for conversations");
+        }
+        cr_expect_str_eq(json_string_value(field(tokenizer, "kind")), table[i].kind);
         cr_expect_eq(json_integer_value(field(tokenizer, "size")), table[i].words);
         cr_expect_eq(json_integer_value(field(info, "layers")), table[i].layers);
         cr_expect_eq(json_integer_value(field(info, "vocab")), table[i].vocab);

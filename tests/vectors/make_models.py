@@ -3,8 +3,9 @@
 
     make_models.py FOLDER
 
-Ids of texts, and greedy continuations of conversations with, for each of their tokens, by how much
-its logit leads: where that is little, other kernels may choose otherwise.
+Ids of texts, and greedy continuations of conversations (of a text, where the model is none for
+conversations) with, for each of their tokens, by how much its logit leads: where that is little,
+other kernels may choose otherwise.
 """
 import json
 import pathlib
@@ -22,11 +23,13 @@ TEXTS = [
     "<|im_start|>user\nHi.<|im_end|>\n",
 ]
 USER = ["Write a Python function that reverses a string.", "What is the capital of France?"]
+GOES_ON = ["The capital of France is", "Die Römer bauten ihre Straßen, um"]
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 SYSTEM = {
     "qwen2.5-coder-1.5b-instruct": QWEN,
     "qwen2.5-coder-0.5b-instruct": QWEN,
     "smollm2-135m-instruct": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    "gemma-3-270m": None,  # pretrained only: texts go on
 }
 TOKENS = 40
 
@@ -54,12 +57,17 @@ def golden(folder, name):
     def encode(text):
         return model.tokenize(text.encode(), add_bos=False, special=True)
 
+    def prompt_of(text):
+        if SYSTEM[name] is None:
+            return [model.token_bos()] + encode(text)
+        return encode(f"<|im_start|>system\n{SYSTEM[name]}<|im_end|>\n"
+                      f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+
     replies = []
-    for text in USER:
-        prompt = (f"<|im_start|>system\n{SYSTEM[name]}<|im_end|>\n"
-                  f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
-        ids, lead = greedy(model, encode(prompt))
-        replies.append({"user": text, "prompt": encode(prompt), "ids": ids, "lead": lead})
+    for text in GOES_ON if SYSTEM[name] is None else USER:
+        prompt = prompt_of(text)
+        ids, lead = greedy(model, prompt)
+        replies.append({"user": text, "prompt": prompt, "ids": ids, "lead": lead})
         print(name, repr(model.detokenize(ids).decode()), min(lead), file=sys.stderr)
     return {"texts": [{"text": t, "ids": encode(t)} for t in TEXTS], "replies": replies}
 
