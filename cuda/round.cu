@@ -16,10 +16,11 @@ static __device__ __forceinline__ bool is_stop(const int32_t *stop, int32_t coun
     return false;
 }
 
-static __device__ __forceinline__ void set_condition(uint64_t condition, bool value)
+static __device__ __forceinline__ void set_condition(const spc_round_condition &condition,
+                                                     bool value)
 {
 #if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
-    if (condition) cudaGraphSetConditional(condition, value);
+    if (condition.exists) cudaGraphSetConditional(condition.handle, value);
 #endif
 }
 

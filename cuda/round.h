@@ -60,6 +60,12 @@ typedef struct {
 
 cudaError_t spc_cuda_round_synthetic(const spc_round_synthetic_args *args, cudaStream_t stream);
 
+/* A condition of the graph under record.  Any number may be the handle of one, 0 too. */
+typedef struct {
+    uint64_t handle; /* a cudaGraphConditionalHandle */
+    int32_t exists;  /* 0: there is none to be set */
+} spc_round_condition;
+
 /* Which sequences kept every draft and want a token that needs the drafter's late row. */
 typedef struct {
     const spc_verdict *verdict; /* [lanes] */
@@ -67,8 +73,7 @@ typedef struct {
     int32_t *late;   /* [lanes] in: wanted at all; out: the row is needed and has what it needs */
     uint64_t *clock; /* [1] receives when this ran, in ns */
     int32_t lanes;
-    uint64_t
-        condition; /* a cudaGraphConditionalHandle, set to whether any sequence does; 0: none */
+    spc_round_condition condition; /* set to whether any sequence does */
 } spc_round_late_args;
 
 cudaError_t spc_cuda_round_late(const spc_round_late_args *args, cudaStream_t stream);
@@ -125,7 +130,7 @@ typedef struct {
     int32_t *pending;                  /* [lanes] becomes the last token */
     uint64_t *clock;                   /* [1] receives when this ran, in ns */
     uint64_t *decided;                 /* [1] receives 0, for spc_cuda_round_late to change */
-    uint64_t condition;                /* as above: whether any sequence is live; 0: none */
+    spc_round_condition condition;     /* set to whether any sequence is live */
     int32_t lanes, steps, most_patches;
 } spc_round_go_on_args;
 
@@ -136,7 +141,7 @@ typedef struct {
     const spc_round_outcome *outcome;
     const int32_t *from; /* [lanes] as above */
     int32_t lanes;
-    uint64_t condition;
+    spc_round_condition condition;
 } spc_round_ask_args;
 
 cudaError_t spc_cuda_round_ask(const spc_round_ask_args *args, cudaStream_t stream);

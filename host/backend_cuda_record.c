@@ -47,8 +47,8 @@ static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, 
 /* A graph can be asked whether to run a body since CUDA 12.4, by these names since 13.0. */
 #if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
 
-/* The condition of the graph under record; 0: it cannot have one. */
-static uint64_t new_condition(cudaStream_t stream)
+/* A condition of the graph under record, if it can have one. */
+static spc_round_condition new_condition(cudaStream_t stream)
 {
     enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     cudaGraph_t graph = NULL;
@@ -62,15 +62,15 @@ static uint64_t new_condition(cudaStream_t stream)
         capturing == cudaStreamCaptureStatusActive &&
         cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault) ==
             cudaSuccess) {
-        return condition;
+        return (spc_round_condition){condition, 1};
     }
     (void)cudaGetLastError();
-    return 0;
+    return (spc_round_condition){0, 0};
 }
 
 /* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
  * the body is recorded on a stream of its own. */
-static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+static bool record_body(whole_round *r, spc_round_condition condition, cudaStream_t on,
                         bool (*run)(whole_round *r, spc_error *err), spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
@@ -85,7 +85,7 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
 
     struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
 
-    params.conditional.handle = condition;
+    params.conditional.handle = condition.handle;
     params.conditional.type = cudaGraphCondTypeIf;
     params.conditional.size = 1;
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
@@ -108,13 +108,13 @@ static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
 
 #else
 
-static uint64_t new_condition(cudaStream_t stream)
+static spc_round_condition new_condition(cudaStream_t stream)
 {
     (void)stream;
-    return 0;
+    return (spc_round_condition){0, 0};
 }
 
-static bool record_body(whole_round *r, uint64_t condition, cudaStream_t on,
+static bool record_body(whole_round *r, spc_round_condition condition, cudaStream_t on,
                         bool (*run)(whole_round *r, spc_error *err), spc_error *err)
 {
     (void)r;
@@ -140,16 +140,16 @@ static bool round_body(whole_round *r, spc_error *err)
 
     if (r->shape.late.count > 0) {
         r->condition = new_condition(b->stream);
-        if (r->condition == 0) spc_cuda_lacks(b, CUDA_NO_CHAIN);
+        if (!r->condition.exists) spc_cuda_lacks(b, CUDA_NO_CHAIN);
     }
     ok = spc_cuda_run_round(r, err) == SPC_OK;
-    r->inside = r->shape.late.count == 0 || r->condition != 0;
-    if (ok && r->condition != 0) ok = record_body(r, r->condition, b->inner, late_body, err);
-    if (ok && r->condition != 0 && r->shape.chained) {
+    r->inside = r->shape.late.count == 0 || r->condition.exists;
+    if (ok && r->condition.exists) ok = record_body(r, r->condition, b->inner, late_body, err);
+    if (ok && r->condition.exists && r->shape.chained) {
         ok = spc_cuda_check(b, spc_cuda_round_stamp(r->device.clock + CLOCK_ENDED, b->stream),
                             "clock", err) == SPC_OK;
     }
-    r->condition = 0;
+    r->condition.exists = 0;
     return ok;
 }
 
@@ -170,7 +170,7 @@ static bool chained_body(whole_round *r, spc_error *err)
 {
     const cuda_whole *at = &r->device;
     spc_backend *b = r->verifier->backend;
-    uint64_t condition = new_condition(b->stream);
+    spc_round_condition condition = new_condition(b->stream);
     spc_round_go_on_args args = {.outcome = r->half->outcome,
                                  .from = at->from,
                                  .guess = at->guess,
@@ -189,7 +189,7 @@ static bool chained_body(whole_round *r, spc_error *err)
                                  .steps = r->shape.steps,
                                  .most_patches = spc_cuda_most_patches(&r->shape)};
 
-    if (condition == 0 ||
+    if (!condition.exists ||
         spc_cuda_check(b, spc_cuda_round_go_on(&args, b->stream), "round", err) != SPC_OK) {
         return false;
     }
@@ -201,10 +201,10 @@ static bool chained_body(whole_round *r, spc_error *err)
 static bool turn_body(whole_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
-    uint64_t condition = new_condition(b->stream);
+    spc_round_condition condition = new_condition(b->stream);
     spc_round_ask_args args = {r->half->outcome, r->device.from, r->shape.lanes, condition};
 
-    return condition != 0 &&
+    return condition.exists &&
            spc_cuda_check(b, spc_cuda_round_ask(&args, b->stream), "round", err) == SPC_OK &&
            record_body(r, condition, b->inner, verdicts_body, err);
 }

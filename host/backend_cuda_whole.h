@@ -13,10 +13,10 @@ typedef struct {
     spc_runner *drafter, *verifier; /* drafter NULL: there is none */
     cuda_whole_shape shape;
     cuda_whole host, device;
-    cuda_half *half;    /* the verifier's */
-    uint64_t condition; /* of the late rows, while a graph is recorded; 0: none */
-    int32_t area;       /* of the host's memory */
-    bool inside;        /* late rows, where there may be any, run in the graph */
+    cuda_half *half;               /* the verifier's */
+    spc_round_condition condition; /* of the late rows, while a graph is recorded */
+    int32_t area;                  /* of the host's memory */
+    bool inside;                   /* late rows, where there may be any, run in the graph */
 } whole_round;
 
 /* A round that was sent behind one that the host had not seen yet: its sequences as they were taken

@@ -3,7 +3,6 @@
  * them run. */
 #include <memory>
 #include <mutex>
-#include <set>
 #include <vector>
 
 #include "fibers.h" /* last: see there */
@@ -42,21 +41,21 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
     return cudaSuccess;
 }
 
-static std::set<uintptr_t> handles;
-
-bool fiber_is_condition(uintptr_t handle)
-{
-    return handles.count(handle) > 0;
-}
+/* A handle is a place in this list, so that the first is 0. */
+static std::vector<std::weak_ptr<unsigned>> conditions;
+static std::mutex conditions_change;
 
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
                                              unsigned value, unsigned)
 {
     if (!graph) return fiber_failed(cudaErrorInvalidValue);
     if (fiber_gpu.no_condition) return fiber_failed(cudaErrorNotSupported);
-    graph->conditions.push_back({std::make_shared<unsigned>(value), value, 0});
-    *out = (cudaGraphConditionalHandle)(uintptr_t)graph->conditions.back().value.get();
-    if (fiber_gpu.guarded) handles.insert((uintptr_t)*out);
+    graph->conditions.push_back({std::make_shared<unsigned>(value), 0, value, 0});
+
+    const std::lock_guard<std::mutex> lock(conditions_change);
+
+    *out = graph->conditions.back().handle = conditions.size();
+    conditions.push_back(graph->conditions.back().value);
     return cudaSuccess;
 }
 
@@ -68,7 +67,7 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph,
 
     if (!graph || params->conditional.size != 1) return cudaErrorInvalidValue;
     for (fiber_condition &c : graph->conditions) {
-        if ((uintptr_t)c.value.get() != params->conditional.handle) continue;
+        if (c.handle != params->conditional.handle) continue;
         if (c.nodes++ == 0) node.condition = c.value;
     }
     if (!node.condition) return cudaErrorInvalidValue; /* another graph's, or another node's */
@@ -95,7 +94,9 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNo
 /* A value stays until it is set, as there is no default. */
 void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
 {
-    *(unsigned *)(uintptr_t)handle = value;
+    const std::lock_guard<std::mutex> lock(conditions_change);
+
+    *conditions.at(handle).lock() = value;
 }
 
 /* All conditions have one node, here and in bodies. */

@@ -115,8 +115,6 @@ int fiber_code(void);
 bool fiber_is_pinned(const void *at);
 /* Of a kernel; where memory is guarded none may be an address of the host. */
 void fiber_check_arguments(const void *arguments, size_t bytes);
-/* Is it the handle of a condition, which nobody follows? */
-bool fiber_is_condition(uintptr_t handle);
 
 /* ---- fiber_streams.cpp ---------------------------------------------------------------------- */
 
@@ -145,6 +143,7 @@ struct fiber_node {
 
 struct fiber_condition {
     std::shared_ptr<unsigned> value;
+    cudaGraphConditionalHandle handle;
     unsigned initial;
     int nodes; /* that ask it */
 };
