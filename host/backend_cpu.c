@@ -2,12 +2,11 @@
 /* backend_cpu.c - runs plans on the CPU and thereby defines what a plan means.
  *
  * Linear ops and attention are split over a team of threads, outputs against outputs and heads
- * against heads, so that no sum depends on the number of threads; everything else is a plain loop
- * on the calling thread.  What a model takes and how it is read: cpu_load.c. */
+ * against heads, everything else row against row (cpu_rows.c) or sequence against sequence, so that
+ * no sum depends on the number of threads.  What a model takes and how it is read: cpu_load.c. */
 #include "cpu_round.h"
+#include "cpu_rows.h"
 #include "cpu_runner.h"
-
-#include "weights/quant.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -110,15 +109,6 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
-/* The input of a linear op, once for all threads. */
-static void quantise_rows(spc_runner *r, const float *in, int32_t cols, int32_t rows)
-{
-    r->quantised.stride = cols;
-    for (int32_t i = 0; i < rows; i++) {
-        r->backend->kernels->quantise(in + (int64_t)i * cols, cols, i, &r->quantised);
-    }
-}
-
 static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t rows)
 {
     linear_job job = {
@@ -131,7 +121,7 @@ static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t
         outputs += job.matrix[k]->rows;
         if (spc_dtype_elements(job.matrix[k]->dtype) > 1) job.quantised = &r->quantised;
     }
-    if (job.quantised) quantise_rows(r, in, job.matrix[0]->cols, rows);
+    if (job.quantised) spc_cpu_rows_quantise(r, in, job.matrix[0]->cols, rows);
     spc_team_run(r->backend->team, outputs, LINEAR_GRAIN, linear_share, &job);
 }
 
@@ -158,147 +148,6 @@ static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
         r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids + first;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
-}
-
-static void cpu_embed(spc_runner *r, const spc_op *op, const spc_rows *rows)
-{
-    const spc_matrix *m = &r->matrix[op->weight[0]];
-    int64_t bytes = (int64_t)m->cols / spc_dtype_elements(m->dtype) * spc_dtype_bytes(m->dtype);
-    const spc_weight *w = &r->plan->weight[op->weight[0]];
-
-    for (int32_t i = 0; i < rows->count; i++) {
-        float *out = r->buffer[op->out] + (int64_t)i * m->cols;
-
-        int64_t id = rows->token[i] - w->row;
-
-        if (id < 0 || id >= w->rows) { /* another rank's */
-            memset(out, 0, (size_t)m->cols * sizeof *out);
-            continue;
-        }
-        spc_dequantise(m->dtype, (const char *)m->data + id * bytes, m->cols, out);
-        for (int32_t k = 0; k < m->cols && m->scale.value; k++) {
-            const spc_scale *s = &m->scale;
-
-            out[k] *= s->value[(id + s->row) / s->rows * s->stride + (k + s->col) / s->cols];
-        }
-        for (int32_t k = 0; k < m->cols; k++) out[k] *= op->scale;
-    }
-}
-
-static void cpu_norm(spc_runner *r, const spc_op *op, int32_t rows)
-{
-    int32_t dim = r->plan->buffer[op->out].dim;
-    float eps = (float)r->plan->config.norm_eps;
-
-    for (int32_t i = 0; i < rows; i++) {
-        r->backend->kernels->norm(r->buffer[op->a] + (int64_t)i * dim, r->vector[op->weight[0]],
-                                  dim, eps, r->buffer[op->out] + (int64_t)i * dim);
-    }
-}
-
-static void cpu_add(spc_runner *r, const spc_op *op, int32_t rows)
-{
-    int64_t count = (int64_t)r->plan->buffer[op->out].dim * rows;
-    const float *a = r->buffer[op->a], *b = r->buffer[op->b];
-    float *out = r->buffer[op->out];
-
-    for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];
-}
-
-/* What ops write of a row. */
-static float *row_of(const spc_runner *r, int32_t buffer, int32_t row)
-{
-    const spc_buffer *b = &r->plan->buffer[buffer];
-
-    return r->buffer[buffer] + (int64_t)row * b->dim + b->before;
-}
-
-static void cpu_glu(spc_runner *r, const spc_op *op, int32_t rows)
-{
-    int32_t dim = r->plan->buffer[op->a].dim / 2;
-
-    for (int32_t i = 0; i < rows; i++) {
-        const float *gate = r->buffer[op->a] + (int64_t)i * 2 * dim;
-
-        r->backend->kernels->glu(op->activation, gate, gate + dim, dim, row_of(r, op->out, i));
-    }
-}
-
-static void cpu_relu(spc_runner *r, const spc_op *op, int32_t rows)
-{
-    int32_t dim = r->plan->buffer[op->a].dim;
-
-    for (int32_t i = 0; i < rows; i++) {
-        const float *in = r->buffer[op->a] + (int64_t)i * dim;
-        float *out = row_of(r, op->out, i);
-
-        for (int32_t k = 0; k < dim; k++) out[k] = in[k] < 0.0f ? 0.0f : in[k]; /* NaN stays */
-    }
-}
-
-/* Each head of queries and keys by itself. */
-static void cpu_qk_norm(spc_runner *r, const spc_op *op, int32_t rows)
-{
-    const spc_config *c = &r->plan->config;
-    int32_t width = r->plan->buffer[op->a].dim;
-
-    for (int32_t i = 0; i < rows; i++) {
-        float *head = r->buffer[op->a] + (int64_t)i * width;
-
-        for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
-            r->backend->kernels->norm(head, r->vector[op->weight[h < c->heads ? 0 : 1]],
-                                      c->head_dim, (float)c->norm_eps, head);
-        }
-    }
-}
-
-/* Rotate queries and keys: entry i of a head turns with entry i + head_dim / 2. */
-static void cpu_rope(spc_runner *r, const spc_op *op, const spc_rows *rows)
-{
-    const spc_config *c = &r->plan->config;
-    int32_t half = c->head_dim / 2, width = r->plan->buffer[op->a].dim;
-
-    for (int32_t i = 0; i < rows->count; i++) {
-        const float *cosine = r->cosine[op->local] + (int64_t)rows->position[i] * half;
-        const float *sine = r->sine[op->local] + (int64_t)rows->position[i] * half;
-        float *head = r->buffer[op->a] + (int64_t)i * width;
-
-        for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
-            for (int32_t k = 0; k < half; k++) {
-                float x = head[k], y = head[k + half];
-
-                head[k] = x * cosine[k] - y * sine[k];
-                head[k + half] = y * cosine[k] + x * sine[k];
-            }
-        }
-    }
-}
-
-static int32_t *pages_of(const spc_runner *r, const spc_kv *kv, int32_t slot)
-{
-    return kv->table + (int64_t)slot * spc_pages_for(r->limits.context);
-}
-
-/* The keys and values that rows of op->a end with go into a cache. */
-static void write_cache(spc_runner *r, const spc_op *op, const spc_rows *rows, const spc_kv *kv)
-{
-    const spc_config *c = &r->plan->config;
-    int32_t width = r->plan->buffer[op->a].dim, dim = c->head_dim;
-    int64_t layer = spc_kv_layer(c), head = layer / c->kv_heads;
-
-    for (int32_t i = 0; i < rows->count; i++) {
-        const float *value = r->buffer[op->a] + (int64_t)(i + 1) * width - c->kv_heads * dim;
-        const float *key = value - c->kv_heads * dim;
-        int32_t position = rows->position[i];
-        int32_t page = pages_of(r, kv, rows->slot[i])[position / SPC_PAGE_TOKENS];
-        int64_t at = (page * (int64_t)c->layers + op->layer) * layer +
-                     position % SPC_PAGE_TOKENS * (int64_t)dim;
-
-        for (int32_t h = 0; h < c->kv_heads; h++, at += head) {
-            spc_kv_write(kv, kv->key, at, key + h * dim, dim);
-            spc_kv_write(kv, kv->value, at, value + h * dim, dim);
-        }
-    }
 }
 
 /* Items are (block of rows, head of keys, part of the heads of queries that share it). */
@@ -340,7 +189,7 @@ static spc_cpu_query query_at(const attend_job *job, int32_t row, int32_t head, 
         .to = seen,
         .bias = relative_bias(r, op, position, head, from),
         .scores = scores,
-        .out = row_of(r, op->out, row) + head * c->head_dim,
+        .out = spc_cpu_row(r, op->out, row) + head * c->head_dim,
     };
 }
 
@@ -356,7 +205,7 @@ static void attend_rows(const attend_job *job, int32_t thread, int32_t from, int
     spc_cpu_pages pages = {.key = spc_kv_at(job->kv, job->kv->key, at),
                            .value = spc_kv_at(job->kv, job->kv->value, at),
                            .dtype = job->kv->type,
-                           .page = pages_of(r, job->kv, job->rows->slot[from]),
+                           .page = spc_cpu_pages_of(r, job->kv, job->rows->slot[from]),
                            .stride = c->layers * layer};
     spc_cpu_query query[SPC_CPU_QUERIES];
     int32_t queries = 0;
@@ -421,7 +270,7 @@ static void cpu_attend(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
     attend_job job = {.runner = r, .op = op, .rows = rows, .kv = &r->cache};
 
-    write_cache(r, op, rows, &r->cache);
+    spc_cpu_rows_store(r, op, rows, &r->cache);
     run_attend(r, &job);
 }
 
@@ -447,19 +296,13 @@ static spc_status cpu_reduce(spc_runner *r, const spc_op *op, int32_t rows, spc_
 static spc_status run_op(spc_runner *r, const spc_op *op, const spc_rows *rows, spc_error *err)
 {
     switch (op->kind) {
-    case SPC_OP_EMBED: cpu_embed(r, op, rows); break;
-    case SPC_OP_NORM: cpu_norm(r, op, rows->count); break;
     case SPC_OP_LINEAR: cpu_linear(r, op, rows->count); break;
-    case SPC_OP_QK_NORM: cpu_qk_norm(r, op, rows->count); break;
-    case SPC_OP_ROPE: cpu_rope(r, op, rows); break;
     case SPC_OP_ATTEND: cpu_attend(r, op, rows); break;
-    case SPC_OP_STORE: write_cache(r, op, rows, &r->memory); break;
+    case SPC_OP_STORE: spc_cpu_rows_store(r, op, rows, &r->memory); break;
     case SPC_OP_RECALL: cpu_recall(r, op, rows); break;
-    case SPC_OP_RELU: cpu_relu(r, op, rows->count); break;
-    case SPC_OP_GLU: cpu_glu(r, op, rows->count); break;
-    case SPC_OP_ADD: cpu_add(r, op, rows->count); break;
     case SPC_OP_REDUCE: return cpu_reduce(r, op, rows->count, err);
-    default: cpu_head(r, op, rows); break;
+    case SPC_OP_HEAD: cpu_head(r, op, rows); break;
+    default: spc_cpu_rows_run(r, op, rows); break;
     }
     return SPC_OK;
 }
@@ -534,24 +377,57 @@ static spc_status cpu_map(spc_runner *r, int32_t slot, const int32_t *page, int3
     assert(count <= spc_pages_for(r->limits.context));
     for (int32_t i = 0; i < count; i++)
         assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
-    if (count > 0) memcpy(pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
+    if (count > 0) memcpy(spc_cpu_pages_of(r, &r->cache, slot), page, (size_t)count * sizeof *page);
     r->room[slot] = spc_pages_room(count, r->limits.context);
     assert(length >= 0 && length <= r->room[slot]);
     r->length[slot] = length;
     return SPC_OK;
 }
 
+/* Rows of several sequences, which threads judge by themselves. */
+typedef struct {
+    const float *drafter, *verifier; /* [outputs, vocab] logits */
+    int32_t vocab, draft;
+    const spc_lane *lanes;
+    spc_verdict *out;
+} lane_job;
+
+static void draw_lanes(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    const lane_job *job = user;
+
+    (void)thread;
+    (void)spc_cpu_draw(job->drafter, job->vocab, job->lanes + from, to - from, job->draft, NULL,
+                       NULL);
+}
+
 static spc_status cpu_draw(spc_runner *drafter, const spc_lane *lanes, int32_t count, int32_t i,
                            spc_error *err)
 {
-    return spc_cpu_draw(drafter->logits, drafter->plan->ids, lanes, count, i, NULL, err);
+    lane_job job = {drafter->logits, NULL, drafter->plan->ids, i, lanes, NULL};
+
+    (void)err; /* a bad row is the lane's business, not the call's */
+    spc_team_run(drafter->backend->team, count, 1, draw_lanes, &job);
+    return SPC_OK;
+}
+
+static void verify_lanes(void *user, int32_t thread, int32_t from, int32_t to)
+{
+    const lane_job *job = user;
+
+    (void)thread;
+    (void)spc_cpu_verify(job->drafter, job->verifier, job->vocab, job->lanes + from, to - from,
+                         NULL, job->out + from, NULL);
 }
 
 static spc_status cpu_verify_rows(const float *rows, spc_runner *verifier, const spc_lane *lanes,
                                   int32_t count, spc_verdict *out, spc_error *err)
 {
-    return spc_cpu_verify(rows, verifier->logits, verifier->plan->ids, lanes, count, NULL, out,
-                          err);
+    lane_job job = {rows, verifier->logits, verifier->plan->ids, 0, lanes, out};
+
+    (void)err;
+    spc_team_run(verifier->backend->team, count, 1, verify_lanes, &job);
+    return SPC_OK;
 }
 
 static spc_status cpu_verify(spc_runner *drafter, spc_runner *verifier, const spc_lane *lanes,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpu_threads.c - every thread has a share of the loop, in parts; who is done takes parts of
- * others.
+/* cpu_threads.c - threads have shares of the loop, in parts; who is done takes parts of others.
  *
  * The caller works too and waits only for parts that another thread has really begun: on an
- * oversubscribed machine a thread that does not get to run delays nobody. */
+ * oversubscribed machine a thread that does not get to run delays nobody.  A loop of few parts is
+ * that many threads': the rest of a large team is neither written to nor woken. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
@@ -34,23 +34,28 @@ enum {
  * of a loop it did not read. */
 typedef struct {
     _Alignas(CACHE_LINE) _Atomic uint64_t claim;
+    _Atomic bool asleep; /* waits for a loop that it has a share of */
     spc_team *team;
     int32_t index;
     pthread_t thread; /* not of member 0, the caller */
 } member;
 
 struct spc_team {
-    _Alignas(CACHE_LINE) _Atomic int32_t pending;  /* parts not finished */
-    _Alignas(CACHE_LINE) _Atomic int32_t sleepers; /* threads asleep, waiting for a loop */
+    /* Counted by all. */
+    _Alignas(CACHE_LINE) _Atomic int32_t pending; /* parts not finished */
     _Atomic bool caller_sleeps;
-    _Atomic bool stop;
+
+    /* Looked at by whoever waits, seldom written. */
+    _Alignas(CACHE_LINE) _Atomic bool stop;
+    _Atomic int32_t sleepers; /* threads asleep */
 
     /* The loop.  Atomic because a late thread may read them while the next loop is written; what it
      * read is used only if its claim succeeds, and then it was not. */
-    _Atomic(spc_team_fn) fn;
+    _Alignas(CACHE_LINE) _Atomic(spc_team_fn) fn;
     _Atomic(void *) user;
-    _Atomic int32_t count; /* items */
-    _Atomic int32_t part;  /* items of one part */
+    _Atomic int32_t count;   /* items */
+    _Atomic int32_t part;    /* items of one part */
+    _Atomic int32_t sharers; /* threads that have a share */
 
     uint32_t number; /* of the loop; the caller's */
     pthread_mutex_t lock;
@@ -121,10 +126,21 @@ static bool spin(const member *m, bool (*ready)(const member *m))
 /* ---- work --------------------------------------------------------------------------------------
  */
 
-/* Claim and run parts of one share until none is left. */
+/* Parts are finished; the last wake the caller. */
+static void count_down(spc_team *t, int32_t parts)
+{
+    if (atomic_fetch_sub(&t->pending, parts) != parts || !atomic_load(&t->caller_sleeps)) return;
+    (void)pthread_mutex_lock(&t->lock);
+    (void)pthread_cond_signal(&t->done);
+    (void)pthread_mutex_unlock(&t->lock);
+}
+
+/* Claim and run parts of one share until none is left.  They are counted together: all threads
+ * count on one cache line. */
 static void work_share(spc_team *t, int32_t index, _Atomic uint64_t *share)
 {
     uint64_t claim = atomic_load(share);
+    int32_t finished = 0;
 
     while (has_part(claim)) {
         spc_team_fn fn = atomic_load_explicit(&t->fn, memory_order_relaxed);
@@ -136,35 +152,37 @@ static void work_share(spc_team *t, int32_t index, _Atomic uint64_t *share)
         if (!atomic_compare_exchange_weak(share, &claim, claim + 1)) continue;
         from *= part;
         fn(user, index, from, from + (count - from < part ? count - from : part));
-        if (atomic_fetch_sub(&t->pending, 1) == 1 && atomic_load(&t->caller_sleeps)) {
-            (void)pthread_mutex_lock(&t->lock);
-            (void)pthread_cond_signal(&t->done);
-            (void)pthread_mutex_unlock(&t->lock);
-        }
+        finished++;
         claim = atomic_load(share);
     }
+    if (finished > 0) count_down(t, finished);
 }
 
-/* The own share first, then what is left of the others'. */
+/* The own share first, then what is left of the others', unless there is nothing left. */
 static void work(spc_team *t, int32_t index)
 {
-    for (int32_t i = 0; i < t->threads; i++) {
-        work_share(t, index, &t->members[(index + i) % t->threads].claim);
+    int32_t sharers = atomic_load_explicit(&t->sharers, memory_order_relaxed);
+
+    work_share(t, index, &t->members[index].claim);
+    for (int32_t i = 1; i <= sharers && atomic_load(&t->pending) > 0; i++) {
+        work_share(t, index, &t->members[(index + i) % sharers].claim);
     }
 }
 
 static void *thread_main(void *argument)
 {
-    const member *self = argument;
+    member *self = argument;
     spc_team *t = self->team;
 
     while (!atomic_load(&t->stop)) {
         if (!spin(self, has_work)) {
             (void)pthread_mutex_lock(&t->lock);
             /* Announced before looking again: the caller publishes, then looks for sleepers. */
+            atomic_store_explicit(&self->asleep, true, memory_order_relaxed);
             (void)atomic_fetch_add(&t->sleepers, 1);
             while (!has_work(self)) (void)pthread_cond_wait(&t->work, &t->lock);
             (void)atomic_fetch_sub(&t->sleepers, 1);
+            atomic_store_explicit(&self->asleep, false, memory_order_relaxed);
             (void)pthread_mutex_unlock(&t->lock);
         }
         work(t, self->index);
@@ -172,9 +190,17 @@ static void *thread_main(void *argument)
     return NULL;
 }
 
-static void wake_sleepers(spc_team *t)
+/* Of those that have a share; the others, if they are woken too, sleep on.
+ *
+ * Adding nothing to `sleepers` orders the shares, whose stores do not wait for each other, before
+ * the look at it: a thread that counts itself later finds its share. */
+static void wake_sleepers(spc_team *t, int32_t sharers)
 {
-    if (atomic_load(&t->sleepers) == 0) return;
+    int32_t i = 1;
+
+    if (atomic_fetch_add(&t->sleepers, 0) == 0) return;
+    while (i < sharers && !atomic_load_explicit(&t->members[i].asleep, memory_order_relaxed)) i++;
+    if (i >= sharers) return;
     (void)pthread_mutex_lock(&t->lock);
     (void)pthread_cond_broadcast(&t->work);
     (void)pthread_mutex_unlock(&t->lock);
@@ -206,21 +232,24 @@ void spc_team_run(spc_team *t, int32_t count, int32_t grain, spc_team_fn fn, voi
         return;
     }
 
-    int64_t parts = (count + part - 1) / part;
+    int32_t parts = (int32_t)((count + part - 1) / part);
+    int32_t sharers = parts < t->threads ? parts : t->threads;
 
     t->number++;
     atomic_store_explicit(&t->fn, fn, memory_order_relaxed);
     atomic_store_explicit(&t->user, user, memory_order_relaxed);
     atomic_store_explicit(&t->count, count, memory_order_relaxed);
     atomic_store_explicit(&t->part, (int32_t)part, memory_order_relaxed);
-    atomic_store(&t->pending, (int32_t)parts);
-    for (int32_t i = t->threads - 1; i >= 0; i--) {
-        uint64_t next = (uint64_t)(parts * i / t->threads);
-        uint64_t end = (uint64_t)(parts * (i + 1) / t->threads);
+    atomic_store_explicit(&t->sharers, sharers, memory_order_relaxed);
+    atomic_store_explicit(&t->pending, parts, memory_order_relaxed);
+    for (int32_t i = sharers - 1; i >= 0; i--) {
+        uint64_t next = (uint64_t)(parts * i / sharers);
+        uint64_t end = (uint64_t)(parts * (i + 1) / sharers);
 
-        atomic_store(&t->members[i].claim, (uint64_t)t->number << 32 | end << 16 | next);
+        atomic_store_explicit(&t->members[i].claim, (uint64_t)t->number << 32 | end << 16 | next,
+                              memory_order_release);
     }
-    wake_sleepers(t);
+    wake_sleepers(t, sharers);
     work(t, 0);
     await_end(t);
 }
@@ -260,6 +289,7 @@ static spc_team *new_team(int32_t count)
     if (!t) return NULL;
     for (int32_t i = 0; i < count; i++) {
         atomic_init(&t->members[i].claim, 0);
+        atomic_init(&t->members[i].asleep, false);
         t->members[i].team = t;
         t->members[i].index = i;
     }
@@ -271,6 +301,7 @@ static spc_team *new_team(int32_t count)
     atomic_init(&t->user, NULL);
     atomic_init(&t->count, 0);
     atomic_init(&t->part, 0);
+    atomic_init(&t->sharers, 1);
     t->threads = count;
     t->started = 1;
     t->number = 0;

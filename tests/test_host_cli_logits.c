@@ -104,6 +104,40 @@ Test(host_cli_logits, written_logits_are_those_of_the_reference)
     folder_close(&f);
 }
 
+/* So many rows that threads share those of every op, in 6 layers. */
+Test(host_cli_logits, logits_have_the_same_bytes_on_any_number_of_threads)
+{
+    enum { IDS = 400 };
+    static const char *const threads[] = {"1", "2", "3", "7"};
+    folder f = folder_open();
+    char output[FOLDER_PATH], ids[5 * IDS + 1], *first = NULL;
+    size_t used = 0, bytes, found_bytes;
+
+    for (int32_t i = 0; i < IDS; i++) {
+        used += (size_t)snprintf(ids + used, sizeof ids - used, "%s%d", i ? "," : "",
+                                 (int)(20 + 37 * i % 900));
+    }
+    folder_path(&f, "logits.safetensors", output);
+    for (int32_t i = 0; i < COUNT(threads); i++) {
+        char *found;
+
+        free(OUTPUT(NULL, "logits", "--model", "embedded:verifier", "--ids", ids, "--threads",
+                    threads[i], "--output", output));
+        found = read_file(output, &found_bytes);
+        if (!first) {
+            first = found;
+            bytes = found_bytes;
+            cr_assert_gt(bytes, (size_t)IDS * 6144 * sizeof(float));
+            continue;
+        }
+        cr_expect(found_bytes == bytes && memcmp(found, first, bytes) == 0, "%s threads",
+                  threads[i]);
+        free(found);
+    }
+    free(first);
+    folder_close(&f);
+}
+
 Test(host_cli_logits, logits_of_several_processes_are_those_of_the_reference)
 {
     folder f = folder_open();
