@@ -13,8 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile. */
-enum { LINEAR_GRAIN = 16 };
+/* Outputs of a linear op that go to a thread together: a multiple of every kernel's tile, and
+ * products worth a thread's while (about a microsecond). */
+enum { LINEAR_TILE = 16, LINEAR_PRODUCTS = 8192 };
 
 /* ---- open -------------------------------------------------------------------------------------
  */
@@ -109,6 +110,13 @@ static void linear_share(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
+static int32_t linear_grain(int32_t cols, int32_t rows)
+{
+    int64_t products = (int64_t)LINEAR_TILE * cols * rows;
+
+    return LINEAR_TILE * (int32_t)((LINEAR_PRODUCTS + products - 1) / products);
+}
+
 static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t rows)
 {
     linear_job job = {
@@ -122,7 +130,8 @@ static void run_linear(spc_runner *r, const spc_op *op, const float *in, int32_t
         if (spc_dtype_elements(job.matrix[k]->dtype) > 1) job.quantised = &r->quantised;
     }
     if (job.quantised) spc_cpu_rows_quantise(r, in, job.matrix[0]->cols, rows);
-    spc_team_run(r->backend->team, outputs, LINEAR_GRAIN, linear_share, &job);
+    spc_team_run(r->backend->team, outputs, linear_grain(job.matrix[0]->cols, rows), linear_share,
+                 &job);
 }
 
 static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
