@@ -127,8 +127,19 @@ static __device__ __noinline__ int32_t draw_view(const spc_round *round, const s
         race_tiles(&scratch.block, round->tile_weight, scratch.q.tiles, key, stream);
 
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
-    return race_entries(&scratch.block, round->vocab, tile, key, stream,
-                        [=](int32_t v) { return spc_softmax_weight(s, spc_view_logit(row, v)); });
+
+    /* in one trip to memory: loaded where each is used, entries would come one after the other */
+    const int32_t type = stage_row(row, round->vocab, tile);
+
+    return race_fours(&scratch.block, round->vocab, tile, key, stream,
+                      [=](int32_t i, int32_t count, float *entry) {
+                          float z[4];
+
+                          staged_four(&scratch.stage[0], type, i, z);
+                          for (int32_t k = 0; k < 4; k++) {
+                              if (k < count) entry[k] = spc_softmax_weight(s, z[k]);
+                          }
+                      });
 }
 
 /* ---- sums over pairs of rows ------------------------------------------------------------------
@@ -263,6 +274,55 @@ static __device__ float fold_value(int32_t row, spc_summand what, float x, float
     return begun >= 0 ? end_fold(begun) : later;
 }
 
+/* What scratch.job's sum takes of an entry, whatever it is: a call, for there are many. */
+static __device__ __noinline__ float any_summand(int32_t v, float drafter, float verifier)
+{
+    const job_text *job = &scratch.job;
+
+    return spc_pair_summand(&job->pair, (spc_summand)job->what, job->x,
+                            spc_pair_entry_of(&job->pair, v, drafter, verifier));
+}
+
+/* The entry of a tile that wins the second level, by scratch.job's sum: weight(v, its logits).
+ * Those come to the stages in one trip to memory, as for draw_view. */
+template <typename Weight>
+static __device__ __forceinline__ int32_t race_staged(int32_t tile, staged_pair type, spc_key key,
+                                                      spc_stream_id stream, Weight weight)
+{
+    const int32_t first = tile * SPC_TILE;
+
+    return race_fours(&scratch.block, scratch.q.vocab, tile, key, stream,
+                      [=](int32_t i, int32_t count, float *entry) {
+                          float drafter[4], verifier[4];
+
+                          staged_four(&scratch.stage[0], type.drafter, i, drafter);
+                          staged_four(&scratch.stage[1], type.verifier, i, verifier);
+                          for (int32_t k = 0; k < 4; k++) {
+                              if (k < count) entry[k] = weight(first + i + k, drafter[k], verifier[k]);
+                          }
+                      });
+}
+
+static __device__ __noinline__ int32_t race_pair(int32_t tile, spc_key key, spc_stream_id stream)
+{
+    const job_text *job = &scratch.job;
+    const staged_pair type = stage_pair(&job->pair, scratch.q.vocab, tile);
+    const bool usual = job->what == SPC_SUM_RESIDUAL && is_usual(&job->pair);
+    const spc_target_form form = job->pair.target.form;
+    const bool defers = usual && form == SPC_TARGET_DEFER;
+    const bool selects = usual && form == SPC_TARGET_SELECT;
+
+    return race_staged(tile, type, key, stream, [=](int32_t v, float drafter, float verifier) {
+        if (defers) {
+            return summand<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER, true>(job).of(v, drafter, verifier);
+        }
+        if (selects) {
+            return summand<SPC_SUM_RESIDUAL, SPC_TARGET_SELECT, true>(job).of(v, drafter, verifier);
+        }
+        return any_summand(v, drafter, verifier);
+    });
+}
+
 /* A token with probability proportional to the summand; -1 when nothing weighs anything. */
 static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_summand what,
                                                  float x, spc_key key, spc_stream_id stream)
@@ -272,10 +332,7 @@ static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_s
     const int32_t tile =
         race_tiles(&scratch.block, pair->round->tile_weight, scratch.q.tiles, key, stream);
 
-    if (tile < 0) return -1;
-    return race_entries(&scratch.block, pair->round->vocab, tile, key, stream, [=](int32_t v) {
-        return spc_pair_summand(pair, what, x, spc_pair_entry(pair, v));
-    });
+    return tile < 0 ? -1 : race_pair(tile, key, stream); /* of scratch.job, which fold has left */
 }
 
 /* ---- what round_body.h asks for ---------------------------------------------------------------

@@ -171,23 +171,46 @@ struct staged_pair {
     int32_t drafter, verifier;
 };
 
-/* What and form known while compiling: the rules' switches fold away.  PLAIN: both rows are ready,
- * neither is one-hot, and the tile is whole. */
+/* Both rows are ready, neither is one-hot. */
+static __device__ __forceinline__ bool is_usual(const spc_row_pair *pair)
+{
+    return pair->drafter.ready && pair->verifier.ready && !pair->drafter.softmax.greedy &&
+           !pair->verifier.softmax.greedy;
+}
+
+/* What a job's sum takes of an entry.  What and form known while compiling: the rules' switches
+ * fold away.  USUAL: is_usual. */
+template <int WHAT, int FORM, bool USUAL> struct summand {
+    spc_row_pair pair;
+    spc_gate gate;
+    float temperature, x;
+
+    __device__ __forceinline__ explicit summand(const job_text *job)
+        : pair(job->pair), gate((spc_gate)job->params.rule.gate),
+          temperature(job->params.sampling.temperature), x(job->x)
+    {
+        if (FORM >= 0) pair.target.form = (spc_target_form)FORM;
+        if (!USUAL) return;
+        pair.drafter.ready = pair.verifier.ready = true;
+        pair.drafter.softmax.greedy = pair.verifier.softmax.greedy = false;
+    }
+
+    __device__ __forceinline__ float of(int32_t v, float drafter, float verifier) const
+    {
+        return spc_pair_summand(
+            &pair, (spc_summand)WHAT, x,
+            spc_pair_entry_with(&pair, gate, temperature, v, drafter, verifier));
+    }
+};
+
+/* PLAIN: the rows are usual and the tile is whole. */
 template <int WHAT, int FORM, bool PLAIN>
 static __device__ __forceinline__ float lane_sum(const job_text *job, int32_t vocab, int32_t tile,
                                                  staged_pair type)
 {
-    spc_row_pair pair = job->pair;
-    const spc_gate gate = (spc_gate)job->params.rule.gate;
-    const float temperature = job->params.sampling.temperature;
-    const spc_summand what = (spc_summand)WHAT;
+    const summand<WHAT, FORM, PLAIN> term(job);
     float sum = 0.0f;
 
-    if (FORM >= 0) pair.target.form = (spc_target_form)FORM;
-    if (PLAIN) {
-        pair.drafter.ready = pair.verifier.ready = true;
-        pair.drafter.softmax.greedy = pair.verifier.softmax.greedy = false;
-    }
 #pragma unroll 1
     for (int k = 0; k < PER_LANE; k += AT_ONCE) {
         float drafter[AT_ONCE], verifier[AT_ONCE];
@@ -198,11 +221,7 @@ static __device__ __forceinline__ float lane_sum(const job_text *job, int32_t vo
         for (int i = 0; i < AT_ONCE; i++) {
             const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + (k + i) * SPC_LANES;
 
-            if (PLAIN || v < vocab) {
-                sum += spc_pair_summand(
-                    &pair, what, job->x,
-                    spc_pair_entry_with(&pair, gate, temperature, v, drafter[i], verifier[i]));
-            }
+            if (PLAIN || v < vocab) sum += term.of(v, drafter[i], verifier[i]);
         }
     }
     return sum;
@@ -212,9 +231,7 @@ template <int WHAT, int FORM>
 static __device__ __forceinline__ float lane_fold(const job_text *job, int32_t vocab, int32_t tile,
                                                   staged_pair type)
 {
-    const spc_side *drafter = &job->pair.drafter, *verifier = &job->pair.verifier;
-    const bool plain = drafter->ready && verifier->ready && !drafter->softmax.greedy &&
-                       !verifier->softmax.greedy && spc_tile_width(vocab, tile) == SPC_TILE;
+    const bool plain = is_usual(&job->pair) && spc_tile_width(vocab, tile) == SPC_TILE;
 
     return plain ? lane_sum<WHAT, FORM, true>(job, vocab, tile, type)
                  : lane_sum<WHAT, FORM, false>(job, vocab, tile, type);
@@ -261,6 +278,51 @@ static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab
     }
     __syncthreads();
     return type;
+}
+
+/* A tile of one row in the first stage, behind which nothing is on its way: the type of what lies
+ * there. */
+static __device__ __forceinline__ int32_t stage_row(const spc_view *row, int32_t vocab,
+                                                    int32_t tile)
+{
+    int32_t entries, type;
+
+    __syncthreads(); /* all have read the tile before */
+    entries = ask_tile(row, vocab, tile, 0);
+    end_fetch();
+    wait_fetch<0>();
+    type = complete_stage(row, vocab, tile, entries, &scratch.stage[0]);
+    __syncthreads();
+    return type;
+}
+
+/* Four logits, from entry i on, of a tile that lies in a stage. */
+static __device__ __forceinline__ void staged_four(const tile_stage *stage, int32_t type, int32_t i,
+                                                   float *z)
+{
+    if (type == SPC_LOGITS_F32) {
+        const uint4 four = stage->word[i / 4];
+
+        z[0] = spc_bits_float(four.x);
+        z[1] = spc_bits_float(four.y);
+        z[2] = spc_bits_float(four.z);
+        z[3] = spc_bits_float(four.w);
+        return;
+    }
+
+    const uint2 four = ((const uint2 *)stage)[i / 4];
+
+    if (type == SPC_LOGITS_BF16) {
+        z[0] = lower_of(four.x);
+        z[1] = upper_of(four.x);
+        z[2] = lower_of(four.y);
+        z[3] = upper_of(four.y);
+    } else {
+        z[0] = spc_half_float((uint16_t)four.x);
+        z[1] = spc_half_float((uint16_t)(four.x >> 16));
+        z[2] = spc_half_float((uint16_t)four.y);
+        z[3] = spc_half_float((uint16_t)(four.y >> 16));
+    }
 }
 
 static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)

@@ -507,27 +507,43 @@ static __device__ __forceinline__ int32_t race_tiles(block_scratch *s, const flo
     return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
 }
 
-/* The entry of a tile that wins the second level; weight(v) of the entry v of the row. */
-template <typename Weight>
-static __device__ int32_t race_entries(block_scratch *s, int32_t vocab, int32_t tile, spc_key key,
-                                       spc_stream_id stream, Weight weight)
+/* The entry of a tile that wins the second level; four(i, count, weight) tells the weights of its
+ * entries from i on, of which there are as many as count says: four, but at the end of the row. */
+template <typename Four>
+static __device__ __forceinline__ int32_t race_fours(block_scratch *s, int32_t vocab, int32_t tile,
+                                                     spc_key key, spc_stream_id stream, Four four)
 {
     const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
     const uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
     unsigned long long best = ~0ull;
 
+#pragma unroll 1
     for (int32_t i = threadIdx.x; i < (width + 3) / 4; i += SPC_LANES) {
-        spc_words w = spc_random(key, stream, block + (uint32_t)i);
+        const spc_words w = spc_random(key, stream, block + (uint32_t)i);
+        float entry[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 
-        for (int32_t k = 0; k < 4 && 4 * i + k < width; k++) {
-            float entry = weight(first + 4 * i + k);
-            unsigned long long mine = key_of(spc_race_time(w.word[k], entry), 4 * i + k);
+        four(4 * i, width - 4 * i, entry);
+#pragma unroll
+        for (int32_t k = 0; k < 4; k++) {
+            unsigned long long mine = key_of(spc_race_time(w.word[k], entry[k]), 4 * i + k);
 
-            if (entry > 0.0f && mine < best) best = mine;
+            if (entry[k] > 0.0f && mine < best) best = mine;
         }
     }
     best = block_least(s, best);
     return first + (best == ~0ull ? width - 1 : (int32_t)(uint32_t)best);
+}
+
+/* The same; weight(v) of the entry v of the row. */
+template <typename Weight>
+static __device__ int32_t race_entries(block_scratch *s, int32_t vocab, int32_t tile, spc_key key,
+                                       spc_stream_id stream, Weight weight)
+{
+    const int32_t first = tile * SPC_TILE;
+
+    return race_fours(s, vocab, tile, key, stream, [=](int32_t i, int32_t count, float *entry) {
+        for (int32_t k = 0; k < 4 && k < count; k++) entry[k] = weight(first + i + k);
+    });
 }
 
 #endif
