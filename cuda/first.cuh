@@ -83,15 +83,16 @@ static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r
     return true;
 }
 
-/* What a ticket is for, but for the entries of its first tile: by the first warp. */
+/* What a ticket is for, but for the entries of its first tile: by the first warp.  The block waits
+ * for this: nothing is divided, and the row's view is written where it stays, not to registers,
+ * which would spill. */
 template <typename Batch>
 static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticket, first_run *out)
 {
-    const uint32_t runs = (uint32_t)pieces_of(&scratch.q, scratch.q.piece);
-    const uint32_t rows = (uint32_t)scratch.q.rows;
-    const int32_t sequence = (int32_t)(ticket / runs / rows), row = (int32_t)(ticket / runs % rows);
-    const int32_t tile = (int32_t)(ticket % runs) * scratch.q.piece;
-    spc_view view;
+    const queue *q = &scratch.q;
+    const int32_t of_all = quotient((int32_t)ticket, q->by_runs);
+    const int32_t sequence = quotient(of_all, q->by_rows), row = of_all - sequence * q->rows;
+    const int32_t tile = ((int32_t)ticket - of_all * q->runs) * q->piece;
 
     fetch_input(sequence);
     __syncwarp();
@@ -100,14 +101,13 @@ static __device__ __forceinline__ void find_first(const Batch *b, uint32_t ticke
     out->sequence = sequence;
     out->row = row;
     out->tile = tile;
-    out->end = tile + scratch.q.piece < scratch.q.tiles ? tile + scratch.q.piece : scratch.q.tiles;
-    out->cells = cells_of_row(&scratch.q, sequence, row);
-    out->wanted = first_row(b, sequence, row, &view);
+    out->end = tile + q->piece < q->tiles ? tile + q->piece : q->tiles;
+    out->cells = (int64_t)of_all * q->tiles;
+    out->wanted = first_row(b, sequence, row, &out->view);
     if (!out->wanted) return;
-    out->needs = spc_needs_of(&scratch.input.params, scratch.q.vocab);
-    out->view = view;
-    out->words = words_of_tile(&view);
-    out->whole = whole_tiles(&view, scratch.q.vocab);
+    out->needs = spc_needs_of(&scratch.input.params, q->vocab);
+    out->words = words_of_tile(&out->view);
+    out->whole = whole_tiles(&out->view, q->vocab);
     out->pairs = end_of_pairs(out);
 }
 

@@ -178,7 +178,11 @@ template <typename Batch> static __device__ __noinline__ void finish_noted(const
     for (int i = 0; i < ARRIVALS; i++) {
         const int32_t row = scratch.finished[i];
 
-        if (row != NO_ROW) finish_row(b, row / scratch.q.rows, row % scratch.q.rows);
+        if (row != NO_ROW) {
+            const int32_t s = quotient(row, scratch.q.by_rows);
+
+            finish_row(b, s, row - s * scratch.q.rows);
+        }
     }
 }
 
@@ -346,7 +350,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         scratch.helper = {};
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;
-        scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * pieces_of(&a.q, a.q.piece));
+        scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * a.q.runs);
     }
     __syncthreads();
     if (live > 0) {
@@ -364,6 +368,13 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
+
+static void take_at_once(queue *q, int32_t piece)
+{
+    q->piece = piece;
+    q->runs = (q->tiles + piece - 1) / piece;
+    q->by_runs = divisor_of(q->runs);
+}
 
 static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t vocab)
 {
@@ -383,7 +394,8 @@ static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t 
     q.jobs = at += SPC_QUEUE_JOBS * sizeof(int32_t);
     q.bins = (uint64_t *)(at += SPC_QUEUE_JOBS * SPC_QUEUE_JOB_BYTES);
     q.cells = (cell *)(at + SPC_QUEUE_JOBS * SPC_CUT_BINS * sizeof(uint64_t));
-    q.piece = 1;
+    q.by_rows = divisor_of(rows);
+    take_at_once(&q, 1);
     return q;
 }
 
@@ -428,7 +440,7 @@ static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t s
     if (tiles > INT32_MAX) return cudaErrorInvalidValue;
     code = most_blocks(&most);
     if (code != cudaSuccess) return code;
-    args.q.piece = tiles_at_once(tiles, most);
+    take_at_once(&args.q, tiles_at_once(tiles, most));
     return launch_together(queue_kernel<Batch>, tiles < most ? (int32_t)tiles : most, args, stream);
 }
 

@@ -86,6 +86,25 @@ struct control {
 static_assert(sizeof(control) <= SPC_QUEUE_HEADER_BYTES, "rules/batch.h reserves too little");
 static_assert(SPC_QUEUE_DECIDERS % 32 == 0 && SPC_QUEUE_AHEAD % 32 == 0, "whole words");
 
+/* A number to divide by, known to the host: a quotient is a product and a shift, where the device
+ * would take some 40 instructions one behind the other. */
+struct divisor {
+    uint32_t times, shift; /* n / by = n * times >> shift for n < 2^31 */
+};
+
+static inline divisor divisor_of(int32_t by)
+{
+    uint32_t bits = 0;
+
+    while ((int64_t)1 << bits < by) bits++;
+    return {(uint32_t)((((uint64_t)1 << (31 + bits)) / (uint32_t)by) + 1), 31 + bits};
+}
+
+static __device__ __forceinline__ int32_t quotient(int32_t n, divisor by)
+{
+    return (int32_t)((uint64_t)(uint32_t)n * by.times >> by.shift);
+}
+
 /* The parts of a workspace for one batch. */
 struct queue {
     control *all;
@@ -97,7 +116,9 @@ struct queue {
     int64_t records, parts; /* where the second and the third of them begin */
     int32_t rows, tiles, vocab;
     int32_t deciders, ahead; /* jobs that are used */
-    int32_t piece;           /* tiles of a row that goes on by itself */
+    int32_t piece;           /* tiles of a ticket, and of a piece of a row that goes on by itself */
+    int32_t runs;            /* tickets of a row */
+    divisor by_rows, by_runs;
 };
 
 static __device__ job *job_of(const queue *q, int32_t slot)
@@ -127,9 +148,10 @@ static __device__ int64_t cells_of_job(const queue *q, int32_t slot)
     return q->parts + (int64_t)rank * q->tiles;
 }
 
+/* Of a row, in pieces of one tile or of a ticket's. */
 static __device__ int32_t pieces_of(const queue *q, int32_t piece)
 {
-    return (q->tiles + piece - 1) / piece;
+    return piece == 1 ? q->tiles : q->runs;
 }
 
 /* ---- shared memory --------------------------------------------------------------------------- */
