@@ -11,9 +11,7 @@
 /* Does the rule look at largest probabilities or entropies? */
 SPC_FN bool spc_reads_gate(int32_t path)
 {
-    bool gates = (spc_rule_keys((spc_rule_kind)path) & SPC_HAS_GATE) != 0;
-
-    return (gates && path != SPC_RULE_TOKEN_V3) || path == SPC_RULE_BILD_DYNAMIC;
+    return (spc_rule_has_gate(path) && path != SPC_RULE_TOKEN_V3) || path == SPC_RULE_BILD_DYNAMIC;
 }
 
 /* What the statistics of a row must hold for a sequence: which sums are taken. */

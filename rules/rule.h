@@ -64,7 +64,8 @@ enum {
     SPC_FACT_ENTROPY = 2,
     SPC_FACT_SURPRISE = 4,
     SPC_FACT_DIVERGENCE = 8,
-    SPC_FACT_NUCLEUS = 16
+    SPC_FACT_NUCLEUS = 16,
+    SPC_FACT_BITS = 5
 };
 
 /* Keys beside the number. */
@@ -146,28 +147,34 @@ SPC_RULE_API spc_rule_shape spc_rule_shape_of(spc_rule_kind kind);
 }
 #endif
 
+/* Is the kind one of these, a bit each?  A shift, where a switch over all kinds is a jump to an
+ * address from memory: kernels ask while whole blocks wait. */
+SPC_FN bool spc_rule_is_of(uint32_t kinds, int32_t kind)
+{
+    return kind >= 0 && kind < SPC_RULE_COUNT && (kinds >> kind & 1u) != 0;
+}
+
 /* Facts of a row (SPC_FACT_*) that a kind asks for. */
 SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
 {
-#define SPC_RULE_FACTS(id, name, shape, key, low, high, keys, facts) \
-    case SPC_RULE_##id: return facts;
-    switch (kind) {
-        SPC_RULE_MAP(SPC_RULE_FACTS)
-    default: return 0;
+#define SPC_RULE_FACT(id, name, shape, key, low, high, keys, facts) \
+    | (uint32_t)((facts) >> bit & 1) << SPC_RULE_##id
+    int32_t all = 0;
+
+    for (int32_t bit = 0; bit < SPC_FACT_BITS; bit++) {
+        if (spc_rule_is_of(0u SPC_RULE_MAP(SPC_RULE_FACT), (int32_t)kind)) all |= 1 << bit;
     }
-#undef SPC_RULE_FACTS
+    return all;
+#undef SPC_RULE_FACT
 }
 
-/* Keys beside the number (SPC_HAS_*) that a kind takes. */
-SPC_FN int32_t spc_rule_keys(spc_rule_kind kind)
+/* Has it a gate? */
+SPC_FN bool spc_rule_has_gate(int32_t kind)
 {
-#define SPC_RULE_KEYS(id, name, shape, key, low, high, keys, facts) \
-    case SPC_RULE_##id: return keys;
-    switch (kind) {
-        SPC_RULE_MAP(SPC_RULE_KEYS)
-    default: return 0;
-    }
-#undef SPC_RULE_KEYS
+#define SPC_RULE_GATE(id, name, shape, key, low, high, keys, facts) \
+    | (uint32_t)(((keys)&SPC_HAS_GATE) != 0) << SPC_RULE_##id
+    return spc_rule_is_of(0u SPC_RULE_MAP(SPC_RULE_GATE), kind);
+#undef SPC_RULE_GATE
 }
 
 /* Does a round decide by this rule?  The sequential ones run one model at a time: they are
@@ -175,11 +182,8 @@ SPC_FN int32_t spc_rule_keys(spc_rule_kind kind)
 SPC_FN bool spc_rule_is_one_round(int32_t kind)
 {
 #define SPC_RULE_ONE_ROUND(id, name, shape, key, low, high, keys, facts) \
-    case SPC_RULE_##id: return SPC_SHAPE_##shape != SPC_SHAPE_SEQUENTIAL;
-    switch (kind) {
-        SPC_RULE_MAP(SPC_RULE_ONE_ROUND)
-    default: return false;
-    }
+    | (uint32_t)(SPC_SHAPE_##shape != SPC_SHAPE_SEQUENTIAL) << SPC_RULE_##id
+    return spc_rule_is_of(0u SPC_RULE_MAP(SPC_RULE_ONE_ROUND), kind);
 #undef SPC_RULE_ONE_ROUND
 }
 
