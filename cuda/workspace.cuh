@@ -74,14 +74,19 @@ static_assert((int)RECORD_WORDS <= (int)SPC_QUEUE_RECORD_CELLS * CELL_WORDS, "a 
 
 enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
 
+/* What is written and asked for at different times lies in lines of its own: all that goes to a
+ * line is done one after the other, and idle blocks ask for theirs without end. */
 struct control {
-    uint32_t ticket;             /* the next tiles of the first pass */
-    uint32_t gone;               /* blocks */
-    uint32_t decided;            /* sequences */
-    int32_t open;                /* jobs that have pieces to take; beside it: idle blocks ask for
-                                    both at once */
+    uint32_t ticket; /* the next tiles of the first pass */
+    uint32_t gone;   /* blocks */
+    uint32_t unused[30];
+    uint32_t decided; /* sequences */
+    int32_t open;     /* jobs that have pieces to take; beside it: idle blocks ask for both */
+    uint32_t unused_too[30];
     uint32_t taken[TAKEN_WORDS]; /* a bit for every job that is in use */
 };
+
+static_assert(offsetof(control, decided) == 128 && offsetof(control, taken) == 256, "lines");
 
 static_assert(sizeof(control) <= SPC_QUEUE_HEADER_BYTES, "rules/batch.h reserves too little");
 static_assert(SPC_QUEUE_DECIDERS % 32 == 0 && SPC_QUEUE_AHEAD % 32 == 0, "whole words");

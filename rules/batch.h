@@ -16,7 +16,7 @@
  * as many; and cells, each for the numbers of one tile.  Rows of one tile need no job, and no
  * record of their own. */
 enum {
-    SPC_QUEUE_HEADER_BYTES = 256,
+    SPC_QUEUE_HEADER_BYTES = 384, /* lines of 128 bytes: cuda/workspace.cuh */
     SPC_QUEUE_JOB_BYTES = 768,
     SPC_QUEUE_CELL_BYTES = 32,
     SPC_QUEUE_DECIDERS = 128, /* jobs of blocks that decide ... */
