@@ -298,7 +298,8 @@ static __device__ __forceinline__ int32_t race_staged(int32_t tile, staged_pair 
                           staged_four(&scratch.stage[0], type.drafter, i, drafter);
                           staged_four(&scratch.stage[1], type.verifier, i, verifier);
                           for (int32_t k = 0; k < 4; k++) {
-                              if (k < count) entry[k] = weight(first + i + k, drafter[k], verifier[k]);
+                              if (k < count)
+                                  entry[k] = weight(first + i + k, drafter[k], verifier[k]);
                           }
                       });
 }

@@ -129,8 +129,8 @@ static __device__ __forceinline__ int32_t ask_others(int32_t count, bool asks)
     if (asks && threadIdx.x == ASKS_OPEN) return fresh(&scratch.q.all->open);
     if (i >= 0 && i < count) {
         fence_blocks();
-        at = &scratch.q.cells[scratch.arrivals[i]].arrived;
-        by = scratch.brought[i];
+        at = &scratch.q.cells[scratch.arrivals[i].row].arrived;
+        by = scratch.arrivals[i].brought;
     } else if (asks && threadIdx.x == ASKS_TICKET) {
         at = (int32_t *)&scratch.q.all->ticket;
         by = 1;
@@ -149,8 +149,8 @@ static __device__ __forceinline__ void note_finished(int32_t count, int32_t befo
     const int32_t i = (int32_t)threadIdx.x - ANNOUNCES;
 
     if (i < 0 || i >= ARRIVALS || count == 0) return;
-    scratch.finished[i] = NO_ROW;
-    if (i < count && before == scratch.q.tiles - scratch.brought[i]) {
+    scratch.finished[i].row = NO_ROW;
+    if (i < count && before == scratch.q.tiles - scratch.arrivals[i].brought) {
         fence_blocks();
         scratch.finished[i] = scratch.arrivals[i];
     }
@@ -160,8 +160,8 @@ static __device__ __forceinline__ void note_finished(int32_t count, int32_t befo
 static __device__ __forceinline__ void note_brought(int32_t i, const first_run *run)
 {
     if ((int32_t)threadIdx.x != ANNOUNCES + i) return;
-    scratch.arrivals[i] = (int32_t)row_of(&scratch.q, run->sequence, run->row);
-    scratch.brought[i] = run->end - run->tile;
+    scratch.arrivals[i] = {(int32_t)row_of(&scratch.q, run->sequence, run->row),
+                           run->end - run->tile, run->needs, run->wanted};
 }
 
 /* Behind a barrier after note_finished of some. */
@@ -169,20 +169,14 @@ static __device__ bool has_finished(void)
 {
     bool any = false;
 
-    for (int i = 0; i < ARRIVALS; i++) any |= scratch.finished[i] != NO_ROW;
+    for (int i = 0; i < ARRIVALS; i++) any |= scratch.finished[i].row != NO_ROW;
     return any;
 }
 
 template <typename Batch> static __device__ __noinline__ void finish_noted(const Batch *b)
 {
     for (int i = 0; i < ARRIVALS; i++) {
-        const int32_t row = scratch.finished[i];
-
-        if (row != NO_ROW) {
-            const int32_t s = quotient(row, scratch.q.by_rows);
-
-            finish_row(b, s, row - s * scratch.q.rows);
-        }
+        if (scratch.finished[i].row != NO_ROW) finish_row(b, i);
     }
 }
 

@@ -174,34 +174,30 @@ template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s
     if (scratch.ripe) decide(b, s);
 }
 
-/* All tiles of a row are there.  Rows that are cut go on by themselves, all at the same time: a
- * sequence has as many steps in a row as one of its rows. */
-template <typename Batch>
-static __device__ __noinline__ void finish_row(const Batch *b, int32_t s, int32_t r)
+/* All tiles of a row are there: of the one that is finished[i].  Rows that are cut go on by
+ * themselves, all at the same time: a sequence has as many steps in a row as one of its rows. */
+template <typename Batch> static __device__ __noinline__ void finish_row(const Batch *b, int32_t i)
 {
-    const int64_t row = row_of(&scratch.q, s, r);
-    spc_view view;
+    const arrival *done = &scratch.finished[i];
+    const int64_t row = done->row;
+    const int32_t s = quotient(done->row, scratch.q.by_rows), r = done->row - s * scratch.q.rows;
 
-    if (scratch.q.tiles > 1) {
-        __syncthreads();
-        if (threadIdx.x < WARP) fetch_input(s);
-        __syncthreads();
-    }
-    if (scratch.q.tiles > 1 && first_row(b, s, r, &view)) {
-        const spc_row_params *params = &scratch.input.params;
-        const spc_row_needs needs = spc_needs_of(params, b->vocab);
-        const int64_t cells = cells_of_row(&scratch.q, s, r);
+    if (scratch.q.tiles > 1 && done->wanted) {
+        const spc_row_needs needs = done->needs;
+        const int64_t cells = row * scratch.q.tiles;
         const spc_row_stats stats = stats_of_cells(cells, needs);
         const bool cuts = !stats.bad && needs.mixing && needs.restricts;
 
         __syncthreads();
+        if (cuts && threadIdx.x < WARP) fetch_input(s);
+        if (cuts) __syncthreads();
         if (threadIdx.x == 0) {
             scratch.claim = cuts ? take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead) : -1;
             if (scratch.claim < 0) put_record(row, {stats, !cuts});
             if (scratch.claim >= 0) {
-                begin_text(JOB_NONE, params, r, scratch.q.piece);
+                begin_text(JOB_NONE, &scratch.input.params, r, scratch.q.piece);
+                (void)first_row(b, s, r, &scratch.job.view);
                 scratch.job.sequence = s;
-                scratch.job.view = view;
                 scratch.job.cells = cells;
                 scratch.job.stats = stats;
                 begin_cut(&scratch.job);

@@ -182,6 +182,14 @@ struct first_run {
     bool wanted;
 };
 
+/* A row of which a block has brought tiles, or that is complete by them. */
+struct arrival {
+    int32_t row; /* NO_ROW: it is not complete */
+    int32_t brought;
+    spc_row_needs needs; /* as its tickets have them */
+    bool wanted;
+};
+
 /* What a batch says of a sequence, as far as its rows of the first pass depend on it; a word for
  * each lane of a warp, which all ask at once. */
 struct sequence_input {
@@ -242,10 +250,8 @@ struct queue_scratch {
 
     first_run run[2]; /* the tickets of the first pass that this block has and asks for */
     first_place at;
-    uint32_t ticket, total;     /* tickets of the launch */
-    int32_t arrivals[ARRIVALS]; /* rows of which this block has brought ... */
-    int32_t brought[ARRIVALS];  /* ... so many tiles */
-    int32_t finished[ARRIVALS]; /* those that are complete by it, or NO_ROW */
+    uint32_t ticket, total; /* tickets of the launch */
+    arrival arrivals[ARRIVALS], finished[ARRIVALS];
     int32_t ripe;
     int32_t claim, open;
 };
