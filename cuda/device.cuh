@@ -16,11 +16,11 @@
 
 enum { WARP = 32 };
 
-enum { WARPS = SPC_LANES / WARP, SUMS = 3 };
+enum { WARPS = SPC_LANES / WARP, SUMS = 3, LANE_SUMS = 4 /* of two tiles, two each */ };
 
 /* What the folds of a block share. */
 struct block_scratch {
-    float lane[SUMS][SPC_LANES];
+    float lane[LANE_SUMS][SPC_LANES];
     float sum[SUMS];
     unsigned long long best[WARPS];
     uint32_t top[WARPS], part[WARPS];

@@ -242,15 +242,9 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
             __syncthreads(); /* all have read what is written next */
         } else if (tiles == 2) {
             __syncthreads();
-            sum_two(run, tile, turn);
+            sum_two(place, tile, turn);
         } else {
-            lane_logits v;
-
-            open_tile(&run->view, vocab, tile, entries, &scratch.stage[turn], &v);
-
-            const spc_partial p = partial_of(&scratch.block, &v, tile, run->needs);
-
-            if (threadIdx.x == 0) scratch.q.cells[run->cells + tile].tile = p;
+            sum_one(place, tile, turn, entries);
         }
         entries = next;
         turn = 1 - turn;
