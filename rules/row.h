@@ -79,10 +79,16 @@ SPC_FN spc_softmax spc_softmax_of(spc_row_stats stats, float temperature)
     return s;
 }
 
-/* exp((z - max) / T), 0 where truncation cuts; not for T = 0. */
+/* exp((z - max) / T), of a row that is not cut; not for T = 0. */
+SPC_FN float spc_softmax_whole(spc_softmax s, float logit)
+{
+    return spc_exp2((logit - s.max) * s.scale);
+}
+
+/* The same, 0 where truncation cuts. */
 SPC_FN float spc_softmax_weight(spc_softmax s, float logit)
 {
-    float weight = spc_exp2((logit - s.max) * s.scale);
+    float weight = spc_softmax_whole(s, logit);
 
     return logit >= s.cut ? weight : 0.0f;
 }
