@@ -375,6 +375,9 @@ static __device__ void put_detail(const spc_round *round, int32_t row, const spc
     if (threadIdx.x == 0) round->detail[row] = *detail;
 }
 
+static __device__ __noinline__ bool judge_ahead(const spc_round *round, spc_row_pair *pair,
+                                                spc_verdict *out);
+
 /* What round_body.h uses in many places is a call: inlined it takes ptxas minutes. */
 static __device__ __noinline__ bool decide(spc_row_pair *pair, const spc_row_stats *known,
                                            uint32_t *status);
@@ -398,5 +401,86 @@ static __device__ __noinline__ void describe_round(const spc_round *round, spc_r
 #define ROUND_WRITES (threadIdx.x == 0)
 #define ROUND_MEET() __syncthreads()
 #include "rules/round_body.h"
+
+/* ---- rows side by side ------------------------------------------------------------------------
+ *
+ * What a rule makes of a row takes some thousand instructions, row after row, of a block in which
+ * all threads do the same while its sequence, at the end the launch, waits.  Where nothing has to
+ * be summed for it, the lanes of each warp take a row each. */
+
+/* Statistics that are at hand, or null. */
+static __device__ const spc_row_stats *stats_at_hand(const spc_view *row)
+{
+    const int32_t r = known_row(row);
+
+    return r >= 0 && scratch.record[r].ready ? &scratch.record[r].stats : nullptr;
+}
+
+/* Choose the target's form for one row, by one thread alone.  false: it takes more than is at hand,
+ * or something is wrong. */
+static __device__ __noinline__ bool decide_alone(const spc_round *round, int32_t i,
+                                                 spc_row_pair *pair)
+{
+    const spc_row_stats *drafter = known_stats(round, i), *verifier;
+    uint32_t trouble = 0;
+
+    if (!is_draft(round, i)) return false;
+    *pair = spc_pair_at(round, i, true);
+    if (!drafter) drafter = stats_at_hand(&pair->drafter.row);
+    verifier = stats_at_hand(&pair->verifier.row);
+    if (!verifier || (pair->drafter.row.logits.data && !drafter)) return false;
+    prepare(pair, &pair->drafter, drafter);
+    prepare(pair, &pair->verifier, verifier);
+    return decide(pair, drafter, &trouble);
+}
+
+/* The pair of one lane to all lanes of its warp. */
+static __device__ void share_pair(spc_row_pair *pair, int32_t lane)
+{
+    uint32_t *word = (uint32_t *)pair;
+
+    static_assert(sizeof *pair % 4 == 0, "whole words");
+    for (size_t i = 0; i < sizeof *pair / 4; i++) {
+        word[i] = __shfl_sync(0xffffffffu, word[i], lane);
+    }
+}
+
+static __device__ __noinline__ bool judge_ahead(const spc_round *round, spc_row_pair *pair,
+                                                spc_verdict *out)
+{
+    const int32_t i = (int32_t)threadIdx.x % WARP;
+    const spc_rule *rule = &round->params->rule;
+    const int32_t facts = spc_rule_facts((spc_rule_kind)rule->path);
+    bool decided = false, kept = false, deferred = false;
+
+    if (round->drafts < 2 || scratch.q.tiles == 1) return false;
+    if (spc_defers_by_drafter(*rule)) return false; /* the verifier's rows may not be there */
+    if (facts & (SPC_FACT_TV | SPC_FACT_DIVERGENCE | SPC_FACT_NUCLEUS)) return false;
+    if (i < round->drafts) decided = decide_alone(round, i, pair);
+    if (decided) {
+        const spc_key key = spc_key_at(round->params, round->position + i, round->salt);
+        const spc_entry e = entry_at(pair, round->draft[i]);
+        const spc_target raised = spc_target_raise(pair->target, e);
+
+        deferred = spc_target_defers(pair->target, e);
+        if (e.mix.drafter > 0 && !spc_target_coin_sums(raised, deferred)) {
+            kept = keeps(round, spc_target_kept(raised, e), e.mix.drafter, key);
+        }
+    }
+    __syncwarp();
+
+    const uint32_t kept_rows = __ballot_sync(0xffffffffu, kept);
+    const uint32_t deferred_rows = __ballot_sync(0xffffffffu, deferred);
+    const uint32_t decided_rows = __ballot_sync(0xffffffffu, decided);
+
+    while (kept_rows >> out->accepted & 1u) {
+        mark_deferred(out, out->accepted, (deferred_rows >> out->accepted & 1u) != 0);
+        out->verified++;
+        keep_draft(round, out);
+    }
+    if (!(decided_rows >> out->accepted & 1u)) return false;
+    share_pair(pair, out->accepted);
+    return true;
+}
 
 #endif

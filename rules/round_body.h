@@ -20,10 +20,11 @@
  *   begin_fold(pair, what, x)                   fold of the same will be asked for
  *   fold_later(pair, what, x)                   begins it and returns anything, or its value;
  *   fold_value(row, what, x, later)             the value, from what fold_later returned
- * Where several threads share walk->sums, ROUND_WRITES says whether this one writes it, and behind
- * ROUND_MEET() all may read it.
- * On a device every thread of a block calls these together and gets the same answer, so that all
- * threads walk through this file side by side. */
+ *   judge_ahead(round, pair, out)               tells `out` of the first drafts, where they are
+ * kept and nothing is summed to see it (keep_draft); true: *pair is decided for the draft behind
+ * them Where several threads share walk->sums, ROUND_WRITES says whether this one writes it, and
+ * behind ROUND_MEET() all may read it. On a device every thread of a block calls these together and
+ * gets the same answer, so that all threads walk through this file side by side. */
 
 #ifndef ROUND_RECALL
 #define ROUND_RECALL(pair, part) false
@@ -34,6 +35,7 @@
 #define begin_fold(pair, what, x)       ((void)0)
 #define fold_later(pair, what, x)       fold(pair, what, x)
 #define fold_value(row, what, x, later) (later)
+#define judge_ahead(round, pair, out)   false
 #endif
 
 #ifndef ROUND_WRITES
@@ -275,16 +277,13 @@ ROUND_FN const spc_row_stats *known_stats(const spc_round *round, int32_t row)
     return round->stats ? &round->stats[row] : 0;
 }
 
-/* Judge the draft of one row.  Returns true when it is kept; otherwise a token was drawn in its
- * place or a bad row ended the run. */
+/* Judge the draft of one row, whose target's form is chosen.  Returns true when it is kept;
+ * otherwise a token was drawn in its place or a bad row ended the run. */
 ROUND_FN bool judge(const spc_round *round, int32_t i, spc_row_pair *pair, spc_verdict *out)
 {
     spc_key key = spc_key_at(round->params, round->position + i, round->salt);
     bool kept = false;
 
-    *pair = spc_pair_at(round, i, true);
-    if (!is_draft(round, i)) out->status |= SPC_STATUS_BAD_DRAFT;
-    if (!decide(pair, known_stats(round, i), &out->status)) return false;
     out->verified++;
     if (is_draft(round, i)) {
         spc_entry e = entry_at(pair, round->draft[i]);
@@ -305,6 +304,21 @@ ROUND_FN bool judge(const spc_round *round, int32_t i, spc_row_pair *pair, spc_v
     if (spc_target_residual_sums(pair->target)) complete(pair);
     draw_residual(pair, SPC_SUM_RESIDUAL, 0, key, out);
     return false;
+}
+
+/* What comes in front of that.  false: a bad row ended the run. */
+ROUND_FN bool begin_judging(const spc_round *round, int32_t i, spc_row_pair *pair, spc_verdict *out)
+{
+    *pair = spc_pair_at(round, i, true);
+    if (!is_draft(round, i)) out->status |= SPC_STATUS_BAD_DRAFT;
+    return decide(pair, known_stats(round, i), &out->status);
+}
+
+/* The next draft is kept. */
+ROUND_FN void keep_draft(const spc_round *round, spc_verdict *out)
+{
+    emit(out, round->draft[out->accepted]);
+    out->accepted++;
 }
 
 /* The sums by which a rule decides a row, begun for all rows that have a draft.  Those behind the
@@ -355,11 +369,17 @@ ROUND_FN void look_ahead(const spc_round *round, spc_row_pair *pair)
 
 ROUND_FN void verify_token(const spc_round *round, spc_row_pair *pair, spc_verdict *out)
 {
+    bool decided;
+
     if (ROUND_AHEAD) look_ahead(round, pair);
-    for (int32_t i = 0; i < round->drafts; i++) {
+    decided = judge_ahead(round, pair, out);
+    while (out->accepted < round->drafts) {
+        const int32_t i = out->accepted;
+
+        if (!decided && !begin_judging(round, i, pair, out)) return;
         if (!judge(round, i, pair, out)) return;
-        emit(out, round->draft[i]);
-        out->accepted++;
+        decided = false;
+        keep_draft(round, out);
     }
     if (round->bonus) draw_bonus(round, pair, out);
 }

@@ -133,6 +133,21 @@ static inline float __shfl_xor_sync(unsigned, float value, int bits)
     return pun.f;
 }
 
+static inline unsigned __shfl_sync(unsigned, unsigned value, int lane)
+{
+    return (unsigned)fiber_shuffle(value, (unsigned)lane);
+}
+
+static inline unsigned __ballot_sync(unsigned, int predicate)
+{
+    unsigned votes = (predicate ? 1u : 0u) << threadIdx.x % 32;
+
+    for (unsigned bits = 16; bits > 0; bits /= 2) {
+        votes |= (unsigned)fiber_shuffle(votes, threadIdx.x % 32 ^ bits);
+    }
+    return votes;
+}
+
 static inline unsigned __reduce_max_sync(unsigned, unsigned value)
 {
     for (unsigned bits = 16; bits > 0; bits /= 2) {
