@@ -72,20 +72,20 @@ template <typename Batch> struct queue_args {
 /* A job with pieces to take, or -1; blocks begin to look at different places. */
 static __device__ int32_t open_job(void)
 {
-    const uint32_t deciders = (uint32_t)scratch.q.deciders;
-    const uint32_t jobs = deciders + (uint32_t)scratch.q.ahead; /* that the batch uses */
-    unsigned long long best = ~0ull;
+    const queue *q = &scratch.q;
+    const int32_t jobs = q->deciders + q->ahead; /* that the batch uses */
+    uint32_t best = ~0u;
 
-    for (uint32_t i = threadIdx.x; i < jobs; i += SPC_LANES) {
-        const uint32_t job = (i + blockIdx.x * 37u) % jobs;
-        const uint32_t slot = job < deciders ? job : SPC_QUEUE_DECIDERS + job - deciders;
+    static_assert(SPC_QUEUE_JOBS < 1 << 16, "a place and a job in a word");
+    for (int32_t i = (int32_t)threadIdx.x; i < jobs; i += SPC_LANES) {
+        const int32_t from = i + (int32_t)blockIdx.x * 37;
+        const int32_t job = from - quotient(from, q->by_jobs) * jobs;
+        const int32_t slot = job < q->deciders ? job : SPC_QUEUE_DECIDERS + job - q->deciders;
 
-        if (best == ~0ull && fresh(scratch.q.left + slot) > 0) {
-            best = (unsigned long long)i << 32 | slot;
-        }
+        if (best == ~0u && fresh(q->left + slot) > 0) best = (uint32_t)(i << 16 | slot);
     }
-    best = block_least(&scratch.block, best);
-    return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
+    best = ~block_top(&scratch.block, ~best);
+    return best == ~0u ? -1 : (int32_t)(best & 0xffffu);
 }
 
 /* Take a piece of any job.  false: none was open. */
@@ -383,6 +383,7 @@ static queue queue_in(void *workspace, int32_t sequences, int32_t rows, int32_t 
     q.bins = (uint64_t *)(at += SPC_QUEUE_JOBS * SPC_QUEUE_JOB_BYTES);
     q.cells = (cell *)(at + SPC_QUEUE_JOBS * SPC_CUT_BINS * sizeof(uint64_t));
     q.by_rows = divisor_of(rows);
+    q.by_jobs = divisor_of(q.deciders + q.ahead);
     take_at_once(&q, 1);
     return q;
 }

@@ -123,7 +123,7 @@ struct queue {
     int32_t deciders, ahead; /* jobs that are used */
     int32_t piece;           /* tiles of a ticket, and of a piece of a row that goes on by itself */
     int32_t runs;            /* tickets of a row */
-    divisor by_rows, by_runs;
+    divisor by_rows, by_runs, by_jobs;
 };
 
 static __device__ job *job_of(const queue *q, int32_t slot)
