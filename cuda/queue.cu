@@ -49,14 +49,15 @@
  *
  * A ticket is for up to four tiles of a row.  Around a ticket: one atomic addition, asked for a
  * ticket ahead, another for its arrival and a fence (of smaller tickets several share one),
- * answered during the next; one look at the number of open jobs; one trip to memory and some 400
- * instructions of one thread that say what the row is.  Of bf16 that is asked for one sum, two
- * tiles take about 330 of each thread, otherwise one takes about 260; a ticket takes about 150
- * more: these are sm_90a's, counted.  An H100's memory leaves time for 316 a tile, were every cycle
- * used, so that they matter as much as bytes do.  A block has two stages of 16 KB, with one of them
- * under way, 16 bytes a thread and copy: where about 15 KB for each multiprocessor keep the memory
- * of an H100 busy, four blocks have 64 KB of bf16.  Around a piece of a job: a look at all jobs,
- * three atomic additions and a fence. */
+ * answered during the next; one look at the number of open jobs; one trip to memory and some 250
+ * instructions of one thread that say what the row is, which the block waits for.  Of bf16 two
+ * tiles take about 345 of each thread, or 515 where two sums are asked for, otherwise one takes
+ * about 270 or 335; a ticket takes about 180 more: these are sm_90a's, counted.  An H100's memory
+ * leaves time for 274 a tile of bf16 at 3.35 TB/s, were every cycle used, so that they matter as
+ * much as bytes do.  A block has two stages of 16 KB, with one of them under way, 16 bytes a thread
+ * and copy: where about 15 KB for each multiprocessor keep the memory of an H100 busy, four blocks
+ * have 64 KB of bf16.  Around a piece of a job: a look at all jobs, three atomic additions and a
+ * fence. */
 #include "launch.h"
 
 #include "sequence.cuh"
@@ -254,12 +255,6 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
     return turn;
 }
 
-static __device__ void take_ticket(void)
-{
-    if (threadIdx.x == 0) scratch.ticket = atomicAdd(&scratch.q.all->ticket, 1u);
-    __syncthreads();
-}
-
 /* Jobs take the place of the tile that is on its way: behind one it is asked for again.  What a
  * ticket is for lies in shared memory: in registers it would not leave room for the sums. */
 template <typename Batch> static __device__ void first_pass(const Batch *b)
@@ -267,12 +262,14 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
     const queue *q = &scratch.q;
     first_place at = {0, 0, 0, 0, 0};
 
-    take_ticket();
     at.ticket = scratch.ticket;
     if (at.ticket < scratch.total) load_first(b, at.ticket, at.place, at.turn, false);
     end_fetch();
     __syncthreads();
-    if (at.ticket < scratch.total) take_ticket(); /* not at once: few tickets go to many blocks */
+    if (at.ticket < scratch.total) { /* not with the first: few tickets go to many blocks */
+        if (threadIdx.x == 0) scratch.ticket = atomicAdd(&q->all->ticket, 1u);
+        __syncthreads();
+    }
     at.following = scratch.ticket;
     while (at.ticket < scratch.total) {
         const int32_t announced = at.brought * q->piece >= ARRIVALS ? at.brought : 0;
@@ -325,6 +322,10 @@ template <typename Batch>
 static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     queue_kernel(const __grid_constant__ queue_args<Batch> a)
 {
+    uint32_t first = 0; /* the block's first ticket: on its way while all else is made ready */
+
+    if (threadIdx.x == 0) first = atomicAdd(&a.q.all->ticket, 1u);
+
     const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;
     const Batch *b = (const Batch *)&scratch.batch;
 
@@ -338,6 +339,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         scratch.helper = {};
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;
+        scratch.ticket = first;
         scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * a.q.runs);
     }
     __syncthreads();
