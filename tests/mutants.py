@@ -104,6 +104,8 @@ MUST_FAIL = [
     ("queue", "mass loses its carry", "cuda/pieces.cuh", "+ (before + low < before ? 1u : 0u)", ""),
     ("queue", "drafts have the logits of the first", "cuda/decide.cuh", "scratch.draft_logits[r];",
      "scratch.draft_logits[0];"),
+    ("queue", "coins tossed side by side are turned over", "cuda/decide.cuh",
+     "            kept = keeps(", "            kept = !keeps("),
 
     ("law", "a reduction is skipped", "rules/row.h",
      "half = SPC_LANES / 2; half > 0;", "half = SPC_LANES / 2; half > 1;"),
