@@ -22,7 +22,10 @@
  * a warp's additions, 3 for every 128 columns, can lose 2^-22 of the sum so far.
  *
  * In flight are 8 loads of 16 bytes per thread, 32 KB per block, of which a multiprocessor holds
- * two; counted, not timed: no GPU has run it. */
+ * two, and beside them the activations that they meet: what these are is known to the kernel
+ * (tile_kind), for between branches the compiler moves no load.  For 16 bytes of weights a warp has
+ * 24 to 101 instructions, where an H100's memory leaves time for 137; counted, not timed: no GPU
+ * has run it. */
 #include "ops.h"
 
 #include "linear_tile.cuh"
@@ -121,19 +124,49 @@ load_stage(uint4 (&raw)[STEPS][TILES][2], const uint4 *const *weights, const int
     }
 }
 
-template <typename T, int TILES, int STRIPS>
+/* What a kernel knows of its rows: that 16 bytes of them can be loaded at a time, and whether they
+ * are to be normed; RAGGED: nothing. */
+enum tile_kind { PLAIN, NORMED, RAGGED };
+
+/* Activations of a step and a strip, as they come. */
+template <int COUNT, tile_kind KIND> struct tile_part {
+    float x[COUNT], norm[COUNT];
+
+    static __device__ __forceinline__ bool normed(const tile_work &w)
+    {
+        return KIND == NORMED || (KIND == RAGGED && w.more.norm);
+    }
+
+    __device__ __forceinline__ void load(const tile_work &w, const float *row, int32_t v,
+                                         int32_t vectors)
+    {
+        enum { WHOLE = KIND != RAGGED };
+        const int32_t cols = w.a.part[0].cols;
+
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) x[i] = norm[i] = 0.0f;
+        if (v >= vectors) return;
+        load_columns<COUNT, WHOLE>(row, v * COUNT, cols, x);
+        if (normed(w)) load_columns<COUNT, WHOLE>(w.more.norm, v * COUNT, cols, norm);
+    }
+};
+
+template <typename T, int TILES, int STRIPS, tile_kind KIND>
 static __global__ void __launch_bounds__(OPS_THREADS, 2)
     linear_tile_kernel(const __grid_constant__ tile_work w)
 {
     enum { STEPS = STAGE / TILES, COUNT = T::weights::COUNT };
+    enum { UNITS = STEPS * STRIPS }; /* parts of a stage's activations */
+    enum { AHEAD = STRIPS == 1 ? (int)UNITS : TILES == 1 ? 1 : 0 }; /* as registers allow */
     static __shared__ tile_shared<TILES, STRIPS> shared;
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
     const int g = lane / VECTORS, t = lane % VECTORS;
     const int32_t group = (int32_t)blockIdx.x / w.pieces, piece = (int32_t)blockIdx.x % w.pieces;
     const int32_t share = (piece * OPS_WARPS + warp) * TILE_VECTORS + t;
-    const int32_t cols = a.part[0].cols, vectors = a.part[0].stride / COUNT;
+    const int32_t vectors = a.part[0].stride / COUNT;
     const uint4 *weights[TILES]; /* of output g; of output g + 8 so much further */
+    const float *row[STRIPS];
     int32_t further[TILES];
     float sum[TILES][STRIPS][4], square[STRIPS];
     uint4 raw[STEPS][TILES][2];
@@ -152,49 +185,53 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
     load_stage<STEPS, TILES>(raw, weights, further, share, vectors);
     await_previous();
 #pragma unroll
-    for (int n = 0; n < STRIPS; n++) {
+    for (int n = 0; n < STRIPS; n++) { /* so do rows */
+        const int32_t r = n * COLUMNS + g < a.rows ? n * COLUMNS + g : a.rows - 1;
+
+        row[n] = a.in + (int64_t)r * a.part[0].cols;
         square[n] = 0.0f;
 #pragma unroll
         for (int i = 0; i < TILES * 4; i++) sum[i / 4][n][i % 4] = 0.0f;
     }
     /* a share is TILES times STEPS steps: sums have the same order with any number of tiles */
     for (int32_t i = 0, first = share; first - t < vectors;) {
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            const int32_t v = first + s * VECTORS;
+        tile_part<COUNT, KIND> part[UNITS];
+        typename T::outputs weight[TILES];
 
+        /* on their way beside the weights, or while others are multiplied */
 #pragma unroll
-            for (int n = 0; n < STRIPS; n++) {
-                const int row = n * COLUMNS + g;
-                float x[COUNT];
+        for (int u = 0; u < AHEAD; u++) {
+            part[u].load(w, row[u % STRIPS], first + u / STRIPS * VECTORS, vectors);
+        }
+#pragma unroll
+        for (int u = 0; u < UNITS; u++) {
+            const int s = u / STRIPS, n = u % STRIPS, later = u + AHEAD;
+            float(&x)[COUNT] = part[u].x;
 
-                if (v < vectors && row < a.rows) {
-                    load_columns<COUNT>(a.in + (int64_t)row * cols, v * COUNT, cols, x);
-                } else {
+            if (later < UNITS) {
+                part[later].load(w, row[later % STRIPS], first + later / STRIPS * VECTORS, vectors);
+            }
+            __syncwarp(); /* a product is of all lanes; some went another way to get here */
+            if (n == 0) {
 #pragma unroll
-                    for (int i = 0; i < COUNT; i++) x[i] = 0.0f;
+                for (int i = 0; i < TILES; i++) {
+                    weight[i].template take<true>(raw[s][i][0], raw[s][i][1]);
                 }
-                if (w.more.norm && v < vectors) {
-                    float weight[COUNT];
-
-                    load_columns<COUNT>(w.more.norm, v * COUNT, cols, weight);
+            }
+            if (part[u].normed(w)) {
 #pragma unroll
-                    for (int i = 0; i < COUNT; i++) {
-                        square[n] = fmaf(x[i], x[i], square[n]);
-                        x[i] *= weight[i];
-                    }
+                for (int i = 0; i < COUNT; i++) {
+                    square[n] = fmaf(x[i], x[i], square[n]);
+                    x[i] *= part[u].norm[i];
                 }
-                __syncwarp(); /* a product is of all lanes; some went another way to get here */
+            }
 #pragma unroll
-                for (int k = 0; k < COUNT / T::ONCE; k++) {
-                    T factor;
+            for (int k = 0; k < COUNT / T::ONCE; k++) {
+                T factor;
 
-                    factor.split(x + k * T::ONCE);
+                factor.split(x + k * T::ONCE);
 #pragma unroll
-                    for (int i = 0; i < TILES; i++) {
-                        factor.multiply(sum[i][n], raw[s][i][0], raw[s][i][1], k);
-                    }
-                }
+                for (int i = 0; i < TILES; i++) factor.multiply(sum[i][n], weight[i], k);
             }
         }
         i++;
@@ -228,23 +265,32 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
-template <typename T, int TILES>
+template <typename T, int TILES, tile_kind KIND>
 static cudaError_t launch_tiles(const tile_work &w, cudaStream_t stream)
 {
     const int64_t blocks = (int64_t)(tiles_of(w.a) + TILES - 1) / TILES * w.pieces;
 
     if (w.a.rows <= COLUMNS)
-        return launch_op(linear_tile_kernel<T, TILES, 1>, blocks, w, stream, w.a.early);
-    return launch_op(linear_tile_kernel<T, TILES, 2>, blocks, w, stream, w.a.early);
+        return launch_op(linear_tile_kernel<T, TILES, 1, KIND>, blocks, w, stream, w.a.early);
+    return launch_op(linear_tile_kernel<T, TILES, 2, KIND>, blocks, w, stream, w.a.early);
+}
+
+template <typename T, tile_kind KIND>
+static cudaError_t launch_kind(const tile_work &w, int32_t tiles, cudaStream_t stream)
+{
+    if constexpr (T::TILES_MOST == 4) {
+        if (tiles == 4) return launch_tiles<T, 4, KIND>(w, stream);
+    }
+    return tiles == 2 ? launch_tiles<T, 2, KIND>(w, stream) : launch_tiles<T, 1, KIND>(w, stream);
 }
 
 template <typename T>
 static cudaError_t launch_shape(const tile_work &w, int32_t tiles, cudaStream_t stream)
 {
-    if constexpr (T::TILES_MOST == 4) {
-        if (tiles == 4) return launch_tiles<T, 4>(w, stream);
-    }
-    return tiles == 2 ? launch_tiles<T, 2>(w, stream) : launch_tiles<T, 1>(w, stream);
+    /* rare, and sums are the same: one kernel for all; 2 tiles, a gate and what it opens */
+    if (w.a.part[0].cols % T::weights::COUNT != 0) return launch_tiles<T, 2, RAGGED>(w, stream);
+    return w.more.norm ? launch_kind<T, NORMED>(w, tiles, stream)
+                       : launch_kind<T, PLAIN>(w, tiles, stream);
 }
 
 bool spc_cuda_tile_takes(spc_weight_type type)

@@ -50,6 +50,18 @@ static __device__ __forceinline__ tile_place place_of(const tile_work &w, int32_
  *
  * Of the 8 weights and activations that a lane holds, a product takes ONCE. */
 
+/* The same bits, of which ptxas does not know that they are.  Registers of a load of 16 bytes stand
+ * side by side, those of a factor too, in another order: what goes from one to the other must be
+ * moved, and left alone it is moved for every product anew. */
+static __device__ __forceinline__ uint32_t moved_once(uint32_t bits)
+{
+#ifdef __CUDA_ARCH__
+    return bits * gridDim.y; /* 1: grids have one dimension */
+#else
+    return bits;
+#endif
+}
+
 /* Activations of bf16 weights: three parts that add up to them, as pairs. */
 struct tile_bf16 {
     typedef weights_bf16 weights;
@@ -72,14 +84,28 @@ struct tile_bf16 {
         }
     }
 
-    /* upper, lower: weights of output g and of output g + 8 */
-    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
-    {
-        const uint32_t a[4] = {step ? upper.z : upper.x, step ? lower.z : lower.x,
-                               step ? upper.w : upper.y, step ? lower.w : lower.y};
+    /* Weights of outputs g and g + 8, as products take them.
+     *
+     * LOADED   into these very registers: they are moved once, for all products */
+    struct outputs {
+        uint32_t pair[2][4];
+
+        template <bool LOADED> __device__ __forceinline__ void take(uint4 upper, uint4 lower)
+        {
+            const uint32_t all[2][4] = {{upper.x, lower.x, upper.y, lower.y},
+                                        {upper.z, lower.z, upper.w, lower.w}};
 
 #pragma unroll
-        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x16(sum, a, part[p]);
+            for (int i = 0; i < 8; i++) {
+                pair[i / 4][i % 4] = LOADED ? moved_once(all[i / 4][i % 4]) : all[i / 4][i % 4];
+            }
+        }
+    };
+
+    __device__ __forceinline__ void multiply(float *sum, const outputs &a, int step) const
+    {
+#pragma unroll
+        for (int p = PARTS - 1; p >= 0; p--) mma_16x8x16(sum, a.pair[step], part[p]);
     }
 };
 
@@ -99,16 +125,26 @@ struct tile_f16 {
         }
     }
 
-    __device__ __forceinline__ void multiply(float *sum, uint4 upper, uint4 lower, int step) const
+    struct outputs {
+        uint4 upper, lower;
+
+        template <bool> __device__ __forceinline__ void take(uint4 first, uint4 second)
+        {
+            upper = first;
+            lower = second;
+        }
+    };
+
+    __device__ __forceinline__ void multiply(float *sum, const outputs &of, int step) const
     {
-        const uint32_t up = step == 0   ? upper.x
-                            : step == 1 ? upper.y
-                            : step == 2 ? upper.z
-                                        : upper.w;
-        const uint32_t low = step == 0   ? lower.x
-                             : step == 1 ? lower.y
-                             : step == 2 ? lower.z
-                                         : lower.w;
+        const uint32_t up = step == 0   ? of.upper.x
+                            : step == 1 ? of.upper.y
+                            : step == 2 ? of.upper.z
+                                        : of.upper.w;
+        const uint32_t low = step == 0   ? of.lower.x
+                             : step == 1 ? of.lower.y
+                             : step == 2 ? of.lower.z
+                                         : of.lower.w;
         float weight[4];
 
         weights_f16::pair(up, weight);

@@ -212,15 +212,20 @@ template <typename T> struct wide_warp {
 
     __device__ __forceinline__ void multiply(const wide_stage<T> &from)
     {
+        typename T::outputs weight[MY_TILES];
+
         __syncwarp(); /* a product is of all lanes; some went another way to get here */
+#pragma unroll
+        for (int i = 0; i < MY_TILES; i++) {
+            weight[i].template take<false>(from.weight[i][0], from.weight[i][1]);
+        }
 #pragma unroll
         for (int n = 0; n < MY_STRIPS; n++) {
 #pragma unroll
             for (int k = 0; k < from.factor[n].PRODUCTS; k++) {
 #pragma unroll
                 for (int i = 0; i < MY_TILES; i++) {
-                    from.factor[n].product[k].multiply(sum[i][n], from.weight[i][0],
-                                                       from.weight[i][1], k);
+                    from.factor[n].product[k].multiply(sum[i][n], weight[i], k);
                 }
             }
         }

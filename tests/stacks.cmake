@@ -27,6 +27,8 @@ set(MOST
   # Spills of some words, where one block more for each multiprocessor is worth it.
   "attend_kernelI11weights_f32Li256ELb1" 56
   "linear_row_kernel.*Li16E"        32
+  "linear_tile_kernelI9tile_bf16Li[24]ELi2" 56
+  "linear_tile_kernelI8tile_f16Li[12]E" 24
   "linear_quant_kernel"             64)
 
 set(kernels 0)
