@@ -349,15 +349,27 @@ static inline bool is_cache(const spc_cuda_pages *cache)
            cache->type <= SPC_WEIGHT_F16;
 }
 
-/* Where the row of a position begins in the cache, keys and values alike. */
+/* The page of a position. */
+static __device__ __forceinline__ int32_t page_of(const spc_cuda_pages &cache, int32_t slot,
+                                                  int32_t position)
+{
+    return cache.table[(int64_t)slot * cache.width + position / SPC_CUDA_PAGE_TOKENS];
+}
+
+/* Where the row of a position begins in its page of the cache, keys and values alike. */
+static __device__ __forceinline__ int64_t row_in(const spc_cuda_pages &cache, int32_t page,
+                                                 int32_t kv_head, int32_t position,
+                                                 int32_t head_dim)
+{
+    return page * cache.stride +
+           ((int64_t)kv_head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS) * head_dim;
+}
+
 static __device__ __forceinline__ int64_t page_row(const spc_cuda_pages &cache, int32_t slot,
                                                    int32_t kv_head, int32_t position,
                                                    int32_t head_dim)
 {
-    const int64_t page = cache.table[(int64_t)slot * cache.width + position / SPC_CUDA_PAGE_TOKENS];
-
-    return page * cache.stride +
-           ((int64_t)kv_head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS) * head_dim;
+    return row_in(cache, page_of(cache, slot, position), kv_head, position, head_dim);
 }
 
 #endif

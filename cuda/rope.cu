@@ -7,9 +7,10 @@
 
 #include "ops.cuh"
 
-/* Norm of a head, in place; lanes take what they will rotate, so that nothing need be awaited. */
-static __device__ void norm_head(float *head, const float *weight, int32_t head_dim, float eps,
-                                 int lane)
+enum { PAIRS = 4 }; /* of a lane, on their way together */
+
+/* What the norm of a head multiplies it by. */
+static __device__ float norm_of(const float *head, int32_t head_dim, float eps, int lane)
 {
     const int half = head_dim / 2;
     float square = 0.0f;
@@ -18,26 +19,7 @@ static __device__ void norm_head(float *head, const float *weight, int32_t head_
         square = fmaf(head[i], head[i], square);
         square = fmaf(head[i + half], head[i + half], square);
     }
-
-    const float scale = 1.0f / sqrtf(warp_sum(square) / (float)head_dim + eps);
-
-    for (int i = lane; i < half; i += OPS_LANES) {
-        head[i] = head[i] * scale * weight[i];
-        head[i + half] = head[i + half] * scale * weight[i + half];
-    }
-}
-
-static __device__ void rotate_head(float *head, const float *cosine, const float *sine,
-                                   int32_t head_dim, int lane)
-{
-    const int half = head_dim / 2;
-
-    for (int i = lane; i < half; i += OPS_LANES) {
-        float x = head[i], y = head[i + half];
-
-        head[i] = x * cosine[i] - y * sine[i];
-        head[i + half] = y * cosine[i] + x * sine[i];
-    }
+    return 1.0f / sqrtf(warp_sum(square) / (float)head_dim + eps);
 }
 
 /* An entry of the cache, rounded as host/kv.c rounds it. */
@@ -64,26 +46,71 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
     /* queries stand before the keys and values that a row ends with */
     float *head = a.qkv + (row + 1) * a.width + (int64_t)(h - heads) * a.head_dim;
-    const int32_t position = a.position[row];
-    const float *weight = h < a.heads ? a.query_weight : a.key_weight;
+    const bool is_value = h >= a.heads + a.kv_heads, kept = h >= a.heads && a.cache.key;
+    const int32_t position = a.position[row], slot = kept ? a.slot[row] : 0;
+    const int32_t page = kept ? page_of(a.cache, slot, position) : 0;
+    const float *weight = is_value ? NULL : h < a.heads ? a.query_weight : a.key_weight;
+    const float *cosine = is_value || !a.cosine ? NULL : a.cosine + (int64_t)position * half;
+    const float *sine = cosine ? a.sine + (int64_t)position * half : NULL;
+    void *cache = is_value ? a.cache.value : a.cache.key;
+    float scale = 1.0f;
 
-    if (h < a.heads + a.kv_heads) {
-        if (weight) norm_head(head, weight, a.head_dim, a.eps, lane);
-        if (a.cosine) {
-            rotate_head(head, a.cosine + (int64_t)position * half,
-                        a.sine + (int64_t)position * half, a.head_dim, lane);
+    if (weight) scale = norm_of(head, a.head_dim, a.eps, lane);
+    for (int first = lane; first < half; first += PAIRS * OPS_LANES) {
+        float x[PAIRS], y[PAIRS], c[PAIRS], s[PAIRS];
+
+#pragma unroll
+        for (int p = 0; p < PAIRS; p++) { /* all loads before anything waits for one, or stores */
+            const int i = first + p * OPS_LANES;
+            const bool there = i < half;
+
+            x[p] = there ? head[i] : 0.0f;
+            y[p] = there ? head[i + half] : 0.0f;
+            c[p] = there && cosine ? cosine[i] : 1.0f;
+            s[p] = there && cosine ? sine[i] : 0.0f;
         }
-    }
-    if (h < a.heads || !a.cache.key) return;
+        if (weight) {
+            float w[PAIRS], v[PAIRS];
 
-    const bool is_key = h < a.heads + a.kv_heads;
-    void *cache = is_key ? a.cache.key : a.cache.value;
-    const int64_t at =
-        page_row(a.cache, a.slot[row], (h - a.heads) % a.kv_heads, position, a.head_dim);
+#pragma unroll
+            for (int p = 0; p < PAIRS; p++) {
+                const int i = first + p * OPS_LANES;
 
-    for (int i = lane; i < half; i += OPS_LANES) {
-        store_entry(cache, a.cache.type, at + i, head[i]);
-        store_entry(cache, a.cache.type, at + i + half, head[i + half]);
+                w[p] = i < half ? weight[i] : 0.0f;
+                v[p] = i < half ? weight[i + half] : 0.0f;
+            }
+#pragma unroll
+            for (int p = 0; p < PAIRS; p++) {
+                x[p] = x[p] * scale * w[p];
+                y[p] = y[p] * scale * v[p];
+            }
+        }
+        if (cosine) {
+#pragma unroll
+            for (int p = 0; p < PAIRS; p++) {
+                const float turned = x[p] * c[p] - y[p] * s[p];
+
+                y[p] = y[p] * c[p] + x[p] * s[p];
+                x[p] = turned;
+            }
+        }
+
+        const int64_t at = row_in(a.cache, page, (h - a.heads) % a.kv_heads, position, a.head_dim);
+
+#pragma unroll
+        for (int p = 0; p < PAIRS; p++) {
+            const int i = first + p * OPS_LANES;
+
+            if (i >= half) break;
+            if (weight || cosine) {
+                head[i] = x[p];
+                head[i + half] = y[p];
+            }
+            if (kept) {
+                store_entry(cache, a.cache.type, at + i, x[p]);
+                store_entry(cache, a.cache.type, at + i + half, y[p]);
+            }
+        }
     }
 }
 
