@@ -209,45 +209,71 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
     attend_scratch<Kv, DIM> &scratch = shared[TURNS ? 0 : warp];
     int32_t item = TURNS ? (int32_t)blockIdx.x : (int32_t)blockIdx.x * STRIPS + warp;
 
-    begin_behind_previous();
+    let_next_begin();
 
+    /* divisions, some hundred instructions, before the wait */
     const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
     const int32_t leaf = take(&item, w.form == FORM_LEAF ? w.leaves : 1);
     const int32_t group = take(&item, w.groups), kv_head = take(&item, a.kv_heads);
+    const int32_t sharing = a.heads / a.kv_heads, left = sharing - group * QUERIES;
+    const int32_t heads = left < QUERIES ? left : QUERIES;
+    const int32_t first_head = kv_head * sharing + group * QUERIES;
+    const int32_t first_row = strip * STRIP / heads, first_of_row = strip * STRIP % heads;
+    attend_strip<Kv, DIM> s;
 
-    if (item >= a.tiles) return;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int32_t j = strip * STRIP + 8 * r + lane / 4;
+
+        s.row[r] = j / heads;
+        s.head[r] = first_head + j % heads;
+    }
+    if (item >= a.tiles) { /* (a branch, or else they would be done after the wait) */
+        await_previous();
+        return;
+    }
+    await_previous();
 
     const spc_attend_tile tile = a.tile[item];
-    const int32_t sharing = a.heads / a.kv_heads, left = sharing - group * QUERIES;
-    const int32_t heads = left < QUERIES ? left : QUERIES, queries = heads * tile.rows;
-    const int32_t first_head = kv_head * sharing + group * QUERIES;
+    const int32_t queries = heads * tile.rows, slot = a.slot[tile.row];
     int32_t lowest = a.context, end = 0;
-    attend_strip<Kv, DIM> s;
 
     if (strip * STRIP >= queries) return;
     s.first_column = part * s.COLUMNS;
     s.all_from = 0;
     s.all_to = a.context;
-#pragma unroll 1
-    for (int q = 0; q < STRIP; q += QUERIES_ONCE) { /* their loads are on their way together */
+    for (int32_t q = 0, row = first_row, head = first_of_row; q < STRIP; q += QUERIES_ONCE) {
         const bool mine = !TURNS || q / QUERIES_ONCE % WALKERS == warp;
         float x[QUERIES_ONCE][DIM / OPS_LANES];
         int32_t from[QUERIES_ONCE], to[QUERIES_ONCE];
 
+        if (strip * STRIP + q >= queries) { /* the others' scores are dropped */
 #pragma unroll
-        for (int u = 0; u < QUERIES_ONCE; u++) {
-            const int32_t j = strip * STRIP + q + u, row = tile.row + j / heads;
-            const float *query =
-                a.query + (int64_t)row * a.width + (int64_t)(first_head + j % heads) * a.head_dim;
+            for (int i = 0; i < DIM / OPS_LANES; i++) {
+                for (int u = 0; mine && u < QUERIES_ONCE; u++) {
+                    scratch.query[q + u][i * OPS_LANES + lane] = 0.0f;
+                }
+            }
+            continue;
+        }
+#pragma unroll
+        for (int u = 0; u < QUERIES_ONCE; u++) { /* their loads are on their way together */
+            const bool there = strip * STRIP + q + u < queries;
+            const float *query = a.query + (int64_t)(tile.row + row) * a.width +
+                                 (int64_t)(first_head + head) * a.head_dim;
 
 #pragma unroll
             for (int i = 0; i < DIM / OPS_LANES; i++) {
                 const int32_t column = i * OPS_LANES + lane;
 
-                x[u][i] = mine && j < queries && column < a.head_dim ? query[column] : 0.0f;
+                x[u][i] = mine && there && column < a.head_dim ? query[column] : 0.0f;
             }
             from[u] = 0;
-            to[u] = j < queries ? keys_of(a, row, &from[u]) : 0;
+            to[u] = there ? keys_of(a, tile.row + row, &from[u]) : 0;
+            if (++head == heads) {
+                head = 0;
+                row++;
+            }
         }
 #pragma unroll
         for (int u = 0; u < QUERIES_ONCE; u++) {
@@ -264,12 +290,11 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int32_t j = strip * STRIP + 8 * r + lane / 4;
-
-        s.row[r] = tile.row + j / heads;
-        s.head[r] = first_head + j % heads;
+        s.row[r] += tile.row;
         s.from[r] = s.to[r] = 0;
-        if (j < queries) s.to[r] = keys_of(a, s.row[r], &s.from[r]);
+        if (strip * STRIP + 8 * r + lane / 4 < queries) {
+            s.to[r] = keys_of(a, s.row[r], &s.from[r]);
+        }
     }
     if (w.form != FORM_LEAF && (!TURNS || warp == 0)) join_nothing(&scratch);
     if (TURNS) {
@@ -278,7 +303,6 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
         __syncwarp();
     }
 
-    const int32_t slot = a.slot[tile.row];
     const int32_t begin = w.form == FORM_LEAF ? leaf : lowest / w.keys;
     const int32_t last = w.form == FORM_LEAF ? leaf : (end - 1) / w.keys;
 

@@ -49,30 +49,32 @@ template <int COUNT> struct attend_halves {
 };
 
 /* c += a b, 16 x 8 by 8 x 8; mma_16x8x8 says which lane holds what. */
-static __device__ __forceinline__ void multiply(float *c, const attend_halves<4> &a,
+static __device__ __forceinline__ void multiply(float *c, float *less, const attend_halves<4> &a,
                                                 const attend_halves<2> &b)
 {
-    mma_16x8x8(c, a.low, b.high);
-    mma_16x8x8(c, a.high, b.low);
+    mma_16x8x8(less, a.low, b.high);
+    mma_16x8x8(less, a.high, b.low);
     mma_16x8x8(c, a.high, b.high);
 }
 
-/* The same where b is two numbers of a cache, which in one of 16 bits have no lower part. */
+/* The same where b is two numbers of a cache, which in one of 16 bits have no lower part.
+ *
+ * less   sums of what lower parts have to do with, which may be c */
 template <typename Kv>
-static __device__ __forceinline__ void multiply_entries(float *c, const attend_halves<4> &a,
-                                                        float first, float second)
+static __device__ __forceinline__ void
+multiply_entries(float *c, float *less, const attend_halves<4> &a, float first, float second)
 {
     if (Kv::COUNT == 8) {
         const uint32_t b[2] = {spc_float_bits(first), spc_float_bits(second)};
 
-        mma_16x8x8(c, a.low, b);
+        mma_16x8x8(less, a.low, b);
         mma_16x8x8(c, a.high, b);
     } else {
         attend_halves<2> b;
 
         b.split(0, first);
         b.split(1, second);
-        multiply(c, a, b);
+        multiply(c, less, a, b);
     }
 }
 
@@ -255,12 +257,16 @@ template <typename Kv, int DIM, bool VECTOR, int TILES> struct attend_keys {
         }
     }
 
-    /* Their scores: queries from shared memory. */
+    /* Their scores: queries from shared memory.  All products of a key are added to one sum, each
+     * waiting for the one before; two sums, where there are registers, wait half as long. */
     __device__ __forceinline__ void score(const attend_scratch<Kv, DIM> &scratch,
                                           float (*score)[4]) const
     {
         const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
+        float more[TILES][4], (*less)[4] = DIM / COUNT <= 16 ? more : score;
 
+#pragma unroll
+        for (int i = 0; i < TILES * 4; i++) more[i / 4][i % 4] = 0.0f;
         __syncwarp(); /* a product is of all lanes; some went another way to get here */
 #pragma unroll
         for (int s = 0; s < LOADS; s++) {
@@ -285,10 +291,15 @@ template <typename Kv, int DIM, bool VECTOR, int TILES> struct attend_keys {
                 q[1].split(3, lower.w);
 #pragma unroll
                 for (int u = 0; u < TILES; u++) {
-                    multiply_entries<Kv>(score[u], q[0], of_key[u][i], of_key[u][i + 1]);
-                    multiply_entries<Kv>(score[u], q[1], of_key[u][i + 2], of_key[u][i + 3]);
+                    multiply_entries<Kv>(score[u], less[u], q[0], of_key[u][i], of_key[u][i + 1]);
+                    multiply_entries<Kv>(score[u], less[u], q[1], of_key[u][i + 2],
+                                         of_key[u][i + 3]);
                 }
             }
+        }
+#pragma unroll
+        for (int i = 0; i < TILES * 4; i++) {
+            if (less == more) score[i / 4][i % 4] += more[i / 4][i % 4];
         }
     }
 };
@@ -419,7 +430,9 @@ step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc
             Kv::spread(v.part[u][1][j], odd);
 #pragma unroll
             for (int n = 0; n < COUNT; n++) {
-                multiply_entries<Kv>(s->mixed[COUNT * j + n], weight, even[n], odd[n]);
+                float *mixed = s->mixed[COUNT * j + n];
+
+                multiply_entries<Kv>(mixed, mixed, weight, even[n], odd[n]);
             }
         }
     }
