@@ -4,8 +4,10 @@
  * As linear_row.cu, with other loads: a lane takes 32 columns at once, 8 from each of 4 blocks, and
  * makes floats of one output's 8 weights at a time (quant.cuh), which all rows use.  At one row of
  * 4-bit weights that is about as much arithmetic as the memory leaves time for, and each further
- * row adds more than an instruction a weight: so there are kernels for six numbers of rows.  No GPU
- * has run it. */
+ * row adds more than an instruction a weight: so there are kernels for six numbers of rows.  A
+ * float32 scale beside 8-bit weights multiplies sums of 8 products, not weights.  No GPU has run
+ * it.
+ */
 #include "ops.h"
 
 #include "linear.cuh"
@@ -77,13 +79,14 @@ static __host__ __device__ constexpr int quant_blocks_at_once(int rows)
     return rows == 1 ? 3 : rows <= 8 ? 2 : 1;
 }
 
-template <typename Q, int ROWS>
+/* ALIGNED   rows are a multiple of 8 columns, which can be loaded at once */
+template <typename Q, int ROWS, bool ALIGNED>
 static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS))
     linear_quant_kernel(const __grid_constant__ linear_work w)
 {
     enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
     /* of 5 to 8 rows loads that nothing keeps apart would all come first, and registers spill */
-    enum { WHOLE = Q::WHOLE && (ROWS <= 4 || ROWS > 8) };
+    enum { WHOLE = ALIGNED && (ROWS <= 4 || ROWS > 8) };
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
@@ -110,11 +113,12 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
                 const int32_t column = quant_column(u, b);
-                float weight[OUTS][QUANT_RUN];
+                float weight[OUTS][QUANT_RUN], factor[OUTS];
 
                 if (column >= m.cols) break;
 #pragma unroll
                 for (int o = 0; o < OUTS; o++) {
+                    factor[o] = quant[o].factor(b);
                     if (ROWS > 1) quant[o].near(b, weight[o]);
                 }
 #pragma unroll
@@ -125,10 +129,22 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
                     load_columns<QUANT_RUN, WHOLE>(a.in + (int64_t)row * m.cols, column, m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
+                        float *to = &sum[r * OUTS + o];
+
                         if (ROWS == 1) quant[o].near(b, weight[o]); /* behind the loads */
+                        if (Q::APART) {
+                            float part = weight[o][0] * x[0];
+
 #pragma unroll
-                        for (int i = 0; i < QUANT_RUN; i++) {
-                            sum[r * OUTS + o] = fmaf(weight[o][i], x[i], sum[r * OUTS + o]);
+                            for (int i = 1; i < QUANT_RUN; i++) {
+                                part = fmaf(weight[o][i], x[i], part);
+                            }
+                            *to = fmaf(factor[o], part, *to);
+                        } else {
+#pragma unroll
+                            for (int i = 0; i < QUANT_RUN; i++) {
+                                *to = fmaf(weight[o][i], x[i], *to);
+                            }
                         }
                     }
                 }
@@ -144,12 +160,22 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
 template <typename Q>
 static cudaError_t launch_quant(const linear_work &w, int64_t blocks, cudaStream_t stream)
 {
-    if (w.a.rows == 1) return launch_op(linear_quant_kernel<Q, 1>, blocks, w, stream, w.a.early);
-    if (w.a.rows == 2) return launch_op(linear_quant_kernel<Q, 2>, blocks, w, stream, w.a.early);
-    if (w.a.rows <= 4) return launch_op(linear_quant_kernel<Q, 4>, blocks, w, stream, w.a.early);
-    if (w.a.rows <= 6) return launch_op(linear_quant_kernel<Q, 6>, blocks, w, stream, w.a.early);
-    if (w.a.rows <= 8) return launch_op(linear_quant_kernel<Q, 8>, blocks, w, stream, w.a.early);
-    return launch_op(linear_quant_kernel<Q, ROWS_MOST>, blocks, w, stream, w.a.early);
+    const int32_t rows = w.a.rows;
+
+    if constexpr (!Q::WHOLE) { /* rare: two kernels for all numbers of rows */
+        if (w.a.part[0].cols % QUANT_RUN != 0) {
+            if (rows <= 4)
+                return launch_op(linear_quant_kernel<Q, 4, false>, blocks, w, stream, w.a.early);
+            return launch_op(linear_quant_kernel<Q, ROWS_MOST, false>, blocks, w, stream,
+                             w.a.early);
+        }
+    }
+    if (rows == 1) return launch_op(linear_quant_kernel<Q, 1, true>, blocks, w, stream, w.a.early);
+    if (rows == 2) return launch_op(linear_quant_kernel<Q, 2, true>, blocks, w, stream, w.a.early);
+    if (rows <= 4) return launch_op(linear_quant_kernel<Q, 4, true>, blocks, w, stream, w.a.early);
+    if (rows <= 6) return launch_op(linear_quant_kernel<Q, 6, true>, blocks, w, stream, w.a.early);
+    if (rows <= 8) return launch_op(linear_quant_kernel<Q, 8, true>, blocks, w, stream, w.a.early);
+    return launch_op(linear_quant_kernel<Q, ROWS_MOST, true>, blocks, w, stream, w.a.early);
 }
 
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *a, cudaStream_t stream)

@@ -77,10 +77,11 @@ static __device__ __forceinline__ float byte_above(uint32_t bytes, int i)
     return spc_bits_float(__byte_perm(bytes, 0x47000000u, 0x7404u | (uint32_t)i << 4));
 }
 
-/* Byte i, without sign, as float. */
-static __device__ __forceinline__ float byte_float(uint32_t bytes, int i)
+/* Byte i, without sign, as float; less what is to be taken from it. */
+static __device__ __forceinline__ float byte_float(uint32_t bytes, int i, float less = 0.0f)
 {
-    return spc_bits_float(__byte_perm(bytes, 0x4b000000u, 0x7440u | (uint32_t)i)) - 8388608.0f;
+    return spc_bits_float(__byte_perm(bytes, 0x4b000000u, 0x7440u | (uint32_t)i)) -
+           (8388608.0f + less);
 }
 
 /* ---- integers -------------------------------------------------------------------------------- */
@@ -489,29 +490,37 @@ struct quant_scale_levels : quant_scale_signed<128> {
     }
 };
 
-/* float32 scales beside 8-bit types. */
+/* float32 scales beside 8-bit types: of the first block and of the last, 96 columns on. */
 struct quant_scale_float {
-    const float *at;
-    int32_t column; /* of a unit; -1: one for all columns */
+    float first, last;
+    int32_t column; /* where the first lies in its 128; one for all columns: 0 */
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, int64_t row, int32_t unit)
     {
-        at = (const float *)m.scale + ((row + m.scale_row) >> m.scale_shift) * m.scale_stride;
-        column = m.scale_stride > 1 ? quant_column(unit, 0) + m.scale_col : -1;
+        const float *at =
+            (const float *)m.scale + ((row + m.scale_row) >> m.scale_shift) * m.scale_stride;
+        const int32_t from = quant_column(unit, 0) + m.scale_col, most = m.scale_stride - 1;
+        const int32_t to = (from + (QUANT_BLOCKS - 1) * QUANT_BLOCK) / 128;
+
+        column = most > 0 ? from % 128 : 0;
+        first = at[most > 0 ? from / 128 : 0];
+        last = at[to < most ? to : most];
     }
 
     __device__ __forceinline__ float get(int b) const
     {
-        return at[column < 0 ? 0 : (column + b * QUANT_BLOCK) / 128];
+        return column + b * QUANT_BLOCK < 128 ? first : last;
     }
 };
 
 /* ---- types ----------------------------------------------------------------------------------- */
 
 /* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
- * or near(b, out) for blocks 0 .. 3 of its group: 8 weights. */
+ * or near(b, out) for blocks 0 .. 3 of its group: 8 weights; of types whose scale is APART near
+ * leaves out factor(b), for which a sum of products can be multiplied instead of each weight. */
 template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> struct quant_blocks {
-    enum { WHOLE = true };   /* columns are whole blocks */
+    enum { WHOLE = true }; /* columns are whole blocks */
+    enum { APART = false };
     enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
     Integers integers;
     Scale scale;
@@ -526,6 +535,11 @@ template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> st
     __device__ __forceinline__ void ready(int32_t unit)
     {
         scale.ready(unit);
+    }
+
+    __device__ __forceinline__ float factor(int) const
+    {
+        return 1.0f;
     }
 
     __device__ __forceinline__ void spread(int b, float *out) const
@@ -581,6 +595,7 @@ struct quant_iq4_xs : quant_blocks<8, quant_scale_levels, quant_levels> {
 /* The parts that every 8-bit type with float32 scales has. */
 struct quant_eight {
     enum { WHOLE = false };
+    enum { APART = true };
     quant_integers<8> integers;
     quant_scale_float scale;
 
@@ -597,9 +612,17 @@ struct quant_eight {
 };
 
 struct quant_i8 : quant_eight {
+    __device__ __forceinline__ float factor(int b) const
+    {
+        return scale.get(b);
+    }
+
     __device__ __forceinline__ void near(int b, float *out) const
     {
-        spread(b, out);
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) {
+            out[i] = byte_float(integers.four(b, i / 4), i % 4, 128.0f);
+        }
     }
 
     __device__ __forceinline__ void spread(int b, float *out) const
@@ -613,8 +636,14 @@ struct quant_i8 : quant_eight {
     }
 };
 
-/* Floats are halves in disguise, as in spc_f8_to_half. */
+/* Floats are halves in disguise, as in spc_f8_to_half; Hopper has an instruction for it. */
 template <bool E4M3> struct quant_f8 : quant_eight {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    enum {CONVERTS = E4M3};
+#else
+    enum { CONVERTS = false };
+#endif
+
     /* Two bytes, in the lower half of each 16 bits. */
     static __device__ __forceinline__ uint32_t halves(uint32_t two)
     {
@@ -626,27 +655,46 @@ template <bool E4M3> struct quant_f8 : quant_eight {
         return (two & 0x00800080u) << 8 | (size | nan) << 7;
     }
 
-    __device__ __forceinline__ void near(int b, float *out) const
+    __device__ __forceinline__ float factor(int b) const
     {
-        spread(b, out);
+        return scale.get(b) * (E4M3 && !CONVERTS ? 256.0f : 1.0f); /* SPC_E4M3_UNIT */
     }
 
-    __device__ __forceinline__ void spread(int b, float *out) const
+    __device__ __forceinline__ void near(int b, float *out) const
     {
-        const float factor = scale.get(b) * (E4M3 ? 256.0f : 1.0f); /* SPC_E4M3_UNIT */
-
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const uint32_t four = integers.four(b, half);
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+            if (CONVERTS) {
+                uint32_t lower, upper;
+
+                asm("{.reg .b16 x, y; mov.b32 {x, y}, %2; cvt.rn.f16x2.e4m3x2 %0, x; "
+                    "cvt.rn.f16x2.e4m3x2 %1, y;}"
+                    : "=r"(lower), "=r"(upper)
+                    : "r"(four));
+                weights_f16::pair(lower, out + 4 * half);
+                weights_f16::pair(upper, out + 4 * half + 2);
+                continue;
+            }
+#endif
             float even[2], odd[2];
 
             weights_f16::pair(halves(four & 0x00ff00ffu), even);
             weights_f16::pair(halves(four >> 8 & 0x00ff00ffu), odd);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                out[4 * half + i] = (i % 2 ? odd : even)[i / 2] * factor;
-            }
+            for (int i = 0; i < 4; i++) out[4 * half + i] = (i % 2 ? odd : even)[i / 2];
         }
+    }
+
+    __device__ __forceinline__ void spread(int b, float *out) const
+    {
+        const float all = factor(b);
+
+        near(b, out);
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) out[i] *= all;
     }
 };
 
