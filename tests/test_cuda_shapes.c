@@ -125,7 +125,9 @@ static float *reserve(size_t bytes)
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    return memory == MAP_FAILED ? NULL : memory;
+    if (memory == MAP_FAILED) return NULL;
+    fiber_memory_lent(memory, bytes);
+    return memory;
 #else
     void *memory = NULL;
 

@@ -12,6 +12,10 @@
 
 #include "fibers.h" /* last: see there */
 
+#ifndef FIBER_CODE
+#define FIBER_CODE 90
+#endif
+
 static int from_environment(const char *name, int otherwise)
 {
     const char *text = getenv(name);
@@ -44,7 +48,7 @@ static fiber_device whole_device(void)
     d.stack = 1024;
     d.needs = 872;
     d.major = 9;
-    d.code = 90;
+    d.code = FIBER_CODE;
     return d;
 }
 

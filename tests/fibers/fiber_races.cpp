@@ -284,6 +284,8 @@ void fiber_memory_freed(const void *at)
     last_used = nullptr;
 }
 
+void fiber_memory_lent(const void *, size_t) {}
+
 void fiber_memory_written(const void *at, size_t bytes)
 {
     if (!looked_at) return;

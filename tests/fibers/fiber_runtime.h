@@ -238,6 +238,8 @@ bool fiber_meets(void);
 
 /* What is not a kernel has written to the device's memory (fiber_races.cpp). */
 void fiber_memory_written(const void *at, size_t bytes);
+/* A test has taken memory for the device otherwise than by asking for it (tests/ptx). */
+void fiber_memory_lent(const void *at, size_t bytes);
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream);
 
@@ -283,10 +285,11 @@ static inline cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr
     return cudaSuccess;
 }
 
-/* Stacks are memory of the device for all its threads, taken when the limit rises. */
+/* Stacks are memory of the device for all its threads, taken when the limit rises.  As the toolkit
+ * has it, up to what is used: objects that nvcc makes ask, too (tests/ptx). */
 struct cudaFuncAttributes {
-    size_t localSizeBytes;
-    int ptxVersion;
+    size_t sharedSizeBytes, constSizeBytes, localSizeBytes;
+    int maxThreadsPerBlock, numRegs, ptxVersion;
 };
 enum cudaLimit { cudaLimitStackSize = 0 };
 
