@@ -159,6 +159,29 @@ void tf32(warp &w, const instr &i)
     });
 }
 
+/* Every float of 8 bits is a half: 4 bits of exponent, 3 of fraction, no infinity. */
+uint32_t half_of_e4m3(uint32_t bits)
+{
+    const uint32_t sign = (bits & 0x80) << 8, exponent = bits >> 3 & 15, fraction = bits & 7;
+    uint32_t shift = 0;
+
+    if ((bits & 0x7f) == 0x7f) return 0x7fff;
+    if (exponent > 0) return sign | (exponent + 8) << 10 | fraction << 7;
+    if (fraction == 0) return sign;
+    while (!(fraction << shift & 8)) shift++;
+    return sign | (9 - shift) << 10 | (fraction << shift & 7) << 7;
+}
+
+void e4m3_pair(warp &w, const instr &i)
+{
+    uint32_t *const d = array<uint32_t>(w, i.o[0]);
+    const uint16_t *const a = array<uint16_t>(w, i.o[1]);
+
+    for_lanes(w.now.active, [=](unsigned l) {
+        d[l] = half_of_e4m3(a[l] & 0xff) | half_of_e4m3(a[l] >> 8) << 16;
+    });
+}
+
 struct entry {
     handler *run;
     unsigned to, from;
@@ -183,6 +206,7 @@ bool decode_converts(const words &name, const words &operands, source *from, ins
         {"f64.f32", {floating<double, float>, 8, 4}},
         {"f32.f16", {from_half, 4, 2}},
         {"rna.tf32.f32", {tf32, 4, 4}},
+        {"rn.f16x2.e4m3x2", {e4m3_pair, 4, 2}},
         {"rzi.s32.f32", {truncated<int32_t, float>, 4, 4}},
         {"rzi.u32.f32", {truncated<uint32_t, float>, 4, 4}},
         {"rzi.s64.f32", {truncated<int64_t, float>, 8, 4}},

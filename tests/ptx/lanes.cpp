@@ -226,6 +226,19 @@ bool decode_shuffle(const words &name, const words &operands, source *from, inst
     return true;
 }
 
+/* Which lanes a predicate holds for. */
+void ballot(warp &w, const instr &i)
+{
+    const uint32_t together = named(w, i, i.o[2]);
+
+    if (!meet(w, i, together)) return;
+
+    uint32_t *const d = array<uint32_t>(w, i.o[0]);
+    const uint32_t holds = mask_of(array<uint32_t>(w, i.o[1])) & together;
+
+    for_lanes(w.now.active, [=](unsigned l) { d[l] = holds; });
+}
+
 void nothing(warp &, const instr &)
 {
 }
@@ -246,6 +259,9 @@ bool decode_warp(const words &name, const words &operands, source *from, instr *
     if (name[0] == "shfl") return decode_shuffle(name, operands, from, i);
     if (all == "redux.sync.min.u32" || all == "redux.sync.max.u32") {
         i->run = name[2] == "max" ? reduce<true> : reduce<false>;
+        for (const std::string &o : operands) i->o.push_back(from->value(o, 4));
+    } else if (all == "vote.sync.ballot.b32" && operands.size() == 3 && operands[1][0] != '!') {
+        i->run = ballot;
         for (const std::string &o : operands) i->o.push_back(from->value(o, 4));
     } else if (all == "bar.sync" && operands.size() == 1 && operands[0] == "0") {
         i->run = barrier;

@@ -100,6 +100,7 @@ struct parser : source {
             if (bytes != 4) refuse(statement, "a register of another size: " + text);
             return {SPECIALS, (uint32_t)known->second * LANES * 4};
         }
+        if (text == "%nctaid.y") return number(1, bytes); /* launch.cpp takes no other grids */
         if (text[0] == '0' && text.size() > 1 && (text[1] == 'f' || text[1] == 'd')) {
             if ((bytes == 4 && text.size() != 10) || (bytes == 8 && text.size() != 18)) {
                 refuse(statement, "a number of another size");
