@@ -57,35 +57,64 @@ static __device__ void copy_words(void *to, const void *from, size_t bytes, int3
     }
 }
 
-/* What the round reads again and again, in two trips to memory for all rows together. */
-static __device__ void fetch_round(void)
+/* Threads that fetch what a round reads again and again: the first warp its inputs, those behind it
+ * drafts and statistics of theirs, one of the warp behind those the rest; the last one announces a
+ * row meanwhile, and takes a job. */
+enum {
+    FETCHES_DRAFTS = WARP,
+    FETCHES_STATS = FETCHES_DRAFTS + SPC_GAMMA_MAX + 1,
+    FETCHES_END = FETCHES_STATS + (SPC_GAMMA_MAX + 1) * (int)(sizeof(spc_row_stats) / 4),
+    BEGINS_ROUND = SPC_LANES - WARP - 1,
+    ANNOUNCES_ROW = SPC_LANES - WARP
+};
+
+static_assert((int)FETCHES_END <= (int)BEGINS_ROUND, "a thread for every word");
+
+static __device__ void fetch_drafts(const spc_draw_batch *b, int32_t s)
+{
+    (void)b;
+    (void)s;
+}
+
+/* As many as any sequence may have: how many this one has is on its way. */
+static __device__ void fetch_drafts(const spc_verify_batch *b, int32_t s)
+{
+    const int64_t first = (int64_t)s * b->max_drafts;
+    const size_t n = b->max_drafts > 0 ? (size_t)b->max_drafts : 0;
+
+    if (b->draft) copy_words(scratch.draft, b->draft + first, n * sizeof *b->draft, FETCHES_DRAFTS);
+    if (b->stats) copy_words(scratch.stats, b->stats + first, n * sizeof *b->stats, FETCHES_STATS);
+}
+
+/* What a batch says of a sequence, in one trip to memory: inputs, which nobody writes meanwhile. */
+template <typename Batch> static __device__ __noinline__ void fetch_round(const Batch *b, int32_t s)
+{
+    const int32_t i = (int32_t)threadIdx.x;
+
+    if (i < WARP) fetch_input(s);
+    fetch_drafts(b, s);
+    if (i != BEGINS_ROUND) return;
+    scratch.sequence = s;
+    scratch.begun = 0;
+    scratch.round = round_at(b, s);
+    scratch.round.params = &scratch.input.params;
+    if (scratch.round.draft) scratch.round.draft = scratch.draft;
+    if (scratch.round.stats) scratch.round.stats = scratch.stats;
+    scratch.round.tile_weight = scratch.row.weight;
+}
+
+/* Both logits of draft i, where it is one. */
+static __device__ void fetch_draft_logits(int32_t i)
 {
     const spc_round *round = &scratch.round;
-    const int32_t i = (int32_t)threadIdx.x, drafts = round->drafts > 0 ? round->drafts : 0;
-    const size_t n = (size_t)drafts;
+    const int32_t token = scratch.draft[i];
 
-    static_assert(sizeof(spc_row_params) / 4 <= 32, "the first warp copies them");
-    static_assert((SPC_GAMMA_MAX + 1) * (sizeof(spc_row_stats) / 4 + 1) + 32 <= SPC_LANES,
-                  "a thread for every word");
-    copy_words(&scratch.params, round->params, sizeof scratch.params, 0);
-    if (n > 0) copy_words(scratch.draft, round->draft, n * sizeof *round->draft, 32);
-    if (n > 0 && round->stats) {
-        copy_words(scratch.stats, round->stats, n * sizeof *round->stats, 32 + SPC_GAMMA_MAX + 1);
-    }
-    __syncthreads();
-    if (i < drafts && scratch.draft[i] >= 0 && scratch.draft[i] < round->vocab) {
-        const spc_row_pair pair = spc_pair_at(round, i, true);
+    if (token < 0 || token >= round->vocab) return;
 
-        scratch.draft_logits[i].drafter = spc_view_logit(&pair.drafter.row, scratch.draft[i]);
-        scratch.draft_logits[i].verifier = spc_view_logit(&pair.verifier.row, scratch.draft[i]);
-    }
-    __syncthreads();
-    if (i == 0) {
-        scratch.round.params = &scratch.params;
-        if (n > 0) scratch.round.draft = scratch.draft;
-        if (round->stats) scratch.round.stats = scratch.stats;
-    }
-    __syncthreads();
+    const spc_row_pair pair = spc_pair_at(round, i, true);
+
+    scratch.draft_logits[i].drafter = spc_view_logit(&pair.drafter.row, token);
+    scratch.draft_logits[i].verifier = spc_view_logit(&pair.verifier.row, token);
 }
 
 static __device__ row_record record_of(int64_t row)
@@ -116,25 +145,18 @@ static __device__ void put_record(int64_t row, row_record record)
     }
 }
 
-/* Everything that the first pass was to find out about a sequence is there: decide it. */
+/* Everything that the first pass was to find out about a sequence is there, and what the batch says
+ * of it is fetched: decide it. */
 template <typename Batch> static __device__ __noinline__ void decide(const Batch *b, int32_t s)
 {
     const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
 
-    __syncthreads();
-    if (r < WARP) fetch_input(s);
-    __syncthreads();
-    if (r == WARP) { /* blocks that have one need nobody else to go on, and give it back */
+    static_assert((int)ROWS_MAX + SPC_GAMMA_MAX + 1 <= (int)ANNOUNCES_ROW, "a thread for each");
+    if (r == ANNOUNCES_ROW) { /* blocks that have one need nobody else to go on, and give it back */
         int32_t slot;
 
         while ((slot = take_slot(0, scratch.q.deciders)) < 0) __nanosleep(64);
         scratch.slot = slot;
-    }
-    if (r == 2 * WARP) {
-        scratch.sequence = s;
-        scratch.begun = 0;
-        scratch.round = round_at(b, s);
-        scratch.round.tile_weight = scratch.row.weight;
     }
     if (r < rows) {
         spc_view view;
@@ -147,9 +169,10 @@ template <typename Batch> static __device__ __noinline__ void decide(const Batch
         } else {
             scratch.record[r].ready = 0;
         }
+    } else if (r - ROWS_MAX >= 0 && r - ROWS_MAX < scratch.round.drafts) {
+        fetch_draft_logits(r - ROWS_MAX);
     }
     __syncthreads();
-    fetch_round();
     decide_sequence(b, s);
     drop_begun();
     if (r < rows) scratch.q.cells[row_of(&scratch.q, s, r)].arrived = 0;
@@ -161,14 +184,17 @@ template <typename Batch> static __device__ __noinline__ void decide(const Batch
     __syncthreads();
 }
 
-/* A row of sequence s has all that the first pass can find out. */
+/* A row of sequence s has all that the first pass can find out.  Whoever brings the last needs what
+ * the batch says of the sequence at once: it is fetched while one waits to hear who that is. */
 template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s)
 {
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == ANNOUNCES_ROW) {
         fence_blocks();
         scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
         if (scratch.ripe) fence_blocks();
+    } else {
+        fetch_round(b, s);
     }
     __syncthreads();
     if (scratch.ripe) decide(b, s);

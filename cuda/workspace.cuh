@@ -236,7 +236,6 @@ struct queue_scratch {
     /* of the sequence that this block decides */
     int32_t sequence, slot;
     spc_round round;
-    spc_row_params params;
     int32_t draft[SPC_GAMMA_MAX + 1];
     spc_pair draft_logits[SPC_GAMMA_MAX + 1];
     spc_row_stats stats[SPC_GAMMA_MAX + 1];
