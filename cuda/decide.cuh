@@ -152,16 +152,25 @@ static __device__ int32_t tiles_of_piece(void)
     return scratch.at.ticket + gridDim.x < scratch.total ? scratch.q.piece : 1;
 }
 
+/* By all threads, a word each: one thread took some hundred instructions for it. */
 static __device__ void fold_text(const spc_row_pair *pair, spc_summand what, float x)
 {
+    enum { PARAMS = WARP, PAIR = 2 * WARP, ROUND = sizeof pair->round };
+    job_text *text = &scratch.job;
+
+    static_assert(offsetof(spc_row_pair, round) == 0, "what stays is in front");
+    static_assert(PAIR + (sizeof *pair - ROUND) / 4 <= SPC_LANES, "a thread for every word");
+    static_assert(PARAMS + sizeof text->params / 4 <= PAIR, "a warp for them");
     __syncthreads();
-    if (threadIdx.x == 0) {
-        begin_text(JOB_FOLD, pair->round->params, NO_ROW, tiles_of_piece());
-        scratch.job.what = what;
-        scratch.job.x = x;
-        scratch.job.pair = *pair;
-        scratch.job.pair.round = &scratch.helper;
-    }
+    copy_words(&text->params, pair->round->params, sizeof text->params, PARAMS);
+    copy_words((char *)&text->pair + ROUND, (const char *)pair + ROUND, sizeof *pair - ROUND, PAIR);
+    if (threadIdx.x > 0) return;
+    text->kind = JOB_FOLD;
+    text->what = what;
+    text->x = x;
+    text->row = NO_ROW;
+    text->piece = tiles_of_piece();
+    text->bare = 0;
 }
 
 /* Index of a sum that was begun, or -1. */
@@ -196,69 +205,103 @@ static __device__ __noinline__ void begin_fold(const spc_row_pair *pair, spc_sum
     if (threadIdx.x == 0) {
         scratch.ahead[n].pieces = pieces_of(&scratch.q, scratch.job.piece);
     }
-    post(scratch.ahead[n].slot);
+    post(scratch.ahead[n].slot, 0);
 }
 
-/* Sums that were begun and never asked for: take back what nobody has taken. */
+/* A tile's sum of a fold, as soon as it is there. */
+static __device__ float await_sum(int64_t cells, int32_t tile)
+{
+    uint64_t pair;
+
+    while ((pair = fresh_pair(sum_at(cells, tile))) >> 32 == 0) __nanosleep(16);
+    return spc_bits_float((uint32_t)pair);
+}
+
+/* Sums that were begun and never asked for: take back what nobody has taken, a thread each. */
 static __device__ void drop_begun(void)
 {
     __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int32_t i = 0; i < scratch.begun; i++) {
-            const int32_t slot = scratch.ahead[i].slot;
+    if ((int32_t)threadIdx.x < scratch.begun && scratch.ahead[threadIdx.x].slot >= 0) {
+        const begun_sum *a = &scratch.ahead[threadIdx.x];
+        const int32_t rest = atomicExch(scratch.q.left + a->slot, 0);
+        const int32_t piece = a->pieces == scratch.q.tiles ? 1 : scratch.q.piece;
 
-            if (slot < 0) continue;
-
-            const int32_t rest = atomicExch(scratch.q.left + slot, 0);
-            const int32_t out = scratch.ahead[i].pieces - (rest > 0 ? rest : 0);
-
-            if (rest > 0) atomicSub(&scratch.q.all->open, 1);
-            while (fresh(&job_of(&scratch.q, slot)->done) < out) __nanosleep(32);
-            give_slot(slot);
+        if (rest > 0) atomicSub(&scratch.q.all->open, 1);
+        for (int32_t t = (rest > 0 ? rest : 0) * piece; t < scratch.q.tiles; t++) {
+            (void)await_sum(cells_of_job(&scratch.q, a->slot), t);
         }
-        scratch.begun = 0;
+        give_slot(a->slot);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) scratch.begun = 0;
+    __syncthreads();
+}
+
+/* The tiles' sums of a fold: to round->tile_weight, as they come. */
+static __device__ void await_sums(int32_t slot)
+{
+    const int32_t t = (int32_t)threadIdx.x;
+
+    if (t < scratch.q.tiles) {
+        scratch.row.weight[t] = await_sum(cells_of_job(&scratch.q, slot), t);
     }
     __syncthreads();
 }
 
-/* The tiles' sums of a job that is finished: to round->tile_weight, and from left to right. */
-static __device__ float sum_of_job(int32_t slot)
+/* Behind the next barrier the memory of a job whose sums are there may be written again. */
+static __device__ void end_sums(void)
 {
-    const int32_t t = (int32_t)threadIdx.x, tiles = scratch.q.tiles;
+    if ((int32_t)threadIdx.x < scratch.q.tiles) fence_blocks(); /* they have the sums */
+}
+
+/* From left to right. */
+static __device__ float sum_of_tiles(void)
+{
+    const int32_t tiles = scratch.q.tiles;
     float sum = 0.0f;
 
-    if (t < tiles) scratch.row.weight[t] = partial_at(cells_of_job(&scratch.q, slot), t).sum;
-    __syncthreads();
     for (int32_t i = 0; i < tiles; i++) sum += scratch.row.weight[i];
     return sum;
 }
 
-/* A sum that was begun. */
-static __device__ __noinline__ float end_fold(int32_t begun)
+/* The sums of one that was begun. */
+static __device__ __noinline__ void await_begun(int32_t begun)
 {
     const int32_t slot = scratch.ahead[begun].slot;
-    float sum;
+    const int32_t claim = claim_piece(slot, true);
 
-    finish_job(slot, false);
-    sum = sum_of_job(slot);
+    run_rest(slot, claim, false);
+    if (claim <= 0) read_text(slot); /* for who draws by the sums */
+    await_sums(slot);
+    end_sums();
     __syncthreads();
     if (threadIdx.x == 0) {
         give_slot(slot);
         scratch.ahead[begun].slot = -1;
     }
     __syncthreads();
-    return sum;
+}
+
+/* The tiles' sums of a row, in round->tile_weight.  scratch.job is the sum's. */
+static __device__ __noinline__ void fold_tiles(const spc_row_pair *pair, spc_summand what, float x)
+{
+    const int32_t begun = find_begun(pair->row, what, x);
+
+    if (begun >= 0) {
+        await_begun(begun);
+        return;
+    }
+    fold_text(pair, what, x);
+    run_job();
+    await_sums(scratch.slot);
 }
 
 /* Sum over the row; leaves the tiles' sums in round->tile_weight. */
 static __device__ __noinline__ float fold(const spc_row_pair *pair, spc_summand what, float x)
 {
-    const int32_t begun = find_begun(pair->row, what, x);
-
-    if (begun >= 0) return end_fold(begun);
-    fold_text(pair, what, x);
-    run_job();
-    return sum_of_job(scratch.slot);
+    fold_tiles(pair, what, x);
+    end_sums();
+    return sum_of_tiles();
 }
 
 static __device__ float fold_later(const spc_row_pair *pair, spc_summand what, float x)
@@ -271,7 +314,9 @@ static __device__ float fold_value(int32_t row, spc_summand what, float x, float
 {
     const int32_t begun = find_begun(row, what, x);
 
-    return begun >= 0 ? end_fold(begun) : later;
+    if (begun < 0) return later;
+    await_begun(begun);
+    return sum_of_tiles();
 }
 
 /* What scratch.job's sum takes of an entry, whatever it is: a call, for there are many. */
@@ -304,10 +349,19 @@ static __device__ __forceinline__ int32_t race_staged(int32_t tile, staged_pair 
                       });
 }
 
+/* -1: by the tiles' sums there is none.  They are added while the tile is on its way. */
 static __device__ __noinline__ int32_t race_pair(int32_t tile, spc_key key, spc_stream_id stream)
 {
     const job_text *job = &scratch.job;
-    const staged_pair type = stage_pair(&job->pair, scratch.q.vocab, tile);
+    const staged_pair entries = ask_pair(&job->pair, scratch.q.vocab, tile);
+
+    end_sums();
+
+    const float sum = sum_of_tiles();
+    const staged_pair type = await_pair(&job->pair, scratch.q.vocab, tile, entries);
+
+    if (!(sum > 0.0f)) return -1;
+
     const bool usual = job->what == SPC_SUM_RESIDUAL && is_usual(&job->pair);
     const spc_target_form form = job->pair.target.form;
     const bool defers = usual && form == SPC_TARGET_DEFER;
@@ -328,12 +382,14 @@ static __device__ __noinline__ int32_t race_pair(int32_t tile, spc_key key, spc_
 static __device__ __noinline__ int32_t draw_fold(const spc_row_pair *pair, spc_summand what,
                                                  float x, spc_key key, spc_stream_id stream)
 {
-    if (!(fold(pair, what, x) > 0.0f)) return -1;
+    fold_tiles(pair, what, x);
 
     const int32_t tile =
         race_tiles(&scratch.block, pair->round->tile_weight, scratch.q.tiles, key, stream);
 
-    return tile < 0 ? -1 : race_pair(tile, key, stream); /* of scratch.job, which fold has left */
+    if (tile >= 0) return race_pair(tile, key, stream); /* of scratch.job, which fold_tiles left */
+    end_sums();
+    return -1;
 }
 
 /* ---- what round_body.h asks for ---------------------------------------------------------------

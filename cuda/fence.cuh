@@ -47,4 +47,26 @@ static __device__ __forceinline__ uint2 fresh_words(const uint32_t *at)
 #endif
 }
 
+/* The same of 8 bytes, 8-byte aligned, that are written at once. */
+static __device__ __forceinline__ uint64_t fresh_pair(const uint64_t *at)
+{
+#ifdef __CUDACC__
+    uint64_t pair;
+
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(pair) : "l"(at));
+    return pair;
+#else
+    return *(const volatile uint64_t *)at;
+#endif
+}
+
+static __device__ __forceinline__ void put_pair(uint64_t *at, uint64_t pair)
+{
+#ifdef __CUDACC__
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(pair) : "memory");
+#else
+    *(volatile uint64_t *)at = pair;
+#endif
+}
+
 #endif

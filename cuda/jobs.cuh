@@ -43,76 +43,76 @@ static __device__ void give_slot(int32_t slot)
     atomicAnd(scratch.q.all->taken + slot / 32, ~(1u << slot % 32));
 }
 
-/* Let everyone take pieces of scratch.job, which thread 0 wrote. */
-static __device__ void post(int32_t slot)
+/* Let everyone take pieces of scratch.job, which thread 0 wrote; the last `own` of them are this
+ * block's. */
+static __device__ void post(int32_t slot, int32_t own)
 {
     job *j = job_of(&scratch.q, slot);
+    const int32_t t = (int32_t)threadIdx.x;
 
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
         ((uint32_t *)&j->text)[i] = ((const uint32_t *)&scratch.job)[i];
     }
-    if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[threadIdx.x] = 0;
-    if (threadIdx.x == 0) j->done = 0;
+    if (scratch.job.kind == JOB_BINS) bins_of(&scratch.q, slot)[t] = 0;
+    if (scratch.job.kind == JOB_FOLD && t < scratch.q.tiles) {
+        *sum_at(cells_of_job(&scratch.q, slot), t) = 0; /* not there */
+    }
+    if (t == 0) j->done = 0;
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (t == 0 && pieces_of(&scratch.q, scratch.job.piece) > own) {
         fence_blocks();
-        atomicAdd(&scratch.q.all->open, 1);
-        atomicExch(scratch.q.left + slot, pieces_of(&scratch.q, scratch.job.piece));
+        atomicExch(scratch.q.left + slot, pieces_of(&scratch.q, scratch.job.piece) - own);
+        atomicAdd(&scratch.q.all->open, 1); /* whoever looks for it is to find it */
     }
 }
 
-/* A piece of a job, counted from 1; 0 or less: none is left. */
-static __device__ int32_t claim_piece(int32_t slot)
+/* A piece of a job, counted from 1; 0 or less: none is left.  knows: the block posted it. */
+static __device__ int32_t claim_piece(int32_t slot, bool knows)
 {
     __syncthreads(); /* the last claim was read */
     if (threadIdx.x == 0) {
         scratch.claim = atomicSub(scratch.q.left + slot, 1);
         if (scratch.claim == 1) atomicSub(&scratch.q.all->open, 1);
+        if (scratch.claim > 0 && !knows) fence_blocks(); /* it has the piece */
     }
     __syncthreads();
     return scratch.claim;
 }
 
-/* The text of a job of which this block holds a piece: it cannot change meanwhile. */
+/* The text of a job of which this block holds a piece, or for which it waits: it cannot change
+ * meanwhile. */
 static __device__ void read_text(int32_t slot)
 {
+    enum : uint32_t {
+        OF_ROUND = offsetof(job_text, pair.round) / 4,
+        ROUND_WORDS = sizeof(void *) / 4
+    };
     const uint32_t *text = (const uint32_t *)&job_of(&scratch.q, slot)->text;
 
-    if (threadIdx.x == 0) fence_blocks(); /* it has the piece */
-    __syncthreads();
     for (uint32_t i = threadIdx.x; i < sizeof(job_text) / 4; i += SPC_LANES) {
-        ((uint32_t *)&scratch.job)[i] = fresh_word(text + i);
+        if (i - OF_ROUND >= ROUND_WORDS) ((uint32_t *)&scratch.job)[i] = fresh_word(text + i);
     }
-    __syncthreads();
-    if (threadIdx.x == 0) scratch.job.pair.round = &scratch.helper;
     __syncthreads();
 }
 
-/* Take what is left of a job that this block waits for, then wait for the others.  mine:
- * scratch.job is this job already. */
-static __device__ void finish_job(int32_t slot, bool mine)
+/* Run a piece, and what is left of a job that this block waits for.  claim: the first piece, as
+ * claim_piece tells it; mine: scratch.job is this job already. */
+static __device__ void run_rest(int32_t slot, int32_t claim, bool mine)
 {
-    job *j = job_of(&scratch.q, slot);
-
-    for (;;) {
-        const int32_t claim = claim_piece(slot);
-
-        if (claim <= 0) break;
+    while (claim > 0) {
         if (!mine) read_text(slot);
         mine = true;
         run_piece(slot, claim - 1);
-        if (threadIdx.x == 0) atomicAdd(&j->done, 1);
+        if (threadIdx.x == 0 && scratch.job.kind != JOB_FOLD) {
+            atomicAdd(&job_of(&scratch.q, slot)->done, 1);
+        }
+        claim = claim_piece(slot, true);
     }
-    if (!mine) read_text(slot); /* for its piece */
-    if (threadIdx.x == 0) {
-        while (fresh(&j->done) < pieces_of(&scratch.q, scratch.job.piece)) __nanosleep(32);
-        fence_blocks();
-    }
-    __syncthreads();
 }
 
-/* Run scratch.job, written by thread 0, with whoever has time. */
+/* Run scratch.job, written by thread 0, with whoever has time.  The sums of a fold may be missing
+ * yet when it returns. */
 static __device__ void run_job(void)
 {
     const int32_t slot = scratch.slot;
@@ -124,8 +124,17 @@ static __device__ void run_job(void)
         run_piece(slot, 0);
         return;
     }
-    post(slot);
-    finish_job(slot, true);
+    post(slot, 1);
+
+    const int32_t pieces = pieces_of(&scratch.q, scratch.job.piece);
+
+    run_rest(slot, pieces, true);
+    if (scratch.job.kind == JOB_FOLD) return;
+    if (threadIdx.x == 0) {
+        while (fresh(&job_of(&scratch.q, slot)->done) < pieces) __nanosleep(32);
+        fence_blocks();
+    }
+    __syncthreads();
 }
 
 /* Begin the text of a job: by thread 0. */
@@ -139,7 +148,6 @@ static __device__ void begin_text(job_kind kind, const spc_row_params *params, i
     text->row = row;
     text->piece = piece;
     text->params = *params;
-    text->pair.round = &scratch.helper;
 }
 
 #endif

@@ -203,7 +203,7 @@ static __device__ __noinline__ void sum_two(int32_t place, int32_t tile, int32_t
 
 enum { AT_ONCE = 4 }; /* entries that a thread holds of a row: more would not fit in registers */
 
-/* The two rows of a tile in their stages: the types of what lies there. */
+/* The two rows of a tile in their stages: of what lies there the types, or the entries. */
 struct staged_pair {
     int32_t drafter, verifier;
 };
@@ -329,25 +329,32 @@ static __device__ __noinline__ float any_fold(const job_text *job, int32_t vocab
     return sum;
 }
 
-/* Rows that are not ready add nothing, whatever lies in their stage. */
-static __device__ staged_pair stage_pair(const spc_row_pair *pair, int32_t vocab, int32_t tile)
+/* Ask for a tile of both rows: the entries that come, as fetch_tile says. */
+static __device__ staged_pair ask_pair(const spc_row_pair *pair, int32_t vocab, int32_t tile)
 {
-    const bool reads_drafter = pair->drafter.ready, reads_verifier = pair->verifier.ready;
-    staged_pair type = {SPC_LOGITS_F32, SPC_LOGITS_F32};
-    int32_t of_drafter = 0, of_verifier = 0;
+    staged_pair entries = {0, 0};
 
     __syncthreads(); /* all have read the tile before */
-    if (reads_drafter) of_drafter = ask_tile(&pair->drafter.row, vocab, tile, 0);
-    if (reads_verifier) of_verifier = ask_tile(&pair->verifier.row, vocab, tile, 1);
+    if (pair->drafter.ready) entries.drafter = ask_tile(&pair->drafter.row, vocab, tile, 0);
+    if (pair->verifier.ready) entries.verifier = ask_tile(&pair->verifier.row, vocab, tile, 1);
     end_fetch();
+    return entries;
+}
+
+/* They are there.  Rows that are not ready add nothing, whatever lies in their stage. */
+static __device__ staged_pair await_pair(const spc_row_pair *pair, int32_t vocab, int32_t tile,
+                                         staged_pair entries)
+{
+    staged_pair type = {SPC_LOGITS_F32, SPC_LOGITS_F32};
+
     wait_fetch<0>();
-    if (reads_drafter) {
+    if (pair->drafter.ready) {
         type.drafter =
-            complete_stage(&pair->drafter.row, vocab, tile, of_drafter, &scratch.stage[0]);
+            complete_stage(&pair->drafter.row, vocab, tile, entries.drafter, &scratch.stage[0]);
     }
-    if (reads_verifier) {
+    if (pair->verifier.ready) {
         type.verifier =
-            complete_stage(&pair->verifier.row, vocab, tile, of_verifier, &scratch.stage[1]);
+            complete_stage(&pair->verifier.row, vocab, tile, entries.verifier, &scratch.stage[1]);
     }
     __syncthreads();
     return type;
@@ -401,7 +408,7 @@ static __device__ __forceinline__ void staged_four(const tile_stage *stage, int3
 static __device__ float fold_tile(const job_text *job, int32_t vocab, int32_t tile)
 {
     const spc_row_pair *pair = &job->pair;
-    const staged_pair type = stage_pair(pair, vocab, tile);
+    const staged_pair type = await_pair(pair, vocab, tile, ask_pair(pair, vocab, tile));
 
     if (job->what == SPC_SUM_RESIDUAL && pair->target.form == SPC_TARGET_DEFER) {
         return lane_fold<SPC_SUM_RESIDUAL, SPC_TARGET_DEFER>(job, vocab, tile, type);
@@ -561,8 +568,19 @@ static __device__ void run_kept(const job_text *job, int32_t first, int32_t last
 /* ---- a piece ----------------------------------------------------------------------------------
  */
 
-/* One piece of the job in scratch.job; the block's threads have all written when it returns, and
- * thread 0 may say so to other blocks. */
+/* A tile's sum goes to who waits for it in one word, which says that it is there: to write it, wait
+ * until it is written, and then count it would be two trips to memory more, and to read it then a
+ * third.  last: of the piece; who has the sum knows then that all of the block have done with the
+ * job. */
+static __device__ void put_sum(int64_t cells, int32_t tile, float sum, bool last)
+{
+    if (threadIdx.x != 0) return;
+    if (last) fence_blocks(); /* the sum itself is behind it: nothing is on its way */
+    put_pair(sum_at(cells, tile), (uint64_t)1 << 32 | spc_float_bits(sum));
+}
+
+/* One piece of the job in scratch.job.  But for folds the block's threads have all written when it
+ * returns, and thread 0 may say so to other blocks. */
 static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
 {
     const job_text *job = &scratch.job;
@@ -586,12 +604,11 @@ static __device__ __noinline__ void run_piece(int32_t slot, int32_t piece)
                 wait_fetch<0>();
                 sum_tile(&job->view, &scratch.needs, t, entries, &scratch.stage[0], cells);
             } else {
-                spc_partial p = spc_partial_none();
-
-                p.sum = block_sum(&scratch.block, fold_tile(job, vocab, t));
-                if (threadIdx.x == 0) scratch.q.cells[cells + t].tile = p;
+                put_sum(cells, t, block_sum(&scratch.block, fold_tile(job, vocab, t)),
+                        t == last - 1);
             }
         }
+        if (job->kind == JOB_FOLD) return;
     }
     __syncthreads();
     if (threadIdx.x == 0) fence_blocks();

@@ -56,8 +56,15 @@
  * leaves time for 274 a tile of bf16 at 3.35 TB/s, were every cycle used, so that they matter as
  * much as bytes do.  A block has two stages of 16 KB, with one of them under way, 16 bytes a thread
  * and copy: where about 15 KB for each multiprocessor keep the memory of an H100 busy, four blocks
- * have 64 KB of bf16.  Around a piece of a job: a look at all jobs, three atomic additions and a
- * fence. */
+ * have 64 KB of bf16.  Around a piece of a job: a look at all jobs, an
+ * atomic addition (two where it is no fold) and two fences.
+ *
+ * Trips to memory that a sequence waits for, one behind the other, behind the sums of its last
+ * tile: its write, its arrival, the row's partials, the record's write, which row is the last (what
+ * the batch says of the sequence comes meanwhile), and all that the first pass has left, with the
+ * logits of drafts: six.  A fold: its text is written, an idle block sees it, finds which, claims a
+ * piece, reads the text and both rows, and its sum is seen: seven, and one for the tile that is
+ * drawn. */
 #include "launch.h"
 
 #include "sequence.cuh"
@@ -96,11 +103,12 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
 
     if (slot < 0) return false;
 
-    const int32_t claim = claim_piece(slot);
+    const int32_t claim = claim_piece(slot, false);
 
     if (claim <= 0) return true; /* others were faster */
     read_text(slot);
     run_piece(slot, claim - 1);
+    if (scratch.job.kind == JOB_FOLD) return true;
     if (threadIdx.x == 0) {
         const int32_t before = atomicAdd(&job_of(&scratch.q, slot)->done, 1);
 
@@ -336,6 +344,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     if (i < WARP) scratch.word_of_input[i] = input_of(&a.b, i);
     if (threadIdx.x == 0) {
         scratch.q = a.q;
+        scratch.job.pair.round = &scratch.helper;
         scratch.helper = {};
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;

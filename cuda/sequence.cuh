@@ -48,15 +48,6 @@ static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
     return spc_batch_round(b, s);
 }
 
-static __device__ void copy_words(void *to, const void *from, size_t bytes, int32_t first)
-{
-    const size_t i = (size_t)((int32_t)threadIdx.x - first);
-
-    if ((int32_t)threadIdx.x >= first && i < bytes / 4) {
-        ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
-    }
-}
-
 /* Threads that fetch what a round reads again and again: the first warp its inputs, those behind it
  * drafts and statistics of theirs, one of the warp behind those the rest; the last one announces a
  * row meanwhile, and takes a job. */
@@ -231,7 +222,7 @@ template <typename Batch> static __device__ __noinline__ void finish_row(const B
         }
         __syncthreads();
         if (scratch.claim >= 0) {
-            post(scratch.claim);
+            post(scratch.claim, 0);
             return;
         }
     }
@@ -243,7 +234,7 @@ template <typename Batch> static __device__ __noinline__ void go_on(const Batch 
 {
     next_stage(slot);
     if (scratch.job.kind != JOB_NONE) {
-        post(slot);
+        post(slot, 0);
         return;
     }
 

@@ -44,11 +44,11 @@ struct job_text {
     spc_search search;     /* JOB_BINS */
     spc_row_stats stats;   /* of the row, as far as they are known */
     spc_view view;         /* the row; JOB_FOLD: pair */
-    spc_row_pair pair;     /* its round is that of the block that works on it */
+    spc_row_pair pair;     /* its round stays that of the block that works on it */
 };
 
 struct job {
-    int32_t done; /* pieces that are finished */
+    int32_t done; /* pieces that are finished; of a fold each tile's sum says so itself */
     int32_t unused;
     job_text text;
 };
@@ -62,6 +62,9 @@ struct cell {
 };
 
 static_assert(sizeof(cell) == SPC_QUEUE_CELL_BYTES, "as rules/batch.h says");
+static_assert(offsetof(cell, tile.sum) % 8 == 0 &&
+                  offsetof(cell, tile.sum_one) == offsetof(cell, tile.sum) + 4,
+              "a tile's sum of a fold, and beside it whether it is there, are written at once");
 
 /* What is known of a row of the first pass, in the numbers of SPC_QUEUE_RECORD_CELLS cells. */
 struct row_record {
@@ -262,6 +265,16 @@ static queue_scratch scratch_of_block[FIBER_BLOCKS];
 #define scratch (scratch_of_block[blockIdx.x])
 #endif
 
+/* Words of the threads from `first` on, one each. */
+static __device__ void copy_words(void *to, const void *from, size_t bytes, int32_t first)
+{
+    const size_t i = (size_t)((int32_t)threadIdx.x - first);
+
+    if ((int32_t)threadIdx.x >= first && i < bytes / 4) {
+        ((uint32_t *)to)[i] = ((const uint32_t *)from)[i];
+    }
+}
+
 /* Words of device memory that other blocks write. */
 template <typename T> static __device__ T fresh(const T *at)
 {
@@ -273,6 +286,12 @@ template <typename T> static __device__ T fresh(const T *at)
     static_assert(sizeof(T) % 4 == 0, "whole words");
     for (size_t i = 0; i < sizeof(T) / 4; i++) u.word[i] = fresh_word((const uint32_t *)at + i);
     return u.value;
+}
+
+/* Of a job that is a fold, its tile's sum and whether it is there. */
+static __device__ uint64_t *sum_at(int64_t cells, int32_t tile)
+{
+    return (uint64_t *)&scratch.q.cells[cells + tile].tile.sum;
 }
 
 static __device__ spc_partial partial_at(int64_t cells, int32_t tile)
