@@ -32,18 +32,27 @@ static __device__ __forceinline__ uint32_t fresh_word(const uint32_t *at)
 #endif
 }
 
-/* Two of them, 8-byte aligned, each as new as it would be alone. */
-static __device__ __forceinline__ uint2 fresh_words(const uint32_t *at)
+/* Four of them, 16-byte aligned, each as new as it would be alone. */
+static __device__ __forceinline__ uint4 fresh_words(const uint32_t *at)
 {
 #ifdef __CUDACC__
-    uint2 words;
+    uint4 words;
 
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
-                 : "=r"(words.x), "=r"(words.y)
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
                  : "l"(at));
     return words;
 #else
-    return {fresh_word(at), fresh_word(at + 1)};
+    return {fresh_word(at), fresh_word(at + 1), fresh_word(at + 2), fresh_word(at + 3)};
+#endif
+}
+
+static __device__ __forceinline__ void put_word(uint32_t *at, uint32_t word)
+{
+#ifdef __CUDACC__
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(word) : "memory");
+#else
+    *(volatile uint32_t *)at = word;
 #endif
 }
 

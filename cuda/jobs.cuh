@@ -63,6 +63,7 @@ static __device__ void post(int32_t slot, int32_t own)
     if (t == 0 && pieces_of(&scratch.q, scratch.job.piece) > own) {
         fence_blocks();
         atomicExch(scratch.q.left + slot, pieces_of(&scratch.q, scratch.job.piece) - own);
+        put_word(&scratch.q.all->latest, (uint32_t)slot);
         atomicAdd(&scratch.q.all->open, 1); /* whoever looks for it is to find it */
     }
 }

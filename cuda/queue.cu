@@ -56,15 +56,14 @@
  * leaves time for 274 a tile of bf16 at 3.35 TB/s, were every cycle used, so that they matter as
  * much as bytes do.  A block has two stages of 16 KB, with one of them under way, 16 bytes a thread
  * and copy: where about 15 KB for each multiprocessor keep the memory of an H100 busy, four blocks
- * have 64 KB of bf16.  Around a piece of a job: a look at all jobs, an
+ * have 64 KB of bf16.  Around a piece of a job: a look at all jobs, unless one alone is open, an
  * atomic addition (two where it is no fold) and two fences.
  *
  * Trips to memory that a sequence waits for, one behind the other, behind the sums of its last
  * tile: its write, its arrival, the row's partials, the record's write, which row is the last (what
  * the batch says of the sequence comes meanwhile), and all that the first pass has left, with the
- * logits of drafts: six.  A fold: its text is written, an idle block sees it, finds which, claims a
- * piece, reads the text and both rows, and its sum is seen: seven, and one for the tile that is
- * drawn. */
+ * logits of drafts: six.  A fold: its text is written, an idle block sees it, claims a piece, reads
+ * the text and both rows, and its sum is seen: six, and one for the tile that is drawn. */
 #include "launch.h"
 
 #include "sequence.cuh"
@@ -96,16 +95,19 @@ static __device__ int32_t open_job(void)
     return best == ~0u ? -1 : (int32_t)(best & 0xffffu);
 }
 
-/* Take a piece of any job.  false: none was open. */
-template <typename Batch> static __device__ __noinline__ bool serve(const Batch *b)
+enum { ANY_JOB = -1 };
+
+/* Take a piece of the job `latest`, if there are some, or of any.  false: none was open. */
+template <typename Batch> static __device__ __noinline__ bool serve(const Batch *b, int32_t latest)
 {
-    const int32_t slot = open_job();
+    int32_t slot = latest, claim = latest != ANY_JOB ? claim_piece(latest, false) : 0;
 
-    if (slot < 0) return false;
-
-    const int32_t claim = claim_piece(slot, false);
-
-    if (claim <= 0) return true; /* others were faster */
+    if (claim <= 0) {
+        slot = open_job();
+        if (slot < 0) return false;
+        claim = claim_piece(slot, false);
+        if (claim <= 0) return true; /* others were faster */
+    }
     read_text(slot);
     run_piece(slot, claim - 1);
     if (scratch.job.kind == JOB_FOLD) return true;
@@ -215,7 +217,7 @@ static __device__ void break_first(const Batch *b, first_place at, bool finishes
     if (threadIdx.x == 0) scratch.at = at;
     __syncthreads();
     if (finishes) finish_noted(b);
-    if (serves) (void)serve(b);
+    if (serves) (void)serve(b, ANY_JOB);
     __syncthreads();
 }
 
@@ -315,14 +317,15 @@ template <typename Batch> static __device__ void help(const Batch *b, int32_t li
     for (;;) {
         __syncthreads();
         if (threadIdx.x == 0) {
-            const uint2 now = fresh_words(&scratch.q.all->decided);
+            const uint4 now = fresh_words(&scratch.q.all->decided);
 
             scratch.claim = now.x < (uint32_t)live;
             scratch.open = (int32_t)now.y;
+            scratch.latest = now.y == 1 ? (int32_t)now.z : ANY_JOB;
         }
         __syncthreads();
         if (!scratch.claim) return;
-        if (scratch.open <= 0 || !serve(b)) __nanosleep(64);
+        if (scratch.open <= 0 || !serve(b, scratch.latest)) __nanosleep(64);
     }
 }
 

@@ -84,8 +84,9 @@ struct control {
     uint32_t gone;   /* blocks */
     uint32_t unused[30];
     uint32_t decided; /* sequences */
-    int32_t open;     /* jobs that have pieces to take; beside it: idle blocks ask for both */
-    uint32_t unused_too[30];
+    int32_t open;     /* jobs that have pieces to take; beside it: idle blocks ask for both ... */
+    uint32_t latest;  /* ... and for the job that was posted last: where one is open, that one */
+    uint32_t unused_too[29];
     uint32_t taken[TAKEN_WORDS]; /* a bit for every job that is in use */
 };
 
@@ -255,7 +256,7 @@ struct queue_scratch {
     uint32_t ticket, total; /* tickets of the launch */
     arrival arrivals[ARRIVALS], finished[ARRIVALS];
     int32_t ripe;
-    int32_t claim, open;
+    int32_t claim, open, latest;
 };
 
 #ifdef __CUDACC__
