@@ -63,7 +63,8 @@
  * tile: its write, its arrival, the row's partials, the record's write, which row is the last (what
  * the batch says of the sequence comes meanwhile), and all that the first pass has left, with the
  * logits of drafts: six.  A fold: its text is written, an idle block sees it, claims a piece, reads
- * the text and both rows, and its sum is seen: six, and one for the tile that is drawn. */
+ * the text and both rows, and its sum is seen: six, and one for the tile that is drawn.  Then the
+ * answer is written, while the others leave. */
 #include "launch.h"
 
 #include "sequence.cuh"
@@ -316,6 +317,7 @@ template <typename Batch> static __device__ void help(const Batch *b, int32_t li
 {
     for (;;) {
         __syncthreads();
+        if (scratch.over) return;
         if (threadIdx.x == 0) {
             const uint4 now = fresh_words(&scratch.q.all->decided);
 
@@ -352,6 +354,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;
         scratch.ticket = first;
+        scratch.over = false;
         scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * a.q.runs);
     }
     __syncthreads();

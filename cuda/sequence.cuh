@@ -167,10 +167,12 @@ template <typename Batch> static __device__ __noinline__ void decide(const Batch
     decide_sequence(b, s);
     drop_begun();
     if (r < rows) scratch.q.cells[row_of(&scratch.q, s, r)].arrived = 0;
-    if (r == 0) {
+    if (r == 0) { /* others may leave while this is being written */
+        const uint32_t before = atomicAdd(&scratch.q.all->decided, 1u);
+
         scratch.q.cells[s].ripe = 0;
         give_slot(scratch.slot);
-        atomicAdd(&scratch.q.all->decided, 1u);
+        scratch.over = (before + 1) * (uint32_t)(rows * scratch.q.runs) == scratch.total;
     }
     __syncthreads();
 }

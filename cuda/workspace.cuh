@@ -257,6 +257,7 @@ struct queue_scratch {
     arrival arrivals[ARRIVALS], finished[ARRIVALS];
     int32_t ripe;
     int32_t claim, open, latest;
+    bool over; /* this block has decided the last sequence */
 };
 
 #ifdef __CUDACC__
