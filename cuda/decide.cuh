@@ -129,17 +129,24 @@ static __device__ __noinline__ int32_t draw_view(const spc_round *round, const s
     if (tile < 0) return s.top; /* only when every tile's weight underflowed but the top's */
 
     /* in one trip to memory: loaded where each is used, entries would come one after the other */
-    const int32_t type = stage_row(row, round->vocab, tile);
+    const int32_t entries = ask_row(row, round->vocab, tile);
+    spc_words *words = (spc_words *)&scratch.stage[1]; /* nobody reads it meanwhile */
 
-    return race_fours(&scratch.block, round->vocab, tile, key, stream,
-                      [=](int32_t i, int32_t count, float *entry) {
-                          float z[4];
+    static_assert(sizeof(tile_stage) >= SPC_TILE / 4 * sizeof *words, "room for a tile's");
+    race_words_of_tile(tile, key, stream, words);
 
-                          staged_four(&scratch.stage[0], type, i, z);
-                          for (int32_t k = 0; k < 4; k++) {
-                              if (k < count) entry[k] = spc_softmax_weight(s, z[k]);
-                          }
-                      });
+    const int32_t type = await_row(row, round->vocab, tile, entries);
+
+    return race_fours(
+        &scratch.block, round->vocab, tile, [=](int32_t i) { return words[i]; },
+        [=](int32_t i, int32_t count, float *entry) {
+            float z[4];
+
+            staged_four(&scratch.stage[0], type, i, z);
+            for (int32_t k = 0; k < 4; k++) {
+                if (k < count) entry[k] = spc_softmax_weight(s, z[k]);
+            }
+        });
 }
 
 /* ---- sums over pairs of rows ------------------------------------------------------------------
@@ -336,17 +343,18 @@ static __device__ __forceinline__ int32_t race_staged(int32_t tile, staged_pair 
 {
     const int32_t first = tile * SPC_TILE;
 
-    return race_fours(&scratch.block, scratch.q.vocab, tile, key, stream,
-                      [=](int32_t i, int32_t count, float *entry) {
-                          float drafter[4], verifier[4];
+    return race_fours(
+        &scratch.block, scratch.q.vocab, tile,
+        [=](int32_t i) { return race_words(tile, i, key, stream); },
+        [=](int32_t i, int32_t count, float *entry) {
+            float drafter[4], verifier[4];
 
-                          staged_four(&scratch.stage[0], type.drafter, i, drafter);
-                          staged_four(&scratch.stage[1], type.verifier, i, verifier);
-                          for (int32_t k = 0; k < 4; k++) {
-                              if (k < count)
-                                  entry[k] = weight(first + i + k, drafter[k], verifier[k]);
-                          }
-                      });
+            staged_four(&scratch.stage[0], type.drafter, i, drafter);
+            staged_four(&scratch.stage[1], type.verifier, i, verifier);
+            for (int32_t k = 0; k < 4; k++) {
+                if (k < count) entry[k] = weight(first + i + k, drafter[k], verifier[k]);
+            }
+        });
 }
 
 /* -1: by the tiles' sums there is none.  They are added while the tile is on its way. */

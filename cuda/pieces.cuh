@@ -360,16 +360,22 @@ static __device__ staged_pair await_pair(const spc_row_pair *pair, int32_t vocab
     return type;
 }
 
-/* A tile of one row in the first stage, behind which nothing is on its way: the type of what lies
- * there. */
-static __device__ __forceinline__ int32_t stage_row(const spc_view *row, int32_t vocab,
-                                                    int32_t tile)
+/* The same of a tile of one row, in the first stage. */
+static __device__ __forceinline__ int32_t ask_row(const spc_view *row, int32_t vocab, int32_t tile)
 {
-    int32_t entries, type;
+    int32_t entries;
 
     __syncthreads(); /* all have read the tile before */
     entries = ask_tile(row, vocab, tile, 0);
     end_fetch();
+    return entries;
+}
+
+static __device__ __forceinline__ int32_t await_row(const spc_view *row, int32_t vocab,
+                                                    int32_t tile, int32_t entries)
+{
+    int32_t type;
+
     wait_fetch<0>();
     type = complete_stage(row, vocab, tile, entries, &scratch.stage[0]);
     __syncthreads();

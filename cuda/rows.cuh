@@ -507,19 +507,38 @@ static __device__ __forceinline__ int32_t race_tiles(block_scratch *s, const flo
     return best == ~0ull ? -1 : (int32_t)(uint32_t)best;
 }
 
-/* The entry of a tile that wins the second level; four(i, count, weight) tells the weights of its
- * entries from i on, of which there are as many as count says: four, but at the end of the row. */
-template <typename Four>
+/* What four entries of a tile race with, counted in fours. */
+static __device__ __forceinline__ spc_words race_words(int32_t tile, int32_t four, spc_key key,
+                                                       spc_stream_id stream)
+{
+    return spc_random(
+        key, stream, (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4) + (uint32_t)four);
+}
+
+/* All of a tile's, which each thread finds out for itself while the tile is on its way: they take
+ * about as long. */
+static __device__ __forceinline__ void race_words_of_tile(int32_t tile, spc_key key,
+                                                          spc_stream_id stream, spc_words *words)
+{
+#pragma unroll 1
+    for (int32_t i = (int32_t)threadIdx.x; i < SPC_TILE / 4; i += SPC_LANES) {
+        words[i] = race_words(tile, i, key, stream);
+    }
+}
+
+/* The entry of a tile that wins the second level; words(i): the race_words of four i; four(i,
+ * count, weight) tells the weights of its entries from i on, of which there are as many as count
+ * says: four, but at the end of the row. */
+template <typename Words, typename Four>
 static __device__ __forceinline__ int32_t race_fours(block_scratch *s, int32_t vocab, int32_t tile,
-                                                     spc_key key, spc_stream_id stream, Four four)
+                                                     Words words, Four four)
 {
     const int32_t first = tile * SPC_TILE, width = spc_tile_width(vocab, tile);
-    const uint32_t block = (uint32_t)SPC_RACE_ENTRIES + (uint32_t)tile * (SPC_TILE / 4);
     unsigned long long best = ~0ull;
 
 #pragma unroll 1
     for (int32_t i = threadIdx.x; i < (width + 3) / 4; i += SPC_LANES) {
-        const spc_words w = spc_random(key, stream, block + (uint32_t)i);
+        const spc_words w = words(i);
         float entry[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 
         four(4 * i, width - 4 * i, entry);
@@ -541,9 +560,11 @@ static __device__ int32_t race_entries(block_scratch *s, int32_t vocab, int32_t 
 {
     const int32_t first = tile * SPC_TILE;
 
-    return race_fours(s, vocab, tile, key, stream, [=](int32_t i, int32_t count, float *entry) {
-        for (int32_t k = 0; k < 4 && k < count; k++) entry[k] = weight(first + i + k);
-    });
+    return race_fours(
+        s, vocab, tile, [=](int32_t i) { return race_words(tile, i, key, stream); },
+        [=](int32_t i, int32_t count, float *entry) {
+            for (int32_t k = 0; k < 4 && k < count; k++) entry[k] = weight(first + i + k);
+        });
 }
 
 #endif
