@@ -9,8 +9,9 @@
 #include "split.cuh"
 
 enum {
-    COLUMNS = 8, /* rows of activations of a product */
-    VECTORS = 4  /* of 8 weights, that the lanes of a row load at once */
+    COLUMNS = 8,                 /* rows of activations of a product */
+    VECTORS = 4,                 /* of 8 weights, that the lanes of a row load at once */
+    TILE_ROWS = SPC_LINEAR_STRIP /* of a launch */
 };
 
 typedef struct {
@@ -195,6 +196,94 @@ static __device__ __forceinline__ void finish(const Sums &s, const tile_work &w,
         if (a.cap > 0.0f) x = bounded(x, a.cap);
         if (w.more.add) x += w.more.add[to];
         a.out[to] = x;
+    }
+}
+
+/* What a block's warps leave each other. */
+template <int TILES, int STRIPS> struct tile_shared {
+    enum { SUMS = TILES * STRIPS * 4 };
+    float sum[OPS_WARPS][SUMS][OPS_LANES + 1]; /* + 1: fewer outputs of a warp share a bank */
+    float square[OPS_WARPS][STRIPS * COLUMNS];
+
+    /* The sum of all warps for output o of the block's tiles and row r. */
+    __device__ __forceinline__ float sum_of(int o, int r) const
+    {
+        const int lane = o % 8 * 4 + r % 8 / 2;
+        const int i = (o / TILE * STRIPS + r / COLUMNS) * 4 + o % TILE / 8 * 2 + r % 2;
+        float all = 0.0f;
+
+        for (int warp = 0; warp < OPS_WARPS; warp++) all += sum[warp][i][lane];
+        return all;
+    }
+
+    /* The same of the squares of row r. */
+    __device__ __forceinline__ float square_of(int r) const
+    {
+        float all = 0.0f;
+
+        for (int warp = 0; warp < OPS_WARPS; warp++) all += square[warp][r];
+        return all;
+    }
+};
+
+/* What the blocks that share columns leave each other: the same, already summed over warps. */
+template <int TILES> struct tile_left {
+    enum { OUTS = TILES * TILE, SQUARES = OUTS * TILE_ROWS, FLOATS = SQUARES + TILE_ROWS };
+    const float *left; /* of the first block, FLOATS of each behind it */
+    int32_t pieces;
+
+    __device__ __forceinline__ float add(int i) const
+    {
+        float all = 0.0f;
+
+        for (int p = 0; p < pieces; p++) all += left[p * FLOATS + i];
+        return all;
+    }
+
+    __device__ __forceinline__ float sum_of(int o, int r) const
+    {
+        return add(r * OUTS + o);
+    }
+
+    __device__ __forceinline__ float square_of(int r) const
+    {
+        return add(SQUARES + r);
+    }
+};
+
+template <int TILES, int STRIPS>
+static __device__ __forceinline__ void leave(const tile_shared<TILES, STRIPS> &s,
+                                             const tile_work &w)
+{
+    typedef tile_left<TILES> layout;
+    float *to = left_by(w.a, (int32_t)blockIdx.x, layout::FLOATS);
+
+    for (int i = threadIdx.x; i < layout::OUTS * w.a.rows; i += OPS_THREADS) {
+        to[i] = s.sum_of(i % layout::OUTS, i / layout::OUTS);
+    }
+    if (w.more.norm && threadIdx.x < (unsigned)w.a.rows) {
+        to[layout::SQUARES + threadIdx.x] = s.square_of(threadIdx.x);
+    }
+}
+
+/* Sums of a block's warps to their places. */
+template <int TILES, int STRIPS>
+static __device__ __forceinline__ void finish_block(const tile_shared<TILES, STRIPS> &shared,
+                                                    const tile_work &w)
+{
+    const int32_t group = (int32_t)blockIdx.x / w.pieces;
+
+    __syncthreads();
+    if (w.pieces == 1) {
+        finish<TILES>(shared, w, group, 0, w.a.rows);
+        return;
+    }
+    leave(shared, w);
+    if (is_last_piece(w.a, group, w.pieces)) {
+        const tile_left<TILES> all = {left_by(w.a, group * w.pieces, tile_left<TILES>::FLOATS),
+                                      w.pieces};
+
+        finish<TILES>(all, w, group, 0, w.a.rows);
     }
 }
 

@@ -75,7 +75,7 @@ MUST_FAIL = [
     ("races of ops", "a barrier is missing", "cuda/split.cuh",
      "    __syncthreads();\n    if (threadIdx.x == 0) {\n        fence_blocks();",
      "    if (threadIdx.x == 0) {\n        fence_blocks();"),
-    ("races of ops", "what nobody left is read", "cuda/linear_tile.cu",
+    ("races of ops", "what nobody left is read", "cuda/linear_tile.cuh",
      "for (int p = 0; p < pieces; p++) all +=",
      "if (*(const volatile float *)(left + pieces * FLOATS) == 1.5f) return 0;\n"
      "        for (int p = 0; p < pieces; p++) all +="),
