@@ -56,12 +56,14 @@ static __global__ void __launch_bounds__(OPS_THREADS)
         }
 #pragma unroll
         for (int b = 0; b < QUANT_BLOCKS; b++) {
-            const int32_t column = quant_column(u, b);
+            const int32_t column = quant_column_of<Q::SPLIT>(u, b);
             float part[QUANT_RUN] = {};
 
             if (here) quant.spread(b, part);
-            for (int i = 0; i < QUANT_RUN && column + i < a.table.cols; i++) {
-                out[column + i] = part[i] * a.scale;
+            for (int i = 0; i < QUANT_RUN; i++) {
+                const int32_t c = column + i + (Q::SPLIT && i >= 4 ? QUANT_BLOCK / 2 - 4 : 0);
+
+                if (c < a.table.cols) out[c] = part[i] * a.scale;
             }
         }
     }

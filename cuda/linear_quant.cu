@@ -5,9 +5,8 @@
  * makes floats of one output's 8 weights at a time (quant.cuh), which all rows use.  At one row of
  * 4-bit weights that is about as much arithmetic as the memory leaves time for, and each further
  * row adds more than an instruction a weight: so there are kernels for six numbers of rows.  A
- * float32 scale beside 8-bit weights multiplies sums of 8 products, not weights.  No GPU has run
- * it.
- */
+ * float32 scale beside 8-bit weights multiplies sums of 8 products, not weights.  Most types go by
+ * linear_tile_quant.cu unless told otherwise.  No GPU has run it. */
 #include "ops.h"
 
 #include "linear.cuh"
@@ -112,7 +111,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
             for (int o = 0; o < OUTS; o++) quant[o].ready(u);
 #pragma unroll
             for (int b = 0; b < QUANT_BLOCKS; b++) {
-                const int32_t column = quant_column(u, b);
+                const int32_t column = quant_column_of<Q::SPLIT>(u, b);
                 float weight[OUTS][QUANT_RUN], factor[OUTS];
 
                 if (column >= m.cols) break;
@@ -126,7 +125,8 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
                     const int row = r < a.rows ? r : a.rows - 1;
                     float x[QUANT_RUN];
 
-                    load_columns<QUANT_RUN, WHOLE>(a.in + (int64_t)row * m.cols, column, m.cols, x);
+                    quant_load_columns<Q::SPLIT, WHOLE>(a.in + (int64_t)row * m.cols, column,
+                                                        m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
                         float *to = &sum[r * OUTS + o];

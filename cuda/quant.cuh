@@ -3,16 +3,21 @@
  *
  * A row is cut into blocks of 32 columns, four of which are a group.  Of a group's columns lane q
  * of four takes 8 q .. 8 q + 7 of each block: with 16 bytes at once from the weights it uses 32
- * bytes at once of the activations.  Planes (spc_cuda_matrix), for each row:
+ * bytes at once of the activations.  (Of Q6_K it takes 4 q .. 4 q + 3 and 16 + 4 q .. 16 + 4 q + 3,
+ * so that the lanes' halves have a scale each; called 8 q .. 8 q + 7 below.)  Planes
+ * (spc_cuda_matrix), for each row:
  *
  *   data    [group, q, block] 8 weights: 4 bytes, byte k the low 4 bits of columns k and 4 + k; of
  *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128;
- *           of Q2_K and Q3_K the low 2 bits, as the high ones of Q6_K; of IQ4_* bits 4 k .. 4 k + 3
- *           of the 4 bytes are column k
+ *           of Q2_K and Q3_K [group, q, pair of blocks] 4 bytes, the two bits at
+ *           2 (2 (block % 2) + half) of byte k the low ones of column 4 half + k; of IQ4_* bits
+ *           4 k .. 4 k + 3 of the 4 bytes are column k; Q6_K: see high
  *   high    Q5_*, Q3_K: [group, q] 4 bytes; bit 2 block + half of byte k is the highest bit of
  *           column 4 half + k
- *           Q6_K: [group, q, pair of blocks] 4 bytes; the two bits at 2 (2 (block % 2) + half) of
- *           byte k are bits 4 and 5 of that column
+ *           Q6_K: [group, q, pair of blocks] 4 bytes, a third word behind two of data.  A pair of
+ *           blocks is 8 pairs of integers 16 bits apart, p = 4 (block % 2) + 2 half + i for columns
+ *           i and i + 2: below 6 they lie at bit 6 (p % 2) of word p / 2; of 6 and 7 the low 4
+ *           bits at 12 of word p - 6, the high ones at 12 + 2 (p - 6) of the third
  *   scale   Q8_0, Q4_0, Q5_0, IQ4_NL: [group, block] half d; Q4_1, Q5_1: half d, m
  *           Q4_K, Q5_K: [256 columns] half d, e, then ggml's 12 bytes of 6-bit numbers
  *           Q6_K: [group, 16 columns] signed bytes
@@ -63,6 +68,26 @@ static __device__ __forceinline__ bool is_whole(int32_t unit, int32_t blocks)
 static __device__ __forceinline__ int32_t quant_column(int32_t unit, int b)
 {
     return (unit / QUANT_LANES * QUANT_BLOCKS + b) * QUANT_BLOCK + unit % QUANT_LANES * QUANT_RUN;
+}
+
+/* The same, of types whose lanes have SPLIT columns, 4 here and 4 from 16 columns further on. */
+template <bool SPLIT> static __device__ __forceinline__ int32_t quant_column_of(int32_t unit, int b)
+{
+    return SPLIT ? quant_column(unit, b) - unit % QUANT_LANES * (QUANT_RUN / 2)
+                 : quant_column(unit, b);
+}
+
+/* 8 values of in from a unit's column on; 0 behind the row's end. */
+template <bool SPLIT, bool WHOLE>
+static __device__ __forceinline__ void quant_load_columns(const float *in, int32_t c, int32_t cols,
+                                                          float *out)
+{
+    if constexpr (SPLIT) {
+        load_columns<QUANT_RUN / 2, true>(in, c, cols, out);
+        load_columns<QUANT_RUN / 2, true>(in, c + QUANT_BLOCK / 2, cols, out + QUANT_RUN / 2);
+    } else {
+        load_columns<QUANT_RUN, WHOLE>(in, c, cols, out);
+    }
 }
 
 /* 2 + byte i / 64, of a byte below 128. */
@@ -116,7 +141,7 @@ static __device__ __forceinline__ uint32_t moved(uint32_t bits, int at, int to)
 
 /* A unit's 32 integers of BITS bits. */
 template <int BITS> struct quant_integers {
-    uint32_t word[4], high[2];
+    uint32_t word[4], high;
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
                                          int32_t unit, bool whole)
@@ -137,25 +162,57 @@ template <int BITS> struct quant_integers {
                 word[b] = b < blocks ? __ldcs(data + q * blocks + b) : 0;
             }
         }
-        if (BITS == 5) high[0] = __ldcs(more + (row.unit + (uint32_t)unit));
-        if (BITS == 6) {
-            const uint2 both = __ldcs((const uint2 *)more + (row.unit + (uint32_t)unit));
-
-            high[0] = both.x;
-            high[1] = both.y;
-        }
+        if (BITS == 5) high = __ldcs(more + (row.unit + (uint32_t)unit));
     }
 
     /* Integers of block b's columns 4 half .. 4 half + 3, with the lowest bit at bit `to` of each
      * byte. */
     __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
     {
-        const int at = BITS == 5 ? 2 * b + half : 2 * (2 * (b % 2) + half);
         const uint32_t low = moved(word[b], 4 * half, to) & 0x0f0f0f0fu << to;
 
         if (BITS == 4) return low;
-        return low | (moved(high[BITS == 5 ? 0 : b / 2], at, 4 + to) &
-                      (BITS == 5 ? 0x10101010u : 0x30303030u) << to);
+        return low | (moved(high, 2 * b + half, 4 + to) & 0x10101010u << to);
+    }
+
+    /* Of these columns i and i + 2, 16 bits each, beside other bits. */
+    __device__ __forceinline__ uint32_t two(int b, int half, int i, int to, uint32_t beside) const
+    {
+        const uint32_t low = (moved(word[b], 4 * half + 8 * i, to) & 0x000f000fu << to) | beside;
+
+        if (BITS == 4) return low;
+        return (moved(high, 8 * i + 2 * b + half, 4 + to) & 0x00100010u << to) | low;
+    }
+};
+
+/* Of 6; there is no group without all of its blocks. */
+template <> struct quant_integers<6> {
+    uint32_t word[4], high[2];
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit, bool)
+    {
+        const uint2 both = __ldcs((const uint2 *)m.high + (row.unit + (uint32_t)unit));
+
+        spread4(__ldcs((const uint4 *)m.data + (row.data + (uint32_t)unit)), word);
+        high[0] = both.x;
+        high[1] = both.y;
+    }
+
+    __device__ __forceinline__ uint32_t two(int b, int half, int i, int to, uint32_t beside) const
+    {
+        const int p = 4 * (b % 2) + 2 * half + i, first = b / 2 * 2;
+
+        if (p < 4)
+            return (moved(word[first + p / 2], 6 * (p % 2), to) & 0x003f003fu << to) | beside;
+        if (p < 6) return (moved(high[b / 2], 6 * (p % 2), to) & 0x003f003fu << to) | beside;
+        return (moved(high[b / 2], 12 + 2 * (p - 6), 4 + to) & 0x00300030u << to) |
+               ((moved(word[first + p - 6], 12, to) & 0x000f000fu << to) | beside);
+    }
+
+    __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
+    {
+        return two(b, half, 0, to, 0) | two(b, half, 1, to, 0) << 8;
     }
 };
 
@@ -210,6 +267,7 @@ struct quant_levels {
 };
 
 template <> struct quant_integers<8> {
+    enum : uint32_t { NONE = 0x80808080u }; /* integers 0, floats -0 */
     uint32_t word[8];
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
@@ -231,8 +289,8 @@ template <> struct quant_integers<8> {
             const uint32_t *at =
                 (const uint32_t *)(data + b / 2 * 64 + (q * beside + b % 2) * QUANT_RUN);
 
-            word[2 * b] = b < blocks ? __ldcs(at) : 0;
-            word[2 * b + 1] = b < blocks ? __ldcs(at + 1) : 0;
+            word[2 * b] = b < blocks ? __ldcs(at) : NONE;
+            word[2 * b + 1] = b < blocks ? __ldcs(at + 1) : NONE;
         }
     }
 
@@ -246,6 +304,7 @@ template <> struct quant_integers<8> {
 
 /* A block's d; a weight is d (integer - LESS). */
 template <int LESS> struct quant_scale_d {
+    enum { OFFSET = false, CENTRE = LESS };
     uint32_t pair[2];
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
@@ -281,6 +340,7 @@ template <int LESS> struct quant_scale_d {
 
 /* A block's d and m. */
 struct quant_scale_dm {
+    enum { OFFSET = true, CENTRE = 0 };
     uint32_t pair[4];
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
@@ -313,6 +373,7 @@ struct quant_scale_dm {
 
 /* d and e of 256 columns, numbers of up to 6 bits: d s and - e m. */
 struct quant_scale_de {
+    enum { OFFSET = true, CENTRE = 0 };
     uint32_t de, s, m; /* s, m: twice the number of the unit's columns of each block, a byte each */
 
     /* d factor number, a number of 6 bits times a half: exact. */
@@ -386,7 +447,8 @@ struct quant_scale_two : quant_scale_de {
 
 /* d of 256 columns, a signed byte for each 16: d s (integer - 32). */
 struct quant_scale_sixteen {
-    uint32_t s, more; /* s: a byte for each block of the group, plus 128 */
+    enum { OFFSET = false, CENTRE = 32 };
+    uint32_t s[2]; /* a byte for each half block of the group, plus 128 */
     uint16_t half;
     float d;
 
@@ -396,33 +458,29 @@ struct quant_scale_sixteen {
         const uint32_t group = (uint32_t)(unit / QUANT_LANES);
         const uint2 raw = __ldcs((const uint2 *)m.scale + (row.group + group));
 
-        s = raw.x;
-        more = raw.y;
+        s[0] = raw.x;
+        s[1] = raw.y;
         half = ((const uint16_t *)m.step)[row.eighth + group / 2];
     }
 
-    __device__ __forceinline__ void ready(int32_t unit)
+    __device__ __forceinline__ void ready(int32_t)
     {
-        s = __byte_perm(s, more, unit % QUANT_LANES < 2 ? 0x6420u : 0x7531u) ^ 0x80808080u;
+        s[0] ^= 0x80808080u;
+        s[1] ^= 0x80808080u;
         d = weights_f16::one(half);
     }
 
-    __device__ __forceinline__ void get(int b, float *step, float *offset) const
+    /* d s per, of one half of block b.  Exact: 32896 is 257 times a power of 2, a half times that
+     * has 20 bits. */
+    __device__ __forceinline__ float step(int b, int of, float per = 1.0f) const
     {
-        near(b, 0.0f, 1.0f, step, offset);
-    }
-
-    /* Exact: 32896 is 257 times a power of 2, a half times that has 20 bits. */
-    __device__ __forceinline__ void near(int b, float more, float per, float *step,
-                                         float *offset) const
-    {
-        *step = fmaf(d * per, byte_above(s, b), d * (per * -32896.0f));
-        *offset = *step * -(more + 32.0f / per);
+        return fmaf(d * per, byte_above(s[b / 2], b % 2 * 2 + of), d * (per * -32896.0f));
     }
 };
 
 /* d of 256 columns, numbers of 6 bits: d (s - 32) (integer - LESS). */
 template <int LESS> struct quant_scale_signed {
+    enum { OFFSET = false, CENTRE = LESS };
     uint32_t s; /* twice the number of the unit's columns of each block, a byte each */
     float d;
 
@@ -517,11 +575,17 @@ struct quant_scale_float {
 
 /* A unit: load(matrix, row, unit, whole), then ready(unit), which waits for it, then spread(b, out)
  * or near(b, out) for blocks 0 .. 3 of its group: 8 weights; of types whose scale is APART near
- * leaves out factor(b), for which a sum of products can be multiplied instead of each weight. */
+ * leaves out factor(b), for which a sum of products can be multiplied instead of each weight.
+ *
+ * SPLIT     columns are 4 and 4, with a scale each
+ * INTEGER   bits of an integer, 0 of types that have floats
+ * OFFSET    weights are step integer + offset; others step (integer - CENTRE) */
 template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> struct quant_blocks {
     enum { WHOLE = true }; /* columns are whole blocks */
     enum { APART = false };
+    enum { SPLIT = false };
     enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
+    enum { INTEGER = BITS, OFFSET = Scale::OFFSET, CENTRE = Scale::CENTRE };
     Integers integers;
     Scale scale;
 
@@ -581,8 +645,33 @@ typedef quant_blocks<2, quant_scale_two> quant_q2_k;
 typedef quant_blocks<3, quant_scale_three> quant_q3_k;
 typedef quant_blocks<4, quant_scale_six> quant_q4_k;
 typedef quant_blocks<5, quant_scale_six> quant_q5_k;
-typedef quant_blocks<6, quant_scale_sixteen> quant_q6_k;
 typedef quant_blocks<8, quant_scale_d<128>, quant_levels> quant_iq4_nl;
+
+/* Its halves of blocks have scales of their own. */
+struct quant_q6_k : quant_blocks<6, quant_scale_sixteen> {
+    enum { SPLIT = true };
+
+    __device__ __forceinline__ void spread(int b, float *out) const
+    {
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) {
+            const float step = scale.step(b, i / 4);
+
+            out[i] = fmaf(step, byte_float(integers.four(b, i / 4), i % 4), step * -32.0f);
+        }
+    }
+
+    __device__ __forceinline__ void near(int b, float *out) const
+    {
+#pragma unroll
+        for (int i = 0; i < QUANT_RUN; i++) {
+            const float step = scale.step(b, i / 4, 32.0f);
+
+            out[i] = byte_twos(integers.four(b, i / 4, TOP), i % 4);
+            out[i] = fmaf(step, out[i], step * -3.0f);
+        }
+    }
+};
 
 /* A scale of 17 bits leaves no room for 2^15 levels of it. */
 struct quant_iq4_xs : quant_blocks<8, quant_scale_levels, quant_levels> {
@@ -596,6 +685,8 @@ struct quant_iq4_xs : quant_blocks<8, quant_scale_levels, quant_levels> {
 struct quant_eight {
     enum { WHOLE = false };
     enum { APART = true };
+    enum { SPLIT = false };
+    enum { OFFSET = false, CENTRE = 128 };
     quant_integers<8> integers;
     quant_scale_float scale;
 
@@ -612,6 +703,8 @@ struct quant_eight {
 };
 
 struct quant_i8 : quant_eight {
+    enum { INTEGER = 8 };
+
     __device__ __forceinline__ float factor(int b) const
     {
         return scale.get(b);
@@ -638,6 +731,7 @@ struct quant_i8 : quant_eight {
 
 /* Floats are halves in disguise, as in spc_f8_to_half; Hopper has an instruction for it. */
 template <bool E4M3> struct quant_f8 : quant_eight {
+    enum { INTEGER = 0 };
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
     enum {CONVERTS = E4M3};
 #else

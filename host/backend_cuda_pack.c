@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* backend_cuda_pack.c - cuda/quant.cuh says where everything goes, weights/quant.c where it is.
  *
- * Eight neighbouring integers of a block travel together, a byte each in 64 bits. */
+ * Eight integers of a block, what a lane has of it, travel together, a byte each in 64 bits: they
+ * are neighbours, or of Q6_K twice four. */
 #include "backend_cuda_pack.h"
 
 #include "weights/quant.h"
@@ -48,6 +49,16 @@ static inline uint64_t load8(const uint8_t *at)
     return bytes;
 }
 
+/* Columns 4 q .. 4 q + 3 and 16 + 4 q .. 16 + 4 q + 3 of 32. */
+static inline uint64_t load4_4(const uint8_t *at, int32_t q)
+{
+    uint32_t first, second;
+
+    memcpy(&first, at + 4 * q, sizeof first);
+    memcpy(&second, at + BLOCK / 2 + 4 * q, sizeof second);
+    return (uint64_t)second << 32 | first;
+}
+
 /* Eight bits to bit 4 of eight bytes. */
 static inline uint64_t fifth_bits(uint8_t bits)
 {
@@ -71,8 +82,8 @@ static inline uint64_t wide(spc_weight_type type, const uint8_t *b, int32_t part
     uint64_t n;
 
     if (type == SPC_WEIGHT_Q6_K) {
-        n = load8(b + half * 64 + run % 2 * BLOCK + q * RUN) >> (run / 2 * 4) & EACH(15);
-        return n | (load8(b + 128 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3)) << 4;
+        n = load4_4(b + half * 64 + run % 2 * BLOCK, q) >> (run / 2 * 4) & EACH(15);
+        return n | (load4_4(b + 128 + half * BLOCK, q) >> (2 * run) & EACH(3)) << 4;
     }
     if (type == SPC_WEIGHT_Q2_K) {
         return load8(b + 16 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
@@ -154,6 +165,27 @@ static inline void put_bits(bool two, uint8_t *unit, int32_t b, uint64_t bits)
     put_word(at, word);
 }
 
+/* Six bits of each integer of a block of Q6_K into the unit's words. */
+static inline void put_sixes(uint8_t *data, uint8_t *high, int32_t b, uint64_t n)
+{
+    uint8_t *to[3] = {data + b / 2 * 8, data + b / 2 * 8 + 4, high + b / 2 * 4};
+    uint32_t word[3];
+
+    for (int32_t i = 0; i < 3; i++) memcpy(&word[i], to[i], sizeof word[i]);
+    for (int32_t i = 0; i < 4; i++) {
+        uint32_t four = (uint32_t)(n >> i / 2 * 32), pair = four >> i % 2 * 8 & 0x003f003fu;
+        int32_t p = b % 2 * 4 + i;
+
+        if (p < 6) {
+            word[p / 2] |= pair << p % 2 * 6;
+        } else {
+            word[p - 6] |= (pair & 0x000f000fu) << 12;
+            word[2] |= (pair & 0x00300030u) << (8 + 2 * (p - 6));
+        }
+    }
+    for (int32_t i = 0; i < 3; i++) put_word(to[i], word[i]);
+}
+
 /* Scales of 256 columns of Q3_K: for each group a word of low bits, then one of high ones. */
 static void pack_scales_q3(const uint8_t *from, uint8_t *to)
 {
@@ -224,7 +256,7 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
     const spc_cuda_planes bytes = spc_cuda_planes_of(type, cols);
     const int32_t blocks = spc_cuda_stride(type, cols);
 
-    if (two) memset(to->data, 0, (size_t)bytes.data);
+    if (two || type == SPC_WEIGHT_Q6_K) memset(to->data, 0, (size_t)bytes.data);
     if (bytes.high > 0) memset(to->high, 0, (size_t)bytes.high);
     if (bytes.scale > 0) memset(to->scale, 0, (size_t)bytes.scale);
     for (int32_t block = 0; block < blocks; block++) {
@@ -239,13 +271,17 @@ void spc_cuda_pack_row(spc_weight_type type, const uint8_t *from, int32_t cols,
                 memcpy(to->data + first * BLOCK + b / 2 * 64 + (q * beside + b % 2) * RUN, &n, RUN);
                 continue;
             }
+            if (type == SPC_WEIGHT_Q6_K) {
+                put_sixes(to->data + (first + q) * 16, to->high + (first + q) * high, b, n);
+                continue;
+            }
             if (two) {
                 put_bits(true, to->data + (first + q) * 8, b, n);
             } else {
                 put_word(to->data + first * 16 + (q * together + b) * 4, four_bits(type, n));
             }
             if (bytes.high > 0) {
-                put_bits(high == 8, to->high + (first + q) * high, b, n >> (two ? 2 : 4));
+                put_bits(false, to->high + (first + q) * high, b, n >> (two ? 2 : 4));
             }
         }
     }
