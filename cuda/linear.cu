@@ -5,6 +5,7 @@
  * do not ask the device: a row's bits depend on them. */
 #include "ops.h"
 
+#include "linear_tile_quant.cuh"
 #include "quant.cuh"
 #include "split.cuh"
 
@@ -23,6 +24,9 @@ static int32_t units_of(const spc_linear_args *a, spc_linear_kernel kernel)
     const spc_cuda_matrix *m = &a->part[0];
 
     if (kernel == SPC_KERNEL_QUANT) return quant_units(m->stride);
+    if (kernel == SPC_KERNEL_TILE && is_quantised(m->type)) {
+        return quant_units(m->stride) / QUANT_LANES;
+    }
     if (kernel == SPC_KERNEL_TILE) return m->stride / (TILE_VECTORS * 8);
     return m->stride / (m->type == SPC_WEIGHT_F32 ? 4 : 8);
 }
@@ -32,16 +36,24 @@ static bool is_pair(const spc_linear_args *a)
     return a->parts == 2 && a->part[0].rows == a->part[1].rows;
 }
 
+static int32_t least_tiles(const spc_linear_args *a)
+{
+    return is_pair(a) || is_quantised(a->part[0].type) ? 2 : 1;
+}
+
 static int32_t most_tiles(const spc_linear_args *a)
 {
+    if (is_quantised(a->part[0].type)) return tile_quant_most(a->part[0].type);
     return a->part[0].type == SPC_WEIGHT_BF16 ? 4 : 2;
 }
 
 spc_linear_way spc_cuda_linear_default(const spc_linear_args *a, spc_linear_kernel kernel)
 {
-    const bool tile = kernel == SPC_KERNEL_TILE;
+    const bool tile = kernel == SPC_KERNEL_TILE, quantised = is_quantised(a->part[0].type);
     const int32_t units = units_of(a, kernel), count = tiles_of(*a);
-    const int32_t wanted = tile ? BLOCKS_WANTED * OPS_WARPS : WARPS_WANTED;
+    const int32_t most = most_tiles(a);
+    /* quantised weights take less time as blocks have more tiles */
+    const int32_t wanted = tile ? BLOCKS_WANTED * OPS_WARPS * (quantised ? most : 1) : WARPS_WANTED;
     const int32_t together = tile ? count : count * 4; /* groups of 4 outputs have a warp */
     const int32_t least = tile ? 2 : 2 * OPS_LANES;    /* units for each of twice the slices */
     spc_linear_way way = {kernel, tile ? OPS_WARPS : 1, {0, 0}};
@@ -51,9 +63,10 @@ spc_linear_way spc_cuda_linear_default(const spc_linear_args *a, spc_linear_kern
         way.slices *= 2;
     }
     if (tile) {
-        int32_t tiles = count >= TILES_FOR_4 ? 4 : count >= TILES_FOR_2 || is_pair(a) ? 2 : 1;
+        int32_t tiles = count >= TILES_FOR_4 ? 4 : count >= TILES_FOR_2 ? 2 : least_tiles(a);
 
-        if (tiles > most_tiles(a)) tiles = most_tiles(a);
+        if (quantised && together * way.slices >= wanted) tiles = most;
+        if (tiles > most) tiles = most;
         way.tiles[0] = way.tiles[1] = tiles;
     }
     return way;
@@ -64,15 +77,15 @@ static bool is_power(int32_t x, int32_t most)
     return x >= 1 && x <= most && (x & (x - 1)) == 0;
 }
 
-static bool takes(spc_linear_kernel kernel, spc_weight_type type)
+static bool takes(spc_linear_kernel kernel, const spc_linear_args *a)
 {
-    if (is_quantised(type)) return kernel == SPC_KERNEL_QUANT;
-    return kernel == SPC_KERNEL_ROW || (kernel == SPC_KERNEL_TILE && spc_cuda_tile_takes(type));
+    if (kernel == SPC_KERNEL_TILE) return spc_cuda_tile_takes(a);
+    return kernel == (is_quantised(a->part[0].type) ? SPC_KERNEL_QUANT : SPC_KERNEL_ROW);
 }
 
 static bool has_slices(const spc_linear_args *a, spc_linear_kernel kernel, int32_t slices)
 {
-    if (!takes(kernel, a->part[0].type) || !is_power(slices, SPC_LINEAR_SLICES)) return false;
+    if (!takes(kernel, a) || !is_power(slices, SPC_LINEAR_SLICES)) return false;
     if (slices <= OPS_WARPS) return kernel != SPC_KERNEL_TILE || slices == OPS_WARPS;
     return tiles_of(*a) <= SPLIT_BLOCKS / (slices / OPS_WARPS);
 }
@@ -91,7 +104,7 @@ bool spc_cuda_linear_can(const spc_linear_args *a, const spc_linear_way *way)
     if (!has_slices(a, way->kernel, way->slices)) return false;
     if (way->kernel != SPC_KERNEL_TILE) return way->tiles[0] == 0 && way->tiles[1] == 0;
     for (int i = 0; i < 2; i++) {
-        if (!is_power(way->tiles[i], most_tiles(a)) || (is_pair(a) && way->tiles[i] < 2)) {
+        if (!is_power(way->tiles[i], most_tiles(a)) || way->tiles[i] < least_tiles(a)) {
             return false;
         }
     }

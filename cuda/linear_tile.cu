@@ -29,6 +29,7 @@
 #include "ops.h"
 
 #include "linear_tile.cuh"
+#include "linear_tile_quant.cuh"
 #include "linear_wide.cuh"
 #include "split.cuh"
 
@@ -214,8 +215,11 @@ static cudaError_t launch_shape(const tile_work &w, int32_t tiles, cudaStream_t 
                        : launch_kind<T, PLAIN>(w, tiles, stream);
 }
 
-bool spc_cuda_tile_takes(spc_weight_type type)
+bool spc_cuda_tile_takes(const spc_linear_args *a)
 {
+    const spc_weight_type type = a->part[0].type;
+
+    if (is_quantised(type)) return tile_quant_takes(*a);
     return type == SPC_WEIGHT_BF16 || type == SPC_WEIGHT_F16;
 }
 
@@ -224,13 +228,19 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more
 {
     cudaError_t error = cudaSuccess;
 
-    if (!is_linear(a) || !spc_cuda_tile_takes(a->part[0].type)) return cudaErrorInvalidValue;
+    const bool quantised = is_quantised(a->part[0].type);
+
+    if (!is_linear(a, quantised ? is_quant_matrix : is_matrix) || !spc_cuda_tile_takes(a)) {
+        return cudaErrorInvalidValue;
+    }
 
     const spc_linear_way way = a->way.slices ? a->way : spc_cuda_linear_default(a, SPC_KERNEL_TILE);
     tile_work w = {*a, {}, pieces_of(way)};
 
     if (more) w.more = *more;
-    if (!can_go(*a, way, SPC_KERNEL_TILE)) return cudaErrorInvalidValue;
+    if (!can_go(*a, way, SPC_KERNEL_TILE) || (quantised && w.more.norm)) {
+        return cudaErrorInvalidValue;
+    }
     if (w.more.gate && (a->parts != 2 || a->part[0].rows != a->part[1].rows ||
                         w.more.glu < SPC_GLU_SILU || w.more.glu > SPC_GLU_GELU_TANH)) {
         return cudaErrorInvalidValue;
@@ -238,7 +248,7 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more
     for (int32_t done = 0; done < a->rows && error == cudaSuccess; done += w.a.rows) {
         const int64_t at = (int64_t)done * a->width;
         const int32_t left = a->rows - done;
-        const bool wide = a->wide && left > TILE_ROWS;
+        const bool wide = a->wide && !quantised && left > TILE_ROWS;
         const int32_t most = wide ? (int32_t)WIDE_ROWS : (int32_t)TILE_ROWS;
 
         w.a.rows = left < most ? left : most;
@@ -254,6 +264,10 @@ cudaError_t spc_cuda_linear_tile(const spc_linear_args *a, const spc_linear_more
 
         const int32_t tiles = way.tiles[w.a.rows > COLUMNS];
 
+        if (quantised) {
+            error = launch_tile_quant(w, tiles, stream);
+            continue;
+        }
         error = a->part[0].type == SPC_WEIGHT_BF16 ? launch_shape<tile_bf16>(w, tiles, stream)
                                                    : launch_shape<tile_f16>(w, tiles, stream);
     }

@@ -247,7 +247,8 @@ enum {
     SPC_LINEAR_STRIP = 16 /* rows for which the kernels read weights once */
 };
 
-/* Kernels of linear ops: linear_row.cu, linear_tile.cu, linear_quant.cu. */
+/* Kernels of linear ops: linear_row.cu; linear_tile.cu with linear_tile_quant.cu; linear_quant.cu.
+ */
 typedef enum { SPC_KERNEL_ROW, SPC_KERNEL_TILE, SPC_KERNEL_QUANT } spc_linear_kernel;
 
 /* How a kernel goes about matrices.  A row's bits depend on kernel and slices, not on tiles. */
@@ -257,7 +258,8 @@ typedef struct {
                          SPC_LINEAR_SLICES, TILE from 8 on; more than 8 are in several blocks, whose
                          sums meet in a fixed order */
     int32_t tiles[2]; /* TILE: of 16 outputs that a block has, 1, 2 or 4 (fp16: at most 2; two parts
-                         of as many rows: at least 2), for up to 8 rows and for more; others: 0 */
+                         of as many rows: at least 2; quantised: 2, or of types below 8 bits 4,
+                         which up to 8 rows use), for up to 8 rows and for more; others: 0 */
 } spc_linear_way;
 
 /* out[r] = the products of several matrices with in[r], behind each other, plus biases, bounded by
@@ -315,15 +317,16 @@ typedef struct {
 } spc_linear_more;
 
 /* The same as spc_cuda_linear_row on tensor cores, for weights of 16 bits; strips of up to 16 rows,
- * or of 64 where there is memory for it (linear_wide.cu). A row has the same bits in any strip, but
- * not those of spc_cuda_linear_row.
+ * or of 64 where there is memory for it (linear_wide.cu); and, without a norm and in strips of up
+ * to 16 rows, for the quantised ones that it takes.  A row has the same bits in any strip, but not
+ * those of spc_cuda_linear_row or spc_cuda_linear_quant.
  *
  * more   NULL: nothing */
 cudaError_t spc_cuda_linear_tile(const spc_linear_args *args, const spc_linear_more *more,
                                  cudaStream_t stream);
 
-/* Does it take weights of this type? */
-bool spc_cuda_tile_takes(spc_weight_type type);
+/* Does it take these parts? */
+bool spc_cuda_tile_takes(const spc_linear_args *args);
 
 /* ---- more rows by cuBLASLt ---- */
 

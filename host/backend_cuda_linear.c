@@ -3,10 +3,9 @@
  *
  * Matrices go one way (backend_cuda_ways.c) for any number of rows, so that a row's bits do not
  * depend on its company; with limits.library more than 16 rows may go through cuBLASLt
- * (backend_cuda_wide.c).  Quantised weights have a kernel of their own.  The kernel on tensor cores
- * also takes the norm in front of it, the gate behind it and the residual sum behind it, where
- * nobody else wants what lies between: three launches less in a layer of Llama's kind, seven
- * instead of ten. */
+ * (backend_cuda_wide.c).  The kernels on tensor cores also take the gate behind them and the
+ * residual sum behind them, that of 16-bit weights the norm in front of it too, where nobody else
+ * wants what lies between: three launches less in a layer of Llama's kind, seven instead of ten. */
 #include "backend_cuda.h"
 #include "backend_cuda_pack.h"
 
@@ -148,6 +147,7 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
     spc_linear_args a = parts_of(r, op, &k);
 
     if (!ends(op, k) || a.way.kernel != SPC_KERNEL_TILE) return 0;
+    if (norm && spc_cuda_is_quantised(a.part[0].type)) return 0;
     out = op->out;
     if (norm && (op->a != norm->out || out == in || is_read(plan, i + 1, end, norm->out))) return 0;
     if (norm) more.norm = r->vector[norm->weight[0]];

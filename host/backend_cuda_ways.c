@@ -27,16 +27,15 @@ spc_kernels_shape spc_cuda_shape_of(const spc_linear_args *a)
     return shape;
 }
 
-static spc_linear_kernel default_kernel(const spc_runner *r, spc_weight_type type)
+static spc_linear_kernel default_kernel(const spc_runner *r, const spc_linear_args *a)
 {
-    if (spc_cuda_is_quantised(type)) return SPC_KERNEL_QUANT;
-    if (r->limits.linear == SPC_LINEAR_ROW || !spc_cuda_tile_takes(type)) return SPC_KERNEL_ROW;
-    return SPC_KERNEL_TILE;
+    if (r->limits.linear != SPC_LINEAR_ROW && spc_cuda_tile_takes(a)) return SPC_KERNEL_TILE;
+    return spc_cuda_is_quantised(a->part[0].type) ? SPC_KERNEL_QUANT : SPC_KERNEL_ROW;
 }
 
 static spc_linear_way default_way(const spc_runner *r, const spc_linear_args *a)
 {
-    return spc_cuda_linear_default(a, default_kernel(r, a->part[0].type));
+    return spc_cuda_linear_default(a, default_kernel(r, a));
 }
 
 /* ---- of a table ------------------------------------------------------------------------------ */

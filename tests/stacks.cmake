@@ -30,6 +30,8 @@ set(MOST
   "linear_row_kernel.*Li16E"        32
   "linear_tile_kernelI9tile_bf16Li[24]ELi2" 56
   "linear_tile_kernelI8tile_f16Li[12]E" 24
+  "linear_tile_quant_kernel"        96
+  "linear_tile_quant_kernel.*Li4ELi1E" 200 # 4 tiles
   "linear_quant_kernel"             64)
 
 set(kernels 0)

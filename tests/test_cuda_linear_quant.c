@@ -250,17 +250,25 @@ Test(cuda_linear_quant, every_8_bit_float_is_what_it_is)
 
 enum { ROWS = 21 };
 
-/* slices: 0 the default */
-static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
-                         float cap, int32_t slices, dice *d)
+static cudaError_t by_tile(const spc_linear_args *a, cudaStream_t stream)
 {
-    static const int32_t strips[] = {1, 2, 3, 6, 7, 16};
+    return spc_cuda_linear_tile(a, NULL, stream);
+}
+
+/* slices: 0 the default; returns what all rows together are, malloc'd, NULL of parts that the
+ * kernel does not take */
+static float *linear_of(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
+                        float cap, spc_linear_way way, dice *d)
+{
+    static const int32_t of_quant[] = {1, 2, 3, 6, 7, 16};
+    static const int32_t of_tile[] = {1, 8, 9, 16, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15};
+    const bool tile = way.kernel == SPC_KERNEL_TILE;
+    const size_t count = !tile ? 6 : cols <= 256 ? 16 : 4; /* of strips */
+    cudaError_t (*launch)(const spc_linear_args *, cudaStream_t) =
+        tile ? by_tile : spc_cuda_linear_quant;
     matrix part[SPC_LINEAR_PARTS];
-    spc_linear_args a = {.cap = cap,
-                         .rows = ROWS,
-                         .way = {SPC_KERNEL_QUANT, slices, {0, 0}},
-                         .scratch = scratch_memory()};
-    float *in = random_floats(d, (size_t)(ROWS * cols), 1), *expected, *whole, off;
+    spc_linear_args a = {.cap = cap, .rows = ROWS, .way = way, .scratch = scratch_memory()};
+    float *in = random_floats(d, (size_t)(ROWS * cols), 1), *expected, *whole = NULL, off;
     int32_t at = 0;
 
     for (; a.parts < SPC_LINEAR_PARTS && outs[a.parts] > 0; a.parts++) {
@@ -282,17 +290,26 @@ static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], 
             expected[i / outs[p] * a.width + at + i % outs[p]] = (float)sum;
         }
     }
-    whole = in_strips(spc_cuda_linear_quant, &a, ROWS);
-    off = relative_distance(whole, expected, (size_t)(ROWS * a.width));
-    /* the tangent of a small number is a difference of numbers next to 1, each up to 2^-22 off */
-    cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s, %d columns: off by %g", spc_dtype_name(dtype),
-                  (int)cols, (double)off);
-    expect_bits_in_strips(spc_cuda_linear_quant, &a, whole, strips, sizeof strips / sizeof *strips,
-                          spc_dtype_name(dtype));
+    if (!tile || spc_cuda_tile_takes(&a)) {
+        whole = in_strips(launch, &a, ROWS);
+        off = relative_distance(whole, expected, (size_t)(ROWS * a.width));
+        /* the tangent of a small number is a difference of numbers next to 1, each up to 2^-22 off
+         */
+        cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s, %d columns: off by %g",
+                      spc_dtype_name(dtype), (int)cols, (double)off);
+        expect_bits_in_strips(launch, &a, whole, tile ? of_tile : of_quant, count,
+                              spc_dtype_name(dtype));
+    }
     for (int32_t p = 0; p < a.parts; p++) free_matrix(&part[p]);
     free_layer(&a);
     free(expected);
-    free(whole);
+    return whole;
+}
+
+static void check_linear(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
+                         float cap, int32_t slices, dice *d)
+{
+    free(linear_of(dtype, outs, cols, cap, (spc_linear_way){SPC_KERNEL_QUANT, slices, {0, 0}}, d));
 }
 
 Test(cuda_linear_quant, products_are_those_of_the_numbers_with_the_same_bits_in_strips_of_any_size)
@@ -309,6 +326,77 @@ Test(cuda_linear_quant, products_are_those_of_the_numbers_with_the_same_bits_in_
             check_linear(types[t], outs[2], 2048, 0, slices, &d);
         }
     }
+}
+
+/* Outputs that fill no tile, groups of fewer blocks, scales that begin within a part. */
+Test(cuda_linear_quant, products_on_tensor_cores_are_too)
+{
+    static const spc_dtype taken[] = {SPC_DTYPE_Q4_0, SPC_DTYPE_Q5_0,    SPC_DTYPE_Q4_K,
+                                      SPC_DTYPE_Q5_K, SPC_DTYPE_Q8_0,    SPC_DTYPE_Q6_K,
+                                      SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
+    static const int32_t outs[][SPC_LINEAR_PARTS] = {{40, 10, 0}, {18, 6, 6}, {70, 0, 0}};
+    dice d = {5};
+
+    for (size_t k = 0; k < sizeof taken / sizeof *taken; k++) {
+        const bool fours = k < 4;
+        const spc_linear_way ways[] = {{SPC_KERNEL_TILE, 8, {2, 2}},
+                                       {SPC_KERNEL_TILE, 8, {4, 4}},
+                                       {SPC_KERNEL_TILE, 16, {2, 2}}};
+
+        for (int32_t i = 0; columns(taken[k], i) > 0; i++) {
+            int32_t cols = columns(taken[k], i);
+            dice again = d;
+            float *two, *four;
+
+            two = linear_of(taken[k], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[0], &d);
+            if (cols % 8 == 0) cr_assert_not_null(two);
+            if (two && fours) {
+                int32_t count = ROWS * (outs[i % 3][0] + outs[i % 3][1] + outs[i % 3][2]);
+
+                four =
+                    linear_of(taken[k], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[1], &again);
+                cr_expect(memcmp(two, four, (size_t)count * sizeof *two) == 0,
+                          "%s, %d columns: other bits of 4 tiles", spc_dtype_name(taken[k]),
+                          (int)cols);
+                free(four);
+            }
+            free(two);
+        }
+        free(linear_of(taken[k], outs[1], 2048, 0, ways[2], &d));
+    }
+}
+
+Test(cuda_linear_quant, what_has_no_kernel_on_tensor_cores_is_known)
+{
+    static float x[512];
+    spc_cuda_matrix m = {.data = x,
+                         .type = SPC_WEIGHT_F8_E4M3,
+                         .rows = 1,
+                         .cols = 256,
+                         .stride = 8,
+                         .scale = x,
+                         .scale_stride = 1};
+    spc_linear_args a = {.part = {m}, .in = x, .out = x, .parts = 1, .rows = 1, .width = 1};
+    spc_linear_more more = {.norm = x};
+
+    cr_expect(spc_cuda_tile_takes(&a));
+    cr_expect_eq(spc_cuda_linear_tile(&a, &more, NULL), cudaErrorInvalidValue, "a norm");
+    a.way = (spc_linear_way){SPC_KERNEL_TILE, 8, {4, 4}};
+    cr_expect(!spc_cuda_linear_can(&a, &a.way), "4 tiles of 8 bits");
+    a.way.tiles[0] = a.way.tiles[1] = 1;
+    cr_expect(!spc_cuda_linear_can(&a, &a.way), "one tile");
+    a.way.slices = 0;
+    a.part[0].scale_col = 16;
+    cr_expect(!spc_cuda_tile_takes(&a), "scales that begin within a block");
+    cr_expect_eq(by_tile(&a, NULL), cudaErrorInvalidValue);
+    a.part[0].scale_col = 32;
+    a.part[0].cols = 252;
+    cr_expect(!spc_cuda_tile_takes(&a), "columns that end within a lane's");
+    a.part[0] = m;
+    a.part[0].type = SPC_WEIGHT_Q3_K;
+    cr_expect(!spc_cuda_tile_takes(&a));
+    a.part[0].type = SPC_WEIGHT_F32;
+    cr_expect(!spc_cuda_tile_takes(&a));
 }
 
 /* As many bytes as in the checkpoint, but for rows that end within a group of 128. */

@@ -351,7 +351,11 @@ Test(cuda_linear_tile, defaults_depend_on_the_matrices_alone_and_fill_the_device
                     {{2048, 0, 0}, 8192, SPC_WEIGHT_F32, {SPC_KERNEL_ROW, 8, {0, 0}}},
                     {{128256, 0, 0}, 4096, SPC_WEIGHT_F32, {SPC_KERNEL_ROW, 1, {0, 0}}},
                     {{2048, 0, 0}, 2048, SPC_WEIGHT_Q8_0, {SPC_KERNEL_QUANT, 2, {0, 0}}},
-                    {{896, 0, 0}, 4864, SPC_WEIGHT_Q8_0, {SPC_KERNEL_QUANT, 4, {0, 0}}}};
+                    {{896, 0, 0}, 4864, SPC_WEIGHT_Q8_0, {SPC_KERNEL_QUANT, 4, {0, 0}}},
+                    {{4096, 0, 0}, 4096, SPC_WEIGHT_Q8_0, {SPC_KERNEL_TILE, 8, {2, 2}}},
+                    {{896, 0, 0}, 4864, SPC_WEIGHT_Q8_0, {SPC_KERNEL_TILE, 32, {2, 2}}},
+                    {{4096, 0, 0}, 4096, SPC_WEIGHT_Q4_0, {SPC_KERNEL_TILE, 16, {4, 4}}},
+                    {{896, 0, 0}, 896, SPC_WEIGHT_Q4_0, {SPC_KERNEL_TILE, 8, {2, 2}}}};
 
     for (size_t k = 0; k < sizeof cases_of / sizeof *cases_of; k++) {
         spc_linear_args a = {.rows = 1 + (int32_t)k};
@@ -413,7 +417,7 @@ Test(cuda_linear_tile, ways_that_are_none_are_refused)
     a.part[0] = (spc_cuda_matrix){.data = x, .type = SPC_WEIGHT_Q8_0, .rows = 4, .cols = 64};
     cr_expect(spc_cuda_linear_can(&a, &way));
     way.kernel = SPC_KERNEL_ROW;
-    cr_expect(!spc_cuda_linear_can(&a, &way), "quantised weights have one kernel");
+    cr_expect(!spc_cuda_linear_can(&a, &way), "quantised weights have kernels of their own");
 }
 
 /* ---- what is done along with them ------------------------------------------------------------ */

@@ -138,6 +138,12 @@ static inline unsigned __shfl_sync(unsigned, unsigned value, int lane)
     return (unsigned)fiber_shuffle(value, (unsigned)lane);
 }
 
+static inline unsigned __shfl_sync(unsigned, unsigned value, int lane, int width)
+{
+    return (unsigned)fiber_shuffle(value, threadIdx.x % 32 / (unsigned)width * (unsigned)width +
+                                              (unsigned)lane);
+}
+
 static inline unsigned __ballot_sync(unsigned, int predicate)
 {
     unsigned votes = (predicate ? 1u : 0u) << threadIdx.x % 32;

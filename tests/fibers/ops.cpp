@@ -10,6 +10,7 @@
 #include "cuda/linear_quant.cu"
 #include "cuda/linear_row.cu"
 #include "cuda/linear_tile.cu"
+#include "cuda/linear_tile_quant.cu"
 #include "cuda/linear_wide.cu"
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"
