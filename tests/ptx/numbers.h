@@ -120,6 +120,26 @@ struct max_nan {
     }
 };
 
+/* a b + c of bf16, each given as the upper half of a float: rounded once.  A sum of 24 bits that
+ * was cut off, and whose last bit says whether there was more, still tells to which of 8 bits it is
+ * nearest. */
+inline uint32_t fused_bf16(float a, float b, float c)
+{
+    const double product = (double)a * b, sum = product + c, of_c = sum - product;
+    const double lost = (product - (sum - of_c)) + (c - of_c);
+    const float near = __builtin_fmaf(a, b, c);
+    const double more = (sum - near) + lost;
+    uint32_t bits;
+
+    if (near != near) return 0x7fffu;
+    memcpy(&bits, &near, sizeof bits);
+    if (std::isfinite(near) && near != 0 && more != 0) {
+        bits -= std::signbit(more) != std::signbit(near);
+        bits |= 1;
+    }
+    return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+
 /* Two of 16 bits. */
 struct max_nan_bf16 {
     static float half(uint32_t bits)

@@ -68,6 +68,20 @@ template <typename T> void fuse(warp &w, const instr &i)
     for_lanes(w.now.active, [=](unsigned l) { d[l] = plain(fused(a[l], b[l], c[l])); });
 }
 
+void fuse_bf16(warp &w, const instr &i)
+{
+    uint32_t *const d = array<uint32_t>(w, i.o[0]);
+    const uint32_t *const a = array<uint32_t>(w, i.o[1]), *const b = array<uint32_t>(w, i.o[2]),
+                          *const c = array<uint32_t>(w, i.o[3]);
+
+    for_lanes(w.now.active, [=](unsigned l) {
+        const auto upper = [](uint32_t x) { return max_nan_bf16::half(x & 0xffff0000u); };
+
+        d[l] = fused_bf16(upper(a[l]), upper(b[l]), upper(c[l])) << 16 |
+               fused_bf16(upper(a[l] << 16), upper(b[l] << 16), upper(c[l] << 16));
+    });
+}
+
 #if defined(__x86_64__)
 /* Half of a product's instructions are these: without the processor's own they are calls. */
 __attribute__((target("avx2,fma"))) void fuse_fast(warp &w, const instr &i)
@@ -312,6 +326,7 @@ table make_table()
         FOUR("mad.lo.s64", multiply_add<uint64_t>, uint64_t),
         FOUR("fma.rn.f32", fuse<float>, float),
         FOUR("fma.rn.f64", fuse<double>, double),
+        FOUR("fma.rn.bf16x2", fuse_bf16, uint32_t),
         BINARY("div.rn.f32", divide, float),
         BINARY("div.rn.f64", divide, double),
         BINARY("div.s32", divide, int32_t),
