@@ -284,7 +284,9 @@ void fiber_memory_freed(const void *at)
     last_used = nullptr;
 }
 
-void fiber_memory_lent(const void *, size_t) {}
+void fiber_memory_lent(const void *, size_t)
+{
+}
 
 void fiber_memory_written(const void *at, size_t bytes)
 {
