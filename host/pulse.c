@@ -85,15 +85,22 @@ void spc_pulse_leave(spc_pulse *p)
     p->beats = false;
 }
 
+/* Others may hear this before what the group itself was told, so it says the same. */
+static void tell_why(spc_pulse *p)
+{
+    spc_error why;
+
+    if (p->group->ops->async_error(p->group, &why) == SPC_OK) {
+        (void)snprintf(why.message, sizeof why.message, "rank %d has closed its engine",
+                       (int)p->own->rank);
+    }
+    p->own->ops->abort(p->own, why.message);
+}
+
 void spc_pulse_close(spc_pulse *p)
 {
-    char text[64];
-
     if (!p) return;
-    if (p->beats) {
-        (void)snprintf(text, sizeof text, "rank %d has closed its engine", (int)p->own->rank);
-        p->own->ops->abort(p->own, text);
-    }
+    if (p->beats) tell_why(p);
     spc_pulse_leave(p);
     spc_comm_close(p->own);
     if (p->leaves >= 0) (void)close(p->leaves);

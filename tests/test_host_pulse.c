@@ -95,6 +95,21 @@ static spc_status closes(spc_comm *comm, spc_error *err)
     return comm->rank == 1 ? SPC_EDEVICE : status;
 }
 
+/* Rank 1 says why it ends the group, and closes at once: signs of life stop while nobody else has
+ * looked at the group. */
+static spc_status fails(spc_comm *comm, spc_error *err)
+{
+    spc_pulse *pulse;
+    spc_status status = spc_pulse_open(comm, TIMEOUT_MS, &pulse, err);
+
+    if (status != SPC_OK) return status;
+    sleep_ms(comm->rank == 1 ? 1 : TIMEOUT_MS);
+    if (comm->rank == 1) comm->ops->abort(comm, "the GPU of rank 1 hangs");
+    status = comm->ops->async_error(comm, err);
+    spc_pulse_close(pulse);
+    return status;
+}
+
 static void expect_end(const part *parts, int32_t but, const char *text)
 {
     for (int32_t r = 0; r < RANKS; r++) {
@@ -112,4 +127,12 @@ Test(host_pulse, a_rank_without_a_sign_ends_the_group_with_its_name)
                "all_gather: expected all 3 ranks within 400 ms, and these did not come: rank 2");
     run_ranks(parts, closes);
     expect_end(parts, 1, "rank 1 has closed its engine");
+}
+
+Test(host_pulse, a_rank_that_fails_is_heard_of_by_its_own_reason)
+{
+    part parts[RANKS];
+
+    run_ranks(parts, fails);
+    expect_end(parts, -1, "the GPU of rank 1 hangs");
 }
