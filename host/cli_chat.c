@@ -39,7 +39,9 @@ static const spc_cli_option options[] = {
      "what is said as lines of JSON, which know no commands and may hold any text:\n"
      "{\"content\": TEXT} is the user's next message, {\"messages\": [{\"role\":\n"
      "\"user\", \"content\": TEXT}, ...]} begins a new conversation with these, without\n"
-     "--system; each with an \"id\" that is repeated with the reply, if wanted; -: stdin",
+     "--system; each with an \"id\" that is repeated with the reply, if wanted, and, for\n"
+     "this reply, its own \"max_tokens\", \"seed\", \"temperature\" and so on, as in the lines\n"
+     "of spc run; -: stdin",
      SPC_CLI_TEXT, offsetof(chat_args, input), 0, 0},
     {"json", NULL,
      "one line per reply, a JSON object: text, ids, how it ended (\"finish\"), counters",
@@ -70,8 +72,11 @@ typedef struct {
     bool terminal; /* somebody is typing */
     spc_cli_said said;
     json_t *id;             /* what a line of JSON calls its message, or NULL */
+    const spc_cli_own *own; /* what that line says of its reply, or NULL */
     int64_t turns, refused; /* asked for by --input, and of them those without a reply */
     spc_session *session;   /* NULL before the first reply */
+    bool special;           /* the session's options are those of a line */
+    uint64_t seed;          /* of the session */
     spc_cli_total total;
 } chat_state;
 
@@ -126,17 +131,32 @@ static void on_text(void *user, const char *text, size_t bytes)
     (void)spc_cli_flush();
 }
 
+/* The session of a reply.  With other options than the one before it is a new one, which takes over
+ * what that one's KV caches hold in whole pages. */
+static spc_status begin_reply(chat_state *chat, const int32_t *ids, int32_t count, spc_error *err)
+{
+    bool special = chat->own && spc_cli_own_any(chat->own);
+    spc_session_options o = chat->way.options;
+    spc_status status;
+
+    if (chat->session && !special && !chat->special) {
+        return spc_session_restart(chat->session, ids, count, err);
+    }
+    spc_session_close(chat->session);
+    chat->session = NULL;
+    if (special) spc_cli_own_apply(chat->own, &o);
+    chat->special = special;
+    chat->seed = o.seed;
+    status = spc_session_open(chat->engine, &o, ids, count, &chat->session, err);
+    /* what the command line says has been checked: the line's own options are to blame */
+    return status == SPC_ERULE || status == SPC_EUSAGE ? SPC_EINPUT : status;
+}
+
 /* Decode until the reply ends, by itself or by Ctrl-C. */
 static spc_status decode(chat_state *chat, const int32_t *ids, int32_t count, spc_error *err)
 {
-    spc_status status;
+    spc_status status = begin_reply(chat, ids, count, err);
 
-    if (chat->session) {
-        status = spc_session_restart(chat->session, ids, count, err);
-    } else {
-        status =
-            spc_session_open(chat->engine, &chat->way.options, ids, count, &chat->session, err);
-    }
     while (status == SPC_OK && spc_session_finish(chat->session) == SPC_FINISH_RUNNING) {
         if (spc_cli_interrupted) spc_session_cancel(chat->session);
         status = spc_session_step(chat->session, err);
@@ -166,8 +186,7 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
                                   json_string(spc_finish_name(spc_session_finish(chat->session))));
     failed |= json_object_set_new(object, "rule", json_string(chat->way.rule));
     failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(chat->way.options.gamma));
-    failed |=
-        json_object_set_new(object, "seed", json_integer((json_int_t)chat->args->decode.seed));
+    failed |= json_object_set_new(object, "seed", json_integer((json_int_t)chat->seed));
     failed |= json_object_set_new(object, "reused_tokens", json_integer(stats.reused_tokens));
     if (failed == 0 && spc_cli_json_stats(object, &stats, spc_cli_positions(&chat->way, &stats))) {
         return object;
@@ -327,8 +346,10 @@ static spc_status answer_line(chat_state *chat, bool *over, spc_error *err)
         char *text = line.text;
 
         line.text = NULL;
+        chat->own = &line.own;
         status = line.messages ? begin_with(chat, line.messages, &inner)
                                : make_turn(chat, text, line.bytes, &inner);
+        chat->own = NULL;
         if (status != SPC_OK) (void)in_line(chat, status, &inner, err);
     }
     spc_cli_prompt_free(&line);

@@ -9,7 +9,7 @@
 
 /* What a line may hold.  Each name once: they are looked for, and listed. */
 #define KEYS(X)          X(prompt) X(ids) X(messages) X(id) SPC_CLI_OWN_KEYS(X)
-#define TURN_KEYS(X)     X(content) X(messages) X(id)
+#define TURN_KEYS(X)     X(content) X(messages) X(id) SPC_CLI_OWN_KEYS(X)
 #define KEY_ITEM(name)   #name,
 #define KEY_LISTED(name) ", " #name
 
@@ -201,13 +201,13 @@ spc_status spc_cli_read_line(spc_cli_prompt *prompt, const char *line, size_t by
     return status;
 }
 
-spc_status spc_cli_read_turn(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+/* What is said: a message, or messages. */
+static spc_status read_said(spc_cli_prompt *prompt, spc_error *err)
 {
-    spc_status status = read_object(prompt, line, bytes, &of_turns, err);
     json_t *messages = spc_cli_said_of(prompt->line, "messages");
+    spc_status status = settle_message(prompt->where, 1, prompt->line, err);
     const json_t *content;
 
-    if (status == SPC_OK) status = settle_message(prompt->where, 1, prompt->line, err);
     if (status != SPC_OK) return status;
     content = spc_cli_said_of(prompt->line, "content");
     if ((content != NULL) + (messages != NULL) != 1) {
@@ -223,6 +223,15 @@ spc_status spc_cli_read_turn(spc_cli_prompt *prompt, const char *line, size_t by
         return spc_error_set(err, SPC_EINPUT, "%s: \"content\" is not a string", prompt->where);
     }
     return spc_cli_take_text(prompt, json_string_value(content), json_string_length(content), err);
+}
+
+spc_status spc_cli_read_turn(spc_cli_prompt *prompt, const char *line, size_t bytes, spc_error *err)
+{
+    spc_status status = read_object(prompt, line, bytes, &of_turns, err);
+
+    if (status == SPC_OK) status = read_said(prompt, err);
+    if (status == SPC_OK) status = spc_cli_own_read(prompt, err);
+    return status;
 }
 
 /* ---- lines that are refused ------------------------------------------------------------------ */

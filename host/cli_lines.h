@@ -30,6 +30,8 @@ const char *spc_cli_text_of(const json_t *value);
 
 /* Read those of prompt->line into prompt->own; ranges are those of a session.  SPC_EINPUT */
 spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err);
+/* Does the line say anything of it? */
+bool spc_cli_own_any(const spc_cli_own *own);
 /* Put them into options, which borrow of it. */
 void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *options);
 

@@ -163,6 +163,11 @@ spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err)
     return status;
 }
 
+bool spc_cli_own_any(const spc_cli_own *own)
+{
+    return own->has || own->has_seed || own->has_stop || own->has_bias;
+}
+
 void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *o)
 {
     for (int i = 0; i < NUMBERS; i++) {

@@ -80,6 +80,58 @@ Test(host_cli_chat_json, messages_begin_a_conversation)
     close_pair(&p);
 }
 
+/* What a line says of its reply holds for this reply alone, and costs the conversation nothing. */
+Test(host_cli_chat_json, a_line_may_say_how_its_reply_is_decoded)
+{
+    chat_pair p = open_pair();
+    spawn_result r = SPAWN("{\"content\": \"The cat sleeps on the old chair. Where is the "
+                           "dog?\", \"max_tokens\": 3}\n"
+                           "{\"content\": \"Good morning.\", \"temperature\": 1, \"seed\": 5, "
+                           "\"stop\": null}\n"
+                           "{\"content\": \"Where is it?\"}\n"
+                           "{\"content\": \"Where is it?\", \"top_p\": 2}\n"
+                           "{\"content\": \"Where is it?\", \"top_p\": \"all\"}\n"
+                           "{\"content\": \"Thank you.\"}\n",
+                           CHAT(&p), "--json", "--keep-going", "--temperature", "0", "--max-tokens",
+                           "12", "--gamma", "3", "--input", "-");
+    json_t *lines = parse_lines(r.out);
+
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_assert_eq(json_array_size(lines), 6);
+    cr_expect_eq(json_array_size(field(lines, 0, "ids")), 3);
+    cr_expect_str_eq(text_in(lines, 0, "finish"), "max-tokens");
+    cr_expect_eq(whole(lines, 1, "seed"), 5);
+    cr_expect_eq(whole(lines, 2, "seed"), 0);
+    for (size_t i = 1; i < 3; i++) {
+        cr_expect_geq(whole(lines, i, "reused_tokens") + 32, whole(lines, i, "prompt_tokens"),
+                      "all but what is new, and part of a page: %d of %d",
+                      (int)whole(lines, i, "reused_tokens"), (int)whole(lines, i, "prompt_tokens"));
+        cr_expect_gt(whole(lines, i, "reused_tokens"), 0);
+    }
+    cr_expect_str_eq(text_in(lines, 3, "error"),
+                     "stdin: line 4: top-p: expected above 0 and at most 1, found 2");
+    cr_expect_str_eq(text_in(lines, 4, "error"), "stdin: line 5: \"top_p\": expected a number");
+    cr_expect_gt(whole(lines, 5, "prompt_tokens"), whole(lines, 2, "prompt_tokens"));
+
+    /* the same as the command line would have it */
+    char said[512];
+
+    (void)snprintf(said, sizeof said,
+                   "{\"messages\": [{\"role\": \"user\", \"content\": \"%s\"}, {\"role\": "
+                   "\"assistant\", \"content\": \"%s\"}, {\"role\": \"user\", \"content\": "
+                   "\"Good morning.\"}]}",
+                   "The cat sleeps on the old chair. Where is the dog?", text_in(lines, 0, "text"));
+
+    json_t *alone = JSON(said, CHAT(&p), "--json", "--temperature", "1", "--seed", "5", "--gamma",
+                         "3", "--max-tokens", "12", "--input", "-");
+
+    expect_same_reply(lines, 1, alone, 0);
+    json_decref(lines);
+    json_decref(alone);
+    spawn_free(&r);
+    close_pair(&p);
+}
+
 static const char wrong[] = "{\"content\": \"The cat sleeps on the old chair.\"}\n"
                             "{\"id\": 1, \"content\": 3}\n"
                             "Good morning.\n"
@@ -96,7 +148,7 @@ Test(host_cli_chat_json, with_keep_going_a_line_that_has_no_reply_has_an_error)
     static const char *const says[] = {
         "stdin: line 2: \"content\" is not a string",
         "stdin: line 3: not JSON: ",
-        "stdin: line 4: unknown key \"prompt\"; known: content, messages, id",
+        "stdin: line 4: unknown key \"prompt\"; known: content, messages, id, max_tokens, ",
         "stdin: line 5: expected an object with either \"content\" or \"messages\"",
         "stdin: line 6: message 1: expected {",
         "stdin: line 7: message 1"};
