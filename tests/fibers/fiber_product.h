@@ -67,4 +67,69 @@ template <unsigned count> static inline float fiber_add_cut(float c, const float
     return fiber_cut(sum) * fiber_power_of_2(largest - 24);
 }
 
+/* The same with one column of b and several rows of a, whose numbers lie k by k: vectors of rows.
+ */
+enum { FIBER_ROWS = 16, FIBER_LANES = 8 };
+
+typedef float fiber_floats __attribute__((vector_size(4 * FIBER_LANES)));
+typedef int32_t fiber_ints __attribute__((vector_size(4 * FIBER_LANES)));
+/* the same anywhere in memory */
+typedef float fiber_lying __attribute__((vector_size(4 * FIBER_LANES), aligned(4), may_alias));
+
+#define FIBER_INLINE static inline __attribute__((always_inline))
+
+/* What is kept of the numbers, as whole ones. */
+FIBER_INLINE void fiber_whole(fiber_ints *out, const fiber_floats &x, const fiber_ints &kept)
+{
+    *out = __builtin_convertvector((fiber_floats)((fiber_ints)x & kept), fiber_ints);
+}
+
+/* fiber_cut of each: the nearest float, or where that is further from 0 the one before it. */
+FIBER_INLINE void fiber_cut_all(fiber_floats *out, const fiber_ints &x)
+{
+    const fiber_floats nearest = __builtin_convertvector(x, fiber_floats);
+    const fiber_ints back = __builtin_convertvector(nearest, fiber_ints);
+
+    *out = (fiber_floats)((fiber_ints)nearest + (((back > x) & (x > 0)) | ((back < x) & (x < 0))));
+}
+
+template <unsigned count>
+FIBER_INLINE void fiber_add_cut_rows(float *c, const float (*a)[FIBER_ROWS], unsigned first,
+                                     const float *b)
+{
+    fiber_floats product[count], result;
+    fiber_ints largest, sum, whole;
+
+    const fiber_floats old = *(const fiber_lying *)c;
+
+    largest = (fiber_ints)old & 0x7f800000;
+    for (unsigned k = 0; k < count; k++) {
+        product[k] = *(const fiber_lying *)(a[k] + first) * b[k];
+
+        const fiber_ints e = (fiber_ints)product[k] & 0x7f800000;
+
+        largest = e > largest ? e : largest;
+    }
+    largest = (largest >> 23) - 127;
+
+    const fiber_ints kept = (largest >= -100) & (largest <= 122), n = largest & kept;
+    const fiber_floats units = (fiber_floats)((24 + 127 - n) << 23);
+
+    fiber_whole(&sum, old * units, kept);
+    for (unsigned k = 0; k < count; k++) {
+        fiber_whole(&whole, product[k] * units, kept);
+        sum += whole;
+    }
+    fiber_cut_all(&result, sum);
+    result *= (fiber_floats)((n + 127 - 24) << 23);
+    *(fiber_lying *)c = result;
+    for (unsigned r = 0; r < FIBER_LANES; r++) {
+        float row[count];
+
+        if (kept[r]) continue;
+        for (unsigned k = 0; k < count; k++) row[k] = a[k][first + r];
+        c[r] = fiber_add_cut<count>(old[r], row, b);
+    }
+}
+
 #endif

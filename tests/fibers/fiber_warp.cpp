@@ -17,56 +17,94 @@ uint64_t fiber_shuffle(uint64_t bits, unsigned from)
     return from < FIBER_WARP ? warp[from].exchanged[turn] : bits;
 }
 
-/* What one lane holds of a row of a or of a column of b: where `pairs`, pairs of bf16, or floats
- * whose upper 19 bits count. */
-static void put(float *row, unsigned at, uint32_t bits, bool pairs)
-{
-    fiber_real lower, upper;
+/* A loop over rows is what takes the time of most tests. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FIBER_FASTEST __attribute__((target_clones("avx2", "default")))
+#else
+#define FIBER_FASTEST
+#endif
 
-    if (!pairs) {
-        lower.bits = bits & 0xffffe000u;
-        row[at] = lower.is;
-        return;
-    }
-    lower.bits = bits << 16;
-    upper.bits = bits & 0xffff0000u;
-    row[2 * at] = lower.is;
-    row[2 * at + 1] = upper.is;
+static float lower_of(uint32_t pair)
+{
+    fiber_real x;
+
+    x.bits = pair << 16;
+    return x.is;
 }
 
-template <unsigned count>
-static void multiply(float *c, const fiber_factors &factors, unsigned row, unsigned column)
+static float upper_of(uint32_t pair)
 {
-    for (unsigned j = 0; j < 2; j++) {
-        const float *const b = factors.b[column + j];
-        unsigned k = 0;
+    fiber_real x;
 
-        while (k < 2 * count && b[k] == 0.0f) k++;
-        if (k == 2 * count) continue; /* rows that are not there cost nothing */
-        for (unsigned half = 0; half < 2; half++) {
-            const float *const a = factors.a[row + 8 * half];
-            float *const at = &c[j + 2 * half];
+    x.bits = pair & 0xffff0000u;
+    return x.is;
+}
 
-            *at = fiber_add_cut<count>(fiber_add_cut<count>(*at, a, b), a + count, b + count);
+/* A float whose upper 19 bits count. */
+static float tf32_of(uint32_t bits)
+{
+    fiber_real x;
+
+    x.bits = bits & 0xffffe000u;
+    return x.is;
+}
+
+/* Is a column of b none?  Rows of activations that are not there cost nothing. */
+static bool is_none(const float *b, unsigned count)
+{
+    for (unsigned k = 0; k < count; k++) {
+        if (b[k] != 0.0f) return false;
+    }
+    return true;
+}
+
+template <unsigned count> FIBER_INLINE void multiply(fiber_factors *f)
+{
+    for (unsigned j = 0; j < 8; j++) {
+        if (is_none(f->b[j], 2 * count)) continue;
+        for (unsigned r = 0; r < FIBER_ROWS; r += FIBER_LANES) {
+            fiber_add_cut_rows<count>(f->c[j] + r, f->a, r, f->b[j]);
+            fiber_add_cut_rows<count>(f->c[j] + r, f->a + count, r, f->b[j] + count);
         }
     }
+}
+
+FIBER_FASTEST static void multiply_bf16(fiber_factors *f)
+{
+    multiply<8>(f);
+}
+
+FIBER_FASTEST static void multiply_tf32(fiber_factors *f)
+{
+    multiply<4>(f);
 }
 
 void fiber_mma(float *c, const uint32_t *a, const uint32_t *b, bool bf16)
 {
     unsigned lane;
     fiber *const warp = fiber_warp(&lane);
-    const unsigned slot = warp[lane].products++ % 2, row = lane / 4, at = lane % 4;
+    const unsigned product = ++warp[lane].products, row = lane / 4, at = lane % 4;
 
-    if (!warp->factors) warp->factors.reset(new fiber_factors[2]);
-    fiber_factors &factors = warp->factors[slot];
+    if (!warp->factors) warp->factors.reset(new fiber_factors[2]());
+    fiber_factors &f = warp->factors[product % 2];
 
-    for (unsigned i = 0; i < 4; i++) put(factors.a[row + i % 2 * 8], at + i / 2 * 4, a[i], bf16);
-    for (unsigned i = 0; i < 2; i++) put(factors.b[row], at + i * 4, b[i], bf16);
-    fiber_meet_warp();
-    if (bf16) {
-        multiply<8>(c, factors, row, 2 * at);
-    } else {
-        multiply<4>(c, factors, row, 2 * at);
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned r = row + i % 2 * 8, k = at + i / 2 * 4;
+
+        f.c[2 * at + i % 2][row + i / 2 * 8] = c[i];
+        if (bf16) f.a[2 * k][r] = lower_of(a[i]);
+        if (bf16) f.a[2 * k + 1][r] = upper_of(a[i]);
+        if (!bf16) f.a[k][r] = tf32_of(a[i]);
     }
+    for (unsigned i = 0; i < 2; i++) {
+        const unsigned k = at + i * 4;
+
+        if (bf16) f.b[row][2 * k] = lower_of(b[i]);
+        if (bf16) f.b[row][2 * k + 1] = upper_of(b[i]);
+        if (!bf16) f.b[row][k] = tf32_of(b[i]);
+    }
+    fiber_meet_warp();
+    if (f.made != product) (bf16 ? multiply_bf16 : multiply_tf32)(&f);
+    f.made = product;
+    for (unsigned i = 0; i < 4; i++) c[i] = f.c[2 * at + i % 2][row + i / 2 * 8];
 }

@@ -21,9 +21,11 @@
 enum { FIBER_WARP = 32, FIBER_STACK = 256 << 10 };
 enum fiber_wait { RUNS, AT_BLOCK, AT_WARP, AT_PREVIOUS, ENDED };
 
-/* The two factors of a product that a warp holds, row by row and column by column. */
+/* A product that a warp makes: the factors' rows and columns k by k, and the sums column by column.
+ * The first lane that all others have given theirs makes it for all. */
 struct fiber_factors {
-    float a[16][16], b[8][16];
+    float a[16][16], b[8][16], c[8][16];
+    unsigned made; /* which of the warp's products lies in c */
 };
 
 /* What a thread has asked to be copied to shared memory, and has not waited for. */
