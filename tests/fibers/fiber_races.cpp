@@ -64,8 +64,10 @@ std::vector<moment> moments; /* of this launch; the first has the number `first`
 uint32_t first = 1;
 std::unordered_map<uintptr_t, std::unique_ptr<touched[]>> pages;
 std::unordered_map<const void *, fiber_view> released; /* by the words of atomic operations */
-uintptr_t last_page;
-touched *last_bytes;
+struct {
+    uintptr_t page;
+    touched *bytes;
+} used[64]; /* of `pages`, those touched last, by the end of their number */
 
 /* Memory of the device, and which of its bytes were written. */
 struct allocation {
@@ -92,15 +94,15 @@ const allocation *allocation_of(const void *at)
 touched *bytes_at(uintptr_t at)
 {
     const uintptr_t page = at / PAGE;
+    auto &last = used[page % (sizeof used / sizeof *used)];
 
-    if (page != last_page || !last_bytes) {
+    if (page != last.page || !last.bytes) {
         std::unique_ptr<touched[]> &bytes = pages[page];
 
         if (!bytes) bytes.reset(new touched[PAGE]());
-        last_page = page;
-        last_bytes = bytes.get();
+        last = {page, bytes.get()};
     }
-    return last_bytes + at % PAGE;
+    return last.bytes + at % PAGE;
 }
 
 void join(fiber_view *to, const fiber_view &from)
