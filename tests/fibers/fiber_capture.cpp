@@ -189,10 +189,11 @@ void fiber_hold(void (*let_go)(void *), void *user)
 
 static cudaError_t begin(cudaStream_t stream, fiber_graph *graph, bool is_body)
 {
+    static uint64_t ids;
     std::lock_guard<std::mutex> lock(of_recordings);
 
     recorded.emplace_back(
-        new fiber_recording{graph, stream, is_body, {{stream, {}}}, {false}, false});
+        new fiber_recording{++ids, graph, stream, is_body, {{stream, {}}}, {false}, false});
     recordings.insert(recorded.back().get());
     return cudaSuccess;
 }
@@ -283,7 +284,7 @@ cudaError_t fiber_wait_in_capture(fiber_recording *to, cudaStream_t stream, cuda
     fiber_recording *from = nullptr;
 
     for (auto &r : recorded) {
-        if (r.get() == event->in) from = r.get();
+        if (r->id == event->in) from = r.get();
     }
     if (!from && to) return invalidate(to, cudaErrorStreamCaptureIsolation);
     if (!from) return cudaErrorInvalidValue; /* that capture has ended */

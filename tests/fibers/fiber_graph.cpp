@@ -3,6 +3,8 @@
  * them run. */
 #include <memory>
 #include <mutex>
+#include <stdio.h>
+#include <stdlib.h>
 #include <vector>
 
 #include "fibers.h" /* last: see there */
@@ -42,7 +44,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
 }
 
 /* A handle is a place in this list, so that the first is 0. */
-static std::vector<std::weak_ptr<unsigned>> conditions;
+static std::vector<std::weak_ptr<fiber_value>> conditions;
 static std::mutex conditions_change;
 
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
@@ -50,7 +52,8 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cu
 {
     if (!graph) return fiber_failed(cudaErrorInvalidValue);
     if (fiber_gpu.no_condition) return fiber_failed(cudaErrorNotSupported);
-    graph->conditions.push_back({std::make_shared<unsigned>(value), 0, value, 0});
+    graph->conditions.push_back(
+        {std::make_shared<fiber_value>(fiber_value{value, false}), 0, value, 0});
 
     const std::lock_guard<std::mutex> lock(conditions_change);
 
@@ -91,12 +94,17 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNo
     return cudaSuccess;
 }
 
-/* A value stays until it is set, as there is no default. */
+/* Calls that may come at once are not defined: as there is no telling, there must be but one. */
 void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
 {
     const std::lock_guard<std::mutex> lock(conditions_change);
+    const std::shared_ptr<fiber_value> to = conditions.at(handle).lock();
 
-    *conditions.at(handle).lock() = value;
+    if (to->set) {
+        fprintf(stderr, "fibers: a condition is set twice\n");
+        abort();
+    }
+    *to = {value, true};
 }
 
 /* All conditions have one node, here and in bodies. */
@@ -141,7 +149,7 @@ static void run_node(fiber_node &node, std::unique_lock<std::mutex> &lock)
         begun = nullptr;
         fiber_end_early(node.blocks, node.threads, node.body, node.user.data());
     } else if (node.inner) {
-        if (!*node.condition) return;
+        if (!node.condition->now) return;
         fiber_gpu.bodies++;
         run_nodes(node.inner.get(), lock);
     } else if (node.blocks == 0) { /* it may wait for another thread's */
@@ -169,7 +177,7 @@ static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
     std::vector<size_t> left(graph->nodes.size()), ready;
     std::vector<std::vector<size_t>> behind(graph->nodes.size());
 
-    for (fiber_condition &c : graph->conditions) *c.value = c.initial;
+    for (fiber_condition &c : graph->conditions) *c.value = {c.initial, false};
     for (size_t i = 0; i < graph->nodes.size(); i++) {
         left[i] = graph->nodes[i].after.size();
         if (left[i] == 0) ready.push_back(i);

@@ -203,8 +203,9 @@ cudaError_t cudaFreeHost(void *memory);
 bool fiber_captures(void);
 /* Is it what comes on this stream that is recorded? */
 bool fiber_captures_on(cudaStream_t stream);
-/* Calls that a thread must not make while it records; that nobody may make while anybody does; that
- * a stream does not take while it is recorded.  cudaSuccess, or what it was recorded is lost. */
+/* Calls that a thread must not make while it records (what takes memory, waits, or asks how far a
+ * stream is); that nobody may make while anybody does; that a stream does not take while it is
+ * recorded.  cudaSuccess, or what it was recorded is lost. */
 cudaError_t fiber_unsafe(void);
 cudaError_t fiber_unsafe_anywhere(void);
 cudaError_t fiber_refuse(cudaStream_t stream);
@@ -371,8 +372,9 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    (void)stream;
     fiber_gpu.waits++;
-    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
     fiber_catch_up();
     fiber_meet(false);

@@ -74,9 +74,9 @@ int fiber_device_of(cudaStream_t stream)
     return stream ? devices.at(stream) : device;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t stream)
+cudaError_t cudaStreamQuery(cudaStream_t)
 {
-    if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (!stuck) {
         meeting = false;
         return cudaSuccess;
@@ -257,7 +257,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
     if (event->device != fiber_device_of(stream)) return cudaErrorInvalidResourceHandle;
     if (r && r->invalid) return cudaErrorStreamCaptureInvalidated;
-    event->in = r;
+    event->in = r ? r->id : 0;
     if (r) event->behind = r->streams[stream];
     if (!r && fiber_gpu.late) event->after = last[stream];
     event->ns = fiber_now_ns();
@@ -283,6 +283,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     fiber_gpu.waits++;
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (event->in) return cudaErrorCapturedEvent;
     if (stuck) fiber_must_not_wait();
     catch_up_to(event->after);

@@ -132,19 +132,25 @@ cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t a
 
 /* ---- fiber_capture.cpp, fiber_graph.cpp ----------------------------------------------------- */
 
-/* A kernel, or a body that runs if *condition says so; what must have run before it. */
+/* What a kernel says of a condition, once for each time that its graph runs. */
+struct fiber_value {
+    unsigned now;
+    bool set;
+};
+
+/* A kernel, or a body that runs if its condition says so; what must have run before it. */
 struct fiber_node {
     int blocks, threads; /* blocks 0: a call, not a kernel */
     bool together, early;
     void (*body)(void *);
     std::vector<char> user;
-    std::shared_ptr<unsigned> condition;
+    std::shared_ptr<fiber_value> condition;
     std::shared_ptr<fiber_graph> inner;
     std::vector<size_t> after; /* nodes of the same graph */
 };
 
 struct fiber_condition {
-    std::shared_ptr<unsigned> value;
+    std::shared_ptr<fiber_value> value;
     cudaGraphConditionalHandle handle;
     unsigned initial;
     int nodes; /* that ask it */
@@ -161,6 +167,7 @@ typedef std::vector<size_t> fiber_frontier; /* the last nodes of a stream */
 
 /* A capture: the streams that take part, each with what its next node comes behind. */
 struct fiber_recording {
+    uint64_t id; /* no other capture has it, nor will */
     fiber_graph *graph;
     cudaStream_t origin;
     bool is_body;
@@ -170,11 +177,11 @@ struct fiber_recording {
 };
 
 struct CUevent_st {
-    int device;                /* of the thread that made it */
-    uint64_t ns;               /* when it was recorded */
-    size_t after;              /* serial of what its stream had been sent last */
-    const fiber_recording *in; /* last recorded in a capture; NULL: not */
-    fiber_frontier behind;     /* ... behind these nodes */
+    int device;            /* of the thread that made it */
+    uint64_t ns;           /* when it was recorded */
+    size_t after;          /* serial of what its stream had been sent last */
+    uint64_t in;           /* capture that it was last recorded in; 0: in none */
+    fiber_frontier behind; /* ... behind these nodes */
 };
 
 /* The capture of this thread that the stream takes part in; NULL: none. */
