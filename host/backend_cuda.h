@@ -60,6 +60,7 @@ struct spc_backend {
     const spc_kernels *kernels; /* of the runners to come; NULL: defaults */
     bool early;                 /* kernels may begin before those in front of them have ended ... */
     bool early_inside;          /* ... in bodies of conditional nodes too */
+    bool no_bodies;             /* graphs with conditional nodes were refused */
     unsigned lacks, told; /* bits: what the device cannot do (cuda_lack), what was told of it */
     char notice[160];
     size_t stack_bytes; /* of the device's threads, taken when it was opened */

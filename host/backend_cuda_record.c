@@ -48,8 +48,9 @@ static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, 
 #if !defined(CUDART_VERSION) || CUDART_VERSION >= 13000
 
 /* A condition of the graph under record, if it can have one. */
-static spc_round_condition new_condition(cudaStream_t stream)
+static spc_round_condition new_condition(const spc_backend *b)
 {
+    cudaStream_t stream = b->stream;
     enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     cudaGraph_t graph = NULL;
     const cudaGraphNode_t *behind;
@@ -57,6 +58,7 @@ static spc_round_condition new_condition(cudaStream_t stream)
     cudaGraphConditionalHandle condition = 0;
     size_t count;
 
+    if (b->no_bodies) return (spc_round_condition){0, 0};
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) ==
             cudaSuccess &&
         capturing == cudaStreamCaptureStatusActive &&
@@ -108,9 +110,9 @@ static bool record_body(whole_round *r, spc_round_condition condition, cudaStrea
 
 #else
 
-static spc_round_condition new_condition(cudaStream_t stream)
+static spc_round_condition new_condition(const spc_backend *b)
 {
-    (void)stream;
+    (void)b;
     return (spc_round_condition){0, 0};
 }
 
@@ -139,7 +141,7 @@ static bool round_body(whole_round *r, spc_error *err)
     bool ok;
 
     if (r->shape.late.count > 0) {
-        r->condition = new_condition(b->stream);
+        r->condition = new_condition(b);
         if (!r->condition.exists) spc_cuda_lacks(b, CUDA_NO_CHAIN);
     }
     ok = spc_cuda_run_round(r, err) == SPC_OK;
@@ -170,7 +172,7 @@ static bool chained_body(whole_round *r, spc_error *err)
 {
     const cuda_whole *at = &r->device;
     spc_backend *b = r->verifier->backend;
-    spc_round_condition condition = new_condition(b->stream);
+    spc_round_condition condition = new_condition(b);
     spc_round_go_on_args args = {.outcome = r->half->outcome,
                                  .from = at->from,
                                  .guess = at->guess,
@@ -201,7 +203,7 @@ static bool chained_body(whole_round *r, spc_error *err)
 static bool turn_body(whole_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
-    spc_round_condition condition = new_condition(b->stream);
+    spc_round_condition condition = new_condition(b);
     spc_round_ask_args args = {r->half->outcome, r->device.from, r->shape.lanes, condition};
 
     return condition.exists &&
@@ -292,6 +294,20 @@ static bool record_round(void *user)
     return record_all(r->round, r->graph);
 }
 
+/* With late rows inside, or, where such a graph is refused, without: the host starts them then. */
+static bool record_or_do_without(recording *all)
+{
+    spc_backend *b = all->round->verifier->backend;
+    const cuda_whole_shape *shape = &all->round->shape;
+
+    if (spc_cuda_record(b, record_round, all)) return true;
+    if (shape->chained || shape->late.count == 0 || b->no_bodies) return false;
+    b->no_bodies = true;
+    if (spc_cuda_record(b, record_round, all)) return true;
+    b->no_bodies = false; /* they are not to blame */
+    return false;
+}
+
 const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
 {
     spc_runner *v = r->verifier;
@@ -303,7 +319,7 @@ const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
     g = graph_of(v, &r->shape, &seen);
     if (!seen) return NULL;
     all = (recording){r, g};
-    if (!g->exec && !spc_cuda_record(v->backend, record_round, &all)) {
+    if (!g->exec && !record_or_do_without(&all)) {
         *off = true;
         spc_cuda_lacks(v->backend, r->shape.chained ? CUDA_NO_CHAIN : CUDA_NO_GRAPH);
         return NULL;

@@ -128,11 +128,20 @@ static bool has_early(const fiber_graph *graph, bool inside)
     return false;
 }
 
+static bool has_body(const fiber_graph *graph)
+{
+    for (const fiber_node &node : graph->nodes) {
+        if (node.inner) return true;
+    }
+    return false;
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
 {
     std::lock_guard<std::mutex> lock(fiber_turn);
 
     if (!is_whole(graph)) return fiber_failed(cudaErrorInvalidValue);
+    if (fiber_gpu.no_bodies && has_body(graph)) return fiber_failed(cudaErrorNotSupported);
     if (fiber_gpu.no_early_inside && has_early(graph, false)) {
         return fiber_failed(cudaErrorNotSupported);
     }

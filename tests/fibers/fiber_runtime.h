@@ -93,6 +93,7 @@ typedef struct {
     bool no_capture;      /* graphs cannot be recorded */
     bool no_condition;    /* graphs cannot hold conditional nodes */
     bool no_body;         /* nothing can be recorded into their bodies */
+    bool no_bodies;       /* graphs that have some can be recorded, and not be made to run */
     bool no_record;       /* nothing can be recorded at all, as it shows when it is tried */
     int fails_after;      /* launches that succeed; < 0: all do */
     bool reads_host;      /* it reads memory of the host that is not pinned, when it comes to it */
