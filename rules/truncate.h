@@ -124,8 +124,11 @@ SPC_FN float spc_search_logit(const spc_search *s, uint32_t key)
     return spc_logit_of_key(key);
 }
 
+/* Go on between two keys.  No logit has the key below that of 0, which -0 shares: as the upper end
+ * it would be -0, and who compares logits with it would find those that are 0 once more. */
 SPC_FN void spc_search_within(spc_search *s, uint32_t low, uint32_t high)
 {
+    if (low < high && high == spc_search_key(s, 0.0f) - 1u) high--;
     s->low = low;
     s->high = high;
     s->shift = 0;

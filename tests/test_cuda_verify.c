@@ -395,6 +395,39 @@ Test(cuda_verify, rows_of_several_tiles_are_cut)
     batch_free(&b);
 }
 
+/* -0 has the key of 0, so no logit has the key below it.  Where the first guess for a cut is 0 and
+ * lies above the cut, the search goes on below: what is 0 has been counted by then. */
+Test(cuda_verify, zeros_are_counted_once)
+{
+    enum { VOCAB = 600, ZEROS = 60, KEPT = ZEROS + 40 };
+    dice d = {24};
+    batch b = batch_of(VOCAB, VOCAB);
+    uint16_t *narrow = shared((size_t)SEQUENCES * ROWS * VOCAB * sizeof *narrow);
+
+    for (int round = 0; round < 20; round++) {
+        spc_row_params p = params_in_mode("strict", 0);
+        spc_verify_batch v = verify_batch(&b);
+
+        p.seed = (uint64_t)round;
+        p.sampling.temperature = 100.0f;
+        p.sampling.top_k = KEPT;
+        batch_fill(&b, &d, &p, 1.0, NULL);
+        for (int32_t i = 0; i < SEQUENCES * ROWS * VOCAB; i++) {
+            int32_t token = i % VOCAB;
+            float logit = token == 0 ? SPC_RANKED_FLOOR : token <= ZEROS ? 0.0f : (float)-token;
+
+            b.drafter[i] = b.verifier[i] = logit;
+            narrow[i] = (uint16_t)(spc_float_bits(logit) >> 16);
+        }
+        v.stats = NULL;
+        expect_same(&b, &v, "float32");
+        v.drafter.logits = v.verifier.logits = (spc_logits){narrow, SPC_LOGITS_BF16};
+        expect_same(&b, &v, "bf16");
+    }
+    unshare(narrow);
+    batch_free(&b);
+}
+
 /* What a row may have in one of two tiles that are summed together, and not in the other. */
 static void trouble_tile(uint16_t *row, int32_t tile, int kind)
 {
