@@ -170,6 +170,8 @@ static void catch_signal(int signal_number, int flags)
 {
     struct sigaction action;
 
+    /* who started the program to ignore it, nohup or a script in whose background it runs, knows */
+    if (sigaction(signal_number, NULL, &action) == 0 && action.sa_handler == SIG_IGN) return;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_interrupt;
     action.sa_flags = flags; /* no SA_RESTART: reading ends too */

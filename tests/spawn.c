@@ -75,6 +75,7 @@ static void become(char *const *argv, const spawn_options *o, int in, int out, i
     (void)signal(SIGPIPE, SIG_DFL);
     (void)signal(SIGINT, SIG_DFL);
     (void)signal(SIGTERM, SIG_DFL);
+    if (o->ignored) (void)signal(o->ignored, SIG_IGN);
     if (!put(in, 0) || !put(out, 1) || !put(err, 2)) _exit(CANNOT_START);
     if (o->address_space > 0 && setrlimit(RLIMIT_AS, &space) != 0) _exit(CANNOT_START);
     if (o->file_bytes > 0 && setrlimit(RLIMIT_FSIZE, &file) != 0) _exit(CANNOT_START);

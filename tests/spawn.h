@@ -33,6 +33,7 @@ typedef struct {
     bool clogged;            /* stdout is a pipe of 4 KiB: full when Ctrl-C comes */
     int signal;              /* in place of Ctrl-C, SIGINT; 0: that */
     bool in_terminal;        /* stdin is a terminal; \4 on a line of its own is its end */
+    int ignored;             /* a signal that it is started to ignore; 0: none */
     int32_t interrupt_after; /* lines of stdout before Ctrl-C; 0: never */
     size_t interrupt_bytes;  /* bytes of stdout before Ctrl-C, which comes at once; 0: never */
     uint64_t address_space;  /* bytes the program may map; 0: as it likes */

@@ -80,6 +80,27 @@ Test(host_cli_signals, ctrl_c_ends_a_run_that_waits_for_its_next_line)
     }
 }
 
+/* A shell does that to what a script runs in the background: Ctrl-C is for others. */
+Test(host_cli_signals, what_it_was_started_to_ignore_ends_no_run)
+{
+    enum { PROMPTS = 40 };
+    static const char *const args[] = {"run",           "--quiet",      "--to", "de",
+                                       "--ignore-stop", "--max-tokens", "20",   NULL};
+    static const int signals[] = {SIGINT, SIGTERM};
+    char *text = many_lines(PROMPTS);
+
+    for (int32_t i = 0; i < COUNT(signals); i++) {
+        spawn_options o = {
+            .in = text, .interrupt_after = 1, .signal = signals[i], .ignored = signals[i]};
+        spawn_result r = spawn(args, &o);
+
+        cr_expect_eq(r.code, 0, "exit code %d: %s", r.code, r.err);
+        cr_expect_eq(count_lines(r.out), PROMPTS, "%s", r.out);
+        spawn_free(&r);
+    }
+    free(text);
+}
+
 /* Who writes the prompts may wait for their results before there are more. */
 Test(host_cli_signals, a_batch_begins_before_it_is_full)
 {
