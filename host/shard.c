@@ -104,30 +104,20 @@ static void answer_mass(const answer *a, const spc_view *row)
     uint64_t mass = 0;
 
     for (int32_t t = 0; t < a->tiles; t++) {
-        const float *z = tile_at(a, row, t, buffer);
-
-        for (int32_t i = 0; i < width_at(a, t); i++) {
-            mass += spc_mass_of(spc_softmax_weight(a->ask->softmax, z[i]));
-        }
+        mass += spc_tile_mass(tile_at(a, row, t, buffer), width_at(a, t), a->ask->softmax);
     }
     put_wide(a->word, mass);
 }
 
 static void answer_bins(const answer *a, const spc_view *row)
 {
+    const spc_search search = spc_cut_search(a->ask->cut);
     uint64_t bins[SPC_CUT_BINS] = {0};
     float buffer[SPC_TILE];
 
     for (int32_t t = 0; t < a->tiles; t++) {
-        const float *z = tile_at(a, row, t, buffer);
-
-        for (int32_t i = 0; i < width_at(a, t); i++) {
-            int32_t bin = spc_cut_bin(a->ask->cut, spc_key_of_logit(z[i]));
-
-            if (bin < 0) continue;
-            bins[bin] +=
-                a->ask->by_mass ? spc_mass_of(spc_softmax_weight(a->ask->softmax, z[i])) : 1u;
-        }
+        spc_tile_bins(tile_at(a, row, t, buffer), width_at(a, t), &search, a->ask->softmax,
+                      a->ask->by_mass != 0, bins);
     }
     for (int32_t i = 0; i < SPC_CUT_BINS; i++) put_wide(a->word + 2 * i, bins[i]);
 }

@@ -127,6 +127,59 @@ spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
     return p;
 }
 
+/* ---- cuts -------------------------------------------------------------------------------------
+ */
+
+uint64_t spc_tile_mass(const float *logits, int32_t count, spc_softmax s)
+{
+    float weight[SPC_TILE];
+    uint64_t mass = 0;
+
+    tile_kept(logits, count, s, weight);
+    for (int32_t i = 0; i < count; i++) mass += spc_mass_of(weight[i]);
+    return mass;
+}
+
+/* Which logits have keys in question? */
+SPC_CLONES static void mark(const float *logits, int32_t count, spc_search search, uint8_t *in)
+{
+    for (int32_t i = 0; i < count; i++) {
+        in[i] = spc_search_key(&search, logits[i]) - search.low <= search.high - search.low;
+    }
+}
+
+/* Those in question, out [SPC_TILE]; returns how many.  Mostly they are few. */
+static int32_t in_question(const float *logits, int32_t count, const spc_search *search, float *out)
+{
+    enum { AT_ONCE = 8 };
+    uint8_t in[SPC_TILE] = {0};
+    int32_t found = 0;
+
+    mark(logits, count, *search, in);
+    for (int32_t first = 0; first < count; first += AT_ONCE) {
+        uint64_t any;
+
+        memcpy(&any, in + first, sizeof any);
+        for (int32_t i = first; i < first + AT_ONCE && any; i++) {
+            if (in[i]) out[found++] = logits[i];
+        }
+    }
+    return found;
+}
+
+void spc_tile_bins(const float *logits, int32_t count, const spc_search *search, spc_softmax s,
+                   bool by_mass, uint64_t *bins)
+{
+    float found[SPC_TILE], weight[SPC_TILE];
+    int32_t n = in_question(logits, count, search, found);
+
+    if (n == 0) return;
+    if (by_mass) tile_kept(found, n, s, weight);
+    for (int32_t i = 0; i < n; i++) {
+        bins[spc_search_bin(search, found[i])] += by_mass ? spc_mass_of(weight[i]) : 1u;
+    }
+}
+
 /* ---- a pair of rows ---------------------------------------------------------------------------
  */
 

@@ -22,6 +22,12 @@ void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out
 void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
                      const float *weight, float *out);
 
+/* Mass of a tile after truncation; and what its entries in question add to the bins of a search
+ * [SPC_CUT_BINS], counts or masses. */
+uint64_t spc_tile_mass(const float *logits, int32_t count, spc_softmax s);
+void spc_tile_bins(const float *logits, int32_t count, const spc_search *search, spc_softmax s,
+                   bool by_mass, uint64_t *bins);
+
 /* The summand of every entry of a tile, out [SPC_TILE]; x is w of block verification, s of Newton's
  * step. */
 void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,

@@ -21,28 +21,45 @@ typedef struct {
     int32_t vocab;
 } cut_row;
 
+/* No more than a guess: weights below 2^-20 of the largest seldom decide on a nucleus. */
+#define NUCLEUS_BITS 20.0f
+
+/* The bin in which the target is reached from above; -1: in none.  above: mass of those above it,
+ * or of all. */
+static int32_t reaching_bin(const spc_search *search, const uint64_t *bins, uint64_t *above)
+{
+    int32_t bin = SPC_CUT_BINS - 1;
+
+    *above = search->above;
+    while (bin >= 0 && *above + bins[bin] < search->target) *above += bins[bin--];
+    return bin;
+}
+
 /* Least logit of the set that holds `target` counts (by_mass false) or masses, from the top. */
 static float find_cut(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
 {
-    spc_cut cut = spc_cut_begin(target);
+    float low = s.max - (by_mass ? NUCLEUS_BITS / s.scale : SPC_RANKED_FLOOR);
+    spc_search search = spc_search_begin(row.view, low, s.max, target > 0 ? target : 1);
     float buffer[SPC_TILE];
 
-    while (cut.level < spc_cut_levels(row.view)) {
-        uint64_t bins[SPC_CUT_BINS] = {0};
+    do {
+        uint64_t bins[SPC_CUT_BINS] = {0}, above;
 
         for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
             const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
 
-            for (int32_t i = 0; i < spc_tile_width(row.vocab, t); i++) {
-                int32_t bin = spc_cut_bin(cut, spc_key_of_logit(logits[i]));
-
-                if (bin < 0) continue;
-                bins[bin] += by_mass ? spc_mass_of(spc_softmax_weight(s, logits[i])) : 1u;
-            }
+            spc_tile_bins(logits, spc_tile_width(row.vocab, t), &search, s, by_mass, bins);
         }
-        cut = spc_cut_descend(cut, bins);
-    }
-    return spc_cut_logit(cut);
+
+        int32_t bin = reaching_bin(&search, bins, &above);
+
+        if (bin >= 0) {
+            spc_search_enter(&search, bin, above);
+        } else if (!spc_search_below(&search, above)) {
+            return -SPC_INFINITY;
+        }
+    } while (!spc_search_found(&search));
+    return spc_search_logit(&search, search.low);
 }
 
 /* Mass of what s keeps. */
@@ -54,9 +71,7 @@ static uint64_t kept_mass(cut_row row, spc_softmax s)
     for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
         const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
 
-        for (int32_t i = 0; i < spc_tile_width(row.vocab, t); i++) {
-            total += spc_mass_of(spc_softmax_weight(s, logits[i]));
-        }
+        total += spc_tile_mass(logits, spc_tile_width(row.vocab, t), s);
     }
     return total;
 }

@@ -102,9 +102,9 @@ SPC_FN float spc_cut_logit(spc_cut c)
 /* ---- the same search by other bins -----------------------------------------------------------
  *
  * Masses and counts being integers, the key that reaches the target from above is one and the same
- * whichever keys share a bin.  Where threads add into bins side by side, these lie between two keys
- * that very likely enclose the cut: few entries are in question then, they spread over many bins,
- * and logits of bf16 are mostly told apart by the first level. */
+ * whichever keys share a bin.  Who has the whole row begins between two keys that very likely
+ * enclose the cut: few entries are in question then, they spread over many bins, and logits of bf16
+ * are mostly told apart by the first level. */
 typedef struct {
     uint32_t low, high; /* least and greatest key in question */
     int32_t shift;      /* a bin is 2^shift keys wide */
@@ -112,6 +112,20 @@ typedef struct {
     uint64_t above;     /* mass of all keys above those in question */
     uint64_t target;    /* the set must hold at least this much; 0: not known yet */
 } spc_search;
+
+/* The present level of the search above. */
+SPC_FN spc_search spc_cut_search(spc_cut c)
+{
+    spc_search s;
+
+    s.low = c.prefix;
+    s.high = c.prefix | 0xffffffffu >> 8 * c.level;
+    s.shift = 24 - 8 * c.level;
+    s.half = 0;
+    s.above = c.above;
+    s.target = c.target;
+    return s;
+}
 
 SPC_FN uint32_t spc_search_key(const spc_search *s, float logit)
 {
