@@ -65,10 +65,19 @@ static spc_status check_bias(const spc_session_options *o, spc_error *err)
                              (int)o->logit_bias_count);
     }
     for (int32_t i = 0; i < o->logit_bias_count; i++) {
-        if (o->logit_bias[i].bias < INFINITY) continue; /* NaN is not */
-        return spc_error_set(err, SPC_EUSAGE,
-                             "logit-bias of token %d: expected a finite number or -inf, found %g",
-                             (int)o->logit_bias[i].token, (double)o->logit_bias[i].bias);
+        const spc_logit_bias *b = &o->logit_bias[i];
+
+        if (!(b->bias < INFINITY)) { /* NaN is not */
+            return spc_error_set(
+                err, SPC_EUSAGE,
+                "logit-bias of token %d: expected a finite number or -inf, found %g", (int)b->token,
+                (double)b->bias);
+        }
+        for (int32_t before = 0; before < i; before++) {
+            if (o->logit_bias[before].token != b->token) continue;
+            return spc_error_set(err, SPC_EUSAGE, "logit-bias: token %d is there twice",
+                                 (int)b->token);
+        }
     }
     return SPC_OK;
 }
@@ -127,8 +136,8 @@ static int in_order(const void *a, const void *b)
     return order != 0 ? order : x->ends - y->ends;
 }
 
-/* Bring them in order, and those of one token together; twice the same bias is a mistake. */
-static spc_status merge_specials(spc_processor *p, spc_error *err)
+/* Bring them in order, and those of one token together. */
+static void merge_specials(spc_processor *p)
 {
     int32_t kept = 0;
 
@@ -136,22 +145,17 @@ static spc_status merge_specials(spc_processor *p, spc_error *err)
     for (int32_t i = 0; i < p->specials; i++) {
         special *last = kept > 0 ? &p->special[kept - 1] : NULL;
 
-        if (!last || last->token != p->special[i].token) {
+        if (last && last->token == p->special[i].token) {
+            last->ends = true;
+        } else {
             p->special[kept++] = p->special[i];
-            continue;
         }
-        if (!p->special[i].ends) {
-            return spc_error_set(err, SPC_EUSAGE, "logit-bias: token %d is there twice",
-                                 (int)last->token);
-        }
-        last->ends = true;
     }
     p->specials = kept;
-    return SPC_OK;
 }
 
-static spc_status take_specials(spc_processor *p, const spc_session_options *o, const int32_t *stop,
-                                int32_t stop_count, spc_error *err)
+static void take_specials(spc_processor *p, const spc_session_options *o, const int32_t *stop,
+                          int32_t stop_count)
 {
     for (int32_t i = 0; i < o->logit_bias_count; i++) {
         const spc_logit_bias *b = &o->logit_bias[i];
@@ -162,7 +166,7 @@ static spc_status take_specials(spc_processor *p, const spc_session_options *o, 
         if (stop[i] < 0 || stop[i] >= p->vocab) continue; /* of the padding: it never comes */
         p->special[p->specials++] = (special){stop[i], 0, true};
     }
-    return merge_specials(p, err);
+    merge_specials(p);
 }
 
 /* false: no memory. */
@@ -184,7 +188,6 @@ spc_status spc_processor_open(const spc_session_options *o, int32_t vocab, const
                               int32_t stop_count, spc_processor **out, spc_error *err)
 {
     spc_processor *p;
-    spc_status status;
 
     *out = NULL;
     if (o->logit_bias_count == 0 && o->min_tokens == 0 && !penalises(o) && !o->on_mask) {
@@ -203,11 +206,7 @@ spc_status spc_processor_open(const spc_session_options *o, int32_t vocab, const
     p->frequency = o->frequency_penalty;
     p->on_mask = o->on_mask;
     p->user = o->user;
-    status = take_specials(p, o, stop, stop_count, err);
-    if (status != SPC_OK) {
-        spc_processor_close(p);
-        return status;
-    }
+    take_specials(p, o, stop, stop_count);
     *out = p;
     return SPC_OK;
 }
