@@ -231,7 +231,7 @@ static int32_t drafter_output(const whole_round *r, const spc_whole *w, int32_t 
 static void patch(const cuda_whole *to, const int32_t *at, int32_t lane, spc_patch_kind kind)
 {
     to->patch[(*to->patches)++] =
-        (spc_round_patch){(int32_t)(at - (const int32_t *)to->params), lane, kind};
+        (spc_round_patch){(int32_t)(at - (const int32_t *)to->params), lane, (int32_t)kind};
 }
 
 /* One more row of lane k: that of its pending token (i: 0), of the one before it (-1), or of draft

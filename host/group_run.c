@@ -137,7 +137,7 @@ static void digest_job(spc_backend *b, const spc_verb *j)
     for (int32_t k = 0; j->kind == SPC_VERB_DRAW && k < j->count; k++) {
         if (j->draft < j->lanes[k].drafts) h = spc_hash_int(h, j->lanes[k].draft[j->draft]);
     }
-    for (int32_t k = 0; verifies(j->kind) && k < j->count; k++) {
+    for (int32_t k = 0; verifies((int32_t)j->kind) && k < j->count; k++) {
         h = spc_hash_int(h, j->out[k].count);
         h = spc_hash_bytes(h, j->out[k].token, (size_t)j->out[k].count * sizeof(int32_t));
     }

@@ -162,7 +162,8 @@ static bool reaches_further(const spc_session *s, const int32_t *page, int32_t f
         int32_t held = 0;
         int32_t has = models[m]->runner ? engine->ops->length(models[m]->runner, s->slot) : 0;
 
-        while (held < found && (engine->pages.page[page[held]].held & SPC_HELD_VERIFIER << m)) {
+        while (held < found &&
+               (engine->pages.page[page[held]].held & (uint32_t)SPC_HELD_VERIFIER << m)) {
             held++;
         }
         if (held * SPC_PAGE_TOKENS < has) return false;
