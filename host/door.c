@@ -41,7 +41,7 @@ typedef struct {
     bool refused;
 } door;
 
-spc_link_hello spc_link_hello_of(uint64_t nonce, int32_t rank, int32_t world)
+static spc_link_hello hello_of(uint64_t nonce, int32_t rank, int32_t world)
 {
     return (spc_link_hello){MAGIC, nonce, rank, world};
 }
@@ -170,7 +170,7 @@ spc_door_end spc_door_wait(int listener, uint64_t nonce, bool open, bool answer,
 int spc_door_enter(const spc_link_address *to, uint64_t *nonce, bool answers, int32_t rank,
                    int32_t world, int64_t deadline_ms)
 {
-    spc_link_hello hello = spc_link_hello_of(*nonce, rank, world);
+    spc_link_hello hello = hello_of(*nonce, rank, world);
     int64_t soon = spc_link_now_ms() + ANSWER_MS;
     answer_record answer;
     int fd = spc_link_connect(to, deadline_ms);

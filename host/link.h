@@ -62,7 +62,6 @@ typedef struct {
     int32_t rank, world;
 } spc_link_hello;
 
-spc_link_hello spc_link_hello_of(uint64_t nonce, int32_t rank, int32_t world);
 /* Never 0. */
 uint64_t spc_link_nonce(void);
 

@@ -11,7 +11,9 @@ enum { TEXT_BLOCK = 1 << 16 };
 /* ---- pieces -----------------------------------------------------------------------------------
  */
 
-int32_t spc_byte_of_character(uint32_t code)
+/* Byte a character of the byte-level alphabet stands for, or -1 (GPT-2: printable bytes stand for
+ * themselves, the others for U+0100 and up). */
+static int32_t byte_of_character(uint32_t code)
 {
     int32_t next = 0;
 
@@ -35,7 +37,7 @@ static size_t bytes_of_content(const char *content, size_t length, char *out)
 
     for (size_t i = 0; i < length;) {
         size_t n = spc_utf8_character(content + i, length - i, &whole, NULL);
-        int32_t byte = whole ? spc_byte_of_character(spc_utf8_decode(content + i, n)) : -1;
+        int32_t byte = whole ? byte_of_character(spc_utf8_decode(content + i, n)) : -1;
 
         if (byte < 0) {
             memcpy(out, content, length);

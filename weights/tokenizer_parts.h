@@ -126,10 +126,6 @@ bool spc_tokenizer_rank(spc_tokenizer *t);
  * score   [vocab_base] */
 bool spc_tokenizer_merge_by_score(spc_tokenizer *t, const double *score);
 
-/* Byte a character of the byte-level alphabet stands for, or -1 (GPT-2: printable bytes stand for
- * themselves, the others for U+0100 and up). */
-int32_t spc_byte_of_character(uint32_t code);
-
 /* The id with this content, or -1. */
 int32_t spc_tokenizer_lookup(const spc_tokenizer *t, const char *content, size_t length);
 
