@@ -67,7 +67,7 @@ static __device__ __noinline__ void view_statistics(const spc_round *round, cons
         return;
     }
     *stats = stats_of_cells(cells, needs);
-    if (!stats->bad && needs.mixing && needs.restricts) {
+    if (!stats->bad && is_cut(needs)) {
         if (threadIdx.x == 0) {
             begin_text(JOB_NONE, round->params, NO_ROW, 1);
             scratch.job.view = *row;
@@ -152,13 +152,6 @@ static __device__ __noinline__ int32_t draw_view(const spc_round *round, const s
 /* ---- sums over pairs of rows ------------------------------------------------------------------
  */
 
-/* Tiles that are taken at once: what a block does around a piece weighs as much as a tile.  Where
- * the tickets come to an end, blocks are plenty. */
-static __device__ int32_t tiles_of_piece(void)
-{
-    return scratch.at.ticket + gridDim.x < scratch.total ? scratch.q.piece : 1;
-}
-
 /* By all threads, a word each: one thread took some hundred instructions for it. */
 static __device__ void fold_text(const spc_row_pair *pair, spc_summand what, float x)
 {
@@ -176,7 +169,7 @@ static __device__ void fold_text(const spc_row_pair *pair, spc_summand what, flo
     text->what = what;
     text->x = x;
     text->row = NO_ROW;
-    text->piece = tiles_of_piece();
+    text->piece = 1; /* tickets have come to an end: blocks are plenty */
     text->bare = 0;
 }
 
@@ -202,16 +195,13 @@ static __device__ __noinline__ void begin_fold(const spc_row_pair *pair, spc_sum
     if (threadIdx.x == 0) {
         scratch.claim = take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead);
         if (scratch.claim >= 0) {
-            scratch.ahead[n] = {scratch.claim, pair->row, what, x, 0};
+            scratch.ahead[n] = {scratch.claim, pair->row, what, x};
             scratch.begun = n + 1;
         }
     }
     __syncthreads();
     if (scratch.claim < 0) return;
     fold_text(pair, what, x);
-    if (threadIdx.x == 0) {
-        scratch.ahead[n].pieces = pieces_of(&scratch.q, scratch.job.piece);
-    }
     post(scratch.ahead[n].slot, 0);
 }
 
@@ -231,10 +221,9 @@ static __device__ void drop_begun(void)
     if ((int32_t)threadIdx.x < scratch.begun && scratch.ahead[threadIdx.x].slot >= 0) {
         const begun_sum *a = &scratch.ahead[threadIdx.x];
         const int32_t rest = atomicExch(scratch.q.left + a->slot, 0);
-        const int32_t piece = a->pieces == scratch.q.tiles ? 1 : scratch.q.piece;
 
         if (rest > 0) atomicSub(&scratch.q.all->open, 1);
-        for (int32_t t = (rest > 0 ? rest : 0) * piece; t < scratch.q.tiles; t++) {
+        for (int32_t t = rest > 0 ? rest : 0; t < scratch.q.tiles; t++) {
             (void)await_sum(cells_of_job(&scratch.q, a->slot), t);
         }
         give_slot(a->slot);

@@ -35,14 +35,30 @@ static __device__ input_word input_of(const spc_verify_batch *b, int32_t i)
                     : words_at(b->bonus, sizeof *b->bonus, 0, 1);
 }
 
-/* What the batch says of sequence s, in one trip to memory: by the first warp.  What becomes of a
- * row is asked of some dozen numbers one after the other. */
+/* What the batch says of sequence s, in one trip to memory, or none where it is there: by the first
+ * warp, which must meet behind it.  What becomes of a row is asked of some dozen numbers one after
+ * the other. */
 static __device__ __forceinline__ void fetch_input(int32_t s)
 {
     const input_word from = scratch.word_of_input[threadIdx.x];
     uint32_t *to = (uint32_t *)&scratch.input + threadIdx.x;
 
+    if (scratch.input_sequence == s) return;
     *to = from.first ? from.first[(int64_t)s * from.stride] : from.otherwise;
+    __syncwarp();
+    if (threadIdx.x == 0) scratch.input_sequence = s;
+}
+
+/* That of the sequence which the block's first ticket is probably of, while it waits for that: few
+ * blocks come before another that was there first. */
+static __device__ __forceinline__ void guess_input(const queue *q, int32_t sequences)
+{
+    const int32_t row = quotient((int32_t)blockIdx.x, q->by_runs);
+    const int32_t sequence = quotient(row, q->by_rows);
+
+    if (threadIdx.x == 0) scratch.input_sequence = NO_ROW;
+    __syncwarp();
+    fetch_input(sequence < sequences ? sequence : sequences - 1);
 }
 
 /* Does row r belong to what the sequence s in scratch.input looks at whatever comes?  Its view. */

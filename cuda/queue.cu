@@ -3,27 +3,43 @@
  *
  * As many blocks as fit stay for the whole launch.  First they take tickets: tile after tile of
  * the rows that every sequence will look at, sequence after sequence, and leave the statistics of
- * each tile in the workspace.  The block that brings a row's last tile merges them.  A row that is
- * cut (top-k, top-p, min-p) then goes on by itself, stage by stage (cut.cuh): whoever brings the
- * last tile of a stage begins the next.  The block that brings the last row of a sequence decides
- * it: it runs rules/round_body.h, whose sums over whole rows (a residual, eta, a distance) are jobs
- * of as many tiles (jobs.cuh); sums that every row is asked for are begun for all rows together.
- * Open jobs come before tickets, for as many blocks as they have pieces; blocks that find no
- * tickets any more do nothing else.
+ * each tile in the workspace.  A row that is cut (top-k, top-p, min-p) then goes on by itself,
+ * stage by stage (cut.cuh): whoever brings the last tile of a stage begins the next.
+ *
+ * A block that finds no ticket any more takes a sequence, in their order, gets ready for it, and
+ * decides it when all its tiles are there: it runs rules/round_body.h, whose sums over whole rows
+ * (a residual, eta, a distance) are jobs of as many tiles (jobs.cuh); sums that every row is asked
+ * for are begun for all rows together.  Blocks without a sequence take pieces of jobs, and so do
+ * those whose sequence is not there yet; those that have tickets do so between two of them, about
+ * as many as there are pieces.
+ *
+ * No block decides while it has tickets: the sequences that they are of would wait for it, their
+ * blocks for theirs, and the launch for a chain of decisions.
  *
  * Who computes a tile does not matter: a tile's numbers are final, and are added from left to
  * right by whoever needs the sum.  So the result has the bits of the reference (verify.cu),
  * whatever the grid, the batch and the order of blocks.
  *
- * A block only waits for tiles that running blocks have taken, or for a job that another deciding
- * block will give back: nothing here needs all blocks to be on the device at once.
+ * Every wait ends, whichever blocks are on the device, and were it one (another kernel, or another
+ * process, may have the rest): who waits, waits for what a running block is about, and of those one
+ * always can go on.
+ *   a block with tickets             waits for nobody
+ *   with a piece of a job            for nobody; what comes next for a row that is cut it posts
+ *   that has taken a sequence        for its tiles.  All tickets are taken then, by running blocks;
+ *                                    pieces of rows that are cut it takes itself meanwhile
+ *   that has one that is all there   for a job to decide with: they are as many as sequences, but
+ *                                    128 at most.  Those who have one decide their sequence first
+ *   that decides                     for sums: it takes all pieces that nobody has taken
+ *   any other                        until all are decided
+ * A block that begins when all tickets are taken is one of the last kind; no block's number, and no
+ * order in which they begin, means anything.  Jobs that are open wait for whoever has time: at the
+ * end all blocks do.
  *
- * Bytes: each row of the first pass once from memory.  What is read again was read a few
- * microseconds ago, because tickets follow the sequences: a sequence of five rows of 128256 bf16
- * logits is 1.3 MB, and 528 blocks have 4 to 8 MB under way.  (Position after position would leave
- * all sequences to be decided at the very end.)  All rows of a sequence are cut, also those behind
- * the first rejection: which one that is, only cut rows can tell, and one after the other they
- * would take as many steps as there are rows.
+ * Bytes: each row of the first pass once from memory.  What is read again, one pair of rows of a
+ * sequence for most rules, is read when the first pass has ended, or ends: from L2 as far as that
+ * holds it, of 64 sequences of five rows of 128256 bf16 logits (82 MB) about half.  All rows of a
+ * sequence are cut, also those behind the first rejection: which one that is, only cut rows can
+ * tell, and one after the other they would take as many steps as there are rows.
  *
  * Steps in a row, counted, not measured: none of this has been timed on a device.  G drafts, the
  * drafter's statistics given; a step is a job that has to end before the next can begin.
@@ -60,11 +76,11 @@
  * atomic addition (two where it is no fold) and two fences.
  *
  * Trips to memory that a sequence waits for, one behind the other, behind the sums of its last
- * tile: its write, its arrival, the row's partials, the record's write, which row is the last (what
- * the batch says of the sequence comes meanwhile), and all that the first pass has left, with the
- * logits of drafts: six.  A fold: its text is written, an idle block sees it, claims a piece, reads
- * the text and both rows, and its sum is seen: six, and one for the tile that is drawn.  Then the
- * answer is written, while the others leave. */
+ * tile: its write, its arrival, which the block that waits sees, and the partials of all its rows:
+ * three; what the batch says of the sequence and the logits of drafts are there before.  A fold:
+ * its text is written, an idle block sees it, claims a piece, reads the text and both rows, and its
+ * sum is seen: six, and one for the tile that is drawn.  Then the answer is written, while the
+ * others leave. */
 #include "launch.h"
 
 #include "sequence.cuh"
@@ -99,7 +115,7 @@ static __device__ int32_t open_job(void)
 enum { ANY_JOB = -1 };
 
 /* Take a piece of the job `latest`, if there are some, or of any.  false: none was open. */
-template <typename Batch> static __device__ __noinline__ bool serve(const Batch *b, int32_t latest)
+static __device__ __noinline__ bool serve(int32_t latest)
 {
     int32_t slot = latest, claim = latest != ANY_JOB ? claim_piece(latest, false) : 0;
 
@@ -120,7 +136,7 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
         if (scratch.claim) fence_blocks();
     }
     __syncthreads();
-    if (scratch.claim) go_on(b, slot);
+    if (scratch.claim) go_on(slot);
     return true;
 }
 
@@ -131,20 +147,22 @@ template <typename Batch> static __device__ __noinline__ bool serve(const Batch 
 enum { ASKS_TICKET = WARP, ASKS_OPEN, ANNOUNCES = 2 * WARP };
 
 /* Behind a barrier after the last tile of `count` tickets was written: for a ticket's thread, how
- * many tiles of the row were there.  With `asks`, for those threads, the next ticket, and how many
- * jobs are open. */
-static __device__ __forceinline__ int32_t ask_others(int32_t count, bool asks)
+ * many tiles of its row were there, if that is cut, or else of its sequence.  For other threads,
+ * the next number of `counter`, and how many jobs are open. */
+static __device__ __forceinline__ int32_t ask_others(int32_t count, uint32_t *counter)
 {
     const int32_t i = (int32_t)threadIdx.x - ANNOUNCES;
     int32_t *at, by;
 
-    if (asks && threadIdx.x == ASKS_OPEN) return fresh(&scratch.q.all->open);
+    if (threadIdx.x == ASKS_OPEN) return fresh(&scratch.q.all->open);
     if (i >= 0 && i < count) {
+        const arrival *one = &scratch.arrivals[i];
+
         fence_blocks();
-        at = &scratch.q.cells[scratch.arrivals[i].row].arrived;
-        by = scratch.arrivals[i].brought;
-    } else if (asks && threadIdx.x == ASKS_TICKET) {
-        at = (int32_t *)&scratch.q.all->ticket;
+        at = one->cut ? &scratch.q.cells[one->row].arrived : &scratch.q.cells[one->sequence].ripe;
+        by = one->brought;
+    } else if (threadIdx.x == ASKS_TICKET) {
+        at = (int32_t *)counter;
         by = 1;
     } else {
         return 0;
@@ -155,14 +173,15 @@ static __device__ __forceinline__ int32_t ask_others(int32_t count, bool asks)
 }
 
 /* The answers of an announcement.  Behind the next barrier all threads may read the tiles of a row
- * that is complete. */
+ * that is cut and complete: the others are for who decides their sequence. */
 static __device__ __forceinline__ void note_finished(int32_t count, int32_t before)
 {
     const int32_t i = (int32_t)threadIdx.x - ANNOUNCES;
 
     if (i < 0 || i >= ARRIVALS || count == 0) return;
     scratch.finished[i].row = NO_ROW;
-    if (i < count && before == scratch.q.tiles - scratch.arrivals[i].brought) {
+    if (i < count && scratch.arrivals[i].cut &&
+        before == scratch.q.tiles - scratch.arrivals[i].brought) {
         fence_blocks();
         scratch.finished[i] = scratch.arrivals[i];
     }
@@ -172,8 +191,9 @@ static __device__ __forceinline__ void note_finished(int32_t count, int32_t befo
 static __device__ __forceinline__ void note_brought(int32_t i, const first_run *run)
 {
     if ((int32_t)threadIdx.x != ANNOUNCES + i) return;
-    scratch.arrivals[i] = {(int32_t)row_of(&scratch.q, run->sequence, run->row),
-                           run->end - run->tile, run->needs, run->wanted};
+    scratch.arrivals[i] = {(int32_t)row_of(&scratch.q, run->sequence, run->row), run->sequence,
+                           run->end - run->tile, run->needs,
+                           run->wanted && scratch.q.tiles > 1 && is_cut(run->needs)};
 }
 
 /* Behind a barrier after note_finished of some. */
@@ -218,7 +238,7 @@ static __device__ void break_first(const Batch *b, first_place at, bool finishes
     if (threadIdx.x == 0) scratch.at = at;
     __syncthreads();
     if (finishes) finish_noted(b);
-    if (serves) (void)serve(b, ANY_JOB);
+    if (serves) (void)serve(ANY_JOB);
     __syncthreads();
 }
 
@@ -236,7 +256,7 @@ static __device__ __noinline__ int32_t sum_run(const Batch *b, uint32_t followin
     int32_t turn = (int32_t)(where >> 1);
     const int32_t vocab = scratch.q.vocab, last = run->end - 1;
     const bool wanted = run->wanted;
-    const int32_t answer = ask_others(announced, true);
+    const int32_t answer = ask_others(announced, &scratch.q.all->ticket);
     int32_t entries = run->entries;
 
     for (int32_t tile = wanted ? run->tile : last; tile <= last;) {
@@ -304,30 +324,40 @@ template <typename Batch> static __device__ void first_pass(const Batch *b)
             __syncthreads(); /* the first tile's entries are there */
         }
     }
-    if (threadIdx.x == 0) scratch.at = at;
     __syncthreads(); /* all have looked at what was finished */
-    if (at.brought == 0) return;
-    note_finished(at.brought, ask_others(at.brought, false));
+
+    const int32_t answer = ask_others(at.brought, &scratch.q.all->next);
+
+    if (threadIdx.x == ASKS_TICKET) scratch.mine = answer;
+    note_finished(at.brought, answer);
     __syncthreads();
-    finish_noted(b);
+    if (at.brought > 0) finish_noted(b);
 }
 
-/* Until all sequences are decided: work where there is some. */
+/* Until all sequences are decided: decide those that fall to this block, work where there is some.
+ */
 template <typename Batch> static __device__ void help(const Batch *b, int32_t live)
 {
+    if (scratch.mine < live) take_sequence(b, scratch.mine);
     for (;;) {
         __syncthreads();
-        if (scratch.over) return;
         if (threadIdx.x == 0) {
             const uint4 now = fresh_words(&scratch.q.all->decided);
 
+            scratch.ripe = scratch.mine < live && is_ripe(b, scratch.mine);
             scratch.claim = now.x < (uint32_t)live;
             scratch.open = (int32_t)now.y;
             scratch.latest = now.y == 1 ? (int32_t)now.z : ANY_JOB;
         }
         __syncthreads();
         if (!scratch.claim) return;
-        if (scratch.open <= 0 || !serve(b, scratch.latest)) __nanosleep(64);
+        if (scratch.ripe) {
+            decide(b, scratch.mine, live);
+            if (scratch.gone != STAYS) return;
+            if (scratch.mine < live) take_sequence(b, scratch.mine);
+        } else if (scratch.open <= 0 || !serve(scratch.latest)) {
+            __nanosleep(64);
+        }
     }
 }
 
@@ -346,7 +376,10 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
     if (i < (int32_t)sizeof(Batch) / 4) {
         ((uint32_t *)&scratch.batch)[i] = ((const uint32_t *)&a.b)[i];
     }
-    if (i < WARP) scratch.word_of_input[i] = input_of(&a.b, i);
+    if (i < WARP) {
+        scratch.word_of_input[i] = input_of(&a.b, i);
+        guess_input(&a.q, a.b.sequences);
+    }
     if (threadIdx.x == 0) {
         scratch.q = a.q;
         scratch.job.pair.round = &scratch.helper;
@@ -354,7 +387,7 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         scratch.helper.params = &scratch.job.params;
         scratch.helper.vocab = a.q.vocab;
         scratch.ticket = first;
-        scratch.over = false;
+        scratch.gone = STAYS;
         scratch.total = (uint32_t)live * (uint32_t)(a.q.rows * a.q.runs);
     }
     __syncthreads();
@@ -363,10 +396,13 @@ static __global__ void __launch_bounds__(SPC_LANES, BLOCKS_PER_SM)
         help(b, live);
     }
     __syncthreads();
-    if (threadIdx.x == 0 && atomicAdd(&a.q.all->gone, 1u) == gridDim.x - 1) {
+    if (threadIdx.x > 0) return;
+    if (scratch.gone == STAYS) scratch.gone = (int32_t)atomicAdd(&a.q.all->gone, 1u);
+    if (scratch.gone == (int32_t)gridDim.x - 1) {
         /* for the next launch; all additions have come to memory, for those who made them have seen
-         * the answers, and of `decided` the last */
+         * the answers, and of `decided` somebody the last: not all leave early */
         atomicExch(&a.q.all->ticket, 0u);
+        atomicExch(&a.q.all->next, 0u);
         atomicExch(&a.q.all->decided, 0u);
         atomicExch(&a.q.all->gone, 0u);
     }
@@ -440,6 +476,7 @@ static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t s
     queue_args<Batch> args = {*batch,
                               queue_in(batch->workspace, batch->sequences, rows, batch->vocab)};
     const int64_t tiles = (int64_t)batch->sequences * rows * args.q.tiles;
+    const int64_t useful = tiles + batch->sequences; /* some to decide, while others sum */
     int32_t most = 0;
     cudaError_t code;
 
@@ -447,7 +484,8 @@ static cudaError_t launch_queue(const Batch *batch, int32_t rows, cudaStream_t s
     code = most_blocks(&most);
     if (code != cudaSuccess) return code;
     take_at_once(&args.q, tiles_at_once(tiles, most));
-    return launch_together(queue_kernel<Batch>, tiles < most ? (int32_t)tiles : most, args, stream);
+    return launch_together(queue_kernel<Batch>, useful < most ? (int32_t)useful : most, args,
+                           stream);
 }
 
 cudaError_t spc_launch_queued_draw(const spc_draw_batch *batch, cudaStream_t stream)

@@ -470,6 +470,47 @@ static __device__ spc_partial merge_tiles(block_scratch *s, row_scratch *row, in
     return all;
 }
 
+/* The same by one warp, whose row others have nothing to do with; all its lanes get the result. */
+template <typename Tile>
+static __device__ spc_partial merge_by_warp(int32_t tiles, float scale, Tile tile)
+{
+    enum { EACH = TILES_MAX / WARP };
+    const int32_t lane = (int32_t)threadIdx.x % WARP;
+    spc_partial mine[EACH], all = spc_partial_none();
+    uint32_t key = 0, top = ~0u;
+
+#pragma unroll
+    for (int32_t k = 0; k < EACH; k++) {
+        mine[k] = lane + k * WARP < tiles ? tile(lane + k * WARP) : spc_partial_none();
+    }
+#pragma unroll
+    for (int32_t k = 0; k < EACH; k++) {
+        const uint32_t its = mine[k].bad ? ~0u : spc_key_of_logit(mine[k].max);
+
+        key = its > key ? its : key;
+    }
+    key = __reduce_max_sync(0xffffffffu, key);
+    all.bad = key == ~0u;
+    all.max = all.bad ? -SPC_INFINITY : spc_logit_of_key(key);
+#pragma unroll
+    for (int32_t k = 0; k < EACH; k++) {
+        if (lane + k * WARP < tiles && mine[k].max == all.max && (uint32_t)mine[k].top < top) {
+            top = (uint32_t)mine[k].top;
+        }
+        mine[k] = spc_partial_at(mine[k], all.max, scale);
+    }
+    all.top = (int32_t)__reduce_min_sync(0xffffffffu, top);
+#pragma unroll
+    for (int32_t k = 0; k < EACH; k++) {
+        for (int32_t l = 0; l < WARP && l + k * WARP < tiles; l++) {
+            all.sum += __shfl_sync(0xffffffffu, mine[k].sum, l);
+            all.sum_one += __shfl_sync(0xffffffffu, mine[k].sum_one, l);
+            all.moment += __shfl_sync(0xffffffffu, mine[k].moment, l);
+        }
+    }
+    return all;
+}
+
 /* ---- drawing --------------------------------------------------------------------------------- */
 
 static __device__ unsigned long long key_of(float time, int32_t index)

@@ -49,14 +49,14 @@ static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
 }
 
 /* Threads that fetch what a round reads again and again: the first warp its inputs, those behind it
- * drafts and statistics of theirs, one of the warp behind those the rest; the last one announces a
- * row meanwhile, and takes a job. */
+ * drafts and statistics of theirs, one of the warp behind those the rest; the last warp's takes a
+ * job meanwhile. */
 enum {
     FETCHES_DRAFTS = WARP,
     FETCHES_STATS = FETCHES_DRAFTS + SPC_GAMMA_MAX + 1,
     FETCHES_END = FETCHES_STATS + (SPC_GAMMA_MAX + 1) * (int)(sizeof(spc_row_stats) / 4),
     BEGINS_ROUND = SPC_LANES - WARP - 1,
-    ANNOUNCES_ROW = SPC_LANES - WARP
+    TAKES_JOB = SPC_LANES - WARP
 };
 
 static_assert((int)FETCHES_END <= (int)BEGINS_ROUND, "a thread for every word");
@@ -108,131 +108,175 @@ static __device__ void fetch_draft_logits(int32_t i)
     scratch.draft_logits[i].verifier = spc_view_logit(&pair.verifier.row, token);
 }
 
-static __device__ row_record record_of(int64_t row)
+/* Word i of the record of a row. */
+static __device__ uint32_t *record_word(int64_t row, int32_t i)
 {
-    const cell *at = scratch.q.cells + scratch.q.records + row * SPC_QUEUE_RECORD_CELLS;
-    union {
-        row_record record;
-        uint32_t word[RECORD_WORDS];
-    } u;
+    cell *at = scratch.q.cells + scratch.q.records + row * SPC_QUEUE_RECORD_CELLS;
 
-    for (int i = 0; i < RECORD_WORDS; i++) {
-        u.word[i] = fresh_word((const uint32_t *)&at[i / CELL_WORDS].tile + i % CELL_WORDS);
-    }
-    return u.record;
+    return (uint32_t *)&at[i / CELL_WORDS].tile + i % CELL_WORDS;
 }
 
 static __device__ void put_record(int64_t row, row_record record)
 {
-    cell *at = scratch.q.cells + scratch.q.records + row * SPC_QUEUE_RECORD_CELLS;
     union {
         row_record record;
         uint32_t word[RECORD_WORDS];
     } u;
 
     u.record = record;
-    for (int i = 0; i < RECORD_WORDS; i++) {
-        ((uint32_t *)&at[i / CELL_WORDS].tile)[i % CELL_WORDS] = u.word[i];
-    }
+    for (int i = 0; i < RECORD_WORDS; i++) *record_word(row, i) = u.word[i];
 }
 
-/* Everything that the first pass was to find out about a sequence is there, and what the batch says
- * of it is fetched: decide it. */
-template <typename Batch> static __device__ __noinline__ void decide(const Batch *b, int32_t s)
+/* This block will decide a sequence: get ready, while others bring its last tiles.  What a batch
+ * says of it are inputs, which nobody writes meanwhile.  A barrier has to follow. */
+template <typename Batch>
+static __device__ __noinline__ void take_sequence(const Batch *b, int32_t s)
 {
     const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
 
-    static_assert((int)ROWS_MAX + SPC_GAMMA_MAX + 1 <= (int)ANNOUNCES_ROW, "a thread for each");
-    if (r == ANNOUNCES_ROW) { /* blocks that have one need nobody else to go on, and give it back */
-        int32_t slot;
-
-        while ((slot = take_slot(0, scratch.q.deciders)) < 0) __nanosleep(64);
-        scratch.slot = slot;
-    }
+    static_assert((int)ROWS_MAX + SPC_GAMMA_MAX + 1 <= (int)TAKES_JOB, "a thread for each");
+    fetch_round(b, s);
+    if (r == TAKES_JOB) scratch.slot = take_slot(0, scratch.q.deciders);
+    __syncthreads();
     if (r < rows) {
         spc_view view;
         const bool wanted = first_row(b, s, r, &view);
 
         scratch.known[r] = wanted ? view.logits.data : nullptr;
         scratch.known_width[r] = wanted ? view.width : 0;
-        if (wanted && scratch.q.tiles > 1) {
-            scratch.record[r] = record_of(row_of(&scratch.q, s, r));
-        } else {
-            scratch.record[r].ready = 0;
-        }
+        scratch.cut[r] = wanted && is_cut(spc_needs_of(&scratch.input.params, scratch.q.vocab));
     } else if (r - ROWS_MAX >= 0 && r - ROWS_MAX < scratch.round.drafts) {
         fetch_draft_logits(r - ROWS_MAX);
     }
+}
+
+/* Does whoever decides a sequence look at whole rows again? */
+static __device__ bool needs_job(const spc_draw_batch *)
+{
+    return scratch.cut[0];
+}
+
+static __device__ bool needs_job(const spc_verify_batch *)
+{
+    return true;
+}
+
+/* Are all tiles of that sequence there?  By one thread; those that it meets may read them then.
+ * Where more blocks decide than there are jobs for, it must get one, too: others give theirs back
+ * without its help. */
+template <typename Batch> static __device__ bool is_ripe(const Batch *b, int32_t s)
+{
+    const int32_t tiles = scratch.q.rows * scratch.q.tiles;
+
+    if (fresh(&scratch.q.cells[s].ripe) != tiles) return false;
+    if (scratch.slot < 0 && needs_job(b)) {
+        scratch.slot = take_slot(0, scratch.q.deciders);
+        if (scratch.slot < 0) return false;
+    }
+    fence_blocks();
+    return true;
+}
+
+/* Statistics of a row that is not cut, of which a warp reads the partials. */
+static __device__ __noinline__ spc_row_stats stats_by_warp(int64_t cells)
+{
+    const spc_row_needs needs = spc_needs_of(&scratch.input.params, scratch.q.vocab);
+
+    return spc_stats_of(merge_by_warp(scratch.q.tiles, needs.scale,
+                                      [=](int32_t t) { return partial_at(cells, t); }),
+                        needs);
+}
+
+/* Statistics of the rows of the first pass: a warp merges one, all at the same time; of a row that
+ * is cut whoever ended it left a record. */
+static __device__ void look_at_rows(int32_t s)
+{
+    const queue *q = &scratch.q;
+    const int32_t lane = (int32_t)threadIdx.x % WARP;
+
+    for (int32_t r = (int32_t)threadIdx.x / WARP; r < q->rows; r += WARPS) {
+        if (!scratch.known[r]) continue;
+        if (!scratch.cut[r]) {
+            const spc_row_stats stats = stats_by_warp(cells_of_row(q, s, r));
+
+            if (lane == 0) scratch.record[r] = {stats, 1};
+        } else if (q->tiles == 1) {
+            if (lane == 0) scratch.record[r].ready = 0;
+        } else if (lane < RECORD_WORDS) {
+            ((uint32_t *)&scratch.record[r])[lane] = fresh_word(record_word(row_of(q, s, r), lane));
+        }
+    }
+}
+
+/* All that the first pass was to find out about a sequence is there, and this block is ready for
+ * it: decide it, and take another, or leave if there is none: where others have none either, they
+ * help those who still decide. */
+template <typename Batch>
+static __device__ __noinline__ void decide(const Batch *b, int32_t s, int32_t live)
+{
+    const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
+
+    look_at_rows(s);
+    if (r == TAKES_JOB) scratch.then = (int32_t)atomicAdd(&scratch.q.all->next, 1u);
     __syncthreads();
     decide_sequence(b, s);
     drop_begun();
     if (r < rows) scratch.q.cells[row_of(&scratch.q, s, r)].arrived = 0;
     if (r == 0) { /* others may leave while this is being written */
-        const uint32_t before = atomicAdd(&scratch.q.all->decided, 1u);
-
         scratch.q.cells[s].ripe = 0;
-        give_slot(scratch.slot);
-        scratch.over = (before + 1) * (uint32_t)(rows * scratch.q.runs) == scratch.total;
+        if (scratch.slot >= 0) give_slot(scratch.slot);
+        scratch.mine = scratch.then;
+        (void)atomicAdd(&scratch.q.all->decided, 1u);
+    } else if (r == TAKES_JOB && scratch.then >= live && 2 * live <= (int32_t)gridDim.x) {
+        scratch.gone = (int32_t)atomicAdd(&scratch.q.all->gone, 1u);
     }
     __syncthreads();
 }
 
-/* A row of sequence s has all that the first pass can find out.  Whoever brings the last needs what
- * the batch says of the sequence at once: it is fetched while one waits to hear who that is. */
-template <typename Batch> static __device__ void ripen(const Batch *b, int32_t s)
+/* A row that is cut has all that the first pass can find out. */
+static __device__ void ripen(int32_t s)
 {
     __syncthreads();
-    if (threadIdx.x == ANNOUNCES_ROW) {
+    if (threadIdx.x == 0) {
         fence_blocks();
-        scratch.ripe = atomicAdd(&scratch.q.cells[s].ripe, 1) == scratch.q.rows - 1;
-        if (scratch.ripe) fence_blocks();
-    } else {
-        fetch_round(b, s);
+        atomicAdd(&scratch.q.cells[s].ripe, scratch.q.tiles);
     }
-    __syncthreads();
-    if (scratch.ripe) decide(b, s);
 }
 
-/* All tiles of a row are there: of the one that is finished[i].  Rows that are cut go on by
- * themselves, all at the same time: a sequence has as many steps in a row as one of its rows. */
+/* All tiles of a row are there that is cut: of the one that is finished[i].  It goes on by itself,
+ * all of a sequence at the same time: a sequence has as many steps in a row as one of its rows. */
 template <typename Batch> static __device__ __noinline__ void finish_row(const Batch *b, int32_t i)
 {
     const arrival *done = &scratch.finished[i];
-    const int64_t row = done->row;
-    const int32_t s = quotient(done->row, scratch.q.by_rows), r = done->row - s * scratch.q.rows;
+    const int64_t row = done->row, cells = row * scratch.q.tiles;
+    const int32_t s = done->sequence, r = (int32_t)(row - row_of(&scratch.q, s, 0));
+    const spc_row_stats stats = stats_of_cells(cells, done->needs);
 
-    if (scratch.q.tiles > 1 && done->wanted) {
-        const spc_row_needs needs = done->needs;
-        const int64_t cells = row * scratch.q.tiles;
-        const spc_row_stats stats = stats_of_cells(cells, needs);
-        const bool cuts = !stats.bad && needs.mixing && needs.restricts;
-
-        __syncthreads();
-        if (cuts && threadIdx.x < WARP) fetch_input(s);
-        if (cuts) __syncthreads();
-        if (threadIdx.x == 0) {
-            scratch.claim = cuts ? take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead) : -1;
-            if (scratch.claim < 0) put_record(row, {stats, !cuts});
-            if (scratch.claim >= 0) {
-                begin_text(JOB_NONE, &scratch.input.params, r, scratch.q.piece);
-                (void)first_row(b, s, r, &scratch.job.view);
-                scratch.job.sequence = s;
-                scratch.job.cells = cells;
-                scratch.job.stats = stats;
-                begin_cut(&scratch.job);
-            }
-        }
-        __syncthreads();
+    __syncthreads();
+    if (threadIdx.x < WARP) fetch_input(s);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        scratch.claim = stats.bad ? -1 : take_slot(SPC_QUEUE_DECIDERS, scratch.q.ahead);
+        if (scratch.claim < 0) put_record(row, {stats, stats.bad});
         if (scratch.claim >= 0) {
-            post(scratch.claim, 0);
-            return;
+            begin_text(JOB_NONE, &scratch.input.params, r, scratch.q.piece);
+            (void)first_row(b, s, r, &scratch.job.view);
+            scratch.job.sequence = s;
+            scratch.job.cells = cells;
+            scratch.job.stats = stats;
+            begin_cut(&scratch.job);
         }
     }
-    ripen(b, s);
+    __syncthreads();
+    if (scratch.claim >= 0) {
+        post(scratch.claim, 0);
+    } else {
+        ripen(s);
+    }
 }
 
 /* The last piece of a stage of a row that goes on by itself was this block's. */
-template <typename Batch> static __device__ __noinline__ void go_on(const Batch *b, int32_t slot)
+static __device__ __noinline__ void go_on(int32_t slot)
 {
     next_stage(slot);
     if (scratch.job.kind != JOB_NONE) {
@@ -246,7 +290,7 @@ template <typename Batch> static __device__ __noinline__ void go_on(const Batch 
         put_record(row_of(&scratch.q, s, scratch.job.row), {scratch.job.stats, 1});
         give_slot(slot);
     }
-    ripen(b, s);
+    ripen(s);
 }
 
 #endif

@@ -11,7 +11,8 @@ enum {
     ROWS_MAX = 2 * (SPC_GAMMA_MAX + 1),
     AHEAD_MAX = 2 * (SPC_GAMMA_MAX + 1), /* sums that a decision may have begun */
     ARRIVALS = 4,
-    NO_ROW = -1
+    NO_ROW = -1,
+    STAYS = -1
 };
 
 /* ---- the workspace ---------------------------------------------------------------------------
@@ -57,8 +58,8 @@ static_assert(sizeof(job) <= SPC_QUEUE_JOB_BYTES, "rules/batch.h reserves too li
 
 struct cell {
     spc_partial tile;
-    int32_t arrived; /* cell s * rows + r: tiles of row r of sequence s that are there */
-    int32_t ripe;    /* cell s: rows of sequence s that are */
+    int32_t arrived; /* cell s * rows + r: of row r of sequence s, if it is cut, tiles there */
+    int32_t ripe;    /* cell s: of sequence s, tiles there; those of a row that is cut when it is */
 };
 
 static_assert(sizeof(cell) == SPC_QUEUE_CELL_BYTES, "as rules/batch.h says");
@@ -66,7 +67,8 @@ static_assert(offsetof(cell, tile.sum) % 8 == 0 &&
                   offsetof(cell, tile.sum_one) == offsetof(cell, tile.sum) + 4,
               "a tile's sum of a fold, and beside it whether it is there, are written at once");
 
-/* What is known of a row of the first pass, in the numbers of SPC_QUEUE_RECORD_CELLS cells. */
+/* What is known of a row of the first pass that is cut, in the numbers of SPC_QUEUE_RECORD_CELLS
+ * cells. */
 struct row_record {
     spc_row_stats stats;
     int32_t ready; /* 1: stats are all that the sequence needs; 0: its partials are there */
@@ -74,6 +76,7 @@ struct row_record {
 
 enum { CELL_WORDS = sizeof(spc_partial) / 4, RECORD_WORDS = sizeof(row_record) / 4 };
 static_assert((int)RECORD_WORDS <= (int)SPC_QUEUE_RECORD_CELLS * CELL_WORDS, "a record fits");
+static_assert((int)RECORD_WORDS <= (int)WARP, "a lane for every word");
 
 enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
 
@@ -81,8 +84,9 @@ enum { TAKEN_WORDS = SPC_QUEUE_JOBS / 32 };
  * line is done one after the other, and idle blocks ask for theirs without end. */
 struct control {
     uint32_t ticket; /* the next tiles of the first pass */
+    uint32_t next;   /* sequence that no block will decide yet */
     uint32_t gone;   /* blocks */
-    uint32_t unused[30];
+    uint32_t unused[29];
     uint32_t decided; /* sequences */
     int32_t open;     /* jobs that have pieces to take; beside it: idle blocks ask for both ... */
     uint32_t latest;  /* ... and for the job that was posted last: where one is open, that one */
@@ -169,7 +173,6 @@ static __device__ int32_t pieces_of(const queue *q, int32_t piece)
 struct begun_sum {
     int32_t slot, row, what;
     float x;
-    int32_t pieces; /* of its job */
 };
 
 /* The tiles of a ticket.  A ticket is for a few tiles of a row: what the row is costs as many
@@ -188,10 +191,10 @@ struct first_run {
 
 /* A row of which a block has brought tiles, or that is complete by them. */
 struct arrival {
-    int32_t row; /* NO_ROW: it is not complete */
-    int32_t brought;
+    int32_t row; /* NO_ROW: it is not complete, or nothing more is done to it */
+    int32_t sequence, brought;
     spc_row_needs needs; /* as its tickets have them */
-    bool wanted;
+    bool cut;            /* it goes on by itself */
 };
 
 /* What a batch says of a sequence, as far as its rows of the first pass depend on it; a word for
@@ -235,9 +238,11 @@ struct queue_scratch {
         spc_verify_batch verify;
     } batch;
     input_word word_of_input[WARP];
-    sequence_input input;
+    sequence_input input; /* of this one: */
+    int32_t input_sequence;
 
     /* of the sequence that this block decides */
+    int32_t mine, then; /* which that will be, and the next */
     int32_t sequence, slot;
     spc_round round;
     int32_t draft[SPC_GAMMA_MAX + 1];
@@ -245,6 +250,7 @@ struct queue_scratch {
     spc_row_stats stats[SPC_GAMMA_MAX + 1];
     const void *known[ROWS_MAX];   /* logits of the rows of the first pass, or 0 ... */
     int32_t known_width[ROWS_MAX]; /* ... their width ... */
+    bool cut[ROWS_MAX];            /* ... do they go on by themselves ... */
     row_record record[ROWS_MAX];   /* ... and what is known of them */
     int64_t weights;               /* cells of the row whose statistics were asked for last */
     begun_sum ahead[AHEAD_MAX];
@@ -255,9 +261,9 @@ struct queue_scratch {
     first_place at;
     uint32_t ticket, total; /* tickets of the launch */
     arrival arrivals[ARRIVALS], finished[ARRIVALS];
-    int32_t ripe;
     int32_t claim, open, latest;
-    bool over; /* this block has decided the last sequence */
+    bool ripe;
+    int32_t gone; /* blocks that left before this one; STAYS: it has not */
 };
 
 #ifdef __CUDACC__
@@ -288,6 +294,12 @@ template <typename T> static __device__ T fresh(const T *at)
     static_assert(sizeof(T) % 4 == 0, "whole words");
     for (size_t i = 0; i < sizeof(T) / 4; i++) u.word[i] = fresh_word((const uint32_t *)at + i);
     return u.value;
+}
+
+/* Is a row cut, of a sequence that needs this? */
+static __device__ __forceinline__ bool is_cut(spc_row_needs needs)
+{
+    return needs.mixing && needs.restricts;
 }
 
 /* Of a job that is a fold, its tile's sum and whether it is there. */

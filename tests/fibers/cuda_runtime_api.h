@@ -138,6 +138,18 @@ static inline unsigned __shfl_sync(unsigned, unsigned value, int lane)
     return (unsigned)fiber_shuffle(value, (unsigned)lane);
 }
 
+static inline float __shfl_sync(unsigned, float value, int lane)
+{
+    union {
+        float f;
+        uint32_t u;
+    } pun;
+
+    pun.f = value;
+    pun.u = (uint32_t)fiber_shuffle(pun.u, (unsigned)lane);
+    return pun.f;
+}
+
 static inline unsigned __shfl_sync(unsigned, unsigned value, int lane, int width)
 {
     return (unsigned)fiber_shuffle(value, threadIdx.x % 32 / (unsigned)width * (unsigned)width +
