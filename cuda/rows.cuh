@@ -494,6 +494,7 @@ static __device__ spc_partial merge_by_warp(int32_t tiles, float scale, Tile til
     all.max = all.bad ? -SPC_INFINITY : spc_logit_of_key(key);
 #pragma unroll
     for (int32_t k = 0; k < EACH; k++) {
+        if (k * WARP >= tiles) break;
         if (lane + k * WARP < tiles && mine[k].max == all.max && (uint32_t)mine[k].top < top) {
             top = (uint32_t)mine[k].top;
         }
@@ -502,6 +503,7 @@ static __device__ spc_partial merge_by_warp(int32_t tiles, float scale, Tile til
     all.top = (int32_t)__reduce_min_sync(0xffffffffu, top);
 #pragma unroll
     for (int32_t k = 0; k < EACH; k++) {
+#pragma unroll 4
         for (int32_t l = 0; l < WARP && l + k * WARP < tiles; l++) {
             all.sum += __shfl_sync(0xffffffffu, mine[k].sum, l);
             all.sum_one += __shfl_sync(0xffffffffu, mine[k].sum_one, l);

@@ -100,6 +100,8 @@ typedef struct {
     bool late;            /* nothing is done before somebody waits; of one thread only */
     int most_left;        /* late: what was sent behind an event that was waited for, at most */
     int together;         /* blocks of the largest launch whose blocks run together */
+    int room;             /* for so many of them at a time, others begin when they have ended; 0:
+                             for all */
     size_t stack;         /* bytes of every thread's that are there ... */
     size_t needs;         /* ... and that every kernel needs */
     int growths;          /* launches that had to take memory for stacks */

@@ -395,7 +395,8 @@ static void prepare(int blocks, int count, int block_threads, void (*run)(void *
 
 void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *user), void *user)
 {
-    const int count = !together ? 1 : blocks < FIBER_BLOCKS ? blocks : FIBER_BLOCKS;
+    const int most = fiber_gpu.room > 0 ? fiber_gpu.room : FIBER_BLOCKS;
+    const int count = !together ? 1 : blocks < most ? blocks : most;
 
     if (together && blocks > FIBER_BLOCKS) {
         fprintf(stderr, "fibers: %d blocks cannot run together\n", blocks);
@@ -405,7 +406,9 @@ void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *u
     prepare(blocks, count, block_threads, run, user);
     fiber_races_launch();
     fiber_at_work();
-    for (int block = 0; block < blocks; block += count) run_blocks(block, count);
+    for (int block = 0; block < blocks; block += count) {
+        run_blocks(block, count < blocks - block ? count : blocks - block);
+    }
     fiber_at_rest();
 }
 

@@ -153,7 +153,7 @@ const function *function_of(const sent *s)
 void run_blocks(const sent *s, int blocks, int threads, int from, int to)
 {
     const function *f = function_of(s);
-    const int most = !f->waits ? 1 : FIBER_BLOCKS;
+    const int most = !f->waits ? 1 : fiber_gpu.room > 0 ? fiber_gpu.room : FIBER_BLOCKS;
 
     if (f->waits && blocks > fiber_gpu.together) fiber_gpu.together = blocks;
     for (int next = 0; next < blocks;) {
