@@ -80,7 +80,11 @@
  * three; what the batch says of the sequence and the logits of drafts are there before.  A fold:
  * its text is written, an idle block sees it, claims a piece, reads the text and both rows, and its
  * sum is seen: six, and one for the tile that is drawn.  Then the answer is written, while the
- * others leave. */
+ * others leave.
+ *
+ * Of the code (590 KB on sm_90a) a launch runs little: of one sequence by strict, counted in PTX,
+ * 1500 instructions where tickets are taken and 4500 where it is decided, most of them once.  What
+ * does not run is in nobody's way. */
 #include "launch.h"
 
 #include "sequence.cuh"
