@@ -6,7 +6,7 @@
 #include "ops.h"
 
 #include "linear_tile_quant.cuh"
-#include "quant.cuh"
+#include "quant_planes.cuh"
 #include "split.cuh"
 
 enum {

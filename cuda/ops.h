@@ -54,8 +54,8 @@ typedef enum {
 /* A matrix [rows, cols] as it lies on the device: every array begins at 16 bytes, and so does every
  * row of data.  Elements behind a row's end are 0.
  *
- * Quantised matrices lie in planes, so that a lane reads 16 bytes at once; quant.cuh says what is
- * in them, spc_cuda_planes_of how long they are. */
+ * Quantised matrices lie in planes, so that a lane reads 16 bytes at once; quant_planes.cuh says
+ * what is in them, spc_cuda_planes_of how long they are. */
 typedef struct {
     const void *data; /* [rows, stride]; quantised: the low bits of every weight */
     spc_weight_type type;

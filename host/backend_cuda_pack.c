@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_pack.c - cuda/quant.cuh says where everything goes, weights/quant.c where it is.
+/* backend_cuda_pack.c - cuda/quant_planes.cuh says where everything goes, weights/quant.c where it
+ * is.
  *
  * Eight integers of a block, what a lane has of it, travel together, a byte each in 64 bits: they
  * are neighbours, or of Q6_K twice four. */

@@ -2,7 +2,7 @@
 /* backend_cuda_weights.c - what weights take on the device, and how they get there.
  *
  * Matrices keep their element type.  Rows of 16 and 32 bits begin at 16 bytes, padded where they
- * must be; quantised ones are laid out anew (cuda/quant.cuh) and take what they take in the
+ * must be; quantised ones are laid out anew (cuda/quant_planes.cuh) and take what they take in the
  * checkpoint.  Both by all threads, a few megabytes at a time (backend_cuda_stage.c).  Vectors
  * become float32.  Of a rank's plan only its part is sent. */
 #include "backend_cuda.h"
