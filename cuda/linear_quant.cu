@@ -4,9 +4,9 @@
  * As linear_row.cu, with other loads: a lane takes 32 columns at once, 8 from each of 4 blocks, and
  * makes floats of one output's 8 weights at a time (quant.cuh), which all rows use.  At one row of
  * 4-bit weights that is about as much arithmetic as the memory leaves time for, and each further
- * row adds more than an instruction a weight: so there are kernels for six numbers of rows.  A
- * float32 scale beside 8-bit weights multiplies sums of 8 products, not weights.  Most types go by
- * linear_tile_quant.cu unless told otherwise.  No GPU has run it. */
+ * row adds more than an instruction a weight.  A float32 scale beside 8-bit weights multiplies sums
+ * of 8 products, not weights.  All types go by linear_tile_quant.cu unless told otherwise or cut
+ * within a block, so there are few kernels here.  No GPU has run it. */
 #include "ops.h"
 
 #include "linear.cuh"
@@ -75,7 +75,7 @@ load_units(Q *quant, const spc_cuda_matrix &m, const quant_row *place, int32_t g
 /* Blocks on a multiprocessor, as many as there are registers for without much spilling. */
 static __host__ __device__ constexpr int quant_blocks_at_once(int rows)
 {
-    return rows == 1 ? 3 : rows <= 8 ? 2 : 1;
+    return rows == 1 ? 3 : rows <= 4 ? 2 : 1;
 }
 
 /* ALIGNED   rows are a multiple of 8 columns, which can be loaded at once */
@@ -84,8 +84,6 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
     linear_quant_kernel(const __grid_constant__ linear_work w)
 {
     enum { EARLY = ROWS <= 4 }; /* the first weights are on their way before the wait */
-    /* of 5 to 8 rows loads that nothing keeps apart would all come first, and registers spill */
-    enum { WHOLE = ALIGNED && (ROWS <= 4 || ROWS > 8) };
     static __shared__ float partial[OPS_WARPS][OUTS * ROWS];
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
@@ -125,8 +123,8 @@ static __global__ void __launch_bounds__(OPS_THREADS, quant_blocks_at_once(ROWS)
                     const int row = r < a.rows ? r : a.rows - 1;
                     float x[QUANT_RUN];
 
-                    quant_load_columns<Q::SPLIT, WHOLE>(a.in + (int64_t)row * m.cols, column,
-                                                        m.cols, x);
+                    quant_load_columns<Q::SPLIT, ALIGNED>(a.in + (int64_t)row * m.cols, column,
+                                                          m.cols, x);
 #pragma unroll
                     for (int o = 0; o < OUTS; o++) {
                         float *to = &sum[r * OUTS + o];
@@ -173,8 +171,6 @@ static cudaError_t launch_quant(const linear_work &w, int64_t blocks, cudaStream
     if (rows == 1) return launch_op(linear_quant_kernel<Q, 1, true>, blocks, w, stream, w.a.early);
     if (rows == 2) return launch_op(linear_quant_kernel<Q, 2, true>, blocks, w, stream, w.a.early);
     if (rows <= 4) return launch_op(linear_quant_kernel<Q, 4, true>, blocks, w, stream, w.a.early);
-    if (rows <= 6) return launch_op(linear_quant_kernel<Q, 6, true>, blocks, w, stream, w.a.early);
-    if (rows <= 8) return launch_op(linear_quant_kernel<Q, 8, true>, blocks, w, stream, w.a.early);
     return launch_op(linear_quant_kernel<Q, ROWS_MOST, true>, blocks, w, stream, w.a.early);
 }
 

@@ -16,20 +16,27 @@
  * Precision is that of linear_tile.cu, but for the offset: where that is not subtracted from
  * integers, a sum of products is up to three times what it would be.
  *
- * A warp takes a group of 4 blocks at a time, of 2 tiles, or 4 of types below 6 bits, whose
- * activations it splits once.  Of 2 tiles of few bits the next group's weights are on their way
+ * A warp takes a group of 4 blocks at a time, of 2 tiles, or 4 of types that need few registers,
+ * whose activations it splits once.  Of 2 tiles of those the next group's weights are on their way
  * while one is multiplied, 32 KB on a multiprocessor; of others 48 or 64 KB, while they wait.
  * Activations come one block ahead.
  *
- * Instructions for 16 bytes of data with what lies in other planes for them, up to 8 rows; an
- * H100's memory leaves time for 137 and more, as there are other planes:
+ * Instructions for 16 bytes of data with what lies in other planes for them, up to 8 rows and, in 2
+ * tiles, up to 16; and how many an H100's memory leaves time for:
  *
- *   tiles   Q4_0  Q5_0  Q4_K  Q5_K  Q6_K  Q8_0  int8  E4M3  E5M2
- *   2        137   174   171   212   180    72    93    96   104
- *   4        111   150   148   189
+ *   tiles   Q4_0  Q4_1  Q5_0  Q5_1  Q4_K  Q5_K  IQ4_NL  IQ4_XS
+ *   2        137   147   174   182   171   212     225     251
+ *   4        111   125   150   167   148   189     198     232
+ *   16 rows  202   236   244   277   265   300     297     325
+ *   time     154   171   188   206   154   188     154     146
  *
- * Up to 16 rows (2 tiles) they are 202, 244, 265, 300, 284, 112, 134, 135, 144.  Counted, not
- * timed: no GPU has run it. */
+ *   tiles   Q2_K  Q3_K  Q6_K  Q8_0  int8  E4M3  E5M2
+ *   2        396   438   180    72    93    96   104
+ *   4        352
+ *   16 rows  622   627   284   112   134   135   144
+ *   time     180   235   225   146   137   137   137
+ *
+ * Counted, not timed: no GPU has run it. */
 #include "ops.h"
 
 #include "linear_tile.cuh"
@@ -45,40 +52,89 @@ static __device__ __forceinline__ uint32_t from_lane(uint32_t bits, int t)
     return __shfl_sync(0xffffffffu, bits, t, VECTORS);
 }
 
-/* quant_scale_six for 2^BITS + integers of BITS bits: lane t has those of block t. */
-template <int BITS> struct lane_scale_six {
-    enum { OFFSET = true, CENTRE = 0 };
-    uint32_t raw; /* word t of the 16 bytes of 256 columns */
-    float step, offset;
+/* Scales for 2^BITS + integers of BITS bits: lane t has block t's.
+ *
+ * NUMBERS   of a block: 2, a half has its own */
+template <int BITS, int NUMBERS = 1> struct lane_scale {
+    enum { SPLIT = NUMBERS == 2, OFFSET = true, CENTRE = 0 };
+    uint32_t raw; /* a lane's part of what is loaded */
+    float step[NUMBERS], offset[NUMBERS];
 
+    __device__ __forceinline__ void put(int i, float by, float plus)
+    {
+        step[i] = by;
+        offset[i] = fmaf(by, -(float)(1 << BITS), plus);
+    }
+
+    __device__ __forceinline__ void near(int b, int half, float, float, float *to_step,
+                                         float *to_offset) const
+    {
+        const int i = SPLIT ? half : 0;
+
+        *to_step = spc_bits_float(from_lane(spc_float_bits(step[i]), b));
+        *to_offset = spc_bits_float(from_lane(spc_float_bits(offset[i]), b));
+    }
+};
+
+/* As quant_scale_dm. */
+template <int BITS> struct lane_scale_dm : lane_scale<BITS> {
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
+    {
+        this->raw = __ldcs((const uint32_t *)m.scale + (row.group * QUANT_LANES + (uint32_t)unit));
+    }
+
+    __device__ __forceinline__ void ready(int32_t)
+    {
+        this->put(0, weights_f16::one(this->raw & 0xffffu), weights_f16::one(this->raw >> 16));
+    }
+};
+
+/* As quant_scale_six; of the 16 bytes of 256 columns a lane loads word t. */
+template <int BITS> struct lane_scale_six : lane_scale<BITS> {
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
                                          int32_t unit)
     {
         const uint32_t u = (uint32_t)unit;
 
-        raw = __ldcs((const uint32_t *)m.scale +
-                     ((row.eighth + u / (2 * QUANT_LANES)) * 4 + u % QUANT_LANES));
+        this->raw = __ldcs((const uint32_t *)m.scale +
+                           ((row.eighth + u / (2 * QUANT_LANES)) * 4 + u % QUANT_LANES));
     }
 
     __device__ __forceinline__ void ready(int32_t unit)
     {
-        const uint32_t u = (uint32_t)unit, t = u % QUANT_LANES;
+        const uint32_t u = (uint32_t)unit, t = u % QUANT_LANES, raw = this->raw;
         const uint32_t de = from_lane(raw, 0), more = from_lane(raw, 3) >> 8 * t & 0xffu;
         const uint32_t both = __byte_perm(from_lane(raw, 1), from_lane(raw, 2), 0x40u + 0x11u * t);
         const uint32_t even = both & 0x3f3fu;
         const uint32_t odd = ((more | more << 4) & 0x0f0fu) | (both >> 2 & 0x3030u);
         const uint32_t number = u / QUANT_LANES % 2 == 0 ? even : odd;
 
-        step = weights_f16::one(de & 0xffffu) * byte_float(number, 0);
-        offset =
-            fmaf(step, -(float)(1 << BITS), weights_f16::one(de >> 16) * -byte_float(number, 1));
+        this->put(0, weights_f16::one(de & 0xffffu) * byte_float(number, 0),
+                  weights_f16::one(de >> 16) * -byte_float(number, 1));
+    }
+};
+
+/* As quant_scale_two; of a block a lane loads two bytes. */
+struct lane_scale_two : lane_scale<2, 2> {
+    uint32_t de;
+
+    __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
+                                         int32_t unit)
+    {
+        const uint32_t u = (uint32_t)unit;
+
+        raw = __ldcs((const uint16_t *)m.scale + (row.group * QUANT_LANES + u));
+        de = ((const uint32_t *)m.step)[row.eighth + u / (2 * QUANT_LANES)];
     }
 
-    __device__ __forceinline__ void near(int b, float, float, float *to_step,
-                                         float *to_offset) const
+    __device__ __forceinline__ void ready(int32_t)
     {
-        *to_step = spc_bits_float(from_lane(spc_float_bits(step), b));
-        *to_offset = spc_bits_float(from_lane(spc_float_bits(offset), b));
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            put(half, weights_f16::one(de & 0xffffu) * byte_float(raw & 0x0f0fu, half),
+                weights_f16::one(de >> 16) * -byte_float(raw >> 4 & 0x0f0fu, half));
+        }
     }
 };
 
@@ -136,14 +192,12 @@ template <typename Q>
 static __device__ __forceinline__ void scale_of(const Q &quant, int b, int half, float *step,
                                                 float *offset)
 {
-    if constexpr (Q::SPLIT) {
-        *step = quant.scale.step(b, half);
-    } else if constexpr (Q::APART) {
+    if constexpr (Q::APART) {
         *step = quant.factor(b);
     } else if constexpr (Q::OFFSET) {
-        quant.scale.near(b, (float)(1 << Q::INTEGER), 1.0f, step, offset);
+        quant.scale.near(b, half, (float)(1 << Q::INTEGER), 1.0f, step, offset);
     } else {
-        quant.scale.get(b, step, offset);
+        quant.scale.get(b, half, step, offset);
     }
 }
 
@@ -170,6 +224,9 @@ struct tile_activations {
 };
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
+
+/* Units that take more than 8 registers fit into those of a thread but twice two times. */
+template <typename Q> static constexpr int tiles_most = sizeof(Q) <= 8 * sizeof(uint32_t) ? 4 : 2;
 
 /* A group of all outputs of a lane, g and g + 8 of each tile: rows of parts, which are alike but
  * for where they are and how many rows they have. */
@@ -214,7 +271,7 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
 {
     enum { PARTS = tile_activations::PARTS };
     /* others are as many bytes without; and of more rows memory waits for products */
-    enum { AHEAD = TILES == 2 && STRIPS == 1 && Q::INTEGER > 0 && Q::INTEGER < 8 && !Q::SPLIT };
+    enum { AHEAD = TILES == 2 && STRIPS == 1 && tiles_most<Q> == 4 };
     static __shared__ tile_shared<TILES, STRIPS> shared;
     const spc_linear_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
@@ -322,6 +379,8 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
                         *of = 0.0f;
                     }
                 }
+#pragma unroll
+                for (int k = 0; k < STRIPS * 4; k++) all[k / 4][k % 4] = 0.0f;
             }
         }
         if (!AHEAD && after < units) load_group<TILES>(next, w, part, row, after);
@@ -339,20 +398,25 @@ static __global__ void __launch_bounds__(OPS_THREADS, 2)
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
-/* call(unit of the type's kind) */
+/* call(unit of the type's kind); where each block has an offset, lanes share the scales. */
 template <typename Call> static cudaError_t with_tile_quant(spc_weight_type type, const Call &call)
 {
     switch (type) {
     case SPC_WEIGHT_Q8_0: return call(quant_q8_0());
     case SPC_WEIGHT_Q4_0: return call(quant_q4_0());
+    case SPC_WEIGHT_Q4_1: return call(quant_blocks<4, lane_scale_dm<4>>());
     case SPC_WEIGHT_Q5_0: return call(quant_q5_0());
+    case SPC_WEIGHT_Q5_1: return call(quant_blocks<5, lane_scale_dm<5>>());
+    case SPC_WEIGHT_IQ4_NL: return call(quant_iq4_nl());
+    case SPC_WEIGHT_IQ4_XS: return call(quant_iq4_xs());
+    case SPC_WEIGHT_Q2_K: return call(quant_blocks<2, lane_scale_two>());
+    case SPC_WEIGHT_Q3_K: return call(quant_q3_k());
     case SPC_WEIGHT_Q4_K: return call(quant_blocks<4, lane_scale_six<4>>());
     case SPC_WEIGHT_Q5_K: return call(quant_blocks<5, lane_scale_six<5>>());
     case SPC_WEIGHT_Q6_K: return call(quant_q6_k());
     case SPC_WEIGHT_I8: return call(quant_i8());
     case SPC_WEIGHT_F8_E4M3: return call(quant_e4m3());
-    case SPC_WEIGHT_F8_E5M2: return call(quant_e5m2());
-    default: return cudaErrorInvalidValue;
+    default: return call(quant_e5m2());
     }
 }
 
@@ -363,7 +427,7 @@ bool tile_quant_takes(const spc_linear_args &a)
     for (int p = 0; p < a.parts && a.part[p].type >= SPC_WEIGHT_I8; p++) {
         if (a.part[p].cols % QUANT_RUN != 0 || a.part[p].scale_col % QUANT_BLOCK != 0) return false;
     }
-    return with_tile_quant(a.part[0].type, [](auto) { return cudaSuccess; }) == cudaSuccess;
+    return true;
 }
 
 template <typename Q, int TILES, int STRIPS>
@@ -376,9 +440,13 @@ static cudaError_t launch_quant_tiles(const tile_work &w, cudaStream_t stream)
 
 int32_t tile_quant_most(spc_weight_type type)
 {
-    const bool eight = type == SPC_WEIGHT_Q8_0 || type >= SPC_WEIGHT_I8;
+    int32_t most = 2;
 
-    return eight || type == SPC_WEIGHT_Q6_K ? 2 : 4;
+    (void)with_tile_quant(type, [&](auto q) {
+        most = tiles_most<decltype(q)>;
+        return cudaSuccess;
+    });
+    return most;
 }
 
 cudaError_t launch_tile_quant(const tile_work &w, int32_t tiles, cudaStream_t stream)
@@ -386,8 +454,7 @@ cudaError_t launch_tile_quant(const tile_work &w, int32_t tiles, cudaStream_t st
     return with_tile_quant(w.a.part[0].type, [=, &w](auto q) {
         typedef decltype(q) Q;
 
-        if constexpr (Q::INTEGER > 0 && Q::INTEGER < 8 &&
-                      !Q::SPLIT) { /* others would not fit into registers */
+        if constexpr (tiles_most<Q> == 4) {
             if (tiles == 4 && w.a.rows <= COLUMNS) return launch_quant_tiles<Q, 4, 1>(w, stream);
         }
         return w.a.rows <= COLUMNS ? launch_quant_tiles<Q, 2, 1>(w, stream)

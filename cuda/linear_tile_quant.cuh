@@ -5,7 +5,7 @@
 
 #include "linear_tile.cuh"
 
-/* Are these quantised matrices of a kind that there is a kernel for? */
+/* Do these quantised matrices end, and their scales begin, where the kernels can take them? */
 bool tile_quant_takes(const spc_linear_args &a);
 
 /* Most tiles of a block; 2 there are at least. */

@@ -28,7 +28,7 @@
 template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> struct quant_blocks {
     enum { WHOLE = true }; /* columns are whole blocks */
     enum { APART = false };
-    enum { SPLIT = false };
+    enum { SPLIT = Scale::SPLIT };
     enum { TOP = 7 - BITS }; /* an integer's lowest bit, if its highest is bit 6 of a byte */
     enum { INTEGER = BITS, OFFSET = Scale::OFFSET, CENTRE = Scale::CENTRE };
     Integers integers;
@@ -53,28 +53,27 @@ template <int BITS, typename Scale, typename Integers = quant_integers<BITS>> st
 
     __device__ __forceinline__ void spread(int b, float *out) const
     {
-        float step, offset;
-
-        scale.get(b, &step, &offset);
 #pragma unroll
         for (int i = 0; i < QUANT_RUN; i++) {
+            float step, offset;
+
+            scale.get(b, i / 4, &step, &offset);
             out[i] = fmaf(step, byte_float(integers.four(b, i / 4), i % 4), offset);
         }
     }
 
     __device__ __forceinline__ void near(int b, float *out) const
     {
-        float step, offset;
-
-        if (BITS == 8) { /* a half times 32896 has 20 bits */
-            scale.near(b, 32768.0f, 1.0f, &step, &offset);
-        } else {
-            scale.near(b, 2.0f, (float)(1 << (BITS - 1)), &step, &offset);
-        }
 #pragma unroll
         for (int i = 0; i < QUANT_RUN; i++) {
             const uint32_t four = integers.four(b, i / 4, TOP);
+            float step, offset;
 
+            if (BITS == 8) { /* a half times 32896 has 20 bits */
+                scale.near(b, i / 4, 32768.0f, 1.0f, &step, &offset);
+            } else {
+                scale.near(b, i / 4, 2.0f, (float)(1 << (BITS - 1)), &step, &offset);
+            }
             out[i] = BITS == 8 ? byte_above(four, i % 4) : byte_twos(four, i % 4);
             out[i] = fmaf(step, out[i], offset);
         }
@@ -90,33 +89,8 @@ typedef quant_blocks<2, quant_scale_two> quant_q2_k;
 typedef quant_blocks<3, quant_scale_three> quant_q3_k;
 typedef quant_blocks<4, quant_scale_six> quant_q4_k;
 typedef quant_blocks<5, quant_scale_six> quant_q5_k;
+typedef quant_blocks<6, quant_scale_sixteen> quant_q6_k;
 typedef quant_blocks<8, quant_scale_d<128>, quant_levels> quant_iq4_nl;
-
-/* Its halves of blocks have scales of their own. */
-struct quant_q6_k : quant_blocks<6, quant_scale_sixteen> {
-    enum { SPLIT = true };
-
-    __device__ __forceinline__ void spread(int b, float *out) const
-    {
-#pragma unroll
-        for (int i = 0; i < QUANT_RUN; i++) {
-            const float step = scale.step(b, i / 4);
-
-            out[i] = fmaf(step, byte_float(integers.four(b, i / 4), i % 4), step * -32.0f);
-        }
-    }
-
-    __device__ __forceinline__ void near(int b, float *out) const
-    {
-#pragma unroll
-        for (int i = 0; i < QUANT_RUN; i++) {
-            const float step = scale.step(b, i / 4, 32.0f);
-
-            out[i] = byte_twos(integers.four(b, i / 4, TOP), i % 4);
-            out[i] = fmaf(step, out[i], step * -3.0f);
-        }
-    }
-};
 
 /* A scale of 17 bits leaves no room for 2^15 levels of it. */
 struct quant_iq4_xs : quant_blocks<8, quant_scale_levels, quant_levels> {

@@ -118,7 +118,7 @@ template <> struct quant_integers<6> {
 
 /* Of 2 bits, or 3; there is no group without all of its blocks. */
 template <bool THIRD> struct quant_integers_low {
-    uint32_t word[2], high;
+    uint32_t word[THIRD ? 3 : 2]; /* the last: high bits */
 
     __device__ __forceinline__ void load(const spc_cuda_matrix &m, const quant_row &row,
                                          int32_t unit, bool)
@@ -128,14 +128,24 @@ template <bool THIRD> struct quant_integers_low {
 
         word[0] = both.x;
         word[1] = both.y;
-        if (THIRD) high = __ldcs((const uint32_t *)m.high + at);
+        if (THIRD) word[THIRD * 2] = __ldcs((const uint32_t *)m.high + at);
     }
 
     __device__ __forceinline__ uint32_t four(int b, int half, int to = 0) const
     {
         const uint32_t low = moved(word[b / 2], 2 * (2 * (b % 2) + half), to) & 0x03030303u << to;
 
-        return THIRD ? low | (moved(high, 2 * b + half, 2 + to) & 0x04040404u << to) : low;
+        if (!THIRD) return low;
+        return (moved(word[THIRD * 2], 2 * b + half, 2 + to) & 0x04040404u << to) | low;
+    }
+
+    __device__ __forceinline__ uint32_t two(int b, int half, int i, int to, uint32_t beside) const
+    {
+        const int at = 2 * (2 * (b % 2) + half) + 8 * i;
+        const uint32_t low = (moved(word[b / 2], at, to) & 0x00030003u << to) | beside;
+
+        if (!THIRD) return low;
+        return (moved(word[THIRD * 2], 8 * i + 2 * b + half, 2 + to) & 0x00040004u << to) | low;
     }
 };
 

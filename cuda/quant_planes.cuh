@@ -3,9 +3,9 @@
  *
  * A row is cut into blocks of 32 columns, four of which are a group.  Of a group's columns lane q
  * of four takes 8 q .. 8 q + 7 of each block: with 16 bytes at once from the weights it uses 32
- * bytes at once of the activations.  (Of Q6_K it takes 4 q .. 4 q + 3 and 16 + 4 q .. 16 + 4 q + 3,
- * so that the lanes' halves have a scale each; called 8 q .. 8 q + 7 below.)  Planes
- * (spc_cuda_matrix), for each row:
+ * bytes at once of the activations.  (Of Q2_K, Q3_K and Q6_K it takes 4 q .. 4 q + 3 and 16 + 4 q
+ * .. 16 + 4 q + 3, so that the lanes' halves have a scale each; called 8 q .. 8 q + 7 below.)
+ * Planes (spc_cuda_matrix), for each row:
  *
  *   data    [group, q, block] 8 weights: 4 bytes, byte k the low 4 bits of columns k and 4 + k; of
  *           8-bit types [group, pair of blocks, q, block of the pair] 8 bytes, integers plus 128;
@@ -22,9 +22,9 @@
  *           Q4_K, Q5_K: [256 columns] half d, e, then ggml's 12 bytes of 6-bit numbers
  *           Q6_K: [group, 16 columns] signed bytes
  *           Q2_K: [group, 16 columns] a byte: 4 bits for d, and above them 4 for e
- *           Q3_K: [256 columns] 12 bytes of 6-bit numbers, one for each 16 columns, two (i) for a
- *           block: at [group, block] a byte, whose bits 4 i .. 4 i + 3 are the low ones; behind
- *           these, at [block], one whose two bits at 2 (2 group + i) are the high ones
+ *           Q3_K: [256 columns] 12 bytes of 6-bit numbers, one for each half of a block: at
+ *           [group, block] a byte, whose bits 4 half .. 4 half + 3 are the low ones; behind
+ *           these, at [block], one whose two bits at 2 (2 group + half) are the high ones
  *           IQ4_XS: [256 columns] half d; two bits of each block, the upper ones of its number; 4
  *           bytes: byte b has the low 4 bits of block b, and those of block 4 + b above them
  *   step    Q6_K, Q3_K: [256 columns] half d; Q2_K: half d, e

@@ -3,7 +3,7 @@
  * is.
  *
  * Eight integers of a block, what a lane has of it, travel together, a byte each in 64 bits: they
- * are neighbours, or of Q6_K twice four. */
+ * are neighbours, or of Q2_K, Q3_K and Q6_K twice four. */
 #include "backend_cuda_pack.h"
 
 #include "weights/quant.h"
@@ -87,11 +87,11 @@ static inline uint64_t wide(spc_weight_type type, const uint8_t *b, int32_t part
         return n | (load4_4(b + 128 + half * BLOCK, q) >> (2 * run) & EACH(3)) << 4;
     }
     if (type == SPC_WEIGHT_Q2_K) {
-        return load8(b + 16 + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
+        return load4_4(b + 16 + half * BLOCK, q) >> (2 * run) & EACH(3);
     }
     if (type == SPC_WEIGHT_Q3_K) {
-        n = load8(b + BLOCK + half * BLOCK + q * RUN) >> (2 * run) & EACH(3);
-        return n | (load8(b + q * RUN) >> part & EACH(1)) << 2;
+        n = load4_4(b + BLOCK + half * BLOCK, q) >> (2 * run) & EACH(3);
+        return n | (load4_4(b, q) >> part & EACH(1)) << 2;
     }
     n = load8(low + part / 2 * BLOCK + q * RUN) >> (part % 2 * 4) & EACH(15);
     if (type == SPC_WEIGHT_Q4_K) return n;

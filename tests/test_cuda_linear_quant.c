@@ -328,41 +328,50 @@ Test(cuda_linear_quant, products_are_those_of_the_numbers_with_the_same_bits_in_
     }
 }
 
+/* Are there kernels for 4 tiles of outputs? */
+static bool goes_in_fours(spc_dtype dtype)
+{
+    static const spc_dtype all[] = {SPC_DTYPE_Q4_0, SPC_DTYPE_Q4_1,   SPC_DTYPE_Q5_0,
+                                    SPC_DTYPE_Q5_1, SPC_DTYPE_Q2_K,   SPC_DTYPE_Q4_K,
+                                    SPC_DTYPE_Q5_K, SPC_DTYPE_IQ4_NL, SPC_DTYPE_IQ4_XS};
+
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+        if (all[k] == dtype) return true;
+    }
+    return false;
+}
+
 /* Outputs that fill no tile, groups of fewer blocks, scales that begin within a part. */
 Test(cuda_linear_quant, products_on_tensor_cores_are_too)
 {
-    static const spc_dtype taken[] = {SPC_DTYPE_Q4_0, SPC_DTYPE_Q5_0,    SPC_DTYPE_Q4_K,
-                                      SPC_DTYPE_Q5_K, SPC_DTYPE_Q8_0,    SPC_DTYPE_Q6_K,
-                                      SPC_DTYPE_I8,   SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2};
     static const int32_t outs[][SPC_LINEAR_PARTS] = {{40, 10, 0}, {18, 6, 6}, {70, 0, 0}};
     dice d = {5};
 
-    for (size_t k = 0; k < sizeof taken / sizeof *taken; k++) {
-        const bool fours = k < 4;
+    for (int t = 0; t < TYPES; t++) {
         const spc_linear_way ways[] = {{SPC_KERNEL_TILE, 8, {2, 2}},
                                        {SPC_KERNEL_TILE, 8, {4, 4}},
                                        {SPC_KERNEL_TILE, 16, {2, 2}}};
 
-        for (int32_t i = 0; columns(taken[k], i) > 0; i++) {
-            int32_t cols = columns(taken[k], i);
+        for (int32_t i = 0; columns(types[t], i) > 0; i++) {
+            int32_t cols = columns(types[t], i);
             dice again = d;
             float *two, *four;
 
-            two = linear_of(taken[k], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[0], &d);
+            two = linear_of(types[t], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[0], &d);
             if (cols % 8 == 0) cr_assert_not_null(two);
-            if (two && fours) {
+            if (two && goes_in_fours(types[t])) {
                 int32_t count = ROWS * (outs[i % 3][0] + outs[i % 3][1] + outs[i % 3][2]);
 
                 four =
-                    linear_of(taken[k], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[1], &again);
+                    linear_of(types[t], outs[i % 3], cols, i % 2 ? 300.0f : 0.0f, ways[1], &again);
                 cr_expect(memcmp(two, four, (size_t)count * sizeof *two) == 0,
-                          "%s, %d columns: other bits of 4 tiles", spc_dtype_name(taken[k]),
+                          "%s, %d columns: other bits of 4 tiles", spc_dtype_name(types[t]),
                           (int)cols);
                 free(four);
             }
             free(two);
         }
-        free(linear_of(taken[k], outs[1], 2048, 0, ways[2], &d));
+        free(linear_of(types[t], outs[1], 2048, 0, ways[2], &d));
     }
 }
 
@@ -382,7 +391,12 @@ Test(cuda_linear_quant, what_has_no_kernel_on_tensor_cores_is_known)
     cr_expect(spc_cuda_tile_takes(&a));
     cr_expect_eq(spc_cuda_linear_tile(&a, &more, NULL), cudaErrorInvalidValue, "a norm");
     a.way = (spc_linear_way){SPC_KERNEL_TILE, 8, {4, 4}};
-    cr_expect(!spc_cuda_linear_can(&a, &a.way), "4 tiles of 8 bits");
+    for (int t = 0; t < TYPES; t++) {
+        a.part[0].type = spc_cuda_type_of(types[t]);
+        cr_expect_eq(spc_cuda_linear_can(&a, &a.way), goes_in_fours(types[t]), "4 tiles of %s",
+                     spc_dtype_name(types[t]));
+    }
+    a.part[0] = m;
     a.way.tiles[0] = a.way.tiles[1] = 1;
     cr_expect(!spc_cuda_linear_can(&a, &a.way), "one tile");
     a.way.slices = 0;
@@ -393,8 +407,6 @@ Test(cuda_linear_quant, what_has_no_kernel_on_tensor_cores_is_known)
     a.part[0].cols = 252;
     cr_expect(!spc_cuda_tile_takes(&a), "columns that end within a lane's");
     a.part[0] = m;
-    a.part[0].type = SPC_WEIGHT_Q3_K;
-    cr_expect(!spc_cuda_tile_takes(&a));
     a.part[0].type = SPC_WEIGHT_F32;
     cr_expect(!spc_cuda_tile_takes(&a));
 }
