@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* quant_scales.cuh - scales of GGUF's quantised weights: those of a unit's blocks, or halves. */
+/* quant_scales.cuh - scales of GGUF's quantised weights: those of a unit's four blocks, or of their
+ * halves where types are SPLIT.
+ *
+ * load and ready are a unit's (quant.cuh); get and near give step and offset of half a block, get
+ * for its integers, near for numbers `more` + integer / `per`. */
 #ifndef SPC_CUDA_QUANT_SCALES_CUH
 #define SPC_CUDA_QUANT_SCALES_CUH
 
@@ -30,7 +34,7 @@ template <int LESS> struct quant_scale_d {
         *offset = *step * (float)-LESS;
     }
 
-    /* For numbers `more` + integer / `per`: both exact. */
+    /* Both exact. */
     __device__ __forceinline__ void near(int b, int, float more, float per, float *step,
                                          float *offset) const
     {
