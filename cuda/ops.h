@@ -258,8 +258,8 @@ typedef struct {
                          SPC_LINEAR_SLICES, TILE from 8 on; more than 8 are in several blocks, whose
                          sums meet in a fixed order */
     int32_t tiles[2]; /* TILE: of 16 outputs that a block has, 1, 2 or 4 (fp16: at most 2; two parts
-                         of as many rows: at least 2; quantised: 2, or of most types of 4 and 5
-                         bits 4, which up to 8 rows use), for up to 8 rows and for more; others: 0 */
+                         of as many rows: at least 2; quantised: 2, or of most types below 6 bits 4,
+                         which up to 8 rows use), for up to 8 rows and for more; others: 0 */
 } spc_linear_way;
 
 /* out[r] = the products of several matrices with in[r], behind each other, plus biases, bounded by
