@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fibers.cpp - the scheduler: runs every fiber up to its next barrier, then lets all of them pass.
  *
- * Blocks run one after the other, or several by turns: then a block runs in one round and rests in
- * another as dice fall, so that blocks that work on each other's behalf meet in many ways.  So do
- * the warps of a block between two barriers, and lanes run up or down: what lacks a barrier shows.
+ * Blocks run one after the other, beginning with any, or several by turns: then a block runs in one
+ * round and rests in another as dice fall, so that blocks that work on each other's behalf meet in
+ * many ways.  So do the warps of a block between two barriers, and lanes run up or down: what lacks
+ * a barrier shows.
  *
  * Of a kernel of a graph that may begin before the one in front has ended, two blocks do, as far as
  * they may: what they read too early shows.
@@ -395,6 +396,7 @@ static void prepare(int blocks, int count, int block_threads, void (*run)(void *
 
 void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *user), void *user)
 {
+    static uint32_t which = 1;
     const int most = fiber_gpu.room > 0 ? fiber_gpu.room : FIBER_BLOCKS;
     const int count = !together ? 1 : blocks < most ? blocks : most;
 
@@ -403,11 +405,15 @@ void fiber_run(int blocks, int block_threads, bool together, void (*run)(void *u
         abort();
     }
     if (together && blocks > fiber_gpu.together) fiber_gpu.together = blocks;
+    which = which * 1664525u + 1013904223u;
     prepare(blocks, count, block_threads, run, user);
     fiber_races_launch();
     fiber_at_work();
     for (int block = 0; block < blocks; block += count) {
-        run_blocks(block, count < blocks - block ? count : blocks - block);
+        const unsigned turned = (unsigned)block + (which >> 8) % (unsigned)blocks;
+
+        run_blocks(together ? block : (int)(turned % (unsigned)blocks),
+                   count < blocks - block ? count : blocks - block);
     }
     fiber_at_rest();
 }
