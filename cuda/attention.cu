@@ -7,17 +7,20 @@
  * strips of one tile and find each other's keys in the first-level cache.
  *
  * The cache is cut into leaves at fixed positions.  A query's leaves are summed each by itself and
- * joined from left to right: where strips are few, by a second kernel, a warp having taken one leaf
- * of one strip; where they fill the device, by the warp that walks along all of them; in between,
- * where a warp for each strip would leave most of the memory idle, by the warps of a block, which
- * take turns.  All do the same sums, and queries of a product do not meet: a row's bits depend
- * neither on the rows beside it nor on the length of other sequences nor on who joined.
+ * joined from left to right: where strips are few, by whoever comes last, a warp having taken one
+ * leaf of one strip (attend_leaves.cuh); where they fill the device, by the warp that walks along
+ * all of them; in between, where a warp for each strip would leave most of the memory idle, by the
+ * warps of a block, which take turns.  All do the same sums, and queries of a product do not meet:
+ * a row's bits depend neither on the rows beside it nor on the length of other sequences nor on who
+ * joined.
  *
  * Bound by memory at long contexts, by latency at short ones; not tuned (no GPU has run it). */
 #include "ops.h"
 
 #include "ops.cuh"
 
+#include "attend_leaves.cuh"
+#include "attend_work.cuh"
 #include "attention.cuh"
 
 enum {
@@ -26,29 +29,17 @@ enum {
     STRIPS_FILL = 256,  /* so many walk along all leaves, of fewer a warp takes one leaf ... */
     STRIPS_FULL = 1024, /* ... and so many have a warp each: 8 on a multiprocessor of 132 */
     WALKERS = 4,        /* warps of a strip that has several */
-    QUERIES_ONCE = 4,   /* queries that are loaded at once */
-    MERGE_ONCE = 16     /* leaves, to be joined */
+    QUERIES_ONCE = 4    /* queries that are loaded at once */
 };
 
-/* Warps of a block, as many as shared memory of 48 KB has room for. */
-static __host__ __device__ constexpr int32_t warps_of(int32_t head_dim)
-{
-    return head_dim <= 64 ? 4 : head_dim <= 128 ? 2 : 1;
-}
-
-/* Who takes which leaves. */
-enum attend_form {
-    FORM_LEAF, /* a warp one leaf of one strip */
-    FORM_WALK, /* a warp all leaves of its strip */
-    FORM_TURNS /* WALKERS warps all leaves of their strip */
-};
+static_assert((int)STRIPS_FILL <= (int)TICKETS, "a ticket for every tile of few strips");
 
 /* Queries of a block that share keys.  Heads that cannot be loaded by 16 bytes have but one kernel.
  *
  * count   entries in 16 bytes */
 static int32_t queries_of(int32_t head_dim, int32_t count)
 {
-    return warps_of(head_dim % count == 0 ? head_dim : SPC_ATTEND_HEAD_DIM) * STRIP;
+    return tile_strips(head_dim % count == 0 ? head_dim : SPC_ATTEND_HEAD_DIM) * STRIP;
 }
 
 /* Keys of a leaf: a multiple of a step that depends on the context alone. */
@@ -60,68 +51,12 @@ static int32_t leaf_keys(int32_t context)
     return (keys + STEP - 1) / STEP * STEP;
 }
 
-/* What the kernels need beside the arguments. */
-typedef struct {
-    spc_attend_args a;
-    int32_t keys;   /* of a leaf */
-    int32_t leaves; /* of the longest row */
-    int32_t groups; /* of heads, where more share a head of keys than a tile has queries */
-    int32_t strips; /* of a tile, at most */
-    attend_form form;
-    float *stats; /* [rows, heads, leaves, 2] largest score, sum of exponentials */
-    float *mixed; /* [rows, heads, leaves, head_dim] values by exponentials */
-} attend_work;
+/* ---- strips that walk ------------------------------------------------------------------------ */
 
-/* Keys that a row sees: [*first, the result). */
-static __device__ __forceinline__ int32_t keys_of(const spc_attend_args &a, int32_t row,
-                                                  int32_t *first)
-{
-    const int32_t seen = a.seen[row];
-
-    *first = a.window > 0 && seen > a.window ? seen - a.window : 0;
-    return seen;
-}
-
-/* Two sums of exponentials below maxima of their own become one: what each is multiplied by. */
-static __device__ __forceinline__ void join(float *max, float *sum, float more_max, float more_sum,
-                                            float *keep, float *add)
-{
-    const float top = more_max > *max ? more_max : *max;
-
-    *keep = spc_exp2((*max - top) * SPC_LOG2_E);
-    *add = spc_exp2((more_max - top) * SPC_LOG2_E);
-    *max = top;
-    *sum = fmaf(more_sum, *add, *sum * *keep);
-}
-
-/* A leaf for merge_kernel. */
-template <typename Kv, int DIM>
-static __device__ __forceinline__ void leave(const attend_strip<Kv, DIM> &s, const attend_work &w,
-                                             int32_t leaf)
-{
-    const int32_t dim = w.a.head_dim, low = leaf * w.keys;
-
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        if (s.to[r] <= low || s.from[r] >= low + w.keys) continue;
-
-        const int64_t at = ((int64_t)s.row[r] * w.a.heads + s.head[r]) * w.leaves + leaf;
-
-        if (threadIdx.x % 4 == 0 && s.first_column == 0) {
-            w.stats[2 * at] = s.max[r];
-            w.stats[2 * at + 1] = s.sum[r];
-        }
-#pragma unroll
-        for (int n = 0; n < s.TILES; n++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int32_t column = s.column_of(n, i);
-
-                if (column < dim) w.mixed[at * dim + column] = s.mixed[n][2 * r + i];
-            }
-        }
-    }
-}
+template <typename Kv, int DIM> struct attend_scratch : attend_queries<Kv, DIM> {
+    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them ... */
+    float max[2][OPS_LANES], sum[2][OPS_LANES];   /* ... of queries g and g + 8 */
+};
 
 /* Leaves of a strip so far, joined, are in shared memory. */
 template <typename Kv, int DIM>
@@ -187,22 +122,12 @@ static __device__ __forceinline__ void finish(const attend_scratch<Kv, DIM> &scr
     }
 }
 
-/* The digits of an index, the lowest first. */
-static __device__ __forceinline__ int32_t take(int32_t *index, int32_t count)
-{
-    const int32_t digit = *index % count;
-
-    *index /= count;
-    return digit;
-}
-
 /* (One block or more: without that sm_80 is given fewer registers than it takes, and spills.) */
 template <typename Kv, int DIM, bool VECTOR, bool TURNS>
-static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) * OPS_LANES, 1)
+static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : tile_strips(DIM)) * OPS_LANES, 1)
     attend_kernel(const __grid_constant__ attend_work w)
 {
-    enum { STRIPS = TURNS ? 1 : warps_of(DIM), HALVES = DIM / columns_of(DIM) };
-    enum { QUERIES = warps_of(DIM) * STRIP };
+    enum { STRIPS = TURNS ? 1 : tile_strips(DIM), QUERIES = tile_strips(DIM) * STRIP };
     static __shared__ attend_scratch<Kv, DIM> shared[STRIPS];
     const spc_attend_args &a = w.a;
     const int lane = threadIdx.x % OPS_LANES, warp = threadIdx.x / OPS_LANES;
@@ -212,8 +137,7 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
     let_next_begin();
 
     /* divisions, some hundred instructions, before the wait */
-    const int32_t strip = take(&item, w.strips), part = take(&item, HALVES);
-    const int32_t leaf = take(&item, w.form == FORM_LEAF ? w.leaves : 1);
+    const int32_t strip = take(&item, w.strips), part = take(&item, parts_of(DIM));
     const int32_t group = take(&item, w.groups), kv_head = take(&item, a.kv_heads);
     const int32_t sharing = a.heads / a.kv_heads, left = sharing - group * QUERIES;
     const int32_t heads = left < QUERIES ? left : QUERIES;
@@ -296,15 +220,14 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
             s.to[r] = keys_of(a, s.row[r], &s.from[r]);
         }
     }
-    if (w.form != FORM_LEAF && (!TURNS || warp == 0)) join_nothing(&scratch);
+    if (!TURNS || warp == 0) join_nothing(&scratch);
     if (TURNS) {
         __syncthreads();
     } else {
         __syncwarp();
     }
 
-    const int32_t begin = w.form == FORM_LEAF ? leaf : lowest / w.keys;
-    const int32_t last = w.form == FORM_LEAF ? leaf : (end - 1) / w.keys;
+    const int32_t begin = lowest / w.keys, last = (end - 1) / w.keys;
 
     for (int32_t round = begin; round <= last; round += TURNS ? (int)WALKERS : 1) {
         const int32_t l = TURNS ? round + warp : round;
@@ -315,9 +238,7 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
             sum_leaf<Kv, DIM, VECTOR>(&s, scratch, a, slot, kv_head,
                                       low > lowest ? low : lowest / STEP * STEP, high);
         }
-        if (w.form == FORM_LEAF) {
-            if (there) leave(s, w, l);
-        } else if (TURNS) {
+        if (TURNS) {
             for (int turn = 0; turn < WALKERS; turn++) {
                 if (turn == warp && there) join_leaf(&scratch, s, low, high);
                 __syncthreads();
@@ -326,67 +247,15 @@ static __global__ void __launch_bounds__((TURNS ? (int)WALKERS : warps_of(DIM)) 
             join_leaf(&scratch, s, low, high);
         }
     }
-    if (w.form != FORM_LEAF && (!TURNS || warp == 0)) finish(scratch, s, w);
-}
-
-/* Warps that share the columns of a query. */
-static __host__ __device__ int32_t warps_of_query(int32_t head_dim)
-{
-    return (head_dim + OPS_LANES - 1) / OPS_LANES;
-}
-
-/* The leaves of a query, from left to right: a lane for each column.  One behind the other the
- * loads of 128 leaves would take longer than the leaves did: MERGE_ONCE are on their way together.
- */
-static __global__ void __launch_bounds__(OPS_THREADS)
-    merge_kernel(const __grid_constant__ attend_work w)
-{
-    const spc_attend_args &a = w.a;
-    const int32_t share = warps_of_query(a.head_dim);
-    const int64_t warp = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
-    const int64_t item = warp / share;
-    const int32_t column = (int32_t)(warp % share) * OPS_LANES + (int32_t)threadIdx.x % OPS_LANES;
-    const int32_t row = (int32_t)(item / a.heads), head = (int32_t)(item % a.heads);
-    int32_t first, last;
-
-    begin_behind_previous();
-    if (item >= (int64_t)a.rows * a.heads || column >= a.head_dim) return;
-    last = (keys_of(a, row, &first) - 1) / w.keys;
-    first /= w.keys;
-
-    const float *stats = w.stats + 2 * item * w.leaves;
-    const float *mixed = w.mixed + item * w.leaves * a.head_dim;
-    float max = -SPC_INFINITY, sum = 0.0f, joined = 0.0f;
-
-    for (int32_t leaf = first; leaf <= last; leaf += MERGE_ONCE) {
-        float more_max[MERGE_ONCE], more_sum[MERGE_ONCE], more[MERGE_ONCE];
-
-#pragma unroll
-        for (int i = 0; i < MERGE_ONCE; i++) {
-            const int32_t at = leaf + i < last ? leaf + i : last;
-
-            more_max[i] = stats[2 * at];
-            more_sum[i] = stats[2 * at + 1];
-            more[i] = mixed[(int64_t)at * a.head_dim + column];
-        }
-#pragma unroll
-        for (int i = 0; i < MERGE_ONCE; i++) {
-            float keep, add;
-
-            if (leaf + i > last) break;
-            join(&max, &sum, more_max[i], more_sum[i], &keep, &add);
-            joined = fmaf(more[i], add, joined * keep);
-        }
-    }
-    a.out[(int64_t)row * a.out_width + head * a.head_dim + column] = joined * (1.0f / sum);
+    if (!TURNS || warp == 0) finish(scratch, s, w);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
 int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_dim)
 {
-    /* of every type: a tile may be more than one block has queries for */
-    const int32_t rows = queries_of(head_dim, weights_f32::COUNT) / (heads / kv_heads);
+    /* of every type: no tile is more than a block has queries for */
+    const int32_t rows = queries_of(head_dim, weights_bf16::COUNT) / (heads / kv_heads);
 
     return rows > 1 ? rows : 1;
 }
@@ -403,26 +272,48 @@ int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim,
     const int32_t keys = leaf_keys(context);
     const int64_t queries = (int64_t)rows * heads, most = (int64_t)STRIPS_FILL * STRIP;
 
-    return (queries < most ? queries : most) * ((context + keys - 1) / keys) * (head_dim + 2);
+    return TICKETS +
+           (queries < most ? queries : most) * ((context + keys - 1) / keys) * (head_dim + 2);
+}
+
+cudaError_t spc_cuda_attend_workspace_init(float *workspace, cudaStream_t stream)
+{
+    return cudaMemsetAsync(workspace, 0, TICKETS * sizeof *workspace, stream);
+}
+
+/* Who takes which leaves. */
+enum attend_form {
+    FORM_LEAVES, /* a warp one leaf of one strip */
+    FORM_WALK,   /* a warp all leaves of its strip */
+    FORM_TURNS   /* WALKERS warps all leaves of their strip */
+};
+
+static attend_form form_of(const attend_work &w)
+{
+    const int64_t strips = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips;
+
+    if (strips < STRIPS_FILL) return FORM_LEAVES;
+    return w.leaves == 1 || strips >= STRIPS_FULL ? FORM_WALK : FORM_TURNS;
 }
 
 template <typename Kv, int DIM, bool VECTOR>
-static cudaError_t launch_attend(const attend_work &w, cudaStream_t stream)
+static cudaError_t launch_attend(attend_work &w, cudaStream_t stream)
 {
-    const int64_t strips = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips;
-    const int64_t items = strips * (w.form == FORM_LEAF ? w.leaves : 1) * (DIM / columns_of(DIM));
+    const attend_form form = form_of(w);
+    const int64_t items = (int64_t)w.a.tiles * w.a.kv_heads * w.groups * w.strips * parts_of(DIM);
 
+    if (form == FORM_LEAVES) return launch_leaves<Kv, DIM, VECTOR>(w, stream);
     if (items > INT32_MAX - STRIP) return cudaErrorInvalidValue;
-    if (w.form == FORM_TURNS) {
+    if (form == FORM_TURNS) {
         return launch_op(attend_kernel<Kv, DIM, VECTOR, true>, items, w, stream, w.a.early,
                          WALKERS * OPS_LANES);
     }
     return launch_op(attend_kernel<Kv, DIM, VECTOR, false>,
-                     (items + warps_of(DIM) - 1) / warps_of(DIM), w, stream, w.a.early,
-                     warps_of(DIM) * OPS_LANES);
+                     (items + tile_strips(DIM) - 1) / tile_strips(DIM), w, stream, w.a.early,
+                     tile_strips(DIM) * OPS_LANES);
 }
 
-template <typename Kv> static cudaError_t launch_type(const attend_work &w, cudaStream_t stream)
+template <typename Kv> static cudaError_t launch_type(attend_work &w, cudaStream_t stream)
 {
     if (w.a.head_dim % Kv::COUNT != 0) {
         return launch_attend<weights_f32, SPC_ATTEND_HEAD_DIM, false>(w, stream);
@@ -432,46 +323,73 @@ template <typename Kv> static cudaError_t launch_type(const attend_work &w, cuda
     return launch_attend<Kv, SPC_ATTEND_HEAD_DIM, true>(w, stream);
 }
 
-cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
+static cudaError_t launch_work(attend_work &w, cudaStream_t stream)
+{
+    if (w.a.cache.type == SPC_WEIGHT_F32) return launch_type<weights_f32>(w, stream);
+    return w.a.cache.type == SPC_WEIGHT_BF16 ? launch_type<weights_bf16>(w, stream)
+                                             : launch_type<weights_f16>(w, stream);
+}
+
+/* The same queries, keys, values and rows? */
+static bool are_neighbours(const spc_rope_args *rope, const spc_attend_args *a)
+{
+    return rope->qkv == a->query && rope->width == a->width && rope->rows == a->rows &&
+           rope->width == ((int64_t)a->heads + 2 * a->kv_heads) * a->head_dim &&
+           (rope->heads == a->heads || (!rope->query_weight && !rope->cosine)) &&
+           rope->kv_heads == a->kv_heads && rope->head_dim == a->head_dim && a->head_dim % 2 == 0 &&
+           !rope->query_weight == !rope->key_weight && !rope->cosine == !rope->sine &&
+           rope->cache.key == a->cache.key && rope->cache.value == a->cache.value;
+}
+
+/* Can blocks do to heads what is to be done before?  A new key must be no other block's business.
+ */
+static bool takes_rope(const attend_work &w)
+{
+    return form_of(w) == FORM_LEAVES && w.groups == 1 && w.a.apart;
+}
+
+cudaError_t spc_cuda_rope_attend(const spc_rope_args *rope, const spc_attend_args *a,
+                                 cudaStream_t stream)
 {
     const int32_t count = a->cache.type == SPC_WEIGHT_F32 ? 4 : 8;
     const int32_t queries = queries_of(a->head_dim, count);
-    attend_work w = {*a, leaf_keys(a->context), 0, 0, 0, FORM_LEAF, a->workspace, nullptr};
-    int64_t strips;
-    int32_t sharing, rows;
-    cudaError_t error;
+    attend_work w = {};
+    int32_t sharing;
+    cudaError_t error = cudaSuccess;
 
     if (!a->query || !is_cache(&a->cache) || !a->slot || !a->position || !a->seen || !a->tile ||
         !a->out || !a->workspace || a->rows < 1 || a->tiles < 1 || a->kv_heads < 1 ||
         a->heads < a->kv_heads || a->heads % a->kv_heads != 0 || a->head_dim < 1 ||
         a->head_dim > SPC_ATTEND_HEAD_DIM || a->width < (int64_t)a->heads * a->head_dim ||
         a->out_width < (int64_t)a->heads * a->head_dim || a->most_seen < 1 ||
-        a->most_seen > a->context) {
+        a->most_seen > a->context || (rope && !are_neighbours(rope, a))) {
         return cudaErrorInvalidValue;
     }
     sharing = a->heads / a->kv_heads;
-    rows = spc_cuda_attend_tile_rows(a->heads, a->kv_heads, a->head_dim);
-    if (rows > a->rows - a->tiles + 1) rows = a->rows - a->tiles + 1; /* the others have one */
+    w.a = *a;
+    w.keys = leaf_keys(a->context);
     w.leaves = (a->most_seen + w.keys - 1) / w.keys;
     w.groups = (sharing + queries - 1) / queries;
-    w.strips = ((sharing < queries ? sharing : queries) * rows + STRIP - 1) / STRIP;
-    strips = (int64_t)a->tiles * a->kv_heads * w.groups * w.strips;
-    if (w.leaves == 1 || strips >= STRIPS_FULL) {
-        w.form = FORM_WALK;
-    } else if (strips >= STRIPS_FILL) {
-        w.form = FORM_TURNS;
+    w.strips = ((sharing < queries ? sharing : queries) * rows_of_tile(*a) + STRIP - 1) / STRIP;
+    w.ticket = (uint32_t *)a->workspace;
+    w.mixed = a->workspace + TICKETS;
+    w.stats = w.mixed + (int64_t)a->rows * a->heads * w.leaves * a->head_dim;
+    if (rope && takes_rope(w)) {
+        w.rope = *rope;
+        w.a.early = rope->early;
     }
-    w.mixed = w.stats + 2 * (int64_t)a->rows * a->heads * w.leaves;
-    if (a->cache.type == SPC_WEIGHT_F32) {
-        error = launch_type<weights_f32>(w, stream);
-    } else if (a->cache.type == SPC_WEIGHT_BF16) {
-        error = launch_type<weights_bf16>(w, stream);
-    } else {
-        error = launch_type<weights_f16>(w, stream);
-    }
-    if (error != cudaSuccess || w.form != FORM_LEAF) return error;
+    /* (other rows of as many may take what these do not: it is loaded with them) */
+    if (rope && (!w.rope.qkv || spc_cuda_only_loads())) error = spc_cuda_rope(rope, stream);
+    if (error == cudaSuccess) error = launch_work(w, stream);
+    if (error != cudaSuccess || form_of(w) != FORM_LEAVES) return error;
+    if (w.joins && !spc_cuda_only_loads()) return error;
 
     const int64_t warps = (int64_t)a->rows * a->heads * warps_of_query(a->head_dim);
 
     return launch_op(merge_kernel, (warps + OPS_WARPS - 1) / OPS_WARPS, w, stream, a->early);
+}
+
+cudaError_t spc_cuda_attend(const spc_attend_args *a, cudaStream_t stream)
+{
+    return spc_cuda_rope_attend(nullptr, a, stream);
 }

@@ -121,12 +121,10 @@ static __device__ __forceinline__ uint4 load_entries(const char *head, spc_weigh
  * Lane 4 g + t holds of queries g and g + 8 the scores of keys 2 t, 2 t + 1, 8 + 2 t and 9 + 2 t of
  * a step, and of their mixed values 2 COUNT columns from 8 COUNT j + 2 COUNT t on. */
 
-template <typename Kv, int DIM> struct attend_scratch {
+template <typename Kv, int DIM> struct attend_queries {
     /* rows g and g + 1, read 16 bytes at a time in steps of COUNT floats, use different banks */
     enum { PAD = Kv::COUNT == 4 ? 16 : 4 };
     alignas(16) float query[STRIP][DIM + PAD];
-    float joined[columns_of(DIM) / 2][OPS_LANES]; /* leaves so far, as the lanes hold them ... */
-    float max[2][OPS_LANES], sum[2][OPS_LANES];   /* ... of queries g and g + 8 */
 };
 
 template <typename Kv, int DIM> struct attend_strip {
@@ -259,7 +257,7 @@ template <typename Kv, int DIM, bool VECTOR, int TILES> struct attend_keys {
 
     /* Their scores: queries from shared memory.  All products of a key are added to one sum, each
      * waiting for the one before; two sums, where there are registers, wait half as long. */
-    __device__ __forceinline__ void score(const attend_scratch<Kv, DIM> &scratch,
+    __device__ __forceinline__ void score(const attend_queries<Kv, DIM> &shared,
                                           float (*score)[4]) const
     {
         const int lane = threadIdx.x % OPS_LANES, g = lane / 4, t = lane % 4;
@@ -277,8 +275,8 @@ template <typename Kv, int DIM, bool VECTOR, int TILES> struct attend_keys {
 #pragma unroll
             for (int i = 0; i < COUNT; i += 4) {
                 const int column = 4 * COUNT * s + COUNT * t + i;
-                const float4 upper = *(const float4 *)&scratch.query[g][column];
-                const float4 lower = *(const float4 *)&scratch.query[g + 8][column];
+                const float4 upper = *(const float4 *)&shared.query[g][column];
+                const float4 lower = *(const float4 *)&shared.query[g + 8][column];
                 attend_halves<4> q[2];
 
                 q[0].split(0, upper.x);
@@ -379,7 +377,7 @@ static __device__ __forceinline__ attend_place entries_of(const spc_attend_args 
 /* The keys from `first` on, as far as the strip sees them. */
 template <typename Kv, int DIM, bool VECTOR>
 static __device__ __forceinline__ void
-step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
+step(attend_strip<Kv, DIM> *s, const attend_queries<Kv, DIM> &shared, const spc_attend_args &a,
      attend_keys<Kv, DIM, VECTOR, 2> *ahead, const attend_place &at, const attend_place &next,
      int32_t first)
 {
@@ -391,13 +389,13 @@ step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc
 
     if (looks_ahead<Kv, DIM>()) {
         v.load(at.value, type, at.count, a.head_dim, s->first_column);
-        ahead->score(scratch, score);
+        ahead->score(shared, score);
         ahead->load(next.key, type, 0, next.count, a.head_dim);
     } else if (DIM / COUNT <= 32) {
         attend_keys<Kv, DIM, VECTOR, 2> k;
 
         k.load(at.key, type, 0, at.count, a.head_dim);
-        k.score(scratch, score);
+        k.score(shared, score);
     } else {
 #pragma unroll
         for (int u = 0; u < 2; u++) { /* registers are too few for more */
@@ -405,7 +403,7 @@ step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc
 
             __syncwarp(); /* no load before */
             k.load(at.key, type, 8 * u, at.count, a.head_dim);
-            k.score(scratch, score + u);
+            k.score(shared, score + u);
         }
         __syncwarp();
     }
@@ -441,7 +439,7 @@ step(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc
 /* A leaf by itself, from key low on. */
 template <typename Kv, int DIM, bool VECTOR>
 static __device__ __forceinline__ void
-sum_leaf(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const spc_attend_args &a,
+sum_leaf(attend_strip<Kv, DIM> *s, const attend_queries<Kv, DIM> &shared, const spc_attend_args &a,
          int32_t slot, int32_t kv_head, int32_t low, int32_t end)
 {
     attend_place at =
@@ -465,7 +463,7 @@ sum_leaf(attend_strip<Kv, DIM> *s, const attend_scratch<Kv, DIM> &scratch, const
         const attend_place next = entries_of<Kv, VECTOR>(
             a, page_row(a.cache, slot, kv_head, after, a.head_dim), end - first - STEP);
 
-        step<Kv, DIM, VECTOR>(s, scratch, a, &ahead, at, next, first);
+        step<Kv, DIM, VECTOR>(s, shared, a, &ahead, at, next, first);
         at = next;
     }
 #pragma unroll

@@ -78,4 +78,30 @@ static __device__ __forceinline__ void put_pair(uint64_t *at, uint64_t pair)
 #endif
 }
 
+/* Is this block the last of `count` to come here?  Then all its threads may read what the others
+ * wrote before they came.  Called by all threads of a block.
+ *
+ * By the memory model of PTX: what a thread wrote is before the barrier, which thread 0 passes; its
+ * fence and the addition behind it release that, the last block's addition, which has read what
+ * these left, and the fence behind it acquire it, and its barrier passes it on to all its threads.
+ *
+ * ticket   0 between launches */
+static __device__ __forceinline__ bool is_last_block(uint32_t *ticket, int32_t count)
+{
+    static __shared__ bool last;
+
+    __syncthreads();
+    if (count == 1) return true;
+    if (threadIdx.x == 0) {
+        fence_blocks();
+        last = atomicAdd(ticket, 1u) == (uint32_t)count - 1;
+        if (last) {
+            fence_blocks();
+            *ticket = 0; /* for the next launch */
+        }
+    }
+    __syncthreads();
+    return last;
+}
+
 #endif

@@ -13,8 +13,9 @@
  * be one of those below, cuBLASLt's products apart, and the device of compute capability 9.0 or
  * later.  Results are the same.
  *
- * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c and test_cuda_linear*.c run
- * them on the CPU, a fiber per thread, against the loops of the CPU backend. */
+ * None of these kernels has run on a GPU yet: tests/test_cuda_ops.c, test_cuda_attend.c and
+ * test_cuda_linear*.c run them on the CPU, a fiber per thread, against the loops of the CPU
+ * backend. */
 #ifndef SPC_CUDA_OPS_H
 #define SPC_CUDA_OPS_H
 
@@ -206,7 +207,7 @@ typedef struct {
 
 cudaError_t spc_cuda_rope(const spc_rope_args *args, cudaStream_t stream);
 
-/* Consecutive rows of one slot, in rising order of position. */
+/* Consecutive rows of one slot, in rising order of position and of what they see. */
 typedef struct {
     int32_t row, rows;
 } spc_attend_tile;
@@ -221,12 +222,14 @@ typedef struct {
     const int32_t *seen;     /* [rows] 1 .. context */
     const spc_attend_tile *tile; /* [tiles] that cover the rows; see spc_cuda_attend_tile_rows */
     float *out;                  /* [rows, out_width], of which [heads, head_dim] are written */
-    float *workspace;            /* spc_cuda_attend_workspace floats */
+    float *workspace;            /* spc_cuda_attend_workspace floats, 16-byte aligned, of launches
+                                    that wait for each other; see spc_cuda_attend_workspace_init */
     float scale;                 /* of scores */
     float cap;                   /* scores become cap tanh(score / cap); 0: they do not */
     int32_t rows, tiles, width, out_width, heads, kv_heads, head_dim, context;
     int32_t window;    /* 0: all */
     int32_t most_seen; /* the largest of `seen` */
+    bool apart;        /* no slot has several tiles */
     bool early;
 } spc_attend_args;
 
@@ -239,7 +242,18 @@ int32_t spc_cuda_attend_tile_rows(int32_t heads, int32_t kv_heads, int32_t head_
 /* Floats of workspace for so many rows. */
 int64_t spc_cuda_attend_workspace(int32_t rows, int32_t heads, int32_t head_dim, int32_t context);
 
+/* Before its first launch. */
+cudaError_t spc_cuda_attend_workspace_init(float *workspace, cudaStream_t stream);
+
 cudaError_t spc_cuda_attend(const spc_attend_args *args, cudaStream_t stream);
+
+/* spc_cuda_rope and then spc_cuda_attend over the same qkv and cache, where a row sees the keys up
+ * to its own; both in one launch where rows are few and `apart`, to the same bits.  It then leaves
+ * qkv as it is; otherwise it is lost.
+ *
+ * attend->early   of a launch behind that of rope */
+cudaError_t spc_cuda_rope_attend(const spc_rope_args *rope, const spc_attend_args *attend,
+                                 cudaStream_t stream);
 
 enum {
     SPC_LINEAR_PARTS = 3,

@@ -57,20 +57,7 @@ static __device__ __forceinline__ float *left_by(const spc_linear_args &a, int32
 static __device__ __forceinline__ bool is_last_piece(const spc_linear_args &a, int32_t group,
                                                      int32_t pieces)
 {
-    static __shared__ bool last;
-    uint32_t *ticket = (uint32_t *)a.scratch + group;
-
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        fence_blocks();
-        last = atomicAdd(ticket, 1u) == (uint32_t)pieces - 1;
-        if (last) {
-            fence_blocks();
-            *ticket = 0; /* for the next launch */
-        }
-    }
-    __syncthreads();
-    return last;
+    return is_last_block((uint32_t *)a.scratch + group, pieces);
 }
 
 #endif

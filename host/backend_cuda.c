@@ -250,6 +250,14 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
+static bool has_tile(const cuda_rows *rows, const cuda_shape *f, int32_t slot)
+{
+    for (int32_t t = 0; t < f->tiles; t++) {
+        if (rows->slot[rows->tile[t].row] == slot) return true;
+    }
+    return false;
+}
+
 void spc_cuda_add_row(const spc_runner *r, const cuda_rows *to, cuda_shape *f, int32_t slot,
                       int32_t token, int32_t position, int32_t output)
 {
@@ -267,6 +275,7 @@ void spc_cuda_add_row(const spc_runner *r, const cuda_rows *to, cuda_shape *f, i
     if (i > 0 && to->slot[i - 1] == slot && to->tile[tile].rows < tile_rows) {
         to->tile[tile].rows++;
     } else {
+        if (!f->torn) f->torn = has_tile(to, f, slot);
         to->tile[f->tiles++] = (spc_attend_tile){i, 1};
     }
     if (output < 0) return;
@@ -344,7 +353,7 @@ static spc_status load_rows(spc_runner *r, int32_t rows, bool encoder, spc_error
     spc_status status = SPC_OK;
 
     for (int32_t i = 0; i < 2 && status == SPC_OK; i++) {
-        r->shape = (cuda_shape){encoder, rows, encoder ? 0 : wanted, rows, seen[i], seen[i]};
+        r->shape = (cuda_shape){encoder, rows, encoder ? 0 : wanted, rows, seen[i], seen[i], 0};
         spc_cuda_only_load(true);
         status = run_ops(r, err);
         spc_cuda_only_load(false);

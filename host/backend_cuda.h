@@ -108,6 +108,7 @@ typedef struct {
     int32_t tiles;           /* of attention */
     int32_t most_seen;       /* longest cache, or what spc_cuda_attend_reach makes of it */
     int32_t most_remembered; /* the same of memories; 0: none */
+    int32_t torn;            /* 1: the rows of a slot are in several tiles */
 } cuda_shape;
 
 enum { CUDA_GRAPHS = 48 };
@@ -434,6 +435,8 @@ cudaError_t spc_cuda_run_matrices(spc_runner *runner, const spc_op *op, const fl
  * code   receives what became of the launches */
 int32_t spc_cuda_run_op(spc_runner *runner, int32_t i, int32_t end, const cuda_shape *shape,
                         cudaError_t *code);
+/* Does any op from i on read what lies in the buffer now? */
+bool spc_cuda_is_read(const spc_plan *plan, int32_t i, int32_t end, int32_t buffer);
 /* Run a NORM and the LINEAR op behind it, or a LINEAR op, with a gate or a residual sum behind it,
  * in one launch, as far as that can be.  Returns how many ops that was; 0: none.
  *

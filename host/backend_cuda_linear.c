@@ -5,7 +5,8 @@
  * depend on its company; with limits.library more than 16 rows may go through cuBLASLt
  * (backend_cuda_wide.c).  The kernels on tensor cores also take the gate behind them and the
  * residual sum behind them, that of 16-bit weights the norm in front of it too, where nobody else
- * wants what lies between: three launches less in a layer of Llama's kind, seven instead of ten. */
+ * wants what lies between: three launches less in a layer of Llama's kind.  Where rows are few,
+ * attention takes what comes before and behind it along, too (cuda/attend_leaves.cuh): five. */
 #include "backend_cuda.h"
 #include "backend_cuda_pack.h"
 
@@ -107,8 +108,7 @@ spc_status spc_cuda_check_op(spc_runner *r, const spc_op *op, cudaError_t code, 
 
 /* ---- neighbours ------------------------------------------------------------------------------ */
 
-/* Does any op from i on read what lies in the buffer now? */
-static bool is_read(const spc_plan *plan, int32_t i, int32_t end, int32_t buffer)
+bool spc_cuda_is_read(const spc_plan *plan, int32_t i, int32_t end, int32_t buffer)
 {
     for (; i < end; i++) {
         const spc_op *op = &plan->op[i];
@@ -149,12 +149,13 @@ int32_t spc_cuda_run_tile(spc_runner *r, int32_t first, int32_t end, int32_t row
     if (!ends(op, k) || a.way.kernel != SPC_KERNEL_TILE) return 0;
     if (norm && spc_cuda_is_quantised(a.part[0].type)) return 0;
     out = op->out;
-    if (norm && (op->a != norm->out || out == in || is_read(plan, i + 1, end, norm->out))) return 0;
+    if (norm && (op->a != norm->out || out == in || spc_cuda_is_read(plan, i + 1, end, norm->out)))
+        return 0;
     if (norm) more.norm = r->vector[norm->weight[0]];
     more.eps = (float)plan->config.norm_eps;
     next = op + 1;
     i++;
-    if (i < end && out != in && next->out != in && !is_read(plan, i + 1, end, out)) {
+    if (i < end && out != in && next->out != in && !spc_cuda_is_read(plan, i + 1, end, out)) {
         if (takes_gate(op, next, &a)) {
             more.gate = true;
             more.glu = next->activation == SPC_ACT_GELU_TANH ? SPC_GLU_GELU_TANH : SPC_GLU_SILU;

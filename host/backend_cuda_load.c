@@ -382,6 +382,11 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
             "scratch", err);
     }
     if (status == SPC_OK) {
+        status = spc_cuda_check(r->backend,
+                                spc_cuda_attend_workspace_init(r->workspace, r->backend->stream),
+                                "workspace", err);
+    }
+    if (status == SPC_OK) {
         status =
             spc_cuda_workspace_init(r->verify_workspace, r->verify_bytes, r->backend->stream, err);
     }

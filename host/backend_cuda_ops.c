@@ -95,8 +95,8 @@ static spc_cuda_pages layer_of(const spc_runner *r, const spc_kv *kv, int32_t la
 
 /* What comes before attention: any of QK_NORM and ROPE, then the write of ATTEND or STORE; each may
  * be NULL. */
-static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rope,
-                            const spc_op *write, const cuda_shape *f)
+static spc_rope_args rope_args(const spc_runner *r, const spc_op *norm, const spc_op *rope,
+                               const spc_op *write, const cuda_shape *f)
 {
     const spc_config *c = &r->plan->config;
     const spc_op *any = norm ? norm : rope ? rope : write;
@@ -118,37 +118,44 @@ static cudaError_t run_rope(spc_runner *r, const spc_op *norm, const spc_op *rop
     if (write) {
         a.cache = layer_of(r, write->kind == SPC_OP_STORE ? &r->memory : &r->cache, write->layer);
     }
-    return spc_cuda_rope(&a, r->backend->stream);
+    return a;
 }
 
 /* ATTEND without its write, or RECALL. */
-static cudaError_t run_attend(spc_runner *r, const spc_op *op, const cuda_shape *f)
+static spc_attend_args attend_args(const spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
     const spc_config *c = &r->plan->config;
     const spc_buffer *out = &r->plan->buffer[op->out];
     bool recall = op->kind == SPC_OP_RECALL;
-    spc_attend_args a = {.query = r->buffer[op->a],
-                         .cache = layer_of(r, recall ? &r->memory : &r->cache, op->layer),
-                         .bias = op->weight[0] >= 0 ? r->vector[op->weight[0]] : NULL,
-                         .slot = r->device_rows.slot,
-                         .position = r->device_rows.position,
-                         .seen = recall ? r->device_rows.remembered : r->device_rows.seen,
-                         .tile = r->device_rows.tile,
-                         .out = r->buffer[op->out] + out->before,
-                         .workspace = r->workspace,
-                         .scale = op->scale,
-                         .cap = op->cap,
-                         .rows = f->count,
-                         .tiles = f->tiles,
-                         .width = r->plan->buffer[op->a].dim,
-                         .out_width = out->dim,
-                         .heads = c->heads,
-                         .kv_heads = c->kv_heads,
-                         .head_dim = c->head_dim,
-                         .context = r->limits.context,
-                         .window = op->window,
-                         .most_seen = recall ? f->most_remembered : f->most_seen,
-                         .early = r->early};
+
+    return (spc_attend_args){.query = r->buffer[op->a],
+                             .cache = layer_of(r, recall ? &r->memory : &r->cache, op->layer),
+                             .bias = op->weight[0] >= 0 ? r->vector[op->weight[0]] : NULL,
+                             .slot = r->device_rows.slot,
+                             .position = r->device_rows.position,
+                             .seen = recall ? r->device_rows.remembered : r->device_rows.seen,
+                             .tile = r->device_rows.tile,
+                             .out = r->buffer[op->out] + out->before,
+                             .workspace = r->workspace,
+                             .scale = op->scale,
+                             .cap = op->cap,
+                             .rows = f->count,
+                             .tiles = f->tiles,
+                             .width = r->plan->buffer[op->a].dim,
+                             .out_width = out->dim,
+                             .heads = c->heads,
+                             .kv_heads = c->kv_heads,
+                             .head_dim = c->head_dim,
+                             .context = r->limits.context,
+                             .window = op->window,
+                             .most_seen = recall ? f->most_remembered : f->most_seen,
+                             .apart = !f->torn,
+                             .early = r->early};
+}
+
+static cudaError_t run_recall(spc_runner *r, const spc_op *op, const cuda_shape *f)
+{
+    spc_attend_args a = attend_args(r, op, f);
 
     return spc_cuda_attend(&a, r->backend->stream);
 }
@@ -167,10 +174,17 @@ static int32_t run_attention(spc_runner *r, int32_t i, int32_t end, const cuda_s
         ops[i].a == in) {
         write = &ops[i++];
     }
-    *code = run_rope(r, norm, rope, write, f);
+
+    spc_rope_args before = rope_args(r, norm, rope, write, f);
+
     spc_cuda_sent(r, true);
-    if (*code == cudaSuccess && write && write->kind == SPC_OP_ATTEND) {
-        *code = run_attend(r, write, f);
+    if (!write || write->kind == SPC_OP_STORE) {
+        *code = spc_cuda_rope(&before, r->backend->stream);
+    } else {
+        spc_attend_args a = attend_args(r, write, f);
+
+        if (spc_cuda_is_read(r->plan, i, end, in)) a.apart = false; /* what heads became */
+        *code = spc_cuda_rope_attend(&before, &a, r->backend->stream);
     }
     return i - first;
 }
@@ -191,7 +205,7 @@ int32_t spc_cuda_run_op(spc_runner *r, int32_t i, int32_t end, const cuda_shape 
     case SPC_OP_HEAD: *code = run_head(r, op, f); return 1;
     case SPC_OP_EMBED: *code = run_embed(r, op, f); break;
     case SPC_OP_NORM: *code = run_norm(r, NULL, op, f); break;
-    case SPC_OP_RECALL: *code = run_attend(r, op, f); break;
+    case SPC_OP_RECALL: *code = run_recall(r, op, f); break;
     case SPC_OP_RELU:
     case SPC_OP_GLU: *code = run_glu(r, op, f); break;
     case SPC_OP_ADD:

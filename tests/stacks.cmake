@@ -26,6 +26,7 @@ set(MOST
   "tiles_kernel"                    176
   # Spills of some words, where one block more for each multiprocessor is worth it.
   "attend_kernelI11weights_f32Li256ELb1" 56
+  "attend_leaves_kernelI11weights_f32Li256ELb1" 8
   "attend_kernelI1[12]weights_b?f16Li128ELb1ELb1E" 16
   "linear_row_kernel.*Li16E"        32
   "linear_tile_kernelI9tile_bf16Li[24]ELi2" 56

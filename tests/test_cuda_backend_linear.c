@@ -123,15 +123,15 @@ Test(cuda_backend_linear, plain_multiplications_are_there_when_asked_for)
 }
 
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
-/* Llama, a layer: queries, keys and values with the norm before; rotation; attention (a second
- * launch joins the leaves of longer caches); output with the sum; gates with the norm before; down
- * with the sum.  Beside them: embedding, last norm, rows that are wanted, head.  Gemma norms before
- * it sums: the norms behind stay, each with the sum. */
+/* Llama, a layer: queries, keys and values with the norm before; attention with the rotation
+ * before; output with the sum; gates with the norm before; down with the sum.  Beside them:
+ * embedding, last norm, rows that are wanted, head.  Gemma norms before it sums: the norms behind
+ * stay, each with the sum. */
 Test(cuda_backend_linear, neighbours_go_along_in_one_launch)
 {
     static const int model_of[] = {LLAMA, QWEN, GEMMA};
-    static const int tile[] = {6 * LAYERS + 4, 6 * LAYERS + 4, 0};
-    static const int row[] = {9 * LAYERS + 4, 9 * LAYERS + 4, 0};
+    static const int tile[] = {5 * LAYERS + 4, 5 * LAYERS + 4, 0};
+    static const int row[] = {8 * LAYERS + 4, 8 * LAYERS + 4, 0};
 
     for (int32_t k = 0; k < 3; k++) {
         tiny_model model = tiny_open_halves(models[model_of[k]], 7, true);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_cuda_ops.c - the kernels of cuda/ but for linear layers (test_cuda_linear.c) against the
- * loops of the CPU backend, which define them.
+/* test_cuda_ops.c - the kernels of cuda/ but for linear layers (test_cuda_linear.c) and attention
+ * (test_cuda_attend.c) against the loops of the CPU backend, which define them.
  *
  * Built twice: against the device, and against tests/fibers, which runs the same kernels without
  * one.  Sums are taken in another order than on the CPU: they agree to a few units of float32 of
@@ -9,8 +9,8 @@
 #include "cuda/ops.h"
 #include "host/cpu_kernels.h"
 #include "host/cpu_round.h"
-#include "host/kv.h"
 
+#include "device_caches.h"
 #include "device_layers.h"
 #include "distance.h"
 #include "weights/quant.h"
@@ -227,17 +227,6 @@ typedef struct {
     bool norm, rotate, cache;
 } rope_case;
 
-/* Types of caches, and what the CPU's are called. */
-static const spc_weight_type cache_types[] = {SPC_WEIGHT_F32, SPC_WEIGHT_BF16, SPC_WEIGHT_F16};
-static const spc_kv host_types[] = {
-    {.type = SPC_DTYPE_F32}, {.type = SPC_DTYPE_BF16}, {.type = SPC_DTYPE_F16}};
-enum { CACHE_TYPES = sizeof cache_types / sizeof *cache_types };
-
-static const spc_kv *host_type(const spc_cuda_pages *cache)
-{
-    return &host_types[cache->type];
-}
-
 /* The loops of backend_cpu.c. */
 static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *qkv)
 {
@@ -341,234 +330,8 @@ Test(cuda_ops, heads_are_normed_rotated_and_cached)
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------- */
-
-enum { ATTEND_ROWS = 9 };
-
-typedef struct {
-    int32_t heads, kv_heads, head_dim, context, window;
-    int32_t rows[2], first[2]; /* of two slots: how many rows, position of the first */
-    float cap;
-    bool bias, memory;
-} attend_case;
-
-/* Where a row of keys begins. */
-static int64_t row_of(const spc_cuda_pages *cache, int32_t head_dim, int32_t slot, int32_t head,
-                      int32_t position)
-{
-    int32_t page = cache->table[slot * cache->width + position / SPC_CUDA_PAGE_TOKENS];
-    int32_t row = head * SPC_CUDA_PAGE_TOKENS + position % SPC_CUDA_PAGE_TOKENS;
-
-    return page * cache->stride + (int64_t)row * head_dim;
-}
-
-/* Set an entry of keys or values. */
-static void put_entry(const spc_cuda_pages *cache, void *data, int64_t at, float x)
-{
-    spc_kv_write(host_type(cache), data, at, &x, 1);
-}
-
-enum { BESIDE = 5 }; /* entries of a row of out that attention leaves alone */
-
-/* Arguments over random keys and values; positions that no row sees hold NaN. */
-static spc_attend_args attend_args(const attend_case *c, spc_weight_type type, dice *d)
-{
-    int32_t rows = c->rows[0] + c->rows[1], width = c->heads * c->head_dim + 3, most = 0, tiles = 0;
-    int32_t tile_rows = spc_cuda_attend_tile_rows(c->heads, c->kv_heads, c->head_dim);
-    int32_t out_width = c->heads * c->head_dim + BESIDE;
-    int32_t pages = (c->context + SPC_CUDA_PAGE_TOKENS - 1) / SPC_CUDA_PAGE_TOKENS;
-    int64_t page = (int64_t)c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim;
-    size_t bytes = (size_t)(2 * pages * page) * (type == SPC_WEIGHT_F32 ? 4 : 2);
-    void *key = shared(bytes), *value = shared(bytes);
-    int32_t *table = shared((size_t)(2 * pages) * sizeof *table);
-    spc_cuda_pages cache = {key, value, table, pages, page, type};
-    int32_t *where = shared((size_t)(3 * rows) * sizeof *where);
-    spc_attend_tile *tile = shared((size_t)rows * sizeof *tile);
-
-    for (int32_t i = 0; i < 2 * pages; i++) table[i] = 2 * pages - 1 - i; /* the last one first */
-    for (int32_t s = 0, r = 0; s < 2; s++) {
-        int32_t seen = c->first[s] + c->rows[s];
-
-        for (int32_t i = 0; i < seen * c->kv_heads; i++) {
-            int64_t at = row_of(&cache, c->head_dim, s, i % c->kv_heads, i / c->kv_heads);
-
-            for (int32_t k = 0; k < c->head_dim; k++) {
-                put_entry(&cache, key, at + k, (float)dice_gauss(d));
-                put_entry(&cache, value, at + k, (float)dice_gauss(d));
-            }
-        }
-        for (int32_t i = 0; i < c->rows[s]; i++, r++) {
-            where[r] = s;
-            where[rows + r] = c->first[s] + i;
-            where[2 * rows + r] = c->memory ? seen : c->first[s] + i + 1;
-            if (i % tile_rows == 0) tile[tiles++] = (spc_attend_tile){r, 0};
-            tile[tiles - 1].rows++;
-            most = where[2 * rows + r] > most ? where[2 * rows + r] : most;
-        }
-    }
-    return (spc_attend_args){
-        .query = random_floats(d, (size_t)(rows * width), 1),
-        .cache = cache,
-        .bias = c->bias ? random_floats(d, (size_t)(c->heads * (2 * c->context - 1)), 1) : NULL,
-        .slot = where,
-        .position = where + rows,
-        .seen = where + 2 * rows,
-        .tile = tile,
-        .out = shared((size_t)(rows * out_width) * sizeof(float)),
-        .workspace =
-            on_device((size_t)spc_cuda_attend_workspace(rows, c->heads, c->head_dim, c->context) *
-                      sizeof(float)),
-        .scale = 0.3f,
-        .cap = c->cap,
-        .rows = rows,
-        .tiles = tiles,
-        .width = width,
-        .out_width = out_width,
-        .heads = c->heads,
-        .kv_heads = c->kv_heads,
-        .head_dim = c->head_dim,
-        .context = c->context,
-        .window = c->window,
-        .most_seen = most};
-}
-
-static void free_attend(spc_attend_args *a)
-{
-    const void *all[] = {a->query, a->cache.key, a->cache.value, a->cache.table, a->bias,
-                         a->slot,  a->tile,      a->out,         a->workspace};
-
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) unshare((void *)(uintptr_t)all[i]);
-}
-
-/* One head of one row, as backend_cpu.c does it. */
-static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, float *out)
-{
-    int32_t seen = a->seen[row], first = a->window > 0 && seen > a->window ? seen - a->window : 0;
-    int64_t at = row_of(&a->cache, a->head_dim, 0, head / (a->heads / a->kv_heads), 0) -
-                 row_of(&a->cache, a->head_dim, 0, 0, 0);
-    const spc_kv *kv = host_type(&a->cache);
-    spc_cpu_pages pages = {.key = spc_kv_at(kv, a->cache.key, at),
-                           .value = spc_kv_at(kv, a->cache.value, at),
-                           .dtype = kv->type,
-                           .page = a->cache.table + a->slot[row] * a->cache.width,
-                           .stride = a->cache.stride};
-    const float *bias = a->bias ? a->bias + head * (2 * (int64_t)a->context - 1) + a->context - 1 -
-                                      a->position[row] + first
-                                : NULL;
-    float *scores = malloc((size_t)seen * sizeof *scores);
-    spc_cpu_query query = {
-        a->query + (int64_t)row * a->width + head * a->head_dim, first, seen, bias, scores, out};
-
-    spc_cpu_portable.attend(&query, 1, &pages, a->head_dim, a->scale, a->cap);
-    free(scores);
-}
-
-static const attend_case attend_cases[] = {
-    {4, 4, 16, 40, 0, {1, 0}, {0, 0}, 0, false, false},
-    {4, 2, 64, 300, 0, {6, 1}, {200, 5}, 0, false, false},
-    {8, 1, 128, 300, 0, {9, 7}, {127, 250}, 0, false, false},
-    {6, 3, 80, 300, 37, {6, 3}, {250, 10}, 30, false, false},
-    {7, 1, 2, 300, 1, {2, 2}, {31, 128}, 0, false, false},
-    {40, 1, 32, 130, 0, {3, 1}, {100, 60}, 0, false, false},
-    {2, 1, 256, 300, 130, {6, 16}, {255, 100}, 50, false, false},
-    {18, 2, 192, 140, 0, {2, 3}, {130, 0}, 0, false, false},
-    {4, 4, 32, 140, 0, {6, 1}, {128, 20}, 0, true, false},
-    {4, 4, 32, 140, 0, {9, 5}, {0, 0}, 0, true, true},
-    {4, 2, 48, 5000, 0, {2, 1}, {4000, 4990}, 0, false, false},
-    {512, 512, 16, 140, 0, {1, 1}, {129, 70}, 0, false, false},   /* strips that walk */
-    {128, 128, 16, 700, 450, {1, 1}, {699, 99}, 0, false, false}, /* whose warps take turns */
-    {40, 1, 20, 130, 0, {3, 1}, {100, 60}, 0, false, false},      /* 16 bytes of floats alone */
-};
-enum { ATTEND_CASES = CACHE_TYPES * sizeof attend_cases / sizeof *attend_cases };
-
-Test(cuda_ops, attention_is_that_of_the_cpu)
-{
-    dice d = {6};
-
-    for (size_t k = 0; k < ATTEND_CASES; k++) {
-        const attend_case *c = &attend_cases[k / CACHE_TYPES];
-        spc_attend_args a = attend_args(c, cache_types[k % CACHE_TYPES], &d);
-        float expected[SPC_ATTEND_HEAD_DIM];
-
-        for (int32_t i = 0; i < a.rows * a.out_width; i++) a.out[i] = 7.0f;
-        wait_for(spc_cuda_attend(&a, NULL), "attend");
-        for (int32_t i = 0; i < a.rows * BESIDE; i++) {
-            cr_assert_eq(a.out[(i / BESIDE + 1) * a.out_width - BESIDE + i % BESIDE], 7.0f);
-        }
-        for (int32_t i = 0; i < a.rows * a.heads; i++) {
-            attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
-            float off = relative_distance(a.out + i / a.heads * (int64_t)a.out_width +
-                                              i % a.heads * (int64_t)a.head_dim,
-                                          expected, (size_t)a.head_dim);
-
-            /* a score is cut off two or three times for every 8 of its columns */
-            cr_assert_leq(off, 4e-5f, "case %d, row %d, head %d: off by %g", (int)k,
-                          (int)(i / a.heads), (int)(i % a.heads), (double)off);
-        }
-        free_attend(&a);
-    }
-}
-
-Test(cuda_ops, attention_of_a_row_does_not_depend_on_its_company)
-{
-    dice d = {7};
-
-    for (size_t k = 0; k < ATTEND_CASES; k++) {
-        spc_attend_args a =
-            attend_args(&attend_cases[k / CACHE_TYPES], cache_types[k % CACHE_TYPES], &d);
-        spc_attend_args one = a;
-        size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
-        size_t stride = (size_t)a.out_width * sizeof(float);
-        float *together = malloc((size_t)a.rows * stride);
-
-        wait_for(spc_cuda_attend(&a, NULL), "attend");
-        memcpy(together, a.out, (size_t)a.rows * stride);
-        for (int32_t r = 0; r < a.rows; r++) {
-            /* in emulation a row takes its time: all of one type, a third of the others */
-            if (k % CACHE_TYPES > 0 && r % CACHE_TYPES != (int32_t)(k % CACHE_TYPES)) continue;
-            one.query = a.query + (int64_t)r * a.width;
-            one.slot = a.slot + r;
-            one.position = a.position + r;
-            one.seen = a.seen + r;
-            one.most_seen = a.seen[r];
-            one.rows = one.tiles = 1;
-            *(spc_attend_tile *)(uintptr_t)one.tile = (spc_attend_tile){0, 1};
-            wait_for(spc_cuda_attend(&one, NULL), "attend");
-            cr_assert(memcmp(one.out, (char *)together + (size_t)r * stride, bytes) == 0,
-                      "case %d, row %d", (int)k, (int)r);
-        }
-        free(together);
-        free_attend(&a);
-    }
-}
-
-Test(cuda_ops, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
-{
-    static const attend_case capped = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 30, false, false};
-    static const attend_case plain = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
-    /* 70000 is no half: a half overflows */
-    static const float keys[] = {NAN, 1, NAN, 70000, 1}, values[] = {NAN, NAN, 1, 1, 70000};
-
-    for (int n = 0; n < CACHE_TYPES * 2 * 5; n++) {
-        dice d = {8};
-        spc_attend_args a = attend_args(n / 5 % 2 ? &capped : &plain, cache_types[n / 10], &d);
-        int64_t at = row_of(&a.cache, a.head_dim, 0, 0, 203); /* seen from row 3 on */
-        bool breaks = n % 5 < 3 || a.cache.type == SPC_WEIGHT_F16;
-
-        put_entry(&a.cache, a.cache.key, at + 5, keys[n % 5]);
-        put_entry(&a.cache, a.cache.value, at + 9, values[n % 5]);
-        wait_for(spc_cuda_attend(&a, NULL), "attend");
-        for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
-            int32_t row = i / (a.heads * a.head_dim), head = i / a.head_dim % a.heads;
-
-            float out = a.out[row * a.out_width + i % (a.heads * a.head_dim)];
-
-            cr_assert_eq(isnan(out) != 0, breaks && row >= 3 && head < 2, "%d: row %d, head %d", n,
-                         (int)row, (int)head);
-        }
-        free_attend(&a);
-    }
-}
+/* ---- refusals ---------------------------------------------------------------------------------
+ */
 
 Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
 {
