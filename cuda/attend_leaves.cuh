@@ -296,6 +296,10 @@ static __global__ void __launch_bounds__(LEAF_THREADS, 1)
     at.first_head = at.kv_head * sharing + group * QUERIES;
     const int32_t strip = take(&mine, w.strips), part = take(&mine, PARTS);
 
+    if (item >= a.tiles || mine < 0 || at.heads < 1) { /* (never; or they would be done after it) */
+        await_previous();
+        return;
+    }
     await_previous();
     at.tile = a.tile[item];
     at.slot = a.slot[at.tile.row];
