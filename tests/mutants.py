@@ -82,7 +82,7 @@ MUST_FAIL = [
      "if (!is_query && h->position / w.keys / w.together != at.share)", "if (false)"),
     ("attention", "a ticket stays taken", "cuda/fence.cuh",
      "            *ticket = 0; /* for the next launch */\n", ""),
-    ("attention", "the first to come joins", "cuda/fence.cuh", "== (uint32_t)count - 1", "== 0u"),
+    ("races of attention", "every block joins", "cuda/fence.cuh", "== (uint32_t)count - 1", "== 0u"),
     ("attention", "the last block joins, not the last to come", "cuda/fence.cuh",
      "        last = atomicAdd(ticket, 1u) == (uint32_t)count - 1;",
      "        last = (int32_t)blockIdx.x % count == count - 1;"),
