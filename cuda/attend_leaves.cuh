@@ -11,7 +11,9 @@
  * key lies in one leaf, which belongs to one block: that block writes key and value into the cache,
  * and reads them from there behind its barrier as it does the old ones.  No other block of the
  * launch comes near them, since a slot has one tile, and a tile's heads of a group of keys are all
- * in the block. */
+ * in the block.  But one may whose sequence has the same page: sequences that begin alike share
+ * pages, also where one of the models still lacks entries of them.  What is written there is, to
+ * the bit, what the others have or write there: a row depends on the tokens before it alone. */
 #ifndef SPC_CUDA_ATTEND_LEAVES_CUH
 #define SPC_CUDA_ATTEND_LEAVES_CUH
 

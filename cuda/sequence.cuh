@@ -50,7 +50,8 @@ static __device__ spc_round round_at(const spc_verify_batch *b, int32_t s)
 
 /* Threads that fetch what a round reads again and again: the first warp its inputs, those behind it
  * drafts and statistics of theirs, one of the warp behind those the rest; the last warp's takes a
- * job meanwhile. */
+ * job meanwhile.  (The sequence's tiles are being summed: these trips to memory nobody waits for.)
+ */
 enum {
     FETCHES_DRAFTS = WARP,
     FETCHES_STATS = FETCHES_DRAFTS + SPC_GAMMA_MAX + 1,
@@ -67,23 +68,22 @@ static __device__ void fetch_drafts(const spc_draw_batch *b, int32_t s)
     (void)s;
 }
 
-/* As many as any sequence may have: how many this one has is on its way. */
+/* As many as the sequence has: what lies behind them nobody may have written. */
 static __device__ void fetch_drafts(const spc_verify_batch *b, int32_t s)
 {
     const int64_t first = (int64_t)s * b->max_drafts;
-    const size_t n = b->max_drafts > 0 ? (size_t)b->max_drafts : 0;
+    const size_t n = scratch.round.drafts > 0 ? (size_t)scratch.round.drafts : 0;
 
     if (b->draft) copy_words(scratch.draft, b->draft + first, n * sizeof *b->draft, FETCHES_DRAFTS);
     if (b->stats) copy_words(scratch.stats, b->stats + first, n * sizeof *b->stats, FETCHES_STATS);
 }
 
-/* What a batch says of a sequence, in one trip to memory: inputs, which nobody writes meanwhile. */
-template <typename Batch> static __device__ __noinline__ void fetch_round(const Batch *b, int32_t s)
+/* What a batch says of a sequence, but of its drafts: inputs, which nobody writes meanwhile. */
+template <typename Batch> static __device__ void fetch_round(const Batch *b, int32_t s)
 {
     const int32_t i = (int32_t)threadIdx.x;
 
     if (i < WARP) fetch_input(s);
-    fetch_drafts(b, s);
     if (i != BEGINS_ROUND) return;
     scratch.sequence = s;
     scratch.begun = 0;
@@ -134,10 +134,11 @@ static __device__ __noinline__ void take_sequence(const Batch *b, int32_t s)
 {
     const int32_t r = (int32_t)threadIdx.x, rows = scratch.q.rows;
 
-    static_assert((int)ROWS_MAX + SPC_GAMMA_MAX + 1 <= (int)TAKES_JOB, "a thread for each");
+    static_assert((int)ROWS_MAX <= (int)TAKES_JOB, "a thread for each");
     fetch_round(b, s);
     if (r == TAKES_JOB) scratch.slot = take_slot(0, scratch.q.deciders);
     __syncthreads();
+    fetch_drafts(b, s);
     if (r < rows) {
         spc_view view;
         const bool wanted = first_row(b, s, r, &view);
@@ -145,9 +146,9 @@ static __device__ __noinline__ void take_sequence(const Batch *b, int32_t s)
         scratch.known[r] = wanted ? view.logits.data : nullptr;
         scratch.known_width[r] = wanted ? view.width : 0;
         scratch.cut[r] = wanted && is_cut(spc_needs_of(&scratch.input.params, scratch.q.vocab));
-    } else if (r - ROWS_MAX >= 0 && r - ROWS_MAX < scratch.round.drafts) {
-        fetch_draft_logits(r - ROWS_MAX);
     }
+    __syncthreads();
+    if (r < scratch.round.drafts) fetch_draft_logits(r);
 }
 
 /* Does whoever decides a sequence look at whole rows again? */
