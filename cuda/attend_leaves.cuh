@@ -10,10 +10,8 @@
  * happens here, too.  Every block norms and rotates the queries that it needs for itself.  A new
  * key lies in one leaf, which belongs to one block: that block writes key and value into the cache,
  * and reads them from there behind its barrier as it does the old ones.  No other block of the
- * launch comes near them, since a slot has one tile, and a tile's heads of a group of keys are all
- * in the block.  But one may whose sequence has the same page: sequences that begin alike share
- * pages, also where one of the models still lacks entries of them.  What is written there is, to
- * the bit, what the others have or write there: a row depends on the tokens before it alone. */
+ * launch comes near them: a slot has one tile, whose heads of a group of keys are all in the block,
+ * and the host says where a row's page is another slot's, too (spc_attend_args.apart). */
 #ifndef SPC_CUDA_ATTEND_LEAVES_CUH
 #define SPC_CUDA_ATTEND_LEAVES_CUH
 

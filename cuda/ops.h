@@ -229,7 +229,7 @@ typedef struct {
     int32_t rows, tiles, width, out_width, heads, kv_heads, head_dim, context;
     int32_t window;    /* 0: all */
     int32_t most_seen; /* the largest of `seen` */
-    bool apart;        /* no slot has several tiles */
+    bool apart;        /* no row's new key is another tile's to read */
     bool early;
 } spc_attend_args;
 

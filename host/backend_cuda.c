@@ -283,8 +283,9 @@ void spc_cuda_add_row(const spc_runner *r, const cuda_rows *to, cuda_shape *f, i
     to->target[f->wanted++] = output;
 }
 
-void spc_cuda_end_rows(const spc_runner *r, cuda_shape *f)
+void spc_cuda_end_rows(const spc_runner *r, const cuda_rows *rows, cuda_shape *f)
 {
+    if (!f->torn) f->torn = spc_cuda_rows_meet(r, rows, f->count);
     f->most_seen = spc_cuda_attend_reach(f->most_seen, r->limits.context);
     if (f->most_remembered > 0) {
         f->most_remembered = spc_cuda_attend_reach(f->most_remembered, r->limits.context);
@@ -300,7 +301,7 @@ static spc_status send_rows(spc_runner *r, const spc_rows *rows, spc_error *err)
         spc_cuda_add_row(r, &r->rows, &f, rows->slot[i], rows->token[i], rows->position[i],
                          rows->output ? rows->output[i] : -1);
     }
-    spc_cuda_end_rows(r, &f);
+    spc_cuda_end_rows(r, &r->rows, &f);
     r->shape = f;
     return spc_cuda_copy(r->backend, r->device_rows.slot, r->rows.slot, r->rows_bytes, false,
                          "rows", err);
@@ -489,33 +490,12 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
-/* The stream keeps the table in order with forwards, which read it where it always is. */
-static spc_status cuda_map(spc_runner *r, int32_t slot, const int32_t *page, int32_t count,
-                           int32_t length, spc_error *err)
-{
-    int32_t most = spc_pages_for(r->limits.context);
-    spc_status status = spc_cuda_enter(r->backend, err);
-
-    assert(slot >= 0 && slot < r->limits.slots && count >= 0 && count <= most);
-    for (int32_t i = 0; i < count; i++)
-        assert(page[i] >= 0 && page[i] < spc_limits_pages(&r->limits));
-    if (status == SPC_OK && count > 0) {
-        status = spc_cuda_copy(r->backend, r->cache.table + (int64_t)slot * most, page,
-                               (size_t)count * sizeof *page, false, "table of pages", err);
-    }
-    r->room[slot] = spc_pages_room(count, r->limits.context);
-    assert(length >= 0 && length <= r->room[slot]);
-    r->length[slot] = length;
-    r->serial[slot]++;
-    return status;
-}
-
 #define CUDA_VERBS                                                                                \
     .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
     .stacks = cuda_stacks, .notice = cuda_notice, .memory = spc_cuda_memory,                      \
     .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
     .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
-    .map = cuda_map, .edit = spc_cuda_edit_rows, .draw = spc_cuda_draw_lanes,                     \
+    .map = spc_cuda_map, .edit = spc_cuda_edit_rows, .draw = spc_cuda_draw_lanes,                 \
     .verify = spc_cuda_verify_lanes, .claim = spc_cuda_claim
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,

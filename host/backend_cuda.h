@@ -108,7 +108,8 @@ typedef struct {
     int32_t tiles;           /* of attention */
     int32_t most_seen;       /* longest cache, or what spc_cuda_attend_reach makes of it */
     int32_t most_remembered; /* the same of memories; 0: none */
-    int32_t torn;            /* 1: the rows of a slot are in several tiles */
+    int32_t torn;            /* 1: the rows of a slot are in several tiles, or a row's page is
+                                another slot's too: attention does not write by itself */
 } cuda_shape;
 
 enum { CUDA_GRAPHS = 48 };
@@ -245,6 +246,13 @@ typedef struct {
     spc_gemm_plan plan;         /* of the buckets up to that of the most rows */
 } cuda_wide;
 
+/* The tables of pages, as the device has them. */
+typedef struct {
+    int32_t *table; /* [slots, spc_pages_for(context)] */
+    int32_t *count; /* [slots] entries that a table has */
+    int32_t *users; /* [pages] tables that a page stands in */
+} cuda_pages;
+
 struct spc_runner {
     spc_backend *backend;
     const spc_plan *plan; /* of the rank */
@@ -266,7 +274,8 @@ struct spc_runner {
     float **buffer;  /* [buffers] on the device, each [most_rows, dim] */
     int32_t *length; /* [slots] tokens in the cache */
     int32_t *room;   /* [slots] tokens that a slot's pages take */
-    int32_t *source; /* [slots] tokens in the memory of an encoder */
+    cuda_pages pages;
+    int32_t *source;                          /* [slots] tokens in the memory of an encoder */
     int32_t *encoder_slot, *encoder_position; /* [context] rows of an encoder */
     float *mirror;                            /* [outputs, plan->ids] logits that were asked for */
     cuda_rows rows;
@@ -361,7 +370,16 @@ int32_t spc_cuda_most_rows(const spc_plan *plan, const spc_limits *limits);
  * Behind the last one comes spc_cuda_end_rows. */
 void spc_cuda_add_row(const spc_runner *runner, const cuda_rows *to, cuda_shape *shape,
                       int32_t slot, int32_t token, int32_t position, int32_t output);
-void spc_cuda_end_rows(const spc_runner *runner, cuda_shape *shape);
+void spc_cuda_end_rows(const spc_runner *runner, const cuda_rows *rows, cuda_shape *shape);
+
+/* The verb map, and what it needs on the host. */
+spc_status spc_cuda_map(spc_runner *runner, int32_t slot, const int32_t *page, int32_t count,
+                        int32_t length, spc_error *err);
+void spc_cuda_lay_out_pages(spc_runner *runner, carver *to);
+void spc_cuda_own_pages(spc_runner *runner);
+/* Does one of these rows, which lie on the host, write into a page that another row reads, too? */
+bool spc_cuda_rows_meet(const spc_runner *runner, const cuda_rows *rows, int32_t count);
+
 /* Launch a forward whose rows lie at `rows` on the device. */
 spc_status spc_cuda_run_rows(spc_runner *runner, const cuda_rows *rows, const cuda_shape *shape,
                              spc_error *err);

@@ -70,6 +70,7 @@ static size_t lay_out_host(spc_runner *r, char *base)
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
     r->room = carve(&to, times(sizeof *r->room, l->slots));
+    spc_cuda_lay_out_pages(r, &to);
     r->source = carve(&to, times(sizeof *r->source, l->slots));
     if (plan->encoder_ops > 0) {
         r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
@@ -464,7 +465,7 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
     for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
         r->encoder_position[i] = i;
     }
-    for (int32_t i = 0; limits->pages == 0 && i < limits->slots; i++) r->room[i] = limits->context;
+    if (limits->pages == 0) spc_cuda_own_pages(r);
     if (r->part) r->graphs.off = !b->comm->ops->capturable;
     status = check_plan(r->plan, r->part != NULL, weights, err);
     if (status == SPC_OK) status = reserve(r, weights, err);

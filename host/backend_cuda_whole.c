@@ -262,7 +262,7 @@ static void write_step(whole_round *r, const spc_whole *whole, const int32_t *or
         if (i == 0 && pairs && w->length > 1) add_row(r, r->drafter, to, &f, k, w, -1, -1);
         add_row(r, r->drafter, to, &f, k, w, i, drafter_output(r, w, r->shape.bank, i));
     }
-    spc_cuda_end_rows(r->drafter, &f);
+    spc_cuda_end_rows(r->drafter, to, &f);
     r->shape.draft[i] = f;
 }
 
@@ -276,7 +276,7 @@ static void write_ahead(whole_round *r, const spc_whole *w)
         cuda_shape f = {0};
 
         add_row(r, r->drafter, &to->ahead[i], &f, 0, w, drafts + i, drafter_output(r, w, bank, i));
-        spc_cuda_end_rows(r->drafter, &f);
+        spc_cuda_end_rows(r->drafter, &to->ahead[i], &f);
         r->shape.next[i] = f;
         to->ahead_row[i] = drafter_output(r, w, bank, i);
         to->ahead_position[i] = w->lane.position + drafts + i;
@@ -316,8 +316,8 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
         if (!w->late) continue;
         add_row(r, r->drafter, &to->late, &late, k, w, drafts, w->lane.output + drafts);
     }
-    if (scored.count > 0) spc_cuda_end_rows(r->verifier, &scored);
-    if (late.count > 0) spc_cuda_end_rows(r->drafter, &late);
+    if (scored.count > 0) spc_cuda_end_rows(r->verifier, &to->scored, &scored);
+    if (late.count > 0) spc_cuda_end_rows(r->drafter, &to->late, &late);
     r->shape.scored = scored;
     r->shape.late = late;
 }

@@ -100,6 +100,59 @@ Test(cuda_backend, a_shared_beginning_has_the_bits_of_one_that_was_run)
     cr_expect_gt(shared, 20);
 }
 
+/* A row of slot 0 at this position, and one of slot 1 at the one before. */
+static void feed_two(const golden *g, int32_t position)
+{
+    int32_t slot[] = {0, 1}, positions[] = {position, position - 1}, output[] = {0, 1};
+    int32_t token[] = {g->ids[position], g->ids[position - 1]};
+    spc_rows rows = {2, slot, token, positions, output};
+    spc_error error;
+
+    cr_assert_eq(g->ops->forward(g->runner, &rows, &error), SPC_OK, "%s", error.message);
+}
+
+/* Sequences share pages whose entries one of the models still lacks.  Attention writes the entries
+ * of its rows by itself, in one launch, unless one of them lies in such a page. */
+Test(cuda_backend, a_page_is_not_written_in_the_launch_in_which_another_slot_reads_it)
+{
+    enum { PAGES = GOLDEN_CONTEXT / SPC_PAGE_TOKENS, OWN = 2 * PAGES };
+    static const struct {
+        int32_t shared; /* pages of slot 0 that slot 1 has, too */
+        int32_t position;
+        int32_t torn;
+    } at[] = {
+        {0, 5, 0},
+        {1, 5, 1},
+        {1, SPC_PAGE_TOKENS, 1}, /* a chained round might begin lower */
+        {1, SPC_PAGE_TOKENS + CUDA_LANE_DRAFTS + 1, 0},
+        {0, SPC_PAGE_TOKENS, 0},
+    };
+    golden g = golden_open(&spc_backend_cuda, golden_models[0]);
+    int32_t table[PAGES];
+    float *whole = golden_run(&g, 0, g.count);
+
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        int32_t position = at[i].position;
+
+        cr_assert_lt(position, g.count);
+        for (int32_t k = 0; k < PAGES; k++) table[k] = k < at[i].shared ? k : OWN - 1 - k;
+        cr_assert_eq(g.ops->map(g.runner, 1, table, PAGES, 0, NULL), SPC_OK);
+        for (int32_t slot = 0; slot < 2; slot++) {
+            g.ops->rewind(g.runner, slot, 0);
+            golden_feed(&g, slot, g.ids, position - slot, 0);
+        }
+        feed_two(&g, position);
+        cr_expect_eq(g.runner->shape.torn, at[i].torn, "case %zu", i);
+        for (int32_t k = 0; k < 2; k++) {
+            cr_expect(memcmp(g.ops->logits(g.runner, k), whole + (int64_t)(position - k) * g.vocab,
+                             (size_t)g.vocab * sizeof *whole) == 0,
+                      "case %zu, slot %d", i, (int)k);
+        }
+    }
+    free(whole);
+    golden_close(&g);
+}
+
 /* Slots of different lengths in one forward, some rows wanted, others not. */
 Test(cuda_backend, a_row_has_the_same_bits_beside_other_slots)
 {
