@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* toydevice.h - batches on the device, in both of its forms, against the CPU's; behind
+ * device_memory.h.
+ *
+ * A device has an exp2 of its own unless the build says SPC_EXACT_EXP2: then its two forms are
+ * compared with each other to the bit, and with the CPU but for a few close decisions. */
+#ifndef SPC_TESTS_TOYDEVICE_H
+#define SPC_TESTS_TOYDEVICE_H
+
+#include "toybatch.h"
+
+/* A workspace, dirty but for what init cleans. */
+static inline void *workspace_of(size_t bytes)
+{
+    void *memory = on_device(bytes);
+
+    cr_assert_eq(spc_cuda_workspace_init(memory, bytes, NULL, NULL), SPC_OK);
+    return memory;
+}
+
+static inline void run(batch *b, const spc_verify_batch *v, const char *what)
+{
+    spc_error err;
+
+    memset(b->out, 0x5a, sizeof *b->out);
+    cr_assert_eq(spc_cuda_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    ok(cudaDeviceSynchronize(), "run");
+}
+
+#ifdef SPC_EXACT_EXP2
+static inline void expect_as_on_cpu(const results *got, const results *want, const char *what)
+{
+    expect_same_results(got, want, what);
+}
+
+static inline bool same_float(float got, float want)
+{
+    return memcmp(&got, &want, sizeof got) == 0;
+}
+#else
+static inline void expect_as_on_cpu(const results *got, const results *want, const char *what)
+{
+    static long sequences, others;
+
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        sequences++;
+        others += memcmp(&got->verdict[s], &want->verdict[s], sizeof got->verdict[s]) != 0;
+    }
+    cr_assert(others * 50 <= sequences + 100, "%s: %ld of %ld sequences decided otherwise", what,
+              others, sequences);
+}
+
+static inline bool same_float(float got, float want)
+{
+    return memcmp(&got, &want, sizeof got) == 0 || fabsf(got - want) <= 2e-6f * (1 + fabsf(want));
+}
+#endif
+
+/* One batch on the CPU and in both forms on the device; queued launches times, for a launch leaves
+ * the workspace as it found it. */
+static inline void expect_same_again(batch *b, const spc_verify_batch *v, int launches,
+                                     const char *what)
+{
+    static results want;
+    spc_verify_batch queued = *v;
+    char name[192];
+    spc_error err;
+
+    memset(b->out, 0x5a, sizeof *b->out);
+    cr_assert_eq(spc_cpu_verify_batch(v, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    want = *b->out;
+    run(b, v, what);
+    expect_as_on_cpu(b->out, &want, what);
+    want = *b->out;
+    queued.workspace_bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, v->vocab);
+    queued.workspace = workspace_of(queued.workspace_bytes);
+    for (int repeat = 0; repeat < launches; repeat++) {
+        (void)snprintf(name, sizeof name, "%s, queued, launch %d", what, repeat);
+        run(b, &queued, name);
+        expect_same_results(b->out, &want, name);
+    }
+    unshare(queued.workspace);
+}
+
+static inline void expect_same(batch *b, const spc_verify_batch *v, const char *what)
+{
+    expect_same_again(b, v, 1, what);
+}
+
+#endif
