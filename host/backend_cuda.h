@@ -248,6 +248,7 @@ typedef struct {
 
 /* The tables of pages, as the device has them. */
 typedef struct {
+    void *memory;   /* everything below lies in it; owned */
     int32_t *table; /* [slots, spc_pages_for(context)] */
     int32_t *count; /* [slots] entries that a table has */
     int32_t *users; /* [pages] tables that a page stands in */
@@ -375,8 +376,8 @@ void spc_cuda_end_rows(const spc_runner *runner, const cuda_rows *rows, cuda_sha
 /* The verb map, and what it needs on the host. */
 spc_status spc_cuda_map(spc_runner *runner, int32_t slot, const int32_t *page, int32_t count,
                         int32_t length, spc_error *err);
-void spc_cuda_lay_out_pages(spc_runner *runner, carver *to);
-void spc_cuda_own_pages(spc_runner *runner);
+spc_status spc_cuda_open_pages(spc_runner *runner, const char *where, spc_error *err);
+void spc_cuda_close_pages(spc_runner *runner);
 /* Does one of these rows, which lie on the host, write into a page that another row reads, too? */
 bool spc_cuda_rows_meet(const spc_runner *runner, const cuda_rows *rows, int32_t count);
 

@@ -70,7 +70,6 @@ static size_t lay_out_host(spc_runner *r, char *base)
     r->buffer = carve(&to, times(sizeof *r->buffer, plan->buffer_count));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
     r->room = carve(&to, times(sizeof *r->room, l->slots));
-    spc_cuda_lay_out_pages(r, &to);
     r->source = carve(&to, times(sizeof *r->source, l->slots));
     if (plan->encoder_ops > 0) {
         r->encoder_slot = carve(&to, times(sizeof *r->encoder_slot, l->context));
@@ -465,10 +464,10 @@ spc_status spc_cuda_load(spc_backend *b, const spc_plan *plan, const spc_bundle 
     for (int32_t i = 0; plan->encoder_ops > 0 && i < limits->context; i++) {
         r->encoder_position[i] = i;
     }
-    if (limits->pages == 0) spc_cuda_own_pages(r);
     if (r->part) r->graphs.off = !b->comm->ops->capturable;
     status = check_plan(r->plan, r->part != NULL, weights, err);
     if (status == SPC_OK) status = reserve(r, weights, err);
+    if (status == SPC_OK) status = spc_cuda_open_pages(r, spc_bundle_where(weights), err);
     if (status == SPC_OK) status = send_all(r, weights, err);
     if (status == SPC_OK) {
         spc_cuda_cut_head(r);
@@ -499,6 +498,7 @@ void spc_cuda_unload(spc_runner *r)
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);
     spc_plan_close(r->part);
+    spc_cuda_close_pages(r);
     free(r->host);
     free(r);
 }

@@ -9,23 +9,26 @@
 #include "backend_cuda.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 static int32_t *table_of(const spc_runner *r, int32_t slot)
 {
     return r->pages.table + (int64_t)slot * spc_pages_for(r->limits.context);
 }
 
-void spc_cuda_lay_out_pages(spc_runner *r, carver *to)
+static size_t lay_out(spc_runner *r, char *base)
 {
     const spc_limits *l = &r->limits;
+    carver to = {base, 0};
 
-    r->pages.table = carve(to, times(times(sizeof(int32_t), l->slots), spc_pages_for(l->context)));
-    r->pages.count = carve(to, times(sizeof(int32_t), l->slots));
-    r->pages.users = carve(to, times(sizeof(int32_t), spc_limits_pages(l)));
+    r->pages.table = carve(&to, times(times(sizeof(int32_t), l->slots), spc_pages_for(l->context)));
+    r->pages.count = carve(&to, times(sizeof(int32_t), l->slots));
+    r->pages.users = carve(&to, times(sizeof(int32_t), spc_limits_pages(l)));
+    return to.used;
 }
 
-/* As the device's tables are before anything is mapped. */
-void spc_cuda_own_pages(spc_runner *r)
+/* Every slot has its own. */
+static void map_own(spc_runner *r)
 {
     const spc_limits *l = &r->limits;
 
@@ -35,6 +38,27 @@ void spc_cuda_own_pages(spc_runner *r)
         r->pages.count[i] = spc_pages_for(l->context);
         r->room[i] = l->context;
     }
+}
+
+spc_status spc_cuda_open_pages(spc_runner *r, const char *where, spc_error *err)
+{
+    size_t bytes = lay_out(r, NULL);
+
+    if (bytes < CARVE_MOST) r->pages.memory = calloc(1, bytes);
+    if (!r->pages.memory) {
+        return spc_error_set(err, SPC_ENOMEM,
+                             "%s: no memory on the host for the tables of pages (sessions %d, "
+                             "context %d): lower either",
+                             where, (int)r->limits.slots, (int)r->limits.context);
+    }
+    (void)lay_out(r, r->pages.memory);
+    if (r->limits.pages == 0) map_own(r);
+    return SPC_OK;
+}
+
+void spc_cuda_close_pages(spc_runner *r)
+{
+    free(r->pages.memory);
 }
 
 /* The slot has these pages now, and no others. */
