@@ -427,10 +427,12 @@ static spc_status check_plan(const spc_plan *plan, bool ranks, const spc_bundle 
                              "%s: op %d of its plan, %s, has no kernel on the GPU; use device cpu",
                              spc_bundle_where(bundle), (int)i, spc_op_name(plan->op[i].kind));
     }
-    if (plan->config.head_dim <= SPC_ATTEND_HEAD_DIM) return SPC_OK;
+    if (plan->config.head_dim <= SPC_ATTEND_HEAD_DIM && plan->config.head_dim % 2 == 0) {
+        return SPC_OK;
+    }
     return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "%s: attention on the GPU: expected heads of up to %d, found %d; "
-                         "use device cpu",
+                         "%s: attention on the GPU: expected heads of an even size up to %d, found "
+                         "%d; use device cpu",
                          spc_bundle_where(bundle), SPC_ATTEND_HEAD_DIM, (int)plan->config.head_dim);
 }
 

@@ -7,6 +7,7 @@
 #include "host/cpu_kernels.h"
 #include "host/kv.h"
 
+#include "deals.h"
 #include "device_caches.h"
 #include "device_layers.h"
 #include "distance.h"
@@ -164,64 +165,80 @@ static const attend_case attend_cases[] = {
 };
 enum { ATTEND_CASES = CACHE_TYPES * sizeof attend_cases / sizeof *attend_cases };
 
+static void expect_as_on_cpu(const attend_case *c, spc_weight_type type, dice *d, const char *what)
+{
+    spc_attend_args a = attend_args(c, type, d);
+    float expected[SPC_ATTEND_HEAD_DIM];
+
+    for (int32_t i = 0; i < a.rows * a.out_width; i++) a.out[i] = 7.0f;
+    wait_for(spc_cuda_attend(&a, NULL), "attend");
+    for (int32_t i = 0; i < a.rows * BESIDE; i++) {
+        cr_assert_eq(a.out[(i / BESIDE + 1) * a.out_width - BESIDE + i % BESIDE], 7.0f, "%s", what);
+    }
+    for (int32_t i = 0; i < a.rows * a.heads; i++) {
+        attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
+        float off = relative_distance(a.out + i / a.heads * (int64_t)a.out_width +
+                                          i % a.heads * (int64_t)a.head_dim,
+                                      expected, (size_t)a.head_dim);
+
+        /* a score is cut off two or three times for every 8 of its columns */
+        cr_assert_leq(off, 4e-5f, "%s, row %d, head %d: off by %g", what, (int)(i / a.heads),
+                      (int)(i % a.heads), (double)off);
+    }
+    free_attend(&a);
+}
+
 Test(cuda_attend, attention_is_that_of_the_cpu)
 {
     dice d = {6};
 
     for (size_t k = 0; k < ATTEND_CASES; k++) {
-        const attend_case *c = &attend_cases[k / CACHE_TYPES];
-        spc_attend_args a = attend_args(c, cache_types[k % CACHE_TYPES], &d);
-        float expected[SPC_ATTEND_HEAD_DIM];
+        char what[32];
 
-        for (int32_t i = 0; i < a.rows * a.out_width; i++) a.out[i] = 7.0f;
-        wait_for(spc_cuda_attend(&a, NULL), "attend");
-        for (int32_t i = 0; i < a.rows * BESIDE; i++) {
-            cr_assert_eq(a.out[(i / BESIDE + 1) * a.out_width - BESIDE + i % BESIDE], 7.0f);
-        }
-        for (int32_t i = 0; i < a.rows * a.heads; i++) {
-            attend_on_cpu(&a, i / a.heads, i % a.heads, expected);
-            float off = relative_distance(a.out + i / a.heads * (int64_t)a.out_width +
-                                              i % a.heads * (int64_t)a.head_dim,
-                                          expected, (size_t)a.head_dim);
-
-            /* a score is cut off two or three times for every 8 of its columns */
-            cr_assert_leq(off, 4e-5f, "case %d, row %d, head %d: off by %g", (int)k,
-                          (int)(i / a.heads), (int)(i % a.heads), (double)off);
-        }
-        free_attend(&a);
+        (void)snprintf(what, sizeof what, "case %d", (int)k);
+        expect_as_on_cpu(&attend_cases[k / CACHE_TYPES], cache_types[k % CACHE_TYPES], &d, what);
     }
+}
+
+/* The bits of rows by themselves.  In emulation a row takes its time: of so many it is one, the
+ * first of them `row`. */
+static void expect_same_alone(const attend_case *c, spc_weight_type type, dice *d, int32_t row,
+                              int32_t stride, const char *what)
+{
+    spc_attend_args a = attend_args(c, type, d), one = a;
+    size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
+    size_t width = (size_t)a.out_width * sizeof(float);
+    float *together = malloc((size_t)a.rows * width);
+
+    wait_for(spc_cuda_attend(&a, NULL), "attend");
+    memcpy(together, a.out, (size_t)a.rows * width);
+    for (int32_t r = row; r < a.rows; r += stride) {
+        one.query = a.query + (int64_t)r * a.width;
+        one.slot = a.slot + r;
+        one.position = a.position + r;
+        one.seen = a.seen + r;
+        one.most_seen = a.seen[r];
+        one.rows = one.tiles = 1;
+        *(spc_attend_tile *)(uintptr_t)one.tile = (spc_attend_tile){0, 1};
+        wait_for(spc_cuda_attend(&one, NULL), "attend");
+        cr_assert(memcmp(one.out, (char *)together + (size_t)r * width, bytes) == 0, "%s, row %d",
+                  what, (int)r);
+    }
+    free(together);
+    free_attend(&a);
 }
 
 Test(cuda_attend, attention_of_a_row_does_not_depend_on_its_company)
 {
     dice d = {7};
 
-    for (size_t k = 0; k < ATTEND_CASES; k++) {
-        spc_attend_args a =
-            attend_args(&attend_cases[k / CACHE_TYPES], cache_types[k % CACHE_TYPES], &d);
-        spc_attend_args one = a;
-        size_t bytes = (size_t)(a.heads * a.head_dim) * sizeof(float);
-        size_t stride = (size_t)a.out_width * sizeof(float);
-        float *together = malloc((size_t)a.rows * stride);
+    for (int32_t k = 0; k < (int32_t)ATTEND_CASES; k++) {
+        int32_t type = k % CACHE_TYPES; /* all rows of one, a third of the others */
+        char what[32];
 
-        wait_for(spc_cuda_attend(&a, NULL), "attend");
-        memcpy(together, a.out, (size_t)a.rows * stride);
-        for (int32_t r = 0; r < a.rows; r++) {
-            /* in emulation a row takes its time: all of one type, a third of the others */
-            if (k % CACHE_TYPES > 0 && r % CACHE_TYPES != (int32_t)(k % CACHE_TYPES)) continue;
-            one.query = a.query + (int64_t)r * a.width;
-            one.slot = a.slot + r;
-            one.position = a.position + r;
-            one.seen = a.seen + r;
-            one.most_seen = a.seen[r];
-            one.rows = one.tiles = 1;
-            *(spc_attend_tile *)(uintptr_t)one.tile = (spc_attend_tile){0, 1};
-            wait_for(spc_cuda_attend(&one, NULL), "attend");
-            cr_assert(memcmp(one.out, (char *)together + (size_t)r * stride, bytes) == 0,
-                      "case %d, row %d", (int)k, (int)r);
-        }
-        free(together);
-        free_attend(&a);
+        (void)snprintf(what, sizeof what, "case %d", (int)k);
+        expect_same_alone(&attend_cases[k / CACHE_TYPES], cache_types[type], &d, type,
+                          type > 0 ? CACHE_TYPES : 1, what);
     }
 }
 
@@ -321,11 +338,11 @@ static void expect_no_tickets(const spc_attend_args *a)
 }
 
 /* Outputs and caches of two launches behind each other, of both together, and of both once more. */
-static void expect_same_together(const attend_case *c, spc_weight_type type, int kind)
+static void expect_same_together(const attend_case *c, spc_weight_type type, int kind, dice *d,
+                                 const char *what)
 {
-    dice d = {9};
-    spc_attend_args a = attend_args(c, type, &d);
-    spc_rope_args rope = before(&a, kind, &d);
+    spc_attend_args a = attend_args(c, type, d);
+    spc_rope_args rope = before(&a, kind, d);
     size_t in = (size_t)(a.rows * a.width) * sizeof(float), cached = cache_bytes(&a);
     size_t out = (size_t)(a.rows * a.out_width) * sizeof(float);
     char *query = malloc(in), *key = malloc(cached), *value = malloc(cached), *want = malloc(out);
@@ -342,14 +359,14 @@ static void expect_same_together(const attend_case *c, spc_weight_type type, int
         forget_rows(&a);
         memset(a.out, 0xff, out);
         wait_for(spc_cuda_rope_attend(&rope, &a, NULL), "both");
-        cr_assert(memcmp(a.cache.key, key, cached) == 0, "keys");
-        cr_assert(memcmp(a.cache.value, value, cached) == 0, "values");
+        cr_assert(memcmp(a.cache.key, key, cached) == 0, "%s: keys", what);
+        cr_assert(memcmp(a.cache.value, value, cached) == 0, "%s: values", what);
         for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
             int32_t row = i / (a.heads * a.head_dim), column = i % (a.heads * a.head_dim);
             size_t at = (size_t)(row * a.out_width + column) * sizeof(float);
 
-            cr_assert(memcmp((char *)a.out + at, want + at, sizeof(float)) == 0, "row %d, %d",
-                      (int)row, (int)column);
+            cr_assert(memcmp((char *)a.out + at, want + at, sizeof(float)) == 0, "%s: row %d, %d",
+                      what, (int)row, (int)column);
         }
         expect_no_tickets(&a);
     }
@@ -363,12 +380,67 @@ static void expect_same_together(const attend_case *c, spc_weight_type type, int
 
 Test(cuda_attend, what_comes_before_goes_along_to_the_same_bits)
 {
+    dice d = {9};
+
     for (size_t k = 0; k < ATTEND_CASES / CACHE_TYPES; k++) {
         const attend_case *c = &attend_cases[k];
+        char what[32];
 
         if (c->memory) continue; /* of every case two types and two kinds */
-        expect_same_together(c, cache_types[k % CACHE_TYPES], (int)(k + 3) % 4);
-        expect_same_together(c, cache_types[(k + 1) % CACHE_TYPES], (int)(k + 2) % 4);
+        (void)snprintf(what, sizeof what, "case %d", (int)k);
+        expect_same_together(c, cache_types[k % CACHE_TYPES], (int)(k + 3) % 4, &d, what);
+        expect_same_together(c, cache_types[(k + 1) % CACHE_TYPES], (int)(k + 2) % 4, &d, what);
+    }
+}
+
+/* ---- as dice deal them ----------------------------------------------------------------------- */
+
+static attend_case deal_case(dice *d)
+{
+    static const int32_t dims[] = {2, 16, 20, 48, 64, 80, 96, 128, 192, 256};
+    static const int32_t groups[] = {1, 2, 3, 4, 5, 7, 8, 16, 40};
+    attend_case c = {.head_dim = dims[dice_below(d, 10)], .kv_heads = 1 + dice_below(d, 4)};
+
+    if (dice_below(d, 8) == 0) c.kv_heads = 60 + dice_below(d, 80);
+    c.heads = c.kv_heads * (c.kv_heads > 4 ? 1 : groups[dice_below(d, 9)]);
+    c.context = 1 + dice_below(d, dice_below(d, 4) == 0 ? 2500 : 400);
+    if (dice_below(d, 3) == 0) c.window = 1 + dice_below(d, c.context);
+    if (dice_below(d, 4) == 0) c.cap = 20 + (float)dice_below(d, 30);
+    c.bias = dice_below(d, 4) == 0;
+    c.memory = dice_below(d, 6) == 0;
+    for (int32_t s = 0; s < 2; s++) {
+        int32_t most = dice_below(d, 3) == 0 ? 20 : 6;
+
+        most = most < c.context ? most : c.context;
+        c.rows[s] = s + dice_below(d, most + 1 - s);
+        c.first[s] = dice_below(d, c.context - c.rows[s] + 1);
+    }
+    return c;
+}
+
+#ifdef SPC_LOOKED_AT
+enum { DEALS = 5 };
+#else
+enum { DEALS = 12 };
+#endif
+
+Test(cuda_attend, dealt_cases, .timeout = 3000)
+{
+    for (uint64_t seed = deals_first(); seed <= deals_last(DEALS); seed++) {
+        dice d = {seed};
+        attend_case c = deal_case(&d);
+        spc_weight_type type = cache_types[seed % CACHE_TYPES];
+        char what[160];
+
+        (void)snprintf(
+            what, sizeof what,
+            "SPC_DEALT=%d (%d / %d heads of %d, context %d, window %d, rows %d at %d, %d "
+            "at %d)",
+            (int)seed, (int)c.heads, (int)c.kv_heads, (int)c.head_dim, (int)c.context,
+            (int)c.window, (int)c.rows[0], (int)c.first[0], (int)c.rows[1], (int)c.first[1]);
+        expect_as_on_cpu(&c, type, &d, what);
+        expect_same_alone(&c, type, &d, dice_below(&d, c.rows[0] + c.rows[1]), 5, what);
+        if (!c.memory) expect_same_together(&c, type, dice_below(&d, 4), &d, what);
     }
 }
 

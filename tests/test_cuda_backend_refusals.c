@@ -70,6 +70,16 @@ Test(cuda_backend_refusals, what_has_no_kernel_is_refused_at_load)
         spc_backend_cuda.load(backend, model.plan, model.bundle, &golden_limits, &runner, &error),
         SPC_EUNSUPPORTED);
     cr_assert(strstr(error.message, "op 3 of its plan"), "%s", error.message);
+    tiny_close(&model);
+    model =
+        tiny_open("{\"architectures\": [\"T5ForConditionalGeneration\"], \"vocab_size\": 9,"
+                  " \"d_model\": 8, \"d_kv\": 7, \"d_ff\": 8, \"num_layers\": 1, \"num_heads\": 1,"
+                  " \"relative_attention_num_buckets\": 8, \"decoder_start_token_id\": 0}",
+                  1, 1);
+    cr_assert_eq(
+        spc_backend_cuda.load(backend, model.plan, model.bundle, &golden_limits, &runner, &error),
+        SPC_EUNSUPPORTED);
+    cr_assert(strstr(error.message, "an even size up to 256, found 7"), "%s", error.message);
     spc_backend_cuda.close(backend);
     tiny_close(&model);
 }

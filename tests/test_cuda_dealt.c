@@ -2,9 +2,9 @@
 /* test_cuda_dealt.c - batches as dice deal them: whatever a caller may combine, in one batch, on
  * the device and over slices of the vocabulary, against the CPU.
  *
- * Built as test_cuda_verify.c is, whose tests have one thing each.  SPC_DEALS=100 deals so many
- * batches instead of a few, SPC_DEALT=7 the seventh alone. */
+ * Built as test_cuda_verify.c is, whose tests have one thing each.  More deals: deals.h. */
 #define MEMORY_BYTE 0xa5 /* toybatch.h */
+#include "deals.h"
 #include "device_memory.h"
 #include "toydevice.h"
 
@@ -243,20 +243,9 @@ static void deal_free(deal *t)
 /* ---- tests ------------------------------------------------------------------------------------
  */
 
-static uint64_t number_of(const char *name, uint64_t otherwise)
-{
-    const char *text = getenv(name);
-
-    return text ? strtoull(text, NULL, 10) : otherwise;
-}
-
-/* Every deal, or the one that is asked for. */
 static void each_deal(void (*check)(deal *t, uint64_t seed))
 {
-    uint64_t first = number_of("SPC_DEALT", 1);
-    uint64_t last = getenv("SPC_DEALT") ? first : number_of("SPC_DEALS", DEALS);
-
-    for (uint64_t seed = first; seed <= last; seed++) {
+    for (uint64_t seed = deals_first(); seed <= deals_last(DEALS); seed++) {
         deal t = deal_of(seed);
 
         check(&t, seed);
