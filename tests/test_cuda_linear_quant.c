@@ -7,6 +7,7 @@
 #include "cuda/ops.h"
 #include "host/backend_cuda_pack.h"
 
+#include "deals.h"
 #include "device_layers.h"
 #include "distance.h"
 #include "weights/quant.h"
@@ -255,6 +256,8 @@ static cudaError_t by_tile(const spc_linear_args *a, cudaStream_t stream)
     return spc_cuda_linear_tile(a, NULL, stream);
 }
 
+static int32_t dealt; /* which of the deals this is; 0: none */
+
 /* slices: 0 the default; returns what all rows together are, malloc'd, NULL of parts that the
  * kernel does not take */
 static float *linear_of(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], int32_t cols,
@@ -270,7 +273,10 @@ static float *linear_of(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], i
     spc_linear_args a = {.cap = cap, .rows = ROWS, .way = way, .scratch = scratch_memory()};
     float *in = random_floats(d, (size_t)(ROWS * cols), 1), *expected, *whole = NULL, off;
     int32_t at = 0;
+    char what[96];
 
+    (void)snprintf(what, sizeof what, "%s, %d columns, SPC_DEALT=%d", spc_dtype_name(dtype),
+                   (int)cols, (int)dealt);
     for (; a.parts < SPC_LINEAR_PARTS && outs[a.parts] > 0; a.parts++) {
         part[a.parts] = random_matrix(d, dtype, outs[a.parts], cols);
         a.part[a.parts] = part[a.parts].m;
@@ -295,10 +301,8 @@ static float *linear_of(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], i
         off = relative_distance(whole, expected, (size_t)(ROWS * a.width));
         /* the tangent of a small number is a difference of numbers next to 1, each up to 2^-22 off
          */
-        cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s, %d columns: off by %g",
-                      spc_dtype_name(dtype), (int)cols, (double)off);
-        expect_bits_in_strips(launch, &a, whole, tile ? of_tile : of_quant, count,
-                              spc_dtype_name(dtype));
+        cr_assert_leq(off, cap > 0 ? 1e-5f : 3e-6f, "%s: off by %g", what, (double)off);
+        expect_bits_in_strips(launch, &a, whole, tile ? of_tile : of_quant, count, what);
     }
     for (int32_t p = 0; p < a.parts; p++) free_matrix(&part[p]);
     free_layer(&a);
@@ -372,6 +376,36 @@ Test(cuda_linear_quant, products_on_tensor_cores_are_too)
             free(two);
         }
         free(linear_of(types[t], outs[1], 2048, 0, ways[2], &d));
+    }
+}
+
+#ifdef SPC_LOOKED_AT
+enum { DEALS = 10 };
+#else
+enum { DEALS = 30 };
+#endif
+
+/* As dice deal them: the type, the parts, the columns and the way. */
+Test(cuda_linear_quant, dealt_products, .timeout = 3000)
+{
+    static const spc_linear_way ways[] = {
+        {SPC_KERNEL_QUANT, 0, {0, 0}},  {SPC_KERNEL_QUANT, 8, {0, 0}},
+        {SPC_KERNEL_QUANT, 32, {0, 0}}, {SPC_KERNEL_TILE, 8, {2, 2}},
+        {SPC_KERNEL_TILE, 16, {2, 2}},  {SPC_KERNEL_TILE, 8, {4, 4}},
+    };
+
+    for (uint64_t seed = deals_first(); seed <= deals_last(DEALS); seed++) {
+        dice d = {seed * 0x9E3779B97F4A7C15u};
+        spc_dtype type = types[dice_below(&d, TYPES)];
+        int32_t unit = (int32_t)spc_dtype_elements(type), outs[SPC_LINEAR_PARTS] = {0};
+        int32_t cols = unit * (1 + dice_below(&d, (dice_below(&d, 3) ? 800 : 2600) / unit));
+        int32_t parts = 1 + dice_below(&d, SPC_LINEAR_PARTS);
+        const spc_linear_way *way = &ways[dice_below(&d, goes_in_fours(type) ? 6 : 5)];
+
+        for (int32_t p = 0; p < parts; p++)
+            outs[p] = 1 + dice_below(&d, dice_below(&d, 3) ? 20 : 90);
+        dealt = (int32_t)seed;
+        free(linear_of(type, outs, cols, dice_below(&d, 3) ? 0 : 300.0f, *way, &d));
     }
 }
 
