@@ -32,8 +32,8 @@ foreach(name ${ptx_suites})
   add_test(NAME ${name}_ptx COMMAND test_ptx --verbose=0 --filter "${name}/*")
   set_tests_properties(${name}_ptx PROPERTIES LABELS cpu TIMEOUT 1800)
 endforeach()
-foreach(name cuda_apart cuda_backend cuda_backend_engines cuda_backend_wide cuda_chain cuda_kv cuda_ranks cuda_ranks_nccl
-    cuda_turns cuda_whole)
+foreach(name cuda_apart cuda_backend cuda_backend_engines cuda_backend_wide cuda_chain cuda_dealt_models cuda_kv
+    cuda_ranks cuda_ranks_nccl cuda_turns cuda_whole)
   set_tests_properties(${name}_ptx PROPERTIES LABELS slow)
 endforeach()
 # the program
