@@ -17,7 +17,7 @@ for tool in nvidia-smi cmake ctest compute-sanitizer; do stand_in tools/$tool "e
 stand_in tools/python3 'echo "gpu: $*"'
 stand_in tools/pkg-config 'exit 0'
 for program in gpu/spc gpu/tests/verify_cuda gpu/tests/test_cuda_driver gpu/tests/soak gpu/bench_verify \
-    gpu/bench_device gpu/bench_round gpu-exact/tests/test_cuda_verify gpu-exact/tests/test_cuda_shard; do
+    gpu/bench_device gpu/bench_round gpu-exact/tests/test_cuda_verify gpu-exact/tests/test_cuda_shard gpu-exact/tests/test_cuda_dealt; do
     stand_in build/$program 'echo "{\"arguments\": \"$*\"}"'
 done
 fail() {
