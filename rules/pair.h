@@ -47,7 +47,7 @@ SPC_FN spc_row_stats spc_stats_of(spc_partial all, spc_row_needs needs)
 {
     spc_row_stats stats;
 
-    stats.max = all.max;
+    stats.max = all.max + 0.0f; /* 0 where 0 and -0 are largest: which came first is chance */
     stats.top = all.top;
     stats.bad = all.bad || !(all.max > -SPC_INFINITY);
     stats.sum = needs.mixing ? all.sum : 1.0f;

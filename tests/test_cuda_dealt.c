@@ -263,6 +263,50 @@ Test(cuda_dealt, a_batch_is_decided_as_on_the_cpu, .timeout = 3000)
     each_deal(expect_whole);
 }
 
+static void run_draws(const spc_draw_batch *draw, drawn *out, const char *what)
+{
+    spc_error err;
+
+    memset(out, 0x5a, sizeof *out);
+    cr_assert_eq(spc_cuda_draw_batch(draw, NULL, &err), SPC_OK, "%s: %s", what, err.message);
+    ok(cudaDeviceSynchronize(), "draw");
+}
+
+/* A row of every sequence, of the drafter as a draft or of the verifier as plain decoding does. */
+static void expect_draws(deal *t, uint64_t seed)
+{
+    drawn *out = shared(sizeof *out), want;
+    spc_draw_batch draw = draw_batch(&t->b);
+
+    draw.plain = seed % 2 == 0;
+    draw.logits = draw.plain ? t->verifier.rows : t->drafter.rows;
+    draw.edits = t->v.edits;
+    draw.live = t->v.live;
+    draw.salt = t->v.salt;
+    draw.token = out->token;
+    draw.stats = out->stats;
+    draw.log_probability = seed % 3 == 0 ? NULL : out->log_probability;
+    memset(out, 0x5a, sizeof *out);
+    cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK, "%s", t->what);
+    want = *out;
+    run_draws(&draw, out, t->what);
+    expect_drawn(out, &want, t->what);
+    want = *out;
+    draw.workspace_bytes = spc_workspace_bytes(SEQUENCES, 0, draw.vocab);
+    draw.workspace = workspace_of(draw.workspace_bytes);
+    for (uint64_t again = 0; again <= seed % 2; again++) {
+        run_draws(&draw, out, t->what);
+        expect_drawn(out, &want, t->what);
+    }
+    unshare(draw.workspace);
+    unshare(out);
+}
+
+Test(cuda_dealt, a_batch_of_draws_is_that_of_the_cpu, .timeout = 3000)
+{
+    each_deal(expect_draws);
+}
+
 static spc_status verify_combine(const spc_verify_batch *v, const spc_shards *shards, int32_t step,
                                  spc_stream stream, spc_error *err)
 {

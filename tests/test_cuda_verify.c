@@ -496,35 +496,6 @@ Test(cuda_verify, batches_of_other_shapes_follow_each_other_on_one_workspace)
     unshare(workspace);
 }
 
-/* What a draw writes. */
-typedef struct {
-    int32_t token[SEQUENCES];
-    spc_row_stats stats[SEQUENCES];
-    float log_probability[SEQUENCES];
-} drawn;
-
-static void expect_drawn(const drawn *got, const drawn *want, const char *what)
-{
-    for (int32_t s = 0; s < SEQUENCES; s++) {
-        const spc_row_stats *a = &got->stats[s], *b = &want->stats[s];
-
-        cr_assert_eq(a->bad, b->bad, "%s: sequence %d", what, s);
-        cr_assert(a->bad || (a->top == b->top && same_float(a->max, b->max) &&
-                             same_float(a->sum, b->sum) && same_float(a->sum_one, b->sum_one) &&
-                             same_float(a->moment, b->moment) && same_float(a->cut, b->cut)),
-                  "%s: sequence %d: statistics", what, s);
-        if (got->token[s] != want->token[s]) { /* only where exp2 differs, and rarely then */
-            static int others;
-
-            cr_assert(same_float(1, 1 + 1e-6f) && ++others < 3, "%s: token %d, want %d", what,
-                      got->token[s], want->token[s]);
-            continue;
-        }
-        cr_assert(same_float(got->log_probability[s], want->log_probability[s]), "%s: %g, want %g",
-                  what, (double)got->log_probability[s], (double)want->log_probability[s]);
-    }
-}
-
 static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const char *what)
 {
     drawn *out = shared(sizeof *out), want;
@@ -585,6 +556,24 @@ Test(cuda_verify, draws)
         }
     }
     batch_free(&b);
+}
+
+/* The largest logits are zeros of both signs. */
+Test(cuda_verify, draws_of_rows_whose_maximum_is_0)
+{
+    dice d = {12};
+
+    for (int32_t vocab = 2; vocab < 600; vocab += 149) {
+        batch b = batch_of(vocab, vocab);
+        spc_row_params p = params_in_mode("strict", 0);
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        for (int32_t i = 0; i < SEQUENCES * ROWS * vocab; i++) {
+            b.drafter[i] = dice_below(&d, 3) ? (dice_below(&d, 2) ? 0.0f : -0.0f) : -3.0f;
+        }
+        expect_draws(&b, 0, NULL, "zeros");
+        batch_free(&b);
+    }
 }
 
 /* Rows of half precision. */
