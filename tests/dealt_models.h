@@ -136,7 +136,7 @@ static inline json_text deal_config(dice *d)
 /* ---- texts ------------------------------------------------------------------------------------
  */
 
-/* One for each slot; a drafter of equal length would hide who waits for whom. */
+/* One for each slot, in lengths of their own. */
 typedef struct {
     int32_t token[SLOTS][TOKENS], count[SLOTS];
     int32_t source[SLOTS][SOURCE], source_count[SLOTS];
