@@ -31,7 +31,7 @@ static inline void put(json_text *t, const char *format, ...)
     cr_assert_lt(t->length, sizeof t->text);
 }
 
-static int32_t between(dice *d, int32_t least, int32_t most)
+static inline int32_t between(dice *d, int32_t least, int32_t most)
 {
     return least + dice_below(d, most - least + 1);
 }
