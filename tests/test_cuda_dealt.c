@@ -9,6 +9,7 @@
 #include "toydevice.h"
 
 #include "toyshard.h"
+#include "toyshard_device.h"
 
 #ifdef SPC_LOOKED_AT
 enum { DEALS = 12 };
@@ -307,15 +308,6 @@ Test(cuda_dealt, a_batch_of_draws_is_that_of_the_cpu, .timeout = 3000)
     each_deal(expect_draws);
 }
 
-static spc_status verify_combine(const spc_verify_batch *v, const spc_shards *shards, int32_t step,
-                                 spc_stream stream, spc_error *err)
-{
-    spc_status status = spc_cuda_verify_combine(v, shards, step, stream, err);
-
-    ok(cudaDeviceSynchronize(), "combine");
-    return status;
-}
-
 /* Rules that solve an equation take hundreds of steps: few of their batches. */
 static bool takes_long(const deal *t)
 {
@@ -331,8 +323,6 @@ static bool takes_long(const deal *t)
 
 static void expect_slices(deal *t, uint64_t seed)
 {
-    static const toy_shard_calls calls = {.verify_partial = spc_cuda_verify_partial,
-                                          .verify_combine = verify_combine};
     static results want;
 
     if (takes_long(t) && seed % 4 > 0) return;
@@ -340,7 +330,7 @@ static void expect_slices(deal *t, uint64_t seed)
     cr_assert_eq(spc_cuda_verify_batch(&t->v, NULL, NULL), SPC_OK);
     ok(cudaDeviceSynchronize(), "whole rows");
     want = *t->b.out;
-    verify_sliced(&calls, &t->v, &want, 1 + (int32_t)(seed % 5), seed % 3 == 0, t->what);
+    verify_sliced(&device_shards, &t->v, &want, 1 + (int32_t)(seed % 5), seed % 3 == 0, t->what);
 }
 
 Test(cuda_dealt, slices_are_decided_as_the_whole, .timeout = 3000)

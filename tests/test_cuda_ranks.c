@@ -14,6 +14,7 @@
 #include "host/backend_cuda_rank.h"
 #include "host/comm_virtual.h"
 
+#include "cut_evenly.h"
 #include "distance.h"
 #include "golden.h"
 
@@ -57,14 +58,6 @@ static void expect_greedy(const golden *g, const char *name, int32_t count)
     }
 }
 
-static bool fits(const golden *g, int32_t world)
-{
-    const spc_config *c = &g->plan->config;
-
-    return c->heads % world == 0 && c->ffn % world == 0 &&
-           (c->kv_heads % world == 0 || world % c->kv_heads == 0);
-}
-
 /* Logits of the first recorded ids; malloc'd. */
 static float *first_rows(const golden *g)
 {
@@ -92,7 +85,7 @@ Test(cuda_ranks, logits_and_tokens_are_those_of_one_gpu, .timeout = 280)
             int way = (m + world / 2) % way_count; /* each model by both */
             spc_backend_ops ops = ops_of(world, way);
 
-            if (!fits(&one, world)) continue;
+            if (!is_cut_evenly(&one.plan->config, world)) continue;
             ran[world]++;
 
             golden g = golden_open(&ops, models[m]);

@@ -12,19 +12,9 @@
 #include <sys/mman.h>
 
 #include "toyshard.h"
+#include "toyshard_device.h"
 
 #include "toycrowd.h"
-
-static spc_status verify_combine(const spc_verify_batch *v, const spc_shards *shards, int32_t step,
-                                 spc_stream stream, spc_error *err)
-{
-    spc_status status = spc_cuda_verify_combine(v, shards, step, stream, err);
-
-    ok(cudaDeviceSynchronize(), "combine");
-    return status;
-}
-
-static const toy_shard_calls device = {spc_cuda_verify_partial, verify_combine, NULL, NULL};
 
 static void run(crowd *c, const spc_verify_batch *v, const char *what)
 {
@@ -112,7 +102,7 @@ Test(cuda_shapes, slices_of_a_large_ragged_batch)
     run(&c, &v, "whole");
     memcpy(whole, c.verdict, bytes);
     crowd_clear(&c);
-    crowd_slices(&device, &c, 2, "slices");
+    crowd_slices(&device_shards, &c, 2, "slices");
     cr_assert(memcmp(c.verdict, whole, bytes) == 0);
     free(whole);
     crowd_free(&c);

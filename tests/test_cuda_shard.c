@@ -8,27 +8,7 @@
 #include "toybatch.h"
 
 #include "toyshard.h"
-
-static spc_status verify_combine(const spc_verify_batch *v, const spc_shards *shards, int32_t step,
-                                 spc_stream stream, spc_error *err)
-{
-    spc_status status = spc_cuda_verify_combine(v, shards, step, stream, err);
-
-    ok(cudaDeviceSynchronize(), "combine");
-    return status;
-}
-
-static spc_status draw_combine(const spc_draw_batch *draw, const spc_shards *shards, int32_t step,
-                               spc_stream stream, spc_error *err)
-{
-    spc_status status = spc_cuda_draw_combine(draw, shards, step, stream, err);
-
-    ok(cudaDeviceSynchronize(), "combine");
-    return status;
-}
-
-static const toy_shard_calls device = {spc_cuda_verify_partial, verify_combine,
-                                       spc_cuda_draw_partial, draw_combine};
+#include "toyshard_device.h"
 
 static results verify_whole(const spc_verify_batch *v, results *out, const char *what)
 {
@@ -54,7 +34,7 @@ Test(cuda_shard, rules_and_modes)
         if (p.rule.path == SPC_RULE_MENTORED) v.sequences = 2; /* hundreds of steps each */
         if (r % 3 == 0) v.stats = NULL;
         want = verify_whole(&v, b.out, toy_rules[r]);
-        verify_sliced(&device, &v, &want, 1 + r % 4, r % 2 == 0, toy_rules[r]);
+        verify_sliced(&device_shards, &v, &want, 1 + r % 4, r % 2 == 0, toy_rules[r]);
     }
     batch_free(&b);
 }
@@ -83,7 +63,7 @@ Test(cuda_shard, masks_edits_half_precision_and_idle_ranks)
         v.drafter.width = 9000;
         v.stats = NULL;
         want = verify_whole(&v, b.out, "half");
-        verify_sliced(&device, &v, &want, m % 2 ? 8 : 3, m % 2 == 0, "half");
+        verify_sliced(&device_shards, &v, &want, m % 2 ? 8 : 3, m % 2 == 0, "half");
     }
     unshare(half);
     batch_free(&b);
@@ -113,7 +93,7 @@ Test(cuda_shard, bad_rows_and_drafts)
         if (round % 4 == 0) b.drafts[2] = DRAFTS + 1;
         if (round % 4 == 1) b.params[4].sampling.top_p = 0;
         want = verify_whole(&v, b.out, "bad");
-        verify_sliced(&device, &v, &want, 2, round % 2 == 0, toy_rules[round]);
+        verify_sliced(&device_shards, &v, &want, 2, round % 2 == 0, toy_rules[round]);
     }
     batch_free(&b);
 }
@@ -138,7 +118,7 @@ Test(cuda_shard, draws)
         memset(want, 0xa5, sizeof *want);
         cr_assert_eq(spc_cuda_draw_batch(&draw, NULL, &err), SPC_OK, "%s", err.message);
         ok(cudaDeviceSynchronize(), "draw");
-        draw_sliced(&device, &draw, want, 1 + round % 3, rules[round % 2]);
+        draw_sliced(&device_shards, &draw, want, 1 + round % 3, rules[round % 2]);
     }
     unshare(want);
     batch_free(&b);

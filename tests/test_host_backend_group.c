@@ -2,6 +2,7 @@
 /* test_host_backend_group.c - an engine over several processes: every architecture under every
  * strategy gives the bits of ranks that are threads; ranks that differ are told of at the start, or
  * in the middle. */
+#include "cut_evenly.h"
 #include "forked.h"
 #include "golden.h"
 
@@ -124,8 +125,7 @@ static bool fits(const char *path, int32_t world)
     cr_assert_eq(spc_bundle_open(path, &bundle, &error), SPC_OK);
     cr_assert_eq(spc_config_read(bundle, &c, &error), SPC_OK);
     spc_bundle_close(bundle);
-    return c.heads % world == 0 && c.ffn % world == 0 &&
-           (c.kv_heads % world == 0 || world % c.kv_heads == 0);
+    return is_cut_evenly(&c, world);
 }
 
 static void expect_same(const outcome *a, const outcome *b, const char *name, int32_t world,

@@ -3,6 +3,7 @@
  * recorded logits and greedy tokens, parts that cover each weight once, and refusals. */
 #include "host/backend_ranks.h"
 
+#include "cut_evenly.h"
 #include "distance.h"
 #include "golden.h"
 #include "tiny.h"
@@ -25,22 +26,6 @@ static spc_backend_ops ops_of(int32_t world)
     world_wanted = world;
     ops.open = open_world;
     return ops;
-}
-
-/* The numbers of ranks that a golden model can be cut for, as its plan says. */
-static bool fits(const char *name, int32_t world)
-{
-    char path[1024];
-    spc_bundle *bundle;
-    spc_config c;
-    spc_error error;
-
-    (void)snprintf(path, sizeof path, "%s/%s", SPC_TEST_VECTORS, name);
-    cr_assert_eq(spc_bundle_open(path, &bundle, &error), SPC_OK);
-    cr_assert_eq(spc_config_read(bundle, &c, &error), SPC_OK);
-    spc_bundle_close(bundle);
-    return c.heads % world == 0 && c.ffn % world == 0 &&
-           (c.kv_heads % world == 0 || world % c.kv_heads == 0);
 }
 
 static int32_t top_of(const float *row, int32_t count)
@@ -77,7 +62,7 @@ Test(host_backend_ranks, logits_and_tokens_are_those_of_one_rank)
         for (int32_t k = 0; k < 3; k++) {
             spc_backend_ops ops = ops_of(worlds[k]);
 
-            if (!fits(golden_models[m], worlds[k])) continue;
+            if (!is_cut_evenly(&one.plan->config, worlds[k])) continue;
             ran[k]++;
 
             golden g = golden_open(&ops, golden_models[m]);

@@ -3,6 +3,7 @@
  * with the same bits in any pieces.  What cannot be cut so is refused.  More deals: deals.h. */
 #include "host/backend_ranks.h"
 
+#include "cut_evenly.h"
 #include "dealt_models.h"
 
 enum { DEALS = 60 };
@@ -12,12 +13,6 @@ static int32_t world_wanted;
 static spc_status open_world(spc_backend **out, int32_t threads, const char *which, spc_error *err)
 {
     return spc_ranks_open(world_wanted, threads, which, out, err);
-}
-
-static bool is_cut_evenly(const spc_config *c, int32_t world)
-{
-    return c->heads % world == 0 && c->ffn % world == 0 &&
-           (c->kv_heads % world == 0 || world % c->kv_heads == 0);
 }
 
 static void expect_refused(const spc_backend_ops *ops, const tiny_model *model, const char *what)
