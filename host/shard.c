@@ -132,11 +132,11 @@ static void answer_kept(const answer *a, const spc_view *row)
         const int32_t n = width_at(a, t);
 
         spc_tile_kept(z, n, a->ask->softmax, weight);
-        put_float(a->word + 2 * t, spc_tile_sum(weight, n));
+        put_float(a->word + 2 * t, spc_tile_total(weight, n));
         put_float(a->word + 2 * t + 1, 0);
         if (!a->needs.processed_moment) continue;
         spc_tile_moment(z, n, a->ask->softmax.max, temperature, weight, moment);
-        put_float(a->word + 2 * t + 1, spc_tile_sum(moment, n));
+        put_float(a->word + 2 * t + 1, spc_tile_total(moment, n));
     }
 }
 
@@ -177,7 +177,7 @@ static float fold_tile(const answer *a, const spc_row_pair *pair, spc_summand wh
                        float *value)
 {
     spc_tile_summands(pair, what, a->ask->x, a->first + t, value);
-    return spc_tile_sum(value, width_at(a, t));
+    return spc_tile_total(value, width_at(a, t));
 }
 
 static void answer_fold(const answer *a, const spc_row_pair *pair)
@@ -220,7 +220,7 @@ static void answer_draw(const answer *a, const spc_row_pair *pair, const spc_vie
 
         if (a->needs.restricts) {
             spc_tile_kept(z, n, s, weight);
-            a->weight[t] = spc_tile_sum(weight, n);
+            a->weight[t] = spc_tile_total(weight, n);
         } else {
             spc_partial p = spc_tile_partial(z, n, (a->first + t) * SPC_TILE, a->needs);
 

@@ -1,21 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tiles.c - what is done to one tile of a row, or of a pair of rows, on the CPU. */
+/* tiles.c - what is done to one tile of a row on the CPU; of a pair of rows: tile_pairs.c. */
 #include "tiles.h"
+
+#include "clones.h"
 
 #include <string.h>
 
-/* The loops over single logits, compiled for wider vector units too: the flags of this file forbid
- * contraction, so every clone gives the same bits.  They are static: a clone that is not is
- * exported from shared objects, whatever its visibility. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define SPC_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define SPC_CLONES
-#endif
+enum { COLUMNS = 64 }; /* a few vectors of the widest unit */
 
 /* ---- logits -----------------------------------------------------------------------------------
  */
+
+SPC_CLONES static void widen_bf16(const uint16_t *logits, int32_t count, float *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = spc_bits_float((uint32_t)logits[i] << 16);
+}
+
+SPC_CLONES static void widen_half(const uint16_t *logits, int32_t count, float *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = spc_half_float(logits[i]);
+}
+
+static void widen(spc_logits logits, int32_t first, int32_t count, float *out)
+{
+    switch (logits.type) {
+    case SPC_LOGITS_BF16: widen_bf16((const uint16_t *)logits.data + first, count, out); break;
+    case SPC_LOGITS_F16: widen_half((const uint16_t *)logits.data + first, count, out); break;
+    default: memcpy(out, (const float *)logits.data + first, (size_t)count * sizeof *out); break;
+    }
+}
 
 /* The logits of a tile, edited: where they lie when nothing is to be done, otherwise in buffer. */
 const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, float *buffer)
@@ -27,10 +40,9 @@ const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, f
         row->edits <= 0) {
         return (const float *)row->logits.data + first;
     }
-    for (int32_t i = 0; i < count; i++) {
-        buffer[i] =
-            row->logits.data && i < known ? spc_logit(row->logits, first + i) : -SPC_INFINITY;
-    }
+    if (!row->logits.data || known < 0) known = 0;
+    if (known > 0) widen(row->logits, first, known, buffer);
+    for (int32_t i = known; i < count; i++) buffer[i] = -SPC_INFINITY;
     for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
         int32_t at = row->edit_token[i] - first;
 
@@ -51,16 +63,27 @@ const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, f
 /* ---- statistics -------------------------------------------------------------------------------
  */
 
-/* Maximum of a tile and whether it holds a NaN or +inf. */
+/* Maximum of a tile and whether it holds a NaN or +inf.  A column of its own for every lane of a
+ * vector: compilers may not reorder comparisons of floats themselves. */
 SPC_CLONES static float tile_max(const float *logits, int32_t count, int32_t *bad)
 {
-    float max = -SPC_INFINITY;
-    int32_t wrong = 0;
+    float column[COLUMNS], max = -SPC_INFINITY;
+    int32_t wrong = 0, whole = count - count % COLUMNS;
 
-    for (int32_t i = 0; i < count; i++) {
+    for (int32_t c = 0; c < COLUMNS; c++) column[c] = -SPC_INFINITY;
+    for (int32_t base = 0; base < whole; base += COLUMNS) {
+        for (int32_t c = 0; c < COLUMNS; c++) {
+            float z = logits[base + c];
+
+            wrong |= !(z < SPC_INFINITY);
+            column[c] = z > column[c] ? z : column[c];
+        }
+    }
+    for (int32_t i = whole; i < count; i++) {
         wrong |= !(logits[i] < SPC_INFINITY);
         max = logits[i] > max ? logits[i] : max;
     }
+    for (int32_t c = 0; c < COLUMNS; c++) max = column[c] > max ? column[c] : max;
     *bad = wrong;
     return max;
 }
@@ -95,12 +118,29 @@ void spc_tile_moment(const float *logits, int32_t count, float max, float diviso
     tile_moment(logits, count, max, divisor, weight, out);
 }
 
-static int32_t first_of(const float *logits, int32_t count, float value)
+/* The first entry of this value, which is there. */
+SPC_CLONES static int32_t first_of(const float *logits, int32_t count, float value)
 {
     int32_t i = 0;
 
+    for (; i + COLUMNS <= count; i += COLUMNS) {
+        int32_t hit = 0;
+
+        for (int32_t c = 0; c < COLUMNS; c++) hit |= logits[i + c] == value;
+        if (hit) break;
+    }
     while (i < count - 1 && !(logits[i] == value)) i++;
     return i;
+}
+
+SPC_CLONES static float tile_sum(const float *value, int32_t count)
+{
+    return spc_tile_sum(value, count);
+}
+
+float spc_tile_total(const float *value, int32_t count)
+{
+    return tile_sum(value, count);
 }
 
 spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
@@ -114,14 +154,14 @@ spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
     p.top = offset + first_of(logits, count, p.max);
     if (needs.mixing) {
         tile_exp(logits, count, p.max, needs.scale, one);
-        p.sum = spc_tile_sum(one, count);
+        p.sum = tile_sum(one, count);
     }
     if (needs.unscaled) {
         tile_exp(logits, count, p.max, SPC_LOG2_E, one);
-        p.sum_one = spc_tile_sum(one, count);
+        p.sum_one = tile_sum(one, count);
         if (needs.entropy) {
             spc_tile_moment(logits, count, p.max, 1.0f, one, moment);
-            p.moment = spc_tile_sum(moment, count);
+            p.moment = tile_sum(moment, count);
         }
     }
     return p;
@@ -177,57 +217,6 @@ void spc_tile_bins(const float *logits, int32_t count, const spc_search *search,
     if (by_mass) tile_kept(found, n, s, weight);
     for (int32_t i = 0; i < n; i++) {
         bins[spc_search_bin(search, found[i])] += by_mass ? spc_mass_of(weight[i]) : 1u;
-    }
-}
-
-/* ---- a pair of rows ---------------------------------------------------------------------------
- */
-
-/* Processed probabilities of one tile. */
-static void tile_probabilities(const spc_side *s, const float *logits, int32_t tile, int32_t count,
-                               float *out)
-{
-    int32_t offset = tile * SPC_TILE;
-
-    if (!s->ready) {
-        memset(out, 0, (size_t)count * sizeof *out);
-    } else if (s->softmax.greedy) {
-        for (int32_t i = 0; i < count; i++) out[i] = offset + i == s->softmax.top ? 1.0f : 0.0f;
-    } else {
-        spc_tile_kept(logits, count, s->softmax, out);
-        for (int32_t i = 0; i < count; i++) out[i] *= s->softmax.inverse;
-    }
-}
-
-/* The summand of every entry of a tile; x is w of block verification, s of Newton's step. */
-void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
-                       float *out)
-{
-    float drafter[SPC_TILE], verifier[SPC_TILE], buffers[2][SPC_TILE];
-    int32_t offset = tile * SPC_TILE, count = spc_tile_width(pair->round->vocab, tile);
-    float temperature = pair->round->params->sampling.temperature;
-    spc_gate gate = (spc_gate)pair->round->params->rule.gate;
-    const spc_side *d = &pair->drafter, *v = &pair->verifier;
-    bool gaps = spc_target_has_set(pair->target.form);
-    const float *zd =
-        d->ready ? spc_tile_logits(&d->row, pair->round->vocab, tile, buffers[0]) : NULL;
-    const float *zv =
-        v->ready ? spc_tile_logits(&v->row, pair->round->vocab, tile, buffers[1]) : NULL;
-
-    tile_probabilities(d, zd, tile, count, drafter);
-    tile_probabilities(v, zv, tile, count, verifier);
-    for (int32_t i = 0; i < count; i++) {
-        int32_t token = offset + i;
-        spc_entry e = {{drafter[i], verifier[i]}, {0, 0}, v->ready && token == v->stats.top, false};
-
-        if (gaps && d->ready) {
-            e.gap.drafter = spc_gate_gap(d->stats, gate, temperature, zd[i], token);
-        }
-        if (gaps && v->ready) {
-            e.gap.verifier = spc_gate_gap(v->stats, gate, temperature, zv[i], token);
-            e.left = zv[i] >= v->stats.cut;
-        }
-        out[i] = spc_pair_summand(pair, what, x, e);
     }
 }
 

@@ -17,6 +17,9 @@ const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, f
 spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
                              spc_row_needs needs);
 
+/* spc_tile_sum of the rules, with what vector unit there is. */
+float spc_tile_total(const float *value, int32_t count);
+
 /* Weight of every entry after truncation, out [count]; and its part of the moment. */
 void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out);
 void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
@@ -28,8 +31,8 @@ uint64_t spc_tile_mass(const float *logits, int32_t count, spc_softmax s);
 void spc_tile_bins(const float *logits, int32_t count, const spc_search *search, spc_softmax s,
                    bool by_mass, uint64_t *bins);
 
-/* The summand of every entry of a tile, out [SPC_TILE]; x is w of block verification, s of Newton's
- * step. */
+/* tile_pairs.c: the summand of every entry of a tile, out [SPC_TILE]; x is w of block verification,
+ * s of Newton's step. */
 void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
                        float *out);
 

@@ -93,11 +93,11 @@ static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_para
         int32_t n = spc_tile_width(vocab, t);
 
         spc_tile_kept(z, n, s, weight);
-        tile_weight[t] = spc_tile_sum(weight, n);
+        tile_weight[t] = spc_tile_total(weight, n);
         stats->sum += tile_weight[t];
         if (entropy) {
             spc_tile_moment(z, n, s.max, params->sampling.temperature, weight, moment);
-            stats->moment += spc_tile_sum(moment, n);
+            stats->moment += spc_tile_total(moment, n);
         }
     }
 }
@@ -220,7 +220,7 @@ static float fold(spc_row_pair *pair, spc_summand what, float x)
 
     for (int32_t t = 0; t < spc_tile_count(pair->round->vocab); t++) {
         spc_tile_summands(pair, what, x, t, value);
-        pair->round->tile_weight[t] = spc_tile_sum(value, spc_tile_width(pair->round->vocab, t));
+        pair->round->tile_weight[t] = spc_tile_total(value, spc_tile_width(pair->round->vocab, t));
         sum += pair->round->tile_weight[t];
     }
     return sum;

@@ -15,7 +15,8 @@ import subprocess
 import sys
 
 SECONDS = 300
-HOST = ("host/batch.c", "host/shard.c", "host/tiles.c", "host/verify.c", "rules/rule.c")
+HOST = ("host/batch.c", "host/shard.c", "host/tile_pairs.c", "host/tiles.c", "host/verify.c",
+        "rules/rule.c")
 
 # what is built, the test it is linked with, and the cases of it that are run
 SUITES = {
