@@ -289,6 +289,28 @@ Test(cuda_driver, a_condition_is_set_once, .signal = SIGABRT)
     exec = end(&p);
     (void)added(&p, exec, 1, 0);
 }
+
+#ifdef SPC_TESTS_PTX
+/* Weights are all that a kernel may read before it waits; these another kernel has written. */
+Test(cuda_driver, what_kernels_write_is_not_read_early, .signal = SIGABRT)
+{
+    probe p = open_probe();
+    float *weights = shared(4 * sizeof *weights), *in = shared(4 * sizeof *in);
+    const spc_add_args written = {in, in, weights, 4, false};
+    spc_linear_args a = {.in = in, .out = p.count, .parts = 1, .rows = 1, .width = 1};
+    cudaGraphExec_t exec;
+
+    a.part[0] = (spc_cuda_matrix){.data = weights, .rows = 1, .cols = 4, .stride = 4};
+    ok(spc_cuda_linear_row(&a, p.stream[0]), "linear");
+    ok(spc_cuda_add(&written, p.stream[0]), "add");
+    begin(&p);
+    add_one(&p, 0, false);
+    a.early = true;
+    ok(spc_cuda_linear_row(&a, p.stream[0]), "linear");
+    exec = end(&p);
+    for (int i = 0; i < 32; i++) (void)added(&p, exec, 0, 0); /* sometimes it begins early */
+}
+#endif
 #endif
 
 #endif

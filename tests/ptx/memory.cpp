@@ -2,7 +2,9 @@
 /* memory.cpp - loads, stores and atomic operations.
  *
  * Every address is looked at: it must be aligned as the instruction demands, and lie in memory that
- * was allocated. */
+ * was allocated.  A block that begins early must leave alone what kernels write until it has
+ * waited: not only the kernel in front may still run, but those in front of that one, too, which
+ * here have ended by then. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +17,13 @@ namespace ptx
 namespace
 {
 
-std::map<uint64_t, uint64_t> taken; /* memory of the device: from, to */
+/* Memory of the device. */
+struct memory {
+    uint64_t to;
+    bool written; /* by kernels */
+};
+
+std::map<uint64_t, memory> taken; /* by where it begins */
 std::mutex of_taken;
 uint64_t changes = 1; /* of taken */
 
@@ -45,9 +53,13 @@ void look_up(const warp &w, const instr &i, uint64_t at, unsigned bytes)
 
     if (next != taken.begin()) {
         --next;
-        if (at + bytes <= next->second) {
+        if (at + bytes <= next->second.to) {
+            next->second.written |= i.writes;
+            if (w.in->before_previous && next->second.written) {
+                fail(w, i, "memory that kernels write, before the wait for those in front");
+            }
             i.known_from = next->first;
-            i.known_to = next->second;
+            i.known_to = next->second.to;
             i.known_at = changes;
             return;
         }
@@ -204,6 +216,7 @@ bool decode_move(const words &name, const words &operands, source *from, instr *
     if (!i->run) return false;
     i->count = (uint8_t)count;
     i->results = loads ? i->count : 0;
+    i->writes = !loads;
     for (const std::string &v : values) i->o.push_back(from->value(v, bytes));
     from->address(operands[loads ? 1 : 0], i->shared, i);
     return true;
@@ -279,6 +292,7 @@ bool decode_atomic(const words &name, const words &operands, source *from, instr
         if (name[k] != "shared" && name[k] != "global") return false;
     }
     i->run = found->second;
+    i->writes = true;
     i->o = {from->value(operands[0], bytes), from->value(operands[2], bytes)};
     from->address(operands[1], i->shared, i);
     return true;
@@ -292,7 +306,10 @@ void look_at(const warp &w, const instr &i, uint64_t at, unsigned bytes)
         fprintf(stderr, "ptx: address %#llx\n", (unsigned long long)at);
         fail(w, i, "an address that is not aligned");
     }
-    if (i.known_at == changes && at >= i.known_from && at + bytes <= i.known_to) return;
+    if (!w.in->before_previous && i.known_at == changes && at >= i.known_from &&
+        at + bytes <= i.known_to) {
+        return;
+    }
     if (!i.global && is_own(w, at, bytes)) return;
     look_up(w, i, at, bytes);
 }
@@ -329,7 +346,7 @@ void fiber_memory_taken(const void *at, size_t bytes)
 {
     std::lock_guard<std::mutex> lock(ptx::of_taken);
 
-    ptx::taken[(uint64_t)at] = (uint64_t)at + bytes;
+    ptx::taken[(uint64_t)at] = {(uint64_t)at + bytes, false};
     ptx::changes++;
 }
 

@@ -24,7 +24,7 @@ set(ptx_kernels "$<FILTER:${ptx_kernels},EXCLUDE,/gemm\\.cu\\.o$>") # over the l
 set(ptx_suites ${device_tests} cuda_ranks cuda_ranks_nccl host_comm_virtual)
 list(TRANSFORM ptx_suites REPLACE "(.+)" "test_\\1.c" OUTPUT_VARIABLE ptx_tests)
 add_executable(test_ptx ${ptx_tests})
-target_compile_definitions(test_ptx PRIVATE $<$<BOOL:${SPC_CUDA_EXACT}>:SPC_EXACT_EXP2>
+target_compile_definitions(test_ptx PRIVATE $<$<BOOL:${SPC_CUDA_EXACT}>:SPC_EXACT_EXP2> SPC_TESTS_PTX
   SPC_STAND_IN="$<TARGET_FILE:stand_in_nccl>")
 set_target_properties(test_ptx PROPERTIES ENABLE_EXPORTS ON)
 target_link_libraries(test_ptx PRIVATE ${ptx_kernels} ptx spc_tests stand_in_nccl)

@@ -52,6 +52,7 @@ struct instr {
     bool unless;             /* the guard must not hold */
     bool shared;             /* address: in the window of shared memory */
     bool global;             /* address: that of memory of the device */
+    bool writes;             /* to memory */
     uint8_t at;              /* address: a place */
     uint8_t count;           /* elements of a vector; what else a handler counts */
     uint8_t bytes, bytes_of; /* of a register of the result, of the source, where these vary */
