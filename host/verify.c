@@ -310,7 +310,7 @@ static spc_round round_of(const spc_verify_args *args)
         .stats = args->stats,
         .position = args->position,
         .salt = args->salt,
-        .bonus = args->bonus};
+        .bonus = spc_draws_bonus(args->params, args->drafts, args->bonus)};
 }
 
 void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)

@@ -77,8 +77,9 @@ typedef struct {
     const int64_t *position;    /* [sequences] of the first draft's token */
     const uint32_t *salt;       /* [sequences] as for spc_draft_sample; NULL: 0, under block
                                    verification (position + 1) mod 2^32 */
-    const int32_t *bonus;       /* [sequences] 1: draw a token when all drafts are kept, 0: leave
-                                   that row to a later call; NULL: 1 */
+    const int32_t *bonus;       /* [sequences] 1: draw a token when all drafts are kept, but for
+                                   drafts under SPC_BONUS_STEP; 0: leave that row to a later call;
+                                   NULL: 1 */
     int32_t *token;             /* [sequences, max_drafts + 1] receives what is emitted, then -1 */
     int32_t *count;             /* [sequences] receives how many tokens that are */
     uint32_t *status;           /* [sequences] receives SPC_STATUS_* */
@@ -193,7 +194,7 @@ SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
     round.stats = b->stats ? b->stats + first : 0;
     round.position = b->position[s];
     round.salt = b->salt ? b->salt[s] : spc_salt_of(&b->params[s], b->position[s]);
-    round.bonus = !b->bonus || b->bonus[s] != 0;
+    round.bonus = spc_draws_bonus(round.params, round.drafts, !b->bonus || b->bonus[s] != 0);
     round.draws = false;
     round.tile_weight = 0;
     round.detail = b->detail ? b->detail + (int64_t)s * (b->max_drafts + 1) : 0;

@@ -19,7 +19,9 @@ typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
  *
  * TARGET    the target distribution, from the rows of both models: the law does not depend on gamma
  * VERIFIER  the verifier's distribution: needs no drafter row, but the law then depends on gamma
- * STEP      there is none: the last row had a draft of its own and was judged like the others */
+ * STEP      there is none: the last row had a draft of its own and was judged like the others.  A
+ *           round without drafts draws from the target distribution (cactus, which has none then,
+ *           from the verifier's) */
 typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
 
 /* How one sequence is decoded.  Begin with spc_row_params_init, check with spc_params_check before
@@ -70,6 +72,13 @@ SPC_FN bool spc_params_decide(const spc_row_params *params)
 {
     return spc_params_valid(params) && spc_rule_is_one_round(params->rule.kind) &&
            spc_rule_is_one_round(params->rule.path);
+}
+
+/* Is a token drawn when all drafts are kept?  asked: the caller wants one where there may be one.
+ */
+SPC_FN bool spc_draws_bonus(const spc_row_params *params, int32_t drafts, bool asked)
+{
+    return asked && (drafts == 0 || params->bonus != SPC_BONUS_STEP);
 }
 
 /* What became of the round. */

@@ -193,6 +193,41 @@ Test(host_batch, drafts_without_a_distribution)
     batch_free(&b);
 }
 
+/* Under bonus=step the last row has a draft of its own, and no row lies behind it: nothing is drawn
+ * there, whatever `bonus` says.  A round without drafts draws. */
+Test(host_batch, no_token_is_drawn_behind_the_drafts_of_a_step)
+{
+    static const char *const rules[] = {"strict", "opt:alpha=0.1", "cactus:delta=0.2"};
+    dice d = {10};
+    batch b = batch_of(60, 60);
+    spc_verify_batch v = verify_batch(&b);
+    int32_t kept = 0;
+
+    v.bonus = NULL;
+    for (int i = 0; i < 30; i++) {
+        spc_row_params p = params_in_mode(rules[i % 3], 0);
+
+        p.bonus = SPC_BONUS_STEP;
+        batch_fill(&b, &d, &p, 1.0, NULL);
+        memcpy(b.verifier, b.drafter, SEQUENCES * ROWS * 60 * sizeof *b.verifier);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            float *behind = b.verifier + (s * ROWS + b.drafts[s]) * 60;
+
+            for (int32_t t = 0; t < 60 && b.drafts[s] > 0; t++) behind[t] = NAN;
+            b.bonus[s] = 1;
+        }
+        run(&v, rules[i % 3]);
+        expect_one_by_one(&b, b.drafter, b.verifier, true, rules[i % 3]);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            cr_assert_eq(b.out->status[s], 0u, "%s", rules[i % 3]);
+            cr_assert_eq(b.out->count[s], b.drafts[s] > 0 ? b.drafts[s] : 1);
+            kept += b.out->accepted[s];
+        }
+    }
+    cr_assert_eq(kept, 30 * (0 + 1 + 2 + 3 + 4 + 0), "rows are equal");
+    batch_free(&b);
+}
+
 Test(host_batch, named_drafts_at_their_edges)
 {
     dice d = {9};

@@ -81,7 +81,8 @@ typedef struct {
     int64_t position;           /* of the first draft's token */
     uint32_t salt;              /* as for spc_draft_sample */
     bool bonus; /* draw a bonus token when all drafts are accepted (params->bonus says from
-                   what).  false: leave that row to a later call with drafts = 0 */
+                   what; SPC_BONUS_STEP: none behind drafts, there is no such row).  false:
+                   leave that row to a later call with drafts = 0 */
 } spc_verify_args;
 
 /* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
