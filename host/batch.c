@@ -14,6 +14,28 @@ static spc_status missing(const char *field, spc_error *err)
     return spc_error_set(err, SPC_EUSAGE, "batch: %s: expected an array, found NULL", field);
 }
 
+/* An array of a batch. */
+typedef struct {
+    const char *field;
+    const void *data;
+    size_t multiple; /* of which its address is one */
+    bool needed;
+} array;
+
+/* Where an array lies is asked here, as a device that meets an odd address does not say whose it
+ * is, and takes no further call. */
+static spc_status check_arrays(const array *a, size_t count, spc_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (a[i].needed && !a[i].data) return missing(a[i].field, err);
+        if ((uintptr_t)a[i].data % a[i].multiple == 0) continue;
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: %s: expected an address that is a multiple of %zu, found %p",
+                             a[i].field, a[i].multiple, (void *)(uintptr_t)a[i].data);
+    }
+    return SPC_OK;
+}
+
 static spc_status check_range(const char *field, int64_t value, int64_t least, int64_t most,
                               spc_error *err)
 {
@@ -41,8 +63,10 @@ static spc_status check_rows(const char *model, const spc_logit_rows *rows, int3
                              SPC_VOCAB_MAX, (int)rows->width);
     }
     if (rows->stride < held) {
+        const char *what = held == rows->width ? "the width" : "the slice of spc_shard_first";
+
         return spc_error_set(err, SPC_EUSAGE,
-                             "batch: %s.stride: expected at least the width, %d, found %lld", model,
+                             "batch: %s.stride: expected at least %s, %d, found %lld", model, what,
                              (int)held, (long long)rows->stride);
     }
     if (rows->stride > STRIDE_MAX) {
@@ -73,9 +97,14 @@ static spc_status check_edits(const spc_edits *edits, int32_t vocab, spc_error *
                              "batch: edits.allowed_stride: expected at most 2^40 words, found %lld",
                              (long long)edits->allowed_stride);
     }
-    if (edits->edit_first && !edits->edit_token) return missing("edits.edit_token", err);
-    if (edits->edit_first && !edits->edit_value) return missing("edits.edit_value", err);
-    return SPC_OK;
+
+    const bool edited = edits->edit_first != NULL;
+    const array arrays[] = {{"edits.allowed", edits->allowed, 4, false},
+                            {"edits.edit_first", edits->edit_first, 4, false},
+                            {"edits.edit_token", edits->edit_token, 4, edited},
+                            {"edits.edit_value", edits->edit_value, 4, edited}};
+
+    return check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
 }
 
 /* May a batch have rows and drafts of this many? */
@@ -108,15 +137,12 @@ size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab)
 static spc_status check_workspace(const void *workspace, size_t bytes, int32_t sequences,
                                   int32_t max_drafts, int32_t vocab, spc_error *err)
 {
-    size_t least = spc_workspace_bytes(sequences, max_drafts, vocab);
+    const size_t least = spc_workspace_bytes(sequences, max_drafts, vocab);
+    const array space = {"workspace", workspace, 16, false};
+    const spc_status status = check_arrays(&space, 1, err);
 
-    if (!workspace) return SPC_OK;
-    if ((uintptr_t)workspace % 16 != 0) {
-        return spc_error_set(
-            err, SPC_EUSAGE,
-            "batch: workspace: expected an address that is a multiple of 16, found %p", workspace);
-    }
-    if (bytes < least) {
+    if (status) return status;
+    if (workspace && bytes < least) {
         return spc_error_set(
             err, SPC_EUSAGE,
             "batch: workspace_bytes: expected at least %zu (spc_workspace_bytes), found %zu", least,
@@ -152,11 +178,21 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
         b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
     if (status) return status;
-    if (!b->params) return missing("params", err);
-    if (!b->logits.logits.data) return missing("logits.logits.data", err);
-    if (!b->position) return missing("position", err);
     if (!b->token && !b->stats) return missing("token or stats", err);
     if (!b->token && b->log_probability) return missing("token (log_probability is its)", err);
+
+    const array arrays[] = {{"live", b->live, 4, false},
+                            {"params", b->params, 8, true},
+                            {"logits.logits.data", b->logits.logits.data, 1, true},
+                            {"row", b->row, 8, false},
+                            {"position", b->position, 8, true},
+                            {"salt", b->salt, 4, false},
+                            {"token", b->token, 4, false},
+                            {"stats", b->stats, 4, false},
+                            {"log_probability", b->log_probability, 4, false}};
+
+    status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    if (status) return status;
     status = check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), err);
     if (!status) status = check_edits(&b->edits, b->vocab, err);
     return status
@@ -164,21 +200,27 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
                : check_workspace(b->workspace, b->workspace_bytes, b->sequences, 0, b->vocab, err);
 }
 
-/* The arrays that a batch of rounds needs in any case. */
-static const char *missing_array(const spc_verify_batch *b)
+static spc_status check_verify_arrays(const spc_verify_batch *b, spc_error *err)
 {
-    bool drafts = b->max_drafts > 0;
+    const array arrays[] = {{"live", b->live, 4, false},
+                            {"params", b->params, 8, true},
+                            {"verifier.logits.data", b->verifier.logits.data, 1, true},
+                            {"verifier_row", b->verifier_row, 8, true},
+                            {"drafter_row", b->drafter_row, 8, b->drafter.logits.data != NULL},
+                            {"drafts", b->drafts, 4, true},
+                            {"draft", b->draft, 4, b->max_drafts > 0},
+                            {"stats", b->stats, 4, false},
+                            {"position", b->position, 8, true},
+                            {"salt", b->salt, 4, false},
+                            {"bonus", b->bonus, 4, false},
+                            {"token", b->token, 4, true},
+                            {"count", b->count, 4, true},
+                            {"status", b->status, 4, true},
+                            {"accepted", b->accepted, 4, false},
+                            {"verdict", b->verdict, 4, false},
+                            {"detail", b->detail, 4, false}};
 
-    if (!b->params) return "params";
-    if (!b->verifier.logits.data) return "verifier.logits.data";
-    if (!b->verifier_row) return "verifier_row";
-    if (b->drafter.logits.data && !b->drafter_row) return "drafter_row";
-    if (!b->drafts) return "drafts";
-    if (drafts && !b->draft) return "draft";
-    if (!b->position) return "position";
-    if (!b->token) return "token";
-    if (!b->count) return "count";
-    return b->status ? NULL : "status";
+    return check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
 }
 
 spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
@@ -188,12 +230,11 @@ spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
 
 static spc_status check_verify(const spc_verify_batch *b, const spc_shards *shards, spc_error *err)
 {
-    const char *array = b ? missing_array(b) : NULL;
     spc_status status =
         b ? check_shape(b->sequences, b->vocab, err) : spc_refuse_null("batch", err);
 
     if (!status) status = check_range("max_drafts", b->max_drafts, 0, SPC_GAMMA_MAX + 1, err);
-    if (!status && array) status = missing(array, err);
+    if (!status) status = check_verify_arrays(b, err);
     if (!status) {
         status =
             check_rows("verifier", &b->verifier, held(b->verifier.width, b->vocab, shards), err);
@@ -274,15 +315,13 @@ static spc_status check_shards(const spc_shards *s, int32_t sequences, int32_t v
         status = check_range("shards.cut", s->cut, vocab, SPC_VOCAB_MAX, err);
     }
     if (status) return status;
-    if (!s->state) return missing("shards.state", err);
-    if (!s->answers) return missing("shards.answers", err);
-    if (!s->left) return missing("shards.left", err);
-    if ((uintptr_t)s->state % 16 != 0 || (uintptr_t)s->answers % 16 != 0) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "batch: shards.state, shards.answers: expected addresses that are "
-                             "multiples of 16, found %p and %p",
-                             s->state, s->answers);
-    }
+
+    const array arrays[] = {{"shards.state", s->state, 16, true},
+                            {"shards.answers", s->answers, 16, true},
+                            {"shards.left", s->left, 8, true}};
+
+    status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    if (status) return status;
     least =
         sizeof(spc_shard_state) + 4 * (size_t)spc_most_tiles(spc_cuts_of(s, vocab).cut, s->world);
     if (s->state_bytes < least || s->state_bytes % 16 != 0 ||

@@ -20,6 +20,17 @@ static void expect_refusal(const spc_verify_batch *v, const char *field)
         expect_refusal(&v, field);             \
     } while (0)
 
+/* Addresses as they are when arrays of 4 bytes, or of one, are packed in front. */
+static void *odd(void *array)
+{
+    return (char *)array + 4;
+}
+
+static void *odder(void *array)
+{
+    return (char *)array + 1;
+}
+
 Test(host_batch_refused, misuse_is_named)
 {
     batch b = batch_of(40, 40);
@@ -51,6 +62,17 @@ Test(host_batch_refused, misuse_is_named)
     REFUSED(edits = ((spc_edits){b.allowed, 1, NULL, NULL, NULL}), "edits.allowed_stride");
     REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, NULL, b.edit_value}), "edits.edit_token");
     REFUSED(edits = ((spc_edits){NULL, 0, b.edit_first, b.edit_token, NULL}), "edits.edit_value");
+    REFUSED(params = odd(b.params), "params: expected an address that is a multiple of 8, found");
+    REFUSED(verifier_row = odd(b.row), "verifier_row");
+    REFUSED(drafter_row = odd(b.row), "drafter_row");
+    REFUSED(position = odd(b.position), "position");
+    REFUSED(draft = odder(b.draft), "draft: expected an address that is a multiple of 4, found");
+    REFUSED(live = odder(b.live), "live");
+    REFUSED(salt = odder(b.salt), "salt");
+    REFUSED(stats = odder(b.stats), "stats");
+    REFUSED(token = odder(b.draft), "token");
+    REFUSED(verdict = odder(b.out), "verdict");
+    REFUSED(edits = ((spc_edits){odder(b.allowed), 2, NULL, NULL, NULL}), "edits.allowed");
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
@@ -82,11 +104,11 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
                            .logits = {{row, SPC_LOGITS_F32}, 4, 4},
                            .position = &position,
                            .token = &token};
-    const char *const fields[] = {"sequences",          "vocab",        "params",
-                                  "logits.logits.data", "position",     "token or stats",
-                                  "log_probability",    "logits.stride"};
+    const char *const fields[] = {
+        "sequences",      "vocab",           "params",        "logits.logits.data",      "position",
+        "token or stats", "log_probability", "logits.stride", "row: expected an address"};
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 9; i++) {
         spc_draw_batch bad = good;
         float out;
         spc_row_stats stats;
@@ -101,6 +123,7 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
         if (i == 6) bad.stats = &stats;
         if (i == 6) bad.log_probability = &out;
         if (i == 7) bad.logits.stride = 3;
+        if (i == 8) bad.row = odd(&position);
         cr_assert_eq(spc_cpu_draw_batch(&bad, NULL, &err), SPC_EUSAGE, "%s", fields[i]);
         cr_assert_not_null(strstr(err.message, fields[i]), "%s: %s", fields[i], err.message);
     }

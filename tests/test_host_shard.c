@@ -285,6 +285,10 @@ Test(host_shard, misuse_is_named)
     expect_refused(&v, s, -1, "step");
     s.left = NULL, expect_refused(&v, s, 0, "shards.left"), s.left = ranks.rank[0].left;
     s.state = NULL, expect_refused(&v, s, 0, "shards.state"), s.state = ranks.rank[0].state;
+    s.state = (char *)s.state + 8, expect_refused(&v, s, 0, "shards.state");
+    s = ranks.rank[0];
+    s.answers = (char *)s.answers + 8, expect_refused(&v, s, 0, "shards.answers");
+    s = ranks.rank[0];
     s.state_bytes = 64, expect_refused(&v, s, 0, "state_bytes");
     s.state_bytes = SIZE_MAX / 16 * 16, expect_refused(&v, s, 0, "state_bytes");
     s = ranks.rank[0];
@@ -302,6 +306,8 @@ Test(host_shard, misuse_is_named)
     spc_error err;
 
     cr_assert_eq(spc_verify_shards_check(&v, &s, 0, &err), SPC_OK, "%s", err.message);
+    v.verifier.stride = 3000; /* a third of the vocabulary */
+    expect_refused(&v, s, 0, "the slice of spc_shard_first, 4096, found 3000");
     ranks_free(&ranks);
     batch_free(&b);
 }
