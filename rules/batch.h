@@ -4,7 +4,8 @@
  *
  * The struct lies in host memory and is read before the call returns.  Every array lies in the
  * memory of the place that runs the call (host memory for spc_cpu_*, device memory for spc_cuda_*),
- * and is read and written in the order of the stream; the caller owns all of them. */
+ * and is read and written in the order of the stream; the caller owns all of them.  What is written
+ * overlaps nothing else.  Begin with zeros (= {0}): what may be NULL is then not there. */
 #ifndef SPC_RULES_BATCH_H
 #define SPC_RULES_BATCH_H
 
@@ -39,7 +40,8 @@ SPC_FN int32_t spc_queue_ahead(int64_t sequences, int32_t rows)
 /* One row of logits per sequence: draw a token, or take the row's statistics. */
 typedef struct {
     int32_t sequences;            /* entries of the arrays, >= 1 */
-    const int32_t *live;          /* [1] how many of them are there now, or NULL: all */
+    const int32_t *live;          /* [1] how many of them are there now, or NULL: all; nothing is
+                                     written for the others */
     int32_t vocab;                /* tokens that can be drawn, 1 .. SPC_VOCAB_MAX */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows logits;
@@ -61,7 +63,8 @@ typedef struct {
 /* One round of every sequence. */
 typedef struct {
     int32_t sequences;            /* entries of the arrays, >= 1 */
-    const int32_t *live;          /* [1] how many of them are there now, or NULL: all */
+    const int32_t *live;          /* [1] how many of them are there now, or NULL: all; nothing is
+                                     written for the others */
     int32_t vocab;                /* tokens of the verifier, 1 .. SPC_VOCAB_MAX */
     int32_t max_drafts;           /* longest draft length, 0 .. SPC_GAMMA_MAX + 1 */
     const spc_row_params *params; /* [sequences] */

@@ -178,7 +178,7 @@ typedef struct {
     const int32_t *edit_first; /* [rows + 1] row r has the edits edit_first[r] .. [r + 1] - 1; or
                                   NULL: there are none */
     const int32_t *edit_token; /* ascending in a row, each token once */
-    const float *edit_value;   /* what is added to its logit */
+    const float *edit_value;   /* what is added to its logit; -inf bans it */
 } spc_edits;
 
 /* The same seen from the row that lies `rows` further on. */

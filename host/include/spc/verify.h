@@ -124,11 +124,16 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
 
 /* Decide one round of every sequence, each as spc_verify does.
  *
- * Drafts without a distribution (batch->drafter.logits.data NULL; an n-gram drafter): all of q lies
- * on the draft.  Rules that read the drafter's confidence refuse such drafts; strict, lossy,
- * token-v2, token-v3, bild, lossy-greedy, head, typical and truncate accept them.  A row without a
- * draft then has no q at all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does
- * not read q there (strict, truncate).  That goes for sequences without drafts, too.
+ * Drafts must have been drawn from their rows under the sequence's parameters and edits, by the
+ * calls above or otherwise.  The argmax of a row is no such draw above temperature 0, and beside
+ * its row it biases the tokens: it is a draft without a distribution.
+ *
+ * Drafts without a distribution (batch->drafter.logits.data NULL; an n-gram drafter, or one that
+ * takes its argmax): all of q lies on the draft.  Rules that read the drafter's confidence refuse
+ * such drafts; strict, lossy, token-v2, token-v3, bild, lossy-greedy, head, typical and truncate
+ * accept them.  A row without a draft then has no q at all: give bonus 0, parameters with
+ * SPC_BONUS_VERIFIER, or a rule that does not read q there (strict, truncate).  That goes for
+ * sequences without drafts, too.
  *
  * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
  * Rows are never read past their width.
@@ -176,7 +181,9 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
  */
 
 /* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), with
- * results bit-identical to those of the calls above over whole rows.  One round is
+ * results bit-identical to those of the calls above over whole rows.  A slice begins at a multiple
+ * of 4096 tokens, rank r's at spc_shard_first(vocab, r, world): the output layer is cut there, not
+ * into equal parts.  One round is
  *
  *   shards.send_bytes = spc_verify_first_bytes(batch, shards)
  *   for (step = 0; step == 0 || left[0] > 0; step++) {
