@@ -192,6 +192,7 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
                             {"log_probability", b->log_probability, 4, false}};
 
     status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    if (!status) status = check_range("out_stride", b->out_stride, 0, INT32_MAX, err);
     if (status) return status;
     status = check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), err);
     if (!status) status = check_edits(&b->edits, b->vocab, err);

@@ -55,6 +55,9 @@ typedef struct {
     spc_row_stats *stats;   /* [sequences] receives the row's statistics, or NULL */
     float *log_probability; /* [sequences] receives ln of the token's processed probability, -inf
                                where there is no token; or NULL */
+    int32_t out_stride;     /* those of sequence s are the entries s * out_stride of these arrays;
+                               0: 1.  With max_drafts, what step i of drafting writes to draft + i
+                               and stats + i is where spc_verify_batch reads it */
     void *workspace; /* cuda: scratch for the form that spreads a batch over the device; NULL:
                         the reference form, one block per sequence, slow.  cpu: not used */
     size_t workspace_bytes; /* at least spc_workspace_bytes */
@@ -159,8 +162,10 @@ SPC_FN spc_stream_id spc_draw_stream(const spc_draw_batch *b)
 SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token, float logit,
                            const spc_row_stats *stats)
 {
-    if (b->token) b->token[s] = token;
-    if (b->stats) b->stats[s] = *stats;
+    const int64_t at = (int64_t)s * (b->out_stride > 0 ? b->out_stride : 1);
+
+    if (b->token) b->token[at] = token;
+    if (b->stats) b->stats[at] = *stats;
     if (b->log_probability) {
         float p = 0.0f;
 
@@ -169,7 +174,7 @@ SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token, fl
 
             p = spc_row_probability(softmax, logit, token);
         }
-        b->log_probability[s] = p >= 1.17549435e-38f ? spc_log(p) : -SPC_INFINITY;
+        b->log_probability[at] = p >= 1.17549435e-38f ? spc_log(p) : -SPC_INFINITY;
     }
 }
 

@@ -31,6 +31,7 @@ int main(void)
     FIELD(spc_draw_batch, plain);
     FIELD(spc_draw_batch, token);
     FIELD(spc_draw_batch, log_probability);
+    FIELD(spc_draw_batch, out_stride);
     FIELD(spc_draw_batch, workspace_bytes);
     SIZE(spc_verify_batch);
     FIELD(spc_verify_batch, max_drafts);

@@ -264,20 +264,46 @@ Test(cuda_dealt, a_batch_is_decided_as_on_the_cpu, .timeout = 3000)
     each_deal(expect_whole);
 }
 
-static void run_draws(const spc_draw_batch *draw, drawn *out, const char *what)
+/* What draws write, in the columns that a stride makes of it. */
+enum { OUT_STRIDE = 3 };
+
+typedef struct {
+    int32_t token[OUT_STRIDE * SEQUENCES];
+    spc_row_stats stats[OUT_STRIDE * SEQUENCES];
+    float log_probability[OUT_STRIDE * SEQUENCES];
+} columns;
+
+static drawn packed(const columns *c, int32_t stride)
+{
+    drawn out;
+
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        out.token[s] = c->token[s * stride];
+        out.stats[s] = c->stats[s * stride];
+        out.log_probability[s] = c->log_probability[s * stride];
+    }
+    return out;
+}
+
+static void run_draws(const spc_draw_batch *draw, columns *out, const drawn *want, const char *what)
 {
     spc_error err;
+    drawn got;
 
     memset(out, 0x5a, sizeof *out);
     cr_assert_eq(spc_cuda_draw_batch(draw, NULL, &err), SPC_OK, "%s: %s", what, err.message);
     ok(cudaDeviceSynchronize(), "draw");
+    got = packed(out, draw->out_stride > 0 ? draw->out_stride : 1);
+    expect_drawn(&got, want, what);
 }
 
 /* A row of every sequence, of the drafter as a draft or of the verifier as plain decoding does. */
 static void expect_draws(deal *t, uint64_t seed)
 {
-    drawn *out = shared(sizeof *out), want;
+    columns *out = shared(sizeof *out);
     spc_draw_batch draw = draw_batch(&t->b);
+    const int32_t stride = 1 + (int32_t)(seed % OUT_STRIDE);
+    drawn want;
 
     draw.plain = seed % 2 == 0;
     draw.logits = draw.plain ? t->verifier.rows : t->drafter.rows;
@@ -286,18 +312,17 @@ static void expect_draws(deal *t, uint64_t seed)
     draw.salt = t->v.salt;
     draw.token = out->token;
     draw.stats = out->stats;
-    draw.log_probability = seed % 3 == 0 ? NULL : out->log_probability;
+    draw.log_probability = seed % 5 == 0 ? NULL : out->log_probability;
+    draw.out_stride = stride > 1 || seed % 2 ? stride : 0;
     memset(out, 0x5a, sizeof *out);
     cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK, "%s", t->what);
-    want = *out;
-    run_draws(&draw, out, t->what);
-    expect_drawn(out, &want, t->what);
-    want = *out;
+    want = packed(out, stride);
+    run_draws(&draw, out, &want, t->what);
+    want = packed(out, stride);
     draw.workspace_bytes = spc_workspace_bytes(SEQUENCES, 0, draw.vocab);
     draw.workspace = workspace_of(draw.workspace_bytes);
     for (uint64_t again = 0; again <= seed % 2; again++) {
-        run_draws(&draw, out, t->what);
-        expect_drawn(out, &want, t->what);
+        run_draws(&draw, out, &want, t->what);
     }
     unshare(draw.workspace);
     unshare(out);

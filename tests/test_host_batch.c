@@ -493,6 +493,43 @@ Test(host_batch, draws_are_spc_draft_sample)
     batch_free(&b);
 }
 
+/* Step by step into the columns of what verification reads. */
+Test(host_batch, draws_are_written_where_rounds_read_them)
+{
+    enum { STRIDE = 3, ALL = SEQUENCES * STRIDE };
+    dice d = {18};
+    batch b = batch_of(40, 40);
+    spc_row_params p = params_in_mode("opt:alpha=0.1", 1);
+    spc_draw_batch a = draw_batch(&b);
+    int32_t token[ALL], packed[SEQUENCES];
+    spc_row_stats stats[ALL], packed_stats[SEQUENCES];
+    float log_probability[ALL], packed_log[SEQUENCES];
+
+    batch_fill(&b, &d, &p, 2.0, NULL);
+    a.token = packed;
+    a.stats = packed_stats;
+    a.log_probability = packed_log;
+    cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);
+    memset(token, 0x5a, sizeof token);
+    a.token = token + 1;
+    a.stats = stats + 1;
+    a.log_probability = log_probability + 1;
+    a.out_stride = STRIDE;
+    cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);
+    for (int32_t i = 0; i < ALL; i++) {
+        const int32_t s = i / STRIDE;
+
+        if (i % STRIDE != 1) {
+            cr_assert_eq(token[i], 0x5a5a5a5a, "between sequences");
+            continue;
+        }
+        cr_assert_eq(token[i], packed[s]);
+        cr_assert(memcmp(&stats[i], &packed_stats[s], sizeof *stats) == 0);
+        cr_assert(memcmp(&log_probability[i], &packed_log[s], sizeof *log_probability) == 0);
+    }
+    batch_free(&b);
+}
+
 Test(host_batch, only_the_living_are_touched)
 {
     dice d = {19};

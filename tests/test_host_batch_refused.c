@@ -104,11 +104,12 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
                            .logits = {{row, SPC_LOGITS_F32}, 4, 4},
                            .position = &position,
                            .token = &token};
-    const char *const fields[] = {
-        "sequences",      "vocab",           "params",        "logits.logits.data",      "position",
-        "token or stats", "log_probability", "logits.stride", "row: expected an address"};
+    const char *const fields[] = {"sequences",          "vocab",         "params",
+                                  "logits.logits.data", "position",      "token or stats",
+                                  "log_probability",    "logits.stride", "row: expected an address",
+                                  "out_stride"};
 
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 10; i++) {
         spc_draw_batch bad = good;
         float out;
         spc_row_stats stats;
@@ -124,6 +125,7 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
         if (i == 6) bad.log_probability = &out;
         if (i == 7) bad.logits.stride = 3;
         if (i == 8) bad.row = odd(&position);
+        if (i == 9) bad.out_stride = -1;
         cr_assert_eq(spc_cpu_draw_batch(&bad, NULL, &err), SPC_EUSAGE, "%s", fields[i]);
         cr_assert_not_null(strstr(err.message, fields[i]), "%s: %s", fields[i], err.message);
     }

@@ -37,7 +37,7 @@ spc_draw_batch = structure(
     "spc_draw_batch", ("sequences", I32), ("live", PTR), ("vocab", I32), ("params", PTR),
     ("logits", spc_logit_rows), ("row", PTR), ("edits", spc_edits), ("position", PTR),
     ("salt", PTR), ("plain", I32), ("token", PTR), ("stats", PTR), ("log_probability", PTR),
-    ("workspace", PTR), ("workspace_bytes", c.c_size_t))
+    ("out_stride", I32), ("workspace", PTR), ("workspace_bytes", c.c_size_t))
 spc_verify_batch = structure(
     "spc_verify_batch", ("sequences", I32), ("live", PTR), ("vocab", I32), ("max_drafts", I32),
     ("params", PTR), ("drafter", spc_logit_rows), ("drafter_row", PTR),
