@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-/* A tile of one row: every entry's processed probability, and its gap where a target has a set. */
+/* A tile of one row: every entry's processed probability, and its gap where a target has a set.
+ * What a nucleus cuts from the verifier's row has a gap of -inf there: no set holds it. */
 typedef struct {
     float probability[SPC_TILE], gap[SPC_TILE];
 } tile_side;
@@ -13,7 +14,6 @@ typedef struct {
 /* A tile of both, and what tells their entries apart. */
 typedef struct {
     tile_side drafter, verifier;
-    int32_t left[SPC_TILE]; /* entries that a nucleus leaves in the verifier's row; all without */
     spc_target target;
     float x;
     int32_t offset, count;
@@ -33,17 +33,14 @@ SPC_CLONES static void tile_probabilities(const float *logits, int32_t count, sp
 }
 
 SPC_CLONES static void tile_gaps(const float *logits, int32_t count, spc_row_stats stats,
-                                 spc_gate gate, float temperature, int32_t offset, float *out)
+                                 spc_gate gate, float temperature, int32_t offset, float least,
+                                 float *out)
 {
     for (int32_t i = 0; i < count; i++) {
-        out[i] = spc_gate_gap(stats, gate, temperature, logits[i], offset + i);
-    }
-}
+        const float gap = spc_gate_gap(stats, gate, temperature, logits[i], offset + i);
 
-SPC_CLONES static void tile_left(const float *logits, int32_t count, float cut, bool nucleus,
-                                 int32_t *out)
-{
-    for (int32_t i = 0; i < count; i++) out[i] = !nucleus || logits[i] >= cut;
+        out[i] = logits[i] >= least ? gap : -SPC_INFINITY;
+    }
 }
 
 static inline spc_entry entry_of(const tile_pair *t, bool gaps, int32_t i)
@@ -51,7 +48,7 @@ static inline spc_entry entry_of(const tile_pair *t, bool gaps, int32_t i)
     const spc_entry e = {{t->drafter.probability[i], t->verifier.probability[i]},
                          {gaps ? t->drafter.gap[i] : 0.0f, gaps ? t->verifier.gap[i] : 0.0f},
                          t->offset + i == t->top,
-                         gaps && t->left[i]};
+                         true};
 
     return e;
 }
@@ -66,7 +63,7 @@ static inline __attribute__((always_inline)) void each(const tile_pair *t, spc_s
 
     pair.target = t->target;
     pair.target.form = form;
-    pair.target.nucleus = true; /* left says where it is not */
+    pair.target.nucleus = false; /* gaps tell */
     for (int32_t i = 0; i < t->count; i++) {
         out[i] = spc_pair_summand(&pair, what, x, entry_of(t, spc_target_has_set(form), i));
     }
@@ -123,43 +120,37 @@ static void summands(const tile_pair *t, const spc_row_pair *pair, spc_summand w
     }
 }
 
-/* One side of a tile; logits: its own, where it is ready. */
-static void fill_side(const spc_row_pair *pair, const float *logits, const spc_side *s,
-                      const tile_pair *t, tile_side *out)
+static void fill_side(const spc_row_pair *pair, const spc_side *s, const tile_pair *t,
+                      tile_side *out)
 {
     const spc_row_params *params = pair->round->params;
+    float buffer[SPC_TILE], least = -SPC_INFINITY;
+    const float *logits;
 
     if (!s->ready) {
         memset(out, 0, sizeof *out);
         return;
     }
+    logits = spc_tile_logits(&s->row, pair->round->vocab, t->offset / SPC_TILE, buffer);
     tile_probabilities(logits, t->count, s->softmax, t->offset, out->probability);
     if (!spc_target_has_set(t->target.form)) return;
+    if (s == &pair->verifier && t->target.nucleus) least = s->stats.cut;
     tile_gaps(logits, t->count, s->stats, (spc_gate)params->rule.gate, params->sampling.temperature,
-              t->offset, out->gap);
+              t->offset, least, out->gap);
 }
 
 void spc_tile_summands(const spc_row_pair *pair, spc_summand what, float x, int32_t tile,
                        float *out)
 {
-    const spc_side *d = &pair->drafter, *v = &pair->verifier;
-    const int32_t vocab = pair->round->vocab;
-    float buffer[SPC_TILE];
-    const float *logits;
+    const spc_side *v = &pair->verifier;
     tile_pair t;
 
     t.target = pair->target;
     t.x = x;
     t.offset = tile * SPC_TILE;
-    t.count = spc_tile_width(vocab, tile);
+    t.count = spc_tile_width(pair->round->vocab, tile);
     t.top = v->ready ? v->stats.top : -1;
-    logits = d->ready ? spc_tile_logits(&d->row, vocab, tile, buffer) : NULL;
-    fill_side(pair, logits, d, &t, &t.drafter);
-    logits = v->ready ? spc_tile_logits(&v->row, vocab, tile, buffer) : NULL;
-    fill_side(pair, logits, v, &t, &t.verifier);
-    memset(t.left, 0, sizeof t.left);
-    if (v->ready && spc_target_has_set(t.target.form)) {
-        tile_left(logits, t.count, v->stats.cut, t.target.nucleus, t.left);
-    }
+    fill_side(pair, &pair->drafter, &t, &t.drafter);
+    fill_side(pair, v, &t, &t.verifier);
     summands(&t, pair, what, out);
 }
