@@ -211,6 +211,11 @@ static void say(char *message, const char *format, piece p, const char *rest)
     }
 }
 
+#define SPC_RULE_LISTED(id, name, shape, key, low, high, keys, facts) ", " name
+_Static_assert(sizeof("" SPC_RULE_MAP(SPC_RULE_LISTED)) <= SPC_RULE_MESSAGE_BYTES,
+               "a message has room for the names of all rules");
+#undef SPC_RULE_LISTED
+
 static void say_unknown(char *message, piece name)
 {
     char known[SPC_RULE_MESSAGE_BYTES] = "";

@@ -189,9 +189,21 @@ Test(host_cli, an_option_that_takes_a_value_needs_one_and_a_flag_takes_none)
     }
 }
 
+/* Is the name a word of what run --help says of --rule? */
+static bool in_help_of_rule(const char *help, const char *name)
+{
+    const char *at = strstr(help, "\n  --rule "), *end = at ? strstr(at + 1, "\n  --") : NULL;
+
+    while (end && (at = strstr(at + 1, name)) != NULL && at < end) {
+        if (at[-1] == ' ' && strchr(" ,;.", at[strlen(name)])) return true;
+    }
+    return false;
+}
+
 Test(host_cli, rules_are_listed_with_their_keys)
 {
     char *all = OUTPUT(NULL, "rules"), *some = OUTPUT(NULL, "rules", "truncate", "fuzzy:alpha=1");
+    char *help = OUTPUT(NULL, "run", "--help");
 
     for (int32_t kind = 0; kind < SPC_RULE_COUNT; kind++) {
         const char *name = spc_rule_name((spc_rule_kind)kind);
@@ -201,6 +213,7 @@ Test(host_cli, rules_are_listed_with_their_keys)
 
         (void)snprintf(line, sizeof line, "\n  %s ", name);
         cr_expect_eq(count_of(all, line), 1 + (strcmp(name, "truncate") == 0), "%s", name);
+        cr_expect(in_help_of_rule(help, name), "run --help: --rule does not name %s", name);
         for (int32_t i = 0; i < count; i++) {
             (void)snprintf(line, sizeof line, "%s%s %s", i > 0 ? "; " : " ", key[i].name,
                            key[i].values);
@@ -214,6 +227,7 @@ Test(host_cli, rules_are_listed_with_their_keys)
               some);
     cr_expect(!strstr(some, "strict ") && !strstr(some, "gate"), "and no others: %s", some);
     FAILURE(2, "unknown rule 'chows'; known: strict", "rules", "chows:alpha=1");
+    free(help);
     free(all);
     free(some);
 }

@@ -86,6 +86,20 @@ static void expect_folds(const stat_case *c, const char *what)
     cr_assert_float_eq(tiles_sum(c->value, c->vocab), eta, 2e-6, "%s: eta", what);
 }
 
+/* What goes through toy_rules finds its rules by itself.  (lossy-greedy takes no temperature.) */
+Test(host_verify_law, every_one_round_rule_is_a_toy_rule)
+{
+    bool known[SPC_RULE_COUNT] = {[SPC_RULE_LOSSY_GREEDY] = true};
+
+    for (int32_t r = 0; r < TOY_RULES; r++) known[params_of(toy_rules[r], 1).rule.kind] = true;
+    for (int32_t kind = 0; kind < SPC_RULE_COUNT; kind++) {
+        const char *name = spc_rule_name((spc_rule_kind)kind);
+
+        if (!spc_rule_is_one_round(kind) || spc_rule_needs_draft((spc_rule_kind)kind)) continue;
+        cr_expect(known[kind], "%s: no line in toyround.h", name);
+    }
+}
+
 Test(host_verify_law, statistics_stay_within_their_bounds)
 {
     static const int32_t vocabs[] = {2, 7, 127, 1013, 4096, 4097, 32001, 151936};

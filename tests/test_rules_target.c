@@ -45,6 +45,18 @@ Test(rules_target, every_rule_is_its_formula)
     visit_all(1, 1600, expect_reference);
 }
 
+/* A rule that has a name and no law is strict, and no other test would tell. */
+Test(rules_target, every_one_round_rule_is_tried)
+{
+    for (int32_t kind = 0; kind < SPC_RULE_COUNT; kind++) {
+        int32_t k = 0;
+
+        if (!spc_rule_is_one_round(kind) || spc_rule_needs_draft((spc_rule_kind)kind)) continue;
+        while (k < CHECK_RULES && (int32_t)check_rules[k].kind != kind) k++;
+        cr_expect_lt(k, CHECK_RULES, "%s: no line in check.h", spc_rule_name((spc_rule_kind)kind));
+    }
+}
+
 /* Kept plus rejected times residual is pi. */
 static void expect_emitted(const ref_rows *r, const check_law *law, const char *what)
 {
