@@ -47,6 +47,7 @@ static void session_options(const spc_cli_decode *d, spc_session_options *o)
     o->bonus = (spc_bonus_mode)d->bonus;
     o->nucleus = !d->no_nucleus;
     o->ignore_stop = d->ignore_stop;
+    o->details = d->details;
     o->stop = d->stop.item;
     o->stop_count = d->stop.count;
     o->min_tokens = d->min_tokens;

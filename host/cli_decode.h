@@ -22,7 +22,7 @@ typedef struct {
     uint64_t seed;
     spc_cli_list stop, logit_bias;
     spc_cli_ranks ranks;
-    bool no_prefix_reuse, no_nucleus, ignore_stop, quiet, fast_prefill, plain_launches;
+    bool no_prefix_reuse, no_nucleus, ignore_stop, details, quiet, fast_prefill, plain_launches;
 } spc_cli_decode;
 
 /* Rows of a command's table whose arguments hold a spc_cli_decode as `decode`. */

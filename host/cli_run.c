@@ -16,7 +16,7 @@ typedef struct {
     spc_cli_decode decode;
     const char *input, *chat_template;
     int32_t to, batch;
-    bool json, stream, keep_going, details;
+    bool json, stream, keep_going;
 } run_args;
 
 #define OPTION(name, value, help, kind, field, low, high)                       \
@@ -68,7 +68,7 @@ static const spc_cli_option options[] = {
            "why each token came about: probabilities of the draft, what the rule did with\n"
            "it, log-probability of the token; with --json as \"details\", otherwise a table\n"
            "on stderr.  Not for rules that run one model at a time",
-           FLAG, details, 0, 0),
+           FLAG, decode.details, 0, 0),
     OPTION("keep-going", NULL,
            "where a prompt cannot be read or decoded, say so (with --json as a result,\n"
            "{\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next; exit code 6",
@@ -248,7 +248,7 @@ static void end_job(run_state *run, job *j)
         (void)spc_error_set(&error, SPC_ENOMEM, "no memory for a result");
         note_error(run, &error);
     }
-    if (run->args->details && j->tokens) {
+    if (run->args->decode.details && j->tokens) {
         int32_t count;
         const spc_token_detail *detail = spc_session_details(j->session, &count);
 
@@ -512,7 +512,6 @@ static int run_run(const void *args, const spc_cli_line *line)
     status = check_args(a, line, &run.error);
     if (status == SPC_OK) status = spc_cli_decode_way(&a->decode, line, &run.way, &run.error);
     run.way.options.on_token = stream_token;
-    run.way.options.details = a->details;
     run.way.options.wait = true; /* for room in the KV caches; of slots there are enough */
     if (a->stream) run.way.options.on_text = stream_text;
     if (status == SPC_OK) {

@@ -139,5 +139,5 @@ Test(host_cli_details, rules_that_run_one_model_at_a_time_cannot)
 {
     static const char *const args[] = {"run", "--details", "--rule", "drafter-only", "x", NULL};
 
-    spawn_failure(args, NULL, 2, "details: rule drafter-only runs one model at a time");
+    spawn_failure(args, NULL, 2, "spc: --details: rule drafter-only runs one model at a time");
 }
