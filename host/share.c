@@ -40,6 +40,29 @@ static int32_t common_tokens(const spc_session *a, const spc_session *b)
     return at / SPC_PAGE_TOKENS * SPC_PAGE_TOKENS;
 }
 
+/* Where the last token lies that two prompts must at least have in common for `s` to wait for the
+ * other.  Of most pairs this one differs, and no more of them is looked at: a burst of n prompts
+ * has n * n / 2 pairs in every step. */
+static int32_t last_needed(const spc_session *s, int32_t least)
+{
+    const spc_engine *engine = s->engine;
+    const spc_model *models[] = {&engine->verifier, &engine->drafter};
+    int32_t held = s->length;
+
+    for (int m = 0; m < 2; m++) {
+        if (spc_fill_lacks(s, models[m]) == 0) continue;
+        int32_t has = engine->ops->length(models[m]->runner, s->slot);
+
+        if (has < held) held = has;
+    }
+    return held + least - 1;
+}
+
+static bool agree_at(const spc_session *lead, const spc_session *s, int32_t at)
+{
+    return at < lead->length && at < s->length && lead->token[at] == s->token[at];
+}
+
 /* Is `lead` about to run enough of what `s` lacks? */
 static bool leads(const spc_session *lead, const spc_session *s, int32_t least)
 {
@@ -59,15 +82,17 @@ void spc_share_begin(spc_engine *engine, spc_session *const *sessions, int32_t c
 {
     for (int32_t i = 0; i < count; i++) {
         spc_session *s = sessions[i];
-        int32_t least = worth(s);
+        int32_t least = worth(s), last;
 
         s->follows = false;
         if (engine->prefix_off || !may_share(s, least)) continue;
         spc_slots_share(s);
+        last = last_needed(s, least);
         for (int32_t k = 0; k < i && !s->follows; k++) {
             const spc_session *lead = sessions[k];
 
-            s->follows = !lead->follows && may_share(lead, 1) && leads(lead, s, least);
+            s->follows = !lead->follows && agree_at(lead, s, last) && may_share(lead, 1) &&
+                         leads(lead, s, least);
         }
     }
 }

@@ -214,6 +214,53 @@ Test(host_prefix, another_leads_where_the_first_leaves)
 }
 
 /* A step of each by itself has nobody to wait for. */
+static const spc_backend_ops *real_ops;
+static int64_t asked;
+
+static int32_t count_length(const spc_runner *runner, int32_t slot)
+{
+    asked++;
+    return real_ops->length(runner, slot);
+}
+
+/* Of a burst of prompts that begin alike and go on differently no two are looked at twice: what a
+ * step asks grows with their number, not with that of their pairs. */
+Test(host_prefix, a_burst_of_prompts_takes_no_time_for_each_pair)
+{
+    enum { FEW = 8, MANY = 64 };
+    toy_pair many = pair;
+    int64_t each[2];
+
+    many.sessions = MANY;
+    for (int32_t run = 0; run < 2; run++) {
+        int32_t count = run == 0 ? FEW : MANY;
+        spc_engine *engine = reusing(&many);
+        spc_backend_ops counting = *engine->ops;
+        spc_session_options o = options_for("strict", 1);
+        prompt p = prompt_made(120, pair.vocab, 1), q;
+        spc_session *s[MANY];
+
+        for (int32_t i = 0; i < count; i++) {
+            q = branch(&p, 40, 80, 100u + (uint32_t)i);
+            s[i] = open_session(engine, &o, &q);
+        }
+        real_ops = engine->ops;
+        counting.length = count_length;
+        engine->ops = &counting;
+        asked = 0;
+        spc_share_begin(engine, s, count);
+        each[run] = asked / count;
+        engine->ops = real_ops;
+        for (int32_t i = 0; i < count; i++) {
+            cr_expect_not(s[i]->follows);
+            spc_session_close(s[i]);
+        }
+        spc_engine_close(engine);
+    }
+    cr_expect_lt(each[1], 2 * each[0], "%d questions for each of few, %d of many", (int)each[0],
+                 (int)each[1]);
+}
+
 Test(host_prefix, sessions_that_step_by_themselves_wait_for_nobody)
 {
     spc_engine *engine = reusing(&pair);
