@@ -205,6 +205,13 @@ static spc_text_place text_place(const spc_session *s)
     return s->source ? (spc_text_place){0, false} : SPC_TEXT_INSIDE;
 }
 
+static void begin_counters(const spc_session *s, spc_stats *counters)
+{
+    memset(counters, 0, sizeof *counters);
+    counters->prompt_tokens = s->source ? s->source_count : s->prompt;
+    counters->output_hash = SPC_HASH_NONE;
+}
+
 /* The sequence is this prompt, and nothing has been decided on yet. */
 static void begin(spc_session *s, const int32_t *prompt, int32_t count)
 {
@@ -223,9 +230,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->asks = s->together = s->follows = false;
     s->log_sum = 0;
     s->round_failed = s->flies = false;
-    memset(&s->counters, 0, sizeof s->counters);
-    s->counters.prompt_tokens = count;
-    s->counters.output_hash = SPC_HASH_NONE;
+    begin_counters(s, &s->counters);
     spc_text_begin(&s->text);
     s->place = text_place(s);
     atomic_store(&s->cancel, false);
@@ -529,16 +534,18 @@ void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 }
 
 /* ---- what a session tells ---------------------------------------------------------------------
- */
+ *
+ * One that waits may begin while it is asked, in another thread's step: what that writes is not
+ * read before it no longer waits. */
 
 spc_finish spc_session_finish(const spc_session *session)
 {
-    return session->finish;
+    return spc_session_waits(session) ? SPC_FINISH_RUNNING : session->finish;
 }
 
 const spc_error *spc_session_error(const spc_session *session)
 {
-    return session->finish == SPC_FINISH_FAILED ? &session->error : NULL;
+    return spc_session_finish(session) == SPC_FINISH_FAILED ? &session->error : NULL;
 }
 
 const int32_t *spc_session_tokens(const spc_session *session, int32_t *count)
@@ -555,7 +562,11 @@ const spc_token_detail *spc_session_details(const spc_session *session, int32_t 
 
 void spc_session_stats(const spc_session *session, spc_stats *out)
 {
-    *out = session->counters;
+    if (spc_session_waits(session)) {
+        begin_counters(session, out);
+    } else {
+        *out = session->counters;
+    }
 }
 
 /* Bytes of all kept pieces; out: room for them, or NULL to count. */

@@ -133,12 +133,16 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
         spc_prefix_note(sessions[i]);
         if (sessions[i]->finish != SPC_FINISH_RUNNING) spc_slots_ended(sessions[i]);
     }
+    /* also where nobody has ended: who waits need not find room for what was run by now */
+    spc_slots_serve(engine);
     tell_notices(engine, sessions, count);
     spc_entry_leave(engine);
     for (int32_t i = 0; i < count; i++) {
-        if (sessions[i]->finish != SPC_FINISH_FAILED) continue;
-        if (err) *err = sessions[i]->error;
-        return sessions[i]->error.status;
+        const spc_error *why = spc_session_error(sessions[i]);
+
+        if (!why) continue;
+        if (err) *err = *why;
+        return why->status;
     }
     return SPC_OK;
 }

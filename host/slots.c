@@ -217,14 +217,15 @@ static void leave_line(spc_session *s)
     s->behind = NULL;
 }
 
-/* The first in the line goes where there is room; who comes behind it waits until it has gone. */
+/* The first in the line goes where there is room; who comes behind it waits until it has gone.  It
+ * may be another thread's: that one sees it wait until all that begins it has been written. */
 void spc_slots_serve(spc_engine *engine)
 {
     spc_session *s;
 
     while ((s = engine->slots.first) != NULL && has_room(s, s->token, s->prompt)) {
-        leave_line(s);
         begin(s);
+        leave_line(s);
     }
 }
 

@@ -46,7 +46,8 @@ void spc_slots_share(spc_session *session);
  * waits. */
 void spc_slots_give_back(spc_session *session);
 
-/* One in the line asks for less than before: who waits and finds room now begins. */
+/* Who waits and finds room begins: one in the line asks for less than before, or what others have
+ * run of its prompt by now is shared. */
 void spc_slots_serve(spc_engine *engine);
 
 /* A session has ended: its slot goes to who waits, if anybody does. */
