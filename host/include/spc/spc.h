@@ -28,13 +28,20 @@
  * library's own threads block all signals but those of faults and profilers.  With a GPU a call may
  * leave its thread with the engine's device as the current one (cudaSetDevice).
  *
+ * A server steps all its sessions together from one thread, while others hand prompts in, read text
+ * and cancel: tests/consumer/server.c.  Sessions that wait for a slot (option wait) are stepped
+ * with the others and begin as these end.  Steps of sessions that all wait return at once; so where
+ * several threads step, one that has only such lets itself be told by the others: a session begins
+ * nowhere but inside of somebody's step, close or restart.
+ *
  * Callbacks run on the calling thread while the engine's lock is held, and must return to it: an
- * exception or a longjmp out of one leaves the engine locked.  Of the same engine they may
- * call spc_session_cancel, spc_session_waits, spc_engine_describe, spc_engine_encode,
- * spc_engine_encode_plain, spc_engine_encode_chat, spc_engine_decode, spc_engine_chat, and, of the
- * session they are called for, what reads it (spc_session_tokens, _text, _stats, _finish, _error).
- * Calls that would need the lock return SPC_EUSAGE and do nothing; spc_session_close does nothing
- * either.
+ * exception or a longjmp out of one leaves the engine locked.  All sessions wait meanwhile.  A
+ * mutex that a callback locks must not be held around calls on the engine but for those named here,
+ * or two threads wait for each other.  Of the same engine they may call spc_session_cancel,
+ * spc_session_waits, spc_engine_describe, spc_engine_encode, spc_engine_encode_plain,
+ * spc_engine_encode_chat, spc_engine_decode, spc_engine_chat, and, of the session they are called
+ * for, what reads it (spc_session_tokens, _text, _stats, _finish, _error).  Calls that would need
+ * the lock return SPC_EUSAGE and do nothing; spc_session_close does nothing either.
  *
  * Processes.  An engine belongs to the process that opened it: its threads and devices do not
  * survive fork.  In a forked child calls that would run it return SPC_EUSAGE and closing does
@@ -555,9 +562,10 @@ SPC_API void spc_session_options_init(spc_session_options *options);
 
 /* Begin a sequence.  No model runs yet.  An engine runs as many sessions at once as it was opened
  * for.  With the option wait more may be open; they start in the order they were opened, as others
- * end or close.  A session that ended then no longer keeps its KV cache for spc_session_restart;
- * its tokens and text stay.  With an encoder, each model reads the prompt with its own, and decodes
- * from the token that its config names (decoder_start_token_id).
+ * end or close, or have run a beginning that the first of them shares.  A session that ended then
+ * no longer keeps its KV cache for spc_session_restart; its tokens and text stay.  With an encoder,
+ * each model reads the prompt with its own, and decodes from the token that its config names
+ * (decoder_start_token_id).
  *
  * prompt   [count] ids, at least one, copied; room for one more token must remain in the context
  *          (with an encoder the prompt may fill it)
@@ -607,7 +615,7 @@ SPC_API const char *spc_finish_name(spc_finish finish);
  * SPC_ENUMERIC a model wrote NaN or infinity: the message names the model and the position */
 SPC_API spc_status spc_session_step(spc_session *session, spc_error *err);
 
-/* Is it waiting for another session to end or close?  Until then its steps do nothing. */
+/* Is it waiting for a slot, or for room in the KV caches?  Until then its steps do nothing. */
 SPC_API bool spc_session_waits(const spc_session *session);
 
 /* Step until the session ends.  SPC_EFULL: it is waiting, and still is; step the others. */
@@ -635,7 +643,8 @@ SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessi
 /* End a session at its next step, in which no model runs for it, also while its prompt is being
  * processed: then it ends without tokens.  A step that is running takes the time it does (see
  * spc_engine_step).  Other sessions emit what they would have.  May be called from any thread, from
- * callbacks and from signal handlers; with nccl_comm between the same two steps on every rank. */
+ * callbacks and from signal handlers; with nccl_comm between the same two steps on every rank.  A
+ * restart forgets it. */
 SPC_API void spc_session_cancel(spc_session *session);
 
 SPC_API spc_finish spc_session_finish(const spc_session *session);
