@@ -571,12 +571,12 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *          (with an encoder the prompt may fill it)
  *
  * SPC_EUSAGE: an option out of range.  SPC_ERULE.  SPC_EUNSUPPORTED: options that exclude each
- * other (gamma auto and bonus verifier, where the target distribution is not the verifier's: it
- * would depend on gamma; gamma auto and nccl_comm; details and a rule that runs one model at a
- * time; a rule or a bonus that an n-gram drafter has nothing for).  SPC_EINPUT: an empty prompt or
- * an id out of range.  SPC_EFULL: no free session or no room in the KV caches (without wait), a
- * prompt that is too long, or one that with max_tokens needs more than the KV caches can ever hold.
- * SPC_ENOMEM */
+ * other (verify block and bonus step; gamma auto and bonus verifier, where the target distribution
+ * is not the verifier's: it would depend on gamma; gamma auto and nccl_comm; details and a rule
+ * that runs one model at a time; a rule or a bonus that an n-gram drafter has nothing for).
+ * SPC_EINPUT: an empty prompt or an id out of range.  SPC_EFULL: no free session or no room in the
+ * KV caches (without wait), a prompt that is too long, or one that with max_tokens needs more than
+ * the KV caches can ever hold.  SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
