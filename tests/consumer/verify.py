@@ -69,7 +69,15 @@ def params_of(lib, rule, temperature, seeds):
 
 def call(function, batch, stream=None):
     err = spc_error()
-    if function(c.byref(batch), c.c_void_p(stream), c.byref(err)) != 0:
+    if function(c.byref(batch), PTR(stream), c.byref(err)) != 0:
+        raise RuntimeError(err.message.decode())
+
+
+def prepare(lib, batch, stream):
+    """Its workspace, once, before the first call that uses it."""
+    err = spc_error()
+    if lib.spc_cuda_workspace_init(PTR(batch.workspace), c.c_size_t(batch.workspace_bytes),
+                                   PTR(stream), c.byref(err)) != 0:
         raise RuntimeError(err.message.decode())
 
 
@@ -108,7 +116,7 @@ def on_gpu(lib, torch):
     row, position = tensor([0, 2], torch.int64), tensor([7, 7], torch.int64)
     drafts, draft = tensor([1, 1], torch.int32), tensor([0, 0], torch.int32)
     token, count, status = (torch.empty(n, dtype=torch.int32, device="cuda") for n in (4, 2, 2))
-    space = torch.zeros(lib.spc_workspace_bytes(2, 1, 4), dtype=torch.uint8, device="cuda")
+    space = torch.empty(lib.spc_workspace_bytes(2, 1, 4), dtype=torch.uint8, device="cuda")
     batch = spc_verify_batch(sequences=2, vocab=4, max_drafts=1, workspace=space.data_ptr(),
                              workspace_bytes=space.numel())
     for name, table in (("drafter", rows[0]), ("verifier", rows[1])):
@@ -121,6 +129,7 @@ def on_gpu(lib, torch):
     with torch.cuda.stream(torch.cuda.Stream()) as _:
         stream = torch.cuda.current_stream()
         stream.wait_stream(torch.cuda.default_stream())
+        prepare(lib, batch, stream.cuda_stream)
         call(lib.spc_cuda_verify_batch, batch, stream.cuda_stream)
         stream.synchronize()
     return token.view(2, 2).tolist(), count.tolist(), status.tolist()
