@@ -94,6 +94,11 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
         return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
                              (int)(o->tp < 0 ? o->tp : tp));
     }
+    if (tp == 1 && (o->drafter_tp < 0 || o->drafter_tp > 1)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-tp: expected 1, as the verifier has one rank (tp), found %d",
+                             (int)o->drafter_tp);
+    }
     if (o->drafter_tp < 0 || (o->drafter_tp > 1 && o->drafter_tp != tp)) {
         return spc_error_set(
             err, SPC_EUSAGE, "drafter-tp: expected 1 (%s) or %d (tp, all of them), found %d",

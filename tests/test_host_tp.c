@@ -149,7 +149,8 @@ Test(host_tp, what_cannot_be_is_refused)
         {3, 0, NULL, SPC_EUSAGE,
          "3 ranks, which must divide its 8 attention heads, its 4 key-value heads"},
         {4, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1 (the first rank alone) or 4"},
-        {0, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1"},
+        {0, 2, NULL, SPC_EUSAGE, "drafter-tp: expected 1, as the verifier has one rank"},
+        {2, -1, NULL, SPC_EUSAGE, "drafter-tp: expected 1 (the first rank alone) or 2"},
         {2, 0, "gpu", SPC_EUSAGE, "device: expected auto, cpu, cuda"},
     };
 
