@@ -44,6 +44,8 @@ static const char help[] =
     "  --min-p LIST         (default 0: off)\n"
     "  --batch LIST         sequences decoded together (default 1)\n"
     "  --verify MODE        token (default) or block\n"
+    "  --bonus MODE         what the token behind fully kept drafts is drawn from: target\n"
+    "                       (default), verifier, or step: there is none; see spc run --help\n"
     "  --no-nucleus         token rules as in the paper: they may leave the verifier's nucleus\n"
     "\n"
     "  --seed LIST          each point is decoded with all of them (default 0)\n"
@@ -92,6 +94,7 @@ enum {
     MIN_P,
     BATCH,
     VERIFY,
+    BONUS,
     NO_NUCLEUS,
     SEED,
     SEEDS,
@@ -122,6 +125,7 @@ static const struct option names[] = {{"data", 1, NULL, DATA},
                                       {"min-p", 1, NULL, MIN_P},
                                       {"batch", 1, NULL, BATCH},
                                       {"verify", 1, NULL, VERIFY},
+                                      {"bonus", 1, NULL, BONUS},
                                       {"no-nucleus", 0, NULL, NO_NUCLEUS},
                                       {"seed", 1, NULL, SEED},
                                       {"seeds", 1, NULL, SEEDS},
@@ -162,6 +166,16 @@ static spc_status read_verify(const char *text, spc_verify_mode *out, spc_error 
     return spc_error_set(err, SPC_EUSAGE, "--verify: expected token or block, found '%s'", text);
 }
 
+static spc_status read_bonus(const char *text, spc_bonus_mode *out, spc_error *err)
+{
+    for (int32_t i = 0; i < SWEEP_BONUSES; i++) {
+        *out = (spc_bonus_mode)i;
+        if (strcmp(text, sweep_bonuses[i]) == 0) return SPC_OK;
+    }
+    return spc_error_set(err, SPC_EUSAGE, "--bonus: expected target, verifier or step, found '%s'",
+                         text);
+}
+
 static spc_status take_option(int option, const char *text, options *o, spc_error *err)
 {
     switch (option) {
@@ -182,6 +196,7 @@ static spc_status take_option(int option, const char *text, options *o, spc_erro
     case MIN_P: o->axes.min_ps = text; break;
     case BATCH: o->axes.batches = text; break;
     case VERIFY: return read_verify(text, &o->axes.verify, err);
+    case BONUS: return read_bonus(text, &o->axes.bonus, err);
     case NO_NUCLEUS: o->axes.nucleus = false; break;
     case SEED: o->axes.seed_list = text; break;
     case SEEDS: o->axes.seed_count = text; break;

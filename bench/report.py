@@ -27,7 +27,7 @@ COLUMNS = ["rule", "gamma", "temperature", "top_p", "batch", "verify", "seeds", 
            "examples"]
 # What tells points apart, and what it is where a line does not say.
 POINT = {"rule": None, "gamma": 0, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0,
-         "verify": "token", "batch": 1, "nucleus": True}
+         "verify": "token", "batch": 1, "nucleus": True, "bonus_mode": "target"}
 
 
 def read_points(paths):
@@ -175,6 +175,8 @@ def title_of(base):
     parts += [f"{name} {base[key]:g}" for name, key in (("top-k", "top_k"), ("min-p", "min_p"),
                                                         ("batch", "batch"))
               if base[key] != POINT[key]]
+    if base["bonus_mode"] != POINT["bonus_mode"]:
+        parts.append(f"bonus {base['bonus_mode']}")
     if not base["nucleus"]:
         parts.append("token rules may leave the nucleus")
     return ", ".join(parts + [f"verify {base['verify']}"])

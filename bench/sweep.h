@@ -61,6 +61,7 @@ typedef struct {
     int32_t top_k;
     spc_verify_mode verify;
     bool nucleus; /* token rules stay inside the verifier's nucleus */
+    spc_bonus_mode bonus;
 } sweep_point;
 
 typedef struct {
@@ -80,7 +81,12 @@ typedef struct {
     const char *seed_list, *seed_count; /* one of them NULL: seeds as a list, or 0 .. count - 1 */
     spc_verify_mode verify;
     bool nucleus;
+    spc_bonus_mode bonus; /* rules that take a step alone have that */
 } sweep_axes;
+
+/* "target", "verifier", "step", in the order of spc_bonus_mode. */
+enum { SWEEP_BONUSES = SPC_BONUS_STEP + 1 };
+extern const char *const sweep_bonuses[SWEEP_BONUSES];
 
 /* All combinations; each combination of batch, temperature and truncation begins with
  * verifier-only, which the others are compared with.  SPC_EUSAGE, SPC_ERULE name the bad part. */

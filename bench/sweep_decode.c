@@ -107,6 +107,7 @@ static spc_status open_session(const turn *t, int32_t index, spc_session **out, 
     o.min_p = (float)t->point->min_p;
     o.verify = t->point->verify;
     o.nucleus = t->point->nucleus;
+    o.bonus = t->point->bonus;
     if (spc_rule_parse(t->rule, &rule, NULL) && spc_rule_needs_draft((spc_rule_kind)rule.kind)) {
         o.bonus = SPC_BONUS_STEP; /* it takes no other */
     }

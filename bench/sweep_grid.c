@@ -207,7 +207,7 @@ static void add_conditions(const lists *l, const sweep_axes *axes, int32_t condi
         }
         add_points(l,
                    (sweep_point){"", 0, (int32_t)at[4], at[3], at[2], at[0], (int32_t)at[1],
-                                 axes->verify, axes->nucleus},
+                                 axes->verify, axes->nucleus, axes->bonus},
                    out);
         if ((int32_t)at[4] > out->batch) out->batch = (int32_t)at[4];
     }
@@ -241,17 +241,29 @@ spc_status sweep_grid_make(const sweep_axes *axes, sweep_grid *out, spc_error *e
 
     memset(out, 0, sizeof *out);
     if (!l) return spc_error_set(err, SPC_ENOMEM, "no memory for the grid");
-    status = read_axes(axes, l, err);
+    if (axes->verify == SPC_VERIFY_BLOCK && axes->bonus == SPC_BONUS_STEP) {
+        status = spc_error_set(err, SPC_EUSAGE,
+                               "--bonus step: block verification has none; choose target or "
+                               "verifier");
+    } else {
+        status = read_axes(axes, l, err);
+    }
     if (status == SPC_OK) status = fill_grid(l, axes, out, err);
     free(l);
     if (status != SPC_OK) sweep_grid_free(out);
     return status;
 }
 
+const char *const sweep_bonuses[SWEEP_BONUSES] = {"target", "verifier", "step"};
+
+/* Of what most sweeps leave as it is only the deviation is named. */
 void sweep_point_key(const sweep_point *p, char key[SWEEP_KEY_BYTES])
 {
+    const bool target = p->bonus == SPC_BONUS_TARGET;
+
     (void)snprintf(
-        key, SWEEP_KEY_BYTES, "%s gamma=%d batch=%d T=%.9g top-p=%.9g top-k=%d min-p=%.9g %s%s",
+        key, SWEEP_KEY_BYTES, "%s gamma=%d batch=%d T=%.9g top-p=%.9g top-k=%d min-p=%.9g %s%s%s%s",
         p->rule, (int)p->gamma, (int)p->batch, p->temperature, p->top_p, (int)p->top_k, p->min_p,
-        p->verify == SPC_VERIFY_BLOCK ? "block" : "token", p->nucleus ? "" : " no-nucleus");
+        p->verify == SPC_VERIFY_BLOCK ? "block" : "token", p->nucleus ? "" : " no-nucleus",
+        target ? "" : " bonus-", target ? "" : sweep_bonuses[p->bonus]);
 }

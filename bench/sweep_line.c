@@ -65,11 +65,12 @@ static json_t *begin_line(const json_t *setup, const sweep_point *p)
     json_t *line;
 
     sweep_point_key(p, key);
-    line = json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:i, s:f, s:s, s:b}", "key", key, "bench",
-                     "sweep", "rule", p->rule, "gamma", (int)p->gamma, "batch", (int)p->batch,
-                     "temperature", p->temperature, "top_p", p->top_p, "top_k", (int)p->top_k,
-                     "min_p", p->min_p, "verify", p->verify == SPC_VERIFY_BLOCK ? "block" : "token",
-                     "nucleus", (int)p->nucleus);
+    line =
+        json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:i, s:f, s:s, s:b, s:s}", "key", key,
+                  "bench", "sweep", "rule", p->rule, "gamma", (int)p->gamma, "batch", (int)p->batch,
+                  "temperature", p->temperature, "top_p", p->top_p, "top_k", (int)p->top_k, "min_p",
+                  p->min_p, "verify", p->verify == SPC_VERIFY_BLOCK ? "block" : "token", "nucleus",
+                  (int)p->nucleus, "bonus_mode", sweep_bonuses[p->bonus]);
     if (line && json_object_update(line, (json_t *)(uintptr_t)setup) == 0) return line;
     json_decref(line);
     return NULL;

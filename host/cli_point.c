@@ -24,6 +24,18 @@ static bool read_verify(const json_t *word, int32_t *out)
     return true;
 }
 
+/* As a sweep writes it; where it is missing, the first. */
+static bool read_bonus(const json_t *word, int32_t *out)
+{
+    static const char *const names[] = {"target", "verifier", "step"};
+    const char *text = word ? json_string_value(word) : names[SPC_BONUS_TARGET];
+
+    for (*out = SPC_BONUS_TARGET; text && *out <= SPC_BONUS_STEP; (*out)++) {
+        if (strcmp(text, names[*out]) == 0) return true;
+    }
+    return false;
+}
+
 /* One entry of the file. */
 static spc_status read_point(const char *path, const json_t *list, size_t i, spc_cli_point *out,
                              measures *m, spc_error *err)
@@ -70,10 +82,12 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
         return bad_point(path, i, "\"nucleus\": true or false", err);
     }
     out->nucleus = !nucleus || json_is_true(nucleus);
-    out->bonus =
-        spc_rule_parse(rule, &parsed, NULL) && spc_rule_needs_draft((spc_rule_kind)parsed.kind)
-            ? SPC_BONUS_STEP
-            : SPC_BONUS_TARGET;
+    if (!read_bonus(json_object_get(point, "bonus_mode"), &out->bonus)) {
+        return bad_point(path, i, "\"bonus_mode\": \"target\", \"verifier\" or \"step\"", err);
+    }
+    if (spc_rule_parse(rule, &parsed, NULL) && spc_rule_needs_draft((spc_rule_kind)parsed.kind)) {
+        out->bonus = SPC_BONUS_STEP; /* it takes no other */
+    }
     out->top_k = (int32_t)json_integer_value(top_k);
     out->min_p = json_number_value(min_p);
     out->gamma = (int32_t)json_integer_value(gamma);

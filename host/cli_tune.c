@@ -60,8 +60,8 @@ typedef struct {
 } tune;
 
 /* What makes two lines seeds of one point ... */
-static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p",  "top_k",
-                                       "min_p", "verify", "batch",       "nucleus"};
+static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p",   "top_k",
+                                       "min_p", "verify", "batch",       "nucleus", "bonus_mode"};
 /* ... and what all lines must share to be compared at all. */
 static const char *const common[] = {"metric",   "verifier",   "drafter",
                                      "examples", "max_tokens", "data_hash"};

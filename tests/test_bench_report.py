@@ -18,7 +18,7 @@ import report  # noqa: E402
 def point(rule, value, calls, latency=1.0, **more):
     """A line of a sweep."""
     line = {"bench": "sweep", "rule": rule, "gamma": 5, "temperature": 1.0, "top_p": 1.0,
-            "top_k": 0, "min_p": 0.0, "batch": 1, "nucleus": True, "seeds": [0],
+            "top_k": 0, "min_p": 0.0, "batch": 1, "nucleus": True, "bonus_mode": "target", "seeds": [0],
             "value_by_seed": [float(value)], "verify": "token", "metric": "bleu", "examples": 10, "value": float(value),
             "ci_low": value - 1.0, "ci_high": value + 1.0, "verifier_calls_per_token": calls,
             "relative_latency": latency, "acceptance_rate": 0.5, "rejection_rate": 0.5,
@@ -75,7 +75,8 @@ class Reading(unittest.TestCase):
 
     def test_what_a_line_does_not_say_is_the_default(self):
         old = {k: v for k, v in point("strict", 30, 0.4).items()
-               if k not in ("top_k", "min_p", "batch", "nucleus", "seeds", "value_by_seed")}
+               if k not in ("top_k", "min_p", "batch", "nucleus", "bonus_mode", "seeds",
+                            "value_by_seed")}
         points, _ = self.read({**old, "seed": 7}, point("strict", 32, 0.4))
         self.assertEqual([(p["seeds"], p["value"]) for p in points], [(2, 31.0)])
 

@@ -139,6 +139,27 @@ Test(bench_sweep, the_grid_is_all_combinations)
     folder_close(&f);
 }
 
+/* An n-gram drafter has no row behind its drafts: token-v3 can only have the verifier's token
+ * there. */
+Test(bench_sweep, the_bonus_can_be_chosen)
+{
+    folder f = folder_open();
+    json_t *lines;
+
+    folder_write(&f, "data.tsv", data, strlen(data));
+    lines = sweep_with(&f, (const char *const[]){"--rules", "token-v3:alpha=0.5", "--drafter",
+                                                 "ngram", "--bonus", "verifier", NULL});
+    cr_assert_eq(json_array_size(lines), 2);
+    cr_expect_str_eq(text(lines, 1, "bonus_mode"), "verifier");
+    cr_expect_not_null(strstr(text(lines, 1, "key"), " bonus-verifier"));
+    json_decref(lines);
+    lines = sweep_with(&f, (const char *const[]){"--rules", "strict", NULL});
+    cr_expect_str_eq(text(lines, 1, "bonus_mode"), "target");
+    cr_expect_null(strstr(text(lines, 1, "key"), "bonus"), "as in files of before");
+    json_decref(lines);
+    folder_close(&f);
+}
+
 /* Positions sum up to the totals, rates are quotients of counts. */
 Test(bench_sweep, counters_agree_with_each_other)
 {
@@ -569,6 +590,8 @@ Test(bench_sweep, unknown_options_and_metrics_are_usage_errors)
                  {{"--top-p", "nan"}, "--top-p"},
                  {{"--min-p", "2"}, "--min-p"},
                  {{"--verify", "maybe"}, "token or block"},
+                 {{"--bonus", "none"}, "target, verifier or step"},
+                 {{"--verify", "block", "--bonus", "step"}, "--bonus step: block"},
                  {{"--every", "0"}, "--every"},
                  {{"--rows", "many"}, "--rows"},
                  {{"--context", "some"}, "--context"},

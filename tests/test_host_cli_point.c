@@ -65,6 +65,13 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
         {"[{\"rule\":\"strict\",\"gamma\":1,\"temperature\":1e-300,\"top_p\":1,\"value\":1,"
          "\"relative_latency\":1}]",
          "--min-quality", "1", 6, "\"temperature\" of 0, or of 0.0001 to 100"},
+        {"[{\"rule\":\"strict\",\"gamma\":1,\"temperature\":0,\"top_p\":1,\"bonus_mode\":\"none\","
+         "\"value\":1,"
+         "\"relative_latency\":1}]",
+         "--min-quality", "1", 6, "\"bonus_mode\": \"target\", \"verifier\" or \"step\""},
+        {"[{\"rule\":\"strict\",\"gamma\":1,\"temperature\":0,\"top_p\":1,\"bonus_mode\":\"step\","
+         "\"verify\":\"block\",\"value\":1,\"relative_latency\":1}]",
+         "--min-quality", "1", 2, "no bonus step"},
         {"[{\"rule\":\"foo\"}]", "--min-quality", "1", 6, "unknown rule"}};
     folder f = folder_open();
     char path[FOLDER_PATH];
