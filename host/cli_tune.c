@@ -143,6 +143,11 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
         t->failed++;
         return SPC_OK;
     }
+    /* lines of before there was a choice */
+    if (!json_object_get(line, "bonus_mode") &&
+        json_object_set_new(line, "bonus_mode", json_string("target")) != 0) {
+        return spc_error_set(err, SPC_ENOMEM, "no memory for the points of %s", t->path);
+    }
     if (!rule || !json_is_number(value) || !json_is_number(latency) || !json_is_number(calls) ||
         !json_is_integer(json_object_get(line, "gamma"))) {
         return spc_error_set(err, SPC_EINPUT,

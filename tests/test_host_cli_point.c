@@ -97,9 +97,10 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
 
 /* ---- spc tune ---- */
 
-/* A line of a sweep. */
-#define LINE(rule, seed, value, latency, calls)                                            \
-    "{\"key\":\"k\",\"bench\":\"sweep\",\"rule\":\"" rule                                  \
+/* A line of a sweep; and with fields that lines have not always had. */
+#define LINE(rule, seed, value, latency, calls) LINE_WITH("", rule, seed, value, latency, calls)
+#define LINE_WITH(more, rule, seed, value, latency, calls)                                 \
+    "{" more "\"key\":\"k\",\"bench\":\"sweep\",\"rule\":\"" rule                          \
     "\",\"gamma\":5,\"temperature\":0,\"top_p\":1,\"seed\":" #seed                         \
     ",\"verify\":\"token\",\"verifier\":\"a\",\"drafter\":\"b\",\"metric\":\"bleu\","      \
     "\"examples\":10,\"max_tokens\":8,\"value\":" #value ",\"relative_latency\":" #latency \
@@ -110,7 +111,7 @@ static const char sweep[] = "{\"date\":\"a recorded run begins like this\"}\n" /
     LINE("strict", 0, 40, 1.0, 0.30)                                           /* */
     LINE("token-v3:alpha=0.5", 0, 41, 0.8, 0.35)                               /* */
     LINE("opt:alpha=0.2", 0, 35, 0.5, 0.2)                                     /* */
-    LINE("opt:alpha=0.2", 1, 37, 0.7, 0.3)                                     /* */
+    LINE_WITH("\"bonus_mode\":\"target\",", "opt:alpha=0.2", 1, 37, 0.7, 0.3)  /* */
     LINE("diff:alpha=0.1", 0, 35.5, 0.65, 0.26)                                /* */
     "{\"bench\":\"sweep\",\"rule\":\"chow:alpha=1\",\"gamma\":5,\"failed\":\"why\"}\n";
 
