@@ -10,8 +10,12 @@ lines, language being de, es or fr, such as a Tatoeba test split.  Rows 0, N, 2N
 import argparse
 import json
 import subprocess
+import sys
 
-import sacrebleu
+try:
+    import sacrebleu
+except ImportError:
+    sacrebleu = None
 
 # What is run: rule, temperature.  Verifier and drafter alone are the fair ends of the scale.
 METHODS = [
@@ -48,6 +52,8 @@ def main():
     parser.add_argument("--max-tokens", type=int, default=48, help="per sentence (default 48)")
     args = parser.parse_args()
 
+    if not sacrebleu:
+        sys.exit("bleu.py: sacrebleu is not installed (pip install sacrebleu)")
     with open(args.tsv, encoding="utf-8") as lines:
         rows = [line.rstrip("\n").split("\t") for line in lines][::args.every][:args.rows]
     references = [[row[2] for row in rows]]

@@ -54,7 +54,8 @@ typedef struct {
 
 struct spc_cli_command {
     const char *name;
-    const char *words;   /* what follows the options: "[PROMPT ...]" */
+    const char *words;   /* what follows the options: "[PROMPT ...]"; where it begins with "--", a
+                            command, to which options behind its name belong */
     const char *summary; /* one line */
     const char *about;   /* further lines of help; may be "" */
     int32_t words_low, words_high;

@@ -278,6 +278,7 @@ static spc_status check_words(const spc_cli_line *line, spc_error *err)
 spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, void *args,
                          spc_cli_line *line, spc_error *err)
 {
+    const bool runs_command = strncmp(command->words, "--", 2) == 0;
     bool words_only = false;
 
     memset(line, 0, sizeof *line);
@@ -292,6 +293,7 @@ spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, 
             words_only = true;
         } else if (words_only || word[0] != '-' || !word[1]) {
             line->words.item[line->words.count++] = word;
+            words_only = words_only || runs_command;
         } else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
             line->help = true;
             return SPC_OK;

@@ -334,11 +334,12 @@ const spc_cli_command spc_cli_launch = {
     "launch",
     "-- run|chat|logits [options] [PROMPT ...]",
     "run a command as several processes on this machine, the ranks of one engine",
-    "The verifier is sharded over all of them; rank 0 has stdin and stdout.  They share the\n"
-    "cores, unless the command has --threads (per process).  With --device cuda each takes one\n"
-    "GPU, in order (CUDA_VISIBLE_DEVICES chooses them), and they communicate through NCCL.  When\n"
-    "one fails all end, with its exit code.  For several machines: spc run --rank, --world,\n"
-    "--meet, or --ranks-from env under mpirun or srun.",
+    "The verifier is sharded over all of them; rank 0 has stdin and stdout.  What follows the\n"
+    "command's name is the command's own, with or without --.  They share the cores, unless\n"
+    "--threads (per process) is given.  With --device cuda each takes one GPU, in order\n"
+    "(CUDA_VISIBLE_DEVICES chooses them), and they communicate through NCCL.  When one fails\n"
+    "all end, with its exit code.  For several machines: spc run --rank, --world, --meet, or\n"
+    "--ranks-from env under mpirun or srun.",
     1,
     INT32_MAX,
     options,

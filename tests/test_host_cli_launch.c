@@ -106,6 +106,8 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         {{"launch", "-n", "0", "--", "run", "x"}, 2, "-n: expected a whole number of 1 to 64"},
         {{"launch", "-n", "2"}, 2, "expected -- run|chat|logits"},
         {{"launch", "-m", "2", "--", "run"}, 2, "unknown option -m;"},
+        {{"launch", "-n", "2", "run", "--frob"}, 2, "unknown option --frob; see spc run"},
+        {{"launch", "run", "-n", "2"}, 2, "unknown option -n; see spc run"},
         {{"launch", "--n", "2", "--", "run"}, 2, "unknown option --n;"},
         {{"run", "--rank", "1", "x"}, 2, "--rank needs --world"},
         {{"run", "--world", "2", "x"}, 2, "--world needs --rank"},

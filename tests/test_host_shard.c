@@ -312,6 +312,25 @@ Test(host_shard, misuse_is_named)
     batch_free(&b);
 }
 
+/* An output layer that is padded to whole tiles for every rank is cut into equal parts: what the
+ * header promises to stacks that cut theirs so. */
+Test(host_shard, padded_to_whole_tiles_for_every_rank_parts_are_equal)
+{
+    for (int32_t world = 1; world <= SPC_SHARDS_MAX; world++) {
+        for (int32_t tiles = 1; tiles <= 4; tiles++) {
+            const int32_t part = tiles * SPC_TILE;
+
+            if (part > SPC_VOCAB_MAX / world) continue;
+            for (int32_t r = 0; r <= world; r++) {
+                cr_assert_eq(spc_shard_first(world * part, r, world), r * part);
+            }
+        }
+    }
+    for (int32_t world = 1; world <= 32; world *= 2) {
+        cr_assert_eq(spc_shard_first(131072, 1, world), 131072 / world);
+    }
+}
+
 /* What any round may send stays below what check_shards lets pass, and sizes out of range are none.
  */
 Test(host_shard, sizes_are_bounded)

@@ -182,8 +182,11 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
 
 /* Draw and verify when each rank holds a slice of the verifier's logits (tensor parallelism), with
  * results bit-identical to those of the calls above over whole rows.  A slice begins at a multiple
- * of 4096 tokens, rank r's at spc_shard_first(vocab, r, world): the output layer is cut there, not
- * into equal parts.  One round is
+ * of 4096 tokens, rank r's at spc_shard_first(cut, r, world), where shards.cut is the vocabulary
+ * that the output layer is padded to.  Padded to a multiple of 4096 * world it is cut into equal
+ * parts, as most stacks cut theirs; many let the padding be chosen (vLLM and SGLang:
+ * padding_size of ParallelLMHead).  Llama 3's 128256 tokens are 131072 then, for up to 32 ranks.
+ * One round is
  *
  *   shards.send_bytes = spc_verify_first_bytes(batch, shards)
  *   for (step = 0; step == 0 || left[0] > 0; step++) {
