@@ -180,6 +180,41 @@ uint64_t spc_tile_mass(const float *logits, int32_t count, spc_softmax s)
     return mass;
 }
 
+/* Which entries are marked, in order, at [count + 1]; returns how many.  Mostly they are few. */
+static int32_t positions(const uint8_t *in, int32_t count, int32_t *at)
+{
+    enum { AT_ONCE = 8 };
+    int32_t found = 0, i = 0;
+
+    for (; i + AT_ONCE <= count; i += AT_ONCE) {
+        uint64_t any;
+
+        memcpy(&any, in + i, sizeof any);
+        for (int32_t k = i; k < i + AT_ONCE && any; k++) {
+            at[found] = k;
+            found += in[k];
+        }
+    }
+    for (; i < count; i++) {
+        at[found] = i;
+        found += in[i];
+    }
+    return found;
+}
+
+SPC_CLONES static void mark_from(const float *logits, int32_t count, float floor, uint8_t *in)
+{
+    for (int32_t i = 0; i < count; i++) in[i] = logits[i] >= floor;
+}
+
+int32_t spc_tile_from(const float *logits, int32_t count, float floor, int32_t *at)
+{
+    uint8_t in[SPC_TILE];
+
+    mark_from(logits, count, floor, in);
+    return positions(in, count, at);
+}
+
 /* Which logits have keys in question? */
 SPC_CLONES static void mark(const float *logits, int32_t count, spc_search search, uint8_t *in)
 {
@@ -188,32 +223,16 @@ SPC_CLONES static void mark(const float *logits, int32_t count, spc_search searc
     }
 }
 
-/* Those in question, out [SPC_TILE]; returns how many.  Mostly they are few. */
-static int32_t in_question(const float *logits, int32_t count, const spc_search *search, float *out)
-{
-    enum { AT_ONCE = 8 };
-    uint8_t in[SPC_TILE] = {0};
-    int32_t found = 0;
-
-    mark(logits, count, *search, in);
-    for (int32_t first = 0; first < count; first += AT_ONCE) {
-        uint64_t any;
-
-        memcpy(&any, in + first, sizeof any);
-        for (int32_t i = first; i < first + AT_ONCE && any; i++) {
-            if (in[i]) out[found++] = logits[i];
-        }
-    }
-    return found;
-}
-
 void spc_tile_bins(const float *logits, int32_t count, const spc_search *search, spc_softmax s,
                    bool by_mass, uint64_t *bins)
 {
     float found[SPC_TILE], weight[SPC_TILE];
-    int32_t n = in_question(logits, count, search, found);
+    uint8_t in[SPC_TILE];
+    int32_t at[SPC_TILE + 1], n;
 
-    if (n == 0) return;
+    mark(logits, count, *search, in);
+    n = positions(in, count, at);
+    for (int32_t i = 0; i < n; i++) found[i] = logits[at[i]];
     if (by_mass) tile_kept(found, n, s, weight);
     for (int32_t i = 0; i < n; i++) {
         bins[spc_search_bin(search, found[i])] += by_mass ? spc_mass_of(weight[i]) : 1u;

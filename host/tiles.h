@@ -25,6 +25,9 @@ void spc_tile_kept(const float *logits, int32_t count, spc_softmax s, float *out
 void spc_tile_moment(const float *logits, int32_t count, float max, float divisor,
                      const float *weight, float *out);
 
+/* Which entries are not below the floor, in order, at [SPC_TILE + 1]; returns how many. */
+int32_t spc_tile_from(const float *logits, int32_t count, float floor, int32_t *at);
+
 /* Mass of a tile after truncation; and what its entries in question add to the bins of a search
  * [SPC_CUT_BINS], counts or masses. */
 uint64_t spc_tile_mass(const float *logits, int32_t count, spc_softmax s);

@@ -4,6 +4,7 @@
  * The mathematics is in rules/; this file walks rows tile by tile in the canonical order
  * (rules/row.h), reads a row only where the rule needs it, and turns decisions into a verdict. */
 #include "chance.h"
+#include "cuts.h"
 #include "refuse.h"
 #include "tiles.h"
 
@@ -15,92 +16,6 @@ enum { TILES_MAX = SPC_VOCAB_MAX / SPC_TILE };
 
 /* ---- one row ----------------------------------------------------------------------------------
  */
-
-typedef struct {
-    const spc_view *view;
-    int32_t vocab;
-} cut_row;
-
-/* No more than a guess: weights below 2^-20 of the largest seldom decide on a nucleus. */
-#define NUCLEUS_BITS 20.0f
-
-/* The bin in which the target is reached from above; -1: in none.  above: mass of those above it,
- * or of all. */
-static int32_t reaching_bin(const spc_search *search, const uint64_t *bins, uint64_t *above)
-{
-    int32_t bin = SPC_CUT_BINS - 1;
-
-    *above = search->above;
-    while (bin >= 0 && *above + bins[bin] < search->target) *above += bins[bin--];
-    return bin;
-}
-
-/* Least logit of the set that holds `target` counts (by_mass false) or masses, from the top. */
-static float find_cut(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
-{
-    float low = s.max - (by_mass ? NUCLEUS_BITS / s.scale : SPC_RANKED_FLOOR);
-    spc_search search = spc_search_begin(row.view, low, s.max, target > 0 ? target : 1);
-    float buffer[SPC_TILE];
-
-    do {
-        uint64_t bins[SPC_CUT_BINS] = {0}, above;
-
-        for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
-            const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
-
-            spc_tile_bins(logits, spc_tile_width(row.vocab, t), &search, s, by_mass, bins);
-        }
-
-        int32_t bin = reaching_bin(&search, bins, &above);
-
-        if (bin >= 0) {
-            spc_search_enter(&search, bin, above);
-        } else if (!spc_search_below(&search, above)) {
-            return -SPC_INFINITY;
-        }
-    } while (!spc_search_found(&search));
-    return spc_search_logit(&search, search.low);
-}
-
-/* Mass of what s keeps. */
-static uint64_t kept_mass(cut_row row, spc_softmax s)
-{
-    uint64_t total = 0;
-    float buffer[SPC_TILE];
-
-    for (int32_t t = 0; t < spc_tile_count(row.vocab); t++) {
-        const float *logits = spc_tile_logits(row.view, row.vocab, t, buffer);
-
-        total += spc_tile_mass(logits, spc_tile_width(row.vocab, t), s);
-    }
-    return total;
-}
-
-#define ROUND_FN static
-#include "rules/cut_body.h"
-
-/* Sums over what truncation left; the gate's moment too where the gate reads processed rows. */
-static void restrict_sums(const spc_view *row, int32_t vocab, const spc_row_params *params,
-                          bool entropy, spc_row_stats *stats, float *tile_weight)
-{
-    spc_softmax s = spc_softmax_of(*stats, params->sampling.temperature);
-    float buffer[SPC_TILE], weight[SPC_TILE], moment[SPC_TILE];
-
-    stats->sum = 0.0f;
-    if (entropy) stats->moment = 0.0f;
-    for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        const float *z = spc_tile_logits(row, vocab, t, buffer);
-        int32_t n = spc_tile_width(vocab, t);
-
-        spc_tile_kept(z, n, s, weight);
-        tile_weight[t] = spc_tile_total(weight, n);
-        stats->sum += tile_weight[t];
-        if (entropy) {
-            spc_tile_moment(z, n, s.max, params->sampling.temperature, weight, moment);
-            stats->moment += spc_tile_total(moment, n);
-        }
-    }
-}
 
 /* Statistics of a row as its sequence needs them.  round->tile_weight receives the weight of each
  * tile relative to the row's maximum (unused at T = 0). */
@@ -126,13 +41,7 @@ static void view_statistics(const spc_round *round, const spc_view *row, spc_row
     }
     *stats = spc_stats_of(all, needs);
     if (stats->bad || !needs.mixing) return;
-    if (needs.truncates) {
-        stats->cut =
-            truncation_cut((cut_row){row, vocab}, vocab, &params->sampling, all.max, all.sum);
-    }
-    if (needs.restricts) {
-        restrict_sums(row, vocab, params, needs.processed_moment, stats, tile_weight);
-    }
+    if (needs.restricts) spc_cut_row(row, vocab, params, tile, stats, tile_weight);
 }
 
 /* ---- drawing ----------------------------------------------------------------------------------
@@ -276,7 +185,7 @@ static spc_entry entry_at(const spc_row_pair *pair, int32_t token)
 
 static float nucleus_cut(const spc_row_pair *pair, const spc_side *side, float top_p)
 {
-    return processed_cut((cut_row){&side->row, pair->round->vocab}, side, top_p);
+    return spc_row_nucleus(side, pair->round->vocab, top_p);
 }
 
 static void put_detail(const spc_round *round, int32_t row, const spc_row_detail *detail)
@@ -284,6 +193,7 @@ static void put_detail(const spc_round *round, int32_t row, const spc_row_detail
     round->detail[row] = *detail;
 }
 
+#define ROUND_FN static
 #include "rules/round_body.h"
 
 void spc_round_run(spc_round *round, spc_verdict *out)

@@ -15,8 +15,8 @@ import subprocess
 import sys
 
 SECONDS = 300
-HOST = ("host/batch.c", "host/shard.c", "host/tile_pairs.c", "host/tiles.c", "host/verify.c",
-        "rules/rule.c")
+HOST = ("host/batch.c", "host/cuts.c", "host/shard.c", "host/tile_pairs.c", "host/tiles.c",
+        "host/verify.c", "rules/rule.c")
 
 # what is built, the test it is linked with, and the cases of it that are run
 SUITES = {
@@ -32,6 +32,7 @@ SUITES = {
     "law": (HOST, "host_verify_law", "host_verify_law/*"),
     "draw": (HOST, "host_verify_draw",
              "host_verify_draw/@(the_last*|positions*|a_far*|every_draw*|blocks*)"),
+    "cuts": (HOST, "host_cuts", "*"),
     "salt": (HOST, "host_verify_draw", "host_verify_draw/blocks_without*"),
 }
 
@@ -42,8 +43,20 @@ MUST_PASS = [
     ("queue", "no job to spare", "cuda/queue.cu", "spc_queue_ahead(sequences, rows)", "0"),
     ("queue", "a guess that is too high", "rules/truncate.h", "#define SPC_RANKED_FLOOR 10.0f",
      "#define SPC_RANKED_FLOOR 0.01f"),
+    ("cuts", "guesses that are too high", "host/cuts.c", "/ (float)HELD_MOST)", "* 100)"),
+    ("cuts", "room for few entries", "host/cuts.c", "HELD_MOST = 8192", "HELD_MOST = 40"),
 ]
 MUST_FAIL = [
+    ("cuts", "what there is no room for is left out", "host/cuts.c",
+     "if (found > HELD_MOST - h->count) return;", "if (found > HELD_MOST - h->count) break;"),
+    ("cuts", "entries below the floor are not looked at", "host/cuts.c",
+     "if (spc_search_logit(search, search->low) >= h->floor) {", "if (h->floor < SPC_INFINITY) {"),
+    ("cuts", "entries below the floor are not summed", "host/cuts.c",
+     "} else if (s.cut >= h->floor) {", "} else if (h->floor < SPC_INFINITY) {"),
+    ("cuts", "the mass of what top-k left is not all there", "host/cuts.c",
+     "    if (s.cut >= h->floor) {\n        for", "    if (h->floor < SPC_INFINITY) {\n        for"),
+    ("cuts", "sums in another order", "host/cuts.c",
+     "lane[token[i] % SPC_LANES] += weight[i]", "lane[i % SPC_LANES] += weight[i]"),
     ("races of the queue", "pieces are not handed over", "cuda/pieces.cuh",
      "    if (threadIdx.x == 0) fence_blocks();\n}", "}"),
     ("races of the queue", "pieces are not taken over", "cuda/jobs.cuh",
