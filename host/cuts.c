@@ -62,16 +62,56 @@ static int32_t tile_of_held(const held_entries *h, int32_t i)
 /* ---- the search for a cut ---------------------------------------------------------------------
  */
 
-/* Where the search begins, for a count or a mass.  A mass leaves m of the row out: below entries
- * that weigh m / HELD_MOST lies more than m only if there are more of them than can be held. */
-static float first_floor(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
+/* The k-th largest of the tiles' maxima, or the least: that many entries at least are not below it.
+ */
+static float kth_maximum(cut_row row, uint64_t k)
+{
+    const int32_t tiles = spc_tile_count(row.vocab);
+    float kth = SPC_INFINITY;
+
+    for (int32_t t = 0; t < tiles; t++) {
+        const float max = row.tile[t].max;
+        uint64_t larger = 0;
+
+        for (int32_t u = 0; u < tiles; u++) larger += row.tile[u].max > max;
+        if (larger < k && max > -SPC_INFINITY && max < kth) kth = max;
+    }
+    return kth;
+}
+
+/* Where the search begins, and where it goes on if too little lies above.
+ *
+ * For a count: tiles' maxima tell where that many entries are, or not much fewer than all that are
+ * asked for; of large counts nothing is known.  For a mass, which leaves m of the row out: below
+ * entries that weigh m / HELD_MOST lies more than m only if there are more of them than can be
+ * held; below those that weigh m / vocab it cannot, but for rounding, hence a factor of e. */
+static float guessed_floor(cut_row row, spc_softmax s, bool by_mass, uint64_t target, bool again)
 {
     const uint64_t mass = spc_mass_of(row.sum);
+    float weight;
 
-    if (!by_mass) return s.max - SPC_RANKED_FLOOR;
+    if (!by_mass) {
+        return !again && target <= 2 * (uint64_t)spc_tile_count(row.vocab)
+                   ? kth_maximum(row, target)
+                   : s.max - SPC_RANKED_FLOOR;
+    }
     if (s.cut > -SPC_INFINITY) return s.cut;
     if (mass <= target) return -SPC_INFINITY;
-    return s.max + log2f((float)(mass - target) * 0x1p-40f / (float)HELD_MOST) / s.scale;
+    weight = (float)(mass - target) * 0x1p-40f;
+    weight /= again ? 2.71828183f * (float)row.vocab : (float)HELD_MOST;
+    return s.max + log2f(weight) / s.scale;
+}
+
+/* Too little was found above what was searched.  false: there is nothing below. */
+static bool go_below(spc_search *search, cut_row row, spc_softmax s, bool by_mass, uint64_t above)
+{
+    const float floor = guessed_floor(row, s, by_mass, search->target, true);
+
+    if (!spc_search_below(search, above)) return false;
+    if (spc_search_key(search, floor) <= search->high) {
+        spc_search_within(search, spc_search_key(search, floor), search->high);
+    }
+    return true;
 }
 
 /* The bin in which the target is reached from above; -1: in none.  above: mass of those above it,
@@ -108,21 +148,21 @@ static void fill_bins(cut_row row, const spc_search *search, spc_softmax s, bool
 /* Least logit of the set that holds `target` counts (by_mass false) or masses, from the top. */
 static float find_cut(cut_row row, spc_softmax s, bool by_mass, uint64_t target)
 {
-    spc_search search = spc_search_begin(row.view, first_floor(row, s, by_mass, target), s.max,
-                                         target > 0 ? target : 1);
-    const float floor = spc_search_logit(&search, search.low);
+    spc_search search = spc_search_begin(row.view, guessed_floor(row, s, by_mass, target, false),
+                                         s.max, target > 0 ? target : 1);
 
-    if (row.held->floor > floor) hold(row, floor);
     do {
+        const float floor = spc_search_logit(&search, search.low);
         uint64_t bins[SPC_CUT_BINS] = {0}, above;
 
+        if (row.held->floor > floor) hold(row, floor);
         fill_bins(row, &search, s, by_mass, bins);
 
         int32_t bin = reaching_bin(&search, bins, &above);
 
         if (bin >= 0) {
             spc_search_enter(&search, bin, above);
-        } else if (!spc_search_below(&search, above)) {
+        } else if (!go_below(&search, row, s, by_mass, above)) {
             return -SPC_INFINITY;
         }
     } while (!spc_search_found(&search));
