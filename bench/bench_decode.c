@@ -49,7 +49,7 @@ static const char help[] =
     "\n"
     "  --model MODEL   a folder, embedded:verifier or embedded:drafter (default: both embedded)\n"
     "  --threads N     CPU threads; 0: one per core (default)\n"
-    "  --isa NAME      portable, avx2, avx512, avx512vnni (default: the widest)\n"
+    "  --isa NAME      portable; avx2, avx512, avx512vnni; neon, neondot (default: the widest)\n"
     "  --context N     tokens in the KV cache before the measured rows (default 32)\n"
     "  --kv TYPE       of the KV cache: f32 (default), bf16, f16\n"
     "  --seconds S     measured per line of the table, at least 20 runs (default 1)\n"

@@ -2,8 +2,8 @@
 /* cpu_kernels.h - the loops worth a vector unit, one table of them per unit.
  *
  * Every sum over a dimension runs in 16 lanes: lane l takes entries l, l + 16, ...; the lanes fold
- * by halving.  A row's result therefore has the same bits for any number of rows, and avx2 and
- * avx512 agree with each other to the bit (both fuse multiply and add; the portable loops do not
+ * by halving.  A row's result therefore has the same bits for any number of rows, and all vector
+ * units agree with each other to the bit (they fuse multiply and add; the portable loops do not
  * and round differently). */
 #ifndef SPC_HOST_CPU_KERNELS_H
 #define SPC_HOST_CPU_KERNELS_H
@@ -97,6 +97,9 @@ extern const spc_cpu_kernels spc_cpu_portable;
 extern const spc_cpu_kernels spc_cpu_avx2;
 extern const spc_cpu_kernels spc_cpu_avx512;
 extern const spc_cpu_kernels spc_cpu_avx512vnni; /* integer products in one instruction */
+#elif defined(__aarch64__)
+extern const spc_cpu_kernels spc_cpu_neon;
+extern const spc_cpu_kernels spc_cpu_neondot; /* products of bytes in one instruction */
 #endif
 
 #endif

@@ -112,7 +112,11 @@ ALWAYS_INLINE void tile(const spc_matrix *m, spc_dtype dtype, int64_t first, int
 #pragma GCC unroll 16
         for (int32_t r = 0; r < rows; r++) sum[o][r] = lanes_zero();
     }
-    if (spc_dtype_is_scaled(dtype)) block = m->scale.col / m->scale.cols;
+    if (spc_dtype_is_scaled(dtype)) {
+        block = m->scale.col / m->scale.cols;
+        factors_at(m, dtype, first, outs, block++, factor);
+        next = (int64_t)block * m->scale.cols - m->scale.col;
+    }
     for (; c + 16 <= cols; c += 16) {
         lanes w[BLOCK_WIDE];
 

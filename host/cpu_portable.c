@@ -6,6 +6,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 typedef struct {
     float lane[16];
@@ -265,6 +268,9 @@ static bool is_present(const spc_cpu_kernels *unit)
         /* every machine with AVX2 has F16C, which clang 14 cannot ask for */
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     }
+#elif defined(__aarch64__)
+    if (unit == &spc_cpu_neondot) return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    if (unit == &spc_cpu_neon) return true;
 #endif
     return unit == &spc_cpu_portable;
 }
@@ -276,6 +282,9 @@ const spc_cpu_kernels *spc_cpu_kernels_find(const char *name, char *known)
         &spc_cpu_avx512vnni,
         &spc_cpu_avx512,
         &spc_cpu_avx2,
+#elif defined(__aarch64__)
+        &spc_cpu_neondot,
+        &spc_cpu_neon,
 #endif
         &spc_cpu_portable
     };

@@ -3,8 +3,8 @@
  *
  * A row of activations becomes 8-bit integers with a scale for each 32 entries; products of
  * integers are exact, so that only their scaling and adding up rounds.  All of that is
- * multiplications and additions that are not fused, in the same order everywhere: portable, avx2
- * and avx512 agree to the bit.
+ * multiplications and additions that are not fused, in the same order everywhere: all units
+ * and the portable loops agree to the bit.
  *
  * The result for an output: over its runs of 32 entries (Q2_K, Q3_K, Q6_K: 16), in their order,
  *

@@ -272,8 +272,13 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
     remove_copy(copy);
     all[1] = one;
     all[1].isa = "portable";
+#if defined(__aarch64__)
+    all[0].isa = "neon";
+    expect_refused(all, "rank 0 computes with neon, rank 1 with portable");
+#else
     all[0].isa = "avx2";
     expect_refused(all, "rank 0 computes with avx2, rank 1 with portable");
+#endif
     all[0] = all[1] = one;
     all[1].verifier = "/no/such/model";
     expect_refused(all, "/no/such/model: cannot be opened");

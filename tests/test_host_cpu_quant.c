@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNITS = 4, TYPES = 12, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
+enum { UNITS = 6, TYPES = 12, OUTS = 37, ROWS_MAX = 50, COLS_MAX = 1024 };
 
-static const char *const units[UNITS] = {"portable", "avx2", "avx512", "avx512vnni"};
+static const char *const units[UNITS] = {"portable",   "avx2", "avx512",
+                                         "avx512vnni", "neon", "neondot"};
 static const spc_dtype types[TYPES] = {SPC_DTYPE_Q8_0, SPC_DTYPE_Q4_0,   SPC_DTYPE_Q4_1,
                                        SPC_DTYPE_Q5_0, SPC_DTYPE_Q5_1,   SPC_DTYPE_Q2_K,
                                        SPC_DTYPE_Q3_K, SPC_DTYPE_Q4_K,   SPC_DTYPE_Q5_K,

@@ -2,13 +2,13 @@
 /* test_host_f8.c - checkpoints of 8-bit floats and integers, with the scales of every convention
  * beside them: the same bits as a float32 checkpoint of the numbers they stand for. */
 #include "eight.h"
+#include "units.h"
 
 #include "host/backend_ranks.h"
 #include "weights/int8.h"
 
 Test(host_f8, the_bits_of_the_numbers_they_stand_for)
 {
-    static const char *const units[] = {"portable", "avx2", "avx512"};
     static const spc_dtype types[] = {SPC_DTYPE_F8_E4M3, SPC_DTYPE_F8_E5M2, SPC_DTYPE_I8};
     spc_error err;
 
@@ -19,7 +19,7 @@ Test(host_f8, the_bits_of_the_numbers_they_stand_for)
         if (dtype == SPC_DTYPE_I8 && k / 3 == UNSCALED) continue;
         p = eight_of(dtype, (scale_kind)(k / 3), k % 2 == 0);
 
-        for (int u = 0; u < 3; u++) {
+        for (int32_t u = 0; u < UNITS; u++) {
             float eight[EIGHT_TOKENS * EIGHT_VOCAB], whole[EIGHT_TOKENS * EIGHT_VOCAB];
             spc_backend *backend;
 

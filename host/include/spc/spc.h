@@ -187,7 +187,8 @@ typedef struct {
                                place, of rank 0's) is the drafter's, and each has at least one.
                                Must be 0 if no model runs on the CPU, else SPC_EUSAGE */
     const char *isa;        /* CPU vector unit: NULL chooses; "portable", "avx2", "avx512",
-                               "avx512vnni".  Must be NULL if no model runs on the CPU */
+                               "avx512vnni", "neon", "neondot".  Must be NULL if no model runs on
+                               the CPU */
     const char *kv;         /* type of the KV caches of both models and of an encoder's keys and
                                values: NULL or "f32"; "bf16", "f16": rounded to 16 bits, half the
                                memory and half of what attention reads.  bf16 has the range of
