@@ -134,8 +134,9 @@ int spc_cli_finish(int code);
 #define SPC_CLI_KV                                                                 \
     "type of both models' KV caches: f32, bf16 or f16; 16 bits halve the memory\n" \
     "and what attention reads, and bf16 is the safer type; default f32"
-#define SPC_CLI_ISA \
-    "vector unit: portable; avx2, avx512, avx512vnni; neon, neondot; default: the widest"
+#define SPC_CLI_ISA                                                     \
+    "vector unit: portable; avx2, avx512, avx512vnni; neon, neondot;\n" \
+    "default: the widest"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit codes after Ctrl-C and after other signals, as shells have them. */
