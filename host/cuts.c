@@ -2,8 +2,8 @@
 /* cuts.c - truncation of whole rows on the CPU.
  *
  * A row is walked once: its entries above a floor that the cut very likely exceeds are held, and
- * these few are searched and summed.  Where they are too many, or the floor was too high, the row
- * itself is walked, with the same result. */
+ * these few are searched and summed.  A floor that was too high is lowered; where the entries are
+ * too many to be held the row itself is walked, with the same result. */
 #include "cuts.h"
 
 #include "tiles.h"
