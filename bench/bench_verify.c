@@ -349,8 +349,9 @@ static spc_logit_rows rows_of(const bench *b, int32_t set, bool drafter)
 {
     spc_logits_type type = b->element == 4 ? SPC_LOGITS_F32 : SPC_LOGITS_BF16;
 
-    return (spc_logit_rows){
-        {b->logits[set] + (drafter ? rows_bytes(b) : 0), type}, b->stride, b->shape.vocab};
+    return (spc_logit_rows){.logits = {b->logits[set] + (drafter ? rows_bytes(b) : 0), type},
+                            .stride = b->stride,
+                            .width = b->shape.vocab};
 }
 
 static spc_draw_batch draw_of(const bench *b, int32_t set, int32_t i)

@@ -13,7 +13,7 @@ static __device__ int32_t known_row(const spc_view *row)
 {
     for (int32_t r = 0; r < scratch.q.rows; r++) {
         if (scratch.known[r] && scratch.known[r] == row->logits.data &&
-            scratch.known_width[r] == row->width) {
+            scratch.known_subset[r] == row->subset && scratch.known_width[r] == row->width) {
             return r;
         }
     }

@@ -144,6 +144,7 @@ static __device__ __noinline__ void take_sequence(const Batch *b, int32_t s)
         const bool wanted = first_row(b, s, r, &view);
 
         scratch.known[r] = wanted ? view.logits.data : nullptr;
+        scratch.known_subset[r] = wanted ? view.subset : nullptr;
         scratch.known_width[r] = wanted ? view.width : 0;
         scratch.cut[r] = wanted && is_cut(spc_needs_of(&scratch.input.params, scratch.q.vocab));
     }

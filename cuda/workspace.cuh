@@ -248,8 +248,9 @@ struct queue_scratch {
     int32_t draft[SPC_GAMMA_MAX + 1];
     spc_pair draft_logits[SPC_GAMMA_MAX + 1];
     spc_row_stats stats[SPC_GAMMA_MAX + 1];
-    const void *known[ROWS_MAX];   /* logits of the rows of the first pass, or 0 ... */
-    int32_t known_width[ROWS_MAX]; /* ... their width ... */
+    const void *known[ROWS_MAX]; /* logits of the rows of the first pass, or 0 ... */
+    const spc_subset *known_subset[ROWS_MAX];
+    int32_t known_width[ROWS_MAX]; /* ... their tokens and width ... */
     bool cut[ROWS_MAX];            /* ... do they go on by themselves ... */
     row_record record[ROWS_MAX];   /* ... and what is known of them */
     int64_t weights;               /* cells of the row whose statistics were asked for last */

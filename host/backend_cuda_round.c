@@ -36,7 +36,8 @@ static spc_status fetch(spc_runner *r, void *to, const void *from, size_t bytes,
 
 spc_logit_rows spc_cuda_logit_rows(const spc_runner *r)
 {
-    return (spc_logit_rows){{r->logits, SPC_LOGITS_F32}, r->width, r->plan->ids};
+    return (spc_logit_rows){
+        .logits = {r->logits, SPC_LOGITS_F32}, .stride = r->width, .width = r->plan->ids};
 }
 
 spc_status spc_cuda_draw_lanes(spc_runner *r, const spc_lane *lanes, int32_t count, int32_t i,

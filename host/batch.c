@@ -48,10 +48,23 @@ static spc_status check_range(const char *field, int64_t value, int64_t least, i
  * stay below 2^63 up to a million rows. */
 #define STRIDE_MAX ((int64_t)1 << 40)
 
-/* Rows of one model, of which `held` elements lie here. */
+/* Rows of one model, of which `held` elements lie here; whole: they are no slices. */
 static spc_status check_rows(const char *model, const spc_logit_rows *rows, int32_t held,
-                             spc_error *err)
+                             bool whole, spc_error *err)
 {
+    if (rows->subset && !whole) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "batch: %s.subset: expected NULL for slices, as they are cut by the "
+                             "verifier's tokens, found %p (a drafter's rows can be whole: "
+                             "shards.drafter_whole)",
+                             model, (const void *)rows->subset);
+    }
+    if ((uintptr_t)rows->subset % 8 != 0) {
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "batch: %s.subset: expected an address that is a multiple of 8, found %p", model,
+            (const void *)rows->subset);
+    }
     if (rows->logits.type < SPC_LOGITS_F32 || rows->logits.type > SPC_LOGITS_F16) {
         return spc_error_set(
             err, SPC_EUSAGE,
@@ -112,6 +125,33 @@ static bool shape_is_possible(int32_t max_drafts, int32_t vocab)
 {
     return max_drafts >= 0 && max_drafts <= SPC_GAMMA_MAX + 1 && vocab >= 1 &&
            vocab <= SPC_VOCAB_MAX;
+}
+
+spc_status spc_subset_fill(const int32_t *tokens, int32_t count, int32_t vocab, spc_subset *subset,
+                           spc_error *err)
+{
+    spc_status status = check_range("vocab", vocab, 1, SPC_VOCAB_MAX, err);
+
+    if (!status) status = check_range("count", count, 1, vocab, err);
+    if (status) return status;
+    if (!tokens) return spc_refuse_null("tokens", err);
+    if (!subset) return spc_refuse_null("subset", err);
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t least = i > 0 ? tokens[i - 1] + 1 : 0;
+
+        if (tokens[i] >= least && tokens[i] < vocab) continue;
+        return spc_error_set(err, SPC_EUSAGE,
+                             "subset: tokens[%d]: expected %d to %d, found %d (ids ascend; where a "
+                             "drafter's do not, order the rows of its output layer by them)",
+                             (int)i, (int)least, (int)vocab - 1, (int)tokens[i]);
+    }
+    for (int32_t word = 0, known = 0; word < (vocab + 31) / 32; word++) {
+        subset[word] = (spc_subset){0, known};
+        for (; known < count && tokens[known] / 32 == word; known++) {
+            subset[word].tokens |= 1u << tokens[known] % 32;
+        }
+    }
+    return SPC_OK;
 }
 
 /* What cuda/queue.cu keeps, see rules/batch.h: cells for the tiles of the rows that are read in any
@@ -194,7 +234,8 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
     status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
     if (!status) status = check_range("out_stride", b->out_stride, 0, INT32_MAX, err);
     if (status) return status;
-    status = check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), err);
+    status =
+        check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), !shards, err);
     if (!status) status = check_edits(&b->edits, b->vocab, err);
     return status
                ? status
@@ -237,13 +278,14 @@ static spc_status check_verify(const spc_verify_batch *b, const spc_shards *shar
     if (!status) status = check_range("max_drafts", b->max_drafts, 0, SPC_GAMMA_MAX + 1, err);
     if (!status) status = check_verify_arrays(b, err);
     if (!status) {
-        status =
-            check_rows("verifier", &b->verifier, held(b->verifier.width, b->vocab, shards), err);
+        status = check_rows("verifier", &b->verifier, held(b->verifier.width, b->vocab, shards),
+                            !shards, err);
     }
     if (!status && b->drafter.logits.data) {
         const spc_shards *cut = shards && !shards->drafter_whole ? shards : NULL;
 
-        status = check_rows("drafter", &b->drafter, held(b->drafter.width, b->vocab, cut), err);
+        status =
+            check_rows("drafter", &b->drafter, held(b->drafter.width, b->vocab, cut), !cut, err);
     }
     if (!status) status = check_edits(&b->edits, b->vocab, err);
     return status ? status

@@ -97,7 +97,8 @@ static spc_logit_rows rows_of(const spc_ranks_room *r, const spc_comm *comm,
 {
     spc_shards shards = {.rank = comm->rank, .world = comm->world, .cut = r->vocab};
     spc_cuts cuts = spc_cuts_of(&shards, model->ids);
-    spc_logit_rows rows = {{model->logits, SPC_LOGITS_F32}, model->ids, model->ids};
+    spc_logit_rows rows = {
+        .logits = {model->logits, SPC_LOGITS_F32}, .stride = model->ids, .width = model->ids};
 
     if (model->logits && !whole) {
         rows.logits.data = model->logits + spc_cut_first(&cuts, comm->rank);

@@ -30,33 +30,64 @@ static void widen(spc_logits logits, int32_t first, int32_t count, float *out)
     }
 }
 
+/* Of a row of some tokens: its logits of a tile to their places, -inf to the others. */
+static void spread(const spc_view *row, int32_t first, int32_t count, float *buffer)
+{
+    const spc_subset *words = row->subset + first / 32;
+    const int32_t start = words->before, rest = row->width - start;
+    const int32_t known = start < 0 || rest < 0 ? 0 : rest < count ? rest : count;
+    float packed[SPC_TILE];
+
+    if (known > 0) widen(row->logits, start, known, packed);
+    for (int32_t i = 0; i < count; i++) buffer[i] = -SPC_INFINITY;
+    for (int32_t base = 0; base < count; base += 32) {
+        const uint32_t here = count - base < 32 ? (1u << (count - base)) - 1u : ~0u;
+        int32_t from = words[base / 32].before - start;
+
+        for (uint32_t left = words[base / 32].tokens & here; left; left &= left - 1) {
+            if (from >= 0 && from < known) buffer[base + __builtin_ctz(left)] = packed[from];
+            from++;
+        }
+    }
+}
+
+/* Numbers are added and tokens masked, of those that have a logit. */
+static void edit(const spc_view *row, int32_t first, int32_t count, float *buffer)
+{
+    for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
+        const int32_t token = row->edit_token[i];
+
+        if (token >= first + count) break;
+        if (token < first || (i > 0 && row->edit_token[i - 1] == token)) continue;
+        if (spc_view_element(row, token) >= 0) buffer[token - first] += row->edit_value[i];
+    }
+    for (int32_t i = 0; i < count && row->allowed; i++) {
+        if (!spc_view_allows(row, first + i)) buffer[i] = -SPC_INFINITY;
+    }
+}
+
 /* The logits of a tile, edited: where they lie when nothing is to be done, otherwise in buffer. */
 const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, float *buffer)
 {
     int32_t first = tile * SPC_TILE, count = spc_tile_width(vocab, tile);
     int32_t known = row->width - first < count ? row->width - first : count;
+    const bool edited = row->allowed || row->edits > 0;
 
-    if (row->logits.data && row->logits.type == SPC_LOGITS_F32 && known == count && !row->allowed &&
-        row->edits <= 0) {
+    if (!row->logits.data) {
+        for (int32_t i = 0; i < count; i++) buffer[i] = -SPC_INFINITY;
+        if (row->hot >= first && row->hot < first + count) buffer[row->hot - first] = 0.0f;
+        return buffer;
+    }
+    if (row->subset) {
+        spread(row, first, count, buffer);
+    } else if (row->logits.type == SPC_LOGITS_F32 && known == count && !edited) {
         return (const float *)row->logits.data + first;
+    } else {
+        if (known < 0) known = 0;
+        if (known > 0) widen(row->logits, first, known, buffer);
+        for (int32_t i = known; i < count; i++) buffer[i] = -SPC_INFINITY;
     }
-    if (!row->logits.data || known < 0) known = 0;
-    if (known > 0) widen(row->logits, first, known, buffer);
-    for (int32_t i = known; i < count; i++) buffer[i] = -SPC_INFINITY;
-    for (int32_t i = spc_view_edit(row, first); i < row->edits; i++) {
-        int32_t at = row->edit_token[i] - first;
-
-        if (at >= count) break;
-        if (at >= 0 && at < known && (i == 0 || row->edit_token[i - 1] != row->edit_token[i])) {
-            buffer[at] += row->edit_value[i];
-        }
-    }
-    for (int32_t i = 0; i < known && row->allowed; i++) {
-        if (!spc_view_allows(row, first + i)) buffer[i] = -SPC_INFINITY;
-    }
-    if (!row->logits.data && row->hot >= first && row->hot < first + count) {
-        buffer[row->hot - first] = 0.0f;
-    }
+    if (edited) edit(row, first, count, buffer);
     return buffer;
 }
 

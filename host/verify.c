@@ -83,7 +83,7 @@ int32_t spc_view_sample(const spc_view *row, int32_t vocab, const spc_row_params
 static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *params, spc_key key,
                       spc_stream_id stream, spc_row_stats *stats, const spc_chance *chance)
 {
-    spc_view row = {{logits, SPC_LOGITS_F32}, vocab, -1, NULL, NULL, NULL, 0};
+    spc_view row = {.logits = {logits, SPC_LOGITS_F32}, .width = vocab, .hot = -1};
 
     if (!spc_params_valid(params)) {
         *stats = spc_stats_one_hot(-1, vocab);
@@ -206,21 +206,25 @@ void spc_round_run(spc_round *round, spc_verdict *out)
     decide_round(round, &walk, out);
 }
 
+static spc_logit_rows rows_of(const float *first, int64_t stride, int32_t vocab)
+{
+    return (spc_logit_rows){.logits = {first, SPC_LOGITS_F32}, .stride = stride, .width = vocab};
+}
+
 static spc_round round_of(const spc_verify_args *args)
 {
     assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
     assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
-    return (spc_round){
-        .params = args->params,
-        .drafter = {{args->drafter, SPC_LOGITS_F32}, args->drafter_stride, args->vocab},
-        .verifier = {{args->verifier, SPC_LOGITS_F32}, args->verifier_stride, args->vocab},
-        .vocab = args->vocab,
-        .drafts = args->drafts,
-        .draft = args->draft,
-        .stats = args->stats,
-        .position = args->position,
-        .salt = args->salt,
-        .bonus = spc_draws_bonus(args->params, args->drafts, args->bonus)};
+    return (spc_round){.params = args->params,
+                       .drafter = rows_of(args->drafter, args->drafter_stride, args->vocab),
+                       .verifier = rows_of(args->verifier, args->verifier_stride, args->vocab),
+                       .vocab = args->vocab,
+                       .drafts = args->drafts,
+                       .draft = args->draft,
+                       .stats = args->stats,
+                       .position = args->position,
+                       .salt = args->salt,
+                       .bonus = spc_draws_bonus(args->params, args->drafts, args->bonus)};
 }
 
 void spc_verify_by(const spc_verify_args *args, const spc_chance *chance, spc_verdict *out)

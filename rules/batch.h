@@ -42,7 +42,8 @@ typedef struct {
     int32_t sequences;            /* entries of the arrays, >= 1 */
     const int32_t *live;          /* [1] how many of them are there now, or NULL: all; nothing is
                                      written for the others */
-    int32_t vocab;                /* tokens that can be drawn, 1 .. SPC_VOCAB_MAX */
+    int32_t vocab;                /* tokens that can be drawn, 1 .. SPC_VOCAB_MAX; the verifier's
+                                     where logits.subset says which of them the rows know */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows logits;
     const int64_t *row;      /* [sequences] which row of logits; NULL: row s of sequence s */

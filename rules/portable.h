@@ -65,6 +65,16 @@ SPC_FN uint32_t spc_float_bits(float value)
 #endif
 }
 
+/* How many bits of a word are set. */
+SPC_FN int32_t spc_bits_set(uint32_t word)
+{
+#ifdef __CUDA_ARCH__
+    return __popc(word);
+#else
+    return __builtin_popcount(word);
+#endif
+}
+
 /* 2^x for x <= 0, within 1.5 units in the last place; 0 below -126 and for -inf.
  *
  * x = n + f with f in [-1/2, 1/2]; adding 1.5 * 2^23 leaves n in the low bits.  The polynomial is

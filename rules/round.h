@@ -161,11 +161,22 @@ SPC_FN spc_logits spc_logits_row(spc_logits first, int64_t rows, int64_t stride)
     return first;
 }
 
+/* Which of 32 tokens a model knows that knows some of the vocabulary: the head of an EAGLE-3
+ * drafter, whose list of tokens is called d2t, or one that was cut to frequent tokens (FR-Spec).
+ * Its rows have an element for each of these tokens, in ascending order. */
+typedef struct {
+    uint32_t tokens; /* bit v % 32: it knows token v */
+    int32_t before;  /* how many tokens it knows before these 32: the element of the first here */
+} spc_subset;
+
 /* The rows of one model, one behind the other. */
 typedef struct {
-    spc_logits logits; /* of the first row; data NULL: there are none */
-    int64_t stride;    /* elements from row to row, >= width */
-    int32_t width;     /* tokens the model knows; those from here to the vocabulary are -inf */
+    spc_logits logits;        /* of the first row; data NULL: there are none */
+    int64_t stride;           /* elements from row to row, >= width */
+    int32_t width;            /* tokens the model knows: elements of a row.  Those from here to the
+                                 vocabulary are -inf ... */
+    const spc_subset *subset; /* ... or [(vocab + 31) / 32], aligned to 8 bytes: all but these are
+                                 (spc_subset_fill).  NULL: element v is of token v */
 } spc_logit_rows;
 
 /* What is done to logits before anything else, the same to the rows of both models: row by row, a
@@ -191,10 +202,11 @@ SPC_FN spc_edits spc_edits_row(spc_edits edits, int64_t rows)
 
 /* One row as the rules see it. */
 typedef struct {
-    spc_logits logits;       /* data NULL: all mass is on hot */
-    int32_t width;           /* of the logits; further tokens are -inf */
-    int32_t hot;             /* -1: none, the row is bad */
-    const uint32_t *allowed; /* of this row, or NULL */
+    spc_logits logits;        /* data NULL: all mass is on hot */
+    int32_t width;            /* of the logits; tokens without one are -inf */
+    const spc_subset *subset; /* of the rows */
+    int32_t hot;              /* -1: none, the row is bad */
+    const uint32_t *allowed;  /* of this row, or NULL */
     const int32_t *edit_token;
     const float *edit_value;
     int32_t edits;
@@ -207,6 +219,7 @@ SPC_FN spc_view spc_view_at(spc_logit_rows rows, spc_edits edits, int64_t row)
     edits = spc_edits_row(edits, row);
     view.logits = spc_logits_row(rows.logits, row, rows.stride);
     view.width = rows.width;
+    view.subset = rows.subset;
     view.hot = -1;
     view.allowed = edits.allowed;
     view.edits = 0;
@@ -229,6 +242,7 @@ SPC_FN spc_view spc_view_one_hot(int32_t token)
     view.logits.data = 0;
     view.logits.type = SPC_LOGITS_F32;
     view.width = 0;
+    view.subset = 0;
     view.hot = token;
     view.allowed = 0;
     view.edit_token = 0;
@@ -259,14 +273,36 @@ SPC_FN int32_t spc_view_edit(const spc_view *view, int32_t token)
     return low;
 }
 
-/* Logit of a token, edited; 0 <= token. */
+/* The element of these 32 tokens' logit of token v; nonsense where it has none. */
+SPC_FN int32_t spc_subset_element(spc_subset word, int32_t v)
+{
+    return word.before + spc_bits_set(word.tokens & ((1u << (v % 32)) - 1u));
+}
+
+/* The element of a token's logit; -1: it has none. */
+SPC_FN int32_t spc_view_element(const spc_view *view, int32_t token)
+{
+    int32_t element = token;
+
+    if (view->subset) {
+        const spc_subset word = view->subset[token / 32];
+
+        if (!(word.tokens >> (token % 32) & 1u)) return -1;
+        element = spc_subset_element(word, token);
+    }
+    return element >= 0 && element < view->width ? element : -1;
+}
+
+/* Logit of a token, edited; 0 <= token < the vocabulary. */
 SPC_FN float spc_view_logit(const spc_view *view, int32_t token)
 {
+    int32_t element;
     float logit;
 
     if (!view->logits.data) return token == view->hot ? 0.0f : -SPC_INFINITY;
-    if (token >= view->width || !spc_view_allows(view, token)) return -SPC_INFINITY;
-    logit = spc_logit(view->logits, token);
+    element = spc_view_element(view, token);
+    if (element < 0 || !spc_view_allows(view, token)) return -SPC_INFINITY;
+    logit = spc_logit(view->logits, element);
     if (view->edits > 0) {
         int32_t i = spc_view_edit(view, token);
 

@@ -63,6 +63,7 @@ enum { SPC_SHARDS_MAX = 64 };
 /* One rank's part in a batch whose rows are cut.  In the batch, the verifier's (and the drawn)
  * logits.data points to the first token of the slice, stride counts the elements between slices,
  * width is that of the whole row; masks, edits, drafts and statistics are those of whole rows.
+ * Rows of some of the tokens (subset) are not cut: drafter_whole is 1 for them.
  * workspace is not used. */
 typedef struct {
     int32_t rank;  /* 0 .. world - 1 */

@@ -22,6 +22,9 @@ int main(void)
     SIZE(spc_logit_rows);
     FIELD(spc_logit_rows, stride);
     FIELD(spc_logit_rows, width);
+    FIELD(spc_logit_rows, subset);
+    SIZE(spc_subset);
+    FIELD(spc_subset, before);
     SIZE(spc_edits);
     FIELD(spc_edits, edit_value);
     SIZE(spc_draw_batch);

@@ -146,8 +146,10 @@ Test(cuda_shapes, rows_may_lie_beyond_the_reach_of_32_bits)
                       cudaMemcpyHostToDevice),
            "copy");
     }
-    v.drafter = (spc_logit_rows){{rows, SPC_LOGITS_F32}, (int64_t)stride, 5000};
-    v.verifier = (spc_logit_rows){{rows + 8192, SPC_LOGITS_F32}, (int64_t)stride, 5000};
+    v.drafter = (spc_logit_rows){
+        .logits = {rows, SPC_LOGITS_F32}, .stride = (int64_t)stride, .width = 5000};
+    v.verifier = (spc_logit_rows){
+        .logits = {rows + 8192, SPC_LOGITS_F32}, .stride = (int64_t)stride, .width = 5000};
     expect_both_forms(&c, &v, "far apart");
     crowd_free(&c);
 }

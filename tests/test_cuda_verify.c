@@ -110,6 +110,46 @@ Test(cuda_verify, masks_and_edits)
     batch_free(&b);
 }
 
+/* Models that know some of the tokens, in every type; of some rows a number is added to logits. */
+Test(cuda_verify, models_that_know_some_tokens)
+{
+    dice d = {9};
+    batch b = batch_of(8500, 8503);
+    const size_t entries = (size_t)SEQUENCES * ROWS * 8503;
+    uint16_t *narrow = shared(entries * sizeof *narrow);
+
+    for (int n = 0; 2 * n + n % 2 < TOY_RULES; n++) {
+        const int type = n % 3, r = 2 * n + n % 2;
+        spc_row_params p = params_in_mode(toy_rules[r], n % MODES);
+        spc_verify_batch v = verify_batch(&b);
+        spc_subset *drafter, *verifier;
+
+        if (left_out(n, 0)) continue;
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        for (size_t i = 0; i < entries && type != SPC_LOGITS_F32; i++) {
+            narrow[i] = type == SPC_LOGITS_BF16 ? spc_float_bf16(b.drafter[i])
+                                                : spc_float_half(b.drafter[i]);
+        }
+        if (type != SPC_LOGITS_F32) v.drafter.logits = (spc_logits){narrow, type};
+        drafter = subset_of(&d, b.vocab, 0.3, 8499, &v.drafter);
+        verifier = subset_of(&d, b.vocab, 0.9, 5, &v.verifier);
+        if (n % 2) {
+            v.verifier.subset = NULL;
+            v.verifier.width = b.vocab;
+        }
+        v.stats = NULL; /* those of other rows */
+        if (n % 4 == 3) {
+            batch_edits(&b, &d);
+            v.edits = edits_of(&b);
+        }
+        expect_same(&b, &v, toy_rules[r]);
+        unshare(drafter);
+        unshare(verifier);
+    }
+    unshare(narrow);
+    batch_free(&b);
+}
+
 Test(cuda_verify, drafts_without_a_distribution)
 {
     dice d = {8};

@@ -613,17 +613,18 @@ Test(host_batch, rows_may_lie_beyond_the_reach_of_32_bits)
         rows[stride + v] = near[v];
     }
 
-    spc_draw_batch b = {.sequences = 1,
-                        .vocab = VOCAB,
-                        .params = &p,
-                        .logits = {{rows, SPC_LOGITS_BF16}, stride, VOCAB},
-                        .row = &row,
-                        .position = &position,
-                        .token = &far_token,
-                        .stats = &far_stats};
+    spc_draw_batch b = {
+        .sequences = 1,
+        .vocab = VOCAB,
+        .params = &p,
+        .logits = {.logits = {rows, SPC_LOGITS_BF16}, .stride = stride, .width = VOCAB},
+        .row = &row,
+        .position = &position,
+        .token = &far_token,
+        .stats = &far_stats};
 
     cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
-    b.logits = (spc_logit_rows){{near, SPC_LOGITS_BF16}, VOCAB, VOCAB};
+    b.logits = (spc_logit_rows){.logits = {near, SPC_LOGITS_BF16}, .stride = VOCAB, .width = VOCAB};
     b.row = &first;
     b.token = &near_token;
     b.stats = &near_stats;

@@ -51,6 +51,8 @@ Test(host_batch_refused, misuse_is_named)
     REFUSED(edits = ((spc_edits){b.allowed, INT64_MAX, NULL, NULL, NULL}), "edits.allowed_stride");
     REFUSED(drafter.logits.type = -1, "drafter.logits.type");
     REFUSED(drafter.logits.data = (const char *)b.drafter + 1, "drafter.logits.data");
+    REFUSED(drafter.subset = odd(b.params), "drafter.subset: expected an address that is a");
+    REFUSED(verifier.subset = odd(b.params), "verifier.subset");
     REFUSED(drafter_row = NULL, "drafter_row");
     REFUSED(verifier_row = NULL, "verifier_row");
     REFUSED(drafts = NULL, "drafts");

@@ -82,8 +82,10 @@ Test(host_batch_shapes, rows_to_verify_may_lie_beyond_the_reach_of_32_bits)
         memcpy(rows + (size_t)r * stride, c.drafter + r * c.stride, 300 * sizeof *rows);
         memcpy(rows + (size_t)r * stride + 4096, c.verifier + r * c.stride, 300 * sizeof *rows);
     }
-    v.drafter = (spc_logit_rows){{rows, SPC_LOGITS_F32}, (int64_t)stride, 300};
-    v.verifier = (spc_logit_rows){{rows + 4096, SPC_LOGITS_F32}, (int64_t)stride, 300};
+    v.drafter =
+        (spc_logit_rows){.logits = {rows, SPC_LOGITS_F32}, .stride = (int64_t)stride, .width = 300};
+    v.verifier = (spc_logit_rows){
+        .logits = {rows + 4096, SPC_LOGITS_F32}, .stride = (int64_t)stride, .width = 300};
     crowd_clear(&c);
     run(&v, "far apart");
     crowd_expect(&c, c.sequences, "far apart");

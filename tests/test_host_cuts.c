@@ -162,7 +162,7 @@ Test(host_cuts, long_rows_are_cut_as_defined)
         static const float value[] = {1, -3, 12, 0.5f};
         spc_row_params p = random_params(&d);
         spc_row_needs needs = spc_needs_of(&p, VOCAB);
-        spc_view view = {{row, SPC_LOGITS_F32}, VOCAB, -1, NULL, NULL, NULL, 0};
+        spc_view view = {.logits = {row, SPC_LOGITS_F32}, .width = VOCAB, .hot = -1};
         spc_partial tile[TILES];
         spc_row_stats got, want;
         float got_weight[TILES], want_weight[TILES];

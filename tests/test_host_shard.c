@@ -274,6 +274,7 @@ Test(host_shard, misuse_is_named)
     batch b = batch_of(9000, 9000);
     spc_row_params p = params_in_mode("strict", 0);
     spc_verify_batch v = verify_batch(&b);
+    static const spc_subset subset[1];
     toy_ranks ranks;
     spc_shards s;
 
@@ -300,6 +301,14 @@ Test(host_shard, misuse_is_named)
     cr_assert_eq(spc_verify_shards_check(&v, NULL, 0, NULL), SPC_EUSAGE);
     cr_assert_eq(spc_verify_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
     cr_assert_eq(spc_draw_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
+    s.drafter_whole = 0;
+    v.drafter.subset = subset;
+    expect_refused(&v, s, 0, "drafter.subset: expected NULL for slices");
+    v.drafter.subset = NULL;
+    v.verifier.subset = subset;
+    expect_refused(&v, s, 0, "verifier.subset: expected NULL for slices");
+    v.verifier.subset = NULL;
+    s = ranks.rank[0];
     v.verifier.stride = 8999;
     expect_refused(&v, s, 0, "verifier.stride");
     s.world = 3; /* each has a tile: 4096 elements are enough */

@@ -8,6 +8,7 @@
 
 #include <spc/verify.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { DRAFTS = 4, ROWS = DRAFTS + 1, SEQUENCES = 6, EDITS = 3 };
 
@@ -109,12 +110,37 @@ static inline spc_edits edits_of(const batch *b)
     return (spc_edits){b->allowed, batch_words(b), b->edit_first, b->edit_token, b->edit_value};
 }
 
+static inline spc_logit_rows rows_of(const batch *b, const float *first)
+{
+    return (spc_logit_rows){
+        .logits = {first, SPC_LOGITS_F32}, .stride = b->stride, .width = b->vocab};
+}
+
+/* A model that knows each of the tokens with this chance, and the token `sure`.  Its rows' elements
+ * are those of the tokens, whatever else lies behind them. */
+static inline spc_subset *subset_of(dice *d, int32_t vocab, double known, int32_t sure,
+                                    spc_logit_rows *rows)
+{
+    spc_subset *subset = shared((size_t)((vocab + 31) / 32) * sizeof *subset);
+    int32_t *tokens = malloc((size_t)vocab * sizeof *tokens), count = 0;
+    spc_error err;
+
+    for (int32_t v = 0; v < vocab; v++) {
+        if (v == sure || dice_uniform(d) < known) tokens[count++] = v;
+    }
+    cr_assert_eq(spc_subset_fill(tokens, count, vocab, subset, &err), SPC_OK, "%s", err.message);
+    free(tokens);
+    rows->subset = subset;
+    rows->width = count;
+    return subset;
+}
+
 static inline spc_draw_batch draw_batch(const batch *b)
 {
     return (spc_draw_batch){.sequences = SEQUENCES,
                             .vocab = b->vocab,
                             .params = b->params,
-                            .logits = {{b->drafter, SPC_LOGITS_F32}, b->stride, b->vocab},
+                            .logits = rows_of(b, b->drafter),
                             .row = b->row,
                             .position = b->position,
                             .salt = b->salt};
@@ -127,9 +153,9 @@ static inline spc_verify_batch verify_batch(const batch *b)
                           .vocab = b->vocab,
                           .max_drafts = DRAFTS,
                           .params = b->params,
-                          .drafter = {{b->drafter, SPC_LOGITS_F32}, b->stride, b->vocab},
+                          .drafter = rows_of(b, b->drafter),
                           .drafter_row = b->row,
-                          .verifier = {{b->verifier, SPC_LOGITS_F32}, b->stride, b->vocab},
+                          .verifier = rows_of(b, b->verifier),
                           .verifier_row = b->row,
                           .drafts = b->drafts,
                           .draft = b->draft,

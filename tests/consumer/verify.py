@@ -30,7 +30,8 @@ spc_row_stats = structure("spc_row_stats", ("max", F32), ("top", I32), ("sum", F
                           ("sum_one", F32), ("moment", F32), ("cut", F32), ("bad", I32))
 spc_logits = structure("spc_logits", ("data", PTR), ("type", I32))
 spc_logit_rows = structure("spc_logit_rows", ("logits", spc_logits), ("stride", I64),
-                           ("width", I32))
+                           ("width", I32), ("subset", PTR))
+spc_subset = structure("spc_subset", ("tokens", U32), ("before", I32))
 spc_edits = structure("spc_edits", ("allowed", PTR), ("allowed_stride", I64), ("edit_first", PTR),
                       ("edit_token", PTR), ("edit_value", PTR))
 spc_draw_batch = structure(

@@ -50,10 +50,12 @@ int main(void)
     params[1].seed = 1;
 
     batch.params = device(sizeof params, params);
-    batch.drafter =
-        (spc_logit_rows){{device(sizeof drafter, drafter), SPC_LOGITS_F32}, VOCAB, VOCAB};
-    batch.verifier =
-        (spc_logit_rows){{device(sizeof verifier, verifier), SPC_LOGITS_F32}, VOCAB, VOCAB};
+    batch.drafter = (spc_logit_rows){.logits = {device(sizeof drafter, drafter), SPC_LOGITS_F32},
+                                     .stride = VOCAB,
+                                     .width = VOCAB};
+    batch.verifier = (spc_logit_rows){.logits = {device(sizeof verifier, verifier), SPC_LOGITS_F32},
+                                      .stride = VOCAB,
+                                      .width = VOCAB};
     batch.drafter_row = batch.verifier_row = device(sizeof row, row);
     batch.drafts = device(sizeof drafts, drafts);
     batch.draft = device(sizeof draft, draft);

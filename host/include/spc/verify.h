@@ -136,7 +136,10 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  * sequences without drafts, too.
  *
  * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
- * Rows are never read past their width.
+ * Where its tokens are not the verifier's first ones, as those of an EAGLE-3 head, drafter.subset
+ * says which they are; its rows are read as they are, with the results of rows that were spread
+ * over the vocabulary by hand.  Ids of tokens, in and out, are always the verifier's.  Rows are
+ * never read past their width.
  *
  * Sequences whose parameters spc_params_check would refuse, whose draft length is out of range or
  * which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify;
@@ -145,6 +148,19 @@ SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_strea
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                          spc_error *err);
+
+/* What spc_logit_rows.subset points to, for a model that knows some of the vocabulary; once, when
+ * it is loaded.  (An EAGLE-3 checkpoint has d2t: tokens[i] = i + d2t[i].)
+ *
+ * tokens  [count] element i of a row is the logit of this token; ascending.  Host memory
+ * count   1 .. vocab; the width of the rows
+ * vocab   of the batches, the verifier's: 1 .. SPC_VOCAB_MAX
+ * subset  [(vocab + 31) / 32] in host memory receives it, to be copied to where the batch lies
+ *
+ * SPC_EUSAGE naming the first token that is out of range or does not ascend; nothing is written
+ * then. */
+SPC_API spc_status spc_subset_fill(const int32_t *tokens, int32_t count, int32_t vocab,
+                                   spc_subset *subset, spc_error *err);
 
 /* Bytes of workspace for batches of at most this many sequences and drafts and this vocabulary
  * (max_drafts 0 for draws); 0 when one of them is out of range. */
