@@ -276,7 +276,8 @@ SPC_FN int32_t spc_view_edit(const spc_view *view, int32_t token)
 /* The element of these 32 tokens' logit of token v; nonsense where it has none. */
 SPC_FN int32_t spc_subset_element(spc_subset word, int32_t v)
 {
-    return word.before + spc_bits_set(word.tokens & ((1u << (v % 32)) - 1u));
+    return (int32_t)((uint32_t)word.before +
+                     (uint32_t)spc_bits_set(word.tokens & ((1u << (v % 32)) - 1u)));
 }
 
 /* The element of a token's logit; -1: it has none. */

@@ -53,7 +53,7 @@ MUST_PASS = [
 ]
 MUST_FAIL = [
     ("some tokens", "those before them do not count", "rules/round.h",
-     "return word.before + spc_bits_set(", "return spc_bits_set("),
+     "(uint32_t)word.before +", "0u +"),
     ("some tokens", "rows have no end", "rules/round.h",
      "return element >= 0 && element < view->width ? element : -1;", "return element;"),
     ("some tokens", "tiles have no end", "host/tiles.c", "if (from >= 0 && from < known) buffer",
