@@ -20,6 +20,7 @@
 #define SPC_CUDA_OPS_H
 
 #include "rules/edit.h"
+#include "rules/round.h"
 
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
@@ -112,6 +113,18 @@ typedef struct {
 } spc_gather_args;
 
 cudaError_t spc_cuda_gather(const spc_gather_args *args, cudaStream_t stream);
+
+/* out[target[r]][v] = in[r]'s logit of token v, SPC_LOGIT_NEVER where it has none. */
+typedef struct {
+    const float *in;          /* [rows, drafted] */
+    const spc_subset *subset; /* [(ids + 31) / 32] of `drafted` tokens, the elements of in */
+    const int32_t *target;    /* [rows] */
+    float *out;               /* [any, ids] */
+    int32_t rows, drafted, ids;
+    bool early;
+} spc_spread_args;
+
+cudaError_t spc_cuda_spread(const spc_spread_args *args, cudaStream_t stream);
 
 /* sum = a + b where there is a b; out = that (or a) / sqrt(mean of squares + eps) * weight. */
 typedef struct {

@@ -142,6 +142,17 @@ static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
     run_linear(r, op, r->buffer[op->a], rows);
 }
 
+/* Logits of the tokens that are drafted to their places in a row of all. */
+static void spread(const spc_plan *plan, const float *some, float *row)
+{
+    for (int32_t v = 0; v < plan->ids; v++) row[v] = SPC_LOGIT_NEVER;
+    for (int32_t base = 0; base < plan->ids; base += 32) {
+        for (uint32_t left = plan->subset[base / 32].tokens; left; left &= left - 1) {
+            row[base + __builtin_ctz(left)] = *some++;
+        }
+    }
+}
+
 /* Logits of the wanted rows only; of several ranks, each leaves its own slice of them. */
 static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
 {
@@ -154,9 +165,15 @@ static void cpu_head(spc_runner *r, const spc_op *op, const spc_rows *rows)
             r->wanted[(int64_t)wanted * dim + k] =
                 r->buffer[op->a][(int64_t)i * dim + k] * op->scale;
         }
-        r->out[wanted++] = r->logits + (int64_t)rows->output[i] * ids + first;
+        r->out[wanted] = r->plan->subset ? r->some + (int64_t)wanted * r->plan->drafted
+                                         : r->logits + (int64_t)rows->output[i] * ids + first;
+        wanted++;
     }
     if (wanted > 0) run_linear(r, op, r->wanted, wanted);
+    for (int32_t i = 0, k = 0; r->plan->subset && i < rows->count; i++) {
+        if (rows->output[i] < 0) continue;
+        spread(r->plan, r->out[k++], r->logits + (int64_t)rows->output[i] * ids);
+    }
 }
 
 /* Items are (block of rows, head of keys, part of the heads of queries that share it). */

@@ -301,6 +301,8 @@ struct spc_runner {
     float *wanted;              /* [outputs, dim] */
     float *logits;              /* [outputs + CUDA_LANE_DRAFTS, width]; those behind the
                                    outputs are bank 1 of a lane */
+    float *some;                /* [outputs, drafted] of a drafter that drafts some ... */
+    spc_subset *subset;         /* ... tokens: plan->subset; NULL: of others */
     float *drafter_rows;        /* [outputs, width] of another backend's drafter; NULL: none */
     int32_t *ahead_token;       /* [CUDA_LANE_DRAFTS] */
     spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */

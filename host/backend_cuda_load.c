@@ -156,6 +156,10 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits =
         carve(&to, times(times(sizeof(float), (int64_t)l->outputs + CUDA_LANE_DRAFTS), r->width));
+    if (plan->subset) {
+        r->some = carve(&to, times(times(sizeof(float), l->outputs), plan->drafted));
+        r->subset = carve(&to, times(sizeof *r->subset, (plan->ids + 31) / 32));
+    }
     if (l->drafter_rows) {
         r->drafter_rows = carve(&to, times(times(sizeof(float), l->outputs), r->width));
     }
@@ -352,6 +356,16 @@ static spc_status send_tables(spc_runner *r, spc_error *err)
     return status;
 }
 
+static spc_status send_subset(spc_runner *r, spc_error *err)
+{
+    const spc_plan *plan = r->plan;
+
+    if (!plan->subset) return SPC_OK;
+    return spc_cuda_copy(r->backend, r->subset, plan->subset,
+                         (size_t)(plan->ids + 31) / 32 * sizeof *r->subset, false,
+                         "tokens that are drafted", err);
+}
+
 /* Zeros beside what ops write; no other entry of a buffer is read before it is written. */
 static spc_status send_zeros(spc_runner *r, spc_error *err)
 {
@@ -374,6 +388,7 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
 
     if (status == SPC_OK) status = send_angles(r, err);
     if (status == SPC_OK) status = send_tables(r, err);
+    if (status == SPC_OK) status = send_subset(r, err);
     if (status == SPC_OK) status = send_zeros(r, err);
     if (status == SPC_OK) {
         status = spc_cuda_check(

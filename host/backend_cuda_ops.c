@@ -64,6 +64,19 @@ static cudaError_t run_linear(spc_runner *r, const spc_op *op, const cuda_shape 
                                  r->plan->buffer[op->out].dim);
 }
 
+/* Of a drafter that drafts some tokens: their logits, and from there to rows of all. */
+static cudaError_t run_narrow_head(spc_runner *r, const spc_op *op, const cuda_shape *f)
+{
+    cudaError_t code =
+        spc_cuda_run_matrices(r, op, r->wanted, f->wanted, NULL, r->some, r->plan->drafted);
+    const spc_spread_args a = {r->some,   r->subset,        r->device_rows.target, r->logits,
+                               f->wanted, r->plan->drafted, r->plan->ids,          r->early};
+
+    if (code == cudaSuccess) code = spc_cuda_spread(&a, r->backend->stream);
+    spc_cuda_sent(r, true);
+    return code;
+}
+
 /* Logits of the wanted rows only. */
 static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
@@ -75,6 +88,7 @@ static cudaError_t run_head(spc_runner *r, const spc_op *op, const cuda_shape *f
     code = spc_cuda_gather(&a, r->backend->stream);
     if (code != cudaSuccess) return code;
     spc_cuda_sent(r, true);
+    if (r->plan->subset) return run_narrow_head(r, op, f);
     return spc_cuda_run_matrices(r, op, r->wanted, f->wanted, r->device_rows.target, r->logits,
                                  r->width);
 }

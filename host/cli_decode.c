@@ -252,6 +252,7 @@ static spc_engine_options engine_options(const spc_cli_decode *decode, const spc
     o.no_prefix_reuse = decode->no_prefix_reuse;
     o.device = decode->device;
     o.drafter_device = decode->drafter_device;
+    o.drafter_vocab = decode->drafter_vocab;
     o.tp = decode->tp;
     o.drafter_tp = decode->drafter_tp;
     o.threads = decode->threads;

@@ -14,7 +14,7 @@
 /* Values of SPC_CLI_DECODE_OPTIONS, and of --seed, whose help each command words for itself. */
 typedef struct {
     const char *verifier, *drafter, *rule, *device, *drafter_device, *isa, *points, *weights;
-    const char *kernels, *kv;
+    const char *kernels, *kv, *drafter_vocab;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t kv_tokens, prefill_rows, min_tokens;
     double temperature, top_p, min_p, most_latency, least_quality;
@@ -121,6 +121,8 @@ typedef struct {
             "cuda:N; with several ranks, in the first rank's process alone; by\n"                  \
             "default the verifier's device",                                                       \
             TEXT, drafter_device, 0, 0),                                                           \
+        SPC_CLI_DECODE_ROW(args, "drafter-vocab", "N|FILE", SPC_CLI_DRAFTER_VOCAB, TEXT,           \
+                           drafter_vocab, 0, 0),                                                   \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "tp", "N",                                                                       \
             "tensor parallelism: shard the verifier over N ranks, which share the\n"               \

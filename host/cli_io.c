@@ -25,13 +25,28 @@ static bool progress_shown;   /* a line on stderr waits to be erased */
  * has it by the same name. */
 static bool blames_option(const spc_error *err)
 {
-    static const char *const options[] = {
-        "device",       "drafter-device", "context",    "drafter-tp",
-        "fast-prefill", "gamma",          "isa",        "kernels",
-        "kv",           "kv-tokens",      "max-tokens", "overlap",
-        "threads",      "plain-launches", "tp",         "prefill-rows",
-        "weights",      "min-tokens",     "logit-bias", "repetition-penalty",
-        "details"};
+    static const char *const options[] = {"device",
+                                          "drafter-device",
+                                          "drafter-vocab",
+                                          "context",
+                                          "drafter-tp",
+                                          "fast-prefill",
+                                          "gamma",
+                                          "isa",
+                                          "kernels",
+                                          "kv",
+                                          "kv-tokens",
+                                          "max-tokens",
+                                          "overlap",
+                                          "threads",
+                                          "plain-launches",
+                                          "tp",
+                                          "prefill-rows",
+                                          "weights",
+                                          "min-tokens",
+                                          "logit-bias",
+                                          "repetition-penalty",
+                                          "details"};
     size_t count = sizeof options / sizeof *options, bytes = strcspn(err->message, ": ");
     bool used = err->status == SPC_EUSAGE || err->status == SPC_EUNSUPPORTED;
 

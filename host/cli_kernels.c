@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *verifier, *drafter, *device, *weights, *output;
+    const char *verifier, *drafter, *drafter_vocab, *device, *weights, *output;
     bool fast_prefill;
 } kernels_args;
 
@@ -15,6 +15,8 @@ static const spc_cli_option options[] = {
     {"verifier", "MODEL", "the large model", SPC_CLI_TEXT, offsetof(kernels_args, verifier), 0, 0},
     {"drafter", "MODEL", "the small model; 'none': there is none", SPC_CLI_TEXT,
      offsetof(kernels_args, drafter), 0, 0},
+    {"drafter-vocab", "N|FILE", SPC_CLI_DRAFTER_VOCAB, SPC_CLI_TEXT,
+     offsetof(kernels_args, drafter_vocab), 0, 0},
     {"device", "NAME", "cuda or cuda:N", SPC_CLI_TEXT, offsetof(kernels_args, device), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(kernels_args, weights), 0, 0},
     {"fast-prefill", NULL,
@@ -91,6 +93,7 @@ static int run(const void *args, const spc_cli_line *line)
     spc_engine_options_init(&o);
     o.verifier = a->verifier;
     o.drafter = strcmp(a->drafter, "none") == 0 ? NULL : a->drafter;
+    o.drafter_vocab = a->drafter_vocab;
     o.device = a->device;
     o.weights = a->weights;
     o.context = CONTEXT;

@@ -85,6 +85,7 @@ static size_t lay_out(spc_runner *r, char *base)
     r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
+    if (plan->subset) r->some = carve(&to, times(times(sizeof(float), l->outputs), plan->drafted));
     spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
     r->length = carve(&to, times(sizeof *r->length, l->slots));
     r->room = carve(&to, times(sizeof *r->room, l->slots));

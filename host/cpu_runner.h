@@ -31,6 +31,7 @@ struct spc_runner {
     float **out;        /* [most_rows] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
+    float *some;        /* [outputs, plan->drafted] of a drafter that drafts some tokens */
     spc_kv cache;
     int32_t *length;  /* [slots] tokens in the cache */
     int32_t *room;    /* [slots] tokens that a slot's pages take */

@@ -12,6 +12,7 @@
 #include "entry.h"
 #include "fit.h"
 #include "kv.h"
+#include "narrow.h"
 #include "pair.h"
 #include "session.h"
 
@@ -76,6 +77,7 @@ static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc
     if (status == SPC_OK) {
         model[1]->plan->ids = model[0]->plan->ids = engine->vocab;
         spc_pair_warn(&drafter, &verifier, o->log, o->user);
+        status = spc_narrow_head(model[1], o->drafter_vocab, engine->vocab, o->log, o->user, err);
     }
     if (tokenizer[1] != tokenizer[0]) spc_tokenizer_close(tokenizer[1]);
     return status;

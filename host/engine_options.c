@@ -7,6 +7,7 @@
 #include "comm_boot.h"
 #include "device.h"
 #include "kv.h"
+#include "narrow.h"
 #include "ngram.h"
 
 #include <string.h>
@@ -108,6 +109,22 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
     return SPC_OK;
 }
 
+/* Tokens that a drafter is cut to. */
+static spc_status check_narrow(const spc_engine_options *o, spc_error *err)
+{
+    spc_status status = spc_narrow_check(o->drafter_vocab, err);
+
+    if (status != SPC_OK || !o->drafter_vocab) return status;
+    if (!o->drafter) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-vocab: there is no drafter: name one, or leave it out");
+    }
+    if (o->drafter_tp <= 1) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "drafter-vocab and drafter-tp: a drafter that drafts some tokens is not "
+                         "sharded: give one of them");
+}
+
 /* What is looked up runs nowhere: nothing to place, to shard or to run meanwhile. */
 static spc_status check_ngram(const spc_engine_options *o, spc_error *err)
 {
@@ -115,6 +132,7 @@ static spc_status check_ngram(const spc_engine_options *o, spc_error *err)
     const char *option = o->drafter_device              ? "drafter-device"
                          : o->drafter_tp > 1            ? "drafter-tp"
                          : o->overlap == SPC_OVERLAP_ON ? "overlap"
+                         : o->drafter_vocab             ? "drafter-vocab"
                                                         : NULL;
     spc_status status = spc_ngram_parse(o->drafter, &span, err);
 
@@ -152,5 +170,6 @@ spc_status spc_engine_options_check(const spc_engine_options *o, spc_error *err)
 
     if (status == SPC_OK) status = check_ranks(o, err);
     if (status == SPC_OK && spc_ngram_is(o->drafter)) status = check_ngram(o, err);
+    if (status == SPC_OK) status = check_narrow(o, err);
     return status == SPC_OK ? check_devices(o, err) : status;
 }

@@ -80,6 +80,9 @@ static uint64_t hash_plan(const spc_plan *plan)
     uint64_t hash = spc_hash_bytes(SPC_HASH_BEGIN, &plan->config, sizeof plan->config);
 
     hash = spc_hash_int(spc_hash_int(hash, plan->ids), plan->encoder_ops);
+    for (int32_t w = 0; plan->subset && w < (plan->ids + 31) / 32; w++) {
+        hash = spc_hash_int(hash, plan->subset[w].tokens);
+    }
     for (int32_t i = 0; i < plan->op_count; i++) {
         const spc_op *op = &plan->op[i];
 

@@ -129,6 +129,7 @@ void spc_plan_close(spc_plan *plan)
     free(plan->op);
     free(plan->buffer);
     free(plan->weight);
+    free(plan->subset);
     free(plan);
 }
 

@@ -13,6 +13,8 @@
 
 #include "weights/config.h"
 
+#include "rules/round.h"
+
 #include "comm.h"
 
 /* What an op computes, per row.  a, b: buffers read; out: buffer written; w: weights.
@@ -98,8 +100,12 @@ typedef struct {
 } spc_weight;
 
 typedef struct {
-    spc_config config;  /* the sizes ops take: heads, head_dim, rope, eps ... */
-    int32_t ids;        /* logits per row: config.vocab, or fewer where a paired model has fewer */
+    spc_config config; /* the sizes ops take: heads, head_dim, rope, eps ... */
+    int32_t ids;       /* logits per row: config.vocab, or fewer where a paired model has fewer */
+    /* a drafter that drafts some of the ids (narrow.h): [(ids + 31) / 32], owned, of `drafted` ids,
+     * which the head's rows are of; the others' logits are SPC_LOGIT_NEVER.  NULL: it drafts all */
+    spc_subset *subset;
+    int32_t drafted;
     spc_op *op;         /* [op_count] */
     spc_buffer *buffer; /* [buffer_count] */
     spc_weight *weight; /* [weight_count] */

@@ -308,6 +308,7 @@ static spc_plan *copy_without_ops(const spc_plan *whole)
 
     if (!plan) return NULL;
     *plan = *whole;
+    plan->subset = NULL; /* only drafters have one, which are not cut then */
     plan->op = NULL;
     plan->op_count = plan->op_capacity = 0;
     plan->buffer = malloc((size_t)whole->buffer_capacity * sizeof *plan->buffer);

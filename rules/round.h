@@ -169,6 +169,10 @@ typedef struct {
     int32_t before;  /* how many tokens it knows before these 32: the element of the first here */
 } spc_subset;
 
+/* The logit of a token that is not to be drafted, in a row over all tokens: its probability is 0,
+ * unless a mask leaves no other; then any that it leaves may be drafted. */
+#define SPC_LOGIT_NEVER (-1e30f)
+
 /* The rows of one model, one behind the other. */
 typedef struct {
     spc_logits logits;        /* of the first row; data NULL: there are none */

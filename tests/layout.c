@@ -60,6 +60,7 @@ int main(void)
     FIELD(spc_engine_options, prefill_rows);
     FIELD(spc_engine_options, device);
     FIELD(spc_engine_options, drafter_device);
+    FIELD(spc_engine_options, drafter_vocab);
     FIELD(spc_engine_options, tp);
     FIELD(spc_engine_options, drafter_tp);
     FIELD(spc_engine_options, nccl_comm);

@@ -5,18 +5,21 @@
  * Built twice, with the tolerances of test_cuda_backend.c. */
 #include "decode.h"
 #include "distance.h"
+#include "narrowed.h"
 
 #include "host/device.h"
 
 #include <cuda_runtime_api.h>
+#include <math.h>
+#include <unistd.h>
 
 /* ---- the embedded pair ----------------------------------------------------------------------- */
 
 static const char *const sentence = "<s><2de>The cat sleeps on the old chair.<sep>";
 
-/* An engine over the pair, by either backend. */
+/* An engine over the pair, by either backend; drafter_vocab: as narrow.h has it. */
 static spc_engine *pair_engine_by(const spc_backend_ops *ops, int32_t sessions, bool library,
-                                  spc_model models[2])
+                                  const char *drafter_vocab, spc_model models[2])
 {
     static const char *const names[] = {DEMO_DRAFTER, DEMO_VERIFIER};
     spc_limits limits = spc_engine_limits(sessions, 96);
@@ -30,6 +33,9 @@ static spc_engine *pair_engine_by(const spc_backend_ops *ops, int32_t sessions, 
     for (int i = 0; i < 2; i++) {
         memset(&models[i], 0, sizeof models[i]);
         cr_assert_eq(spc_open_model(names[i], &models[i], &error), SPC_OK, "%s", error.message);
+        cr_assert_eq(spc_narrow_head(&models[i], i == 0 ? drafter_vocab : NULL, models[i].plan->ids,
+                                     NULL, NULL, &error),
+                     SPC_OK, "%s", error.message);
         cr_assert_eq(
             ops->load(backend, models[i].plan, models[i].bundle, &limits, &runner[i], &error),
             SPC_OK, "%s", error.message);
@@ -43,7 +49,7 @@ static spc_engine *pair_engine_by(const spc_backend_ops *ops, int32_t sessions, 
 
 static spc_engine *pair_engine(const spc_backend_ops *ops, int32_t sessions, spc_model models[2])
 {
-    return pair_engine_by(ops, sessions, false, models);
+    return pair_engine_by(ops, sessions, false, NULL, models);
 }
 
 static void close_pair(spc_engine *engine, spc_model models[2])
@@ -56,7 +62,7 @@ static void close_pair(spc_engine *engine, spc_model models[2])
 static float *pair_logits(const spc_backend_ops *ops, bool library, size_t *count)
 {
     spc_model models[2];
-    spc_engine *engine = pair_engine_by(ops, 4, library, models);
+    spc_engine *engine = pair_engine_by(ops, 4, library, NULL, models);
     prompt p = prompt_made(21, engine->vocab, 3);
     float *logits = malloc((size_t)p.count * (size_t)engine->vocab * sizeof *logits);
     spc_error error;
@@ -131,6 +137,55 @@ Test(cuda_backend_engines, sampled_rounds_are_those_of_the_cpu, .timeout = 280)
         cr_expect_eq(b.status, SPC_OK, "%s", b.error.message);
         cr_expect(same_tokens(&a, &b), "%s", rules[i]);
         cr_expect_eq(a.stats.output_hash, b.stats.output_hash);
+        cr_expect_eq(sum_of(a.stats.accepted), sum_of(b.stats.accepted));
+    }
+    close_pair(engine, models);
+    close_pair(cpu, cpu_models);
+}
+
+/* A drafter whose output layer is cut to some tokens: rows of every kind of layer, and rounds. */
+Test(cuda_backend_engines, cut_output_layers_have_the_logits_of_the_cpu)
+{
+    static const char *const names[] = {"llama", "gemma2", "t5-gated", "gguf/llama-Q8_0.gguf"};
+    const char *path = narrowed_file("39 2 3 36 32 31");
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char name[1024];
+        narrowed cpu, device;
+
+        (void)snprintf(name, sizeof name, "%s/%s", SPC_TEST_VECTORS, names[i]);
+        cpu = narrowed_rows(&spc_backend_cpu, name, path);
+        device = narrowed_rows(&spc_backend_cuda, name, path);
+        for (int32_t k = 0; k < NARROWED_ROWS * cpu.ids; k++) {
+            const float off = fabsf(device.logits[k] - cpu.logits[k]);
+
+            cr_assert_eq(device.logits[k] == SPC_LOGIT_NEVER, cpu.logits[k] == SPC_LOGIT_NEVER);
+            cr_assert_leq(off, 2e-2f, "%s, %d: off by %g", names[i], (int)k, (double)off);
+        }
+        free(cpu.logits);
+        free(device.logits);
+    }
+    (void)unlink(path);
+}
+
+Test(cuda_backend_engines, rounds_of_a_cut_drafter_are_those_of_the_cpu, .timeout = 280)
+{
+    static const char *const rules[] = {"strict", "token-v3:alpha=0.5", "opt:alpha=0.2"};
+    spc_model models[2], cpu_models[2];
+    spc_engine *cpu = pair_engine_by(&spc_backend_cpu, 2, false, "2000", cpu_models);
+    spc_engine *engine = pair_engine_by(&spc_backend_cuda, 2, false, "2000", models);
+    prompt p = prompt_of(cpu, sentence);
+
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        spc_session_options o = options_of(rules[i], 3, 1);
+
+        o.seed = 3 + i;
+        o.max_tokens = 7;
+
+        decoded a = decode(cpu, &o, &p), b = decode(engine, &o, &p);
+
+        cr_expect_eq(b.status, SPC_OK, "%s", b.error.message);
+        cr_expect(same_tokens(&a, &b), "%s", rules[i]);
         cr_expect_eq(sum_of(a.stats.accepted), sum_of(b.stats.accepted));
     }
     close_pair(engine, models);

@@ -84,6 +84,36 @@ Test(cuda_ops, gather_takes_the_rows_it_is_told)
     unshare(row);
 }
 
+/* Logits of some tokens at their places, of rows in another order. */
+Test(cuda_ops, spread_puts_logits_where_their_tokens_are)
+{
+    enum { IDS = 1000, DRAFTED = 334, WORDS = (IDS + 31) / 32 };
+    dice d = {3};
+    float *in = random_floats(&d, 2 * DRAFTED, 1), *out = shared(3 * IDS * sizeof *out);
+    int32_t *target = shared(2 * sizeof *target);
+    spc_subset *subset = shared(WORDS * sizeof *subset);
+    spc_spread_args a = {in, subset, target, out, 2, DRAFTED, IDS, false};
+
+    memset(subset, 0, WORDS * sizeof *subset);
+    for (int32_t v = 0; v < IDS; v += 3) subset[v / 32].tokens |= 1u << v % 32;
+    for (int32_t w = 0; w < WORDS; w++) subset[w].before = (32 * w + 2) / 3;
+    for (int32_t i = 0; i < 3 * IDS; i++) out[i] = 5;
+    target[0] = 2;
+    target[1] = 0;
+    wait_for(spc_cuda_spread(&a, NULL), "spread");
+    for (int32_t v = 0; v < IDS; v++) {
+        cr_assert_eq(out[v], v % 3 ? SPC_LOGIT_NEVER : in[DRAFTED + v / 3]);
+        cr_assert_eq(out[IDS + v], 5, "a row that is not wanted");
+        cr_assert_eq(out[2 * IDS + v], v % 3 ? SPC_LOGIT_NEVER : in[v / 3]);
+    }
+    a.rows = 0;
+    cr_assert_eq(spc_cuda_spread(&a, NULL), cudaErrorInvalidValue);
+    unshare(in);
+    unshare(out);
+    unshare(target);
+    unshare(subset);
+}
+
 /* Rows of all ids, and slices of them, against the CPU's verb. */
 Test(cuda_ops, edits_are_those_of_the_cpu)
 {

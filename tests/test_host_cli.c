@@ -56,6 +56,7 @@ static const struct {
       "context",
       "device",
       "drafter-device",
+      "drafter-vocab",
       "tp",
       "drafter-tp",
       "rank",
@@ -109,6 +110,7 @@ static const struct {
       "context",
       "device",
       "drafter-device",
+      "drafter-vocab",
       "tp",
       "drafter-tp",
       "rank",
@@ -137,7 +139,8 @@ static const struct {
       "world", "meet", "ranks-from", "rank-timeout"}},
     {"rules", {NULL}},
     {"tokenize", {"!special", "!decode"}},
-    {"tune-kernels", {"verifier", "drafter", "device", "weights", "!fast-prefill", "output"}},
+    {"tune-kernels",
+     {"verifier", "drafter", "drafter-vocab", "device", "weights", "!fast-prefill", "output"}},
 };
 
 static int32_t count_of(const char *text, const char *part)

@@ -68,6 +68,7 @@ def arguments():
                         help="synthetic prompts of COUNT ids in place of text")
     parser.add_argument("--prompts", type=texts, default=PROMPTS, metavar="FILE",
                         help="lines of JSON strings, in place of eight short texts")
+    parser.add_argument("--drafter-vocab", metavar="N|FILE", help="of spc run, assisted")
     parser.add_argument("--alone", action="store_true", help="run spc only")
     args = parser.parse_args()
     if args.gamma == "auto" and not args.alone:
@@ -148,6 +149,8 @@ def run_spc(args, prompts, assisted):
                "--rule", "strict" if assisted else "verifier-only", "--gamma", str(args.gamma),
                "--max-tokens", str(args.tokens), "--context", str(args.context), "--device",
                args.device]
+    if args.drafter_vocab and assisted:
+        command += ["--drafter-vocab", args.drafter_vocab]
     if args.device == "cpu":  # a GPU has none, and spc says so
         command += ["--threads", str(args.threads)]
     given = "".join(json.dumps({"prompt" if isinstance(prompt, str) else "ids": prompt}) + "\n"

@@ -20,11 +20,11 @@ def structure(name, *fields):
 # As in spc/spc.h; tests/test_python.py compares every offset.
 spc_engine_options = structure(
     "spc_engine_options", ("verifier", STR), ("drafter", STR), ("sessions", I32), ("context", I32),
-    ("kv_tokens", I32), ("prefill_rows", I32), ("device", STR), ("drafter_device", STR), ("tp", I32),
-    ("drafter_tp", I32), ("nccl_comm", PTR), ("place", PTR), ("threads", I32), ("isa", STR),
-    ("kv", STR), ("weights", STR), ("fast_prefill", BOOL), ("kernels", STR),
-    ("plain_launches", BOOL), ("overlap", c.c_int), ("no_prefix_reuse", BOOL), ("log", PTR),
-    ("progress", PTR), ("user", PTR))
+    ("kv_tokens", I32), ("prefill_rows", I32), ("device", STR), ("drafter_device", STR),
+    ("drafter_vocab", STR), ("tp", I32), ("drafter_tp", I32), ("nccl_comm", PTR), ("place", PTR),
+    ("threads", I32), ("isa", STR), ("kv", STR), ("weights", STR), ("fast_prefill", BOOL),
+    ("kernels", STR), ("plain_launches", BOOL), ("overlap", c.c_int), ("no_prefix_reuse", BOOL),
+    ("log", PTR), ("progress", PTR), ("user", PTR))
 spc_session_options = structure(
     "spc_session_options", ("rule", STR), ("gamma", I32), ("temperature", F32), ("top_k", I32),
     ("top_p", F32), ("min_p", F32), ("seed", U64), ("max_tokens", I32), ("verify", c.c_int),

@@ -15,3 +15,4 @@
 #include "cuda/norm.cu"
 #include "cuda/rope.cu"
 #include "cuda/round.cu"
+#include "cuda/spread.cu"
