@@ -140,7 +140,8 @@ int spc_cli_finish(int code);
 #define SPC_CLI_DRAFTER_VOCAB                                                   \
     "tokens that the drafter drafts, for which its output layer is cut: the\n"  \
     "first N ids, frequent ones of byte-level BPE (GPT-2, Llama 3, Qwen); or\n" \
-    "those in FILE, ids with blanks between; by default all"
+    "those in FILE, ids with blanks between; and those that end a sequence;\n"  \
+    "by default all"
 #define SPC_CLI_DEVICES "auto (the first GPU, or the CPU), cpu, cuda or cuda:N"
 
 /* Exit codes after Ctrl-C and after other signals, as shells have them. */

@@ -113,6 +113,16 @@ static spc_status tokens_of_file(const char *path, int32_t ids, spc_subset *subs
     return status;
 }
 
+/* What ends a sequence can always be drafted: rules that let the drafter write alone need it. */
+static void add_ends(const spc_config *config, int32_t ids, spc_subset *subset)
+{
+    for (int32_t i = 0; i < config->stop_count; i++) {
+        const int32_t v = config->stop[i];
+
+        if (v >= 0 && v < ids) subset[v / 32].tokens |= 1u << v % 32;
+    }
+}
+
 static int32_t count_before(spc_subset *subset, int32_t ids)
 {
     int32_t known = 0;
@@ -258,6 +268,7 @@ spc_status spc_narrow_head(spc_model *model, const char *drafter_vocab, int32_t 
     if (!subset) return spc_error_set(err, SPC_ENOMEM, "no memory for a set of %d ids", (int)ids);
     status = is_number(drafter_vocab) ? first_tokens(drafter_vocab, ids, subset, err)
                                       : tokens_of_file(drafter_vocab, ids, subset, err);
+    add_ends(&model->config, ids, subset);
     if (status == SPC_OK) status = cut(model, subset, ids, err);
     if (status != SPC_OK) {
         free(subset);

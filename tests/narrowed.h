@@ -16,6 +16,7 @@ enum { NARROWED_ROWS = 5 };
 typedef struct {
     float *logits; /* [NARROWED_ROWS, ids]; to be freed */
     int32_t ids;
+    int32_t stop;   /* the token that ends a sequence; -1: several, or none */
     uint64_t bytes; /* of weights that a row reads */
 } narrowed;
 
@@ -57,6 +58,7 @@ static inline narrowed narrowed_rows(const spc_backend_ops *ops, const char *nam
         memcpy(out.logits + (size_t)i * (size_t)out.ids, ops->logits(model.runner, output[i]),
                (size_t)out.ids * sizeof *out.logits);
     }
+    out.stop = model.config.stop_count == 1 ? model.config.stop[0] : -1;
     out.bytes = spc_plan_weight_bytes(model.plan, model.bundle);
     ops->unload(model.runner);
     spc_close_model(&model);

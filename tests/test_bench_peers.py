@@ -133,10 +133,13 @@ class Assisted(unittest.TestCase):
         model = str(PEERS.parent.parent / "tests" / "vectors" / "llama")
         done = subprocess.run([sys.executable, str(PEERS / "assisted.py"), SPC, model, model,
                                "--alone", "--gamma", "auto", "--ids", "5", "--tokens", "6",
-                               "--repeats", "1"], text=True, capture_output=True, check=True)
+                               "--repeats", "1", "--drafter-vocab", "9"], text=True,
+                              capture_output=True, check=True)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
-        self.assertEqual([(l["engine"], l["mode"], l["gamma"], l["ids_as_plain"]) for l in lines],
-                         [("spc", "plain", "auto", 8), ("spc", "assisted", "auto", 8)])
+        self.assertEqual([(l["mode"], l["gamma"], l["ids_as_plain"], l.get("drafter_vocab"))
+                          for l in lines],
+                         [("plain", "auto", 8, None), ("assisted", "auto", 8, None),
+                          ("assisted", "auto", 8, "9")])
         done = self.call("--gamma", "auto")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--alone only", done.stderr)

@@ -21,26 +21,28 @@ static const char *const models[] = {VECTORS "llama",
                                      VECTORS "gguf/mixed-K.gguf"};
 enum { MODELS = sizeof models / sizeof *models };
 
-/* Rows that have the logits of `all` for these tokens. */
+/* Rows that have the logits of `all` for these tokens, and for the one that ends a sequence. */
 static void expect_cut(const char *model, const char *drafter_vocab, const int32_t *token,
                        int32_t count, const narrowed *all)
 {
     narrowed cut = narrowed_rows(&spc_backend_cpu, model, drafter_vocab);
 
     cr_assert_eq(cut.ids, all->ids);
+    cr_assert_geq(cut.stop, 1, "%s", model);
     cr_expect_lt(cut.bytes, all->bytes, "%s: less is read", model);
     for (int32_t r = 0; r < NARROWED_ROWS; r++) {
         const float *row = cut.logits + (size_t)r * (size_t)cut.ids;
         int32_t next = 0;
 
         for (int32_t v = 0; v < cut.ids && r != 2; v++) {
-            const bool drafted = next < count && token[next] == v;
-            const float want =
-                drafted ? all->logits[(size_t)r * (size_t)cut.ids + (size_t)v] : SPC_LOGIT_NEVER;
+            const bool listed = next < count && token[next] == v;
+            const float want = listed || v == cut.stop
+                                   ? all->logits[(size_t)r * (size_t)cut.ids + (size_t)v]
+                                   : SPC_LOGIT_NEVER;
 
             cr_assert(memcmp(&row[v], &want, sizeof want) == 0, "%s, row %d, token %d: %g, want %g",
                       model, (int)r, (int)v, (double)row[v], (double)want);
-            next += drafted;
+            next += listed;
         }
     }
     free(cut.logits);
@@ -48,18 +50,18 @@ static void expect_cut(const char *model, const char *drafter_vocab, const int32
 
 Test(host_narrow, rows_have_the_logits_of_the_tokens_that_are_drafted)
 {
-    static const int32_t first[] = {0, 1, 2, 3, 4, 5, 6}, some[] = {2, 3, 31, 32, 36, 39};
-    static const int32_t run[] = {33, 34, 35};
+    static const int32_t first[] = {0, 1, 2, 3, 4, 5, 6}, some[] = {3, 31, 32, 36, 39};
+    static const int32_t run[] = {1, 2, 3};
 
     for (int32_t m = 0; m < MODELS; m++) {
         narrowed all = narrowed_rows(&spc_backend_cpu, models[m], NULL);
         const char *path;
 
         expect_cut(models[m], "7", first, 7, &all);
-        path = narrowed_file("39\n2 3\t36\r\n32 31 3");
-        expect_cut(models[m], path, some, 6, &all);
+        path = narrowed_file("39\n3\t36\r\n32 31 3");
+        expect_cut(models[m], path, some, 5, &all);
         (void)unlink(path);
-        path = narrowed_file("34 35 33\n"); /* they lie together */
+        path = narrowed_file("3 1 2\n"); /* they lie together */
         expect_cut(models[m], path, run, 3, &all);
         (void)unlink(path);
         free(all.logits);
@@ -138,6 +140,23 @@ Test(host_narrow, drafts_are_tokens_that_are_drafted)
         spc_session_close(s);
     }
     cr_assert_gt(drafts, 100, "%d drafts", (int)drafts);
+    spc_engine_close(engine);
+}
+
+/* The drafter alone can end, though the token for it is not listed. */
+Test(host_narrow, a_drafter_that_writes_alone_ends)
+{
+    const char *path = narrowed_file("100 200 300");
+    spc_engine *engine = open_with(path, NULL);
+    prompt p = prompt_of(engine, sentence);
+    spc_session_options o = options_of("drafter-only", 0, 5);
+    decoded d = decode(engine, &o, &p);
+
+    (void)unlink(path);
+    cr_expect_eq(d.finish, SPC_FINISH_STOP_TOKEN);
+    for (int32_t i = 0; i + 1 < d.count; i++) {
+        cr_expect(d.token[i] == 100 || d.token[i] == 200 || d.token[i] == 300);
+    }
     spc_engine_close(engine);
 }
 

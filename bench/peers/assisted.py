@@ -68,7 +68,8 @@ def arguments():
                         help="synthetic prompts of COUNT ids in place of text")
     parser.add_argument("--prompts", type=texts, default=PROMPTS, metavar="FILE",
                         help="lines of JSON strings, in place of eight short texts")
-    parser.add_argument("--drafter-vocab", metavar="N|FILE", help="of spc run, assisted")
+    parser.add_argument("--drafter-vocab", metavar="N|FILE",
+                        help="also run spc with a drafter that drafts these tokens only")
     parser.add_argument("--alone", action="store_true", help="run spc only")
     args = parser.parse_args()
     if args.gamma == "auto" and not args.alone:
@@ -143,14 +144,14 @@ def spc_lines(text):
     return [l["ids"] for l in lines], seconds, calls
 
 
-def run_spc(args, prompts, assisted):
+def run_spc(args, prompts, assisted, drafter_vocab=None):
     command = [args.spc, "run", "--quiet", "--json", "--input", "-", "--temperature", "0",
                "--verifier", args.verifier, "--drafter", args.drafter if assisted else "none",
                "--rule", "strict" if assisted else "verifier-only", "--gamma", str(args.gamma),
                "--max-tokens", str(args.tokens), "--context", str(args.context), "--device",
                args.device]
-    if args.drafter_vocab and assisted:
-        command += ["--drafter-vocab", args.drafter_vocab]
+    if drafter_vocab:
+        command += ["--drafter-vocab", drafter_vocab]
     if args.device == "cpu":  # a GPU has none, and spc says so
         command += ["--threads", str(args.threads)]
     given = "".join(json.dumps({"prompt" if isinstance(prompt, str) else "ids": prompt}) + "\n"
@@ -210,12 +211,17 @@ def main():
     for _ in range(args.repeats):
         for assisted in (False, True):
             for engine, run in engines.items():
-                runs.setdefault((engine, assisted), []).append(run(prompts, assisted))
-    reference = runs[next(iter(engines)), False][0][0]
+                runs.setdefault((engine, assisted, None), []).append(run(prompts, assisted))
+        if args.drafter_vocab:
+            runs.setdefault(("spc", True, args.drafter_vocab), []).append(
+                run_spc(args, prompts, True, args.drafter_vocab))
+    reference = runs[next(iter(engines)), False, None][0][0]
     plain = {}
-    for (engine, assisted), done in runs.items():
+    for (engine, assisted, drafter_vocab), done in runs.items():
         line = line_of(engine, assisted, done, plain.get(engine), reference)
         plain.setdefault(engine, line["tokens_per_s"])
+        if drafter_vocab:
+            line["drafter_vocab"] = os.path.basename(drafter_vocab)
         print(json.dumps({
             "bench": "assisted", **line, "verifier": os.path.basename(args.verifier.rstrip("/")),
             "drafter": os.path.basename(args.drafter.rstrip("/")), "gamma": args.gamma,

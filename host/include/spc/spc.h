@@ -156,12 +156,13 @@ typedef struct {
     const char *drafter_device;
     /* Tokens that the drafter may draft.  NULL: all.  "32768": the first so many ids, which are the
      * frequent ones where tokenizers number tokens as they found them (byte-level BPE: GPT-2,
-     * Llama 3, Qwen).  Otherwise a file of ids in decimal, with blanks between, in any order.  Its
-     * output layer is cut to them, so that a draft reads less, and is rejected where the verifier
-     * wants another token.  Rules see a drafter that gives these tokens all of its probability:
-     * strict writes what it writes with any drafter, and the target of other rules changes with q.
-     * Not with drafter_tp > 1, nor for a layer of 8-bit floats or integers with scales beside it
-     * (SPC_EUNSUPPORTED).  A file for `kernels` is made with the same tokens */
+     * Llama 3, Qwen).  Otherwise a file of ids in decimal, with blanks between, in any order.
+     * Tokens that end a sequence are added.  Its output layer is cut to them, so that a draft reads
+     * less, and is rejected where the verifier wants another token.  Rules see a drafter that gives
+     * these tokens all of its probability: strict writes what it writes with any drafter, and the
+     * target of other rules changes with q.  Not with drafter_tp > 1, nor for a layer of 8-bit
+     * floats or integers with scales beside it (SPC_EUNSUPPORTED).  A file for `kernels` is made
+     * with the same tokens */
     const char *drafter_vocab;
     int32_t tp;             /* tensor parallelism: ranks that the verifier is sharded over.  On the
                                CPU they share its threads; of GPUs they are those that device
