@@ -64,37 +64,81 @@ static __device__ __forceinline__ void load_plain_tile(const spc_view *row, int3
     }
 }
 
-/* A row of some of the tokens, as it lies in memory: entries k of a warp's lanes are the 32 tokens
- * of one word, which a lane asks for on behalf of all; all words are in flight together, and then
- * all logits. */
-template <typename Element, typename Value>
-static __device__ __forceinline__ void load_some(const spc_view *row, int32_t vocab, int32_t tile,
-                                                 Value value, lane_logits *out)
+/* Is it a row of some of the tokens, as it lies in memory? */
+static __device__ __forceinline__ bool is_some(const spc_view *row)
+{
+    return row->logits.data && row->subset && !row->allowed && row->edits <= 0;
+}
+
+enum { SOME_AT_ONCE = 8 }; /* logits on their way: more would take registers of who sums tiles */
+
+/* Its words of a tile, one in each of a warp's first lanes: entries k of the lanes are the 32
+ * tokens of word k. */
+static __device__ __forceinline__ spc_subset words_of_some(const spc_view *row, int32_t vocab,
+                                                           int32_t tile)
 {
     const int32_t lane = (int32_t)threadIdx.x % WARP, warp = (int32_t)threadIdx.x / WARP;
     const int32_t word = (tile * SPC_TILE + lane * SPC_LANES) / WARP + warp;
-    spc_subset mine = {0u, 0};
-    int32_t at[PER_LANE];
-    Element raw[PER_LANE];
 
     static_assert((int)WARP == 32 && (int)PER_LANE <= (int)WARP, "a word, and a lane for each");
-    if (lane < PER_LANE && word * WARP < vocab) mine = row->subset[word];
+    if (lane < PER_LANE && word * WARP < vocab) return row->subset[word];
+    return {0u, 0};
+}
+
+/* Some of the thread's entries, from k on; -inf where the row has none. */
+template <typename Element, typename Value>
+static __device__ __forceinline__ void load_some(const spc_view *row, int32_t token, int32_t vocab,
+                                                 spc_subset words, int32_t k, Value value, float *z)
+{
+    const int32_t lane = (int32_t)threadIdx.x % WARP;
+    Element raw[SOME_AT_ONCE];
+    uint32_t there = 0;
+
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) {
-        const uint32_t tokens = __shfl_sync(0xffffffffu, mine.tokens, k);
-        const uint32_t before = __shfl_sync(0xffffffffu, (uint32_t)mine.before, k);
-        const int32_t v = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
+    for (int i = 0; i < SOME_AT_ONCE; i++) {
+        const uint32_t tokens = __shfl_sync(0xffffffffu, words.tokens, k + i);
+        const uint32_t before = __shfl_sync(0xffffffffu, (uint32_t)words.before, k + i);
         const int32_t element = spc_subset_element({tokens, (int32_t)before}, lane);
 
-        at[k] = (tokens >> lane & 1u) && v < vocab && element < row->width ? element : -1;
+        raw[i] = 0;
+        if (!(tokens >> lane & 1u) || token + (k + i) * SPC_LANES >= vocab || element < 0 ||
+            element >= row->width) {
+            continue;
+        }
+        there |= 1u << i;
+        raw[i] = ((const Element *)row->logits.data)[element];
     }
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) {
-        raw[k] = 0;
-        if (at[k] >= 0) raw[k] = ((const Element *)row->logits.data)[at[k]];
+    for (int i = 0; i < SOME_AT_ONCE; i++) {
+        z[i] = there >> i & 1u ? value(raw[i]) : -SPC_INFINITY;
     }
+}
+
+/* All of them, the one of entry k to out[k * stride]. */
+static __device__ __forceinline__ void load_some_tile(const spc_view *row, int32_t vocab,
+                                                      int32_t tile, float *out, int32_t stride)
+{
+    const spc_subset words = words_of_some(row, vocab, tile);
+    const int32_t token = tile * SPC_TILE + (int32_t)threadIdx.x;
+
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k += SOME_AT_ONCE) {
+        float z[SOME_AT_ONCE];
+
+        if (row->logits.type == SPC_LOGITS_BF16) {
+            load_some<uint16_t>(
+                row, token, vocab, words, k,
+                [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); }, z);
+        } else if (row->logits.type == SPC_LOGITS_F16) {
+            load_some<uint16_t>(
+                row, token, vocab, words, k, [](uint16_t x) { return spc_half_float(x); }, z);
+        } else {
+            load_some<float>(
+                row, token, vocab, words, k, [](float x) { return x; }, z);
+        }
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) out->z[k] = at[k] >= 0 ? value(raw[k]) : -SPC_INFINITY;
+        for (int i = 0; i < SOME_AT_ONCE; i++) out[(k + i) * stride] = z[i];
+    }
 }
 
 /* The logits of a tile of a row that is not plain.  A call: in its caller's loop the logits would
@@ -102,18 +146,8 @@ static __device__ __forceinline__ void load_some(const spc_view *row, int32_t vo
 static __device__ __noinline__ void load_other_tile(const spc_view *row, int32_t vocab,
                                                     int32_t tile, lane_logits *out)
 {
-    if (row->logits.data && row->subset && !row->allowed && row->edits <= 0) {
-        if (row->logits.type == SPC_LOGITS_BF16) {
-            load_some<uint16_t>(
-                row, vocab, tile, [](uint16_t x) { return spc_bits_float((uint32_t)x << 16); },
-                out);
-        } else if (row->logits.type == SPC_LOGITS_F16) {
-            load_some<uint16_t>(
-                row, vocab, tile, [](uint16_t x) { return spc_half_float(x); }, out);
-        } else {
-            load_some<float>(
-                row, vocab, tile, [](float x) { return x; }, out);
-        }
+    if (is_some(row)) {
+        load_some_tile(row, vocab, tile, out->z, 1);
         return;
     }
 #pragma unroll 1
@@ -271,9 +305,22 @@ static __device__ __noinline__ void stage_logits(const spc_view *row, int32_t vo
     float *at = (float *)stage + threadIdx.x;
     lane_logits v;
 
-    load_tile(row, vocab, tile, &v);
+    if (is_some(row)) {
+        load_some_tile(row, vocab, tile, at, SPC_LANES);
+        return;
+    }
+    if (is_plain(row)) {
+        load_plain_tile(row, vocab, tile, &v);
 #pragma unroll
-    for (int k = 0; k < PER_LANE; k++) at[k * SPC_LANES] = v.z[k];
+        for (int k = 0; k < PER_LANE; k++) at[k * SPC_LANES] = v.z[k];
+        return;
+    }
+#pragma unroll 1
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t i = tile * SPC_TILE + (int32_t)threadIdx.x + k * SPC_LANES;
+
+        at[k * SPC_LANES] = i < vocab ? spc_view_logit(row, i) : -SPC_INFINITY;
+    }
 }
 
 /* What is missing of a tile that was asked for and waited for; -inf past the vocabulary.  A barrier
