@@ -8,31 +8,16 @@
  * from memory (`cold`); `warm` is one set over and over.  Before anything is timed the two forms of
  * a device are compared with each other. */
 #include "verify_floor.h"
-#include "verify_place.h"
+#include "verify_inputs.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOISE = 1 << 20, SHAPES_MAX = 32, RULES_MAX = 32, SETS_MAX = 256, POSITION = 100 };
-#define ROTATED_BYTES 4e8
-#define WAKE_NS       300000000u
+#define WAKE_NS 300000000u
 
 /* ---- options ----------------------------------------------------------------------------------
  */
-
-typedef struct {
-    int32_t sequences, drafts, vocab;
-} shape;
-
-typedef struct {
-    shape shape[SHAPES_MAX];
-    int32_t shapes;
-    const char *rules; /* ';' between */
-    double temperature, top_p;
-    int32_t runs;
-    bool f32, block, no_stats, reference, cpu, json;
-} options;
 
 static const char help[] =
     "bench_verify: time of draft sampling and verification against a read of their bytes\n"
@@ -45,6 +30,7 @@ static const char help[] =
     "  --top-p P         default 1: no truncation\n"
     "  --dtype NAME      bf16 (default) or f32\n"
     "  --block           block verification\n"
+    "  --known N         the drafter knows N of the tokens, as an EAGLE-3 head; default all\n"
     "  --no-stats        verification gets no statistics of the drafter's rows\n"
     "  --reference       the device's reference form, one block per sequence\n"
     "  --runs N          timed runs per line (default 100)\n"
@@ -97,6 +83,11 @@ static bool read_option(options *o, const char *name, const char *value, bool *k
         o->f32 = strcmp(value, "f32") == 0;
         return o->f32 || strcmp(value, "bf16") == 0;
     }
+    if (strcmp(name, "--known") == 0) {
+        if (!read_real(value, 1, SPC_VOCAB_MAX, &number) || number != floor(number)) return false;
+        o->known = (int32_t)number;
+        return true;
+    }
     if (strcmp(name, "--runs") == 0) {
         if (!read_real(value, 3, 100000, &number) || number != floor(number)) return false;
         o->runs = (int32_t)number;
@@ -140,189 +131,6 @@ static int read_options(int count, char **argument, options *o)
     return 0;
 }
 
-/* ---- inputs -----------------------------------------------------------------------------------
- */
-
-/* Everything one shape needs; pointers marked (place) are the place's memory. */
-typedef struct {
-    bench_place *at;
-    const options *o;
-    shape shape;
-    int64_t stride; /* of rows, elements */
-    size_t element; /* bytes */
-    int32_t sets;
-    char *logits[SETS_MAX];            /* (place) [verifier rows, drafter rows] */
-    int32_t *draft[SETS_MAX];          /* (place) [B, G] */
-    spc_row_stats *stats[SETS_MAX];    /* (place) [B, G] */
-    spc_row_params *params;            /* (place) [B] */
-    int64_t *row, *position;           /* (place) [G + 1, B] */
-    uint32_t *salt;                    /* (place) [B] */
-    int32_t *drafts;                   /* (place) [B] */
-    int32_t *drawn;                    /* (place) [B] */
-    spc_row_stats *drawn_stats;        /* (place) [B] */
-    int32_t *token, *count, *accepted; /* (place) [B, G + 1], [B], [B] */
-    uint32_t *status;                  /* (place) [B] */
-    spc_verdict *verdict;              /* (place) [B] */
-    void *workspace;                   /* (place) */
-    size_t workspace_bytes;
-    void *owned[SETS_MAX * 3 + 32]; /* to be released */
-    int32_t owned_count;
-    float *noise; /* [NOISE] normal numbers */
-    spc_row_params host_params;
-    size_t read_bytes; /* of the floor */
-} bench;
-
-static uint64_t random_word(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-static double random_unit(uint64_t *state)
-{
-    return (double)(random_word(state) >> 11) * 0x1p-53;
-}
-
-static void fill_noise(float *noise)
-{
-    uint64_t state = 1;
-
-    for (int32_t i = 0; i < NOISE; i++) {
-        double radius = sqrt(-2 * log(1 - random_unit(&state)));
-
-        noise[i] = (float)(radius * cos(6.283185307179586 * random_unit(&state)));
-    }
-}
-
-static void *get(bench *b, size_t bytes)
-{
-    void *memory = b->at->allocate(b->at, bytes);
-
-    if (memory) b->owned[b->owned_count++] = memory;
-    return memory;
-}
-
-static uint16_t bf16_bits(float x)
-{
-    uint32_t bits = spc_float_bits(x);
-
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-static void store(const bench *b, char *row, int32_t v, float x)
-{
-    if (b->element == 4) {
-        ((float *)(void *)row)[v] = x;
-    } else {
-        ((uint16_t *)(void *)row)[v] = bf16_bits(x);
-    }
-}
-
-/* A pair of rows. */
-static void fill_rows(const bench *b, uint64_t *state, char *verifier, char *drafter)
-{
-    int32_t vocab = b->shape.vocab, peak = (int32_t)(random_word(state) % (uint64_t)vocab);
-    uint32_t tail = (uint32_t)random_word(state), other = (uint32_t)random_word(state);
-    double share = 0.1 + 0.89 * random_unit(state);
-    float top = (float)(log(share / (1 - share)) + log((double)vocab) + 0.5);
-
-    for (int32_t v = 0; v < vocab; v++) {
-        float z = v == peak ? top : b->noise[(tail + (uint32_t)v) % NOISE];
-
-        store(b, verifier, v, z);
-        store(b, drafter, v, z + 0.35f * b->noise[(other + (uint32_t)v) % NOISE]);
-    }
-}
-
-static size_t rows_bytes(const bench *b)
-{
-    return (size_t)b->shape.sequences * (size_t)(b->shape.drafts + 1) * (size_t)b->stride *
-           b->element;
-}
-
-static bool fill_set(bench *b, int32_t set, char *host)
-{
-    uint64_t state = (uint64_t)set + 17;
-    size_t bytes = rows_bytes(b), row = (size_t)b->stride * b->element;
-
-    for (size_t at = 0; at < bytes; at += row) fill_rows(b, &state, host + at, host + bytes + at);
-    return b->at->copy_in(b->at, b->logits[set], host, 2 * bytes);
-}
-
-/* Arrays whose contents the shape decides. */
-static bool fill_arrays(bench *b)
-{
-    size_t n = (size_t)b->shape.sequences, rows = (size_t)b->shape.drafts + 1;
-    int64_t *number = malloc(2 * n * rows * sizeof *number);
-    int32_t *length = malloc(n * sizeof *length);
-    uint32_t *salt = malloc(n * sizeof *salt);
-    bool ok = number && length && salt;
-
-    for (size_t i = 0; ok && i < n * rows; i++) {
-        number[i] = (int64_t)(i % n * rows + i / n);
-        number[n * rows + i] = POSITION + (int64_t)(i / n);
-    }
-    for (size_t s = 0; ok && s < n; s++) {
-        length[s] = b->shape.drafts;
-        salt[s] = b->o->block ? POSITION + 1 : 0;
-    }
-    ok = ok && b->at->copy_in(b->at, b->row, number, n * rows * sizeof *number) &&
-         b->at->copy_in(b->at, b->position, number + n * rows, n * rows * sizeof *number) &&
-         b->at->copy_in(b->at, b->drafts, length, n * sizeof *length) &&
-         b->at->copy_in(b->at, b->salt, salt, n * sizeof *salt);
-    free(number);
-    free(length);
-    free(salt);
-    return ok;
-}
-
-static bool get_arrays(bench *b)
-{
-    size_t n = (size_t)b->shape.sequences, g = (size_t)b->shape.drafts, rows = g + 1;
-
-    b->workspace_bytes = spc_workspace_bytes(b->shape.sequences, b->shape.drafts, b->shape.vocab);
-    return (b->params = get(b, n * sizeof *b->params)) &&
-           (b->row = get(b, n * rows * sizeof *b->row)) &&
-           (b->position = get(b, n * rows * sizeof *b->position)) &&
-           (b->salt = get(b, n * sizeof *b->salt)) && (b->drafts = get(b, n * sizeof *b->drafts)) &&
-           (b->drawn = get(b, n * sizeof *b->drawn)) &&
-           (b->drawn_stats = get(b, n * sizeof *b->drawn_stats)) &&
-           (b->token = get(b, n * rows * sizeof *b->token)) &&
-           (b->count = get(b, n * sizeof *b->count)) &&
-           (b->accepted = get(b, n * sizeof *b->accepted)) &&
-           (b->status = get(b, n * sizeof *b->status)) &&
-           (b->verdict = get(b, n * sizeof *b->verdict)) &&
-           (b->workspace = get(b, b->workspace_bytes)) &&
-           b->at->prepare(b->workspace, b->workspace_bytes, b->at->stream, &b->at->error) == SPC_OK;
-}
-
-static bool open_shape(bench *b)
-{
-    size_t set_bytes, cells = (size_t)b->shape.sequences * (size_t)b->shape.drafts;
-    char *host;
-    bool ok;
-
-    b->element = b->o->f32 ? 4 : 2;
-    b->stride = (b->shape.vocab + 7) / 8 * 8;
-    set_bytes = 2 * rows_bytes(b);
-    b->sets = (int32_t)fmin(SETS_MAX, fmax(3, ceil(ROTATED_BYTES / ((double)set_bytes / 2))));
-    if (!b->at->device) b->sets = 3;
-    if (b->sets > b->o->runs) b->sets = b->o->runs; /* no more are met */
-    host = calloc(1, set_bytes);
-    ok = host && get_arrays(b) && fill_arrays(b);
-    for (int32_t s = 0; ok && s < b->sets; s++) {
-        ok = (b->logits[s] = get(b, set_bytes)) &&
-             (b->draft[s] = get(b, cells * sizeof(int32_t))) &&
-             (b->stats[s] = get(b, cells * sizeof(spc_row_stats))) && fill_set(b, s, host);
-    }
-    if (!host) (void)spc_error_set(&b->at->error, SPC_ENOMEM, "no memory for %zu bytes", set_bytes);
-    free(host);
-    return ok;
-}
-
 /* A device that had nothing to do while its inputs were made has low clocks, which rise first. */
 static bool wake(bench *b)
 {
@@ -330,16 +138,10 @@ static bool wake(bench *b)
     bool ok = true;
 
     while (ok && b->at->device && measure_now_ns() - begin < WAKE_NS) {
-        ok = b->at->read(b->at, b->logits[0], 2 * rows_bytes(b), b->at->stream) &&
+        ok = b->at->read(b->at, b->logits[0], 2 * inputs_rows_bytes(b), b->at->stream) &&
              b->at->wait(b->at);
     }
     return ok;
-}
-
-static void close_shape(bench *b)
-{
-    for (int32_t i = 0; i < b->owned_count; i++) b->at->release(b->owned[i]);
-    b->owned_count = 0;
 }
 
 /* ---- work -------------------------------------------------------------------------------------
@@ -349,9 +151,10 @@ static spc_logit_rows rows_of(const bench *b, int32_t set, bool drafter)
 {
     spc_logits_type type = b->element == 4 ? SPC_LOGITS_F32 : SPC_LOGITS_BF16;
 
-    return (spc_logit_rows){.logits = {b->logits[set] + (drafter ? rows_bytes(b) : 0), type},
+    return (spc_logit_rows){.logits = {b->logits[set] + (drafter ? inputs_rows_bytes(b) : 0), type},
                             .stride = b->stride,
-                            .width = b->shape.vocab};
+                            .width = drafter ? b->known : b->shape.vocab,
+                            .subset = drafter ? b->subset : NULL};
 }
 
 static spc_draw_batch draw_of(const bench *b, int32_t set, int32_t i)
@@ -553,6 +356,7 @@ static void print_line(const bench *b, const line *l)
     measure_line_integer(&json, "sequences", b->shape.sequences);
     measure_line_integer(&json, "drafts", b->shape.drafts);
     measure_line_integer(&json, "vocab", b->shape.vocab);
+    if (b->subset) measure_line_integer(&json, "known", b->known);
     measure_line_text(&json, "dtype", o->f32 ? "f32" : "bf16");
     measure_line_number(&json, "temperature", o->temperature);
     measure_line_number(&json, "top_p", o->top_p);
@@ -582,7 +386,7 @@ static bool time_line(bench *b, place_work work, line *l)
     double bytes = l->rows * b->shape.sequences * (double)b->shape.vocab * (double)b->element;
 
     b->read_bytes = (size_t)bytes / 16 * 16;
-    if (b->read_bytes > 2 * rows_bytes(b)) b->read_bytes = 2 * rows_bytes(b);
+    if (b->read_bytes > 2 * inputs_rows_bytes(b)) b->read_bytes = 2 * inputs_rows_bytes(b);
     if (!at->time(at, work, b, b->sets, runs, PLACE_COLD, &l->cold) ||
         !at->time(at, read_work, b, b->sets, runs, PLACE_COLD, &l->read) ||
         !at->time(at, work, b, 1, runs, PLACE_WARM, &l->warm) ||
@@ -592,6 +396,12 @@ static bool time_line(bench *b, place_work work, line *l)
     }
     print_line(b, l);
     return true;
+}
+
+/* Of the vocabulary, that the drafter knows. */
+static double known_share(const bench *b)
+{
+    return (double)b->known / b->shape.vocab;
 }
 
 static bool run_rule(bench *b, const char *rule, bool draws)
@@ -611,13 +421,14 @@ static bool run_rule(bench *b, const char *rule, bool draws)
     }
     if (spc_params_check(&b->host_params, &b->at->error) || !draw_drafts(b)) return false;
     if (draws) {
-        line d = {.what = "draw", .rule = "(draft sampling)", .rows = 1};
+        line d = {.what = "draw", .rule = "(draft sampling)", .rows = known_share(b)};
 
         if (!time_line(b, draw_work, &d)) return false;
     }
     if (!check(b, &seen)) return false;
     l.accepted = seen.accepted;
-    l.rows = floor_rows(&b->host_params, b->shape.drafts, !b->o->no_stats, seen.facts);
+    l.rows =
+        floor_rows(&b->host_params, b->shape.drafts, !b->o->no_stats, known_share(b), seen.facts);
     return time_line(b, verify_work, &l);
 }
 
@@ -625,7 +436,7 @@ static bool run_shape(bench *b)
 {
     char text[1024];
     char *next = text;
-    bool ok = open_shape(b) && wake(b), first = true;
+    bool ok = inputs_open(b) && wake(b), first = true;
 
     (void)snprintf(text, sizeof text, "%s", b->o->rules);
     while (ok && next && *next) {
@@ -636,7 +447,7 @@ static bool run_shape(bench *b)
         first = false;
         next = end ? end + 1 : NULL;
     }
-    close_shape(b);
+    inputs_close(b);
     return ok;
 }
 
@@ -660,7 +471,7 @@ int main(int count, char **argument)
     }
     b.noise = malloc(NOISE * sizeof *b.noise);
     if (ok && b.noise) {
-        fill_noise(b.noise);
+        inputs_noise(b.noise);
         if (o.shapes == 0) {
             o.shapes = at.device ? 4 : 3;
             memcpy(o.shape, at.device ? device_shapes : cpu_shapes,

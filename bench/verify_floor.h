@@ -24,27 +24,30 @@ typedef struct {
  *
  * (G drafts, P share of sequences with all kept, f share of deferred drafts.  token-v1 would need
  * less with a list of the drafter's top tokens, opt with a bound on the distance: neither is made
- * use of.) */
+ * use of.)
+ *
+ * share   of a row that a drafter's row is: 1, or less where it knows some of the tokens */
 static inline double floor_rows(const spc_row_params *params, int32_t drafts, bool statistics,
-                                floor_facts facts)
+                                double share, floor_facts facts)
 {
-    double g = drafts, rows = g + 1;
+    const double g = drafts, kept = facts.all_kept, last = kept + (1 - kept) * share;
+    double rows = g + last;
     int32_t path = params->rule.path;
     bool both = params->verify == SPC_VERIFY_BLOCK || path == SPC_RULE_TOKEN_V1 ||
                 (spc_rule_facts((spc_rule_kind)path) & (SPC_FACT_TV | SPC_FACT_DIVERGENCE)) != 0 ||
                 path == SPC_RULE_MENTORED;
 
     if (path == SPC_RULE_CHOW || path == SPC_RULE_CHOW_LOG) {
-        rows = facts.deferred * g + 1;
+        rows = facts.deferred * g + last;
     } else if (both) {
-        rows = 2 * g + 1;
+        rows = g + g * share + last;
     } else if (!(params->sampling.temperature > 0)) {
-        rows = g + facts.all_kept;
+        rows = g + kept;
     }
     if (params->bonus == SPC_BONUS_TARGET && spc_rule_uses_drafter(&params->rule)) {
-        rows += facts.all_kept;
+        rows += kept * share;
     }
-    if (!statistics && rows < 2 * g + facts.all_kept) rows = 2 * g + facts.all_kept;
+    if (!statistics && rows < g + g * share + kept) rows = g + g * share + kept;
     return rows;
 }
 

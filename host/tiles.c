@@ -42,11 +42,12 @@ static void spread(const spc_view *row, int32_t first, int32_t count, float *buf
     for (int32_t i = 0; i < count; i++) buffer[i] = -SPC_INFINITY;
     for (int32_t base = 0; base < count; base += 32) {
         const uint32_t here = count - base < 32 ? (1u << (count - base)) - 1u : ~0u;
-        int32_t from = words[base / 32].before - start;
+        const int32_t from = words[base / 32].before - start;
+        const int32_t most = from < 0 || from >= known ? 0 : known - from;
+        uint32_t left = words[base / 32].tokens & here;
 
-        for (uint32_t left = words[base / 32].tokens & here; left; left &= left - 1) {
-            if (from >= 0 && from < known) buffer[base + __builtin_ctz(left)] = packed[from];
-            from++;
+        for (int32_t i = 0; left && i < most; i++, left &= left - 1) {
+            buffer[base + __builtin_ctz(left)] = packed[from + i];
         }
     }
 }

@@ -6,13 +6,13 @@
 #include "toyround.h"
 
 static double floor_of(const char *rule, float temperature, int32_t verify, int32_t bonus,
-                       bool statistics, double all_kept, double deferred)
+                       bool statistics, double share, double all_kept, double deferred)
 {
     spc_row_params p = params_of(rule, temperature);
 
     p.verify = verify;
     p.bonus = bonus;
-    return floor_rows(&p, 5, statistics, (floor_facts){all_kept, deferred});
+    return floor_rows(&p, 5, statistics, share, (floor_facts){all_kept, deferred});
 }
 
 /* The table of the design: G = 5, acceptance 0.7 (all kept 0.168), deferral 0.3. */
@@ -23,21 +23,26 @@ Test(bench_verify, floor_counts_rows)
         float temperature;
         int32_t verify, bonus;
         bool statistics;
-        double rows;
-    } table[] = {{"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6},
-                 {"token-v3:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6},
-                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6},
-                 {"diff:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6.168},
-                 {"strict", 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 5.168},
-                 {"chow:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 2.5},
-                 {"opt:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 11},
-                 {"strict", 1, SPC_VERIFY_BLOCK, SPC_BONUS_VERIFIER, true, 11},
-                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, false, 10.168}};
+        double rows, rows_of_quarter; /* of a drafter that knows a quarter of the tokens */
+    } table[] = {{"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6, 5.376},
+                 {"token-v3:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 6, 5.376},
+                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6, 5.376},
+                 {"diff:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_TARGET, true, 6.168, 5.418},
+                 {"strict", 0, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 5.168, 5.168},
+                 {"chow:alpha=0.5", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 2.5, 1.876},
+                 {"opt:alpha=0.1", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, true, 11, 6.626},
+                 {"strict", 1, SPC_VERIFY_BLOCK, SPC_BONUS_VERIFIER, true, 11, 6.626},
+                 {"strict", 1, SPC_VERIFY_TOKEN, SPC_BONUS_VERIFIER, false, 10.168, 6.418}};
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        cr_expect_float_eq(floor_of(table[i].rule, table[i].temperature, table[i].verify,
-                                    table[i].bonus, table[i].statistics, 0.168, 0.3),
-                           table[i].rows, 1e-12, "%s, line %zu", table[i].rule, i);
+        for (int quarter = 0; quarter < 2; quarter++) {
+            const double rows =
+                floor_of(table[i].rule, table[i].temperature, table[i].verify, table[i].bonus,
+                         table[i].statistics, quarter ? 0.25 : 1, 0.168, 0.3);
+
+            cr_expect_float_eq(rows, quarter ? table[i].rows_of_quarter : table[i].rows, 1e-12,
+                               "%s, line %zu: %.12g", table[i].rule, i, rows);
+        }
     }
 }
 
@@ -81,11 +86,30 @@ Test(bench_verify, lines_say_what_was_measured)
     spawn_free(&r);
 }
 
+/* A drafter that knows some of the tokens: its rows are that much shorter. */
+Test(bench_verify, a_drafter_may_know_some_tokens)
+{
+    spawn_result r =
+        run((const char *const[]){"--device", "cpu", "--shape", "2,2,9000", "--rules",
+                                  "opt:alpha=0", "--known", "1000", "--runs", "3", "--json", NULL});
+    json_t *lines = parse_lines(r.out), *draw = json_array_get(lines, 0);
+    const double floor = json_number_value(json_object_get(json_array_get(lines, 1), "floor_rows"));
+
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    cr_assert_eq(json_array_size(lines), 2);
+    cr_expect_eq(json_integer_value(json_object_get(draw, "known")), 1000);
+    cr_expect_float_eq(json_number_value(json_object_get(draw, "floor_rows")), 1 / 9.0, 1e-6);
+    cr_expect(floor >= 2 + 3 / 9.0 - 1e-6 && floor <= 3 + 2 / 9.0 + 1e-6, "%g rows", floor);
+    json_decref(lines);
+    spawn_free(&r);
+}
+
 Test(bench_verify, misuse_is_one_line)
 {
     static const char *const bad[][5] = {
         {"--shape", "3,2", NULL}, {"--rules", "nothing", "--device", "cpu", NULL},
         {"--runs", "0", NULL},    {"--dtype", "int8", NULL},
+        {"--known", "0", NULL},   {"--known", "2.5", NULL},
         {"--wrong", "1", NULL},   {"--shape", NULL}};
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

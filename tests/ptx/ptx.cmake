@@ -46,7 +46,7 @@ if(SPC_EMBED)
     "Wir haben gestern Abend vergessen, das Fenster zu schlie")
 endif()
 if(TARGET spc_bench) # a benchmark has kernels of its own
-  add_executable(bench_verify_ptx ../bench/bench_verify.c ../bench/verify_place_cpu.c)
+  add_executable(bench_verify_ptx ../bench/bench_verify.c ../bench/verify_inputs.c ../bench/verify_place_cpu.c)
   target_link_libraries(bench_verify_ptx PRIVATE "$<FILTER:$<TARGET_OBJECTS:bench_verify>,INCLUDE,\\.cu\\.o$>"
     ${ptx_kernels} ptx spc_bench)
   add_test(NAME bench_verify_ptx COMMAND bench_verify_ptx --device cuda --shape 2,2,301 --runs 3 --rules strict --json)
