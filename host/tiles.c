@@ -34,19 +34,19 @@ static void widen(spc_logits logits, int32_t first, int32_t count, float *out)
 static void spread(const spc_view *row, int32_t first, int32_t count, float *buffer)
 {
     const spc_subset *words = row->subset + first / 32;
-    const int32_t start = words->before, rest = row->width - start;
-    const int32_t known = start < 0 || rest < 0 ? 0 : rest < count ? rest : count;
+    const int64_t start = words->before, rest = row->width - start;
+    const int32_t known = start < 0 || rest < 0 ? 0 : rest < count ? (int32_t)rest : count;
     float packed[SPC_TILE];
 
-    if (known > 0) widen(row->logits, start, known, packed);
+    if (known > 0) widen(row->logits, (int32_t)start, known, packed);
     for (int32_t i = 0; i < count; i++) buffer[i] = -SPC_INFINITY;
     for (int32_t base = 0; base < count; base += 32) {
         const uint32_t here = count - base < 32 ? (1u << (count - base)) - 1u : ~0u;
-        const int32_t from = words[base / 32].before - start;
-        const int32_t most = from < 0 || from >= known ? 0 : known - from;
+        const int64_t from = words[base / 32].before - start; /* within a tile, or a lie */
+        const int64_t most = from < 0 || from >= known ? 0 : known - from;
         uint32_t left = words[base / 32].tokens & here;
 
-        for (int32_t i = 0; left && i < most; i++, left &= left - 1) {
+        for (int64_t i = 0; left && i < most; i++, left &= left - 1) {
             buffer[base + __builtin_ctz(left)] = packed[from + i];
         }
     }
