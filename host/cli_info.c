@@ -4,6 +4,7 @@
 #include "cli_memory.h"
 #include "device.h"
 #include "kv.h"
+#include "narrow.h"
 
 #include "weights/chat.h"
 
@@ -12,7 +13,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *device, *drafter, *drafter_device, *weights, *kv;
+    const char *device, *drafter, *drafter_device, *drafter_vocab, *weights, *kv;
     int32_t context, batch, kv_tokens;
     bool plan, json;
 } info_args;
@@ -35,6 +36,8 @@ static const spc_cli_option info_options[] = {
      SPC_CLI_TEXT, offsetof(info_args, drafter), 0, 0},
     {"drafter-device", "NAME", "where the small one is to run, if elsewhere: cpu, cuda or cuda:N",
      SPC_CLI_TEXT, offsetof(info_args, drafter_device), 0, 0},
+    {"drafter-vocab", "N|FILE", SPC_CLI_DRAFTER_VOCAB, SPC_CLI_TEXT,
+     offsetof(info_args, drafter_vocab), 0, 0},
     {"weights", "KIND", SPC_CLI_WEIGHTS, SPC_CLI_TEXT, offsetof(info_args, weights), 0, 0},
     {"kv", "TYPE", SPC_CLI_KV, SPC_CLI_TEXT, offsetof(info_args, kv), 0, 0},
     {"plan", NULL, "print the ops that a row goes through", SPC_CLI_FLAG, offsetof(info_args, plan),
@@ -123,12 +126,12 @@ static spc_status read_drafter(const info_args *a, model_info *m, spc_error *err
     spc_status status = spc_open_model(a->drafter, &m->drafter, err);
     int32_t ids = m->model.plan->ids;
 
-    if (status == SPC_OK)
-        status = spc_change_weights(&m->drafter, a->weights, 0, on_log, NULL, err);
     if (status != SPC_OK) return status;
     if (m->drafter.plan->ids < ids) ids = m->drafter.plan->ids;
     m->drafter.plan->ids = m->model.plan->ids = ids; /* those that both have */
-    return SPC_OK;
+    status = spc_narrow_head(&m->drafter, a->drafter_vocab, ids, NULL, NULL, err);
+    if (status != SPC_OK) return status;
+    return spc_change_weights(&m->drafter, a->weights, 0, on_log, NULL, err);
 }
 
 /* What there is to tell of text.  A tokenizer or a template that cannot be used is told of: the
@@ -321,6 +324,9 @@ static spc_status check_info(const char *name, const info_args *a, spc_error *er
     if (a->drafter_device && !a->drafter) {
         return spc_error_set(err, SPC_EUSAGE, "--drafter-device needs --drafter MODEL");
     }
+    if (a->drafter_vocab && !a->drafter) {
+        return spc_error_set(err, SPC_EUSAGE, "--drafter-vocab needs --drafter MODEL");
+    }
     if (a->drafter_device && spc_device_ranks(a->device) > 1) {
         return spc_error_set(err, SPC_EUSAGE,
                              "device %.60s: the plan is of one verifier that is not cut: expected "
@@ -335,6 +341,7 @@ static spc_status check_info(const char *name, const info_args *a, spc_error *er
     o.kv_tokens = a->kv_tokens;
     o.device = a->device;
     o.drafter_device = a->drafter_device;
+    o.drafter_vocab = a->drafter_vocab;
     o.weights = a->weights;
     o.kv = a->kv;
     return spc_engine_options_check(&o, err);

@@ -231,12 +231,13 @@ static void expect_planned(const char *word, int32_t kv_tokens, const char *kv)
 /* The same of a pair, on one device or on two: each model's share is named. */
 Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 {
-    for (int32_t apart = 0; apart < 2; apart++) {
-        json_t *lines = apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
-                                     "--device", "cpu", "--drafter", TINY, "--drafter-device",
-                                     "cpu", "--kv-tokens", "40", "--kv", "bf16", TINY)
-                              : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32",
-                                     "--device", "cpu", "--drafter", TINY, TINY);
+    for (int32_t apart = 0; apart < 2; apart++) { /* with an output layer that is cut, too */
+        json_t *lines =
+            apart ? JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
+                         "cpu", "--drafter", TINY, "--drafter-device", "cpu", "--kv-tokens", "40",
+                         "--kv", "bf16", "--drafter-vocab", "9", TINY)
+                  : JSON(NULL, "info", "--json", "--batch", "2", "--context", "32", "--device",
+                         "cpu", "--drafter", TINY, TINY);
         const json_t *devices =
             json_object_get(json_object_get(json_array_get(lines, 0), "memory"), "devices");
         const json_t *share[2] = {json_array_get(devices, 0), json_array_get(devices, 1)};
@@ -258,6 +259,7 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
         o.sessions = 2;
         o.context = 32;
         o.drafter_device = apart ? "cpu" : NULL;
+        o.drafter_vocab = apart ? "9" : NULL;
         o.kv_tokens = apart ? 40 : 0;
         o.kv = apart ? "bf16" : NULL;
         cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
@@ -270,6 +272,7 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 
     char *text = OUTPUT(NULL, "info", "--device", "cpu", "--drafter", TINY, TINY);
     const char *const alone[] = {"info", "--drafter-device", "cpu", TINY, NULL};
+    const char *const cut[] = {"info", "--drafter-vocab", "9", TINY, NULL};
     const char *const where[] = {"info", "--drafter", TINY, "--drafter-device", "gpu", TINY, NULL};
     const char *const ranks[] = {"info",      "--device", "cuda:0,cuda:1",
                                  "--drafter", TINY,       "--drafter-device",
@@ -277,7 +280,8 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
 
     cr_expect(strstr(text, ", of the drafter " TINY ":"), "%s", text);
     free(text);
-    spawn_failure(alone, NULL, 2, "needs --drafter MODEL");
+    spawn_failure(alone, NULL, 2, "--drafter-device needs --drafter MODEL");
+    spawn_failure(cut, NULL, 2, "--drafter-vocab needs --drafter MODEL");
     spawn_failure(where, NULL, 2, "expected cpu, cuda or cuda:N");
     spawn_failure(ranks, NULL, 2, "the plan is of one verifier that is not cut");
 }
