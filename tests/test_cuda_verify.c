@@ -372,6 +372,31 @@ Test(cuda_verify, rows_of_several_tiles_are_cut)
     batch_free(&b);
 }
 
+/* Of few rows several blocks bring the tiles of one: whoever brings the last finishes it. */
+Test(cuda_verify, rows_of_several_tiles_are_finished_by_any_block)
+{
+    static const char *const rules[] = {"strict", "token-v3:alpha=0.5", "opt:alpha=0.1"};
+    enum { VOCAB = 8500 };
+    dice d = {22};
+    batch b = batch_of(VOCAB, VOCAB);
+
+    for (int round = 0; round < 6; round++) {
+        spc_row_params p = params_in_mode(rules[round % 3], 0);
+        spc_verify_batch v = verify_batch(&b);
+        char what[64];
+
+        p.sampling = cuts[round % CUTS];
+        batch_fill(&b, &d, &p, 4.0, NULL);
+        v.sequences = 1 + round / 3;
+        for (int32_t s = 0; s < v.sequences; s++) b.drafts[s] = DRAFTS - s;
+        v.stats = NULL;
+        v.detail = NULL;
+        (void)snprintf(what, sizeof what, "few rows, %d", round);
+        expect_queued(&b, &v, what);
+    }
+    batch_free(&b);
+}
+
 /* -0 has the key of 0, so no logit has the key below it.  Where the first guess for a cut is 0 and
  * lies above the cut, the search goes on below: what is 0 has been counted by then. */
 Test(cuda_verify, zeros_are_counted_once)
