@@ -41,19 +41,12 @@ static void *get(bench *b, size_t bytes)
     return memory;
 }
 
-static uint16_t bf16_bits(float x)
-{
-    uint32_t bits = spc_float_bits(x);
-
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 static void store(const bench *b, char *row, int32_t v, float x)
 {
     if (b->element == 4) {
         ((float *)(void *)row)[v] = x;
     } else {
-        ((uint16_t *)(void *)row)[v] = bf16_bits(x);
+        ((uint16_t *)(void *)row)[v] = spc_float_bf16(x);
     }
 }
 

@@ -59,7 +59,8 @@ static spc_status first_tokens(const char *number, int32_t ids, spc_subset *subs
     return SPC_OK;
 }
 
-/* The next word of a file, cut to what a word of it may have; false: there is none. */
+/* The next word of a file; false: there is none.  What is too long for an id, or holds a byte of 0,
+ * is shown with a '.' and is no number. */
 static bool next_word(FILE *in, char word[WORD_BYTES])
 {
     size_t used = 0;
@@ -67,7 +68,11 @@ static bool next_word(FILE *in, char word[WORD_BYTES])
 
     while (c == ' ' || c == '\t' || c == '\r' || c == '\n') c = getc(in);
     for (; c != EOF && c != ' ' && c != '\t' && c != '\r' && c != '\n'; c = getc(in)) {
-        if (used < WORD_BYTES - 1) word[used++] = (char)c;
+        if (used == WORD_BYTES - 1) {
+            word[used - 1] = '.';
+        } else {
+            word[used++] = c == '\0' ? '.' : (char)c;
+        }
     }
     word[used] = '\0';
     return used > 0;

@@ -244,6 +244,7 @@ Test(host_narrow, what_cannot_be_is_named)
     expect_file_refused("1, 2", "id 1: expected 0 to 6143, found '1,'");
     expect_file_refused("6144", "id 1: expected 0 to 6143, found '6144'");
     expect_file_refused("5 99999999999999999999999999999999999999999", "id 2: expected 0 to 6143");
+    expect_file_refused("0000000000000000000000000000000000000000005", "id 1: expected 0 to 6143");
     o.drafter = NULL;
     expect_refused(o, SPC_EUSAGE, "drafter-vocab: there is no drafter");
     o.drafter = "ngram";
