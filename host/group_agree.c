@@ -20,7 +20,7 @@ typedef struct {
 } option_record;
 
 typedef struct {
-    uint64_t plan, weights;
+    uint64_t plan, subset, weights;
     spc_limits limits;
     int32_t alone;
     char unit[64];
@@ -75,14 +75,22 @@ spc_status spc_agree_least(spc_comm *comm, int32_t *value, spc_error *err)
     return status;
 }
 
+/* Of the tokens that a drafter drafts, if not all. */
+static uint64_t hash_subset(const spc_plan *plan)
+{
+    uint64_t hash = SPC_HASH_BEGIN;
+
+    for (int32_t w = 0; plan->subset && w < (plan->ids + 31) / 32; w++) {
+        hash = spc_hash_int(hash, plan->subset[w].tokens);
+    }
+    return hash;
+}
+
 static uint64_t hash_plan(const spc_plan *plan)
 {
     uint64_t hash = spc_hash_bytes(SPC_HASH_BEGIN, &plan->config, sizeof plan->config);
 
     hash = spc_hash_int(spc_hash_int(hash, plan->ids), plan->encoder_ops);
-    for (int32_t w = 0; plan->subset && w < (plan->ids + 31) / 32; w++) {
-        hash = spc_hash_int(hash, plan->subset[w].tokens);
-    }
     for (int32_t i = 0; i < plan->op_count; i++) {
         const spc_op *op = &plan->op[i];
 
@@ -122,9 +130,11 @@ static uint64_t hash_weights(const spc_plan *plan, const spc_bundle *weights)
     return hash;
 }
 
-/* What of two ranks' records differs; NULL: nothing. */
+/* What of two ranks' records differs; NULL: nothing.  Another drafter-vocab makes another plan of
+ * the same model. */
 static const char *difference(const model_record *a, const model_record *b)
 {
+    if (a->subset != b->subset) return "another drafter-vocab";
     if (a->plan != b->plan) return "another architecture or configuration";
     if (a->weights != b->weights) return "other weights";
     if (memcmp(&a->limits, &b->limits, sizeof a->limits) != 0) {
@@ -142,6 +152,7 @@ spc_status spc_agree_model(spc_comm *comm, const spc_plan *plan, const spc_bundl
 
     memset(own, 0, sizeof *own);
     own->plan = hash_plan(plan);
+    own->subset = hash_subset(plan);
     own->weights = hash_weights(plan, weights);
     own->limits.slots = limits->slots;
     own->limits.context = limits->context;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""bench/peers/samplers.py, assisted.py: test_bench_peers.py LIBSPC_VERIFY.SO SPC
+"""bench/peers/samplers.py, assisted.py, bench/spec_bench.py: test_bench_peers.py LIBSPC_VERIFY.SO SPC
 
 What needs PyTorch is skipped where there is none.  FlashInfer and vLLM are stood in for by their
 documented meaning: that shows how they are called, not that the packages still mean it.
@@ -143,6 +143,97 @@ class Assisted(unittest.TestCase):
         done = self.call("--gamma", "auto")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--alone only", done.stderr)
+
+
+LONG = "I would have told you the truth if I had known that you were coming."  # the two models disagree on it
+
+
+class SpecBench(unittest.TestCase):
+    """bench/spec_bench.py, by the demo pair in a chat template (as in chat_pair.h)."""
+    QUESTIONS = [{"category": "writing", "turns": ["The cat sleeps.", "It is late."]},
+                 {"category": "qa", "turns": ["Where is it?"], "question_id": 5},
+                 {"category": "math", "turns": ["I have two sisters."]}]
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        root = PEERS.parent.parent
+        for name in ("verifier", "drafter"):
+            demo, here = root / "weights" / "demo" / name, self.folder / name
+            here.mkdir()
+            for file, changes in (
+                    ("config.json", (("512", "4000"), ('"eos_token_id": 2', '"eos_token_id": 0'))),
+                    ("tokenizer.json", (("<2de>", "[INST]"), ("<sep>", "[/INST]")))):
+                text = (demo / file).read_text("utf-8")
+                for before, behind in changes:
+                    text = text.replace(before, behind)
+                (here / file).write_text(text, "utf-8")
+            (here / "model.safetensors").symlink_to(demo / "model.safetensors")
+            (here / "chat_template.jinja").symlink_to(
+                root / "tests" / "vectors" / "chat" / "mistral-nemo.jinja")
+
+    def call(self, *options, questions=None):
+        file = self.folder / "questions.jsonl"
+        file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in
+                                (self.QUESTIONS if questions is None else questions)), "utf-8")
+        return subprocess.run([sys.executable, str(PEERS.parent / "spec_bench.py"), SPC, str(file),
+                               str(self.folder / "verifier"), str(self.folder / "drafter"),
+                               *options], text=True, capture_output=True, check=False)
+
+    def test_lines_of_every_category_and_method(self):
+        done = self.call("--method", "strict=--rule strict", "--method", "same=--gamma 2 --drafter " +
+                         str(self.folder / "verifier"), "--method", "sampled=--seed 3",
+                         "--tokens", "24", "--clock", "cpu", "--", "--threads", "1")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([(l["category"], l["method"]) for l in lines],
+                         [(c, m) for c in ("mt_bench", "qa", "all")
+                          for m in ("verifier", "strict", "same", "sampled")])
+        self.assertEqual([(l["questions"], l["turns"]) for l in lines[::4]],
+                         [(2, 3), (1, 1), (3, 4)])
+        plain, strict, same, _ = lines[8:]
+        self.assertEqual((plain["tokens_per_verifier_call"], plain["speedup"]), (1, 1))
+        self.assertGreater(strict["tokens_per_verifier_call"], 1)
+        self.assertGreater(same["tokens_per_verifier_call"], strict["tokens_per_verifier_call"])
+        for line in (strict, same):  # greedy strict writes what the verifier writes
+            self.assertEqual((line["tokens"], line["replies_as_verifier"], line["of_replies"]),
+                             (plain["tokens"], 4, 4))
+            self.assertLessEqual(line["speedup_low"], line["speedup"])
+            self.assertLessEqual(line["speedup"], line["speedup_high"])
+            self.assertAlmostEqual(line["speedup"], line["tokens_per_s"] / plain["tokens_per_s"], 1)
+        for key in ("tokens", "prompt_tokens"):
+            self.assertEqual(plain[key], lines[0][key] + lines[4][key])
+
+    def test_another_text_is_another_conversation(self):
+        """Behind a reply that is not the verifier's, later ones are not counted as ones that could
+        have been."""
+        done = self.call("--method", "drafter=--rule drafter-only", "--tokens", "24",
+                         questions=[{"category": "qa", "turns": [LONG, "It is late."]}] * 2)
+        line = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual((line["turns"], line["replies_as_verifier"]), (4, 0), done.stderr)
+        self.assertEqual(line["of_replies"], 2)
+
+    def test_what_cannot_be_is_said(self):
+        for options, message in ((("--method", "strict"), "expected NAME=OPTIONS"),
+                                 (("--method", "verifier=--seed 1"), "is always there"),
+                                 (("--every", "0"), "--every: expected 1 or more, found 0"),
+                                 (("--tokens", "0"), "--tokens: expected 1 or more, found 0")):
+            done = self.call(*options)
+            self.assertEqual(done.returncode, 2, options)
+            self.assertIn(message, done.stderr)
+        for row in ("[1]", "no JSON", '{"turns": ["a"]}', '{"category": "qa", "turns": "a"}',
+                    '{"category": "qa", "turns": []}'):
+            done = self.call(questions=[*self.QUESTIONS, row])
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn("questions.jsonl: line 4: expected an object", done.stderr)
+        self.assertIn("found none", self.call(questions=[]).stderr)
+
+    def test_a_program_that_ends_is_said_by_name(self):
+        done = self.call("--method", "wrong=--rule nonsense", "--tokens", "2")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("spec_bench.py: wrong: ended with exit code 2", done.stderr)
+        self.assertIn("nonsense", done.stderr)
 
 
 def chain(draft_probs, draft_token_ids, target_probs, seed=None, offset=None):

@@ -265,7 +265,13 @@ Test(host_backend_group, what_differs_at_the_start_is_named)
     all[1].verifier = qwen;
     all[1].drafter = qwen;
     expect_refused(all, "rank 1 has another architecture or configuration than rank 0");
-    all[1] = one;
+    for (int32_t i = 0; i < 2; i++) {
+        all[0] = all[1] = one;
+        all[i].drafter_vocab = "100";
+        all[1 - i].drafter_vocab = i ? "101" : NULL;
+        expect_refused(all, "rank 1 has another drafter-vocab than rank 0 for ");
+    }
+    all[0] = all[1] = one;
     copy_altered(llama, copy, 0.5, 0.9);
     all[1].verifier = copy;
     expect_refused(all, "rank 1 has other weights than rank 0 for ");
