@@ -12,7 +12,7 @@
 #include <string.h>
 
 typedef struct {
-    const char *data, *metric, *output, *verifier, *drafter, *python;
+    const char *data, *metric, *output, *verifier, *drafter, *drafter_vocab, *python;
     int32_t every, rows, max_tokens, context, threads, test_seconds, test_mib;
     sweep_asking asking;
     sweep_axes axes;
@@ -57,6 +57,7 @@ static const char help[] =
     "                       (default 0: what the models allow)\n"
     "  --verifier MODEL     (default: the embedded pair)\n"
     "  --drafter MODEL      or ngram: drafts are looked up (see spc run --help)\n"
+    "  --drafter-vocab N|FILE  tokens that the drafter drafts (see spc run --help)\n"
     "  --threads N          CPU threads; 0: one per core (default)\n"
     "\n"
     "pass@1 runs what the models write, within limits, but not in a sandbox:\n"
@@ -104,6 +105,7 @@ enum {
     CONTEXT,
     VERIFIER,
     DRAFTER,
+    DRAFTER_VOCAB,
     THREADS,
     PYTHON,
     TEST_SECONDS,
@@ -135,6 +137,7 @@ static const struct option names[] = {{"data", 1, NULL, DATA},
                                       {"context", 1, NULL, CONTEXT},
                                       {"verifier", 1, NULL, VERIFIER},
                                       {"drafter", 1, NULL, DRAFTER},
+                                      {"drafter-vocab", 1, NULL, DRAFTER_VOCAB},
                                       {"threads", 1, NULL, THREADS},
                                       {"python", 1, NULL, PYTHON},
                                       {"test-seconds", 1, NULL, TEST_SECONDS},
@@ -202,6 +205,7 @@ static spc_status take_option(int option, const char *text, options *o, spc_erro
     case SEEDS: o->axes.seed_count = text; break;
     case VERIFIER: o->verifier = text; break;
     case DRAFTER: o->drafter = text; break;
+    case DRAFTER_VOCAB: o->drafter_vocab = text; break;
     case PYTHON: o->python = text; break;
     case EVERY: return read_count(option, text, 1, &o->every, err);
     case ROWS: return read_count(option, text, 0, &o->rows, err);
@@ -346,6 +350,7 @@ static spc_status open_engine(sweep *s, spc_error *err)
     eo.no_prefix_reuse = true; /* every prompt costs what it costs */
     eo.verifier = s->o->verifier;
     eo.drafter = s->o->drafter;
+    eo.drafter_vocab = s->o->drafter_vocab;
     eo.context = s->o->context;
     eo.threads = s->o->threads;
     eo.sessions = s->grid.batch;
@@ -379,7 +384,8 @@ static spc_status open_chat(sweep *s, spc_error *err)
     return status;
 }
 
-/* Lines are comparable, and a sweep can go on, when these are the same. */
+/* Lines are comparable, and a sweep can go on, when these are the same.  What not every sweep has
+ * is in a table of sweep_file.c, too. */
 static json_t *setup_of(const sweep *s)
 {
     const options *o = s->o;
@@ -396,6 +402,9 @@ static json_t *setup_of(const sweep *s)
                       (json_int_t)s->grid.seed[0], "seeds", seeds);
     if (setup && o->context > 0) { /* answers may end with it */
         (void)json_object_set_new(setup, "context", json_integer(o->context));
+    }
+    if (setup && o->drafter_vocab) {
+        (void)json_object_set_new(setup, "drafter_vocab", json_string(o->drafter_vocab));
     }
     if (setup && s->chat.name) {
         (void)json_object_set_new(setup, "chat_template", json_string(s->chat.name));

@@ -11,30 +11,44 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Parts of a setup that only some sweeps have. */
+static const char *const optional[] = {"context", "drafter_vocab", "chat_template", "ask",
+                                       "test_seconds"};
+
+static spc_status check_key(const sweep_file *f, const json_t *line, const json_t *setup,
+                            const char *key, int64_t number, spc_error *err)
+{
+    const json_t *had = json_object_get(line, key), *wanted = json_object_get(setup, key);
+    char *a, *b;
+
+    if (had == wanted || json_equal(had, wanted)) return SPC_OK;
+    a = json_dumps(had, JSON_ENCODE_ANY | JSON_COMPACT);
+    b = json_dumps(wanted, JSON_ENCODE_ANY | JSON_COMPACT);
+    (void)spc_error_set(err, SPC_EINPUT,
+                        "%s: line %" PRId64 " was measured with %s %s, not %s: choose another "
+                        "--output, or the options of that sweep",
+                        f->path, number, key, a ? a : "unknown", b ? b : "unknown");
+    free(a);
+    free(b);
+    return SPC_EINPUT;
+}
+
 /* A line of an earlier run must have been measured as this run measures. */
 static spc_status check_setup(const sweep_file *f, const json_t *line, const json_t *setup,
                               int64_t number, spc_error *err)
 {
+    spc_status status = SPC_OK;
     const char *key;
     json_t *wanted;
 
     json_object_foreach((json_t *)(uintptr_t)setup, key, wanted)
     {
-        const json_t *had = json_object_get(line, key);
-        char *a, *b;
-
-        if (json_equal(had, wanted)) continue;
-        a = json_dumps(had, JSON_ENCODE_ANY | JSON_COMPACT);
-        b = json_dumps(wanted, JSON_ENCODE_ANY | JSON_COMPACT);
-        (void)spc_error_set(err, SPC_EINPUT,
-                            "%s: line %" PRId64 " was measured with %s %s, not %s: choose another "
-                            "--output, or the options of that sweep",
-                            f->path, number, key, a ? a : "unknown", b ? b : "unknown");
-        free(a);
-        free(b);
-        return SPC_EINPUT;
+        if (status == SPC_OK) status = check_key(f, line, setup, key, number, err);
     }
-    return SPC_OK;
+    for (size_t i = 0; i < sizeof optional / sizeof *optional && status == SPC_OK; i++) {
+        status = check_key(f, line, setup, optional[i], number, err);
+    }
+    return status;
 }
 
 static spc_status take_line(sweep_file *f, const char *text, const json_t *setup, int64_t number,

@@ -63,8 +63,8 @@ typedef struct {
 static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p",   "top_k",
                                        "min_p", "verify", "batch",       "nucleus", "bonus_mode"};
 /* ... and what all lines must share to be compared at all. */
-static const char *const common[] = {"metric",   "verifier",   "drafter",
-                                     "examples", "max_tokens", "data_hash"};
+static const char *const common[] = {"metric",   "verifier",   "drafter",   "drafter_vocab",
+                                     "examples", "max_tokens", "data_hash", "context"};
 
 enum { SETTINGS = sizeof settings / sizeof *settings, COMMON = sizeof common / sizeof *common };
 

@@ -442,6 +442,42 @@ Test(bench_sweep, a_context_is_what_prompt_and_answer_share)
     cr_expect_eq(r.code, 6, "%s", r.err);
     cr_expect_not_null(strstr(r.err, "context"), "%s", r.err);
     spawn_free(&r);
+    r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict", NULL},
+              &(const spawn_options){.program = SPC_SWEEP});
+    cr_expect_eq(r.code, 6, "without one: %s", r.err);
+    cr_expect_not_null(strstr(r.err, "with context 12, not unknown"), "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
+/* Of other texts only under rules that let the drafter write; strict has fewer drafts accepted. */
+Test(bench_sweep, a_drafter_may_draft_some_tokens)
+{
+    folder f = folder_open();
+    char in[FOLDER_PATH], out[FOLDER_PATH];
+    json_t *all, *some;
+
+    folder_write(&f, "data.tsv", data, strlen(data));
+    all = sweep_with(&f, (const char *const[]){"--rules", "strict", "--temperature", "0", NULL});
+    folder_path(&f, "data.tsv", in);
+    folder_path(&f, "out.jsonl", out);
+    cr_expect_null(json_object_get(json_array_get(all, 1), "drafter_vocab"));
+    (void)unlink(out);
+    some = sweep_with(&f, (const char *const[]){"--rules", "strict", "--temperature", "0",
+                                                "--drafter-vocab", "600", NULL});
+    cr_expect_str_eq(text(some, 1, "drafter_vocab"), "600");
+    cr_expect_str_eq(text(some, 1, "output_hash"), text(all, 1, "output_hash"));
+    cr_expect_gt(real(some, 1, "verifier_calls"), real(all, 1, "verifier_calls"));
+    json_decref(all);
+    json_decref(some);
+
+    spawn_result r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict",
+                                                 "--temperature", "0", NULL},
+                           &(const spawn_options){.program = SPC_SWEEP});
+
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect_not_null(strstr(r.err, "with drafter_vocab \"600\", not unknown"), "%s", r.err);
+    spawn_free(&r);
     folder_close(&f);
 }
 

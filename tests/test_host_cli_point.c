@@ -192,7 +192,11 @@ Test(host_cli_point, tune_says_what_it_cannot_use)
                                     "\"metric\":\"chrf\",\"value\":1,"
                                     "\"relative_latency\":1,"
                                     "\"verifier_calls_per_token\":1}\n",
-         "metric is \"chrf\", but \"bleu\""}};
+         "metric is \"chrf\", but \"bleu\""},
+        {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"drafter_vocab\":\"9\",", "strict", 1, 1, 1, 1),
+         "drafter_vocab is \"9\", but missing"},
+        {LINE_WITH("\"context\":9,", "strict", 0, 1, 1, 1) LINE("strict", 1, 1, 1, 1),
+         "context is missing, but 9"}};
     folder f = folder_open();
     char path[FOLDER_PATH];
     spawn_result r;
