@@ -272,6 +272,8 @@ spc_status spc_cli_rule(const char *rule, char canonical[SPC_RULE_TEXT_BYTES], b
 #define SPC_CLI_TEMPERATURE_LEAST 1e-4
 #define SPC_CLI_TEMPERATURE_MOST  100.0
 bool spc_cli_is_temperature(double temperature);
+/* A bias beyond it, on either side, is a mistake: "-inf" says that a token never comes. */
+#define SPC_CLI_BIAS_MOST 1e30
 /* A number as sessions take it.  To a float 1e-300 is 0; but what is above 0 stays above it. */
 float spc_cli_float(double x);
 

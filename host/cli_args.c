@@ -202,7 +202,7 @@ void spc_cli_guess_try(spc_cli_guess *guess, const char *name)
 
     if (guess->bytes < 2 || guess->bytes >= GUESS_BYTES || bytes >= GUESS_BYTES) return;
     edits = count_edits(guess->word, (int32_t)guess->bytes, name, (int32_t)bytes);
-    if (bytes > guess->bytes && memcmp(name, guess->word, guess->bytes) == 0) edits = 1;
+    if (bytes > guess->bytes && memcmp(name, guess->word, guess->bytes) == 0) edits = 0;
     if (edits >= guess->edits || edits > 1 + ((int32_t)guess->bytes - 3) / 3) return;
     guess->best = name;
     guess->edits = edits;

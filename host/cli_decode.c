@@ -135,7 +135,8 @@ static bool read_bias(const char *text, spc_logit_bias *out)
     memcpy(id, text, (size_t)(colon - text));
     id[colon - text] = '\0';
     if (!spc_cli_read_int(id, 0, SPC_VOCAB_MAX - 1, &token)) return false;
-    if (strcmp(colon + 1, "-inf") != 0 && !spc_cli_read_real(colon + 1, -1e30, 1e30, &bias)) {
+    if (strcmp(colon + 1, "-inf") != 0 &&
+        !spc_cli_read_real(colon + 1, -SPC_CLI_BIAS_MOST, SPC_CLI_BIAS_MOST, &bias)) {
         return false;
     }
     *out = (spc_logit_bias){(int32_t)token, (float)bias};
@@ -150,10 +151,11 @@ static spc_status read_biases(const spc_cli_decode *d, spc_cli_way *way, spc_err
     }
     for (int32_t i = 0; i < d->logit_bias.count; i++) {
         if (read_bias(d->logit_bias.item[i], &way->bias[i])) continue;
-        return spc_error_set(err, SPC_EUSAGE,
-                             "--logit-bias: expected a token's id and a number or -inf, such as "
-                             "42:-1.5, found '%s'",
-                             d->logit_bias.item[i]);
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "--logit-bias: expected a token's id and a number of %g to %g or -inf, "
+            "such as 42:-1.5, found '%s'",
+            -SPC_CLI_BIAS_MOST, SPC_CLI_BIAS_MOST, d->logit_bias.item[i]);
     }
     way->options.logit_bias = way->bias;
     way->options.logit_bias_count = d->logit_bias.count;

@@ -88,8 +88,8 @@ typedef struct {
                            min_tokens, 0, INT32_MAX),                                              \
         SPC_CLI_DECODE_ROW(args, "repetition-penalty", "R",                                        \
                            "divide logits above 0 of tokens in prompt and output by R, multiply\n" \
-                           "others; above 0, at most 100; 1: off",                                 \
-                           REAL, repetition_penalty, 0, 100),                                      \
+                           "others; 1: off",                                                       \
+                           REAL, repetition_penalty, 0.0001, 100),                                 \
         SPC_CLI_DECODE_ROW(args, "presence-penalty", "X",                                          \
                            "subtract X from logits of tokens in the output", REAL,                 \
                            presence_penalty, -100, 100),                                           \

@@ -137,8 +137,8 @@ static spc_status check_messages(const char *where, json_t *messages, spc_error 
     spc_message message;
 
     if (json_array_size(messages) == 0 || json_array_size(messages) > INT32_MAX) {
-        return spc_error_set(err, SPC_EINPUT, "%s: \"messages\": expected an array of messages",
-                             where);
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: \"messages\": expected an array of one message or more", where);
     }
     for (size_t i = 0; i < json_array_size(messages); i++) {
         json_t *item = json_array_get(messages, i);

@@ -108,12 +108,13 @@ static spc_status read_stop(const char *where, json_t *value, spc_cli_own *own, 
 static bool read_bias(const char *key, const json_t *value, spc_logit_bias *out)
 {
     const char *text = spc_cli_text_of(value);
+    double bias = text ? -(double)INFINITY : json_number_value(value);
     int64_t token;
 
     if (!spc_cli_read_int(key, 0, INT32_MAX, &token)) return false;
-    out->token = (int32_t)token;
-    out->bias = text ? -INFINITY : (float)json_number_value(value);
-    return text ? strcmp(text, "-inf") == 0 : json_is_number(value);
+    *out = (spc_logit_bias){(int32_t)token, (float)bias};
+    if (text) return strcmp(text, "-inf") == 0;
+    return json_is_number(value) && fabs(bias) <= SPC_CLI_BIAS_MOST;
 }
 
 static spc_status read_biases(const char *where, json_t *object, spc_cli_own *own, spc_error *err)
@@ -135,10 +136,11 @@ static spc_status read_biases(const char *where, json_t *object, spc_cli_own *ow
         own->bias_count++;
     }
     if (json_is_object(object) && (size_t)own->bias_count == count) return SPC_OK;
-    return spc_error_set(err, SPC_EINPUT,
-                         "%s: \"logit_bias\": expected {\"ID\": X, ...} of ids and numbers "
-                         "(\"-inf\": never)",
-                         where);
+    return spc_error_set(
+        err, SPC_EINPUT,
+        "%s: \"logit_bias\": expected {\"ID\": X, ...} of ids and numbers of %g to %g "
+        "(\"-inf\": never)",
+        where, -SPC_CLI_BIAS_MOST, SPC_CLI_BIAS_MOST);
 }
 
 /* ---- all of it --------------------------------------------------------------------------------

@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Beyond these a penalty is a mistake: logits are some tens apart. */
-#define MOST_REPETITION 100.0f
-#define MOST_PENALTY    100.0f
+/* Beyond these a penalty is a mistake: logits are some tens apart, and divided by less they may be
+ * infinite. */
+#define LEAST_REPETITION 1e-4f
+#define MOST_REPETITION  100.0f
+#define MOST_PENALTY     100.0f
 
 /* A token with a bias, or one that ends the sequence. */
 typedef struct {
@@ -87,11 +89,10 @@ spc_status spc_processor_check(const spc_session_options *o, spc_error *err)
     spc_status status = check_bias(o, err);
 
     if (status == SPC_OK &&
-        !(o->repetition_penalty > 0 && o->repetition_penalty <= MOST_REPETITION)) {
-        status = spc_error_set(err, SPC_EUSAGE,
-                               "repetition-penalty: expected more than 0 and at most %g, 1 for "
-                               "none, found %g",
-                               (double)MOST_REPETITION, (double)o->repetition_penalty);
+        !(o->repetition_penalty >= LEAST_REPETITION && o->repetition_penalty <= MOST_REPETITION)) {
+        status = spc_error_set(
+            err, SPC_EUSAGE, "repetition-penalty: expected %.4g to %g, 1 for none, found %g",
+            (double)LEAST_REPETITION, (double)MOST_REPETITION, (double)o->repetition_penalty);
     }
     if (status == SPC_OK) status = check_penalty("presence-penalty", o->presence_penalty, err);
     if (status == SPC_OK) status = check_penalty("frequency-penalty", o->frequency_penalty, err);

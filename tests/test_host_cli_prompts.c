@@ -54,6 +54,8 @@ Test(host_cli_prompts, bad_prompts_are_exit_6_and_their_line_is_named)
         {6, "\"logit_bias\": expected {", "{\"prompt\":\"a\",\"logit_bias\":{\"a\":1}}", INPUT},
         {6, "\"logit_bias\": expected {", "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"inf\"}}",
          INPUT},
+        {6, "numbers of -1e+30 to 1e+30", "{\"prompt\":\"a\",\"logit_bias\":{\"1\":-1e39}}", INPUT},
+        {6, "numbers of -1e+30 to 1e+30", "{\"prompt\":\"a\",\"logit_bias\":{\"1\":2e30}}", INPUT},
         {6, "line 1: logit-bias: expected ids", "{\"prompt\":\"a\",\"logit_bias\":{\"6144\":1}}",
          INPUT},
         {6, "\"seed\": expected a whole", "{\"prompt\":\"a\",\"seed\":1.5}", INPUT},
@@ -67,7 +69,7 @@ Test(host_cli_prompts, bad_prompts_are_exit_6_and_their_line_is_named)
          {"run", "--quiet", "--rule", "lossy-greedy:alpha=0.1", "--temperature", "0", "--input",
           "-"}},
         {6, "either", "{\"messages\":[],\"ids\":[1]}", INPUT},
-        {6, "\"messages\": expected an array", "{\"messages\":[]}", INPUT},
+        {6, "\"messages\": expected an array of one", "{\"messages\":[]}", INPUT},
         {6, "\"messages\": expected an array", "{\"messages\":\"a\"}", INPUT},
         {6, "line 1: message 2: expected {\"role\"",
          "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"tool\",\"content\":"

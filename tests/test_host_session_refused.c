@@ -48,6 +48,7 @@ static const struct {
     {OPTION(stop_token_count), IS_INT, 1, NULL, SPC_EUSAGE, "stop_token: expected 1 ids"},
     {OPTION(stop_token_count), IS_INT, SPC_STOP_TOKENS_MAX + 1, NULL, SPC_EUSAGE, "stop tokens"},
     {OPTION(repetition_penalty), IS_FLOAT, 0, NULL, SPC_EUSAGE, "repetition-penalty"},
+    {OPTION(repetition_penalty), IS_FLOAT, 1e-38, NULL, SPC_EUSAGE, "expected 0.0001 to 100"},
     {OPTION(repetition_penalty), IS_FLOAT, 101, NULL, SPC_EUSAGE, "repetition-penalty"},
     {OPTION(repetition_penalty), IS_FLOAT, NAN, NULL, SPC_EUSAGE, "repetition-penalty"},
     {OPTION(presence_penalty), IS_FLOAT, -101, NULL, SPC_EUSAGE, "presence-penalty"},

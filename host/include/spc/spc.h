@@ -552,8 +552,8 @@ typedef struct {
      * on_mask.  A GPU runs rounds of such a session, and of those stepped with it, verb by verb. */
     int32_t min_tokens;               /* no end-of-sequence token (stop_token included) among the
                                          first so many; 0: off.  Stop strings still end it */
-    float repetition_penalty;         /* (0, 100]; 1: off.  Logits above 0 of tokens in prompt and
-                                         output (of an encoder's prompt not) are divided by it,
+    float repetition_penalty;         /* [0.0001, 100]; 1: off.  Logits above 0 of tokens in prompt
+                                         and output (of an encoder's prompt not) are divided by it,
                                          others multiplied */
     float presence_penalty;           /* [-100, 100]; 0: off.  Taken from logits of tokens in the
                                          output */
