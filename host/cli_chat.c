@@ -98,6 +98,12 @@ static spc_status begin_conversation(chat_state *chat, spc_error *err)
     return system ? spc_cli_said_add_copy(&chat->said, &message, err) : SPC_OK;
 }
 
+/* What begins a new conversation: lines of JSON know no commands. */
+static const char *what_begins_anew(const chat_state *chat)
+{
+    return chat->args->input ? "\"messages\"" : "/reset";
+}
+
 static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_t *count,
                                    spc_error *err)
 {
@@ -111,8 +117,8 @@ static spc_status conversation_ids(const chat_state *chat, int32_t **ids, int32_
     *ids = NULL;
     return spc_error_set(err, SPC_EFULL,
                          "the conversation has reached %d tokens, and a context holds %d: begin a "
-                         "new one (/reset), or use a larger --context if the models allow it",
-                         (int)*count, (int)context);
+                         "new one (%s), or use a larger --context if the models allow it",
+                         (int)*count, (int)context, what_begins_anew(chat));
 }
 
 /* ---- a reply --------------------------------------------------------------------------------- */

@@ -208,7 +208,8 @@ Test(host_cli_chat_json, a_full_context_is_an_error_of_its_line)
     lines = parse_lines(r.out);
     cr_expect_eq(r.code, 6);
     cr_assert_eq(json_array_size(lines), 3, "%s", r.out);
-    cr_expect(strstr(text_in(lines, 1, "error"), "a context holds 40"), "%s", r.out);
+    cr_expect(strstr(text_in(lines, 1, "error"), "a context holds 40: begin a new one (\"messages"),
+              "%s", r.out);
     expect_same_reply(lines, 2, lines, 0);
     json_decref(lines);
     spawn_free(&r);
