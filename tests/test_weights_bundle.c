@@ -7,6 +7,8 @@
 
 #include <criterion/criterion.h>
 
+#include <sys/stat.h>
+
 static const char index_name[] = "model.safetensors.index.json";
 
 /* A safetensors file of one U8 tensor [bytes], all of them `value`. */
@@ -206,6 +208,18 @@ Test(weights_bundle, a_link_that_leads_nowhere_is_no_file_that_is_missing)
     cr_assert_eq(spc_bundle_file(bundle, "tokenizer.json", &text, &bytes, &err), SPC_OK);
     cr_assert_eq(bytes, 2);
     spc_bundle_close(bundle);
+    folder_close(&f);
+}
+
+/* Its other end may never be opened. */
+Test(weights_bundle, a_pipe_is_no_file_and_is_not_waited_for, .timeout = 10)
+{
+    folder f = folder_open(), pipe = f;
+
+    write_text(&f, "config.json", "{}");
+    folder_path(&f, "model.safetensors", pipe.path);
+    cr_assert_eq(mkfifo(pipe.path, 0600), 0);
+    expect_refused(&f, SPC_EIO, "model.safetensors: expected a regular file");
     folder_close(&f);
 }
 

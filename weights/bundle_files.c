@@ -54,11 +54,11 @@ static bool is_lfs_pointer(const spc_bundle_open_file *f)
     return f->bytes >= sizeof begin - 1 && memcmp(f->data, begin, sizeof begin - 1) == 0;
 }
 
-/* Map a regular file read-only. */
+/* Map a regular file read-only; no pipe is waited for. */
 static spc_status map_file(const char *path, spc_bundle_open_file *out, spc_error *err)
 {
     struct stat facts;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     spc_status status = SPC_OK;
 
     if (fd < 0) return spc_bundle_cannot_open(path, "", err);
