@@ -111,6 +111,14 @@ fail:
                          strerror(errno));
 }
 
+/* Not under nohup. */
+static bool heeds_hangup(void)
+{
+    struct sigaction now;
+
+    return sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN;
+}
+
 static spc_status prepare(launch *l, spc_error *err)
 {
     const char *base = getenv("TMPDIR");
@@ -131,6 +139,7 @@ static spc_status prepare(launch *l, spc_error *err)
     (void)sigaddset(&heeded, SIGCHLD);
     (void)sigaddset(&heeded, SIGINT);
     (void)sigaddset(&heeded, SIGTERM);
+    if (heeds_hangup()) (void)sigaddset(&heeded, SIGHUP);
     (void)sigprocmask(SIG_BLOCK, &heeded, &l->before);
     l->signals = signalfd(-1, &heeded, SFD_CLOEXEC | SFD_NONBLOCK);
     if (l->signals >= 0) return SPC_OK;
@@ -226,8 +235,8 @@ static void take_signals(launch *l)
     while (read(l->signals, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo == SIGINT && info.ssi_code <= 0 && l->child[0].pid > 0) {
             (void)kill(l->child[0].pid, SIGINT);
-        } else if (info.ssi_signo == SIGTERM) {
-            l->stopped_by = SIGTERM;
+        } else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGHUP) {
+            l->stopped_by = (int)info.ssi_signo;
             lose_patience(l);
         }
     }

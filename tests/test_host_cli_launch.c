@@ -453,3 +453,27 @@ Test(host_cli_launch, signals_go_to_the_ranks)
     harm(2, -1, SIGINT, 130, "tokens per verifier call"); /* rank 0 ends in order */
     harm(2, -1, SIGTERM, 128 + SIGTERM, "");
 }
+
+Test(host_cli_launch, a_terminal_that_closes_ends_all_and_leaves_no_folder)
+{
+    char folder[64];
+
+    (void)snprintf(folder, sizeof folder, "/tmp/spc-test-hangup-%ld", (long)getpid());
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    cr_assert_eq(setenv("TMPDIR", folder, 1), 0);
+    (void)signal(SIGHUP, SIG_DFL);
+    harm(2, -1, SIGHUP, 128 + SIGHUP, "");
+    cr_expect_eq(rmdir(folder), 0, "nothing is left in it");
+}
+
+Test(host_cli_launch, under_nohup_a_hangup_is_not_heeded)
+{
+    launched l;
+
+    (void)signal(SIGHUP, SIG_IGN);
+    start_long(&l, "2", "20", false);
+    launched_read(&l, ENOUGH);
+    cr_assert_eq(kill(l.pid, SIGHUP), 0);
+    launched_read(&l, l.bytes + ENOUGH);
+    (void)launched_harm(&l, 2, -1, SIGTERM, 128 + SIGTERM);
+}
