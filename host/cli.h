@@ -183,6 +183,8 @@ spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *by
 spc_status spc_cli_read_ids(const json_t *array, const char *where, int32_t **ids, int32_t *count,
                             spc_error *err);
 json_t *spc_cli_json_ids(const int32_t *ids, int32_t count);
+/* A text that may name a file, whose name may be no UTF-8; NULL for NULL. */
+json_t *spc_cli_json_text(const char *text);
 
 /* ---- prompts (cli_prompt.c) ---------------------------------------------------------------------
  */

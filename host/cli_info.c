@@ -260,7 +260,7 @@ static json_t *tokenizer_json(const model_info *m)
                          (int)spc_tokenizer_size(m->tokenizer), "special", (int)m->special);
     }
     if (!m->tokenizer_trouble.message[0]) return json_null();
-    return json_pack("{s:s}", "error", m->tokenizer_trouble.message);
+    return json_pack("{s:o}", "error", spc_cli_json_text(m->tokenizer_trouble.message));
 }
 
 static json_t *dtypes_json(const model_info *m)
@@ -287,8 +287,8 @@ static json_t *info_json(const char *name, const model_info *m)
     const spc_config *c = &m->model.config;
     int32_t worlds[SPC_RANKS_MAX], world_count = worlds_of(m, worlds);
     json_t *object = json_pack(
-        "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}",
-        "model", name, "architecture", c->architecture, "parameters",
+        "{s:o, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}",
+        "model", spc_cli_json_text(name), "architecture", c->architecture, "parameters",
         (json_int_t)spc_plan_parameters(m->model.plan), "hidden_size", (int)c->dim,
         "encoder_layers", (int)c->encoder_layers, "layers", (int)c->layers, "heads", (int)c->heads,
         "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim, "ffn", (int)c->ffn, "vocab",

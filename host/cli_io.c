@@ -3,6 +3,8 @@
  * inputs read. */
 #include "cli.h"
 
+#include "weights/utf8.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -353,4 +355,18 @@ json_t *spc_cli_json_ids(const int32_t *ids, int32_t count)
         return NULL;
     }
     return array;
+}
+
+json_t *spc_cli_json_text(const char *text)
+{
+    size_t bytes = text ? strlen(text) : 0;
+    char *clean = text ? malloc(3 * bytes + 1) : NULL;
+    json_t *value = NULL;
+
+    if (clean) {
+        (void)spc_utf8_sanitise(text, bytes, clean);
+        value = json_string(clean);
+    }
+    free(clean);
+    return value;
 }

@@ -2,8 +2,6 @@
 /* cli_lines.c - one line of JSON as a prompt, or as a message. */
 #include "cli_lines.h"
 
-#include "weights/utf8.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -243,13 +241,11 @@ bool spc_cli_of_prompt(spc_status status)
 
 json_t *spc_cli_refusal(int64_t index, json_t *id, const spc_error *error)
 {
-    char text[3 * sizeof error->message + 1]; /* a message may quote what is no UTF-8 */
     json_t *object = json_object();
     int failed = json_object_set_new(object, "index", json_integer(index));
 
-    (void)spc_utf8_sanitise(error->message, strlen(error->message), text);
     if (id) failed |= json_object_set(object, "id", id);
-    failed |= json_object_set_new(object, "error", json_string(text));
+    failed |= json_object_set_new(object, "error", spc_cli_json_text(error->message));
     if (failed == 0) return object;
     json_decref(object);
     return NULL;

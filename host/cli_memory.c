@@ -186,12 +186,12 @@ json_t *spc_cli_memory_json(const spc_cli_memory_for *what, const spc_cli_memori
     for (int32_t i = 0; i < plan->count; i++) {
         const spc_cli_memory *use = &plan->item[i];
         json_t *item = json_pack(
-            "{s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:s*}", "device", use->device, "drafter",
-            use->drafter, "weight_bytes", (json_int_t)use->weights, "kv_tokens",
+            "{s:s, s:o*, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "device", use->device, "drafter",
+            spc_cli_json_text(use->drafter), "weight_bytes", (json_int_t)use->weights, "kv_tokens",
             (json_int_t)(use->pages * SPC_PAGE_TOKENS), "kv_bytes", (json_int_t)use->kv,
             "workspace_bytes", (json_int_t)use->workspace, "tokenizer_bytes",
             (json_int_t)use->tokenizer, "stack_bytes", (json_int_t)use->stacks, "error",
-            use->trouble.message[0] ? use->trouble.message : NULL);
+            spc_cli_json_text(use->trouble.message[0] ? use->trouble.message : NULL));
 
         if (json_array_append_new(array, item) == 0) continue;
         json_decref(object);

@@ -391,6 +391,32 @@ Test(host_cli_info, a_tokenizer_that_cannot_be_used_is_told_of)
     folder_close(&f);
 }
 
+/* JSON is UTF-8, and a name of bytes that are none is written with U+FFFD. */
+Test(host_cli_info, a_folder_may_have_any_name)
+{
+    folder f = tiny_model();
+    char path[FOLDER_PATH];
+
+    folder_write(&f, "tokenizer.json", "{", 1);
+    folder_path(&f, "m\xff", path);
+    cr_assert_eq(symlink(f.path, path), 0);
+
+    json_t *lines = JSON(NULL, "info", "--json", "--drafter", path, path);
+    const json_t *info = json_array_get(lines, 0);
+    const json_t *drafter =
+        json_array_get(json_object_get(json_object_get(info, "memory"), "devices"), 1);
+    const char *const texts[] = {
+        json_string_value(json_object_get(info, "model")),
+        json_string_value(json_object_get(json_object_get(info, "tokenizer"), "error")),
+        json_string_value(json_object_get(drafter, "drafter"))};
+
+    for (int32_t i = 0; i < COUNT(texts); i++) {
+        cr_expect(texts[i] && strstr(texts[i], "/m\xef\xbf\xbd"), "%s", texts[i]);
+    }
+    json_decref(lines);
+    folder_close(&f);
+}
+
 Test(host_cli_info, kinds_of_tokenizers_are_told_apart)
 {
     static const char *const kinds[][2] = {{"spbpe-gemma", "BPE with byte fallback"},
