@@ -157,6 +157,12 @@ void spc_cli_catch_interrupts(void);
 /* A Ctrl-C has had its effect: it is 0 again, unless SIGTERM has come. */
 void spc_cli_forget_interrupt(void);
 
+/* Part of a text, written at once; and, behind the end of its last line, the end of that text. */
+void spc_cli_stream(const char *text, size_t bytes);
+void spc_cli_stream_ends(void);
+/* A line on stderr, where a text is being written behind the end of that. */
+void spc_cli_note(const char *line);
+
 /* A line on stderr that later ones overwrite; nothing where stderr is no terminal.  NULL: erase. */
 void spc_cli_progress(const char *text);
 /* spc_progress_fn: loading of weights as such a line. */

@@ -133,8 +133,7 @@ static bool on_token(void *user, const spc_token *token)
 static void on_text(void *user, const char *text, size_t bytes)
 {
     (void)user;
-    spc_cli_put(text, bytes);
-    (void)spc_cli_flush();
+    spc_cli_stream(text, bytes);
 }
 
 /* The session of a reply.  With other options than the one before it is a new one, which takes over
@@ -236,6 +235,7 @@ static spc_status take_reply(chat_state *chat, spc_error *err)
     } else {
         spc_cli_put("\n", 1);
     }
+    spc_cli_stream_ends();
     (void)spc_cli_flush();
 
     spc_stats stats;

@@ -235,8 +235,7 @@ static void on_log(void *user, const char *line)
                 strncmp(line, "kv cache: ", 10) == 0 || strncmp(line, "drafter: ", 9) == 0;
 
     if (strncmp(line, "warning: ", 9) != 0 && (!told || decode->quiet)) return;
-    spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s\n", line);
+    spc_cli_note(line);
 }
 
 static spc_engine_options engine_options(const spc_cli_decode *decode, const spc_place *place,

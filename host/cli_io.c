@@ -20,6 +20,8 @@ static size_t output_bytes;
 static bool output_failed;    /* a write to stdout failed, now or before */
 static bool output_no_memory; /* a result could not even be built */
 static bool progress_shown;   /* a line on stderr waits to be erased */
+static bool stream_open;      /* a text that is not yet whole has been written */
+static char held[1024];       /* what is to be said on stderr where that ends */
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
@@ -73,6 +75,8 @@ static const char *names_command(const spc_error *err)
 
 int spc_cli_fail(const spc_error *err)
 {
+    if (stream_open) spc_cli_put("\n", 1);
+    spc_cli_stream_ends();
     (void)spc_cli_flush();
     spc_cli_progress(NULL);
     (void)fprintf(stderr, "spc: %s%s%s\n", blames_option(err) ? "--" : "", err->message,
@@ -166,6 +170,35 @@ bool spc_cli_flush(void)
 {
     empty_output();
     return !output_failed && !output_no_memory;
+}
+
+void spc_cli_stream(const char *text, size_t bytes)
+{
+    spc_cli_put(text, bytes);
+    (void)spc_cli_flush();
+    if (bytes > 0) stream_open = true;
+}
+
+void spc_cli_stream_ends(void)
+{
+    stream_open = false;
+    if (!held[0]) return;
+    (void)spc_cli_flush();
+    spc_cli_progress(NULL);
+    (void)fputs(held, stderr);
+    held[0] = '\0';
+}
+
+void spc_cli_note(const char *line)
+{
+    size_t used = strlen(held), bytes = strlen(line) + sizeof "spc: \n";
+
+    if (stream_open && bytes <= sizeof held - used) {
+        (void)snprintf(held + used, sizeof held - used, "spc: %s\n", line);
+        return;
+    }
+    spc_cli_progress(NULL);
+    (void)fprintf(stderr, "spc: %s\n", line);
 }
 
 int spc_cli_finish(int code)

@@ -138,8 +138,7 @@ static bool stream_token(void *user, const spc_token *token)
 static void stream_text(void *user, const char *text, size_t bytes)
 {
     (void)user;
-    spc_cli_put(text, bytes);
-    (void)spc_cli_flush();
+    spc_cli_stream(text, bytes);
 }
 
 static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *err)
@@ -332,6 +331,7 @@ static void print_job(const run_state *run, const job *j)
         spc_cli_print("%s%" PRId32, i > 0 ? " " : "", j->tokens[i]);
     }
     spc_cli_put("\n", 1);
+    spc_cli_stream_ends();
     if (!j->detail) return;
     spc_cli_progress(NULL);
     (void)spc_cli_flush(); /* the table comes behind its text where both go to a terminal */

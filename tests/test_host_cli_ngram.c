@@ -64,6 +64,29 @@ Test(host_cli_ngram, a_line_says_what_drafts_and_quiet_none_does)
 
 /* With the draft lengths that spc chat chooses, turn by turn: each is looked up in all before it.
  */
+/* What gamma auto starts from is measured where a first draft is found: in the middle of a text. */
+Test(host_cli_ngram, a_text_that_is_streamed_is_whole_before_anything_is_said)
+{
+    static const char said[] = SPC_BINARY " run --to de --stream --gamma auto --drafter ngram:1 "
+                                          "--temperature 0 --ignore-stop --max-tokens 40 "
+                                          "'I am small.' 2>&1";
+    FILE *both = popen(said, "r");
+    char line[1 << 12];
+    int texts = 0, notes = 0;
+
+    cr_assert_not_null(both);
+    while (fgets(line, sizeof line, both)) {
+        const char *note = strstr(line, "spc: ");
+
+        cr_expect(!note || note == line, "%s", line);
+        texts += !note;
+        notes += note && strncmp(line, "spc: gamma auto: drafter ", 25) == 0;
+    }
+    cr_expect_eq(pclose(both), 0);
+    cr_expect_eq(texts, 1);
+    cr_expect_eq(notes, 2, "at first, and at the end");
+}
+
 Test(host_cli_ngram, a_chat_has_the_verifiers_replies)
 {
     static const char said[] = "The dog runs.\nThe dog runs.\nI do not know.\nThe dog runs.\n";

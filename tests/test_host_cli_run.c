@@ -278,6 +278,49 @@ Test(host_cli_run, gamma_auto_says_what_it_chose_and_why)
     spawn_free(&quiet);
 }
 
+/* A model that writes one token behind these ids, and NaN behind that. */
+static folder model_that_fails(const int32_t *ids, int32_t count)
+{
+    folder f = folder_open();
+    size_t bytes;
+    char *data = read_file(TINY "/model.safetensors", &bytes);
+    const char *name = strstr(data + 8, "\"model.embed_tokens.weight\"");
+    const char *begins = name ? strstr(name, "\"data_offsets\":[") : NULL;
+    uint64_t header;
+
+    cr_assert_not_null(begins);
+    memcpy(&header, data, sizeof header);
+    header += 8 + strtoull(begins + strlen("\"data_offsets\":["), NULL, 10);
+    for (int32_t v = 0; v < 389; v++) {
+        const float none = NAN;
+        bool given = false;
+
+        for (int32_t i = 0; i < count; i++) given |= ids[i] == v;
+        if (!given) memcpy(data + header + (size_t)v * 96 * sizeof none, &none, sizeof none);
+    }
+    folder_write(&f, "model.safetensors", data, bytes);
+    folder_copy(&f, TINY "/config.json", "config.json", SIZE_MAX);
+    folder_copy(&f, SPC_TEST_VECTORS "/tokenizers/unigram-t5.json", "tokenizer.json", SIZE_MAX);
+    free(data);
+    return f;
+}
+
+Test(host_cli_run, a_streamed_answer_that_fails_has_an_end_of_line)
+{
+    static const char in[] = "{\"ids\":[1,5,9]}\n{\"ids\":[1,5,9],\"max_tokens\":1}\n";
+    folder f = model_that_fails((const int32_t[]){1, 5, 9}, 3);
+    spawn_result r = SPAWN(in, "run", "--verifier", f.path, "--drafter", "none", "--temperature",
+                           "0", "--ignore-stop", "--stream", "--keep-going", "--input", "-");
+    size_t half = strlen(r.out) / 2;
+
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect(strstr(r.err, "(tokens: 1); check the model's weights"), "%s", r.err);
+    cr_expect(half > 1 && r.out[half - 1] == '\n' && strncmp(r.out, r.out + half, half) == 0, "%s",
+              r.out);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
 Test(host_cli_run, text_is_the_same_plain_streamed_and_in_json)
 {
     static const char *const table[][6] = {
