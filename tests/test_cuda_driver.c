@@ -215,6 +215,40 @@ Test(cuda_driver, a_body_has_a_body)
     close_probe(&p);
 }
 
+/* As rounds in turns do.  The toolkit's header calls calls undefined that set conditions at the
+ * same time, and does not say whether it means those of one condition. */
+Test(cuda_driver, graphs_side_by_side_have_a_condition_each)
+{
+    probe p[2] = {open_probe(), open_probe()};
+    cudaGraphExec_t exec[2];
+
+    for (int i = 0; i < 2; i++) {
+        begin(&p[i]);
+        begin_body(&p[i], 0, ask(&p[i], 0));
+        add_one(&p[i], 1, false);
+        end_body(&p[i], 0);
+        exec[i] = end(&p[i]);
+    }
+    for (int run = 0; run < 200; run++) {
+        float before[2];
+
+        for (int i = 0; i < 2; i++) {
+            before[i] = *p[i].count;
+            p[i].outcome[0].live = run >> i & 1;
+        }
+        for (int i = 0; i < 2; i++) ok(cudaGraphLaunch(exec[i], p[i].stream[0]), "launch");
+        for (int i = 0; i < 2; i++) ok(cudaStreamSynchronize(p[i].stream[0]), "run");
+        for (int i = 0; i < 2; i++) {
+            cr_expect_eq(*p[i].count - before[i], (float)(run >> i & 1), "run %d, graph %d", run,
+                         i);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        ok(cudaGraphExecDestroy(exec[i]), "destroy");
+        close_probe(&p[i]);
+    }
+}
+
 /* ---- what it does not bear ---- */
 
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
