@@ -355,6 +355,14 @@ typedef struct {
     double quality, latency; /* as measured; latency relative to the verifier alone */
 } spc_cli_point;
 
+/* How a point samples and verifies beside temperature and top-p, ", top-k 5, block verification":
+ * what is not the default. */
+enum { SPC_CLI_MORE_BYTES = 160 };
+void spc_cli_point_more(const spc_cli_point *point, char text[SPC_CLI_MORE_BYTES]);
+
+/* The same of a line of a sweep, which has the keys of a point, and of its batch. */
+void spc_cli_line_more(const json_t *line, char text[SPC_CLI_MORE_BYTES]);
+
 /* What a user asks of one. */
 typedef struct {
     bool has_latency, has_quality;

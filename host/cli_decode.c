@@ -90,11 +90,14 @@ static spc_status take_point(const spc_cli_decode *d, const spc_cli_line *line, 
     o->verify = (spc_verify_mode)p->verify;
     o->bonus = (spc_bonus_mode)p->bonus;
     if (!d->quiet) {
+        char more[SPC_CLI_MORE_BYTES];
+
+        spc_cli_point_more(p, more);
         (void)fprintf(
             stderr,
             "spc: operating point: %s, gamma %" PRId32
-            ", temperature %g, top-p %g: quality %.2f at %.2f times the verifier's time\n",
-            p->rule, p->gamma, p->temperature, p->top_p, p->quality, p->latency);
+            ", temperature %g, top-p %g%s: quality %.2f at %.2f times the verifier's time\n",
+            p->rule, p->gamma, p->temperature, p->top_p, more, p->quality, p->latency);
     }
     return SPC_OK;
 }

@@ -24,17 +24,54 @@ static bool read_verify(const json_t *word, int32_t *out)
     return true;
 }
 
+static const char *const bonus_names[] = {"target", "verifier", "step"};
+
 /* As a sweep writes it; where it is missing, the first. */
 static bool read_bonus(const json_t *word, int32_t *out)
 {
-    static const char *const names[] = {"target", "verifier", "step"};
-    const char *text = word ? json_string_value(word) : names[SPC_BONUS_TARGET];
+    const char *text = word ? json_string_value(word) : bonus_names[SPC_BONUS_TARGET];
 
     for (*out = SPC_BONUS_TARGET; text && *out <= SPC_BONUS_STEP; (*out)++) {
-        if (strcmp(text, names[*out]) == 0) return true;
+        if (strcmp(text, bonus_names[*out]) == 0) return true;
     }
     return false;
 }
+
+/* ---- what is told of a point ------------------------------------------------------------------
+ */
+
+void spc_cli_point_more(const spc_cli_point *p, char text[SPC_CLI_MORE_BYTES])
+{
+    char top_k[32] = "", min_p[32] = "", bonus[32] = "";
+
+    if (p->top_k > 0) (void)snprintf(top_k, sizeof top_k, ", top-k %d", (int)p->top_k);
+    if (p->min_p > 0) (void)snprintf(min_p, sizeof min_p, ", min-p %g", p->min_p);
+    if (p->bonus != SPC_BONUS_TARGET) {
+        (void)snprintf(bonus, sizeof bonus, ", bonus %s", bonus_names[p->bonus]);
+    }
+    (void)snprintf(text, SPC_CLI_MORE_BYTES, "%s%s%s%s%s", top_k, min_p,
+                   p->verify == SPC_VERIFY_BLOCK ? ", block verification" : "", bonus,
+                   p->nucleus ? "" : ", no nucleus");
+}
+
+void spc_cli_line_more(const json_t *line, char text[SPC_CLI_MORE_BYTES])
+{
+    const json_t *nucleus = json_object_get(line, "nucleus");
+    const json_int_t batch = json_integer_value(json_object_get(line, "batch"));
+    spc_cli_point p = {.top_k = (int32_t)json_integer_value(json_object_get(line, "top_k")),
+                       .min_p = json_number_value(json_object_get(line, "min_p")),
+                       .nucleus = !nucleus || json_is_true(nucleus)};
+    size_t used;
+
+    if (!read_verify(json_object_get(line, "verify"), &p.verify)) p.verify = SPC_VERIFY_TOKEN;
+    if (!read_bonus(json_object_get(line, "bonus_mode"), &p.bonus)) p.bonus = SPC_BONUS_TARGET;
+    spc_cli_point_more(&p, text);
+    used = strlen(text);
+    if (batch > 1) (void)snprintf(text + used, SPC_CLI_MORE_BYTES - used, ", batch %d", (int)batch);
+}
+
+/* ---- points of a file -------------------------------------------------------------------------
+ */
 
 /* One entry of the file. */
 static spc_status read_point(const char *path, const json_t *list, size_t i, spc_cli_point *out,

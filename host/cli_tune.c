@@ -322,12 +322,14 @@ static void print_front(const tune *t)
                   "quality", "latency", "calls/token");
     for (size_t i = 0; i < t->count; i++) {
         const tune_point *p = &t->point[i];
+        char more[SPC_CLI_MORE_BYTES];
 
-        spc_cli_print("%-30s %5.0f %5.2g %6.3g  %-8s %8.2f %8.2f %10.3f\n",
+        spc_cli_line_more(p->first, more);
+        spc_cli_print("%-30s %5.0f %5.2g %6.3g  %-8s %8.2f %8.2f %10.3f%s%s\n",
                       json_string_value(json_object_get(p->first, "rule")), number_of(p, "gamma"),
                       number_of(p, "temperature"), number_of(p, "top_p"),
                       json_string_value(json_object_get(p->first, "metric")), p->value, p->latency,
-                      p->calls);
+                      p->calls, more[0] ? "  " : "", more[0] ? more + strlen(", ") : "");
     }
 }
 

@@ -382,11 +382,25 @@ spc_status spc_processor_add(spc_processor *p, const int32_t *token, int32_t cou
     return status;
 }
 
-bool spc_processor_leaves_none(spc_processor *p, const int32_t *token, int32_t count)
+/* By bias and min_tokens, whatever a mask says of it. */
+static bool may_come(const spc_processor *p, int32_t token, bool early)
 {
-    if (!p->on_mask || !ask_mask(p, token, count, p->mask)) return false;
+    const special *s = find_special(p, token);
+
+    return !s || bias_of(s, early) > -INFINITY;
+}
+
+const char *spc_processor_leaves_none(spc_processor *p, const int32_t *token, int32_t count)
+{
+    bool early = count - p->prompt < p->least, masked, allowed = false;
+
+    if (!p->on_mask && p->specials < p->vocab) return NULL;
+    masked = p->on_mask && ask_mask(p, token, count, p->mask);
     for (int32_t v = 0; v < p->vocab; v++) {
-        if (p->mask[v / 32] >> (v % 32) & 1u) return false;
+        if (masked && !(p->mask[v / 32] >> (v % 32) & 1u)) continue;
+        if (may_come(p, v, early)) return NULL;
+        allowed = true;
     }
-    return true;
+    if (!masked) return "logit-bias and min-tokens";
+    return allowed ? "on_mask with logit-bias and min-tokens" : "on_mask";
 }

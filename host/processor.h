@@ -53,7 +53,8 @@ spc_status spc_processor_add(spc_processor *processor, const int32_t *token, int
 spc_status spc_edit_desk_send(spc_edit_desk *desk, const spc_backend_ops *ops, spc_runner *runner,
                               spc_error *err);
 
-/* Does the mask leave no token behind these? */
-bool spc_processor_leaves_none(spc_processor *processor, const int32_t *token, int32_t count);
+/* Which options leave no token behind these?  NULL: some token is left. */
+const char *spc_processor_leaves_none(spc_processor *processor, const int32_t *token,
+                                      int32_t count);
 
 #endif

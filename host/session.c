@@ -515,13 +515,15 @@ void spc_session_fail(spc_session *s, const spc_error *error)
 
 void spc_session_fail_row(spc_session *s, bool drafter, int32_t position)
 {
+    const char *none =
+        s->processor ? spc_processor_leaves_none(s->processor, s->token, position) : NULL;
     spc_error error;
 
-    if (s->processor && spc_processor_leaves_none(s->processor, s->token, position)) {
+    if (none) {
         (void)spc_error_set(&error, SPC_EINPUT,
-                            "on_mask: no token is allowed at position %d; what was decoded before "
-                            "is kept (tokens: %lld): let it allow one that ends the sequence",
-                            (int)position, (long long)s->counters.tokens);
+                            "%s: no token is allowed at position %d; what was decoded before is "
+                            "kept (tokens: %lld): allow one more, or one that ends the sequence",
+                            none, (int)position, (long long)s->counters.tokens);
         spc_session_fail(s, &error);
         return;
     }

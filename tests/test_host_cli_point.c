@@ -178,6 +178,39 @@ Test(host_cli_point, tune_keeps_what_no_other_point_beats)
     folder_close(&f);
 }
 
+/* Points that differ in nothing else would look alike. */
+Test(host_cli_point, what_is_not_the_default_is_told_of_a_point)
+{
+    static const char two[] = LINE_WITH("\"top_k\":5,\"min_p\":0.25,\"batch\":4,"
+                                        "\"bonus_mode\":\"verifier\",\"nucleus\":false,",
+                                        "strict", 0, 40, 1.0, 0.30)
+        LINE_WITH("\"top_k\":0,\"min_p\":0,\"batch\":1,", "strict", 0, 30, 0.5, 0.30);
+    static const char more[] = "top-k 5, min-p 0.25, bonus verifier, no nucleus";
+    folder f = folder_open();
+    char path[FOLDER_PATH], chosen[FOLDER_PATH], row[128];
+
+    folder_write(&f, "sweep.jsonl", two, strlen(two));
+    folder_path(&f, "sweep.jsonl", path);
+    folder_path(&f, "points.json", chosen);
+    (void)snprintf(row, sizeof row, "0.300  %s, batch 4\n", more);
+
+    spawn_result r = SPAWN(NULL, "tune", path, "--output", chosen);
+
+    cr_expect(strstr(r.out, row), "%s", r.out);
+    cr_expect(strstr(r.out, "0.300\n"), "%s", r.out);
+    spawn_free(&r);
+    (void)snprintf(row, sizeof row, "top-p 1, %s: quality 40.00", more);
+    r = SPAWN(NULL, "run", "--to", "de", "--operating-point", chosen, "--max-relative-latency", "1",
+              "Hello.");
+    cr_expect(strstr(r.err, row), "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(NULL, "run", "--to", "de", "--operating-point", chosen, "--min-quality", "1",
+              "Hello.");
+    cr_expect(strstr(r.err, "top-p 1: quality 30.00"), "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
 Test(host_cli_point, tune_says_what_it_cannot_use)
 {
     static const struct {

@@ -344,6 +344,54 @@ Test(host_processor, a_mask_without_a_token_ends_its_session_and_no_other)
     spc_engine_close(engine);
 }
 
+/* Allows the token that ends a sequence, and no other. */
+static bool mask_of_the_end(void *user, const int32_t *token, int32_t count, uint32_t *allowed,
+                            int32_t vocab)
+{
+    (void)user;
+    (void)token;
+    (void)count;
+    (void)vocab;
+    allowed[0] = 1u << STOP;
+    return true;
+}
+
+Test(host_processor, edits_that_together_leave_no_token_are_not_the_models_fault)
+{
+    static const toy_pair one = {.seed = 5, .vocab = 8, .context = 32, .spread = 3, .equal = true};
+    static const int32_t stop = STOP;
+    const float never = -INFINITY;
+    const spc_logit_bias all[] = {{0, never}, {1, never}, {2, never}, {3, never},
+                                  {4, never}, {5, never}, {6, never}, {7, never}};
+    const struct {
+        spc_mask_fn on_mask;
+        int32_t biases, least;
+        const char *says;
+    } kinds[] = {{mask_of_the_end, 0, 2, "on_mask with logit-bias and min-tokens: no token"},
+                 {mask_of_the_end, 8, 0, "on_mask with logit-bias and min-tokens: no token"},
+                 {NULL, 8, 0, "logit-bias and min-tokens: no token"}};
+    spc_engine *engine = toy_engine(&one);
+
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        spc_session_options o = options_for(k % 2 ? "verifier-only" : "strict", GAMMA, 1, TOKENS);
+        decoded d;
+
+        o.on_mask = kinds[k].on_mask;
+        o.logit_bias = all;
+        o.logit_bias_count = kinds[k].biases;
+        o.min_tokens = kinds[k].least;
+        o.stop_token = &stop;
+        o.stop_token_count = 1;
+        o.ignore_stop = false;
+        d = decode(engine, &o, &start);
+        cr_expect_eq(d.status, SPC_EINPUT, "%zu: %s", k, d.error.message);
+        cr_expect_eq(d.count, 0, "%zu: %d tokens", k, (int)d.count);
+        cr_expect_eq(strncmp(d.error.message, kinds[k].says, strlen(kinds[k].says)), 0, "%s",
+                     d.error.message);
+    }
+    spc_engine_close(engine);
+}
+
 /* ---- refused ---- */
 
 Test(host_processor, what_makes_no_sense_is_refused)

@@ -560,8 +560,9 @@ typedef struct {
     float frequency_penalty;          /* the same, as often as they are in it */
     const spc_logit_bias *logit_bias; /* [logit_bias_count] each token once, copied */
     int32_t logit_bias_count;         /* 0 .. SPC_LOGIT_BIAS_MAX */
-    spc_mask_fn on_mask;              /* may be NULL.  Where it allows no token the session fails
-                                         with SPC_EINPUT */
+    spc_mask_fn on_mask;              /* may be NULL.  Where it allows no token, or none that bias
+                                         and min_tokens let come, the session fails with
+                                         SPC_EINPUT */
     spc_token_fn on_token;            /* may be NULL */
     spc_text_fn on_text;              /* may be NULL */
     void *user;                       /* handed to on_token, on_text and on_mask */
