@@ -492,3 +492,20 @@ Test(weights_tokenizer, plain_text_of_plain_words_is_text)
         spc_tokenizer_close(t);
     }
 }
+
+static void *no_memory(size_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+/* jansson leaves no word of it. */
+Test(weights_tokenizer, a_text_that_there_is_no_memory_for_is_not_called_wrong)
+{
+    spc_tokenizer *t;
+    spc_error error;
+
+    json_set_alloc_funcs(no_memory, free);
+    cr_assert_eq(spc_tokenizer_open("m", "{}", 2, &t, &error), SPC_ENOMEM);
+    cr_expect_str_eq(error.message, "m/tokenizer.json: no memory to read it");
+}

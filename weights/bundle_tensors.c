@@ -2,10 +2,10 @@
 /* bundle_tensors.c - the tensors of a bundle's files: safetensors and its shards, GGUF and its
  * parts. */
 #include "bundle_parts.h"
+#include "json.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,10 +112,7 @@ static spc_status read_index(spc_bundle *b, const char *index, spc_error *err)
     const json_t *map = json_object_get(root, "weight_map");
 
     if (!root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
-
-        status = spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s",
-                               label_of(b, index).text, problem.line, problem.text);
+        status = spc_json_refused(label_of(b, index).text, &problem, err);
     } else if (!json_is_object(map)) {
         status = spc_error_set(err, SPC_EFORMAT, "%s: expected an object 'weight_map'",
                                label_of(b, index).text);

@@ -4,8 +4,8 @@
  * A program is taken for a known one when it has that one's telling marks and nothing that would
  * write another text. */
 #include "chat.h"
+#include "json.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -289,12 +289,7 @@ spc_status spc_chat_detect(spc_bundle *bundle, spc_chat_template *out, spc_error
 
     json_t *root = json_loadb(data, bytes, JSON_REJECT_DUPLICATES, &problem);
 
-    if (!root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
-
-        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s", where,
-                             problem.line, problem.text);
-    }
+    if (!root) return spc_json_refused(where, &problem, err);
     status = detect_json(model, where, root, out, err);
     json_decref(root);
     return status;

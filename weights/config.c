@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* config.c - config.json and generation_config.json, key by key. */
 #include "config_read.h"
+#include "json.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -178,12 +179,7 @@ static spc_status open_json(spc_bundle *bundle, const char *name, reader *r, spc
     (void)snprintf(r->where, sizeof r->where, "%.200s/%s", spc_bundle_where(bundle), name);
     if (status != SPC_OK) return status;
     r->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
-    if (!r->root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
-
-        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: line %d: %s", r->where,
-                             problem.line, problem.text);
-    }
+    if (!r->root) return spc_json_refused(r->where, &problem, err);
     if (json_is_object(r->root)) return SPC_OK;
     json_decref((json_t *)(uintptr_t)r->root);
     return spc_error_set(err, SPC_EFORMAT, "%s: expected a JSON object", r->where);

@@ -2,8 +2,9 @@
 /* safetensors.c - the header is a stranger's: every number in it is checked before it is used. */
 #include "safetensors.h"
 
+#include "json.h"
+
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -252,10 +253,10 @@ static spc_status read_header(const char *where, const unsigned char *data, uint
     }
     *header = json_loadb((const char *)data + 8, (size_t)*length, JSON_REJECT_DUPLICATES, &problem);
     if (!*header) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+        const bool memory = spc_json_no_memory(&problem);
 
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: header: %s", where,
-                             problem.text);
+                             memory ? "no memory to read it" : problem.text);
     }
     if (!json_is_object(*header)) {
         json_decref(*header);

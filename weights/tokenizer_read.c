@@ -5,6 +5,8 @@
  * What is not understood is refused by name: a tokenizer that is nearly right is wrong. */
 #include "tokenizer_read.h"
 
+#include "json.h"
+
 typedef spc_tokenizer_reader reader;
 
 spc_status spc_tokenizer_no_memory(const reader *r)
@@ -397,10 +399,10 @@ spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
 
     *out = NULL;
     if (!root) {
-        bool memory = json_error_code(&problem) == json_error_out_of_memory || !problem.text[0];
+        char path[256];
 
-        return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT,
-                             "%s/tokenizer.json: line %d: %s", where, problem.line, problem.text);
+        (void)snprintf(path, sizeof path, "%.200s/tokenizer.json", where);
+        return spc_json_refused(path, &problem, err);
     }
     status = spc_tokenizer_open_tree(where, root, out, err);
     json_decref(root);
