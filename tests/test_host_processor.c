@@ -358,7 +358,8 @@ static bool mask_of_the_end(void *user, const int32_t *token, int32_t count, uin
 
 Test(host_processor, edits_that_together_leave_no_token_are_not_the_models_fault)
 {
-    static const toy_pair one = {.seed = 5, .vocab = 8, .context = 32, .spread = 3, .equal = true};
+    static const toy_pair one = {
+        .seed = 5, .vocab = 8, .context = 32, .sessions = 1, .spread = 3, .equal = true};
     static const int32_t stop = STOP;
     const float never = -INFINITY;
     const spc_logit_bias all[] = {{0, never}, {1, never}, {2, never}, {3, never},
@@ -367,26 +368,26 @@ Test(host_processor, edits_that_together_leave_no_token_are_not_the_models_fault
         spc_mask_fn on_mask;
         int32_t biases, least;
         const char *says;
-    } kinds[] = {{mask_of_the_end, 0, 2, "on_mask with logit-bias and min-tokens: no token"},
-                 {mask_of_the_end, 8, 0, "on_mask with logit-bias and min-tokens: no token"},
-                 {NULL, 8, 0, "logit-bias and min-tokens: no token"}};
+    } ways[] = {{mask_of_the_end, 0, 2, "on_mask with logit-bias and min-tokens: no token"},
+                {mask_of_the_end, 8, 0, "on_mask with logit-bias and min-tokens: no token"},
+                {NULL, 8, 0, "logit-bias and min-tokens: no token"}};
     spc_engine *engine = toy_engine(&one);
 
-    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+    for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
         spc_session_options o = options_for(k % 2 ? "verifier-only" : "strict", GAMMA, 1, TOKENS);
         decoded d;
 
-        o.on_mask = kinds[k].on_mask;
+        o.on_mask = ways[k].on_mask;
         o.logit_bias = all;
-        o.logit_bias_count = kinds[k].biases;
-        o.min_tokens = kinds[k].least;
+        o.logit_bias_count = ways[k].biases;
+        o.min_tokens = ways[k].least;
         o.stop_token = &stop;
         o.stop_token_count = 1;
         o.ignore_stop = false;
         d = decode(engine, &o, &start);
         cr_expect_eq(d.status, SPC_EINPUT, "%zu: %s", k, d.error.message);
         cr_expect_eq(d.count, 0, "%zu: %d tokens", k, (int)d.count);
-        cr_expect_eq(strncmp(d.error.message, kinds[k].says, strlen(kinds[k].says)), 0, "%s",
+        cr_expect_eq(strncmp(d.error.message, ways[k].says, strlen(ways[k].says)), 0, "%s",
                      d.error.message);
     }
     spc_engine_close(engine);
