@@ -38,8 +38,8 @@ typedef struct {
             "rule verifier-only; 'ngram', 'ngram:MAX' or 'ngram:MIN-MAX': no model,\n"             \
             "drafts are what followed the last MAX to MIN (4 to 2) tokens where they\n"            \
             "stood before in prompt or output; for strict and truncate, and with\n"                \
-            "--bonus verifier for lossy, token-v2, token-v3, bild, head, typical and\n"            \
-            "lossy-greedy",                                                                        \
+            "--bonus verifier and a fixed --gamma for lossy, token-v2, token-v3, bild,\n"          \
+            "head, typical and lossy-greedy",                                                      \
             TEXT, drafter, 0, 0),                                                                  \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "rule", "RULE",                                                                  \

@@ -69,16 +69,17 @@ spc_status spc_ngram_check_rule(const spc_rule *rule, int32_t bonus, const char 
         return spc_error_set(err, SPC_EUNSUPPORTED,
                              "rule %.90s with an n-gram drafter: it reads the drafter's "
                              "probabilities, and n-grams have none: use strict or truncate; with "
-                             "bonus verifier also lossy, token-v2, token-v3, bild, lossy-greedy, "
-                             "head or typical",
+                             "bonus verifier and a fixed gamma also lossy, token-v2, token-v3, "
+                             "bild, lossy-greedy, head or typical",
                              text);
     }
     if (!spc_rule_uses_drafter(rule) || bonus == SPC_BONUS_VERIFIER) return SPC_OK;
-    return spc_error_set(err, SPC_EUNSUPPORTED,
-                         "rule %.90s with an n-gram drafter: for a token without a draft there are "
-                         "no probabilities of the drafter: use bonus verifier, or rule strict or "
-                         "truncate",
-                         text);
+    return spc_error_set(
+        err, SPC_EUNSUPPORTED,
+        "rule %.90s with an n-gram drafter: for a token without a draft there are "
+        "no probabilities of the drafter: use bonus verifier and a fixed gamma, or "
+        "rule strict or truncate",
+        text);
 }
 
 /* ---- one text ---------------------------------------------------------------------------------

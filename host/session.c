@@ -98,8 +98,8 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
         return spc_error_set(
             err, SPC_EUNSUPPORTED,
             "gamma auto with bonus verifier: under rule %s the output distribution "
-            "would depend on the draft lengths chosen; use bonus target or "
-            "step, or a fixed gamma",
+            "would depend on the draft lengths chosen; use a fixed gamma, or, with a "
+            "model as drafter, bonus target or step",
             o->rule);
     }
     if (o->details && !spc_rule_is_one_round(params->rule.kind) &&

@@ -474,7 +474,7 @@ Test(host_ngram_session, rules_without_a_meaning_are_refused)
     } table[] = {{"chow:alpha=0.5", SPC_BONUS_VERIFIER, "strict or truncate"},
                  {"opt:alpha=0.2", SPC_BONUS_TARGET, "strict or truncate"},
                  {"cactus:delta=0.5", SPC_BONUS_STEP, "strict or truncate"},
-                 {"token-v3:alpha=0.5", SPC_BONUS_TARGET, "use bonus verifier"},
+                 {"token-v3:alpha=0.5", SPC_BONUS_TARGET, "use bonus verifier and a fixed gamma"},
                  {"lossy:alpha=0.5", SPC_BONUS_STEP, "use bonus verifier"},
                  {"drafter-only", SPC_BONUS_TARGET, "one model at a time"},
                  {"token-chow:alpha=0.5", SPC_BONUS_TARGET, "one model at a time"},

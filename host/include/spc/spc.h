@@ -244,9 +244,9 @@ typedef struct {
  * Such drafts have no probabilities, and rules that read those are refused when a session opens.
  * strict and truncate need none: the output distribution is what it is with any drafter.  lossy,
  * token-v2, token-v3, bild, lossy-greedy, head and typical take the drafter to be sure of its
- * draft; they need SPC_BONUS_VERIFIER, and a token without a draft is the verifier's.  With
- * SPC_BONUS_STEP a seed gives the same text for all draft lengths, and a round that found fewer
- * drafts ends with a bonus token.
+ * draft; they need SPC_BONUS_VERIFIER and a fixed draft length, and a token without a draft is the
+ * verifier's.  With SPC_BONUS_STEP a seed gives the same text for all draft lengths, and a round
+ * that found fewer drafts ends with a bonus token.
  *
  * The host looks them up, in time that does not grow with the text.  For each token of a context a
  * session takes 4 bytes of memory, and 6 more for each length from MIN to MAX.  Not with
