@@ -283,12 +283,24 @@ void spc_cuda_add_row(const spc_runner *r, const cuda_rows *to, cuda_shape *f, i
     to->target[f->wanted++] = output;
 }
 
+/* As many keys as attention is launched for where the longest cache has `seen`: up to a quarter
+ * more, so that what was recorded for a sequence serves it until it is that much longer.  Blocks
+ * for keys that are not there end at once. */
+static int32_t reach(int32_t seen, int32_t context)
+{
+    int32_t step = 1;
+
+    while (step <= seen / 8) step *= 2;
+    seen = context - seen < step ? context : (seen + step - 1) / step * step;
+    return spc_cuda_attend_reach(seen, context);
+}
+
 void spc_cuda_end_rows(const spc_runner *r, const cuda_rows *rows, cuda_shape *f)
 {
     if (!f->torn) f->torn = spc_cuda_rows_meet(r, rows, f->count);
-    f->most_seen = spc_cuda_attend_reach(f->most_seen, r->limits.context);
+    f->most_seen = reach(f->most_seen, r->limits.context);
     if (f->most_remembered > 0) {
-        f->most_remembered = spc_cuda_attend_reach(f->most_remembered, r->limits.context);
+        f->most_remembered = reach(f->most_remembered, r->limits.context);
     }
 }
 

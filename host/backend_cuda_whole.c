@@ -322,6 +322,25 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
     r->shape.late = late;
 }
 
+/* Attention of all forwards is launched for as many keys as that of the longest: else a round has
+ * another shape wherever some of its drafts are the first to need more. */
+static void reach_alike(whole_round *r)
+{
+    cuda_whole_shape *s = &r->shape;
+    cuda_shape *all[2 * CUDA_LANE_DRAFTS + 2];
+    int32_t count = 0, most = 0;
+
+    assert(!r->drafter || r->drafter->limits.context == r->verifier->limits.context);
+    for (int32_t i = s->ready; i < s->steps; i++) all[count++] = &s->draft[i];
+    for (int32_t i = 0; i < s->ahead; i++) all[count++] = &s->next[i];
+    if (s->late.count > 0) all[count++] = &s->late;
+    if (s->scored.count > 0) all[count++] = &s->scored;
+    for (int32_t i = 0; i < count; i++) {
+        if (all[i]->most_seen > most) most = all[i]->most_seen;
+    }
+    for (int32_t i = 0; i < count; i++) all[i]->most_seen = most;
+}
+
 static void write_round(whole_round *r, const spc_whole *whole, const int32_t *order)
 {
     for (int32_t k = 0; k < r->shape.lanes; k++) {
@@ -338,6 +357,7 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
     for (int32_t i = r->shape.ready; i < r->shape.steps; i++) write_step(r, whole, order, i);
     write_scored(r, whole, order);
     write_ahead(r, whole);
+    reach_alike(r);
 }
 
 spc_status spc_cuda_write_whole(whole_round *r, const spc_whole *whole, const int32_t *order,

@@ -415,6 +415,27 @@ Test(cuda_chain, the_device_has_the_next_round_while_the_host_looks_at_this_one)
     }
 }
 
+/* A leaf of attention has 64 keys: were there a graph for each number of leaves, and for each draft
+ * that is the first in a new one, every sixth round would need another. */
+Test(cuda_chain, a_sequence_that_grows_needs_few_graphs)
+{
+    enum { PROMPT = 500, TOKENS = 96 };
+    fixture f = open_pair_of(0, false, 1, false, 800);
+    spc_session_options o = options_of("strict", 4, 1);
+    prompt p = prompt_made(PROMPT, VOCAB, 1);
+    decoded d;
+
+    o.max_tokens = TOKENS;
+    o.ignore_stop = true;
+    d = decode(f.engine, &o, &p);
+    cr_expect_eq(d.finish, SPC_FINISH_MAX_TOKENS);
+    /* but for the prompt's, the last ones', and two for each of three reaches */
+    cr_expect_geq(d.stats.chained, d.stats.rounds - 13, "%d of %d", (int)d.stats.chained,
+                  (int)d.stats.rounds);
+    cr_expect_leq(fiber_gpu.graphs, 7, "%d", fiber_gpu.graphs);
+    close_fixture(&f);
+}
+
 /* All that was sent and is run is asked for, and what ended by a stop has nothing run behind it. */
 Test(cuda_chain, no_round_is_run_for_a_sequence_that_ended)
 {

@@ -18,9 +18,10 @@ typedef struct {
 } fixture;
 
 /* library: rows beyond 16 by cuBLASLt */
-static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions, bool library)
+static inline fixture open_pair_of(int32_t which, bool plain, int32_t sessions, bool library,
+                                   int32_t context)
 {
-    spc_limits limits = spc_engine_limits(sessions, CONTEXT);
+    spc_limits limits = spc_engine_limits(sessions, context);
     spc_backend *backend;
     spc_runner *drafter, *verifier;
     spc_error error;
@@ -34,7 +35,7 @@ static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions,
     cr_assert_eq(ops->open(&backend, 0, NULL, &error), SPC_OK, "%s", error.message);
     drafter = tiny_load_on(ops, &f.drafter, backend, &limits);
     verifier = tiny_load_on(ops, &f.verifier, backend, &limits);
-    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, CONTEXT,
+    cr_assert_eq(spc_engine_assemble(ops, backend, drafter, verifier, f.verifier.plan->ids, context,
                                      sessions, &f.engine, &error),
                  SPC_OK, "%s", error.message);
     f.engine->composed = plain;
@@ -43,6 +44,11 @@ static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions,
     f.engine->verifier.config = f.verifier.config;
     f.engine->drafter.config = f.drafter.config;
     return f;
+}
+
+static inline fixture open_pair_for(int32_t which, bool plain, int32_t sessions, bool library)
+{
+    return open_pair_of(which, plain, sessions, library, CONTEXT);
 }
 
 static inline fixture open_pair(int32_t which, bool plain)
