@@ -44,6 +44,20 @@ spc_status spc_cuda_wait(spc_backend *b, const char *what, spc_error *err)
     return spc_cuda_check(b, cudaStreamSynchronize(b->stream), what, err);
 }
 
+/* Send it from pinned memory. */
+static cudaError_t send_staged(spc_backend *b, void *to, const void *from, size_t bytes)
+{
+    char *piece = b->staged + (size_t)b->stage * CUDA_STAGED_BYTES;
+    cudaEvent_t taken = b->taken[b->stage];
+    cudaError_t code = cudaEventSynchronize(taken); /* what the piece held before */
+
+    if (code != cudaSuccess) return code;
+    memcpy(piece, from, bytes);
+    b->stage = (b->stage + 1) % CUDA_STAGED;
+    code = cudaMemcpyAsync(to, piece, bytes, cudaMemcpyHostToDevice, b->stream);
+    return code == cudaSuccess ? cudaEventRecord(taken, b->stream) : code;
+}
+
 spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t bytes, bool to_host,
                          const char *what, spc_error *err)
 {
@@ -51,6 +65,9 @@ spc_status spc_cuda_copy(spc_backend *b, void *to, const void *from, size_t byte
     cudaError_t code;
 
     if (status != SPC_OK) return status;
+    if (!to_host && b->staged && bytes <= CUDA_STAGED_BYTES) {
+        return spc_cuda_check(b, send_staged(b, to, from, bytes), what, err);
+    }
     code = to_host ? cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, b->stream)
                    : cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream);
     if (code == cudaSuccess && !to_host && b->reads_host) code = cudaStreamSynchronize(b->stream);
@@ -102,18 +119,41 @@ static spc_status choose_device(const char *which, int *device, spc_error *err)
 
 static void cuda_close(spc_backend *b)
 {
+    bool hangs = b && b->comm && b->comm->hangs; /* to free pinned memory waits for the device */
+
     if (!b) return;
     (void)cudaSetDevice(b->device);
     spc_device_comm_close(b->comm);
     for (int i = 0; i < 4; i++) {
         if (b->fetched[i / 2][i % 2]) (void)cudaEventDestroy(b->fetched[i / 2][i % 2]);
     }
+    for (int i = 0; i < CUDA_STAGED; i++) {
+        if (b->taken[i]) (void)cudaEventDestroy(b->taken[i]);
+    }
+    if (b->staged && !hangs) (void)cudaFreeHost(b->staged);
     if (b->join) (void)cudaEventDestroy(b->join);
     if (b->fork) (void)cudaEventDestroy(b->fork);
     if (b->inner) (void)cudaStreamDestroy(b->inner);
     if (b->side) (void)cudaStreamDestroy(b->side);
     if (b->stream) (void)cudaStreamDestroy(b->stream);
     free(b);
+}
+
+/* What spc_cuda_copy does without where there is no such memory. */
+static cudaError_t open_staged(spc_backend *b)
+{
+    cudaError_t code = cudaSuccess;
+
+    if (!b->reads_host) return code;
+    for (int i = 0; i < CUDA_STAGED && code == cudaSuccess; i++) {
+        code = cudaEventCreateWithFlags(&b->taken[i], cudaEventDisableTiming);
+    }
+    if (code == cudaSuccess &&
+        cudaMallocHost((void **)&b->staged, CUDA_STAGED * CUDA_STAGED_BYTES) != cudaSuccess) {
+        (void)cudaGetLastError();
+        b->staged = NULL;
+    }
+    return code;
 }
 
 /* Streams that do not wait for the default one, and the events between them. */
@@ -128,6 +168,7 @@ static spc_status open_streams(spc_backend *b, spc_error *err)
     for (int i = 0; i < 4 && code == cudaSuccess; i++) {
         code = cudaEventCreateWithFlags(&b->fetched[i / 2][i % 2], cudaEventDisableTiming);
     }
+    if (code == cudaSuccess) code = open_staged(b);
     return spc_cuda_check(b, code, "no stream", err);
 }
 

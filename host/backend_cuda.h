@@ -34,6 +34,9 @@
 #include "comm_device.h"
 #include "kv.h"
 
+/* What is on its way to the device from pinned memory (spc_cuda_copy): so many, so long at most. */
+enum { CUDA_STAGED = 4, CUDA_STAGED_BYTES = 64 << 10 };
+
 /* Drafts of a lane, at most; bytes behind an answer in which ranks exchange a hash. */
 enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 
@@ -54,6 +57,9 @@ struct spc_backend {
     cudaStream_t inner;        /* recording a conditional node inside another's body */
     cudaEvent_t fetched[2][2]; /* what a round left is in the host's memory: by half and area */
     bool reads_host; /* the device reads memory of the host that is not pinned: it may do so late */
+    char *staged;    /* then: [CUDA_STAGED, CUDA_STAGED_BYTES], pinned; NULL: there is none */
+    cudaEvent_t taken[CUDA_STAGED]; /* behind the last copy out of each */
+    int32_t stage;                  /* the next */
     bool mixed; /* the stream has had more than rounds in turns since the side stream followed it */
     cudaError_t failed;         /* cudaSuccess, or what made the device unusable */
     spc_device_comm *comm;      /* owned; NULL: no rank */
@@ -337,7 +343,8 @@ spc_status spc_cuda_wait(spc_backend *backend, const char *what, spc_error *err)
 /* Copy between the host's memory, which is not pinned, and the device's.  Such a copy waits for the
  * stream without end: a rank, whose stream may wait for another, waits in time first.  What is sent
  * may be written again: the runtime has staged it, or, where the device reads such memory by itself
- * and nothing need be staged, it is waited for. */
+ * and nothing need be staged, it is staged here, so that forwards can be sent ahead of the device;
+ * of what is too long for that it is waited for. */
 spc_status spc_cuda_copy(spc_backend *backend, void *to, const void *from, size_t bytes,
                          bool to_host, const char *what, spc_error *err);
 

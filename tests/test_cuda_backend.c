@@ -353,13 +353,16 @@ Test(cuda_backend, rows_stay_until_a_device_that_reads_the_host_has_read_them)
 
     fiber_gpu.late = fiber_gpu.reads_host = true;
     g = golden_open(&spc_backend_cuda, golden_models[0]);
+    fiber_gpu.most_left = 0;
     for (int32_t i = 0; i < g.count; i++) golden_feed(&g, 0, &g.ids[i], 1, 0);
+    cr_expect_gt(fiber_gpu.most_left, 1, "forwards are sent ahead of the device");
     rows = malloc((size_t)g.vocab * sizeof *rows);
     memcpy(rows, g.ops->logits(g.runner, 0), (size_t)g.vocab * sizeof *rows);
     cr_expect_leq(
         distance(rows, g.logits + (size_t)(g.count - 1) * (size_t)g.vocab, (size_t)g.vocab), 1e-4f);
     free(rows);
     golden_close(&g);
+    cr_expect_eq(fiber_gpu.pinned, 0);
     fiber_gpu.late = fiber_gpu.reads_host = false;
 }
 
