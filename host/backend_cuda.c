@@ -268,6 +268,8 @@ static const char *cuda_notice(spc_backend *b)
     static const char *const text[CUDA_LACKS] = {
         "graphs cannot be recorded with programmatic dependent launch: every kernel waits for the "
         "one in front of it",
+        "bodies of conditional nodes cannot hold programmatic dependent launch: in rounds that are "
+        "sent ahead every kernel waits for the one in front of it",
         "graphs cannot be recorded: rounds and forwards go launch by launch",
         "graphs cannot be recorded with conditional nodes: each round waits until the host has "
         "seen the one before",

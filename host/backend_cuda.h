@@ -43,6 +43,7 @@ enum { CUDA_LANE_DRAFTS = SPC_GAMMA_MAX + 1, SPC_CUDA_CHECK_BYTES = 16 };
 /* What a device may turn out not to do. */
 typedef enum {
     CUDA_NO_EARLY,
+    CUDA_NO_EARLY_INSIDE,
     CUDA_NO_GRAPH,
     CUDA_NO_CHAIN,
     CUDA_OLD_CODE, /* nor this build's code */

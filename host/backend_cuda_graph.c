@@ -70,7 +70,11 @@ bool spc_cuda_record(spc_backend *b, bool (*record)(void *), void *user)
 
     for (;;) {
         if (record(user)) {
-            if (early && !b->early) spc_cuda_lacks(b, CUDA_NO_EARLY);
+            if (early && !b->early) {
+                spc_cuda_lacks(b, CUDA_NO_EARLY);
+            } else if (inside && !b->early_inside) {
+                spc_cuda_lacks(b, CUDA_NO_EARLY_INSIDE);
+            }
             return true;
         }
         (void)cudaGetLastError(); /* forgotten: something else takes its place */

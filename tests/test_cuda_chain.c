@@ -537,6 +537,9 @@ Test(cuda_chain, where_bodies_have_no_early_kernels_other_graphs_do)
     }
     cr_expect_gt(fiber_gpu.early, early, "prompts are no bodies");
     said = f.engine->ops->notice(f.engine->backend);
+    cr_assert_not_null(said, "most of what decodes is in bodies");
+    cr_expect(strstr(said, ": bodies of conditional nodes cannot"), "%s", said);
+    said = f.engine->ops->notice(f.engine->backend);
     cr_expect_null(said, "%s", said);
     close_fixture(&f);
     fiber_gpu.no_early_inside = false;
