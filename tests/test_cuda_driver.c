@@ -165,18 +165,23 @@ Test(cuda_driver, a_graph_has_kernels_that_begin_early)
     close_probe(&p);
 }
 
+/* Two kernels, and a body of four between them. */
+static cudaGraphExec_t record_body(const probe *p, bool early)
+{
+    begin(p);
+    add_one(p, 0, false);
+    begin_body(p, 0, ask(p, 0));
+    for (int i = 0; i < 4; i++) add_one(p, 1, early && i > 0);
+    end_body(p, 0);
+    add_one(p, 0, false);
+    return end(p);
+}
+
 static void expect_body(bool early)
 {
     probe p = open_probe();
-    cudaGraphExec_t exec;
+    cudaGraphExec_t exec = record_body(&p, early);
 
-    begin(&p);
-    add_one(&p, 0, false);
-    begin_body(&p, 0, ask(&p, 0));
-    for (int i = 0; i < 4; i++) add_one(&p, 1, early && i > 0);
-    end_body(&p, 0);
-    add_one(&p, 0, false);
-    exec = end(&p);
     cr_expect_eq(added(&p, exec, 1, 0), 6.0f);
     cr_expect_eq(added(&p, exec, 0, 0), 2.0f);
     cr_expect_eq(added(&p, exec, 1, 0), 6.0f);
@@ -194,25 +199,37 @@ Test(cuda_driver, a_body_has_kernels_that_begin_early)
     if (begins_early()) expect_body(true);
 }
 
-/* As a chained round has its late rows. */
-Test(cuda_driver, a_body_has_a_body)
+/* As a chained round has its late rows, and a kernel behind them. */
+static void expect_inner_body(bool early)
 {
     probe p = open_probe();
     cudaGraphExec_t exec;
 
     begin(&p);
     begin_body(&p, 0, ask(&p, 0));
-    add_one(&p, 1, false);
+    for (int i = 0; i < 2; i++) add_one(&p, 1, early && i > 0);
     begin_body(&p, 1, ask(&p, 1));
-    for (int i = 0; i < 2; i++) add_one(&p, 2, false);
+    for (int i = 0; i < 2; i++) add_one(&p, 2, early && i > 0);
     end_body(&p, 1);
+    add_one(&p, 1, false);
     end_body(&p, 0);
     exec = end(&p);
-    cr_expect_eq(added(&p, exec, 1, 1), 3.0f);
-    cr_expect_eq(added(&p, exec, 1, 0), 1.0f);
+    cr_expect_eq(added(&p, exec, 1, 1), 5.0f);
+    cr_expect_eq(added(&p, exec, 1, 0), 3.0f);
     cr_expect_eq(added(&p, exec, 0, 1), 0.0f);
+    cr_expect_eq(added(&p, exec, 1, 1), 5.0f);
     ok(cudaGraphExecDestroy(exec), "destroy");
     close_probe(&p);
+}
+
+Test(cuda_driver, a_body_has_a_body)
+{
+    expect_inner_body(false);
+}
+
+Test(cuda_driver, a_body_in_a_body_has_kernels_that_begin_early)
+{
+    if (begins_early()) expect_inner_body(true);
 }
 
 /* As rounds in turns do.  The toolkit's header calls calls undefined that set conditions at the
