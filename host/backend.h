@@ -188,6 +188,11 @@ typedef struct {
     int32_t count;
 } spc_claims;
 
+/* Rows of one forward, where a round of all sessions has not more: a chunk of a prompt.  A CPU is
+ * no faster with more than the first; a GPU reads all weights in the time that it computes some 300
+ * rows of 16-bit ones. */
+enum { SPC_CHUNK_ROWS = 64, SPC_CHUNK_ROWS_GPU = 512 };
+
 /* How kernels are timed. */
 typedef struct {
     uint64_t (*now_ns)(void *user); /* a clock */
@@ -205,6 +210,9 @@ typedef struct {
     spc_status (*open)(spc_backend **out, int32_t threads, const char *which, spc_error *err);
     void (*close)(spc_backend *backend);               /* NULL allowed */
     const char *(*device)(const spc_backend *backend); /* "cpu, 2 threads, avx512" */
+    /* Rows of a prompt of which a forward makes the most: fewer read the weights more often than
+     * they need.  NULL: SPC_CHUNK_ROWS. */
+    int32_t (*chunk_rows)(const spc_backend *backend);
 
     /* Bytes that load would take beside the weights: exactly what it will reserve.  SIZE_MAX / 2
      * and more: of sizes beyond counting, or where the ranks' plans could not be made. */

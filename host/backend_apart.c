@@ -210,6 +210,21 @@ static const char *apart_device(const spc_backend *b)
     return b->device;
 }
 
+/* Both have as many: of that side which makes more of them. */
+static int32_t apart_chunk_rows(const spc_backend *b)
+{
+    int32_t most = SPC_CHUNK_ROWS;
+
+    for (int32_t side = 0; side < APART_SIDES; side++) {
+        int32_t rows;
+
+        if (!b->ops[side] || !b->ops[side]->chunk_rows) continue;
+        rows = b->ops[side]->chunk_rows(b->own[side]);
+        if (rows > most) most = rows;
+    }
+    return most;
+}
+
 /* Of both sides, unless one may still be at work. */
 static const char *apart_notice(spc_backend *b)
 {
@@ -384,6 +399,7 @@ const spc_backend_ops spc_backend_apart = {
     .name = "apart",
     .close = apart_close,
     .device = apart_device,
+    .chunk_rows = apart_chunk_rows,
     .notice = apart_notice,
     .memory = apart_memory,
     .claim = apart_claim,

@@ -545,13 +545,19 @@ static void cuda_rewind(spc_runner *r, int32_t slot, int32_t length)
     r->length[slot] = length;
 }
 
+static int32_t cuda_chunk_rows(const spc_backend *b)
+{
+    (void)b;
+    return SPC_CHUNK_ROWS_GPU;
+}
+
 #define CUDA_VERBS                                                                                \
     .name = "cuda", .open = cuda_open, .close = cuda_close, .device = cuda_device,                \
-    .stacks = cuda_stacks, .notice = cuda_notice, .memory = spc_cuda_memory,                      \
-    .load = spc_cuda_load, .unload = spc_cuda_unload, .encode = cuda_encode,                      \
-    .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, .rewind = cuda_rewind, \
-    .map = spc_cuda_map, .edit = spc_cuda_edit_rows, .draw = spc_cuda_draw_lanes,                 \
-    .verify = spc_cuda_verify_lanes, .claim = spc_cuda_claim
+    .chunk_rows = cuda_chunk_rows, .stacks = cuda_stacks, .notice = cuda_notice,                  \
+    .memory = spc_cuda_memory, .load = spc_cuda_load, .unload = spc_cuda_unload,                  \
+    .encode = cuda_encode, .forward = cuda_forward, .logits = cuda_logits, .length = cuda_length, \
+    .rewind = cuda_rewind, .map = spc_cuda_map, .edit = spc_cuda_edit_rows,                       \
+    .draw = spc_cuda_draw_lanes, .verify = spc_cuda_verify_lanes, .claim = spc_cuda_claim
 
 const spc_backend_ops spc_backend_cuda = {CUDA_VERBS,
                                           .verify_rows = spc_cuda_verify_rows,

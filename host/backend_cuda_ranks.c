@@ -441,12 +441,19 @@ static spc_status pass(const spc_verb *v, spc_error *err)
     return status == SPC_OK && verifies(v) ? compare_verdicts(v, err) : status;
 }
 
+static int32_t ranks_chunk_rows(const spc_backend *b)
+{
+    (void)b;
+    return SPC_CHUNK_ROWS_GPU;
+}
+
 #include "verbs_body.h"
 
 const spc_backend_ops spc_backend_cuda_ranks = {
     .name = "cuda-ranks",
     .close = ranks_close,
     .device = ranks_device,
+    .chunk_rows = ranks_chunk_rows,
     .notice = ranks_notice,
     .memory = ranks_memory,
     .claim = ranks_claim,

@@ -104,6 +104,11 @@ static const char *group_device(const spc_backend *b)
     return b->device;
 }
 
+static int32_t group_chunk_rows(const spc_backend *b)
+{
+    return b->ops->chunk_rows ? b->ops->chunk_rows(b->own) : SPC_CHUNK_ROWS;
+}
+
 /* The others' devices are of the same kind. */
 static const char *group_notice(spc_backend *b)
 {
@@ -266,6 +271,7 @@ const spc_backend_ops spc_backend_group = {
     .name = "group",
     .close = group_close,
     .device = group_device,
+    .chunk_rows = group_chunk_rows,
     .notice = group_notice,
     .memory = group_memory,
     .claim = group_claim,

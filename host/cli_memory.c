@@ -64,6 +64,7 @@ static spc_limits limits_on(const spc_backend_ops *ops, spc_backend *backend,
     spc_limits limits = limits_for(what);
     spc_error told; /* with the model that cannot be loaded */
 
+    spc_engine_widen(&limits, ops, backend);
     if (what->kv_tokens == 0) (void)spc_fit_pages(&fit, &limits, &limits.pages, &told);
     return limits;
 }

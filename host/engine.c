@@ -20,10 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of one forward: a chunk of a prompt, or every row of a round of all sessions.  Of prompts
- * beside running sequences no more by default: some four rounds' rows, on a GPU in hardly more than
- * the time of one. */
-enum { CHUNK_ROWS = 64 };
+/* Rows of prompts beside running sequences, by default: some four rounds' rows, on a GPU in hardly
+ * more than the time of one. */
+enum { ROWS_BESIDE = 64 };
 
 /* ---- models -----------------------------------------------------------------------------------
  */
@@ -108,8 +107,17 @@ spc_limits spc_engine_limits(int32_t sessions, int32_t context)
 
     return (spc_limits){.slots = sessions,
                         .context = context,
-                        .rows = round > CHUNK_ROWS ? round : CHUNK_ROWS,
+                        .rows = round > SPC_CHUNK_ROWS ? round : SPC_CHUNK_ROWS,
                         .outputs = round};
+}
+
+void spc_engine_widen(spc_limits *limits, const spc_backend_ops *ops, const spc_backend *backend)
+{
+    int64_t most = (int64_t)limits->slots * limits->context; /* there are no more */
+    int32_t rows = ops->chunk_rows ? ops->chunk_rows(backend) : SPC_CHUNK_ROWS;
+
+    if (rows > most) rows = (int32_t)most;
+    if (rows > limits->rows) limits->rows = rows;
 }
 
 /* Arrays of a step; sizes follow from the number of sessions. */
@@ -168,7 +176,7 @@ static spc_status new_engine(spc_engine **out, spc_error *err)
     }
     spc_entry_begin(engine);
     engine->clock.now_ns = machine_now;
-    engine->prefill_rows = CHUNK_ROWS;
+    engine->prefill_rows = ROWS_BESIDE;
     engine->trace = spc_trace_open();
     *out = engine;
     return SPC_OK;
@@ -468,6 +476,7 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     if (status != SPC_OK) goto fail;
 
     engine->limits = spc_engine_limits(engine->sessions, engine->context);
+    spc_engine_widen(&engine->limits, engine->ops, engine->backend);
     engine->limits.library = options->fast_prefill;
     engine->limits.plain = engine->composed = options->plain_launches;
     (void)spc_kv_type(options->kv, &engine->limits.kv, err); /* checked */

@@ -195,8 +195,9 @@ bool spc_engine_encodes(const spc_engine *engine);
 /* Is it one that may be used at all?  SPC_EUSAGE: it can only follow rank 0's. */
 spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 
-/* What each runner of an engine must hold. */
+/* What each runner of an engine must hold; and, on this device, for prompts beside that. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
+void spc_engine_widen(spc_limits *limits, const spc_backend_ops *ops, const spc_backend *backend);
 
 /* Of an engine whose models have been found and paired: their configurations and tokenizers are
  * there, their weights are not.  What look returns, if not SPC_OK, ends the opening. */

@@ -355,6 +355,39 @@ Test(cuda_backend_engines, sessions_say_the_same_in_company_as_alone)
     spc_engine_close(engine);
 }
 
+/* How often an engine for one session runs its models over parts of a prompt that no round has. */
+static int64_t pieces_of(const char *device, const char *drafter_device, decoded *d)
+{
+    enum { PROMPT = 120 };
+    spc_session_options o = options_of("strict", 2, 0);
+    spc_engine_options eo;
+    spc_engine *engine;
+    spc_error error;
+
+    spc_engine_options_init(&eo);
+    eo.verifier = eo.drafter = SPC_TEST_VECTORS "/llama";
+    eo.device = device;
+    eo.drafter_device = drafter_device;
+    cr_assert_eq(spc_engine_open(&eo, &engine, &error), SPC_OK, "%s", error.message);
+    prompt p = prompt_made(PROMPT, engine->vocab, 4);
+
+    o.max_tokens = 4;
+    *d = decode(engine, &o, &p);
+    spc_engine_close(engine);
+    return d->stats.prefill_calls;
+}
+
+/* To read all weights takes a GPU longer than to compute what a CPU takes at a time. */
+Test(cuda_backend_engines, a_gpu_takes_a_prompt_in_larger_pieces_than_a_cpu, .timeout = 120)
+{
+    decoded cpu, one, apart;
+
+    cr_expect_eq(pieces_of("cpu", NULL, &cpu), 2, "each model one");
+    cr_expect_eq(pieces_of("cuda", NULL, &one), 0);
+    cr_expect_eq(pieces_of("cuda", "cpu", &apart), 0);
+    cr_expect(same_tokens(&one, &cpu) && same_tokens(&apart, &cpu));
+}
+
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
 static size_t room(void)
 {

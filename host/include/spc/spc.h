@@ -640,13 +640,13 @@ SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
  *
  * How long a step takes.  A new session with a long prompt may give no token for many steps.  While
  * others are decoding, a step processes at most prefill_rows of new prompts.  While none is, it is
- * one forward pass of each model, over at most 512 rows of prompts (64 in an engine for one
- * session; prefill_rows where that is more), and sessions that are stepped together begin to decode
- * together, those excepted that wait for one whose prompt begins as theirs do (no_prefix_reuse).
- * Beyond that a step takes one round of the sessions that decode.  Not divided are: an encoder's
- * pass over a prompt, what a drafter catches up on after rounds that did not need it, and the
- * measuring of the first step with SPC_GAMMA_AUTO.  On a GPU the passes over prompts may still run
- * when the call returns, those of four steps at most.
+ * one forward pass of each model, over at most 512 rows of prompts (on CPUs fewer in engines for
+ * few sessions, 64 for one; prefill_rows where that is more), and sessions that are stepped
+ * together begin to decode together, those excepted that wait for one whose prompt begins as theirs
+ * do (no_prefix_reuse). Beyond that a step takes one round of the sessions that decode.  Not
+ * divided are: an encoder's pass over a prompt, what a drafter catches up on after rounds that did
+ * not need it, and the measuring of the first step with SPC_GAMMA_AUTO.  On a GPU the passes over
+ * prompts may still run when the call returns, those of four steps at most.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
