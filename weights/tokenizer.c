@@ -24,6 +24,7 @@ void spc_tokenizer_close(spc_tokenizer *t)
     free(t->score);
     free(t->content_bucket);
     free(t->added);
+    free(t->added_order);
     free(t->piece);
     free(t);
 }
@@ -35,11 +36,12 @@ int32_t spc_tokenizer_size(const spc_tokenizer *t)
 
 size_t spc_tokenizer_bytes(const spc_tokenizer *t)
 {
-    size_t bytes =
-        sizeof *t + (size_t)t->size * sizeof *t->piece + (size_t)t->added_count * sizeof *t->added +
-        t->content_buckets * sizeof *t->content_bucket +
-        (size_t)t->bpe.count * sizeof *t->bpe.merge + t->bpe.buckets * sizeof *t->bpe.bucket +
-        (size_t)t->unigram.count * sizeof *t->unigram.token;
+    size_t bytes = sizeof *t + (size_t)t->size * sizeof *t->piece +
+                   (size_t)t->added_count * (sizeof *t->added + sizeof *t->added_order) +
+                   t->content_buckets * sizeof *t->content_bucket +
+                   (size_t)t->bpe.count * sizeof *t->bpe.merge +
+                   t->bpe.buckets * sizeof *t->bpe.bucket +
+                   (size_t)t->unigram.count * sizeof *t->unigram.token;
 
     if (t->score) bytes += (size_t)t->vocab_base * sizeof *t->score;
     for (const spc_text_block *b = t->text; b; b = b->next) bytes += sizeof *b + b->size;

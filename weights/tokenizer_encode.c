@@ -380,24 +380,55 @@ static bool may_be_special(const output *o, bool normalized, size_t at)
     return bsearch(&at, o->mark, (size_t)o->mark_count, sizeof at, by_offset) != NULL;
 }
 
+/* May this added token be cut out at a place where its content stands? */
+static bool suits(const output *o, const spc_added *a, bool normalized, const char *text, size_t at,
+                  size_t bytes)
+{
+    if (a->normalized != normalized) return false;
+    if (a->single_word && (word_before(text, at) || word_behind(text, at + a->length, bytes))) {
+        return false;
+    }
+    return !o->t->piece[a->id].special || may_be_special(o, normalized, at);
+}
+
+/* Of tokens [low, high) in their order, alike up to their byte `k`, the first one whose byte there
+ * is not below `byte`. */
+static int32_t first_not_below(const spc_tokenizer *t, int32_t low, int32_t high, size_t k,
+                               int32_t byte)
+{
+    while (low < high) {
+        const int32_t middle = low + (high - low) / 2;
+
+        if ((unsigned char)t->added_order[middle]->content[k] < byte) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
 /* The longest added token of this kind that stands at a place, or NULL. */
 static const spc_added *added_at(const output *o, bool normalized, const char *text, size_t at,
                                  size_t bytes)
 {
     const spc_tokenizer *t = o->t;
+    const unsigned char *here = (const unsigned char *)text + at;
+    const spc_added *longest = NULL;
+    int32_t low = t->added_begin[here[0]], high = t->added_begin[here[0] + 1];
 
-    for (int32_t i = 0; i < t->added_count; i++) {
-        const spc_added *a = &t->added[i];
+    for (size_t k = 1; low < high; k++) { /* those left agree with the text up to here */
+        for (; low < high && t->added_order[low]->length == k; low++) {
+            const spc_added *a = t->added_order[low];
 
-        if (a->normalized != normalized || a->length > bytes - at || a->length == 0) continue;
-        if (text[at] != a->content[0] || memcmp(text + at, a->content, a->length) != 0) continue;
-        if (a->single_word && (word_before(text, at) || word_behind(text, at + a->length, bytes))) {
-            continue;
+            if (longest && longest->length == k) continue;
+            if (suits(o, a, normalized, text, at, bytes)) longest = a;
         }
-        if (t->piece[a->id].special && !may_be_special(o, normalized, at)) continue;
-        return a;
+        if (k == bytes - at) break;
+        low = first_not_below(t, low, high, k, here[k]);
+        high = first_not_below(t, low, high, k, here[k] + 1);
     }
-    return NULL;
+    return longest;
 }
 
 static spc_status encode_text(output *o, const char *text, size_t bytes, bool normalized,

@@ -76,6 +76,8 @@ struct spc_tokenizer {
     int32_t vocab_base; /* ids below it come from the model's own vocabulary */
     spc_added *added;   /* [added_count], longest content first */
     int32_t added_count;
+    const spc_added **added_order; /* [added_count] by content, each ahead of those it begins */
+    int32_t added_begin[257];      /* of the order: where those with this first byte begin */
     spc_model_kind model;
     spc_bpe bpe;             /* BYTES, BPE */
     bool ignore_merges;      /* a word that is a token stays whole */
