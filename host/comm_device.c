@@ -15,9 +15,9 @@ int64_t spc_device_comm_now(void)
     return (int64_t)at.tv_sec * 1000000000 + at.tv_nsec;
 }
 
-/* How long answers may come at once: NCCL starts a thread for every call of a group that does not
- * block, and Linux makes 70 to 90 us of the shortest sleep.  And how long a sleep may be short. */
-enum { BRISK_NS = 200000, PATIENT_NS = 200000000 };
+/* How long an answer is asked for without a sleep: longer than rounds take, for Linux makes 70 to
+ * 120 us of the shortest one.  And how long a sleep may be short. */
+enum { BRISK_NS = 20000000, PATIENT_NS = 200000000 };
 
 void spc_device_comm_rest(int64_t begun)
 {
