@@ -71,23 +71,43 @@ static void own_host(char host[HOST_BYTES])
     host[HOST_BYTES - 1] = '\0';
 }
 
+static const char mark[] = "spc 1 ";
+
+/* Is there something at the path that no run wrote?  It is not ours to replace; an empty file is.
+ */
+static bool is_taken(const char *path)
+{
+    char begin[sizeof mark - 1];
+    struct stat there;
+    FILE *file;
+    size_t bytes;
+
+    if (stat(path, &there) != 0) return false;
+    if (!S_ISREG(there.st_mode)) return true;
+    if (there.st_size == 0) return false;
+    file = fopen(path, "r");
+    if (!file) return true;
+    bytes = fread(begin, 1, sizeof begin, file);
+    (void)fclose(file);
+    return bytes < sizeof begin || memcmp(begin, mark, sizeof begin) != 0;
+}
+
 static spc_status write_meeting(const char *path, uint16_t port, uint64_t nonce, spc_error *err)
 {
     char host[HOST_BYTES];
-    struct stat there;
     spc_replace out;
     int why;
 
-    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
+    if (is_taken(path)) {
         return spc_error_set(err, SPC_EINPUT,
-                             "meet %.200s: expected no file, or one of an earlier run, found a "
-                             "folder, device or pipe: name another path",
+                             "meet %.200s: expected no file, or one of an earlier run, found "
+                             "something else: name another path",
                              path);
     }
     own_host(host);
     why = spc_replace_begin(&out, path);
     if (why == 0) {
-        int used = fprintf(out.file, "spc 1 %s %u %016" PRIx64 "\n", host, (unsigned)port, nonce);
+        int used = fprintf(out.file, "%s%s %u %016" PRIx64 "\n", mark, host, (unsigned)port, nonce);
 
         why = spc_replace_end(&out, used > 0);
     }
@@ -99,13 +119,13 @@ static spc_status write_meeting(const char *path, uint16_t port, uint64_t nonce,
 /* Is it still the one this group wrote? */
 static void remove_meeting(const char *path, uint64_t nonce)
 {
-    char text[HOST_BYTES + 64], mark[20], *behind;
+    char text[HOST_BYTES + 64], own[20], *behind;
     FILE *file = fopen(path, "r");
     bool mine;
 
     if (!file) return;
-    (void)snprintf(mark, sizeof mark, "%016" PRIx64, nonce);
-    mine = fgets(text, sizeof text, file) && strstr(text, mark);
+    (void)snprintf(own, sizeof own, "%016" PRIx64, nonce);
+    mine = fgets(text, sizeof text, file) && strstr(text, own);
     (void)fclose(file);
     behind = mine ? realpath(path, NULL) : NULL; /* a link to it stays */
     if (behind) (void)unlink(behind);

@@ -234,6 +234,34 @@ Test(host_comm_boot, a_file_of_an_earlier_run_is_seen_through)
     expect_met(p, 2);
 }
 
+/* What somebody named by mistake is neither replaced nor removed; an empty file may be meant. */
+Test(host_comm_boot, a_file_that_no_run_wrote_is_left)
+{
+    static const char *const texts[] = {"Dear diary,\n", "spc"};
+    char meet[64], text[128] = "";
+    part p[2];
+
+    path_of(meet);
+    for (int i = 0; i < 2; i++) {
+        FILE *file;
+
+        write_file(meet, texts[i]);
+        p[0] = (part){.place = {0, 2, meet, SHORT_MS}};
+        run_parts(p, 1);
+        cr_expect_eq(p[0].status, SPC_EINPUT);
+        cr_expect(strstr(p[0].error.message, "found something else"), "%s", p[0].error.message);
+        file = fopen(meet, "r");
+        cr_assert(file && fgets(text, sizeof text, file));
+        cr_expect_str_eq(text, texts[i]);
+        (void)fclose(file);
+    }
+    write_file(meet, "");
+    p[0] = (part){.place = {0, 2, meet, LONG_MS}};
+    p[1] = (part){.place = {1, 2, meet, LONG_MS}};
+    run_parts(p, 2);
+    expect_met(p, 2);
+}
+
 /* The door of another group: this rank is not let in there. */
 Test(host_comm_boot, a_file_that_leads_to_another_group_is_seen_through)
 {
