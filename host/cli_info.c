@@ -5,6 +5,7 @@
 #include "device.h"
 #include "kv.h"
 #include "narrow.h"
+#include "pair.h"
 
 #include "weights/chat.h"
 
@@ -63,10 +64,11 @@ typedef struct {
     int32_t special;             /* special tokens of the tokenizer */
     const char *chat;            /* the chat template's name; NULL: none that is known */
     dtype_use dtype[SPC_DTYPE_COUNT];
-    uint64_t weight_bytes; /* of all tensors */
-    uint64_t row_bytes;    /* read by one row */
-    spc_model drafter;     /* zeros: none */
-    const char *ngram;     /* what drafts instead; NULL: nothing does */
+    uint64_t weight_bytes;  /* of all tensors */
+    uint64_t row_bytes;     /* read by one row */
+    spc_model drafter;      /* zeros: none */
+    spc_error pair_trouble; /* why they cannot decode together; "" */
+    const char *ngram;      /* what drafts instead; NULL: nothing does */
     spc_cli_memory_for memory_for;
     spc_cli_memories memory;
 } model_info;
@@ -120,12 +122,34 @@ static void on_log(void *user, const char *line)
     (void)fprintf(stderr, "spc: %s\n", line);
 }
 
+/* Do they speak of the same tokens?  As far as tokenizers can be used, of which run says more. */
+static spc_status check_pair(model_info *m, spc_error *err)
+{
+    spc_tokenizer *own = NULL;
+    spc_status status;
+    int32_t unused;
+
+    if (m->tokenizer_trouble.message[0]) return SPC_OK;
+    status = spc_open_tokenizer(&m->drafter, &own, &m->pair_trouble);
+    if (status == SPC_OK) {
+        const spc_pair_side drafter = {&m->drafter, own}, verifier = {&m->model, m->tokenizer};
+
+        status = spc_pair_check(&drafter, &verifier, &unused, &m->pair_trouble);
+        if (status == SPC_OK) spc_pair_warn(&drafter, &verifier, on_log, NULL);
+    }
+    spc_tokenizer_close(own);
+    if (status == SPC_OK) m->pair_trouble.message[0] = '\0';
+    if (status == SPC_OK || status == SPC_EMODEL || status == SPC_EFORMAT) return SPC_OK;
+    return spc_error_set(err, status, "%s", m->pair_trouble.message);
+}
+
 /* The other model of a pair, for which there is but a memory plan. */
 static spc_status read_drafter(const info_args *a, model_info *m, spc_error *err)
 {
     spc_status status = spc_open_model(a->drafter, &m->drafter, err);
     int32_t ids = m->model.plan->ids;
 
+    if (status == SPC_OK) status = check_pair(m, err);
     if (status != SPC_OK) return status;
     if (m->drafter.plan->ids < ids) ids = m->drafter.plan->ids;
     m->drafter.plan->ids = m->model.plan->ids = ids; /* those that both have */
@@ -401,6 +425,9 @@ static int info_run(const void *args, const spc_cli_line *line)
     }
     if (status == SPC_OK) status = check_tensors(&m.model, &error);
     if (status == SPC_OK) status = check_tensors(&m.drafter, &error);
+    if (status == SPC_OK && m.pair_trouble.message[0]) {
+        status = spc_error_set(&error, SPC_EMODEL, "%s", m.pair_trouble.message);
+    }
     spc_tokenizer_close(m.tokenizer);
     spc_close_model(&m.drafter);
     spc_close_model(&m.model);

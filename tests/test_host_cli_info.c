@@ -286,6 +286,25 @@ Test(host_cli_info, a_drafter_has_a_share_of_its_own)
     spawn_failure(ranks, NULL, 2, "the plan is of one verifier that is not cut");
 }
 
+/* Behind the plan, which is of two models in any case. */
+Test(host_cli_info, a_pair_that_cannot_be_one_is_told_of)
+{
+    spawn_result r = SPAWN(NULL, "info", "--device", "cpu", "--drafter", TINY, VERIFIER);
+
+    cr_expect_eq(r.code, 3);
+    cr_expect(strstr(r.err, "do not pair"), "%s", r.err);
+    cr_expect(strstr(r.out, ", of the drafter " TINY ":"), "%s", r.out);
+    spawn_free(&r);
+    r = SPAWN(NULL, "info", "--device", "cpu", "--drafter", VERIFIER, DRAFTER);
+    cr_expect_eq(r.code, 0);
+    cr_expect(strstr(r.err, "are they swapped?"), "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(NULL, "info", "--device", "cpu", "--drafter", DRAFTER, VERIFIER);
+    cr_expect_eq(r.code, 0);
+    cr_expect_str_eq(r.err, "");
+    spawn_free(&r);
+}
+
 Test(host_cli_info, planned_memory_is_what_an_engine_takes)
 {
     expect_planned("0", 0, "f32");
