@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""bench/report.py and bench/findings.py on points whose answers are known."""
+"""bench/report.py and bench/findings.py on points whose answers are known; bench/record."""
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -201,6 +202,31 @@ class Sweeps(unittest.TestCase):
             self.assertTrue((out / "index.html").exists())
             front = json.loads((out / "operating-points.json").read_text(encoding="utf-8"))
             self.assertTrue(all("relative_latency" in chosen for chosen in front) and front)
+
+
+class Record(unittest.TestCase):
+    def call(self, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            (root / "bench" / "results").mkdir(parents=True)
+            script = shutil.copy(BENCH / "record", root / "bench")
+            done = subprocess.run(["bash", script, *arguments], text=True, capture_output=True, check=False)
+            files = [file.read_text(encoding="utf-8") for file in (root / "bench" / "results").iterdir()]
+            return done, files
+
+    def test_the_command_is_kept_as_json(self):
+        command = ["printf", "%s", '{"a": 1}', "--ask", 'say "no"\tor\\n', "two\nlines"]
+        done, files = self.call("name", *command)
+        self.assertEqual((done.returncode, len(files)), (0, 1), done.stderr)
+        first, result = files[0].split("\n", 1)
+        self.assertEqual(json.loads(first)["command"], " ".join(command))
+        self.assertTrue(result.startswith('{"a": 1}'))
+
+    def test_without_a_command_nothing_is_recorded(self):
+        for arguments in ([], ["name"], ["--help"], ["--help", "true"]):
+            done, files = self.call(*arguments)
+            self.assertEqual((done.returncode, files), (2, []), arguments)
+            self.assertIn("bench/record NAME COMMAND", done.stderr)
 
 
 if __name__ == "__main__":
