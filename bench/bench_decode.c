@@ -357,5 +357,5 @@ int main(int count, char **arguments)
     }
     m.ops->close(m.backend);
     free(m.flush);
-    return ok ? 0 : spc_status_exit_code(m.error.status);
+    return measure_exit("bench_decode", ok ? 0 : spc_status_exit_code(m.error.status));
 }

@@ -334,5 +334,5 @@ int main(int count, char **arguments)
     }
     if (!ok) (void)fprintf(stderr, "bench_device: %s\n", s.error.message);
     close_all(&s);
-    return ok ? 0 : spc_status_exit_code(s.error.status);
+    return measure_exit("bench_device", ok ? 0 : spc_status_exit_code(s.error.status));
 }

@@ -392,5 +392,5 @@ int main(int count, char **arguments)
         ok = bench_drafter(&b);
     }
     remove_hostile(folder);
-    return ok ? 0 : 1;
+    return measure_exit("bench_gamma", ok ? 0 : 1);
 }

@@ -308,5 +308,5 @@ int main(int argc, char **argv)
     }
     for (int32_t i = 0; i < set.count; i++) free(set.path[i]);
     free(block);
-    return code;
+    return measure_exit("bench_load", code);
 }

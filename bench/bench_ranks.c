@@ -252,5 +252,5 @@ int main(int argc, char **argv)
             }
         }
     }
-    return 0;
+    return measure_exit("bench_ranks", 0);
 }

@@ -633,5 +633,5 @@ int main(int count, char **arguments)
     if (status == SPC_OK) status = measure_all(&s);
     if (status != SPC_OK) (void)fprintf(stderr, "bench_round: %s\n", s.error.message);
     close_all(&s);
-    return status == SPC_OK ? 0 : spc_status_exit_code(status);
+    return measure_exit("bench_round", status == SPC_OK ? 0 : spc_status_exit_code(status));
 }

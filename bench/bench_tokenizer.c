@@ -320,5 +320,5 @@ int main(int count, char **arguments)
     }
     free(words.bytes);
     free(letters.bytes);
-    return !ok;
+    return measure_exit("bench_tokenizer", !ok);
 }

@@ -23,7 +23,8 @@ static const char help[] =
     "bench_verify: time of draft sampling and verification against a read of their bytes\n"
     "\n"
     "  --device NAME     cuda (default where there is one) or cpu\n"
-    "  --shape B,G,V     sequences, drafts, vocabulary; may be given again (default: four shapes)\n"
+    "  --shape B,G,V     sequences, drafts (1 to 16), vocabulary (2 or more); may be given again\n"
+    "                    (default: four shapes, on a CPU three)\n"
     "  --rules TEXT      rules with ';' between (default: strict, lossy, diff, token-v3, opt, "
     "chow)\n"
     "  --temperature T   default 0.7\n"
@@ -33,13 +34,20 @@ static const char help[] =
     "  --known N         the drafter knows N of the tokens, as an EAGLE-3 head; default all\n"
     "  --no-stats        verification gets no statistics of the drafter's rows\n"
     "  --reference       the device's reference form, one block per sequence\n"
-    "  --runs N          timed runs per line (default 100)\n"
+    "  --runs N          timed runs per line, 3 or more (default 100)\n"
     "  --json            JSON lines instead of a table\n"
     "  --help            this text\n";
 
 static int usage(const char *problem, const char *value)
 {
     (void)fprintf(stderr, "bench_verify: %s%s; see bench_verify --help\n", problem, value);
+    return 2;
+}
+
+static int refused(const char *option, const char *value)
+{
+    (void)fprintf(stderr, "bench_verify: %s: does not take '%s'; see bench_verify --help\n", option,
+                  value);
     return 2;
 }
 
@@ -125,8 +133,7 @@ static int read_options(int count, char **argument, options *o)
             i++;
             continue;
         }
-        return known ? usage("not a value of its option: ", argument[i + 1])
-                     : usage("unknown option: ", name);
+        return known ? refused(name, argument[i + 1]) : usage("unknown option: ", name);
     }
     return 0;
 }
@@ -498,5 +505,5 @@ int main(int count, char **argument)
     }
     free(b.noise);
     if (at.close) at.close(&at);
-    return code;
+    return measure_exit("bench_verify", code);
 }

@@ -6,6 +6,8 @@
 
 #include "measure.h"
 
+#include <spc/status.h>
+
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -220,4 +222,13 @@ void measure_line_end(measure_line *line)
     if (!line->file) return;
     (void)fputs("}\n", line->file);
     (void)fflush(line->file); /* what has been measured is there, whatever becomes of the rest */
+}
+
+int measure_exit(const char *program, int code)
+{
+    bool written = fflush(stdout) == 0 && !ferror(stdout);
+
+    if (code != 0 || written) return code;
+    (void)fprintf(stderr, "%s: stdout: a result could not be written\n", program);
+    return spc_status_exit_code(SPC_EINPUT);
 }

@@ -53,6 +53,10 @@ void measure_line_number(measure_line *line, const char *key, double value); /* 
 void measure_line_integer(measure_line *line, const char *key, int64_t value);
 void measure_line_end(measure_line *line);
 
+/* What a program ends with: its code, or, where that is 0 and not all of stdout could be written, 6
+ * and a line on stderr. */
+int measure_exit(const char *program, int code);
+
 #ifdef __cplusplus
 }
 #endif

@@ -117,6 +117,28 @@ Test(bench_verify, misuse_is_one_line)
 
         cr_expect_eq(r.code, 2, "case %zu: %d", i, r.code);
         cr_expect_eq(strchr(r.err, '\n'), r.err + r.err_bytes - 1, "case %zu: %s", i, r.err);
+        cr_expect_not_null(strstr(r.err, i == 1 ? "nothing" : bad[i][0]), "case %zu: %s", i, r.err);
+        spawn_free(&r);
+    }
+}
+
+/* Or bench/record would keep a part of the results as all of them. */
+Test(bench_verify, a_full_disk_is_an_error)
+{
+    static const char *const small[] = {"--device", "cpu",    "--shape", "1,1,100", "--rules",
+                                        "strict",   "--runs", "3",       "--json",  NULL};
+    const spawn_options full = {.program = SPC_BENCH_VERIFY, .out_path = "/dev/full"};
+
+    for (int table = 0; table < 2; table++) {
+        const char *arguments[sizeof small / sizeof *small];
+
+        memcpy(arguments, small, sizeof small);
+        if (table) arguments[sizeof small / sizeof *small - 2] = NULL;
+
+        spawn_result r = spawn(arguments, &full);
+
+        cr_expect_eq(r.code, 6, "%d: %s", r.code, r.err);
+        cr_expect_not_null(strstr(r.err, "stdout: a result could not be written"), "%s", r.err);
         spawn_free(&r);
     }
 }
