@@ -474,7 +474,7 @@ Test(weights_chat, finds_the_template_where_models_keep_it)
     expect_refused(&(files){number, NULL}, SPC_EFORMAT, "m/tokenizer_config.json: chat_template");
     expect_refused(&(files){null, NULL}, SPC_EMODEL, "m: no chat template");
     expect_refused(&(files){"{}", NULL}, SPC_EMODEL, "no chat template");
-    expect_refused(&(files){NULL, NULL}, SPC_EMODEL, "no chat template");
+    expect_refused(&(files){NULL, NULL}, SPC_EMODEL, "tokenizer_config.json or the GGUF file");
     expect_refused(&(files){"[]", NULL}, SPC_EFORMAT, "expected a JSON object");
     expect_refused(&(files){"{", NULL}, SPC_EFORMAT, "m/tokenizer_config.json: line 1");
     expect_refused(&(files){text, "{{ x }}"}, SPC_EMODEL, "m/chat_template.jinja");

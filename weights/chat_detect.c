@@ -208,8 +208,8 @@ static spc_status no_template(const char *where, spc_error *err)
 {
     return spc_error_set(err, SPC_EMODEL,
                          "%.100s: no chat template (chat_template.jinja, or chat_template in "
-                         "tokenizer_config.json): a base model? name one (chat-template) "
-                         "if it was trained on it: " SPC_CHAT_NAMES,
+                         "tokenizer_config.json or the GGUF file): a base model? name one "
+                         "(chat-template) if it was trained on it: " SPC_CHAT_NAMES,
                          where);
 }
 
