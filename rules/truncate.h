@@ -169,10 +169,10 @@ SPC_FN int32_t spc_search_bin(const spc_search *s, float logit)
 /* Go into the bin in which the target is reached; above: mass of all keys above its own. */
 SPC_FN void spc_search_enter(spc_search *s, int32_t bin, uint64_t above)
 {
-    uint32_t low = s->low + ((uint32_t)bin << s->shift), last = low + ((1u << s->shift) - 1u);
+    uint32_t low = s->low + ((uint32_t)bin << s->shift), wide = (1u << s->shift) - 1u;
 
-    s->above = above;
-    spc_search_within(s, low, last < s->high ? last : s->high);
+    s->above = above; /* of the last bin the end may lie beyond all keys */
+    spc_search_within(s, low, wide < s->high - low ? low + wide : s->high);
 }
 
 /* The bins reach `above` together and not the target: go on below them.  false: nothing is left. */

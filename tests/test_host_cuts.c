@@ -195,3 +195,27 @@ Test(host_cuts, long_rows_are_cut_as_defined)
         }
     }
 }
+
+/* Their keys are within a bin of the largest there is: a search that began below 0 did not end. */
+Test(host_cuts, rows_of_the_largest_numbers_are_cut_too, .timeout = 60)
+{
+    dice d = {6};
+
+    for (int32_t v = 0; v < VOCAB; v++) {
+        row[v] = (float)fmax(-3.3e38, fmin(1e38 * dice_gauss(&d), 3.3e38));
+    }
+    for (int trial = 0; trial < 20; trial++) { /* cuts of top-k below 0, from which top-p begins */
+        const spc_view view = {.logits = {row, SPC_LOGITS_F32}, .width = VOCAB, .hot = -1};
+        spc_row_params p = params_of("strict", 1);
+        spc_partial tile[TILES];
+        spc_row_stats got;
+        float weight[TILES], want;
+
+        p.sampling.top_p = 0.9f;
+        p.sampling.top_k = VOCAB - 400 * (1 + trial);
+        got = whole_stats(&view, &p, tile);
+        want = defined_cut(&view, &p.sampling, got.max, got.sum);
+        spc_cut_row(&view, VOCAB, &p, tile, &got, weight);
+        expect_same(got.cut, want, "cut", trial);
+    }
+}
