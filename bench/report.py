@@ -29,12 +29,22 @@ COLUMNS = ["rule", "gamma", "temperature", "top_p", "batch", "verify", "seeds", 
 POINT = {"rule": None, "gamma": 0, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0,
          "verify": "token", "batch": 1, "nucleus": True, "bonus_mode": "target"}
 
+NEEDED = ("rule", "value", "ci_low", "ci_high", "relative_latency", CALLS)
+
+
+def opened(path):
+    """A file to read, or an end in one line."""
+    try:
+        return open(path, encoding="utf-8")
+    except OSError as why:
+        sys.exit(f"report.py: {path}: {why.strerror}")
+
 
 def read_points(paths):
     """Finished points, lines with other seeds of one point averaged, and the failed ones."""
     groups, failed = collections.OrderedDict(), []
     for path in paths:
-        with open(path, encoding="utf-8") as lines:
+        with opened(path) as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     point = json.loads(line)
@@ -42,11 +52,13 @@ def read_points(paths):
                     if not line.endswith("\n"):
                         continue  # cut by an interruption; the sweep writes it again
                     sys.exit(f"report.py: {path}: line {number}: {why}")
-                if point.get("bench") != "sweep":
+                if not isinstance(point, dict) or point.get("bench") != "sweep":
                     continue
                 if "failed" in point:
                     failed.append(point)
                     continue
+                if any(name not in point for name in NEEDED):
+                    sys.exit(f"report.py: {path}: line {number}: expected a result with {', '.join(NEEDED)}")
                 point = {**POINT, **point}
                 point.setdefault("seeds", [point.get("seed", 0)])
                 point.setdefault("value_by_seed", [point["value"]])

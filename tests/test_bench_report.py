@@ -204,6 +204,20 @@ class Sweeps(unittest.TestCase):
             self.assertTrue(all("relative_latency" in chosen for chosen in front) and front)
 
 
+class Misuse(unittest.TestCase):
+    def test_what_is_no_sweep_is_said_in_one_line(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "sweep.jsonl"
+            for text, why in ((None, "No such file"), ('5\n{"bench": "sweep"}\n', "line 2: expected a result with"),
+                              ('{"bench": \n', "line 1: ")):
+                if text:
+                    path.write_text(text, encoding="utf-8")
+                done = subprocess.run([sys.executable, BENCH / "report.py", "--no-figures", path, folder],
+                                      text=True, capture_output=True, check=False)
+                self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+                self.assertIn(why, done.stderr)
+
+
 class Record(unittest.TestCase):
     def call(self, *arguments):
         with tempfile.TemporaryDirectory() as folder:
