@@ -96,6 +96,10 @@ static void deal_oddities(dice *d, float *row, int32_t vocab)
     if (chance(d, 0.1)) {
         for (int32_t v = 0; v < vocab; v++) row[v] += 30000;
     }
+    if (chance(d, 0.05)) { /* nearly as large as numbers are */
+        for (int32_t v = 0; v < vocab; v++)
+            row[v] = fmaxf(-3.3e38f, fminf(1e38f * row[v], 3.3e38f));
+    }
 }
 
 static uint16_t half_of(float x, int type)
