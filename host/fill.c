@@ -80,6 +80,11 @@ int32_t spc_fill_rows(const spc_engine *engine)
     return smaller(engine->prefill_rows, room_alone(engine));
 }
 
+int32_t spc_fill_room(const spc_engine *engine, int32_t running)
+{
+    return running > 1 ? engine->prefill_rows : room_alone(engine);
+}
+
 static bool steps(const spc_session *s)
 {
     return s->finish == SPC_FINISH_RUNNING && !s->waits && !s->follows;

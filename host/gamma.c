@@ -26,15 +26,20 @@ static int32_t seed_group(uint64_t seed)
     return (int32_t)((seed * 0x9e3779b97f4a7c15u) >> 61);
 }
 
+/* The group that shares the noise of a session; -1: there is none, or NULL. */
+static int32_t left_out_by(const spc_session *s)
+{
+    return s && s->params.sampling.temperature > 0.0f ? seed_group(s->params.seed) : -1;
+}
+
 /* What all sessions saw, but for those that share the noise of this one; NULL: all. */
 static void all_seen(const spc_gamma *g, const spc_session *but, float *accept)
 {
-    int32_t left_out = -1;
+    int32_t left_out = left_out_by(but);
     float prior[SPC_GAMMA_MAX];
     spc_verdicts sum;
 
     memset(&sum, 0, sizeof sum);
-    if (but && but->params.sampling.temperature > 0.0f) left_out = seed_group(but->params.seed);
     for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
         prior[i] = SPC_ACCEPT_PRIOR;
         for (int32_t k = 0; k < SPC_SEED_GROUPS; k++) {
@@ -46,14 +51,34 @@ static void all_seen(const spc_gamma *g, const spc_session *but, float *accept)
     spc_verdicts_accept(&sum, prior, accept);
 }
 
+static int32_t last_of(const spc_session *s)
+{
+    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return SPC_LAST_NEVER;
+    if (s->params.bonus == SPC_BONUS_STEP) return SPC_LAST_STEP;
+    if (!spc_rule_uses_drafter(&s->params.rule)) return SPC_LAST_NEVER;
+    return s->params.bonus == SPC_BONUS_TARGET ? SPC_LAST_LATE : SPC_LAST_NEVER;
+}
+
 void spc_gamma_begin(spc_session *s)
 {
     spc_gamma_session *g = &s->choice;
+    int32_t left_out = left_out_by(s);
 
     memset(g, 0, sizeof *g);
-    g->before = -1;
+    g->before = last_of(s) == SPC_LAST_NEVER && s->engine->drafter.runner ? 0 : -1;
     g->probe.every = SPC_PROBE_FIRST;
     all_seen(&s->engine->gamma, s, g->prior);
+    for (int32_t k = 0; k < SPC_SEED_GROUPS; k++) {
+        if (k == left_out) continue;
+        g->replies.tokens += s->engine->gamma.replies[k].tokens;
+        g->replies.ended += s->engine->gamma.replies[k].ended;
+    }
+}
+
+void spc_gamma_ended(spc_session *s)
+{
+    if (s->gamma != SPC_GAMMA_AUTO) return;
+    spc_replies_add(&s->engine->gamma.replies[seed_group(s->params.seed)], s->length - s->prompt);
 }
 
 void spc_gamma_judged(spc_session *s, int32_t judged, int32_t kept)
@@ -290,12 +315,30 @@ void spc_gamma_line(const spc_gamma_facts *f, char line[SPC_GAMMA_LINE_BYTES])
 /* ---- the choice -------------------------------------------------------------------------------
  */
 
-static int32_t last_of(const spc_session *s)
+static int32_t lag_of(const spc_engine *engine, const spc_session *s)
 {
-    if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY) return SPC_LAST_NEVER;
-    if (s->params.bonus == SPC_BONUS_STEP) return SPC_LAST_STEP;
-    if (!spc_rule_uses_drafter(&s->params.rule)) return SPC_LAST_NEVER;
-    return s->params.bonus == SPC_BONUS_TARGET ? SPC_LAST_LATE : SPC_LAST_NEVER;
+    if (!engine->drafter.runner) return 0; /* nothing lags that does not run */
+    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
+}
+
+/* Tokens that a session may still be given. */
+static int32_t most_left(const spc_session *s)
+{
+    int32_t context = s->engine->context - s->length, budget = s->budget - (s->length - s->prompt);
+
+    return budget < context ? budget : context;
+}
+
+/* A fully kept draft leaves one row, which runs along with the next; and where the drafter's last
+ * row is wanted in every round it runs whatever is chosen. */
+static void weigh_lag(const spc_session *s, spc_gamma_lane *lane)
+{
+    int32_t lag = lag_of(s->engine, s);
+
+    lane->lag = lag > 1 && lane->last == SPC_LAST_NEVER ? lag : 0;
+    if (lane->lag == 0) return;
+    if (lag == s->length - 1) lane->lag += s->source_count; /* which an encoder reads */
+    lane->left = spc_replies_left(&s->choice.replies, s->length - s->prompt, most_left(s));
 }
 
 /* Drafts that are looked up are looked up here: there may be fewer than are wanted. */
@@ -312,13 +355,8 @@ static void lane_of(spc_session *s, spc_gamma_lane *lane)
     lane->before = s->choice.before;
     lane->last = last_of(s);
     lane->chosen = lane->most;
+    weigh_lag(s, lane);
     spc_verdicts_accept(&s->choice.seen, s->choice.prior, lane->accept);
-}
-
-static int32_t lag_of(const spc_engine *engine, const spc_session *s)
-{
-    if (!engine->drafter.runner) return 0; /* nothing lags that does not run */
-    return s->length - 1 - engine->ops->length(engine->drafter.runner, s->slot);
 }
 
 /* Is it time for this sequence to draft again, and do all rounds so far pay for it? */
@@ -348,8 +386,8 @@ static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t c
     spc_probe *probe = &s->choice.probe;
 
     /* A drafter that lags far behind catches up first, beside the others' rounds (fill.c). */
-    if (lane->chosen > 0 && lane->last == SPC_LAST_NEVER && count > 1 && s->choice.before == 0 &&
-        lag_of(engine, s) > engine->prefill_rows) {
+    if (lane->chosen > 0 && lane->last == SPC_LAST_NEVER && s->choice.before == 0 &&
+        lag_of(engine, s) > spc_fill_room(engine, count)) {
         s->choice.before = lane->chosen;
         lane->chosen = 0;
         s->counters.chosen[0]++;

@@ -22,6 +22,7 @@ typedef struct {
     bool measured;
     spc_gamma_lane *lane;                 /* [sessions] of the step under way */
     spc_verdicts seen[SPC_SEED_GROUPS];   /* by all sessions whose length is chosen */
+    spc_replies replies[SPC_SEED_GROUPS]; /* of all those */
     double round_ns, probe_ns, probe_due; /* all rounds; what probes took; the present one's rest */
     bool probing;                         /* a sequence of this step does */
     int32_t drafting;                     /* rounds since the last without drafts */
@@ -32,12 +33,15 @@ typedef struct {
 typedef struct {
     spc_verdicts seen;
     float prior[SPC_GAMMA_MAX];
-    int32_t before; /* chosen last; -1: none yet */
+    spc_replies replies; /* of others */
+    int32_t before;      /* chosen last; -1: none yet */
     spc_probe probe;
 } spc_gamma_session;
 
 /* A session begins, or begins anew: forget what it saw, take over what others saw.  The engine's
  * lock is held.
+ *
+ * Where the drafter need not run it does not read the prompt before it is known to be worth it.
  *
  * Sessions of equal seeds share their noise, position by position.  What one of them has shown is
  * therefore not told to the next: only verdicts of other seeds are (all, where nothing is random).
@@ -61,5 +65,7 @@ void spc_gamma_drafted(spc_engine *engine, int32_t rows, int32_t wanted, uint64_
 void spc_gamma_scored(spc_engine *engine, int32_t rows, uint64_t ns, uint64_t total_ns);
 /* The verdict of a session's round: drafts that reached one, drafts that were kept. */
 void spc_gamma_judged(spc_session *session, int32_t judged, int32_t kept);
+/* A session has come to its end. */
+void spc_gamma_ended(spc_session *session);
 
 #endif

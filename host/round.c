@@ -290,6 +290,7 @@ static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict
             spc_session_fail_row(s, true, first + v->count);
         }
     }
+    if (s->finish != SPC_FINISH_RUNNING && s->finish != SPC_FINISH_FAILED) spc_gamma_ended(s);
     round_rewind(s);
 }
 

@@ -161,6 +161,8 @@ bool spc_session_filled(const spc_session *session, int32_t *done, int32_t *of);
 spc_status spc_fill_add(spc_engine *engine, spc_model *model, spc_error *err);
 /* Rows of a prompt that are fed by themselves: more, and a session is put aside for them. */
 int32_t spc_fill_rows(const spc_engine *engine);
+/* Rows that a step of so many running sessions takes along. */
+int32_t spc_fill_room(const spc_engine *engine, int32_t running);
 /* Run what is still due. */
 spc_status spc_fill_end(spc_engine *engine, spc_error *err);
 

@@ -178,7 +178,10 @@ typedef struct {
     int32_t least, most; /* draft lengths allowed; equal: nothing is chosen */
     int32_t before;      /* the length chosen last; -1: none yet */
     int32_t last;        /* spc_last */
-    int32_t chosen;      /* out */
+    int32_t lag;     /* rows the drafter must run before it can draft; 0: those of every round */
+    float left;      /* tokens that are expected to come; read where it lags */
+    int32_t chosen;  /* out */
+    int32_t planned; /* chosen, were it not for the lag */
 } spc_gamma_lane;
 
 typedef struct {
@@ -256,10 +259,9 @@ SPC_FN float spc_gamma_worth(const spc_gamma_times *times, int32_t count, int32_
     return rate * (scored / (float)(rows - count) + drawn / (float)(count - 1));
 }
 
-/* Choose the lengths of a round of `count` sequences together, for the most tokens per time: every
- * depth is tried, and within it each sequence drafts while that is worth its rows.  Returns the
- * expected rate. */
-SPC_FN float spc_gamma_lengths(const spc_gamma_times *times, spc_gamma_lane *lane, int32_t count)
+/* Lengths for the most tokens per time in the rounds to come, whatever it takes to begin: every
+ * depth is tried, and within it each sequence drafts while that is worth its rows. */
+SPC_FN void spc_gamma_fastest(const spc_gamma_times *times, spc_gamma_lane *lane, int32_t count)
 {
     float best = 0.0f, worth = 0.0f, kept;
     int32_t deepest = 0, depth = 0;
@@ -285,9 +287,74 @@ SPC_FN float spc_gamma_lengths(const spc_gamma_times *times, spc_gamma_lane *lan
         lane[k].chosen = g > lane[k].least ? g : lane[k].least;
     }
     kept = known ? spc_gamma_rate(times, lane, count) : 0.0f;
-    if (best <= kept * SPC_GAMMA_HYSTERESIS) return kept;
-    spc_gamma_assign(lane, count, depth, worth);
-    return best;
+    if (best > kept * SPC_GAMMA_HYSTERESIS) spc_gamma_assign(lane, count, depth, worth);
+}
+
+/* A drafter that lags runs what it lacks first, all of a prompt perhaps: that must be paid for by
+ * what its sequence still has to come.  Sequences whose drafts are worth less do not begin.  What
+ * they save together is shared equally between them. */
+SPC_FN void spc_gamma_weigh_lag(const spc_gamma_times *times, spc_gamma_lane *lane, int32_t count)
+{
+    float with = spc_gamma_rate(times, lane, count), time = spc_gamma_time(times, lane, count);
+    int32_t lagging = 0;
+
+    for (int32_t k = 0; k < count; k++) {
+        spc_gamma_lane *l = &lane[k];
+
+        l->planned = l->chosen;
+        if (l->lag == 0 || l->chosen == l->least) continue;
+        l->chosen = l->least;
+        lagging++;
+    }
+    if (lagging == 0) return;
+
+    float without = spc_gamma_rate(times, lane, count);
+    float saved = time * (with / without - 1.0f) / (float)lagging; /* in a round */
+
+    for (int32_t k = 0; k < count; k++) {
+        spc_gamma_lane *l = &lane[k];
+        float rounds = l->left / spc_gamma_tokens(l->accept, l->planned);
+
+        if (rounds * saved > (float)l->lag * times->catch_up) l->chosen = l->planned;
+    }
+}
+
+/* Choose the lengths of a round of `count` sequences together.  Returns the expected rate. */
+SPC_FN float spc_gamma_lengths(const spc_gamma_times *times, spc_gamma_lane *lane, int32_t count)
+{
+    spc_gamma_fastest(times, lane, count);
+    spc_gamma_weigh_lag(times, lane, count);
+    return spc_gamma_rate(times, lane, count);
+}
+
+/* ---- length of replies ------------------------------------------------------------------------
+ */
+
+/* Tokens of sequences that have ended, the latest counting most. */
+typedef struct {
+    float tokens, ended;
+} spc_replies;
+
+/* Tokens of a reply where none has ended yet; it counts as one. */
+#define SPC_REPLY_PRIOR 256.0f
+/* What every end leaves of those before it. */
+#define SPC_REPLIES_FADE 0.96875f
+
+SPC_FN void spc_replies_add(spc_replies *r, int32_t tokens)
+{
+    r->tokens = r->tokens * SPC_REPLIES_FADE + (float)tokens;
+    r->ended = r->ended * SPC_REPLIES_FADE + 1.0f;
+}
+
+/* Tokens that a sequence has still to come, `written` of them being there and `most` allowed: those
+ * of a whole reply, as the chance to end is about the same at every token; and as many as are
+ * there, since who has written so much is not like the others. */
+SPC_FN float spc_replies_left(const spc_replies *r, int32_t written, int32_t most)
+{
+    float left = (r->tokens + SPC_REPLY_PRIOR) / (r->ended + 1.0f);
+
+    if (left < (float)written) left = (float)written;
+    return left < (float)most ? left : (float)most;
 }
 
 /* ---- probes -----------------------------------------------------------------------------------
