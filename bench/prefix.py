@@ -53,7 +53,10 @@ def run(args, prompts, shared):
                "--context", str(args.common + args.own + args.tokens + 32),
                "--threads", str(args.threads)] + ([] if shared else ["--no-prefix-reuse"])
     given = "".join(json.dumps({"ids": prompt}) + "\n" for prompt in prompts)
-    ran = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    try:
+        ran = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    except OSError as why:
+        sys.exit(f"prefix.py: {args.spc}: {why.strerror}")
     if ran.returncode:
         sys.exit(f"prefix.py: {ran.stderr.strip()}")
     lines = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -19,6 +19,7 @@ import argparse
 import collections
 import re
 import subprocess
+import sys
 
 CLASSES = (("mufu", r"MUFU"), ("convert", r"F2|I2F|FRND|HADD2\.F32"), ("lds", r"LDS"),
            ("sts", r"STS"), ("copy", r"LDGSTS|UBLKCP"), ("load", r"LDG|LD\."),
@@ -48,8 +49,13 @@ def short(label):
 
 def read(cubin):
     """Pieces of the code: function, label, instructions."""
-    text = subprocess.run(["nvdisasm", "-c", cubin], check=True, capture_output=True,
-                          text=True).stdout
+    try:
+        ran = subprocess.run(["nvdisasm", "-c", cubin], check=False, capture_output=True, text=True)
+    except OSError as why:
+        sys.exit(f"sass.py: nvdisasm, which comes with the CUDA Toolkit: {why.strerror}")
+    if ran.returncode:
+        sys.exit(f"sass.py: {ran.stderr.strip()}")
+    text = ran.stdout
     pieces, function, label = [], "", ""
     for line in text.splitlines():
         name = re.match(r"(\$?_Z\S+|\$__\S+):", line)

@@ -112,8 +112,13 @@ def table(o, out):
 
 def check(path, out):
     """Measured CPU ranks against the model; False: there is nothing to compare."""
-    with open(path, encoding="utf-8") as file:
-        lines = [line for line in map(json.loads, file) if line.get("bench") == "ranks"]
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in map(json.loads, file) if line.get("bench") == "ranks"]
+    except OSError as why:
+        sys.exit(f"scaling.py: {path}: {why.strerror}")
+    except (AttributeError, ValueError):
+        sys.exit(f"scaling.py: {path}: expected lines of JSON, each an object, as bench_ranks writes them")
     alone = {(line["model"], line["rows"]): line for line in lines if line["ranks"] == 1}
     print(f"{'way':<10} {'ranks':>5} {'rows':>4} {'measured ms':>11} {'model ms':>9} {'ratio':>6} {'in sums':>8}",
           file=out)

@@ -346,9 +346,14 @@ int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options
 
 /* ---- operating points (cli_point.c) --------------------------------------------------------- */
 
+/* What a model is called wherever it lies: the last part of its path. */
+enum { SPC_CLI_MODEL_BYTES = 128 };
+typedef char spc_cli_model[SPC_CLI_MODEL_BYTES];
+
 /* A measured way to decode. */
 typedef struct {
-    char rule[SPC_RULE_TEXT_BYTES]; /* canonical */
+    char rule[SPC_RULE_TEXT_BYTES];                 /* canonical */
+    spc_cli_model verifier, drafter, drafter_vocab; /* that it was measured with; "": unknown */
     int32_t gamma, verify, bonus, top_k;
     bool nucleus;
     double temperature, top_p, min_p;
@@ -368,6 +373,11 @@ typedef struct {
     bool has_latency, has_quality;
     double most_latency, least_quality;
 } spc_cli_limits;
+
+/* Warn where a point was measured with other models than these, or with other tokens of the drafter
+ * (NULL: all): what it promises is not known of them. */
+void spc_cli_point_warn(const char *path, const spc_cli_point *point, const char *verifier,
+                        const char *drafter, const char *drafter_vocab);
 
 /* Of the points in a file, the fastest that is good enough, or the best that is fast enough. */
 spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, spc_cli_point *out,

@@ -89,6 +89,7 @@ static spc_status take_point(const spc_cli_decode *d, const spc_cli_line *line, 
     o->nucleus = p->nucleus;
     o->verify = (spc_verify_mode)p->verify;
     o->bonus = (spc_bonus_mode)p->bonus;
+    spc_cli_point_warn(d->points, p, d->verifier, d->drafter, d->drafter_vocab);
     if (!d->quiet) {
         char more[SPC_CLI_MORE_BYTES];
 

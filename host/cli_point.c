@@ -70,8 +70,69 @@ void spc_cli_line_more(const json_t *line, char text[SPC_CLI_MORE_BYTES])
     if (batch > 1) (void)snprintf(text + used, SPC_CLI_MORE_BYTES - used, ", batch %d", (int)batch);
 }
 
+/* ---- models -----------------------------------------------------------------------------------
+ */
+
+static void name_model(const char *path, spc_cli_model out)
+{
+    size_t end = strlen(path), begin;
+
+    while (end > 1 && path[end - 1] == '/') end--;
+    begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    (void)snprintf(out, SPC_CLI_MODEL_BYTES, "%.*s", (int)(end - begin), path + begin);
+}
+
+/* Has this run another?  Nothing is known of points of before models were noted. */
+static bool is_other(const spc_cli_model measured, const char *given)
+{
+    spc_cli_model name;
+
+    name_model(given, name);
+    return measured[0] && strcmp(measured, name) != 0;
+}
+
+void spc_cli_point_warn(const char *path, const spc_cli_point *p, const char *verifier,
+                        const char *drafter, const char *drafter_vocab)
+{
+    char line[1024];
+    spc_rule rule;
+    bool alone = spc_rule_parse(p->rule, &rule, NULL) && rule.kind == SPC_RULE_VERIFIER_ONLY;
+    bool other = is_other(p->verifier, verifier);
+
+    if (!alone) {
+        other = other || is_other(p->drafter, drafter) ||
+                is_other(p->drafter_vocab, drafter_vocab ? drafter_vocab : "all");
+    }
+    if (!other) return;
+    (void)snprintf(line, sizeof line,
+                   "warning: %.400s: the point was measured with verifier %s, drafter %s "
+                   "(drafter-vocab %s): what it promises is not known of other models",
+                   path, p->verifier, p->drafter[0] ? p->drafter : "unknown",
+                   p->drafter_vocab[0] ? p->drafter_vocab : "all");
+    spc_cli_note(line);
+}
+
 /* ---- points of a file -------------------------------------------------------------------------
  */
+
+/* With what the point was measured: where models are noted, all tokens of the drafter unless they
+ * say others. */
+static bool read_models(const json_t *point, spc_cli_point *out)
+{
+    static const char *const keys[] = {"verifier", "drafter", "drafter_vocab"};
+    char *const names[] = {out->verifier, out->drafter, out->drafter_vocab};
+
+    for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+        const json_t *name = json_object_get(point, keys[k]);
+
+        names[k][0] = '\0';
+        if (name && !json_is_string(name)) return false;
+        if (name) name_model(json_string_value(name), names[k]);
+    }
+    if (out->verifier[0] && !out->drafter_vocab[0]) name_model("all", out->drafter_vocab);
+    return true;
+}
 
 /* One entry of the file. */
 static spc_status read_point(const char *path, const json_t *list, size_t i, spc_cli_point *out,
@@ -121,6 +182,9 @@ static spc_status read_point(const char *path, const json_t *list, size_t i, spc
     out->nucleus = !nucleus || json_is_true(nucleus);
     if (!read_bonus(json_object_get(point, "bonus_mode"), &out->bonus)) {
         return bad_point(path, i, "\"bonus_mode\": \"target\", \"verifier\" or \"step\"", err);
+    }
+    if (!read_models(point, out)) {
+        return bad_point(path, i, "strings verifier, drafter, drafter_vocab", err);
     }
     if (spc_rule_parse(rule, &parsed, NULL) && spc_rule_needs_draft((spc_rule_kind)parsed.kind)) {
         out->bonus = SPC_BONUS_STEP; /* it takes no other */

@@ -66,7 +66,14 @@ static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p"
 static const char *const common[] = {"metric",   "verifier",   "drafter",   "drafter_vocab",
                                      "examples", "max_tokens", "data_hash", "context"};
 
-enum { SETTINGS = sizeof settings / sizeof *settings, COMMON = sizeof common / sizeof *common };
+/* What spc run is to know of these: a point tells nothing of other models. */
+static const char *const models[] = {"verifier", "drafter", "drafter_vocab"};
+
+enum {
+    SETTINGS = sizeof settings / sizeof *settings,
+    COMMON = sizeof common / sizeof *common,
+    MODELS = sizeof models / sizeof *models
+};
 
 static bool same(const json_t *a, const json_t *b, const char *key)
 {
@@ -269,6 +276,11 @@ static json_t *json_of(const tune_point *p)
         json_t *value = json_object_get(p->first, settings[k]);
 
         if (value) failed |= json_object_set(object, settings[k], value);
+    }
+    for (int32_t k = 0; k < MODELS; k++) {
+        json_t *value = json_object_get(p->first, models[k]);
+
+        if (value) failed |= json_object_set(object, models[k], value);
     }
     failed |=
         json_object_set_new(object, "alpha", p->has_alpha ? json_real(p->alpha) : json_null());

@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     spc_verdicts seen;
     float prior[SPC_GAMMA_MAX];
+    float judged;        /* of others: verdicts on first drafts */
     spc_replies replies; /* of others */
     int32_t before;      /* chosen last; -1: none yet */
     spc_probe probe;

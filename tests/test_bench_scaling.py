@@ -83,6 +83,16 @@ class Scaling(unittest.TestCase):
             self.assertEqual(out.getvalue().splitlines()[1].split(),
                              ["processes", "4", "1", "10.000", "5.000", "2.00", "10.0%"])
 
+    def test_a_file_that_cannot_be_checked_is_told_in_one_line(self):
+        with self.assertRaisesRegex(SystemExit, "/nowhere: No such file"):
+            scaling.main(["--check", "/nowhere"], io.StringIO())
+        for text in ("[1]\n", "{\n", "\xff"):
+            with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="latin-1") as file:
+                file.write(text)
+                file.flush()
+                with self.assertRaisesRegex(SystemExit, "expected lines of JSON"):
+                    scaling.main(["--check", file.name], io.StringIO())
+
     def test_bench_ranks_is_what_it_reads(self):
         with tempfile.NamedTemporaryFile("w+", suffix=".jsonl") as file:
             subprocess.run([os.path.join(os.environ["SPC_BUILD"], "bench_ranks"), "embedded:verifier", "0.02"],

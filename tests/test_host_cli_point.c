@@ -95,6 +95,47 @@ Test(host_cli_point, operating_points_that_cannot_be_taken_are_refused)
     folder_close(&f);
 }
 
+/* What was measured with other models says nothing of these; where they lie does not matter. */
+Test(host_cli_point, a_point_of_other_models_is_warned_of)
+{
+    static const struct {
+        const char *models, *rule, *vocab;
+        bool warns;
+    } cases[] = {
+        {"", "strict", NULL, false},
+        {"\"verifier\":\"embedded:verifier\",", "strict", NULL, false},
+        {"\"verifier\":\"other\",", "strict", NULL, true},
+        {"\"verifier\":\"embedded:verifier\",\"drafter\":\"a/b/embedded:drafter//\",", "strict",
+         NULL, false},
+        {"\"verifier\":\"embedded:verifier\",\"drafter\":\"small\",", "strict", NULL, true},
+        {"\"verifier\":\"embedded:verifier\",\"drafter\":\"small\",", "verifier-only", NULL, false},
+        {"\"verifier\":\"embedded:verifier\",", "strict", "3000", true},
+        {"\"verifier\":\"embedded:verifier\",\"drafter_vocab\":\"3000\",", "strict", NULL, true},
+        {"\"verifier\":\"embedded:verifier\",\"drafter_vocab\":\"3000\",", "strict", "3000",
+         false}};
+    folder f = folder_open();
+    char path[FOLDER_PATH], text[512];
+
+    folder_path(&f, "points.json", path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        (void)snprintf(text, sizeof text,
+                       "[{%s\"rule\":\"%s\",\"gamma\":3,\"temperature\":0,\"top_p\":1,\"value\":40,"
+                       "\"relative_latency\":0.8}]",
+                       cases[i].models, cases[i].rule);
+        folder_write(&f, "points.json", text, strlen(text));
+
+        spawn_result r =
+            SPAWN(NULL, "run", "--quiet", "--to", "de", "--operating-point", path, "--min-quality",
+                  "1", "Hello.", cases[i].vocab ? "--drafter-vocab" : NULL, cases[i].vocab);
+
+        cr_expect_eq(r.code, 0, "case %d: %s", (int)i, r.err);
+        cr_expect_eq(strstr(r.err, "warning: ") != NULL, cases[i].warns, "case %d: %s", (int)i,
+                     r.err);
+        spawn_free(&r);
+    }
+    folder_close(&f);
+}
+
 /* ---- spc tune ---- */
 
 /* A line of a sweep; and with fields that lines have not always had. */
@@ -164,6 +205,8 @@ Test(host_cli_point, tune_keeps_what_no_other_point_beats)
                        1e-9);
     cr_expect_float_eq(json_number_value(json_object_get(opt, "alpha")), 0.2, 1e-9);
     cr_expect_eq(json_integer_value(json_object_get(opt, "seeds")), 2);
+    cr_expect_str_eq(json_string_value(json_object_get(opt, "verifier")), "a");
+    cr_expect_str_eq(json_string_value(json_object_get(opt, "drafter")), "b");
     json_decref(list);
     r = SPAWN(NULL, "tune", "--json", "--cost", "calls", path);
     list = json_loads(r.out, 0, &why);
