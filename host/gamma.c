@@ -11,13 +11,16 @@
 
 /* Sessions of an engine, all together, fade more slowly than one. */
 #define ENGINE_FADE 0.996f
-/* What takes longer is measured once. */
-enum { MEASURE_AGAIN_BELOW_NS = 100000000, MEASURE_RUNS = 4 };
+/* Passes over a curve; of one that takes longer, two or one. */
+enum { MEASURE_RUNS = 4, MEASURE_TWICE_ABOVE_NS = 10000000, MEASURE_ONCE_ABOVE_NS = 100000000 };
 /* Rounds with drafts after which one without is due: its time must not grow stale, and at worst it
  * costs less than a hundredth. */
 enum { PLAIN_AFTER = 128 };
 /* Points of a curve, and rows of the last; rows of a catch-up. */
-enum { MEASURE_POINTS = 7, MEASURE_ROWS = 64, CATCH_UP_ROWS = 16 };
+enum { MEASURE_POINTS = 7, MEASURE_ROWS = 64, CATCH_UP_ROWS = 8 };
+/* A model whose row takes longer has every other point: what is measured is thrown away, and a text
+ * may be short. */
+enum { MEASURE_FEW_ABOVE_NS = 10000000 };
 
 /* ---- acceptance -------------------------------------------------------------------------------
  */
@@ -88,6 +91,7 @@ void spc_gamma_judged(spc_session *s, int32_t judged, int32_t kept)
     spc_verdicts *seen = &s->engine->gamma.seen[seed_group(s->params.seed)];
 
     if (s->gamma != SPC_GAMMA_AUTO) return;
+    s->choice.judged += judged > 0 ? 1.0f : 0.0f;
     spc_verdicts_add(&s->choice.seen, judged, kept, SPC_VERDICTS_FADE);
     spc_verdicts_add(seen, judged, kept, ENGINE_FADE);
 }
@@ -149,18 +153,18 @@ static spc_status time_rows(spc_engine *engine, const spc_model *model, const sp
     return status;
 }
 
-/* Times of 1, 2, 4, ... rows, at most `most`: the least of several passes, so that what disturbs
- * one does not bend the curve. */
+/* Times of 1, 2, 4, ... rows, or 1, 4, 16, ..., at most `most`: the least of several passes, so
+ * that what disturbs one does not bend the curve. */
 static spc_status measure_model(spc_engine *engine, const spc_model *model, const spc_session *s,
                                 int32_t most, spc_pace *pace, spc_error *err)
 {
-    int32_t rows[MEASURE_POINTS], count = 0;
+    int32_t rows[MEASURE_POINTS] = {1}, count = 1;
     float time[MEASURE_POINTS], pass = 0;
     spc_status status = time_rows(engine, model, s, 1, 1, &pass, err); /* weights come in */
 
-    for (int32_t n = 1; n <= most && count < MEASURE_POINTS; n *= 2) rows[count++] = n;
     for (int32_t run = 0; run < MEASURE_RUNS && status == SPC_OK; run++) {
-        if (run > 0 && pass > (float)MEASURE_AGAIN_BELOW_NS) break;
+        if (run > 0 && pass > (float)MEASURE_ONCE_ABOVE_NS) break;
+        if (run > 1 && pass > (float)MEASURE_TWICE_ABOVE_NS) break;
         pass = 0;
         for (int32_t i = 0; i < count && status == SPC_OK; i++) {
             float ns;
@@ -169,6 +173,14 @@ static spc_status measure_model(spc_engine *engine, const spc_model *model, cons
             if (ns < 1.0f) ns = 1.0f; /* below what the clock tells apart */
             if (run == 0 || ns < time[i]) time[i] = ns;
             pass += ns;
+            if (run > 0 || i > 0) continue;
+
+            int32_t step = ns > (float)MEASURE_FEW_ABOVE_NS ? 4 : 2;
+
+            while (count < MEASURE_POINTS && rows[count - 1] * step <= most) {
+                rows[count] = rows[count - 1] * step;
+                count++;
+            }
         }
     }
     if (status == SPC_OK) spc_pace_lay(pace, rows, time, count);
@@ -338,18 +350,15 @@ static int32_t most_left(const spc_session *s)
 }
 
 /* A fully kept draft leaves one row, which runs along with the next; and where the drafter's last
- * row is wanted in every round it runs whatever is chosen.  A text that has drafted knows by itself
- * what to hope for. */
+ * row is wanted in every round it runs whatever is chosen. */
 static void weigh_lag(const spc_session *s, spc_gamma_lane *lane)
 {
-    const spc_gamma_session *g = &s->choice;
     int32_t lag = lag_of(s->engine, s);
 
     lane->lag = lag > 1 && lane->last == SPC_LAST_NEVER ? lag : 0;
     if (lane->lag == 0) return;
     if (lag == s->length - 1) lane->lag += s->source_count; /* which an encoder reads */
-    lane->left = spc_replies_left(&g->replies, s->length - s->prompt, most_left(s));
-    if (g->seen.judged[0] == 0.0f) spc_accept_hope(lane->accept, g->judged);
+    lane->left = spc_replies_left(&s->choice.replies, s->length - s->prompt, most_left(s));
 }
 
 /* Drafts that are looked up are looked up here: there may be fewer than are wanted. */
@@ -367,6 +376,9 @@ static void lane_of(spc_session *s, spc_gamma_lane *lane)
     lane->last = last_of(s);
     lane->chosen = lane->most;
     spc_verdicts_accept(&s->choice.seen, s->choice.prior, lane->accept);
+    if (lane->last == SPC_LAST_NEVER) {
+        lane->accept[0] = spc_accept_hope(lane->accept[0], s->choice.judged);
+    }
     weigh_lag(s, lane);
 }
 

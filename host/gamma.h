@@ -33,7 +33,7 @@ typedef struct {
 typedef struct {
     spc_verdicts seen;
     float prior[SPC_GAMMA_MAX];
-    float judged;        /* of others: verdicts on first drafts */
+    float judged;        /* verdicts on first drafts, of others too */
     spc_replies replies; /* of others */
     int32_t before;      /* chosen last; -1: none yet */
     spc_probe probe;

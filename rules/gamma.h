@@ -150,19 +150,18 @@ SPC_FN void spc_verdicts_accept(const spc_verdicts *v, const float *prior, float
     }
 }
 
-/* What drafts may be more often kept than is known, where nothing is: only trying tells. */
+/* By how much more often first drafts may be kept than is known, where nothing is: only trying
+ * tells. */
 #define SPC_ACCEPT_HOPE 0.25f
 /* Verdicts that leave half of the hope. */
-#define SPC_HOPE_VERDICTS 16.0f
+#define SPC_HOPE_VERDICTS 8.0f
 
-/* Chances of drafts that are to be tried, `judged` verdicts on first drafts being known. */
-SPC_FN void spc_accept_hope(float *accept, float judged)
+/* The chance of first drafts by which is chosen, `judged` verdicts on them being known: else one
+ * that happens to be rejected would be the last. */
+SPC_FN float spc_accept_hope(float accept, float judged)
 {
-    float hope = SPC_ACCEPT_HOPE * SPC_HOPE_VERDICTS / (SPC_HOPE_VERDICTS + judged);
-
-    for (int32_t i = 0; i < SPC_GAMMA_MAX; i++) {
-        accept[i] = accept[i] + hope < 1.0f ? accept[i] + hope : 1.0f;
-    }
+    accept += SPC_ACCEPT_HOPE * SPC_HOPE_VERDICTS / (SPC_HOPE_VERDICTS + judged);
+    return accept < 1.0f ? accept : 1.0f;
 }
 
 /* E(g): tokens that a round of g drafts is expected to give. */
