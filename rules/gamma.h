@@ -6,10 +6,10 @@
  * step, one of the verifier for all rows.  Both are measured; the rule of a sequence enters through
  * a_i alone.
  *
- * What a choice may look at: verdicts of finished rounds, and time.  The random numbers of a
- * position are used again after a rejection in front of it, so a length that depends on a draft
- * which was discarded would lean on the coin that is still to fall, and bias the token.  Nothing
- * here takes anything but counts of verdicts and times. */
+ * What a choice may look at: verdicts of finished rounds, what was kept, and time.  The random
+ * numbers of a position are used again after a rejection in front of it, so a length that depends
+ * on a draft which was discarded would lean on the coin that is still to fall, and bias the token.
+ * Nothing here takes anything but counts of verdicts, lengths of texts and times. */
 #ifndef SPC_RULES_GAMMA_H
 #define SPC_RULES_GAMMA_H
 
