@@ -47,9 +47,13 @@ def by_number(points, name):
 
 def plain(points, temperature, top_p=1, nucleus=True):
     """Points of gamma 5 or none, verified token by token, one sequence at a time."""
-    return [p for p in select(points, temperature=temperature, top_p=top_p, verify="token")
-            if p["gamma"] in (0, 5) and p["nucleus"] is nucleus
-            and (p["top_k"], p["min_p"], p["batch"]) == (0, 0, 1)]
+    return [p for p in any_length(points, temperature, top_p, nucleus) if p["gamma"] in (0, 5)]
+
+
+def any_length(points, temperature, top_p=1, nucleus=True):
+    """The same with any draft length: what differs in nothing else."""
+    return select(points, temperature=temperature, top_p=top_p, verify="token", nucleus=nucleus,
+                  top_k=0, min_p=0, batch=1, bonus_mode="target")
 
 
 def verifier_quality(points):
@@ -137,7 +141,7 @@ def collapse(points):
                 continue
             reached = cheapest(curve, base[0]["value"], CALLS)
             fast = cheapest(curve, base[0]["value"], "relative_latency")
-            within = [p for p in curve if p["relative_latency"] <= 1]
+            within = [p for p in curve if (p["relative_latency"] or 9) <= 1]
             best = max(within, key=lambda p: p["value"]) if within else None
             rows.append([f"{top_p:g}", "kept" if nucleus else "may be left", measured(base[0]),
                          name, str(len(curve)),
@@ -156,7 +160,7 @@ def collapse(points):
 
 def draft_lengths(points):
     """Rules by draft length."""
-    group = select(points, temperature=1, top_p=1, verify="token")
+    group = any_length(points, 1)
     lengths = sorted({p["gamma"] for p in group if p["gamma"]})
     rules = [r for r in dict.fromkeys(p["rule"] for p in group)
              if all(select(group, rule=r, gamma=g) for g in lengths)]

@@ -29,6 +29,13 @@ COLUMNS = ["rule", "gamma", "temperature", "top_p", "batch", "verify", "seeds", 
 POINT = {"rule": None, "gamma": 0, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0,
          "verify": "token", "batch": 1, "nucleus": True, "bonus_mode": "target"}
 
+# What all points of a report must share, as in spc tune: others are no curve of it.
+COMMON = ("metric", "verifier", "drafter", "drafter_vocab", "examples", "max_tokens", "data_hash",
+          "context", "chat_template", "ask", "test_seconds")
+# Totals over all texts of a line, not rates.
+TOTALS = ("tokens", "rounds", "verifier_calls", "drafter_calls", "prefill_calls", "bonus", "discarded",
+          "zero_residuals", "tests_timed_out", "seconds", "draft_seconds", "verify_seconds")
+
 NEEDED = ("rule", "value", "ci_low", "ci_high", "relative_latency", CALLS)
 
 
@@ -40,9 +47,18 @@ def opened(path):
         sys.exit(f"report.py: {path}: {why.strerror}")
 
 
+def check_common(first, point, where):
+    """Points of other data, models or lengths are not averaged, nor compared."""
+    for name in COMMON:
+        if first.get(name) != point.get(name):
+            sys.exit(f"report.py: {where}: {name} is {json.dumps(point.get(name))}, but "
+                     f"{json.dumps(first.get(name))} in the lines before: points of one sweep only can "
+                     "be compared")
+
+
 def read_points(paths):
     """Finished points, lines with other seeds of one point averaged, and the failed ones."""
-    groups, failed = collections.OrderedDict(), []
+    groups, failed, first = collections.OrderedDict(), [], None
     for path in paths:
         with opened(path) as lines:
             for number, line in enumerate(lines, 1):
@@ -59,20 +75,37 @@ def read_points(paths):
                     continue
                 if any(name not in point for name in NEEDED):
                     sys.exit(f"report.py: {path}: line {number}: expected a result with {', '.join(NEEDED)}")
+                first = first or point
+                check_common(first, point, f"{path}: line {number}")
                 point = {**POINT, **point}
                 point.setdefault("seeds", [point.get("seed", 0)])
                 point.setdefault("value_by_seed", [point["value"]])
                 group = groups.setdefault(tuple(point[k] for k in POINT), {})
                 group.setdefault(tuple(point["seeds"]), point)  # several files have the baseline
-    return [average(list(group.values())) for group in groups.values()], failed
+    return [average(apart(list(group.values()))) for group in groups.values()], failed
+
+
+def apart(points):
+    """Lines that have no seed in common: none counts twice."""
+    kept = []
+    for point in sorted(points, key=lambda p: -len(p["seeds"])):
+        known = {seed for p in kept for seed in p["seeds"]}
+        if known.isdisjoint(point["seeds"]):
+            kept.append(point)
+        elif not known.issuperset(point["seeds"]):
+            sys.exit(f"report.py: {point['rule']}: seeds {point['seeds']} are in part those of another "
+                     "line: give results with other seeds, or with the same")
+    return [p for p in points if any(p is k for k in kept)]
 
 
 def average(points):
-    """Means over seeds.  The interval stays that over examples, which the seeds share."""
+    """Means over seeds, and sums of what is a total.  The interval stays that over examples, which the seeds share."""
     values = [value for p in points for value in p["value_by_seed"]]
     merged = dict(points[0], seeds=len(values), seed_low=min(values), seed_high=max(values))
     for name, value in points[0].items():
-        if isinstance(value, float) and name not in POINT:
+        if name in TOTALS:
+            merged[name] = sum(p.get(name) or 0 for p in points)
+        elif isinstance(value, float) and name not in POINT:
             known = [(p[name], len(p["seeds"])) for p in points if p[name] is not None]
             weight = sum(w for _, w in known)
             merged[name] = sum(v * w for v, w in known) / weight if known else None

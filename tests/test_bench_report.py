@@ -68,6 +68,29 @@ class Reading(unittest.TestCase):
         self.assertEqual(strict[0]["accepted_by_position"], [20, 10, 4, 2, 0])
         self.assertEqual([p["rule"] for p in failed], ["chow:alpha=2"])
 
+    def test_no_seed_counts_twice(self):
+        """A sweep of three seeds beside one of the first of them, as two grids overlap."""
+        three = point("strict", 32, 0.5, seeds=[0, 1, 2], value_by_seed=[30.0, 32.0, 34.0])
+        for lines in ((BASE[1], three), (three, BASE[1])):
+            points, _ = self.read(*lines)
+            self.assertEqual([(p["seeds"], p["value"]) for p in points], [(3, 32.0)])
+        with self.assertRaisesRegex(SystemExit, "strict: seeds .* in part"):
+            self.read(three, point("strict", 31, 0.4, seeds=[2, 3], value_by_seed=[31.0, 31.0]))
+
+    def test_totals_are_of_all_seeds(self):
+        points, _ = self.read(point("strict", 30, 0.4, seconds=1.5, tokens=100),
+                              point("strict", 30, 0.4, seconds=3.5, tokens=210, seeds=[1, 2],
+                                    value_by_seed=[30.0, 30.0]))
+        self.assertEqual([(p["seeds"], p["seconds"], p["tokens"]) for p in points], [(3, 5.0, 310)])
+
+    def test_points_of_other_data_or_models_are_refused(self):
+        for other in ({"data_hash": "b"}, {"verifier": "b"}, {"metric": "chrf"}, {"examples": 11},
+                      {"max_tokens": 9}, {"chat_template": "b"}, {"ask": "b"}):
+            (name, _), = other.items()
+            with self.assertRaisesRegex(SystemExit, f"line 2: {name} is .*points of one sweep only"):
+                self.read(point("strict", 30, 0.4, data_hash="a", verifier="a"),
+                          point("strict", 30, 0.4, seeds=[1], **{"data_hash": "a", "verifier": "a", **other}))
+
     def test_a_line_cut_by_an_interruption_is_passed_over_and_others_are_not(self):
         points, _ = self.read(*BASE, '{"bench": "swe')
         self.assertEqual(len(points), 2)
@@ -128,6 +151,16 @@ class Findings(unittest.TestCase):
         rows = rows_of(findings.draft_lengths(points), "###")
         self.assertEqual([row[0] for row in rows], ["`strict`"], "opt has one length only")
         self.assertEqual(rows[0][1:3] + rows[0][4:6], ["30.00", "0.500", "30.50", "0.400"])
+
+    def test_other_ways_to_decode_have_no_part_in_a_claim(self):
+        """Batches, truncation, and a bonus from the verifier, which is another law."""
+        for other in ({"batch": 16}, {"top_k": 5}, {"min_p": 0.1}, {"nucleus": False},
+                      {"bonus_mode": "verifier"}):
+            points = [point("strict", 20, 0.9, gamma=3, **other), point("strict", 20, 0.9, **other)]
+            points += BASE + [point("strict", 30, 0.5, gamma=3)]
+            rows = rows_of(findings.draft_lengths(points), "###")
+            self.assertEqual(rows[0][1:3] + rows[0][4:6], ["30.00", "0.500", "30.50", "0.400"], other)
+            self.assertEqual(len(findings.plain(points, 1)), 2, other)
 
     def test_points_without_a_claim_say_nothing(self):
         self.assertEqual(findings.text_of_findings([]), "")
