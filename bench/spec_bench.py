@@ -8,7 +8,8 @@ QUESTIONS.jsonl is that of github.com/hemingkx/Spec-Bench (data/spec_bench/quest
 object a line with "category" and "turns".  Each method is one `spc chat --input - --json`, which
 keeps its models loaded; OPTIONS of `spc chat` are its own, those behind -- are everybody's.  The
 first, always there, is the verifier alone.  All methods answer a turn one after the other, and who
-begins changes from turn to turn; each goes on from its own replies.
+begins changes from turn to turn; each goes on from its own replies.  Before that each answers a
+greeting, which is not counted, so that no time of loading models is in the first turn.
 
 JSON lines, for every method, of each category and of all: tokens per verifier call (which papers
 call the mean number of accepted tokens), tokens per second of the prompt and the reply together, as
@@ -29,6 +30,7 @@ import sys
 import time
 
 PLAIN = "verifier"
+WARM_UP = "Hello."
 METHODS = {"strict": "--rule strict", "token-v3": "--rule token-v3:alpha=0.5",
            "opt": "--rule opt:alpha=0.2", "ngram": "--drafter ngram"}
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem",
@@ -217,6 +219,8 @@ def main():
     answers, turn_count = [], 0
     some = args.questions[::args.every]
     try:
+        for chat in chats:  # all load at once: until the last has answered, nothing is timed
+            chat.ask(WARM_UP, True)
         for category, turns in some:
             answers.append((category, answer(chats, turns, turn_count)))
             turn_count += len(turns)

@@ -229,6 +229,23 @@ class SpecBench(unittest.TestCase):
             self.assertIn("questions.jsonl: line 4: expected an object", done.stderr)
         self.assertIn("found none", self.call(questions=[]).stderr)
 
+    def test_the_loading_of_models_is_in_no_turn(self):
+        """Which would be in the first one, of the verifier alone, and make all others look faster."""
+        slow = self.folder / "slow"
+        slow.write_text(f"#!{sys.executable}\n" + "import json, sys, time\n"
+                        "while time.process_time() < 0.8: pass\n"
+                        "for line in sys.stdin:\n"
+                        "    print(json.dumps(dict(ids=[1], tokens=1, verifier_calls=1, prompt_tokens=1,\n"
+                        "                          drafter_ms=0, verifier_ms=1, other_ms=0)), flush=True)\n",
+                        "utf-8")
+        slow.chmod(0o755)
+        with mock.patch(f"{__name__}.SPC", str(slow)):
+            done = self.call("--method", "same=--seed 1", "--clock", "cpu")
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([l["turns"] for l in lines[-2:]], [4, 4], done.stderr)
+        for line in lines[-2:]:
+            self.assertGreater(line["tokens_per_s"], 10)
+
     def test_a_program_that_ends_is_said_by_name(self):
         done = self.call("--method", "wrong=--rule nonsense", "--tokens", "2")
         self.assertEqual((done.returncode, done.stdout), (1, ""))
