@@ -118,6 +118,18 @@ static spc_status read_axis(const char *list, const char *what, double low, doub
     return status;
 }
 
+/* The same texts twice would pass for a second seed's, and for a spread that is too small. */
+static spc_status check_seeds(const axis *seeds, spc_error *err)
+{
+    for (int32_t i = 0; i < seeds->count; i++) {
+        for (int32_t k = 0; k < i; k++) {
+            if (seeds->at[i] != seeds->at[k]) continue;
+            return spc_error_set(err, SPC_EUSAGE, "--seed: %.0f stands there twice", seeds->at[i]);
+        }
+    }
+    return SPC_OK;
+}
+
 static spc_status read_seeds(const sweep_axes *a, axis *out, spc_error *err)
 {
     spc_status status;
@@ -126,7 +138,8 @@ static spc_status read_seeds(const sweep_axes *a, axis *out, spc_error *err)
         return spc_error_set(err, SPC_EUSAGE, "--seed is a list and --seeds a count: give one");
     }
     if (!a->seed_count) {
-        return read_axis(a->seed_list ? a->seed_list : "0", "--seed", 0, 1e15, true, out, err);
+        status = read_axis(a->seed_list ? a->seed_list : "0", "--seed", 0, 1e15, true, out, err);
+        return status == SPC_OK ? check_seeds(out, err) : status;
     }
     status = read_axis(a->seed_count, "--seeds", 1, ITEMS, true, out, err);
     if (status != SPC_OK) return status;

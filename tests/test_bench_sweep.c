@@ -614,6 +614,7 @@ Test(bench_sweep, unknown_options_and_metrics_are_usage_errors)
                  {{"--rules", "stricter"}, "stricter"},
                  {{"--seed", "a"}, "'a'"},
                  {{"--seed", "1.5"}, "whole"},
+                 {{"--seed", "0,3,0"}, "0 stands there twice"},
                  {{"--seeds", "0"}, "--seeds"},
                  {{"--seeds", "1,2"}, "--seed 1,2"},
                  {{"--seed", "1", "--seeds", "2"}, "give one"},
