@@ -63,8 +63,9 @@ typedef struct {
 static const char *const settings[] = {"rule",  "gamma",  "temperature", "top_p",   "top_k",
                                        "min_p", "verify", "batch",       "nucleus", "bonus_mode"};
 /* ... and what all lines must share to be compared at all. */
-static const char *const common[] = {"metric",   "verifier",   "drafter",   "drafter_vocab",
-                                     "examples", "max_tokens", "data_hash", "context"};
+static const char *const common[] = {"metric",        "verifier",   "drafter",     "drafter_vocab",
+                                     "examples",      "max_tokens", "data_hash",   "context",
+                                     "chat_template", "ask",        "test_seconds"};
 
 /* What spc run is to know of these: a point tells nothing of other models. */
 static const char *const models[] = {"verifier", "drafter", "drafter_vocab"};

@@ -271,6 +271,10 @@ Test(host_cli_point, tune_says_what_it_cannot_use)
          "metric is \"chrf\", but \"bleu\""},
         {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"drafter_vocab\":\"9\",", "strict", 1, 1, 1, 1),
          "drafter_vocab is \"9\", but missing"},
+        {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"chat_template\":\"a\",", "strict", 1, 1, 1, 1),
+         "chat_template is \"a\", but missing"},
+        {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"ask\":\"a\",", "strict", 1, 1, 1, 1),
+         "ask is \"a\", but missing"},
         {LINE_WITH("\"context\":9,", "strict", 0, 1, 1, 1) LINE("strict", 1, 1, 1, 1),
          "context is missing, but 9"}};
     folder f = folder_open();
