@@ -4,8 +4,9 @@
  *
  * Rows are one peaked token with 10 to 99 % of the mass on a Gaussian tail; the drafter's row is
  * the verifier's with noise of 0.35.  Drafts are drawn by spc_*_draw_batch, whose statistics the
- * verification gets.  At least 3 sets of inputs and 400 MB of them take turns, so that logits come
- * from memory (`cold`); `warm` is one set over and over.  Before anything is timed the two forms of
+ * verification gets.  At least 3 sets of inputs and on a device 400 MB of them take turns, and the
+ * caches have read other things between two runs, so that logits come from memory (`cold`); `warm`
+ * is one set over and over.  Before anything is timed the two forms of
  * a device are compared with each other. */
 #include "verify_floor.h"
 #include "verify_inputs.h"

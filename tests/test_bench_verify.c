@@ -86,6 +86,22 @@ Test(bench_verify, lines_say_what_was_measured)
     spawn_free(&r);
 }
 
+/* A plain read of 0.6 MB: of a cache, and of memory, which on a CPU is so only where caches were
+ * emptied. */
+Test(bench_verify, cold_runs_read_memory)
+{
+    spawn_result r =
+        run((const char *const[]){"--device", "cpu", "--shape", "1,2,100000", "--rules", "strict",
+                                  "--runs", "11", "--json", NULL});
+    json_t *lines = parse_lines(r.out), *line = json_array_get(lines, 1);
+
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    cr_expect_gt(json_number_value(json_object_get(line, "read_us")),
+                 json_number_value(json_object_get(line, "warm_read_us")));
+    json_decref(lines);
+    spawn_free(&r);
+}
+
 /* A drafter that knows some of the tokens: its rows are that much shorter. */
 Test(bench_verify, a_drafter_may_know_some_tokens)
 {
