@@ -1,0 +1,61 @@
+# configure.cmake - what is said of options of the build, and done with them.
+#
+#   cmake -DROOT=<source tree> -DCC=<C> -DNVCC=<nvcc or empty> -DOUT=<folder> -P configure.cmake
+function(configure code expected) # CODE EXPECTED OPTION...
+  execute_process(COMMAND ${CMAKE_COMMAND} -S ${ROOT} -B ${OUT}/build -DCMAKE_C_COMPILER=${CC} -DSPC_ENGINE=OFF ${ARGN}
+    OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE found)
+  string(REGEX REPLACE "[ \n]+" " " said "${said}") # messages are wrapped
+  if(NOT found EQUAL code OR NOT said MATCHES "${expected}")
+    message(FATAL_ERROR "${ARGN}: expected ${code}, '${expected}', found ${found}:\n${said}")
+  endif()
+endfunction()
+
+function(stand_in does)
+  file(WRITE ${OUT}/bin/nvcc "#!/bin/sh\n${does}\n")
+  file(CHMOD ${OUT}/bin/nvcc PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+endfunction()
+
+file(REMOVE_RECURSE ${OUT})
+unset(ENV{CUDAARCHS})
+unset(ENV{CUDACXX})
+set(ENV{PATH} "${OUT}/bin:$ENV{PATH}")
+
+# off is off in all spellings that CMake has, and what is none is refused
+foreach(off off 0 NO False)
+  configure(0 "CUDA kernels OFF" -DSPC_CUDA=${off})
+endforeach()
+configure(1 "SPC_CUDA: expected AUTO, ON or OFF, found 'perhaps'" -DSPC_CUDA=perhaps)
+
+# a compiler is looked for again where there was none
+file(REMOVE_RECURSE ${OUT}/build)
+stand_in("echo asked >>'${OUT}/asked'; exit 1")
+foreach(time first second)
+  configure(1 "SPC_CUDA=ON, but no CUDA compiler was found that works" -DSPC_CUDA=on)
+  if(NOT EXISTS ${OUT}/asked)
+    message(FATAL_ERROR "the compiler on PATH was not tried, the ${time} time")
+  endif()
+  file(REMOVE ${OUT}/asked)
+endforeach()
+configure(0 "CUDA kernels OFF" -DSPC_CUDA=AUTO)
+
+if(NVCC)
+  # kernels are for 8.0 and up
+  set(ENV{CUDACXX} ${NVCC})
+  foreach(architectures 75 all-major)
+    configure(1 "CMAKE_CUDA_ARCHITECTURES: expected numbers from 80 on" -DSPC_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=${architectures})
+  endforeach()
+  # and the environment may say for which
+  file(REMOVE_RECURSE ${OUT}/build)
+  set(ENV{CUDAARCHS} 86)
+  configure(0 "CUDA kernels ON" -DSPC_CUDA=AUTO)
+  file(STRINGS ${OUT}/build/CMakeCache.txt found REGEX "^CMAKE_CUDA_ARCHITECTURES:STRING=86$")
+  if(NOT found)
+    message(FATAL_ERROR "CUDAARCHS was not heeded")
+  endif()
+  # those that are older than what the backend calls
+  file(REMOVE_RECURSE ${OUT}/build)
+  unset(ENV{CUDACXX})
+  stand_in("case \"$*\" in --version) echo 'nvcc: NVIDIA (R) Cuda compiler driver, V11.8.89' ;; *) exec '${NVCC}' \"$@\" ;; esac")
+  configure(1 "SPC_CUDA=ON: expected the CUDA toolkit 12 or later, found 11.8" -DSPC_CUDA=ON)
+  configure(0 "CUDA kernels OFF" -DSPC_CUDA=AUTO)
+endif()
