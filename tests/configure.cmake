@@ -38,6 +38,24 @@ foreach(time first second)
 endforeach()
 configure(0 "CUDA kernels OFF" -DSPC_CUDA=AUTO)
 
+# files for pkg-config name folders that are absolute as they are, and what an archive alone needs
+find_program(PKG_CONFIG pkg-config REQUIRED)
+set(ENV{PKG_CONFIG_PATH} ${OUT}/build)
+function(asked expected) # EXPECTED OPTION...
+  execute_process(COMMAND ${PKG_CONFIG} ${ARGN} spc-verify OUTPUT_VARIABLE said COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT said MATCHES "${expected}")
+    message(FATAL_ERROR "pkg-config ${ARGN} spc-verify: expected '${expected}', found '${said}'")
+  endif()
+endfunction()
+configure(0 "Generating done" -DSPC_CUDA=OFF -DSPC_SHARED=OFF -DCMAKE_INSTALL_PREFIX=/p -DCMAKE_INSTALL_LIBDIR=/of/lib)
+asked("^/p/include\n" --variable=includedir)
+asked("^/of/lib\n" --variable=libdir)
+asked("-lspc_verify -lm" --libs)
+configure(0 "Generating done" -DSPC_CUDA=OFF -DSPC_SHARED=ON -DCMAKE_INSTALL_LIBDIR=lib/here -DCMAKE_INSTALL_INCLUDEDIR=/of/include)
+asked("/build/[./]+/lib/here\n" --variable=libdir)
+asked("^/of/include\n" --variable=includedir)
+asked("-lspc_verify *\n" --libs)
+
 if(NVCC)
   # kernels are for 8.0 and up
   set(ENV{CUDACXX} ${NVCC})
