@@ -97,7 +97,7 @@ SPC_FN void spc_pace_learn(spc_pace *pace, int32_t rows, float time)
     if (ratio > 1.0f) ratio = 1.0f + (ratio - 1.0f) / 4.0f;
     for (int32_t point = 0; point < SPC_PACE_POINTS; point++) {
         bool is_near = point == low || (point == low + 1 && spc_pace_rows(low) < rows);
-        float stale = (float)pace->idle[point] / (2.0f * SPC_PACE_IDLE);
+        float stale = (float)pace->idle[point] / (2.0f * (float)SPC_PACE_IDLE);
         float part = !is_near ? near / 2.0f : stale > near ? stale : near;
 
         pace->time[point] *= 1.0f + part * (ratio - 1.0f);

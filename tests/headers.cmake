@@ -1,4 +1,4 @@
-# headers.cmake - every public header alone in a file, as C99, as C++17 and, where there is one, for nvcc.
+# headers.cmake - every public header alone in a file, as C99, as C++17, as C++20 and, where there is one, for nvcc.
 #
 #   cmake -DROOT=<source tree> -DCC=<C> -DCXX=<C++ or empty> -DNVCC=<nvcc or empty> -DOUT=<folder> -P headers.cmake
 file(GLOB headers ${ROOT}/rules/*.h ${ROOT}/host/include/spc/*.h)
@@ -21,7 +21,9 @@ foreach(header ${headers})
   file(WRITE ${OUT}/${name}.cu "#include \"${header}\"\n")
   compile("${header} as C99" ${CC} -std=c99 ${flags} ${OUT}/${name}.c)
   if(CXX)
-    compile("${header} as C++17" ${CXX} -std=c++17 ${flags} ${OUT}/${name}.cpp)
+    foreach(standard 17 20)
+      compile("${header} as C++${standard}" ${CXX} -std=c++${standard} ${flags} ${OUT}/${name}.cpp)
+    endforeach()
   endif()
   if(NVCC)
     compile("${header} as CUDA" ${NVCC} -std=c++17 -arch=sm_80 --fmad=false -I${ROOT}/host/include -cubin -o ${OUT}/${name}.cubin ${OUT}/${name}.cu)
