@@ -22,6 +22,12 @@ spc_status spc_open_bundle(const char *name, spc_bundle **out, spc_error *err)
 
     *out = NULL;
     if (strncmp(name, "embedded:", 9) != 0) return spc_bundle_open(name, out, err);
+    if (spc_demo_files(SPC_DEMO_VERIFIER, files) == 0) {
+        return spc_error_set(err, SPC_EMODEL,
+                             "%s: this build has no embedded models (SPC_EMBED=OFF): name a folder "
+                             "of a checkpoint or a GGUF file",
+                             name);
+    }
     if (strcmp(name, SPC_EMBEDDED_DRAFTER) == 0) count = spc_demo_files(SPC_DEMO_DRAFTER, files);
     if (strcmp(name, SPC_EMBEDDED_VERIFIER) == 0) count = spc_demo_files(SPC_DEMO_VERIFIER, files);
     if (count == 0) {
