@@ -1,9 +1,9 @@
 # configure.cmake - what is said of options of the build, and done with them.
 #
-#   cmake -DROOT=<source tree> -DCC=<C> -DNVCC=<nvcc or empty> -DOUT=<folder> -P configure.cmake
+#   cmake -DROOT=<source tree> -DGENERATOR=<of CMake> -DCC=<C> -DNVCC=<nvcc or empty> -DOUT=<folder> -P configure.cmake
 function(configure code expected) # CODE EXPECTED OPTION...
-  execute_process(COMMAND ${CMAKE_COMMAND} -S ${ROOT} -B ${OUT}/build -DCMAKE_C_COMPILER=${CC} -DSPC_ENGINE=OFF ${ARGN}
-    OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE found)
+  execute_process(COMMAND ${CMAKE_COMMAND} -G ${GENERATOR} -S ${ROOT} -B ${OUT}/build -DCMAKE_C_COMPILER=${CC}
+    -DSPC_ENGINE=OFF ${ARGN}    OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE found)
   string(REGEX REPLACE "[ \n]+" " " said "${said}") # messages are wrapped
   if(NOT found EQUAL code OR NOT said MATCHES "${expected}")
     message(FATAL_ERROR "${ARGN}: expected ${code}, '${expected}', found ${found}:\n${said}")
@@ -25,6 +25,12 @@ foreach(off off 0 NO False)
   configure(0 "CUDA kernels OFF" -DSPC_CUDA=${off})
 endforeach()
 configure(1 "SPC_CUDA: expected AUTO, ON or OFF, found 'perhaps'" -DSPC_CUDA=perhaps)
+
+execute_process(COMMAND ${CC} --version OUTPUT_VARIABLE version)
+if(NOT version MATCHES "clang")
+  configure(1 "SPC_FUZZ=ON: expected clang, found " -DSPC_CUDA=OFF -DSPC_FUZZ=ON)
+  configure(0 "Generating done" -DSPC_FUZZ=OFF)
+endif()
 
 # a compiler is looked for again where there was none
 file(REMOVE_RECURSE ${OUT}/build)

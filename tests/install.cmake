@@ -1,7 +1,7 @@
 # install.cmake - install the build, then build and run a project that knows only the installation, and
 # one that takes the verification library alone from the source tree.
 #
-#   cmake -DROOT= -DBUILD= -DOUT= -DCC= -DFLAGS= -P install.cmake
+#   cmake -DROOT= -DGENERATOR= -DBUILD= -DOUT= -DCC= -DFLAGS= -P install.cmake
 function(run what)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE code OUTPUT_VARIABLE said ERROR_VARIABLE said)
   if(NOT code EQUAL 0)
@@ -16,7 +16,7 @@ foreach(how installed embedded verify_alone)
   if(how STREQUAL verify_alone)
     set(ENV{PKG_CONFIG_LIBDIR} ${OUT}) # no library is there
   endif()
-  run("configure, ${how}" ${CMAKE_COMMAND} -G Ninja -S ${ROOT}/tests/consumer -B ${OUT}/${how}
+  run("configure, ${how}" ${CMAKE_COMMAND} -G ${GENERATOR} -S ${ROOT}/tests/consumer -B ${OUT}/${how}
     -DHOW=${how} -DSPC_ROOT=${ROOT} -DSPC_CUDA=OFF -DCMAKE_PREFIX_PATH=${OUT}/prefix
     -DCMAKE_C_COMPILER=${CC} -DCMAKE_C_FLAGS=${FLAGS})
   run("build, ${how}" ${CMAKE_COMMAND} --build ${OUT}/${how})
@@ -60,7 +60,7 @@ endif()
 set(ENV{PKG_CONFIG_LIBDIR} ${OUT})
 file(WRITE ${OUT}/asks/CMakeLists.txt "cmake_minimum_required(VERSION 3.24)\nproject(asks C)\n"
   "find_package(spc QUIET)\nmessage(STATUS \"found \${spc_FOUND}\")\n")
-execute_process(COMMAND ${CMAKE_COMMAND} -G Ninja -S ${OUT}/asks -B ${OUT}/asks/build -DCMAKE_C_COMPILER=${CC}
+execute_process(COMMAND ${CMAKE_COMMAND} -G ${GENERATOR} -S ${OUT}/asks -B ${OUT}/asks/build -DCMAKE_C_COMPILER=${CC}
   -DCMAKE_PREFIX_PATH=${OUT}/prefix OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE code)
 if(NOT code EQUAL 0 OR NOT said MATCHES "found (FALSE|0)")
   message(FATAL_ERROR "find_package without the engine's dependencies:\n${said}")
