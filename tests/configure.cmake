@@ -62,6 +62,18 @@ asked("/build/[./]+/lib/here\n" --variable=libdir)
 asked("^/of/include\n" --variable=includedir)
 asked("-lspc_verify *\n" --libs)
 
+# who lacks a library hears which, and how to do without
+file(REMOVE_RECURSE ${OUT}/build)
+file(MAKE_DIRECTORY ${OUT}/pc)
+set(ENV{PKG_CONFIG_LIBDIR} ${OUT}/pc)
+configure(1 "the engine needs jansson, .*-DSPC_ENGINE=OFF" -DSPC_CUDA=OFF -DSPC_ENGINE=ON)
+foreach(name jansson libpcre2-8 libutf8proc)
+  file(WRITE ${OUT}/pc/${name}.pc "Name: ${name}\nDescription: none\nVersion: 1\n")
+endforeach()
+configure(1 "the tests need Criterion.*-DSPC_TESTS=OFF" -DSPC_ENGINE=ON)
+configure(0 "Generating done" -DSPC_ENGINE=ON -DSPC_TESTS=OFF)
+unset(ENV{PKG_CONFIG_LIBDIR})
+
 if(NVCC)
   # kernels are for 8.0 and up
   set(ENV{CUDACXX} ${NVCC})
