@@ -4,6 +4,7 @@
 LIBSPC.SO LAYOUT NM CC LIBRARY.A ..."""
 import ctypes
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -118,6 +119,13 @@ class Library(unittest.TestCase):
         self.assertEqual([name for name in names if name not in declared()], [])
         for name in ("spc_engine_open", "spc_session_step", "spc_verify"):
             self.assertIn(name, names)
+
+    @unittest.skipUnless(platform.machine() == "x86_64", "what -fcf-protection protects")
+    def test_assembler_is_marked_as_protected(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, demo = pathlib.Path(folder) / "embed.o", ROOT / "weights/demo"
+            subprocess.run([CC, "-fcf-protection", f"-I{demo}", "-c", demo / "embed.S", "-o", path], check=True)
+            self.assertIn(b".note.gnu.property", path.read_bytes())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,10 @@
  * Safetensors headers are padded so that tensors are aligned relative to the file; the file itself is
  * aligned here. */
 
+#ifdef __CET__
+#include <cet.h> /* one object without its note, and the whole library goes without -fcf-protection */
+#endif
+
 #if defined(__APPLE__)
 #define SYMBOL(name) _##name
 #define SECTION .const_data
