@@ -5,7 +5,11 @@
  * Of sessions that are stepped together the first runs what others have in common with it; these
  * wait meanwhile, and take its pages over (prefix.h), as those do that come later.  Who leads is
  * found anew in every step: it may have ended, and then another does.  The first of a step's
- * sessions follows nobody, so that some prompt always goes on. */
+ * sessions follows nobody, so that some prompt always goes on.
+ *
+ * A model may begin to read behind a text that has begun: the drafter where it comes to be worth it
+ * (gamma.c), the verifier where it is asked (token-chow).  Of sessions that have the pages of their
+ * prompt in common one reads it then, too. */
 #include "session.h"
 
 /* Tokens that are worth waiting for, as who follows begins a step later; who waits already does so
@@ -17,26 +21,32 @@ static int32_t worth(const spc_session *s)
     return s->follows ? SPC_PAGE_TOKENS : WORTH;
 }
 
-/* Is it before its first round, and does it lack that much? */
+static bool has_begun(const spc_session *s)
+{
+    return s->length > s->prompt;
+}
+
+/* Does it lack that much? */
 static bool may_share(const spc_session *s, int32_t least)
 {
-    if (s->slot < 0 || s->waits || s->finish != SPC_FINISH_RUNNING) return false;
-    if (s->source || s->length > s->prompt) return false;
+    if (s->slot < 0 || s->waits || s->finish != SPC_FINISH_RUNNING || s->source) return false;
     return spc_fill_lacks(s, &s->engine->verifier) >= least ||
            spc_fill_lacks(s, &s->engine->drafter) >= least;
 }
 
 /* Whole pages of tokens that two prompts begin with, each but for its last token, as a number of
- * tokens; pages that both have in their tables are not compared. */
-static int32_t common_tokens(const spc_session *a, const spc_session *b)
+ * tokens; pages that both have in their tables are not compared.  One that has begun keeps its
+ * table: of others' pages it has no use. */
+static int32_t common_tokens(const spc_session *lead, const spc_session *s)
 {
-    int32_t most = (a->length < b->length ? a->length : b->length) - 1, at = 0;
+    int32_t most = (lead->length < s->length ? lead->length : s->length) - 1, at = 0;
 
     while (at + SPC_PAGE_TOKENS <= most &&
-           a->page[at / SPC_PAGE_TOKENS] == b->page[at / SPC_PAGE_TOKENS]) {
+           lead->page[at / SPC_PAGE_TOKENS] == s->page[at / SPC_PAGE_TOKENS]) {
         at += SPC_PAGE_TOKENS;
     }
-    while (at < most && a->token[at] == b->token[at]) at++;
+    if (has_begun(s)) return at;
+    while (at < most && lead->token[at] == s->token[at]) at++;
     return at / SPC_PAGE_TOKENS * SPC_PAGE_TOKENS;
 }
 
@@ -86,7 +96,11 @@ void spc_share_begin(spc_engine *engine, spc_session *const *sessions, int32_t c
 
         s->follows = false;
         if (engine->prefix_off || !may_share(s, least)) continue;
-        spc_slots_share(s);
+        if (has_begun(s)) {
+            spc_slots_catch_up(s);
+        } else {
+            spc_slots_share(s);
+        }
         last = last_needed(s, least);
         for (int32_t k = 0; k < i && !s->follows; k++) {
             const spc_session *lead = sessions[k];

@@ -192,6 +192,28 @@ void spc_slots_share(spc_session *s)
     if (map_both(s, held, &error) != SPC_OK) spc_session_fail(s, &error);
 }
 
+void spc_slots_catch_up(spc_session *s)
+{
+    const spc_model *models[] = {&s->engine->verifier, &s->engine->drafter};
+    const spc_pages *pages = &s->engine->pages;
+    spc_status status = SPC_OK;
+    spc_error error;
+
+    for (int32_t m = 0; m < 2 && status == SPC_OK; m++) {
+        int32_t held = s->noted[m];
+
+        if (!models[m]->runner) continue;
+        while (held < s->named &&
+               (pages->page[s->page[held]].held & (uint32_t)SPC_HELD_VERIFIER << m)) {
+            held++;
+        }
+        if (held * SPC_PAGE_TOKENS <= s->engine->ops->length(models[m]->runner, s->slot)) continue;
+        s->noted[m] = held;
+        status = map_pages(s, models[m], held * SPC_PAGE_TOKENS, &error);
+    }
+    if (status != SPC_OK) spc_session_fail(s, &error);
+}
+
 /* ---- the line ---------------------------------------------------------------------------------
  */
 

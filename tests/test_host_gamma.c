@@ -379,6 +379,49 @@ Test(host_gamma, a_drafter_that_begins_late_reads_the_prompt_in_chunks)
     spc_engine_close(engine);
 }
 
+/* Of sessions with one prompt the drafter reads it once, also where it begins behind it. */
+Test(host_gamma, a_drafter_that_begins_late_reads_a_shared_prompt_once)
+{
+    enum { MANY = 8, LENGTH = 400 };
+    toy_clock clock = long_prompts;
+    toy_pair pair = pair_of(6, true, false);
+    prompt p = prompt_made(LENGTH, pair.vocab, 3);
+    spc_session_options o = auto_options("strict", 0, 1);
+    spc_session *s[MANY];
+    int64_t drawn = 0, begun = 0;
+    decoded plain, last;
+
+    pair.clock = &clock;
+    pair.sessions = MANY;
+    spc_engine *engine = toy_engine(&pair);
+
+    engine->prefix_off = false;
+    o.max_tokens = 200;
+    for (int32_t k = 0; k < MANY; k++) {
+        if (k == MANY - 1) o.gamma = 0;
+        s[k] = open_session(engine, &o, &p);
+    }
+    for (int32_t step = 0; step < 1000; step++) {
+        cr_assert_eq(spc_engine_step(engine, s, MANY, NULL), SPC_OK);
+    }
+    for (int32_t k = 0; k < MANY - 1; k++) {
+        begun += stats_of(s[k]).drafter_calls > 0;
+        /* a round that keeps all its drafts leaves one row */
+        drawn += stats_of(s[k]).drafter_calls + stats_of(s[k]).catch_up + stats_of(s[k]).rounds;
+    }
+    cr_expect_eq(begun, MANY - 1);
+    cr_expect_lt(toy_rows(engine->drafter.runner) - drawn, 2 * LENGTH, "%d rows for prompts",
+                 (int)(toy_rows(engine->drafter.runner) - drawn));
+    plain = decoded_of(s[MANY - 1]);
+    cr_expect_eq(plain.count, o.max_tokens);
+    for (int32_t k = 0; k < MANY - 1; k++) {
+        last = decoded_of(s[k]);
+        cr_expect(same_tokens(&plain, &last), "session %d", (int)k);
+    }
+    for (int32_t k = 0; k < MANY; k++) spc_session_close(s[k]);
+    spc_engine_close(engine);
+}
+
 /* ---- the same text ---- */
 
 Test(host_gamma, greedy_text_is_that_of_any_fixed_length)

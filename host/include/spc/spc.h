@@ -515,12 +515,12 @@ enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
  * that have ended, pays for it.  With an n-gram drafter, whose drafts take no time, the length is at
  * most what was found.
  *
- * At temperature 0 the tokens are those of any fixed length.  Otherwise they have the same
- * distribution, but a different choice, say on a busier machine, may give different tokens for a
- * seed (not with SPC_BONUS_STEP, where a seed gives the same text for all lengths).  The
- * distribution is exact for sessions with different seeds.  Sessions with equal seeds share their
- * noise, and the lengths of one may depend on what another reveals of it, through the sizes and
- * times of their common steps. */
+ * At temperature 0 the tokens are those of any fixed length, but for the rule ensemble, whose
+ * target then still has two tokens.  Otherwise they have the same distribution, but a different
+ * choice, say on a busier machine, may give different tokens for a seed (not with SPC_BONUS_STEP,
+ * where a seed gives the same text for all lengths).  The distribution is exact for sessions with
+ * different seeds.  Sessions with equal seeds share their noise, and the lengths of one may depend
+ * on what another reveals of it, through the sizes and times of their common steps. */
 #define SPC_GAMMA_AUTO (-1)
 
 typedef struct {
@@ -553,7 +553,8 @@ typedef struct {
      * these.  In this order: repetition penalty; bias, presence and frequency penalty, added;
      * on_mask.  A GPU runs rounds of such a session, and of those stepped with it, verb by verb. */
     int32_t min_tokens;               /* no end-of-sequence token (stop_token included) among the
-                                         first so many; 0: off.  Stop strings still end it */
+                                         first so many, at most max_tokens where that is not 0;
+                                         0: off.  Stop strings still end it */
     float repetition_penalty;         /* [0.0001, 100]; 1: off.  Logits above 0 of tokens in prompt
                                          and output (of an encoder's prompt not) are divided by it,
                                          others multiplied */
