@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gamma.c - draft lengths that are chosen: measuring both models, and feeding rules/gamma.h. */
 #include "session.h"
+#include "slots.h"
 
 #include "rules/finish.h"
 
@@ -349,14 +350,16 @@ static int32_t most_left(const spc_session *s)
     return budget < context ? budget : context;
 }
 
-/* A fully kept draft leaves one row, which runs along with the next; and where the drafter's last
- * row is wanted in every round it runs whatever is chosen. */
+/* A fully kept draft leaves one row, which runs along with the next; where the drafter's last row
+ * is wanted in every round it runs whatever is chosen; and what others have run of the prompt is
+ * taken over (share.c). */
 static void weigh_lag(const spc_session *s, spc_gamma_lane *lane)
 {
-    int32_t lag = lag_of(s->engine, s);
+    int32_t lag = lag_of(s->engine, s), held = spc_slots_holds(s, true);
 
     lane->lag = lag > 1 && lane->last == SPC_LAST_NEVER ? lag : 0;
     if (lane->lag == 0) return;
+    if (held > s->length - 1 - lag) lane->lag = s->length - 1 - held;
     if (lag == s->length - 1) lane->lag += s->source_count; /* which an encoder reads */
     lane->left = spc_replies_left(&s->choice.replies, s->length - s->prompt, most_left(s));
 }

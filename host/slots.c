@@ -192,24 +192,29 @@ void spc_slots_share(spc_session *s)
     if (map_both(s, held, &error) != SPC_OK) spc_session_fail(s, &error);
 }
 
+int32_t spc_slots_holds(const spc_session *s, bool drafter)
+{
+    const uint32_t part = drafter ? SPC_HELD_DRAFTER : SPC_HELD_VERIFIER;
+    int32_t held = s->noted[drafter];
+
+    while (held < s->named && (s->engine->pages.page[s->page[held]].held & part)) held++;
+    return held * SPC_PAGE_TOKENS;
+}
+
 void spc_slots_catch_up(spc_session *s)
 {
     const spc_model *models[] = {&s->engine->verifier, &s->engine->drafter};
-    const spc_pages *pages = &s->engine->pages;
     spc_status status = SPC_OK;
     spc_error error;
 
     for (int32_t m = 0; m < 2 && status == SPC_OK; m++) {
-        int32_t held = s->noted[m];
+        int32_t held;
 
         if (!models[m]->runner) continue;
-        while (held < s->named &&
-               (pages->page[s->page[held]].held & (uint32_t)SPC_HELD_VERIFIER << m)) {
-            held++;
-        }
-        if (held * SPC_PAGE_TOKENS <= s->engine->ops->length(models[m]->runner, s->slot)) continue;
-        s->noted[m] = held;
-        status = map_pages(s, models[m], held * SPC_PAGE_TOKENS, &error);
+        held = spc_slots_holds(s, m == 1);
+        if (held <= s->engine->ops->length(models[m]->runner, s->slot)) continue;
+        s->noted[m] = held / SPC_PAGE_TOKENS;
+        status = map_pages(s, models[m], held, &error);
     }
     if (status != SPC_OK) spc_session_fail(s, &error);
 }

@@ -41,6 +41,9 @@ spc_status spc_slots_keep(spc_session *session, int32_t count, int32_t common, i
 /* Before a session's first round: put pages into its table that by now hold more of its prompt than
  * its own do.  On a device that has failed it ends with that. */
 void spc_slots_share(spc_session *session);
+/* Tokens of its prompt that the pages in its table hold of the drafter, or of the verifier, whoever
+ * ran them. */
+int32_t spc_slots_holds(const spc_session *session, bool drafter);
 /* In the middle of its text: what others have filled by now of the pages in its table a model that
  * lags has too. */
 void spc_slots_catch_up(spc_session *session);

@@ -417,6 +417,7 @@ Test(host_gamma, a_drafter_that_begins_late_reads_a_shared_prompt_once)
     for (int32_t k = 0; k < MANY - 1; k++) {
         last = decoded_of(s[k]);
         cr_expect(same_tokens(&plain, &last), "session %d", (int)k);
+        cr_expect_eq(sum_of(last.stats.rejected), 0, "its drafter read what stands there");
     }
     for (int32_t k = 0; k < MANY; k++) spc_session_close(s[k]);
     spc_engine_close(engine);
