@@ -176,7 +176,10 @@ static void set_lengths(json_t *line, const sweep_outcome *out, const json_t *ba
     }
     set(line, "length_ratio",
         ratio(tokens, base ? json_number_value(json_object_get(base, "tokens")) : tokens));
-    set(line, "at_limit", ratio((double)out->finished[SPC_FINISH_MAX_TOKENS], texts));
+    /* a full context cuts a text no less, and is all that does with --max-tokens 0 */
+    set(line, "at_limit",
+        ratio((double)(out->finished[SPC_FINISH_MAX_TOKENS] + out->finished[SPC_FINISH_CONTEXT]),
+              texts));
     set(line, "finish", finish);
     set(line, "repetition_rate", ratio((double)out->repeated, (double)out->grams));
     (void)snprintf(hash, sizeof hash, "%016llx", (unsigned long long)out->hash);

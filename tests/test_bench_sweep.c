@@ -434,6 +434,7 @@ Test(bench_sweep, a_context_is_what_prompt_and_answer_share)
     lines = sweep_with(&f, (const char *const[]){"--rules", "strict", "--context", "12", NULL});
     cr_expect_gt(real(lines, 1, "tokens"), 0.0);
     cr_expect_lt(real(lines, 1, "tokens"), 4.0 * 12.0, "answers end with the context");
+    cr_expect_gt(real(lines, 1, "at_limit"), 0.0, "which has cut them");
     cr_expect_eq(real(lines, 1, "context"), 12.0, "so lines of another are not its lines");
     json_decref(lines);
     r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict", "--context",
