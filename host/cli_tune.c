@@ -45,6 +45,7 @@ static void init(void *args)
 /* Sums over the seeds of one point. */
 typedef struct {
     json_t *first; /* its first line, which has the settings */
+    json_t *seen;  /* object: the seeds of its lines, as keys */
     double alpha;
     bool has_alpha;
     int32_t seeds;
@@ -119,6 +120,35 @@ static spc_status check_common(const tune *t, const json_t *line, int64_t number
     return SPC_OK;
 }
 
+/* Add a seed to those of a point; false: it had been there. */
+static bool add_seed(tune_point *point, const json_t *seed)
+{
+    char key[32];
+
+    (void)snprintf(key, sizeof key, "%lld", (long long)json_integer_value(seed));
+    if (json_object_get(point->seen, key)) return false;
+    return json_object_set_new(point->seen, key, json_true()) == 0;
+}
+
+/* How many of a line's seeds no line of its point had before. */
+static int32_t add_seeds(tune_point *point, const json_t *line)
+{
+    const json_t *seeds = json_object_get(line, "seeds"), *seed = json_object_get(line, "seed");
+    int32_t fresh = 0;
+
+    if (json_array_size(seeds) == 0) return !seed || add_seed(point, seed);
+    for (size_t i = 0; i < json_array_size(seeds); i++) {
+        fresh += add_seed(point, json_array_get(seeds, i));
+    }
+    return fresh;
+}
+
+static void close_point(tune_point *point)
+{
+    json_decref(point->first);
+    json_decref(point->seen);
+}
+
 static spc_status grow(tune *t, spc_error *err)
 {
     if (t->count < t->capacity) return SPC_OK;
@@ -143,7 +173,7 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
     char message[SPC_RULE_MESSAGE_BYTES];
     tune_point *point;
     spc_rule parsed;
-    int32_t seeds;
+    int32_t seeds, fresh;
     spc_status status;
 
     if (!bench || strcmp(bench, "sweep") != 0) return SPC_OK;
@@ -173,11 +203,24 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
         status = grow(t, err);
         if (status != SPC_OK) return status;
         point = &t->point[t->count++];
-        *point = (tune_point){
-            json_incref(line), parsed.alpha, strchr(rule, '=') != NULL, 0, 0, 0, 0, false};
+        *point = (tune_point){.first = json_incref(line),
+                              .seen = json_object(),
+                              .alpha = parsed.alpha,
+                              .has_alpha = strchr(rule, '=') != NULL};
+        if (!point->seen) {
+            return spc_error_set(err, SPC_ENOMEM, "no memory for the points of %s", t->path);
+        }
     }
     seeds = (int32_t)json_array_size(json_object_get(line, "seeds")); /* the line pools so many */
     if (seeds == 0) seeds = 1;
+    fresh = add_seeds(point, line);
+    if (fresh == 0) return SPC_OK; /* the baseline is in the results of every sweep */
+    if (fresh < seeds) {
+        return spc_error_set(err, SPC_EINPUT,
+                             "%s: line %" PRId64 ": some seeds of %s are those of a line before: "
+                             "they would count twice",
+                             t->path, number, rule);
+    }
     point->seeds += seeds;
     point->value += seeds * json_number_value(value);
     point->latency += seeds * json_number_value(latency);
@@ -256,7 +299,7 @@ static void keep_front(tune *t, int32_t cost)
     }
     for (size_t i = 0; i < t->count; i++) {
         if (t->point[i].beaten) {
-            json_decref(t->point[i].first);
+            close_point(&t->point[i]);
         } else {
             t->point[kept++] = t->point[i];
         }
@@ -390,7 +433,7 @@ static int run(const void *args, const spc_cli_line *line)
         keep_front(&t, a->cost);
         status = tell(a, &t, points, &error);
     }
-    for (size_t i = 0; i < t.count; i++) json_decref(t.point[i].first);
+    for (size_t i = 0; i < t.count; i++) close_point(&t.point[i]);
     free(t.point);
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }

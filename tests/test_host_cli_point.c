@@ -153,7 +153,8 @@ static const char sweep[] = "{\"date\":\"a recorded run begins like this\"}\n" /
     LINE("token-v3:alpha=0.5", 0, 41, 0.8, 0.35)                               /* */
     LINE("opt:alpha=0.2", 0, 35, 0.5, 0.2)                                     /* */
     LINE_WITH("\"bonus_mode\":\"target\",", "opt:alpha=0.2", 1, 37, 0.7, 0.3)  /* */
-    LINE("diff:alpha=0.1", 0, 35.5, 0.65, 0.26)                                /* */
+    LINE("opt:alpha=0.2", 0, 35, 0.5, 0.2)      /* once more, as where two sweeps have it */
+    LINE("diff:alpha=0.1", 0, 35.5, 0.65, 0.26) /* */
     "{\"bench\":\"sweep\",\"rule\":\"chow:alpha=1\",\"gamma\":5,\"failed\":\"why\"}\n";
 
 static json_t *rules_of(const json_t *front)
@@ -273,6 +274,8 @@ Test(host_cli_point, tune_says_what_it_cannot_use)
          "drafter_vocab is \"9\", but missing"},
         {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"chat_template\":\"a\",", "strict", 1, 1, 1, 1),
          "chat_template is \"a\", but missing"},
+        {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"seeds\":[0,1],", "strict", 0, 1, 1, 1),
+         "line 2: some seeds of strict are those of a line before"},
         {LINE("strict", 0, 1, 1, 1) LINE_WITH("\"ask\":\"a\",", "strict", 1, 1, 1, 1),
          "ask is \"a\", but missing"},
         {LINE_WITH("\"context\":9,", "strict", 0, 1, 1, 1) LINE("strict", 1, 1, 1, 1),
