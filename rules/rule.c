@@ -12,6 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "rules tell NaN and infinity: build without -ffast-math, -Ofast and -ffinite-math-only"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
+#error "rules have the same bits everywhere: build with float arithmetic (x86: -msse2 -mfpmath=sse)"
+#endif
+
 #define SPC_ANY_LOW   (-DBL_MAX)
 #define SPC_ANY_HIGH  DBL_MAX
 #define SPC_BELOW_ONE 0x1.fffffffffffffp-1 /* the largest double below 1 */

@@ -32,6 +32,13 @@ if(NOT version MATCHES "clang")
   configure(0 "Generating done" -DSPC_FUZZ=OFF)
 endif()
 
+# nor is a library built that would take NaN for a number
+execute_process(COMMAND ${CC} -ffast-math -fsyntax-only -I${ROOT}/host/include ${ROOT}/rules/rule.c ERROR_VARIABLE said
+  RESULT_VARIABLE found)
+if(found EQUAL 0 OR NOT said MATCHES "build without -ffast-math")
+  message(FATAL_ERROR "-ffast-math: expected to be refused, found ${found}: ${said}")
+endif()
+
 # a compiler is looked for again where there was none
 file(REMOVE_RECURSE ${OUT}/build)
 stand_in("echo asked >>'${OUT}/asked'; exit 1")
