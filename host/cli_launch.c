@@ -283,6 +283,8 @@ static int conclude(const launch *l)
     bool told = l->child[0].code > 0;
 
     if (l->stopped_by) return 128 + l->stopped_by;
+    /* Ctrl-C before rank 0 could catch it, while it was loading, or the second one */
+    if (l->child[0].code == -SIGINT) return SPC_CLI_SIGNALLED + SIGINT;
     if (l->code == 0 && l->killed < 0) return 0;
     for (int32_t r = 1; r < l->ranks && !told; r++) {
         if (l->child[r].code <= 0 || !l->child[r].held[0]) continue;

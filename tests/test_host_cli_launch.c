@@ -187,6 +187,27 @@ Test(host_cli_launch, the_code_is_of_the_rank_that_failed_by_itself_though_it_en
     (void)unlink(points);
 }
 
+/* Rank 0 reads a file that does not end, as it may read a large model. */
+Test(host_cli_launch, ctrl_c_while_rank_0_loads_is_no_fault_of_its)
+{
+    char points[64];
+    const char *args[] = {
+        "launch",         "-n", "2", "--", "run", "--operating-point", points, "--min-quality", "1",
+        "--rank-timeout", "20", "x", NULL};
+    launched l;
+    int fd;
+
+    (void)snprintf(points, sizeof points, "/tmp/spc-test-loading-%ld", (long)getpid());
+    cr_assert_eq(mkfifo(points, 0600), 0);
+    cr_assert_geq(fd = open(points, O_RDWR | O_CLOEXEC), 0);
+    launched_start(&l, SPC_BINARY, args);
+    (void)nanosleep(&(struct timespec){0, 700000000}, NULL);
+    (void)launched_harm(&l, 2, -1, SIGINT, 130);
+    cr_expect_eq(launched_errors(&l), 0, "%s", l.said);
+    (void)close(fd);
+    (void)unlink(points);
+}
+
 /* ---- places from the environment --------------------------------------------------------------
  */
 
