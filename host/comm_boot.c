@@ -132,12 +132,16 @@ static void remove_meeting(const char *path, uint64_t nonce)
     free(behind);
 }
 
-/* What the file says; false: there is none yet, or none that is whole. */
+/* What the file says; false: there is none yet, none that is whole, or something else, such as a
+ * FIFO, which to open would be to wait for a writer. */
 static bool read_meeting(const char *path, char host[HOST_BYTES], unsigned *port, uint64_t *nonce)
 {
-    FILE *file = fopen(path, "r");
+    struct stat there;
+    FILE *file;
     int fields;
 
+    if (stat(path, &there) != 0 || !S_ISREG(there.st_mode)) return false;
+    file = fopen(path, "r");
     if (!file) return false;
     fields = fscanf(file, "spc 1 %255s %u %" SCNx64, host, port, nonce);
     (void)fclose(file);

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -260,6 +261,23 @@ Test(host_comm_boot, a_file_that_no_run_wrote_is_left)
     p[1] = (part){.place = {1, 2, meet, LONG_MS}};
     run_parts(p, 2);
     expect_met(p, 2);
+}
+
+/* Nobody ever writes to it: to open it would be to wait beyond the timeout. */
+Test(host_comm_boot, a_fifo_keeps_nobody_waiting)
+{
+    char meet[64];
+    part p[1];
+
+    path_of(meet);
+    cr_assert_eq(mkfifo(meet, 0600), 0);
+    (void)alarm(LONG_MS / 1000);
+    p[0] = (part){.place = {1, 2, meet, SHORT_MS}};
+    run_parts(p, 1);
+    (void)alarm(0);
+    cr_expect_eq(p[0].status, SPC_EDEVICE);
+    cr_expect(strstr(p[0].error.message, "nothing wrote this file"), "%s", p[0].error.message);
+    (void)unlink(meet);
 }
 
 /* The door of another group: this rank is not let in there. */
