@@ -14,6 +14,10 @@
  * also for the rest of what a rank was sending when another was found gone. */
 enum { FAREWELL_MS = 200, DOUBT_MS = 20 };
 
+/* How long one poll may last, and how much later the clock may be looked at again: later still, and
+ * the process had been stopped. */
+enum { AWAKE_MS = 250 };
+
 #define FRAME_NAME(id, name) name,
 static const char *const call_name[] = {SPC_FRAME_MAP(FRAME_NAME)};
 #undef FRAME_NAME
@@ -366,9 +370,27 @@ static void heed(spc_tcp *t, int32_t rank)
     if (l->heed > 0) l->heed--;
 }
 
+spc_patience spc_tcp_patience(const spc_tcp *t)
+{
+    int64_t now = spc_link_now_ms();
+
+    return (spc_patience){now + t->timeout_ms, now};
+}
+
+/* Time in which this process did not run, because Ctrl-Z in a shell or a machine that was paused
+ * stopped it, is no time it waited: the others may have been stopped, too. */
+static int left_awake(spc_patience *p)
+{
+    int64_t now = spc_link_now_ms(), lost = now - p->seen_ms - AWAKE_MS;
+
+    if (lost > AWAKE_MS) p->deadline_ms += lost;
+    p->seen_ms = now;
+    return spc_link_left_ms(p->deadline_ms);
+}
+
 /* Wait until something moves: on links that are not done, or the end of a rank whose frame is here
  * already; the others wait for that one in vain.  False: the deadline is over. */
-static bool wait_links(spc_tcp *t, int64_t deadline)
+static bool wait_links(spc_tcp *t, spc_patience *p)
 {
     static const short heeded[] = {0, POLLRDHUP, POLLIN};
     struct pollfd wanted[SPC_RANKS_MAX + 1];
@@ -386,15 +408,16 @@ static bool wait_links(spc_tcp *t, int64_t deadline)
     wanted[world] = (struct pollfd){t->wake, POLLIN, 0};
     do {
         char missing[192];
-        int left = spc_link_left_ms(deadline);
+        int left = left_awake(p);
 
         if (left == 0 && doubted) return false;
         if (left == 0) { /* in doubt, let those who know better speak first */
             left = DOUBT_MS * (list_missing(t, missing, sizeof missing) - 1);
+            p->deadline_ms = p->seen_ms + left;
             doubted = true;
         }
         (void)pthread_mutex_unlock(&t->lock);
-        moved = poll(wanted, (nfds_t)world + 1, left);
+        moved = poll(wanted, (nfds_t)world + 1, left < AWAKE_MS ? left : AWAKE_MS);
         (void)pthread_mutex_lock(&t->lock);
     } while (moved <= 0);
     for (int32_t r = 0; r < world && t->end.status == SPC_OK; r++) {
@@ -403,7 +426,8 @@ static bool wait_links(spc_tcp *t, int64_t deadline)
     return true;
 }
 
-spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, int64_t deadline, spc_error *err)
+spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, spc_patience *patience,
+                            spc_error *err)
 {
     t->busy = true;
     t->now = is_letter(expected) ? 0 : expected->sequence;
@@ -413,7 +437,7 @@ spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, int64_t deadl
             if (t->end.status == SPC_OK) take(t, r, expected);
         }
         if (t->end.status != SPC_OK || !any_at_work(t)) break;
-        if (!wait_links(t, deadline)) end_late(t, expected);
+        if (!wait_links(t, patience)) end_late(t, expected);
     }
     if (t->end.status == SPC_OK) compare(t, expected);
     for (int32_t r = 0; r < t->comm.world; r++) t->link[r].gives = t->link[r].takes = false;

@@ -240,6 +240,39 @@ Test(host_comm_tcp, a_rank_that_hangs_is_named_by_the_timeout)
          SHORT_MS - 50, 10 * SHORT_MS);
 }
 
+/* Rank 0 is stopped while the others wait for it, and takes a moment more; the sum takes two
+ * exchanges. */
+static int stopped_on_the_way(spc_comm *comm)
+{
+    float data[8192] = {1};
+
+    if (comm->ops->barrier(comm, NULL) != SPC_OK) return 1;
+    if (comm->rank == 0) {
+        (void)nanosleep(&(struct timespec){0, 50000000}, NULL);
+        (void)raise(SIGSTOP);
+        (void)nanosleep(&(struct timespec){0, 100000000}, NULL);
+    }
+    return comm->ops->all_reduce(comm, data, 8192, NULL) == SPC_OK ? 0 : 4;
+}
+
+/* As Ctrl-Z stops all: nobody has kept the others waiting. */
+Test(host_comm_tcp, time_in_which_all_are_stopped_does_not_count)
+{
+    group g = start(RANKS, 1000, stopped_on_the_way);
+    int status;
+
+    cr_assert_eq(waitpid(g.pid[0], &status, WUNTRACED), g.pid[0]);
+    cr_assert(WIFSTOPPED(status));
+    for (int32_t r = 1; r < RANKS; r++) cr_assert_eq(kill(g.pid[r], SIGSTOP), 0);
+    (void)nanosleep(&(struct timespec){2, 0}, NULL);
+    for (int32_t r = RANKS - 1; r >= 0; r--) cr_assert_eq(kill(g.pid[r], SIGCONT), 0);
+    for (int32_t r = 0; r < RANKS; r++) {
+        char told[SPC_ERROR_BYTES];
+
+        cr_expect_eq(finish(&g, r, told), 0, "rank %d: %s", (int)r, told);
+    }
+}
+
 /* Rank 1 goes when it has done its work; the others meet without it, then need it. */
 static int one_leaves(spc_comm *comm)
 {
