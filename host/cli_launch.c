@@ -62,11 +62,11 @@ typedef struct {
 /* ---- start ------------------------------------------------------------------------------------
  */
 
-/* Only returns where the program cannot be started. */
+/* Only returns where the program cannot be started: errno says why. */
 static void become(const launch *l, int32_t rank, int err, char **argv, pid_t parent)
 {
     char number[16], world[16];
-    int nothing = rank > 0 ? open("/dev/null", O_RDWR) : -1;
+    int nothing;
 
     (void)snprintf(number, sizeof number, "%d", (int)rank);
     (void)snprintf(world, sizeof world, "%d", (int)l->ranks);
@@ -76,12 +76,14 @@ static void become(const launch *l, int32_t rank, int err, char **argv, pid_t pa
     }
     if (rank > 0) { /* Ctrl-C reaches all of a terminal: rank 0 decides what it means */
         (void)signal(SIGINT, SIG_IGN);
-        if (dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0 || dup2(err, 2) < 0) return;
+        if (dup2(err, 2) < 0) return; /* first: what fails from here on is held back, too */
+        nothing = open("/dev/null", O_RDWR);
+        if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(nothing, 1) < 0) return;
         (void)close(nothing);
     }
     (void)sigprocmask(SIG_SETMASK, &l->before, NULL);
     (void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* nobody stays behind where launch is killed */
-    if (getppid() != parent) return;
+    if (getppid() != parent) _exit(spc_status_exit_code(SPC_EINTERNAL)); /* nobody to tell */
     (void)execv("/proc/self/exe", argv);
 }
 
@@ -96,7 +98,8 @@ static spc_status start_rank(launch *l, int32_t rank, char **argv, spc_error *er
     c->pid = fork();
     if (c->pid == 0) {
         become(l, rank, ends[1], argv, parent);
-        _exit(spc_status_exit_code(SPC_EINTERNAL));
+        _exit(spc_cli_fail_with(SPC_ENOMEM, "launch: rank %d cannot be started: %s", (int)rank,
+                                strerror(errno)));
     }
     spc_link_close(ends[1]);
     c->err = ends[0];

@@ -187,6 +187,26 @@ Test(host_cli_launch, the_code_is_of_the_rank_that_failed_by_itself_though_it_en
     (void)unlink(points);
 }
 
+/* With one or two more each time, one process or the other cannot open what it needs. */
+Test(host_cli_launch, with_too_few_files_a_failure_is_never_silent)
+{
+    static const char script[] = "exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-; ulimit -n $1; "
+                                 "exec \"$0\" launch -n 2 -- run --to fr x";
+    int code = -1;
+
+    for (int files = 4; files < 16 && code != 0; files++) {
+        char number[16];
+        const char *args[] = {"-c", script, SPC_BINARY, number, NULL};
+        launched l;
+
+        (void)snprintf(number, sizeof number, "%d", files);
+        launched_start(&l, "/bin/sh", args);
+        code = launched_end(&l);
+        cr_expect(code == 0 || launched_errors(&l) > 0, "%d files: %d, and nothing said", files,
+                  code);
+    }
+}
+
 /* Rank 0 reads a file that does not end, as it may read a large model. */
 Test(host_cli_launch, ctrl_c_while_rank_0_loads_is_no_fault_of_its)
 {
