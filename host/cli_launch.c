@@ -10,6 +10,7 @@
 #include "comm.h"
 #include "link.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -302,6 +303,17 @@ static int conclude(const launch *l)
     return l->code ? l->code : spc_status_exit_code(SPC_EDEVICE);
 }
 
+/* A rank that was killed while it wrote what the others meet by has left a part of it beside it. */
+static void remove_folder(const launch *l)
+{
+    DIR *folder = opendir(l->folder);
+    const struct dirent *file;
+
+    while (folder && (file = readdir(folder))) (void)unlinkat(dirfd(folder), file->d_name, 0);
+    if (folder) (void)closedir(folder);
+    (void)rmdir(l->folder);
+}
+
 static int run(const void *args, const spc_cli_line *line)
 {
     launch l = {.ranks = ((const launch_args *)args)->ranks, .signals = -1, .killed = -1};
@@ -336,10 +348,7 @@ static int run(const void *args, const spc_cli_line *line)
     watch(&l);
     code = status == SPC_OK ? conclude(&l) : spc_cli_fail(&error);
     spc_link_close(l.signals);
-    if (l.folder[0]) {
-        (void)unlink(l.meet);
-        (void)rmdir(l.folder);
-    }
+    if (l.folder[0]) remove_folder(&l);
     free(argv);
     return code;
 }

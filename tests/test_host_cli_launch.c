@@ -9,6 +9,7 @@
 #include <criterion/criterion.h>
 
 #include <fcntl.h>
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -504,6 +505,27 @@ Test(host_cli_launch, a_terminal_that_closes_ends_all_and_leaves_no_folder)
     cr_assert_eq(setenv("TMPDIR", folder, 1), 0);
     (void)signal(SIGHUP, SIG_DFL);
     harm(2, -1, SIGHUP, 128 + SIGHUP, "");
+    cr_expect_eq(rmdir(folder), 0, "nothing is left in it");
+}
+
+/* As a rank leaves it that is killed while it writes where to meet. */
+Test(host_cli_launch, a_part_of_a_file_to_meet_by_is_removed)
+{
+    char folder[64], pattern[96], part[512];
+    glob_t found;
+    launched l;
+
+    (void)snprintf(folder, sizeof folder, "/tmp/spc-test-part-%ld", (long)getpid());
+    (void)snprintf(pattern, sizeof pattern, "%s/spc-launch-*", folder);
+    cr_assert_eq(mkdir(folder, 0700), 0);
+    cr_assert_eq(setenv("TMPDIR", folder, 1), 0);
+    start_long(&l, "2", "20", false);
+    launched_read(&l, ENOUGH);
+    cr_assert_eq(glob(pattern, 0, NULL, &found), 0);
+    (void)snprintf(part, sizeof part, "%s/meet.1-0.partial", found.gl_pathv[0]);
+    globfree(&found);
+    (void)close(open(part, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    (void)launched_harm(&l, 2, -1, SIGTERM, 128 + SIGTERM);
     cr_expect_eq(rmdir(folder), 0, "nothing is left in it");
 }
 
