@@ -512,8 +512,8 @@ enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
  * sessions that step together are chosen together.  Under strict the length may be 0, which is
  * plain decoding; now and then the alternative (drafting, or not) is probed, at no more than 1 % of
  * all time.  There the drafter does not run a prompt before what is expected to come, by the texts
- * that have ended, pays for it.  With an n-gram drafter, whose drafts take no time, the length is at
- * most what was found.
+ * that have ended, pays for it.  With an n-gram drafter, whose drafts take no time, the length is
+ * at most what was found.
  *
  * At temperature 0 the tokens are those of any fixed length, but for the rule ensemble, whose
  * target then still has two tokens.  Otherwise they have the same distribution, but a different
@@ -647,9 +647,9 @@ SPC_API spc_status spc_session_run(spc_session *session, spc_error *err);
  * few sessions, 64 for one; prefill_rows where that is more), and sessions that are stepped
  * together begin to decode together, those excepted that wait for one whose prompt begins as theirs
  * do (no_prefix_reuse). Beyond that a step takes one round of the sessions that decode.  Not
- * divided are: an encoder's pass over a prompt, what a drafter catches up on to try drafts again, and
- * the measuring of the first step, both with SPC_GAMMA_AUTO.  On a GPU the passes over
- * prompts may still run when the call returns, those of four steps at most.
+ * divided are: an encoder's pass over a prompt, what a drafter catches up on to try drafts again,
+ * and the measuring of the first step, both with SPC_GAMMA_AUTO.  On a GPU the passes over prompts
+ * may still run when the call returns, those of four steps at most.
  *
  * sessions [count], all different, all of this engine, else SPC_EUSAGE and nothing runs */
 SPC_API spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
