@@ -270,7 +270,10 @@ Test(host_cli_run, gamma_auto_says_what_it_chose_and_why)
     cr_expect_eq(strncmp(told.err, "spc: gamma auto: drafter ", 25), 0, "at the start: %s",
                  told.err);
     cr_expect_not_null(strstr(told.err, "spc: gamma auto: rounds by gamma "), "%s", told.err);
-    cr_expect_not_null(strstr(told.err, "times as fast as plain decoding"), "%s", told.err);
+    /* which of both is for the machine to say, that may be busy */
+    cr_expect(strstr(told.err, "times as fast as plain decoding") ||
+                  strstr(told.err, "plain decoding is expected to be the fastest"),
+              "%s", told.err);
     cr_expect_eq(quiet.err_bytes, 0, "%s", quiet.err);
     json_decref(results);
     json_decref(fixed);
