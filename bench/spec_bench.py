@@ -9,7 +9,8 @@ object a line with "category" and "turns".  Each method is one `spc chat --input
 keeps its models loaded; OPTIONS of `spc chat` are its own, those behind -- are everybody's.  The
 first, always there, is the verifier alone.  All methods answer a turn one after the other, and who
 begins changes from turn to turn; each goes on from its own replies.  Before that each answers a
-greeting, which is not counted, so that no time of loading models is in the first turn.
+greeting, which is not counted, so that neither loading models nor what --gamma auto measures at its
+start is in the first turn.
 
 JSON lines, for every method, of each category and of all: tokens per verifier call (which papers
 call the mean number of accepted tokens), tokens per second of the prompt and the reply together, as
