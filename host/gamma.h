@@ -59,6 +59,9 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
  * be tried. */
 bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t count);
 
+/* Measure both models behind the caches of a session, which stay as they are. */
+spc_status spc_gamma_measure(spc_engine *engine, const spc_session *session, spc_error *err);
+
 /* A step of the drafter took so long: `rows` were fed, `wanted` of them for their logits. */
 void spc_gamma_drafted(spc_engine *engine, int32_t rows, int32_t wanted, uint64_t ns);
 /* All behind the drafts took so long, with so many rows of the verifier; 0 rows: they do not count.
@@ -68,5 +71,11 @@ void spc_gamma_scored(spc_engine *engine, int32_t rows, uint64_t ns, uint64_t to
 void spc_gamma_judged(spc_session *session, int32_t judged, int32_t kept);
 /* A session has come to its end. */
 void spc_gamma_ended(spc_session *session);
+
+/* Chance of every draft to be kept [SPC_GAMMA_MAX] by what all sessions saw, but for those that
+ * share the noise of this one; NULL: all. */
+void spc_gamma_accept(const spc_gamma *gamma, const spc_session *but, float *accept);
+/* Tell the engine's log what was measured. */
+void spc_gamma_tell(const spc_engine *engine);
 
 #endif
