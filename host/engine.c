@@ -133,8 +133,10 @@ static spc_status reserve(spc_engine *engine, spc_error *err)
     s->group = calloc(sessions * 4, sizeof *s->group);
     s->whole = calloc(sessions, sizeof *s->whole);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
+    engine->gamma.whose = calloc(sessions, sizeof *engine->gamma.whose);
     if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        !spc_edit_desk_open(&s->edits) || spc_slots_reserve(engine) != SPC_OK) {
+        !engine->gamma.whose || !spc_edit_desk_open(&s->edits) ||
+        spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
                              (int)engine->sessions);
     }
@@ -574,6 +576,7 @@ void spc_engine_end(spc_engine *engine)
 {
     spc_slots_release(engine);
     free(engine->gamma.lane);
+    free(engine->gamma.whose);
     spc_edit_desk_close(&engine->scratch.edits);
     free(engine->scratch.group);
     free(engine->scratch.whole);

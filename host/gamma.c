@@ -107,15 +107,54 @@ static int32_t most_left(const spc_session *s)
 /* A fully kept draft leaves one row, which runs along with the next; where the drafter's last row
  * is wanted in every round it runs whatever is chosen; and what others have run of the prompt is
  * taken over (share.c). */
-static void weigh_lag(const spc_session *s, spc_gamma_lane *lane)
+static void weigh_lag(spc_session *s, spc_gamma_lane *lane)
 {
     int32_t lag = lag_of(s->engine, s), held = spc_slots_holds(s, true);
 
     lane->lag = lag > 1 && lane->last == SPC_LAST_NEVER ? lag : 0;
     if (lane->lag == 0) return;
     if (held > s->length - 1 - lag) lane->lag = s->length - 1 - held;
+    s->choice.lags_from = s->length - 1 - lane->lag;
     if (lag == s->length - 1) lane->lag += s->source_count; /* which an encoder reads */
     lane->left = spc_replies_left(&s->choice.replies, s->length - s->prompt, most_left(s));
+}
+
+/* Would the drafter read for both of them at first? */
+static bool lag_together(const spc_gamma_lane *a, const spc_session *s, const spc_gamma_lane *b,
+                         const spc_session *other)
+{
+    int32_t page = s->choice.lags_from / SPC_PAGE_TOKENS;
+
+    if (a->lag == 0 || b->lag == 0 || s->source || other->source) return false;
+    if (other->choice.lags_from / SPC_PAGE_TOKENS != page) return false;
+    return s->page[page] == other->page[page];
+}
+
+/* Rows of its lag that another lacks too: whole pages that both have, in a row. */
+static int32_t lag_in_common(const spc_session *s, const spc_session *other)
+{
+    int32_t at = s->choice.lags_from / SPC_PAGE_TOKENS, end = at;
+    int32_t least = s->length < other->length ? s->length : other->length;
+
+    while ((end + 1) * SPC_PAGE_TOKENS < least && s->page[end] == other->page[end]) end++;
+    return end > at ? end * SPC_PAGE_TOKENS - s->choice.lags_from : 0;
+}
+
+/* What several lack one reads for all of them (share.c): each is charged its part.  Who else lacks
+ * how much is told by the first of them. */
+static void split_lag(spc_gamma *g, int32_t k, int32_t count)
+{
+    const spc_session *other = NULL;
+    int32_t many = 1, common;
+
+    for (int32_t i = 0; i < count; i++) {
+        if (i == k || !lag_together(&g->lane[k], g->whose[k], &g->lane[i], g->whose[i])) continue;
+        if (!other) other = g->whose[i];
+        many++;
+    }
+    if (!other) return;
+    common = lag_in_common(g->whose[k], other);
+    g->lane[k].lag -= common - (common + many - 1) / many;
 }
 
 /* Drafts that are looked up are looked up here: there may be fewer than are wanted. */
@@ -137,6 +176,54 @@ static void lane_of(spc_session *s, spc_gamma_lane *lane)
         lane->accept[0] = spc_accept_hope(lane->accept[0], s->choice.judged);
     }
     weigh_lag(s, lane);
+}
+
+static void lanes_of(spc_engine *engine, spc_session *const *sessions, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+
+    for (int32_t k = 0; k < count; k++) {
+        g->whose[k] = sessions[k];
+        lane_of(sessions[k], &g->lane[k]);
+    }
+}
+
+/* Those that the step under way feeds, behind the lanes of those that it runs: with them before
+ * long.  Returns how many all are. */
+static int32_t add_fed(spc_engine *engine, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+
+    for (int32_t i = 0; i < g->step_count; i++) {
+        spc_session *s = g->step[i];
+
+        if (!s->filling || s->finish != SPC_FINISH_RUNNING) continue;
+        if (s->strategy != &spc_strategy_round) continue;
+        g->whose[count] = s;
+        lane_of(s, &g->lane[count]);
+        count++;
+    }
+    return count;
+}
+
+/* Lengths of the lanes.  One that lags begins where that pays beside those, too, that are still
+ * fed: the first of many to have read its prompt is not alone for long. */
+static void choose_lengths(spc_engine *engine, int32_t count)
+{
+    spc_gamma *g = &engine->gamma;
+    bool lags = false;
+    int32_t all;
+
+    for (int32_t k = 0; k < count; k++) lags = lags || g->lane[k].lag > 0;
+    all = lags ? add_fed(engine, count) : count;
+    for (int32_t k = 0; k < all && lags; k++) split_lag(g, k, all);
+    if (all > count) (void)spc_gamma_lengths(&g->times, g->lane, all);
+    for (int32_t k = 0; k < count && all > count; k++) {
+        spc_gamma_lane *lane = &g->lane[k];
+
+        if (lane->lag > 0 && lane->chosen == lane->least) lane->most = lane->least;
+    }
+    (void)spc_gamma_lengths(&g->times, g->lane, count);
 }
 
 /* Is it time for this sequence to draft again, and do all rounds so far pay for it? */
@@ -237,8 +324,8 @@ bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t c
 
     if (!g->learns) return true;
     if (g->probing || g->drafting >= PLAIN_AFTER) return false;
-    for (int32_t k = 0; k < count; k++) lane_of(sessions[k], &g->lane[k]);
-    (void)spc_gamma_lengths(&g->times, g->lane, count);
+    lanes_of(engine, sessions, count);
+    choose_lengths(engine, count);
     for (int32_t k = 0; k < count; k++) {
         if (g->lane[k].chosen != sessions[k]->round_gamma) return false;
     }
@@ -262,8 +349,8 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
         keep_choices(engine, sessions, count);
         return SPC_OK;
     }
+    lanes_of(engine, sessions, count);
     for (int32_t k = 0; k < count; k++) {
-        lane_of(sessions[k], &g->lane[k]);
         if (!first && g->lane[k].least < g->lane[k].most) first = sessions[k];
     }
     g->learns = first != NULL;
@@ -276,7 +363,7 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
         spc_gamma_tell(engine);
     }
     if (first) {
-        (void)spc_gamma_lengths(&g->times, g->lane, count);
+        choose_lengths(engine, count);
         plain = plain_is_due(g, count);
     }
     for (int32_t k = 0; k < count; k++) {

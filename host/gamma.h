@@ -20,7 +20,10 @@ enum { SPC_SEED_GROUPS = 8 };
 typedef struct {
     spc_gamma_times times; /* nanoseconds */
     bool measured;
-    spc_gamma_lane *lane;                 /* [sessions] of the step under way */
+    spc_session *const *step; /* [step_count] sessions of the step under way */
+    int32_t step_count;
+    spc_gamma_lane *lane;                 /* [sessions] of those that it runs, and feeds */
+    spc_session **whose;                  /* [sessions] to whom each belongs */
     spc_verdicts seen[SPC_SEED_GROUPS];   /* by all sessions whose length is chosen */
     spc_replies replies[SPC_SEED_GROUPS]; /* of all those */
     double round_ns, probe_ns, probe_due; /* all rounds; what probes took; the present one's rest */
@@ -36,6 +39,7 @@ typedef struct {
     float judged;        /* verdicts on first drafts, of others too */
     spc_replies replies; /* of others */
     int32_t before;      /* chosen last; -1: none yet */
+    int32_t lags_from;   /* tokens the drafter need not read any more, where it lags */
     spc_probe probe;
 } spc_gamma_session;
 

@@ -125,9 +125,12 @@ spc_status spc_engine_step(spc_engine *engine, spc_session *const *sessions, int
     end_cancelled(sessions, count);
     spc_share_begin(engine, sessions, count);
     spc_fill_begin(engine, sessions, count);
+    engine->gamma.step = sessions;
+    engine->gamma.step_count = count;
     for (size_t i = 0; i < sizeof strategies / sizeof *strategies; i++) {
         (void)step_group(engine, sessions, count, strategies[i]);
     }
+    engine->gamma.step_count = 0;
     if (spc_fill_end(engine, &error) != SPC_OK) fail_filling(engine, &error);
     for (int32_t i = 0; i < count; i++) {
         spc_prefix_note(sessions[i]);

@@ -423,6 +423,62 @@ Test(host_gamma, a_drafter_that_begins_late_reads_a_shared_prompt_once)
     spc_engine_close(engine);
 }
 
+/* Time of a batch of texts behind one prompt, `tokens` each, and whether its drafter ran. */
+static double time_behind_one_prompt(int32_t gamma, int32_t tokens, bool *drafted)
+{
+    enum { MANY = 8 };
+    toy_clock clock = long_prompts;
+    toy_pair pair = pair_of(6, true, false);
+    prompt p = prompt_made(400, pair.vocab, 3), other = prompt_made(40, pair.vocab, 5);
+    spc_session_options o = options_of("strict", gamma, 0);
+    spc_session *s[MANY];
+    double time;
+
+    pair.clock = &clock;
+    pair.sessions = MANY;
+    spc_engine *engine = toy_engine(&pair);
+
+    engine->prefix_off = false;
+    o.max_tokens = 3;
+    (void)decode(engine, &o, &other); /* both models are measured */
+    o.max_tokens = tokens;
+    for (int32_t k = 0; k < MANY; k++) s[k] = open_session(engine, &o, &p);
+    time = -(double)clock.now_ns;
+    for (int32_t step = 0; step < 2 * tokens + 8; step++) {
+        cr_assert_eq(spc_engine_step(engine, s, MANY, NULL), SPC_OK);
+    }
+    time += (double)clock.now_ns;
+    *drafted = false;
+    for (int32_t k = 0; k < MANY; k++) {
+        cr_expect_eq(decoded_of(s[k]).count, tokens);
+        *drafted = *drafted || stats_of(s[k]).drafter_calls > 0;
+        spc_session_close(s[k]);
+    }
+    spc_engine_close(engine);
+    return time;
+}
+
+/* What the drafter reads once for all of them, all of them pay for; and the first to have read its
+ * prompt does not begin to draft as if it were alone. */
+Test(host_gamma, a_prompt_that_several_share_is_weighed_once_by_all_of_them)
+{
+    for (int32_t tokens = 4; tokens <= 64; tokens += 4) {
+        bool none, all, drafted;
+        double plain = time_behind_one_prompt(0, tokens, &none);
+        double fixed = time_behind_one_prompt(4, tokens, &all);
+        double chosen = time_behind_one_prompt(SPC_GAMMA_AUTO, tokens, &drafted);
+
+        cr_expect(!none && all);
+        cr_expect_leq(chosen, plain * 1.0001, "%d tokens: %g, plain %g", (int)tokens, chosen,
+                      plain);
+        cr_expect_leq(chosen, fixed * 1.05, "%d tokens: %g, gamma 4 %g", (int)tokens, chosen,
+                      fixed);
+        if (tokens < 32) cr_expect_gt(fixed, plain * 1.05, "there is something to lose");
+        if (tokens < 32) cr_expect_not(drafted);
+        if (tokens > 60) cr_expect_lt(fixed, plain * 0.95, "there is something to gain");
+    }
+}
+
 /* ---- the same text ---- */
 
 Test(host_gamma, greedy_text_is_that_of_any_fixed_length)

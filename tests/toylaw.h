@@ -46,9 +46,11 @@ static inline void forget(spc_gamma *g, const float drafter[2], const float veri
 {
     static const int32_t rows[] = {1, 2};
     spc_gamma_lane *lane = g->lane;
+    spc_session **whose = g->whose;
 
     memset(g, 0, sizeof *g);
     g->lane = lane;
+    g->whose = whose;
     g->measured = true;
     spc_pace_lay(&g->times.drafter, rows, drafter, 2);
     spc_pace_lay(&g->times.verifier, rows, verifier, 2);
