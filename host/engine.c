@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* engine.c - opening and closing: both models, their tokenizer, the device, the scratch of a step.
- */
+/* engine.c - opening and closing: both models, their tokenizer, the device.  Sizes, and the scratch
+ * of a step, are in engine_size.c. */
 #include "engine.h"
 
 #include "backend_apart.h"
@@ -82,79 +82,8 @@ static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc
     return status;
 }
 
-/* ---- sizes ------------------------------------------------------------------------------------
+/* ---- an engine without models ----------------------------------------------------------------
  */
-
-static spc_status choose_context(spc_engine *engine, int32_t wanted, spc_error *err)
-{
-    const spc_config *v = &engine->verifier.config, *d = &engine->drafter.config;
-    int32_t context = v->context, most = v->context_most;
-
-    if (engine->drafter.plan && d->context < context) context = d->context;
-    if (engine->drafter.plan && d->context_most < most) most = d->context_most;
-    if (wanted > most) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "context: expected 0 (what the models allow) or 2 to %d, found %d",
-                             (int)most, (int)wanted);
-    }
-    engine->context = wanted > 0 ? wanted : context;
-    return SPC_OK;
-}
-
-spc_limits spc_engine_limits(int32_t sessions, int32_t context)
-{
-    int32_t round = sessions * SPC_LANE_ROWS;
-
-    return (spc_limits){.slots = sessions,
-                        .context = context,
-                        .rows = round > SPC_CHUNK_ROWS ? round : SPC_CHUNK_ROWS,
-                        .outputs = round};
-}
-
-void spc_engine_widen(spc_limits *limits, const spc_backend_ops *ops, const spc_backend *backend)
-{
-    int64_t most = (int64_t)limits->slots * limits->context; /* there are no more */
-    int32_t rows = ops->chunk_rows ? ops->chunk_rows(backend) : SPC_CHUNK_ROWS;
-
-    if (rows > most) rows = (int32_t)most;
-    if (rows > limits->rows) limits->rows = rows;
-}
-
-/* Arrays of a step; sizes follow from the number of sessions. */
-static spc_status reserve(spc_engine *engine, spc_error *err)
-{
-    spc_scratch *s = &engine->scratch;
-    size_t sessions = (size_t)engine->sessions;
-
-    s->rows = engine->limits.rows;
-    s->slot = calloc((size_t)s->rows * 4, sizeof *s->slot);
-    s->lane = calloc(sessions * 2, sizeof *s->lane);
-    s->verdict = calloc(sessions * 2, sizeof *s->verdict);
-    s->group = calloc(sessions * 4, sizeof *s->group);
-    s->whole = calloc(sessions, sizeof *s->whole);
-    engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
-    engine->gamma.whose = calloc(sessions, sizeof *engine->gamma.whose);
-    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
-        !engine->gamma.whose || !spc_edit_desk_open(&s->edits) ||
-        spc_slots_reserve(engine) != SPC_OK) {
-        return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
-                             (int)engine->sessions);
-    }
-    s->token = s->slot + s->rows;
-    s->position = s->token + s->rows;
-    s->output = s->position + s->rows;
-    s->bonus = s->lane + sessions;
-    s->unsure = s->group + sessions;
-    s->sorted = s->unsure + sessions;
-    engine->fill.session = s->sorted + sessions;
-    for (int32_t id = 0; engine->tokenizer && id < spc_tokenizer_size(engine->tokenizer); id++) {
-        size_t bytes;
-
-        (void)spc_tokenizer_piece(engine->tokenizer, id, &bytes);
-        if (bytes > engine->longest_token) engine->longest_token = bytes;
-    }
-    return SPC_OK;
-}
 
 static uint64_t machine_now(void *user)
 {
@@ -468,7 +397,7 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     if (!spc_options_grouped(options)) status = use_device(engine, options, err);
     if (status == SPC_OK) status = open_pair(engine, options, err);
     if (status == SPC_OK) status = spc_engine_find_chat(engine, err);
-    if (status == SPC_OK) status = choose_context(engine, options->context, err);
+    if (status == SPC_OK) status = spc_engine_choose_context(engine, options->context, err);
     if (status == SPC_OK && spc_ngram_is(options->drafter)) {
         status = spc_ngram_parse(options->drafter, &engine->ngram, err);
     }
@@ -488,7 +417,7 @@ spc_status spc_engine_open_checked(const spc_engine_options *options, const spc_
     if (status == SPC_OK) status = check_room(engine, options, err);
     if (status != SPC_OK) goto fail;
     status = load_models(engine, options, err);
-    if (status == SPC_OK) status = reserve(engine, err);
+    if (status == SPC_OK) status = spc_engine_reserve(engine, err);
     if (status != SPC_OK) goto fail;
     spc_meter_close(&engine->meter);
     engine->prefix_off = options->no_prefix_reuse || spc_engine_encodes(engine);
@@ -546,7 +475,7 @@ spc_status spc_engine_assemble(const spc_backend_ops *ops, spc_backend *backend,
     engine->sessions = sessions;
     engine->limits = spc_engine_limits(sessions, context);
     engine->prefix_off = true;
-    status = reserve(engine, err);
+    status = spc_engine_reserve(engine, err);
     if (status != SPC_OK) {
         spc_engine_close(engine);
         return status;
@@ -574,15 +503,7 @@ void spc_engine_close(spc_engine *engine)
 
 void spc_engine_end(spc_engine *engine)
 {
-    spc_slots_release(engine);
-    free(engine->gamma.lane);
-    free(engine->gamma.whose);
-    spc_edit_desk_close(&engine->scratch.edits);
-    free(engine->scratch.group);
-    free(engine->scratch.whole);
-    free(engine->scratch.verdict);
-    free(engine->scratch.lane);
-    free(engine->scratch.slot);
+    spc_engine_release(engine);
     unload_model(engine, &engine->drafter);
     unload_model(engine, &engine->verifier);
     if (engine->ops) engine->ops->close(engine->backend);

@@ -195,6 +195,14 @@ bool spc_engine_encodes(const spc_engine *engine);
 /* Is it one that may be used at all?  SPC_EUSAGE: it can only follow rank 0's. */
 spc_status spc_engine_check_rank(const spc_engine *engine, spc_error *err);
 
+/* The context of sessions: `wanted` tokens, or with 0 as many as both models allow. */
+spc_status spc_engine_choose_context(spc_engine *engine, int32_t wanted, spc_error *err);
+
+/* What a step works with, for engine->sessions of them and forwards of engine->limits.rows rows;
+ * and its release, whether or not all of it was had. */
+spc_status spc_engine_reserve(spc_engine *engine, spc_error *err);
+void spc_engine_release(spc_engine *engine);
+
 /* What each runner of an engine must hold; and, on this device, for prompts beside that. */
 spc_limits spc_engine_limits(int32_t sessions, int32_t context);
 void spc_engine_widen(spc_limits *limits, const spc_backend_ops *ops, const spc_backend *backend);
