@@ -249,14 +249,16 @@ static __device__ __forceinline__ uint32_t bf16_pair(float first, float second)
 #endif
 }
 
-/* To the nearest float whose lower 13 bits are 0 (ties away from 0); NaN stays NaN. */
+/* To the nearest float whose lower 13 bits are 0 (ties away from 0); NaN stays NaN.  What the
+ * conversion leaves in these bits is the implementation's affair, and products do not look at them,
+ * but who subtracts the number does. */
 static __device__ __forceinline__ uint32_t tf32_bits(float x)
 {
     uint32_t bits = spc_float_bits(x);
 
 #ifdef __CUDA_ARCH__
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return bits;
+    return bits & 0xffffe000u; /* as ptxas does, too: it is one instruction for both */
 #else
     return x != x ? 0x7fffe000u : (bits + 0x1000u) & 0xffffe000u;
 #endif

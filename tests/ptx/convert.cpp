@@ -144,8 +144,9 @@ void bf16_pair(warp &w, const instr &i)
 }
 
 /* To the nearest of 19 bits, of two the one that is larger in size.  What the lower bits are the
- * ISA leaves open: 0, as ptxas has them for all targets up to now, which also cuts off what tells
- * some NaN from infinity. */
+ * ISA leaves open ("the internal layout of tf32 format is implementation defined"): ptxas has had 0
+ * for all targets up to now.  Here they are what nobody can take for a part of the number; NaN that
+ * they alone tell from infinity are infinity to who cuts them off. */
 void tf32(warp &w, const instr &i)
 {
     uint32_t *const d = array<uint32_t>(w, i.o[0]);
@@ -155,7 +156,7 @@ void tf32(warp &w, const instr &i)
         uint32_t bits;
 
         memcpy(&bits, &a[l], sizeof bits);
-        d[l] = (fabsf(a[l]) < INFINITY ? bits + 0x1000u : bits) & 0xffffe000u;
+        d[l] = (fabsf(a[l]) < INFINITY ? bits + 0x1000u : bits) | 0x1fffu;
     });
 }
 
