@@ -234,8 +234,8 @@ typedef struct {
     spc_status (*encode)(spc_runner *runner, int32_t slot, const int32_t *token, int32_t count,
                          spc_error *err);
     /* Run rows, of positions that their slots have pages for; leave the logits rows asked for.
-     * Advances the KV length of each slot.  A row's
-     * result depends on its own slot alone: not on its neighbours, their number or their order. */
+     * Advances the KV length of each slot.  A row's result depends on its own slot alone: not on
+     * its neighbours, their number or their order. */
     spc_status (*forward)(spc_runner *runner, const spc_rows *rows, spc_error *err);
     /* Logits row, [vocab] float32 on the host, valid until the next forward that writes it. */
     const float *(*logits)(const spc_runner *runner, int32_t output);

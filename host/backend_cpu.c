@@ -353,7 +353,8 @@ static spc_status cpu_encode(spc_runner *r, int32_t slot, const int32_t *token, 
     return status;
 }
 
-static void check_rows(spc_runner *r, const spc_rows *rows)
+/* Each row lengthens its slot's cache by one. */
+static void take_rows(spc_runner *r, const spc_rows *rows)
 {
     assert(rows->count >= 1 && rows->count <= r->limits.rows);
     for (int32_t i = 0; i < rows->count; i++) {
@@ -371,7 +372,7 @@ static spc_status cpu_forward(spc_runner *r, const spc_rows *rows, spc_error *er
 {
     spc_status status = SPC_OK;
 
-    check_rows(r, rows);
+    take_rows(r, rows);
     for (int32_t i = r->plan->encoder_ops; i < r->plan->op_count && status == SPC_OK; i++) {
         status = run_op(r, &r->plan->op[i], rows, err);
     }

@@ -73,17 +73,18 @@ static spc_status check_prompt(const spc_engine *engine, const int32_t *prompt, 
         return spc_error_set(err, SPC_EINPUT,
                              "empty prompt: expected at least one token (a BOS, say), found none");
     }
-    for (int32_t i = 0; i < count; i++) {
-        if (prompt[i] >= 0 && prompt[i] < engine->vocab) continue;
-        return spc_error_set(err, SPC_EINPUT,
-                             "prompt token %d: expected an id of 0 to %d, found %d", (int)i,
-                             (int)engine->vocab - 1, (int)prompt[i]);
-    }
+    /* before an id is read: a count that is wrong may be beyond the array */
     if (count >= engine->context + (spc_engine_encodes(engine) ? 1 : 0)) {
         return spc_error_set(err, SPC_EFULL,
                              "prompt: its tokens (%d) leave no room in a context of %d: shorten "
                              "it, or open the engine with a larger context",
                              (int)count, (int)engine->context);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (prompt[i] >= 0 && prompt[i] < engine->vocab) continue;
+        return spc_error_set(err, SPC_EINPUT,
+                             "prompt token %d: expected an id of 0 to %d, found %d", (int)i,
+                             (int)engine->vocab - 1, (int)prompt[i]);
     }
     return SPC_OK;
 }

@@ -73,9 +73,14 @@ typedef struct {
     int32_t max_drafts;           /* longest draft length, 0 .. SPC_GAMMA_MAX + 1 */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows drafter;       /* logits.data NULL: the drafts come without a distribution */
-    const int64_t *drafter_row;   /* [sequences] row of the first draft; NULL without rows */
+    /* [sequences] row of the first draft; NULL without rows.  The others follow it, one for each
+     * draft, and, nobody can check, one more where a bonus is drawn, unless the rule (strict,
+     * truncate, cactus) or, behind drafts, SPC_BONUS_VERIFIER does without.  A drafter that has run
+     * a row for each draft alone lacks it: give bonus 0, and draw later, or one of these */
+    const int64_t *drafter_row;
     spc_logit_rows verifier;
-    const int64_t *verifier_row; /* [sequences] row of the first draft */
+    const int64_t *verifier_row; /* [sequences] the same of the verifier, which has one more where a
+                                    bonus is drawn */
     spc_edits edits;       /* by row of the verifier; done to the drafter's row beside it too */
     const int32_t *drafts; /* [sequences] draft lengths, 0 .. max_drafts */
     const int32_t *draft;  /* [sequences, max_drafts] ids; NULL when max_drafts is 0 */

@@ -178,7 +178,7 @@ typedef struct {
     spc_logits logits;        /* of the first row; data NULL: there are none */
     int64_t stride;           /* elements from row to row, >= width */
     int32_t width;            /* tokens the model knows: elements of a row.  Those from here to the
-                                 vocabulary are -inf ... */
+                                 vocabulary are -inf, elements beyond it (padding) count for nothing ... */
     const spc_subset *subset; /* ... or [(vocab + 31) / 32], aligned to 8 bytes: all but these are
                                  (spc_subset_fill).  NULL: element v is of token v */
 } spc_logit_rows;

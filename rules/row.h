@@ -4,9 +4,8 @@
  *
  * A row is cut into tiles of 4096 entries, depending on the vocabulary alone.  In a tile, lane l of
  * 256 adds entries l, l + 256, ...; lanes merge by halving.  Tiles are brought to the row's maximum
- * and added from left to right.  On a
- * GPU lanes are threads.  With one order everywhere a statistic has the same bits for any batch,
- * grid, shard or device (rules/README.md, "What is exact").
+ * and added from left to right.  On a GPU lanes are threads.  With one order everywhere a statistic
+ * has the same bits for any batch, grid, shard or device (rules/README.md, "What is exact").
  *
  * Probabilities are never stored: a row keeps its maximum and sums, and spc_row_probability is the
  * one place that turns a logit into a probability, for drawing a draft and for verifying it alike.
@@ -22,7 +21,7 @@ enum { SPC_TILE = 4096, SPC_LANES = 256 };
  * step"). */
 typedef struct {
     float temperature; /* 0: greedy; otherwise >= SPC_TEMPERATURE_MIN */
-    int32_t top_k;     /* <= 0 or >= vocabulary: off */
+    int32_t top_k;     /* 0, or the vocabulary and more: off; below 0 is refused */
     float top_p;       /* (0, 1]; 1: off */
     float min_p;       /* [0, 1]; 0: off */
 } spc_sampling;

@@ -219,9 +219,13 @@ Test(host_session_refused, a_prompt_that_does_not_fit_is_refused)
         int32_t count, at, id;
         spc_status status;
         const char *word;
-    } cases[] = {{0, 0, 1, SPC_EINPUT, "empty"},           {-1, 0, 1, SPC_EINPUT, "empty"},
-                 {5, 3, TOY_VOCAB, SPC_EINPUT, "token 3"}, {5, 0, -1, SPC_EINPUT, "token 0"},
-                 {CONTEXT, 0, 1, SPC_EFULL, "64"},         {CONTEXT + 1, 0, 1, SPC_EFULL, "65"}};
+    } cases[] = {{0, 0, 1, SPC_EINPUT, "empty"},
+                 {-1, 0, 1, SPC_EINPUT, "empty"},
+                 {5, 3, TOY_VOCAB, SPC_EINPUT, "token 3"},
+                 {5, 0, -1, SPC_EINPUT, "token 0"},
+                 {CONTEXT, 0, 1, SPC_EFULL, "64"},
+                 {CONTEXT + 1, 0, 1, SPC_EFULL, "65"},
+                 {INT32_MAX, 0, -1, SPC_EFULL, "2147483647"}}; /* ids beyond it are not read */
     spc_engine *engine = toy_engine(&equal);
     spc_session_options o = options_of("strict", GAMMA, 1);
     spc_session *s;

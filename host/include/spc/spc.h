@@ -68,7 +68,10 @@
 extern "C" {
 #endif
 
-/* In place of a folder: the pair built into the library (English to German, Spanish, French). */
+/* In place of a folder: the pair built into the library (English to German, Spanish, French).  It
+ * knows prompts of one form, "<s><2de>Good morning.<sep>" (or <2es>, <2fr>): spc_engine_encode of
+ * that without `special`, or, with a stranger's sentence, ids of the marks around those of
+ * spc_engine_encode_plain.  Of other prompts it makes nonsense. */
 #define SPC_EMBEDDED_DRAFTER  "embedded:drafter"
 #define SPC_EMBEDDED_VERIFIER "embedded:verifier"
 
