@@ -85,7 +85,7 @@ static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *
 {
     spc_view row = {.logits = {logits, SPC_LOGITS_F32}, .width = vocab, .hot = -1};
 
-    if (!spc_params_valid(params)) {
+    if (!spc_params_valid(params) || !spc_position_valid((int64_t)key.position, 0)) {
         *stats = spc_stats_one_hot(-1, vocab);
         return -1;
     }

@@ -124,6 +124,7 @@ SPC_FN bool spc_draw_is_possible(const spc_draw_batch *b, int32_t s)
     const spc_row_params *params = &b->params[s];
 
     if (!spc_params_valid(params)) return false;
+    if (b->token && !spc_position_valid(b->position[s], 0)) return false;
     return b->salt || b->plain || !b->token || params->verify != SPC_VERIFY_BLOCK;
 }
 

@@ -74,6 +74,16 @@ SPC_FN bool spc_params_decide(const spc_row_params *params)
            spc_rule_is_one_round(params->rule.path);
 }
 
+/* The bits above say which stream a random number is of (rng.h). */
+#define SPC_POSITION_MAX (((int64_t)1 << 60) - 1)
+
+/* Can a token be at this position, and so many behind it?  Beyond them streams would run into each
+ * other, and a coin be decided by the noise that drew its draft. */
+SPC_FN bool spc_position_valid(int64_t position, int32_t behind)
+{
+    return position >= 0 && position <= SPC_POSITION_MAX - behind;
+}
+
 /* Is a token drawn when all drafts are kept?  asked: the caller wants one where there may be one.
  */
 SPC_FN bool spc_draws_bonus(const spc_row_params *params, int32_t drafts, bool asked)

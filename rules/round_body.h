@@ -571,6 +571,7 @@ ROUND_FN bool is_decidable(const spc_round *round)
 
     if (round->drafts < 0 || round->drafts > SPC_GAMMA_MAX + 1) return false;
     if (!spc_params_decide(round->params)) return false;
+    if (!spc_position_valid(round->position, round->drafts)) return false;
     if (named && bonus) return false; /* a row without a draft has no q */
     return !named || round->drafts == 0 || spc_rule_takes_names(round->params->rule.path);
 }

@@ -34,8 +34,8 @@ enum {
     SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row */
     SPC_STATUS_BAD_VERIFIER = 4,  /* the same in a needed verifier row */
     SPC_STATUS_BAD_DRAFT = 8,     /* id outside the vocabulary, or one the drafter row excludes */
-    SPC_STATUS_BAD_PARAM = 16,    /* parameters out of range, a draft length that cannot be, or no
-                                     drafter where the rule reads one: nothing was decided */
+    SPC_STATUS_BAD_PARAM = 16,    /* parameters out of range, a draft length or position that cannot
+                                     be, or no drafter where the rule reads one: nothing was decided */
 };
 
 /* Everything later steps need to know of one row of logits. */

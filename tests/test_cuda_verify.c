@@ -215,10 +215,12 @@ Test(cuda_verify, bad_rows_and_drafts)
         }
         (void)spc_rule_parse(where % 2 ? "token-chow:alpha=0.2" : "drafter-only", &b.params[5].rule,
                              NULL);
-        if (where % 4 == 0) b.params[4].sampling.temperature = NAN;
-        if (where % 4 == 1) b.drafts[4] = DRAFTS + 1;
-        if (where % 4 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
-        if (where % 4 == 3) b.drafts[4] = -1;
+        if (where % 6 == 0) b.params[4].sampling.temperature = NAN;
+        if (where % 6 == 1) b.drafts[4] = DRAFTS + 1;
+        if (where % 6 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
+        if (where % 6 == 3) b.drafts[4] = -1;
+        if (where % 6 == 4) b.position[4] = -1;
+        if (where % 6 == 5) b.position[4] = INT64_MAX;
         (void)snprintf(what, sizeof what, "poison in place %d", (int)where);
         expect_same(&b, &v, what);
         cr_assert_eq(b.out->status[4], (uint32_t)SPC_STATUS_BAD_PARAM);

@@ -228,6 +228,37 @@ Test(host_batch, no_token_is_drawn_behind_the_drafts_of_a_step)
     batch_free(&b);
 }
 
+/* The others of the batch are decided as ever; statistics alone need no position. */
+Test(host_batch, a_position_that_is_none_is_its_sequences_own_affair)
+{
+    dice d = {12};
+    batch b = batch_of(60, 60);
+    spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    spc_verify_batch v = verify_batch(&b);
+    spc_draw_batch draw = draw_batch(&b);
+    int32_t token[SEQUENCES];
+    spc_row_stats stats[SEQUENCES];
+
+    batch_fill(&b, &d, &p, 3.0, NULL);
+    b.position[1] = -1;
+    b.position[2] = SPC_POSITION_MAX + 1;
+    run(&v, "positions");
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        bool none = s == 1 || s == 2;
+
+        cr_assert_eq(b.out->status[s], none ? (uint32_t)SPC_STATUS_BAD_PARAM : 0u, "%d", (int)s);
+        cr_assert(!none || b.out->count[s] == 0);
+    }
+    draw.token = token;
+    draw.stats = stats;
+    cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+    for (int32_t s = 0; s < SEQUENCES; s++) cr_assert_eq(token[s] < 0, s == 1 || s == 2);
+    draw.token = NULL;
+    cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+    for (int32_t s = 0; s < SEQUENCES; s++) cr_assert_eq(stats[s].bad, 0);
+    batch_free(&b);
+}
+
 Test(host_batch, named_drafts_at_their_edges)
 {
     dice d = {9};

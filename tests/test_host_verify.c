@@ -171,6 +171,41 @@ Test(host_verify, nothing_is_drawn_with_numbers_out_of_range)
     }
 }
 
+/* Behind the last position random numbers of different streams would be the same. */
+Test(host_verify, nothing_is_drawn_or_decided_at_a_position_that_is_none)
+{
+    static const int64_t none[] = {-1, INT64_MIN, SPC_POSITION_MAX + 1, INT64_MAX};
+    dice d = {6};
+
+    fill(&d, ROWS_RANDOM);
+    for (int i = 0; i < 4; i++) {
+        spc_row_params p = params_of("strict", 1);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 2, NULL);
+        int32_t draft[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_verdict out;
+
+        cr_expect_eq(spc_draft_sample(drafter, V, &p, none[i], 0, stats), -1);
+        cr_expect_eq(stats[0].bad, 1);
+        cr_expect_eq(spc_plain_sample(verifier, V, &p, none[i], stats), -1);
+        cr_expect_geq(spc_plain_sample(verifier, V, &p, SPC_POSITION_MAX, stats), 0);
+        draft_all(&p, &a, draft, stats);
+        a.draft = draft;
+        a.bonus = true;
+        a.position = none[i];
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, SPC_STATUS_BAD_PARAM);
+        cr_expect_eq(out.count, 0);
+        a.position = SPC_POSITION_MAX - 1; /* the bonus token would be one beyond */
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, SPC_STATUS_BAD_PARAM);
+        a.position = SPC_POSITION_MAX - 2;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, 0);
+        cr_expect_geq(out.count, 1);
+    }
+}
+
 /* Without the drafter's row a target that contains q cannot be drawn from, drafts before it or
  * none. */
 Test(host_verify, a_round_without_drafts_needs_the_rows_that_its_rule_reads)

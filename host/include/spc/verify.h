@@ -18,6 +18,22 @@
  * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
  * position), so a token depends on its own rows alone, not on the batch.
  *
+ * What calls take is declared where rules use it, under <spc/rules/...>: rule.h has spc_rule and
+ * spc_rule_parse; row.h spc_sampling, spc_row_stats and SPC_STATUS_*; round.h spc_row_params,
+ * spc_verdict, spc_row_detail, and how rows lie (spc_logit_rows, spc_edits); batch.h the two
+ * batches; shard.h slices.  Functions there that are not named here are the mathematics, not this
+ * interface, and may change in any version.
+ *
+ *     spc_row_params params;                        // a rule and sampling for each sequence
+ *     char message[SPC_RULE_MESSAGE_BYTES];
+ *
+ *     spc_row_params_init(&params);
+ *     if (!spc_rule_parse("token-v3:alpha=0.5", &params.rule, message)) return fail(message);
+ *     params.seed = request;
+ *     if (spc_params_check(&params, &error)) return fail(error.message);
+ *     ... spc_cpu_draw_batch(&draw, NULL, &error) for each draft, from the drafter's row ...
+ *     ... spc_cpu_verify_batch(&batch, NULL, &error), then batch.token, count, status ...
+ *
  * Pointers are non-NULL unless a comment says otherwise, and aligned as their type, in device
  * memory too (spc_row_params and 64-bit integers to 8 bytes, logits to their element); a workspace,
  * and state and answers of slices, to 16.  Positions are 0 to 2^60 - 1.  Calls that return a status
@@ -56,7 +72,7 @@ SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err
  *
  * Returns the token, or -1 (and stats->bad is set) when the row holds NaN, +inf or no finite logit,
  * or when spc_params_check refuses params, unless for a sequential rule: a row can be drawn from
- * under any. */
+ * under any; or when there is no such position. */
 SPC_API int32_t spc_draft_sample(const float *logits, int32_t vocab, const spc_row_params *params,
                                  int64_t position, uint32_t salt, spc_row_stats *stats);
 
@@ -88,8 +104,8 @@ typedef struct {
 /* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
  * far stay, no further token follows, and status says which model's row it was.  A draft outside
  * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params that
- * spc_params_check refuses, and a missing drafter that they need, give count 0 and
- * SPC_STATUS_BAD_PARAM. */
+ * spc_params_check refuses, a position that there is not, and a missing drafter that they need,
+ * give count 0 and SPC_STATUS_BAD_PARAM. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
 /* What became of each row of a round that was decided like this, by spc_verify or a batch call: the
@@ -141,9 +157,9 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  * over the vocabulary by hand.  Ids of tokens, in and out, are always the verifier's.  Rows are
  * never read past their width.
  *
- * Sequences whose parameters spc_params_check would refuse, whose draft length is out of range or
- * which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify;
- * errors as for spc_cpu_draw_batch. */
+ * Sequences whose parameters spc_params_check would refuse, whose draft length or position is out
+ * of range or which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as
+ * spc_verify; errors as for spc_cpu_draw_batch. */
 SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
