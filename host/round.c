@@ -10,14 +10,15 @@
  *   2 SCORE   the verifier runs the pending token and the drafts in one pass: g + 1 rows
  *   3 VERIFY  the rule decides (verify.c).  A bonus token from the target distribution needs the
  *             drafter's row g too: it is run now, only for sessions that kept every draft
- *   4 COMMIT  token by token until one ends the sequence; both caches are cut to n' - 1: lengths
- * only
+ *   4 COMMIT  token by token until one ends the sequence; both caches are cut to n' - 1, which sets
+ *             their lengths and copies nothing
  *
  * Chunks of long prompts of other sessions go with the first forward of each model (fill.c).
  * verifier-only is the round with g = 0.  Cache lengths by outcome: check_round of
  * tests/test_host_round.c.  Draft lengths, of all sessions together, come from gamma.c. */
 #include "round.h"
 
+#include "rules/pair.h"
 #include "rules/synthetic.h"
 
 #include <assert.h>
@@ -36,7 +37,7 @@ static void round_begin(spc_session *s, spc_lane *lane, int32_t index)
     lane->output = (s->half == 0 ? index : s->engine->sessions - 1 - index) * SPC_LANE_ROWS;
     lane->drafts = s->round_gamma + (spc_round_steps(s) ? 1 : 0);
     if (s->ngram && lane->drafts > s->found) lane->drafts = s->found;
-    lane->salt = s->params.verify == SPC_VERIFY_BLOCK ? (uint32_t)s->length + 1u : 0u;
+    lane->salt = spc_salt_of(&s->params, s->length);
     lane->bonus = false;
     lane->draft = s->token + s->length;
     lane->stats = s->stats;
@@ -202,6 +203,7 @@ static spc_status round_bonus(spc_engine *engine, spc_session *const *sessions, 
                                  late_count, late, err);
 
     for (int32_t k = 0, j = 0; k < count && j < late_count && status == SPC_OK; k++) {
+        /* whose late lane is it?  every session has parameters of its own */
         if (scratch->bonus[j].params != scratch->lane[k].params) continue;
         spc_round_append(&verdict[k], scratch->lane[k].drafts, &late[j++]);
     }
