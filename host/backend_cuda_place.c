@@ -11,7 +11,7 @@
  *                                    (NCCL_DEBUG=INFO says what NCCL goes over)
  *   several machines                 srun -N 2 --ntasks-per-node 8 --gpus-per-node 8 spc run
  *                                    --ranks-from env --meet /shared/file --device cuda ...
- *   how much faster that is          the same with -n 1, 2, 4; the line of statistics on stderr */
+ *   how much faster that is          the same with -n 1, 2, 4; the statistics on stderr */
 #include "backend_cuda_place.h"
 
 #include "backend_cuda_rank.h"

@@ -51,7 +51,7 @@ static const spc_cli_option options[] = {
      "reply, {\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next, as if it\n"
      "had not been there; exit code 6",
      SPC_CLI_FLAG, offsetof(chat_args, keep_going), 0, 0},
-    {"stats", NULL, "a line of statistics on stderr after every reply", SPC_CLI_FLAG,
+    {"stats", NULL, "statistics on stderr after every reply", SPC_CLI_FLAG,
      offsetof(chat_args, stats), 0, 0},
 };
 
@@ -203,12 +203,9 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
 /* How one reply went. */
 static void print_reply_stats(const chat_state *chat, const spc_cli_total *reply)
 {
-    char of[96];
+    char of[48];
 
-    (void)snprintf(of, sizeof of,
-                   "reply %" PRId64 ", prompt of %" PRId64 " token%s, %" PRId64 " of them reused: ",
-                   chat->total.sequences, reply->stats.prompt_tokens,
-                   spc_cli_plural(reply->stats.prompt_tokens), reply->stats.reused_tokens);
+    (void)snprintf(of, sizeof of, "reply %" PRId64 ": ", chat->total.sequences);
     spc_cli_total_print(of, reply, &chat->way, chat->engine);
 }
 
@@ -560,9 +557,8 @@ const spc_cli_command spc_cli_chat = {
     "at\n"
     "the end stands for one \\.  Blank lines are ignored.  A message that begins with / is a\n"
     "command: /help lists them, /reset begins a new conversation, /exit (or the end of the input)\n"
-    "ends the program; // begins a message with one /.  Replies are streamed to stdout; one line "
-    "of\n"
-    "statistics goes to stderr at the end.\n"
+    "ends the program; // begins a message with one /.  Replies are streamed to stdout;\n"
+    "statistics go to stderr at the end.\n"
     "Ctrl-C during a reply stops it; what there is of it stays in the conversation, and where it\n"
     "has not begun the message does not stay either.  Ctrl-C before a message is complete drops\n"
     "what there is of it, and ends the program (130) only where no terminal is read; there the\n"

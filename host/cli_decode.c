@@ -372,13 +372,14 @@ void spc_cli_total_add(spc_cli_total *total, const spc_stats *stats, spc_finish 
     total->sequences++;
 }
 
+/* Their sum, and how many at each of `gamma` positions, gamma > 0. */
 static void print_positions(const char *name, const int64_t *by_position, int32_t gamma)
 {
     (void)fprintf(stderr, ", %s %" PRId64, name, spc_cli_sum(by_position));
     for (int32_t i = 0; i < gamma; i++) {
         (void)fprintf(stderr, "%s%" PRId64, i == 0 ? " (" : " ", by_position[i]);
     }
-    if (gamma > 0) (void)fprintf(stderr, ")");
+    (void)fprintf(stderr, ")");
 }
 
 /* What gamma auto did, and what it knows by now. */
@@ -398,25 +399,46 @@ static void print_choices(const spc_stats *t, const spc_engine *engine)
     (void)fprintf(stderr, "spc: %s\n", line);
 }
 
-void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way,
-                         const spc_engine *engine)
+/* What came, how fast, and how much of it was drafted. */
+static void print_result(const char *of, const spc_cli_total *total, const spc_cli_way *way)
 {
     const spc_stats *t = &total->stats;
-    int32_t gamma = spc_cli_positions(way, t);
+    int64_t accepted = spc_cli_sum(t->accepted);
+    int64_t judged = accepted + spc_cli_sum(t->rejected);
+    double seconds = spc_cli_seconds(t);
 
-    spc_cli_progress(NULL);
-    (void)fprintf(stderr, "spc: %s%s: %" PRId64 " token%s, %.0f tokens/s, %" PRId64 " round%s", of,
-                  way->rule, t->tokens, spc_cli_plural(t->tokens),
-                  spc_cli_ratio((double)t->tokens, spc_cli_seconds(t)), t->rounds,
-                  spc_cli_plural(t->rounds));
-    (void)fprintf(stderr, ", %.2f tokens per verifier call",
+    (void)fprintf(stderr,
+                  "spc: %s%s: %" PRId64 " token%s in %.2f s (%.0f tokens/s), prompts of %" PRId64
+                  " included",
+                  of, way->rule, t->tokens, spc_cli_plural(t->tokens), seconds,
+                  spc_cli_ratio((double)t->tokens, seconds), t->prompt_tokens);
+    (void)fprintf(stderr, ", %" PRId64 " round%s, %.2f tokens per verifier call", t->rounds,
+                  spc_cli_plural(t->rounds),
                   spc_cli_ratio((double)t->tokens, (double)t->verifier_calls));
-    print_positions("accepted", t->accepted, gamma);
-    print_positions("rejected", t->rejected, gamma);
-    print_positions("deferred", t->deferred, gamma);
-    (void)fprintf(stderr, ", drafter %.1f ms, verifier %.1f ms, other %.1f ms",
+    if (judged > 0) {
+        (void)fprintf(stderr, ", %.0f %% of %" PRId64 " judged draft%s accepted",
+                      100.0 * (double)accepted / (double)judged, judged, spc_cli_plural(judged));
+    }
+    (void)fprintf(stderr, ", finish");
+    for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
+        if (total->finished[i] == 0) continue;
+        (void)fprintf(stderr, " %s", spc_finish_name((spc_finish)i));
+        if (total->sequences > 1) (void)fprintf(stderr, " %" PRId64, total->finished[i]);
+    }
+    (void)fprintf(stderr, "\n");
+}
+
+/* Where its time went, and what became of the drafts by their position. */
+static void print_counts(const spc_stats *t, int32_t gamma)
+{
+    (void)fprintf(stderr, "spc: drafter %.1f ms, verifier %.1f ms, other %.1f ms",
                   (double)t->draft_ns * 1e-6, (double)t->verify_ns * 1e-6,
                   (double)t->other_ns * 1e-6);
+    if (gamma > 0) {
+        print_positions("accepted", t->accepted, gamma);
+        print_positions("rejected", t->rejected, gamma);
+        print_positions("deferred", t->deferred, gamma);
+    }
     if (t->drafted_ahead > 0) {
         (void)fprintf(stderr, ", drafted ahead %" PRId64 ", of them used %" PRId64,
                       t->drafted_ahead, t->ahead_used);
@@ -425,12 +447,16 @@ void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_c
         (void)fprintf(stderr, ", reused %" PRId64 " of %" PRId64 " prompt tokens", t->reused_tokens,
                       t->prompt_tokens);
     }
-    (void)fprintf(stderr, ", finish");
-    for (int32_t i = 0; i < SPC_FINISH_COUNT; i++) {
-        if (total->finished[i] == 0) continue;
-        (void)fprintf(stderr, " %s", spc_finish_name((spc_finish)i));
-        if (total->sequences > 1) (void)fprintf(stderr, " %" PRId64, total->finished[i]);
-    }
     (void)fprintf(stderr, ", hash %016" PRIx64 "\n", t->output_hash);
+}
+
+void spc_cli_total_print(const char *of, const spc_cli_total *total, const spc_cli_way *way,
+                         const spc_engine *engine)
+{
+    const spc_stats *t = &total->stats;
+
+    spc_cli_progress(NULL);
+    print_result(of, total, way);
+    print_counts(t, spc_cli_positions(way, t));
     if (way->options.gamma == SPC_GAMMA_AUTO) print_choices(t, engine);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_decode.h - what spc run and spc chat have in common: the models, the rule, the sampling, and
- * the line of statistics. */
+ * the statistics. */
 #ifndef SPC_HOST_CLI_DECODE_H
 #define SPC_HOST_CLI_DECODE_H
 
@@ -162,8 +162,8 @@ typedef struct {
             "one half while the other is verified; auto: where measured to be faster",             \
             CHOICE, overlap, 0, 0),                                                                \
         SPC_CLI_DECODE_ROW(args, "quiet", NULL,                                                    \
-                           "print no line of statistics on stderr, and no progress of prompts",    \
-                           FLAG, quiet, 0, 0)
+                           "print no statistics on stderr, and no progress of prompts", FLAG,      \
+                           quiet, 0, 0)
 
 /* The session's defaults; no models. */
 void spc_cli_decode_init(spc_cli_decode *decode);
@@ -221,7 +221,7 @@ void spc_cli_total_init(spc_cli_total *total);
 /* Count one sequence in. */
 void spc_cli_total_add(spc_cli_total *total, const spc_stats *stats, spc_finish finish,
                        const int32_t *tokens, int32_t count);
-/* The line of statistics on stderr, and with gamma auto one of what was chosen, and one of what it
+/* Two lines of statistics on stderr, and with gamma auto one of what was chosen, and one of what it
  * was chosen by.
  *
  * of   what they are of, "" for all there was */

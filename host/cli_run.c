@@ -547,7 +547,7 @@ const spc_cli_command spc_cli_run = {
     "decode prompts with a drafter and a verifier under a deferral rule",
     "Without prompts on the command line and without --input, every line of stdin is a prompt.\n"
     "Prints every answer and an end of line on stdout, in the order of the prompts; an answer may\n"
-    "have several lines (--json: one line per prompt).  One line of statistics goes to stderr.\n"
+    "have several lines (--json: one line per prompt).  Two lines of statistics go to stderr.\n"
     "Special tokens that a prompt spells (\"</s>\") are these tokens; what others wrote belongs "
     "into\n"
     "\"messages\" (--input), where they are text.",

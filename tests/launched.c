@@ -145,6 +145,7 @@ int launched_errors(const launched *l)
         size_t bytes = strcspn(text, "\n");
 
         if (!memmem(text, bytes, " tokens per verifier call", 25) &&
+            strncmp(text, "spc: drafter ", 13) != 0 &&
             strncmp(text, "spc: verifier on ", 17) != 0) {
             count++;
         }

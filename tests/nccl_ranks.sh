@@ -11,7 +11,7 @@
 # What one GPU cannot show: NVLink and a GPU for each process (spc launch -n 8 -- run --device cuda
 # --verifier MODEL ..., with NCCL_DEBUG=INFO), several machines (srun -N 2 --ntasks-per-node 8
 # --gpus-per-node 8 spc run --ranks-from env --meet /shared/file --device cuda ...), and what either
-# gains: the line of statistics beside that of -n 1.
+# gains: the statistics beside that of -n 1.
 set -u
 program=$1 checkpoint=$2 tokens=$3 worlds=$4
 folder=$(mktemp -d)

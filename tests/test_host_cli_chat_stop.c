@@ -79,7 +79,7 @@ Test(host_cli_chat_stop, sigterm_ends_the_program_with_the_reply_so_far)
     o.interrupt_bytes = 20;
     r = spawn(long_reply, &o);
     cr_expect_eq(r.code, 143, "%d: %s", r.code, r.err);
-    cr_expect(strstr(r.err, ", finish cancelled, hash"), "the only one: %s", r.err);
+    cr_expect(strstr(r.err, ", finish cancelled\n"), "the only one: %s", r.err);
     cr_expect(r.out_bytes > 20 && r.out[r.out_bytes - 1] == '\n', "%s", r.out);
     spawn_free(&r);
 

@@ -363,33 +363,53 @@ Test(host_cli_run, results_do_not_depend_on_batch_threads_or_silence)
     json_decref(expected);
 }
 
-/* The end of the statistics: "hash 0123456789abcdef\n". */
+static json_int_t sum_at(const json_t *results, size_t i, const char *key)
+{
+    const json_t *list = field(results, i, key), *number;
+    json_int_t sum = 0;
+    size_t k;
+
+    json_array_foreach(list, k, number) sum += json_integer_value(number);
+    return sum;
+}
+
+/* Two lines: "spc: strict: 34 tokens in ...", and one that ends in "hash 0123456789abcdef". */
 static void expect_statistics(const char *err, const json_t *results)
 {
     uint64_t hash = hash_of_nothing;
-    json_int_t tokens = 0;
-    char head[96], tail[64];
+    json_int_t tokens = 0, prompts = 0, accepted = 0, rejected = 0;
+    char head[96], read[64], drafts[96], tail[64];
 
     for (size_t i = 0; i < json_array_size(results); i++) {
         hash = hash_of(hash, field(results, i, "ids"));
         tokens += whole(results, i, "tokens");
+        prompts += whole(results, i, "prompt_tokens");
+        accepted += sum_at(results, i, "accepted");
+        rejected += sum_at(results, i, "rejected");
     }
-    (void)snprintf(head, sizeof head, "spc: strict: %" JSON_INTEGER_FORMAT " tokens, ", tokens);
+    cr_assert(accepted > 0 && rejected > 0, "something is counted");
+    (void)snprintf(head, sizeof head, "spc: strict: %" JSON_INTEGER_FORMAT " tokens in ", tokens);
+    (void)snprintf(read, sizeof read, ", prompts of %" JSON_INTEGER_FORMAT " included, ", prompts);
+    (void)snprintf(drafts, sizeof drafts,
+                   ", %.0f %% of %" JSON_INTEGER_FORMAT " judged drafts accepted, finish ",
+                   100.0 * (double)accepted / (double)(accepted + rejected), accepted + rejected);
     (void)snprintf(tail, sizeof tail, ", hash %016" PRIx64 "\n", hash);
     cr_expect_eq(strncmp(err, head, strlen(head)), 0, "%s in %s", head, err);
+    cr_expect(strstr(err, read), "%s in %s", read, err);
+    cr_expect(strstr(err, drafts), "%s in %s", drafts, err);
     cr_expect(strlen(err) > strlen(tail) && !strcmp(err + strlen(err) - strlen(tail), tail),
               "%s in %s", tail, err);
-    cr_expect_eq(count_lines(err), 1);
+    cr_expect_eq(count_lines(err), 2);
 }
 
-Test(host_cli_run, statistics_are_one_line_on_stderr_and_quiet_leaves_them_out)
+Test(host_cli_run, statistics_are_two_lines_on_stderr_and_quiet_leaves_them_out)
 {
     spawn_result told = SPAWN(THREE, "run", "--to", "de", "--json");
     spawn_result quiet = SPAWN(THREE, "run", "--to", "de", "--json", "--quiet");
     spawn_result one = SPAWN(NULL, "run", "--to", "de", "--max-tokens", "1", FIRST);
     json_t *results = parse_lines(told.out);
 
-    cr_expect(strstr(one.err, ": 1 token, ") && strstr(one.err, ", 1 round, "), "%s", one.err);
+    cr_expect(strstr(one.err, ": 1 token in ") && strstr(one.err, ", 1 round, "), "%s", one.err);
     spawn_free(&one);
     cr_expect_eq(told.code, 0);
     cr_expect_eq(quiet.code, 0);
