@@ -202,7 +202,7 @@ static void lose_patience(launch *l)
     push(l, l->pushes == 0 ? SIGTERM : SIGKILL);
     push(l, SIGCONT); /* one that was stopped heeds nothing else */
     l->pushes++;
-    l->deadline = spc_link_now_ms() + TERM_MS;
+    l->deadline = spc_awake_ms() + TERM_MS;
 }
 
 /* A rank that hears of another's failure, or misses it, ends with the code of a device; any other
@@ -226,7 +226,7 @@ static void reap(launch *l)
         if (c->code < 0 && l->pushes == 0 && l->stopped_by == 0 && l->killed < 0) l->killed = r;
         /* the others end with rank 0, or with one that failed */
         if (l->deadline == 0 && (r == 0 || c->code != 0)) {
-            l->deadline = spc_link_now_ms() + GRACE_MS;
+            l->deadline = spc_awake_ms() + GRACE_MS;
         }
     }
 }
@@ -259,7 +259,7 @@ static void watch(launch *l)
 {
     while (l->running > 0 || listening(l)) {
         struct pollfd wanted[SPC_RANKS_MAX + 1];
-        int left = l->deadline > 0 ? spc_link_left_ms(l->deadline) : -1;
+        int left = l->deadline > 0 ? spc_awake_left_ms(l->deadline) : -1;
 
         if (l->running == 0) left = TERM_MS; /* a child of theirs may hold stderr open: let go */
         for (int32_t r = 0; r < l->ranks; r++) {

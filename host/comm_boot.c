@@ -34,6 +34,19 @@ typedef struct {
     char message[SPC_ERROR_BYTES];
 } outcome;
 
+static bool is_path(const char *meet)
+{
+    return strchr(meet, '/') != NULL;
+}
+
+/* "host:0": the system chooses one, and only rank 0 learns which. */
+static bool is_any_port(const char *meet)
+{
+    const char *colon = strrchr(meet, ':');
+
+    return colon && colon[1] && strspn(colon + 1, "0") == strlen(colon + 1);
+}
+
 spc_status spc_place_check(const spc_place *place, spc_error *err)
 {
     if (place->world < 1 || place->world > SPC_RANKS_MAX) {
@@ -53,12 +66,13 @@ spc_status spc_place_check(const spc_place *place, spc_error *err)
                              "meet: expected HOST:PORT of rank 0, or a path (with a '/') that all "
                              "ranks can see, found nothing");
     }
+    if (place->world > 1 && !is_path(place->meet) && is_any_port(place->meet)) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "meet: expected a port of 1 to 65535, which the other ranks know, "
+                             "found '%.200s'",
+                             place->meet);
+    }
     return SPC_OK;
-}
-
-static bool is_path(const char *meet)
-{
-    return strchr(meet, '/') != NULL;
 }
 
 /* ---- the file ---------------------------------------------------------------------------------
@@ -85,7 +99,7 @@ static bool is_taken(const char *path)
     if (stat(path, &there) != 0) return false;
     if (!S_ISREG(there.st_mode)) return true;
     if (there.st_size == 0) return false;
-    file = fopen(path, "r");
+    file = fopen(path, "re");
     if (!file) return true;
     bytes = fread(begin, 1, sizeof begin, file);
     (void)fclose(file);
@@ -120,7 +134,7 @@ static spc_status write_meeting(const char *path, uint16_t port, uint64_t nonce,
 static void remove_meeting(const char *path, uint64_t nonce)
 {
     char text[HOST_BYTES + 64], own[20], *behind;
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, "re");
     bool mine;
 
     if (!file) return;
@@ -141,7 +155,7 @@ static bool read_meeting(const char *path, char host[HOST_BYTES], unsigned *port
     int fields;
 
     if (stat(path, &there) != 0 || !S_ISREG(there.st_mode)) return false;
-    file = fopen(path, "r");
+    file = fopen(path, "re");
     if (!file) return false;
     fields = fscanf(file, "spc 1 %255s %u %" SCNx64, host, port, nonce);
     (void)fclose(file);
@@ -174,7 +188,7 @@ static void tell_all(spc_boot *b, spc_status status, const spc_error *error)
 
     if (status != SPC_OK) (void)snprintf(o.message, sizeof o.message, "%s", error->message);
     for (int32_t r = 1; r < b->world; r++) {
-        if (b->fd[r] >= 0) (void)spc_link_send(b->fd[r], &o, sizeof o, spc_link_now_ms() + 100);
+        if (b->fd[r] >= 0) (void)spc_link_send(b->fd[r], &o, sizeof o, spc_awake_ms() + 100);
     }
 }
 
@@ -191,9 +205,14 @@ static spc_status receive_all(spc_boot *b, const spc_place *place, const spc_err
     status = listen_at(place, b->nonce, &listener, err);
     if (status != SPC_OK) goto done;
     switch (spc_door_wait(listener, b->nonce, !is_path(place->meet), true, 1, b->world,
-                          spc_link_now_ms() + b->timeout_ms, b->fd, &error)) {
+                          spc_awake_ms() + b->timeout_ms, b->fd, &error)) {
     case SPC_DOOR_COMPLETE: break;
     case SPC_DOOR_REFUSED: status = error.status; break;
+    case SPC_DOOR_NO_FILES:
+        status = spc_error_set(&error, SPC_ENOMEM,
+                               "meet %.200s: rank 0 could not let all %d ranks in within %d ms: %s",
+                               place->meet, (int)b->world, (int)b->timeout_ms, SPC_LINK_NO_FILES);
+        break;
     case SPC_DOOR_LATE:
         spc_link_missing(b->fd, 0, b->world, missing, sizeof missing);
         status = spc_error_set(&error, SPC_EDEVICE,
@@ -216,7 +235,7 @@ done:
 /* ---- the others -------------------------------------------------------------------------------
  */
 
-/* One attempt: who is there now? */
+/* One attempt: who is there now?  -1: nobody, and errno may say why. */
 static int call_once(const spc_place *place, uint64_t *nonce, int64_t deadline, bool *seen,
                      spc_link_address *at)
 {
@@ -225,11 +244,12 @@ static int call_once(const spc_place *place, uint64_t *nonce, int64_t deadline, 
     int fd;
 
     *nonce = 0;
+    errno = 0;
     (void)snprintf(text, sizeof text, "%s", place->meet);
     if (is_path(place->meet)) {
         if (!read_meeting(place->meet, host, &port, nonce)) return -1;
         (void)snprintf(text, sizeof text, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
-        if (deadline > spc_link_now_ms() + ATTEMPT_MS) deadline = spc_link_now_ms() + ATTEMPT_MS;
+        if (deadline > spc_awake_ms() + ATTEMPT_MS) deadline = spc_awake_ms() + ATTEMPT_MS;
     }
     *seen = true;
     if (spc_link_resolve(text, false, at, NULL) != SPC_OK) return -1;
@@ -241,14 +261,18 @@ static int call_once(const spc_place *place, uint64_t *nonce, int64_t deadline, 
     return spc_door_enter(at, nonce, true, place->rank, place->world, deadline);
 }
 
-static spc_status not_there(const spc_place *place, bool seen, spc_error *err)
+static spc_status not_there(const spc_place *place, bool seen, bool no_files, spc_error *err)
 {
-    const char *path = "nothing wrote this file";
+    const char *why = "nobody answers there";
 
-    if (seen) path = "nobody answers at what this file says; did an earlier run leave it?";
-    return spc_error_set(err, SPC_EDEVICE, "meet %.200s: rank %d expected rank 0 within %d ms: %s",
-                         place->meet, (int)place->rank, (int)place->timeout_ms,
-                         is_path(place->meet) ? path : "nobody answers there");
+    if (is_path(place->meet)) {
+        why = seen ? "nobody answers at what this file says; did an earlier run leave it?"
+                   : "nothing wrote this file";
+    }
+    return spc_error_set(err, no_files ? SPC_ENOMEM : SPC_EDEVICE,
+                         "meet %.200s: rank %d expected rank 0 within %d ms: %s", place->meet,
+                         (int)place->rank, (int)place->timeout_ms,
+                         no_files ? SPC_LINK_NO_FILES : why);
 }
 
 static spc_status hear_outcome(spc_boot *b, const spc_place *place, int64_t deadline,
@@ -267,9 +291,9 @@ static spc_status hear_outcome(spc_boot *b, const spc_place *place, int64_t dead
 
 static spc_status call_on_first(spc_boot *b, const spc_place *place, spc_error *err)
 {
-    int64_t deadline = spc_link_now_ms() + b->timeout_ms;
+    int64_t deadline = spc_awake_ms() + b->timeout_ms;
     spc_link_address at;
-    bool seen = false;
+    bool seen = false, no_files;
 
     if (!is_path(place->meet)) { /* a name that cannot be is told at once */
         spc_status status = spc_link_resolve(place->meet, false, &at, err);
@@ -278,6 +302,7 @@ static spc_status call_on_first(spc_boot *b, const spc_place *place, spc_error *
     }
     for (;;) {
         b->fd[0] = call_once(place, &b->nonce, deadline, &seen, &at);
+        no_files = b->fd[0] < 0 && spc_link_no_files(errno);
         if (b->fd[0] >= 0) return hear_outcome(b, place, deadline, err);
         if (b->fd[0] == SPC_DOOR_TAKEN) {
             return spc_error_set(err, SPC_EUSAGE,
@@ -285,7 +310,7 @@ static spc_status call_on_first(spc_boot *b, const spc_place *place, spc_error *
                                  "or another number of ranks is expected",
                                  place->meet, (int)place->rank, (int)place->world);
         }
-        if (spc_link_left_ms(deadline) == 0) return not_there(place, seen, err);
+        if (spc_awake_left_ms(deadline) == 0) return not_there(place, seen, no_files, err);
         (void)nanosleep(&(struct timespec){0, AGAIN_MS * 1000000L}, NULL);
     }
 }
@@ -347,7 +372,7 @@ static spc_status left(const spc_boot *b, int32_t rank, spc_error *err)
 
 spc_status spc_boot_broadcast(spc_boot *b, void *data, size_t bytes, spc_error *err)
 {
-    int64_t deadline = spc_link_now_ms() + b->timeout_ms;
+    int64_t deadline = spc_awake_ms() + b->timeout_ms;
 
     if (b->rank > 0) {
         return spc_link_recv(b->fd[0], data, bytes, deadline) ? SPC_OK : left(b, 0, err);
@@ -360,7 +385,7 @@ spc_status spc_boot_broadcast(spc_boot *b, void *data, size_t bytes, spc_error *
 
 spc_status spc_boot_gather(spc_boot *b, const void *mine, void *all, size_t bytes, spc_error *err)
 {
-    int64_t deadline = spc_link_now_ms() + b->timeout_ms;
+    int64_t deadline = spc_awake_ms() + b->timeout_ms;
     char *place = all;
 
     if (b->rank > 0 && !spc_link_send(b->fd[0], mine, bytes, deadline)) return left(b, 0, err);

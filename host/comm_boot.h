@@ -23,7 +23,7 @@ spc_status spc_place_check(const spc_place *place, spc_error *err);
  * SPC_EUSAGE     the place cannot be; two processes of one rank, or other numbers of ranks
  * SPC_EDEVICE    not all came, or nobody answers where rank 0 should
  * SPC_EINPUT     the file to meet by cannot be written
- * SPC_ENOMEM */
+ * SPC_ENOMEM     also: no file descriptor is left, for the others or to reach rank 0 */
 spc_status spc_boot_open(const spc_place *place, spc_boot **out, spc_error *err);
 void spc_boot_close(spc_boot *boot); /* NULL is allowed */
 

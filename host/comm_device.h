@@ -80,10 +80,9 @@ typedef spc_status (*spc_device_comm_late)(spc_device_comm *comm, const char *wh
                                            spc_stream stream, spc_error *err);
 spc_status spc_device_comm_wait(spc_device_comm *comm, int32_t timeout_ms, spc_stream stream,
                                 spc_device_comm_late late, spc_error *err);
-/* A moment on a clock that does not jump, in ns, and a short rest before the next question of a
- * wait that began then: none while the answer may come at once. */
-int64_t spc_device_comm_now(void);
-void spc_device_comm_rest(int64_t begun);
+/* A short rest before the next question of a wait that began then (spc_awake_ms): none while the
+ * answer may come at once. */
+void spc_device_comm_rest(int64_t begun_ms);
 
 /* NULL is allowed. */
 void spc_device_comm_close(spc_device_comm *comm);

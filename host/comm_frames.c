@@ -14,10 +14,6 @@
  * also for the rest of what a rank was sending when another was found gone. */
 enum { FAREWELL_MS = 200, DOUBT_MS = 20 };
 
-/* How long one poll may last, and how much later the clock may be looked at again: later still, and
- * the process had been stopped. */
-enum { AWAKE_MS = 250 };
-
 #define FRAME_NAME(id, name) name,
 static const char *const call_name[] = {SPC_FRAME_MAP(FRAME_NAME)};
 #undef FRAME_NAME
@@ -50,7 +46,7 @@ static bool finish_frame(spc_link *l, int64_t deadline)
 /* The first reason stays, and goes to everyone.  The lock is held. */
 void spc_tcp_end(spc_tcp *t, const char *reason)
 {
-    int64_t deadline = spc_link_now_ms() + FAREWELL_MS;
+    int64_t deadline = spc_awake_ms() + FAREWELL_MS;
     spc_frame f = {.magic = SPC_FRAME_MAGIC, .kind = SPC_FRAME_ABORT};
     uint64_t one = 1;
 
@@ -86,7 +82,7 @@ static void end_as_told(spc_tcp *t, spc_link *l, const spc_frame *f)
     char text[SPC_ERROR_BYTES] = "";
     size_t bytes = f->bytes < sizeof text ? (size_t)f->bytes : sizeof text - 1;
 
-    if (!spc_link_recv(l->fd, text, bytes, spc_link_now_ms() + FAREWELL_MS)) {
+    if (!spc_link_recv(l->fd, text, bytes, spc_awake_ms() + FAREWELL_MS)) {
         (void)snprintf(text, sizeof text, "another rank has ended the group");
     }
     if (t->now == 0 || f->sequence < t->now) {
@@ -121,7 +117,7 @@ static bool skip(const spc_link *l, size_t bytes, int64_t deadline)
 /* The group is at its end: does a rank say why, behind what else it has sent? */
 static void ask_why(spc_tcp *t, spc_link *l)
 {
-    int64_t deadline = spc_link_now_ms() + DOUBT_MS;
+    int64_t deadline = spc_awake_ms() + DOUBT_MS;
 
     if (!l->takes) l->taken = 0; /* its frame is complete: the next begins */
     while (is_readable(l)) {
@@ -370,27 +366,14 @@ static void heed(spc_tcp *t, int32_t rank)
     if (l->heed > 0) l->heed--;
 }
 
-spc_patience spc_tcp_patience(const spc_tcp *t)
+int64_t spc_tcp_until(const spc_tcp *t)
 {
-    int64_t now = spc_link_now_ms();
-
-    return (spc_patience){now + t->timeout_ms, now};
-}
-
-/* Time in which this process did not run, because Ctrl-Z in a shell or a machine that was paused
- * stopped it, is no time it waited: the others may have been stopped, too. */
-static int left_awake(spc_patience *p)
-{
-    int64_t now = spc_link_now_ms(), lost = now - p->seen_ms - AWAKE_MS;
-
-    if (lost > AWAKE_MS) p->deadline_ms += lost;
-    p->seen_ms = now;
-    return spc_link_left_ms(p->deadline_ms);
+    return spc_awake_ms() + t->timeout_ms;
 }
 
 /* Wait until something moves: on links that are not done, or the end of a rank whose frame is here
  * already; the others wait for that one in vain.  False: the deadline is over. */
-static bool wait_links(spc_tcp *t, spc_patience *p)
+static bool wait_links(spc_tcp *t, int64_t *until)
 {
     static const short heeded[] = {0, POLLRDHUP, POLLIN};
     struct pollfd wanted[SPC_RANKS_MAX + 1];
@@ -408,16 +391,16 @@ static bool wait_links(spc_tcp *t, spc_patience *p)
     wanted[world] = (struct pollfd){t->wake, POLLIN, 0};
     do {
         char missing[192];
-        int left = left_awake(p);
+        int nap = spc_awake_nap_ms(*until);
 
-        if (left == 0 && doubted) return false;
-        if (left == 0) { /* in doubt, let those who know better speak first */
-            left = DOUBT_MS * (list_missing(t, missing, sizeof missing) - 1);
-            p->deadline_ms = p->seen_ms + left;
+        if (nap == 0 && doubted) return false;
+        if (nap == 0) { /* in doubt, let those who know better speak first */
+            *until = spc_awake_ms() + DOUBT_MS * (list_missing(t, missing, sizeof missing) - 1);
+            nap = spc_awake_nap_ms(*until);
             doubted = true;
         }
         (void)pthread_mutex_unlock(&t->lock);
-        moved = poll(wanted, (nfds_t)world + 1, left < AWAKE_MS ? left : AWAKE_MS);
+        moved = poll(wanted, (nfds_t)world + 1, nap);
         (void)pthread_mutex_lock(&t->lock);
     } while (moved <= 0);
     for (int32_t r = 0; r < world && t->end.status == SPC_OK; r++) {
@@ -426,8 +409,7 @@ static bool wait_links(spc_tcp *t, spc_patience *p)
     return true;
 }
 
-spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, spc_patience *patience,
-                            spc_error *err)
+spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, int64_t *until, spc_error *err)
 {
     t->busy = true;
     t->now = is_letter(expected) ? 0 : expected->sequence;
@@ -437,7 +419,7 @@ spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, spc_patience 
             if (t->end.status == SPC_OK) take(t, r, expected);
         }
         if (t->end.status != SPC_OK || !any_at_work(t)) break;
-        if (!wait_links(t, patience)) end_late(t, expected);
+        if (!wait_links(t, until)) end_late(t, expected);
     }
     if (t->end.status == SPC_OK) compare(t, expected);
     for (int32_t r = 0; r < t->comm.world; r++) t->link[r].gives = t->link[r].takes = false;

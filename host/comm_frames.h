@@ -65,13 +65,8 @@ typedef struct {
     spc_link link[SPC_RANKS_MAX];
 } spc_tcp;
 
-/* How long a call may still wait, in one exchange or several. */
-typedef struct {
-    int64_t deadline_ms;
-    int64_t seen_ms; /* when the clock was looked at last */
-} spc_patience;
-
-spc_patience spc_tcp_patience(const spc_tcp *t);
+/* When the patience of a call that begins now is over, in one exchange or several (awake.h). */
+int64_t spc_tcp_until(const spc_tcp *t);
 
 /* All of these are called with the lock held. */
 
@@ -89,8 +84,9 @@ void spc_tcp_look(spc_tcp *t, bool gone_ends);
 void spc_tcp_lay_out(spc_tcp *t, int32_t rank, const spc_frame *out_frame, const void *out,
                      size_t out_bytes, bool takes, void *in, size_t in_bytes);
 /* Move what has been laid out.  Frames that come are compared with `expected`; where ranks differ
- * the group ends. */
-spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, spc_patience *patience,
-                            spc_error *err);
+ * the group ends.
+ *
+ * until   put off a little where it passes, for those who know better who is late */
+spc_status spc_tcp_exchange(spc_tcp *t, const spc_frame *expected, int64_t *until, spc_error *err);
 
 #endif

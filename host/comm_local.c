@@ -7,6 +7,7 @@
  * them, in the order of ranks. */
 #include "comm.h"
 
+#include "awake.h"
 #include "hash.h"
 
 #include <assert.h>
@@ -59,19 +60,27 @@ typedef struct {
 /* ---- waiting ----------------------------------------------------------------------------------
  */
 
-/* A moment from now, on the clock that `moved` waits by. */
-static struct timespec deadline_of(const group *g)
+/* When the patience of a call that begins now is over (awake.h). */
+static int64_t until_of(const group *g)
+{
+    return spc_awake_ms() + g->timeout_ms;
+}
+
+/* Wait for something to move; false: the deadline is over.  The lock is held. */
+static bool wait_moved(group *g, int64_t until)
 {
     struct timespec at;
+    int nap = spc_awake_nap_ms(until);
 
-    (void)clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_sec += g->timeout_ms / 1000;
-    at.tv_nsec += g->timeout_ms % 1000 * 1000000L;
+    if (nap == 0) return false;
+    (void)clock_gettime(CLOCK_MONOTONIC, &at); /* which `moved` waits by */
+    at.tv_nsec += nap * 1000000L;              /* less than a second */
     if (at.tv_nsec >= 1000000000L) {
         at.tv_sec++;
         at.tv_nsec -= 1000000000L;
     }
-    return at;
+    (void)pthread_cond_timedwait(&g->moved, &g->lock, &at);
+    return true;
 }
 
 /* The first reason stays.  The lock is held. */
@@ -147,14 +156,13 @@ static bool arrive(group *g, int32_t rank)
 /* Wait until every rank is here with the same call.  All succeed or none.  The lock is held. */
 static spc_status meet(group *g, int32_t rank, spc_error *err)
 {
-    struct timespec deadline = deadline_of(g);
+    int64_t until = until_of(g);
     uint64_t meeting = g->meeting;
 
     if (g->end.status != SPC_OK) return ended(g, err);
     if (arrive(g, rank)) g->agreed = compare_calls(g);
     while (g->meeting == meeting && g->end.status == SPC_OK) {
-        if (pthread_cond_timedwait(&g->moved, &g->lock, &deadline) == 0) continue;
-        if (g->meeting == meeting) end_late(g, g->call[rank].what);
+        if (!wait_moved(g, until)) end_late(g, g->call[rank].what);
     }
     return g->meeting != meeting && g->agreed ? SPC_OK : ended(g, err);
 }
@@ -280,7 +288,7 @@ static spc_status local_send(spc_comm *comm, const void *data, size_t bytes, int
 {
     group *g = ((local *)comm)->group;
     letter *box = &g->letter[comm->rank * g->world + to];
-    struct timespec deadline = deadline_of(g);
+    int64_t until = until_of(g);
     spc_status status;
 
     assert(to >= 0 && to < comm->world && to != comm->rank);
@@ -288,8 +296,7 @@ static spc_status local_send(spc_comm *comm, const void *data, size_t bytes, int
     *box = (letter){data ? data : "", bytes, false};
     (void)pthread_cond_broadcast(&g->moved);
     while (!box->taken && g->end.status == SPC_OK) {
-        if (pthread_cond_timedwait(&g->moved, &g->lock, &deadline) == 0) continue;
-        if (!box->taken) end_silent(g, "send", comm->rank, to);
+        if (!wait_moved(g, until)) end_silent(g, "send", comm->rank, to);
     }
     status = box->taken ? SPC_OK : ended(g, err);
     box->data = NULL;
@@ -301,15 +308,14 @@ static spc_status local_recv(spc_comm *comm, void *data, size_t bytes, int32_t f
 {
     group *g = ((local *)comm)->group;
     letter *box = &g->letter[from * g->world + comm->rank];
-    struct timespec deadline = deadline_of(g);
+    int64_t until = until_of(g);
     char text[160];
     spc_status status;
 
     assert(from >= 0 && from < comm->world && from != comm->rank);
     pthread_mutex_lock(&g->lock);
     while ((!box->data || box->taken) && g->end.status == SPC_OK) {
-        if (pthread_cond_timedwait(&g->moved, &g->lock, &deadline) == 0) continue;
-        if (!box->data || box->taken) end_silent(g, "recv", comm->rank, from);
+        if (!wait_moved(g, until)) end_silent(g, "recv", comm->rank, from);
     }
     if (g->end.status == SPC_OK && box->bytes != bytes) {
         (void)snprintf(text, sizeof text,

@@ -15,6 +15,7 @@
  * group on the host; the others give it the time to. */
 #include "comm_nccl_rank.h"
 
+#include "awake.h"
 #include "thread.h"
 
 #include <stdatomic.h>
@@ -118,13 +119,13 @@ static int32_t rest_ms(const spc_nccl *n)
  * to abort: its streams may wait as ever.) */
 static void look(spc_nccl *n, spc_stream stream)
 {
-    int64_t begun = spc_device_comm_now(), deadline = begun + (int64_t)rest_ms(n) * 1000000;
+    int64_t begun = spc_awake_ms(), deadline = begun + rest_ms(n);
 
     if (!n->owned || n->looked) return;
     n->looked = true;
     while (cudaStreamQuery(stream) == cudaErrorNotReady) {
         (void)cudaGetLastError(); /* no error, but kept as one */
-        n->comm.hangs = spc_device_comm_now() > deadline;
+        n->comm.hangs = spc_awake_left_ms(deadline) == 0;
         if (n->comm.hangs) return;
         spc_device_comm_rest(begun);
     }
@@ -134,10 +135,10 @@ static void look(spc_nccl *n, spc_stream stream)
  * find that its own does not, and may have begun later. */
 static bool hear_whose(spc_nccl *n)
 {
-    int64_t begun = spc_device_comm_now(), deadline = begun + 2 * (int64_t)rest_ms(n) * 1000000;
+    int64_t begun = spc_awake_ms(), deadline = begun + 2 * (int64_t)rest_ms(n);
 
     while (ended_beside(n) == SPC_OK) {
-        if (spc_device_comm_now() > deadline) return false;
+        if (spc_awake_left_ms(deadline) == 0) return false;
         spc_device_comm_rest(begun);
     }
     return true;
@@ -178,7 +179,7 @@ static spc_status nccl_late(spc_device_comm *comm, const char *what, spc_stream 
 spc_status spc_nccl_settle(spc_nccl *n, ncclComm_t handle, const char *what, ncclResult_t result,
                            spc_error *err)
 {
-    int64_t begun = spc_device_comm_now(), deadline = begun + (int64_t)n->timeout_ms * 1000000;
+    int64_t begun = spc_awake_ms(), deadline = begun + n->timeout_ms;
 
     while (result == ncclInProgress) {
         ncclResult_t answer = n->api.CommGetAsyncError(handle, &result);
@@ -186,7 +187,7 @@ spc_status spc_nccl_settle(spc_nccl *n, ncclComm_t handle, const char *what, ncc
         if (answer != ncclSuccess) result = answer;
         if (result != ncclInProgress) break;
         if (ended_beside(n) != SPC_OK) return spc_nccl_give_up(n, err);
-        if (spc_device_comm_now() > deadline) return end_late(n, what, NULL, err);
+        if (spc_awake_left_ms(deadline) == 0) return end_late(n, what, NULL, err);
         spc_device_comm_rest(begun);
     }
     return result == ncclSuccess ? SPC_OK : end_by(n, what, result, err);
@@ -218,10 +219,10 @@ spc_status spc_nccl_wait(spc_device_comm *comm, spc_stream stream, spc_error *er
 void spc_nccl_close_ending(spc_nccl *n)
 {
     spc_nccl_ending *e = n->ending;
-    int64_t begun = spc_device_comm_now(), deadline = begun + (int64_t)ENDING_MS * 1000000;
+    int64_t begun = spc_awake_ms(), deadline = begun + ENDING_MS;
 
     if (!e) return;
-    while (!n->comm.hangs && !e->done && spc_device_comm_now() < deadline) {
+    while (!n->comm.hangs && !e->done && spc_awake_left_ms(deadline) > 0) {
         spc_device_comm_rest(begun);
     }
     if (!e->done) {

@@ -86,7 +86,7 @@ static void add(const spc_tcp *t, const float *data, float *out, size_t count)
 }
 
 /* Everything to everyone. */
-static spc_status sum_small(spc_tcp *t, spc_frame *f, float *data, size_t count, spc_patience *p,
+static spc_status sum_small(spc_tcp *t, spc_frame *f, float *data, size_t count, int64_t *until,
                             spc_error *err)
 {
     size_t bytes = count * sizeof *data;
@@ -96,13 +96,13 @@ static spc_status sum_small(spc_tcp *t, spc_frame *f, float *data, size_t count,
         if (r == t->comm.rank) continue;
         spc_tcp_lay_out(t, r, f, data, bytes, true, t->room + (size_t)r * PART, bytes);
     }
-    status = spc_tcp_exchange(t, f, p, err);
+    status = spc_tcp_exchange(t, f, until, err);
     if (status == SPC_OK) add(t, data, data, count);
     return status;
 }
 
 /* Each rank adds its part of at most world * PART, and sends the sum to the others. */
-static spc_status sum_large(spc_tcp *t, spc_frame *f, float *data, size_t count, spc_patience *p,
+static spc_status sum_large(spc_tcp *t, spc_frame *f, float *data, size_t count, int64_t *until,
                             spc_error *err)
 {
     int32_t rank = t->comm.rank, world = t->comm.world;
@@ -117,7 +117,7 @@ static spc_status sum_large(spc_tcp *t, spc_frame *f, float *data, size_t count,
         spc_tcp_lay_out(t, r, f, data + at, (to - at) * sizeof *data, true,
                         t->room + (size_t)r * PART, bytes);
     }
-    status = spc_tcp_exchange(t, f, p, err);
+    status = spc_tcp_exchange(t, f, until, err);
     if (status != SPC_OK) return status;
     add(t, data + own, data + own, bytes / sizeof *data);
     f->sequence = ++t->sequence;
@@ -127,25 +127,25 @@ static spc_status sum_large(spc_tcp *t, spc_frame *f, float *data, size_t count,
         if (r == rank) continue;
         spc_tcp_lay_out(t, r, f, data + own, bytes, true, data + at, (to - at) * sizeof *data);
     }
-    return spc_tcp_exchange(t, f, p, err);
+    return spc_tcp_exchange(t, f, until, err);
 }
 
 static spc_status tcp_all_reduce(spc_comm *comm, float *data, size_t count, spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     size_t most = (size_t)comm->world * PART;
     spc_frame f;
     spc_status status;
 
     enter(t, &f, SPC_FRAME_ALL_REDUCE, count * sizeof *data, 0);
-    if (count <= SMALL) return leave(t, sum_small(t, &f, data, count, &p, err), err);
+    if (count <= SMALL) return leave(t, sum_small(t, &f, data, count, &until, err), err);
     status = spc_tcp_ended(t, err);
     for (size_t at = 0; at < count && status == SPC_OK; at += most) {
         size_t now = count - at < most ? count - at : most;
 
         if (at > 0) f.sequence = ++t->sequence;
-        status = sum_large(t, &f, data + at, now, &p, err);
+        status = sum_large(t, &f, data + at, now, &until, err);
     }
     return leave(t, status, err);
 }
@@ -154,7 +154,7 @@ static spc_status tcp_broadcast(spc_comm *comm, void *data, size_t bytes, int32_
                                 spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     spc_frame f;
 
     assert(root >= 0 && root < comm->world);
@@ -164,7 +164,7 @@ static spc_status tcp_broadcast(spc_comm *comm, void *data, size_t bytes, int32_
         spc_tcp_lay_out(t, r, &f, data, comm->rank == root ? bytes : 0, true, data,
                         r == root ? bytes : 0);
     }
-    return leave(t, spc_tcp_exchange(t, &f, &p, err), err);
+    return leave(t, spc_tcp_exchange(t, &f, &until, err), err);
 }
 
 /* Parts that differ between ranks are told of: all of them are compared. */
@@ -176,7 +176,7 @@ static uint64_t parts_hash(const size_t *begin, int32_t world)
 static spc_status tcp_all_gather(spc_comm *comm, void *data, const size_t *begin, spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     char *at = data;
     spc_frame f;
 
@@ -186,20 +186,20 @@ static spc_status tcp_all_gather(spc_comm *comm, void *data, const size_t *begin
         spc_tcp_lay_out(t, r, &f, at + begin[comm->rank], begin[comm->rank + 1] - begin[comm->rank],
                         true, at + begin[r], begin[r + 1] - begin[r]);
     }
-    return leave(t, spc_tcp_exchange(t, &f, &p, err), err);
+    return leave(t, spc_tcp_exchange(t, &f, &until, err), err);
 }
 
 static spc_status tcp_barrier(spc_comm *comm, spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     spc_frame f;
 
     enter(t, &f, SPC_FRAME_BARRIER, 0, 0);
     for (int32_t r = 0; r < comm->world; r++) {
         if (r != comm->rank) spc_tcp_lay_out(t, r, &f, NULL, 0, true, NULL, 0);
     }
-    return leave(t, spc_tcp_exchange(t, &f, &p, err), err);
+    return leave(t, spc_tcp_exchange(t, &f, &until, err), err);
 }
 
 /* ---- two ranks --------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ static spc_status tcp_send(spc_comm *comm, const void *data, size_t bytes, int32
                            spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     spc_frame f = letter_frame(SPC_FRAME_SEND, bytes), taken = letter_frame(SPC_FRAME_TAKEN, bytes);
 
     spc_status status;
@@ -232,7 +232,7 @@ static spc_status tcp_send(spc_comm *comm, const void *data, size_t bytes, int32
     (void)pthread_mutex_lock(&t->lock);
     need(t, to);
     spc_tcp_lay_out(t, to, &f, data, bytes, true, NULL, 0);
-    status = spc_tcp_exchange(t, &taken, &p, err);
+    status = spc_tcp_exchange(t, &taken, &until, err);
     (void)pthread_mutex_unlock(&t->lock);
     return status;
 }
@@ -241,19 +241,19 @@ static spc_status tcp_recv(spc_comm *comm, void *data, size_t bytes, int32_t fro
 {
     spc_tcp *t = (spc_tcp *)comm;
     spc_frame f = letter_frame(SPC_FRAME_SEND, bytes), taken = letter_frame(SPC_FRAME_TAKEN, bytes);
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     spc_status status;
 
     assert(from >= 0 && from < comm->world && from != comm->rank);
     (void)pthread_mutex_lock(&t->lock);
     need(t, from);
     spc_tcp_lay_out(t, from, NULL, NULL, 0, true, data, bytes);
-    status = spc_tcp_exchange(t, &f, &p, err);
+    status = spc_tcp_exchange(t, &f, &until, err);
     if (status == SPC_OK) spc_tcp_look(t, false); /* the sender may have given up meanwhile */
     if (status == SPC_OK) status = spc_tcp_ended(t, err);
     if (status == SPC_OK) {
         spc_tcp_lay_out(t, from, &taken, NULL, 0, false, NULL, 0);
-        status = spc_tcp_exchange(t, &taken, &p, err);
+        status = spc_tcp_exchange(t, &taken, &until, err);
     }
     (void)pthread_mutex_unlock(&t->lock);
     return status;
@@ -269,7 +269,7 @@ static void tcp_close(spc_comm *comm)
 
     for (int32_t r = 0; r < comm->world; r++) {
         if (t->link[r].fd >= 0 && t->end.status == SPC_OK) {
-            (void)spc_link_send(t->link[r].fd, &f, sizeof f, spc_link_now_ms());
+            (void)spc_link_send(t->link[r].fd, &f, sizeof f, spc_awake_ms());
         }
         spc_link_close(t->link[r].fd);
     }
@@ -431,7 +431,7 @@ static spc_status tcp_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, 
                             spc_error *err)
 {
     spc_tcp *t = (spc_tcp *)comm;
-    spc_patience p = spc_tcp_patience(t);
+    int64_t until = spc_tcp_until(t);
     split_record record[SPC_RANKS_MAX], mine = {.colour = colour, .nonce = spc_link_nonce()};
     spc_error error;
     spc_frame f;
@@ -449,7 +449,7 @@ static spc_status tcp_split(spc_comm *comm, int32_t colour, int32_t timeout_ms, 
         spc_tcp_lay_out(t, r, &f, &mine, sizeof mine, true, &record[r], sizeof mine);
     }
     if (status == SPC_OK) {
-        status = spc_tcp_exchange(t, &f, &p, &error);
+        status = spc_tcp_exchange(t, &f, &until, &error);
     }
     if (status == SPC_OK) status = link_members(t, listener, record, timeout_ms, out, &error);
     spc_link_close(listener);

@@ -18,6 +18,9 @@
  * (a file may have named someone else's address). */
 enum { CALLERS = 2 * SPC_RANKS_MAX, ANSWER_MS = 2000 };
 
+/* How long until it is tried again to let somebody in for whom there is no file descriptor. */
+enum { NO_FILES_MS = 50 };
+
 /* What a door answers. */
 typedef struct {
     uint64_t magic, nonce;
@@ -39,6 +42,7 @@ typedef struct {
     int32_t callers;
     spc_error *refusal;
     bool refused;
+    bool no_files; /* somebody stands at the door, and no file descriptor is left */
 } door;
 
 static spc_link_hello hello_of(uint64_t nonce, int32_t rank, int32_t world)
@@ -51,7 +55,7 @@ uint64_t spc_link_nonce(void)
     uint64_t nonce = 0;
 
     if (getrandom(&nonce, sizeof nonce, 0) != (ssize_t)sizeof nonce) {
-        nonce = (uint64_t)spc_link_now_ms() * UINT64_C(0x9e3779b97f4a7c15);
+        nonce = (uint64_t)spc_awake_ms() * UINT64_C(0x9e3779b97f4a7c15);
     }
     return nonce ? nonce : 1;
 }
@@ -60,7 +64,7 @@ static void refuse(door *d, int fd, const spc_link_hello *h)
 {
     answer_record no = {MAGIC, d->nonce, 1};
 
-    if (d->answer) (void)spc_link_send(fd, &no, sizeof no, spc_link_now_ms());
+    if (d->answer) (void)spc_link_send(fd, &no, sizeof no, spc_awake_ms());
     spc_link_close(fd);
     if (d->refused) return;
     d->refused = true;
@@ -91,7 +95,7 @@ static void let_in(door *d, int fd, const spc_link_hello *h)
     }
     spc_link_close(d->fd[h->rank]);
     d->fd[h->rank] = fd;
-    if (d->answer) (void)spc_link_send(fd, &yes, sizeof yes, spc_link_now_ms());
+    if (d->answer) (void)spc_link_send(fd, &yes, sizeof yes, spc_awake_ms());
 }
 
 /* Hear more of a caller; false: it is one no longer. */
@@ -114,6 +118,7 @@ static void open_door(door *d, int listener)
 {
     int on = 1, fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
+    d->no_files = fd < 0 && spc_link_no_files(errno);
     if (fd < 0) return;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (d->callers == CALLERS) { /* the one that has been silent for longest makes room */
@@ -122,6 +127,16 @@ static void open_door(door *d, int listener)
         d->callers--;
     }
     d->caller[d->callers++] = (caller){.fd = fd};
+}
+
+/* Until somebody moves.  Who cannot be let in stays there, and poll would not wait. */
+static void wait_at(const door *d, struct pollfd *wanted, int64_t deadline_ms)
+{
+    int nap = spc_awake_nap_ms(deadline_ms);
+
+    if (d->no_files) wanted[0].fd = -1;
+    if (d->no_files && nap > NO_FILES_MS) nap = NO_FILES_MS;
+    (void)poll(wanted, (nfds_t)d->callers + 1, nap);
 }
 
 static bool complete(const door *d)
@@ -142,7 +157,6 @@ spc_door_end spc_door_wait(int listener, uint64_t nonce, bool open, bool answer,
               .world = world,
               .fd = fd,
               .refusal = refusal};
-    spc_door_end end = SPC_DOOR_COMPLETE;
 
     while (!complete(&d) && !d.refused) {
         struct pollfd wanted[CALLERS + 1] = {{listener, POLLIN, 0}};
@@ -151,27 +165,27 @@ spc_door_end spc_door_wait(int listener, uint64_t nonce, bool open, bool answer,
         for (int32_t i = 0; i < callers; i++) {
             wanted[i + 1] = (struct pollfd){d.caller[i].fd, POLLIN, 0};
         }
-        if (poll(wanted, (nfds_t)callers + 1, spc_link_left_ms(deadline_ms)) == 0) break;
+        wait_at(&d, wanted, deadline_ms);
         for (int32_t i = 0; i < callers; i++) {
             caller c = d.caller[i];
 
             if (!wanted[i + 1].revents || hear(&d, &c)) d.caller[kept++] = c;
         }
         d.callers = kept;
-        if (wanted[0].revents) open_door(&d, listener);
-        if (spc_link_left_ms(deadline_ms) == 0) break;
+        if (wanted[0].revents || d.no_files) open_door(&d, listener);
+        if (spc_awake_left_ms(deadline_ms) == 0) break;
     }
     for (int32_t i = 0; i < d.callers; i++) spc_link_close(d.caller[i].fd);
     if (d.refused) return SPC_DOOR_REFUSED;
-    if (!complete(&d)) end = SPC_DOOR_LATE;
-    return end;
+    if (complete(&d)) return SPC_DOOR_COMPLETE;
+    return d.no_files ? SPC_DOOR_NO_FILES : SPC_DOOR_LATE;
 }
 
 int spc_door_enter(const spc_link_address *to, uint64_t *nonce, bool answers, int32_t rank,
                    int32_t world, int64_t deadline_ms)
 {
     spc_link_hello hello = hello_of(*nonce, rank, world);
-    int64_t soon = spc_link_now_ms() + ANSWER_MS;
+    int64_t soon = spc_awake_ms() + ANSWER_MS;
     answer_record answer;
     int fd = spc_link_connect(to, deadline_ms);
 

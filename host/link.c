@@ -11,24 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-int64_t spc_link_now_ms(void)
-{
-    struct timespec now;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-int spc_link_left_ms(int64_t deadline_ms)
-{
-    int64_t left = deadline_ms - spc_link_now_ms();
-
-    if (left < 0) return 0;
-    return left > INT32_MAX ? INT32_MAX : (int)left;
-}
 
 /* ---- addresses --------------------------------------------------------------------------------
  */
@@ -67,7 +50,9 @@ spc_status spc_link_resolve(const char *text, bool passive, spc_link_address *ou
                              "meet: expected HOST:PORT, or a path with a '/', found '%.200s'",
                              text);
     }
+    (void)spc_awake_ms(); /* a gap until here was none of its making */
     code = getaddrinfo(host[0] ? host : NULL, port, &wanted, &found);
+    spc_awake_waited();
     if (code != 0 || !found) {
         return spc_error_set(err, SPC_EDEVICE, "meet %.200s: %s", text, gai_strerror(code));
     }
@@ -135,6 +120,17 @@ bool spc_link_peer(int fd, spc_link_address *out)
 /* ---- connections ------------------------------------------------------------------------------
  */
 
+/* Wait until a socket moves; false: it did not in time. */
+static bool wait_for(int fd, short events, int64_t deadline_ms)
+{
+    struct pollfd wanted = {fd, events, 0};
+
+    while (poll(&wanted, 1, spc_awake_nap_ms(deadline_ms)) <= 0) {
+        if (spc_awake_left_ms(deadline_ms) == 0) return false;
+    }
+    return true;
+}
+
 static int new_socket(int family)
 {
     return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -172,15 +168,13 @@ spc_status spc_link_listen(const spc_link_address *at, int *fd, spc_error *err)
 int spc_link_connect(const spc_link_address *to, int64_t deadline_ms)
 {
     int fd = new_socket(to->at.ss_family), code = 0;
-    struct pollfd wanted = {fd, POLLOUT, 0};
     socklen_t bytes = sizeof code;
 
     if (fd < 0) return -1;
     if (connect(fd, (const struct sockaddr *)&to->at, to->bytes) != 0) {
         if (errno != EINPROGRESS) goto fail;
-        while (poll(&wanted, 1, spc_link_left_ms(deadline_ms)) < 0 && errno == EINTR) continue;
-        errno = ETIMEDOUT;
-        if (!wanted.revents || getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &bytes) != 0) goto fail;
+        if (!wait_for(fd, POLLOUT, deadline_ms)) code = ETIMEDOUT;
+        if (code == 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &bytes) != 0) goto fail;
         if (code != 0) {
             errno = code;
             goto fail;
@@ -195,8 +189,6 @@ fail:
 
 static bool move(int fd, char *data, size_t bytes, bool out, int64_t deadline_ms)
 {
-    struct pollfd wanted = {fd, out ? POLLOUT : POLLIN, 0};
-
     while (bytes > 0) {
         ssize_t n = out ? send(fd, data, bytes, MSG_NOSIGNAL) : recv(fd, data, bytes, 0);
 
@@ -205,7 +197,7 @@ static bool move(int fd, char *data, size_t bytes, bool out, int64_t deadline_ms
             bytes -= (size_t)n;
         } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
             return false;
-        } else if (poll(&wanted, 1, spc_link_left_ms(deadline_ms)) == 0) {
+        } else if (!wait_for(fd, out ? POLLOUT : POLLIN, deadline_ms)) {
             return false;
         }
     }
@@ -238,6 +230,11 @@ void spc_link_close(int fd)
     errno = saved;
 }
 
+bool spc_link_no_files(int code)
+{
+    return code == EMFILE || code == ENFILE;
+}
+
 /* ---- everyone to everyone ---------------------------------------------------------------------
  */
 
@@ -255,19 +252,26 @@ void spc_link_missing(const int *fd, int32_t own, int32_t world, char *text, siz
 spc_status spc_link_mesh(int listener, const spc_link_address *address, uint64_t nonce,
                          int32_t rank, int32_t world, int32_t timeout_ms, int *fd, spc_error *err)
 {
-    int64_t deadline = spc_link_now_ms() + timeout_ms;
+    int64_t deadline = spc_awake_ms() + timeout_ms;
     char missing[192];
+    bool no_files = false;
 
     for (int32_t r = 0; r < world; r++) fd[r] = -1;
     for (int32_t r = 0; r < rank; r++) {
         fd[r] = spc_door_enter(&address[r], &nonce, false, rank, world, deadline);
+        no_files |= fd[r] < 0 && spc_link_no_files(errno);
     }
-    (void)spc_door_wait(listener, nonce, false, false, rank + 1, world, deadline, fd, NULL);
+    no_files |= spc_door_wait(listener, nonce, false, false, rank + 1, world, deadline, fd, NULL) ==
+                SPC_DOOR_NO_FILES;
     spc_link_missing(fd, rank, world, missing, sizeof missing);
     if (!missing[0]) return SPC_OK;
     for (int32_t r = 0; r < world; r++) {
         spc_link_close(fd[r]);
         fd[r] = -1;
+    }
+    if (no_files) {
+        return spc_error_set(err, SPC_ENOMEM, "rank %d has no connection to these ranks: %s: %s",
+                             (int)rank, missing, SPC_LINK_NO_FILES);
     }
     return spc_error_set(err, SPC_EDEVICE,
                          "rank %d has no connection to these ranks after %d ms: %s; can the "

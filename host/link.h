@@ -2,11 +2,12 @@
 /* link.h - stream sockets between the processes of a group, every wait with a deadline.
  *
  * Sockets do not block, send no SIGPIPE and are closed on exec.  Deadlines are moments of
- * spc_link_now_ms.  Nothing here protects against a hostile network: a nonce keeps strays and
- * ranks of other runs out, not an attacker. */
+ * spc_awake_ms (awake.h).  Nothing here protects against a hostile network: a nonce keeps strays
+ * and ranks of other runs out, not an attacker. */
 #ifndef SPC_HOST_LINK_H
 #define SPC_HOST_LINK_H
 
+#include "awake.h"
 #include "comm.h"
 
 #include <stdbool.h>
@@ -19,10 +20,6 @@ typedef struct {
     struct sockaddr_storage at;
     socklen_t bytes; /* of it */
 } spc_link_address;
-
-/* Milliseconds of the monotonic clock, and as poll wants them: what is left, at least 0. */
-int64_t spc_link_now_ms(void);
-int spc_link_left_ms(int64_t deadline_ms);
 
 /* "host:port", "[::1]:port" or ":port" (every interface; only to listen at).
  *
@@ -54,6 +51,9 @@ bool spc_link_recv(int fd, void *data, size_t bytes, int64_t deadline_ms);
 bool spc_link_gone(int fd);
 /* -1 is allowed. */
 void spc_link_close(int fd);
+/* Does this errno say that file descriptors ran out?  And what is said then. */
+bool spc_link_no_files(int code);
+#define SPC_LINK_NO_FILES "no file descriptor is left: raise the limit (ulimit -n), or close files"
 
 /* What a rank says when it comes through a door. */
 typedef struct {
@@ -68,8 +68,9 @@ uint64_t spc_link_nonce(void);
 /* What came of the ranks that were let in. */
 typedef enum {
     SPC_DOOR_COMPLETE,
-    SPC_DOOR_LATE,   /* some are missing: their fd is -1 */
-    SPC_DOOR_REFUSED /* `answer` refused one: the text says why */
+    SPC_DOOR_LATE,     /* some are missing: their fd is -1 */
+    SPC_DOOR_NO_FILES, /* so it is, and for one that came no file descriptor was left */
+    SPC_DOOR_REFUSED   /* `answer` refused one: the text says why */
 } spc_door_end;
 
 /* Let ranks in until every fd of first .. world - 1 is there.

@@ -2,6 +2,7 @@
 /* comm_cases.c - what a communicator promises: every call against what it must leave, in groups of
  * 1 to 4, and every way in which a rank can let the others down. */
 #include "comm_cases.h"
+#include "stopped.h"
 
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -291,6 +292,49 @@ void comm_case_letters_have_a_size_and_a_deadline(comm_open open)
     expect_end(parts, 2, "rank 0 sends 8 bytes, rank 1 expects 7");
     run_ranks(open, 2, SHORT_MS, parts, lonely_letter);
     expect_end(parts, 2, "send: rank 0 expected rank 1 within 100 ms");
+}
+
+/* Rank 0 stops the process while rank 1 waits for it, and takes a moment more. */
+static void stop_all(const spc_comm *comm)
+{
+    if (comm->rank > 0) return;
+    sleep_ms(50);
+    (void)raise(SIGSTOP);
+    sleep_ms(100);
+}
+
+static void stopped_on_the_way(spc_comm *comm, spc_status *status, spc_error *err)
+{
+    char byte = 0;
+
+    stop_all(comm);
+    CALL(comm->ops->barrier(comm, err));
+    stop_all(comm);
+    CALL(comm->rank == 0 ? comm->ops->send(comm, &byte, 1, 1, err)
+                         : comm->ops->recv(comm, &byte, 1, 0, err));
+    stop_all(comm);
+    CALL(comm->rank == 0 ? comm->ops->recv(comm, &byte, 1, 1, err)
+                         : comm->ops->send(comm, &byte, 1, 0, err));
+}
+
+/* 0, or 1 + the rank that failed. */
+static int stop_two(void *user)
+{
+    part parts[RANKS];
+
+    run_ranks(*(comm_open *)user, 2, 1000, parts, stopped_on_the_way);
+    for (int32_t r = 0; r < 2; r++) {
+        if (parts[r].status != SPC_OK) return 1 + r;
+    }
+    return 0;
+}
+
+void comm_case_time_in_which_all_are_stopped_does_not_count(comm_open open)
+{
+    int stops;
+
+    cr_expect_eq(stopped_run(1500, stop_two, &open, &stops), 0);
+    cr_expect_eq(stops, 3);
 }
 
 static void one_aborts(spc_comm *comm, spc_status *status, spc_error *err)

@@ -2,7 +2,6 @@
 /* test_host_cli_launch.c - spc launch and the places of ranks, as their users see them: the output
  * of one process, and one message and one exit code when a rank dies, hangs, fails, or is started
  * wrongly. */
-#include "host/link.h"
 #include "launched.h"
 #include "spawn.h"
 
@@ -293,12 +292,20 @@ static void read_text(const char *path, char text[512])
     (void)unlink(path);
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static by_hand run_by_hand(const char *const *all, const char *const *first,
                            const char *const *second)
 {
     static const char *const nothing[] = {NULL};
     char meet[64], out[96], err[2][96];
-    int64_t start = spc_link_now_ms();
+    int64_t start = now_ms();
     pid_t pid[2];
     by_hand h;
 
@@ -324,7 +331,7 @@ static by_hand run_by_hand(const char *const *all, const char *const *first,
         cr_assert_eq(waitpid(pid[r], &status, 0), pid[r]);
         h.code[r] = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
     }
-    h.ms = spc_link_now_ms() - start;
+    h.ms = now_ms() - start;
     read_text(out, h.out);
     for (int r = 0; r < 2; r++) read_text(err[r], h.err[r]);
     return h;

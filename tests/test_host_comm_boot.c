@@ -2,11 +2,13 @@
 /* test_host_comm_boot.c - processes that meet: by an address and by a file, with strangers at the
  * door and files of earlier runs in the way; and who is told what when somebody does not come. */
 #include "host/comm_boot.h"
+#include "stopped.h"
 
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +30,14 @@ typedef struct {
 static void wait_ms(long ms)
 {
     (void)nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static void *run_part(void *user)
@@ -90,7 +100,7 @@ static void expect_met(part *p, int32_t world)
             int fd = -1;
 
             cr_expect_eq(p[r].record[k], 100 * k);
-            if (k != r) fd = spc_link_connect(&p[r].address[k], spc_link_now_ms() + 1000);
+            if (k != r) fd = spc_link_connect(&p[r].address[k], spc_awake_ms() + 1000);
             cr_expect(k == r || fd >= 0, "rank %d does not reach rank %d", (int)r, (int)k);
             spc_link_close(fd);
         }
@@ -119,6 +129,50 @@ Test(host_comm_boot, an_address_or_a_file_brings_all_together_in_any_order)
             cr_expect_neq(access(meet, F_OK), 0, "the file is removed");
             if (way == 2) cr_expect_eq(unlink(meet), 0, "the link stays");
         }
+    }
+}
+
+/* One rank comes when all have been stopped, and a moment later. */
+static void *come_stopped(void *user)
+{
+    wait_ms(100);
+    (void)raise(SIGSTOP);
+    wait_ms(100);
+    return run_part(user);
+}
+
+typedef struct {
+    char meet[SPC_LINK_TEXT];
+    int32_t late; /* rank */
+} stop_case;
+
+/* 0, or 1 + the rank that failed. */
+static int meet_stopped(void *user)
+{
+    stop_case *c = user;
+    part p[2];
+    pthread_t thread[2];
+
+    for (int32_t r = 0; r < 2; r++) {
+        p[r] = (part){.place = {r, 2, c->meet, 1000}};
+        (void)pthread_create(&thread[r], NULL, r == c->late ? come_stopped : run_part, &p[r]);
+    }
+    for (int32_t r = 0; r < 2; r++) (void)pthread_join(thread[r], NULL);
+    for (int32_t r = 0; r < 2; r++) {
+        if (p[r].status != SPC_OK) return 1 + r;
+    }
+    return 0;
+}
+
+Test(host_comm_boot, time_in_which_all_are_stopped_does_not_count)
+{
+    for (int32_t way = 0; way < 4; way++) {
+        stop_case c = {.late = way / 2};
+        int stops;
+
+        way % 2 ? path_of(c.meet) : address_of(c.meet);
+        cr_expect_eq(stopped_run(1500, meet_stopped, &c, &stops), 0, "way %d", (int)way);
+        cr_expect_eq(stops, 1);
     }
 }
 
@@ -173,11 +227,11 @@ Test(host_comm_boot, what_rank_0_refuses_is_told_to_those_who_come)
     }
 
     part alone = {.place = {0, 1, NULL, LONG_MS}}, nowhere = {.place = {0, 2, NULL, LONG_MS}};
-    int64_t start = spc_link_now_ms();
+    int64_t start = now_ms();
 
     (void)run_refusal(&alone);
     (void)run_refusal(&nowhere);
-    cr_expect_lt(spc_link_now_ms() - start, LONG_MS / 2);
+    cr_expect_lt(now_ms() - start, LONG_MS / 2);
 }
 
 Test(host_comm_boot, without_rank_0_the_others_say_where_they_looked)
@@ -335,10 +389,10 @@ static void *bother(void *user)
 
     cr_assert_eq(spc_link_resolve(user, false, &at, NULL), SPC_OK);
     wait_ms(50);
-    for (int i = 0; i < 4; i++) fd[i] = spc_link_connect(&at, spc_link_now_ms() + 1000);
+    for (int i = 0; i < 4; i++) fd[i] = spc_link_connect(&at, spc_awake_ms() + 1000);
     (void)spc_link_send(fd[1], "GET / HTTP/1.1\r\nHost: rank-zero\r\n\r\n", 36,
-                        spc_link_now_ms() + 1000);
-    (void)spc_link_send(fd[2], "half", 4, spc_link_now_ms() + 1000);
+                        spc_awake_ms() + 1000);
+    (void)spc_link_send(fd[2], "half", 4, spc_awake_ms() + 1000);
     spc_link_close(fd[3]);
     wait_ms(400);
     for (int i = 0; i < 3; i++) spc_link_close(fd[i]);
@@ -361,6 +415,73 @@ Test(host_comm_boot, strangers_at_the_door_keep_nobody_waiting)
     expect_met(p, 3);
 }
 
+/* Take all descriptors but so many, of few. */
+static void take_files(int left)
+{
+    struct rlimit limit;
+    int fd[64], count = 0;
+
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = 64;
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    while ((fd[count] = dup(0)) >= 0) count++;
+    cr_assert_geq(count, left);
+    while (left-- > 0) (void)close(fd[--count]);
+}
+
+static double cpu_seconds(void)
+{
+    struct rusage used;
+
+    cr_assert_eq(getrusage(RUSAGE_SELF, &used), 0);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
+}
+
+/* Somebody comes, and there is no descriptor to let them in: not to be waited for by turning. */
+Test(host_comm_boot, without_a_file_descriptor_at_the_door_it_is_told_and_no_core_is_kept_busy)
+{
+    char meet[SPC_LINK_TEXT];
+    spc_link_address at;
+    part p = {.late_ms = 0};
+    pthread_t thread;
+    double begun = cpu_seconds();
+
+    address_of(meet);
+    cr_assert_eq(spc_link_resolve(meet, false, &at, NULL), SPC_OK);
+    p.place = (spc_place){0, 2, meet, 2000};
+    cr_assert_eq(pthread_create(&thread, NULL, run_part, &p), 0);
+    wait_ms(300); /* it listens */
+    take_files(1);
+    cr_assert_geq(spc_link_connect(&at, spc_awake_ms() + 1000), 0);
+    (void)pthread_join(thread, NULL);
+    cr_expect_lt(cpu_seconds() - begun, 0.5);
+    cr_expect_eq(p.status, SPC_ENOMEM);
+    cr_expect(strstr(p.error.message, "rank 0 could not let all 2 ranks in within 2000 ms: no file "
+                                      "descriptor is left"),
+              "%s", p.error.message);
+}
+
+/* Nor has the one that comes, who would blame rank 0. */
+Test(host_comm_boot, without_a_file_descriptor_to_call_with_it_is_told)
+{
+    char meet[2][SPC_LINK_TEXT];
+
+    address_of(meet[0]);
+    path_of(meet[1]);
+    write_file(meet[1], "");
+    take_files(0);
+    for (int way = 0; way < 2; way++) {
+        part p = {.place = {1, 2, meet[way], SHORT_MS}};
+
+        run_parts(&p, 1);
+        cr_expect_eq(p.status, SPC_ENOMEM);
+        cr_expect(strstr(p.error.message, "rank 0 within 300 ms: no file descriptor is left"), "%s",
+                  p.error.message);
+    }
+    (void)unlink(meet[1]);
+}
+
 Test(host_comm_boot, places_that_cannot_be_are_refused)
 {
     static const struct {
@@ -378,6 +499,8 @@ Test(host_comm_boot, places_that_cannot_be_are_refused)
         {{0, 2, "a:b", 1}, SPC_EUSAGE, "found 'a:b'"},
         {{1, 2, "127.0.0.1:70000", 1}, SPC_EUSAGE, "found '127.0.0.1:70000'"},
         {{1, 2, ":4711", 1}, SPC_EUSAGE, "found ':4711'"},
+        {{0, 2, "127.0.0.1:0", 1}, SPC_EUSAGE, "expected a port of 1 to 65535"},
+        {{1, 2, ":00", 1}, SPC_EUSAGE, "expected a port of 1 to 65535"},
         {{0, 2, "/no/such/folder/meet", 1}, SPC_EINPUT, "cannot be written"},
         {{0, 2, "/tmp", 1}, SPC_EINPUT, "meet /tmp: expected no file"},
     };

@@ -30,6 +30,7 @@ Test(host_comm_nccl, the_library_is_found_with_its_calls_or_said_to_be_missing)
 
 #include "device_ranks.h"
 #include "stand_in_nccl.h"
+#include "stopped.h"
 
 #include <nccl.h>
 
@@ -206,6 +207,56 @@ Test(host_comm_nccl, a_late_rank_is_waited_for)
     run_ranks(2, LONG_MS, parts, three_sums, 0);
     cr_expect_eq(parts[0].status, SPC_OK, "%s", parts[0].error.message);
     cr_expect_geq(parts[0].seconds, 0.18);
+}
+
+static void *stop_and_unstick(void *self)
+{
+    (void)usleep(50000);
+    (void)raise(SIGSTOP);
+    (void)usleep(100000);
+    fiber_unstick(self);
+    return NULL;
+}
+
+/* All are stopped: while a call waits for another rank, and while a stream does. */
+static spc_status stops(spc_device_comm *c, spc_error *err)
+{
+    float data = 1;
+    spc_status status;
+    pthread_t thread;
+
+    if (c->rank == 1) (void)raise(SIGSTOP);
+    CALL(c->ops->all_reduce(c, &data, 1, NULL, err));
+    CALL(c->ops->wait(c, NULL, err));
+    if (c->rank == 1) return SPC_OK;
+    fiber_stick(true);
+    CLAIM(pthread_create(&thread, NULL, stop_and_unstick, fiber_self()) == 0);
+    status = c->ops->wait(c, NULL, err);
+    (void)pthread_join(thread, NULL);
+    return status;
+}
+
+/* 0, or 1 + the rank that failed. */
+static int run_stopped(void *user)
+{
+    part parts[STAND_IN_RANKS];
+
+    (void)user;
+    stand_in.late = 1;
+    stand_in.late_ms = 100;
+    run_ranks(2, 1000, parts, stops, 0);
+    for (int32_t r = 0; r < 2; r++) {
+        if (parts[r].status != SPC_OK) return 1 + r;
+    }
+    return 0;
+}
+
+Test(host_comm_nccl, time_in_which_all_are_stopped_does_not_count)
+{
+    int count;
+
+    cr_expect_eq(stopped_run(1500, run_stopped, NULL, &count), 0);
+    cr_expect_eq(count, 2);
 }
 
 Test(host_comm_nccl, a_rank_that_dies_ends_the_others)

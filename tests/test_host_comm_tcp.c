@@ -256,7 +256,7 @@ static int stopped_on_the_way(spc_comm *comm)
 }
 
 /* As Ctrl-Z stops all: nobody has kept the others waiting. */
-Test(host_comm_tcp, time_in_which_all_are_stopped_does_not_count)
+Test(host_comm_tcp, processes_that_are_all_stopped_keep_nobody_waiting)
 {
     group g = start(RANKS, 1000, stopped_on_the_way);
     int status;
