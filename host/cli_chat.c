@@ -531,8 +531,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
         chat.terminal = !chat.args->input && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         chat.way.options.on_token = on_token;
         if (!chat.args->json) chat.way.options.on_text = on_text;
-        /* of ranks that are processes it is how spc launch ends those whose group has failed */
-        if (place.world == 1) spc_cli_catch_term();
+        spc_cli_catch_term();
         tell(&chat, "A line that ends in \\ goes on in the next; Ctrl-C stops a reply; /help "
                     "lists the commands.\n");
         status = run_conversation(&chat, &error);

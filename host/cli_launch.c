@@ -4,9 +4,10 @@
  *
  * Rank 0 has the terminal: stdin, stdout and stderr are its own.  What the others say on stderr is
  * shown with their number.  Their errors are held back: a rank that fails ends all of them for one
- * reason, which rank 0 tells; only where it cannot, another one's, or what launch saw, is shown. */
+ * reason, which rank 0 tells; only where it cannot, what launch saw, or another one's, is shown. */
 #include "cli.h"
 
+#include "awake.h"
 #include "comm.h"
 #include "link.h"
 
@@ -22,8 +23,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* How long the others may take to end by themselves after the first, and to heed SIGTERM. */
-enum { GRACE_MS = 2000, TERM_MS = 1000, LINE = 1024, PLACE = 1024 };
+/* How long the others may take to end by themselves after the first, and to heed SIGTERM; and how
+ * long rank 0 may take to end its step and to write out what it has, when launch is to end. */
+enum { GRACE_MS = 2000, TERM_MS = 1000, ORDER_MS = 5000, LINE = 1024, PLACE = 1024 };
 
 typedef struct {
     int32_t ranks;
@@ -115,16 +117,17 @@ fail:
                          strerror(errno));
 }
 
-/* Not under nohup. */
-static bool heeds_hangup(void)
+/* Not what it was started to ignore, as under nohup: a signalfd would receive that, too. */
+static bool heeds(int signal_number)
 {
     struct sigaction now;
 
-    return sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler != SIG_IGN;
+    return sigaction(signal_number, NULL, &now) == 0 && now.sa_handler != SIG_IGN;
 }
 
 static spc_status prepare(launch *l, spc_error *err)
 {
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP};
     const char *base = getenv("TMPDIR");
     sigset_t heeded;
 
@@ -139,11 +142,12 @@ static spc_status prepare(launch *l, spc_error *err)
                              strerror(errno));
     }
     (void)snprintf(l->meet, sizeof l->meet, "%s/meet", l->folder);
+    (void)signal(SIGCHLD, SIG_DFL); /* where it was ignored nobody would hear of their ends */
     (void)sigemptyset(&heeded);
     (void)sigaddset(&heeded, SIGCHLD);
-    (void)sigaddset(&heeded, SIGINT);
-    (void)sigaddset(&heeded, SIGTERM);
-    if (heeds_hangup()) (void)sigaddset(&heeded, SIGHUP);
+    for (int i = 0; i < 3; i++) {
+        if (heeds(ends[i])) (void)sigaddset(&heeded, ends[i]);
+    }
     (void)sigprocmask(SIG_BLOCK, &heeded, &l->before);
     l->signals = signalfd(-1, &heeded, SFD_CLOEXEC | SFD_NONBLOCK);
     if (l->signals >= 0) return SPC_OK;
@@ -207,9 +211,14 @@ static void lose_patience(launch *l)
 
 /* A rank that hears of another's failure, or misses it, ends with the code of a device; any other
  * code says why a rank failed by itself, even where it comes later. */
+static bool is_of_missing(int code)
+{
+    return code == 0 || code == spc_status_exit_code(SPC_EDEVICE);
+}
+
 static void note_code(launch *l, int code)
 {
-    if (l->code == 0 || l->code == spc_status_exit_code(SPC_EDEVICE)) l->code = code;
+    if (is_of_missing(l->code)) l->code = code;
 }
 
 static void reap(launch *l)
@@ -222,13 +231,34 @@ static void reap(launch *l)
         c->pid = 0;
         c->code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
         l->running--;
+        /* rank 0 writes out what it has when it is made to end; why it was, it does not know */
+        if (c->code == SPC_CLI_SIGNALLED + SIGTERM && l->pushes > 0) c->code = -SIGTERM;
         if (c->code > 0) note_code(l, c->code);
         if (c->code < 0 && l->pushes == 0 && l->stopped_by == 0 && l->killed < 0) l->killed = r;
-        /* the others end with rank 0, or with one that failed */
-        if (l->deadline == 0 && (r == 0 || c->code != 0)) {
+        /* the others end with rank 0, or with one that failed; at once where rank 0 did not heed
+         * SIGTERM, for it has not even begun */
+        if (l->stopped_by && r == 0 && c->code < 0) {
+            l->deadline = spc_awake_ms();
+        } else if (l->deadline == 0 && (r == 0 || c->code != 0)) {
             l->deadline = spc_awake_ms() + GRACE_MS;
         }
     }
+}
+
+/* SIGTERM is rank 0's at first: it has results that are complete and wait for their turn, and the
+ * others end with it.  The second one, and a terminal that is gone, end all. */
+static void end_by(launch *l, int signal_number)
+{
+    bool first = l->stopped_by == 0 && l->deadline == 0;
+
+    l->stopped_by = signal_number;
+    if (signal_number != SIGTERM || !first || l->child[0].pid <= 0) {
+        lose_patience(l);
+        return;
+    }
+    (void)kill(l->child[0].pid, SIGTERM);
+    push(l, SIGCONT); /* one that was stopped heeds nothing else */
+    l->deadline = spc_awake_ms() + ORDER_MS;
 }
 
 /* Ctrl-C in a terminal has reached rank 0 by itself; a signal from elsewhere is handed on. */
@@ -240,8 +270,7 @@ static void take_signals(launch *l)
         if (info.ssi_signo == SIGINT && info.ssi_code <= 0 && l->child[0].pid > 0) {
             (void)kill(l->child[0].pid, SIGINT);
         } else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGHUP) {
-            l->stopped_by = (int)info.ssi_signo;
-            lose_patience(l);
+            end_by(l, (int)info.ssi_signo);
         }
     }
     reap(l);
@@ -259,27 +288,35 @@ static void watch(launch *l)
 {
     while (l->running > 0 || listening(l)) {
         struct pollfd wanted[SPC_RANKS_MAX + 1];
-        int left = l->deadline > 0 ? spc_awake_left_ms(l->deadline) : -1;
+        int nap = l->deadline > 0 ? spc_awake_nap_ms(l->deadline) : -1;
 
-        if (l->running == 0) left = TERM_MS; /* a child of theirs may hold stderr open: let go */
+        if (l->running == 0) nap = TERM_MS; /* a child of theirs may hold stderr open: let go */
         for (int32_t r = 0; r < l->ranks; r++) {
             wanted[r] = (struct pollfd){l->child[r].err, POLLIN, 0};
         }
         wanted[l->ranks] = (struct pollfd){l->signals, POLLIN, 0};
 
-        int moved = poll(wanted, (nfds_t)l->ranks + 1, left);
+        int moved = poll(wanted, (nfds_t)l->ranks + 1, nap);
 
         if (moved == 0 && l->running == 0) return;
-        if (moved == 0) lose_patience(l);
         for (int32_t r = 0; r < l->ranks && moved > 0; r++) {
             if (wanted[r].revents) listen_to(&l->child[r], r);
         }
         take_signals(l);
+        if (l->deadline > 0 && spc_awake_left_ms(l->deadline) == 0) lose_patience(l);
     }
 }
 
 /* ---- the command ------------------------------------------------------------------------------
  */
+
+static int say_killed(const launch *l)
+{
+    int number = -l->child[l->killed].code;
+
+    return spc_cli_fail_with(SPC_EDEVICE, "rank %d was killed by signal %d (%s)", (int)l->killed,
+                             number, strsignal(number));
+}
 
 /* Say why, where rank 0 could not, and give the exit code. */
 static int conclude(const launch *l)
@@ -290,16 +327,14 @@ static int conclude(const launch *l)
     /* Ctrl-C before rank 0 could catch it, while it was loading, or the second one */
     if (l->child[0].code == -SIGINT) return SPC_CLI_SIGNALLED + SIGINT;
     if (l->code == 0 && l->killed < 0) return 0;
+    /* those that only miss the one that was killed know less of it, or blame what it left */
+    if (!told && l->killed >= 0 && is_of_missing(l->code)) return say_killed(l);
     for (int32_t r = 1; r < l->ranks && !told; r++) {
         if (l->child[r].code <= 0 || !l->child[r].held[0]) continue;
         (void)fprintf(stderr, "%s\n", l->child[r].held);
         told = true;
     }
-    if (!told && l->killed >= 0) {
-        return spc_cli_fail_with(SPC_EDEVICE, "rank %d was killed by signal %d (%s)",
-                                 (int)l->killed, -l->child[l->killed].code,
-                                 strsignal(-l->child[l->killed].code));
-    }
+    if (!told && l->killed >= 0) return say_killed(l);
     return l->code ? l->code : spc_status_exit_code(SPC_EDEVICE);
 }
 

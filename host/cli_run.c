@@ -527,8 +527,7 @@ static int run_run(const void *args, const spc_cli_line *line)
         goto done;
     }
     spc_cli_catch_interrupt();
-    /* of ranks that are processes it is how spc launch ends those whose group has failed */
-    if (place.world == 1) spc_cli_catch_term();
+    spc_cli_catch_term();
     tell_terminal(&run);
     run_jobs(&run);
     if (!a->decode.quiet && run.total.sequences > 0)

@@ -207,14 +207,20 @@ Test(host_cli_launch, with_too_few_files_a_failure_is_never_silent)
     }
 }
 
-/* Rank 0 reads a file that does not end, as it may read a large model. */
-Test(host_cli_launch, ctrl_c_while_rank_0_loads_is_no_fault_of_its)
+/* Rank 0 reads a file that does not end, as it may read a large model; then one is harmed.  What is
+ * said must hold `text`, in so many lines; how long it took, in ms. */
+static int64_t harm_loading(int victim, int signal_number, int code, int lines, const char *text)
 {
     char points[64];
-    const char *args[] = {
-        "launch",         "-n", "2", "--", "run", "--operating-point", points, "--min-quality", "1",
-        "--rank-timeout", "20", "x", NULL};
+    const char *args[] = {"launch", "-n",
+                          "2",      "--",
+                          "run",    "--operating-point",
+                          points,   "--min-quality",
+                          "1",      "--rank-timeout",
+                          "1.5",    "x",
+                          NULL};
     launched l;
+    int64_t ms;
     int fd;
 
     (void)snprintf(points, sizeof points, "/tmp/spc-test-loading-%ld", (long)getpid());
@@ -222,10 +228,28 @@ Test(host_cli_launch, ctrl_c_while_rank_0_loads_is_no_fault_of_its)
     cr_assert_geq(fd = open(points, O_RDWR | O_CLOEXEC), 0);
     launched_start(&l, SPC_BINARY, args);
     (void)nanosleep(&(struct timespec){0, 700000000}, NULL);
-    (void)launched_harm(&l, 2, -1, SIGINT, 130);
-    cr_expect_eq(launched_errors(&l), 0, "%s", l.said);
+    ms = launched_harm(&l, 2, victim, signal_number, code);
+    cr_expect_eq(launched_errors(&l), lines, "%s", l.said);
+    cr_expect(strstr(l.said, text), "'%s' in: %s", text, l.said);
     (void)close(fd);
     (void)unlink(points);
+    return ms;
+}
+
+Test(host_cli_launch, ctrl_c_while_rank_0_loads_is_no_fault_of_its)
+{
+    (void)harm_loading(-1, SIGINT, 130, 0, "");
+}
+
+Test(host_cli_launch, sigterm_while_rank_0_loads_ends_all_at_once)
+{
+    cr_expect_lt(harm_loading(-1, SIGTERM, 128 + SIGTERM, 0, ""), 1500);
+}
+
+/* The other one does not find rank 0 where they meet, and knows no more of it. */
+Test(host_cli_launch, a_rank_0_that_is_killed_while_it_loads_is_said_to_be)
+{
+    (void)harm_loading(0, SIGKILL, 4, 1, "spc: rank 0 was killed by signal 9 (Killed)");
 }
 
 /* ---- places from the environment --------------------------------------------------------------
@@ -477,7 +501,7 @@ static void harm(int ranks, int victim, int signal_number, int code, const char 
 
 Test(host_cli_launch, the_drafters_side_and_the_others_miss_each_other)
 {
-    harm_one(2, 0, SIGKILL, 4, "rank 0 is gone", true);
+    harm_one(2, 0, SIGKILL, 4, "rank 0 was killed by signal 9", true);
     harm_one(2, 0, SIGSTOP, 4, "within 500 ms, and these did not come: rank 0", true);
     harm_one(2, 1, SIGKILL, 4, "rank 1 is gone", true);
     harm_one(2, 1, SIGSTOP, 4, "within 500 ms, and these did not come: rank 1", true);
@@ -488,7 +512,7 @@ Test(host_cli_launch, a_rank_that_is_killed_ends_all_with_its_name)
 {
     harm(2, 1, SIGKILL, 4, "rank 1 is gone");
     harm(4, 2, SIGKILL, 4, "rank 2 is gone");
-    harm(2, 0, SIGKILL, 4, "rank 0 is gone"); /* another one says it */
+    harm(2, 0, SIGKILL, 4, "rank 0 was killed by signal 9"); /* launch says it */
 }
 
 Test(host_cli_launch, a_rank_that_hangs_ends_all_within_the_timeout)
@@ -536,14 +560,31 @@ Test(host_cli_launch, a_part_of_a_file_to_meet_by_is_removed)
     cr_expect_eq(rmdir(folder), 0, "nothing is left in it");
 }
 
-Test(host_cli_launch, under_nohup_a_hangup_is_not_heeded)
+Test(host_cli_launch, what_it_was_started_to_ignore_is_not_heeded)
 {
+    static const int signals[] = {SIGHUP, SIGTERM};
+
+    for (int i = 0; i < 2; i++) {
+        launched l;
+
+        (void)signal(signals[i], SIG_IGN);
+        start_long(&l, "2", "20", false);
+        (void)signal(signals[i], SIG_DFL);
+        launched_read(&l, ENOUGH);
+        cr_assert_eq(kill(l.pid, signals[i]), 0);
+        launched_read(&l, l.bytes + ENOUGH);
+        (void)launched_harm(&l, 2, -1, SIGINT, 130);
+    }
+}
+
+/* As some supervisors do: the ends of children are then told to nobody who does not say so. */
+Test(host_cli_launch, it_hears_of_its_ranks_ends_where_it_was_started_to_ignore_them)
+{
+    const char *args[] = {"launch", "-n", "2", "--", "run", "--quiet", "--to", "fr", "x", NULL};
     launched l;
 
-    (void)signal(SIGHUP, SIG_IGN);
-    start_long(&l, "2", "20", false);
-    launched_read(&l, ENOUGH);
-    cr_assert_eq(kill(l.pid, SIGHUP), 0);
-    launched_read(&l, l.bytes + ENOUGH);
-    (void)launched_harm(&l, 2, -1, SIGTERM, 128 + SIGTERM);
+    (void)signal(SIGCHLD, SIG_IGN);
+    launched_start(&l, SPC_BINARY, args);
+    (void)signal(SIGCHLD, SIG_DFL);
+    cr_expect_eq(launched_end(&l), 0, "%s", l.said);
 }

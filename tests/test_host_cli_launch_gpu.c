@@ -532,7 +532,7 @@ Test(host_cli_launch_gpu, a_rank_that_is_killed_ends_all_with_its_name)
 {
     harm(2, 1, SIGKILL, "rank 1 is gone");
     harm(4, 2, SIGKILL, "rank 2 is gone");
-    harm(2, 0, SIGKILL, "rank 0 is gone"); /* another one says it */
+    harm(2, 0, SIGKILL, "rank 0 was killed by signal 9"); /* launch says it */
 }
 
 Test(host_cli_launch_gpu, a_rank_that_hangs_ends_all_with_its_name)

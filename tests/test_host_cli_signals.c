@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_cli_signals.c - Ctrl-C and SIGTERM end a run with the results so far. */
+#include "launched.h"
 #include "spawn.h"
 
 #include <criterion/criterion.h>
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 
@@ -131,4 +135,55 @@ Test(host_cli_signals, a_signal_tears_no_line)
         spawn_free(&r);
     }
     free(text);
+}
+
+/* Now and then a prompt that takes long: those behind it are complete, and wait for their turn. */
+static void write_uneven(const char *path)
+{
+    FILE *file = fopen(path, "w");
+
+    cr_assert_not_null(file);
+    for (int32_t i = 0; i < 2000; i++) {
+        (void)fprintf(file, "{\"prompt\": \"The house is small.\", \"max_tokens\": %d}\n",
+                      i % 20 == 1 ? 400 : 3);
+    }
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(host_cli_signals, sigterm_loses_no_result_that_waits_for_its_turn)
+{
+    char path[64];
+    const char *args[] = {
+        "launch",  "-n", "2",    "--", "run",     "--json", "--quiet", "--ignore-stop",
+        "--batch", "2",  "--to", "de", "--input", path,     NULL};
+    launched l;
+    json_t *lines, *line;
+    size_t i, behind = 0;
+    bool cancelled = false;
+
+    (void)snprintf(path, sizeof path, "/tmp/spc-test-uneven-%ld", (long)getpid());
+    write_uneven(path);
+    for (int way = 0; way < 2; way++) { /* two processes, and one */
+        launched_start(&l, SPC_BINARY, way == 0 ? args : args + 4);
+        launched_read(&l, 1);
+        (void)nanosleep(&(struct timespec){0, 700000000}, NULL);
+        cr_assert_eq(kill(l.pid, SIGTERM), 0);
+        cr_expect_eq(launched_end(&l), 128 + SIGTERM, "%s", l.said);
+        cr_expect_eq(l.said_bytes, 0, "%s", l.said);
+        lines = parse_lines(l.text);
+        cancelled = false;
+        behind = 0;
+        json_array_foreach(lines, i, line)
+        {
+            const char *finish = json_string_value(json_object_get(line, "finish"));
+
+            cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)i);
+            behind += cancelled && strcmp(finish, "max-tokens") == 0;
+            cancelled |= strcmp(finish, "cancelled") == 0;
+        }
+        cr_expect(cancelled, "way %d: what was running is printed too", way);
+        cr_expect_gt(behind, 0, "way %d: %d lines", way, (int)json_array_size(lines));
+        json_decref(lines);
+    }
+    (void)unlink(path);
 }
