@@ -454,9 +454,9 @@ static spc_status check_system(const spc_chat_template *chat, const char *system
 }
 
 /* What can be told before a model is looked for. */
-static spc_status check_args(const chat_args *a, spc_error *err)
+/* Of every rank. */
+static spc_status check_given(const chat_args *a, spc_error *err)
 {
-    spc_chat_template chat;
     const char *missing = !a->decode.verifier ? "verifier" : !a->decode.drafter ? "drafter" : NULL;
 
     if (missing) {
@@ -466,6 +466,13 @@ static spc_status check_args(const chat_args *a, spc_error *err)
                              "program translates and cannot hold a conversation",
                              missing);
     }
+    return SPC_OK;
+}
+
+static spc_status check_args(const chat_args *a, spc_error *err)
+{
+    spc_chat_template chat;
+
     if (a->keep_going && !a->input) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--keep-going is for the lines of --input FILE, and none is given: "
@@ -514,12 +521,13 @@ static int chat_run(const void *args, const spc_cli_line *line)
 
     spc_cli_total_init(&chat.total);
 
-    spc_status status = check_args(chat.args, &error);
+    spc_status status = spc_cli_place(&d->ranks, line, &place, &error);
 
-    if (status == SPC_OK) status = spc_cli_place(&d->ranks, line, &place, &error);
+    if (status == SPC_OK) status = check_given(chat.args, &error);
     if (status != SPC_OK) return spc_cli_fail(&error);
     if (place.rank > 0) return spc_cli_decode_follow(d, &place, 1);
-    status = spc_cli_decode_way(d, line, &chat.way, &error);
+    status = check_args(chat.args, &error);
+    if (status == SPC_OK) status = spc_cli_decode_way(d, line, &chat.way, &error);
     if (status == SPC_OK) {
         status = spc_cli_source_open(&chat.source, &line->words, chat.args->input,
                                      spc_cli_read_turn, &error);

@@ -157,6 +157,19 @@ static spc_status compute_logits(const logits_args *a, spc_engine *engine, const
     return status;
 }
 
+/* What can be told before there is an engine. */
+static spc_status read_args(const logits_args *a, const spc_place *place, logits_input *in,
+                            spc_error *err)
+{
+    spc_status status = parse_ids("ids", a->ids, &in->ids, &in->count, err);
+    int why = place->rank == 0 ? spc_replace_check(a->output) : 0;
+
+    if (status == SPC_OK && a->source) {
+        status = parse_ids("source", a->source, &in->source, &in->source_count, err);
+    }
+    return status == SPC_OK && why != 0 ? cannot_write(a->output, why, err) : status;
+}
+
 static int logits_run(const void *args, const spc_cli_line *line)
 {
     const logits_args *a = args;
@@ -164,6 +177,7 @@ static int logits_run(const void *args, const spc_cli_line *line)
     spc_place place;
     spc_engine *engine = NULL;
     logits_input in = {NULL, NULL, 0, 0};
+    const spc_engine_check check = {check_model, &in};
 
     if (!a->model || !a->ids || !a->output) {
         return spc_cli_fail_with(SPC_EUSAGE, "--%s is missing; see spc logits --help",
@@ -174,23 +188,17 @@ static int logits_run(const void *args, const spc_cli_line *line)
 
     spc_status status = spc_cli_place(&a->ranks, line, &place, &error);
 
-    if (status == SPC_OK) status = parse_ids("ids", a->ids, &in.ids, &in.count, &error);
-    if (status == SPC_OK && a->source) {
-        status = parse_ids("source", a->source, &in.source, &in.source_count, &error);
-    }
-    if (status == SPC_OK) {
-        const spc_engine_check check = {check_model, &in};
-        spc_engine_options o = engine_options(a, &place);
-        int why = place.rank == 0 ? spc_replace_check(a->output) : 0;
+    if (status != SPC_OK) return spc_cli_fail(&error);
 
-        if (why != 0) {
-            (void)cannot_write(a->output, why, &error);
-            free(in.source);
-            free(in.ids);
-            return spc_cli_place_fail(&place, &o, &error);
-        }
-        status = spc_engine_open_checked(&o, place.rank == 0 ? &check : NULL, &engine, &error);
+    spc_engine_options o = engine_options(a, &place);
+
+    status = read_args(a, &place, &in, &error);
+    if (status != SPC_OK) {
+        free(in.source);
+        free(in.ids);
+        return spc_cli_place_fail(&place, &o, &error);
     }
+    status = spc_engine_open_checked(&o, place.rank == 0 ? &check : NULL, &engine, &error);
     if (status == SPC_OK && place.rank > 0) {
         status = spc_engine_follow(engine, &error);
     } else if (status == SPC_OK) {

@@ -375,6 +375,9 @@ Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
                                        NULL};
     static const char *const logits[] = {
         "logits", "--model", "embedded:verifier", "--ids", "1", "--rank-timeout", "60", NULL};
+    static const char *const ids[] = {"logits",         "--model", "embedded:verifier",
+                                      "--rank-timeout", "60",      NULL};
+    static const char *const right[] = {"--output", "/dev/null", "--ids", "1", NULL};
     static const char *const fine[] = {"--output", "/dev/null", NULL}, *const none[] = {NULL};
     static const struct {
         const char *const *all, *const *second;
@@ -386,6 +389,8 @@ Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
         {run, none, {"--stream", "--json", "x"}, "--stream and --json", 2},
         {run, none, {"--input", "/no/file"}, "/no/file: cannot be opened", 6},
         {chat, none, {"--verify", "block", "--bonus", "step"}, "block verification", 2},
+        {chat, none, {"--keep-going"}, "--keep-going is for", 2},
+        {ids, right, {"--output", "/dev/null", "--ids", "1,x"}, "--ids: id 1: expected", 6},
         {logits, fine, {"--output", "/no/folder/file"}, "--output /no/folder/file: cannot", 6},
     };
     static const char *const worse[] = {
