@@ -109,10 +109,20 @@ static int32_t group_chunk_rows(const spc_backend *b)
     return b->ops->chunk_rows ? b->ops->chunk_rows(b->own) : SPC_CHUNK_ROWS;
 }
 
-/* The others' devices are of the same kind. */
+/* The own device's, then what others have said of theirs. */
 static const char *group_notice(spc_backend *b)
 {
-    return b->ops->notice ? b->ops->notice(b->own) : NULL;
+    const char *notice;
+
+    (void)pthread_mutex_lock(&b->lock);
+    notice = b->ops->notice ? b->ops->notice(b->own) : NULL;
+    if (notice) {
+        spc_notices_told(&b->notices, notice);
+    } else {
+        notice = spc_notices_next(&b->notices);
+    }
+    (void)pthread_mutex_unlock(&b->lock);
+    return notice;
 }
 
 /* ---- load -------------------------------------------------------------------------------------

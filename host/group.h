@@ -6,6 +6,7 @@
 
 #include "backend_group.h"
 #include "group_desk.h"
+#include "group_notices.h"
 #include "pulse.h"
 #include "ranks_round.h"
 
@@ -35,6 +36,7 @@ struct spc_backend {
     pthread_t keeper;
     bool leads, quit;
     uint64_t told; /* commands when it last looked */
+    spc_notices notices;
 };
 
 struct spc_runner {

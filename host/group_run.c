@@ -144,18 +144,29 @@ static void digest_job(spc_backend *b, const spc_verb *j)
     b->digest = h;
 }
 
-static spc_status compare_digests(spc_backend *b, spc_error *err)
+/* What ranks tell each other now and then. */
+typedef struct {
+    uint64_t digest;
+    char notice[SPC_NOTICE_BYTES]; /* of the device; "": nothing new */
+} report;
+
+static spc_status compare_reports(spc_backend *b, spc_error *err)
 {
     spc_comm *comm = b->comm;
-    uint64_t digest[SPC_RANKS_MAX];
+    report of[SPC_RANKS_MAX], *own = &of[comm->rank];
     size_t begin[SPC_RANKS_MAX + 1];
+    const char *notice = NULL;
     spc_status status;
 
-    for (int32_t r = 0; r <= comm->world; r++) begin[r] = (size_t)r * sizeof *digest;
-    digest[comm->rank] = b->digest;
-    status = comm->ops->all_gather(comm, digest, begin, err);
+    for (int32_t r = 0; r <= comm->world; r++) begin[r] = (size_t)r * sizeof *of;
+    memset(own, 0, sizeof *own);
+    own->digest = b->digest;
+    if (comm->rank > 0 && b->ops->notice) notice = b->ops->notice(b->own);
+    if (notice) (void)snprintf(own->notice, sizeof own->notice, "%s", notice);
+    status = comm->ops->all_gather(comm, of, begin, err);
     for (int32_t r = 1; r < comm->world && status == SPC_OK; r++) {
-        if (digest[r] == digest[0]) continue;
+        spc_notices_hear(&b->notices, r, of[r].notice);
+        if (of[r].digest == of[0].digest) continue;
         return spc_error_set(err, SPC_EDEVICE,
                              "ranks differ: rank %d came to other tokens or lengths than rank 0 in "
                              "the last %d steps: is its model, processor or GPU another one?",
@@ -170,7 +181,7 @@ static spc_status perform(spc_backend *b, const spc_verb *j, spc_error *err)
     spc_status status = run_verb(j, err);
 
     if (status == SPC_OK) digest_job(b, j);
-    if (++b->commands % COMPARED == 0 && status == SPC_OK) status = compare_digests(b, err);
+    if (++b->commands % COMPARED == 0 && status == SPC_OK) status = compare_reports(b, err);
     return status;
 }
 

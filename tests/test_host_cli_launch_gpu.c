@@ -299,7 +299,9 @@ static void read_file(const char *path, char text[512])
     (void)unlink(path);
 }
 
-static void run_two(const seat *seats, ending *ends)
+/* no_capture   [2] "1": graphs cannot be recorded */
+static void run_two_with(const seat *seats, const char *tokens, const char *const *no_capture,
+                         ending *ends)
 {
     char meet[64], out[2][80], err[2][80];
     const char *prompts = write_prompts(1);
@@ -319,10 +321,26 @@ static void run_two(const seat *seats, ending *ends)
                              s->first,
                              "STAND_IN_VERSION",
                              s->version,
+                             "FIBERS_NO_CAPTURE",
+                             no_capture[r],
                              NULL};
-        const char *args[] = {
-            "spc",     "run",     "--ranks-from", "env", "--meet",       meet, "--device",
-            s->device, "--input", prompts,        SHORT, MODEL("llama"), NULL};
+        const char *args[] = {"spc",
+                              "run",
+                              "--ranks-from",
+                              "env",
+                              "--meet",
+                              meet,
+                              "--device",
+                              s->device,
+                              "--input",
+                              prompts,
+                              "--ignore-stop",
+                              "--max-tokens",
+                              tokens,
+                              "--gamma",
+                              "2",
+                              MODEL("llama"),
+                              NULL};
 
         (void)snprintf(out[r], sizeof out[r], "%s-out-%d", meet, r);
         (void)snprintf(err[r], sizeof err[r], "%s-err-%d", meet, r);
@@ -337,6 +355,13 @@ static void run_two(const seat *seats, ending *ends)
         read_file(err[r], ends[r].err);
     }
     (void)unlink(prompts);
+}
+
+static void run_two(const seat *seats, ending *ends)
+{
+    static const char *const no[] = {"0", "0"};
+
+    run_two_with(seats, "5", no, ends);
 }
 
 Test(host_cli_launch_gpu, ranks_take_the_gpu_they_are_shown_or_told)
@@ -359,6 +384,34 @@ Test(host_cli_launch_gpu, ranks_take_the_gpu_they_are_shown_or_told)
         cr_expect_str_eq(ends[1].out, "");
     }
     free(expected);
+}
+
+/* What a device turned out not to do is told by rank 0, once: its own, and that of others which is
+ * not the same. */
+Test(host_cli_launch_gpu, what_any_gpu_does_not_record_is_told_once)
+{
+    static const seat seats[] = {{"cuda", "2", "0", "22809"}, {"cuda", "2", "0", "22809"}};
+    static const struct {
+        const char *no_capture[2], *text;
+    } cases[] = {
+        {{"0", "0"}, ""},
+        {{"0", "1"}, "spc: warning: rank 1: cuda:1: graphs cannot be recorded: "},
+        {{"1", "1"}, "spc: warning: cuda:0: graphs cannot be recorded: "},
+    };
+    ending ends[2];
+
+    set_up("1");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *warning;
+
+        run_two_with(seats, "60", cases[i].no_capture, ends);
+        for (int r = 0; r < 2; r++) cr_expect_eq(ends[r].code, 0, "%d: %s", r, ends[r].err);
+        warning = strstr(ends[0].err, "warning: ");
+        cr_expect(strstr(ends[0].err, cases[i].text), "%zu: %s", i, ends[0].err);
+        cr_expect_eq(warning != NULL, i > 0, "%zu: %s", i, ends[0].err);
+        cr_expect(!warning || !strstr(warning + 1, "warning: "), "%zu: %s", i, ends[0].err);
+        cr_expect_str_eq(ends[1].err, "");
+    }
 }
 
 Test(host_cli_launch_gpu, what_differs_between_ranks_is_named)

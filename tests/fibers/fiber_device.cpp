@@ -42,6 +42,7 @@ static fiber_device whole_device(void)
     d.first = from_environment("FIBERS_FIRST", 0);
     d.driver = 13000;
     d.no_condition = from_environment("FIBERS_NO_CONDITION", 0) != 0;
+    d.no_capture = from_environment("FIBERS_NO_CAPTURE", 0) != 0;
     d.memory = (size_t)1 << 40;
     leave_free(&d, getenv("FIBERS_FREE"));
     d.fails_after = -1;
