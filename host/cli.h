@@ -343,6 +343,9 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
  *           themselves and do not come, so nobody is waited for */
 int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
                        const spc_error *err);
+/* Did a command fail because SIGTERM has ended another rank before this one, as mpirun and srun
+ * send it to all?  Then that is how it ended. */
+bool spc_cli_place_ended(const spc_place *place, spc_status status);
 
 /* ---- operating points (cli_point.c) --------------------------------------------------------- */
 

@@ -552,7 +552,7 @@ static int chat_run(const void *args, const spc_cli_line *line)
     spc_cli_source_close(&chat.source);
     spc_cli_said_free(&chat.said);
     json_decref(chat.id);
-    if (status != SPC_OK) return spc_cli_fail(&error);
+    if (status != SPC_OK && !spc_cli_place_ended(&place, status)) return spc_cli_fail(&error);
     return interrupted ? SPC_CLI_SIGNALLED + interrupted : 0;
 }
 

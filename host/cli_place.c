@@ -112,3 +112,8 @@ int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options
     if (spc_engine_options_check(options, NULL) == SPC_OK) spc_boot_refuse(place, err);
     return code;
 }
+
+bool spc_cli_place_ended(const spc_place *place, spc_status status)
+{
+    return place->world > 1 && status == SPC_EDEVICE && spc_cli_interrupted == SIGTERM;
+}

@@ -536,7 +536,9 @@ done:
     free(run.stepping);
     spc_engine_close(run.engine);
     spc_cli_source_close(&run.source);
-    if (run.error.status != SPC_OK) return spc_cli_fail(&run.error);
+    if (run.error.status != SPC_OK && !spc_cli_place_ended(&place, run.error.status)) {
+        return spc_cli_fail(&run.error);
+    }
     return spc_cli_interrupted ? SPC_CLI_SIGNALLED + (int)spc_cli_interrupted : 0;
 }
 

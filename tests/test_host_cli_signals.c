@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -150,6 +152,28 @@ static void write_uneven(const char *path)
     cr_assert_eq(fclose(file), 0);
 }
 
+/* Results are in order, and what was running is among them; how many that are complete stand behind
+ * one that is not. */
+static int32_t expect_order(const char *text)
+{
+    json_t *lines = parse_lines(text), *line;
+    int32_t behind = 0;
+    bool seen = false;
+    size_t i;
+
+    json_array_foreach(lines, i, line)
+    {
+        const char *finish = json_string_value(json_object_get(line, "finish"));
+
+        cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)i);
+        behind += seen && strcmp(finish, "max-tokens") == 0;
+        seen |= strcmp(finish, "max-tokens") != 0;
+    }
+    cr_expect(seen, "all are complete: %s", text);
+    json_decref(lines);
+    return behind;
+}
+
 Test(host_cli_signals, sigterm_loses_no_result_that_waits_for_its_turn)
 {
     char path[64];
@@ -157,9 +181,6 @@ Test(host_cli_signals, sigterm_loses_no_result_that_waits_for_its_turn)
         "launch",  "-n", "2",    "--", "run",     "--json", "--quiet", "--ignore-stop",
         "--batch", "2",  "--to", "de", "--input", path,     NULL};
     launched l;
-    json_t *lines, *line;
-    size_t i, behind = 0;
-    bool cancelled = false;
 
     (void)snprintf(path, sizeof path, "/tmp/spc-test-uneven-%ld", (long)getpid());
     write_uneven(path);
@@ -170,20 +191,56 @@ Test(host_cli_signals, sigterm_loses_no_result_that_waits_for_its_turn)
         cr_assert_eq(kill(l.pid, SIGTERM), 0);
         cr_expect_eq(launched_end(&l), 128 + SIGTERM, "%s", l.said);
         cr_expect_eq(l.said_bytes, 0, "%s", l.said);
-        lines = parse_lines(l.text);
-        cancelled = false;
-        behind = 0;
-        json_array_foreach(lines, i, line)
-        {
-            const char *finish = json_string_value(json_object_get(line, "finish"));
-
-            cr_expect_eq(json_integer_value(json_object_get(line, "index")), (json_int_t)i);
-            behind += cancelled && strcmp(finish, "max-tokens") == 0;
-            cancelled |= strcmp(finish, "cancelled") == 0;
-        }
-        cr_expect(cancelled, "way %d: what was running is printed too", way);
-        cr_expect_gt(behind, 0, "way %d: %d lines", way, (int)json_array_size(lines));
-        json_decref(lines);
+        cr_expect_gt(expect_order(l.text), 0, "way %d", way);
     }
     (void)unlink(path);
+}
+
+/* As mpirun ends them: the others do not wait for rank 0, which has lost them before it has heard.
+ */
+Test(host_cli_signals, sigterm_of_all_ranks_loses_no_result_either)
+{
+    char path[64], meet[80], out[80], err[80], *text = calloc(1, 1 << 20);
+    static const char *const nothing[] = {NULL};
+    struct stat there;
+    pid_t pid[2];
+    FILE *file;
+
+    (void)snprintf(path, sizeof path, "/tmp/spc-test-hand-uneven-%ld", (long)getpid());
+    (void)snprintf(meet, sizeof meet, "%s-meet", path);
+    (void)snprintf(out, sizeof out, "%s-out", path);
+    (void)snprintf(err, sizeof err, "%s-err", path);
+    write_uneven(path);
+    for (int r = 0; r < 2; r++) {
+        const char *args[] = {
+            "spc",         "run",     "--json",  "--quiet", "--to",   "de", "--ignore-stop",
+            "--batch",     "2",       "--world", "2",       "--meet", meet, "--rank",
+            r ? "1" : "0", "--input", path,      NULL};
+
+        pid[r] =
+            launched_rank(SPC_BINARY, nothing, args, r ? "/dev/null" : out, r ? "/dev/null" : err);
+    }
+    for (int i = 0; i < 3000 && (stat(out, &there) != 0 || there.st_size == 0); i++) {
+        (void)nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
+    (void)nanosleep(&(struct timespec){0, 700000000}, NULL);
+    for (int r = 1; r >= 0; r--) cr_assert_eq(kill(pid[r], SIGTERM), 0);
+    for (int r = 0; r < 2; r++) {
+        int status;
+
+        cr_assert_eq(waitpid(pid[r], &status, 0), pid[r]);
+        if (r == 0) cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGTERM);
+    }
+    cr_assert_not_null(text);
+    cr_assert_not_null(file = fopen(err, "r"));
+    cr_expect_eq(fread(text, 1, 4096, file), 0, "%s", text);
+    (void)fclose(file);
+    cr_assert_not_null(file = fopen(out, "r"));
+    cr_assert_gt(fread(text, 1, (1 << 20) - 1, file), 0);
+    (void)fclose(file);
+    (void)expect_order(text);
+    free(text);
+    (void)unlink(path);
+    (void)unlink(out);
+    (void)unlink(err);
 }
