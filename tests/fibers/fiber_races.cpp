@@ -60,13 +60,23 @@ struct touched {
     uint32_t write, read[2];
 };
 
+/* Of the bytes of a page: words of which all bytes were touched alike, as nearly all are, so that a
+ * cache holds more of them; of the others, whose `write` is APART, each byte. */
+enum : uint32_t { APART = UINT32_MAX };
+enum { WORD = 4 };
+
+struct page {
+    touched word[PAGE / WORD];
+    std::unique_ptr<touched[]> byte; /* once there was such a word */
+};
+
 std::vector<moment> moments; /* of this launch; the first has the number `first` */
 uint32_t first = 1;
-std::unordered_map<uintptr_t, std::unique_ptr<touched[]>> pages;
+std::unordered_map<uintptr_t, std::unique_ptr<page>> pages;
 std::unordered_map<const void *, fiber_view> released; /* by the words of atomic operations */
 struct {
-    uintptr_t page;
-    touched *bytes;
+    uintptr_t number;
+    page *is;
 } used[64]; /* of `pages`, those touched last, by the end of their number */
 
 /* Memory of the device, and which of its bytes were written. */
@@ -91,18 +101,18 @@ const allocation *allocation_of(const void *at)
     return (const char *)at < next->second.at + next->second.bytes ? &next->second : nullptr;
 }
 
-touched *bytes_at(uintptr_t at)
+inline page *page_of(const void *at)
 {
-    const uintptr_t page = at / PAGE;
-    auto &last = used[page % (sizeof used / sizeof *used)];
+    const uintptr_t number = (uintptr_t)at / PAGE;
+    auto &last = used[number % (sizeof used / sizeof *used)];
 
-    if (page != last.page || !last.bytes) {
-        std::unique_ptr<touched[]> &bytes = pages[page];
+    if (number != last.number || !last.is) {
+        std::unique_ptr<page> &of = pages[number];
 
-        if (!bytes) bytes.reset(new touched[PAGE]());
-        last = {page, bytes.get()};
+        if (!of) of.reset(new page());
+        last = {number, of.get()};
     }
-    return last.bytes + at % PAGE;
+    return last.is;
 }
 
 void join(fiber_view *to, const fiber_view &from)
@@ -144,11 +154,21 @@ bool knows(const fiber_view *view, const moment &m, bool atomic)
     return false;
 }
 
-/* Has this access ended before what the thread does now, as it can know? */
-bool ended_before(uint32_t number, const fiber &self, const moment &now, bool shared)
+/* What accesses are numbered by; before `first` they are of earlier launches. */
+inline bool is_earlier(uint32_t number)
 {
-    if ((number & ~ATOMIC) < first) return true;
-    const moment &then = moments[(number & ~ATOMIC) - first];
+    return (number & ~ATOMIC) < first;
+}
+
+inline const moment &moment_of(uint32_t number)
+{
+    return moments[(number & ~ATOMIC) - first];
+}
+
+/* Has an access of this launch ended before what the thread does now, as it can know? */
+FIBER_APART bool knows_ended(uint32_t number, const fiber &self, const moment &now, bool shared)
+{
+    const moment &then = moment_of(number);
 
     if (then.block != now.block) return shared || knows(self.sees.get(), then, number & ATOMIC);
     if (then.thread == now.thread || then.epoch != now.epoch) return true;
@@ -158,7 +178,7 @@ bool ended_before(uint32_t number, const fiber &self, const moment &now, bool sh
 void found(const void *at, const char *does, const char *did, uint32_t number, const moment &now,
            const void *from)
 {
-    const moment &then = moments[(number & ~ATOMIC) - first];
+    const moment &then = moment_of(number);
 
     fprintf(
         stderr,
@@ -169,7 +189,7 @@ void found(const void *at, const char *does, const char *did, uint32_t number, c
     abort();
 }
 
-uint32_t number_of(fiber *self, unsigned thread)
+inline uint32_t number_of(fiber *self, unsigned thread)
 {
     if (self->moment < first) {
         self->moment = first + (uint32_t)moments.size();
@@ -178,92 +198,166 @@ uint32_t number_of(fiber *self, unsigned thread)
     return self->moment;
 }
 
-/* Is it there, and was it written? */
-void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const void *from)
+/* What is wrong with memory that is of no allocation or, from there on, not of this one alone, or
+ * else was not written. */
+FIBER_APART void refuse_memory(const allocation *of, const void *at, size_t bytes, bool writes,
+                               const void *from)
 {
-    const allocation *of = last_used;
-    const char *wrong = nullptr;
+    const char *wrong = !of ? "which is no memory of the device" : "which nobody wrote";
 
-    if (!of || (const char *)at < of->at || (const char *)at >= of->at + of->bytes) {
-        std::lock_guard<std::mutex> lock(allocations_turn);
-
-        last_used = of = allocation_of(at);
-    }
-    if (!of && !fiber_is_pinned(at)) wrong = "which is no memory of the device";
+    if (!of && fiber_is_pinned(at)) return;
     if (of && (size_t)(of->at + of->bytes - (const char *)at) < bytes) {
         wrong = "of which the end is no memory of the device";
     }
-    if (of && !wrong && (!writes || atomic) &&
-        memchr(&of->written[(const char *)at - of->at], 0, bytes)) {
-        wrong = "which nobody wrote";
-    }
-    if (of && !wrong && writes) memset(&of->written[(const char *)at - of->at], 1, bytes);
-    if (!wrong) return;
     fprintf(stderr, "fibers: thread %u of block %u %s %zu bytes at %p, %s (0x%tx)\n", threadIdx.x,
             blockIdx.x, writes ? "writes" : "reads", bytes, at, wrong,
             (const char *)from - &__executable_start);
     abort();
 }
 
+FIBER_APART const allocation *look_up(const void *at)
+{
+    std::lock_guard<std::mutex> lock(allocations_turn);
+
+    return last_used = allocation_of(at);
+}
+
+inline bool all_written(const char *written, size_t bytes)
+{
+    static const char all[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+    return bytes <= sizeof all ? memcmp(written, all, bytes) == 0 : !memchr(written, 0, bytes);
+}
+
+/* Is it there, and was it written? */
+inline void check_memory(const void *at, size_t bytes, bool writes, bool atomic, const void *from)
+{
+    const allocation *of = last_used;
+
+    if (!of || (size_t)((const char *)at - of->at) >= of->bytes) of = look_up(at);
+    const size_t first_byte = of ? (size_t)((const char *)at - of->at) : 0;
+
+    if (!of || of->bytes - first_byte < bytes ||
+        ((!writes || atomic) && !all_written(&of->written[first_byte], bytes))) {
+        refuse_memory(of, at, bytes, writes, from);
+        return;
+    }
+    if (writes) memset(&of->written[first_byte], 1, bytes);
+}
+
 /* An access of the thread that runs. */
 struct access {
     const fiber *self;
     uint32_t number; /* with `atomic` */
-    moment now;
     bool shared, writes;
     uint32_t atomic;
     const void *from;
 };
 
-void touch_byte(touched *t, const char *at, const access &a)
+inline bool ended_before(uint32_t number, const access &a)
 {
-    if (t->write != a.number && !(t->write & a.atomic) &&
-        !ended_before(t->write, *a.self, a.now, a.shared)) {
-        found(at, a.writes ? "writes" : "reads", "wrote", t->write, a.now, a.from);
+    return number == a.number || is_earlier(number) ||
+           knows_ended(number, *a.self, moment_of(a.number), a.shared);
+}
+
+/* May it touch what was touched so? */
+inline void check_order(const touched &t, const void *at, const access &a)
+{
+    if (!(t.write & a.atomic) && !ended_before(t.write, a)) {
+        found(at, a.writes ? "writes" : "reads", "wrote", t.write, moment_of(a.number), a.from);
     }
     for (int r = 0; r < 2 && a.writes; r++) {
-        if (t->read[r] & a.atomic || ended_before(t->read[r], *a.self, a.now, a.shared)) continue;
-        found(at, "writes", "read", t->read[r], a.now, a.from);
-    }
-    if (a.writes) {
-        t->write = a.number;
-    } else if (t->read[0] != a.number) {
-        /* of the two, keep another warp's */
-        if ((t->read[0] & ~ATOMIC) >= first &&
-            moments[(t->read[0] & ~ATOMIC) - first].thread / FIBER_WARP !=
-                a.now.thread / FIBER_WARP) {
-            t->read[1] = t->read[0];
-        }
-        t->read[0] = a.number;
+        if (t.read[r] & a.atomic || ended_before(t.read[r], a)) continue;
+        found(at, "writes", "read", t.read[r], moment_of(a.number), a.from);
     }
 }
 
-void touch(const void *at, size_t bytes, bool writes, uint32_t atomic, const void *from)
+/* Of the two that read last, is the first to be kept behind this access?  It is another warp's. */
+inline bool keeps_reader(const touched &t, const access &a)
 {
-    unsigned thread;
-    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
+    return !a.writes && t.read[0] != a.number && !is_earlier(t.read[0]) &&
+           moment_of(t.read[0]).thread / FIBER_WARP != moment_of(a.number).thread / FIBER_WARP;
+}
 
-    if (!self || ((const char *)at >= self->stack.get() &&
-                  (const char *)at < self->stack.get() + FIBER_STACK)) {
-        return;
+inline bool alike(const touched &t, const touched &u)
+{
+    return t.write == u.write && t.read[0] == u.read[0] && t.read[1] == u.read[1];
+}
+
+/* Touch the first of so many words or bytes, and those behind it that were touched as it was.
+ * Returns how many that are.  (A struct copied as a whole would go by way of the stack.) */
+inline size_t touch_alike(touched *t, size_t most, const void *at, const access &a)
+{
+    const touched was = *t;
+    const uint32_t write = a.writes ? a.number : was.write;
+    const uint32_t reader = a.writes ? was.read[0] : a.number;
+    const uint32_t other = keeps_reader(was, a) ? was.read[0] : was.read[1];
+    size_t n = 0;
+
+    check_order(was, at, a);
+    do {
+        t[n].write = write;
+        t[n].read[0] = reader;
+        t[n].read[1] = other;
+        n++;
+    } while (n < most && alike(t[n], was));
+    return n;
+}
+
+/* Bytes of one word, not all of it or touched apart before. */
+FIBER_APART void touch_part(page *of, const char *at, size_t bytes, const access &a)
+{
+    const size_t first_byte = (uintptr_t)at % WORD;
+    touched &word = of->word[(uintptr_t)at % PAGE / WORD];
+
+    if (!of->byte) of->byte.reset(new touched[PAGE]);
+    touched *const t = &of->byte[(uintptr_t)at % PAGE - first_byte];
+
+    for (size_t i = 0; i < WORD && word.write != APART; i++) t[i] = word;
+    for (size_t i = 0; i < bytes;) {
+        i += touch_alike(t + first_byte + i, bytes - i, at + i, a);
     }
-    const uint32_t number = number_of(self, thread) | atomic;
-    const moment now = moments[(number & ~ATOMIC) - first];
-    const bool shared = is_shared(at);
+    word.write = APART;
+    if (alike(t[0], t[1]) && alike(t[0], t[2]) && alike(t[0], t[3])) word = t[0];
+}
 
-    if (!shared) check_memory(at, bytes, writes, atomic != 0, from);
+/* Bytes of one page. */
+inline void touch_bytes(const char *at, size_t bytes, const access &a)
+{
+    page *const of = page_of(at);
 
-    touched *t = nullptr, before = {}, after = {};
+    for (size_t i = 0; i < bytes;) {
+        const size_t in = (uintptr_t)(at + i) % PAGE, left = WORD - in % WORD;
+        touched *const word = &of->word[in / WORD];
 
-    for (size_t i = 0; i < bytes; i++) {
-        t = t && ((uintptr_t)at + i) % PAGE != 0 ? t + 1 : bytes_at((uintptr_t)at + i);
-        if (i > 0 && memcmp(t, &before, sizeof before) == 0) { /* as the byte in front: most */
-            *t = after;
-            continue;
+        if (left == WORD && bytes - i >= WORD && word->write != APART) {
+            i += WORD * touch_alike(word, (bytes - i) / WORD, at + i, a);
+        } else {
+            const size_t part = left < bytes - i ? left : bytes - i;
+
+            touch_part(of, at + i, part, a);
+            i += part;
         }
-        before = *t;
-        touch_byte(t, (const char *)at + i, {self, number, now, shared, writes, atomic, from});
-        after = *t;
+    }
+}
+
+/* Most of the time of a test goes here, so that there is one of it for every number of bytes. */
+__attribute__((always_inline)) inline void touch(const void *at, size_t bytes, bool writes,
+                                                 uint32_t atomic, const void *from)
+{
+    fiber *const self = fiber_inside;
+
+    if (!self || (size_t)((const char *)at - self->stack.get()) < FIBER_STACK) return;
+    const access a = {self, number_of(self, threadIdx.x) | atomic, is_shared(at), writes, atomic,
+                      from};
+
+    if (!a.shared) check_memory(at, bytes, writes, atomic != 0, from);
+    for (size_t i = 0; i < bytes;) {
+        const size_t left = PAGE - ((uintptr_t)at + i) % PAGE;
+        const size_t part = left < bytes - i ? left : bytes - i;
+
+        touch_bytes((const char *)at + i, part, a);
+        i += part;
     }
 }
 
@@ -335,25 +429,23 @@ void fiber_races_meet(fiber *lanes, size_t count, bool block)
 
 void fiber_fence(void)
 {
-    unsigned thread;
-    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
+    fiber *const self = fiber_inside;
 
-    if (!self) return;
+    if (!looked_at || !self) return;
     if (self->heard) join(&self->sees, *self->heard);
     self->heard = nullptr;
     self->fenced =
         self->sees ? std::make_shared<fiber_view>(*self->sees) : std::make_shared<fiber_view>();
     if (self->fenced->ended.size() <= blockIdx.x) self->fenced->ended.resize(blockIdx.x + 1);
     self->fenced->ended[blockIdx.x] = self->epoch;
-    self->fenced->lanes.push_back({blockIdx.x, self->epoch, thread, self->warp_epoch, false});
+    self->fenced->lanes.push_back({blockIdx.x, self->epoch, threadIdx.x, self->warp_epoch, false});
 }
 
 void fiber_atomic(const void *at, size_t bytes, bool writes)
 {
-    unsigned thread;
-    fiber *const self = looked_at ? fiber_running(&thread) : nullptr;
+    fiber *const self = fiber_inside;
 
-    if (!self) return;
+    if (!looked_at || !self) return;
     touch(at, bytes, writes, ATOMIC, __builtin_return_address(0));
     if (is_shared(at)) return;
     const auto word = released.find(at);
@@ -361,12 +453,12 @@ void fiber_atomic(const void *at, size_t bytes, bool writes)
     if (word != released.end()) join(&self->heard, word->second);
     if (!writes) return;
     if (self->fenced) join(&released[at], *self->fenced);
-    join(&released[at], {{}, {{blockIdx.x, self->epoch, thread, self->warp_epoch, true}}});
+    join(&released[at], {{}, {{blockIdx.x, self->epoch, threadIdx.x, self->warp_epoch, true}}});
 }
 
 void fiber_touch(const void *at, size_t bytes, bool writes)
 {
-    touch(at, bytes, writes, 0, __builtin_return_address(0));
+    if (looked_at) touch(at, bytes, writes, 0, __builtin_return_address(0));
 }
 
 /* ---- what compilers call ---- */

@@ -22,6 +22,7 @@
 #include "fibers.h" /* last: see there */
 
 fiber_index threadIdx, blockIdx, gridDim;
+__thread fiber *fiber_inside;
 
 namespace
 {
@@ -31,7 +32,6 @@ std::vector<fiber_warp_waits> warps; /* where the fibers of each 32 stand */
 size_t width;                        /* fibers of a block: whole warps */
 unsigned threads;                    /* those of them that run */
 size_t current;                      /* index of the fiber that runs */
-thread_local bool inside;            /* one does, of the thread that asks */
 uint32_t dice = 1;
 ucontext_t first_return;
 fiber_place scheduler;
@@ -66,6 +66,7 @@ bool next_lane()
         turn.turns++;
         if (waits[lane] != RUNS) continue;
         current = turn.warp * FIBER_WARP + lane;
+        fiber_inside = &fibers[current];
         threadIdx.x = turn.thread + lane;
         return true;
     }
@@ -104,9 +105,8 @@ void enter()
 /* Run the current fiber, and others of its warp behind it. */
 FIBER_APART void resume()
 {
-    inside = true;
     if (fiber_stay(scheduler) != 0) {
-        inside = false;
+        fiber_inside = nullptr;
         return;
     }
     if (fibers[current].entered) jump(fibers[current].here);
@@ -344,13 +344,6 @@ void fiber_meet_warp(void)
 {
     fibers[current].orders = false;
     wait_at(AT_WARP);
-}
-
-fiber *fiber_running(unsigned *thread)
-{
-    if (!inside) return nullptr;
-    if (thread) *thread = threadIdx.x;
-    return &fibers[current];
 }
 
 fiber *fiber_warp(unsigned *lane)

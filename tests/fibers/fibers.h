@@ -58,14 +58,17 @@ struct fiber_warp_waits {
 
 struct fiber_view;
 
-struct fiber {
-    std::unique_ptr<ucontext_t> context; /* for its first entry */
-    fiber_place here;                    /* for all others */
-    bool entered;
-    std::unique_ptr<char[]> stack;
-    int ballot;            /* given to __syncthreads_or */
+/* What every switch and every shuffle touch comes first, and fits a line of a cache. */
+struct alignas(64) fiber {
+    fiber_place here;      /* where it goes on, once it was entered */
     uint64_t exchanged[2]; /* given to shuffles, by turns */
     unsigned shuffles;
+    bool entered;
+    bool orders; /* it waits at a barrier that orders memory */
+
+    std::unique_ptr<ucontext_t> context; /* for its first entry */
+    std::unique_ptr<char[]> stack;
+    int ballot; /* given to __syncthreads_or */
     unsigned products;
     /* of the first lane: of the last two products, for nobody writes one before all have read it */
     std::unique_ptr<fiber_factors[]> factors;
@@ -77,15 +80,14 @@ struct fiber {
     unsigned epoch, warp_epoch;
     uint32_t moment;
     std::shared_ptr<fiber_view> sees, heard, fenced;
-    bool orders; /* it waits at a barrier that orders memory */
 };
 
 /* The fibers of the warp of that which runs now, and which of them that is. */
 fiber *fiber_warp(unsigned *lane);
 /* Wait for the other lanes of the warp, which orders no memory. */
 void fiber_meet_warp(void);
-/* The fiber that runs, and which of its block that is; NULL: none does. */
-fiber *fiber_running(unsigned *thread);
+/* The fiber that runs, of the thread that asks; NULL: none does. */
+extern __thread fiber *fiber_inside;
 /* Throw the dice. */
 bool fiber_toss(void);
 /* Let some blocks of a kernel come as far as they may before the kernel in front ends; later all of
