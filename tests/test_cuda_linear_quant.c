@@ -265,9 +265,10 @@ static float *linear_of(spc_dtype dtype, const int32_t outs[SPC_LINEAR_PARTS], i
                         float cap, spc_linear_way way, dice *d)
 {
     static const int32_t of_quant[] = {1, 2, 3, 7, 16};
-    static const int32_t of_tile[] = {1, 8, 9, 16, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15};
+    /* (two: tiles of rows that are full, and that are not) */
+    static const int32_t of_tile[] = {9, 16, 1, 8, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15};
     const bool tile = way.kernel == SPC_KERNEL_TILE;
-    const size_t count = !tile ? 5 : cols <= 256 ? 16 : 4; /* of strips */
+    const size_t count = !tile ? 5 : SPC_TAKES_TIME ? 2 : cols <= 256 ? 16 : 4; /* of strips */
     cudaError_t (*launch)(const spc_linear_args *, cudaStream_t) =
         tile ? by_tile : spc_cuda_linear_quant;
     matrix part[SPC_LINEAR_PARTS];
