@@ -2,6 +2,8 @@
 /* sweep_data.c - prompts and references from lines of TSV or JSON. */
 #include "bench/sweep.h"
 
+#include "weights/json.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,6 +130,7 @@ static spc_status read_json(const spc_engine *engine, const char *line, const sw
     const char *answer = json_string_value(json_object_get(root, "answer"));
     spc_status status = SPC_OK;
 
+    if (!root && spc_json_no_memory(&why, line)) return spc_error_set(err, SPC_ENOMEM, "no memory");
     if (!root) return spc_error_set(err, SPC_EINPUT, "not JSON: %s", why.text);
     if (answer) reference = answer;
     if (!prompt) {

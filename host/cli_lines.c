@@ -2,6 +2,8 @@
 /* cli_lines.c - one line of JSON as a prompt, or as a message. */
 #include "cli_lines.h"
 
+#include "weights/json.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -183,6 +185,9 @@ static spc_status read_object(spc_cli_prompt *prompt, const char *line, size_t b
     json_error_t why;
 
     prompt->line = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    if (!prompt->line && spc_json_no_memory(&why, line)) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory to read it", prompt->where);
+    }
     if (!prompt->line) {
         return spc_error_set(err, SPC_EINPUT, "%s: not JSON: %s", prompt->where, why.text);
     }

@@ -3,6 +3,8 @@
  * choose.  spc tune writes them. */
 #include "cli.h"
 
+#include "weights/json.h"
+
 #include <string.h>
 
 typedef struct {
@@ -242,6 +244,9 @@ spc_status spc_cli_choose_point(const char *path, const spc_cli_limits *limits, 
                              "--operating-point needs --max-relative-latency or --min-quality");
     }
     list = json_load_file(path, 0, &why);
+    if (!list && spc_json_no_memory(&why, NULL)) {
+        return spc_error_set(err, SPC_ENOMEM, "%s: no memory to read it", path);
+    }
     if (!list) return spc_error_set(err, SPC_EINPUT, "%s: %s", path, why.text);
     status = json_is_array(list)
                  ? choose(path, list, limits, out, err)

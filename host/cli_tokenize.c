@@ -4,6 +4,7 @@
 #include "engine.h"
 
 #include "weights/bundle_tokenizer.h"
+#include "weights/json.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -66,6 +67,9 @@ static spc_status decode(const spc_tokenizer *tokenizer, int32_t vocab, const to
     spc_error inner;
     spc_status status;
 
+    if (!array && spc_json_no_memory(&why, json)) {
+        return spc_error_set(err, SPC_ENOMEM, "stdin: no memory to read it");
+    }
     if (!array) return spc_error_set(err, SPC_EINPUT, "stdin: not JSON: %s", why.text);
     status = spc_cli_read_ids(array, "stdin", &ids, &count, err);
     json_decref(array);

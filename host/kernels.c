@@ -14,6 +14,8 @@
 #include "kernels.h"
 #include "replace.h"
 
+#include "weights/json.h"
+
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -307,6 +309,9 @@ spc_status spc_kernels_read(const char *path, spc_kernels *out, spc_error *err)
 
     *out = (spc_kernels){0};
     if (!root) {
+        if (spc_json_no_memory(&why, NULL)) {
+            return spc_error_set(err, SPC_ENOMEM, "%s: no memory to read it", path);
+        }
         if (why.line < 1) return spc_error_set(err, SPC_EINPUT, "%s: %s", path, why.text);
         return spc_error_set(err, SPC_EINPUT, "%s: line %d: %s", path, why.line, why.text);
     }

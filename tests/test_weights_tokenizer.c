@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Byte-level tokenizers against recorded results of the reference implementation, and against what
  * a stranger's file may hold. */
+#include "weights/json.h"
 #include "weights/tokenizer.h"
 
 #include "files.h"
@@ -622,6 +623,63 @@ Test(weights_tokenizer, plain_text_of_plain_words_is_text)
             free(b);
         }
         spc_tokenizer_close(t);
+    }
+}
+
+/* ---- memory ---- */
+
+static int32_t left; /* allocations that succeed */
+
+static void *some_memory(size_t bytes)
+{
+    return left-- > 0 ? malloc(bytes) : NULL;
+}
+
+/* Wherever memory ends, it is memory that is missing; and what is wrong is called wrong. */
+Test(weights_tokenizer, text_that_is_wrong_and_memory_that_is_missing_are_told_apart)
+{
+    static const char good[] = "{\"prompt\": \"a text that is longer than jansson's messages\", "
+                               "\"n\": -12.5e3, \"a key that is longer than its messages\": "
+                               "[1, {\"a\": null}], \"s\": \"b\\u00e4c\"}";
+    static const char *const wrong[] = {"",
+                                        "-",
+                                        "foo",
+                                        "a_word_that_is_longer_than_its_messages",
+                                        "'\"'",
+                                        "{\"a\":\"x",
+                                        "\"",
+                                        "{\"a\":\"x\ny\"}",
+                                        "[\"\\q\"]",
+                                        "[\"\\ud800\"]",
+                                        "[\"\xff\"]",
+                                        "[\"\\u12\"]",
+                                        "{1:2}",
+                                        "{\"a\":1,\"a\":2}",
+                                        "[1",
+                                        "[1 \"a\"]",
+                                        "{\"a\" \"b\"}",
+                                        "[123456789012345678901234567890]",
+                                        "[\"\\u0000\"]",
+                                        "[1e999]",
+                                        "[\"a\x01\"]",
+                                        "1"};
+    json_error_t problem;
+    json_t *root = NULL;
+    int32_t least = 0;
+
+    json_set_alloc_funcs(some_memory, free);
+    for (; !root; least++) {
+        left = least;
+        root = json_loads(good, JSON_REJECT_DUPLICATES, &problem);
+        if (!root) cr_expect(spc_json_no_memory(&problem, good), "%d: %s", least, problem.text);
+    }
+    json_decref(root);
+    cr_expect_gt(least, 20);
+    left = INT32_MAX;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cr_assert_null(json_loads(wrong[i], JSON_REJECT_DUPLICATES, &problem), "%s", wrong[i]);
+        cr_expect_not(spc_json_no_memory(&problem, wrong[i]), "%s: %s", wrong[i], problem.text);
+        cr_expect_not(spc_json_no_memory(&problem, NULL), "%s: %s", wrong[i], problem.text);
     }
 }
 

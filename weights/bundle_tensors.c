@@ -112,7 +112,7 @@ static spc_status read_index(spc_bundle *b, const char *index, spc_error *err)
     const json_t *map = json_object_get(root, "weight_map");
 
     if (!root) {
-        status = spc_json_refused(label_of(b, index).text, &problem, err);
+        status = spc_json_refused(label_of(b, index).text, &problem, text, err);
     } else if (!json_is_object(map)) {
         status = spc_error_set(err, SPC_EFORMAT, "%s: expected an object 'weight_map'",
                                label_of(b, index).text);

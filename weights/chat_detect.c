@@ -289,7 +289,7 @@ spc_status spc_chat_detect(spc_bundle *bundle, spc_chat_template *out, spc_error
 
     json_t *root = json_loadb(data, bytes, JSON_REJECT_DUPLICATES, &problem);
 
-    if (!root) return spc_json_refused(where, &problem, err);
+    if (!root) return spc_json_refused(where, &problem, data, err);
     status = detect_json(model, where, root, out, err);
     json_decref(root);
     return status;

@@ -179,7 +179,7 @@ static spc_status open_json(spc_bundle *bundle, const char *name, reader *r, spc
     (void)snprintf(r->where, sizeof r->where, "%.200s/%s", spc_bundle_where(bundle), name);
     if (status != SPC_OK) return status;
     r->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &problem);
-    if (!r->root) return spc_json_refused(r->where, &problem, err);
+    if (!r->root) return spc_json_refused(r->where, &problem, text, err);
     if (json_is_object(r->root)) return SPC_OK;
     json_decref((json_t *)(uintptr_t)r->root);
     return spc_error_set(err, SPC_EFORMAT, "%s: expected a JSON object", r->where);

@@ -253,7 +253,7 @@ static spc_status read_header(const char *where, const unsigned char *data, uint
     }
     *header = json_loadb((const char *)data + 8, (size_t)*length, JSON_REJECT_DUPLICATES, &problem);
     if (!*header) {
-        const bool memory = spc_json_no_memory(&problem);
+        const bool memory = spc_json_no_memory(&problem, (const char *)data + 8);
 
         return spc_error_set(err, memory ? SPC_ENOMEM : SPC_EFORMAT, "%s: header: %s", where,
                              memory ? "no memory to read it" : problem.text);

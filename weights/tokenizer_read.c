@@ -430,7 +430,7 @@ spc_status spc_tokenizer_open(const char *where, const char *json, size_t bytes,
         char path[256];
 
         (void)snprintf(path, sizeof path, "%.200s/tokenizer.json", where);
-        return spc_json_refused(path, &problem, err);
+        return spc_json_refused(path, &problem, json, err);
     }
     status = spc_tokenizer_open_tree(where, root, out, err);
     json_decref(root);
