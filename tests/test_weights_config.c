@@ -231,6 +231,11 @@ Test(weights_config, rope_theta_has_two_places)
     spc_config outer =
         config_with("{\"rope_theta\":2e5,\"rope_parameters\":{\"rope_type\":\"default\"}}", NULL);
 
+    spc_config both = config_with("{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0},"
+                                  "\"rope_scaling\":{\"factor\":2.0,\"rope_type\":\"linear\"}}",
+                                  NULL);
+
+    cr_assert_eq(both.rope.kind, SPC_ROPE_LINEAR, "two that are equal are one");
     cr_assert_eq(inner.rope.theta, 5e5);
     cr_assert_eq(outer.rope.theta, 2e5);
 }
@@ -294,6 +299,10 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
          "found 5"},
         {"{\"rope_scaling\":{\"type\":true}}", "type: expected a name", "found true"},
         {"{\"rope_scaling\":\"linear\"}", "rope_scaling: expected an object", "found 'linear'"},
+        {"{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0},"
+         "\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}}",
+         "rope_parameters and rope_scaling: expected one of them, or two that are equal",
+         "take out the one that does not hold"},
         {"{\"rope_parameters\":[]}", "rope_parameters: expected an object", "another type"},
         {"{\"rope_parameters\":{\"rope_theta\":\"1e4\"}}", "rope_theta", "found '1e4'"},
         {"{\"spc_buffers_bfloat16\":1}", "spc_buffers_bfloat16: expected true or false", "found 1"},

@@ -167,6 +167,12 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
         s = spc_config_number(r, "rope_local_base_freq", 1, 1e12, 1e4, &c->local_rope.theta);
     }
     if (s != SPC_OK) return s;
+    if (parameters && scaling && !json_equal(parameters, scaling)) {
+        return spc_error_set(r->err, SPC_EMODEL,
+                             "%s: rope_parameters and rope_scaling: expected one of them, or two "
+                             "that are equal: take out the one that does not hold",
+                             r->where);
+    }
     inner.root = parameters ? parameters : scaling;
     if (!inner.root) return SPC_OK;
     if (json_object_get(parameters, "full_attention")) return read_by_layer(&inner, c);
