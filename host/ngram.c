@@ -8,6 +8,8 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
 
 /* ---- what is asked for ------------------------------------------------------------------------
  */
@@ -99,6 +101,7 @@ struct spc_ngram {
     spc_ngram_span span;
     int64_t length, most; /* tokens; most of them */
     uint64_t slots;       /* of each table: half as many again as there can be places */
+    uint64_t seed;        /* of hashes: where entries are, and so time, but nothing that is found */
     int32_t *token;       /* [most] */
     int32_t *latest;      /* [lengths, slots] */
     replaced undo[(SPC_GAMMA_MAX + 1) * SPC_NGRAM_LONGEST]; /* [undo_count] by drafts */
@@ -108,6 +111,18 @@ struct spc_ngram {
 static int32_t lengths_of(spc_ngram_span span)
 {
     return span.most - span.least + 1;
+}
+
+/* Another one for each text.  Where entries of a table go must not be known beforehand: a prompt of
+ * n-grams that all go to one place would have every look-up walk over all of them. */
+static uint64_t seed_of(const spc_ngram *n)
+{
+    uint64_t seed = (uint64_t)(uintptr_t)n;
+    struct timespec now = {0, 0};
+
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed) return seed;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return seed ^ (uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec;
 }
 
 spc_ngram *spc_ngram_open(spc_ngram_span span, int64_t tokens)
@@ -120,6 +135,7 @@ spc_ngram *spc_ngram_open(spc_ngram_span span, int64_t tokens)
     if (!n) return NULL;
     n->span = span;
     n->most = most;
+    n->seed = seed_of(n);
     n->slots = (uint64_t)most + (uint64_t)most / 2;
     n->token = malloc((size_t)most * sizeof *n->token);
     n->latest = calloc((size_t)lengths_of(span) * n->slots, sizeof *n->latest);
@@ -144,16 +160,25 @@ static int32_t lengths_at(const spc_ngram *n, int64_t end)
     return most < n->span.least ? 0 : (int32_t)most - n->span.least + 1;
 }
 
+/* Where a hash goes depends on all bits of it and of the seed (the finaliser of MurmurHash3):
+ * tokens that are a multiple apart would lie together whatever the seed. */
+static uint64_t spread(uint64_t h)
+{
+    h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
+    h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    return h ^ h >> 33;
+}
+
 /* hash: [lengths] of the n-grams that end at a position. */
 static void hash_all(const spc_ngram *n, int64_t end, int32_t lengths, uint64_t *hash)
 {
     int32_t longest = lengths > 0 ? n->span.least + lengths - 1 : 0;
-    uint64_t h = 0;
+    uint64_t h = n->seed;
 
     for (int32_t i = 0; i < longest; i++) {
         h = (h ^ (uint64_t)n->token[end - i]) * UINT64_C(0x9e3779b97f4a7c15);
         h ^= h >> 29;
-        if (i + 1 >= n->span.least) hash[i + 1 - n->span.least] = h;
+        if (i + 1 >= n->span.least) hash[i + 1 - n->span.least] = spread(h ^ n->seed);
     }
 }
 
@@ -166,6 +191,7 @@ static int32_t *entry_of(const spc_ngram *n, int32_t length, uint64_t hash, int6
     const int32_t *token = n->token + end + 1 - (n->span.least + length);
     uint64_t at = ((hash >> 32) * n->slots) >> 32;
 
+    /* short, on average, as a third of a table stays empty, and nobody knows where things go */
     while (table[at] != 0) {
         if (memcmp(n->token + table[at] - (n->span.least + length), token, bytes) == 0) break;
         at = at + 1 < n->slots ? at + 1 : 0;

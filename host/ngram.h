@@ -9,7 +9,8 @@
  * goes on.
  *
  * A table for each length holds the latest place of every n-gram: a look-up, and a token that is
- * added, take one access for each length, however long the text is and however often it repeats. */
+ * added, take a few accesses for each length, however long the text is, however often it repeats
+ * and whoever wrote it. */
 #ifndef SPC_HOST_NGRAM_H
 #define SPC_HOST_NGRAM_H
 

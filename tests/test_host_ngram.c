@@ -7,7 +7,9 @@
 
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { LONGEST = 400, DRAFTS = SPC_GAMMA_MAX + 1 };
 
@@ -258,4 +260,58 @@ Test(host_ngram, rules_are_those_that_the_library_accepts_and_refusals_name_them
     cr_assert(spc_rule_parse("lossy:alpha=0", &chow, NULL));
     cr_expect_eq(spc_ngram_check_rule(&chow, SPC_BONUS_TARGET, "", &error), SPC_OK,
                  "an instance that is strict");
+}
+
+/* ---- a text that is written against the table ---- */
+
+enum { CRAFTED = 40000, CRAFTED_VOCAB = 1 << 17, PLACES = 64 };
+
+/* Where the table puts a 2-gram that was given no seed. */
+static uint64_t unseeded_place(int32_t first, int32_t last, uint64_t slots)
+{
+    const int32_t token[] = {last, first};
+    uint64_t h = 0;
+
+    for (int32_t i = 0; i < 2; i++) {
+        h = (h ^ (uint64_t)token[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 29;
+    }
+    h = (h ^ h >> 33) * UINT64_C(0xff51afd7ed558ccd);
+    h = (h ^ h >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+    h ^= h >> 33;
+    return ((h >> 32) * slots) >> 32;
+}
+
+static double seconds_to_add(const int32_t *text)
+{
+    spc_ngram *n = spc_ngram_open((spc_ngram_span){2, 2}, CRAFTED);
+    clock_t begin = clock();
+
+    spc_ngram_add(n, text, CRAFTED);
+    begin = clock() - begin;
+    spc_ngram_close(n);
+    return (double)begin / CLOCKS_PER_SEC;
+}
+
+/* All of its 2-grams would lie in one part of the table, and each be found behind all before it:
+ * that took a thousand times as long as any other text. */
+Test(host_ngram, a_text_written_against_the_table_takes_no_longer)
+{
+    const uint64_t most = CRAFTED + DRAFTS, slots = most + most / 2;
+    int32_t *crafted = malloc(2 * CRAFTED * sizeof *crafted), *other = crafted + CRAFTED;
+    uint64_t state = 5;
+
+    cr_assert_not_null(crafted);
+    crafted[0] = other[0] = 0;
+    for (int32_t i = 1; i < CRAFTED; i++) {
+        other[i] = random_below(&state, CRAFTED_VOCAB);
+        do {
+            crafted[i] = random_below(&state, CRAFTED_VOCAB);
+        } while (unseeded_place(crafted[i - 1], crafted[i], slots) > slots / PLACES);
+    }
+
+    double wanted = seconds_to_add(other), found = seconds_to_add(crafted);
+
+    cr_expect_lt(found, 30 * wanted + 0.1, "%g seconds, of another text %g", found, wanted);
+    free(crafted);
 }
