@@ -168,6 +168,7 @@ static spc_status read_text(model_info *m, spc_error *err)
 
     if (status == SPC_EMODEL || status == SPC_EFORMAT) status = SPC_OK;
     if (status != SPC_OK) return spc_error_set(err, status, "%s", trouble->message);
+    spc_pair_warn_words(&(const spc_pair_side){&m->model, m->tokenizer}, on_log, NULL);
     for (int32_t id = 0; m->tokenizer && id < spc_tokenizer_size(m->tokenizer); id++) {
         m->special += spc_tokenizer_is_special(m->tokenizer, id);
     }

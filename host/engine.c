@@ -71,6 +71,7 @@ static spc_status open_pair(spc_engine *engine, const spc_engine_options *o, spc
     engine->vocab = model[0]->config.vocab;
     verifier.tokenizer = engine->tokenizer = tokenizer[0];
     drafter.tokenizer = tokenizer[1];
+    spc_pair_warn_words(&verifier, o->log, o->user);
     if (!name) return SPC_OK;
     status = spc_pair_check(&drafter, &verifier, &engine->vocab, err);
     if (status == SPC_OK) {

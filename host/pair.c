@@ -183,6 +183,22 @@ spc_status spc_pair_check(const spc_pair_side *d, const spc_pair_side *v, int32_
     return id >= 0 ? differ_at(d, v, id, err) : SPC_OK;
 }
 
+void spc_pair_warn_words(const spc_pair_side *v, spc_log_fn log, void *user)
+{
+    int32_t rows = v->model->config.vocab;
+    int32_t id = v->tokenizer && log ? first_beyond(v, rows) : -1;
+    char line[512];
+
+    if (id < 0) return;
+    (void)snprintf(line, sizeof line,
+                   "warning: %.100s: its tokenizer has %d ids, the model %d rows: a prompt with id "
+                   "%d, %s, or another beyond them is refused, and none is ever written; is it "
+                   "another model's tokenizer?",
+                   where_of(v), (int)spc_tokenizer_size(v->tokenizer), (int)rows, (int)id,
+                   show(v->tokenizer, id).text);
+    log(user, line);
+}
+
 void spc_pair_warn(const spc_pair_side *d, const spc_pair_side *v, spc_log_fn log, void *user)
 {
     uint64_t small = spc_plan_parameters(d->model->plan);

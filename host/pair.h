@@ -24,4 +24,8 @@ spc_status spc_pair_check(const spc_pair_side *drafter, const spc_pair_side *ver
 void spc_pair_warn(const spc_pair_side *drafter, const spc_pair_side *verifier, spc_log_fn log,
                    void *user);
 
+/* The same of a verifier by itself: its tokenizer makes tokens, or has one that ends a sequence,
+ * for which the model has no row.  A prompt that holds one is refused. */
+void spc_pair_warn_words(const spc_pair_side *verifier, spc_log_fn log, void *user);
+
 #endif

@@ -433,6 +433,51 @@ Test(host_pair, what_looks_wrong_is_warned_of_and_opens)
     spc_engine_close(engine);
 }
 
+/* Ids that pad a model's rows are no tokens; tokens without a row are in no prompt that runs.  Nor
+ * are special ones, such as those of pictures, and nobody misses them. */
+Test(host_pair, a_tokenizer_that_is_larger_than_its_model_is_warned_of)
+{
+    static const char *const word[] = {"\"added_tokens\": [",
+                                       "\"added_tokens\": [{\"id\":6150,"
+                                       "\"content\":\"[PAD]\",\"special\":false},",
+                                       NULL};
+    static const char *const special[] = {"\"added_tokens\": [",
+                                          "\"added_tokens\": [{\"id\":6150,"
+                                          "\"content\":\"[PAD]\",\"special\":true},",
+                                          NULL};
+    static const char says[] = "its tokenizer has 6151 ids, the model 6144 rows: a prompt with id "
+                               "6150, '[PAD]', or another beyond them is refused";
+    folder larger = copy_model(DEMO_VERIFIER, nothing, word);
+    folder quiet = copy_model(DEMO_VERIFIER, nothing, special);
+    folder padded = padded_model(DEMO_VERIFIER);
+    const char *const silent[] = {quiet.path, padded.path, DEMO_VERIFIER};
+    spc_engine *engine;
+    spc_error error;
+    char said[DECODE_TEXT];
+    spawn_result r;
+
+    cr_assert_eq(open_pair(NULL, larger.path, &engine, said, &error), SPC_OK, "%s", error.message);
+    cr_expect(strstr(said, says), "%s", said);
+    spc_engine_close(engine);
+    r = SPAWN(NULL, "info", larger.path);
+    cr_expect_eq(r.code, 0);
+    cr_expect(strstr(r.err, says), "%s", r.err);
+    cr_expect_eq(count_lines(r.err), 1, "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(NULL, "run", "--verifier", larger.path, "--drafter", "none", "--quiet", "a [PAD] b");
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect(strstr(r.err, "6150"), "%s", r.err);
+    spawn_free(&r);
+    for (int32_t i = 0; i < 3; i++) {
+        cr_assert_eq(open_pair(NULL, silent[i], &engine, said, &error), SPC_OK);
+        cr_expect_str_eq(said, "");
+        spc_engine_close(engine);
+    }
+    folder_close(&larger);
+    folder_close(&quiet);
+    folder_close(&padded);
+}
+
 Test(host_pair, chat_templates_that_differ_are_warned_of)
 {
     static const char *const system[] = {"You are a helpful assistant", "Be brief", NULL};
