@@ -95,7 +95,7 @@ static spc_status read_tokens(FILE *in, const char *path, int32_t ids, spc_subse
         subset[token / 32].tokens |= 1u << token % 32;
     }
     if (ferror(in)) {
-        return spc_error_set(err, SPC_EIO, "drafter-vocab: %.200s: %s", path, strerror(errno));
+        return spc_error_set(err, SPC_EINPUT, "drafter-vocab: %.200s: %s", path, strerror(errno));
     }
     if (found > 0) return SPC_OK;
     return spc_error_set(err, SPC_EINPUT,
@@ -109,7 +109,7 @@ static spc_status tokens_of_file(const char *path, int32_t ids, spc_subset *subs
     spc_status status;
 
     if (!in) {
-        return spc_error_set(err, SPC_EIO,
+        return spc_error_set(err, SPC_EINPUT,
                              "drafter-vocab: %.200s: %s (expected a number, or a file of ids)",
                              path, strerror(errno));
     }

@@ -236,8 +236,8 @@ Test(host_narrow, what_cannot_be_is_named)
     expect_refused(with(""), SPC_EUSAGE, "drafter-vocab: expected a number or a file, found ''");
     expect_refused(with("6145"), SPC_EUSAGE,
                    "expected at most the models' 6144 tokens, found 6145");
-    expect_refused(with("no/tokens"), SPC_EIO, "drafter-vocab: no/tokens: No such file");
-    expect_refused(with("/"), SPC_EIO, "drafter-vocab: /: Is a directory");
+    expect_refused(with("no/tokens"), SPC_EINPUT, "drafter-vocab: no/tokens: No such file");
+    expect_refused(with("/"), SPC_EINPUT, "drafter-vocab: /: Is a directory");
     expect_file_refused("", "expected ids with blanks between, found none");
     expect_file_refused(" \n", "expected ids with blanks between, found none");
     expect_file_refused("1 2 -3", "id 3: expected 0 to 6143, found '-3'");
