@@ -179,6 +179,12 @@ bool spc_cli_cut_line(FILE *in, const char *text, size_t bytes);
     "a terminal drops what is beyond 4095 bytes of a line, so this one may have lost " \
     "its end: write shorter lines, or have it read from a file or a pipe"
 
+/* "-" as the name of a file to write is most likely meant as stdout, which no such file goes to:
+ * SPC_EUSAGE.
+ *
+ * instead   what does go there, as a part of the message */
+spc_status spc_cli_check_output(const char *path, const char *instead, spc_error *err);
+
 /* Everything a stream holds from here on, malloc'd and terminated. */
 spc_status spc_cli_read_all(FILE *in, const char *where, char **text, size_t *bytes,
                             spc_error *err);
@@ -230,6 +236,10 @@ void spc_cli_prompt_free(spc_cli_prompt *prompt);
 typedef spc_status (*spc_cli_reader)(spc_cli_prompt *prompt, const char *line, size_t bytes,
                                      spc_error *err);
 
+/* Bytes of a line: many times what fits into any context.  A longer one is refused while it is
+ * read; what it is too long for, memory and the tokenizer, would be told after minutes. */
+enum { SPC_CLI_LINE_MOST = 64 << 20 };
+
 /* Where prompts come from: words of the command line, lines of text, or lines of JSON. */
 typedef struct {
     const spc_cli_list *words; /* NULL: a stream */
@@ -239,9 +249,10 @@ typedef struct {
     int64_t line;        /* words or lines handed out */
     char *buffer;        /* [capacity] from begin to end: read, and not handed out yet ... */
     size_t capacity, begin, end;
-    size_t seen; /* ... and up to here without the end of a line */
-    bool ended;  /* there is no more to read; ... */
-    int failure; /* ... if not 0, for this reason (errno) */
+    size_t seen;   /* ... and up to here without the end of a line */
+    bool dropping; /* what is read still belongs to a line that was too long */
+    bool ended;    /* there is no more to read; ... */
+    int failure;   /* ... if not 0, for this reason (errno) */
 } spc_cli_source;
 
 /* words where there are any; otherwise `input` ("-": stdin) as lines of JSON, for `read`; otherwise

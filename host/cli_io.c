@@ -293,6 +293,14 @@ const char *spc_cli_size(uint64_t bytes, char text[SPC_CLI_SIZE_BYTES])
     return text;
 }
 
+spc_status spc_cli_check_output(const char *path, const char *instead, spc_error *err)
+{
+    if (!path || strcmp(path, "-") != 0) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--output: expected a file, found '-': %s; a file of that name is ./-",
+                         instead);
+}
+
 /* ---- inputs ---------------------------------------------------------------------------------- */
 
 /* Of a line in canonical mode, its end not counted, as Linux has it. */

@@ -12,6 +12,9 @@
 
 enum { FIRST_BUFFER = 1 << 14 };
 
+_Static_assert((int)SPC_CLI_LINE_MOST >= (int)FIRST_BUFFER,
+               "a first buffer is no line that is too long");
+
 /* ---- prompts --------------------------------------------------------------------------------- */
 
 void spc_cli_prompt_free(spc_cli_prompt *prompt)
@@ -105,13 +108,33 @@ static void read_more(spc_cli_source *s)
     s->ended = true;
 }
 
-/* Is there a whole line?  Then its end, or that of the input, is at `seen`. */
+/* What has been read of a line is more than one may be: the rest of it is not kept. */
+static bool is_too_long(const spc_cli_source *s)
+{
+    return s->seen - s->begin > SPC_CLI_LINE_MOST;
+}
+
+/* Drop what there is of a line that was too long, up to its end. */
+static void drop_line(spc_cli_source *s)
+{
+    const char *end =
+        s->end > s->begin ? memchr(s->buffer + s->begin, '\n', s->end - s->begin) : NULL;
+
+    s->dropping = !end && !s->ended;
+    s->begin = s->seen = end ? (size_t)(end + 1 - s->buffer) : s->end;
+}
+
+/* Is there a whole line, or one that is too long?  Then its end, that of the input, or that of what
+ * has been read is at `seen`. */
 static bool has_line(spc_cli_source *s)
 {
+    if (s->dropping) drop_line(s);
+    if (s->dropping) return false;
+
     const char *end = s->end > s->seen ? memchr(s->buffer + s->seen, '\n', s->end - s->seen) : NULL;
 
     s->seen = end ? (size_t)(end - s->buffer) : s->end;
-    return end || (s->ended && s->failure == 0 && s->end > s->begin);
+    return end || is_too_long(s) || (s->ended && s->failure == 0 && s->end > s->begin);
 }
 
 bool spc_cli_source_waits(spc_cli_source *source)
@@ -151,6 +174,13 @@ static bool next_line(spc_cli_source *source, const char **line, size_t *bytes, 
     if (source->failure != 0) *status = reading_failed(source, err);
     if (source->failure != 0 || source->begin == source->end) return false;
     source->line++;
+    if (is_too_long(source)) {
+        source->dropping = true;
+        *status = spc_error_set(err, SPC_EINPUT,
+                                "%s: line %" PRId64 ": expected at most %d bytes, found more",
+                                source->name, source->line, SPC_CLI_LINE_MOST);
+        return false;
+    }
     *line = source->buffer + source->begin;
     *bytes = source->seen - source->begin;
     source->begin = source->seen += source->seen < source->end; /* behind its end */
@@ -178,8 +208,8 @@ static bool is_blank(const char *line, size_t bytes)
 spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, bool *got,
                                spc_error *err)
 {
-    const char *text;
-    size_t bytes;
+    const char *text = NULL;
+    size_t bytes = 0;
     spc_status status;
 
     memset(prompt, 0, sizeof *prompt);
@@ -194,11 +224,12 @@ spc_status spc_cli_source_next(spc_cli_source *source, spc_cli_prompt *prompt, b
         return spc_cli_take_text(prompt, word, strlen(word), err);
     }
     do {
-        if (!next_line(source, &text, &bytes, &status, err)) return status;
-    } while (source->read && is_blank(text, bytes));
+        *got = next_line(source, &text, &bytes, &status, err);
+        if (status != SPC_OK) *got = source->dropping; /* behind that line there may be others */
+    } while (*got && status == SPC_OK && source->read && is_blank(text, bytes));
     (void)snprintf(prompt->where, sizeof prompt->where, "%.200s: line %" PRId64, source->name,
                    source->line);
-    *got = true;
+    if (!*got || status != SPC_OK) return status;
     if (source->read) return source->read(prompt, text, bytes, err);
     return spc_cli_take_text(prompt, text, bytes, err);
 }

@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define COUNT(array) ((int32_t)(sizeof(array) / sizeof *(array)))
@@ -237,4 +238,39 @@ Test(host_cli_prompts, run_keeps_going_where_it_is_asked_to)
     cr_expect(strstr(r.err, "spc: stdin: line 2: text: expected UTF-8"), "%s", r.err);
     cr_expect(strstr(r.err, "spc: 1 of 3 prompts could not be decoded"), "%s", r.err);
     spawn_free(&r);
+}
+
+/* ---- lines without an end ---- */
+
+enum { TOO_LONG = (64 << 20) + 1 };
+
+/* Refused while it is read: stdin has not ended.  The others go on where that was asked for. */
+Test(host_cli_prompts, a_line_that_is_too_long_is_refused_before_its_end)
+{
+    static const char behind[] = "\nThree.\n",
+                      said[] = "stdin: line 2: expected at most 67108864 bytes, found more";
+    size_t bytes = strlen("One.\n") + TOO_LONG;
+    char *text = malloc(bytes + sizeof behind);
+    spawn_result r;
+
+    cr_assert_not_null(text);
+    memset(text, 'x', bytes);
+    memcpy(text, "One.\n", strlen("One.\n"));
+    memcpy(text + bytes, behind, sizeof behind);
+
+    spawn_options endless = {.in = text, .in_bytes = bytes, .in_held = true};
+    const char *const run[] = {"run", "--to", "de", "--quiet", NULL};
+
+    r = spawn(run, &endless);
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+    cr_expect(strstr(r.err, said), "%s", r.err);
+    spawn_free(&r);
+    r = SPAWN(text, "run", "--to", "de", "--keep-going", "--quiet");
+    cr_expect_eq(r.code, 6);
+    cr_expect_eq(count_lines(r.out), 2, "%s", r.out);
+    cr_expect(strstr(r.err, said), "%s", r.err);
+    cr_expect(strstr(r.err, "spc: 1 of 3 prompts could not be decoded"), "%s", r.err);
+    spawn_free(&r);
+    free(text);
 }
