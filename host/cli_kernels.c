@@ -90,6 +90,9 @@ static int run(const void *args, const spc_cli_line *line)
         return spc_cli_fail_with(SPC_EUSAGE,
                                  "--output is missing: give the file that the table is written to");
     }
+    if (spc_cli_check_output(a->output, "what was timed is on stdout already", &error) != SPC_OK) {
+        return spc_cli_fail(&error);
+    }
     spc_engine_options_init(&o);
     o.verifier = a->verifier;
     o.drafter = strcmp(a->drafter, "none") == 0 ? NULL : a->drafter;

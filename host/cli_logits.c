@@ -161,9 +161,10 @@ static spc_status compute_logits(const logits_args *a, spc_engine *engine, const
 static spc_status read_args(const logits_args *a, const spc_place *place, logits_input *in,
                             spc_error *err)
 {
-    spc_status status = parse_ids("ids", a->ids, &in->ids, &in->count, err);
+    spc_status status = spc_cli_check_output(a->output, "for a pipe give /dev/stdout", err);
     int why = place->rank == 0 ? spc_replace_check(a->output) : 0;
 
+    if (status == SPC_OK) status = parse_ids("ids", a->ids, &in->ids, &in->count, err);
     if (status == SPC_OK && a->source) {
         status = parse_ids("source", a->source, &in->source, &in->source_count, err);
     }

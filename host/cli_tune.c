@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cli_tune.c - spc tune: from the points a sweep has measured to the few worth serving.
  *
- * A point is kept when no other is at least as good and at least as cheap: the Pareto front.  What
- * is written is what spc run --operating-point reads. */
+ * A point is kept when no other is at least as good and at least as cheap, as measured: the Pareto
+ * front of the means.  How sure they are is told beside them, and chooses nothing: intervals are of
+ * each point by itself, and points that were measured on the same texts err alike.  What is written
+ * is what spc run --operating-point reads. */
 #include "cli.h"
 #include "replace.h"
 
 #include "rules/rule.h"
+#include "weights/json.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,14 +54,18 @@ typedef struct {
     bool has_alpha;
     int32_t seeds;
     double value, latency, calls;
-    bool beaten; /* another point is better and no dearer, or cheaper and no worse */
+    double ci_low, ci_high; /* of value; NaN: a line does not say */
+    bool beaten;            /* another point is better and no dearer, or cheaper and no worse */
 } tune_point;
 
 typedef struct {
     const char *path;
     tune_point *point; /* [count] */
     size_t count, capacity;
-    int32_t failed; /* lines of points that the sweep could not run */
+    int32_t failed;     /* lines of points that the sweep could not run */
+    int32_t unmeasured; /* lines with null in place of a number, ... */
+    int64_t first;      /* ... and the number of the first, ... */
+    const char *what;   /* ... and what it has not */
 } tune;
 
 /* What makes two lines seeds of one point ... */
@@ -162,6 +170,45 @@ static spc_status grow(tune *t, spc_error *err)
     return SPC_OK;
 }
 
+/* What a point is judged by. */
+static const char *const measured[] = {"value", "relative_latency", "verifier_calls_per_token"};
+
+enum { MEASURED = sizeof measured / sizeof *measured };
+
+/* Is one of them null?  A sweep writes that where there was nothing to divide by. */
+static bool unmeasured(tune *t, const json_t *line, int64_t number)
+{
+    for (int32_t k = 0; k < MEASURED; k++) {
+        if (!json_is_null(json_object_get(line, measured[k]))) continue;
+        if (t->unmeasured++ == 0) {
+            t->first = number;
+            t->what = measured[k];
+        }
+        return true;
+    }
+    return false;
+}
+
+/* An end of the interval of a line's quality; NaN: it does not say. */
+static double end_of(const json_t *line, const char *key)
+{
+    const json_t *end = json_object_get(line, key);
+
+    return json_is_number(end) ? json_number_value(end) : (double)NAN;
+}
+
+/* Add what a line has measured.  A mean of intervals is no narrower than that of the mean, however
+ * the seeds depend on each other. */
+static void add_line(tune_point *point, const json_t *line, int32_t seeds)
+{
+    point->seeds += seeds;
+    point->value += seeds * json_number_value(json_object_get(line, measured[0]));
+    point->latency += seeds * json_number_value(json_object_get(line, measured[1]));
+    point->calls += seeds * json_number_value(json_object_get(line, measured[2]));
+    point->ci_low += seeds * end_of(line, "ci_low");
+    point->ci_high += seeds * end_of(line, "ci_high");
+}
+
 /* One line of a sweep.  Lines of other kinds (the header of bench/record) are passed over. */
 static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *err)
 {
@@ -186,6 +233,7 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
         json_object_set_new(line, "bonus_mode", json_string("target")) != 0) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for the points of %s", t->path);
     }
+    if (rule && unmeasured(t, line, number)) return SPC_OK;
     if (!rule || !json_is_number(value) || !json_is_number(latency) || !json_is_number(calls) ||
         !json_is_integer(json_object_get(line, "gamma"))) {
         return spc_error_set(err, SPC_EINPUT,
@@ -221,10 +269,7 @@ static spc_status take_line(tune *t, json_t *line, int64_t number, spc_error *er
                              "they would count twice",
                              t->path, number, rule);
     }
-    point->seeds += seeds;
-    point->value += seeds * json_number_value(value);
-    point->latency += seeds * json_number_value(latency);
-    point->calls += seeds * json_number_value(calls);
+    add_line(point, line, seeds);
     return SPC_OK;
 }
 
@@ -240,6 +285,9 @@ static spc_status read_sweep(tune *t, FILE *in, spc_error *err)
 
         if (line) {
             status = take_line(t, line, number, err);
+        } else if (spc_json_no_memory(&why, text)) {
+            status = spc_error_set(err, SPC_ENOMEM, "%s: line %" PRId64 ": no memory to read it",
+                                   t->path, number);
         } else if (strchr(text, '\n')) { /* a last line may have been cut by an interruption */
             status = spc_error_set(err, SPC_EINPUT, "%s: line %" PRId64 ": %s", t->path, number,
                                    why.text);
@@ -261,6 +309,8 @@ static spc_status read_sweep(tune *t, FILE *in, spc_error *err)
         p->value /= p->seeds;
         p->latency /= p->seeds;
         p->calls /= p->seeds;
+        p->ci_low /= p->seeds;
+        p->ci_high /= p->seeds;
     }
     return status;
 }
@@ -308,6 +358,24 @@ static void keep_front(tune *t, int32_t cost)
     qsort(t->point, t->count, sizeof *t->point, by_quality);
 }
 
+static bool has_interval(const tune_point *p)
+{
+    return isfinite(p->ci_low) && isfinite(p->ci_high);
+}
+
+/* Neighbours on the front whose intervals of quality overlap. */
+static size_t count_overlaps(const tune *t)
+{
+    size_t count = 0;
+
+    for (size_t i = 1; i < t->count; i++) {
+        const tune_point *better = &t->point[i - 1], *worse = &t->point[i];
+
+        count += has_interval(better) && has_interval(worse) && worse->ci_high >= better->ci_low;
+    }
+    return count;
+}
+
 /* ---- results --------------------------------------------------------------------------------- */
 
 static json_t *json_of(const tune_point *p)
@@ -330,6 +398,10 @@ static json_t *json_of(const tune_point *p)
         json_object_set_new(object, "alpha", p->has_alpha ? json_real(p->alpha) : json_null());
     failed |= json_object_set(object, "metric", json_object_get(p->first, "metric"));
     failed |= json_object_set_new(object, "value", json_real(p->value));
+    if (has_interval(p)) {
+        failed |= json_object_set_new(object, "ci_low", json_real(p->ci_low));
+        failed |= json_object_set_new(object, "ci_high", json_real(p->ci_high));
+    }
     failed |= json_object_set_new(object, "relative_latency", json_real(p->latency));
     failed |= json_object_set_new(object, "verifier_calls_per_token", json_real(p->calls));
     failed |= json_object_set_new(object, "tokens_per_verifier_call",
@@ -374,23 +446,38 @@ static double number_of(const tune_point *p, const char *key)
 
 static void print_front(const tune *t)
 {
-    spc_cli_print("%-30s %5s %5s %6s  %-8s %8s %8s %10s\n", "rule", "gamma", "T", "top-p", "metric",
-                  "quality", "latency", "calls/token");
+    spc_cli_print("%-30s %5s %5s %6s  %-8s %8s %-15s %8s %10s\n", "rule", "gamma", "T", "top-p",
+                  "metric", "quality", "(95 %)", "latency", "calls/token");
     for (size_t i = 0; i < t->count; i++) {
         const tune_point *p = &t->point[i];
-        char more[SPC_CLI_MORE_BYTES];
+        char more[SPC_CLI_MORE_BYTES], interval[64] = "";
 
         spc_cli_line_more(p->first, more);
-        spc_cli_print("%-30s %5.0f %5.2g %6.3g  %-8s %8.2f %8.2f %10.3f%s%s\n",
+        if (has_interval(p)) {
+            (void)snprintf(interval, sizeof interval, "%.2f-%.2f", p->ci_low, p->ci_high);
+        }
+        spc_cli_print("%-30s %5.0f %5.2g %6.3g  %-8s %8.2f %-15s %8.2f %10.3f%s%s\n",
                       json_string_value(json_object_get(p->first, "rule")), number_of(p, "gamma"),
                       number_of(p, "temperature"), number_of(p, "top_p"),
-                      json_string_value(json_object_get(p->first, "metric")), p->value, p->latency,
-                      p->calls, more[0] ? "  " : "", more[0] ? more + strlen(", ") : "");
+                      json_string_value(json_object_get(p->first, "metric")), p->value, interval,
+                      p->latency, p->calls, more[0] ? "  " : "",
+                      more[0] ? more + strlen(", ") : "");
     }
+}
+
+/* Before the front is chosen: there may be none. */
+static void tell_unmeasured(const tune *t)
+{
+    if (t->unmeasured == 0) return;
+    (void)fprintf(stderr,
+                  "spc: %s: left out %" PRId32 " point%s without a measured number, the first in "
+                  "line %" PRId64 ", whose %s is null\n",
+                  t->path, t->unmeasured, t->unmeasured == 1 ? "" : "s", t->first, t->what);
 }
 
 static spc_status tell(const tune_args *a, const tune *t, size_t points, spc_error *err)
 {
+    size_t overlaps = count_overlaps(t);
     json_t *list = json_front(t);
     spc_status status = SPC_OK;
 
@@ -413,6 +500,12 @@ static spc_status tell(const tune_args *a, const tune *t, size_t points, spc_err
                       a->output);
     }
     (void)fputc('\n', stderr);
+    if (overlaps > 0) {
+        (void)fprintf(stderr,
+                      "spc: the 95 %% intervals of quality of %zu of %zu neighbours overlap: the "
+                      "order is that of the means; more rows or seeds tell them apart\n",
+                      overlaps, t->count - 1);
+    }
     return SPC_OK;
 }
 
@@ -420,13 +513,17 @@ static int run(const void *args, const spc_cli_line *line)
 {
     const tune_args *a = args;
     tune t = {.path = line->words.item[0]};
-    FILE *in = fopen(t.path, "r");
     spc_error error;
-    spc_status status;
+    spc_status status =
+        spc_cli_check_output(a->output, "--json writes the points to stdout", &error);
+    FILE *in;
 
+    if (status != SPC_OK) return spc_cli_fail(&error);
+    in = fopen(t.path, "r");
     if (!in) return spc_cli_fail_with(SPC_EINPUT, "%s: %s", t.path, strerror(errno));
     status = read_sweep(&t, in, &error);
     (void)fclose(in);
+    tell_unmeasured(&t);
     if (status == SPC_OK) {
         size_t points = t.count;
 
@@ -442,7 +539,9 @@ const spc_cli_command spc_cli_tune = {
     "tune",
     "SWEEP.jsonl",
     "choose operating points from a sweep: its Pareto front of quality against cost",
-    "SWEEP.jsonl holds the results of bench_sweep; several seeds of a point are averaged.",
+    "SWEEP.jsonl holds the results of bench_sweep; several seeds of a point are averaged.\n"
+    "A point is kept where no other is as good and as cheap in the measured means.  Beside its\n"
+    "quality stands the 95 % interval, where the sweep has one; that of neighbours may overlap.",
     1,
     1,
     options,

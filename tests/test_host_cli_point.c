@@ -255,6 +255,74 @@ Test(host_cli_point, what_is_not_the_default_is_told_of_a_point)
     folder_close(&f);
 }
 
+/* A sweep writes null where it had nothing to divide by: that says nothing of the other points. */
+Test(host_cli_point, tune_leaves_out_points_without_a_number)
+{
+    static const char some[] = LINE("strict", 0, 40, 1.0, 0.30) LINE("opt:alpha=0", 0, 50, null, 1)
+        LINE("chow:alpha=1", 0, null, 1, 1) LINE("opt:alpha=0.2", 0, 35, 0.5, 0.2);
+    static const char none[] = LINE("strict", 0, 40, null, 0.30);
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+    json_error_t why;
+    spawn_result r;
+    json_t *list;
+
+    folder_path(&f, "sweep.jsonl", path);
+    folder_write(&f, "sweep.jsonl", some, strlen(some));
+    r = SPAWN(NULL, "tune", "--json", path);
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    list = json_loads(r.out, 0, &why);
+    expect_rules(list, "[\"strict\",\"opt:alpha=0.2\"]");
+    cr_expect(strstr(r.err, "left out 2 points without a measured number, the first in line 2, "
+                            "whose relative_latency is null"),
+              "%s", r.err);
+    cr_expect(strstr(r.err, "points on the front: 2 of 2"), "%s", r.err);
+    json_decref(list);
+    spawn_free(&r);
+    folder_write(&f, "sweep.jsonl", none, strlen(none));
+    r = SPAWN(NULL, "tune", path);
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect(strstr(r.err, "left out 1 point "), "%s", r.err);
+    cr_expect(strstr(r.err, "no finished point"), "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
+#define WITH_INTERVAL(low, high) "\"ci_low\":" #low ",\"ci_high\":" #high ","
+
+/* The front is of means; how sure they are is told. */
+Test(host_cli_point, tune_tells_how_sure_a_quality_is)
+{
+    static const char four[] = LINE_WITH(WITH_INTERVAL(41, 45), "strict", 0, 43, 1.0, 0.30) /* */
+        LINE_WITH(WITH_INTERVAL(38, 42), "token-v3:alpha=0.5", 0, 40, 0.8, 0.30)            /* */
+        LINE_WITH(WITH_INTERVAL(30, 34), "opt:alpha=0.2", 0, 32, 0.7, 0.30)                 /* */
+        LINE_WITH(WITH_INTERVAL(31, 37), "opt:alpha=0.2", 1, 34, 0.7, 0.30)                 /* */
+        LINE("chow:alpha=1", 0, 20, 0.1, 0.1);
+    folder f = folder_open();
+    char path[FOLDER_PATH];
+    json_error_t why;
+    spawn_result r;
+    json_t *list, *opt;
+
+    folder_path(&f, "sweep.jsonl", path);
+    folder_write(&f, "sweep.jsonl", four, strlen(four));
+    r = SPAWN(NULL, "tune", "--json", path);
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    cr_expect(strstr(r.err, "95 % intervals of quality of 1 of 3 neighbours overlap"), "%s", r.err);
+    list = json_loads(r.out, 0, &why);
+    cr_assert_eq(json_array_size(list), 4, "overlapping points are kept: %s", r.out);
+    opt = json_array_get(list, 2);
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "ci_low")), 30.5, 1e-9);
+    cr_expect_float_eq(json_number_value(json_object_get(opt, "ci_high")), 35.5, 1e-9);
+    cr_expect_null(json_object_get(json_array_get(list, 3), "ci_low"), "the sweep has none");
+    json_decref(list);
+    spawn_free(&r);
+    r = SPAWN(NULL, "tune", path);
+    cr_expect(strstr(r.out, "43.00 41.00-45.00"), "%s", r.out);
+    spawn_free(&r);
+    folder_close(&f);
+}
+
 Test(host_cli_point, tune_says_what_it_cannot_use)
 {
     static const struct {
