@@ -256,6 +256,12 @@ static spc_status read_options(int argc, char **argv, options *o, bool *asked, s
     if (!o->data || !o->output) {
         return spc_error_set(err, SPC_EUSAGE, "--data and --output are needed; see --help");
     }
+    if (strcmp(o->output, "-") == 0) {
+        return spc_error_set(
+            err, SPC_EUSAGE,
+            "--output: expected a file, found '-': it is what the same command "
+            "goes on from; for a pipe give /dev/stdout; a file of that name is ./-");
+    }
     if ((o->asking.chat || o->asking.ask) && !sweep_data_is_json(o->data)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "%s: --chat, --chat-template and --ask are for a .jsonl of prompts, "
@@ -275,7 +281,8 @@ typedef struct {
     sweep_grid grid;
     quality_python python;
     spc_chat_facts chat;
-    json_t *setup; /* what all lines of the output have in common */
+    uint64_t model_hash[2]; /* verifier, drafter */
+    json_t *setup;          /* what all lines of the output have in common */
     sweep_file file;
     double *counts;
     sweep_progress progress;
@@ -384,22 +391,33 @@ static spc_status open_chat(sweep *s, spc_error *err)
     return status;
 }
 
+static void set_hash(json_t *setup, const char *key, uint64_t hash)
+{
+    char text[24];
+
+    (void)snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    (void)json_object_set_new(setup, key, json_string(text));
+}
+
 /* Lines are comparable, and a sweep can go on, when these are the same.  What not every sweep has
  * is in a table of sweep_file.c, too. */
 static json_t *setup_of(const sweep *s)
 {
     const options *o = s->o;
     json_t *seeds = json_array(), *setup;
-    char hash[24];
 
-    (void)snprintf(hash, sizeof hash, "%016llx", (unsigned long long)sweep_data_hash(&s->data));
     for (int32_t i = 0; i < s->grid.seeds; i++) {
         (void)json_array_append_new(seeds, json_integer(s->grid.seed[i]));
     }
-    setup = json_pack("{s:s, s:s, s:s, s:i, s:i, s:s, s:I, s:o}", "metric", o->metric, "verifier",
+    setup = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:o}", "metric", o->metric, "verifier",
                       o->verifier, "drafter", o->drafter, "examples", (int)s->data.count,
-                      "max_tokens", (int)o->max_tokens, "data_hash", hash, "seed",
+                      "max_tokens", (int)o->max_tokens, "threads", (int)o->threads, "seed",
                       (json_int_t)s->grid.seed[0], "seeds", seeds);
+    if (setup) {
+        set_hash(setup, "data_hash", sweep_data_hash(&s->data));
+        set_hash(setup, "verifier_hash", s->model_hash[0]);
+        set_hash(setup, "drafter_hash", s->model_hash[1]);
+    }
     if (setup && o->context > 0) { /* answers may end with it */
         (void)json_object_set_new(setup, "context", json_integer(o->context));
     }
@@ -425,6 +443,8 @@ static spc_status open_sweep(sweep *s, spc_error *err)
 
     if (status == SPC_OK) status = sweep_grid_make(&o->axes, &s->grid, err);
     if (status == SPC_OK) status = open_engine(s, err);
+    if (status == SPC_OK) status = sweep_model_hash(o->verifier, &s->model_hash[0], err);
+    if (status == SPC_OK) status = sweep_model_hash(o->drafter, &s->model_hash[1], err);
     if (status == SPC_OK) status = open_chat(s, err);
     if (status == SPC_OK) {
         status = sweep_data_read(s->job.engine, o->data, o->every, o->rows, &o->asking,

@@ -52,6 +52,12 @@ void sweep_data_free(sweep_data *data);
 /* FNV-1a over prompts and what is expected of them. */
 uint64_t sweep_data_hash(const sweep_data *data);
 
+/* ---- models (sweep_model.c) ---- */
+
+/* FNV-1a over a model's configuration and a sample of each of its tensors.  Of "ngram" and NULL it
+ * is that of nothing.  Errors as when the model is loaded. */
+spc_status sweep_model_hash(const char *name, uint64_t *out, spc_error *err);
+
 /* ---- points (sweep_grid.c) ---- */
 
 typedef struct {

@@ -95,6 +95,12 @@ if(NVCC)
   if(NOT found)
     message(FATAL_ERROR "CUDAARCHS was not heeded")
   endif()
+  # a header that lacks what ranks are made of; none is fine
+  file(WRITE ${OUT}/nccl/nccl.h "#define NCCL_MAJOR 2\n#define NCCL_MINOR 17\n#define NCCL_PATCH 1\n")
+  file(REMOVE_RECURSE ${OUT}/build)
+  configure(1 "nccl/nccl.h: expected the header of NCCL 2.18 or later, .* found 2.17: install" -DSPC_CUDA=ON
+    -DSPC_ENGINE=ON -DSPC_TESTS=OFF -DNCCL_INCLUDE_DIR=${OUT}/nccl)
+  configure(0 "Generating done" -DSPC_CUDA=ON -DSPC_ENGINE=ON -DSPC_TESTS=OFF -DNCCL_INCLUDE_DIR=)
   # those that are older than what the backend calls
   file(REMOVE_RECURSE ${OUT}/build)
   unset(ENV{CUDACXX})

@@ -269,11 +269,9 @@ Test(bench_resume, no_room_for_results_is_one_clear_line)
 
 Test(bench_resume, results_of_other_settings_are_not_gone_on_with)
 {
-    static const char *const other[][2] = {{"--max-tokens", "7"},
-                                           {"--metric", "chrf"},
-                                           {"--rows", "3"},
-                                           {"--seeds", "3"},
-                                           {"--every", "2"}};
+    static const char *const other[][2] = {{"--max-tokens", "7"}, {"--metric", "chrf"},
+                                           {"--rows", "3"},       {"--seeds", "3"},
+                                           {"--every", "2"},      {"--threads", "2"}};
     folder f = folder_open();
     command c;
     spawn_result r;
@@ -304,6 +302,56 @@ Test(bench_resume, results_of_other_settings_are_not_gone_on_with)
     free(before);
     free(after);
     folder_close(&f);
+}
+
+#define DEMO_DRAFTER SPC_SOURCE_DIR "/weights/demo/drafter"
+
+/* The demo drafter under a name, as it is or with its last byte changed. */
+static void write_model(const folder *f, bool other)
+{
+    size_t bytes;
+    char *text = read_file(DEMO_DRAFTER "/model.safetensors", &bytes);
+
+    if (other) text[bytes - 1] ^= 1;
+    folder_write(f, "model.safetensors", text, bytes);
+    free(text);
+}
+
+/* The same name, the same shapes, other weights. */
+Test(bench_resume, a_sweep_does_not_go_on_with_another_model)
+{
+    static const char *const files[] = {"config.json", "tokenizer.json"};
+    folder f = folder_open(), model = folder_open();
+    command c;
+    spawn_result r;
+
+    for (int32_t i = 0; i < 2; i++) {
+        char from[FOLDER_PATH];
+
+        (void)snprintf(from, sizeof from, "%s/%s", DEMO_DRAFTER, files[i]);
+        folder_copy(&model, from, files[i], SIZE_MAX);
+    }
+    write_model(&model, false);
+    write_data(&f);
+    make_command(&f, "out.jsonl", &c);
+    c.args[5] = "drafter-only";
+    c.args[12] = "--drafter";
+    c.args[13] = model.path;
+    r = run(&c);
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    spawn_free(&r);
+    write_model(&model, false); /* written anew it is still the same */
+    r = run(&c);
+    cr_expect_eq(r.code, 0, "%s", r.err);
+    spawn_free(&r);
+    write_model(&model, true);
+    r = run(&c);
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_expect(strstr(r.err, "line 1 was measured with drafter_hash "), "%s", r.err);
+    cr_expect_eq(count_lines(r.err), 1, "%s", r.err);
+    spawn_free(&r);
+    folder_close(&f);
+    folder_close(&model);
 }
 
 Test(bench_resume, two_sweeps_do_not_write_to_one_file)
