@@ -438,12 +438,13 @@ Test(bench_sweep, a_context_is_what_prompt_and_answer_share)
     cr_expect_eq(real(lines, 1, "context"), 12.0, "so lines of another are not its lines");
     json_decref(lines);
     r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict", "--context",
-                                    "13", NULL},
+                                    "13", "--threads", "1", NULL},
               &(const spawn_options){.program = SPC_SWEEP});
     cr_expect_eq(r.code, 6, "%s", r.err);
     cr_expect_not_null(strstr(r.err, "context"), "%s", r.err);
     spawn_free(&r);
-    r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict", NULL},
+    r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict", "--threads",
+                                    "1", NULL},
               &(const spawn_options){.program = SPC_SWEEP});
     cr_expect_eq(r.code, 6, "without one: %s", r.err);
     cr_expect_not_null(strstr(r.err, "with context 12, not unknown"), "%s", r.err);
@@ -473,7 +474,7 @@ Test(bench_sweep, a_drafter_may_draft_some_tokens)
     json_decref(some);
 
     spawn_result r = spawn((const char *const[]){"--data", in, "--output", out, "--rules", "strict",
-                                                 "--temperature", "0", NULL},
+                                                 "--temperature", "0", "--threads", "1", NULL},
                            &(const spawn_options){.program = SPC_SWEEP});
 
     cr_expect_eq(r.code, 6, "%s", r.err);

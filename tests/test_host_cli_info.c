@@ -445,15 +445,20 @@ Test(host_cli_info, kinds_of_tokenizers_are_told_apart)
 
     for (int32_t i = 0; i < COUNT(kinds); i++) {
         char from[FOLDER_PATH];
-        json_t *info;
+        spawn_result r;
+        json_t *lines, *info;
 
         (void)snprintf(from, sizeof from, SPC_TEST_VECTORS "/tokenizers/%s.json", kinds[i][0]);
         folder_copy(&f, from, "tokenizer.json", SIZE_MAX);
-        info = info_of(f.path);
-        cr_expect_str_eq(
-            json_string_value(json_object_get(json_object_get(info, "tokenizer"), "kind")),
-            kinds[i][1]);
-        json_decref(info);
+        r = SPAWN(NULL, "info", "--json", f.path);
+        cr_assert_eq(r.code, 0, "%s", r.err);
+        cr_expect(strstr(r.err, "another model's tokenizer?"), "it is: %s", r.err);
+        cr_expect_eq(count_lines(r.err), 1, "%s", r.err);
+        lines = parse_lines(r.out);
+        info = json_object_get(json_array_get(lines, 0), "tokenizer");
+        cr_expect_str_eq(json_string_value(json_object_get(info, "kind")), kinds[i][1]);
+        json_decref(lines);
+        spawn_free(&r);
     }
     folder_close(&f);
 }
