@@ -453,8 +453,7 @@ static spc_status check_system(const spc_chat_template *chat, const char *system
     return SPC_OK;
 }
 
-/* What can be told before a model is looked for. */
-/* Of every rank. */
+/* What every rank is given. */
 static spc_status check_given(const chat_args *a, spc_error *err)
 {
     const char *missing = !a->decode.verifier ? "verifier" : !a->decode.drafter ? "drafter" : NULL;
@@ -469,6 +468,7 @@ static spc_status check_given(const chat_args *a, spc_error *err)
     return SPC_OK;
 }
 
+/* What rank 0 can tell before a model is looked for. */
 static spc_status check_args(const chat_args *a, spc_error *err)
 {
     spc_chat_template chat;
