@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-int32_t spc_ahead_most(const spc_whole *w, int32_t room)
+int32_t spc_ahead_most(const spc_round_request *w, int32_t room)
 {
     int32_t left = room - w->length - w->lane.drafts;
     int32_t most = w->ahead < SPC_GAMMA_MAX + 1 ? w->ahead : SPC_GAMMA_MAX + 1;
@@ -13,7 +13,7 @@ int32_t spc_ahead_most(const spc_whole *w, int32_t room)
     return most < left ? most : left;
 }
 
-int32_t spc_ahead_ready(const spc_ahead *a, const spc_whole *w, int32_t held)
+int32_t spc_ahead_ready(const spc_ahead *a, const spc_round_request *w, int32_t held)
 {
     if (a->count == 0 || a->slot != w->slot || a->length != w->length ||
         a->pending != w->token[w->length - 1] || held != w->length - 1 || w->lane.salt != 0 ||
@@ -23,7 +23,7 @@ int32_t spc_ahead_ready(const spc_ahead *a, const spc_whole *w, int32_t held)
     return a->count < w->lane.drafts ? a->count : w->lane.drafts;
 }
 
-void spc_ahead_note(spc_ahead *a, const spc_whole *w, int32_t count)
+void spc_ahead_note(spc_ahead *a, const spc_round_request *w, int32_t count)
 {
     a->count = count;
     a->params = *w->lane.params;

@@ -21,7 +21,7 @@ typedef spc_status apart_work(spc_backend *b, spc_error *err);
  * may have given it up and gone. */
 typedef struct {
     spc_runner *drafter, *verifier;
-    spc_whole whole; /* without tokens: `last` are those that a model may lack */
+    spc_round_request request; /* without tokens: `last` are those that a model may lack */
     spc_row_params params;
     int32_t last[2];             /* committed: the one before the pending token, and this */
     int32_t draft[APART_DRAFTS]; /* [lane.drafts] */
@@ -103,7 +103,7 @@ spc_status spc_apart_rows(spc_runner *drafter, const spc_lane *lanes, int32_t co
                           const float **rows, spc_error *err);
 
 /* The verb round. */
-spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
+spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_round_request *request,
                            int32_t count, spc_verdict *out, spc_verdict *late,
                            spc_round_times *times, spc_error *err);
 

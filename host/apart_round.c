@@ -12,18 +12,18 @@
 
 #include <assert.h>
 
-static int32_t first_row(const spc_runner *drafter, const spc_whole *w, int32_t bank)
+static int32_t first_row(const spc_runner *drafter, const spc_round_request *w, int32_t bank)
 {
     return bank == 0 ? w->lane.output : drafter->limits.outputs;
 }
 
 /* All that a side needs to know of a round, without its drafts. */
-static void begin(apart_round *r, const spc_whole *w)
+static void begin(apart_round *r, const spc_round_request *w)
 {
     int32_t n = w->length;
 
-    r->whole = *w;
-    r->whole.token = NULL;
+    r->request = *w;
+    r->request.token = NULL;
     r->params = *w->lane.params;
     r->last[0] = n > 1 ? w->token[n - 2] : -1; /* a model that lacks two has one at least */
     r->last[1] = w->token[n - 1];
@@ -38,7 +38,7 @@ static void begin(apart_round *r, const spc_whole *w)
 /* The token at a position of the sequence, its drafts behind it, and behind them those ahead. */
 static int32_t token_at(const apart_round *r, int32_t position)
 {
-    int32_t behind = position - r->whole.length;
+    int32_t behind = position - r->request.length;
 
     assert(behind >= -2);
     if (behind < 0) return r->last[behind + 2];
@@ -55,9 +55,9 @@ static spc_status run(const apart_round *r, spc_runner *model, int32_t last, int
     int32_t outputs[APART_DRAFTS + 1];
     spc_rows rows = {0, slot, token, position, outputs};
 
-    for (int32_t at = model->ops->length(model->own, r->whole.slot); at <= last; at++) {
+    for (int32_t at = model->ops->length(model->own, r->request.slot); at <= last; at++) {
         assert(rows.count <= APART_DRAFTS);
-        slot[rows.count] = r->whole.slot;
+        slot[rows.count] = r->request.slot;
         token[rows.count] = token_at(r, at);
         position[rows.count] = at;
         outputs[rows.count++] = at >= wanted ? output + at - wanted : -1;
@@ -65,7 +65,7 @@ static spc_status run(const apart_round *r, spc_runner *model, int32_t last, int
     return model->ops->forward(model->own, &rows, err);
 }
 
-static bool is_stop(const spc_whole *w, int32_t token)
+static bool is_stop(const spc_round_request *w, int32_t token)
 {
     for (int32_t i = 0; i < w->stop_count; i++) {
         if (w->stop[i] == token) return true;
@@ -83,7 +83,7 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
 
     *failed = false;
     for (int32_t i = 0; i < lane->drafts; i++) {
-        int32_t last = r->whole.length - 1 + before + i;
+        int32_t last = r->request.length - 1 + before + i;
 
         if (i >= ready) status = run(r, d, last, last, lane->output + i, err);
         if (i >= ready && status == SPC_OK) status = d->ops->draw(d->own, lane, 1, i, err);
@@ -91,7 +91,7 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
         *failed = lane->draft[i] < 0;
         if (*failed) {
             lane->drafts = i;
-        } else if (is_stop(&r->whole, lane->draft[i])) {
+        } else if (is_stop(&r->request, lane->draft[i])) {
             lane->drafts = i + 1;
         }
     }
@@ -99,7 +99,7 @@ static spc_status draw(const apart_round *r, spc_lane *lane, int32_t before, int
 }
 
 /* Begin with the drafts that lie ready for this round; returns how many these are. */
-static int32_t take_ready(apart_round *r, const spc_whole *w)
+static int32_t take_ready(apart_round *r, const spc_round_request *w)
 {
     spc_runner *d = r->drafter;
     int32_t ready = spc_ahead_ready(&d->ahead, w, spc_apart_length(d, w->slot));
@@ -124,14 +124,14 @@ static spc_status draft(spc_backend *b, spc_error *err)
 {
     apart_round *r = &b->round;
 
-    return draw(r, &r->lane, 0, r->whole.ready, &r->failed, err);
+    return draw(r, &r->lane, 0, r->request.ready, &r->failed, err);
 }
 
 static spc_status decide(spc_backend *b, spc_error *err)
 {
     apart_round *r = &b->round;
     spc_runner *v = r->verifier;
-    int32_t pending = r->whole.length - 1;
+    int32_t pending = r->request.length - 1;
     spc_status status = SPC_OK;
 
     if (r->lane.drafts > 0) {
@@ -139,9 +139,9 @@ static spc_status decide(spc_backend *b, spc_error *err)
     }
     if (status != SPC_OK) return status;
     status = v->ops->verify_rows(r->rows, v->own, &r->lane, 1, r->out, err);
-    if (status == SPC_OK && r->whole.synthetic) {
+    if (status == SPC_OK && r->request.synthetic) {
         spc_synthetic_verdict(r->out, r->lane.params, r->lane.position, r->draft, r->lane.drafts,
-                              r->lane.bonus, *r->whole.synthetic);
+                              r->lane.bonus, *r->request.synthetic);
     }
     return status;
 }
@@ -150,7 +150,7 @@ static spc_status draw_ahead(spc_backend *b, spc_error *err)
 {
     apart_round *r = &b->round;
     spc_runner *d = r->drafter;
-    const spc_whole *w = &r->whole;
+    const spc_round_request *w = &r->request;
     int32_t bank = 1 - d->bank, drafts = r->lane.drafts;
     spc_lane lane = r->lane;
     bool failed;
@@ -171,7 +171,7 @@ static spc_status draw_ahead(spc_backend *b, spc_error *err)
  */
 
 /* What was drawn ahead lies ready, hidden. */
-static void keep_ahead(const apart_round *r, const spc_whole *w)
+static void keep_ahead(const apart_round *r, const spc_round_request *w)
 {
     spc_runner *d = r->drafter;
 
@@ -180,9 +180,9 @@ static void keep_ahead(const apart_round *r, const spc_whole *w)
     d->bank = 1 - d->bank;
 }
 
-spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole *w, int32_t count,
-                           spc_verdict *out, spc_verdict *late, spc_round_times *times,
-                           spc_error *err)
+spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_round_request *w,
+                           int32_t count, spc_verdict *out, spc_verdict *late,
+                           spc_round_times *times, spc_error *err)
 {
     spc_backend *b = verifier->backend;
     apart_round *r = &b->round;
@@ -198,7 +198,7 @@ spc_status spc_apart_round(spc_runner *drafter, spc_runner *verifier, spc_whole 
     r->verifier = verifier;
     r->out = out;
     begin(r, w);
-    r->whole.ready = w->ready = take_ready(r, w);
+    r->request.ready = w->ready = take_ready(r, w);
     status = spc_apart_work(b, NULL, draft, err);
     if (status != SPC_OK) return status;
     drawn = spc_now_ns();

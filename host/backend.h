@@ -7,7 +7,8 @@
  * thread at a time (the engine holds a lock).
  *
  * round.c composes a round from forward, draw, verify and rewind.  The composed round waits for
- * every drafted token; a backend that can run whole rounds by itself has one more verb, round. */
+ * every drafted token; a backend that can run a round by itself, forwards and all, has one more
+ * verb, round. */
 #ifndef SPC_HOST_BACKEND_H
 #define SPC_HOST_BACKEND_H
 
@@ -123,10 +124,10 @@ typedef struct {
                            two devices by the host's); UINT64_MAX: nothing was drawn */
     uint64_t round_ns; /* from its beginning to there, or to the end of late rows where there may be
                           any, by the same; UINT64_MAX: as long as the call, which did not find it
-                          sent (spc_whole.flew) */
+                          sent (spc_round_request.was_in_flight) */
 } spc_round_times;
 
-/* Rounds that a runner verified as a whole, by the device's clock. */
+/* Rounds that a backend ran by itself, by the clock of the device of their verifier. */
 typedef struct {
     uint64_t rounds;
     uint64_t draft_ns;  /* from the beginning to the last draw */
@@ -135,7 +136,7 @@ typedef struct {
     uint64_t gap_ns;    /* from there to the beginning of the round behind: late rows, the host */
 } spc_round_clock;
 
-enum { SPC_WHOLE_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
+enum { SPC_ROUND_STOPS = SPC_CONFIG_STOPS + SPC_STOP_TOKENS_MAX };
 
 /* One sequence of a round that a backend runs by itself.  Both caches are as after a round: the
  * verifier lacks the pending token alone; the drafter that one or the two last where there are
@@ -152,26 +153,27 @@ typedef struct {
     int32_t ahead; /* of a sequence by itself whose last draft ends the round, whose verification is
                       by token: while the verifier works, draw so many drafts of the next round, as
                       if all of this one were kept.  They are what that round would draw */
-    bool goes_on;  /* unless it ends in this round, the next one draws as many drafts.  Where all
+    bool may_chain; /* unless it ends in this round, the next one draws as many drafts.  Where all
                       sequences of a round do, the backend may run that one behind it, before this
-                      one has returned: `flies` */
-    int32_t half; /* 0; or 1: of the second half of a batch.  Each half may have a round that flies;
-                     rows of logits of the two are different ones */
+                      one has returned: `in_flight` */
+    int32_t half;  /* 0; or 1: of the second half of a batch.  Each half may have a round in flight;
+                      rows of logits of the two are different ones */
     bool in_turns; /* the next round, if it is sent, drafts while the verifier works on the other
                       half.  Not late */
     const float *synthetic; /* NULL; or the chance with which drafts are kept, whatever the models
                                say: the same of all sequences (rules/synthetic.h) */
-    int32_t stop[SPC_WHOLE_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
+    int32_t stop[SPC_ROUND_STOPS]; /* [stop_count] ids behind which nothing is drafted or drawn */
     int32_t stop_count;
     /* what became of it */
     bool failed;   /* a drafter row was bad: the draft broke off there (lane.drafts says where) */
     bool again;    /* the late row ran, and its verdict is there */
     int32_t ready; /* drafts that an earlier round had drawn ahead; `ahead` receives how many this
                       one has */
-    bool flew;     /* this round had been sent behind the one before */
-    bool flies;    /* the next one has been sent: it is what a call with the same sequences, or some
-                      of them, finds; another call has to wait for it and gets nothing of it */
-} spc_whole;
+    bool was_in_flight; /* this round had been sent behind the one before */
+    bool in_flight;     /* the next one has been sent: it is what a call with the same sequences, or
+                          some     of them, finds; another call has to wait for it and gets nothing of
+                          it */
+} spc_round_request;
 
 /* What load would take of the memory of a GPU. */
 typedef struct {
@@ -286,8 +288,8 @@ typedef struct {
      * drafter     may be NULL when nothing is to be drafted and no rule reads its rows
      * out         [count] verdicts
      * late        [count] of the late rows that ran */
-    spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_whole *whole, int32_t count,
-                        spc_verdict *out, spc_verdict *late, spc_round_times *times,
+    spc_status (*round)(spc_runner *drafter, spc_runner *verifier, spc_round_request *request,
+                        int32_t count, spc_verdict *out, spc_verdict *late, spc_round_times *times,
                         spc_error *err);
     bool round_alone; /* round takes one sequence, unscored: others are composed */
     /* What is kept of a verifier's rounds from the first call on, at two more small launches in

@@ -14,7 +14,7 @@
  * whose sequences ended by a token is not run (a conditional node around all of it).
  *
  * No token depends on any of this. */
-#include "backend_cuda_whole.h"
+#include "backend_cuda_fused.h"
 
 #include <string.h>
 
@@ -43,7 +43,7 @@ void spc_cuda_lay_out_chain(spc_runner *r, carver *to)
 /* ---- was it this one? -------------------------------------------------------------------------
  */
 
-static bool same_stops(const spc_whole *a, const spc_whole *b)
+static bool same_stops(const spc_round_request *a, const spc_round_request *b)
 {
     return a->stop_count == b->stop_count &&
            memcmp(a->stop, b->stop, (size_t)a->stop_count * sizeof *a->stop) == 0;
@@ -52,9 +52,9 @@ static bool same_stops(const spc_whole *a, const spc_whole *b)
 /* Is a sequence what lane k went on with?  A slot whose pages or entries have changed since has
  * another serial. */
 static bool serves(const cuda_chain *c, const spc_runner *drafter, const spc_runner *verifier,
-                   const spc_whole *w, int32_t k)
+                   const spc_round_request *w, int32_t k)
 {
-    const spc_whole *guess = &c->guess[k];
+    const spc_round_request *guess = &c->guess[k];
 
     return guess->slot == w->slot && c->length[k] == w->length &&
            c->pending[k] == w->token[w->length - 1] && guess->lane.drafts == w->lane.drafts &&
@@ -67,13 +67,13 @@ static bool serves(const cuda_chain *c, const spc_runner *drafter, const spc_run
 }
 
 bool spc_cuda_chain_serves(const cuda_chain *c, const spc_runner *drafter,
-                           const spc_runner *verifier, const spc_whole *whole, int32_t count,
-                           int32_t *lane)
+                           const spc_runner *verifier, const spc_round_request *request,
+                           int32_t count, int32_t *lane)
 {
-    if (!c->flying || c->round.drafter != drafter) return false;
+    if (!c->in_flight || c->round.drafter != drafter) return false;
     for (int32_t k = 0; k < count; k++) {
-        lane[k] = c->lane[whole[k].slot];
-        if (lane[k] < 0 || !serves(c, drafter, verifier, &whole[k], lane[k])) return false;
+        lane[k] = c->lane[request[k].slot];
+        if (lane[k] < 0 || !serves(c, drafter, verifier, &request[k], lane[k])) return false;
     }
     return true;
 }
@@ -81,78 +81,79 @@ bool spc_cuda_chain_serves(const cuda_chain *c, const spc_runner *drafter,
 /* ---- sending it -------------------------------------------------------------------------------
  */
 
-static bool has_room(const spc_runner *r, const spc_whole *w)
+static bool has_room(const spc_runner *r, const spc_round_request *w)
 {
-    return !r || w->length + 2 * spc_whole_most(w) <= r->room[w->slot];
+    return !r || w->length + 2 * spc_request_most(w) <= r->room[w->slot];
 }
 
-static bool goes_on(const whole_round *r, const spc_whole *whole, int32_t count)
+static bool may_chain(const fused_round *r, const spc_round_request *request, int32_t count)
 {
     if (r->verifier->graphs.off || r->half->chain->off || !r->inside) return false;
     for (int32_t k = 0; k < count; k++) {
-        const spc_whole *w = &whole[k];
+        const spc_round_request *w = &request[k];
 
-        if (!w->goes_on || w->ahead > 0 || !has_room(r->drafter, w) || !has_room(r->verifier, w)) {
+        if (!w->may_chain || w->ahead > 0 || !has_room(r->drafter, w) ||
+            !has_room(r->verifier, w)) {
             return false;
         }
     }
     return true;
 }
 
-/* The sequences of the next round in the order of its lanes, if this one is kept as a whole. */
-static void guess_lanes(cuda_chain *c, const spc_whole *whole, const int32_t *order, int32_t count,
-                        int32_t slots)
+/* The sequences of the next round in the order of its lanes, if all of this one is kept. */
+static void guess_lanes(cuda_chain *c, const spc_round_request *request, const int32_t *order,
+                        int32_t count, int32_t slots)
 {
     for (int32_t i = 0; i < slots; i++) c->lane[i] = -1;
     for (int32_t k = 0; k < count; k++) {
-        spc_whole *w = &c->guess[k];
+        spc_round_request *w = &c->guess[k];
 
-        *w = whole[order[k]];
-        w->length += spc_whole_most(w);
-        w->lane.position += spc_whole_most(w);
-        if (w->lane.salt != 0) w->lane.salt += (uint32_t)spc_whole_most(w);
+        *w = request[order[k]];
+        w->length += spc_request_most(w);
+        w->lane.position += spc_request_most(w);
+        if (w->lane.salt != 0) w->lane.salt += (uint32_t)spc_request_most(w);
         c->params[k] = *w->lane.params;
         c->lane[w->slot] = k;
     }
 }
 
-spc_status spc_cuda_chain_next(const whole_round *r, const spc_whole *whole, int32_t count,
-                               const int32_t *lane, int32_t *order, spc_error *err)
+spc_status spc_cuda_chain_next(const fused_round *r, const spc_round_request *request,
+                               int32_t count, const int32_t *lane, int32_t *order, spc_error *err)
 {
     cuda_chain *c = r->half->chain;
-    whole_round *next = &c->round;
+    fused_round *next = &c->round;
     spc_status status;
 
-    if (!goes_on(r, whole, count)) return SPC_OK;
+    if (!may_chain(r, request, count)) return SPC_OK;
     memset(next, 0, sizeof *next);
     next->drafter = r->drafter;
     next->verifier = r->verifier;
     next->half = r->half;
-    next->shape.half = whole[0].half;
+    next->shape.half = request[0].half;
     next->shape.chained = 1;
-    next->shape.in_turns = whole[0].in_turns;
-    spc_cuda_sort_lanes(order, whole, count);
-    guess_lanes(c, whole, order, count, r->verifier->limits.slots);
-    status = spc_cuda_write_whole(next, c->guess, NULL, count, err);
+    next->shape.in_turns = request[0].in_turns;
+    spc_cuda_sort_lanes(order, request, count);
+    guess_lanes(c, request, order, count, r->verifier->limits.slots);
+    status = spc_cuda_write_fused(next, c->guess, NULL, count, err);
     if (status != SPC_OK) return status;
     for (int32_t k = 0; k < count; k++) {
         next->host.from[k] = lane[order[k]];
-        next->host.guess[k] = spc_whole_most(&c->guess[k]);
+        next->host.guess[k] = spc_request_most(&c->guess[k]);
     }
-    return spc_cuda_start_whole(next, r, &c->flying, err);
+    return spc_cuda_start_fused(next, r, &c->in_flight, err);
 }
 
 /* ---- what it began with -----------------------------------------------------------------------
  */
 
-void spc_cuda_chain_note(spc_runner *verifier, const spc_whole *whole, const spc_verdict *out,
-                         const spc_verdict *late, int32_t count)
+void spc_cuda_chain_note(spc_runner *verifier, const spc_round_request *request,
+                         const spc_verdict *out, const spc_verdict *late, int32_t count)
 {
-    cuda_chain *c = verifier->half[whole[0].half].chain;
+    cuda_chain *c = verifier->half[request[0].half].chain;
     const spc_runner *drafter = c->round.drafter;
 
     for (int32_t k = 0; k < count; k++) {
-        const spc_whole *w = &whole[k];
+        const spc_round_request *w = &request[k];
         const spc_verdict *last = w->again && late[k].count > 0 ? &late[k] : &out[k];
         int32_t lane = c->lane[w->slot];
 

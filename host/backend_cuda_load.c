@@ -188,9 +188,9 @@ static size_t lay_out_device(spc_runner *r, char *base)
     r->allowed = carve(&to, SPC_MASK_WORDS_MOST * sizeof *r->allowed);
     r->rows_bytes = spc_cuda_lay_out_rows(&r->device_rows, &to, rows);
     r->lanes_bytes = lay_out_lanes(&r->device_lanes, &to, l->slots, &r->lanes_in_bytes);
-    r->whole_bytes = spc_cuda_whole_bytes(l);
+    r->fused_bytes = spc_cuda_fused_bytes(l);
     for (int i = 0; i < 2; i++) {
-        r->half[i].device = carve(&to, r->whole_bytes);
+        r->half[i].device = carve(&to, r->fused_bytes);
         r->half[i].outcome = carve(&to, times(sizeof *r->half[i].outcome, l->slots));
     }
     return to.used;
@@ -303,14 +303,14 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
         return out_of_memory(r, bundle, weights, arena, room, err);
     }
     (void)lay_out_device(r, r->arena);
-    if (cudaMallocHost(&r->whole_host, 4 * r->whole_bytes) != cudaSuccess) {
+    if (cudaMallocHost(&r->fused_host, 4 * r->fused_bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         return spc_error_set(err, SPC_ENOMEM,
                              "%s: no %zu KiB of pinned memory on the host; lower sessions",
-                             spc_bundle_where(bundle), r->whole_bytes >> 8);
+                             spc_bundle_where(bundle), r->fused_bytes >> 8);
     }
     for (size_t i = 0; i < 2; i++) {
-        r->half[i].host = (char *)r->whole_host + 2 * i * r->whole_bytes;
+        r->half[i].host = (char *)r->fused_host + 2 * i * r->fused_bytes;
     }
     if (r->limits.plain) r->graphs.off = true;
     status = spc_cuda_open_library(r, spc_bundle_where(bundle), err);
@@ -504,13 +504,13 @@ void spc_cuda_unload(spc_runner *r)
 {
     if (!r) return;
     (void)cudaSetDevice(r->backend->device);
-    /* A round may still fly; and where to free memory waits for the device, which may wait for a
-     * rank, this wait ends in time. */
+    /* A round may still be in flight; and where to free memory waits for the device, which may wait
+     * for a rank, this wait ends in time. */
     (void)spc_cuda_wait(r->backend, "unload", NULL);
     if (r->backend->comm && r->backend->comm->hangs) return; /* all goes with the process */
     spc_cuda_free_graphs(r);
-    spc_cuda_free_wholes(r);
-    (void)cudaFreeHost(r->whole_host);
+    spc_cuda_free_fused(r);
+    (void)cudaFreeHost(r->fused_host);
     spc_cuda_gemm_close(r->gemm);
     (void)cudaFree(r->arena);
     (void)cudaFree(r->weights);

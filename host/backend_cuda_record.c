@@ -1,35 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_record.c - the graphs of whole rounds: one for every shape that has come twice, and
+/* backend_cuda_record.c - the graphs of fused rounds: one for every shape that has come twice, and
  * a second one for the drafts where these go to a stream of their own.
  *
- * The late rows are the body of a conditional node inside; a chained round is one as a whole. */
-#include "backend_cuda_whole.h"
+ * The late rows are the body of a conditional node inside; a chained round is one altogether. */
+#include "backend_cuda_fused.h"
 
 #include "cuda/launch.h"
 
 #include <string.h>
 
-static void forget(cuda_whole_graph *g)
+static void forget(cuda_fused_graph *g)
 {
     if (g->exec) (void)cudaGraphExecDestroy(g->exec);
     if (g->drafts) (void)cudaGraphExecDestroy(g->drafts);
     g->exec = g->drafts = NULL;
 }
 
-void spc_cuda_free_wholes(spc_runner *r)
+void spc_cuda_free_fused(spc_runner *r)
 {
-    for (int32_t i = 0; i < CUDA_WHOLES; i++) forget(&r->wholes[i]);
+    for (int32_t i = 0; i < CUDA_FUSED_GRAPHS; i++) forget(&r->fused_graphs[i]);
 }
 
 /* The graph of a shape; *seen receives whether the shape has come before. */
-static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, bool *seen)
+static cuda_fused_graph *graph_of(spc_runner *v, const cuda_fused_shape *shape, bool *seen)
 {
-    cuda_whole_graph *oldest = &v->wholes[0];
+    cuda_fused_graph *oldest = &v->fused_graphs[0];
 
     v->graphs.clock++;
     *seen = true;
-    for (int32_t i = 0; i < CUDA_WHOLES; i++) {
-        cuda_whole_graph *g = &v->wholes[i];
+    for (int32_t i = 0; i < CUDA_FUSED_GRAPHS; i++) {
+        cuda_fused_graph *g = &v->fused_graphs[i];
 
         if (g->used > 0 && memcmp(&g->shape, shape, sizeof *shape) == 0) {
             g->used = v->graphs.clock;
@@ -39,7 +39,7 @@ static cuda_whole_graph *graph_of(spc_runner *v, const cuda_whole_shape *shape, 
     }
     *seen = false;
     forget(oldest);
-    *oldest = (cuda_whole_graph){.used = v->graphs.clock};
+    *oldest = (cuda_fused_graph){.used = v->graphs.clock};
     memcpy(&oldest->shape, shape, sizeof *shape);
     return oldest;
 }
@@ -72,8 +72,8 @@ static spc_round_condition new_condition(const spc_backend *b)
 
 /* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
  * the body is recorded on a stream of its own. */
-static bool record_body(whole_round *r, spc_round_condition condition, cudaStream_t on,
-                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
+static bool record_body(fused_round *r, spc_round_condition condition, cudaStream_t on,
+                        bool (*run)(fused_round *r, spc_error *err), spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
@@ -116,8 +116,8 @@ static spc_round_condition new_condition(const spc_backend *b)
     return (spc_round_condition){0, 0};
 }
 
-static bool record_body(whole_round *r, spc_round_condition condition, cudaStream_t on,
-                        bool (*run)(whole_round *r, spc_error *err), spc_error *err)
+static bool record_body(fused_round *r, spc_round_condition condition, cudaStream_t on,
+                        bool (*run)(fused_round *r, spc_error *err), spc_error *err)
 {
     (void)r;
     (void)condition;
@@ -129,13 +129,13 @@ static bool record_body(whole_round *r, spc_round_condition condition, cudaStrea
 
 #endif
 
-static bool late_body(whole_round *r, spc_error *err)
+static bool late_body(fused_round *r, spc_error *err)
 {
     return spc_cuda_run_late(r, err) == SPC_OK;
 }
 
 /* The round, and its late rows where that can be. */
-static bool round_body(whole_round *r, spc_error *err)
+static bool round_body(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     bool ok;
@@ -155,12 +155,12 @@ static bool round_body(whole_round *r, spc_error *err)
     return ok;
 }
 
-static bool drafts_body(whole_round *r, spc_error *err)
+static bool drafts_body(fused_round *r, spc_error *err)
 {
     return spc_cuda_run_drafts(r, err) == SPC_OK;
 }
 
-static bool verdicts_body(whole_round *r, spc_error *err)
+static bool verdicts_body(fused_round *r, spc_error *err)
 {
     r->inside = true; /* there are none in turns */
     return spc_cuda_run_verdicts(r, err) == SPC_OK;
@@ -168,9 +168,9 @@ static bool verdicts_body(whole_round *r, spc_error *err)
 
 /* A chained round: put right what was written down, then all of it, or its drafts, if any sequence
  * goes on. */
-static bool chained_body(whole_round *r, spc_error *err)
+static bool chained_body(fused_round *r, spc_error *err)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_backend *b = r->verifier->backend;
     spc_round_condition condition = new_condition(b);
     spc_round_go_on_args args = {.outcome = r->half->outcome,
@@ -200,7 +200,7 @@ static bool chained_body(whole_round *r, spc_error *err)
 }
 
 /* What follows the drafts of a round in turns, if any sequence goes on. */
-static bool turn_body(whole_round *r, spc_error *err)
+static bool turn_body(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_round_condition condition = new_condition(b);
@@ -212,8 +212,8 @@ static bool turn_body(whole_round *r, spc_error *err)
 }
 
 /* Record what `run` launches on a stream, for itself.  NULL: it cannot be. */
-static cudaGraph_t capture_on(whole_round *r, cudaStream_t on,
-                              bool (*run)(whole_round *r, spc_error *err))
+static cudaGraph_t capture_on(fused_round *r, cudaStream_t on,
+                              bool (*run)(fused_round *r, spc_error *err))
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
@@ -231,8 +231,8 @@ static cudaGraph_t capture_on(whole_round *r, cudaStream_t on,
     return NULL;
 }
 
-static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
-                                 bool (*run)(whole_round *r, spc_error *err))
+static cudaGraphExec_t record_on(fused_round *r, cudaStream_t on,
+                                 bool (*run)(fused_round *r, spc_error *err))
 {
     cudaGraph_t graph = capture_on(r, on, run);
 
@@ -240,7 +240,7 @@ static cudaGraphExec_t record_on(whole_round *r, cudaStream_t on,
 }
 
 /* Everything that bodies have. */
-static bool bodies(whole_round *r, spc_error *err)
+static bool bodies(fused_round *r, spc_error *err)
 {
     return spc_cuda_run_round(r, err) == SPC_OK &&
            (r->shape.late.count == 0 || spc_cuda_run_late(r, err) == SPC_OK);
@@ -249,7 +249,7 @@ static bool bodies(whole_round *r, spc_error *err)
 /* Can it be recorded, without conditional nodes?  Kernels are loaded before.  What is found out in
  * a body is found out too late: one whose capture an illegal call has made invalid crashes the
  * driver when the graph around it ends (https://github.com/NVIDIA/cuda-python/issues/2918). */
-static bool can_record(whole_round *r)
+static bool can_record(fused_round *r)
 {
     spc_backend *b = r->verifier->backend;
     cudaError_t failed = b->failed;
@@ -266,7 +266,7 @@ static bool can_record(whole_round *r)
     return graph != NULL;
 }
 
-static bool record_all(whole_round *r, cuda_whole_graph *g)
+static bool record_all(fused_round *r, cuda_fused_graph *g)
 {
     spc_backend *b = r->verifier->backend;
 
@@ -283,8 +283,8 @@ static bool record_all(whole_round *r, cuda_whole_graph *g)
 }
 
 typedef struct {
-    whole_round *round;
-    cuda_whole_graph *graph;
+    fused_round *round;
+    cuda_fused_graph *graph;
 } recording;
 
 static bool record_round(void *user)
@@ -298,7 +298,7 @@ static bool record_round(void *user)
 static bool record_or_do_without(recording *all)
 {
     spc_backend *b = all->round->verifier->backend;
-    const cuda_whole_shape *shape = &all->round->shape;
+    const cuda_fused_shape *shape = &all->round->shape;
 
     if (spc_cuda_record(b, record_round, all)) return true;
     if (shape->chained || shape->late.count == 0 || b->no_bodies) return false;
@@ -308,11 +308,11 @@ static bool record_or_do_without(recording *all)
     return false;
 }
 
-const cuda_whole_graph *spc_cuda_whole_ready(whole_round *r)
+const cuda_fused_graph *spc_cuda_fused_ready(fused_round *r)
 {
     spc_runner *v = r->verifier;
     bool seen, *off = r->shape.chained ? &r->half->chain->off : &v->graphs.off;
-    cuda_whole_graph *g;
+    cuda_fused_graph *g;
     recording all;
 
     if (*off) return NULL;

@@ -185,7 +185,8 @@ static cudaError_t send_piece(spc_cuda_stage *s, piece *p, int32_t most)
     code = send_plane(s, p, code, p->to->scale, p->bytes.scale, p->at.scale);
     code = send_plane(s, p, code, p->to->step, p->bytes.step, p->at.step);
     s->next = (s->next + 1) % PIECES;
-    recorded = cudaEventRecord(sent, s->backend->stream); /* where a copy failed others may fly */
+    recorded =
+        cudaEventRecord(sent, s->backend->stream); /* where a copy failed others may be under way */
     return code == cudaSuccess ? recorded : code;
 }
 

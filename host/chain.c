@@ -4,7 +4,7 @@
 
 bool spc_chain_may(const spc_chain *c, bool asked)
 {
-    return !c->off && c->wait == 0 && (asked || c->flying == 0);
+    return !c->off && c->wait == 0 && (asked || c->in_flight == 0);
 }
 
 /* A round was run for nobody. */
@@ -16,14 +16,14 @@ static void wasted(spc_chain *c)
     c->calm = 0;
 }
 
-void spc_chain_note(spc_chain *c, bool flew, int32_t flies)
+void spc_chain_note(spc_chain *c, bool was_in_flight, int32_t in_flight)
 {
-    if (flew) {
+    if (was_in_flight) {
         if (++c->calm >= SPC_CHAIN_CALM) c->patience = 0;
-    } else if (c->flying > 0) {
+    } else if (c->in_flight > 0) {
         wasted(c);
     } else if (c->wait > 0) {
         c->wait--;
     }
-    c->flying = flies;
+    c->in_flight = in_flight;
 }

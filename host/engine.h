@@ -47,10 +47,10 @@ typedef struct {
     spc_lane *lane;                            /* [sessions] */
     spc_lane *bonus;                           /* [sessions] lanes of late bonus rows */
     spc_verdict *verdict;                      /* [2 * sessions] of the lanes, of the bonus lanes */
-    spc_whole *whole;                          /* [sessions] of rounds that the backend runs */
+    spc_round_request *request;                /* [sessions] of rounds that the backend runs */
     spc_session **group;                       /* [sessions] those of one strategy in a step */
     spc_session **unsure; /* [sessions] those of them that turn to the verifier */
-    spc_session **sorted; /* [sessions] those of a round, the ones whose round flies first */
+    spc_session **sorted; /* [sessions] those of a round, the ones whose round is in flight first */
 } spc_scratch;
 
 /* Long prompts (fill.c): the present step's. */

@@ -50,10 +50,10 @@ spc_status spc_engine_reserve(spc_engine *engine, spc_error *err)
     s->lane = calloc(sessions * 2, sizeof *s->lane);
     s->verdict = calloc(sessions * 2, sizeof *s->verdict);
     s->group = calloc(sessions * 4, sizeof *s->group);
-    s->whole = calloc(sessions, sizeof *s->whole);
+    s->request = calloc(sessions, sizeof *s->request);
     engine->gamma.lane = calloc(sessions, sizeof *engine->gamma.lane);
     engine->gamma.whose = calloc(sessions, sizeof *engine->gamma.whose);
-    if (!s->slot || !s->lane || !s->verdict || !s->whole || !s->group || !engine->gamma.lane ||
+    if (!s->slot || !s->lane || !s->verdict || !s->request || !s->group || !engine->gamma.lane ||
         !engine->gamma.whose || !spc_edit_desk_open(&s->edits) ||
         spc_slots_reserve(engine) != SPC_OK) {
         return spc_error_set(err, SPC_ENOMEM, "no memory for %d sessions: lower their number",
@@ -82,7 +82,7 @@ void spc_engine_release(spc_engine *engine)
     free(engine->gamma.whose);
     spc_edit_desk_close(&engine->scratch.edits);
     free(engine->scratch.group);
-    free(engine->scratch.whole);
+    free(engine->scratch.request);
     free(engine->scratch.verdict);
     free(engine->scratch.lane);
     free(engine->scratch.slot);

@@ -345,7 +345,7 @@ spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, in
     const spc_session *first = NULL;
     bool plain = false;
 
-    if (sessions[0]->flies) {
+    if (sessions[0]->in_flight) {
         keep_choices(engine, sessions, count);
         return SPC_OK;
     }

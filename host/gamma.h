@@ -55,7 +55,7 @@ void spc_gamma_begin(spc_session *session);
 
 /* Choose the draft lengths of a step's sessions into session->round_gamma; sets bounds for all of
  * them.  Measures first where that is still to be done.  Where their round has been sent already
- * (session->flies: that of all or none) the lengths are those it was sent with. */
+ * (session->in_flight: that of all or none) the lengths are those it was sent with. */
 spc_status spc_gamma_choose(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err);
 

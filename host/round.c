@@ -327,26 +327,26 @@ typedef struct {
     uint64_t own, own_draft, own_verify;
 } round_time;
 
-/* Of a whole round. */
+/* Of a round that the backend ran. */
 static void split_time(round_time *t, const spc_round_times *device)
 {
-    bool flew = device->round_ns != UINT64_MAX;
+    bool was_in_flight = device->round_ns != UINT64_MAX;
 
-    t->own = flew ? device->round_ns : t->decided;
+    t->own = was_in_flight ? device->round_ns : t->decided;
     t->own_verify = device->verify_ns < t->own ? device->verify_ns : t->own;
     t->own_draft = t->own - t->own_verify;
     t->draft = t->own_draft;
-    if (flew && t->own > 0) { /* what was left to wait for, in the same proportion */
+    if (was_in_flight && t->own > 0) { /* what was left to wait for, in the same proportion */
         t->draft = (uint64_t)((double)t->decided * (double)t->own_draft / (double)t->own);
     }
 }
 
 static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                       const round_time *t, int32_t rows, bool whole)
+                       const round_time *t, int32_t rows, bool by_backend)
 {
-    const spc_whole *w = &engine->scratch.whole[0];
+    const spc_round_request *w = &engine->scratch.request[0];
 
-    if (whole && spc_round_may_draft_ahead(sessions, count)) {
+    if (by_backend && spc_round_may_draft_ahead(sessions, count)) {
         spc_overlap_note(&engine->overlap, t->own, engine->scratch.lane[0].drafts - w->ready,
                          t->own_draft, t->own_verify);
     }
@@ -360,35 +360,35 @@ static void note_times(spc_engine *engine, spc_session *const *sessions, int32_t
     }
 }
 
-/* One round of sessions of one half whose round flies, or of such whose does not.
+/* One round of sessions of one half whose round is in flight, or of such whose is not.
  *
- * on   the next one may be sent along */
-static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int32_t count, bool on,
-                           spc_error *err)
+ * may_chain   the next one may be sent along */
+static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                           bool may_chain, spc_error *err)
 {
     spc_scratch *scratch = &engine->scratch;
     spc_round_times times = {0, UINT64_MAX};
     round_time t = {0};
-    int32_t rows = 0, flies = 0;
+    int32_t rows = 0, in_flight = 0;
     spc_status status = spc_gamma_choose(engine, sessions, count, err);
-    bool whole, flew;
+    bool by_backend, was_in_flight;
     uint64_t start;
 
     if (status != SPC_OK) return status;
     start = spc_engine_now(engine);
     for (int32_t k = 0; k < count; k++) round_begin(sessions[k], &scratch->lane[k], k);
-    whole = spc_round_goes_whole(engine, sessions, count);
-    if (whole) {
-        status = spc_round_whole(engine, sessions, count, on, &times, &rows, err);
+    by_backend = spc_round_backend_can(engine, sessions, count);
+    if (by_backend) {
+        status = spc_round_backend_run(engine, sessions, count, may_chain, &times, &rows, err);
     } else {
         status = round_composed(engine, sessions, count, &t.draft, &rows, err);
     }
     if (status != SPC_OK) return status;
     t.decided = spc_engine_now(engine) - start;
-    flew = whole && times.round_ns != UINT64_MAX;
-    if (whole) {
+    was_in_flight = by_backend && times.round_ns != UINT64_MAX;
+    if (by_backend) {
         split_time(&t, &times);
-        spc_round_drafted_whole(engine, sessions, count, t.own_draft);
+        spc_round_backend_drafted(engine, sessions, count, t.own_draft);
     } else {
         t.own_draft = t.draft;
     }
@@ -399,22 +399,23 @@ static spc_status round_of(spc_engine *engine, spc_session *const *sessions, int
         spc_session *s = sessions[k];
 
         round_commit(s, &scratch->lane[k], &scratch->verdict[k]);
-        s->flies = whole && scratch->whole[k].flies && s->finish == SPC_FINISH_RUNNING;
-        flies += s->flies;
+        s->in_flight =
+            by_backend && scratch->request[k].in_flight && s->finish == SPC_FINISH_RUNNING;
+        in_flight += s->in_flight;
     }
     spc_trace_end(engine->trace);
     if (status != SPC_OK) return status;
     t.committed = spc_engine_now(engine) - start;
-    if (!flew) t.own = t.committed; /* the device waited for the host */
-    spc_chain_note(&engine->chain[sessions[0]->half], flew, flies);
-    note_times(engine, sessions, count, &t, rows, whole);
+    if (!was_in_flight) t.own = t.committed; /* the device waited for the host */
+    spc_chain_note(&engine->chain[sessions[0]->half], was_in_flight, in_flight);
+    note_times(engine, sessions, count, &t, rows, by_backend);
     return SPC_OK;
 }
 
-/* Sort by what flies: sessions whose round does, of either half, then the others.  first, flying
- * receive how many those of the first half are, and of both. */
-static void sort_flying(spc_session **sorted, spc_session *const *sessions, int32_t count,
-                        int32_t *first, int32_t *flying)
+/* Sort by what is in flight: sessions whose round is, of either half, then the others.  first,
+ * in_flight receive how many those of the first half are, and of both. */
+static void sort_in_flight(spc_session **sorted, spc_session *const *sessions, int32_t count,
+                           int32_t *first, int32_t *in_flight)
 {
     int32_t at = 0;
 
@@ -422,15 +423,15 @@ static void sort_flying(spc_session **sorted, spc_session *const *sessions, int3
         for (int32_t k = 0; k < count; k++) {
             spc_session *s = sessions[k];
 
-            if ((s->flies ? s->half : 2) == kind) sorted[at++] = s;
+            if ((s->in_flight ? s->half : 2) == kind) sorted[at++] = s;
         }
         if (kind == 0) *first = at;
-        if (kind == 1) *flying = at;
+        if (kind == 1) *in_flight = at;
     }
 }
 
-/* Nothing flies: divide a batch anew, if it is to go in turns.  Returns how many sessions the first
- * half has. */
+/* No round is in flight: divide a batch anew, if it is to go in turns.  Returns how many sessions
+ * the first half has. */
 static int32_t divide(spc_engine *engine, spc_session **sessions, int32_t count)
 {
     int32_t first = spc_turns_choose(engine, sessions, count) ? (count + 1) / 2 : count;
@@ -442,35 +443,35 @@ static int32_t divide(spc_engine *engine, spc_session **sessions, int32_t count)
     return first;
 }
 
-/* Sessions whose round flies have it, each half its own.  Where there are others, who may have to
- * feed a prompt, they have theirs behind, and no round is sent along: from the next step on all are
- * together. */
+/* Sessions whose round is in flight have it, each half its own.  Where there are others, who may
+ * have to feed a prompt, they have theirs behind, and no round is sent along: from the next step on
+ * all are together. */
 static spc_status round_step(spc_engine *engine, spc_session *const *sessions, int32_t count,
                              spc_error *err)
 {
     spc_session **sorted = engine->scratch.sorted;
-    int32_t first, flying;
-    bool on;
+    int32_t first, in_halves;
+    bool may_chain;
     spc_status status = SPC_OK;
 
-    sort_flying(sorted, sessions, count, &first, &flying);
-    on = flying == 0 || (flying == count && spc_turns_stay(engine, sorted, count));
-    if (flying == 0) {
+    sort_in_flight(sorted, sessions, count, &first, &in_halves);
+    may_chain = in_halves == 0 || (in_halves == count && spc_turns_stay(engine, sorted, count));
+    if (in_halves == 0) {
         first = divide(engine, sorted, count);
-        flying = count;
+        in_halves = count;
     }
-    if (first > 0) status = round_of(engine, sorted, first, on, err);
-    if (flying > first && status == SPC_OK) {
-        status = round_of(engine, sorted + first, flying - first, on, err);
+    if (first > 0) status = round_of(engine, sorted, first, may_chain, err);
+    if (in_halves > first && status == SPC_OK) {
+        status = round_of(engine, sorted + first, in_halves - first, may_chain, err);
     }
-    if (count > flying && status == SPC_OK) {
-        for (int32_t k = flying; k < count; k++) {
+    if (count > in_halves && status == SPC_OK) {
+        for (int32_t k = in_halves; k < count; k++) {
             sorted[k]->half = 0;
             sorted[k]->in_turns = false;
         }
-        status = round_of(engine, sorted + flying, count - flying, false, err);
+        status = round_of(engine, sorted + in_halves, count - in_halves, false, err);
     }
-    spc_turns_note(engine, flying == count ? count : 0);
+    spc_turns_note(engine, in_halves == count ? count : 0);
     return status;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* round.h - between round.c, which composes rounds from the verbs and keeps what they decide, and
- * round_whole.c, which has the backend run them. */
+ * round_backend.c, which has the backend run them. */
 #ifndef SPC_HOST_ROUND_H
 #define SPC_HOST_ROUND_H
 
@@ -31,7 +31,7 @@ static inline bool spc_round_looked_at(const spc_session *session)
 }
 
 /* Can the backend run the round by itself? */
-bool spc_round_goes_whole(const spc_engine *engine, spc_session *const *sessions, int32_t count);
+bool spc_round_backend_can(const spc_engine *engine, spc_session *const *sessions, int32_t count);
 
 /* Is it a session by itself, for which the next round may be drafted while this one is verified?
  * One that is a half of a batch is not: the drafter has the other half's drafts to draw. */
@@ -39,23 +39,25 @@ bool spc_round_may_draft_ahead(spc_session *const *sessions, int32_t count);
 
 /* Have it run: drafts, verdicts, late verdicts among them.
  *
- * on     the next round may be sent along
- * rows   receives those the verifier scored */
-spc_status spc_round_whole(spc_engine *engine, spc_session *const *sessions, int32_t count, bool on,
-                           spc_round_times *times, int32_t *rows, spc_error *err);
+ * may_chain   the next round may be sent along
+ * rows        receives those the verifier scored */
+spc_status spc_round_backend_run(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                                 bool may_chain, spc_round_times *times, int32_t *rows,
+                                 spc_error *err);
 
 /* Draft steps of such a round as gamma.c learns them: all alike. */
-void spc_round_drafted_whole(spc_engine *engine, spc_session *const *sessions, int32_t count,
-                             uint64_t ns);
+void spc_round_backend_drafted(spc_engine *engine, spc_session *const *sessions, int32_t count,
+                               uint64_t ns);
 
 /* ---- two halves of a batch in turns (turns.c) ---- */
 
-/* Nothing flies: are these sessions to go in two halves, one of which drafts while the verifier
- * works on the other? */
+/* No round is in flight: are these sessions to go in two halves, one of which drafts while the
+ * verifier works on the other? */
 bool spc_turns_choose(spc_engine *engine, spc_session *const *sessions, int32_t count);
-/* All of them fly: may they go on the way they do? */
+/* The rounds of all are in flight: may they go on the way they do? */
 bool spc_turns_stay(spc_engine *engine, spc_session *const *sessions, int32_t count);
-/* A step has been, of so many sessions, all of which flew, or none; 0: another one. */
+/* A step has been, of so many sessions, the rounds of all of which were in flight, or of none; 0:
+ * another one. */
 void spc_turns_note(spc_engine *engine, int32_t count);
 
 #endif

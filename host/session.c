@@ -130,7 +130,7 @@ static void begin(spc_session *s, const int32_t *prompt, int32_t count)
     s->ahead = 0;
     s->asks = s->together = s->follows = false;
     s->log_sum = 0;
-    s->round_failed = s->flies = false;
+    s->round_failed = s->in_flight = false;
     begin_counters(s, &s->counters);
     spc_text_begin(&s->text);
     s->place = text_place(s);

@@ -77,7 +77,7 @@ struct spc_session {
     int32_t round_gamma;                /* gamma, or what was chosen, or what budget and context
                                            leave of it */
     bool round_failed;                  /* a drafter row gave no token: the draft broke off there */
-    bool flies;                         /* the next one has been sent, with as many drafts */
+    bool in_flight;                     /* the next one has been sent, with as many drafts */
     int32_t half;                       /* of the batch, 0 or 1 */
     bool in_turns;                      /* the halves are */
 

@@ -5,7 +5,7 @@
  * rows: long contexts, verification bound by arithmetic, drafters that leave most of the device
  * idle.  Which way is faster is measured, as for drafting ahead (overlap.h), by the
  * time from one step to the next; batches of about one size are compared with each other.  A way
- * changes when nothing flies. */
+ * changes when no round is in flight. */
 #include "round.h"
 
 enum { TURNS_BLOCK = 64 }; /* steps that go one way together: the first of a way is slower */
@@ -22,7 +22,7 @@ static bool fits(const spc_engine *engine, spc_session *const *sessions, int32_t
         bool late = s->params.bonus == SPC_BONUS_TARGET && spc_rule_uses_drafter(&s->params.rule);
 
         if (s->params.rule.path == SPC_RULE_VERIFIER_ONLY || late || s->gamma < 1) return false;
-        if (spc_round_looked_at(s)) return false; /* its rounds do not fly */
+        if (spc_round_looked_at(s)) return false; /* its rounds are never in flight */
     }
     return true;
 }

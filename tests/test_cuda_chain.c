@@ -3,9 +3,9 @@
  * tokens and counters of rounds that wait for each other, whatever else the application does
  * meanwhile.
  *
- * Built twice, as test_cuda_whole.c is.  On the fibers the device does nothing before it is waited
+ * Built twice, as test_cuda_fused.c is.  On the fibers the device does nothing before it is waited
  * for: memory that the host changes too early is seen changed. */
-#include "whole_pair.h"
+#include "fused_pair.h"
 
 #include <signal.h>
 
@@ -115,7 +115,7 @@ Test(cuda_chain, synthetic_acceptance_is_that_of_composed_rounds)
 
 /* ---- what nobody asks for ---- */
 
-/* Step a session until its next round flies; it must not end before. */
+/* Step a session until its next round is in flight; it must not end before. */
 static void step_until_it_flies(spc_engine *engine, spc_session *session)
 {
     spc_error error;
@@ -124,7 +124,7 @@ static void step_until_it_flies(spc_engine *engine, spc_session *session)
     do {
         cr_assert_eq(spc_session_step(session, &error), SPC_OK, "%s", error.message);
         cr_assert_eq(spc_session_finish(session), SPC_FINISH_RUNNING);
-    } while (!session->flies);
+    } while (!session->in_flight);
 }
 
 static spc_session_options long_options(uint64_t seed)
@@ -293,7 +293,7 @@ Test(cuda_chain, whatever_an_application_does_the_texts_are_the_same)
     cr_expect_gt(chained, 30);
 }
 
-/* Draft lengths that are chosen stay chosen while a round flies. */
+/* Draft lengths that are chosen stay chosen while a round is in flight. */
 Test(cuda_chain, chosen_draft_lengths_give_the_same_greedy_text)
 {
     fixture f = open_chained(0, true), g = open_chained(0, false);

@@ -2,10 +2,10 @@
 /* test_cuda_turns.c - a batch in two halves, one of which drafts while the verifier works on the
  * other: the tokens and counters of one batch.
  *
- * Built twice, as test_cuda_whole.c is.  On the fibers the device does nothing before it is waited
+ * Built twice, as test_cuda_fused.c is.  On the fibers the device does nothing before it is waited
  * for, and then what streams and events allow, by dice: work that lacks an order is seen in a wrong
  * one. */
-#include "whole_pair.h"
+#include "fused_pair.h"
 
 TestSuite(cuda_turns, .init = late_begin, .fini = late_end, .timeout = 280);
 
@@ -42,7 +42,7 @@ static int64_t run_batch(spc_engine *engine, int32_t steps, decoded out[SESSIONS
     for (int32_t step = 0; step < steps; step++) {
         (void)spc_engine_step(engine, session, step < 6 ? SESSIONS - 1 : SESSIONS, &error);
         for (int32_t i = 0; i < SESSIONS; i++) {
-            in_turns += session[i]->flies && session[i]->in_turns;
+            in_turns += session[i]->in_flight && session[i]->in_turns;
         }
     }
     for (int32_t i = 0; i < SESSIONS; i++) {
@@ -105,7 +105,8 @@ Test(cuda_turns, a_half_of_one_session_is_no_session_by_itself)
     close_fixture(&f);
 }
 
-/* Rounds that the host looks at are not divided: each half would read all weights, and none fly. */
+/* Rounds that the host looks at are not divided: each half would read all weights, and none is in
+ * flight. */
 Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
 {
     static const spc_logit_bias bias = {3, 1};
@@ -132,8 +133,8 @@ Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
     }
 }
 
-/* Two halves fly, and behind them the drafter is fed a chunk of a long prompt in every step: on the
- * other stream, so the next drafts wait for it. */
+/* Two halves are in flight, and behind them the drafter is fed a chunk of a long prompt in every
+ * step: on the other stream, so the next drafts wait for it. */
 static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
 {
     spc_session *session[3];
@@ -148,7 +149,7 @@ static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
     engine->drafter.runner->graphs.off = true; /* on fibers a graph runs as a whole */
     for (int32_t step = 0; step < 26; step++) {
         (void)spc_engine_step(engine, session, step < 4 ? 2 : 3, &error);
-        *in_turns += session[0]->flies && session[0]->in_turns && session[2]->filling;
+        *in_turns += session[0]->in_flight && session[0]->in_turns && session[2]->filling;
     }
     for (int32_t i = 0; i < 3; i++) {
         hash = (hash ^ session[i]->counters.output_hash) * 0x9e3779b97f4a7c15u;
@@ -224,18 +225,18 @@ Test(cuda_turns, halves_wait_together)
 
     skip_without_chains();
     open_endless(f.engine, &turn_ways[3], session, 2);
-    while (!session[0]->flies || !session[1]->flies) {
+    while (!session[0]->in_flight || !session[1]->in_flight) {
         cr_assert_lt(steps++, 8);
         (void)spc_engine_step(f.engine, session, 2, &error);
     }
     f.engine->chain[1].wait = SPC_CHAIN_FIRST;
     for (steps = 0; f.engine->chain[1].wait > 0; steps++) {
         (void)spc_engine_step(f.engine, session, 2, &error);
-        cr_assert(!session[0]->flies && !session[1]->flies);
+        cr_assert(!session[0]->in_flight && !session[1]->in_flight);
     }
-    cr_expect_eq(steps, 1 + SPC_CHAIN_FIRST, "those that fly, and so many: %d", (int)steps);
+    cr_expect_eq(steps, 1 + SPC_CHAIN_FIRST, "those in flight, and so many: %d", (int)steps);
     (void)spc_engine_step(f.engine, session, 2, &error);
-    cr_expect(session[0]->flies && session[1]->flies);
+    cr_expect(session[0]->in_flight && session[1]->in_flight);
     for (int32_t i = 0; i < 2; i++) spc_session_close(session[i]);
     close_fixture(&f);
 }
@@ -292,7 +293,7 @@ static uint64_t run_sets(spc_engine *engine, int64_t *in_turns)
         for (int32_t h = 0; h < 2; h++) engine->chain[h].wait = engine->chain[h].patience = 0;
         for (int32_t step = 0; step < 3 && count > 0; step++) {
             (void)spc_engine_step(engine, group, count, &error);
-            *in_turns += session[0]->flies && session[0]->in_turns;
+            *in_turns += session[0]->in_flight && session[0]->in_turns;
         }
         if (action != 5) continue;
         cr_assert_eq(spc_session_restart(session[1], again.id, again.count, &error), SPC_OK);
@@ -334,7 +335,7 @@ Test(cuda_turns, a_block_of_steps_ends)
         fixture f = open_turns(0, SPC_OVERLAP_AUTO);
         spc_session *session[2];
         uint64_t now = 1;
-        int32_t flying = 0;
+        int32_t in_flight = 0;
         spc_error error;
 
         f.engine->clock.now_ns = stands_at;
@@ -345,11 +346,11 @@ Test(cuda_turns, a_block_of_steps_ends)
             if (step == 6) f.engine->turns.rounds = 60; /* of 64 */
             now += 1000;
             (void)spc_engine_step(f.engine, session, 2, &error);
-            if (step >= 6) flying += session[0]->flies;
+            if (step >= 6) in_flight += session[0]->in_flight;
         }
         cr_expect_lt(f.engine->turns.rounds, 10, "%d", (int)f.engine->turns.rounds);
         cr_expect_neq(f.engine->turns.on, on == 1);
-        cr_expect_geq(flying, 5, "%d of 8", (int)flying);
+        cr_expect_geq(in_flight, 5, "%d of 8", (int)in_flight);
         for (int32_t i = 0; i < 2; i++) spc_session_close(session[i]);
         close_fixture(&f);
     }

@@ -10,11 +10,11 @@ static int32_t by_turns(spc_chain *c, int32_t turn, int32_t steps, int32_t *chai
     int32_t wasted = 0;
 
     for (int32_t i = 0; i < steps; i++) {
-        bool same = i % turn != 0, flew = same && c->flying > 0;
+        bool same = i % turn != 0, was_in_flight = same && c->in_flight > 0;
 
-        wasted += !flew && c->flying > 0;
-        *chained += flew;
-        spc_chain_note(c, flew, spc_chain_may(c, flew) ? 1 : 0);
+        wasted += !was_in_flight && c->in_flight > 0;
+        *chained += was_in_flight;
+        spc_chain_note(c, was_in_flight, spc_chain_may(c, was_in_flight) ? 1 : 0);
     }
     return wasted;
 }

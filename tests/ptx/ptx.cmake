@@ -33,7 +33,7 @@ foreach(name ${ptx_suites})
   set_tests_properties(${name}_ptx PROPERTIES LABELS cpu TIMEOUT 1800)
 endforeach()
 foreach(name cuda_apart cuda_backend cuda_backend_engines cuda_backend_wide cuda_chain cuda_dealt_models cuda_kv
-    cuda_ranks_nccl cuda_turns cuda_whole)
+    cuda_ranks_nccl cuda_turns cuda_fused)
   set_tests_properties(${name}_ptx PROPERTIES LABELS slow)
 endforeach()
 # the program

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* whole_pair.h - a tiny pair on the CUDA backend, whose rounds run as a whole or, for comparison,
+/* fused_pair.h - a tiny pair on the CUDA backend, whose rounds run as a whole or, for comparison,
  * are composed from the verbs; ways to decode with it. */
-#ifndef SPC_TESTS_WHOLE_PAIR_H
-#define SPC_TESTS_WHOLE_PAIR_H
+#ifndef SPC_TESTS_FUSED_PAIR_H
+#define SPC_TESTS_FUSED_PAIR_H
 
 #include "pairs.h"
 

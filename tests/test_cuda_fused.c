@@ -1,34 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_cuda_whole.c - rounds that run on the device as a whole, against the same rounds composed
+/* test_cuda_fused.c - rounds that run on the device as one graph each, against the same composed
  * from the verbs: tokens, counters, errors.  Tiny random pairs, whose few tokens make stops, full
  * acceptance and rejections at every position frequent.
  *
  * Built twice, as test_cuda_backend.c is; on the fibers it also counts graphs and waits. */
-#include "whole_pair.h"
+#include "fused_pair.h"
 
 #include <cuda_runtime_api.h>
 #include <math.h>
 
 /* ---- one session ---- */
 
-Test(cuda_whole, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout = 280)
+Test(cuda_fused, rounds_as_a_whole_are_those_composed_from_the_verbs, .timeout = 280)
 {
     for (int32_t m = 0; m < PAIRS; m++) {
-        fixture plain = open_pair(m, true), whole = open_pair(m, false);
-        tally t = decode_alike(&plain, &whole, m, 0);
+        fixture plain = open_pair(m, true), fused = open_pair(m, false);
+        tally t = decode_alike(&plain, &fused, m, 0);
 
         cr_expect(t.accepted > 15 && t.rejected > 15 && t.bonus > 15 && t.stopped > 1,
                   "they should meet all of it: %d, %d, %d, %d", (int)t.accepted, (int)t.rejected,
                   (int)t.bonus, (int)t.stopped);
         close_fixture(&plain);
-        close_fixture(&whole);
+        close_fixture(&fused);
     }
 }
 
-Test(cuda_whole, rows_of_several_tiles_are_the_same_too, .timeout = 280)
+Test(cuda_fused, rows_of_several_tiles_are_the_same_too, .timeout = 280)
 {
     static const int32_t chosen[] = {1, 7, 6};
-    fixture plain = open_pair(WIDE_PAIR, true), whole = open_pair(WIDE_PAIR, false);
+    fixture plain = open_pair(WIDE_PAIR, true), fused = open_pair(WIDE_PAIR, false);
     int64_t accepted = 0;
 
     for (uint64_t i = 0; i < sizeof chosen / sizeof *chosen; i++) {
@@ -39,19 +39,19 @@ Test(cuda_whole, rows_of_several_tiles_are_the_same_too, .timeout = 280)
         o.max_tokens = 5;
         if (i == 1) o.top_p = 0.8f;
         a = decode(plain.engine, &o, &p);
-        b = decode(whole.engine, &o, &p);
+        b = decode(fused.engine, &o, &p);
         expect_same(&a, &b, o.rule, o.seed);
         accepted += sum_of(a.stats.accepted);
     }
     cr_expect_gt(accepted, 0);
     close_fixture(&plain);
-    close_fixture(&whole);
+    close_fixture(&fused);
 }
 
 /* ---- ahead of verification ---- */
 
 /* Drafts of the next round drawn meanwhile are those it would have drawn. */
-Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
+Test(cuda_fused, drafting_ahead_changes_no_token, .timeout = 280)
 {
     static const way ahead_ways[] = {
         {"strict", 3, 1, SPC_BONUS_STEP, SPC_VERIFY_TOKEN},
@@ -60,9 +60,9 @@ Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
     int64_t drawn = 0, used = 0;
 
     for (int32_t m = 0; m < PAIRS; m++) {
-        fixture plain = open_pair(m, true), whole = open_pair(m, false);
+        fixture plain = open_pair(m, true), fused = open_pair(m, false);
 
-        whole.engine->overlap.mode = SPC_OVERLAP_ON;
+        fused.engine->overlap.mode = SPC_OVERLAP_ON;
         for (size_t i = 0; i < sizeof ahead_ways / sizeof *ahead_ways; i++) {
             for (uint64_t seed = 1; seed < 3; seed++) {
                 spc_session_options o = way_options(&ahead_ways[i], seed);
@@ -71,7 +71,7 @@ Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
 
                 o.max_tokens = 14;
                 a = decode(plain.engine, &o, &p);
-                b = decode(whole.engine, &o, &p);
+                b = decode(fused.engine, &o, &p);
                 cr_expect_eq(a.stats.drafted_ahead, 0);
                 drawn += b.stats.drafted_ahead;
                 used += b.stats.ahead_used;
@@ -80,7 +80,7 @@ Test(cuda_whole, drafting_ahead_changes_no_token, .timeout = 280)
             }
         }
         close_fixture(&plain);
-        close_fixture(&whole);
+        close_fixture(&fused);
     }
     cr_expect(used > 5 && drawn > used, "%d of %d", (int)used, (int)drawn);
 }
@@ -96,7 +96,7 @@ static bool lies_ready(const spc_engine *engine, const spc_session *session)
 
 /* A session that begins anew with another last token, another that takes its slot, company that
  * comes and goes: what was drawn ahead is forgotten. */
-Test(cuda_whole, what_was_drawn_ahead_serves_its_own_round_alone, .timeout = 280)
+Test(cuda_fused, what_was_drawn_ahead_serves_its_own_round_alone, .timeout = 280)
 {
     decoded d[2][3];
     int64_t drawn = 0;
@@ -148,7 +148,7 @@ Test(cuda_whole, what_was_drawn_ahead_serves_its_own_round_alone, .timeout = 280
 
 /* What was drawn ahead has rows of logits in one bank, then in the other; rounds of another session
  * in between write one of them. */
-Test(cuda_whole, rounds_of_others_in_between_change_no_token, .timeout = 280)
+Test(cuda_fused, rounds_of_others_in_between_change_no_token, .timeout = 280)
 {
     decoded d[2];
 
@@ -204,20 +204,20 @@ static void run_company(spc_engine *engine, decoded out[SESSIONS])
     }
 }
 
-Test(cuda_whole, company_of_any_kind_is_the_same_too, .timeout = 280)
+Test(cuda_fused, company_of_any_kind_is_the_same_too, .timeout = 280)
 {
     for (int32_t m = 0; m < PAIRS; m++) {
-        fixture plain = open_pair(m, true), whole = open_pair(m, false);
+        fixture plain = open_pair(m, true), fused = open_pair(m, false);
         decoded a[SESSIONS], b[SESSIONS];
 
         run_company(plain.engine, a);
-        run_company(whole.engine, b);
+        run_company(fused.engine, b);
         for (int32_t i = 0; i < SESSIONS; i++) {
             cr_expect_eq(a[i].finish, SPC_FINISH_MAX_TOKENS);
             expect_same(&a[i], &b[i], ways[(i * 3 + 1) % WAYS].rule, 5 + (uint64_t)i);
         }
         close_fixture(&plain);
-        close_fixture(&whole);
+        close_fixture(&fused);
     }
 }
 
@@ -225,7 +225,7 @@ Test(cuda_whole, company_of_any_kind_is_the_same_too, .timeout = 280)
 
 /* The row of one token is NaN in one model or the other: the session ends where it met it, with the
  * same words, and its neighbour goes on. */
-Test(cuda_whole, a_bad_row_ends_its_own_session_alone, .timeout = 280)
+Test(cuda_fused, a_bad_row_ends_its_own_session_alone, .timeout = 280)
 {
     enum { BROKEN = 5 };
 
@@ -298,7 +298,7 @@ static decoded run_long(spc_engine *engine, const char *rule, int32_t gamma)
 }
 
 /* What the device's clock says of the parts of rounds, and that looking changes nothing. */
-Test(cuda_whole, the_parts_of_a_round_are_timed)
+Test(cuda_fused, the_parts_of_a_round_are_timed)
 {
     fixture f = open_pair(0, false);
     decoded plain = run_long(f.engine, "opt:alpha=0.2", 2), timed;
@@ -317,7 +317,7 @@ Test(cuda_whole, the_parts_of_a_round_are_timed)
     close_fixture(&f);
 }
 
-Test(cuda_whole, a_round_is_one_graph_and_one_wait)
+Test(cuda_fused, a_round_is_one_graph_and_one_wait)
 {
     fixture f = open_pair(0, false);
     decoded d = run_long(f.engine, "opt:alpha=0.2", 2);
@@ -346,7 +346,7 @@ Test(cuda_whole, a_round_is_one_graph_and_one_wait)
 /* A tile of a row is a block's work, here of the only tile, and another decides: nobody works on
  * drafts that no round of this length has, neither where the verbs compose it nor where it is a
  * graph. */
-Test(cuda_whole, rows_beyond_the_longest_draft_are_not_looked_at)
+Test(cuda_fused, rows_beyond_the_longest_draft_are_not_looked_at)
 {
     for (int32_t plain = 0; plain < 2; plain++) {
         fixture f = open_pair(0, plain == 1);
@@ -372,10 +372,10 @@ static void note_line(void *user, const char *line)
 
 /* Without conditional nodes, whether they cannot be recorded or such a graph cannot be made to run,
  * the host starts late rows; without graphs it starts everything; that it does is told. */
-Test(cuda_whole, devices_that_record_less_say_the_same)
+Test(cuda_fused, devices_that_record_less_say_the_same)
 {
     fixture f = open_pair(0, false);
-    decoded whole = run_long(f.engine, "token-v3:alpha=0.5", 3);
+    decoded fused = run_long(f.engine, "token-v3:alpha=0.5", 3);
     int32_t replays, bodies, without = 0; /* replays without conditional nodes */
     char noted[512];
 
@@ -393,7 +393,7 @@ Test(cuda_whole, devices_that_record_less_say_the_same)
         f.engine->user = noted;
         noted[0] = '\0';
         d = run_long(f.engine, "token-v3:alpha=0.5", 3);
-        expect_same(&whole, &d, "token-v3", 4);
+        expect_same(&fused, &d, "token-v3", 4);
         cr_expect_eq(fiber_gpu.bodies, bodies);
         cr_expect(strstr(noted, i < 2 ? "warning: cuda:0: graphs cannot be recorded with cond"
                                       : "warning: cuda:0: graphs cannot be recorded: "),
@@ -407,7 +407,7 @@ Test(cuda_whole, devices_that_record_less_say_the_same)
 }
 
 /* More late rows than a strip holds: cuBLASLt works on the stream that records them. */
-Test(cuda_whole, late_rows_by_the_library_are_recorded_too)
+Test(cuda_fused, late_rows_by_the_library_are_recorded_too)
 {
     enum { MANY = 17, STEPS = 4 };
     decoded d[2][MANY];
@@ -445,7 +445,7 @@ Test(cuda_whole, late_rows_by_the_library_are_recorded_too)
     }
 }
 
-Test(cuda_whole, a_device_that_fails_in_a_round_is_told)
+Test(cuda_fused, a_device_that_fails_in_a_round_is_told)
 {
     fixture f = open_pair(0, false);
     decoded d;
@@ -483,12 +483,12 @@ static fixture open_looking_up(int32_t which, bool plain)
     return f;
 }
 
-/* By the host, so that their rounds are composed and none flies; the verifier alone flies beside
- * them. */
-Test(cuda_whole, drafts_that_are_looked_up_are_verified_round_by_round, .timeout = 280)
+/* By the host, so that their rounds are composed and none is in flight; that of the verifier alone
+ * is beside them. */
+Test(cuda_fused, drafts_that_are_looked_up_are_verified_round_by_round, .timeout = 280)
 {
     for (int32_t m = 0; m < PAIRS; m++) {
-        fixture plain = open_looking_up(m, true), whole = open_looking_up(m, false);
+        fixture plain = open_looking_up(m, true), fused = open_looking_up(m, false);
         spc_session *session[SESSIONS];
         decoded alone[FOUND_WAYS];
         int64_t accepted = 0, rejected = 0;
@@ -499,7 +499,7 @@ Test(cuda_whole, drafts_that_are_looked_up_are_verified_round_by_round, .timeout
             decoded expected;
 
             o.max_tokens = 14;
-            alone[i] = decode(whole.engine, &o, &p);
+            alone[i] = decode(fused.engine, &o, &p);
             expected = decode(plain.engine, &o, &p);
             expect_same(&expected, &alone[i], o.rule, o.seed);
             if (i < FOUND_WAYS - 1) cr_expect_eq(alone[i].stats.chained, 0);
@@ -514,10 +514,10 @@ Test(cuda_whole, drafts_that_are_looked_up_are_verified_round_by_round, .timeout
             prompt p = prompt_made(9, VOCAB, 5);
 
             o.max_tokens = 14;
-            session[i] = open_session(whole.engine, &o, &p);
+            session[i] = open_session(fused.engine, &o, &p);
         }
         for (int32_t step = 0; step < 20; step++) {
-            cr_assert_eq(spc_engine_step(whole.engine, session, SESSIONS, NULL), SPC_OK);
+            cr_assert_eq(spc_engine_step(fused.engine, session, SESSIONS, NULL), SPC_OK);
         }
         for (int32_t i = 0; i < SESSIONS; i++) {
             decoded d = decoded_of(session[i]);
@@ -527,6 +527,6 @@ Test(cuda_whole, drafts_that_are_looked_up_are_verified_round_by_round, .timeout
             spc_session_close(session[i]);
         }
         close_fixture(&plain);
-        close_fixture(&whole);
+        close_fixture(&fused);
     }
 }

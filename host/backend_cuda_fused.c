@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_whole.c - a round without the host: drafting, scoring, verification and the late
+/* backend_cuda_fused.c - a round without the host: drafting, scoring, verification and the late
  * rows as one graph, one copy to the device before it and one back behind it.
  *
  * All that a forward is told of its rows is known before the round begins, but for the drafted
@@ -16,7 +16,7 @@
  * draw: that round takes it over, or it is forgotten; no token depends on it.
  *
  * Rounds of one shape share a graph; the first of a shape is launched plainly. */
-#include "backend_cuda_whole.h"
+#include "backend_cuda_fused.h"
 
 #include <assert.h>
 #include <string.h>
@@ -27,7 +27,7 @@ enum { SLOTS_MOST = 1 << 20 };
 /* ---- layout -----------------------------------------------------------------------------------
  */
 
-int32_t spc_cuda_most_patches(const cuda_whole_shape *s)
+int32_t spc_cuda_most_patches(const cuda_fused_shape *s)
 {
     int32_t rows = s->scored.count + s->late.count;
 
@@ -36,7 +36,7 @@ int32_t spc_cuda_most_patches(const cuda_whole_shape *s)
     return 2 * rows + 4 * s->lanes;
 }
 
-static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
+static void lay_out(cuda_fused_data *w, char *base, const cuda_fused_shape *s)
 {
     carver to = {base, 0};
     int64_t lanes = s->lanes, steps = s->steps;
@@ -49,7 +49,7 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->late_row = carve(&to, times(sizeof *w->late_row, lanes));
     w->late_position = carve(&to, times(sizeof *w->late_position, lanes));
     w->salt = carve(&to, times(sizeof *w->salt, lanes));
-    w->stop = carve(&to, times(sizeof *w->stop, lanes * SPC_WHOLE_STOPS));
+    w->stop = carve(&to, times(sizeof *w->stop, lanes * SPC_ROUND_STOPS));
     w->stops = carve(&to, times(sizeof *w->stops, lanes));
     w->next = carve(&to, times(sizeof *w->next, lanes * steps));
     w->score = carve(&to, times(sizeof *w->score, lanes * steps));
@@ -91,11 +91,11 @@ static void lay_out(cuda_whole *w, char *base, const cuda_whole_shape *s)
     w->bytes = to.used;
 }
 
-size_t spc_cuda_whole_bytes(const spc_limits *limits)
+size_t spc_cuda_fused_bytes(const spc_limits *limits)
 {
-    cuda_whole_shape most = {
+    cuda_fused_shape most = {
         .lanes = limits->slots, .steps = CUDA_LANE_DRAFTS, .ahead = CUDA_LANE_DRAFTS, .chained = 1};
-    cuda_whole w;
+    cuda_fused_data w;
 
     if (limits->slots > SLOTS_MOST) return CARVE_MOST; /* beyond counting rows */
     for (int32_t i = 0; i < most.steps; i++) most.draft[i].count = limits->slots;
@@ -110,13 +110,13 @@ size_t spc_cuda_whole_bytes(const spc_limits *limits)
 /* ---- what the round will be -------------------------------------------------------------------
  */
 
-void spc_cuda_sort_lanes(int32_t *order, const spc_whole *whole, int32_t count)
+void spc_cuda_sort_lanes(int32_t *order, const spc_round_request *request, int32_t count)
 {
     int32_t at = 0;
 
     for (int32_t drafts = CUDA_LANE_DRAFTS; drafts >= 0; drafts--) {
         for (int32_t k = 0; k < count; k++) {
-            if (whole[k].lane.drafts == drafts) order[at++] = k;
+            if (request[k].lane.drafts == drafts) order[at++] = k;
         }
     }
     assert(at == count);
@@ -124,7 +124,7 @@ void spc_cuda_sort_lanes(int32_t *order, const spc_whole *whole, int32_t count)
 
 /* Rows of the first forward of the drafter that a lane needs: the pending token, and the one before
  * it where that is missing too. */
-static int32_t first_rows(const spc_runner *drafter, const spc_whole *w)
+static int32_t first_rows(const spc_runner *drafter, const spc_round_request *w)
 {
     return w->length - drafter->length[w->slot];
 }
@@ -132,10 +132,10 @@ static int32_t first_rows(const spc_runner *drafter, const spc_whole *w)
 /* Does any lane need two, or may it, if it kept all drafts and ran nothing behind them?  Then the
  * others repeat their last row (to the same bits), so that all rounds with such a lane have one
  * shape. */
-static bool in_pairs(const whole_round *r, const spc_whole *whole, int32_t count)
+static bool in_pairs(const fused_round *r, const spc_round_request *request, int32_t count)
 {
     for (int32_t k = 0; k < count; k++) {
-        const spc_whole *w = &whole[k];
+        const spc_round_request *w = &request[k];
 
         if (w->lane.drafts == 0) continue;
         if (r->shape.chained ? !w->late && !w->unscored : first_rows(r->drafter, w) > 1)
@@ -145,7 +145,7 @@ static bool in_pairs(const whole_round *r, const spc_whole *whole, int32_t count
 }
 
 /* Drafts that were drawn ahead for this very round, as many as it takes. */
-static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
+static int32_t ready_drafts(const fused_round *r, const spc_round_request *w)
 {
     const cuda_ahead *a = r->drafter ? &r->drafter->ahead : NULL;
 
@@ -154,32 +154,32 @@ static int32_t ready_drafts(const whole_round *r, const spc_whole *w)
 }
 
 /* How many drafts of the next round this one draws: what the pages have room for. */
-static int32_t ahead_drafts(const whole_round *r, const spc_whole *w)
+static int32_t ahead_drafts(const fused_round *r, const spc_round_request *w)
 {
     return r->drafter ? spc_ahead_most(w, r->drafter->room[w->slot]) : 0;
 }
 
 /* How many rows each forward has: enough to lay the block out. */
-static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
+static void count_rows(fused_round *r, const spc_round_request *request, int32_t count)
 {
-    cuda_whole_shape *s = &r->shape;
-    bool pairs = r->drafter && in_pairs(r, whole, count);
+    cuda_fused_shape *s = &r->shape;
+    bool pairs = r->drafter && in_pairs(r, request, count);
 
     s->lanes = count;
     s->drafter = r->drafter;
     s->clocked = r->verifier->clocked;
-    if (whole[0].synthetic) {
+    if (request[0].synthetic) {
         s->synthetic = 1;
-        s->rate = *whole[0].synthetic;
+        s->rate = *request[0].synthetic;
     }
     if (count == 1 && !s->chained) {
-        s->ready = ready_drafts(r, whole);
-        s->ahead = ahead_drafts(r, whole);
+        s->ready = ready_drafts(r, request);
+        s->ahead = ahead_drafts(r, request);
         s->bank = s->ready > 0 ? r->drafter->ahead.bank : 0;
     }
     for (int32_t i = 0; i < s->ahead; i++) s->next[i].count = 1;
     for (int32_t k = 0; k < count; k++) {
-        const spc_whole *w = &whole[k];
+        const spc_round_request *w = &request[k];
 
         if (w->lane.drafts > s->steps) s->steps = w->lane.drafts;
         for (int32_t i = 0; i < w->lane.drafts; i++) {
@@ -187,7 +187,7 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
             if (i < s->ready) continue;
             s->draft[i].count += i == 0 && pairs && w->length > 1 ? 2 : 1;
         }
-        s->scored.count += spc_whole_most(w);
+        s->scored.count += spc_request_most(w);
         s->late.count += w->late;
     }
 }
@@ -195,9 +195,9 @@ static void count_rows(whole_round *r, const spc_whole *whole, int32_t count)
 /* ---- writing it down --------------------------------------------------------------------------
  */
 
-static void write_lane(whole_round *r, int32_t k, const spc_whole *w)
+static void write_lane(fused_round *r, int32_t k, const spc_round_request *w)
 {
-    const cuda_whole *to = &r->host;
+    const cuda_fused_data *to = &r->host;
     const spc_lane *lane = &w->lane;
 
     to->params[k] = *lane->params;
@@ -206,7 +206,7 @@ static void write_lane(whole_round *r, int32_t k, const spc_whole *w)
     to->late_row[k] = lane->output + lane->drafts;
     to->late_position[k] = lane->position + lane->drafts;
     to->salt[k] = lane->salt;
-    memcpy(to->stop + (ptrdiff_t)k * SPC_WHOLE_STOPS, w->stop, sizeof w->stop);
+    memcpy(to->stop + (ptrdiff_t)k * SPC_ROUND_STOPS, w->stop, sizeof w->stop);
     to->stops[k] = w->stop_count;
     to->none[k] = 0;
     to->pending[k] = r->shape.chained ? 0 : w->token[w->length - 1];
@@ -217,18 +217,19 @@ static void write_lane(whole_round *r, int32_t k, const spc_whole *w)
 }
 
 /* Where a row's token stands, as seen from the first of all. */
-static int32_t token_at(const cuda_whole *to, const cuda_rows *rows, int32_t row)
+static int32_t token_at(const cuda_fused_data *to, const cuda_rows *rows, int32_t row)
 {
     return (int32_t)(rows->token - to->draft[0].token) + row;
 }
 
 /* The drafter's row of logits of row i of a lane, in a bank. */
-static int32_t drafter_output(const whole_round *r, const spc_whole *w, int32_t bank, int32_t i)
+static int32_t drafter_output(const fused_round *r, const spc_round_request *w, int32_t bank,
+                              int32_t i)
 {
     return (bank == 0 ? w->lane.output : r->drafter->limits.outputs) + i;
 }
 
-static void patch(const cuda_whole *to, const int32_t *at, int32_t lane, spc_patch_kind kind)
+static void patch(const cuda_fused_data *to, const int32_t *at, int32_t lane, spc_patch_kind kind)
 {
     to->patch[(*to->patches)++] =
         (spc_round_patch){(int32_t)(at - (const int32_t *)to->params), lane, (int32_t)kind};
@@ -236,8 +237,8 @@ static void patch(const cuda_whole *to, const int32_t *at, int32_t lane, spc_pat
 
 /* One more row of lane k: that of its pending token (i: 0), of the one before it (-1), or of draft
  * i - 1, whose token is not known yet. */
-static void add_row(whole_round *r, const spc_runner *runner, const cuda_rows *to, cuda_shape *f,
-                    int32_t k, const spc_whole *w, int32_t i, int32_t output)
+static void add_row(fused_round *r, const spc_runner *runner, const cuda_rows *to, cuda_shape *f,
+                    int32_t k, const spc_round_request *w, int32_t i, int32_t output)
 {
     int32_t position = w->length - 1 + i, row = f->count;
     bool known = i <= 0 && !r->shape.chained;
@@ -250,14 +251,15 @@ static void add_row(whole_round *r, const spc_runner *runner, const cuda_rows *t
 }
 
 /* Rows of a step of drafting. */
-static void write_step(whole_round *r, const spc_whole *whole, const int32_t *order, int32_t i)
+static void write_step(fused_round *r, const spc_round_request *request, const int32_t *order,
+                       int32_t i)
 {
     const cuda_rows *to = &r->host.draft[i];
     bool pairs = r->shape.draft[i].count > r->shape.drawn[i];
     cuda_shape f = {0};
 
     for (int32_t k = 0; k < r->shape.drawn[i]; k++) {
-        const spc_whole *w = spc_whole_at(whole, order, k);
+        const spc_round_request *w = spc_request_at(request, order, k);
 
         if (i == 0 && pairs && w->length > 1) add_row(r, r->drafter, to, &f, k, w, -1, -1);
         add_row(r, r->drafter, to, &f, k, w, i, drafter_output(r, w, r->shape.bank, i));
@@ -267,9 +269,9 @@ static void write_step(whole_round *r, const spc_whole *whole, const int32_t *or
 }
 
 /* Rows behind the drafts, of the only lane. */
-static void write_ahead(whole_round *r, const spc_whole *w)
+static void write_ahead(fused_round *r, const spc_round_request *w)
 {
-    const cuda_whole *to = &r->host;
+    const cuda_fused_data *to = &r->host;
     int32_t drafts = w->lane.drafts, bank = 1 - r->shape.bank;
 
     for (int32_t i = 0; i < r->shape.ahead; i++) {
@@ -286,14 +288,14 @@ static void write_ahead(whole_round *r, const spc_whole *w)
 }
 
 /* Rows of the verifier, and of the drafter behind kept drafts; which drafts they read. */
-static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *order)
+static void write_scored(fused_round *r, const spc_round_request *request, const int32_t *order)
 {
-    const cuda_whole *to = &r->host;
+    const cuda_fused_data *to = &r->host;
     cuda_shape scored = {0}, late = {0};
 
     for (int32_t k = 0; k < r->shape.lanes; k++) {
-        const spc_whole *w = spc_whole_at(whole, order, k);
-        int32_t drafts = w->lane.drafts, rows = spc_whole_most(w);
+        const spc_round_request *w = spc_request_at(request, order, k);
+        int32_t drafts = w->lane.drafts, rows = spc_request_most(w);
 
         for (int32_t i = 0; i < rows; i++) {
             if (i > 0) {
@@ -324,9 +326,9 @@ static void write_scored(whole_round *r, const spc_whole *whole, const int32_t *
 
 /* Attention of all forwards is launched for as many keys as that of the longest: else a round has
  * another shape wherever some of its drafts are the first to need more. */
-static void reach_alike(whole_round *r)
+static void reach_alike(fused_round *r)
 {
-    cuda_whole_shape *s = &r->shape;
+    cuda_fused_shape *s = &r->shape;
     cuda_shape *all[2 * CUDA_LANE_DRAFTS + 2];
     int32_t count = 0, most = 0;
 
@@ -341,10 +343,10 @@ static void reach_alike(whole_round *r)
     for (int32_t i = 0; i < count; i++) all[i]->most_seen = most;
 }
 
-static void write_round(whole_round *r, const spc_whole *whole, const int32_t *order)
+static void write_round(fused_round *r, const spc_round_request *request, const int32_t *order)
 {
     for (int32_t k = 0; k < r->shape.lanes; k++) {
-        const spc_whole *w = spc_whole_at(whole, order, k);
+        const spc_round_request *w = spc_request_at(request, order, k);
 
         write_lane(r, k, w);
         r->host.drafter_row[k] = w->lane.output;
@@ -354,32 +356,32 @@ static void write_round(whole_round *r, const spc_whole *whole, const int32_t *o
             r->host.draw_position[i * r->shape.lanes + k] = w->lane.position + i;
         }
     }
-    for (int32_t i = r->shape.ready; i < r->shape.steps; i++) write_step(r, whole, order, i);
-    write_scored(r, whole, order);
-    write_ahead(r, whole);
+    for (int32_t i = r->shape.ready; i < r->shape.steps; i++) write_step(r, request, order, i);
+    write_scored(r, request, order);
+    write_ahead(r, request);
     reach_alike(r);
 }
 
-spc_status spc_cuda_write_whole(whole_round *r, const spc_whole *whole, const int32_t *order,
-                                int32_t count, spc_error *err)
+spc_status spc_cuda_write_fused(fused_round *r, const spc_round_request *request,
+                                const int32_t *order, int32_t count, spc_error *err)
 {
     spc_runner *v = r->verifier;
     spc_status status = spc_cuda_next_area(r, err);
 
     if (status != SPC_OK) return status;
-    count_rows(r, whole, count);
-    lay_out(&r->host, r->half->host + (size_t)r->area * v->whole_bytes, &r->shape);
+    count_rows(r, request, count);
+    lay_out(&r->host, r->half->host + (size_t)r->area * v->fused_bytes, &r->shape);
     lay_out(&r->device, r->half->device, &r->shape);
     if (r->shape.chained) *r->host.patches = 0;
-    write_round(r, whole, order);
+    write_round(r, request, order);
     return SPC_OK;
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------
  */
 
-/* Drafts of the next round were drawn behind all of this one, if it is whole. */
-static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted)
+/* Drafts of the next round were drawn behind all of this one, if all of it is kept. */
+static void keep_ahead(fused_round *r, const spc_round_request *w, int32_t wanted)
 {
     cuda_ahead *a = &r->drafter->ahead;
 
@@ -392,10 +394,11 @@ static void keep_ahead(whole_round *r, const spc_whole *w, int32_t wanted)
 
 /* What became of lane k, and how far the caches now reach: to the last row whose token was drawn
  * for it. */
-static void take(whole_round *r, int32_t k, spc_whole *w, spc_verdict *out, spc_verdict *late)
+static void take(fused_round *r, int32_t k, spc_round_request *w, spc_verdict *out,
+                 spc_verdict *late)
 {
-    const cuda_whole *from = &r->host;
-    int32_t wanted = w->lane.drafts, rows = spc_whole_most(w), drafts = from->drafts[k];
+    const cuda_fused_data *from = &r->host;
+    int32_t wanted = w->lane.drafts, rows = spc_request_most(w), drafts = from->drafts[k];
     int32_t n = w->length, valid = drafts + 1;
 
     w->again = from->wants_late[k] != 0;
@@ -424,7 +427,7 @@ const spc_round_clock *spc_cuda_round_clock(spc_runner *verifier)
 
 /* One more round on the clock.  One in turns begins while the verifier is at work on the other
  * half; and the first two of one half run before the other half's first. */
-static void note_clock(const whole_round *r)
+static void note_clock(const fused_round *r)
 {
     spc_runner *v = r->verifier;
     spc_round_clock *c = &v->clock;
@@ -440,64 +443,66 @@ static void note_clock(const whole_round *r)
     if (at[CLOCK_DECIDED] > v->decided) v->decided = at[CLOCK_DECIDED];
 }
 
-static spc_round_times times_of(const whole_round *r, bool flew)
+static spc_round_times times_of(const fused_round *r, bool was_in_flight)
 {
     const uint64_t *at = r->host.clock;
     spc_round_times t = {UINT64_MAX, UINT64_MAX};
 
     if (r->shape.steps > 0) t.verify_ns = at[CLOCK_DECIDED] - at[CLOCK_DRAWN];
-    if (flew)
+    if (was_in_flight)
         t.round_ns = at[r->shape.late.count > 0 ? CLOCK_ENDED : CLOCK_DECIDED] - at[CLOCK_BEGUN];
     return t;
 }
 
-/* The round that flies, if it is this one; or send it. */
-static spc_status begin(whole_round *r, spc_runner *drafter, spc_runner *v, const spc_whole *whole,
-                        int32_t count, bool *flew, spc_error *err)
+/* The round in flight, if it is this one; or send it. */
+static spc_status begin(fused_round *r, spc_runner *drafter, spc_runner *v,
+                        const spc_round_request *request, int32_t count, bool *was_in_flight,
+                        spc_error *err)
 {
-    cuda_half *half = &v->half[whole[0].half];
+    cuda_half *half = &v->half[request[0].half];
     cuda_chain *chain = half->chain;
     bool ran;
     spc_status status;
 
     /* rows of logits of what was drafted ahead may lie where this round's come to lie */
-    if (drafter && (count > 1 || whole[0].slot != drafter->ahead.drafts.slot)) {
+    if (drafter && (count > 1 || request[0].slot != drafter->ahead.drafts.slot)) {
         drafter->ahead.drafts.count = 0;
     }
-    *flew = spc_cuda_chain_serves(chain, drafter, v, whole, count, v->lane);
-    chain->flying = false;
-    if (*flew) {
+    *was_in_flight = spc_cuda_chain_serves(chain, drafter, v, request, count, v->lane);
+    chain->in_flight = false;
+    if (*was_in_flight) {
         *r = chain->round;
         return SPC_OK;
     }
-    memset(r, 0, sizeof *r); /* shapes are compared as a whole */
+    memset(r, 0, sizeof *r); /* shapes are compared byte by byte */
     r->drafter = drafter;
     r->verifier = v;
     r->half = half;
-    r->shape.half = whole[0].half;
-    spc_cuda_sort_lanes(v->order, whole, count);
+    r->shape.half = request[0].half;
+    spc_cuda_sort_lanes(v->order, request, count);
     for (int32_t k = 0; k < count; k++) v->lane[v->order[k]] = k;
-    status = spc_cuda_write_whole(r, whole, v->order, count, err);
-    return status == SPC_OK ? spc_cuda_start_whole(r, NULL, &ran, err) : status;
+    status = spc_cuda_write_fused(r, request, v->order, count, err);
+    return status == SPC_OK ? spc_cuda_start_fused(r, NULL, &ran, err) : status;
 }
 
-spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *whole,
+spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_round_request *request,
                           int32_t count, spc_verdict *out, spc_verdict *late,
                           spc_round_times *times, spc_error *err)
 {
-    whole_round r;
+    fused_round r;
     spc_backend *b = verifier->backend;
-    bool flew = false, mixed = b->mixed;
+    bool was_in_flight = false, mixed = b->mixed;
     spc_status status = spc_cuda_enter(b, err);
 
     b->mixed = mixed; /* what it sends says so by itself */
 
     assert(count >= 1 && count <= verifier->limits.slots);
-    if (status == SPC_OK) status = begin(&r, drafter, verifier, whole, count, &flew, err);
+    if (status == SPC_OK)
+        status = begin(&r, drafter, verifier, request, count, &was_in_flight, err);
     if (status == SPC_OK) {
-        status = spc_cuda_chain_next(&r, whole, count, verifier->lane, verifier->order, err);
+        status = spc_cuda_chain_next(&r, request, count, verifier->lane, verifier->order, err);
     }
-    if (status == SPC_OK) status = spc_cuda_finish_whole(&r, err);
+    if (status == SPC_OK) status = spc_cuda_finish_fused(&r, err);
     if (status != SPC_OK) return status;
     if (r.host.clock[CLOCK_DECIDED] == 0) {
         return spc_error_set(err, SPC_EDEVICE,
@@ -506,12 +511,12 @@ spc_status spc_cuda_round(spc_runner *drafter, spc_runner *verifier, spc_whole *
                              verifier->backend->device_name);
     }
     for (int32_t k = 0; k < count; k++) {
-        take(&r, verifier->lane[k], &whole[k], &out[k], &late[k]);
-        whole[k].flew = flew;
-        whole[k].flies = r.half->chain->flying;
+        take(&r, verifier->lane[k], &request[k], &out[k], &late[k]);
+        request[k].was_in_flight = was_in_flight;
+        request[k].in_flight = r.half->chain->in_flight;
     }
-    if (r.half->chain->flying) spc_cuda_chain_note(verifier, whole, out, late, count);
-    *times = times_of(&r, flew);
+    if (r.half->chain->in_flight) spc_cuda_chain_note(verifier, request, out, late, count);
+    *times = times_of(&r, was_in_flight);
     if (r.shape.clocked) note_clock(&r);
     return SPC_OK;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* backend_cuda_whole_run.c - the launches of a whole round, and how it is sent, waited for. */
-#include "backend_cuda_whole.h"
+/* backend_cuda_fused_run.c - the launches of a fused round, and how it is sent, waited for. */
+#include "backend_cuda_fused.h"
 
 #include "cuda/launch.h"
 
@@ -20,9 +20,9 @@ static spc_status draw_rows(spc_runner *d, spc_draw_batch *draw, spc_error *err)
 }
 
 /* Step i of drafting; of the drafts that are ready it only takes note. */
-static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
+static spc_status draft_step(fused_round *r, int32_t i, spc_error *err)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_runner *d = r->drafter;
     bool ready = i < r->shape.ready;
     ptrdiff_t step = (ptrdiff_t)i * r->shape.lanes;
@@ -49,7 +49,7 @@ static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
                                 .clock = i + 1 == r->shape.steps ? at->clock + CLOCK_DRAWN : NULL,
                                 .drawn = r->shape.drawn[i],
                                 .step = i,
-                                .stop_stride = SPC_WHOLE_STOPS,
+                                .stop_stride = SPC_ROUND_STOPS,
                                 .draft_stride = spc_cuda_drafts_apart(&r->shape)};
     spc_status status = SPC_OK;
 
@@ -61,9 +61,9 @@ static spc_status draft_step(whole_round *r, int32_t i, spc_error *err)
 }
 
 /* The next round's drafts, on the stream that is the backend's now. */
-static spc_status draft_ahead(whole_round *r, spc_error *err)
+static spc_status draft_ahead(fused_round *r, spc_error *err)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_runner *d = r->drafter;
     spc_status status = SPC_OK;
 
@@ -90,7 +90,7 @@ static spc_status draft_ahead(whole_round *r, spc_error *err)
 }
 
 /* The same beside what follows on the backend's stream, until join_ahead. */
-static spc_status fork_ahead(whole_round *r, spc_error *err)
+static spc_status fork_ahead(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
@@ -107,16 +107,16 @@ static spc_status fork_ahead(whole_round *r, spc_error *err)
     return spc_cuda_check(b, cudaEventRecord(b->join, b->side), "drafting ahead", err);
 }
 
-static spc_status join_ahead(whole_round *r, spc_error *err)
+static spc_status join_ahead(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
 
     return spc_cuda_check(b, cudaStreamWaitEvent(b->stream, b->join, 0), "drafting ahead", err);
 }
 
-static spc_verify_batch verify_batch(const whole_round *r)
+static spc_verify_batch verify_batch(const fused_round *r)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_runner *v = r->verifier;
     spc_verify_batch batch = {.sequences = r->shape.lanes,
                               .vocab = v->plan->ids,
@@ -143,9 +143,9 @@ static spc_verify_batch verify_batch(const whole_round *r)
 }
 
 /* Verdicts at a given rate, where that is wanted. */
-static spc_status replace_verdicts(whole_round *r, spc_error *err)
+static spc_status replace_verdicts(fused_round *r, spc_error *err)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_backend *b = r->verifier->backend;
     spc_round_synthetic_args args = {.verdict = at->verdict,
                                      .params = at->params,
@@ -162,7 +162,7 @@ static spc_status replace_verdicts(whole_round *r, spc_error *err)
 }
 
 /* When the device comes to here, where that is wanted. */
-static spc_status stamp(whole_round *r, int32_t clock, spc_error *err)
+static spc_status stamp(fused_round *r, int32_t clock, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
 
@@ -171,7 +171,7 @@ static spc_status stamp(whole_round *r, int32_t clock, spc_error *err)
                           err);
 }
 
-spc_status spc_cuda_run_drafts(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_drafts(fused_round *r, spc_error *err)
 {
     spc_status status = r->shape.chained ? SPC_OK : stamp(r, CLOCK_BEGUN, err);
 
@@ -182,7 +182,7 @@ spc_status spc_cuda_run_drafts(whole_round *r, spc_error *err)
 }
 
 /* All behind the drafts, up to the verdicts and to which late rows are needed. */
-spc_status spc_cuda_run_verdicts(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_verdicts(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_verify_batch batch = verify_batch(r);
@@ -206,7 +206,7 @@ spc_status spc_cuda_run_verdicts(whole_round *r, spc_error *err)
     return status == SPC_OK && r->shape.ahead > 0 ? join_ahead(r, err) : status;
 }
 
-spc_status spc_cuda_run_round(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_round(fused_round *r, spc_error *err)
 {
     spc_status status = spc_cuda_run_drafts(r, err);
 
@@ -214,7 +214,7 @@ spc_status spc_cuda_run_round(whole_round *r, spc_error *err)
 }
 
 /* The late rows of all lanes that might need one, and a verdict for those that do. */
-spc_status spc_cuda_run_late(whole_round *r, spc_error *err)
+spc_status spc_cuda_run_late(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     spc_verify_batch batch = verify_batch(r);
@@ -234,12 +234,12 @@ spc_status spc_cuda_run_late(whole_round *r, spc_error *err)
 /* ---- running it -------------------------------------------------------------------------------
  */
 
-static cudaEvent_t fetched(const whole_round *r)
+static cudaEvent_t fetched(const fused_round *r)
 {
     return r->verifier->backend->fetched[r->shape.half][r->area];
 }
 
-spc_status spc_cuda_next_area(whole_round *r, spc_error *err)
+spc_status spc_cuda_next_area(fused_round *r, spc_error *err)
 {
     r->area = 1 - r->half->area;
     if (!r->half->busy[r->area]) return SPC_OK;
@@ -247,7 +247,7 @@ spc_status spc_cuda_next_area(whole_round *r, spc_error *err)
     return spc_cuda_check(r->verifier->backend, cudaEventSynchronize(fetched(r)), "round", err);
 }
 
-static spc_status send(whole_round *r, spc_error *err)
+static spc_status send(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
 
@@ -259,7 +259,7 @@ static spc_status send(whole_round *r, spc_error *err)
 }
 
 /* Bring what the device wrote on its way. */
-static spc_status fetch(whole_round *r, spc_error *err)
+static spc_status fetch(fused_round *r, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     cudaError_t code = cudaMemcpyAsync(
@@ -271,13 +271,13 @@ static spc_status fetch(whole_round *r, spc_error *err)
     return spc_cuda_check(b, code, "round", err);
 }
 
-static spc_status wait(whole_round *r, spc_error *err)
+static spc_status wait(fused_round *r, spc_error *err)
 {
     r->half->busy[r->area] = false;
     return spc_cuda_check(r->verifier->backend, cudaEventSynchronize(fetched(r)), "round", err);
 }
 
-static bool any_late(const whole_round *r)
+static bool any_late(const fused_round *r)
 {
     for (int32_t k = 0; k < r->shape.lanes; k++) {
         if (r->host.wants_late[k]) return true;
@@ -286,9 +286,9 @@ static bool any_late(const whole_round *r)
 }
 
 /* Keep what a round makes of its sequences: the next one's data take its place. */
-static spc_status keep_outcome(const whole_round *r, spc_error *err)
+static spc_status keep_outcome(const fused_round *r, spc_error *err)
 {
-    const cuda_whole *at = &r->device;
+    const cuda_fused_data *at = &r->device;
     spc_runner *v = r->verifier;
     spc_round_end_args args = {.verdict = at->verdict,
                                .again = at->again,
@@ -300,14 +300,14 @@ static spc_status keep_outcome(const whole_round *r, spc_error *err)
                                .stops = at->stops,
                                .outcome = r->half->outcome,
                                .lanes = r->shape.lanes,
-                               .stop_stride = SPC_WHOLE_STOPS};
+                               .stop_stride = SPC_ROUND_STOPS};
 
     return spc_cuda_check(v->backend, spc_cuda_round_end(&args, v->backend->stream), "round", err);
 }
 
 /* The side stream begins where the round before ended, and behind all that the other stream has had
  * beside rounds in turns: it may use the drafter, too. */
-static spc_status lead_side(const whole_round *before, spc_error *err)
+static spc_status lead_side(const fused_round *before, spc_error *err)
 {
     spc_backend *b = before->verifier->backend;
     cudaError_t code = cudaStreamWaitEvent(b->side, fetched(before), 0);
@@ -321,8 +321,8 @@ static spc_status lead_side(const whole_round *before, spc_error *err)
 }
 
 /* A round whose drafts go to the side stream, and all else behind them to the other. */
-static spc_status start_in_turns(whole_round *r, const whole_round *before,
-                                 const cuda_whole_graph *g, spc_error *err)
+static spc_status start_in_turns(fused_round *r, const fused_round *before,
+                                 const cuda_fused_graph *g, spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
     cudaStream_t stream = b->stream;
@@ -343,11 +343,11 @@ static spc_status start_in_turns(whole_round *r, const whole_round *before,
     return status == SPC_OK ? fetch(r, err) : status;
 }
 
-spc_status spc_cuda_start_whole(whole_round *r, const whole_round *before, bool *ran,
+spc_status spc_cuda_start_fused(fused_round *r, const fused_round *before, bool *ran,
                                 spc_error *err)
 {
     spc_backend *b = r->verifier->backend;
-    const cuda_whole_graph *g = spc_cuda_whole_ready(r);
+    const cuda_fused_graph *g = spc_cuda_fused_ready(r);
     spc_status status = SPC_OK;
 
     *ran = g || !before;
@@ -366,7 +366,7 @@ spc_status spc_cuda_start_whole(whole_round *r, const whole_round *before, bool 
     return status == SPC_OK ? fetch(r, err) : status;
 }
 
-spc_status spc_cuda_finish_whole(whole_round *r, spc_error *err)
+spc_status spc_cuda_finish_fused(fused_round *r, spc_error *err)
 {
     spc_status status = wait(r, err);
 
