@@ -4,7 +4,7 @@
 #ifndef SPC_CUDA_FIRST_CUH
 #define SPC_CUDA_FIRST_CUH
 
-#include "pieces.cuh"
+#include "tile_sums.cuh"
 
 /* Where word i of a sequence_input comes from. */
 static __device__ input_word words_at(const void *first, size_t bytes, int32_t word,

@@ -16,6 +16,13 @@
  * No block decides while it has tickets: the sequences that they are of would wait for it, their
  * blocks for theirs, and the launch for a chain of decisions.
  *
+ *   workspace.cuh             what blocks share in device memory, and a block in shared memory
+ *   stage.cuh, staged.cuh     tiles on their way into a block
+ *   first.cuh, tile_sums.cuh  tickets, and the statistics of their tiles
+ *   cut.cuh, cut_tiles.cuh    rows that are cut
+ *   jobs.cuh, pieces.cuh      jobs and their pieces; fold.cuh sums over a pair of rows
+ *   decide.cuh, sequence.cuh  what round_body.h asks for; a sequence from its claim to its tokens
+ *
  * Who computes a tile does not matter: a tile's numbers are final, and are added from left to
  * right by whoever needs the sum.  So the result has the bits of the reference (verify.cu),
  * whatever the grid, the batch and the order of blocks.
