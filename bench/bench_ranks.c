@@ -8,8 +8,8 @@
  * on enough cores the work of a rank shrinks as ranks are added. bench/scaling.py --check compares
  * the lines with what it would have predicted. */
 #include "bench/measure.h"
-#include "host/comm.h"
 #include "host/engine.h"
+#include "host/ranks/comm.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -38,7 +38,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def fits(shape, ranks):
-    """Can the shape be cut for so many, as host/split.c does it?"""
+    """Can the shape be cut for so many, as host/plan/split.c does it?"""
     _, _, heads, kv, _, ffn, _, _ = SHAPES[shape]
     return heads % ranks == 0 and ffn % ranks == 0 and (kv % ranks == 0 or ranks % kv == 0)
 

@@ -3,7 +3,7 @@
 #ifndef SPC_BENCH_SHAPE_WEIGHTS_H
 #define SPC_BENCH_SHAPE_WEIGHTS_H
 
-#include "host/plan.h"
+#include "host/plan/plan.h"
 #include "weights/bundle.h"
 
 /* The element type of matrices by its name in small letters ("bf16", "int8", "q4_k"); SPC_EUSAGE

@@ -3,8 +3,8 @@
 #include "bench/sweep.h"
 
 #include "host/engine.h"
-#include "host/hash.h"
 #include "host/ngram.h"
+#include "host/ranks/hash.h"
 
 #include <string.h>
 

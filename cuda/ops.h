@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ops.h - launchers of the ops of a plan (host/plan.h says what each computes), callable from C.
+/* ops.h - launchers of the ops of a plan (host/plan/plan.h says what each computes), callable from
+ * C.
  *
  * Launchers check shapes (cudaErrorInvalidValue), launch and return; they allocate nothing, wait
  * for nothing and read no device memory, so they can be captured in a graph.  All pointers are
@@ -327,7 +328,7 @@ cudaError_t spc_cuda_linear_row(const spc_linear_args *args, cudaStream_t stream
 /* The same for quantised matrices: every weight becomes the float32 that weights/quant.c makes of
  * it - to the bit, but for types with an offset, which round once more (quant.cuh) - once for all
  * rows of a strip, and is multiplied with float32 activations.  (The CPU rounds activations to 8
- * bits instead and multiplies integers; host/cpu_kernels.h says how far off that is.) */
+ * bits instead and multiplies integers; host/cpu/cpu_kernels.h says how far off that is.) */
 cudaError_t spc_cuda_linear_quant(const spc_linear_args *args, cudaStream_t stream);
 
 /* What may be done along with a linear op, each part where it is set. */

@@ -3,8 +3,8 @@
  * comes by the tile: stage.cuh.
  *
  * A block has SPC_LANES threads, thread l is lane l of the canonical order (rules/row.h), so sums
- * have the bits of host/verify.c wherever exp2 has.  Every thread of the block must call these
- * together; every thread gets the result. */
+ * have the bits of host/verify/verify.c wherever exp2 has.  Every thread of the block must call
+ * these together; every thread gets the result. */
 #ifndef SPC_CUDA_ROWS_CUH
 #define SPC_CUDA_ROWS_CUH
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* shard.cu - drawing and verification over slices of the vocabulary, on the device: host/shard.c
- * with a block for every tile (rules/shard.h).
+/* shard.cu - drawing and verification over slices of the vocabulary, on the device:
+ * host/verify/shard.c with a block for every tile (rules/shard.h).
  *
  * A partial step is three kernels: place_kernel says where each sequence's answer lies,
  * tiles_kernel leaves the numbers of single tiles there, close_kernel what follows from all of a

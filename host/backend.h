@@ -16,11 +16,11 @@
 #include "rules/row.h"
 #include "weights/bundle.h"
 
-#include "comm.h"
+#include "host/plan/plan.h"
+#include "host/ranks/comm.h"
 #include "kernels.h"
 #include "meter.h"
 #include "pages.h"
-#include "plan.h"
 
 #include <spc/spc.h>
 #include <spc/verify.h>

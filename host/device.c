@@ -2,12 +2,12 @@
 /* device.c - from what a user calls a device to an open backend. */
 #include "device.h"
 
-#include "backend_ranks.h"
+#include "host/ranks/backend_ranks.h"
 
 #ifdef SPC_HAS_CUDA
-#include "backend_cuda_place.h"
-#include "backend_cuda_rank.h"
-#include "backend_cuda_ranks.h"
+#include "host/gpu/backend_cuda_place.h"
+#include "host/gpu/backend_cuda_rank.h"
+#include "host/gpu/backend_cuda_ranks.h"
 #endif
 
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #define SPC_HOST_DEVICE_H
 
 #include "backend.h"
-#include "comm.h"
+#include "host/ranks/comm.h"
 
 /* Can it be opened as one of the below, as far as its text, threads and isa say?  Looks for no
  * device.  SPC_EUSAGE, SPC_EUNSUPPORTED as below */

@@ -3,14 +3,14 @@
  * of a step, are in engine_size.c. */
 #include "engine.h"
 
-#include "backend_apart.h"
-#include "backend_group.h"
-#include "backend_ranks.h"
 #include "carve.h"
-#include "comm_boot.h"
 #include "device.h"
 #include "entry.h"
 #include "fit.h"
+#include "host/apart/backend_apart.h"
+#include "host/ranks/backend_group.h"
+#include "host/ranks/backend_ranks.h"
+#include "host/ranks/comm_boot.h"
 #include "kv.h"
 #include "narrow.h"
 #include "pair.h"

@@ -3,9 +3,9 @@
  * mistyped an option need not wait for a model to be found, let alone loaded. */
 #include "engine.h"
 
-#include "backend_apart.h"
-#include "comm_boot.h"
 #include "device.h"
+#include "host/apart/backend_apart.h"
+#include "host/ranks/comm_boot.h"
 #include "kv.h"
 #include "narrow.h"
 #include "ngram.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* model.c - one of the two models before it is loaded: opened by name, planned, its tokenizer read,
  * its matrices changed. */
-#include "cpu_threads.h"
 #include "engine.h"
+#include "host/cpu/cpu_threads.h"
 #include "thread.h"
 
 #include "weights/bundle_tokenizer.h"

@@ -2,7 +2,7 @@
 /* pages.c - handing pages out, and finding them by what they hold. */
 #include "pages.h"
 
-#include "hash.h"
+#include "host/ranks/hash.h"
 
 #include <assert.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* edit.h - what a session does to single logits before any rule reads them: logit bias and
- * penalties.  One definition for the CPU (host/cpu_round.c) and for CUDA (cuda/edit.cu). */
+ * penalties.  One definition for the CPU (host/cpu/cpu_round.c) and for CUDA (cuda/edit.cu). */
 #ifndef SPC_RULES_EDIT_H
 #define SPC_RULES_EDIT_H
 

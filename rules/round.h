@@ -383,7 +383,7 @@ typedef struct {
     bool draws;             /* a row is drawn from, and nothing is decided */
     float *tile_weight;     /* [tiles] scratch */
     spc_row_detail *detail; /* [drafts + 1], or NULL */
-    const void *chance;     /* host/chance.h, or NULL */
+    const void *chance;     /* host/verify/chance.h, or NULL */
     void *shard;            /* shard_body.h, or NULL */
 } spc_round;
 

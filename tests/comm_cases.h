@@ -4,7 +4,7 @@
 #ifndef SPC_TESTS_COMM_CASES_H
 #define SPC_TESTS_COMM_CASES_H
 
-#include "host/comm.h"
+#include "host/ranks/comm.h"
 
 enum { COMM_CASES_RANKS = 4 };
 

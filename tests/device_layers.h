@@ -4,7 +4,7 @@
 #define SPC_TESTS_DEVICE_LAYERS_H
 
 #include "cuda/ops.h"
-#include "host/cpu_kernels.h"
+#include "host/cpu/cpu_kernels.h"
 
 #include "device_memory.h"
 #include "toyrows.h"

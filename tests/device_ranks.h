@@ -3,7 +3,7 @@
 #ifndef SPC_TESTS_DEVICE_RANKS_H
 #define SPC_TESTS_DEVICE_RANKS_H
 
-#include "host/comm_device.h"
+#include "host/ranks/comm_device.h"
 
 #include <cuda_runtime_api.h>
 #include <string.h>

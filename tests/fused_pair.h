@@ -6,7 +6,7 @@
 
 #include "pairs.h"
 
-#include "host/backend_cuda.h"
+#include "host/gpu/backend_cuda.h"
 
 #include <cuda_runtime_api.h>
 
@@ -116,7 +116,7 @@ static inline tally decode_alike(const fixture *expected, const fixture *f, int3
 }
 
 /* Is a round sent before the one in front of it has been seen?  Not in builds whose graphs have no
- * conditional nodes (host/backend_cuda_record.c). */
+ * conditional nodes (host/gpu/backend_cuda_record.c). */
 static inline bool chains(void)
 {
 #ifdef SPC_TESTS_FIBER_RUNTIME_H

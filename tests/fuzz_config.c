@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fuzz_config.c - libFuzzer: any bytes as a config.json, and the plan of what was read from it. */
-#include "host/plan.h"
+#include "host/plan/plan.h"
 
 #include <stdlib.h>
 #include <string.h>

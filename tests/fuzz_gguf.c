@@ -4,7 +4,7 @@
 #include "weights/bundle_tokenizer.h"
 #include "weights/chat.h"
 
-#include "host/plan.h"
+#include "host/plan/plan.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,7 +6,7 @@
 
 #include "pairs.h"
 
-#include "host/backend_apart.h"
+#include "host/apart/backend_apart.h"
 #include "host/device.h"
 
 enum { PLACE_CONTEXT = 48, PLACE_SESSIONS = 3 };

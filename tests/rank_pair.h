@@ -4,8 +4,8 @@
 #ifndef SPC_TESTS_RANK_PAIR_H
 #define SPC_TESTS_RANK_PAIR_H
 
-#include "host/backend_cuda.h"
-#include "host/backend_cuda_ranks.h"
+#include "host/gpu/backend_cuda.h"
+#include "host/gpu/backend_cuda_ranks.h"
 
 #include "decode.h"
 #include "tiny.h"

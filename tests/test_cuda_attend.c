@@ -4,7 +4,7 @@
  *
  * Built twice: against the device, and against tests/fibers, where launches are counted. */
 #include "cuda/ops.h"
-#include "host/cpu_kernels.h"
+#include "host/cpu/cpu_kernels.h"
 #include "host/kv.h"
 
 #include "deals.h"

@@ -9,7 +9,7 @@
  * models are within 1e-4 of the references of transformers, as the CPU's are; those of the embedded
  * pair within 2e-4 of the CPU's, whose largest are about 20; within 5e-3 where cuBLASLt multiplies
  * activations of 16 bits. */
-#include "host/backend_cuda.h"
+#include "host/gpu/backend_cuda.h"
 
 #include "distance.h"
 #include "golden.h"

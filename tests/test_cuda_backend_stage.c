@@ -3,10 +3,10 @@
  * lays out all rows, whatever the pieces, the threads, and the part of a rank.
  *
  * Built twice, as test_cuda_backend.c. */
-#include "host/backend_cuda.h"
-#include "host/backend_cuda_pack.h"
-#include "host/backend_cuda_stage.h"
-#include "host/cpu_threads.h"
+#include "host/cpu/cpu_threads.h"
+#include "host/gpu/backend_cuda.h"
+#include "host/gpu/backend_cuda_pack.h"
+#include "host/gpu/backend_cuda_stage.h"
 
 #include <criterion/criterion.h>
 

@@ -5,7 +5,7 @@
  *
  * Built twice: against the device, and against tests/fibers, whose library fails where a test says
  * so. */
-#include "host/backend_cuda.h"
+#include "host/gpu/backend_cuda.h"
 #include "tiny.h"
 
 #include <criterion/criterion.h>

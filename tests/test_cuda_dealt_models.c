@@ -3,7 +3,7 @@
  * row has the same bits in whatever pieces and whatever company it is fed.
  *
  * Built as test_cuda_backend.c is.  More deals: deals.h. */
-#include "host/backend_cuda.h"
+#include "host/gpu/backend_cuda.h"
 
 #include "dealt_models.h"
 

@@ -4,7 +4,7 @@
  *
  * Built twice: against the device, and against tests/fibers. */
 #include "folder.h"
-#include "host/backend_cuda.h"
+#include "host/gpu/backend_cuda.h"
 #include "tiny.h"
 
 #include <criterion/criterion.h>

@@ -7,7 +7,7 @@
  * one.  Sums are taken in another order than on the CPU: they agree to a few units of float32 of
  * the largest term. */
 #include "cuda/ops.h"
-#include "host/cpu_kernels.h"
+#include "host/cpu/cpu_kernels.h"
 
 #include "device_layers.h"
 #include "distance.h"

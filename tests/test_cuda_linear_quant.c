@@ -5,7 +5,7 @@
  *
  * Built twice, as test_cuda_ops.c. */
 #include "cuda/ops.h"
-#include "host/backend_cuda_pack.h"
+#include "host/gpu/backend_cuda_pack.h"
 
 #include "deals.h"
 #include "device_layers.h"

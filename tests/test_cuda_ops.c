@@ -7,8 +7,8 @@
  * the largest term; what has no sum agrees to the bit, but for the device's own exp2, which is two
  * units off. */
 #include "cuda/ops.h"
-#include "host/cpu_kernels.h"
-#include "host/cpu_round.h"
+#include "host/cpu/cpu_kernels.h"
+#include "host/cpu/cpu_round.h"
 
 #include "device_caches.h"
 #include "device_layers.h"

@@ -11,8 +11,8 @@
  * of 30 makes 4e-6 of every logit: 1e-4. */
 #include "rank_pair.h"
 
-#include "host/backend_cuda_rank.h"
-#include "host/comm_virtual.h"
+#include "host/gpu/backend_cuda_rank.h"
+#include "host/ranks/comm_virtual.h"
 
 #include "cut_evenly.h"
 #include "distance.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_awake.c - the clock that stands still while a process is stopped. */
-#include "host/awake.h"
+#include "host/ranks/awake.h"
 #include "stopped.h"
 
 #include <criterion/criterion.h>

@@ -2,8 +2,8 @@
 /* test_host_backend_blocks.c - quantised models cut over ranks: between blocks, also where some
  * ranks have more of them than others, and inside those that two ranks share; and what cannot be
  * cut is refused. */
-#include "host/backend_ranks.h"
 #include "host/engine.h"
+#include "host/ranks/backend_ranks.h"
 
 #include "distance.h"
 #include "tiny.h"

@@ -6,8 +6,8 @@
 #include "forked.h"
 #include "golden.h"
 
-#include "host/comm.h"
 #include "host/engine.h"
+#include "host/ranks/comm.h"
 
 #include <spc/spc.h>
 

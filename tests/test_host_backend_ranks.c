@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_backend_ranks.c - models cut over ranks give what one rank gives: every architecture's
  * recorded logits and greedy tokens, parts that cover each weight once, and refusals. */
-#include "host/backend_ranks.h"
+#include "host/ranks/backend_ranks.h"
 
 #include "cut_evenly.h"
 #include "distance.h"

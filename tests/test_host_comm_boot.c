@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_comm_boot.c - processes that meet: by an address and by a file, with strangers at the
  * door and files of earlier runs in the way; and who is told what when somebody does not come. */
-#include "host/comm_boot.h"
+#include "host/ranks/comm_boot.h"
 #include "stopped.h"
 
 #include <criterion/criterion.h>

@@ -2,7 +2,7 @@
 /* test_host_comm_nccl.c - ranks over NCCL.  Built twice: against the library where it is installed,
  * which tells its version without a GPU, and over tests/fibers against a stand-in
  * (stand_in_nccl.c), where ranks are threads, calls are noted, and others let a rank down. */
-#include "host/comm_nccl.h"
+#include "host/ranks/comm_nccl.h"
 
 #include <criterion/criterion.h>
 #include <cuda_runtime_api.h>

@@ -2,7 +2,7 @@
 /* test_host_comm_virtual.c - ranks as threads that share one GPU: every call against what it must
  * leave, and ranks that let the others down.  Built twice: against the device, and over
  * tests/fibers. */
-#include "host/comm_virtual.h"
+#include "host/ranks/comm_virtual.h"
 
 #include "device_ranks.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_cpu_kernels.c - every vector unit against plain loops in double, on sizes that do not
  * fill a vector, and bit for bit where bits are promised. */
-#include "host/cpu_kernels.h"
+#include "host/cpu/cpu_kernels.h"
 #include "host/kv.h"
 #include "rules/round.h"
 #include "weights/quant.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_cpu_quant.c - products with quantised matrices: what they are, in double, from
  * dequantised weights; and that every vector unit has the same bits. */
-#include "host/cpu_kernels.h"
+#include "host/cpu/cpu_kernels.h"
 #include "weights/quant.h"
 
 #include <criterion/criterion.h>

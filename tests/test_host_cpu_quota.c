@@ -2,8 +2,8 @@
 /* test_host_cpu_quota.c - limits of control groups, read from folders like those of Linux. */
 #include "folder.h"
 
-#include "host/cpu_quota.h"
-#include "host/cpu_threads.h"
+#include "host/cpu/cpu_quota.h"
+#include "host/cpu/cpu_threads.h"
 
 #include <ftw.h>
 #include <sys/stat.h>

@@ -2,7 +2,7 @@
 /* test_host_cpu_threads.c - every element once, whatever the number of threads, and on a crowded
  * machine too. */
 #define _POSIX_C_SOURCE 200809L /* nanosleep */
-#include "host/cpu_threads.h"
+#include "host/cpu/cpu_threads.h"
 
 #include <criterion/criterion.h>
 #include <stdatomic.h>

@@ -2,8 +2,8 @@
 /* test_host_cuts.c - truncation of long rows: cut, sum and moment against the search of
  * rules/truncate.h level by level and the sums of rules/row.h over whole tiles, to the bit, on rows
  * of which few entries are looked at, and on rows of which most are. */
-#include "host/cuts.h"
-#include "host/tiles.h"
+#include "host/verify/cuts.h"
+#include "host/verify/tiles.h"
 
 #include "toyround.h"
 

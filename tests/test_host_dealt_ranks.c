@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_dealt_ranks.c - models as dice deal them, cut over ranks: logits are those of one rank,
  * with the same bits in any pieces.  What cannot be cut so is refused.  More deals: deals.h. */
-#include "host/backend_ranks.h"
+#include "host/ranks/backend_ranks.h"
 
 #include "cut_evenly.h"
 #include "dealt_models.h"

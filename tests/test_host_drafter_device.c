@@ -5,7 +5,7 @@
 #include "places.h"
 #include "spawn.h"
 
-#include "host/apart.h"
+#include "host/apart/apart.h"
 
 #include <errno.h>
 #include <math.h>

@@ -5,8 +5,8 @@
 #include "forked.h"
 #include "places.h"
 
-#include "host/apart.h"
-#include "host/backend_ranks.h"
+#include "host/apart/apart.h"
+#include "host/ranks/backend_ranks.h"
 
 #include <math.h>
 #include <semaphore.h>

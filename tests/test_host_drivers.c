@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_drivers.c - a thread for each rank: every job reaches each of them once, always on the
  * same thread, and is over when the call returns, or given up in time. */
-#include "host/drivers.h"
+#include "host/ranks/drivers.h"
 
 #include <criterion/criterion.h>
 #include <pthread.h>

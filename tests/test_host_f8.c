@@ -4,7 +4,7 @@
 #include "eight.h"
 #include "units.h"
 
-#include "host/backend_ranks.h"
+#include "host/ranks/backend_ranks.h"
 #include "weights/int8.h"
 
 Test(host_f8, the_bits_of_the_numbers_they_stand_for)

@@ -5,7 +5,7 @@
 #include "tiny.h"
 #include "toy.h"
 
-#include "host/cpu_round.h"
+#include "host/cpu/cpu_round.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_plan.c - plans: which ops in which order over which weights, and what they weigh,
  * against numbers worked out by hand. */
-#include "host/plan.h"
+#include "host/plan/plan.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>

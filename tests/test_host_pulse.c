@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_pulse.c - signs of life between ranks: one that gives none is named in time, those that
  * leave in order are missed by nobody.  (Processes: test_host_cli_launch_gpu.c.) */
-#include "host/pulse.h"
+#include "host/ranks/pulse.h"
 
 #include <criterion/criterion.h>
 #include <pthread.h>

@@ -3,8 +3,8 @@
  * verdicts and statistics of whole rows, wherever the drafter lies and however it is cut. */
 #include "tiny.h"
 
-#include "host/backend_ranks.h"
-#include "host/cpu_round.h"
+#include "host/cpu/cpu_round.h"
+#include "host/ranks/backend_ranks.h"
 
 #include "toyround.h"
 

@@ -3,7 +3,7 @@
  * under every placement of the drafter, and what cannot be is refused. */
 #include "spawn.h"
 
-#include "host/comm.h"
+#include "host/ranks/comm.h"
 
 #include <spc/spc.h>
 

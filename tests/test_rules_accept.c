@@ -70,8 +70,8 @@ Test(rules_accept, arrivals_order_by_weight_and_never_happen_for_weight_0)
     cr_expect_gt(spc_race_time(1, 1.0f), 0.0f);
 }
 
-/* The winner of a race among 16 entries, as host/verify.c and the kernels run it: fixed seeds,
- * limit as stated at chi_limit (false alarm 1e-6). */
+/* The winner of a race among 16 entries, as host/verify/verify.c and the kernels run it: fixed
+ * seeds, limit as stated at chi_limit (false alarm 1e-6). */
 Test(rules_accept, a_race_picks_by_weight)
 {
     static const float weight[16] = {0.4f,  0,     1e-3f, 0.2f,  0.05f, 0.05f, 0,     0.1f,

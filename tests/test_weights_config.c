@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_weights_config.c - config.json: what is read, and every way in which it can be wrong. */
-#include "host/plan.h"
+#include "host/plan/plan.h"
 #include "weights/config.h"
 
 #include "damage.h"

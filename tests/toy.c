@@ -3,7 +3,7 @@
  * outcomes. */
 #include "toy.h"
 
-#include "host/cpu_round.h"
+#include "host/cpu/cpu_round.h"
 
 #include <criterion/criterion.h>
 #include <float.h>

@@ -3,12 +3,12 @@
  * engine's own rounds where every probability is known.
  *
  * The logits of a row are a function of (model, prefix) alone: a table would be too long, so it is
- * hashed.  draw and verify are the CPU backend's own (host/cpu_round.c). */
+ * hashed.  draw and verify are the CPU backend's own (host/cpu/cpu_round.c). */
 #ifndef SPC_TESTS_TOY_H
 #define SPC_TESTS_TOY_H
 
-#include "host/chance.h"
 #include "host/session.h"
+#include "host/verify/chance.h"
 
 /* The engine's clock, moved by forwards alone. */
 typedef struct {

@@ -3,7 +3,7 @@
 #ifndef SPC_TESTS_TOYROUND_H
 #define SPC_TESTS_TOYROUND_H
 
-#include "host/chance.h"
+#include "host/verify/chance.h"
 
 #include "toyrows.h"
 

@@ -3,7 +3,7 @@
  *
  * A family is told by the beginning of its architecture's name; what a file leaves out is what
  * transformers' configuration class of the family puts there.  Names that fit no family are read
- * as Llama's: whether there is a plan for them is decided elsewhere (host/plan.c). */
+ * as Llama's: whether there is a plan for them is decided elsewhere (host/plan/plan.c). */
 #include "config_read.h"
 
 #include <math.h>
