@@ -27,7 +27,7 @@ void spc_round_append(spc_verdict *verdict, int32_t drafts, const spc_verdict *l
  * with it, are composed. */
 static inline bool spc_round_looked_at(const spc_session *session)
 {
-    return session->ngram || session->detail || session->processor;
+    return session->ngram || session->detail || session->logprobs || session->processor;
 }
 
 /* Can the backend run the round by itself? */

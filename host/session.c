@@ -144,11 +144,12 @@ static void free_arrays(spc_session *s)
     free(s->source);
     free(s->token);
     free(s->detail);
+    free(s->logprobs);
     free(s->page);
 }
 
 /* All that a session of a full context may need; false: no memory. */
-static bool take_arrays(spc_session *s, const spc_engine *engine, bool details)
+static bool take_arrays(spc_session *s, const spc_engine *engine, const spc_session_options *o)
 {
     size_t context = (size_t)engine->context;
     bool encodes = spc_engine_encodes(engine);
@@ -156,9 +157,15 @@ static bool take_arrays(spc_session *s, const spc_engine *engine, bool details)
     s->token = malloc(context * sizeof *s->token);
     s->page = malloc((size_t)spc_pages_for(engine->context) * sizeof *s->page);
     s->detail_room = s->budget < engine->context ? s->budget : engine->context;
-    if (details) s->detail = malloc((size_t)s->detail_room * sizeof *s->detail);
+    if (o->details) s->detail = malloc((size_t)s->detail_room * sizeof *s->detail);
+    s->top_logprobs = o->top_logprobs;
+    if (o->logprobs) {
+        s->logprobs =
+            malloc((size_t)s->detail_room * (1 + (size_t)o->top_logprobs) * sizeof *s->logprobs);
+    }
     if (encodes) s->source = malloc(context * sizeof *s->source);
-    return s->token && s->page && (s->detail || !details) && (s->source || !encodes);
+    return s->token && s->page && (s->detail || !o->details) && (s->logprobs || !o->logprobs) &&
+           (s->source || !encodes);
 }
 
 /* Drafts are looked up in what an encoder reads, too. */
@@ -208,7 +215,7 @@ spc_status spc_session_open(spc_engine *engine, const spc_session_options *optio
 
     s = calloc(1, sizeof *s);
     if (s) s->budget = options->max_tokens > 0 ? options->max_tokens : INT32_MAX;
-    if (!s || !take_arrays(s, engine, options->details)) {
+    if (!s || !take_arrays(s, engine, options)) {
         status = spc_error_set(err, SPC_ENOMEM, "no memory for a session of %d tokens",
                                (int)engine->context);
         goto fail;
@@ -383,7 +390,8 @@ static spc_finish finish_of(spc_end end)
 bool spc_session_keep(spc_session *s, int32_t token, spc_token_origin origin, bool deferred)
 {
     spc_token_detail *detail = s->detail ? s->detail + s->length - s->prompt : NULL;
-    spc_token told = {token, s->length, origin, deferred, detail};
+    const spc_logprob *logprobs = spc_session_logprob_room(s, s->length - s->prompt);
+    spc_token told = {token, s->length, origin, deferred, detail, logprobs};
 
     if (detail) detail->origin = origin;
 
@@ -461,6 +469,12 @@ const spc_token_detail *spc_session_details(const spc_session *session, int32_t 
 {
     *count = session->detail ? session->length - session->prompt : 0;
     return session->detail;
+}
+
+const spc_logprob *spc_session_logprobs(const spc_session *session, int32_t *count)
+{
+    *count = session->logprobs ? session->length - session->prompt : 0;
+    return session->logprobs;
 }
 
 void spc_session_stats(const spc_session *session, spc_stats *out)

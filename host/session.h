@@ -47,8 +47,10 @@ struct spc_session {
     int32_t prompt; /* tokens of the prompt; with an encoder 1, what the decoder begins with */
     int32_t length; /* tokens held; token[length - 1] is pending: in neither KV cache */
     spc_token_detail *detail; /* [detail_room] of the tokens kept; NULL: not wanted */
-    int32_t detail_room;      /* budget or context, whichever is less */
-    int32_t *source; /* [engine->context] the prompt, where an encoder reads it; NULL: none */
+    spc_logprob *logprobs;    /* [detail_room, 1 + top_logprobs] the same; NULL: not wanted */
+    int32_t top_logprobs;
+    int32_t detail_room; /* budget or context, whichever is less */
+    int32_t *source;     /* [engine->context] the prompt, where an encoder reads it; NULL: none */
     int32_t source_count;
     spc_processor *processor; /* of its logits; NULL: they stay as they are */
     spc_ngram *ngram; /* the same text, where drafts are looked up in it; NULL: they are not */
@@ -112,9 +114,15 @@ bool spc_session_is_stop(const spc_session *session, int32_t token);
  * false when it does; session->finish says why. */
 bool spc_session_keep(spc_session *session, int32_t token, spc_token_origin origin, bool deferred);
 
+/* What is kept of the k-th token with the option logprobs; NULL without it. */
+static inline spc_logprob *spc_session_logprob_room(const spc_session *s, int32_t k)
+{
+    return s->logprobs ? s->logprobs + (int64_t)k * (1 + s->top_logprobs) : NULL;
+}
+
 /* A round was decided for these sessions, whose lanes and verdicts are in the engine's scratch:
- * note for those with the option why each of its tokens comes about, where they will be kept
- * (details.c). */
+ * note for those with the options why each of its tokens comes about, how probable it was, where
+ * that will be kept (details.c). */
 spc_status spc_details_note(spc_engine *engine, spc_session *const *sessions, int32_t count,
                             spc_error *err);
 

@@ -65,13 +65,22 @@ spc_status spc_session_options_check(const spc_session_options *o, spc_row_param
             "model as drafter, bonus target or step",
             o->rule);
     }
-    if (o->details && !spc_rule_is_one_round(params->rule.kind) &&
+    if ((o->details || o->logprobs) && !spc_rule_is_one_round(params->rule.kind) &&
         params->rule.kind != SPC_RULE_VERIFIER_ONLY) {
         return spc_error_set(err, SPC_EUNSUPPORTED,
-                             "details: rule %s runs one model at a time, and no round says why a "
+                             "%s: rule %s runs one model at a time, and no round says why a "
                              "token came about: choose a rule that verifies drafts, or leave them "
                              "out",
-                             o->rule);
+                             o->details ? "details" : "logprobs", o->rule);
+    }
+    if (o->top_logprobs < 0 || o->top_logprobs > SPC_TOP_LOGPROBS_MAX) {
+        return spc_error_set(err, SPC_EUSAGE, "top-logprobs: expected 0 to %d, found %d",
+                             SPC_TOP_LOGPROBS_MAX, (int)o->top_logprobs);
+    }
+    if (o->top_logprobs > 0 && !o->logprobs) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "top-logprobs: found %d without logprobs, which they are kept with",
+                             (int)o->top_logprobs);
     }
     if (o->max_tokens < 0) {
         return spc_error_set(err, SPC_EUSAGE, "max-tokens: expected 0 (no limit) or more, found %d",

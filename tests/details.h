@@ -44,9 +44,11 @@ static inline void compare_details(placed *one, placed *other, int32_t laws, con
             prompt p = prompt_made(3, VOCAB, (uint32_t)r + 3);
             spc_session *s[2];
             const spc_token_detail *d[2];
+            const spc_logprob *l[2];
             int32_t count[2];
 
-            o.details = o.ignore_stop = true;
+            o.details = o.logprobs = o.ignore_stop = true;
+            o.top_logprobs = 1;
             o.max_tokens = 20;
             o.bonus = (spc_bonus_mode)(mode % 3);
             if (mode == 4) edit_all(&o);
@@ -55,6 +57,7 @@ static inline void compare_details(placed *one, placed *other, int32_t laws, con
                 s[i] = open_session(i ? other->engine : one->engine, &o, &p);
                 cr_assert_eq(spc_session_run(s[i], NULL), SPC_OK);
                 d[i] = spc_session_details(s[i], &count[i]);
+                l[i] = spc_session_logprobs(s[i], &count[i]);
             }
             cr_assert_eq(count[0], 20);
             cr_assert_eq(count[1], 20);
@@ -72,6 +75,10 @@ static inline void compare_details(placed *one, placed *other, int32_t laws, con
                 cr_expect_float_eq(a->drafter, b->drafter, 1e-4f, "%s, %s", what, detailed[r]);
                 cr_expect_float_eq(a->tv, b->tv, 1e-3f, "%s, %s", what, detailed[r]);
                 cr_expect_eq(a->coin, b->coin);
+                for (int32_t k = 2 * i; k < 2 * i + 2; k++) { /* the token, the most probable one */
+                    cr_expect_float_eq(l[0][k].value, l[1][k].value, 1e-3f, "%s", what);
+                }
+                cr_expect_eq(l[0][2 * i].token, l[1][2 * i].token);
             }
             for (int32_t i = 0; i < 2; i++) spc_session_close(s[i]);
         }

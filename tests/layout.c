@@ -91,6 +91,8 @@ int main(void)
     FIELD(spc_session_options, nucleus);
     FIELD(spc_session_options, wait);
     FIELD(spc_session_options, details);
+    FIELD(spc_session_options, logprobs);
+    FIELD(spc_session_options, top_logprobs);
     FIELD(spc_session_options, ignore_stop);
     FIELD(spc_session_options, stop);
     FIELD(spc_session_options, stop_count);

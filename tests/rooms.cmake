@@ -20,7 +20,7 @@ set(INNER_gpu    "^\"host/([a-z_]+\\.h|(cpu|plan|ranks)/[a-z_]+\\.h)\"$")
 set(INNER_ranks  "^\"host/([a-z_]+\\.h|cpu/[a-z_]+\\.h)\"$")
 set(INNER_apart  "^\"host/([a-z_]+\\.h|(cpu|ranks)/[a-z_]+\\.h)\"$")
 set(INNER_cli    ".")
-set(INNER_       "^\"host/([a-z_]+\\.h|(apart|cpu|gpu|plan|ranks)/[a-z_]+\\.h)\"$")
+set(INNER_       "^\"host/([a-z_]+\\.h|(apart|cpu|gpu|plan|ranks|verify)/[a-z_]+\\.h)\"$")
 
 # What only some files may include: header, then the files, as regular expressions.
 set(ONLY

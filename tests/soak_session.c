@@ -112,6 +112,7 @@ static void make_edits(const soak_place *place, soak_task *t)
     spc_session_options *o = &t->options;
 
     o->details = has_rounds(o->rule) && soak_chance(15);
+    o->logprobs = has_rounds(o->rule) && soak_chance(15);
     if (soak_chance(70)) return;
     if (soak_chance(50)) o->repetition_penalty = 1.2f;
     if (soak_chance(50)) o->presence_penalty = 0.5f;

@@ -78,6 +78,7 @@ static const struct {
       "!json",
       "!stream",
       "!details",
+      "logprobs",
       "!keep-going",
       "!quiet"}},
     {"chat",

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_host_cli_details.c - spc run --details: an object per token in JSON, a line per token on
- * stderr; results are those without it. */
+/* test_host_cli_details.c - spc run --details and --logprobs: an object per token in JSON, of the
+ * former also a line per token on stderr; results are those without. */
 #include "results.h"
+
+#include <math.h>
 
 #define RULE "token-v3:alpha=0.3"
 
@@ -140,4 +142,60 @@ Test(host_cli_details, rules_that_run_one_model_at_a_time_cannot)
     static const char *const args[] = {"run", "--details", "--rule", "drafter-only", "x", NULL};
 
     spawn_failure(args, NULL, 2, "spc: --details: rule drafter-only runs one model at a time");
+}
+
+/* ---- --logprobs ---- */
+
+Test(host_cli_details, log_probabilities_are_those_of_the_ids_and_of_others)
+{
+    static const char *const tops[] = {"0", "2"};
+
+    for (size_t t = 0; t < 2; t++) {
+        json_t *plain = without_times(JSON(THREE, "run", "--json", "--to", "de", "--rule", RULE));
+        json_t *told = without_times(
+            JSON(THREE, "run", "--json", "--logprobs", tops[t], "--to", "de", "--rule", RULE));
+
+        for (size_t i = 0; i < 3; i++) {
+            json_t *result = json_array_get(told, i), *one;
+            json_t *logprobs = json_incref(json_object_get(result, "logprobs"));
+            size_t k;
+
+            cr_assert_eq(json_array_size(logprobs),
+                         json_array_size(json_object_get(result, "ids")));
+            json_array_foreach(logprobs, k, one)
+            {
+                const json_t *top = json_object_get(one, "top"), *first = json_array_get(top, 0);
+                const json_t *second = json_array_get(top, 1);
+                double own = json_real_value(json_object_get(one, "logprob")), best, next;
+
+                cr_expect(json_equal(json_object_get(one, "id"),
+                                     json_array_get(json_object_get(result, "ids"), k)));
+                cr_assert_eq(json_array_size(top), 2 * t);
+                cr_expect_leq(own, 1e-6);
+                if (t == 0) continue;
+                best = json_real_value(json_object_get(first, "logprob"));
+                next = json_real_value(json_object_get(second, "logprob"));
+                cr_expect(own <= best && best >= next && exp(best) + exp(next) < 1.0001);
+                cr_expect(own <= next || own == best);
+                cr_expect(json_is_string(json_object_get(first, "text")));
+            }
+            json_decref(logprobs);
+            (void)json_object_del(result, "logprobs");
+        }
+        cr_expect(json_equal(plain, told), "other results");
+        json_decref(plain);
+        json_decref(told);
+    }
+}
+
+Test(host_cli_details, log_probabilities_go_with_json_and_rounds)
+{
+    static const char *const alone[] = {"run", "--logprobs", "1", "x", NULL};
+    static const char *const many[] = {"run", "--json", "--logprobs", "21", "x", NULL};
+    static const char *const rule[] = {"run",    "--json",       "--logprobs", "1",
+                                       "--rule", "drafter-only", "x",          NULL};
+
+    spawn_failure(alone, NULL, 2, "spc: --logprobs: they are printed with --json alone");
+    spawn_failure(many, NULL, 2, "spc: --logprobs: expected a whole number of 0 to 20");
+    spawn_failure(rule, NULL, 2, "spc: --logprobs: rule drafter-only runs one model at a time");
 }

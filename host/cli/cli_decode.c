@@ -20,6 +20,7 @@ void spc_cli_decode_init(spc_cli_decode *d)
     d->device = "auto";
     d->gamma = session.gamma;
     d->tp = d->drafter_tp = 1;
+    d->logprobs = -1;
     d->ranks = SPC_CLI_RANKS_NONE;
     d->temperature = (double)session.temperature;
     d->top_p = (double)session.top_p;
@@ -48,6 +49,8 @@ static void session_options(const spc_cli_decode *d, spc_session_options *o)
     o->nucleus = !d->no_nucleus;
     o->ignore_stop = d->ignore_stop;
     o->details = d->details;
+    o->logprobs = d->logprobs >= 0;
+    o->top_logprobs = d->logprobs >= 0 ? d->logprobs : 0;
     o->stop = d->stop.item;
     o->stop_count = d->stop.count;
     o->min_tokens = d->min_tokens;

@@ -17,6 +17,7 @@ typedef struct {
     const char *kernels, *kv, *drafter_vocab;
     int32_t gamma, top_k, max_tokens, verify, bonus, threads, context, tp, drafter_tp, overlap;
     int32_t kv_tokens, prefill_rows, min_tokens;
+    int32_t logprobs; /* -1: none; how many alternatives of each token */
     double temperature, top_p, min_p, most_latency, least_quality;
     double repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cli_details.c - details of tokens as JSON and as a table. */
+/* cli_details.c - details of tokens as JSON and as a table, log-probabilities as JSON. */
 #include "cli_details.h"
 
 #include "host/engine.h"
@@ -85,6 +85,48 @@ json_t *spc_cli_details_json(const spc_engine *engine, const int32_t *tokens,
 
     for (int32_t i = 0; i < count; i++) {
         if (json_array_append_new(array, token_json(engine, tokens[i], &detail[i])) == 0) continue;
+        json_decref(array);
+        return NULL;
+    }
+    return array;
+}
+
+static json_t *logprob_json(const spc_engine *engine, const spc_logprob *p)
+{
+    json_t *o = json_object();
+    int failed = json_object_set_new(o, "id", json_integer(p->token));
+
+    failed |= json_object_set_new(o, "text", text_of(engine, p->token));
+    failed |= json_object_set_new(o, "logprob", real_or_null(true, p->value));
+    if (failed == 0) return o;
+    json_decref(o);
+    return NULL;
+}
+
+/* The token, with the most probable ones as "top". */
+static json_t *with_top_json(const spc_engine *engine, const spc_logprob *p, int32_t top)
+{
+    json_t *o = logprob_json(engine, p), *others = json_array();
+    int failed = 0;
+
+    for (int32_t i = 1; i <= top && p[i].token >= 0; i++) {
+        failed |= json_array_append_new(others, logprob_json(engine, &p[i]));
+    }
+    failed |= json_object_set_new(o, "top", others);
+    if (failed == 0) return o;
+    json_decref(o);
+    return NULL;
+}
+
+json_t *spc_cli_logprobs_json(const spc_engine *engine, const spc_logprob *logprobs, int32_t count,
+                              int32_t top)
+{
+    json_t *array = json_array();
+
+    for (int32_t i = 0; i < count; i++) {
+        const spc_logprob *p = logprobs + (int64_t)i * (1 + top);
+
+        if (json_array_append_new(array, with_top_json(engine, p, top)) == 0) continue;
         json_decref(array);
         return NULL;
     }

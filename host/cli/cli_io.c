@@ -50,7 +50,8 @@ static bool blames_option(const spc_error *err)
                                           "min-tokens",
                                           "logit-bias",
                                           "repetition-penalty",
-                                          "details"};
+                                          "details",
+                                          "logprobs"};
     size_t count = sizeof options / sizeof *options, bytes = strcspn(err->message, ": ");
     bool used = err->status == SPC_EUSAGE || err->status == SPC_EUNSUPPORTED;
 

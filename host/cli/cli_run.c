@@ -69,6 +69,10 @@ static const spc_cli_option options[] = {
            "it, log-probability of the token; with --json as \"details\", otherwise a table\n"
            "on stderr.  Not for rules that run one model at a time",
            FLAG, decode.details, 0, 0),
+    OPTION("logprobs", "N",
+           "with --json: log-probability of each token to the verifier, before temperature,\n"
+           "truncation and rule, and those of the N most probable tokens, as \"logprobs\"",
+           INT, decode.logprobs, 0, SPC_TOP_LOGPROBS_MAX),
     OPTION("keep-going", NULL,
            "where a prompt cannot be read or decoded, say so (with --json as a result,\n"
            "{\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next; exit code 6",
@@ -100,6 +104,7 @@ typedef struct job {
     size_t bytes;
     int32_t *tokens;          /* [count] */
     spc_token_detail *detail; /* [count], or NULL: not wanted */
+    spc_logprob *logprobs;    /* [count, 1 + decode.logprobs], or NULL: not wanted */
     int32_t count;
     uint64_t seed;
     spc_finish finish;
@@ -229,6 +234,33 @@ static spc_status begin_job(run_state *run, spc_error *err)
     return SPC_OK;
 }
 
+/* A copy, or an error that ends the run with its code; NULL: of nothing. */
+static void *keep(run_state *run, const void *from, size_t bytes)
+{
+    spc_error error;
+    void *copy = from ? malloc(bytes + 1) : NULL;
+
+    if (copy) return memcpy(copy, from, bytes);
+    if (!from) return NULL;
+    (void)spc_error_set(&error, SPC_ENOMEM, "no memory for the details of a result");
+    note_error(run, &error);
+    return NULL;
+}
+
+/* What was asked for of each token. */
+static void take_details(run_state *run, job *j)
+{
+    int32_t count;
+    const spc_token_detail *detail = spc_session_details(j->session, &count);
+    const spc_logprob *logprobs;
+
+    j->detail = keep(run, detail, (size_t)count * sizeof *detail);
+    logprobs = spc_session_logprobs(j->session, &count);
+    j->logprobs =
+        keep(run, logprobs,
+             (size_t)count * (1 + (size_t)run->way.options.top_logprobs) * sizeof *logprobs);
+}
+
 /* Take the result out of a session that ended, and give its slot back. */
 static void end_job(run_state *run, job *j)
 {
@@ -247,17 +279,7 @@ static void end_job(run_state *run, job *j)
         (void)spc_error_set(&error, SPC_ENOMEM, "no memory for a result");
         note_error(run, &error);
     }
-    if (run->args->decode.details && j->tokens) {
-        int32_t count;
-        const spc_token_detail *detail = spc_session_details(j->session, &count);
-
-        j->detail = malloc(((size_t)count + 1) * sizeof *detail);
-        if (j->detail) memcpy(j->detail, detail, (size_t)count * sizeof *detail);
-        if (!j->detail) {
-            (void)spc_error_set(&error, SPC_ENOMEM, "no memory for the details of a result");
-            note_error(run, &error);
-        }
-    }
+    if (j->tokens) take_details(run, j);
     if (facts.tokenizer && spc_session_text(j->session, &j->text, &j->bytes, &error) != SPC_OK) {
         note_error(run, &error);
     }
@@ -281,6 +303,7 @@ static void free_job(job *j)
     free(j->text);
     free(j->tokens);
     free(j->detail);
+    free(j->logprobs);
     free(j);
 }
 
@@ -302,6 +325,11 @@ static json_t *job_json(const run_state *run, const job *j)
     if (j->detail) {
         failed |= json_object_set_new(
             object, "details", spc_cli_details_json(run->engine, j->tokens, j->detail, j->count));
+    }
+    if (j->logprobs) {
+        failed |= json_object_set_new(
+            object, "logprobs",
+            spc_cli_logprobs_json(run->engine, j->logprobs, j->count, run->args->decode.logprobs));
     }
     if (failed == 0 &&
         spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
@@ -392,6 +420,11 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
     }
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
+    }
+    if (a->decode.logprobs >= 0 && !a->json) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "--logprobs: they are printed with --json alone: add it, or choose "
+                             "--details, which have a table");
     }
     if (a->stream && a->batch > 1) {
         return spc_error_set(err, SPC_EUSAGE, "--stream takes one prompt at a time: no --batch");

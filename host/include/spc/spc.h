@@ -468,6 +468,12 @@ typedef struct {
     spc_row_detail row;      /* rules/round.h */
 } spc_token_detail;
 
+/* A token and the natural logarithm of its probability. */
+typedef struct {
+    int32_t token; /* -1: there is none (fewer tokens than asked for may come at all) */
+    float value;   /* NaN: unknown, the verifier's row was bad; -inf: it cannot come */
+} spc_logprob;
+
 typedef struct {
     int32_t id;
     int32_t position; /* in the sequence, prompt included; with an encoder, in what the decoder
@@ -476,6 +482,8 @@ typedef struct {
     bool deferred;                  /* the rule deferred to the verifier for it */
     const spc_token_detail *detail; /* with the option details, valid as spc_session_details says;
                                        else NULL */
+    const spc_logprob *logprobs;    /* [1 + top_logprobs] with the option logprobs, valid as
+                                       spc_session_logprobs says; else NULL */
 } spc_token;
 
 /* Called once for every token a session keeps, in order.  Return false to end the session there
@@ -508,7 +516,7 @@ typedef bool (*spc_mask_fn)(void *user, const int32_t *token, int32_t count, uin
 
 enum { SPC_LOGIT_BIAS_MAX = 1024 };
 
-enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256 };
+enum { SPC_STOP_TOKENS_MAX = 8, SPC_STOP_STRINGS_MAX = 256, SPC_TOP_LOGPROBS_MAX = 20 };
 
 /* In place of a draft length: the length expected to give the most tokens per unit of time, chosen
  * anew for every round from measured times of both models and from acceptance so far.  Lengths of
@@ -545,6 +553,10 @@ typedef struct {
                                 takes time, and a GPU runs rounds of such a session, and of those
                                 stepped with it, verb by verb.  Not for rules that run one model at
                                 a time, verifier-only excepted */
+    bool logprobs;           /* keep, for every token, how probable it was to the verifier:
+                                spc_session_logprobs.  Costs and refuses what details do */
+    int32_t top_logprobs;    /* 0 .. SPC_TOP_LOGPROBS_MAX; with logprobs: and so many of the tokens
+                                that were most probable */
     bool ignore_stop;        /* go on after end-of-sequence tokens, those of stop_token included */
     const char *const *stop; /* [stop_count] stop strings, non-empty, copied */
     int32_t stop_count;      /* 0 .. SPC_STOP_STRINGS_MAX */
@@ -590,11 +602,11 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  *
  * SPC_EUSAGE: an option out of range.  SPC_ERULE.  SPC_EUNSUPPORTED: options that exclude each
  * other (verify block and bonus step; gamma auto and bonus verifier, where the target distribution
- * is not the verifier's: it would depend on gamma; gamma auto and nccl_comm; details and a rule
- * that runs one model at a time; a rule or a bonus that an n-gram drafter has nothing for).
- * SPC_EINPUT: an empty prompt or an id out of range.  SPC_EFULL: no free session or no room in the
- * KV caches (without wait), a prompt that is too long, or one that with max_tokens needs more than
- * the KV caches can ever hold.  SPC_ENOMEM */
+ * is not the verifier's: it would depend on gamma; gamma auto and nccl_comm; details or logprobs
+ * and a rule that runs one model at a time; a rule or a bonus that an n-gram drafter has nothing
+ * for). SPC_EINPUT: an empty prompt or an id out of range.  SPC_EFULL: no free session or no room
+ * in the KV caches (without wait), a prompt that is too long, or one that with max_tokens needs
+ * more than the KV caches can ever hold.  SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
                                     const int32_t *prompt, int32_t count, spc_session **out,
                                     spc_error *err);
@@ -681,6 +693,15 @@ SPC_API const int32_t *spc_session_tokens(const spc_session *session, int32_t *c
  *
  * count   receives how many there are: as many as tokens, without the option 0 */
 SPC_API const spc_token_detail *spc_session_details(const spc_session *session, int32_t *count);
+
+/* Of the same tokens, one by one, what the option logprobs keeps; NULL without it: [count,
+ * 1 + top_logprobs], of each first the token itself, then the most probable ones, falling, of equal
+ * ones the lower id first.  The distribution is what the verifier's logits say: they are edited
+ * (bias, penalties, masks), but neither temperature nor truncation nor the rule has been applied;
+ * the token's own law is in spc_session_details.  Borrowed until the session restarts or closes.
+ *
+ * count   receives how many there are: as many as tokens, without the option 0 */
+SPC_API const spc_logprob *spc_session_logprobs(const spc_session *session, int32_t *count);
 
 /* Text of the kept tokens, without special tokens, cut before a stop string.
  *
