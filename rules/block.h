@@ -25,7 +25,7 @@ SPC_FN spc_real spc_block_residual(spc_real weight, spc_real target, spc_real dr
 /* h_i for 1 <= i < gamma: the chance to stop exactly behind draft i, looking from the end. */
 SPC_FN spc_real spc_block_chance(spc_real weight, spc_real residual)
 {
-    spc_real whole = residual + 1 - weight;
+    spc_real whole = residual + (1 - weight);
 
     return whole > 0 ? residual / whole : 1;
 }

@@ -18,42 +18,42 @@ SPC_FN bool spc_defer_chow(spc_row row, spc_rule rule)
 /* The verifier's best token beats the drafter's by more than alpha. */
 SPC_FN bool spc_defer_diff(spc_row row, spc_rule rule)
 {
-    return row.drafter.top < row.verifier.top - (spc_real)rule.alpha;
+    return row.drafter.top < row.verifier.top - spc_rule_number(rule);
 }
 
 /* The same with alpha as the price of a rejection, whose probability is the distance of the rows.
  */
 SPC_FN bool spc_defer_opt(spc_row row, spc_rule rule)
 {
-    return row.drafter.top < row.verifier.top - (spc_real)rule.alpha * row.tv;
+    return row.drafter.top < row.verifier.top - spc_rule_number(rule) * row.tv;
 }
 
 /* The log forms compare entropies instead of largest probabilities. */
 SPC_FN bool spc_defer_chow_log(spc_row row, spc_rule rule)
 {
-    return row.drafter.entropy > (spc_real)rule.alpha;
+    return row.drafter.entropy > spc_rule_number(rule);
 }
 
 SPC_FN bool spc_defer_diff_log(spc_row row, spc_rule rule)
 {
-    return row.drafter.entropy > row.verifier.entropy + (spc_real)rule.alpha;
+    return row.drafter.entropy > row.verifier.entropy + spc_rule_number(rule);
 }
 
 SPC_FN bool spc_defer_opt_log(spc_row row, spc_rule rule)
 {
-    return row.drafter.entropy > row.verifier.entropy + (spc_real)rule.alpha * row.tv;
+    return row.drafter.entropy > row.verifier.entropy + spc_rule_number(rule) * row.tv;
 }
 
 /* BiLD* of the paper: the verifier finds the drafter's best token too unlikely. */
 SPC_FN bool spc_defer_bild(spc_row row, spc_rule rule)
 {
-    return row.surprise > (spc_real)rule.alpha;
+    return row.surprise > spc_rule_number(rule);
 }
 
 /* r-fuzzy (arXiv 2502.20704), mentored: the rows are too far from each other. */
 SPC_FN bool spc_defer_fuzzy(spc_row row, spc_rule rule)
 {
-    return row.divergence > (spc_real)rule.alpha;
+    return row.divergence > spc_rule_number(rule);
 }
 
 /* Row rules: true when the target of this row is the verifier's distribution. */
@@ -84,14 +84,14 @@ SPC_FN bool spc_defers_by_drafter(spc_rule rule)
 /* Least gap of the tokens on which a token rule keeps the drafter; -inf: every allowed token. */
 SPC_FN spc_real spc_token_v1_cut(spc_row row, spc_rule rule)
 {
-    spc_real least = row.verifier.top - (spc_real)rule.alpha; /* of the drafter's probability */
+    spc_real least = row.verifier.top - spc_rule_number(rule); /* of the drafter's probability */
 
     return least > 0 ? spc_real_log(least / row.drafter.top) : -(spc_real)SPC_INFINITY;
 }
 
 SPC_FN spc_real spc_token_v2_cut(spc_row row, spc_rule rule)
 {
-    spc_real least = row.verifier.top - (spc_real)rule.alpha; /* of the verifier's probability */
+    spc_real least = row.verifier.top - spc_rule_number(rule); /* of the verifier's probability */
 
     if (rule.alpha == 0) return 0;
     return least > 0 ? spc_real_log(least / row.verifier.top) : -(spc_real)SPC_INFINITY;
@@ -103,12 +103,13 @@ SPC_FN spc_real spc_token_v3_cut(spc_rule rule)
 }
 
 /* typical: p(v) at least min(eps, sqrt(eps) exp(-H(p))), as a gap to the maximum
- * (arXiv 2401.10774, with >=; the maximum itself is always above). */
+ * (arXiv 2401.10774, with >=).  The maximum itself is never below, but for rounding. */
 SPC_FN spc_real spc_typical_cut(spc_row row, spc_rule rule)
 {
     spc_real all = (spc_real)rule.log_keep, half = all / 2 - row.verifier.entropy;
+    spc_real cut = (all < half ? all : half) - spc_real_log(row.verifier.top);
 
-    return (all < half ? all : half) - spc_real_log(row.verifier.top);
+    return cut < 0 ? cut : 0;
 }
 
 SPC_FN spc_real spc_token_cut(spc_rule rule, spc_row row)

@@ -342,13 +342,14 @@ SPC_FN int32_t spc_tile_width(int32_t vocab, int32_t tile)
  * then at the price of further looks at the rows.  Probabilities are processed ones; everything is
  * 0 in a row that the round did not reach. */
 typedef struct {
-    int32_t fate;      /* spc_row_fate */
-    uint32_t deferred; /* 1: the rule turned to the verifier for this token */
-    float drafter;     /* q(d) of the draft; 0 without one */
-    float verifier;    /* p(d) */
-    float target;      /* pi(d) */
-    float coin;        /* the uniform that the draft was judged by */
-    float top_drafter; /* largest probability of the row that the gate reads; 0 without a drafter */
+    int32_t fate;       /* spc_row_fate */
+    uint32_t deferred;  /* 1: the rule turned to the verifier for this token */
+    float drafter;      /* q(d) of the draft; 0 without one */
+    float verifier;     /* p(d) */
+    float target;       /* pi(d) */
+    float coin;         /* the uniform that the draft was judged by */
+    float top_drafter;  /* largest probability of the row that the gate reads; 0 without a drafter,
+                           and under rules that compare none (those without a gate, token-v3) */
     float top_verifier; /* the same of the verifier */
     float tv;           /* sum of max(0, p - q); 0 in a bonus row that is drawn without q, which is
                            then not read (strict, truncate, SPC_BONUS_VERIFIER) */

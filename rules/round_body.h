@@ -111,6 +111,7 @@ ROUND_FN void complete(spc_row_pair *pair)
     if (ROUND_RECALL(pair, SPC_ROUND_COMPLETE)) return;
     if (t->form == SPC_TARGET_SELECT || t->form == SPC_TARGET_TYPICAL) {
         t->eta = fold(pair, SPC_SUM_OUTSIDE, 0);
+        if (t->cut > 0) t->eta = 1; /* no token is above the maximum: pi is p, to the bit */
     }
     if (t->form == SPC_TARGET_CUT_Q) {
         float inside = fold(pair, SPC_SUM_INSIDE_DRAFTER, 0);
@@ -176,8 +177,10 @@ ROUND_FN bool decide(spc_row_pair *pair, const spc_row_stats *known, uint32_t *s
         row.divergence = fold(pair, rule->kl ? SPC_SUM_KL : SPC_SUM_JS, 0);
     }
     if (facts & SPC_FACT_NUCLEUS) {
-        row.nucleus =
-            nucleus_cut(pair, &pair->verifier, (float)rule->alpha) - pair->verifier.stats.max;
+        const spc_row_stats *v = &pair->verifier.stats;
+
+        row.nucleus = spc_gate_gap(*v, (spc_gate)rule->gate, params->sampling.temperature,
+                                   nucleus_cut(pair, &pair->verifier, (float)rule->alpha), v->top);
     }
     pair->target =
         spc_target_begin(*rule, row, params->nucleus && params->sampling.temperature > 0);

@@ -168,7 +168,9 @@ bool spc_rule_make(spc_rule_kind kind, double alpha, spc_gate gate, bool solve, 
     rule->kind = (int32_t)kind;
     rule->path = (int32_t)(is_strict(kind, alpha) ? SPC_RULE_STRICT : kind);
     rule->gate = (int32_t)(has_key(kind, KEY_GATE) ? gate : SPC_GATE_UNSCALED);
-    if (kind == SPC_RULE_TYPICAL) rule->gate = SPC_GATE_PROCESSED; /* H(p), p(v) of its set */
+    if (kind == SPC_RULE_TYPICAL || kind == SPC_RULE_TRUNCATE_P) {
+        rule->gate = SPC_GATE_PROCESSED; /* H(p), p(v) of its set; its nucleus */
+    }
     rule->solve = has_key(kind, KEY_BETA) && solve;
     rule->kl = kind == SPC_RULE_MENTORED;
     rule->window = has_key(kind, KEY_WINDOW) ? DEFAULT_WINDOW : 0;

@@ -154,6 +154,18 @@ SPC_FN bool spc_rule_is_of(uint32_t kinds, int32_t kind)
     return kind >= 0 && kind < SPC_RULE_COUNT && (kinds >> kind & 1u) != 0;
 }
 
+#define SPC_FLOAT_MOST 3.40282347e38f
+
+/* The rule's number as sums over rows are compared with it.  Beyond all floats it is the largest
+ * one: an infinite divergence exceeds every number, and 0 times it is 0. */
+SPC_FN spc_real spc_rule_number(spc_rule rule)
+{
+    const spc_real most = SPC_FLOAT_MOST;
+
+    if (rule.alpha > (double)most) return most;
+    return rule.alpha < -(double)most ? -most : (spc_real)rule.alpha;
+}
+
 /* Facts of a row (SPC_FACT_*) that a kind asks for. */
 SPC_FN int32_t spc_rule_facts(spc_rule_kind kind)
 {

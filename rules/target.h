@@ -84,7 +84,7 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
     t.inverse = (spc_real)rule.inverse;
     t.solve = rule.solve != 0;
     t.scale = 0;
-    t.weight = (spc_real)rule.alpha;
+    t.weight = spc_rule_number(rule);
     t.budget = 0;
     switch (rule.path) {
     case SPC_RULE_LOSSY: t.form = SPC_TARGET_LENIENT; break;
@@ -92,7 +92,7 @@ SPC_FN spc_target spc_target_begin(spc_rule rule, spc_row row, bool nucleus)
         t.form = spc_defers(rule, row) ? SPC_TARGET_LENIENT : SPC_TARGET_KEEP;
         t.solve = true;
         t.inverse = 1;
-        t.budget = (spc_real)rule.alpha;
+        t.budget = spc_rule_number(rule);
         break;
     case SPC_RULE_CACTUS:
         t.form = SPC_TARGET_RAISE;
@@ -224,7 +224,7 @@ SPC_FN spc_real spc_target_probability(spc_target t, spc_entry e)
 SPC_FN spc_target spc_target_raise(spc_target t, spc_entry e)
 {
     spc_real p = e.mix.verifier, rest = 1 - p;
-    spc_real raised = p + spc_real_sqrt(2 * t.weight * p * spc_positive(rest));
+    spc_real raised = p + spc_real_sqrt(t.weight * p * spc_positive(rest) * 2);
 
     if (t.form != SPC_TARGET_RAISE) return t;
     t.weight = 0;
@@ -257,7 +257,7 @@ SPC_FN spc_real spc_divergence_term(spc_real x, spc_real y)
     if (!(x > 0)) return 0;
     if (!(y > 0)) return (spc_real)SPC_INFINITY;
     if (!(ratio > (spc_real)1e-30)) return 0; /* x nothing beside y */
-    return x * spc_real_log(ratio < (spc_real)1e30 ? ratio : (spc_real)1e30);
+    return x * spc_real_log(ratio < SPC_FLOAT_MOST ? ratio : SPC_FLOAT_MOST);
 }
 
 SPC_FN spc_real spc_divergence_js(spc_entry e)

@@ -269,3 +269,97 @@ Test(host_verify_known, near_temperature_0_only_truncation_takes_a_draft_out_of_
         cr_expect_eq(out.token[0], cases[k].accepted, "case %zu", k);
     }
 }
+
+/* What a round makes of a draft in one row of each model. */
+static spc_row_detail detail_of(const spc_row_params *p, const float *q, const float *p1, int32_t n,
+                                int32_t draft, spc_verdict *out)
+{
+    spc_verify_args a = args_of(p, q, p1, n, 1, &draft);
+    spc_row_detail detail[2];
+
+    spc_verify(&a, out);
+    spc_verify_describe(&a, out, detail);
+    return detail[0];
+}
+
+/* A rule's number is any finite double, a row's float: an infinite surprise or divergence exceeds
+ * it all the same, and however far cactus raises a probability, it does not raise 0. */
+Test(host_verify_known, numbers_beyond_all_floats_are_numbers)
+{
+    static const char *const rules[] = {"bild:alpha=1e39", "bild:alpha=1e39,gate=processed",
+                                        "fuzzy:alpha=1e300,div=kl", "mentored:kl=1e39"};
+    static const float low[] = {0, 1, -INFINITY, -INFINITY}, high[] = {-INFINITY, -INFINITY, 0, 0};
+    spc_row_params p;
+    spc_verdict out;
+
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        p = params_of(rules[i], 1);
+        (void)detail_of(&p, low, high, 4, 1, &out);
+        cr_expect_eq(out.accepted, 0, "%s", rules[i]);
+        cr_expect_geq(out.token[0], 2, "%s", rules[i]);
+    }
+    p = params_of("cactus:delta=1e39", 1);
+    (void)detail_of(&p, low, high, 4, 1, &out);
+    cr_expect_eq(out.accepted, 0, "p(1) is 0");
+    (void)detail_of(&p, low, low, 4, 0, &out);
+    cr_expect_eq(out.accepted, 1, "p(0) is 1 now");
+}
+
+/* KL is 84 here: nearly all of p on a token that has e^-84 of q. */
+Test(host_verify_known, a_divergence_is_as_large_as_floats_can_tell)
+{
+    static const float q[] = {0, -84, -90}, p1[] = {-90, 0, -90};
+    spc_row_params p = params_of("fuzzy:alpha=83.9,div=kl", 1);
+    spc_verdict out;
+
+    cr_expect_eq(detail_of(&p, q, p1, 3, 0, &out).deferred, 1u);
+    p = params_of("fuzzy:alpha=84.1,div=kl", 1);
+    cr_expect_eq(detail_of(&p, q, p1, 3, 0, &out).deferred, 0u);
+}
+
+/* token-v1 at -1 keeps the drafter nowhere: whatever q adds up to in float, its target is p. */
+Test(host_verify_known, an_empty_set_leaves_the_verifiers_row_to_the_bit)
+{
+    enum { WIDE = 300 };
+    spc_row_params p = params_of("token-v1:alpha=-1", 1);
+    float q[WIDE], p1[WIDE];
+    dice d = {31};
+
+    for (int i = 0; i < 50; i++) {
+        spc_verdict out;
+        spc_row_detail detail;
+
+        dice_rows(&d, ROWS_RANDOM, WIDE, 2, q, p1);
+        p.seed = dice_word(&d);
+        detail = detail_of(&p, q, p1, WIDE, dice_below(&d, WIDE), &out);
+        cr_expect_eq(detail.inside, 0);
+        cr_expect_eq(detail.target, detail.verifier);
+    }
+}
+
+/* At eps 1 the threshold of a uniform row is its maximum, e^-H: no token is below it. */
+Test(host_verify_known, the_verifiers_best_token_is_typical_despite_rounding)
+{
+    enum { MOST = 400 };
+    static const float equal[MOST];
+    spc_row_params p = params_of("typical:eps=1", 1);
+    spc_verdict out;
+
+    for (int32_t n = 1; n <= MOST; n++) {
+        cr_expect_eq(detail_of(&p, equal, equal, n, 0, &out).inside, n, "%d", (int)n);
+    }
+}
+
+/* The nucleus of a row that is one-hot is its token; what token-v3 keeps is cut on logits. */
+Test(host_verify_known, at_temperature_0_a_tie_is_in_the_set_of_logits_and_not_in_the_nucleus)
+{
+    static const float q[] = {1, 0, 0}, p1[] = {0, 4, 4};
+    spc_row_params p = params_of("truncate:top-p=0.9", 0);
+    spc_verdict out;
+
+    cr_expect_eq(detail_of(&p, q, p1, 3, 0, &out).inside, 1);
+    cr_expect_eq(out.token[0], 1);
+    p = params_of("truncate:alpha=0.9", 0);
+    cr_expect_eq(detail_of(&p, q, p1, 3, 0, &out).inside, 2);
+    cr_expect_eq(out.token[0], 1);
+}

@@ -325,6 +325,7 @@ Test(rules_block, a_bonus_from_the_verifier_changes_the_law)
 Test(rules_block, corner_cases_are_defined)
 {
     cr_expect_eq(spc_block_chance(1, 0), 1, "nothing to draw from and nothing to reject");
+    cr_expect_eq(spc_block_chance(1, 1.5e-16), 1, "nothing to reject, little to draw from");
     cr_expect_eq(spc_block_chance(0, 0), 0, "a draft that cannot be kept");
     cr_expect_eq(spc_block_weight(1, 0.3, 0), 0, "a draft that its row excludes");
     cr_expect_eq(spc_block_weight(1, 0.3, 0.3), 1);

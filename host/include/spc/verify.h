@@ -146,10 +146,10 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  *
  * Drafts without a distribution (batch->drafter.logits.data NULL; an n-gram drafter, or one that
  * takes its argmax): all of q lies on the draft.  Rules that read the drafter's confidence refuse
- * such drafts; strict, lossy, token-v2, token-v3, bild, lossy-greedy, head, typical and truncate
- * accept them.  A row without a draft then has no q at all: give bonus 0, parameters with
- * SPC_BONUS_VERIFIER, or a rule that does not read q there (strict, truncate).  That goes for
- * sequences without drafts, too.
+ * such drafts, unless their number makes them strict; strict, lossy, token-v2, token-v3, bild,
+ * lossy-greedy, head, typical and truncate accept them.  A row without a draft then has no q at
+ * all: give bonus 0, parameters with SPC_BONUS_VERIFIER, or a rule that does not read q there
+ * (strict, truncate).  That goes for sequences without drafts, too.
  *
  * A drafter with fewer tokens than the verifier sets batch->drafter.width: q is 0 on the others.
  * Where its tokens are not the verifier's first ones, as those of an EAGLE-3 head, drafter.subset
