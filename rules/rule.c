@@ -28,6 +28,7 @@
 #define SPC_ABOVE_ZERO 0x1p-126
 
 /* Of bild-dynamic. */
+#define DEFAULT_FALLBACK 0.6
 #define DEFAULT_ROLLBACK 5
 #define DEFAULT_WINDOW   10
 
@@ -55,11 +56,11 @@ static const struct {
     const char *name;
     int32_t bit;          /* SPC_HAS_*, 0: a rule's number */
     const char *values;   /* of a further key; those of a number are the rule's range */
-    const char *standard; /* of a further key, unless given */
+    const char *standard; /* unless given; NULL: it must be given */
 } keys[KEY_COUNT] = {{"alpha", 0, NULL, NULL},
                      {"eps", 0, NULL, NULL},
                      {"w", 0, NULL, NULL},
-                     {"fallback", 0, NULL, NULL},
+                     {"fallback", 0, NULL, TEXT_OF(DEFAULT_FALLBACK)},
                      {"top-p", 0, NULL, NULL},
                      {"kl", 0, NULL, NULL},
                      {"delta", 0, NULL, NULL},
@@ -96,6 +97,12 @@ spc_rule_shape spc_rule_shape_of(spc_rule_kind kind)
 static bool has_number(spc_rule_kind kind)
 {
     return infos[kind].number != KEY_NONE;
+}
+
+/* Of all numbers one has a default. */
+static bool has_default(spc_rule_kind kind)
+{
+    return infos[kind].number == KEY_FALLBACK;
 }
 
 static bool has_key(spc_rule_kind kind, int key)
@@ -417,7 +424,7 @@ static bool take_window(const settings *s, spc_rule *rule, char *message)
 
 bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
 {
-    settings s = {{false}, 0, 0, 0, false, false, SPC_GATE_UNSCALED};
+    settings s = {.gate = SPC_GATE_UNSCALED};
     piece name = take(&text, ":");
     spc_rule made;
     int kind = 0;
@@ -432,7 +439,9 @@ bool spc_rule_parse(const char *text, spc_rule *rule, char *message)
         text++; /* the ':' or ',' before a setting */
         if (!parse_setting(&text, (spc_rule_kind)kind, &s, message)) return false;
     }
-    if (has_number((spc_rule_kind)kind) && !s.seen[infos[kind].number]) {
+    if (has_default((spc_rule_kind)kind) && !s.seen[infos[kind].number]) {
+        s.alpha = DEFAULT_FALLBACK;
+    } else if (has_number((spc_rule_kind)kind) && !s.seen[infos[kind].number]) {
         char values[SPC_RULE_VALUES_BYTES], wanted[160];
         const char *key = keys[infos[kind].number].name;
 
@@ -490,7 +499,7 @@ void spc_rule_format(const spc_rule *rule, char *text)
         used += (size_t)snprintf(text + used, SPC_RULE_TEXT_BYTES - used, __VA_ARGS__); \
         mark = ',';                                                                     \
     } while (0)
-    if (has_number(kind)) {
+    if (has_number(kind) && !(has_default(kind) && rule->alpha == DEFAULT_FALLBACK)) {
         format_number(rule->alpha, number, sizeof number);
         PUT("%c%s=%s", mark, keys[r->number].name, number);
     }

@@ -47,8 +47,9 @@ static const char *const meaning[SPC_RULE_COUNT] = {
     [SPC_RULE_SEQ_CHOW] = "the drafter's whole answer if the mean probability of its tokens is at\n"
                           "least 1-alpha, otherwise the verifier's",
     [SPC_RULE_TOKEN_CHOW] = "chow without drafts: the verifier runs only for deferred tokens",
-    [SPC_RULE_BILD_DYNAMIC] = "the original BiLD, at temperature 0: the drafter goes on while its\n"
-                              "largest probability is at least fallback",
+    [SPC_RULE_BILD_DYNAMIC] =
+        "the original BiLD, at temperature 0: the drafter goes on while it is\n"
+        "sure, and the verifier looks at what it wrote",
 };
 
 /* Keys beside a rule's number. */
@@ -58,6 +59,7 @@ static const struct {
     {"beta", "1: a rejected draft is replaced as under strict; solve: with the\n"
              "verifier scaled so that the distribution sums to 1 as it is"},
     {"div", "the divergence: Jensen-Shannon, or KL(verifier, drafter)"},
+    {"fallback", "the drafter goes on while its largest probability is at least this"},
     {"rollback", "the verifier takes back a draft whose -ln probability is above this"},
     {"window", "the verifier looks at the drafts after this many at the latest"},
     {"gate", "what is compared: probabilities as they are, or after temperature,\n"
