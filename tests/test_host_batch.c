@@ -344,6 +344,35 @@ static void expect_near(double got, double want, const char *what, const char *r
               want);
 }
 
+/* The set and the maxima that a rule looks at, where it has such; drafter: it has read q. */
+static void expect_set(const spc_rule *rule, const spc_row_detail *t, const ref_rows *r,
+                       bool drafter)
+{
+    const spc_rule_kind kind = (spc_rule_kind)rule->path;
+    const bool set = spc_rule_shape_of(kind) == SPC_SHAPE_TOKEN || kind == SPC_RULE_HEAD ||
+                     kind == SPC_RULE_TRUNCATE || kind == SPC_RULE_TRUNCATE_P ||
+                     kind == SPC_RULE_TRUNCATE_Q || kind == SPC_RULE_TYPICAL;
+    const double *q1 = r->q1, *p1 = r->p1;
+    double inside = 0, outside = 0;
+    char text[SPC_RULE_TEXT_BYTES];
+
+    spc_rule_format(rule, text);
+    for (int32_t v = 0; v < r->n && set; v++) {
+        inside += r->selected[v];
+        outside += drafter ? (1 - r->selected[v]) * r->q[v] : 0;
+    }
+    if (!set || r->margin > 4e-6) {
+        expect_near((double)t->inside, set ? inside : -1, "the set", text);
+        expect_near((double)t->outside, outside, "eta", text);
+    }
+    if (spc_reads_gate(kind)) {
+        expect_near((double)t->top_drafter, q1[ref_top(q1, r->n)], "max q1", text);
+        expect_near((double)t->top_verifier, p1[ref_top(p1, r->n)], "max p1", text);
+    } else {
+        cr_assert(t->top_drafter == 0 && t->top_verifier == 0, "%s", text);
+    }
+}
+
 /* One described row against the reference in double. */
 static void expect_detail(const batch *b, int32_t s, int32_t row, ref_rows *r, const char *rule)
 {
@@ -355,7 +384,7 @@ static void expect_detail(const batch *b, int32_t s, int32_t row, ref_rows *r, c
     double tv = 0;
 
     ref_fill(r, b->drafter + at, b->verifier + at, &options);
-    ref_law(r, (spc_rule_kind)p->rule.kind, p->rule.alpha, p->rule.solve != 0);
+    ref_law_of(r, &p->rule);
     for (int32_t v = 0; v < b->vocab; v++) tv += fmax(0, r->p[v] - r->q[v]);
     if (row < b->drafts[s]) {
         int32_t draft = b->draft[s * DRAFTS + row];
@@ -374,9 +403,10 @@ static void expect_detail(const batch *b, int32_t s, int32_t row, ref_rows *r, c
         cr_assert_eq(t->fate, SPC_FATE_BONUS);
         cr_assert_eq(t->drafter + t->verifier + t->target, 0.0f);
     }
-    if (row < b->drafts[s] || spc_rule_uses_drafter(&p->rule)) {
-        expect_near((double)t->tv, tv, "TV", rule);
-    }
+    bool read = row < b->drafts[s] || spc_rule_uses_drafter(&p->rule);
+
+    expect_near((double)t->tv, read ? tv : 0, "TV", rule);
+    expect_set(&p->rule, t, r, read);
     expect_near(exp((double)t->log_verifier), r->p[emitted], "p of the token", rule);
     expect_near(exp((double)t->log_target), r->pi[emitted], "pi of the token", rule);
     cr_assert_eq(t->deferred, b->out->verdict[s].deferred >> row & 1u);
@@ -384,22 +414,13 @@ static void expect_detail(const batch *b, int32_t s, int32_t row, ref_rows *r, c
 
 Test(host_batch, detail_says_what_the_reference_says)
 {
-    static const char *const rules[] = {"strict",
-                                        "lossy:alpha=0.3,beta=solve",
-                                        "opt:alpha=0.2",
-                                        "chow:alpha=0.5",
-                                        "token-v1:alpha=0.2",
-                                        "token-v2:alpha=0.2",
-                                        "token-v3:alpha=0.5",
-                                        "ensemble:w=0.4",
-                                        "head:alpha=0.3"};
     dice d = {15};
     batch b = batch_of(300, 300);
     ref_rows r = ref_rows_of(300);
     int seen[SPC_FATE_BONUS + 1] = {0};
 
-    for (int round = 0; round < 60; round++) {
-        const char *rule = rules[round % 9];
+    for (int round = 0; round < 2 * TOY_RULES; round++) {
+        const char *rule = toy_rules[round / 2];
         spc_row_params p = params_in_mode(rule, 0);
         spc_verify_batch v = verify_batch(&b);
 

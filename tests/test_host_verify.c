@@ -463,7 +463,7 @@ Test(host_verify, a_draft_that_is_none_is_rejected_and_replaced)
         drafter[2] = -INFINITY;
         o = options_of(&p);
         ref_fill(&r, drafter, verifier, &o);
-        ref_law(&r, (spc_rule_kind)p.rule.kind, p.rule.alpha, p.rule.solve != 0);
+        ref_law_of(&r, &p.rule);
         spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
         spc_verify(&a, &out);
         expect_form(&a, &out, rule);
@@ -637,7 +637,7 @@ Test(host_verify, every_emitted_token_is_in_the_truncated_support_of_its_target)
         fill(&d, ROWS_RANDOM);
         ref_options o = options_of(&p);
         ref_fill(&r, drafter, verifier, &o);
-        ref_law(&r, (spc_rule_kind)p.rule.kind, p.rule.alpha, p.rule.solve != 0);
+        ref_law_of(&r, &p.rule);
         spc_verify_args a = args_of(&p, drafter, verifier, V, 1, draft);
         draft_all(&p, &a, draft, &stats);
         spc_verify(&a, &out);

@@ -24,7 +24,7 @@ static void expect_single_position(const char *rule, float temperature, dice *d)
 
     dice_rows(d, ROWS_RANDOM, V, 1.2, drafter, verifier);
     ref_fill(&r, drafter, verifier, &o);
-    ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
+    ref_law_of(&r, &p.rule);
     for (p.seed = 0; p.seed < ROUNDS; p.seed++) {
         int32_t draft[1];
         spc_row_stats stats[1];
@@ -113,7 +113,7 @@ static void expect_positions(const char *rule)
         char what[64];
 
         ref_fill(&r, drafter + i * NARROW, verifier + i * NARROW, &o);
-        ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
+        ref_law_of(&r, &p.rule);
         (void)snprintf(what, sizeof what, "%s position %d", rule, (int)i);
         expect_counts(count + i * NARROW, r.pi, NARROW, what);
         ref_rows_free(&r);
@@ -193,7 +193,7 @@ static void chain_law(const chain *c, const spc_row_params *p, double *law)
 
         for (int32_t u = 0; u < c->vocab; u++) {
             ref_fill(&r, c->drafter + u * c->vocab, c->verifier + u * c->vocab, &o);
-            ref_law(&r, (spc_rule_kind)p->rule.path, p->rule.alpha, p->rule.solve != 0);
+            ref_law_of(&r, &p->rule);
             for (int32_t v = 0; v < c->vocab; v++) next[v] += law[u] * r.pi[v];
         }
         memcpy(law, next, (size_t)c->vocab * sizeof *law);

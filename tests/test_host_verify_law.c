@@ -166,8 +166,7 @@ static void make_round(round_case *c, dice *d)
 
         dice_rows(d, dice_below(d, 4) ? ROWS_CLOSE : ROWS_RANDOM, c->vocab, 2, zq, zp);
         ref_fill(&c->r[i], zq, zp, &o);
-        ref_law(&c->r[i], (spc_rule_kind)c->params.rule.path, c->params.rule.alpha,
-                c->params.rule.solve != 0);
+        ref_law_of(&c->r[i], &c->params.rule);
         c->draft[i] = spc_draft_sample(zq, c->vocab, &c->params, 10 + i, salt, &c->stats[i]);
         for (int32_t v = 0; v < c->vocab; v++) { /* a nucleus edge that float sees elsewhere */
             kept += zq[v] >= c->stats[i].cut;
@@ -375,30 +374,39 @@ static bool script_next(script *s)
     return s->known > 0;
 }
 
+/* One outcome of a round. */
+static spc_verdict play(script *s, const spc_row_params *params, const float *drafter,
+                        const float *verifier, int32_t drafts, bool bonus)
+{
+    spc_chance chance = {s, script_keep, script_pick};
+    int32_t draft[4];
+    spc_row_stats stats[4];
+    spc_verify_args a = args_of(params, drafter, verifier, VOCAB, drafts, draft);
+    spc_verdict out;
+
+    s->asked = 0;
+    s->probability = 1;
+    for (int32_t i = 0; i < drafts; i++) {
+        draft[i] = spc_draft_sample_by(drafter + i * VOCAB, VOCAB, params, 10 + i, a.salt,
+                                       &stats[i], &chance);
+    }
+    a.stats = stats;
+    a.bonus = bonus;
+    spc_verify_by(&a, &chance, &out);
+    cr_assert_eq(out.status & ~(uint32_t)SPC_STATUS_ZERO_RESIDUAL, 0);
+    return out;
+}
+
 /* Laws of the token at each position, given that the round reaches it: [drafts + 1, VOCAB]. */
 static void emitted(const spc_row_params *params, const float *drafter, const float *verifier,
                     int32_t drafts, bool bonus, double *law)
 {
     script s = {.known = 0};
-    spc_chance chance = {&s, script_keep, script_pick};
 
     memset(law, 0, (size_t)(drafts + 1) * VOCAB * sizeof *law);
     do {
-        int32_t draft[4];
-        spc_row_stats stats[4];
-        spc_verify_args a = args_of(params, drafter, verifier, VOCAB, drafts, draft);
-        spc_verdict out;
+        const spc_verdict out = play(&s, params, drafter, verifier, drafts, bonus);
 
-        s.asked = 0;
-        s.probability = 1;
-        for (int32_t i = 0; i < drafts; i++) {
-            draft[i] = spc_draft_sample_by(drafter + i * VOCAB, VOCAB, params, 10 + i, a.salt,
-                                           &stats[i], &chance);
-        }
-        a.stats = stats;
-        a.bonus = bonus;
-        spc_verify_by(&a, &chance, &out);
-        cr_assert_eq(out.status & ~(uint32_t)SPC_STATUS_ZERO_RESIDUAL, 0);
         for (int32_t i = 0; i < out.count; i++) law[i * VOCAB + out.token[i]] += s.probability;
     } while (script_next(&s));
 }
@@ -442,7 +450,7 @@ static void expect_first_token(spc_verify_mode verify)
                       verifier + k * VOCAB);
         }
         ref_fill(&r, drafter, verifier, &o);
-        ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
+        ref_law_of(&r, &p.rule);
         rounds++;
         if (r.margin < 4e-6) {
             skipped++;
@@ -467,6 +475,73 @@ Test(host_verify_law, blockwise_rounds_begin_with_a_token_of_the_target)
     expect_first_token(SPC_VERIFY_BLOCK);
 }
 
+/* Law of the first three tokens together, [VOCAB, VOCAB, VOCAB], where a round of two drafts has
+ * begun them and what it leaves open is drawn from the targets. */
+static void joint_law(const spc_row_params *params, const float *drafter, const float *verifier,
+                      const ref_rows *r, double *law)
+{
+    script s = {.known = 0};
+
+    memset(law, 0, VOCAB * VOCAB * VOCAB * sizeof *law);
+    do {
+        const spc_verdict out = play(&s, params, drafter, verifier, 2, true);
+
+        for (int32_t k = 0; k < VOCAB * VOCAB * VOCAB; k++) {
+            const int32_t token[] = {k / VOCAB / VOCAB, k / VOCAB % VOCAB, k % VOCAB};
+            double probability = s.probability;
+
+            for (int32_t i = 0; i < 3; i++) {
+                probability *= i < out.count ? out.token[i] == token[i] : r[i].pi[token[i]];
+            }
+            law[k] += probability;
+        }
+    } while (script_next(&s));
+}
+
+/* How far that is from the product of the targets; 0: a gate is too near. */
+static double joint_distance(const spc_row_params *params, const float *drafter,
+                             const float *verifier)
+{
+    double law[VOCAB * VOCAB * VOCAB], sum = 0;
+    ref_options o = options_of(params);
+    ref_rows r[3];
+    bool near = false;
+
+    for (int32_t i = 0; i < 3; i++) {
+        r[i] = ref_rows_of(VOCAB);
+        ref_fill(&r[i], drafter + i * VOCAB, verifier + i * VOCAB, &o);
+        ref_law_of(&r[i], &params->rule);
+        near = near || r[i].margin < 4e-6;
+    }
+    joint_law(params, drafter, verifier, r, law);
+    for (int32_t k = 0; k < VOCAB * VOCAB * VOCAB; k++) {
+        sum += fabs(law[k] -
+                    r[0].pi[k / VOCAB / VOCAB] * r[1].pi[k / VOCAB % VOCAB] * r[2].pi[k % VOCAB]) /
+               2;
+    }
+    for (int32_t i = 0; i < 3; i++) ref_rows_free(&r[i]);
+    return near ? 0 : sum;
+}
+
+Test(host_verify_law, what_a_round_begins_and_the_targets_end_has_the_law_of_the_targets)
+{
+    dice d = {7};
+
+    for (int i = 0; i < 16 * TOY_RULES; i++) {
+        spc_row_params p = random_params(&d, i % TOY_RULES);
+        float drafter[3 * VOCAB], verifier[3 * VOCAB];
+
+        p.verify = i / TOY_RULES % 2;
+        for (int32_t k = 0; k < 3; k++) {
+            dice_rows(&d, dice_below(&d, 2) ? ROWS_CLOSE : (rows_kind)dice_below(&d, ROWS_KINDS),
+                      VOCAB, 1.5, drafter + k * VOCAB, verifier + k * VOCAB);
+        }
+        cr_expect_lt(joint_distance(&p, drafter, verifier), 2e-6, "%s verify %d: %g",
+                     toy_rules[i % TOY_RULES], (int)p.verify,
+                     joint_distance(&p, drafter, verifier));
+    }
+}
+
 /* Token-wise, every position that a round reaches has the law of its own row; the bonus row has pi,
  * or p under bonus=verifier. */
 Test(host_verify_law, every_position_of_a_tokenwise_round_has_the_law_of_its_row)
@@ -489,7 +564,7 @@ Test(host_verify_law, every_position_of_a_tokenwise_round_has_the_law_of_its_row
             double *got = law + k * VOCAB, reached = ref_sum(got, VOCAB);
 
             ref_fill(&r, drafter + k * VOCAB, verifier + k * VOCAB, &o);
-            ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
+            ref_law_of(&r, &p.rule);
             if (r.margin >= 4e-6 && reached > 1e-3) {
                 ref_norm(got, VOCAB);
                 bool plain = k == 2 && p.bonus == SPC_BONUS_VERIFIER;
@@ -517,7 +592,7 @@ Test(host_verify_law, greedy_rounds_emit_the_greedy_target)
             dice_rows(&d, ROWS_RANDOM, VOCAB, 1.5, drafter + k * VOCAB, verifier + k * VOCAB);
         }
         ref_fill(&r, drafter, verifier, &o);
-        ref_law(&r, (spc_rule_kind)p.rule.path, p.rule.alpha, p.rule.solve != 0);
+        ref_law_of(&r, &p.rule);
         emitted(&p, drafter, verifier, i % 3, true, law);
         if (r.margin >= 4e-6) {
             cr_expect_lt(distance(law, r.pi), 1e-7, "%s", toy_rules[i % TOY_RULES]);

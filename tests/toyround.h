@@ -54,6 +54,14 @@ static inline ref_options options_of(const spc_row_params *p)
     return o;
 }
 
+/* ref_law for a rule as parsed; path: as it is run. */
+static inline void ref_law_of(ref_rows *r, const spc_rule *rule)
+{
+    bool kl = rule->kind == SPC_RULE_FUZZY && rule->kl;
+
+    ref_law(r, (spc_rule_kind)rule->path, rule->alpha, rule->solve || kl);
+}
+
 /* One rule of every kind, all of them able to reject. */
 static const char *const toy_rules[] = {"strict",
                                         "lossy:alpha=0.3",
@@ -77,6 +85,7 @@ static const char *const toy_rules[] = {"strict",
                                         "typical:eps=0.09",
                                         "ensemble:w=0.4",
                                         "fuzzy:alpha=0.1",
+                                        "fuzzy:alpha=0.3,div=kl",
                                         "mentored:kl=0.1",
                                         "chow:alpha=0.5,gate=processed",
                                         "opt:alpha=-0.3,gate=processed",

@@ -351,7 +351,10 @@ static inline void ref_truncate_to_nucleus(ref_rows *r, double top_p)
     double *pi = r->pi, least = top_p < 1 ? ref_nucleus(r->p, r->n, top_p) : 0, mass = 0;
 
     for (int32_t v = 0; v < r->n; v++) mass += r->p[v] >= least ? r->p[v] : 0;
-    for (int32_t v = 0; v < r->n; v++) pi[v] = r->p[v] >= least ? r->p[v] / mass : 0;
+    for (int32_t v = 0; v < r->n; v++) {
+        r->selected[v] = r->p[v] > 0 && r->p[v] >= least;
+        pi[v] = r->selected[v] * r->p[v] / mass;
+    }
     ref_step(r, pi);
     r->margin = INFINITY;
 }
