@@ -11,7 +11,7 @@
 /* w_i from w_(i-1): the weight with which the path up to draft i is still worth keeping. */
 SPC_FN spc_real spc_block_weight(spc_real weight, spc_real target, spc_real drafter)
 {
-    spc_real next = drafter > 0 ? weight * (target / drafter) : 0;
+    spc_real next = weight > 0 && drafter > 0 ? weight * (target / drafter) : 0;
 
     return next < 1 ? next : 1;
 }

@@ -329,6 +329,7 @@ Test(rules_block, corner_cases_are_defined)
     cr_expect_eq(spc_block_chance(0, 0), 0, "a draft that cannot be kept");
     cr_expect_eq(spc_block_weight(1, 0.3, 0), 0, "a draft that its row excludes");
     cr_expect_eq(spc_block_weight(1, 0.3, 0.3), 1);
+    cr_expect_eq(spc_block_weight(0, 1, 5e-324), 0, "nothing revives a path, not even infinity");
     cr_expect_eq(spc_block_weight(0.5, 0.9, 0.3), 1, "capped");
     cr_expect_eq(spc_block_residual(0.5, 0.4, 0.3), 0);
 }
