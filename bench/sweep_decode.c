@@ -2,7 +2,7 @@
 /* sweep_decode.c - all examples under one point of the grid: texts counted, steps timed. */
 #include "bench/sweep.h"
 
-#include "rules/rule.h"
+#include "rules/kinds.h"
 
 #include <errno.h>
 #include <inttypes.h>

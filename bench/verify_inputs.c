@@ -2,6 +2,8 @@
 /* verify_inputs.c - what bench_verify works on. */
 #include "verify_inputs.h"
 
+#include "rules/round.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -19,13 +19,6 @@
 #define SPC_FN static inline
 #endif
 
-/* What a shared library of the rules shows. */
-#if defined(_WIN32)
-#define SPC_RULE_API
-#else
-#define SPC_RULE_API __attribute__((visibility("default")))
-#endif
-
 #include <math.h> /* sqrt */
 
 #ifndef SPC_REAL

@@ -1,39 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* round.h - one round of one sequence as data: its options, what goes in, what comes out. */
+/* round.h - one round of one sequence as data: are its options any, and where its logits lie. */
 #ifndef SPC_RULES_ROUND_H
 #define SPC_RULES_ROUND_H
 
 #include "row.h"
-
-/* Longest draft. */
-#define SPC_GAMMA_MAX 16
-
-/* Largest vocabulary. */
-#define SPC_VOCAB_MAX (1 << 20)
-
-/* Decide draft by draft, or by one joint coin over the whole draft (same law, at least as many
- * kept). */
-typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
-
-/* Where the token after a fully kept draft comes from.
- *
- * TARGET    the target distribution, from the rows of both models: the law does not depend on gamma
- * VERIFIER  the verifier's distribution: needs no drafter row, but the law then depends on gamma
- * STEP      there is none: the last row had a draft of its own and was judged like the others.  A
- *           round without drafts draws from the target distribution (cactus, which has none then,
- *           from the verifier's) */
-typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
-
-/* How one sequence is decoded.  Begin with spc_row_params_init, check with spc_params_check before
- * use. */
-typedef struct {
-    spc_rule rule;         /* from spc_rule_parse */
-    spc_sampling sampling; /* temperature and truncation of both models */
-    uint64_t seed;         /* of the sequence */
-    int32_t verify;        /* spc_verify_mode */
-    int32_t bonus;         /* spc_bonus_mode */
-    int32_t nucleus;       /* 1: token rules stay inside the verifier's nucleus */
-} spc_row_params;
 
 /* Are these numbers that spc_params_check lets pass, whatever the shape of the rule?  It says what
  * is wrong; this is for devices, which read parameters that nobody may have checked.  A switch that
@@ -74,9 +44,6 @@ SPC_FN bool spc_params_decide(const spc_row_params *params)
            spc_rule_is_one_round(params->rule.path);
 }
 
-/* The bits above say which stream a random number is of (rng.h). */
-#define SPC_POSITION_MAX (((int64_t)1 << 60) - 1)
-
 /* Can a token be at this position, and so many behind it?  Beyond them streams would run into each
  * other, and a coin be decided by the noise that drew its draft. */
 SPC_FN bool spc_position_valid(int64_t position, int32_t behind)
@@ -90,26 +57,6 @@ SPC_FN bool spc_draws_bonus(const spc_row_params *params, int32_t drafts, bool a
 {
     return asked && (drafts == 0 || params->bonus != SPC_BONUS_STEP);
 }
-
-/* What became of the round. */
-typedef struct {
-    int32_t count;    /* tokens emitted: the kept drafts, then at most one more */
-    int32_t accepted; /* drafts kept */
-    int32_t verified; /* drafts that reached a verdict: min(accepted + 1, drafts) */
-    int32_t drawn;    /* 1: the last token was drawn here (residual or bonus), 0: all are drafts */
-    int32_t token[SPC_GAMMA_MAX + 2]; /* [count], then -1 */
-    uint32_t deferred; /* bit i: row i turned to the verifier (verified rows, bonus row) */
-    uint32_t status;   /* SPC_STATUS_* of rules/row.h; bad rows end the sequence */
-} spc_verdict;
-
-/* Element types of logits. */
-typedef enum { SPC_LOGITS_F32, SPC_LOGITS_BF16, SPC_LOGITS_F16 } spc_logits_type;
-
-/* A row of logits where it lies. */
-typedef struct {
-    const void *data; /* [vocab] */
-    int32_t type;     /* spc_logits_type */
-} spc_logits;
 
 SPC_FN float spc_half_float(uint16_t half)
 {
@@ -170,41 +117,6 @@ SPC_FN spc_logits spc_logits_row(spc_logits first, int64_t rows, int64_t stride)
     if (first.data) first.data = (const char *)first.data + bytes;
     return first;
 }
-
-/* Which of 32 tokens a model knows that knows some of the vocabulary: the head of an EAGLE-3
- * drafter, whose list of tokens is called d2t, or one that was cut to frequent tokens (FR-Spec).
- * Its rows have an element for each of these tokens, in ascending order. */
-typedef struct {
-    uint32_t tokens; /* bit v % 32: it knows token v */
-    int32_t before;  /* how many tokens it knows before these 32: the element of the first here */
-} spc_subset;
-
-/* The logit of a token that is not to be drafted, in a row over all tokens: its probability is 0,
- * unless a mask leaves no other; then any that it leaves may be drafted. */
-#define SPC_LOGIT_NEVER (-1e30f)
-
-/* The rows of one model, one behind the other. */
-typedef struct {
-    spc_logits logits;        /* of the first row; data NULL: there are none */
-    int64_t stride;           /* elements from row to row, >= width */
-    int32_t width;            /* tokens the model knows: elements of a row.  Those from here to the
-                                 vocabulary are -inf, elements beyond it (padding) count for nothing ... */
-    const spc_subset *subset; /* ... or [(vocab + 31) / 32], aligned to 8 bytes: all but these are
-                                 (spc_subset_fill).  NULL: element v is of token v */
-} spc_logit_rows;
-
-/* What is done to logits before anything else, the same to the rows of both models: row by row, a
- * set of allowed tokens (the others become -inf) and numbers added to single logits (penalties,
- * bias). */
-typedef struct {
-    const uint32_t *allowed;   /* [rows, allowed_stride] token v is bit v % 32 of word v / 32; or
-                                  NULL: all are allowed */
-    int64_t allowed_stride;    /* words from row to row */
-    const int32_t *edit_first; /* [rows + 1] row r has the edits edit_first[r] .. [r + 1] - 1; or
-                                  NULL: there are none */
-    const int32_t *edit_token; /* ascending in a row, each token once */
-    const float *edit_value;   /* what is added to its logit; -inf bans it */
-} spc_edits;
 
 /* The same seen from the row that lies `rows` further on. */
 SPC_FN spc_edits spc_edits_row(spc_edits edits, int64_t rows)
@@ -337,35 +249,6 @@ SPC_FN int32_t spc_tile_width(int32_t vocab, int32_t tile)
 
     return left < SPC_TILE ? left : SPC_TILE;
 }
-
-/* What became of one row of a round, for those who want to know: computed only when asked for, and
- * then at the price of further looks at the rows.  Probabilities are processed ones; everything is
- * 0 in a row that the round did not reach. */
-typedef struct {
-    int32_t fate;       /* spc_row_fate */
-    uint32_t deferred;  /* 1: the rule turned to the verifier for this token */
-    float drafter;      /* q(d) of the draft; 0 without one */
-    float verifier;     /* p(d) */
-    float target;       /* pi(d) */
-    float coin;         /* the uniform that the draft was judged by */
-    float top_drafter;  /* largest probability of the row that the gate reads; 0 without a drafter,
-                           and under rules that compare none (those without a gate, token-v3) */
-    float top_verifier; /* the same of the verifier */
-    float tv;           /* sum of max(0, p - q); 0 in a bonus row that is drawn without q, which is
-                           then not read (strict, truncate, SPC_BONUS_VERIFIER) */
-    float outside;      /* eta: mass of q outside the set of a token rule; 0 without a set */
-    int32_t inside;     /* tokens in the set; -1 without a set */
-    float log_verifier; /* ln p of the token emitted at this row */
-    float log_target;   /* ln pi of the same; of cactus, which has no pi without a draft, ln p */
-} spc_row_detail;
-
-typedef enum {
-    SPC_FATE_NONE,     /* not reached */
-    SPC_FATE_KEPT,     /* the draft was kept whatever the coin: pi(d) >= q(d) > 0 */
-    SPC_FATE_LUCKY,    /* the draft was kept by its coin, or by that of its block */
-    SPC_FATE_REJECTED, /* a token was drawn in the draft's place */
-    SPC_FATE_BONUS     /* a token was drawn without a draft */
-} spc_row_fate;
 
 /* What a round reads, as verify.c and the kernels pass it to round_body.h. */
 typedef struct {

@@ -13,41 +13,10 @@
 #ifndef SPC_RULES_ROW_H
 #define SPC_RULES_ROW_H
 
-#include "rule.h"
+#include "kinds.h"
+#include "types.h"
 
 enum { SPC_TILE = 4096, SPC_LANES = 256 };
-
-/* How rows are processed before they are mixed; the same for both models (rules/README.md, "A
- * step"). */
-typedef struct {
-    float temperature; /* 0: greedy; otherwise >= SPC_TEMPERATURE_MIN */
-    int32_t top_k;     /* 0, or the vocabulary and more: off; below 0 is refused */
-    float top_p;       /* (0, 1]; 1: off */
-    float min_p;       /* [0, 1]; 0: off */
-} spc_sampling;
-
-#define SPC_TEMPERATURE_MIN 1e-4f
-
-/* What is wrong with a row, or noteworthy about a decision. */
-enum {
-    SPC_STATUS_ZERO_RESIDUAL = 1, /* nothing left to draw from after a rejection: drawn from pi */
-    SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row */
-    SPC_STATUS_BAD_VERIFIER = 4,  /* the same in a needed verifier row */
-    SPC_STATUS_BAD_DRAFT = 8,     /* id outside the vocabulary, or one the drafter row excludes */
-    SPC_STATUS_BAD_PARAM = 16,    /* parameters out of range, a draft length or position that cannot
-                                     be, or no drafter where the rule reads one: nothing was decided */
-};
-
-/* Everything later steps need to know of one row of logits. */
-typedef struct {
-    float max;     /* largest logit */
-    int32_t top;   /* its id, the smallest on ties */
-    float sum;     /* of exp((z - max) / T) over what truncation leaves; 1 at T = 0 */
-    float sum_one; /* of exp(z - max) over all */
-    float moment;  /* of y exp(y) over the gate row, y = ln(exp's argument); 0 unless asked for */
-    float cut;     /* least logit that truncation leaves; -inf: all */
-    int32_t bad;   /* NaN, +inf or no finite logit: nothing else here means anything */
-} spc_row_stats;
 
 /* Turns logits of one row into processed probabilities. */
 typedef struct {

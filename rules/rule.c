@@ -3,7 +3,7 @@
  *
  * Numbers are read and written in the C locale whatever the program's locale is: strtod and printf
  * follow it, so the decimal point is swapped for the locale's own on the way. */
-#include "rule.h"
+#include "kinds.h"
 
 #include <float.h>
 #include <locale.h>

@@ -58,34 +58,8 @@
 #include "batch.h"
 #include "truncate.h"
 
-enum { SPC_SHARDS_MAX = 64 };
-
-/* One rank's part in a batch whose rows are cut.  In the batch, the verifier's (and the drawn)
- * logits.data points to the first token of the slice, stride counts the elements between slices,
- * width is that of the whole row; masks, edits, drafts and statistics are those of whole rows.
- * Rows of some of the tokens (subset) are not cut: drafter_whole is 1 for them.
- * workspace is not used. */
-typedef struct {
-    int32_t rank;  /* 0 .. world - 1 */
-    int32_t world; /* 1 .. SPC_SHARDS_MAX */
-    int32_t cut;   /* vocabulary by which the slices are cut, padding included: >= the batch's; 0:
-                      that one */
-    int32_t drafter_whole; /* 1: every rank has the drafter's whole rows; 0: they are cut alike */
-    void *state;           /* [sequences, state_bytes] of this rank, aligned to 16 bytes; step 0
-                              begins it anew */
-    size_t state_bytes;    /* per sequence; spc_shard_sizes */
-    void *answers;         /* [world, send_bytes], aligned to 16 bytes: partial writes this rank's
-                              part, the caller gathers, combine reads all of them */
-    size_t send_bytes;     /* what each rank sends in this step, the same on every rank; a multiple
-                              of 8.  Step 0: spc_verify_first_bytes, spc_draw_first_bytes or more;
-                              later ones: left[1] or more; at most sequences + 1 MiB */
-    int64_t *left;         /* [2] combine writes how many sequences have a question open, and how
-                              many bytes their answers take: the same on every rank */
-} spc_shards;
-
-/* The first token of a rank's slice; of rank `world`: the vocabulary.  Slices begin where tiles
- * do. */
-SPC_FN int32_t spc_shard_first(int32_t vocab, int32_t rank, int32_t world)
+/* spc_shard_first of numbers that are in range.  Slices begin where tiles do. */
+SPC_FN int32_t spc_slice_first(int32_t vocab, int32_t rank, int32_t world)
 {
     int64_t tiles = ((int64_t)vocab + SPC_TILE - 1) / SPC_TILE;
     int64_t first = tiles * rank / world * SPC_TILE;
@@ -111,7 +85,7 @@ SPC_FN spc_cuts spc_cuts_of(const spc_shards *shards, int32_t vocab)
 /* A rank's first token, and its first tile, that the batch looks at; of rank `world`: the end. */
 SPC_FN int32_t spc_cut_first(const spc_cuts *c, int32_t rank)
 {
-    int32_t first = spc_shard_first(c->cut, rank, c->world);
+    int32_t first = spc_slice_first(c->cut, rank, c->world);
 
     return first < c->vocab ? first : c->vocab;
 }

@@ -12,6 +12,22 @@ function(compile what)
   endif()
 endfunction()
 
+# who includes the verification library sees its interface, and nothing of the mathematics
+file(WRITE ${OUT}/embedder.c "#include <spc/verify.h>\n")
+execute_process(COMMAND ${CC} -E -I${ROOT}/host/include ${OUT}/embedder.c OUTPUT_VARIABLE seen COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "/spc/[a-z_/]+\\.h" seen "${seen}")
+list(REMOVE_DUPLICATES seen)
+list(SORT seen)
+if(NOT seen STREQUAL "/spc/rules/rule.h;/spc/rules/types.h;/spc/status.h;/spc/verify.h")
+  message(SEND_ERROR "<spc/verify.h>: expected to include status.h, rules/rule.h and rules/types.h, found ${seen}")
+endif()
+foreach(header ${seen})
+  file(STRINGS ${ROOT}/host/include${header} body REGEX "^{|SPC_FN|inline")
+  if(body)
+    message(SEND_ERROR "${header}: expected declarations alone, found ${body}")
+  endif()
+endforeach()
+
 list(FILTER headers EXCLUDE REGEX "_body\\.h$") # they need what their includer defines
 
 foreach(header ${headers})

@@ -81,7 +81,7 @@ file(GLOB_RECURSE installed ${OUT}/parent/*)
 if(installed)
   message(FATAL_ERROR "a parent installs what is not its own: ${installed}")
 endif()
-file(WRITE ${OUT}/inc/rules/shard.h "#error not this one\n")
+file(WRITE ${OUT}/inc/rules/types.h "#error not this one\n")
 run("headers behind others of their names" ${CC} -I${OUT}/inc -I${ROOT}/host/include -fsyntax-only
   ${ROOT}/tests/consumer/verify.c)
 run("headers, installed" ${CC} -I${OUT}/inc -I${OUT}/prefix/include -fsyntax-only ${ROOT}/tests/consumer/verify.c)

@@ -2,7 +2,7 @@
 /* Rule texts: what parses, what does not, and that parse and format invert each other. */
 #define _POSIX_C_SOURCE 200809L
 
-#include "rules/rule.h"
+#include "rules/kinds.h"
 
 #include <criterion/criterion.h>
 #include <locale.h>

@@ -4,6 +4,7 @@
 #ifndef SPC_TESTS_TOYBATCH_H
 #define SPC_TESTS_TOYBATCH_H
 
+#include "rules/shard.h"
 #include "toyround.h"
 
 #include <spc/verify.h>

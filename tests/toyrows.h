@@ -7,6 +7,7 @@
 #ifndef SPC_TESTS_TOYROWS_H
 #define SPC_TESTS_TOYROWS_H
 
+#include "rules/portable.h"
 #include "rules/rule.h"
 
 #include <criterion/criterion.h>

@@ -3,6 +3,7 @@
  * choose.  spc tune writes them. */
 #include "cli.h"
 
+#include "rules/kinds.h"
 #include "weights/json.h"
 
 #include <string.h>

@@ -149,7 +149,7 @@ static spc_status refuse(const spc_plan *plan, int32_t world, const char *where,
 
 int32_t spc_plan_first_id(int32_t vocab, int32_t rank, int32_t world)
 {
-    return spc_shard_first(vocab, rank, world);
+    return spc_slice_first(vocab, rank, world);
 }
 
 bool spc_plan_cut_alike(const spc_plan *a, const spc_plan *b, int32_t world)

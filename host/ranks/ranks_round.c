@@ -4,6 +4,8 @@
 
 #include "host/carve.h"
 
+#include "rules/shard.h"
+
 #include <stdlib.h>
 #include <string.h>
 

@@ -306,6 +306,15 @@ static int32_t larger(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
+int32_t spc_shard_first(int32_t vocab, int32_t rank, int32_t world)
+{
+    if (vocab < 1 || vocab > SPC_VOCAB_MAX || world < 1 || world > SPC_SHARDS_MAX || rank < 0 ||
+        rank > world) {
+        return -1;
+    }
+    return spc_slice_first(vocab, rank, world);
+}
+
 spc_shard_bytes spc_shard_sizes(const spc_row_params *params, int32_t count, int32_t max_drafts,
                                 int32_t vocab, int32_t world)
 {

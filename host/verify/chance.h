@@ -8,6 +8,7 @@
 #define SPC_HOST_CHANCE_H
 
 #include "rules/accept.h"
+#include "rules/round.h"
 
 #include <spc/verify.h>
 

@@ -16,7 +16,7 @@ def structure(name, *fields):
     return type(name, (c.Structure,), {"_fields_": list(fields)})
 
 
-# As in rules/rule.h, row.h, round.h and batch.h; tests/test_python.py compares every offset.
+# As in rules/rule.h and types.h; tests/test_python.py compares every offset.
 spc_rule = structure(
     "spc_rule", ("kind", I32), ("path", I32), ("gate", I32), ("solve", I32), ("kl", I32),
     ("window", I32), ("alpha", F64), ("rollback", F64), ("keep", F64), ("log_keep", F64),

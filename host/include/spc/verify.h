@@ -18,11 +18,9 @@
  * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
  * position), so a token depends on its own rows alone, not on the batch.
  *
- * What calls take is declared where rules use it, under <spc/rules/...>: rule.h has spc_rule and
- * spc_rule_parse; row.h spc_sampling, spc_row_stats and SPC_STATUS_*; round.h spc_row_params,
- * spc_verdict, spc_row_detail, and how rows lie (spc_logit_rows, spc_edits); batch.h the two
- * batches; shard.h slices.  Functions there that are not named here are the mathematics, not this
- * interface, and may change in any version.
+ * Two headers come with this one: <spc/rules/rule.h> has rules and their texts (spc_rule_parse,
+ * spc_rule_format, names and keys), <spc/rules/types.h> every struct that calls take and fill in.
+ * The others in that folder are the mathematics, not this interface, and may change in any version.
  *
  *     spc_row_params params;                        // a rule and sampling for each sequence
  *     char message[SPC_RULE_MESSAGE_BYTES];
@@ -41,7 +39,7 @@
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
-#include "rules/shard.h"
+#include "rules/types.h"
 
 #include <spc/status.h>
 
@@ -259,6 +257,15 @@ SPC_API spc_status spc_cuda_draw_partial(const spc_draw_batch *batch, const spc_
                                          int32_t step, spc_stream stream, spc_error *err);
 SPC_API spc_status spc_cuda_draw_combine(const spc_draw_batch *batch, const spc_shards *shards,
                                          int32_t step, spc_stream stream, spc_error *err);
+
+/* The first token of a rank's slice; of rank `world` the end, vocab.
+ *
+ * vocab  by which rows are cut, padding included: 1 .. SPC_VOCAB_MAX
+ * rank   0 .. world
+ * world  1 .. SPC_SHARDS_MAX
+ *
+ * -1 when one of them is out of range. */
+SPC_API int32_t spc_shard_first(int32_t vocab, int32_t rank, int32_t world);
 
 /* Bytes that a sequence needs on each rank: for state and, at most, for answers in the first step
  * and in a later one. */
