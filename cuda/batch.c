@@ -80,8 +80,11 @@ spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream strea
 
 spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream, spc_error *err)
 {
-    if (!workspace) {
-        return spc_error_set(err, SPC_EUSAGE, "workspace: expected device memory, found NULL");
+    if (!workspace || (uintptr_t)workspace % 16 != 0) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "workspace: expected an address in device memory that is a multiple "
+                             "of 16, found %p",
+                             workspace);
     }
     return launched(cudaMemsetAsync(workspace, 0, bytes, stream), err);
 }

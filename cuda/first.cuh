@@ -67,7 +67,7 @@ static __device__ bool first_row(const spc_draw_batch *b, int32_t s, int32_t r, 
     const sequence_input *in = &scratch.input;
 
     (void)r;
-    if (!spc_params_valid(&in->params)) return false;
+    if (!spc_params_valid(&in->params) || in->row < 0) return false;
     *view = spc_view_at(b->logits, b->edits, b->row ? in->row : s);
     return true;
 }
@@ -83,6 +83,7 @@ static __device__ bool first_row(const spc_verify_batch *b, int32_t s, int32_t r
 
     (void)s;
     if (!spc_params_decide(&in->params) || drafts < 0 || drafts > b->max_drafts) return false;
+    if (in->row < 0 || (b->drafter.logits.data && in->drafter_row < 0)) return false;
     if (!b->drafter.logits.data && drafts > 0 && !spc_rule_takes_names(in->params.rule.path)) {
         return false;
     }

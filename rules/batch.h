@@ -37,10 +37,22 @@ SPC_FN int32_t spc_live(const int32_t *live, int32_t sequences)
     return *live < 0 ? 0 : *live < sequences ? *live : sequences;
 }
 
+/* Which row that of sequence s is; one before the first there cannot be. */
+SPC_FN int64_t spc_draw_row(const spc_draw_batch *b, int32_t s)
+{
+    return b->row ? b->row[s] : s;
+}
+
+/* A row for an index: nothing is read by one that there cannot be. */
+SPC_FN int64_t spc_some_row(int64_t row)
+{
+    return row < 0 ? 0 : row;
+}
+
 /* The row of sequence s. */
 SPC_FN spc_view spc_draw_view(const spc_draw_batch *b, int32_t s)
 {
-    return spc_view_at(b->logits, b->edits, b->row ? b->row[s] : s);
+    return spc_view_at(b->logits, b->edits, spc_some_row(spc_draw_row(b, s)));
 }
 
 /* Can its token be drawn?  A draft of a block needs a salt that only the caller knows: where its
@@ -49,7 +61,7 @@ SPC_FN bool spc_draw_is_possible(const spc_draw_batch *b, int32_t s)
 {
     const spc_row_params *params = &b->params[s];
 
-    if (!spc_params_valid(params)) return false;
+    if (!spc_params_valid(params) || spc_draw_row(b, s) < 0) return false;
     if (b->token && !spc_position_valid(b->position[s], 0)) return false;
     return b->salt || b->plain || !b->token || params->verify != SPC_VERIFY_BLOCK;
 }
@@ -63,7 +75,7 @@ SPC_FN spc_key spc_draw_key(const spc_draw_batch *b, int32_t s)
 SPC_FN spc_round spc_draw_round(const spc_draw_batch *b, int32_t s)
 {
     spc_round round;
-    int64_t row = b->row ? b->row[s] : s;
+    int64_t row = spc_some_row(spc_draw_row(b, s));
 
     round.params = &b->params[s];
     round.drafter = b->logits;
@@ -112,25 +124,25 @@ SPC_FN void spc_draw_store(const spc_draw_batch *b, int32_t s, int32_t token, fl
 }
 
 /* The round of sequence s, but for scratch.  A draft length that is none becomes -1, which no round
- * decides. */
+ * decides; so does one whose rows there cannot be. */
 SPC_FN spc_round spc_batch_round(const spc_verify_batch *b, int32_t s)
 {
     int64_t first = (int64_t)s * b->max_drafts;
+    int64_t row = b->verifier_row[s], drafter = b->drafter.logits.data ? b->drafter_row[s] : 0;
     int32_t drafts = b->drafts[s];
     spc_round round;
 
+    if (drafts > b->max_drafts || row < 0 || drafter < 0) drafts = -1;
+    row = spc_some_row(row);
     round.params = &b->params[s];
     round.drafter = b->drafter;
-    if (b->drafter.logits.data) {
-        round.drafter.logits =
-            spc_logits_row(b->drafter.logits, b->drafter_row[s], b->drafter.stride);
-    }
+    round.drafter.logits =
+        spc_logits_row(b->drafter.logits, spc_some_row(drafter), b->drafter.stride);
     round.verifier = b->verifier;
-    round.verifier.logits =
-        spc_logits_row(b->verifier.logits, b->verifier_row[s], b->verifier.stride);
-    round.edits = spc_edits_row(b->edits, b->verifier_row[s]);
+    round.verifier.logits = spc_logits_row(b->verifier.logits, row, b->verifier.stride);
+    round.edits = spc_edits_row(b->edits, row);
     round.vocab = b->vocab;
-    round.drafts = drafts >= 0 && drafts <= b->max_drafts ? drafts : -1;
+    round.drafts = drafts >= 0 ? drafts : -1;
     round.draft = b->draft ? b->draft + first : 0;
     round.stats = b->stats ? b->stats + first : 0;
     round.position = b->position[s];

@@ -97,7 +97,8 @@ typedef struct {
                                   NULL: all are allowed */
     int64_t allowed_stride;    /* words from row to row */
     const int32_t *edit_first; /* [rows + 1] row r has the edits edit_first[r] .. [r + 1] - 1; or
-                                  NULL: there are none */
+                                  NULL: there are none.  A row whose edits begin below 0, or end
+                                  before they begin, is bad, as one of NaN is */
     const int32_t *edit_token; /* ascending in a row, each token once */
     const float *edit_value;   /* what is added to its logit; -inf bans it */
 } spc_edits;
@@ -119,11 +120,13 @@ typedef struct {
 /* What is wrong with a row, or noteworthy about a decision. */
 enum {
     SPC_STATUS_ZERO_RESIDUAL = 1, /* nothing left to draw from after a rejection: drawn from pi */
-    SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row */
+    SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row, or edits
+                                     of it that cannot be (spc_edits) */
     SPC_STATUS_BAD_VERIFIER = 4,  /* the same in a needed verifier row */
     SPC_STATUS_BAD_DRAFT = 8,     /* id outside the vocabulary, or one the drafter row excludes */
-    SPC_STATUS_BAD_PARAM = 16,    /* parameters out of range, a draft length or position that cannot
-                                     be, or no drafter where the rule reads one: nothing was decided */
+    SPC_STATUS_BAD_PARAM = 16,    /* parameters out of range, a draft length, position or row that
+                                     cannot be, or no drafter where the rule reads one: nothing was
+                                     decided */
 };
 
 /* What became of the round. */
@@ -182,7 +185,7 @@ typedef struct {
                                      where logits.subset says which of them the rows know */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows logits;
-    const int64_t *row;      /* [sequences] which row of logits; NULL: row s of sequence s */
+    const int64_t *row;      /* [sequences] which row of logits, >= 0; NULL: row s of sequence s */
     spc_edits edits;         /* by row of logits */
     const int64_t *position; /* [sequences] of the token to be drawn, prompt included */
     const uint32_t *salt;    /* [sequences] as for spc_draft_sample; NULL: 0, and no drafts of
@@ -209,8 +212,8 @@ typedef struct {
     int32_t max_drafts;           /* longest draft length, 0 .. SPC_GAMMA_MAX + 1 */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows drafter;       /* logits.data NULL: the drafts come without a distribution */
-    /* [sequences] row of the first draft; NULL without rows.  The others follow it, one for each
-     * draft, and, nobody can check, one more where a bonus is drawn, unless the rule (strict,
+    /* [sequences] row of the first draft, >= 0; NULL without rows.  The others follow it, one for
+     * each draft, and, nobody can check, one more where a bonus is drawn, unless the rule (strict,
      * truncate, cactus) or, behind drafts, SPC_BONUS_VERIFIER does without.  A drafter that has run
      * a row for each draft alone lacks it: give bonus 0, and draw later, or one of these */
     const int64_t *drafter_row;

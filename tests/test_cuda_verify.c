@@ -97,6 +97,9 @@ Test(cuda_verify, masks_and_edits)
         expect_same(&b, &v, toy_rules[r]);
         v.edits.allowed = NULL;
         expect_same(&b, &v, "edits alone");
+        b.edit_first[2 * ROWS + 1] = -5;
+        expect_same(&b, &v, "edits that there cannot be");
+        cr_assert(b.out->status[2] & (SPC_STATUS_BAD_DRAFTER | SPC_STATUS_BAD_VERIFIER));
         v.edits = edits;
         v.edits.edit_first = NULL;
         v.drafter.width = 4100;
@@ -210,12 +213,14 @@ Test(cuda_verify, bad_rows_and_drafts)
         }
         (void)spc_rule_parse(where % 2 ? "token-chow:alpha=0.2" : "drafter-only", &b.params[5].rule,
                              NULL);
-        if (where % 6 == 0) b.params[4].sampling.temperature = NAN;
-        if (where % 6 == 1) b.drafts[4] = DRAFTS + 1;
-        if (where % 6 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
-        if (where % 6 == 3) b.drafts[4] = -1;
-        if (where % 6 == 4) b.position[4] = -1;
-        if (where % 6 == 5) b.position[4] = INT64_MAX;
+        if (where % 8 == 0) b.params[4].sampling.temperature = NAN;
+        if (where % 8 == 1) b.drafts[4] = DRAFTS + 1;
+        if (where % 8 == 2) b.params[4].rule.path = SPC_RULE_COUNT;
+        if (where % 8 == 3) b.drafts[4] = -1;
+        if (where % 8 == 4) b.position[4] = -1;
+        if (where % 8 == 5) b.position[4] = INT64_MAX;
+        if (where % 8 == 6) b.row[4] = -1;
+        if (where % 8 == 7) b.row[4] = INT64_MIN;
         (void)snprintf(what, sizeof what, "poison in place %d", (int)where);
         expect_same(&b, &v, what);
         cr_assert_eq(b.out->status[4], (uint32_t)SPC_STATUS_BAD_PARAM);
@@ -523,6 +528,7 @@ Test(cuda_verify, batches_of_other_shapes_follow_each_other_on_one_workspace)
     } shapes[] = {{9000, 2, 1}, {9000, 6, 4}, {300, 1, 4}, {4097, 6, 2}, {300, 6, 4}, {9000, 3, 3}};
     size_t bytes = spc_workspace_bytes(SEQUENCES, DRAFTS, 9000);
     void *workspace = workspace_of(bytes);
+    spc_error err;
     dice d = {23};
 
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -555,6 +561,8 @@ Test(cuda_verify, batches_of_other_shapes_follow_each_other_on_one_workspace)
         expect_as_on_cpu(b.out, &want, "a shape after others");
         batch_free(&b);
     }
+    cr_assert_eq(spc_cuda_workspace_init((char *)workspace + 8, bytes - 8, NULL, &err), SPC_EUSAGE);
+    cr_assert_not_null(strstr(err.message, "a multiple of 16"));
     unshare(workspace);
 }
 
@@ -569,6 +577,7 @@ static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const 
     a.log_probability = out->log_probability;
     if (edits) a.edits = *edits;
     b->params[1].sampling.top_p = 0; /* is refused */
+    b->row[2] = -1;                  /* there is none */
     cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);
     want = *out;
     memset(out, 0x5a, sizeof *out);
@@ -576,8 +585,7 @@ static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const 
     ok(cudaDeviceSynchronize(), "run");
     expect_drawn(out, &want, what);
     want = *out;
-    cr_assert_eq(out->token[1], -1);
-    cr_assert(out->stats[1].bad);
+    for (int s = 1; s < 3; s++) cr_assert(out->token[s] == -1 && out->stats[s].bad, "%s", what);
     a.workspace_bytes = spc_workspace_bytes(SEQUENCES, 0, b->vocab);
     a.workspace = workspace_of(a.workspace_bytes);
     for (int repeat = 0; repeat < 2; repeat++) {
@@ -611,6 +619,7 @@ Test(cuda_verify, draws)
             spc_edits edits;
 
             batch_edits(&b, &d);
+            b.edit_first[4 * ROWS + 1] = -9; /* the row of sequence 4 ends before it begins */
             edits = edits_of(&b);
             batch_fill(&b, &d, &p, 3.0, NULL);
             if (p.verify == SPC_VERIFY_TOKEN) expect_draws(&b, 1, NULL, rules[r]);

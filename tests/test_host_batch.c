@@ -259,6 +259,84 @@ Test(host_batch, a_position_that_is_none_is_its_sequences_own_affair)
     batch_free(&b);
 }
 
+/* Of rows before the first nothing is read, whoever says so: not theirs, not their edits. */
+Test(host_batch, a_row_that_there_cannot_be_is_its_sequences_own_affair)
+{
+    dice d = {14};
+    batch b = batch_of(60, 60);
+    spc_row_params p = params_in_mode("token-v3:alpha=0.5", 0);
+    spc_verify_batch v = verify_batch(&b);
+    spc_draw_batch draw = draw_batch(&b);
+    int64_t drafter_row[SEQUENCES];
+    int32_t token[SEQUENCES];
+    spc_row_stats stats[SEQUENCES];
+
+    batch_edits(&b, &d);
+    v.edits = draw.edits = edits_of(&b);
+    batch_fill(&b, &d, &p, 3.0, &v.edits);
+    memcpy(drafter_row, b.row, sizeof drafter_row);
+    v.drafter_row = drafter_row;
+    b.row[1] = -1;
+    b.row[2] = INT64_MIN;
+    drafter_row[3] = -1;
+    run(&v, "rows");
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        bool none = s >= 1 && s <= 3;
+
+        cr_assert_eq(b.out->status[s], none ? (uint32_t)SPC_STATUS_BAD_PARAM : 0u, "%d", (int)s);
+        cr_assert(!none || b.out->count[s] == 0);
+    }
+    v.drafter.logits.data = NULL; /* whose rows nobody asks for then */
+    for (int32_t s = 0; s < SEQUENCES; s++) b.params[s].bonus = SPC_BONUS_VERIFIER;
+    run(&v, "named drafts");
+    cr_assert_eq(b.out->status[3], 0u);
+    draw.token = token;
+    draw.stats = stats;
+    cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        cr_assert_eq(token[s] < 0, s == 1 || s == 2);
+        cr_assert_eq(stats[s].bad, s == 1 || s == 2);
+    }
+    batch_free(&b);
+}
+
+/* A row whose edits begin before the first, or end before they begin, is as bad as one of NaN. */
+Test(host_batch, edits_that_there_cannot_be_make_a_row_bad)
+{
+    dice d = {15};
+    batch b = batch_of(60, 60);
+    spc_row_params p = params_in_mode("strict", 0);
+    spc_verify_batch v = verify_batch(&b);
+    spc_draw_batch draw = draw_batch(&b);
+    int32_t token[SEQUENCES];
+
+    batch_edits(&b, &d);
+    v.edits = draw.edits = edits_of(&b);
+    batch_fill(&b, &d, &p, 3.0, &v.edits);
+    memcpy(b.verifier, b.drafter, (size_t)SEQUENCES * ROWS * 60 * sizeof *b.verifier);
+    b.edit_first[1 * ROWS + 1] = -7;                         /* ends the first row of sequence 1 */
+    b.edit_first[3 * ROWS + 2] = INT32_MIN;                  /* the second of sequence 3 */
+    b.edit_first[5 * ROWS] = b.edit_first[5 * ROWS - 1] - 1; /* the last of sequence 4 */
+    run(&v, "edits");
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+        const uint32_t want[SEQUENCES] = {
+            0, SPC_STATUS_BAD_DRAFTER, 0, SPC_STATUS_BAD_DRAFTER, SPC_STATUS_BAD_VERIFIER, 0};
+
+        cr_assert_eq(b.out->status[s], want[s], "%d: %x", (int)s, b.out->status[s]);
+        cr_assert(!want[s] || b.out->count[s] == (s == 1   ? 0
+                                                  : s == 3 ? 1
+                                                           : 4),
+                  "%d: %d", (int)s, (int)b.out->count[s]);
+    }
+    v.drafter.logits.data = NULL;
+    run(&v, "named drafts");
+    cr_assert_eq(b.out->status[1], (uint32_t)SPC_STATUS_BAD_VERIFIER);
+    draw.token = token;
+    cr_assert_eq(spc_cpu_draw_batch(&draw, NULL, NULL), SPC_OK);
+    for (int32_t s = 0; s < SEQUENCES; s++) cr_assert_eq(token[s] < 0, s == 1);
+    batch_free(&b);
+}
+
 Test(host_batch, named_drafts_at_their_edges)
 {
     dice d = {9};

@@ -75,6 +75,13 @@ Test(host_batch_refused, misuse_is_named)
     REFUSED(token = odder(b.draft), "token");
     REFUSED(verdict = odder(b.out), "verdict");
     REFUSED(edits = ((spc_edits){odder(b.allowed), 2, NULL, NULL, NULL}), "edits.allowed");
+    REFUSED(count = b.out->accepted, "count: expected memory of its own, as it is written, found");
+    REFUSED(status = (uint32_t *)b.out->count + SEQUENCES - 1, "where status is too");
+    REFUSED(token = b.draft, "token: expected memory of its own");
+    REFUSED(token = b.drafts - ROWS * SEQUENCES + 1, "where drafts is too");
+    REFUSED(accepted = (int32_t *)b.params, "where params is too");
+    REFUSED(detail = (spc_row_detail *)b.drafter, "where drafter.logits.data is too");
+    REFUSED(verdict = (spc_verdict *)b.stats, "where stats is too");
     REFUSED(workspace = (char *)b.out + 8, "workspace: expected an address");
     REFUSED(workspace = (void *)(uintptr_t)4096, "workspace_bytes: expected at least");
     cr_assert_geq(spc_workspace_bytes(6, 4, 9000), spc_workspace_bytes(6, 0, 9000));
@@ -106,12 +113,19 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
                            .logits = {{row, SPC_LOGITS_F32}, 4, 4},
                            .position = &position,
                            .token = &token};
-    const char *const fields[] = {"sequences",          "vocab",         "params",
-                                  "logits.logits.data", "position",      "token or stats",
-                                  "log_probability",    "logits.stride", "row: expected an address",
-                                  "out_stride"};
+    const char *const fields[] = {"sequences",
+                                  "vocab",
+                                  "params",
+                                  "logits.logits.data",
+                                  "position",
+                                  "token or stats",
+                                  "log_probability",
+                                  "logits.stride",
+                                  "row: expected an address",
+                                  "out_stride",
+                                  "token: expected memory of its own"};
 
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 11; i++) {
         spc_draw_batch bad = good;
         float out;
         spc_row_stats stats;
@@ -128,8 +142,37 @@ Test(host_batch_refused, misuse_of_a_draw_is_named)
         if (i == 7) bad.logits.stride = 3;
         if (i == 8) bad.row = odd(&position);
         if (i == 9) bad.out_stride = -1;
+        if (i == 10) bad.log_probability = (float *)&token;
         cr_assert_eq(spc_cpu_draw_batch(&bad, NULL, &err), SPC_EUSAGE, "%s", fields[i]);
         cr_assert_not_null(strstr(err.message, fields[i]), "%s: %s", fields[i], err.message);
+    }
+}
+
+/* Several arrays may be one array of records: what is written for one lies between the others. */
+Test(host_batch_refused, records_of_a_draw_are_no_overlap)
+{
+    enum { WORDS = 2 };
+    float row[4] = {0};
+    int64_t position[2] = {0, 1}, rows[2] = {0, 0};
+    spc_row_params params[2];
+    int32_t record[2 * WORDS];
+    float *ln = (float *)record + 1;
+    spc_draw_batch b = {.sequences = 2,
+                        .vocab = 4,
+                        .params = params,
+                        .logits = {{row, SPC_LOGITS_F32}, 4, 4},
+                        .row = rows,
+                        .position = position,
+                        .token = record,
+                        .log_probability = ln,
+                        .out_stride = WORDS};
+
+    spc_row_params_init(&params[0]);
+    spc_row_params_init(&params[1]);
+    cr_assert_eq(spc_cpu_draw_batch(&b, NULL, NULL), SPC_OK);
+    for (int s = 0; s < 2; s++) {
+        cr_expect(record[s * WORDS] >= 0 && record[s * WORDS] < 4);
+        cr_expect_float_eq((double)ln[s * WORDS], -1.386294, 1e-5);
     }
 }
 
@@ -155,6 +198,9 @@ Test(host_batch_refused, two_checks_of_parameters_agree)
         p.verify = dice_below(&d, 8) == 0 ? dice_below(&d, 4) - 1 : dice_below(&d, 2);
         p.bonus = dice_below(&d, 8) == 0 ? dice_below(&d, 5) - 1 : dice_below(&d, 3);
         if (dice_below(&d, 9) == 0) p.nucleus = dice_below(&d, 4) - 1;
+        if (dice_below(&d, 9) == 0) p.rule.gate = dice_below(&d, 4) - 1;
+        if (dice_below(&d, 9) == 0) p.rule.solve = dice_below(&d, 4) - 1;
+        if (dice_below(&d, 9) == 0) p.rule.kl = dice_below(&d, 4) - 1;
         if (dice_below(&d, 9) == 0) p.rule.kind = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
         if (dice_below(&d, 9) == 0) p.rule.path = dice_below(&d, 2) ? -1 : SPC_RULE_COUNT;
         if (p.rule.kind < 0 || p.rule.kind >= SPC_RULE_COUNT) {

@@ -145,6 +145,7 @@ Test(host_shard, bad_rows_and_drafts)
         }
         if (round % 7 == 0) b.drafts[2] = DRAFTS + 1;
         if (round % 7 == 1) b.params[4].sampling.top_p = 0;
+        if (round % 7 == 2) b.row[3] = -1;
         want = verify_whole(&v, b.out, "bad");
         for (int32_t s = 0; s < SEQUENCES; s++) seen |= want.status[s];
         verify_sliced(&cpu, &v, &want, 1 + round % 3, round % 2 == 0, toy_rules[round % TOY_RULES]);
@@ -296,7 +297,14 @@ Test(host_shard, misuse_is_named)
     s.send_bytes = (size_t)-1024, expect_refused(&v, s, 0, "send_bytes");
     s.send_bytes = (size_t)1 << 40, expect_refused(&v, s, 0, "send_bytes");
     s.send_bytes = (size_t)(SEQUENCES + 1) << 20;
+    s.answers = aligned_alloc(16, s.send_bytes);
     cr_assert_eq(spc_verify_shards_check(&v, &s, 0, NULL), SPC_OK, "more than is needed");
+    free(s.answers);
+    s = ranks.rank[0];
+    s.left = (int64_t *)((char *)s.state + SEQUENCES * s.state_bytes) - 1;
+    expect_refused(&v, s, 0, "where shards.left is too");
+    s.left = ranks.rank[0].left, s.state = s.answers;
+    expect_refused(&v, s, 0, "shards.state: expected memory of its own");
     s = ranks.rank[0];
     cr_assert_eq(spc_verify_shards_check(&v, NULL, 0, NULL), SPC_EUSAGE);
     cr_assert_eq(spc_verify_shards_check(NULL, &s, 0, NULL), SPC_EUSAGE);
@@ -338,6 +346,12 @@ Test(host_shard, padded_to_whole_tiles_for_every_rank_parts_are_equal)
     for (int32_t world = 1; world <= 32; world *= 2) {
         cr_assert_eq(spc_shard_first(131072, 1, world), 131072 / world);
     }
+    cr_assert_eq(spc_shard_first(131072, -1, 4), -1);
+    cr_assert_eq(spc_shard_first(131072, 5, 4), -1);
+    cr_assert_eq(spc_shard_first(131072, 0, 0), -1);
+    cr_assert_eq(spc_shard_first(131072, 0, SPC_SHARDS_MAX + 1), -1);
+    cr_assert_eq(spc_shard_first(0, 0, 1), -1);
+    cr_assert_eq(spc_shard_first(SPC_VOCAB_MAX + 1, 0, 1), -1);
 }
 
 /* What any round may send stays below what check_shards lets pass, and sizes out of range are none.

@@ -206,6 +206,43 @@ Test(host_verify, nothing_is_drawn_or_decided_at_a_position_that_is_none)
     }
 }
 
+Test(host_verify, nothing_is_drawn_or_decided_of_a_shape_that_is_none)
+{
+    enum { WHOLE, NO_VOCAB, WIDE_VOCAB, NO_DRAFTS, LONG_DRAFTS, VERIFIER, DRAFTER, CASES };
+    dice d = {8};
+
+    fill(&d, ROWS_RANDOM);
+    for (int i = WHOLE; i < CASES; i++) {
+        spc_row_params p = params_of("strict", 1);
+        spc_verify_args a = args_of(&p, drafter, verifier, V, 2, NULL);
+        int32_t draft[ROWS];
+        spc_row_stats stats[ROWS];
+        spc_row_detail detail[ROWS], before[ROWS];
+        spc_verdict out;
+
+        draft_all(&p, &a, draft, stats);
+        a.draft = draft;
+        a.bonus = true;
+        if (i == NO_VOCAB) a.vocab = 0;
+        if (i == WIDE_VOCAB) a.vocab = SPC_VOCAB_MAX + 1;
+        if (i == NO_DRAFTS) a.drafts = -1;
+        if (i == LONG_DRAFTS) a.drafts = SPC_GAMMA_MAX + 2;
+        if (i == VERIFIER) a.verifier_stride = V - 1;
+        if (i == DRAFTER) a.drafter_stride = -V;
+        spc_verify(&a, &out);
+        cr_expect_eq(out.status, i == WHOLE ? 0u : (uint32_t)SPC_STATUS_BAD_PARAM, "%d", i);
+        cr_expect(i == WHOLE || out.count == 0, "%d", i);
+        memset(detail, 0x5a, sizeof detail);
+        memcpy(before, detail, sizeof before);
+        spc_verify_describe(&a, &out, detail);
+        cr_expect_eq(memcmp(detail, before, sizeof before) != 0, i == WHOLE, "%d", i);
+        if (i != NO_VOCAB && i != WIDE_VOCAB) continue;
+        cr_expect_eq(spc_draft_sample(drafter, a.vocab, &p, 3, 0, stats), -1);
+        cr_expect_eq(stats[0].bad, 1);
+        cr_expect_eq(spc_plain_sample(verifier, a.vocab, &p, 3, stats), -1);
+    }
+}
+
 /* Without the drafter's row a target that contains q cannot be drawn from, drafts before it or
  * none. */
 Test(host_verify, a_round_without_drafts_needs_the_rows_that_its_rule_reads)

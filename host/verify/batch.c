@@ -20,6 +20,8 @@ typedef struct {
     const void *data;
     size_t multiple; /* of which its address is one */
     bool needed;
+    size_t bytes; /* that it surely has; 0: as little as that */
+    bool written;
 } array;
 
 /* Where an array lies is asked here, as a device that meets an odd address does not say whose it
@@ -32,6 +34,29 @@ static spc_status check_arrays(const array *a, size_t count, spc_error *err)
         return spc_error_set(err, SPC_EUSAGE,
                              "batch: %s: expected an address that is a multiple of %zu, found %p",
                              a[i].field, a[i].multiple, (void *)(uintptr_t)a[i].data);
+    }
+    return SPC_OK;
+}
+
+static bool overlap(const array *a, const array *b)
+{
+    const uintptr_t at = (uintptr_t)a->data, other = (uintptr_t)b->data;
+
+    if (!at || !other) return false;
+    return at < other + (b->bytes > 0 ? b->bytes : 1) && other < at + (a->bytes > 0 ? a->bytes : 1);
+}
+
+/* What is written for one sequence must not be what is read for the next, or written over. */
+static spc_status check_apart(const array *a, size_t count, spc_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        for (size_t k = 0; k < count && a[i].written; k++) {
+            if (k == i || !overlap(&a[i], &a[k])) continue;
+            return spc_error_set(err, SPC_EUSAGE,
+                                 "batch: %s: expected memory of its own, as it is written, found "
+                                 "%p, where %s is too",
+                                 a[i].field, (void *)(uintptr_t)a[i].data, a[k].field);
+        }
     }
     return SPC_OK;
 }
@@ -112,10 +137,10 @@ static spc_status check_edits(const spc_edits *edits, int32_t vocab, spc_error *
     }
 
     const bool edited = edits->edit_first != NULL;
-    const array arrays[] = {{"edits.allowed", edits->allowed, 4, false},
-                            {"edits.edit_first", edits->edit_first, 4, false},
-                            {"edits.edit_token", edits->edit_token, 4, edited},
-                            {"edits.edit_value", edits->edit_value, 4, edited}};
+    const array arrays[] = {{"edits.allowed", edits->allowed, 4, false, 0, false},
+                            {"edits.edit_first", edits->edit_first, 4, false, 0, false},
+                            {"edits.edit_token", edits->edit_token, 4, edited, 0, false},
+                            {"edits.edit_value", edits->edit_value, 4, edited, 0, false}};
 
     return check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
 }
@@ -178,10 +203,7 @@ static spc_status check_workspace(const void *workspace, size_t bytes, int32_t s
                                   int32_t max_drafts, int32_t vocab, spc_error *err)
 {
     const size_t least = spc_workspace_bytes(sequences, max_drafts, vocab);
-    const array space = {"workspace", workspace, 16, false};
-    const spc_status status = check_arrays(&space, 1, err);
 
-    if (status) return status;
     if (workspace && bytes < least) {
         return spc_error_set(
             err, SPC_EUSAGE,
@@ -221,18 +243,24 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
     if (!b->token && !b->stats) return missing("token or stats", err);
     if (!b->token && b->log_probability) return missing("token (log_probability is its)", err);
 
-    const array arrays[] = {{"live", b->live, 4, false},
-                            {"params", b->params, 8, true},
-                            {"logits.logits.data", b->logits.logits.data, 1, true},
-                            {"row", b->row, 8, false},
-                            {"position", b->position, 8, true},
-                            {"salt", b->salt, 4, false},
-                            {"token", b->token, 4, false},
-                            {"stats", b->stats, 4, false},
-                            {"log_probability", b->log_probability, 4, false}};
+    const size_t n = (size_t)b->sequences;
+    const array arrays[] = {
+        {"live", b->live, 4, false, 4, false},
+        {"params", b->params, 8, true, n * sizeof *b->params, false},
+        {"logits.logits.data", b->logits.logits.data, 1, true, 0, false},
+        {"row", b->row, 8, false, n * sizeof *b->row, false},
+        {"position", b->position, 8, true, n * sizeof *b->position, false},
+        {"salt", b->salt, 4, false, n * sizeof *b->salt, false},
+        {"token", b->token, 4, false, n * sizeof *b->token, true},
+        {"stats", b->stats, 4, false, n * sizeof *b->stats, true},
+        {"log_probability", b->log_probability, 4, false, n * sizeof *b->log_probability, true},
+        {"workspace", b->workspace, 16, false, b->workspace_bytes, true}};
+    const size_t count = sizeof arrays / sizeof *arrays;
 
-    status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    status = check_arrays(arrays, count, err);
     if (!status) status = check_range("out_stride", b->out_stride, 0, INT32_MAX, err);
+    /* entries that lie further apart may have anything between them */
+    if (!status && b->out_stride <= 1) status = check_apart(arrays, count, err);
     if (status) return status;
     status =
         check_rows("logits", &b->logits, held(b->logits.width, b->vocab, shards), !shards, err);
@@ -244,25 +272,32 @@ static spc_status check_draw(const spc_draw_batch *b, const spc_shards *shards, 
 
 static spc_status check_verify_arrays(const spc_verify_batch *b, spc_error *err)
 {
-    const array arrays[] = {{"live", b->live, 4, false},
-                            {"params", b->params, 8, true},
-                            {"verifier.logits.data", b->verifier.logits.data, 1, true},
-                            {"verifier_row", b->verifier_row, 8, true},
-                            {"drafter_row", b->drafter_row, 8, b->drafter.logits.data != NULL},
-                            {"drafts", b->drafts, 4, true},
-                            {"draft", b->draft, 4, b->max_drafts > 0},
-                            {"stats", b->stats, 4, false},
-                            {"position", b->position, 8, true},
-                            {"salt", b->salt, 4, false},
-                            {"bonus", b->bonus, 4, false},
-                            {"token", b->token, 4, true},
-                            {"count", b->count, 4, true},
-                            {"status", b->status, 4, true},
-                            {"accepted", b->accepted, 4, false},
-                            {"verdict", b->verdict, 4, false},
-                            {"detail", b->detail, 4, false}};
+    const size_t n = (size_t)b->sequences, drafts = n * (size_t)b->max_drafts, rows = n + drafts;
+    const bool rows_there = b->drafter.logits.data != NULL;
+    const array arrays[] = {
+        {"live", b->live, 4, false, 4, false},
+        {"params", b->params, 8, true, n * sizeof *b->params, false},
+        {"verifier.logits.data", b->verifier.logits.data, 1, true, 0, false},
+        {"drafter.logits.data", b->drafter.logits.data, 1, false, 0, false},
+        {"verifier_row", b->verifier_row, 8, true, n * sizeof *b->verifier_row, false},
+        {"drafter_row", b->drafter_row, 8, rows_there, n * sizeof *b->drafter_row, false},
+        {"drafts", b->drafts, 4, true, n * sizeof *b->drafts, false},
+        {"draft", b->draft, 4, b->max_drafts > 0, drafts * sizeof *b->draft, false},
+        {"stats", b->stats, 4, false, drafts * sizeof *b->stats, false},
+        {"position", b->position, 8, true, n * sizeof *b->position, false},
+        {"salt", b->salt, 4, false, n * sizeof *b->salt, false},
+        {"bonus", b->bonus, 4, false, n * sizeof *b->bonus, false},
+        {"token", b->token, 4, true, rows * sizeof *b->token, true},
+        {"count", b->count, 4, true, n * sizeof *b->count, true},
+        {"status", b->status, 4, true, n * sizeof *b->status, true},
+        {"accepted", b->accepted, 4, false, n * sizeof *b->accepted, true},
+        {"verdict", b->verdict, 4, false, n * sizeof *b->verdict, true},
+        {"detail", b->detail, 4, false, rows * sizeof *b->detail, true},
+        {"workspace", b->workspace, 16, false, b->workspace_bytes, true}};
+    const size_t count = sizeof arrays / sizeof *arrays;
+    const spc_status status = check_arrays(arrays, count, err);
 
-    return check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    return status ? status : check_apart(arrays, count, err);
 }
 
 spc_status spc_draw_batch_check(const spc_draw_batch *b, spc_error *err)
@@ -368,11 +403,13 @@ static spc_status check_shards(const spc_shards *s, int32_t sequences, int32_t v
     }
     if (status) return status;
 
-    const array arrays[] = {{"shards.state", s->state, 16, true},
-                            {"shards.answers", s->answers, 16, true},
-                            {"shards.left", s->left, 8, true}};
+    const array arrays[] = {
+        {"shards.state", s->state, 16, true, (size_t)sequences * s->state_bytes, true},
+        {"shards.answers", s->answers, 16, true, (size_t)s->world * s->send_bytes, true},
+        {"shards.left", s->left, 8, true, 2 * sizeof *s->left, true}};
+    const size_t count = sizeof arrays / sizeof *arrays;
 
-    status = check_arrays(arrays, sizeof arrays / sizeof *arrays, err);
+    status = check_arrays(arrays, count, err);
     if (status) return status;
     least =
         sizeof(spc_shard_state) + 4 * (size_t)spc_most_tiles(spc_cuts_of(s, vocab).cut, s->world);
@@ -389,7 +426,7 @@ static spc_status check_shards(const spc_shards *s, int32_t sequences, int32_t v
                              "found %zu",
                              most, s->send_bytes);
     }
-    return SPC_OK;
+    return check_apart(arrays, count, err);
 }
 
 spc_status spc_draw_shards_check(const spc_draw_batch *b, const spc_shards *shards, int32_t step,

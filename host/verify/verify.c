@@ -85,7 +85,8 @@ static int32_t sample(const float *logits, int32_t vocab, const spc_row_params *
 {
     spc_view row = {.logits = {logits, SPC_LOGITS_F32}, .width = vocab, .hot = -1};
 
-    if (!spc_params_valid(params) || !spc_position_valid((int64_t)key.position, 0)) {
+    if (vocab < 1 || vocab > SPC_VOCAB_MAX || !spc_params_valid(params) ||
+        !spc_position_valid((int64_t)key.position, 0)) {
         *stats = spc_stats_one_hot(-1, vocab);
         return -1;
     }
@@ -211,15 +212,22 @@ static spc_logit_rows rows_of(const float *first, int64_t stride, int32_t vocab)
     return (spc_logit_rows){.logits = {first, SPC_LOGITS_F32}, .stride = stride, .width = vocab};
 }
 
+/* Are there such rows and drafts? */
+static bool args_are_possible(const spc_verify_args *args)
+{
+    return args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX && args->drafts >= 0 &&
+           args->drafts <= SPC_GAMMA_MAX + 1 && args->verifier_stride >= args->vocab &&
+           (!args->drafter || args->drafter_stride >= args->vocab);
+}
+
+/* drafts -1, which no round decides: there is no such round. */
 static spc_round round_of(const spc_verify_args *args)
 {
-    assert(args->drafts >= 0 && args->drafts <= SPC_GAMMA_MAX + 1);
-    assert(args->vocab >= 1 && args->vocab <= SPC_VOCAB_MAX);
     return (spc_round){.params = args->params,
                        .drafter = rows_of(args->drafter, args->drafter_stride, args->vocab),
                        .verifier = rows_of(args->verifier, args->verifier_stride, args->vocab),
                        .vocab = args->vocab,
-                       .drafts = args->drafts,
+                       .drafts = args_are_possible(args) ? args->drafts : -1,
                        .draft = args->draft,
                        .stats = args->stats,
                        .position = args->position,
@@ -281,6 +289,14 @@ static spc_status check_rule(const spc_rule *rule, spc_error *err)
                              "rule %s: its number is NaN; fill it with "
                              "spc_rule_parse",
                              spc_rule_name((spc_rule_kind)rule->kind));
+    }
+    if ((unsigned)rule->gate > SPC_GATE_PROCESSED || (unsigned)rule->solve > 1 ||
+        (unsigned)rule->kl > 1) {
+        return spc_error_set(err, SPC_ERULE,
+                             "rule %s: gate, solve and kl: expected 0 or 1 each, found %d, %d and "
+                             "%d; fill it with spc_rule_parse",
+                             spc_rule_name((spc_rule_kind)rule->kind), (int)rule->gate,
+                             (int)rule->solve, (int)rule->kl);
     }
     return SPC_OK;
 }

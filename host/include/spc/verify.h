@@ -70,7 +70,7 @@ SPC_API spc_status spc_params_check(const spc_row_params *params, spc_error *err
  *
  * Returns the token, or -1 (and stats->bad is set) when the row holds NaN, +inf or no finite logit,
  * or when spc_params_check refuses params, unless for a sequential rule: a row can be drawn from
- * under any; or when there is no such position. */
+ * under any; or when there is no such vocabulary or position. */
 SPC_API int32_t spc_draft_sample(const float *logits, int32_t vocab, const spc_row_params *params,
                                  int64_t position, uint32_t salt, spc_row_stats *stats);
 
@@ -102,8 +102,8 @@ typedef struct {
 /* Decide one sequence.  The run ends before the first bad row that is needed: drafts accepted so
  * far stay, no further token follows, and status says which model's row it was.  A draft outside
  * the vocabulary or excluded by its own row is rejected with SPC_STATUS_BAD_DRAFT.  params that
- * spc_params_check refuses, a position that there is not, and a missing drafter that they need,
- * give count 0 and SPC_STATUS_BAD_PARAM. */
+ * spc_params_check refuses, a vocabulary, draft length, stride or position out of range, and a
+ * missing drafter that they need, give count 0 and SPC_STATUS_BAD_PARAM. */
 SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
 
 /* What became of each row of a round that was decided like this, by spc_verify or a batch call: the
@@ -112,7 +112,7 @@ SPC_API void spc_verify(const spc_verify_args *args, spc_verdict *out);
  *
  * args     those of the round
  * verdict  of the round; its counts are not checked
- * detail   [drafts + 1] */
+ * detail   [drafts + 1]; nothing is written where vocab, drafts or strides are out of range */
 SPC_API void spc_verify_describe(const spc_verify_args *args, const spc_verdict *verdict,
                                  spc_row_detail *detail);
 
@@ -125,8 +125,8 @@ typedef struct CUstream_st *spc_stream;
 /* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
  * are described in rules/batch.h.
  *
- * What spc_draft_sample gives no token for, and a draft under block verification without a salt,
- * give token -1 and statistics marked as bad; other sequences are not affected.
+ * What spc_draft_sample gives no token for, a row below 0, and a draft under block verification
+ * without a salt, give token -1 and statistics marked as bad; other sequences are not affected.
  *
  * Returns SPC_OK once the work is done (cpu) or enqueued (cuda: the call waits for nothing, does
  * not allocate and can be captured in a graph); SPC_EUSAGE naming the invalid field;
@@ -155,9 +155,10 @@ SPC_API spc_status spc_cuda_draw_batch(const spc_draw_batch *batch, spc_stream s
  * over the vocabulary by hand.  Ids of tokens, in and out, are always the verifier's.  Rows are
  * never read past their width.
  *
- * Sequences whose parameters spc_params_check would refuse, whose draft length or position is out
- * of range or which lack a drafter as above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as
- * spc_verify; errors as for spc_cpu_draw_batch. */
+ * Sequences whose parameters spc_params_check would refuse, whose draft length, position or row is
+ * out of range (below 0: the calls cannot know how many rows there are) or which lack a drafter as
+ * above get count 0 and SPC_STATUS_BAD_PARAM.  Otherwise as spc_verify; errors as for
+ * spc_cpu_draw_batch. */
 SPC_API spc_status spc_cpu_verify_batch(const spc_verify_batch *batch, spc_stream stream,
                                         spc_error *err);
 SPC_API spc_status spc_cuda_verify_batch(const spc_verify_batch *batch, spc_stream stream,
