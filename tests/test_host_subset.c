@@ -247,6 +247,39 @@ Test(host_subset, rows_end_where_their_width_says)
     batch_free(&b);
 }
 
+/* Words that contradict each other, or that go on beyond the row: each token has the logit that its
+ * own word says, or none, as devices have it. */
+Test(host_subset, every_word_is_taken_by_itself)
+{
+    enum { VOCAB = 2 * 4096 + 64 };
+    const spc_edits none = {0};
+    dice d = {45};
+
+    for (int lie = 0; lie < 3; lie++) {
+        batch b = batch_of(VOCAB, VOCAB);
+        spc_row_params p = params_of("strict", 1);
+        pair_of_rows rows;
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        rows = rows_with(&d, &b, 0.3, SPC_LOGITS_F32);
+        if (lie == 0) rows.subset[3].before += 5;
+        if (lie == 1) rows.subset[128].before = -40;
+        for (int32_t word = 0; word < VOCAB / 32 && lie == 2; word++) {
+            rows.subset[word] = (spc_subset){~0u, 32 * word};
+        }
+        for (int64_t row = 0; row < SEQUENCES * ROWS; row++) {
+            const spc_view view = spc_view_at(rows.packed, none, row);
+
+            for (int32_t v = 0; v < VOCAB; v++) {
+                put(rows.all, SPC_LOGITS_F32, row * VOCAB + v, spc_view_logit(&view, v));
+            }
+        }
+        for (int32_t draft = 0; draft < 3; draft++) draw_alike(&b, &rows, &none, draft, "a lie");
+        rows_free(&rows);
+        batch_free(&b);
+    }
+}
+
 Test(host_subset, fill_says_which_tokens_there_are)
 {
     static const int32_t tokens[] = {0, 5, 31, 32, 64, 95, 99};

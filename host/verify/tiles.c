@@ -30,26 +30,65 @@ static void widen(spc_logits logits, int32_t first, int32_t count, float *out)
     }
 }
 
-/* Of a row of some tokens: its logits of a tile to their places, -inf to the others. */
-static void spread(const spc_view *row, int32_t first, int32_t count, float *buffer)
+/* Which of the 32 tokens from this one on are known, of a tile of so many. */
+static inline uint32_t tokens_of(const spc_subset *words, int32_t base, int32_t count)
+{
+    const uint32_t tokens = words[base / 32].tokens;
+
+    return count - base < 32 ? tokens & ((1u << (count - base)) - 1u) : tokens;
+}
+
+/* How many tokens of a tile a row knows; -1: its words contradict each other, or its width. */
+SPC_CLONES static int32_t count_some(const spc_subset *words, int32_t width, int32_t count)
+{
+    const int32_t start = words->before;
+    int32_t known = 0, wrong = 0;
+
+    if (start < 0 || start > width) return -1;
+    for (int32_t base = 0; base < count; base += 32) {
+        wrong |= words[base / 32].before != start + known;
+        known += spc_bits_set(tokens_of(words, base, count));
+    }
+    return wrong || known > width - start ? -1 : known;
+}
+
+/* Values of tokens that a row knows, one behind the other, to their places in a tile. */
+SPC_CLONES static void spread(const spc_subset *words, int32_t count, const float *value,
+                              float otherwise, float *out)
+{
+    for (int32_t base = 0; base < count; base += 32) {
+        uint32_t left = tokens_of(words, base, count);
+
+        for (int32_t i = 0; i < 32; i++) out[base + i] = otherwise;
+        for (; left; left &= left - 1) out[base + __builtin_ctz(left)] = *value++;
+    }
+}
+
+/* The `known` logits of a tile, where they lie or in buffer. */
+static const float *some_logits(const spc_view *row, int32_t first, int32_t known, float *buffer)
+{
+    const int32_t start = row->subset[first / 32].before;
+
+    if (row->logits.type == SPC_LOGITS_F32) return (const float *)row->logits.data + start;
+    widen(row->logits, start, known, buffer);
+    return buffer;
+}
+
+/* A tile of a row that knows some of the tokens. */
+static void fill_some(const spc_view *row, int32_t first, int32_t count, float *buffer)
 {
     const spc_subset *words = row->subset + first / 32;
-    const int64_t start = words->before, rest = row->width - start;
-    const int32_t known = start < 0 || rest < 0 ? 0 : rest < count ? (int32_t)rest : count;
+    const int32_t known = count_some(words, row->width, count);
+    spc_view plain = *row;
     float packed[SPC_TILE];
 
-    if (known > 0) widen(row->logits, (int32_t)start, known, packed);
-    for (int32_t i = 0; i < count; i++) buffer[i] = -SPC_INFINITY;
-    for (int32_t base = 0; base < count; base += 32) {
-        const uint32_t here = count - base < 32 ? (1u << (count - base)) - 1u : ~0u;
-        const int64_t from = words[base / 32].before - start; /* within a tile, or a lie */
-        const int64_t most = from < 0 || from >= known ? 0 : known - from;
-        uint32_t left = words[base / 32].tokens & here;
-
-        for (int64_t i = 0; left && i < most; i++, left &= left - 1) {
-            buffer[base + __builtin_ctz(left)] = packed[from + i];
-        }
+    if (known >= 0) {
+        spread(words, count, some_logits(row, first, known, packed), -SPC_INFINITY, buffer);
+        return;
     }
+    plain.allowed = NULL;
+    plain.edits = 0;
+    for (int32_t i = 0; i < count; i++) buffer[i] = spc_view_logit(&plain, first + i);
 }
 
 /* Numbers are added and tokens masked, of those that have a logit. */
@@ -80,7 +119,7 @@ const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, f
         return buffer;
     }
     if (row->subset) {
-        spread(row, first, count, buffer);
+        fill_some(row, first, count, buffer);
     } else if (row->logits.type == SPC_LOGITS_F32 && known == count && !edited) {
         return (const float *)row->logits.data + first;
     } else {
@@ -175,28 +214,84 @@ float spc_tile_total(const float *value, int32_t count)
     return tile_sum(value, count);
 }
 
-spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
-                             spc_row_needs needs)
+/* The token of a tile whose value is this one of those that are known. */
+static int32_t token_of(const spc_subset *words, int32_t known)
+{
+    const int32_t start = words->before;
+    uint32_t left;
+    int32_t w = 0;
+
+    while (words[w].before - start + spc_bits_set(words[w].tokens) <= known) w++;
+    left = words[w].tokens;
+    for (int32_t i = words[w].before - start; i < known; i++) left &= left - 1;
+    return 32 * w + __builtin_ctz(left);
+}
+
+/* Logits of a tile, all of them, or those of the tokens that a row knows: the others weigh nothing.
+ */
+typedef struct {
+    const float *logits;
+    int32_t known;           /* of them */
+    const spc_subset *words; /* NULL: all */
+    int32_t offset, count;   /* of the tile */
+} tile_row;
+
+static float total(const tile_row *t, const float *value)
+{
+    float whole[SPC_TILE];
+
+    if (!t->words) return tile_sum(value, t->count);
+    spread(t->words, t->count, value, 0.0f, whole);
+    return tile_sum(whole, t->count);
+}
+
+static spc_partial partial(const tile_row *t, spc_row_needs needs)
 {
     spc_partial p = spc_partial_none();
     float one[SPC_TILE], moment[SPC_TILE];
+    int32_t top;
 
-    p.max = tile_max(logits, count, &p.bad);
+    p.max = tile_max(t->logits, t->known, &p.bad);
     if (p.bad || !(p.max > -SPC_INFINITY)) return p;
-    p.top = offset + first_of(logits, count, p.max);
+    top = first_of(t->logits, t->known, p.max);
+    p.top = t->offset + (t->words ? token_of(t->words, top) : top);
     if (needs.mixing) {
-        tile_exp(logits, count, p.max, needs.scale, one);
-        p.sum = tile_sum(one, count);
+        tile_exp(t->logits, t->known, p.max, needs.scale, one);
+        p.sum = total(t, one);
     }
     if (needs.unscaled) {
-        tile_exp(logits, count, p.max, SPC_LOG2_E, one);
-        p.sum_one = tile_sum(one, count);
+        tile_exp(t->logits, t->known, p.max, SPC_LOG2_E, one);
+        p.sum_one = total(t, one);
         if (needs.entropy) {
-            spc_tile_moment(logits, count, p.max, 1.0f, one, moment);
-            p.moment = tile_sum(moment, count);
+            spc_tile_moment(t->logits, t->known, p.max, 1.0f, one, moment);
+            p.moment = total(t, moment);
         }
     }
     return p;
+}
+
+spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
+                             spc_row_needs needs)
+{
+    const tile_row t = {logits, count, NULL, offset, count};
+
+    return partial(&t, needs);
+}
+
+spc_partial spc_row_partial(const spc_view *row, int32_t vocab, int32_t tile, spc_row_needs needs)
+{
+    tile_row t = {.offset = tile * SPC_TILE, .count = spc_tile_width(vocab, tile)};
+    float buffer[SPC_TILE];
+
+    if (row->logits.data && row->subset && !row->allowed && row->edits <= 0) {
+        t.words = row->subset + t.offset / 32;
+        t.known = count_some(t.words, row->width, t.count);
+        if (t.known >= 0) {
+            t.logits = some_logits(row, t.offset, t.known, buffer);
+            return partial(&t, needs);
+        }
+    }
+    return spc_tile_partial(spc_tile_logits(row, vocab, tile, buffer), t.count, t.offset, needs);
 }
 
 /* ---- cuts -------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ const float *spc_tile_logits(const spc_view *row, int32_t vocab, int32_t tile, f
 spc_partial spc_tile_partial(const float *logits, int32_t count, int32_t offset,
                              spc_row_needs needs);
 
+/* The same of a row's tile; of a row that knows some tokens, from their logits alone. */
+spc_partial spc_row_partial(const spc_view *row, int32_t vocab, int32_t tile, spc_row_needs needs);
+
 /* spc_tile_sum of the rules, with what vector unit there is. */
 float spc_tile_total(const float *value, int32_t count);
 

@@ -26,11 +26,9 @@ static void view_statistics(const spc_round *round, const spc_view *row, spc_row
     float *tile_weight = round->tile_weight;
     spc_row_needs needs = spc_needs_of(params, vocab);
     spc_partial all = spc_partial_none(), tile[TILES_MAX];
-    float buffer[SPC_TILE];
 
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
-        tile[t] = spc_tile_partial(spc_tile_logits(row, vocab, t, buffer), spc_tile_width(vocab, t),
-                                   t * SPC_TILE, needs);
+        tile[t] = spc_row_partial(row, vocab, t, needs);
         all = spc_partial_top(all, tile[t]);
     }
     for (int32_t t = 0; t < spc_tile_count(vocab); t++) {
