@@ -45,7 +45,7 @@ typedef enum { SPC_VERIFY_TOKEN, SPC_VERIFY_BLOCK } spc_verify_mode;
 typedef enum { SPC_BONUS_TARGET, SPC_BONUS_VERIFIER, SPC_BONUS_STEP } spc_bonus_mode;
 
 /* How one sequence is decoded.  Begin with spc_row_params_init, check with spc_params_check before
- * use. */
+ * use.  It holds no pointers: devices are given its bytes. */
 typedef struct {
     spc_rule rule;         /* from spc_rule_parse */
     spc_sampling sampling; /* temperature and truncation of both models */
@@ -117,7 +117,10 @@ typedef struct {
 /* ---- what became of a round -------------------------------------------------------------------
  */
 
-/* What is wrong with a row, or noteworthy about a decision. */
+/* What is wrong with a row, or noteworthy about a decision; bits.  With 0 or ZERO_RESIDUAL all is
+ * well.  BAD_DRAFT: a draft was none and was rejected, and the round was decided.  BAD_DRAFTER and
+ * BAD_VERIFIER: it was decided up to the row that is bad, so count may be above 0; no token follows
+ * there.  BAD_PARAM: nothing was decided, and count is 0. */
 enum {
     SPC_STATUS_ZERO_RESIDUAL = 1, /* nothing left to draw from after a rejection: drawn from pi */
     SPC_STATUS_BAD_DRAFTER = 2,   /* NaN, +inf or no finite logit in a needed drafter row, or edits
@@ -150,7 +153,7 @@ typedef enum {
 
 /* What became of one row of a round, for those who want to know: computed only when asked for, and
  * then at the price of further looks at the rows.  Probabilities are processed ones; everything is
- * 0 in a row that the round did not reach. */
+ * 0, and inside -1, in a row that the round did not reach. */
 typedef struct {
     int32_t fate;       /* spc_row_fate */
     uint32_t deferred;  /* 1: the rule turned to the verifier for this token */
@@ -174,7 +177,14 @@ typedef struct {
  * The struct lies in host memory and is read before the call returns.  Every array lies in the
  * memory of the place that runs the call (host memory for spc_cpu_*, device memory for spc_cuda_*),
  * and is read and written in the order of the stream; the caller owns all of them.  What is written
- * overlaps nothing else.  Begin with zeros (= {0}): what may be NULL is then not there. */
+ * overlaps nothing else.  Begin with zeros (= {0}): what may be NULL is then not there.
+ *
+ * Drafts may be ragged: entries of [sequences, max_drafts] behind a sequence's own count for
+ * nothing.
+ *
+ * A graph that captured a call repeats it with the struct as it was: the same arrays, strides and
+ * number of sequences.  What changes from replay to replay is in arrays: parameters, rows,
+ * positions, drafts and their lengths, masks and edits, and `live`. */
 
 /* One row of logits per sequence: draw a token, or take the row's statistics. */
 typedef struct {
@@ -185,8 +195,10 @@ typedef struct {
                                      where logits.subset says which of them the rows know */
     const spc_row_params *params; /* [sequences] */
     spc_logit_rows logits;
-    const int64_t *row;      /* [sequences] which row of logits, >= 0; NULL: row s of sequence s */
-    spc_edits edits;         /* by row of logits */
+    const int64_t *row; /* [sequences] which row of logits; NULL: row s of sequence s.  Below 0:
+                           this sequence draws nothing now, and gets token -1 and statistics
+                           marked as bad */
+    spc_edits edits;    /* by row of these logits (a round's are by row of the verifier) */
     const int64_t *position; /* [sequences] of the token to be drawn, prompt included */
     const uint32_t *salt;    /* [sequences] as for spc_draft_sample; NULL: 0, and no drafts of
                                 sequences under block verification */
@@ -237,7 +249,9 @@ typedef struct {
     int32_t *accepted;          /* [sequences] receives how many drafts were kept, or NULL */
     spc_verdict *verdict;       /* [sequences] receives all of it once more, or NULL */
     spc_row_detail *detail;     /* [sequences, max_drafts + 1] receives what became of each row, or
-                                   NULL.  Taking it costs further looks at the rows. */
+                                   NULL; rows behind drafts[s], and all of a sequence with
+                                   SPC_STATUS_BAD_PARAM, are left as they were.  Taking it costs
+                                   further looks at the rows. */
     void *workspace; /* cuda: scratch for the form that spreads a batch over the device; NULL:
                         the reference form, one block per sequence, slow.  cpu: not used */
     size_t workspace_bytes; /* at least spc_workspace_bytes */

@@ -13,10 +13,19 @@
  * device, to the bit in a build with SPC_CUDA_EXACT, and otherwise except for decisions so close
  * that the last bits of exp2 tip them.
  *
+ * Rows and positions.  Positions count a sequence's tokens from 0, prompt included.  Row i of a
+ * round holds the logits that the token at position + i is chosen by: what a model says behind the
+ * token before it.  A round at position n so has, for g drafts, the verifier's rows behind tokens
+ * n - 1 .. n + g - 1, the last of them for the token behind the drafts, and the drafter's that its
+ * drafts were drawn from.  It emits count tokens, of which the first `accepted` are drafts; the
+ * next round's position is position + count.  The seed stays as it is: one per sequence.
+ *
  * Everything here is a pure function of its arguments: no allocation, no global state, no printing;
- * safe from any number of threads and streams.  (Memory that the CUDA runtime allocates when a
- * kernel first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed,
- * position), so a token depends on its own rows alone, not on the batch.
+ * safe from any number of threads and streams at a time, but for a workspace and the state of
+ * slices, which serve one batch at a time.  (Memory that the CUDA runtime allocates when a kernel
+ * first runs is allocated by spc_cuda_kernels_load.)  Randomness is addressed by (seed, position),
+ * so a token depends on its own rows alone, not on the batch: the same arguments give the same
+ * bits, on any number of blocks or ranks.
  *
  * Two headers come with this one: <spc/rules/rule.h> has rules and their texts (spc_rule_parse,
  * spc_rule_format, names and keys), <spc/rules/types.h> every struct that calls take and fill in.
@@ -28,14 +37,26 @@
  *     spc_row_params_init(&params);
  *     if (!spc_rule_parse("token-v3:alpha=0.5", &params.rule, message)) return fail(message);
  *     params.seed = request;
+ *     params.bonus = SPC_BONUS_VERIFIER;            // if the drafter has no row behind its drafts
  *     if (spc_params_check(&params, &error)) return fail(error.message);
  *     ... spc_cpu_draw_batch(&draw, NULL, &error) for each draft, from the drafter's row ...
  *     ... spc_cpu_verify_batch(&batch, NULL, &error), then batch.token, count, status ...
  *
+ * What is wrong.  A call that returns SPC_EUSAGE names the field that the host can see to be wrong,
+ * and has written nothing.  What only the place of the arrays can see becomes a number there:
+ * a token of -1 and statistics marked as bad where nothing can be drawn, and SPC_STATUS_* of each
+ * sequence of a round, which says what came of it.  Other sequences are not affected by either.
+ *
  * Pointers are non-NULL unless a comment says otherwise, and aligned as their type, in device
  * memory too (spc_row_params and 64-bit integers to 8 bytes, logits to their element); a workspace,
  * and state and answers of slices, to 16.  Positions are 0 to 2^60 - 1.  Calls that return a status
- * name a NULL in an error; the others require what their comments say. */
+ * name a NULL in an error; the others require what their comments say.
+ *
+ * Versions (spc/status.h).  Structs keep the order of their fields, and a field that is added
+ * means, when it is 0 (in spc_row_params: as spc_row_params_init leaves it), what was meant without
+ * it: code that begins with zeros and sets fields by their names need only be compiled again.
+ * Before 1.0 a minor version may add some, and its shared library has a name of its own; a program
+ * that loads the library by hand compares spc_version() with SPC_VERSION_MAJOR and _MINOR. */
 #ifndef SPC_VERIFY_H
 #define SPC_VERIFY_H
 
@@ -119,7 +140,8 @@ SPC_API void spc_verify_describe(const spc_verify_args *args, const spc_verdict 
 /* ---- batches ----------------------------------------------------------------------------------
  */
 
-/* What the CUDA toolkit calls cudaStream_t.  NULL is the default stream; the CPU has none. */
+/* What the CUDA toolkit calls cudaStream_t, of the calling thread's current device, where the
+ * arrays of the batch lie too.  NULL is the default stream; the CPU has none. */
 typedef struct CUstream_st *spc_stream;
 
 /* Draw a token for every sequence, or only take the statistics of its row (token NULL).  The fields
@@ -181,9 +203,10 @@ SPC_API spc_status spc_subset_fill(const int32_t *tokens, int32_t count, int32_t
  * (max_drafts 0 for draws); 0 when one of them is out of range. */
 SPC_API size_t spc_workspace_bytes(int32_t sequences, int32_t max_drafts, int32_t vocab);
 
-/* Prepare a workspace in device memory, aligned to 16 bytes, once, in stream order.  A workspace
- * serves one batch at a time, of any shape it is large enough for; each call leaves it ready for
- * the next.  After a failed launch it has to be prepared again. */
+/* Prepare a workspace in device memory, `bytes` long (spc_workspace_bytes) and aligned to 16 bytes
+ * (otherwise SPC_EUSAGE), once, in stream order.  A workspace serves one batch at a time, of any
+ * shape it is large enough for; each call leaves it ready for the next.  After a failed launch it
+ * has to be prepared again. */
 SPC_API spc_status spc_cuda_workspace_init(void *workspace, size_t bytes, spc_stream stream,
                                            spc_error *err);
 
