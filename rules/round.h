@@ -142,6 +142,33 @@ typedef struct {
     int32_t edits;
 } spc_view;
 
+SPC_FN spc_view spc_view_at(spc_logit_rows rows, spc_edits edits, int64_t row)
+{
+    spc_view view;
+
+    edits = spc_edits_row(edits, row);
+    view.logits = spc_logits_row(rows.logits, row, rows.stride);
+    view.width = rows.width;
+    view.subset = rows.subset;
+    view.hot = -1;
+    view.allowed = edits.allowed;
+    view.edits = 0;
+    view.edit_token = edits.edit_token;
+    view.edit_value = edits.edit_value;
+    if (edits.edit_first) {
+        const int32_t first = edits.edit_first[0], end = edits.edit_first[1];
+
+        if (first < 0 || end < first) {
+            view.logits.data = 0; /* no such edits: the row is bad */
+        } else {
+            view.edit_token += first;
+            view.edit_value += first;
+            view.edits = end - first;
+        }
+    }
+    return view;
+}
+
 /* A row without logits: the whole mass on one token, as a drafter without a distribution has it.
  * What is done to logits does not touch it. */
 SPC_FN spc_view spc_view_one_hot(int32_t token)
@@ -157,31 +184,6 @@ SPC_FN spc_view spc_view_one_hot(int32_t token)
     view.edit_token = 0;
     view.edit_value = 0;
     view.edits = 0;
-    return view;
-}
-
-SPC_FN spc_view spc_view_at(spc_logit_rows rows, spc_edits edits, int64_t row)
-{
-    spc_view view;
-
-    edits = spc_edits_row(edits, row);
-    if (edits.edit_first &&
-        (edits.edit_first[0] < 0 || edits.edit_first[1] < edits.edit_first[0])) {
-        return spc_view_one_hot(-1); /* no such edits: the row is bad */
-    }
-    view.logits = spc_logits_row(rows.logits, row, rows.stride);
-    view.width = rows.width;
-    view.subset = rows.subset;
-    view.hot = -1;
-    view.allowed = edits.allowed;
-    view.edits = 0;
-    view.edit_token = edits.edit_token;
-    view.edit_value = edits.edit_value;
-    if (edits.edit_first) {
-        view.edit_token += edits.edit_first[0];
-        view.edit_value += edits.edit_first[0];
-        view.edits = edits.edit_first[1] - edits.edit_first[0];
-    }
     return view;
 }
 
