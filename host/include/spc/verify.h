@@ -252,12 +252,16 @@ SPC_API spc_status spc_verify_batch_check(const spc_verify_batch *batch, spc_err
  *   }
  *
  * on every rank, with the same batch except for the slices.  Results of a sequence are written by
- * every rank when it is decided.  How many steps that takes depends on the rule: most end after the
+ * every rank when it is decided.  On a device all-gather is enqueued on the same stream, `left` is
+ * copied to the host behind combine, and, as the arrays that spc_verify_first_bytes reads are not
+ * at hand there, step 0 sends what spc_shard_sizes says, `first` for each sequence.
+ *
+ * How many steps that takes depends on the rule: most end after the
  * second or third; opt, bild and fuzzy take one more for each draft examined, truncation one to
  * five for each row (top-k and top-p together ten), and rules that solve an equation (lossy with
  * beta=solve, mentored) tens or hundreds.  Extra steps change nothing, so a graph can hold a fixed
- * number of them; a caller that does not read `left` between steps sends what spc_shard_sizes
- * says, `later` for each sequence.  How many bytes are needed, and why: rules/shard.h.
+ * number of them; a caller that does not read `left` between steps sends `later` of spc_shard_sizes
+ * for each sequence.  How many bytes are needed, and why: rules/shard.h.
  *
  * Rows that a later decision might read are read in the first step, even where the unsharded call
  * would not read them: they must exist, but may be bad.
