@@ -112,7 +112,13 @@ Test(host_overlap, lengths_that_change_do_not_begin_anew)
     }
 }
 
-/* A length that no round has drafted for long is not what decides. */
+static int32_t plain(int32_t round)
+{
+    (void)round;
+    return 0;
+}
+
+/* A length that no round has drafted for long is not what decides; nor are rounds without drafts. */
 Test(host_overlap, the_lengths_in_use_decide)
 {
     spc_overlap o = {.mode = SPC_OVERLAP_AUTO};
@@ -120,6 +126,8 @@ Test(host_overlap, the_lengths_in_use_decide)
 
     cr_expect_gt(run(&o, -100, 1000, 100, &ahead), 50); /* 4 drafts: faster */
     cr_expect_lt(run_lengths(&o, in_phase, 10, 2000, 1000), 200);
+    cr_expect_gt(run(&o, -100, 1000, 100, &ahead), 50);
+    cr_expect_lt(run_lengths(&o, plain, 10, 2000, 1000), 200);
     cr_expect_gt(run(&o, -100, 1000, 100, &ahead), 50);
 }
 
