@@ -344,6 +344,52 @@ Test(weights_gguf, what_is_wrong_is_named)
     free(bytes);
 }
 
+/* Keys of Gemma 3 that files may lack, with values that a file without them does not mean. */
+Test(weights_gguf, what_gemma_differs_in_is_read)
+{
+    static const float base = 8192, local_base = 4096;
+    static const uint32_t pattern = 3;
+    static const struct {
+        const char *key;
+        const void *value;
+    } given[] = {{"gemma3.rope.freq_base", &base},
+                 {"gemma3.rope.freq_base_swa", &local_base},
+                 {"gemma3.attention.sliding_window_pattern", &pattern}};
+    spc_blob file = {.name = "m.gguf"};
+    char *bytes = read_file(FOLDER "gemma3.gguf", &file.bytes);
+    const char *text;
+    size_t length;
+    spc_bundle *b;
+    spc_error error;
+
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        char *at = memmem(bytes, file.bytes, given[i].key, strlen(given[i].key));
+
+        cr_assert_not_null(at, "%s", given[i].key);
+        memcpy(at + strlen(given[i].key) + sizeof(uint32_t), given[i].value, 4); /* behind a type */
+    }
+    file.data = bytes;
+    cr_assert_eq(spc_bundle_open_memory("gemma", &file, 1, &b, &error), SPC_OK, "%s",
+                 error.message);
+    cr_assert_eq(spc_bundle_file(b, "config.json", &text, &length, &error), SPC_OK, "%s",
+                 error.message);
+
+    json_t *config = json_loadb(text, length, 0, NULL);
+    double full = 0, local = 0;
+    int found = 0;
+
+    cr_assert_eq(json_unpack(config, "{s:{s:{s:F}, s:{s:F}}, s:i}", "rope_parameters",
+                             "full_attention", "rope_theta", &full, "sliding_attention",
+                             "rope_theta", &local, "sliding_window_pattern", &found),
+                 0);
+    cr_expect_eq(full, (double)base);
+    cr_expect_eq(local, (double)local_base);
+    cr_expect_eq(found, (int)pattern);
+    json_decref(config);
+    spc_bundle_close(b);
+    free(bytes);
+}
+
 Test(weights_gguf, an_unknown_architecture_or_splitting_is_named)
 {
     expect_patch_refused("general.architecture\x08", "general.architecturx\x08", SPC_EMODEL,
