@@ -343,6 +343,7 @@ Test(host_gamma, a_text_does_not_know_how_long_one_of_its_noise_was)
         spc_session *s = open_session(engine, &o, &p);
 
         cr_expect_eq(s->choice.replies.ended > 0, seed == 2);
+        cr_expect_eq(s->choice.replies.tokens, 3 * s->choice.replies.ended, "three tokens each");
         spc_session_close(s);
     }
     spc_engine_close(engine);
