@@ -382,6 +382,55 @@ Test(host_round, a_failure_stays_with_its_session)
     spc_engine_close(engine);
 }
 
+static int32_t notices_left;
+
+static const char *toy_notice(spc_backend *backend)
+{
+    (void)backend;
+    return notices_left-- > 0 ? "toys are slow" : NULL;
+}
+
+static void count_warning(void *user, const char *line)
+{
+    cr_assert_str_eq(line, "warning: toys are slow");
+    ++*(int32_t *)user;
+}
+
+/* What a device was found not to do is told after the step; where a session has failed, that may be
+ * why, and it is kept. */
+Test(host_round, notices_are_told_unless_a_session_has_failed)
+{
+    toy_pair pair = {.seed = 4, .vocab = 16, .context = 64, .sessions = 2, .spread = 3};
+    spc_engine *engine = toy_engine(&pair);
+    const spc_backend_ops *toys = engine->ops;
+    spc_backend_ops ops = *toys;
+    spc_session_options o = options_for("token-v3:alpha=0.5", 3, 1, 12);
+    int32_t told = 0;
+    spc_error error;
+
+    ops.notice = toy_notice;
+    engine->ops = &ops;
+    engine->log = count_warning;
+    engine->user = &told;
+
+    spc_session *both[] = {open_session(engine, &o, &start), open_session(engine, &o, &start)};
+
+    cr_assert_eq(spc_engine_step(engine, both, 2, &error), SPC_OK);
+    cr_expect_eq(told, 0);
+    notices_left = 2;
+    cr_assert_eq(spc_engine_step(engine, both, 2, &error), SPC_OK);
+    cr_expect_eq(told, 2);
+    spc_session_fail(both[1], &(spc_error){SPC_ENUMERIC, "by hand"});
+    notices_left = 1;
+    cr_assert_eq(spc_engine_step(engine, both, 2, &error), SPC_ENUMERIC);
+    cr_expect_eq(told, 2);
+    cr_assert_eq(spc_engine_step(engine, both, 1, &error), SPC_OK);
+    cr_expect_eq(told, 3);
+    for (int32_t i = 0; i < 2; i++) spc_session_close(both[i]);
+    engine->ops = toys;
+    spc_engine_close(engine);
+}
+
 /* ---- counters ---------------------------------------------------------------------------------
  */
 
