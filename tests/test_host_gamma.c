@@ -51,10 +51,14 @@ static spc_session *open_timed(toy_pair *pair, toy_clock *clock, const spc_sessi
     return open_session(toy_engine(pair), o, &p);
 }
 
+/* Whatever was chosen, and why: each round has one length. */
 static void close_timed(spc_session *s)
 {
     spc_engine *engine = s->engine;
+    int64_t chosen = 0;
 
+    for (int32_t g = 0; g <= SPC_GAMMA_MAX; g++) chosen += s->counters.chosen[g];
+    if (s->gamma == SPC_GAMMA_AUTO) cr_expect_eq(chosen, s->counters.rounds);
     spc_session_close(s);
     spc_engine_close(engine);
 }
