@@ -118,7 +118,7 @@ static int32_t plain(int32_t round)
     return 0;
 }
 
-/* A length that no round has drafted for long is not what decides; nor are rounds without drafts. */
+/* A length that no round has drafted for long is not what decides; no drafts are one, too. */
 Test(host_overlap, the_lengths_in_use_decide)
 {
     spc_overlap o = {.mode = SPC_OVERLAP_AUTO};
