@@ -6,8 +6,9 @@
  * works at the first: it lays there what it gives, and when all have laid theirs, for the same
  * call, it takes from them what it wants.  A call of a communicator that does not block returns at
  * once: ncclInProgress until the others have come, as NCCL's may.  Recorded in a graph it waits
- * when the graph runs; where nobody comes its stream sticks.  An abort gets it going again, and
- * waits for a device that hangs, for ever. */
+ * when the graph runs; where nobody comes its stream sticks.  One rank's recorded call meets what
+ * the others recorded at the same time and nothing else, as NCCL demands and does not check.  An
+ * abort gets it going again, and waits for a device that hangs, for ever. */
 #include "stand_in_nccl.h"
 
 #include <errno.h>
@@ -46,7 +47,8 @@ typedef struct {
     void *out;
     size_t count;
     ncclDataType_t type;
-    int peer; /* or root, or colour */
+    int peer;     /* or root, or colour */
+    int recorded; /* 0: it is not; its number among those that were */
 } call;
 
 typedef enum { NONE, SENT, RECEIVED } letter;
@@ -78,6 +80,7 @@ struct ncclComm {
     bool given;             /* what the first call of the queue gives */
     struct ncclComm **made; /* of a split under way */
     _Atomic int held;       /* calls that graphs hold */
+    int recorded;           /* calls that were */
     void *self;             /* the thread whose stream may stick */
 };
 
@@ -196,6 +199,7 @@ static bool agree(const struct ncclComm *c)
 
         if (a->kind != b->kind || a->count != b->count || a->type != b->type) return false;
         if (a->kind != SPLIT && a->peer != b->peer) return false;
+        if (a->recorded != b->recorded) return false;
     }
     return true;
 }
@@ -390,7 +394,9 @@ static ncclResult_t submit(struct ncclComm *c, call q)
     node n = {c, q};
     ncclResult_t state;
 
+    n.call.recorded = c->recorded + 1;
     if (fiber_note_call(replay, &n, sizeof n)) {
+        c->recorded++;
         c->held++;
         fiber_hold(let_go, c);
         return ncclSuccess;
@@ -407,35 +413,35 @@ ncclResult_t ncclAllReduce(const void *in, void *out, size_t count, ncclDataType
 {
     (void)op;
     (void)stream;
-    return submit(comm, (call){REDUCE, in, out, count, type, 0});
+    return submit(comm, (call){REDUCE, in, out, count, type, 0, 0});
 }
 
 ncclResult_t ncclAllGather(const void *in, void *out, size_t count, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream)
 {
     (void)stream;
-    return submit(comm, (call){GATHER, in, out, count, type, 0});
+    return submit(comm, (call){GATHER, in, out, count, type, 0, 0});
 }
 
 ncclResult_t ncclBroadcast(const void *in, void *out, size_t count, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream)
 {
     (void)stream;
-    return submit(comm, (call){BROADCAST, in, out, count, type, root});
+    return submit(comm, (call){BROADCAST, in, out, count, type, root, 0});
 }
 
 ncclResult_t ncclSend(const void *in, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream)
 {
     (void)stream;
-    return submit(comm, (call){SEND, in, NULL, count, type, peer});
+    return submit(comm, (call){SEND, in, NULL, count, type, peer, 0});
 }
 
 ncclResult_t ncclRecv(void *out, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream)
 {
     (void)stream;
-    return submit(comm, (call){RECV, NULL, out, count, type, peer});
+    return submit(comm, (call){RECV, NULL, out, count, type, peer, 0});
 }
 
 ncclResult_t ncclGroupStart(void)
@@ -489,12 +495,12 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int colour, int key, ncclComm_t *out
     (void)key;
     (void)config;
     comm->made = out;
-    return enqueue(comm, (call){SPLIT, NULL, NULL, 0, ncclInt8, colour}, false, 0);
+    return enqueue(comm, (call){SPLIT, NULL, NULL, 0, ncclInt8, colour, 0}, false, 0);
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
-    return enqueue(comm, (call){FINALIZE, NULL, NULL, 0, ncclInt8, 0}, false, 0);
+    return enqueue(comm, (call){FINALIZE, NULL, NULL, 0, ncclInt8, 0, 0}, false, 0);
 }
 
 /* NCCL waits for graphs that hold its calls, without end. */

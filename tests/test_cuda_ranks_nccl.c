@@ -279,6 +279,70 @@ Test(cuda_ranks_nccl, what_the_devices_of_ranks_do_not_record_is_told)
     fiber_gpu.no_capture = false;
 }
 
+/* Each call by both ranks alike; how many came from graphs. */
+static int32_t replayed_alike(const char *what)
+{
+    int32_t count = 0;
+
+    cr_expect_eq(stand_in.calls[0], stand_in.calls[1], "%s", what);
+    for (int32_t i = 0; i < stand_in.calls[0] && i < STAND_IN_CALLS; i++) {
+        cr_assert_eq(stand_in.call[0][i].recorded, stand_in.call[1][i].recorded, "%s: %d", what,
+                     (int)i);
+        count += stand_in.call[0][i].recorded;
+    }
+    return count;
+}
+
+/* NCCL takes no call that one rank recorded and another did not: all go on as the one must. */
+Test(cuda_ranks_nccl, what_one_rank_does_not_record_no_rank_replays)
+{
+    static const struct {
+        bool *limit;
+        int at_upload;
+        const char *said; /* of the device that has the limit, and of no other */
+        bool replays;     /* what is recorded otherwise */
+    } cases[] = {
+        {NULL, 0, NULL, true},
+        {&fiber_gpu.no_capture, 0, "graphs cannot be recorded: ", false},
+        {&fiber_gpu.no_record, 0, "graphs cannot be recorded: ", false},
+        {&fiber_gpu.no_upload, 0, "graphs cannot be recorded: ", false},
+        {&fiber_gpu.no_early, 0, "graphs cannot be recorded with programmatic ", true},
+        {NULL, 2, NULL, true}, /* once, when all have recorded their sums */
+    };
+    decoded alone = {.count = 0};
+
+    fiber_gpu.only = 1;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char noted[512] = "";
+        const char *told;
+        decoded d;
+        pair p;
+
+        open_pair(&p, 2, NCCL, true, 10000);
+        p.engine->log = note_line;
+        p.engine->user = noted;
+        memset(stand_in.calls, 0, sizeof stand_in.calls);
+        if (cases[i].limit) *cases[i].limit = true;
+        fiber_gpu.fails_at_upload = cases[i].at_upload;
+        d = decode_rule(&p, "strict", 12);
+        if (cases[i].limit) *cases[i].limit = false;
+        cr_assert_eq(d.status, SPC_OK, "%zu: %s", i, d.error.message);
+        if (i == 0) alone = d;
+        cr_assert_eq(d.count, alone.count, "%zu", i);
+        cr_expect_arr_eq(d.token, alone.token, (size_t)d.count * sizeof *d.token);
+        cr_expect_eq(replayed_alike(noted) > 0, cases[i].replays, "%zu: %s", i, noted);
+        cr_expect_eq(fiber_gpu.fails_at_upload, 0, "%zu: it came to that upload", i);
+        told = strstr(noted, "warning: cuda:1: ");
+        cr_expect_null(strstr(noted, "cuda:0"), "%zu: %s", i, noted);
+        if (cases[i].said) {
+            cr_assert(told && strstr(told, cases[i].said), "%zu: %s", i, noted);
+            cr_expect_null(strstr(told + 1, "warning: "), "%zu: once: %s", i, noted);
+        }
+        close_pair(&p);
+    }
+    cr_expect_eq(stand_in.open, 0);
+}
+
 /* A rank fails in the middle of a session: its tokens so far stay, and the rest is one line. */
 static void expect_failure(int world, int32_t timeout_ms, const char *said)
 {

@@ -99,6 +99,7 @@ struct spc_runner {
     cuda_lanes lanes;
     cuda_shape shape; /* of the forward under way */
     bool early;       /* its next launch may begin early: a kernel of an op is in front of it */
+    bool rehearses;   /* what is recorded is thrown away: what ranks do together is left out */
     cuda_graphs graphs;
     cuda_fused_graph fused_graphs[CUDA_FUSED_GRAPHS]; /* of rounds that this runner verifies */
     bool clocked;                                     /* they are timed: */
@@ -285,9 +286,23 @@ int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_
 /* A recorded graph, which is the callee's from now on, on its way to the device.  NULL: it does not
  * take it.  (A launch would send it, too; but what fails then cannot be made good.) */
 cudaGraphExec_t spc_cuda_upload(cudaGraph_t graph, cudaStream_t stream);
+/* What became of an attempt to record. */
+typedef struct {
+    bool recorded; /* on every rank, where there are several */
+    bool refused;  /* by this device */
+    bool left;     /* kernels that begin early may be to blame, of a rank or another; set before */
+} cuda_attempt;
+
 /* Record by `record` with kernels that begin early, as far as graphs take them: not in bodies of
  * conditional nodes, or not at all, from now on, where that is what helps.  false: nothing does. */
-bool spc_cuda_record(spc_backend *backend, bool (*record)(void *user), void *user);
+bool spc_cuda_record(spc_backend *backend, void (*record)(void *user, cuda_attempt *attempt),
+                     void *user);
+/* A rank whose rows are slices, and all others at the same time: does this hold of all of them, of
+ * any of them?  Waits.
+ *
+ * all   receives whether `mine` is true on every rank
+ * any   this rank's; receives whether any rank's is true */
+spc_status spc_cuda_agree(spc_runner *runner, bool mine, bool *all, bool *any, spc_error *err);
 
 static inline void spc_cuda_lacks(spc_backend *b, cuda_lack lack)
 {

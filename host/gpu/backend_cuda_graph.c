@@ -43,42 +43,48 @@ cudaGraphExec_t spc_cuda_upload(cudaGraph_t graph, cudaStream_t stream)
     return exec;
 }
 
-/* Launch into a graph instead of the device.  False: that cannot be recorded. */
-static bool capture(spc_runner *r, cuda_graph *g, spc_status (*run)(spc_runner *, spc_error *))
+/* Launch into a graph instead of the device.  NULL: that cannot be recorded. */
+static cudaGraphExec_t capture(spc_runner *r, spc_status (*run)(spc_runner *, spc_error *))
 {
     cudaStream_t stream = r->backend->stream;
     cudaError_t failed = r->backend->failed;
+    cudaGraphExec_t exec = NULL;
     cudaGraph_t graph = NULL;
     spc_status status;
 
     if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
-        return false;
+        return NULL;
     }
     status = run(r, NULL);
     r->backend->failed = failed; /* the device has come to no harm */
     if (cudaStreamEndCapture(stream, &graph) == cudaSuccess && status == SPC_OK) {
-        g->exec = spc_cuda_upload(graph, stream);
+        exec = spc_cuda_upload(graph, stream);
     } else if (graph) {
         (void)cudaGraphDestroy(graph);
     }
-    return g->exec != NULL;
+    return exec;
 }
 
-bool spc_cuda_record(spc_backend *b, bool (*record)(void *), void *user)
+bool spc_cuda_record(spc_backend *b, void (*record)(void *user, cuda_attempt *attempt), void *user)
 {
     const bool early = b->early, inside = b->early_inside;
+    bool refused = false;
 
     for (;;) {
-        if (record(user)) {
-            if (early && !b->early) {
+        cuda_attempt attempt = {.left = b->early};
+
+        record(user, &attempt);
+        if (attempt.recorded) {
+            if (refused && early && !b->early) {
                 spc_cuda_lacks(b, CUDA_NO_EARLY);
-            } else if (inside && !b->early_inside) {
+            } else if (refused && inside && !b->early_inside) {
                 spc_cuda_lacks(b, CUDA_NO_EARLY_INSIDE);
             }
             return true;
         }
         (void)cudaGetLastError(); /* forgotten: something else takes its place */
-        if (!b->early) break;
+        refused = refused || attempt.refused;
+        if (!attempt.left) break;
         if (!b->early_inside) b->early = false;
         b->early_inside = false;
     }
@@ -91,27 +97,74 @@ typedef struct {
     spc_runner *runner;
     cuda_graph *graph;
     spc_status (*run)(spc_runner *runner, spc_error *err);
+    bool refused;      /* the last attempt was, by this device */
+    spc_status status; /* of the exchange between ranks */
+    spc_error *err;
 } forward;
 
-static bool record_forward(void *user)
+/* What the ranks make of an attempt, each of which has its own graph, or none. */
+static bool agree(forward *f, cudaGraphExec_t exec, cuda_attempt *attempt)
 {
-    const forward *f = user;
+    bool all = false;
 
-    return capture(f->runner, f->graph, f->run);
+    attempt->refused = !exec;
+    if (!exec) (void)cudaGetLastError(); /* it is no error of what follows */
+    f->status = spc_cuda_agree(f->runner, exec != NULL, &all, &attempt->left, f->err);
+    if (f->status != SPC_OK) attempt->left = false;
+    return f->status == SPC_OK && all;
+}
+
+/* NCCL wants a collective recorded by all ranks or by none, and their graphs to come of the same
+ * attempt (its user guide, "Using NCCL with CUDA Graphs").  What a device may refuse shows in a
+ * graph without collectives, while no other rank waits in one; lack of memory may show later. */
+static void record_together(forward *f, cuda_attempt *attempt)
+{
+    spc_runner *r = f->runner;
+    cudaGraphExec_t exec;
+    bool all;
+
+    r->rehearses = true;
+    exec = capture(r, f->run);
+    r->rehearses = false;
+    all = agree(f, exec, attempt);
+    if (exec) (void)cudaGraphExecDestroy(exec);
+    if (!all) return;
+    exec = capture(r, f->run);
+    attempt->recorded = agree(f, exec, attempt);
+    if (attempt->recorded) {
+        f->graph->exec = exec;
+    } else if (exec) {
+        (void)cudaGraphExecDestroy(exec);
+    }
+}
+
+static void record_forward(void *user, cuda_attempt *attempt)
+{
+    forward *f = user;
+
+    if (f->runner->part) {
+        record_together(f, attempt);
+    } else {
+        f->graph->exec = capture(f->runner, f->run);
+        attempt->recorded = f->graph->exec != NULL;
+        attempt->refused = !attempt->recorded;
+    }
+    f->refused = attempt->refused;
 }
 
 /* On a device that cannot record everything runs plainly from then on, and says by itself what is
- * wrong, if it is. */
+ * wrong, if it is; so it does on those of all other ranks, which say nothing. */
 spc_status spc_cuda_run_shape(spc_runner *r, const cuda_shape *shape,
                               spc_status (*run)(spc_runner *, spc_error *), spc_error *err)
 {
     cuda_graph *g = r->graphs.off ? NULL : find(&r->graphs, shape);
 
     if (g && !g->exec) {
-        forward f = {r, g, run};
+        forward f = {.runner = r, .graph = g, .run = run, .err = err};
 
         r->graphs.off = !spc_cuda_record(r->backend, record_forward, &f);
-        if (r->graphs.off) spc_cuda_lacks(r->backend, CUDA_NO_GRAPH);
+        if (f.status != SPC_OK) return f.status;
+        if (r->graphs.off && f.refused) spc_cuda_lacks(r->backend, CUDA_NO_GRAPH);
     }
     if (g && g->exec) {
         return spc_cuda_check(r->backend, cudaGraphLaunch(g->exec, r->backend->stream), "graph",

@@ -287,11 +287,12 @@ typedef struct {
     cuda_fused_graph *graph;
 } recording;
 
-static bool record_round(void *user)
+static void record_round(void *user, cuda_attempt *attempt)
 {
     const recording *r = user;
 
-    return record_all(r->round, r->graph);
+    attempt->recorded = record_all(r->round, r->graph);
+    attempt->refused = !attempt->recorded;
 }
 
 /* With late rows inside, or, where such a graph is refused, without: the host starts them then. */

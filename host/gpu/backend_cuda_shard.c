@@ -173,6 +173,45 @@ static spc_shards shards_of(const spc_runner *r)
                         .left = r->slices.left};
 }
 
+/* ---- recording --------------------------------------------------------------------------------
+ */
+
+enum { NOT_MINE = 1, ANY_HERE = 2 };
+
+/* Every rank's word, where its answers are otherwise. */
+static spc_status exchange_word(spc_runner *r, uint64_t mine, spc_error *err)
+{
+    static const char what[] = "recording";
+    spc_backend *b = r->backend;
+    spc_device_comm *comm = b->comm;
+    uint64_t *heard = r->slices.heard, *words = (void *)r->slices.answers;
+    size_t begin[SPC_SHARDS_MAX + 1];
+    spc_status status;
+
+    for (int32_t k = 0; k <= comm->world; k++) begin[k] = (size_t)k * sizeof *heard;
+    heard[comm->rank] = mine;
+    status =
+        spc_cuda_copy(b, words + comm->rank, heard + comm->rank, sizeof *heard, false, what, err);
+    if (status == SPC_OK) status = comm->ops->all_gather(comm, words, begin, b->stream, err);
+    if (status == SPC_OK) {
+        status = spc_cuda_copy(b, heard, words, begin[comm->world], true, what, err);
+    }
+    return status == SPC_OK ? spc_cuda_wait(b, what, err) : status;
+}
+
+spc_status spc_cuda_agree(spc_runner *r, bool mine, bool *all, bool *any, spc_error *err)
+{
+    uint64_t word = (mine ? 0u : NOT_MINE) | (*any ? ANY_HERE : 0u);
+    spc_status status = exchange_word(r, word, err);
+
+    for (int32_t k = 0; status == SPC_OK && k < r->backend->comm->world; k++) {
+        word |= r->slices.heard[k];
+    }
+    *all = (word & NOT_MINE) == 0;
+    *any = (word & ANY_HERE) != 0;
+    return status;
+}
+
 /* ---- the verbs --------------------------------------------------------------------------------
  */
 

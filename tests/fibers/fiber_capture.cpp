@@ -79,7 +79,8 @@ static bool may_be_early(fiber_recording *r)
 {
     const fiber_frontier &behind = r->streams[fiber_launches_on()];
 
-    return !fiber_gpu.no_early && behind.size() == 1 && r->graph->nodes[behind[0]].blocks > 0;
+    return !fiber_limited(fiber_gpu.no_early) && behind.size() == 1 &&
+           r->graph->nodes[behind[0]].blocks > 0;
 }
 
 /* On a device a launch on another stream would not be recorded but run. */
@@ -93,10 +94,10 @@ static cudaError_t record_launch(fiber_node node)
     }
     if (r->invalid) return fiber_failed(cudaErrorStreamCaptureInvalidated);
     if (node.early && !may_be_early(r)) return invalidate(r, cudaErrorInvalidValue);
-    if (fiber_gpu.no_body && r->is_body) { /* this alone */
+    if (fiber_limited(fiber_gpu.no_body) && r->is_body) { /* this alone */
         return fiber_failed(cudaErrorStreamCaptureUnsupported);
     }
-    if (fiber_gpu.no_record) return invalidate(r, cudaErrorStreamCaptureUnsupported);
+    if (fiber_limited(fiber_gpu.no_record)) return invalidate(r, cudaErrorStreamCaptureUnsupported);
     add_node(r, fiber_launches_on(), std::move(node));
     return cudaSuccess;
 }
@@ -200,7 +201,7 @@ static cudaError_t begin(cudaStream_t stream, fiber_graph *graph, bool is_body)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
 {
-    if (fiber_gpu.no_capture) return fiber_failed(cudaErrorStreamCaptureUnsupported);
+    if (fiber_limited(fiber_gpu.no_capture)) return fiber_failed(cudaErrorStreamCaptureUnsupported);
     if (fiber_capture_of(stream)) return fiber_failed(cudaErrorInvalidValue);
     {
         std::lock_guard<std::mutex> lock(fiber_turn);

@@ -46,6 +46,7 @@ static fiber_device whole_device(void)
     d.memory = (size_t)1 << 40;
     leave_free(&d, getenv("FIBERS_FREE"));
     d.fails_after = -1;
+    d.only = -1;
     d.stack = 1024;
     d.needs = 872;
     d.major = 9;
@@ -73,6 +74,11 @@ cudaError_t cudaGetDevice(int *device)
 {
     *device = current_device;
     return cudaSuccess;
+}
+
+bool fiber_limited(bool limit)
+{
+    return limit && (fiber_gpu.only < 0 || fiber_gpu.only == current_device);
 }
 
 cudaError_t cudaGetDeviceCount(int *count)

@@ -51,7 +51,7 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cu
                                              unsigned value, unsigned)
 {
     if (!graph) return fiber_failed(cudaErrorInvalidValue);
-    if (fiber_gpu.no_condition) return fiber_failed(cudaErrorNotSupported);
+    if (fiber_limited(fiber_gpu.no_condition)) return fiber_failed(cudaErrorNotSupported);
     graph->conditions.push_back(
         {std::make_shared<fiber_value>(fiber_value{value, false}), 0, value, 0});
 
@@ -141,8 +141,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     std::lock_guard<std::mutex> lock(fiber_turn);
 
     if (!is_whole(graph)) return fiber_failed(cudaErrorInvalidValue);
-    if (fiber_gpu.no_bodies && has_body(graph)) return fiber_failed(cudaErrorNotSupported);
-    if (fiber_gpu.no_early_inside && has_early(graph, false)) {
+    if (fiber_limited(fiber_gpu.no_bodies) && has_body(graph))
+        return fiber_failed(cudaErrorNotSupported);
+    if (fiber_limited(fiber_gpu.no_early_inside) && has_early(graph, false)) {
         return fiber_failed(cudaErrorNotSupported);
     }
     *out = new fiber_graph(*graph);
@@ -216,7 +217,10 @@ static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t stream)
 {
-    if (fiber_gpu.no_upload) return fiber_failed(cudaErrorMemoryAllocation);
+    if (fiber_limited(fiber_gpu.no_upload)) return fiber_failed(cudaErrorMemoryAllocation);
+    if (fiber_limited(fiber_gpu.fails_at_upload > 0) && --fiber_gpu.fails_at_upload == 0) {
+        return fiber_failed(cudaErrorMemoryAllocation);
+    }
     return fiber_refuse(stream);
 }
 

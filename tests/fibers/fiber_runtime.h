@@ -88,6 +88,8 @@ typedef struct {
     bool no_early_inside; /* bodies of conditional nodes cannot */
     int waits;            /* of the host for the device */
     bool no_upload;       /* graphs find no memory on the device */
+    int fails_at_upload;  /* so does this one of them alone; 0: none */
+    int only;             /* graphs have these limits on this device alone; < 0: on all */
     bool guarded;         /* the host cannot touch what is allocated from now on; of one thread
                              only, without cuBLASLt and NCCL */
     bool no_capture;      /* graphs cannot be recorded */

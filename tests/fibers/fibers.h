@@ -124,6 +124,8 @@ void fiber_check_arguments(const void *arguments, size_t bytes);
 
 /* Keep an error as the thread's last one, as all calls of a device's do. */
 cudaError_t fiber_failed(cudaError_t error);
+/* Has the thread's device this limit, where some device has it? */
+bool fiber_limited(bool limit);
 /* The device of a stream: that of the thread that made it; of none, of the thread that asks. */
 int fiber_device_of(cudaStream_t stream);
 /* That fiber_on named last. */
