@@ -18,14 +18,14 @@ typedef struct {
 
 /* How many drafts a round may draw ahead: as it asks, as far as the drafter's cache has room,
  * which is for so many tokens. */
-int32_t spc_ahead_most(const spc_round_request *whole, int32_t room);
+int32_t spc_ahead_most(const spc_round_request *request, int32_t room);
 
 /* How many of the drafts the round can begin with.
  *
  * held   KV length of its slot in the drafter, without what was run ahead */
-int32_t spc_ahead_ready(const spc_ahead *ahead, const spc_round_request *whole, int32_t held);
+int32_t spc_ahead_ready(const spc_ahead *ahead, const spc_round_request *request, int32_t held);
 
 /* So many were drawn behind all drafts of this round. */
-void spc_ahead_note(spc_ahead *ahead, const spc_round_request *whole, int32_t count);
+void spc_ahead_note(spc_ahead *ahead, const spc_round_request *request, int32_t count);
 
 #endif

@@ -171,8 +171,8 @@ typedef struct {
                       one has */
     bool was_in_flight; /* this round had been sent behind the one before */
     bool in_flight;     /* the next one has been sent: it is what a call with the same sequences, or
-                          some     of them, finds; another call has to wait for it and gets nothing of
-                          it */
+                           some of them, finds; another call has to wait for it and gets nothing of
+                           it */
 } spc_round_request;
 
 /* What load would take of the memory of a GPU. */

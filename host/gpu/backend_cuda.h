@@ -286,17 +286,20 @@ int32_t spc_cuda_run_tile(spc_runner *runner, int32_t first, int32_t end, int32_
 /* A recorded graph, which is the callee's from now on, on its way to the device.  NULL: it does not
  * take it.  (A launch would send it, too; but what fails then cannot be made good.) */
 cudaGraphExec_t spc_cuda_upload(cudaGraph_t graph, cudaStream_t stream);
+
 /* What became of an attempt to record. */
 typedef struct {
     bool recorded; /* on every rank, where there are several */
     bool refused;  /* by this device */
-    bool left;     /* kernels that begin early may be to blame, of a rank or another; set before */
+    bool left;     /* set before: kernels that begin early may be to blame, on any rank: there is
+                      another attempt to be made */
 } cuda_attempt;
 
 /* Record by `record` with kernels that begin early, as far as graphs take them: not in bodies of
  * conditional nodes, or not at all, from now on, where that is what helps.  false: nothing does. */
 bool spc_cuda_record(spc_backend *backend, void (*record)(void *user, cuda_attempt *attempt),
                      void *user);
+
 /* A rank whose rows are slices, and all others at the same time: does this hold of all of them, of
  * any of them?  Waits.
  *
