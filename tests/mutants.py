@@ -15,8 +15,8 @@ import subprocess
 import sys
 
 SECONDS = 300
-HOST = ("host/verify/batch.c", "host/verify/cuts.c", "host/verify/shard.c", "host/verify/tile_pairs.c", "host/verify/tiles.c",
-        "host/verify/verify.c", "rules/rule.c")
+HOST = ("host/verify/batch.c", "host/verify/cuts.c", "host/verify/shard.c", "host/verify/tile_pairs.c",
+        "host/verify/tiles.c", "host/verify/verify.c", "rules/rule.c")
 
 # what is built, the test it is linked with, and the cases of it that are run
 SUITES = {

@@ -28,8 +28,9 @@ spc_engine_options = structure(
 spc_session_options = structure(
     "spc_session_options", ("rule", STR), ("gamma", I32), ("temperature", F32), ("top_k", I32),
     ("top_p", F32), ("min_p", F32), ("seed", U64), ("max_tokens", I32), ("verify", c.c_int),
-    ("bonus", c.c_int), ("nucleus", BOOL), ("wait", BOOL), ("details", BOOL), ("logprobs", BOOL), ("top_logprobs", c.c_int32), ("ignore_stop", BOOL),
-    ("stop", PTR), ("stop_count", I32), ("stop_token", PTR), ("stop_token_count", I32),
+    ("bonus", c.c_int), ("nucleus", BOOL), ("wait", BOOL), ("details", BOOL), ("logprobs", BOOL),
+    ("top_logprobs", I32), ("ignore_stop", BOOL), ("stop", PTR), ("stop_count", I32),
+    ("stop_token", PTR), ("stop_token_count", I32),
     ("min_tokens", I32), ("repetition_penalty", F32), ("presence_penalty", F32),
     ("frequency_penalty", F32), ("logit_bias", PTR), ("logit_bias_count", I32), ("on_mask", ON_MASK),
     ("on_token", PTR), ("on_text", ON_TEXT), ("user", PTR))

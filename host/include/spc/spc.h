@@ -554,7 +554,8 @@ typedef struct {
                                 stepped with it, verb by verb.  Not for rules that run one model at
                                 a time, verifier-only excepted */
     bool logprobs;           /* keep, for every token, how probable it was to the verifier:
-                                spc_session_logprobs.  Costs and refuses what details do */
+                                spc_session_logprobs.  Takes the time that details take, and
+                                is refused where they are */
     int32_t top_logprobs;    /* 0 .. SPC_TOP_LOGPROBS_MAX; with logprobs: and so many of the tokens
                                 that were most probable */
     bool ignore_stop;        /* go on after end-of-sequence tokens, those of stop_token included */
@@ -604,7 +605,7 @@ SPC_API void spc_session_options_init(spc_session_options *options);
  * other (verify block and bonus step; gamma auto and bonus verifier, where the target distribution
  * is not the verifier's: it would depend on gamma; gamma auto and nccl_comm; details or logprobs
  * and a rule that runs one model at a time; a rule or a bonus that an n-gram drafter has nothing
- * for). SPC_EINPUT: an empty prompt or an id out of range.  SPC_EFULL: no free session or no room
+ * for).  SPC_EINPUT: an empty prompt or an id out of range.  SPC_EFULL: no free session or no room
  * in the KV caches (without wait), a prompt that is too long, or one that with max_tokens needs
  * more than the KV caches can ever hold.  SPC_ENOMEM */
 SPC_API spc_status spc_session_open(spc_engine *engine, const spc_session_options *options,
