@@ -13,9 +13,9 @@
 #include <string.h>
 
 static const char *const golden_models[] = {
-    "llama",           "llama31-rope", "mistral-window", "qwen2",        "qwen3",
-    "gemma2",          "gemma3",       "rope-linear",    "rope-dynamic", "rope-yarn",
-    "rope-yarn-given", "t5-relu",      "t5-gated"};
+    "llama",           "llama31-rope", "mistral-window", "qwen2",         "qwen3",
+    "gemma2",          "gemma3",       "rope-linear",    "rope-dynamic",  "rope-yarn",
+    "rope-yarn-given", "t5-relu",      "t5-gated",       "gemma3-images", "mistral3-images"};
 
 enum {
     GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models,

@@ -263,3 +263,34 @@ Test(weights_bundle, tensors_are_found_by_name_and_not_by_shard)
     spc_bundle_close(bundle);
     folder_close(&f);
 }
+
+/* Of text and images: parts of the text model lose what leads to them, others are not there. */
+Test(weights_bundle, the_text_model_of_a_model_of_images)
+{
+    static const char *const shards[] = {"a.safetensors", "b.safetensors", "c.safetensors",
+                                         "d.safetensors", "e.safetensors"};
+    static const char *const tensors[] = {
+        "vision_tower.model.norm.weight", "language_model.model.norm.weight",
+        "model.language_model.layers.3.x", "lm_head.weight", "multi_modal_projector.y"};
+    folder f = folder_open();
+    spc_bundle *bundle;
+    spc_error err;
+    char index[512] = "{\"weight_map\":{";
+
+    for (int i = 0; i < 5; i++) {
+        size_t used = strlen(index);
+
+        write_shard(&f, shards[i], tensors[i], i + 1, i);
+        (void)snprintf(index + used, sizeof index - used, "%s\"%s\":\"%s\"%s", i ? "," : "",
+                       tensors[i], shards[i], i == 4 ? "}}" : "");
+    }
+    write_text(&f, index_name, index);
+    cr_assert_eq(spc_bundle_open(f.path, &bundle, &err), SPC_OK, "%s", err.message);
+    cr_assert_eq(spc_bundle_count(bundle), 3);
+    cr_assert_eq(spc_bundle_bytes(bundle), 2 + 3 + 4);
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "model.norm.weight")->data)[1], 1);
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "model.layers.3.x")->data)[2], 2);
+    cr_assert_eq(((const char *)spc_bundle_find(bundle, "lm_head.weight")->data)[3], 3);
+    spc_bundle_close(bundle);
+    folder_close(&f);
+}

@@ -24,6 +24,9 @@ typedef struct {
  * GGUF file, or every part of a split one) read-only and checks every header.  Nothing is copied
  * but tensors whose bytes are not aligned for their type, and of GGUF what gguf_model.h lists.
  *
+ * Of a checkpoint of a model of text and images the text model's tensors are shown, under the names
+ * that they have in a text model by itself.
+ *
  * A GGUF model shows the tensor names and the text files of a Hugging Face checkpoint; config.json
  * and tokenizer.json are made from its metadata, and files beside it are not looked at.
  *

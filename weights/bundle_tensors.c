@@ -123,14 +123,60 @@ static spc_status read_index(spc_bundle *b, const char *index, spc_error *err)
     return status;
 }
 
+/* A tensor of a text model that is part of a model of text and images, by the name it has in a
+ * text model by itself; NULL: it is of another part. */
+static const char *name_in_text(const char *name)
+{
+    static const char *const part[] = {"language_model.", "model.language_model."};
+
+    if (strncmp(name, part[0], strlen(part[0])) == 0) return name + strlen(part[0]);
+    return strncmp(name, part[1], strlen(part[1])) == 0 ? name + strlen(part[1]) : NULL;
+}
+
+/* "model.language_model.norm.weight" to "model.norm.weight": the first part's name stays. */
+static void rename_in_text(char *name, const char *rest)
+{
+    size_t kept = strncmp(name, "model.", 6) == 0 ? 6 : 0;
+
+    memmove(name + kept, rest, strlen(rest) + 1);
+}
+
+/* Of a model of text and images the text model alone: its tensors under the names that they have in
+ * one by itself, and a head beside it; those of other parts are not read. */
+static void keep_text_model(spc_tensor_list *list)
+{
+    int32_t kept = 0;
+    bool part = false;
+
+    for (int32_t i = 0; i < list->count; i++) part |= name_in_text(list->tensor[i].name) != NULL;
+    if (!part) return;
+    for (int32_t i = 0; i < list->count; i++) {
+        spc_tensor t = list->tensor[i];
+        char *name = (char *)(uintptr_t)t.name;
+        const char *rest = name_in_text(name);
+        void *owned = list->owned[i];
+
+        if (!rest && strncmp(name, "lm_head.", 8) != 0) {
+            free(name);
+            free(owned);
+            continue;
+        }
+        if (rest) rename_in_text(name, rest);
+        list->tensor[kept] = t;
+        list->owned[kept++] = owned;
+    }
+    list->count = kept;
+}
+
 spc_status spc_bundle_read_safetensors(spc_bundle *b, spc_error *err)
 {
     static const char index[] = "model.safetensors.index.json";
+    bool shards = !spc_bundle_has_file(b, "model.safetensors") && spc_bundle_has_file(b, index);
+    spc_status status =
+        shards ? read_index(b, index, err) : read_shard(b, "model.safetensors", err);
 
-    if (!spc_bundle_has_file(b, "model.safetensors") && spc_bundle_has_file(b, index)) {
-        return read_index(b, index, err);
-    }
-    return read_shard(b, "model.safetensors", err);
+    if (status == SPC_OK) keep_text_model(&b->list);
+    return status;
 }
 
 /* ---- GGUF -------------------------------------------------------------------------------------

@@ -198,8 +198,8 @@ static spc_status read_generation(spc_bundle *bundle, spc_config *c, spc_error *
     return status;
 }
 
-/* A decoder by itself. */
-static spc_status read_decoder(const reader *r, spc_config *c)
+/* A decoder by itself, or the one of a container. */
+static spc_status read_decoder(const reader *r, const spc_bundle *bundle, spc_config *c)
 {
     spc_status s = read_sizes(r, c);
 
@@ -209,6 +209,7 @@ static spc_status read_decoder(const reader *r, spc_config *c)
     if (s == SPC_OK) s = spc_config_number(r, "rms_norm_eps", 0, 1, 1e-6, &c->norm_eps);
     if (s == SPC_OK) s = spc_config_read_ropes(r, c);
     if (s == SPC_OK) s = spc_config_read_family(r, c);
+    if (c->contained) c->tied = !spc_bundle_find(bundle, "lm_head.weight");
     return s;
 }
 
@@ -221,9 +222,11 @@ spc_status spc_config_read(spc_bundle *bundle, spc_config *out, spc_error *err)
     if (status != SPC_OK) return status;
     memset(&c, 0, sizeof c);
     status = read_names(&r, &c);
+    if (status == SPC_OK) status = spc_config_open_container(&r, &c);
     if (status == SPC_OK) status = check_quantisation(&r, &c);
     if (status == SPC_OK) {
-        status = spc_config_is_t5(&c) ? spc_config_read_t5(&r, bundle, &c) : read_decoder(&r, &c);
+        status = spc_config_is_t5(&c) ? spc_config_read_t5(&r, bundle, &c)
+                                      : read_decoder(&r, bundle, &c);
     }
     if (status == SPC_OK) status = read_id(&r, "bos_token_id", c.vocab, &c.bos);
     if (status == SPC_OK) status = read_stops(&r, &c);

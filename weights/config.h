@@ -71,6 +71,7 @@ typedef struct {
                                 embedding scale) is rounded to bfloat16, as in one that was cast as a
                                 whole: model.to(bfloat16) casts its buffers too */
     bool tied;               /* the head is the embedding */
+    bool contained;          /* the text model of a model of text and images */
     int32_t encoder_layers;  /* 0: a decoder by itself; T5: layers that read the prompt, ... */
     int32_t start;           /* ... behind which the decoder begins with this id */
     int32_t buckets;         /* T5: of relative positions, by layer type ... */

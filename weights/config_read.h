@@ -45,6 +45,10 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c);
  * (config_family.c). */
 spc_status spc_config_read_family(const spc_config_reader *r, spc_config *c);
 
+/* A model of text and images whose text model is a decoder: from here on the reader reads that
+ * one's keys, and c has its architecture.  Others are left as they are (config_container.c). */
+spc_status spc_config_open_container(spc_config_reader *r, spc_config *c);
+
 /* Is it an encoder-decoder of T5's kind?  Its files have keys of their own. */
 bool spc_config_is_t5(const spc_config *c);
 

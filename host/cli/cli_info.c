@@ -246,7 +246,8 @@ static void print_info(const char *name, const model_info *m)
     const spc_config *c = &m->model.config;
 
     spc_cli_print("%-18s%s\n", "model", name);
-    spc_cli_print("%-18s%s\n", "architecture", c->architecture);
+    spc_cli_print("%-18s%s%s\n", "architecture", c->architecture,
+                  c->contained ? ", of a model of text and images" : "");
     spc_cli_print("%-18s%" PRIu64 "\n", "parameters", spc_plan_parameters(m->model.plan));
     print_dtypes(m);
     spc_cli_print("%-18s%d\n", "hidden size", (int)c->dim);

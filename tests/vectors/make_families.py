@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tests/vectors/NAME for every name below: tiny random models of families beside Llama's.
+
+    python3 make_families.py [NAME ...]    # needs torch and transformers 5.24; float64, eager attention
+"""
+import json
+import pathlib
+import sys
+
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+         "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+         "initializer_range": 0.3}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+
+
+def gemma3_images():
+    """Text and images; the text model's windows are shorter than the text, its positions linear."""
+    text = hf.Gemma3TextConfig(
+        **SIZES | {"num_hidden_layers": 3}, sliding_window=8, query_pre_attn_scalar=20,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}})
+    config = hf.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4,
+                             image_token_index=60, boi_token_index=61, eoi_token_index=62)
+    return hf.Gemma3ForConditionalGeneration(config)
+
+
+def mistral3_images():
+    """The same, whose head is its own; tensors by the names they have in the program."""
+    text = hf.MistralConfig(**SIZES, sliding_window=None)
+    vision = hf.PixtralVisionConfig(**VISION, head_dim=8)
+    config = hf.Mistral3Config(text_config=text, vision_config=vision, spatial_merge_size=1,
+                               image_token_index=60, tie_word_embeddings=False)
+    return hf.Mistral3ForConditionalGeneration(config)
+
+
+FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images}
+
+
+def make(name):
+    torch.manual_seed(len(name))
+    model = FAMILIES[name]()
+    model.set_attn_implementation("eager")
+    model = model.float().eval()
+    for key, tensor in model.named_parameters():
+        if key.endswith(("bias", "norm.weight")):
+            torch.nn.init.normal_(tensor, mean=0.0 if "gemma" in name else 1.0, std=0.3)
+    folder = HERE / name
+    model.save_pretrained(folder, save_original_format=name != "mistral3-images")
+    model = model.double()
+    ids = torch.randint(3, 60, (1, 40))
+    with torch.no_grad():
+        logits = model(ids).logits[0]
+        greedy = model.generate(ids[:, :12], max_new_tokens=24, do_sample=False,
+                                eos_token_id=None, pad_token_id=0)[0, 12:]
+    save_file({"logits": logits.float().contiguous()}, folder / "logits.safetensors")
+    (folder / "golden.json").write_text(json.dumps({
+        "ids": ids[0].tolist(), "prompt": ids[0, :12].tolist(), "greedy": greedy.tolist()}) + "\n")
+
+
+for each in sys.argv[1:] or FAMILIES:
+    make(each)
