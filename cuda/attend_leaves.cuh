@@ -166,7 +166,8 @@ static __device__ __forceinline__ void load_head(const attend_work &w, const lea
                                                  int32_t j, leaves_head *h, rope_head<PAIRS> *x)
 {
     const spc_attend_args &a = w.a;
-    const int64_t angle = (int64_t)h->position * (a.head_dim / 2);
+    const rope_pairs of(a.head_dim, w.rope.pairs);
+    const int64_t angle = (int64_t)h->position * of.pairs;
     const bool is_query = h->kind == HEAD_QUERY, turns = w.rope.cosine && h->kind != HEAD_VALUE;
     const float *weight = is_query              ? w.rope.query_weight
                           : h->kind == HEAD_KEY ? w.rope.key_weight
@@ -177,7 +178,7 @@ static __device__ __forceinline__ void load_head(const attend_work &w, const lea
     const float *row = a.query + (int64_t)(is_query ? h->row : h->row + 1) * a.width;
 
     if (!is_query && h->position / w.keys / w.together != at.share) h->kind = HEAD_NONE;
-    x->load(h->kind == HEAD_NONE ? NULL : row + (int64_t)head * a.head_dim, a.head_dim, weight,
+    x->load(h->kind == HEAD_NONE ? NULL : row + (int64_t)head * a.head_dim, of, weight,
             turns ? w.rope.cosine + angle : NULL, turns ? w.rope.sine + angle : NULL);
 }
 
@@ -188,6 +189,7 @@ static __device__ __forceinline__ void bring_heads(const attend_work &w, const l
                                                    attend_queries<Kv, DIM> *shared)
 {
     const spc_cuda_pages &cache = w.a.cache;
+    const rope_pairs of(w.a.head_dim, w.rope.pairs);
     const int32_t dim = w.a.head_dim, queries = at.heads * at.tile.rows;
     const int32_t count = queries + (w.rope.qkv ? 2 * at.tile.rows : 0);
     const int32_t padded = (queries + STRIP - 1) / STRIP * STRIP;
@@ -215,13 +217,13 @@ static __device__ __forceinline__ void bring_heads(const attend_work &w, const l
             if (head[u].kind == HEAD_QUERY) {
                 float *query = shared[j / STRIP].query[j % STRIP];
 
-                x[u].each(dim, [&](int32_t i, float entry) { query[i] = entry; });
+                x[u].each(of, [&](int32_t i, float entry) { query[i] = entry; });
                 for (int32_t i = dim + lane; i < DIM; i += OPS_LANES) query[i] = 0.0f;
             } else {
                 const int64_t to = page_row(cache, at.slot, at.kv_head, head[u].position, dim);
                 void *side = head[u].kind == HEAD_KEY ? cache.key : cache.value;
 
-                x[u].each(dim, [&](int32_t i, float entry) {
+                x[u].each(of, [&](int32_t i, float entry) {
                     store_entry(side, cache.type, to + i, entry);
                 });
             }

@@ -338,7 +338,8 @@ static bool are_neighbours(const spc_rope_args *rope, const spc_attend_args *a)
            (rope->heads == a->heads || (!rope->query_weight && !rope->cosine)) &&
            rope->kv_heads == a->kv_heads && rope->head_dim == a->head_dim && a->head_dim % 2 == 0 &&
            !rope->query_weight == !rope->key_weight && !rope->cosine == !rope->sine &&
-           rope->cache.key == a->cache.key && rope->cache.value == a->cache.value;
+           rope->pairs >= 0 && rope->pairs <= a->head_dim / 2 && rope->cache.key == a->cache.key &&
+           rope->cache.value == a->cache.value;
 }
 
 /* Can blocks do to heads what is to be done before?  A new key must be no other block's business.

@@ -209,13 +209,14 @@ typedef struct {
     float *qkv;                /* [rows, width]: ends with keys, values; queries before them */
     const float *query_weight; /* [head_dim] of the norm; NULL: none */
     const float *key_weight;   /* the same */
-    const float *cosine;       /* [context, head_dim / 2]; NULL: no rotation */
+    const float *cosine;       /* [context, pairs]; NULL: no rotation */
     const float *sine;         /* the same */
     spc_cuda_pages cache;      /* key NULL: none */
     const int32_t *slot;       /* [rows] */
     const int32_t *position;   /* [rows] */
     float eps;
     int32_t rows, width, heads, kv_heads, head_dim;
+    int32_t pairs; /* of a head that turn, its first entries with as many behind them; 0: all */
     bool early;
 } spc_rope_args;
 

@@ -17,7 +17,8 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int heads = a.heads + 2 * a.kv_heads;
     const int64_t item = (int64_t)blockIdx.x * OPS_WARPS + threadIdx.x / OPS_LANES;
     const int64_t row = item / heads;
-    const int h = (int)(item % heads), half = a.head_dim / 2;
+    const int h = (int)(item % heads);
+    const rope_pairs of(a.head_dim, a.pairs);
     rope_head<PAIRS> x;
 
     begin_behind_previous();
@@ -29,14 +30,14 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int32_t position = a.position[row], slot = kept ? a.slot[row] : 0;
     const int32_t page = kept ? page_of(a.cache, slot, position) : 0;
     const float *weight = is_value ? NULL : h < a.heads ? a.query_weight : a.key_weight;
-    const float *cosine = is_value || !a.cosine ? NULL : a.cosine + (int64_t)position * half;
-    const float *sine = cosine ? a.sine + (int64_t)position * half : NULL;
+    const float *cosine = is_value || !a.cosine ? NULL : a.cosine + (int64_t)position * of.pairs;
+    const float *sine = cosine ? a.sine + (int64_t)position * of.pairs : NULL;
     void *cache = is_value ? a.cache.value : a.cache.key;
     const int64_t at = row_in(a.cache, page, (h - a.heads) % a.kv_heads, position, a.head_dim);
 
-    x.load(head, a.head_dim, weight, cosine, sine);
+    x.load(head, of, weight, cosine, sine);
     x.turn(a.head_dim, a.eps);
-    x.each(a.head_dim, [&](int32_t i, float entry) {
+    x.each(of, [&](int32_t i, float entry) {
         if (weight || cosine) head[i] = entry;
         if (kept) store_entry(cache, a.cache.type, at + i, entry);
     });
@@ -49,8 +50,8 @@ cudaError_t spc_cuda_rope(const spc_rope_args *a, cudaStream_t stream)
     if (!a->qkv || !a->position || a->heads < 0 || a->kv_heads < 1 || a->rows < 1 ||
         a->head_dim < 2 || a->head_dim > SPC_ATTEND_HEAD_DIM || a->head_dim % 2 != 0 ||
         a->width < heads * a->head_dim || !a->query_weight != !a->key_weight ||
-        !a->cosine != !a->sine || !a->cache.key != !a->cache.value ||
-        (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
+        !a->cosine != !a->sine || a->pairs < 0 || a->pairs > a->head_dim / 2 ||
+        !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
         return cudaErrorInvalidValue;
     }
     return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rope.cuh - a head on its way to attention: norm, rotation by position, entries of the cache.
  *
- * A warp per head; a lane holds entries i and i + head_dim / 2, which turn together. */
+ * A warp per head; a lane holds entries that turn together: i and i + pairs, and of a head of which
+ * a part turns others that do not. */
 #ifndef SPC_CUDA_ROPE_CUH
 #define SPC_CUDA_ROPE_CUH
 
@@ -20,46 +21,63 @@ static __device__ __forceinline__ void store_entry(void *cache, spc_weight_type 
     }
 }
 
-/* A head of up to 64 PAIRS entries, of which this lane has those from lane on, 32 apart, and the
- * partners of these.  All loads come before anything waits for one: first `load` for as many heads
- * as a warp has, then `turn`. */
+/* A head's entries, in twos. */
+struct rope_pairs {
+    int32_t head_dim, half;
+    int32_t pairs; /* that turn */
+
+    __device__ __forceinline__ rope_pairs(int32_t dim, int32_t turning)
+        : head_dim(dim), half((dim + 1) / 2), /* an odd head, which does not turn, has one alone */
+          pairs(turning > 0 ? turning : half)
+    {
+    }
+
+    /* The i-th two, of half: where entries turn, i and i + pairs, else what is left in order. */
+    __device__ __forceinline__ int32_t first(int32_t i) const
+    {
+        return i < pairs ? i : i + pairs;
+    }
+
+    __device__ __forceinline__ int32_t second(int32_t i) const
+    {
+        return i < pairs ? i + pairs : i + half;
+    }
+};
+
+/* A head of up to 64 PAIRS entries, of which this lane has the twos from lane on, 32 apart.  All
+ * loads come before anything waits for one: first `load` for as many heads as a warp has, then
+ * `turn`. */
 template <int PAIRS> struct rope_head {
-    float x[PAIRS], y[PAIRS]; /* entries i and half + i; 0 where there are none */
+    float x[PAIRS], y[PAIRS]; /* 0 where there are none */
     float cosine[PAIRS], sine[PAIRS], x_weight[PAIRS], y_weight[PAIRS];
     bool normed, turned;
 
-    /* The lane's p-th entry; its partner is so many further. */
-    static __device__ __forceinline__ int32_t entry(int p)
+    /* The lane's p-th two. */
+    static __device__ __forceinline__ int32_t two(int p)
     {
         return (int32_t)threadIdx.x % OPS_LANES + p * OPS_LANES;
-    }
-
-    static __device__ __forceinline__ int32_t half_of(int32_t head_dim)
-    {
-        return (head_dim + 1) / 2; /* an odd head, which does not turn, has an entry alone */
     }
 
     /* head     NULL: zeros
      * weight   of the norm; NULL: none
      * angles   of rotation, cosines and sines of the position; NULL: none */
-    __device__ __forceinline__ void load(const float *head, int32_t head_dim, const float *weight,
+    __device__ __forceinline__ void load(const float *head, rope_pairs of, const float *weight,
                                          const float *cosines, const float *sines)
     {
-        const int32_t half = half_of(head_dim);
-
         normed = weight;
         turned = cosines;
 #pragma unroll
         for (int p = 0; p < PAIRS; p++) {
-            const int32_t i = entry(p);
-            const bool there = head && i < half, paired = head && i + half < head_dim;
+            const int32_t i = two(p), first = of.first(i), second = of.second(i);
+            const bool there = head && i < of.half, paired = head && i + of.half < of.head_dim;
+            const bool turns = there && turned && i < of.pairs;
 
-            x[p] = there ? head[i] : 0.0f;
-            y[p] = paired ? head[i + half] : 0.0f;
-            cosine[p] = there && turned ? cosines[i] : 1.0f;
-            sine[p] = there && turned ? sines[i] : 0.0f;
-            x_weight[p] = there && normed ? weight[i] : 0.0f;
-            y_weight[p] = paired && normed ? weight[i + half] : 0.0f;
+            x[p] = there ? head[first] : 0.0f;
+            y[p] = paired ? head[second] : 0.0f;
+            cosine[p] = turns ? cosines[i] : 1.0f;
+            sine[p] = turns ? sines[i] : 0.0f;
+            x_weight[p] = there && normed ? weight[first] : 0.0f;
+            y_weight[p] = paired && normed ? weight[second] : 0.0f;
         }
     }
 
@@ -92,16 +110,14 @@ template <int PAIRS> struct rope_head {
 
     /* put(i, x) for every entry of the lane. */
     template <typename Put>
-    __device__ __forceinline__ void each(int32_t head_dim, const Put &put) const
+    __device__ __forceinline__ void each(rope_pairs of, const Put &put) const
     {
-        const int32_t half = half_of(head_dim);
-
 #pragma unroll
         for (int p = 0; p < PAIRS; p++) {
-            const int32_t i = entry(p);
+            const int32_t i = two(p);
 
-            if (i < half) put(i, x[p]);
-            if (i + half < head_dim) put(i + half, y[p]);
+            if (i < of.half) put(of.first(i), x[p]);
+            if (i + of.half < of.head_dim) put(of.second(i), y[p]);
         }
     }
 };

@@ -15,7 +15,8 @@
 static const char *const golden_models[] = {
     "llama",           "llama31-rope", "mistral-window", "qwen2",         "qwen3",
     "gemma2",          "gemma3",       "rope-linear",    "rope-dynamic",  "rope-yarn",
-    "rope-yarn-given", "t5-relu",      "t5-gated",       "gemma3-images", "mistral3-images"};
+    "rope-yarn-given", "t5-relu",      "t5-gated",       "gemma3-images", "mistral3-images",
+    "smollm3",         "phi3",         "phi3-short",     "phi3-long"};
 
 enum {
     GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models,

@@ -317,6 +317,9 @@ static spc_rope_args before(const spc_attend_args *a, int kind, dice *d)
                           .head_dim = a->head_dim};
     size_t angles = (size_t)(a->context * (a->head_dim / 2));
 
+    /* of a head a part, sometimes */
+    if (kind & 2 && a->head_dim > 2) rope.pairs = dice_below(d, a->head_dim / 2);
+
     if (kind & 1) rope.query_weight = random_floats(d, (size_t)a->head_dim, 1);
     if (kind & 1) rope.key_weight = random_floats(d, (size_t)a->head_dim, 1);
     if (kind & 2) rope.cosine = random_floats(d, angles, 1);

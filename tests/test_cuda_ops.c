@@ -255,12 +255,13 @@ Test(cuda_ops, sums_and_gates_are_those_of_the_cpu)
 typedef struct {
     int32_t heads, kv_heads, head_dim;
     bool norm, rotate, cache;
+    int32_t pairs;
 } rope_case;
 
 /* The loops of backend_cpu.c. */
 static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *qkv)
 {
-    int32_t half = a->head_dim / 2;
+    int32_t half = a->pairs > 0 ? a->pairs : a->head_dim / 2;
 
     for (int32_t r = 0; r < a->rows; r++) {
         float *head = qkv + (int64_t)r * a->width;
@@ -285,7 +286,8 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
 {
     enum { ROWS = 5, CONTEXT = 19, SLOTS = 2, WIDTH = 2, PAGES = SLOTS * WIDTH };
     static const int32_t pages[SLOTS][WIDTH] = {{2, 0}, {3, 1}};
-    int32_t width = (c->heads + 2 * c->kv_heads) * c->head_dim, half = c->head_dim / 2;
+    int32_t width = (c->heads + 2 * c->kv_heads) * c->head_dim;
+    int32_t half = c->pairs > 0 ? c->pairs : c->head_dim / 2;
     size_t count = (size_t)(ROWS * width);
     size_t page = (size_t)(c->kv_heads * SPC_CUDA_PAGE_TOKENS * c->head_dim);
     float *qkv = random_floats(d, count, 1), *expected = malloc(count * sizeof *expected);
@@ -302,7 +304,8 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
                        .width = width,
                        .heads = c->heads,
                        .kv_heads = c->kv_heads,
-                       .head_dim = c->head_dim};
+                       .head_dim = c->head_dim,
+                       .pairs = c->pairs};
 
     if (c->norm) a.query_weight = weights;
     if (c->norm) a.key_weight = weights + c->head_dim;
@@ -348,11 +351,12 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
 Test(cuda_ops, heads_are_normed_rotated_and_cached)
 {
     static const rope_case cases[] = {
-        {4, 2, 16, false, true, true},  {4, 2, 16, true, true, true},
-        {3, 1, 2, true, true, true},    {2, 2, 80, false, true, true},
-        {8, 1, 256, true, true, true},  {4, 4, 32, false, false, true},
-        {0, 4, 32, false, false, true}, {5, 1, 64, true, true, false},
-        {6, 3, 96, true, false, false}};
+        {4, 2, 16, false, true, true, 0},  {4, 2, 16, true, true, true, 0},
+        {3, 1, 2, true, true, true, 0},    {2, 2, 80, false, true, true, 0},
+        {8, 1, 256, true, true, true, 0},  {4, 4, 32, false, false, true, 0},
+        {0, 4, 32, false, false, true, 0}, {5, 1, 64, true, true, false, 0},
+        {6, 3, 96, true, false, false, 0}, {4, 2, 128, false, true, true, 48},
+        {4, 2, 16, true, true, true, 1},   {2, 1, 256, true, true, true, 127}};
     dice d = {5};
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -153,26 +153,25 @@ Test(host_backend_ranks, a_vocabulary_of_many_tiles_is_shared_out)
 }
 
 /* Is this weight whole in every part, or in each part another piece of it? */
-static bool is_shared_out(spc_plan *const *part, int32_t world, int32_t i)
+static bool is_shared_out(const spc_plan *plan, spc_plan *const *part, int32_t world, int32_t i)
 {
-    const spc_weight *w = &part[0]->weight[i];
-    int32_t row = 0, col = 0;
+    const spc_weight *all = &plan->weight[i], *w = all;
+    int32_t row = all->row, col = 0, last = all->row + all->rows;
     bool whole = true;
 
     for (int32_t r = 0; r < world; r++) {
         w = &part[r]->weight[i];
-        whole = whole && w->rows == w->of_rows && w->cols == w->of_cols;
+        whole = whole && w->rows == all->rows && w->row == row && w->cols == all->cols;
     }
     for (int32_t r = 0; r < world && !whole; r++) {
         w = &part[r]->weight[i];
-        if (w->rows < w->of_rows && (w->row != row || w->cols != w->of_cols)) return false;
-        if (w->cols < w->of_cols && (w->col != col || w->rows != w->of_rows)) return false;
+        if (w->rows < all->rows && (w->row != row || w->cols != all->cols)) return false;
+        if (w->cols < all->cols && (w->col != col || w->rows != all->rows)) return false;
         row = w->row + w->rows;
         col = w->col + w->cols;
     }
-    return whole || (row == w->of_rows && col == w->of_cols) ||
-           (row == w->of_rows && w->cols == w->of_cols) ||
-           (col == w->of_cols && w->rows == w->of_rows);
+    return whole || (row == last && col == all->cols) || (row == last && w->cols == all->cols) ||
+           (col == all->cols && w->rows == all->rows);
 }
 
 static int32_t count_ops(const spc_plan *plan, spc_op_kind kind)
@@ -199,7 +198,7 @@ Test(host_backend_ranks, parts_hold_every_weight_once_and_sum_twice_a_layer)
             parameters += spc_plan_parameters(part[r]);
         }
         for (int32_t i = 0; i < g.plan->weight_count; i++) {
-            cr_expect(is_shared_out(part, 2, i), "%s: %s", golden_models[m],
+            cr_expect(is_shared_out(g.plan, part, 2, i), "%s: %s", golden_models[m],
                       g.plan->weight[i].name);
         }
         /* norms, and a lone head of keys and values, are on both */

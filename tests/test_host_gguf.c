@@ -25,6 +25,7 @@ static spc_engine *open_alone(const char *model)
     o.verifier = model;
     o.drafter = NULL;
     o.threads = 1;
+    o.context = IDS_MAX;
     cr_assert_eq(spc_engine_open(&o, &engine, &error), SPC_OK, "%s", error.message);
     return engine;
 }
@@ -105,6 +106,9 @@ Test(host_gguf, models_compute_what_their_checkpoints_compute)
     expect_distance("qwen2.gguf", "qwen2", 0, 1e-6);
     expect_distance("gemma2.gguf", "gemma2", 0, 1e-6);
     expect_distance("gemma3.gguf", "gemma3", 0, 1e-6);
+    expect_distance("smollm3.gguf", "smollm3", 0, 1e-6);
+    expect_distance("phi3-short.gguf", "phi3-short", 0, 1e-6);
+    expect_distance("phi3-long.gguf", "phi3-long", 0, 1e-6);
 }
 
 Test(host_gguf, a_split_model_is_read_by_its_first_part)

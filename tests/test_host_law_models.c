@@ -39,7 +39,18 @@ static const family families[] = {
      " \"num_hidden_layers\": 3, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
      " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
      " \"sliding_window\": 3, \"query_pre_attn_scalar\": 8, \"attn_logit_softcapping\": 5,"
-     " \"final_logit_softcapping\": 4}"}};
+     " \"final_logit_softcapping\": 4}"},
+    {"Phi-3, drafted by SmolLM3",
+     "{\"architectures\": [\"SmolLM3ForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 16,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+     " \"head_dim\": 6, \"intermediate_size\": 24, \"max_position_embeddings\": 16,"
+     " \"no_rope_layer_interval\": 2}",
+     "{\"architectures\": [\"Phi3ForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 24,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
+     " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
+     " \"sliding_window\": 4, \"partial_rotary_factor\": 0.5,"
+     " \"original_max_position_embeddings\": 4, \"rope_scaling\": {\"type\": \"longrope\","
+     " \"short_factor\": [1, 1.5], \"long_factor\": [2, 9]}}"}};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 static const char *const rules[] = {"strict",

@@ -112,7 +112,7 @@ Test(weights_chat, every_name_of_the_list_is_a_template)
         cr_expect_str_eq(spc_chat_name(&chat), name);
         count++;
     }
-    cr_expect_eq(count, 17);
+    cr_expect_eq(count, 21);
     cr_expect_not(spc_chat_find("chatm", &chat));
     cr_expect_not(spc_chat_find("", &chat));
 }
@@ -252,9 +252,10 @@ static char *read_jinja(const char *name)
     return read_file(path, &bytes);
 }
 
-static const char *const programs[] = {"chatml",     "qwen2",      "qwen2.5",
-                                       "qwen3",      "smollm2",    "mistral-v1-old",
-                                       "mistral-v1", "mistral-v3", "mistral-nemo"};
+static const char *const programs[] = {"chatml",       "qwen2",          "qwen2.5",    "qwen3",
+                                       "smollm2",      "mistral-v1-old", "mistral-v1", "mistral-v3",
+                                       "mistral-nemo", "phi3",           "phi3.5",     "phi4-mini",
+                                       "phi4"};
 
 Test(weights_chat, recognises_the_checkpoints_programs)
 {
@@ -348,6 +349,10 @@ Test(weights_chat, what_only_looks_like_a_known_program_is_not_taken_for_it)
         {"mistral-v1", "loop.first", "loop.last"},
         {"mistral-v3", "|trim", ""},
         {"mistral-nemo", "message[\"content\"] + eos_token", "\" \" + message[\"content\"]"},
+        {"phi3", "== 'system' %}", "== 'developer' %}"},
+        {"phi3.5", "'<|assistant|>\\n' }}", "'<|assistant|>\\n<think>' }}"},
+        {"phi4-mini", "message['content'] + '<|end|>'", "message['content'] | trim + '<|end|>'"},
+        {"phi4", "<|im_sep|>' }}", "<|im_sep|><think>' }}"},
         {"qwen2", "You are", "{{ x }}' + y + 'You are<|im_end|><|im_start|>system\\nB"},
     };
     spc_chat_template chat;

@@ -68,6 +68,8 @@ static spc_config config_with(const char *change, const char *generation)
 #define FAMILY(name) "{\"architectures\":[\"" name "\"],"
 #define MISTRAL      FAMILY("MistralForCausalLM")
 #define QWEN2        FAMILY("Qwen2ForCausalLM")
+#define SMOLLM3      FAMILY("SmolLM3ForCausalLM")
+#define PHI3         FAMILY("Phi3ForCausalLM")
 #define GEMMA2       FAMILY("Gemma2ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
 #define GEMMA3       FAMILY("Gemma3ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
 
@@ -193,6 +195,66 @@ Test(weights_config, families_have_their_own_defaults)
     cr_assert_float_eq(qwen3.attention_scale, 0.125, 1e-15, "head_dim is 64");
 }
 
+Test(weights_config, smollm3_has_layers_without_positions)
+{
+    spc_config usual =
+        config_with(SMOLLM3 "\"tie_word_embeddings\":null,\"rope_theta\":null}", NULL);
+    spc_config listed = config_with(SMOLLM3 "\"no_rope_layers\":[1,1,0,1,0,1],"
+                                            "\"mlp_bias\":true,\"attention_bias\":true}",
+                                    NULL);
+    spc_config slides = config_with(SMOLLM3 "\"use_sliding_window\":true,\"sliding_window\":8,"
+                                            "\"no_rope_layer_interval\":3}",
+                                    NULL);
+    spc_config idle = config_with(SMOLLM3 "\"sliding_window\":8}", NULL);
+
+    for (int32_t i = 0; i < 6; i++) {
+        cr_expect_eq(usual.unturned[i], i == 3, "%d", (int)i);
+        cr_expect_eq(listed.unturned[i], i == 2 || i == 4, "%d", (int)i);
+        cr_expect_eq(slides.unturned[i], i == 2 || i == 5, "%d", (int)i);
+        cr_expect_eq(slides.sliding[i], slides.unturned[i], "%d", (int)i);
+    }
+    cr_expect(usual.tied && !usual.qkv_bias && !usual.fused);
+    cr_expect_eq(usual.rope.theta, 2e6);
+    cr_expect(listed.qkv_bias && listed.out_bias && listed.mlp_bias);
+    cr_expect_eq(sliding_layers(&idle), 0);
+}
+
+/* Phi-3's files: three in one matrix, a part of a head, divisors by the length of the context. */
+Test(weights_config, phi3_turns_a_part_of_a_head_by_lists)
+{
+    spc_config plain = config_with(PHI3 "\"sliding_window\":47,\"attention_bias\":true}", NULL);
+    spc_config old = config_with(PHI3 "\"partial_rotary_factor\":0.0625,"
+                                      "\"original_max_position_embeddings\":100,"
+                                      "\"rope_scaling\":{\"type\":\"su\",\"short_factor\":[1,1.5],"
+                                      "\"long_factor\":[2,3]}}",
+                                 NULL);
+    spc_config new = config_with(PHI3 "\"rope_parameters\":{\"rope_type\":\"longrope\","
+                                      "\"rope_theta\":500,\"partial_rotary_factor\":0.0625,"
+                                      "\"original_max_position_embeddings\":100,"
+                                      "\"attention_factor\":1.25,\"short_factor\":[1,1.5],"
+                                      "\"long_factor\":[2,3]}}",
+                                 NULL);
+
+    cr_expect(plain.fused && !plain.qkv_bias && !plain.out_bias);
+    cr_expect_eq(sliding_layers(&plain), 6);
+    cr_expect_eq(plain.rope.pairs, 32);
+    cr_expect_eq(plain.context, 512);
+    for (int i = 0; i < 2; i++) {
+        const spc_config *c = i ? &new : &old;
+
+        cr_expect_eq(c->rope.kind, SPC_ROPE_LONG);
+        cr_expect_eq(c->rope.pairs, 2);
+        cr_expect_eq(c->rope.divisor[1], 1.5f);
+        cr_expect_eq(c->rope.long_divisor[0], 2.0f);
+        cr_expect_eq(c->rope.original_context, 100);
+        cr_expect_eq(c->context, 100, "as long as nobody asks for more");
+        cr_expect_eq(c->context_most, 512);
+    }
+    cr_expect_float_eq(old.rope.attention, 1.1638879, 1e-6, "sqrt(1 + ln 5.12 / ln 100)");
+    cr_expect_eq(new.rope.attention, 1.25);
+    cr_expect_eq(new.rope.theta, 500);
+}
+
 Test(weights_config, gemma_slides_caps_and_scales)
 {
     spc_config two = config_with(GEMMA2 "\"sliding_window\":16,\"attn_logit_softcapping\":50,"
@@ -283,8 +345,21 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {"{\"max_position_embeddings\":1}", "max_position_embeddings", "found 1"},
         {"{\"rms_norm_eps\":-1}", "rms_norm_eps", "found -1"},
         {"{\"rope_theta\":0}", "rope_theta", "found 0"},
-        {"{\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":2}}", "dynamic, llama3, yarn",
-         "longrope"},
+        {"{\"rope_scaling\":{\"rope_type\":\"proportional\",\"factor\":2}}", "yarn, longrope",
+         "proportional"},
+        {"{\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":2}}",
+         "short_factor: expected an array of 32 numbers", "none"},
+        {PHI3 "\"partial_rotary_factor\":0.02}", "partial_rotary_factor: expected so much",
+         "found 0.02"},
+        {PHI3 "\"partial_rotary_factor\":0.05}", "partial_rotary_factor: expected so much",
+         "found 0.05"},
+        {PHI3 "\"original_max_position_embeddings\":1}", "original_max_position_embeddings",
+         "found 1"},
+        {SMOLLM3 "\"no_rope_layers\":[1,1]}", "no_rope_layers: expected 6 times 0 or 1",
+         "another type"},
+        {SMOLLM3 "\"no_rope_layers\":[1,1,2,1,1,1]}", "no_rope_layers: expected 6 times 0 or 1",
+         "another type"},
+        {SMOLLM3 "\"no_rope_layer_interval\":0}", "no_rope_layer_interval", "found 0"},
         {"{\"rope_scaling\":{\"rope_type\":\"yarn\"}}", "factor", "none"},
         {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1}}",
          "beta_fast: expected more than beta_slow", "found 1"},

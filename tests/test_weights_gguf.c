@@ -145,38 +145,65 @@ Test(weights_gguf, byte_level_tokenizers_give_the_reference_ids)
                   30);
     expect_golden("bytelevel-qwen2", SPC_TEST_VECTORS "/tokenizers/bytelevel-qwen2.golden.json",
                   30);
+    expect_golden("bytelevel-gpt4o", SPC_TEST_VECTORS "/tokenizers/bytelevel-gpt4o.golden.json",
+                  10);
 }
 
-/* Models that DeepSeek taught split text as Qwen2 does, under a name of their own. */
-Test(weights_gguf, a_name_may_stand_for_the_splitting_of_another)
+/* The tokenizer of FILE.tokenizer.gguf, its splitting called `name` in place of `was`. */
+static spc_tokenizer *renamed(const char *file, const char *was, const char *name)
 {
-    static const char key[] = "tokenizer.ggml.pre", name[] = "deepseek-r1-qwen";
-    opened o = open_gguf(FOLDER "bytelevel-qwen2.tokenizer.gguf");
+    static const char key[] = "tokenizer.ggml.pre";
+    char path[512];
+
+    (void)snprintf(path, sizeof path, FOLDER "%s.tokenizer.gguf", file);
+
+    opened o = open_gguf(path);
     char *at = memmem(o.bytes, o.count, key, sizeof key - 1);
-    const size_t added = sizeof name - sizeof "qwen2", length = sizeof name - 1;
+    const size_t old = strlen(was), length = strlen(name);
 
     cr_assert_not_null(at);
     at += sizeof key - 1 + sizeof(uint32_t); /* behind the type: length, text */
 
     const size_t before = (size_t)(at - o.bytes) + sizeof(uint64_t);
-    opened other = {.bytes = malloc(o.count + added), .count = o.count + added};
+    opened other = {.bytes = malloc(o.count + length), .count = o.count + length - old};
     spc_error error;
 
+    cr_assert_eq(memcmp(at + sizeof(uint64_t), was, old), 0);
     memcpy(other.bytes, o.bytes, before);
     other.bytes[before - sizeof(uint64_t)] = (char)length;
     memcpy(other.bytes + before, name, length);
-    memcpy(other.bytes + before + length, at + sizeof(uint64_t) + 5, o.count - before - 5);
+    memcpy(other.bytes + before + length, at + sizeof(uint64_t) + old, o.count - before - old);
     cr_assert_eq(spc_gguf_read("other", other.bytes, other.count, &other.gguf, &error), SPC_OK,
                  "%s", error.message);
 
-    spc_tokenizer *t = tokenizer_of(&other, "other");
-    json_t *rows = read_json(SPC_TEST_VECTORS "/tokenizers/bytelevel-qwen2.golden.json");
+    spc_tokenizer *t = tokenizer_of(&other, name);
 
-    expect_rows(t, rows, 30, false);
-    json_decref(rows);
-    spc_tokenizer_close(t);
     close_gguf(&other);
     close_gguf(&o);
+    return t;
+}
+
+/* Models that DeepSeek taught split text as Qwen2 does, SmolLM3 and Phi-4 as Llama 3 does, under
+ * names of their own. */
+Test(weights_gguf, a_name_may_stand_for_the_splitting_of_another)
+{
+    static const char *const names[][3] = {{"bytelevel-qwen2", "qwen2", "deepseek-r1-qwen"},
+                                           {"bytelevel-llama3", "llama-bpe", "smaug-bpe"},
+                                           {"bytelevel-llama3", "llama-bpe", "dbrx"}};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512];
+        spc_tokenizer *t = renamed(names[i][0], names[i][1], names[i][2]);
+
+        (void)snprintf(path, sizeof path, SPC_TEST_VECTORS "/tokenizers/%s.golden.json",
+                       names[i][0]);
+
+        json_t *rows = read_json(path);
+
+        expect_rows(t, rows, 30, false);
+        json_decref(rows);
+        spc_tokenizer_close(t);
+    }
 }
 
 Test(weights_gguf, scores_merge_as_sentencepiece_merges)

@@ -8,7 +8,7 @@
 
 static int32_t elements(const spc_weight *w)
 {
-    return w->rows * (w->cols > 0 ? w->cols : 1);
+    return w->of_rows * (w->cols > 0 ? w->cols : 1);
 }
 
 /* Element types, in turn where they are mixed. */
@@ -33,11 +33,12 @@ static char *header_of(const spc_plan *plan, int32_t type, size_t *bytes, size_t
         const spc_weight *w = &plan->weight[i];
         size_t end = *data + (size_t)elements(w) * (type_of(i, type) == 0 ? 4 : 2);
 
+        if (w->row > 0) continue; /* of a tensor that is there already */
         used += (size_t)snprintf(text + used, room - used,
                                  "%s\"%s\":{\"dtype\":\"%s\",\"shape\":", i ? "," : "{", w->name,
                                  types[type_of(i, type)]);
         used += (size_t)snprintf(text + used, room - used, w->cols ? "[%d,%d]" : "[%d]",
-                                 (int)w->rows, (int)w->cols);
+                                 (int)w->of_rows, (int)w->cols);
         used +=
             (size_t)snprintf(text + used, room - used, ",\"data_offsets\":[%zu,%zu]}", *data, end);
         *data = end;
@@ -77,7 +78,7 @@ static void fill(const spc_plan *plan, int32_t type, uint64_t seed, double sprea
         bool table = w->rows == plan->config.vocab; /* an embedding or a head */
         double scale = table ? spread : w->cols ? 1 / sqrt((double)w->cols) : 0.2;
 
-        for (int32_t k = 0; k < elements(w); k++) {
+        for (int32_t k = 0; w->row == 0 && k < elements(w); k++) {
             double x = (w->cols ? 0 : 1 - (double)w->plus) + scale * dice_gauss(&d);
 
             out += store((float)x, type_of(i, type), out);

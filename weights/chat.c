@@ -508,6 +508,70 @@ static spc_status write_deepseek_r1(writer *w, const spc_chat_message *m, int32_
     return status;
 }
 
+/* ---- Phi ---------------------------------------------------------------------------------------
+ */
+
+/* A message behind its role, each by its mark; `line` behind both. */
+static void put_phi(writer *w, const spc_chat_message *m, const char *line)
+{
+    static const char *const marks[] = {"<|system|>", "<|user|>", "<|assistant|>"};
+
+    mark(w, marks[m->role]);
+    say(w, line);
+    put_words(w, words_of(m));
+    mark(w, "<|end|>");
+    say(w, line);
+}
+
+/* Where the next message is not the model's, the text is at its end. */
+static void end_phi(writer *w, bool reply, const char *line)
+{
+    mark(w, reply ? "<|assistant|>" : "<|endoftext|>");
+    if (reply) say(w, line);
+}
+
+static spc_status write_phi3(writer *w, const spc_chat_message *m, int32_t count, bool reply)
+{
+    for (int32_t i = 0; i < count; i++) put_phi(w, &m[i], "\n");
+    end_phi(w, reply, "\n");
+    return SPC_OK;
+}
+
+/* A system message that says nothing is not there. */
+static spc_status write_phi35(writer *w, const spc_chat_message *m, int32_t count, bool reply)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (m[i].role != SPC_CHAT_SYSTEM || m[i].bytes > 0) put_phi(w, &m[i], "\n");
+    }
+    end_phi(w, reply, "\n");
+    return SPC_OK;
+}
+
+static spc_status write_phi4_mini(writer *w, const spc_chat_message *m, int32_t count, bool reply)
+{
+    for (int32_t i = 0; i < count; i++) put_phi(w, &m[i], "");
+    end_phi(w, reply, "");
+    return SPC_OK;
+}
+
+static void begin_phi4(writer *w, const char *role)
+{
+    mark(w, "<|im_start|>");
+    say(w, role);
+    mark(w, "<|im_sep|>");
+}
+
+static spc_status write_phi4(writer *w, const spc_chat_message *m, int32_t count, bool reply)
+{
+    for (int32_t i = 0; i < count; i++) {
+        begin_phi4(w, role_names[m[i].role]);
+        put_words(w, words_of(&m[i]));
+        mark(w, "<|im_end|>");
+    }
+    if (reply) begin_phi4(w, "assistant");
+    return SPC_OK;
+}
+
 /* ---- the families -----------------------------------------------------------------------------
  */
 
@@ -541,6 +605,11 @@ struct spc_chat_family {
         DEEPSEEK_END, DEEPSEEK_BEGIN, DEEPSEEK_USER, DEEPSEEK_ASSISTANT \
     }
 
+#define PHI                                                     \
+    {                                                           \
+        "<|end|>", "<|user|>", "<|assistant|>", "<|endoftext|>" \
+    }
+
 static const spc_chat_family families[] = {
     {"chatml", write_chatml, CHATML, NULL},
     {"qwen2", write_chatml, CHATML, "You are a helpful assistant."},
@@ -559,6 +628,10 @@ static const spc_chat_family families[] = {
     {"mistral-nemo", write_mistral_nemo, {"</s>", "<s>", "[INST]", "[/INST]"}, NULL},
     {"gemma2", write_gemma2, GEMMA, NULL},
     {"gemma3", write_gemma3, GEMMA, NULL},
+    {"phi3", write_phi3, PHI, NULL},
+    {"phi3.5", write_phi35, PHI, NULL},
+    {"phi4-mini", write_phi4_mini, PHI, NULL},
+    {"phi4", write_phi4, {"<|im_end|>", "<|im_start|>", "<|im_sep|>"}, NULL},
     {"deepseek-r1", write_deepseek_r1, DEEPSEEK, NULL},
     {"deepseek-r1-old", write_deepseek_r1_old, DEEPSEEK, NULL},
 };

@@ -37,8 +37,8 @@ typedef struct {
 /* Names of the templates that are known, separated by ", ". */
 #define SPC_CHAT_NAMES                                                                 \
     "chatml, deepseek-r1, deepseek-r1-old, gemma2, gemma3, llama2, llama3, llama3.1, " \
-    "mistral-v1, mistral-v1-old, mistral-v3, mistral-nemo, qwen2, qwen2.5, qwen3, "    \
-    "qwen3-no-thinking, smollm2"
+    "mistral-v1, mistral-v1-old, mistral-v3, mistral-nemo, phi3, phi3.5, phi4, "       \
+    "phi4-mini, qwen2, qwen2.5, qwen3, qwen3-no-thinking, smollm2"
 
 /* The template of that name; false when there is none. */
 bool spc_chat_find(const char *name, spc_chat_template *out);

@@ -13,24 +13,27 @@ typedef enum {
     SPC_ROPE_LINEAR,
     SPC_ROPE_LLAMA3,
     SPC_ROPE_YARN,
-    SPC_ROPE_DIVISORS
+    SPC_ROPE_DIVISORS,
+    SPC_ROPE_LONG
 } spc_rope_kind;
 
 enum { SPC_ROPE_PAIRS = 512 };
 
 typedef struct {
     spc_rope_kind kind;
+    int32_t pairs;            /* that turn: the first entries of a head with as many behind them;
+                                 those behind these are left alone */
     double theta;             /* base of the frequencies */
     double factor;            /* linear, llama3, yarn */
     double low_freq_factor;   /* llama3 */
     double high_freq_factor;  /* llama3 */
-    int32_t original_context; /* llama3, yarn: tokens of the original training context */
+    int32_t original_context; /* llama3, yarn, long: tokens of the original training context */
     double beta_fast;         /* yarn: turns in that context above which a pair is left alone ... */
     double beta_slow;         /* ... and below which it is stretched by the factor */
     bool truncate;            /* yarn: the pairs between are counted in whole numbers */
-    double attention;         /* yarn: sines and cosines times this; 1 otherwise */
-    float divisor[SPC_ROPE_PAIRS]; /* divisors: [head_dim / 2] of each pair's frequency, as GGUF
-                                      files list them */
+    double attention;         /* yarn, long: sines and cosines times this; 1 otherwise */
+    float divisor[SPC_ROPE_PAIRS];      /* divisors, long: [pairs] of each pair's frequency */
+    float long_divisor[SPC_ROPE_PAIRS]; /* long: the same for contexts beyond original_context */
 } spc_rope;
 
 enum {
@@ -54,18 +57,21 @@ typedef struct {
     int32_t head_dim;     /* even */
     int32_t ffn;          /* intermediate size */
     int32_t context;      /* max_position_embeddings, in tokens; T5: n_positions */
-    int32_t context_most; /* what may be asked for: more where positions are relative (T5) */
+    int32_t context_most; /* what may be asked for: more where positions are relative (T5), or
+                             where rope has divisors of its own for more (Phi-3) */
     double norm_eps;      /* of RMSNorm */
     spc_rope rope;
     spc_rope local_rope; /* of sliding layers where local is set; otherwise rope serves all */
     bool local;
     spc_activation activation;
-    bool qkv_bias, out_bias, mlp_bias;  /* linear layers that add a vector */
-    double attention_scale;             /* scores are multiplied with it */
-    double attention_cap;               /* c tanh(score / c); 0: none */
-    double final_cap;                   /* the same for logits */
-    int32_t window;                     /* positions a sliding layer sees, its own included */
-    uint8_t sliding[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer sees the window only */
+    bool qkv_bias, out_bias, mlp_bias;   /* linear layers that add a vector */
+    double attention_scale;              /* scores are multiplied with it */
+    double attention_cap;                /* c tanh(score / c); 0: none */
+    double final_cap;                    /* the same for logits */
+    int32_t window;                      /* positions a sliding layer sees, its own included */
+    uint8_t sliding[SPC_CONFIG_LAYERS];  /* [layers] 1: the layer sees the window only */
+    uint8_t unturned[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer has no rotary positions (NoPE) */
+    bool fused;  /* queries, keys and values are one matrix; so are gates and what they gate */
     bool scaled; /* quantization_config: every matrix of 8-bit floats has scales beside it */
     bool buffers_bfloat16;   /* what a model computes when it is built (rotary frequencies, Gemma's
                                 embedding scale) is rounded to bfloat16, as in one that was cast as a

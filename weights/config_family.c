@@ -10,18 +10,15 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef enum { LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3 } family;
+typedef enum { LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, SMOLLM3, PHI3 } family;
 
 static family family_of(const spc_config *c)
 {
     static const struct {
         const char *begin;
         family is;
-    } names[] = {{"Mistral", MISTRAL},
-                 {"Qwen2", QWEN2},
-                 {"Qwen3", QWEN3},
-                 {"Gemma2", GEMMA2},
-                 {"Gemma3", GEMMA3}};
+    } names[] = {{"Mistral", MISTRAL}, {"Qwen2", QWEN2},     {"Qwen3", QWEN3}, {"Gemma2", GEMMA2},
+                 {"Gemma3", GEMMA3},   {"SmolLM3", SMOLLM3}, {"Phi3", PHI3}};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strncmp(c->architecture, names[i].begin, strlen(names[i].begin)) == 0) {
@@ -60,9 +57,10 @@ static spc_status read_biases(const spc_config_reader *r, family f, spc_config *
 
     if (s == SPC_OK) s = spc_config_bool(r, "mlp_bias", false, &mlp);
     if (s != SPC_OK) return s;
-    c->qkv_bias = f == QWEN2 || (f != MISTRAL && attention);
-    c->out_bias = f != QWEN2 && f != MISTRAL && attention;
-    c->mlp_bias = f == LLAMA && mlp;
+    if (f == MISTRAL || f == PHI3) attention = false; /* have none, whatever the file says */
+    c->qkv_bias = f == QWEN2 || attention;
+    c->out_bias = f != QWEN2 && attention;
+    c->mlp_bias = (f == LLAMA || f == SMOLLM3) && mlp;
     return SPC_OK;
 }
 
@@ -93,7 +91,12 @@ static spc_status default_layers(const spc_config_reader *r, family f, spc_confi
     spc_status s = SPC_OK;
 
     switch (f) {
-    case MISTRAL: memset(c->sliding, 1, (size_t)c->layers); return SPC_OK;
+    case MISTRAL:
+    case PHI3: memset(c->sliding, 1, (size_t)c->layers); return SPC_OK;
+    case SMOLLM3: /* those without rotary positions */
+        s = spc_config_bool(r, "use_sliding_window", false, &use);
+        if (s == SPC_OK && use) memcpy(c->sliding, c->unturned, (size_t)c->layers);
+        return s;
     case GEMMA2: pattern = 2; break;
     case GEMMA3:
         s = spc_config_size(r, "sliding_window_pattern", 1, SPC_CONFIG_LAYERS, 6, &pattern);
@@ -138,6 +141,39 @@ static spc_status listed_layers(const spc_config_reader *r, const json_t *list, 
     return SPC_OK;
 }
 
+/* no_rope_layers: a number a layer, 0 where there are no rotary positions; or every so many. */
+static spc_status read_unturned(const spc_config_reader *r, family f, spc_config *c)
+{
+    const json_t *list = json_object_get(r->root, "no_rope_layers");
+    int32_t interval;
+    char expected[40];
+
+    if (f != SMOLLM3) return SPC_OK;
+    (void)snprintf(expected, sizeof expected, "%d times 0 or 1", (int)c->layers);
+    if (!list || json_is_null(list)) {
+        spc_status s =
+            spc_config_size(r, "no_rope_layer_interval", 1, SPC_CONFIG_LAYERS, 4, &interval);
+
+        for (int32_t i = 0; s == SPC_OK && i < c->layers; i++) {
+            c->unturned[i] = (i + 1) % interval == 0;
+        }
+        return s;
+    }
+    if (!json_is_array(list) || json_array_size(list) != (size_t)c->layers) {
+        return spc_config_wrong(r, "no_rope_layers", expected);
+    }
+    for (int32_t i = 0; i < c->layers; i++) {
+        const json_t *turns = json_array_get(list, (size_t)i);
+
+        if (!json_is_integer(turns) || json_integer_value(turns) < 0 ||
+            json_integer_value(turns) > 1) {
+            return spc_config_wrong(r, "no_rope_layers", expected);
+        }
+        c->unturned[i] = json_integer_value(turns) == 0;
+    }
+    return SPC_OK;
+}
+
 static spc_status read_windows(const spc_config_reader *r, family f, spc_config *c)
 {
     const json_t *list = json_object_get(r->root, "layer_types");
@@ -161,12 +197,15 @@ spc_status spc_config_read_family(const spc_config_reader *r, spc_config *c)
 {
     family f = family_of(c);
     bool both_ways = false;
-    spc_status s = spc_config_bool(r, "tie_word_embeddings", is_gemma(f), &c->tied);
+    spc_status s = spc_config_bool(r, "tie_word_embeddings", is_gemma(f) || f == SMOLLM3, &c->tied);
+
+    c->fused = f == PHI3;
 
     if (s == SPC_OK) s = spc_config_bool(r, "spc_buffers_bfloat16", false, &c->buffers_bfloat16);
     if (s == SPC_OK) s = read_activation(r, f, c);
     if (s == SPC_OK) s = read_biases(r, f, c);
     if (s == SPC_OK) s = read_scores(r, f, c);
+    if (s == SPC_OK) s = read_unturned(r, f, c);
     if (s == SPC_OK) s = read_windows(r, f, c);
     if (s == SPC_OK) s = spc_config_bool(r, "use_bidirectional_attention", false, &both_ways);
     if (s == SPC_OK && both_ways) {

@@ -7,7 +7,13 @@
 #include "config_read.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+
+static bool is_phi3(const spc_config *c)
+{
+    return strncmp(c->architecture, "Phi3", 4) == 0;
+}
 
 /* Its name, or NULL where there is none: not stretched. */
 static spc_status read_type(const spc_config_reader *r, const char **out)
@@ -86,23 +92,71 @@ static spc_status read_yarn(const spc_config_reader *r, int32_t context, spc_rop
     return s;
 }
 
-/* "spc_divisors": one for each pair of a head (weights/gguf_config.c writes them). */
-static spc_status read_divisors(const spc_config_reader *r, int32_t head_dim, spc_rope *rope)
+/* A list of what frequencies are divided by: one for each pair of a head that turns. */
+static spc_status read_divisors(const spc_config_reader *r, const char *key, int32_t pairs,
+                                float *divisor)
 {
-    const json_t *list = json_object_get(r->root, "divisors");
+    const json_t *list = json_object_get(r->root, key);
+    char expected[64];
 
-    rope->kind = SPC_ROPE_DIVISORS;
-    if (json_array_size(list) != (size_t)head_dim / 2 || head_dim / 2 > SPC_ROPE_PAIRS) {
-        return spc_config_wrong(r, "divisors", "an array of head_dim / 2 numbers");
+    (void)snprintf(expected, sizeof expected, "an array of %d numbers (one for each pair)",
+                   (int)pairs);
+    if (json_array_size(list) != (size_t)pairs || pairs > SPC_ROPE_PAIRS) {
+        return spc_config_wrong(r, key, expected);
     }
-    for (int32_t i = 0; i < head_dim / 2; i++) {
+    for (int32_t i = 0; i < pairs; i++) {
         double value = json_number_value(json_array_get(list, (size_t)i));
 
         if (!(value >= 1e-6 && value <= 1e6)) {
-            return spc_config_wrong(r, "divisors", "numbers of 1e-6 to 1e6");
+            return spc_config_wrong(r, key, "numbers of 1e-6 to 1e6");
         }
-        rope->divisor[i] = (float)value;
+        divisor[i] = (float)value;
     }
+    return SPC_OK;
+}
+
+/* longrope: divisors for contexts up to the original one, others beyond it; a factor on attention
+ * by how much longer the longest context is. */
+static spc_status read_long(const spc_config_reader *r, int32_t context, spc_rope *rope)
+{
+    double factor;
+    spc_status s = read_divisors(r, "short_factor", rope->pairs, rope->divisor);
+
+    rope->kind = SPC_ROPE_LONG;
+    if (s == SPC_OK) s = read_divisors(r, "long_factor", rope->pairs, rope->long_divisor);
+    if (s == SPC_OK) {
+        s = spc_config_size(r, "original_max_position_embeddings", 2, SPC_CONFIG_CONTEXT,
+                            rope->original_context > 0 ? rope->original_context : context,
+                            &rope->original_context);
+    }
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "factor", 1e-6, 1e6, (double)context / rope->original_context,
+                              &factor);
+    }
+    if (s == SPC_OK) s = spc_config_number(r, "attention_factor", 1e-6, 1e6, 0, &rope->attention);
+    if (s == SPC_OK && !(rope->attention > 0)) {
+        rope->attention =
+            factor > 1 ? sqrt(1 + log(factor) / log((double)rope->original_context)) : 1;
+    }
+    return s;
+}
+
+/* How much of a head turns: all of it, or, of Phi-3's, a part; 0: the file does not say. */
+static spc_status read_part(const spc_config_reader *r, const spc_config *c, spc_rope *rope)
+{
+    double part;
+    spc_status s = spc_config_number(r, "partial_rotary_factor", 0, 1, 0, &part);
+    int32_t turning = (int32_t)(c->head_dim * part);
+
+    if (s != SPC_OK || part == 0) return s;
+    if (turning < c->head_dim && !is_phi3(c)) {
+        return spc_config_wrong(r, "partial_rotary_factor", "1 (the whole head turns)");
+    }
+    if (turning < 2 || turning % 2 != 0) {
+        return spc_config_wrong(r, "partial_rotary_factor",
+                                "so much of a head that an even number of entries turn");
+    }
+    rope->pairs = turning / 2;
     return SPC_OK;
 }
 
@@ -110,22 +164,27 @@ static spc_status read_divisors(const spc_config_reader *r, int32_t head_dim, sp
 static spc_status read_rope(const spc_config_reader *r, const spc_config *c, spc_rope *rope)
 {
     const char *kind;
-    double part;
     spc_status s = read_type(r, &kind);
 
-    if (s == SPC_OK) s = spc_config_number(r, "partial_rotary_factor", 0, 1, 1, &part);
+    if (s == SPC_OK) s = read_part(r, c, rope);
     if (s != SPC_OK) return s;
-    if (part < 1) return spc_config_wrong(r, "partial_rotary_factor", "1 (the whole head turns)");
+    if (kind && (strcmp(kind, "longrope") == 0 ||
+                 (is_phi3(c) && (strcmp(kind, "su") == 0 || strcmp(kind, "yarn") == 0)))) {
+        return read_long(r, c->context, rope); /* Phi-3's first files call it so */
+    }
     if (!kind || strcmp(kind, "default") == 0) return SPC_OK;
     /* dynamic stretches beyond max_position_embeddings only, which is where the context ends */
     if (strcmp(kind, "dynamic") == 0) return SPC_OK;
     if (strcmp(kind, "linear") == 0) return read_linear(r, rope);
     if (strcmp(kind, "llama3") == 0) return read_llama3(r, rope);
     if (strcmp(kind, "yarn") == 0) return read_yarn(r, c->context, rope);
-    if (strcmp(kind, "spc_divisors") == 0) return read_divisors(r, c->head_dim, rope);
+    if (strcmp(kind, "spc_divisors") == 0) { /* weights/gguf_config.c writes them */
+        rope->kind = SPC_ROPE_DIVISORS;
+        return read_divisors(r, "divisors", rope->pairs, rope->divisor);
+    }
     return spc_error_set(r->err, SPC_EMODEL,
                          "%s: rope_type: expected one of default, linear, dynamic, llama3, yarn, "
-                         "found '%.40s'",
+                         "longrope, found '%.40s'",
                          r->where, kind);
 }
 
@@ -150,18 +209,32 @@ static spc_status read_by_layer(const spc_config_reader *r, spc_config *c)
     return s;
 }
 
-spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
+/* Base of the frequencies where a file has none. */
+static double usual_theta(const spc_config *c)
+{
+    if (strncmp(c->architecture, "SmolLM3", 7) == 0) return 2e6;
+    return strncmp(c->architecture, "Gemma3", 6) == 0 ? 1e6 : 1e4;
+}
+
+static spc_status read_ropes(const spc_config_reader *r, spc_config *c)
 {
     const json_t *parameters, *scaling;
     spc_config_reader inner = *r;
-    bool gemma3 = strncmp(c->architecture, "Gemma3", 6) == 0;
     spc_status s = spc_config_object(r, "rope_parameters", &parameters);
 
     c->rope.attention = c->local_rope.attention = 1;
-    c->local = gemma3;
+    c->rope.pairs = c->local_rope.pairs = c->head_dim / 2;
+    c->local = strncmp(c->architecture, "Gemma3", 6) == 0;
+    if (s == SPC_OK && is_phi3(c)) { /* older files say it here */
+        s = read_part(r, c, &c->rope);
+        if (s == SPC_OK) {
+            s = spc_config_size(r, "original_max_position_embeddings", 2, SPC_CONFIG_CONTEXT, 4096,
+                                &c->rope.original_context);
+        }
+    }
     if (s == SPC_OK) s = spc_config_object(r, "rope_scaling", &scaling);
     if (s == SPC_OK) {
-        s = spc_config_number(r, "rope_theta", 1, 1e12, gemma3 ? 1e6 : 1e4, &c->rope.theta);
+        s = spc_config_number(r, "rope_theta", 1, 1e12, usual_theta(c), &c->rope.theta);
     }
     if (s == SPC_OK) {
         s = spc_config_number(r, "rope_local_base_freq", 1, 1e12, 1e4, &c->local_rope.theta);
@@ -180,4 +253,15 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
         s = spc_config_number(&inner, "rope_theta", 1, 1e12, c->rope.theta, &c->rope.theta);
     }
     return s == SPC_OK ? read_rope(&inner, c, &c->rope) : s;
+}
+
+spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c)
+{
+    spc_status s = read_ropes(r, c);
+
+    /* what nobody asked for does not cost the quality of shorter texts */
+    if (s == SPC_OK && c->rope.kind == SPC_ROPE_LONG && c->rope.original_context < c->context) {
+        c->context = c->rope.original_context;
+    }
+    return s;
 }

@@ -12,14 +12,15 @@
 
 enum { NAME = 32, PAIRS_MAX = 512 };
 
+static const char short_factors[] = "rope_factors_short.weight";
+
 /* general.architecture, and the class of transformers that computes the same. */
 static const struct {
     const char *gguf, *name;
-} architectures[] = {{"llama", "LlamaForCausalLM"},
-                     {"qwen2", "Qwen2ForCausalLM"},
-                     {"qwen3", "Qwen3ForCausalLM"},
-                     {"gemma2", "Gemma2ForCausalLM"},
-                     {"gemma3", "Gemma3ForCausalLM"}};
+} architectures[] = {{"llama", "LlamaForCausalLM"},   {"qwen2", "Qwen2ForCausalLM"},
+                     {"qwen3", "Qwen3ForCausalLM"},   {"gemma2", "Gemma2ForCausalLM"},
+                     {"gemma3", "Gemma3ForCausalLM"}, {"smollm3", "SmolLM3ForCausalLM"},
+                     {"phi3", "Phi3ForCausalLM"}};
 
 /* The object under way; the first failure stays. */
 typedef struct {
@@ -107,6 +108,11 @@ static void copy_number(maker *m, const char *key, const char *name, bool must)
     if (number(m, key, must, &value)) set(m, m->root, name, json_real(value));
 }
 
+static bool is_phi3(const maker *m)
+{
+    return strcmp(m->architecture, "phi3") == 0;
+}
+
 /* ---- parts ------------------------------------------------------------------------------------
  */
 
@@ -127,7 +133,7 @@ static void make_names(maker *m)
     if (!name) {
         m->status = spc_error_set(m->err, SPC_EMODEL,
                                   "%s: general.architecture: expected one of llama (Mistral too), "
-                                  "qwen2, qwen3, gemma2, gemma3; found '%.*s'",
+                                  "qwen2, qwen3, gemma2, gemma3, smollm3, phi3; found '%.*s'",
                                   m->where, text.bytes < 40 ? (int)text.bytes : 40, text.text);
         return;
     }
@@ -168,13 +174,17 @@ static void make_sizes(maker *m)
         wrong(m, "attention.value_length", "the length of keys");
     }
     if (whole(m, "rope.dimension_count", false, &other) && other != head_dim) {
-        wrong(m, "rope.dimension_count", "the length of keys (the whole head turns)");
+        if (!is_phi3(m) || other > head_dim) {
+            wrong(m, "rope.dimension_count", "the length of keys (the whole head turns)");
+        }
+        set(m, m->root, "partial_rotary_factor", json_real((double)other / (double)head_dim));
     }
 }
 
-/* rope_freqs.weight: each pair's frequency is divided by its entry. */
-static void make_divisors(maker *m, const spc_tensor *t, json_t *rope)
+/* A tensor of what each pair's frequency is divided by. */
+static void make_divisors(maker *m, const char *name, json_t *rope, const char *key)
 {
+    const spc_tensor *t = tensor(m, name);
     float value[PAIRS_MAX];
     json_t *list = json_array();
 
@@ -182,27 +192,42 @@ static void make_divisors(maker *m, const spc_tensor *t, json_t *rope)
         fail_memory(m);
         return;
     }
-    set(m, rope, "rope_type", json_string("spc_divisors"));
-    set(m, rope, "divisors", list);
+    set(m, rope, key, list);
     if (m->status != SPC_OK) return;
-    if (t->rank != 1 || t->shape[0] > PAIRS_MAX || t->dtype != SPC_DTYPE_F32) {
+    if (!t || t->rank != 1 || t->shape[0] > PAIRS_MAX || t->dtype != SPC_DTYPE_F32) {
         m->status = spc_error_set(m->err, SPC_ESHAPE,
-                                  "%s: tensor 'rope_freqs.weight': expected a vector of F32, one "
-                                  "entry for each pair of a head",
-                                  m->where);
+                                  "%s: tensor '%s': expected a vector of F32, one entry for each "
+                                  "pair of a head, found %s",
+                                  m->where, name, t ? "another" : "none");
         return;
     }
     spc_dequantise(t->dtype, t->data, t->shape[0], value);
     for (int64_t i = 0; i < t->shape[0]; i++) {
         if (!isfinite(value[i])) {
-            m->status =
-                spc_error_set(m->err, SPC_EMODEL,
-                              "%s: tensor 'rope_freqs.weight': expected finite numbers", m->where);
+            m->status = spc_error_set(m->err, SPC_EMODEL,
+                                      "%s: tensor '%s': expected finite numbers", m->where, name);
             return;
         }
         if (json_array_append_new(list, json_real((double)value[i])) == 0) continue;
         fail_memory(m);
         return;
+    }
+}
+
+/* longrope: two sets of divisors; the factor on attention is computed, or the file's. */
+static void make_long(maker *m, json_t *rope)
+{
+    double attention;
+    int64_t context;
+
+    set(m, rope, "rope_type", json_string("longrope"));
+    make_divisors(m, short_factors, rope, "short_factor");
+    make_divisors(m, "rope_factors_long.weight", rope, "long_factor");
+    if (whole(m, "rope.scaling.original_context_length", true, &context)) {
+        set(m, rope, "original_max_position_embeddings", json_integer(context));
+    }
+    if (number(m, "rope.scaling.attn_factor", false, &attention)) {
+        set(m, rope, "attention_factor", json_real(attention));
     }
 }
 
@@ -226,12 +251,16 @@ static void make_yarn(maker *m, json_t *rope)
 
 static void make_scaling(maker *m, json_t *rope)
 {
-    const spc_tensor *divisors = tensor(m, "rope_freqs.weight");
     spc_gguf_string type = {"none", 4};
     double factor = 1;
 
-    if (divisors) {
-        make_divisors(m, divisors, rope);
+    if (tensor(m, "rope_freqs.weight")) {
+        set(m, rope, "rope_type", json_string("spc_divisors"));
+        make_divisors(m, "rope_freqs.weight", rope, "divisors");
+        return;
+    }
+    if (tensor(m, short_factors)) {
+        make_long(m, rope);
         return;
     }
     if (number(m, "rope.scale_linear", false, &factor)) type = (spc_gguf_string){"linear", 6};

@@ -24,12 +24,15 @@ typedef struct {
 static const pair whole[] = {{"token_embd.weight", "model.embed_tokens.weight"},
                              {"output_norm.weight", "model.norm.weight"},
                              {"output.weight", "lm_head.weight"},
-                             {"rope_freqs.weight", "rope_freqs.weight"}};
+                             {"rope_freqs.weight", "rope_freqs.weight"},
+                             {"rope_factors_short.weight", "rope_factors_short.weight"},
+                             {"rope_factors_long.weight", "rope_factors_long.weight"}};
 
 static const pair layer[] = {{"attn_norm", "input_layernorm"},
                              {"attn_q", "self_attn.q_proj"},
                              {"attn_k", "self_attn.k_proj"},
                              {"attn_v", "self_attn.v_proj"},
+                             {"attn_qkv", "self_attn.qkv_proj"},
                              {"attn_output", "self_attn.o_proj"},
                              {"attn_q_norm", "self_attn.q_norm"},
                              {"attn_k_norm", "self_attn.k_norm"},
@@ -67,6 +70,9 @@ static bool map_layer(const mapper *m, const char *name, char *out, size_t room)
         if (is_gemma(m) && strcmp(layer[i].gguf, "ffn_norm") == 0) {
             to = "pre_feedforward_layernorm";
         }
+        if (strcmp(m->architecture, "phi3") == 0 && strcmp(layer[i].gguf, "ffn_up") == 0) {
+            to = "mlp.gate_up_proj";
+        }
         (void)snprintf(out, room, "model.layers.%d.%s%s", (int)number, to, dot);
         return true;
     }
@@ -91,24 +97,34 @@ static spc_status no_memory(const mapper *m)
     return spc_error_set(m->err, SPC_ENOMEM, "%s: no memory for its tensors", m->where);
 }
 
-/* Heads whose rows are interleaved, or 0: Llama's queries and keys. */
+static const spc_gguf_value *find(const mapper *m, const char *key)
+{
+    char full[96];
+
+    (void)snprintf(full, sizeof full, "%s.%s", m->architecture, key);
+    return spc_gguf_find(m->head, full);
+}
+
+/* Heads whose rows are interleaved, or 0: queries and keys of Llama and of SmolLM3. */
 static spc_status heads_of(const mapper *m, const spc_tensor *t, int64_t *out)
 {
     bool query = strstr(t->name, ".attn_q.") != NULL, key = strstr(t->name, ".attn_k.") != NULL;
-    const spc_gguf_value *heads = spc_gguf_find(m->head, "llama.attention.head_count");
-    const spc_gguf_value *kv_heads = spc_gguf_find(m->head, "llama.attention.head_count_kv");
+    bool interleaved =
+        strcmp(m->architecture, "llama") == 0 || strcmp(m->architecture, "smollm3") == 0;
+    const spc_gguf_value *heads = find(m, "attention.head_count");
+    const spc_gguf_value *kv_heads = find(m, "attention.head_count_kv");
     const spc_gguf_value *v = key && kv_heads ? kv_heads : heads;
 
     *out = 0;
-    if (strcmp(m->architecture, "llama") != 0 || (!query && !key)) return SPC_OK;
+    if (!interleaved || (!query && !key)) return SPC_OK;
     if (spc_gguf_integer(v, out) && *out > 0 && t->rank > 0 && *out <= t->shape[0] &&
         t->shape[0] % (2 * *out) == 0) {
         return SPC_OK;
     }
     return spc_error_set(m->err, SPC_ESHAPE,
                          "%s: tensor '%s': expected two rows or a multiple for each of "
-                         "llama.attention.head_count%s heads, found %" PRId64 " rows for %" PRId64,
-                         m->where, t->name, v == kv_heads && key ? "_kv" : "",
+                         "%s.attention.head_count%s heads, found %" PRId64 " rows for %" PRId64,
+                         m->where, t->name, m->architecture, v == kv_heads && key ? "_kv" : "",
                          t->rank > 0 ? t->shape[0] : 0, *out);
 }
 

@@ -28,6 +28,14 @@ static const char tekken[] =
     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
     "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
+/* Of o200k; what llama.cpp calls gpt-4o. */
+static const char gpt4o[] =
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* How a name splits text: at each digit first, then by a pattern. */
 typedef struct {
     const char *name, *pattern;
@@ -38,6 +46,9 @@ static const splitting splittings[] = {{"gpt-2", gpt2, false, false, false, fals
                                        {"smollm", gpt2, true, false, false, false},
                                        {"starcoder", gpt2, true, false, false, false},
                                        {"llama-bpe", llama3, false, false, true, true},
+                                       {"smaug-bpe", llama3, false, false, false, false},
+                                       {"dbrx", llama3, false, false, false, false},
+                                       {"gpt-4o", gpt4o, false, false, false, false},
                                        {"qwen2", qwen2, false, true, false, false},
                                        {"deepseek-r1-qwen", qwen2, false, true, false, false},
                                        {"tekken", tekken, false, false, true, true}};
@@ -45,8 +56,9 @@ static const splitting splittings[] = {{"gpt-2", gpt2, false, false, false, fals
 /* tokenizer.ggml.model "llama": SentencePiece, whose scores say what merges first. */
 static const splitting sentencepiece = {"", NULL, false, false, false, true};
 
-#define KNOWN \
-    "llama; gpt2 with pre gpt-2, smollm, starcoder, llama-bpe, qwen2, deepseek-r1-qwen, tekken"
+#define KNOWN                                                                                    \
+    "llama; gpt2 with pre gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, dbrx, gpt-4o, qwen2, " \
+    "deepseek-r1-qwen, tekken"
 
 typedef struct {
     const char *where;

@@ -261,7 +261,11 @@ static void print_info(const char *name, const model_info *m)
     spc_cli_print("%-18s%d\n", "feed-forward size", (int)c->ffn);
     spc_cli_print("%-18s%d%s\n", "vocabulary", (int)c->vocab,
                   c->tied ? ", head tied to the embedding" : "");
-    spc_cli_print("%-18s%d tokens\n", "longest context", (int)c->context);
+    spc_cli_print("%-18s%d tokens", "longest context", (int)c->context);
+    if (c->rope.kind == SPC_ROPE_LONG && c->context_most > c->context) {
+        spc_cli_print(", with other frequencies %d (--context)", (int)c->context_most);
+    }
+    spc_cli_print("\n");
     print_worlds(m);
     print_text(m);
     spc_cli_print("%-18s", "ends a sequence");

@@ -66,7 +66,7 @@ static size_t lay_out(spc_runner *r, char *base)
     const spc_limits *l = &r->limits;
     carver to = {base, 0};
     int32_t rows = most_rows(r);
-    size_t angles = times(times(sizeof(float), l->context), c->head_dim / 2);
+    size_t angles = times(times(sizeof(float), l->context), c->rope.pairs);
 
     r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
     r->vector = carve(&to, times(sizeof *r->vector, plan->weight_count));

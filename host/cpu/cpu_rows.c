@@ -136,27 +136,27 @@ static void qk_norm_rows(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
-/* Rotate queries and keys: entry i of a head turns with entry i + head_dim / 2. */
+/* Rotate queries and keys: entry i of a head turns with entry i + pairs. */
 static void rope_rows(void *user, int32_t thread, int32_t from, int32_t to)
 {
     const row_job *job = user;
     const spc_runner *r = job->runner;
     const spc_op *op = job->op;
     const spc_config *c = &r->plan->config;
-    int32_t half = c->head_dim / 2, width = r->plan->buffer[op->a].dim;
+    int32_t pairs = c->rope.pairs, width = r->plan->buffer[op->a].dim;
 
     (void)thread;
     for (int32_t i = from; i < to; i++) {
-        const float *cosine = r->cosine[op->local] + (int64_t)job->rows->position[i] * half;
-        const float *sine = r->sine[op->local] + (int64_t)job->rows->position[i] * half;
+        const float *cosine = r->cosine[op->local] + (int64_t)job->rows->position[i] * pairs;
+        const float *sine = r->sine[op->local] + (int64_t)job->rows->position[i] * pairs;
         float *head = r->buffer[op->a] + (int64_t)i * width;
 
         for (int32_t h = 0; h < c->heads + c->kv_heads; h++, head += c->head_dim) {
-            for (int32_t k = 0; k < half; k++) {
-                float x = head[k], y = head[k + half];
+            for (int32_t k = 0; k < pairs; k++) {
+                float x = head[k], y = head[k + pairs];
 
                 head[k] = x * cosine[k] - y * sine[k];
-                head[k + half] = y * cosine[k] + x * sine[k];
+                head[k + pairs] = y * cosine[k] + x * sine[k];
             }
         }
     }

@@ -35,7 +35,7 @@ struct spc_runner {
     spc_kv cache;
     int32_t *length;  /* [slots] tokens in the cache */
     int32_t *room;    /* [slots] tokens that a slot's pages take */
-    float *cosine[2]; /* [context, head_dim / 2] of rope, and of local_rope where there is one */
+    float *cosine[2]; /* [context, pairs that turn] of rope, and of local_rope where there is one */
     float *sine[2];   /* the same */
     float *scores;    /* [threads, SPC_CPU_QUERIES, context] */
     spc_q8 quantised; /* input of a linear op with quantised matrices */

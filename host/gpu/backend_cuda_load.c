@@ -168,8 +168,8 @@ static size_t lay_out_device(spc_runner *r, char *base)
     spc_kv_lay_out(&r->cache, &to, c, l, spc_limits_pages(l));
     if (plan->encoder_ops > 0) spc_kv_lay_out(&r->memory, &to, c, l, spc_kv_own_pages(l));
     for (int32_t k = 0; k < spc_rope_kinds(c); k++) {
-        r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
-        r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->head_dim / 2));
+        r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->rope.pairs));
+        r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->rope.pairs));
     }
     r->workspace =
         carve(&to, times(sizeof(float),
@@ -321,7 +321,7 @@ static spc_status reserve(spc_runner *r, const spc_bundle *bundle, spc_error *er
 static spc_status send_angles(spc_runner *r, spc_error *err)
 {
     const spc_config *c = &r->plan->config;
-    size_t count = (size_t)r->limits.context * (size_t)(c->head_dim / 2);
+    size_t count = (size_t)r->limits.context * (size_t)c->rope.pairs;
     float *angles = malloc(2 * count * sizeof *angles);
     cudaError_t code = cudaSuccess;
 

@@ -129,6 +129,7 @@ static spc_rope_args rope_args(const spc_runner *r, const spc_op *norm, const sp
     if (norm) a.key_weight = r->vector[norm->weight[1]];
     if (rope) a.cosine = r->cosine[rope->local];
     if (rope) a.sine = r->sine[rope->local];
+    if (rope) a.pairs = c->rope.pairs;
     if (write) {
         a.cache = layer_of(r, write->kind == SPC_OP_STORE ? &r->memory : &r->cache, write->layer);
     }

@@ -3,7 +3,8 @@
  * SwiGLU.
  *
  * Mistral sees a window, Qwen2 adds vectors to queries, keys and values, Qwen3 norms queries and
- * keys; windows and vectors are the config's, as are the sizes. */
+ * keys, SmolLM3 has layers without positions, Phi-3 tensors that are several matrices, and heads of
+ * which a part turns; all but the norms is the config's, as are the sizes. */
 #include "arch_parts.h"
 
 static void layer(spc_plan *plan, const spc_arch_buffers *b, int32_t i, bool qk_norm)
@@ -41,5 +42,7 @@ static void build_qwen3(spc_plan *plan)
 
 const spc_architecture spc_arch_llama = {"LlamaForCausalLM", build};
 const spc_architecture spc_arch_mistral = {"MistralForCausalLM", build};
+const spc_architecture spc_arch_smollm3 = {"SmolLM3ForCausalLM", build};
+const spc_architecture spc_arch_phi3 = {"Phi3ForCausalLM", build};
 const spc_architecture spc_arch_qwen2 = {"Qwen2ForCausalLM", build};
 const spc_architecture spc_arch_qwen3 = {"Qwen3ForCausalLM", build_qwen3};

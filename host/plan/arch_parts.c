@@ -40,6 +40,19 @@ void spc_arch_add(spc_plan *plan, int32_t out, int32_t a, int32_t b)
     spc_plan_op(plan, spc_op_of(SPC_OP_ADD, out, a, b));
 }
 
+/* A matrix that is rows [row, row + rows) of a tensor of several: of NAME.weight. */
+static void matrix_of(spc_plan *plan, spc_op *op, int32_t layer, const char *name, int32_t row,
+                      int32_t rows, int32_t of_rows)
+{
+    int32_t k = 0, i;
+
+    while (op->weight[k] >= 0) k++;
+    op->weight[k] = i = spc_arch_weight(plan, layer, name, rows, plan->config.dim);
+    if (plan->no_memory) return;
+    plan->weight[i].row = row;
+    plan->weight[i].of_rows = of_rows;
+}
+
 /* One more matrix of a linear op: NAME.weight, and NAME.bias where there is one. */
 static void matrix(spc_plan *plan, spc_op *op, int32_t layer, const char *name, int32_t rows,
                    int32_t cols, bool bias)
@@ -76,14 +89,23 @@ void spc_arch_attention(spc_plan *plan, const spc_arch_buffers *b, int32_t layer
     bool sliding = c->sliding[layer] != 0;
     spc_op op = spc_op_of(SPC_OP_LINEAR, b->qkv, b->normed, -1);
 
-    matrix(plan, &op, layer, "self_attn.q_proj", queries, c->dim, c->qkv_bias);
-    matrix(plan, &op, layer, "self_attn.k_proj", keys, c->dim, c->qkv_bias);
-    matrix(plan, &op, layer, "self_attn.v_proj", keys, c->dim, c->qkv_bias);
+    if (c->fused) {
+        static const char name[] = "self_attn.qkv_proj.weight";
+        int32_t all = queries + 2 * keys;
+
+        matrix_of(plan, &op, layer, name, 0, queries, all);
+        matrix_of(plan, &op, layer, name, queries, keys, all);
+        matrix_of(plan, &op, layer, name, queries + keys, keys, all);
+    } else {
+        matrix(plan, &op, layer, "self_attn.q_proj", queries, c->dim, c->qkv_bias);
+        matrix(plan, &op, layer, "self_attn.k_proj", keys, c->dim, c->qkv_bias);
+        matrix(plan, &op, layer, "self_attn.v_proj", keys, c->dim, c->qkv_bias);
+    }
     spc_plan_op(plan, op);
     if (qk_norm) qk_norms(plan, b, layer, plus);
     op = spc_op_of(SPC_OP_ROPE, b->qkv, b->qkv, -1);
     op.local = c->local && sliding;
-    spc_plan_op(plan, op);
+    if (!c->unturned[layer]) spc_plan_op(plan, op);
     op = spc_op_of(SPC_OP_ATTEND, b->attended, b->qkv, -1);
     op.layer = layer;
     op.window = sliding ? c->window : 0;
@@ -100,8 +122,13 @@ void spc_arch_feed_forward(spc_plan *plan, const spc_arch_buffers *b, int32_t la
     const spc_config *c = &plan->config;
     spc_op op = spc_op_of(SPC_OP_LINEAR, b->gated, b->normed, -1);
 
-    matrix(plan, &op, layer, "mlp.gate_proj", c->ffn, c->dim, c->mlp_bias);
-    matrix(plan, &op, layer, "mlp.up_proj", c->ffn, c->dim, c->mlp_bias);
+    if (c->fused) {
+        matrix_of(plan, &op, layer, "mlp.gate_up_proj.weight", 0, c->ffn, 2 * c->ffn);
+        matrix_of(plan, &op, layer, "mlp.gate_up_proj.weight", c->ffn, c->ffn, 2 * c->ffn);
+    } else {
+        matrix(plan, &op, layer, "mlp.gate_proj", c->ffn, c->dim, c->mlp_bias);
+        matrix(plan, &op, layer, "mlp.up_proj", c->ffn, c->dim, c->mlp_bias);
+    }
     spc_plan_op(plan, op);
     op = spc_op_of(SPC_OP_GLU, b->product, b->gated, -1);
     op.activation = c->activation;

@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const spc_architecture *const architectures[] = {
-    &spc_arch_llama,  &spc_arch_mistral, &spc_arch_qwen2, &spc_arch_qwen3,
-    &spc_arch_gemma2, &spc_arch_gemma3,  &spc_arch_t5};
+    &spc_arch_llama, &spc_arch_mistral, &spc_arch_qwen2,  &spc_arch_qwen3, &spc_arch_smollm3,
+    &spc_arch_phi3,  &spc_arch_gemma2,  &spc_arch_gemma3, &spc_arch_t5};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 const char *spc_op_name(spc_op_kind kind)
@@ -228,17 +228,23 @@ const spc_tensor *spc_plan_scale(const spc_bundle *bundle, const char *weight)
     return t;
 }
 
+/* A weight's share of a tensor that is several. */
+static uint64_t part_of(const spc_weight *w, uint64_t bytes)
+{
+    return w->rows < w->of_rows ? bytes * (uint64_t)w->rows / (uint64_t)w->of_rows : bytes;
+}
+
 uint64_t spc_plan_weight_bytes(const spc_plan *plan, const spc_bundle *bundle)
 {
     uint64_t total = 0;
 
     for (int32_t i = 0; i < plan->weight_count; i++) {
-        const char *name = plan->weight[i].name;
-        const spc_tensor *t = spc_bundle_find(bundle, name), *scale = NULL;
+        const spc_weight *w = &plan->weight[i];
+        const spc_tensor *t = spc_bundle_find(bundle, w->name), *scale = NULL;
 
-        if (t && spc_dtype_is_scaled(t->dtype)) scale = spc_plan_scale(bundle, name);
-        if (t) total += row_reads(plan, i, t->bytes);
-        if (scale) total += row_reads(plan, i, scale->bytes);
+        if (t && spc_dtype_is_scaled(t->dtype)) scale = spc_plan_scale(bundle, w->name);
+        if (t) total += row_reads(plan, i, part_of(w, t->bytes));
+        if (scale) total += row_reads(plan, i, part_of(w, scale->bytes));
     }
     return total;
 }

@@ -23,8 +23,8 @@
  * NORM     out = a / sqrt(mean(a^2) + eps) * w[0]   (RMSNorm)
  * LINEAR   out = w[0] a, and w[1] a, w[2] a behind it where there are several; plus bias[0] ...
  * QK_NORM  NORM of each head of a, in place: queries by w[0], keys by w[1]
- * ROPE     queries and keys of a rotated by their position, in place; by the config's rope, or by
- *          local_rope where `local` is set
+ * ROPE     queries and keys of a rotated by their position, in place, each head as far as the
+ *          config's rope turns it; by that, or by local_rope where `local` is set
  * ATTEND   keys and values of a go into the cache of `layer`; out = attention over positions up to
  *          the own one, or over the last `window` of them; scores are `scale` q k, bounded by
  *          `cap` tanh(score / cap) where there is a cap, and w[0] adds what it has for the relative
@@ -93,9 +93,11 @@ typedef enum {
 typedef struct {
     char name[SPC_PLAN_NAME]; /* as in the checkpoint */
     int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
-    int32_t of_rows, of_cols; /* the checkpoint's tensor, of which they are a part: all of it ... */
-    int32_t row, col;         /* ... unless the plan is one of several ranks: where they begin */
-    float plus;               /* vectors: added to every entry (Gemma stores w - 1) */
+    int32_t of_rows,
+        of_cols;      /* the checkpoint's tensor, of which they are a part: all of it unless
+                         several weights are one tensor, or the plan is one of several ranks */
+    int32_t row, col; /* where the part begins */
+    float plus;       /* vectors: added to every entry (Gemma stores w - 1) */
     spc_relative relative;
 } spc_weight;
 
@@ -190,7 +192,8 @@ typedef struct {
 } spc_architecture;
 
 extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
-extern const spc_architecture spc_arch_gemma2, spc_arch_gemma3, spc_arch_t5;
+extern const spc_architecture spc_arch_smollm3, spc_arch_phi3, spc_arch_gemma2, spc_arch_gemma3;
+extern const spc_architecture spc_arch_t5;
 
 const char *spc_op_name(spc_op_kind kind);
 

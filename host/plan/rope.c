@@ -30,13 +30,19 @@ static double yarn_frequency(const spc_rope *rope, int32_t head_dim, int32_t i, 
 }
 
 /* Turns per token of rotary pair i.  Scalings as transformers' modeling_rope_utils has them. */
-static double rope_frequency(const spc_rope *rope, int32_t head_dim, int32_t i)
+static double rope_frequency(const spc_rope *rope, int32_t context, int32_t i)
 {
+    const int32_t head_dim = 2 * rope->pairs; /* what turns of it */
     double frequency = pow(rope->theta, -2.0 * i / head_dim);
     double turns = rope->original_context * frequency / TWO_PI;
 
     if (rope->kind == SPC_ROPE_LINEAR) return frequency / rope->factor;
     if (rope->kind == SPC_ROPE_DIVISORS) return frequency / (double)rope->divisor[i];
+    if (rope->kind == SPC_ROPE_LONG) {
+        bool beyond = context > rope->original_context;
+
+        return frequency / (double)(beyond ? rope->long_divisor : rope->divisor)[i];
+    }
     if (rope->kind == SPC_ROPE_YARN) return yarn_frequency(rope, head_dim, i, frequency);
     if (rope->kind != SPC_ROPE_LLAMA3 || turns > rope->high_freq_factor) return frequency;
     if (turns < rope->low_freq_factor) return frequency / rope->factor;
@@ -57,13 +63,13 @@ void spc_rope_angles(const spc_config *config, int32_t kind, int32_t context, fl
                      float *sine)
 {
     const spc_rope *rope = kind == 0 ? &config->rope : &config->local_rope;
-    int32_t head_dim = config->head_dim, half = head_dim / 2;
+    int32_t pairs = rope->pairs;
 
-    for (int32_t i = 0; i < half; i++) {
-        double frequency = spc_config_buffer(config, rope_frequency(rope, head_dim, i));
+    for (int32_t i = 0; i < pairs; i++) {
+        double frequency = spc_config_buffer(config, rope_frequency(rope, context, i));
 
         for (int32_t position = 0; position < context; position++) {
-            int64_t at = (int64_t)position * half + i;
+            int64_t at = (int64_t)position * pairs + i;
 
             cosine[at] = (float)(cos(position * frequency) * rope->attention);
             sine[at] = (float)(sin(position * frequency) * rope->attention);

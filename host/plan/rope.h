@@ -11,7 +11,8 @@ int32_t spc_rope_kinds(const spc_config *config);
 /* Cosines and sines of the positions 0 .. context - 1, times the scaling's attention factor.
  *
  * kind           0: rope, 1: local_rope
- * cosine, sine   [context, head_dim / 2], receive them */
+ * context        of a longrope: which divisors count, too
+ * cosine, sine   [context, its pairs], receive them */
 void spc_rope_angles(const spc_config *config, int32_t kind, int32_t context, float *cosine,
                      float *sine);
 

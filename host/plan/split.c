@@ -213,14 +213,15 @@ static inputs own_inputs(const share *s, bool gate)
 static void cut_outputs(const share *s, spc_weight *w, bool heads)
 {
     const spc_config *c = s->whole;
-    bool queries = w->of_rows == c->heads * c->head_dim;
+    bool queries = w->rows == c->heads * c->head_dim;
+    int32_t first = first_column(s, s->rank);
 
     if (heads) {
-        cut_heads(s, queries ? c->heads : c->kv_heads, &w->row, &w->rows);
+        cut_heads(s, queries ? c->heads : c->kv_heads, &first, &w->rows);
     } else {
-        w->row = first_column(s, s->rank);
-        w->rows = first_column(s, s->rank + 1) - w->row;
+        w->rows = first_column(s, s->rank + 1) - first;
     }
+    w->row += first;
 }
 
 static void cut_ids(const share *s, spc_weight *w)

@@ -43,7 +43,33 @@ def mistral3_images():
     return hf.Mistral3ForConditionalGeneration(config)
 
 
-FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images}
+def smollm3():
+    """The fourth layer has no positions; biases."""
+    return hf.SmolLM3ForCausalLM(hf.SmolLM3Config(
+        **SIZES | {"num_hidden_layers": 4}, attention_bias=True, mlp_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e6}))
+
+
+def phi3(**settings):
+    """Fused matrices; a window."""
+    sizes = SIZES | settings
+    del sizes["head_dim"]
+    return hf.Phi3ForCausalLM(hf.Phi3Config(**sizes, sliding_window=24))
+
+
+def phi3_long(original):
+    """Half of a head turns, by divisors: those for contexts of 64 up to `original`, or beyond."""
+    dice = torch.Generator().manual_seed(original)
+    factors = {key: (1 + scale * torch.rand(4, generator=dice)).tolist()
+               for key, scale in (("short_factor", 0.5), ("long_factor", 20.0))}
+    return phi3(tie_word_embeddings=True, max_position_embeddings=128, original_max_position_embeddings=original,
+                rope_parameters={"rope_type": "longrope", "rope_theta": 1e4,
+                                 "partial_rotary_factor": 0.5,
+                                 "original_max_position_embeddings": original, **factors})
+
+
+FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images, "smollm3": smollm3,
+            "phi3": phi3, "phi3-short": lambda: phi3_long(64), "phi3-long": lambda: phi3_long(16)}
 
 
 def make(name):
@@ -58,13 +84,14 @@ def make(name):
     model.save_pretrained(folder, save_original_format=name != "mistral3-images")
     model = model.double()
     ids = torch.randint(3, 60, (1, 40))
+    prompt = ids[:, :20]  # longer than phi3-long's original context, which the reference needs
     with torch.no_grad():
         logits = model(ids).logits[0]
-        greedy = model.generate(ids[:, :12], max_new_tokens=24, do_sample=False,
-                                eos_token_id=None, pad_token_id=0)[0, 12:]
+        greedy = model.generate(prompt, max_new_tokens=24, do_sample=False,
+                                eos_token_id=None, pad_token_id=0)[0, 20:]
     save_file({"logits": logits.float().contiguous()}, folder / "logits.safetensors")
     (folder / "golden.json").write_text(json.dumps({
-        "ids": ids[0].tolist(), "prompt": ids[0, :12].tolist(), "greedy": greedy.tolist()}) + "\n")
+        "ids": ids[0].tolist(), "prompt": prompt[0].tolist(), "greedy": greedy.tolist()}) + "\n")
 
 
 for each in sys.argv[1:] or FAMILIES:

@@ -9,6 +9,7 @@
   MODEL.gguf       the checkpoints ../MODEL as converters write them: Llama's heads interleaved,
                    Gemma's norms plus one; matrices as BF16, which these weights fit exactly
   MODEL-TYPE.gguf  the same with matrices quantised by the package
+  phi3-short, phi3-long, smollm3    the checkpoints of that name, in float32
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
   mixed-low.gguf   the same of Q2_K, Q3_K, IQ4_XS and IQ4_NL
@@ -19,6 +20,7 @@
   sentencepiece.json    what sentencepiece makes of texts with the vocabulary of spbpe-llama2
 """
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -38,6 +40,7 @@ SCALES = {Q.Q8_0: [0], Q.Q4_0: [0], Q.Q4_1: [0, 2], Q.Q5_0: [0], Q.Q5_1: [0, 2],
 LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+         "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 PLAIN = {"post_attention_layernorm": "ffn_norm"}
 GEMMA = {"post_attention_layernorm": "post_attention_norm",
@@ -124,28 +127,37 @@ def metadata(writer, c, arch):
         writer.add_key_value("gemma3.rope.freq_base_swa",
                              float(c["rope_parameters"]["sliding_attention"]["rope_theta"]),
                              gguf.GGUFValueType.FLOAT32)
+    if rope.get("rope_type") == "longrope":
+        original = rope["original_max_position_embeddings"]
+        scale = math.log(c["max_position_embeddings"] / original) / math.log(original)
+        writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + max(scale, 0)))
+        for key in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{key}.weight",
+                              np.array(rope[key + "_factor"], np.float32))
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 
 
-def model(name, arch, kind=None, split=None):
+def model(name, arch, kind=None, split=None, file=None):
     folder = HERE / name
     c = json.loads((folder / "config.json").read_text())
-    out = OUT / ("split.gguf" if split else f"{arch}{'-' + kind.name if kind else ''}.gguf")
+    out = OUT / ("split.gguf" if split else (file or (arch if kind is None else f"{arch}-{kind.name}")) + ".gguf")
     writer = gguf.GGUFWriter(out, arch, split_max_tensors=split or 0)
     metadata(writer, c, arch)
     for tensor, x in load(folder).items():
         to = name_of(tensor, arch.startswith("gemma"))
-        if arch == "llama" and (".attn_q." in to or ".attn_k." in to):
+        if arch in ("llama", "smollm3") and (".attn_q." in to or ".attn_k." in to):
             x = interleave(x, c["num_attention_heads" if "_q." in to else "num_key_value_heads"])
         if arch.startswith("gemma") and "norm" in to:
             x = x + np.float32(1)
         if x.ndim == 1:
             writer.add_tensor(to, np.ascontiguousarray(x, np.float32))
             continue
-        wanted = kind or Q.BF16
+        wanted = Q.BF16 if kind is None else kind
         exact = gguf.quants.quantize(np.ascontiguousarray(x), wanted)
-        assert kind or (gguf.quants.dequantize(exact, wanted) == x).all(), f"{tensor} is no bfloat16"
+        assert kind is not None or (gguf.quants.dequantize(exact, wanted) == x).all(), f"{tensor} is no bfloat16"
         writer.add_tensor(to, exact, raw_dtype=wanted)
     finish(writer)
 
@@ -343,9 +355,12 @@ def main():
         model(name, name)
     for kind in (Q.Q8_0, Q.Q4_0):
         model("llama", "llama", kind)
+    for name in ("smollm3", "phi3-short", "phi3-long"):
+        model(name, name.split("-")[0], Q.F32, file=name)
     model("llama", "llama", split=16)
     for name, pre in (("bytelevel-gpt2", "gpt-2"), ("bytelevel-llama3", "llama-bpe"),
-                      ("bytelevel-qwen2", "qwen2"), ("spbpe-llama2", None)):
+                      ("bytelevel-qwen2", "qwen2"), ("bytelevel-gpt4o", "gpt-4o"),
+                      ("spbpe-llama2", None)):
         tokenizer(name, pre)
     sentencepiece_golden("spbpe-llama2")
 

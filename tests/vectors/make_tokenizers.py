@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Random texts and ids through the `tokenizers` package: tokenizers/random.json.
+"""Random texts and ids through the `tokenizers` package: tokenizers/random.json; and
+tokenizers/bytelevel-gpt4o.json with its golden ids.
 
     make_tokenizers.py [--texts N] [--seed N] [--charsmap MODEL] [--output FILE]
 
@@ -197,6 +198,39 @@ def cases(base, charsmap):
         "byte_fallback": True})
 
 
+def gpt4o(base):
+    """Texts split as GPT-4o's vocabulary (o200k), which Phi-4-mini has, splits them: with bytes, and
+    merges that go across where it splits, or Llama 3 does."""
+    letters, ends = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    begin, short = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    pattern = "|".join([
+        begin + letters + "*" + ends + "+" + short, begin + letters + "+" + ends + "*" + short,
+        r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+    full = copy.deepcopy(base["bytelevel-llama3"])
+    merges = [["e", "H"], ["e", "I"], ["A", "S"], ["T", "'"], ["t", "'"], ["'", "S"], ["3", "4"],
+              ["d", "t"], ["E", "w"], ["\u010a", "\u0120"], ["/", "\u010a"], ["/", "a"]]
+    tokens = ["<s>", "</s>"] + sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokens += [a + b for a, b in merges]
+    full["model"].update(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    full["added_tokens"] = [added(i, tokens[i], special=True) for i in range(2)]
+    full["post_processor"] = None
+    full["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
+    (HERE / "bytelevel-gpt4o.json").write_text(json.dumps(full, indent=1) + "\n")
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(full))
+    texts = ["Hello", "theHouseIsGreen and NASAandtheSea", "it's IT'S they'LL iTs we've, don't",
+             "1234567 years, 3.14", "a // b\n\n /c\r\n", "\u00dcberGr\u00f6\u00dfe na\u00efve",
+             "\u6771\u4eac\u30bf\u30ef\u30fc \u01c5ep", "tabs\t\tand  spaces   ", "snake_caseAnd-Kebab",
+             "e\u0301teEt\u00e9 MixedCASEwords", "x//\n/a"]
+    rows = []
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        rows.append({"text": text, "ids": ids,
+                     "decoded": tokenizer.decode(ids, skip_special_tokens=False)})
+    (HERE / "bytelevel-gpt4o.golden.json").write_text(json.dumps(rows, separators=(",", ":")) + "\n")
+
+
 def random_ids(rng, size):
     low = rng.randrange(size)
     return [rng.randrange(size) if rng.random() < 0.6 else (low + rng.randrange(8)) % size
@@ -240,6 +274,7 @@ def main():
     base = {name: json.loads((HERE / (name + ".json")).read_text()) for name in NAMES}
     words = sorted({word for row in json.loads((HERE / "bytelevel-gpt2.golden.json").read_text())
                     for word in row["text"].split()})
+    gpt4o(base)
     texts = ["Hello"] + [random_text(rng, words) for _ in range(options.texts - 1)]
     charsmap = charsmap_of(options.charsmap.read_bytes()) if options.charsmap else small_charsmap()
     out = []

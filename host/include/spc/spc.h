@@ -121,7 +121,8 @@ typedef struct {
     const char *drafter;  /* the same for the drafter; NULL: none, verifier-only decoding;
                              "ngram", "ngram:MAX", "ngram:MIN-MAX": drafts are looked up, below */
     int32_t sessions;     /* sessions that may run at once, 1 .. 4096 */
-    int32_t context;      /* tokens per session, prompt included; 0: what both models allow.
+    int32_t context;      /* tokens per session, prompt included; 0: what both models allow, of one
+                             with longrope its original context: more takes other frequencies.
                              With an encoder: the limit of the prompt and of the continuation,
                              each */
     int32_t kv_tokens;    /* capacity of each model's KV cache in tokens, for all sessions together;
