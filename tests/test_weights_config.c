@@ -519,8 +519,9 @@ static bool makes_a_plan(void *user, const char *text, size_t bytes)
 
 Test(weights_config, every_damaged_byte_is_refused_or_harmless)
 {
-    static const char *const names[] = {"fp8",   "gemma3",    "llama",  "mistral-window",
-                                        "qwen3", "rope-yarn", "t5-relu"};
+    static const char *const names[] = {
+        "fp8",       "gemma3", "gemma3-images", "llama",   "mistral-window",
+        "phi3-long", "qwen3",  "rope-yarn",     "smollm3", "t5-relu"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];
