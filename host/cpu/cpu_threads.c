@@ -4,23 +4,18 @@
  * The caller works too and waits only for parts that another thread has really begun: on an
  * oversubscribed machine a thread that does not get to run delays nobody.  A loop of few parts is
  * that many threads': the rest of a large team is neither written to nor woken. */
-#if defined(__linux__) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* sched_getaffinity */
-#endif
-
 #include "cpu_threads.h"
 
+#include "cpu_cores.h"
 #include "cpu_quota.h"
 #include "host/thread.h"
 
 #include <assert.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
     PARTS = 4,        /* of a thread's share: what can still be taken over when its core is lost */
@@ -260,15 +255,10 @@ void spc_team_run(spc_team *t, int32_t count, int32_t grain, spc_team_fn fn, voi
 
 int32_t spc_team_cores_at(const char *root)
 {
-    long cores = 0, quota = spc_cpu_quota(root);
-#if defined(__linux__)
-    cpu_set_t set;
+    int32_t cores = spc_cpu_cores(root), quota = spc_cpu_quota(root);
 
-    if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
-#endif
-    if (cores < 1) cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (quota > 0 && cores > quota) cores = quota;
-    return cores < 1 ? 1 : cores > SPC_TEAM_MAX ? SPC_TEAM_MAX : (int32_t)cores;
+    return cores > SPC_TEAM_MAX ? SPC_TEAM_MAX : cores;
 }
 
 int32_t spc_team_cores(void)

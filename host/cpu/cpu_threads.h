@@ -12,7 +12,8 @@
 
 typedef struct spc_team spc_team;
 
-/* Cores this process may run on, at least 1; no more than a container's share of time is worth. */
+/* Cores this process may run on (not their hardware threads), at least 1; no more than a
+ * container's share of time is worth. */
 int32_t spc_team_cores(void);
 /* The same where that is said elsewhere, as of spc_cpu_quota. */
 int32_t spc_team_cores_at(const char *root);
