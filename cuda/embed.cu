@@ -69,15 +69,17 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     }
 }
 
+/* A thread per element. */
 static __global__ void __launch_bounds__(OPS_THREADS)
     gather_kernel(const __grid_constant__ spc_gather_args a)
 {
+    const int32_t blocks = blocks_of_row(a.dim), block = (int32_t)blockIdx.x;
+    const int32_t i = block % blocks * OPS_THREADS + (int32_t)threadIdx.x, row = block / blocks;
+
     begin_behind_previous();
-
-    const float *in = a.in + (int64_t)a.row[blockIdx.x] * a.dim;
-    float *out = a.out + (int64_t)blockIdx.x * a.dim;
-
-    for (int i = threadIdx.x; i < a.dim; i += OPS_THREADS) out[i] = in[i] * a.scale;
+    if (i < a.dim) {
+        a.out[(int64_t)row * a.dim + i] = a.in[(int64_t)a.row[row] * a.dim + i] * a.scale;
+    }
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
@@ -108,7 +110,7 @@ cudaError_t spc_cuda_embed(const spc_embed_args *a, cudaStream_t stream)
 cudaError_t spc_cuda_gather(const spc_gather_args *a, cudaStream_t stream)
 {
     if (!a->in || !a->row || !a->out || a->dim < 1) return cudaErrorInvalidValue;
-    return launch_op(gather_kernel, a->rows, *a, stream, a->early);
+    return launch_op(gather_kernel, (int64_t)a->rows * blocks_of_row(a->dim), *a, stream, a->early);
 }
 
 cudaError_t spc_cuda_has_code(bool *early)

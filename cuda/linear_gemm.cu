@@ -14,6 +14,7 @@
  * Which sums cuBLASLt takes in which order depends on the algorithm, and that on the number of
  * rows: a row's last bits depend on its company.  linear_row.cu keeps them. */
 #include "gemm.cuh"
+#include "loads.cuh"
 #include "ops.cuh"
 
 /* ---- splitting ------------------------------------------------------------------------------- */
@@ -25,6 +26,8 @@ typedef struct {
     int32_t rows;    /* of the product */
     int32_t cols, stride, type;
 } split_args;
+
+enum { SPLIT_ONCE = 8 }; /* values of a thread that are loaded together */
 
 /* To the nearest 16 bits; no NaN, no infinity. */
 static __device__ __forceinline__ uint32_t narrow(float x, int32_t type)
@@ -77,12 +80,20 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const float scale = plain ? 1.0f : spc_bits_float(exponent);
     const float inverse = plain ? 1.0f : spc_bits_float(0x7f000000u - exponent);
 
-    for (int i = threadIdx.x; i < a.stride; i += OPS_THREADS) {
-        const float x = i < a.cols && broken == 0.0f ? in[i] * inverse : 0.0f;
-        const uint32_t bits = narrow(x, a.type);
+    for (int32_t i = (int32_t)threadIdx.x; i < a.stride; i += SPLIT_ONCE * OPS_THREADS) {
+        float x[SPLIT_ONCE];
 
-        high[i] = (uint16_t)bits;
-        low[i] = (uint16_t)narrow(x - widen(bits, a.type), a.type);
+        load_apart<SPLIT_ONCE>(in, i, a.cols, x);
+#pragma unroll
+        for (int k = 0; k < SPLIT_ONCE; k++) {
+            const int32_t c = i + k * OPS_THREADS;
+            const float of_scale = broken == 0.0f ? x[k] * inverse : 0.0f;
+            const uint32_t bits = narrow(of_scale, a.type);
+
+            if (c >= a.stride) break;
+            high[c] = (uint16_t)bits;
+            low[c] = (uint16_t)narrow(of_scale - widen(bits, a.type), a.type);
+        }
     }
     if (threadIdx.x == 0) a.scale[blockIdx.x] = broken > 0.0f ? NAN : scale;
 }
@@ -94,7 +105,15 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const float *in = a.in + (int64_t)blockIdx.x * a.cols;
     float *out = (float *)a.out + (int64_t)blockIdx.x * a.stride;
 
-    for (int i = threadIdx.x; i < a.stride; i += OPS_THREADS) out[i] = i < a.cols ? in[i] : 0.0f;
+    for (int32_t i = (int32_t)threadIdx.x; i < a.stride; i += SPLIT_ONCE * OPS_THREADS) {
+        float x[SPLIT_ONCE];
+
+        load_apart<SPLIT_ONCE>(in, i, a.cols, x);
+#pragma unroll
+        for (int k = 0; k < SPLIT_ONCE; k++) {
+            if (i + k * OPS_THREADS < a.stride) out[i + k * OPS_THREADS] = x[k];
+        }
+    }
 }
 
 /* ---- results --------------------------------------------------------------------------------- */

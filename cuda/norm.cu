@@ -3,10 +3,15 @@
  * ranks that share a device.
  *
  * Bound by latency in a round (1 row when drafting, gamma + 1 when scoring): fusing the sum saves a
- * launch and a pass over the rows. */
+ * launch and a pass over the rows, and all loads of a thread are on their way together, weights
+ * even before the kernel in front has ended. */
 #include "ops.h"
 
+#include "loads.cuh"
 #include "ops.cuh"
+
+/* Elements that a thread loads together, and all threads do. */
+enum { NORM_ONCE = 16, NORM_RUN = NORM_ONCE * OPS_THREADS };
 
 static __global__ void __launch_bounds__(OPS_THREADS)
     norm_kernel(const __grid_constant__ spc_norm_args a)
@@ -14,20 +19,39 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     static __shared__ float shared[OPS_WARPS];
     const int64_t first = (int64_t)blockIdx.x * a.dim;
     const float *in = a.b ? a.sum + first : a.a + first;
-    float square = 0.0f;
+    const bool whole = a.dim <= NORM_RUN; /* then threads keep what they have loaded */
+    float x[NORM_ONCE], weight[NORM_ONCE], square = 0.0f;
 
-    begin_behind_previous();
-    for (int i = threadIdx.x; i < a.dim; i += OPS_THREADS) {
-        float x = a.a[first + i];
+    let_next_begin();
+    load_apart<NORM_ONCE>(a.weight, (int32_t)threadIdx.x, a.dim, weight);
+    await_previous();
+    for (int32_t i = (int32_t)threadIdx.x; i < a.dim; i += NORM_RUN) {
+        float more[NORM_ONCE];
 
-        if (a.b) a.sum[first + i] = x += a.b[first + i];
-        square = fmaf(x, x, square);
+        load_apart<NORM_ONCE>(a.a + first, i, a.dim, x);
+        if (a.b) load_apart<NORM_ONCE>(a.b + first, i, a.dim, more);
+#pragma unroll
+        for (int k = 0; k < NORM_ONCE; k++) {
+            const int32_t c = i + k * OPS_THREADS;
+
+            if (a.b && c < a.dim) a.sum[first + c] = x[k] += more[k];
+            square = fmaf(x[k], x[k], square);
+        }
     }
 
     const float scale = 1.0f / sqrtf(ops_block_sum(square, shared) / (float)a.dim + a.eps);
 
-    for (int i = threadIdx.x; i < a.dim; i += OPS_THREADS) {
-        a.out[first + i] = in[i] * scale * a.weight[i]; /* each thread reads what it wrote */
+    for (int32_t i = (int32_t)threadIdx.x; i < a.dim; i += NORM_RUN) {
+        if (!whole) { /* each thread reads what it wrote */
+            load_apart<NORM_ONCE>(in, i, a.dim, x);
+            load_apart<NORM_ONCE>(a.weight, i, a.dim, weight);
+        }
+#pragma unroll
+        for (int k = 0; k < NORM_ONCE; k++) {
+            const int32_t c = i + k * OPS_THREADS;
+
+            if (c < a.dim) a.out[first + c] = x[k] * scale * weight[k];
+        }
     }
 }
 

@@ -197,12 +197,14 @@ static void check_gemm(const linear_case *c, int type, int32_t count, int32_t wh
 
 Test(cuda_linear, products_by_the_library_are_those_of_the_cpu)
 {
+    static const linear_case wide = {{3, 0, 0}, 4101, true, 0}; /* columns in turns */
     dice d = {11};
 
     for (int type = 0; type < 3; type++) {
         for (size_t k = 0; k < sizeof linear_cases / sizeof *linear_cases; k++) {
             check_gemm(&linear_cases[k], type, 70, 0, &d);
         }
+        check_gemm(&wide, type, 20, 0, &d);
     }
 }
 

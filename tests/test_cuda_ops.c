@@ -170,7 +170,7 @@ Test(cuda_ops, edits_are_those_of_the_cpu)
 
 Test(cuda_ops, norm_is_that_of_the_cpu_with_and_without_a_sum)
 {
-    static const int32_t dims[] = {1, 31, 96, 257, 2048};
+    static const int32_t dims[] = {1, 31, 96, 257, 2048, 4096, 4097, 8200};
     enum { ROWS = 3 };
     dice d = {3};
 
