@@ -62,7 +62,29 @@ static __host__ __device__ __forceinline__ int32_t strips_of(int32_t rows)
     return (rows + MY_STRIPS * COLUMNS - 1) / (MY_STRIPS * COLUMNS) * MY_STRIPS;
 }
 
-/* A warp: one share of 8 rows. */
+/* A lane's activations of a chunk's steps, and the norm's weights for them. */
+template <typename T> struct wide_chunk {
+    enum { COUNT = T::weights::COUNT };
+    float x[CHUNK][COUNT], norm[CHUNK][COUNT];
+
+    __device__ __forceinline__ void load(const wide_work &w, const float *row, int32_t first)
+    {
+        const int32_t cols = w.w.a.part[0].cols, vectors = w.w.a.part[0].stride / COUNT;
+
+#pragma unroll
+        for (int s = 0; s < CHUNK; s++) {
+            const int32_t v = (first + s) * VECTORS + (int32_t)threadIdx.x % VECTORS;
+
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) x[s][i] = norm[s][i] = 0.0f;
+            if (!row || v >= vectors) continue;
+            load_columns<COUNT>(row, v * COUNT, cols, x[s]);
+            if (w.w.more.norm) load_columns<COUNT>(w.w.more.norm, v * COUNT, cols, norm[s]);
+        }
+    }
+};
+
+/* A warp: one share of 8 rows.  A chunk's loads are on their way together. */
 template <typename T>
 static __global__ void __launch_bounds__(OPS_THREADS)
     wide_split_kernel(const __grid_constant__ wide_work w)
@@ -72,36 +94,35 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const int lane = threadIdx.x % OPS_LANES, g = lane / VECTORS, t = lane % VECTORS;
     const int32_t item = (int32_t)blockIdx.x * OPS_WARPS + (int32_t)threadIdx.x / OPS_LANES;
     const int32_t strip = item / w.shares, share = item % w.shares, row = strip * COLUMNS + g;
-    const int32_t cols = a.part[0].cols, vectors = a.part[0].stride / COUNT;
+    const float *in = row < a.rows ? a.in + (int64_t)row * a.part[0].cols : NULL;
     float square = 0.0f;
 
     begin_behind_previous();
     if (strip >= strips_of(a.rows)) return;
-    for (int32_t j = share * CHUNK; j < w.steps;
-         j = (j + 1) % CHUNK == 0 ? j + 1 + (w.shares - 1) * CHUNK : j + 1) {
-        const int32_t v = j * VECTORS + t;
-        const bool there = v < vectors && row < a.rows;
-        float x[COUNT];
-        wide_factors<T> f;
+    for (int32_t first = share * CHUNK; first < w.steps; first += w.shares * CHUNK) {
+        wide_chunk<T> chunk;
 
+        chunk.load(w, in, first);
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) x[i] = 0.0f;
-        if (there) load_columns<COUNT>(a.in + (int64_t)row * cols, v * COUNT, cols, x);
-        if (w.w.more.norm && there) {
-            float weight[COUNT];
+        for (int s = 0; s < CHUNK; s++) {
+            float(&x)[COUNT] = chunk.x[s];
+            wide_factors<T> f;
 
-            load_columns<COUNT>(w.w.more.norm, v * COUNT, cols, weight);
+            if (w.w.more.norm) {
 #pragma unroll
-            for (int i = 0; i < COUNT; i++) {
-                square = fmaf(x[i], x[i], square);
-                x[i] *= weight[i];
+                for (int i = 0; i < COUNT; i++) {
+                    square = fmaf(x[i], x[i], square);
+                    x[i] *= chunk.norm[s][i];
+                }
             }
-        }
 #pragma unroll
-        for (int k = 0; k < f.PRODUCTS; k++) f.product[k].split(x + k * T::ONCE);
+            for (int k = 0; k < f.PRODUCTS; k++) f.product[k].split(x + k * T::ONCE);
 #pragma unroll
-        for (int q = 0; q < f.QUADS; q++) {
-            w.factor[(((int64_t)strip * w.steps + j) * f.QUADS + q) * OPS_LANES + lane] = f.quad[q];
+            for (int q = 0; q < f.QUADS; q++) {
+                uint4 *to = w.factor + ((int64_t)strip * w.steps + first + s) * f.QUADS * OPS_LANES;
+
+                if (first + s < w.steps) to[q * OPS_LANES + lane] = f.quad[q];
+            }
         }
     }
     square += __shfl_xor_sync(0xffffffffu, square, 1);
@@ -111,35 +132,45 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 /* ---- sums ------------------------------------------------------------------------------------ */
 
-/* As linear_tile.cu adds what warps have, then what blocks have; shares without columns have 0. */
+/* As linear_tile.cu adds what warps have, then what blocks have; shares without columns have 0.  Of
+ * a block's all are on their way together: asked for one by one, each would wait for the last. */
 template <typename Share>
 static __device__ __forceinline__ float in_order(const wide_work &w, const Share &of_share)
 {
     float all = 0.0f;
 
     for (int32_t first = 0; first < w.shares; first += OPS_WARPS) {
-        float block = 0.0f;
+        float part[OPS_WARPS], block = 0.0f;
 
-        for (int32_t q = first; q < first + OPS_WARPS && q * CHUNK < w.steps; q++) {
-            block += of_share(q);
+#pragma unroll
+        for (int32_t q = 0; q < OPS_WARPS; q++) {
+            part[q] = (first + q) * CHUNK < w.steps ? of_share(first + q) : 0.0f;
         }
+#pragma unroll
+        for (int32_t q = 0; q < OPS_WARPS; q++) block += part[q];
         all += block;
     }
     return all;
 }
 
-static __device__ __forceinline__ float wide_square_of(const wide_work &w, int32_t r)
+/* Squares of rows first, first + 1, ... below `end`, for the norm: a thread's each, which waits for
+ * them once and not for every output. */
+static __device__ __forceinline__ void wide_squares(const wide_work &w, int32_t first, int32_t end,
+                                                    float *square)
 {
-    return in_order(w, [&](int32_t q) { return w.square[r * w.shares + q]; });
+    const int32_t r = first + (int32_t)threadIdx.x;
+
+    if (!w.w.more.norm || r >= end || r >= w.w.a.rows) return;
+    square[threadIdx.x] = in_order(w, [&](int32_t q) { return w.square[r * w.shares + q]; });
 }
 
 /* Sums of a block that has all shares. */
 struct wide_shared {
     float sum[WIDE_ROWS][GROUP_OUTS + 4]; /* + 4: the lanes of a store use different banks */
+    float square[WIDE_ROWS];
 };
 
 struct wide_own {
-    const wide_work &w;
     const wide_shared &shared;
 
     __device__ __forceinline__ float sum_of(int o, int r) const
@@ -149,7 +180,7 @@ struct wide_own {
 
     __device__ __forceinline__ float square_of(int r) const
     {
-        return wide_square_of(w, r);
+        return shared.square[r];
     }
 };
 
@@ -162,6 +193,8 @@ static __device__ __forceinline__ float *left_of(const wide_work &w, int32_t gro
 struct wide_others {
     const wide_work &w;
     int32_t group;
+    const float *square; /* of rows from `first` on */
+    int32_t first;
 
     __device__ __forceinline__ float sum_of(int o, int r) const
     {
@@ -170,7 +203,7 @@ struct wide_others {
 
     __device__ __forceinline__ float square_of(int r) const
     {
-        return wide_square_of(w, r);
+        return square[r - first];
     }
 };
 
@@ -346,19 +379,23 @@ static __global__ void __launch_bounds__(OPS_THREADS)
             shared.sum[my_row(i / 4 % 4, i % 4)][my_out(i / 16, i % 4)] = all[i];
         }
     }
+    wide_squares(w, 0, WIDE_ROWS, shared.square);
     __syncthreads();
-    finish<GROUP>(wide_own{w, shared}, w.w, group, 0, w.w.a.rows);
+    finish<GROUP>(wide_own{shared}, w.w, group, 0, w.w.a.rows);
 }
 
 /* Adds what blocks have left; a block for 8 rows of a group. */
 static __global__ void __launch_bounds__(OPS_THREADS)
     wide_add_kernel(const __grid_constant__ wide_work w)
 {
+    static __shared__ float square[COLUMNS];
     const int32_t group = (int32_t)blockIdx.x / WIDE_STRIPS;
     const int32_t first = (int32_t)blockIdx.x % WIDE_STRIPS * COLUMNS;
 
     begin_behind_previous();
-    finish<GROUP>(wide_others{w, group}, w.w, group, first, first + COLUMNS);
+    wide_squares(w, first, first + COLUMNS, square);
+    __syncthreads();
+    finish<GROUP>(wide_others{w, group, square, first}, w.w, group, first, first + COLUMNS);
 }
 
 /* ---- launchers ------------------------------------------------------------------------------- */
