@@ -32,7 +32,8 @@ enum {
 
 /* Columns `column`, ... of a query, WIDE of them: its leaves from left to right.  One behind the
  * other the loads of 128 leaves would take longer than the leaves did: MERGE_ONCE are on their way
- * together. */
+ * together.  (What is behind the last leaf is chosen away: compilers put loads behind a branch that
+ * skips it, and each would wait for the one before.) */
 template <int WIDE>
 static __device__ __forceinline__ void merge_columns(const attend_work &w, int32_t row,
                                                      int32_t head, int32_t column)
@@ -62,12 +63,16 @@ static __device__ __forceinline__ void merge_columns(const attend_work &w, int32
         }
 #pragma unroll
         for (int i = 0; i < MERGE_ONCE; i++) {
-            float keep, add;
+            const bool there = leaf + i <= last;
+            float top = max, all = sum, keep, add;
 
-            if (leaf + i > last) break;
-            join(&max, &sum, more_max[i], more_sum[i], &keep, &add);
+            join(&top, &all, more_max[i], more_sum[i], &keep, &add);
+            max = there ? top : max;
+            sum = there ? all : sum;
 #pragma unroll
-            for (int k = 0; k < WIDE; k++) joined[k] = fmaf(more[i][k], add, joined[k] * keep);
+            for (int k = 0; k < WIDE; k++) {
+                joined[k] = there ? fmaf(more[i][k], add, joined[k] * keep) : joined[k];
+            }
         }
     }
 #pragma unroll
@@ -80,8 +85,9 @@ static __host__ __device__ int32_t warps_of_query(int32_t head_dim)
     return (head_dim + OPS_LANES - 1) / OPS_LANES;
 }
 
-/* All queries, a lane for each column. */
-static __global__ void __launch_bounds__(OPS_THREADS)
+/* All queries, a lane for each column.  (One block or more: without that ptxas keeps to 32
+ * registers, in which the loads of a few leaves can wait.) */
+static __global__ void __launch_bounds__(OPS_THREADS, 1)
     merge_kernel(const __grid_constant__ attend_work w)
 {
     const spc_attend_args &a = w.a;
