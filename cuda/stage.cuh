@@ -64,6 +64,32 @@ static __device__ __forceinline__ void load_plain_tile(const spc_view *row, int3
     }
 }
 
+/* Is it such a row but for a mask? */
+static __device__ __forceinline__ bool is_masked(const spc_view *row)
+{
+    return row->logits.data && !row->subset && row->allowed && row->edits <= 0;
+}
+
+/* Its logits of a tile: its words and all of the row are on their way together. */
+static __device__ __forceinline__ void load_masked_tile(const spc_view *row, int32_t vocab,
+                                                        int32_t tile, lane_logits *out)
+{
+    const int32_t token = tile * SPC_TILE + (int32_t)threadIdx.x;
+    uint32_t word[PER_LANE];
+
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        const int32_t v = token + k * SPC_LANES;
+
+        word[k] = v < vocab ? row->allowed[v / WARP] : 0u;
+    }
+    load_plain_tile(row, vocab, tile, out);
+#pragma unroll
+    for (int k = 0; k < PER_LANE; k++) {
+        if (!(word[k] >> token % WARP & 1u)) out->z[k] = -SPC_INFINITY;
+    }
+}
+
 /* Is it a row of some of the tokens, as it lies in memory? */
 static __device__ __forceinline__ bool is_some(const spc_view *row)
 {
@@ -90,7 +116,8 @@ template <typename Element, typename Value>
 static __device__ __forceinline__ void load_some(const spc_view *row, int32_t token, int32_t vocab,
                                                  spc_subset words, int32_t k, Value value, float *z)
 {
-    const int32_t lane = (int32_t)threadIdx.x % WARP;
+    const int32_t lane = (int32_t)threadIdx.x % WARP, width = row->width;
+    const Element *data = (const Element *)row->logits.data;
     Element raw[SOME_AT_ONCE];
     uint32_t there = 0;
 
@@ -102,11 +129,11 @@ static __device__ __forceinline__ void load_some(const spc_view *row, int32_t to
 
         raw[i] = 0;
         if (!(tokens >> lane & 1u) || token + (k + i) * SPC_LANES >= vocab || element < 0 ||
-            element >= row->width) {
+            element >= width) {
             continue;
         }
         there |= 1u << i;
-        raw[i] = ((const Element *)row->logits.data)[element];
+        raw[i] = data[element];
     }
 #pragma unroll
     for (int i = 0; i < SOME_AT_ONCE; i++) {
@@ -148,6 +175,10 @@ static __device__ __noinline__ void load_other_tile(const spc_view *row, int32_t
 {
     if (is_some(row)) {
         load_some_tile(row, vocab, tile, out->z, 1);
+        return;
+    }
+    if (is_masked(row)) {
+        load_masked_tile(row, vocab, tile, out);
         return;
     }
 #pragma unroll 1
@@ -309,8 +340,12 @@ static __device__ __noinline__ void stage_logits(const spc_view *row, int32_t vo
         load_some_tile(row, vocab, tile, at, SPC_LANES);
         return;
     }
-    if (is_plain(row)) {
-        load_plain_tile(row, vocab, tile, &v);
+    if (is_plain(row) || is_masked(row)) {
+        if (row->allowed) {
+            load_masked_tile(row, vocab, tile, &v);
+        } else {
+            load_plain_tile(row, vocab, tile, &v);
+        }
 #pragma unroll
         for (int k = 0; k < PER_LANE; k++) at[k * SPC_LANES] = v.z[k];
         return;
