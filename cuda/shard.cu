@@ -22,6 +22,7 @@ template <typename Batch> struct shard_args {
     spc_shards shards;
     int32_t step;
     int32_t units; /* blocks of a sequence */
+    int32_t tiles; /* of this rank */
 };
 
 /* ---- what a block knows ---------------------------------------------------------------------- */
@@ -130,6 +131,19 @@ static __device__ __noinline__ void read_question(const shard_args<Batch> *a, in
     scratch.weight = spc_race_weights(shards, s, a->b.vocab);
     if (scratch.ask.kind != SPC_ASK_ROWS)
         scratch.pair = spc_asked_pair(&scratch.round, &scratch.ask);
+}
+
+/* Is sequence s asked for a k-th row, or at all?  Blocks are launched for as many as there may be,
+ * and those that have none leave at once: to read a question takes one thread some microseconds. */
+template <typename Batch>
+static __device__ bool is_asked(const shard_args<Batch> *a, int32_t s, int32_t k)
+{
+    if (s >= spc_live(a->b.live, a->b.sequences)) return false;
+
+    const spc_ask *ask = &spc_shard_at(&a->shards, s)->ask;
+
+    if (ask->kind != SPC_ASK_ROWS) return k == 0;
+    return k < spc_bits_count(ask->verifier_rows) + spc_bits_count(ask->drafter_rows);
 }
 
 /* The k-th row of a question for rows: its number, and whose it is.  false: there are fewer. */
@@ -309,18 +323,16 @@ static __global__ void __launch_bounds__(SPC_LANES)
     tiles_kernel(const __grid_constant__ shard_args<Batch> a)
 {
     const int32_t s = (int32_t)blockIdx.x / a.units, unit = (int32_t)blockIdx.x % a.units;
+    const int32_t k = unit / a.tiles, t = unit % a.tiles;
 
+    if (!is_asked(&a, s, k)) return;
     if (threadIdx.x == 0) read_question(&a, s);
     __syncthreads();
-    if (!scratch.open || scratch.tiles == 0) return;
-
-    const int32_t k = unit / scratch.tiles, t = unit % scratch.tiles;
-
+    if (!scratch.open) return;
     if (scratch.ask.kind == SPC_ASK_ROWS) {
         row_tile(k, t);
         return;
     }
-    if (k > 0) return;
     switch (scratch.ask.kind) {
     case SPC_ASK_MASS: mass_tile(t); break;
     case SPC_ASK_BINS: bins_tile(t); break;
@@ -443,6 +455,7 @@ static __global__ void __launch_bounds__(SPC_LANES)
 {
     const int32_t s = (int32_t)blockIdx.x / a.units, k = (int32_t)blockIdx.x % a.units;
 
+    if (!is_asked(&a, s, k)) return;
     if (threadIdx.x == 0) read_question(&a, s);
     __syncthreads();
     if (!scratch.open) return;
@@ -450,7 +463,6 @@ static __global__ void __launch_bounds__(SPC_LANES)
         close_row(k);
         return;
     }
-    if (k > 0) return;
     switch (scratch.ask.kind) {
     case SPC_ASK_FOLD: close_fold(); break;
     case SPC_ASK_DRAW: close_draw(); break;
@@ -540,7 +552,7 @@ static cudaError_t launch_partial(const Batch &sliced, const spc_shards *shards,
 {
     const spc_cuts cuts = spc_cuts_of(shards, sliced.vocab);
     const int32_t tiles = spc_cut_tiles(&cuts, shards->rank);
-    shard_args<Batch> args = {sliced, *shards, step, step == 0 ? rows : 1};
+    shard_args<Batch> args = {sliced, *shards, step, step == 0 ? rows : 1, tiles};
     const int32_t closing = args.units;
     cudaError_t code;
 
@@ -561,7 +573,7 @@ template <typename Batch>
 static cudaError_t launch_combine(const Batch &sliced, const spc_shards *shards, int32_t step,
                                   cudaStream_t stream)
 {
-    const shard_args<Batch> args = {sliced, *shards, step, 1};
+    const shard_args<Batch> args = {sliced, *shards, step, 1, 0};
     const cudaError_t code = cudaMemsetAsync(shards->left, 0, 2 * sizeof *shards->left, stream);
 
     if (code != cudaSuccess) return code;
