@@ -118,7 +118,7 @@ cudaError_t spc_cuda_gather(const spc_gather_args *args, cudaStream_t stream);
 /* out[target[r]][v] = in[r]'s logit of token v, SPC_LOGIT_NEVER where it has none. */
 typedef struct {
     const float *in;          /* [rows, drafted] */
-    const spc_subset *subset; /* [(ids + 31) / 32] of `drafted` tokens, the elements of in */
+    const spc_subset *subset; /* [(ids + 31) / 32] of `drafted` tokens, the elements of in; or 0 */
     const int32_t *target;    /* [rows] */
     float *out;               /* [any, ids] */
     int32_t rows, drafted, ids;

@@ -27,7 +27,7 @@ static __global__ void __launch_bounds__(OPS_THREADS)
 
 cudaError_t spc_cuda_spread(const spc_spread_args *a, cudaStream_t stream)
 {
-    if (!a->in || !a->subset || !a->target || !a->out || a->rows < 1 || a->drafted < 1 ||
+    if (!a->in || !a->subset || !a->target || !a->out || a->rows < 1 || a->drafted < 0 ||
         a->ids < a->drafted) {
         return cudaErrorInvalidValue;
     }

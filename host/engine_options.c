@@ -115,14 +115,9 @@ static spc_status check_narrow(const spc_engine_options *o, spc_error *err)
     spc_status status = spc_narrow_check(o->drafter_vocab, err);
 
     if (status != SPC_OK || !o->drafter_vocab) return status;
-    if (!o->drafter) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "drafter-vocab: there is no drafter: name one, or leave it out");
-    }
-    if (o->drafter_tp <= 1) return SPC_OK;
+    if (o->drafter) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
-                         "drafter-vocab and drafter-tp: a drafter that drafts some tokens is not "
-                         "sharded: give one of them");
+                         "drafter-vocab: there is no drafter: name one, or leave it out");
 }
 
 /* What is looked up runs nowhere: nothing to place, to shard or to run meanwhile. */

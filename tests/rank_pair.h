@@ -6,6 +6,7 @@
 
 #include "host/gpu/backend_cuda.h"
 #include "host/gpu/backend_cuda_ranks.h"
+#include "host/narrow.h"
 
 #include "decode.h"
 #include "tiny.h"
@@ -63,15 +64,22 @@ typedef struct {
     spc_engine *engine;
 } pair;
 
-static inline void open_pair(pair *p, int32_t world, int way, bool drafter_cut, int32_t timeout_ms)
+/* drafter_vocab: as narrow.h has it; NULL: all tokens */
+static inline void open_pair_of(pair *p, int32_t world, int way, bool drafter_cut,
+                                const char *drafter_vocab, int32_t timeout_ms)
 {
     spc_limits limits = spc_engine_limits(2, WIDE_CONTEXT);
     spc_runner *drafter, *verifier;
     spc_backend *backend;
+    spc_model narrow;
     spc_error error;
 
     p->drafter = tiny_open(wide, 7, 1);
     p->verifier = tiny_open(wide, 7, 3);
+    narrow = (spc_model){
+        .plan = p->drafter.plan, .bundle = p->drafter.bundle, .config = p->drafter.config};
+    cr_assert_eq(spc_narrow_head(&narrow, drafter_vocab, 4110, NULL, NULL, &error), SPC_OK, "%s",
+                 error.message);
     p->drafter.plan->alone = !drafter_cut;
     p->ops = ops_of(world, way);
     wanted.timeout_ms = timeout_ms;
@@ -81,6 +89,11 @@ static inline void open_pair(pair *p, int32_t world, int way, bool drafter_cut, 
     cr_assert_eq(spc_engine_assemble(&p->ops, backend, drafter, verifier, 4110, WIDE_CONTEXT, 2,
                                      &p->engine, &error),
                  SPC_OK, "%s", error.message);
+}
+
+static inline void open_pair(pair *p, int32_t world, int way, bool drafter_cut, int32_t timeout_ms)
+{
+    open_pair_of(p, world, way, drafter_cut, NULL, timeout_ms);
 }
 
 static inline void close_pair(pair *p)

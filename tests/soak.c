@@ -109,6 +109,7 @@ static void open_place(soak_place *place, const soak_models *of, const char *dev
         o.tp = 2;
         o.drafter_tp = 1 + (int32_t)soak_below(2);
     }
+    if (model && soak_chance(20)) o.drafter_vocab = of->verifier ? "30" : "3000";
     if (!cpu && model && soak_chance(20)) o.drafter_device = "cpu";
     place->alone = open_engine(&o);
     if (cpu && model && o.drafter_tp < 2 && soak_chance(30)) { /* the same tokens */

@@ -106,6 +106,12 @@ Test(cuda_ops, spread_puts_logits_where_their_tokens_are)
         cr_assert_eq(out[IDS + v], 5, "a row that is not wanted");
         cr_assert_eq(out[2 * IDS + v], v % 3 ? SPC_LOGIT_NEVER : in[v / 3]);
     }
+    memset(subset, 0, WORDS * sizeof *subset);
+    a.drafted = 0;
+    wait_for(spc_cuda_spread(&a, NULL), "spread of none");
+    for (int32_t i = 0; i < 3 * IDS; i++) {
+        cr_assert_eq(out[i], i / IDS == 1 ? 5 : SPC_LOGIT_NEVER);
+    }
     a.rows = 0;
     cr_assert_eq(spc_cuda_spread(&a, NULL), cudaErrorInvalidValue);
     unshare(in);

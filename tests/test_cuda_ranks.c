@@ -17,9 +17,11 @@
 #include "cut_evenly.h"
 #include "distance.h"
 #include "golden.h"
+#include "narrowed.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #ifdef SPC_EXACT_EXP2
 #define RANKS_TOLERANCE 3e-5f
@@ -232,6 +234,42 @@ Test(cuda_ranks, sessions_decide_as_on_one_gpu_wherever_the_drafter_runs, .timeo
     cr_expect_eq(fiber_gpu.graphs, 0);
     cr_expect(stand_in.open == 0 && stand_in.aborted == 0);
 #endif
+}
+
+/* Of two ranks the second drafts none of the first tokens, of four only one some of them. */
+Test(cuda_ranks, a_sharded_drafter_of_some_tokens_decides_as_on_one_gpu, .timeout = 280)
+{
+    static const char *const rules[] = {"token-v3:alpha=0.5", "opt:alpha=0.2",
+                                        "seq-chow:alpha=0.02"};
+    const char *path = narrowed_file("4109 4096 4095 17 2 300 301 302 1000 3333");
+    const struct {
+        const char *some;
+        int32_t world;
+        int way, from, to; /* rules */
+    } cases[] = {{"2000", 2, SHARED, 0, 2}, {"4000", 4, NCCL, 1, 2}, {path, 2, NCCL, 2, 3}};
+    int64_t accepted = 0;
+
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        pair p;
+
+        if (cases[k].way >= way_count) continue;
+        for (int32_t i = cases[k].from; i < cases[k].to; i++) {
+            decoded one, all;
+
+            open_pair_of(&p, 1, SHARED, false, cases[k].some, 0);
+            one = decode_rule(&p, rules[i], 4);
+            close_pair(&p);
+            open_pair_of(&p, cases[k].world, cases[k].way, true, cases[k].some, 0);
+            all = decode_rule(&p, rules[i], 4);
+            close_pair(&p);
+            cr_expect_eq(all.status, SPC_OK, "%s", all.error.message);
+            cr_expect(same_tokens(&all, &one), "%s, case %d", rules[i], (int)k);
+            cr_expect_eq(sum_of(all.stats.accepted), sum_of(one.stats.accepted));
+            accepted += sum_of(one.stats.accepted);
+        }
+    }
+    cr_expect_gt(accepted, 0);
+    (void)unlink(path);
 }
 
 /* ---- ranks that do not agree ------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include "cut_evenly.h"
 #include "forked.h"
 #include "golden.h"
+#include "narrowed.h"
 
 #include "host/engine.h"
 #include "host/ranks/comm.h"
@@ -15,6 +16,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#define DEMO_VERIFIER SPC_SOURCE_DIR "/weights/demo/verifier"
+#define DEMO_DRAFTER  SPC_SOURCE_DIR "/weights/demo/drafter"
 
 enum { SESSIONS = 5, TOKENS = 12 };
 
@@ -171,6 +175,43 @@ Test(host_backend_group, every_architecture_and_strategy_gives_the_bits_of_threa
         }
     }
     cr_expect_gt(ran, GOLDEN_MODELS, "2 ranks for all, 4 for some");
+}
+
+/* ---- a drafter that drafts some tokens, sharded ------------------------------------------------
+ */
+
+static void decode_demo(const char *drafter_vocab, int32_t world, bool processes, outcome *out)
+{
+    spc_engine_options o = options_of(DEMO_VERIFIER, DEMO_DRAFTER, world);
+
+    o.drafter_vocab = drafter_vocab;
+    o.tp = world;
+    if (processes) {
+        decode_in_group(&o, world, out);
+    } else {
+        decode(&o, out);
+    }
+}
+
+/* Two tiles of ids: tokens of both, and of the first, of which another rank then has none. */
+Test(host_backend_group, some_tokens_of_a_sharded_drafter)
+{
+    const char *path = narrowed_file("4095 4096 6143 5 9 3 7 100 200 300 5000 5001");
+    const char *const some[] = {"5000", "3000", path};
+
+    for (int32_t k = 0; k < 3; k++) {
+        outcome one, threads, processes;
+
+        decode_demo(some[k], 1, false, &one);
+        for (int32_t world = 2; world <= MOST_RANKS; world *= 2) {
+            decode_demo(some[k], world, false, &threads);
+            decode_demo(some[k], world, true, &processes);
+            expect_same(&threads, &one, some[k], world, world);
+            expect_same(&processes, &one, some[k], world, world);
+            cr_expect_arr_eq(processes.logits, threads.logits, sizeof threads.logits);
+        }
+    }
+    (void)unlink(path);
 }
 
 /* ---- ranks that differ ------------------------------------------------------------------------

@@ -50,19 +50,22 @@ Test(host_cli_launch, processes_print_what_one_prints)
     free(one);
 }
 
-/* A drafter that drafts some tokens, on every rank and beside the first. */
+/* A drafter that drafts some tokens, on every rank, sharded and beside the first. */
 #define CUT "run", "--to", "de", "--rule", "token-v3:alpha=0.5", "--drafter-vocab", "3000"
 
 Test(host_cli_launch, processes_cut_the_drafter_as_one_does)
 {
     static const char in[] = "The house is small.\nWhere is the station?\n";
     char *one = OUTPUT(in, CUT), *two = OUTPUT(in, "launch", "-n", "2", "--", CUT);
+    char *sharded = OUTPUT(in, "launch", "-n", "2", "--", CUT, "--drafter-tp", "2");
     char *beside = OUTPUT(in, "launch", "-n", "2", "--", CUT, "--drafter-device", "cpu");
 
     cr_expect_str_eq(two, one);
+    cr_expect_str_eq(sharded, one);
     cr_expect_str_eq(beside, one);
     free(one);
     free(two);
+    free(sharded);
     free(beside);
 }
 

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_host_narrow.c - a drafter whose output layer is cut to some tokens: the logits of those, to
- * the bit, and of no others; the verifier's text; what cannot be. */
+ * the bit, and of no others; the verifier's text; ranks that share it; what cannot be. */
 #include "decode.h"
+#include "distance.h"
 #include "narrowed.h"
+#include "tiny.h"
+
+#include "host/ranks/backend_ranks.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -198,6 +202,165 @@ Test(host_narrow, masks_that_leave_no_drafted_token_are_kept)
     spc_engine_close(engine);
 }
 
+/* ---- ranks ------------------------------------------------------------------------------------
+ */
+
+static int32_t world_wanted;
+
+static spc_status open_world(spc_backend **out, int32_t threads, const char *which, spc_error *err)
+{
+    return spc_ranks_open(world_wanted, threads, which, out, err);
+}
+
+static spc_backend_ops ops_of(int32_t world)
+{
+    spc_backend_ops ops = spc_backend_ranks;
+
+    world_wanted = world;
+    ops.open = open_world;
+    return ops;
+}
+
+Test(host_narrow, ranks_have_the_rows_of_one)
+{
+    const char *path = narrowed_file("3 31 32 36 39");
+    enum { FLOATS = 6 };
+
+    for (int32_t m = 0; m < FLOATS; m++) {
+        spc_backend_ops ranks = ops_of(2);
+        narrowed one = narrowed_rows(&spc_backend_cpu, models[m], path);
+        narrowed two = narrowed_rows(&ranks, models[m], path);
+        const size_t count = (size_t)NARROWED_ROWS * (size_t)one.ids;
+
+        for (size_t i = 0; i < count; i++) {
+            if (one.logits[i] == SPC_LOGIT_NEVER) cr_assert_eq(two.logits[i], SPC_LOGIT_NEVER);
+        }
+        cr_expect_leq(distance(two.logits, one.logits, count), 1e-4f, "%s", models[m]);
+        free(one.logits);
+        free(two.logits);
+    }
+    (void)unlink(path);
+}
+
+/* Three tiles of ids, which two, three and four ranks can share. */
+static const char wide[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 10000, \"hidden_size\": 48,"
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 12, \"num_key_value_heads\": 12,"
+    " \"intermediate_size\": 96, \"max_position_embeddings\": 48}";
+enum { WIDE_IDS = 10000, WIDE_CONTEXT = 48, WIDE_TOKENS = 10 };
+
+/* Every kind of step and every rule that drafts, but mentored: hundreds of exchanges a round. */
+static const char *const rules[] = {"strict",
+                                    "lossy:alpha=0.3",
+                                    "lossy:alpha=0.3,beta=solve",
+                                    "chow:alpha=0.5",
+                                    "diff:alpha=0.05",
+                                    "opt:alpha=0.2",
+                                    "chow-log:alpha=0.9",
+                                    "diff-log:alpha=0",
+                                    "opt-log:alpha=0.1",
+                                    "token-v1:alpha=0.2",
+                                    "token-v2:alpha=0.2",
+                                    "token-v3:alpha=0.5",
+                                    "bild:alpha=1",
+                                    "truncate:alpha=0.5",
+                                    "truncate-q:alpha=0.5",
+                                    "head:alpha=0.3",
+                                    "typical:eps=0.09",
+                                    "ensemble:w=0.4",
+                                    "fuzzy:alpha=0.1",
+                                    "opt:alpha=-0.3,gate=processed",
+                                    "token-v3:alpha=0.5,gate=processed",
+                                    "seq-chow:alpha=0.3",
+                                    "token-chow:alpha=0.3",
+                                    "bild-dynamic:rollback=1,fallback=0.3",
+                                    "drafter-only"};
+enum { SESSIONS = sizeof rules / sizeof *rules };
+
+typedef struct {
+    decoded of[SESSIONS];
+    int64_t accepted, drafted;
+} wide_texts;
+
+/* Session i of a batch in which rules, temperatures and truncation are mixed. */
+static spc_session *open_wide(spc_engine *engine, int32_t i)
+{
+    static const float temperature[] = {0.8f, 0, 1.2f};
+    spc_session_options o = options_of(rules[i], 3, temperature[i % 3]);
+    prompt p = prompt_made(3, WIDE_IDS, (uint32_t)i);
+    spc_session *session;
+    spc_error error;
+
+    o.seed = (uint64_t)i;
+    o.max_tokens = WIDE_TOKENS;
+    o.ignore_stop = true;
+    if (i % 4 == 1) o.top_p = 0.9f;
+    if (i % 5 == 2) o.verify = SPC_VERIFY_BLOCK;
+    if (spc_session_open(engine, &o, p.id, p.count, &session, &error) == SPC_OK) return session;
+    o.temperature = 0; /* what the rule does not go with is left out */
+    o.top_p = 1;
+    o.verify = SPC_VERIFY_TOKEN;
+    return open_session(engine, &o, &p);
+}
+
+static void decode_wide(int32_t world, const char *drafter_vocab, wide_texts *out)
+{
+    tiny_model pair[2] = {tiny_open(wide, 7, 1), tiny_open(wide, 7, 3)};
+    spc_model drafter = {.plan = pair[0].plan, .bundle = pair[0].bundle, .config = pair[0].config};
+    const spc_limits limits = spc_engine_limits(SESSIONS, WIDE_CONTEXT);
+    spc_session *session[SESSIONS];
+    spc_runner *runner[2];
+    spc_backend *backend;
+    spc_engine *engine;
+    spc_error error;
+
+    cr_assert_eq(spc_narrow_head(&drafter, drafter_vocab, WIDE_IDS, NULL, NULL, &error), SPC_OK);
+    cr_assert_eq(spc_ranks_open(world, world, NULL, &backend, &error), SPC_OK);
+    for (int i = 1; i >= 0; i--) {
+        runner[i] = tiny_load_on(&spc_backend_ranks, &pair[i], backend, &limits);
+    }
+    cr_assert_eq(spc_engine_assemble(&spc_backend_ranks, backend, runner[0], runner[1], WIDE_IDS,
+                                     WIDE_CONTEXT, SESSIONS, &engine, &error),
+                 SPC_OK, "%s", error.message);
+    for (int32_t i = 0; i < SESSIONS; i++) session[i] = open_wide(engine, i);
+    for (int32_t step = 0; step < WIDE_TOKENS; step++) {
+        cr_assert_eq(spc_engine_step(engine, session, SESSIONS, &error), SPC_OK, "%s",
+                     error.message);
+    }
+    out->accepted = out->drafted = 0;
+    for (int32_t i = 0; i < SESSIONS; i++) {
+        out->of[i] = decoded_of(session[i]);
+        out->accepted += sum_of(out->of[i].stats.accepted);
+        out->drafted += sum_of(out->of[i].stats.drafted);
+        spc_session_close(session[i]);
+    }
+    spc_engine_close(engine);
+    for (int i = 0; i < 2; i++) tiny_close(&pair[i]);
+}
+
+/* Tokens of all slices, of the first alone, and of a file. */
+Test(host_narrow, ranks_decode_as_one)
+{
+    const char *file = narrowed_file("9999 8192 8191 4096 4095 4094 0 17 5000 9000 1234 6789");
+    const char *const some[] = {"9000", "3000", file};
+    static wide_texts one, all;
+
+    for (int k = 0; k < 3; k++) {
+        decode_wide(1, some[k], &one);
+        cr_assert(k == 2 || (one.accepted > 0 && one.accepted < one.drafted), "%d of %d",
+                  (int)one.accepted, (int)one.drafted);
+        for (int32_t world = 2; world <= 4; world++) {
+            decode_wide(world, some[k], &all);
+            for (int32_t i = 0; i < SESSIONS; i++) {
+                cr_expect(same_tokens(&all.of[i], &one.of[i]), "%s, %d ranks, session %d", some[k],
+                          (int)world, (int)i);
+                cr_expect_eq(sum_of(all.of[i].stats.accepted), sum_of(one.of[i].stats.accepted));
+            }
+        }
+    }
+    (void)unlink(file);
+}
+
 /* ---- what cannot be ---------------------------------------------------------------------------
  */
 
@@ -249,7 +412,4 @@ Test(host_narrow, what_cannot_be_is_named)
     expect_refused(o, SPC_EUSAGE, "drafter-vocab: there is no drafter");
     o.drafter = "ngram";
     expect_refused(o, SPC_EUSAGE, "drafter-vocab: drafts of ngram are looked up");
-    o = with("5");
-    o.tp = o.drafter_tp = 2;
-    expect_refused(o, SPC_EUSAGE, "drafter-vocab and drafter-tp");
 }

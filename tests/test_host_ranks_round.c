@@ -6,17 +6,19 @@
 #include "host/cpu/cpu_round.h"
 #include "host/ranks/backend_ranks.h"
 
+#include "narrowed.h"
 #include "toyround.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { LANES = 2, DRAFTS = 3, ROWS = LANES * (DRAFTS + 1), IDS = 10000 };
 
 static const char form[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": %d, \"hidden_size\": 32,"
-    " \"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 4,"
-    " \"intermediate_size\": 64, \"max_position_embeddings\": 16}";
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": %d, \"hidden_size\": 48,"
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 12, \"num_key_value_heads\": 12,"
+    " \"intermediate_size\": 96, \"max_position_embeddings\": 16}";
 
 typedef struct {
     tiny_model model;
@@ -24,8 +26,23 @@ typedef struct {
     float *rows; /* [ROWS, IDS] as the backend shows them */
 } side;
 
-/* A model over so many ids, its rows run; alone: on the first rank. */
-static side side_of(spc_backend *backend, int32_t vocab, uint64_t seed, bool alone)
+/* Which drafter: over so many ids, run by the first rank alone, cut to some tokens (narrow.h). */
+typedef struct {
+    int32_t vocab;
+    bool alone;
+    const char *some;
+} kind;
+
+static void cut_to(tiny_model *m, const char *some)
+{
+    spc_model model = {.plan = m->plan, .bundle = m->bundle, .config = m->config};
+    spc_error err;
+
+    cr_assert_eq(spc_narrow_head(&model, some, IDS, NULL, NULL, &err), SPC_OK, "%s", err.message);
+}
+
+/* A model, its rows run. */
+static side side_of(spc_backend *backend, const kind *k, uint64_t seed)
 {
     static const int32_t slot[ROWS] = {0, 0, 0, 0, 1, 1, 1, 1};
     static const int32_t token[ROWS] = {1, 5000, 9999, 4095, 4096, 8191, 17, 3};
@@ -37,10 +54,11 @@ static side side_of(spc_backend *backend, int32_t vocab, uint64_t seed, bool alo
     char config[512];
     spc_error err;
 
-    (void)snprintf(config, sizeof config, form, (int)vocab);
+    (void)snprintf(config, sizeof config, form, (int)k->vocab);
     s.model = tiny_open(config, seed, 6);
     s.model.plan->ids = IDS;
-    s.model.plan->alone = alone;
+    s.model.plan->alone = k->alone;
+    cut_to(&s.model, k->some);
     cr_assert_not_null(s.rows);
     cr_assert_eq(
         spc_backend_ranks.load(backend, s.model.plan, s.model.bundle, &limits, &s.runner, &err),
@@ -117,14 +135,15 @@ static void expect_same_round(side *drafter, side *verifier, const spc_row_param
               got.verdict[0].token[0], want.verdict[0].count, want.verdict[0].token[0]);
 }
 
-static void expect_same_rounds(int32_t world, int32_t drafter_vocab, bool alone)
+static void expect_same_rounds(int32_t world, kind of_drafter)
 {
+    static const kind of_verifier = {.vocab = IDS};
     spc_backend *backend;
     side drafter, verifier;
     spc_error err;
 
     cr_assert_eq(spc_ranks_open(world, world, NULL, &backend, &err), SPC_OK, "%s", err.message);
-    verifier = side_of(backend, IDS, 3, false);
+    verifier = side_of(backend, &of_verifier, 3);
     for (int r = 0; r < TOY_RULES; r++) {
         spc_row_params p = params_of(toy_rules[r], r % 4 == 0 ? 0 : 0.8f);
 
@@ -138,11 +157,11 @@ static void expect_same_rounds(int32_t world, int32_t drafter_vocab, bool alone)
         if (spc_params_check(&p, NULL) != SPC_OK) p.sampling.temperature = 0;
         if (spc_params_check(&p, NULL) != SPC_OK) continue;
         /* anew: looking has put the drafter's slices together */
-        drafter = side_of(backend, drafter_vocab, 4, alone);
+        drafter = side_of(backend, &of_drafter, 4);
         expect_same_round(&drafter, &verifier, &p, toy_rules[r]);
         side_close(&drafter);
         side_close(&verifier);
-        verifier = side_of(backend, IDS, 3, false);
+        verifier = side_of(backend, &of_verifier, 3);
     }
     side_close(&verifier);
     spc_backend_ranks.close(backend);
@@ -150,16 +169,79 @@ static void expect_same_rounds(int32_t world, int32_t drafter_vocab, bool alone)
 
 Test(host_ranks_round, the_drafter_on_the_first_rank)
 {
-    expect_same_rounds(2, IDS, true);
+    expect_same_rounds(2, (kind){IDS, true, NULL});
 }
 
 Test(host_ranks_round, the_drafter_cut_alike)
 {
-    expect_same_rounds(2, IDS, false);
-    expect_same_rounds(4, IDS, false);
+    expect_same_rounds(2, (kind){IDS, false, NULL});
+    expect_same_rounds(4, (kind){IDS, false, NULL});
 }
 
 Test(host_ranks_round, the_drafter_cut_elsewhere)
 {
-    expect_same_rounds(2, 13500, false);
+    expect_same_rounds(2, (kind){13500, false, NULL});
+}
+
+/* ---- a drafter that drafts some tokens ------------------------------------------------------- */
+
+/* Some in every slice, at its ends, and none in others. */
+static const char *const ends = "9999 8192 8191 4096 4095 4094 0 17 5000 9000";
+
+Test(host_ranks_round, some_tokens_cut_alike)
+{
+    const char *path = narrowed_file(ends);
+
+    expect_same_rounds(2, (kind){IDS, false, "5000"});
+    expect_same_rounds(3, (kind){IDS, false, path});
+    expect_same_rounds(4, (kind){IDS, false, "300"}); /* of one tile: three ranks have none */
+    (void)unlink(path);
+}
+
+Test(host_ranks_round, some_tokens_cut_elsewhere)
+{
+    const char *path = narrowed_file(ends);
+
+    expect_same_rounds(2, (kind){13500, false, path});
+    (void)unlink(path);
+}
+
+/* What ranks have of a head of some tokens is the whole one, each row once. */
+Test(host_ranks_round, parts_of_some_tokens_are_all_of_them)
+{
+    const char *path = narrowed_file(ends);
+    char config[512];
+
+    (void)snprintf(config, sizeof config, form, IDS);
+    for (int32_t world = 2; world <= 4; world++) {
+        tiny_model m = tiny_open(config, 4, 6);
+        int32_t next = 0;
+
+        cut_to(&m, path);
+        for (int32_t rank = 0; rank < world; rank++) {
+            const int32_t last = spc_plan_first_id(IDS, rank + 1, world);
+            spc_plan *part;
+            spc_error err;
+
+            cr_assert_eq(spc_plan_part(m.plan, rank, world, "tiny", &part, &err), SPC_OK);
+            for (int32_t i = 0; i < part->op_count; i++) {
+                const spc_weight *w = &part->weight[part->op[i].weight[0]];
+
+                if (part->op[i].kind != SPC_OP_HEAD) continue;
+                cr_expect_eq(w->row, next);
+                cr_expect_eq(w->rows, part->drafted);
+            }
+            for (int32_t v = spc_plan_first_id(IDS, rank, world); v < last; v++) {
+                const spc_subset own = part->subset[v / 32], all = m.plan->subset[v / 32];
+
+                cr_assert_eq(own.tokens, all.tokens);
+                cr_assert_eq(own.before + next, all.before);
+            }
+            next += part->drafted;
+            spc_plan_close(part);
+        }
+        cr_expect_eq(next, m.plan->drafted);
+        tiny_close(&m);
+    }
+    (void)unlink(path);
 }

@@ -132,8 +132,9 @@ typedef struct {
             INT, tp, 1, SPC_RANKS_MAX),                                                            \
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "drafter-tp", "N",                                                               \
-            "as many as --tp: shard the drafter too; 1: run it whole, on the first\n"              \
-            "rank, on every rank if they are processes or GPUs, or on the\n"                       \
+            "as many as --tp: shard the drafter too (of --drafter-vocab each rank then\n"          \
+            "has the tokens in its slice of the vocabulary); 1: run it whole, on the\n"            \
+            "first rank, on every rank if they are processes or GPUs, or on the\n"                 \
             "--drafter-device",                                                                    \
             INT, drafter_tp, 1, SPC_RANKS_MAX),                                                    \
         SPC_CLI_RANK_OPTIONS(args, decode.ranks),                                                  \

@@ -142,11 +142,19 @@ static void cpu_linear(spc_runner *r, const spc_op *op, int32_t rows)
     run_linear(r, op, r->buffer[op->a], rows);
 }
 
-/* Logits of the tokens that are drafted to their places in a row of all. */
+/* Logits of the tokens that are drafted to their places in a row of all; of several ranks, each
+ * leaves its own slice of it. */
 static void spread(const spc_plan *plan, const float *some, float *row)
 {
-    for (int32_t v = 0; v < plan->ids; v++) row[v] = SPC_LOGIT_NEVER;
-    for (int32_t base = 0; base < plan->ids; base += 32) {
+    int32_t first = 0, last = plan->ids;
+
+    if (plan->comm) {
+        first = spc_plan_first_id(plan->config.vocab, plan->comm->rank, plan->comm->world);
+        last = spc_plan_first_id(plan->config.vocab, plan->comm->rank + 1, plan->comm->world);
+        if (last > plan->ids) last = plan->ids;
+    }
+    for (int32_t v = first; v < last; v++) row[v] = SPC_LOGIT_NEVER;
+    for (int32_t base = first; base < last; base += 32) {
         for (uint32_t left = plan->subset[base / 32].tokens; left; left &= left - 1) {
             row[base + __builtin_ctz(left)] = *some++;
         }

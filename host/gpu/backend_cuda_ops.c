@@ -64,14 +64,24 @@ static cudaError_t run_linear(spc_runner *r, const spc_op *op, const cuda_shape 
                                  r->plan->buffer[op->out].dim);
 }
 
-/* Of a drafter that drafts some tokens: their logits, and from there to rows of all. */
+/* Of a drafter that drafts some tokens: their logits, and from there to rows of all, or of the
+ * rank's slice, of which it may draft none. */
 static cudaError_t run_narrow_head(spc_runner *r, const spc_op *op, const cuda_shape *f)
 {
-    cudaError_t code =
-        spc_cuda_run_matrices(r, op, r->wanted, f->wanted, NULL, r->some, r->plan->drafted);
-    const spc_spread_args a = {r->some,   r->subset,        r->device_rows.target, r->logits,
-                               f->wanted, r->plan->drafted, r->plan->ids,          r->early};
+    const int32_t drafted = r->plan->drafted;
+    const spc_spread_args a = {.in = r->some,
+                               .subset = r->subset + r->first / 32,
+                               .target = r->device_rows.target,
+                               .out = r->logits,
+                               .rows = f->wanted,
+                               .drafted = drafted,
+                               .ids = r->width,
+                               .early = r->early};
+    cudaError_t code = cudaSuccess;
 
+    if (drafted > 0) {
+        code = spc_cuda_run_matrices(r, op, r->wanted, f->wanted, NULL, r->some, drafted);
+    }
     if (code == cudaSuccess) code = spc_cuda_spread(&a, r->backend->stream);
     spc_cuda_sent(r, true);
     return code;

@@ -105,7 +105,8 @@ typedef struct {
     spc_config config; /* the sizes ops take: heads, head_dim, rope, eps ... */
     int32_t ids;       /* logits per row: config.vocab, or fewer where a paired model has fewer */
     /* a drafter that drafts some of the ids (narrow.h): [(ids + 31) / 32], owned, of `drafted` ids,
-     * which the head's rows are of; the others' logits are SPC_LOGIT_NEVER.  NULL: it drafts all */
+     * which the head's rows are of; the others' logits are SPC_LOGIT_NEVER.  NULL: it drafts all.
+     * Of a rank's part: those in its slice, of which there may be none */
     spc_subset *subset;
     int32_t drafted;
     spc_op *op;         /* [op_count] */
@@ -138,8 +139,9 @@ void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle);
  * Queries, keys, values, gates and what comes out of them are cut by heads and by columns of the
  * feed-forward part, the matrices behind them by inputs, and their outputs are summed: two sums a
  * layer.  Embedding and head are cut by ids, at multiples of the tile in which rows are verified
- * (spc_plan_first_id); one more sum puts embedded rows together.  Where there are fewer heads of
- * keys and values than ranks, neighbours hold the same one.
+ * (spc_plan_first_id); one more sum puts embedded rows together.  A head of some ids (subset) is
+ * cut there too, so that a rank has those of its slice.  Where there are fewer heads of keys and
+ * values than ranks, neighbours hold the same one.
  *
  * Of quantised matrices ranks hold whole blocks.  A feed-forward part is cut between them, so that
  * some ranks may have a block more than others.  Heads may end inside one, and so may columns of a

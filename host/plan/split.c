@@ -230,6 +230,34 @@ static void cut_ids(const share *s, spc_weight *w)
     w->rows = spc_plan_first_id(w->of_rows, s->rank + 1, s->world) - w->row;
 }
 
+/* Ids of `subset` below `id`, of `drafted` in all. */
+static int32_t drafted_before(const spc_plan *plan, int32_t id)
+{
+    return id < plan->ids ? plan->subset[id / 32].before : plan->drafted;
+}
+
+/* Of a drafter that drafts some of the ids, those that lie in the rank's slice of all of them: only
+ * there may it be asked about them.  (Slices begin at multiples of 32.) */
+static void cut_drafted(const share *s, spc_plan *plan, spc_weight *head)
+{
+    const spc_plan *whole = s->plan;
+    const int32_t first = spc_plan_first_id(whole->config.vocab, s->rank, s->world);
+    const int32_t last = spc_plan_first_id(whole->config.vocab, s->rank + 1, s->world);
+    const int32_t words = (whole->ids + 31) / 32;
+
+    head->row = drafted_before(whole, first);
+    head->rows = plan->drafted = drafted_before(whole, last) - head->row;
+    plan->subset = calloc((size_t)words, sizeof *plan->subset);
+    if (!plan->subset) {
+        plan->no_memory = true;
+        return;
+    }
+    for (int32_t w = first / 32; w < words && w < (last + 31) / 32; w++) {
+        plan->subset[w].tokens = whole->subset[w].tokens;
+        plan->subset[w].before = whole->subset[w].before - head->row;
+    }
+}
+
 /* By inputs: of a matrix behind a gate, or behind an attention. */
 static void cut_inputs(const share *s, spc_weight *w, bool gate)
 {
@@ -287,7 +315,11 @@ static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op
     bool summed = op.kind == SPC_OP_EMBED;
 
     if (op.kind == SPC_OP_LINEAR) summed = cut_linear(whole, s, plan, &op);
-    if (op.kind == SPC_OP_EMBED || op.kind == SPC_OP_HEAD) cut_ids(s, &plan->weight[op.weight[0]]);
+    if (op.kind == SPC_OP_HEAD && whole->subset) {
+        cut_drafted(s, plan, &plan->weight[op.weight[0]]);
+    } else if (op.kind == SPC_OP_EMBED || op.kind == SPC_OP_HEAD) {
+        cut_ids(s, &plan->weight[op.weight[0]]);
+    }
     if (is_attention(op.kind) && op.weight[0] >= 0) {
         spc_weight *w = &plan->weight[op.weight[0]]; /* a column for each head */
 
@@ -309,7 +341,7 @@ static spc_plan *copy_without_ops(const spc_plan *whole)
 
     if (!plan) return NULL;
     *plan = *whole;
-    plan->subset = NULL; /* only drafters have one, which are not cut then */
+    plan->subset = NULL;
     plan->op = NULL;
     plan->op_count = plan->op_capacity = 0;
     plan->buffer = malloc((size_t)whole->buffer_capacity * sizeof *plan->buffer);

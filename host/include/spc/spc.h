@@ -164,9 +164,11 @@ typedef struct {
      * Tokens that end a sequence are added.  Its output layer is cut to them, so that a draft reads
      * less, and is rejected where the verifier wants another token.  Rules see a drafter that gives
      * these tokens all of its probability: strict writes what it writes with any drafter, and the
-     * target of other rules changes with q.  Not with drafter_tp > 1, nor for a layer of 8-bit
-     * floats or integers with scales beside it (SPC_EUNSUPPORTED).  A file for `kernels` is made
-     * with the same tokens */
+     * target of other rules changes with q.  With drafter_tp > 1 every rank has those of its slice
+     * of the vocabulary, and reads no more of the layer than without drafter_vocab: of the first
+     * 32768 of 131072 over four ranks the first has all, over eight two have half each.  Not for a
+     * layer of 8-bit floats or integers with scales beside it (SPC_EUNSUPPORTED).  A file for
+     * `kernels` is made with the same tokens */
     const char *drafter_vocab;
     int32_t tp;             /* tensor parallelism: ranks that the verifier is sharded over.  On the
                                CPU they share its threads; of GPUs they are those that device
