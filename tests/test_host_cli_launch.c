@@ -327,10 +327,10 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static by_hand run_by_hand(const char *const *all, const char *const *first,
-                           const char *const *second)
+/* from_env: Open MPI says the places. */
+static by_hand run_ranks(bool from_env, const char *const *all, const char *const *first,
+                         const char *const *second)
 {
-    static const char *const nothing[] = {NULL};
     char meet[64], out[96], err[2][96];
     int64_t start = now_ms();
     pid_t pid[2];
@@ -345,12 +345,17 @@ static by_hand run_by_hand(const char *const *all, const char *const *first,
 
         (void)snprintf(err[r], sizeof err[r], "%s-err-%d", meet, r);
         for (int i = 0; all[i]; i++) args[count++] = all[i];
-        args[count++] = "--world=2";
-        args[count++] = r == 0 ? "--rank=0" : "--rank=1";
+        args[count++] = from_env ? "--ranks-from=env" : "--world=2";
         args[count++] = "--meet";
         args[count++] = meet;
         for (int i = 0; own[i]; i++) args[count++] = own[i];
-        pid[r] = launched_rank(SPC_BINARY, nothing, args, r == 0 ? out : "/dev/null", err[r]);
+        if (!from_env) args[count++] = r == 0 ? "--rank=0" : "--rank=1";
+
+        const char *set[] = {"OMPI_COMM_WORLD_SIZE", "2", "OMPI_COMM_WORLD_RANK",
+                             r == 0 ? "0" : "1", NULL};
+
+        pid[r] = launched_rank(SPC_BINARY, from_env ? set : set + 4, args,
+                               r == 0 ? out : "/dev/null", err[r]);
     }
     for (int r = 0; r < 2; r++) {
         int status;
@@ -362,6 +367,12 @@ static by_hand run_by_hand(const char *const *all, const char *const *first,
     read_text(out, h.out);
     for (int r = 0; r < 2; r++) read_text(err[r], h.err[r]);
     return h;
+}
+
+static by_hand run_by_hand(const char *const *all, const char *const *first,
+                           const char *const *second)
+{
+    return run_ranks(false, all, first, second);
 }
 
 /* What it alone reads it alone can find wrong: the others do not wait for it until the timeout. */
@@ -419,6 +430,92 @@ Test(host_cli_launch, what_rank_0_refuses_ends_all_at_once)
     cr_expect(strstr(both.err[0], "--top-p: expected"), "%s", both.err[0]);
     cr_expect(strstr(both.err[1], "spc: --kv: expected"), "%s", both.err[1]);
     cr_expect_lt(both.ms, 30000);
+}
+
+/* A rank whose command line cannot be read tells the others, if the rest of it says where they
+ * meet.
+ */
+Test(host_cli_launch, a_line_that_cannot_be_read_ends_all_at_once)
+{
+    static const char *const run[] = {"run", "--rank-timeout", "60", NULL};
+    static const char *const chat[] = {"chat",
+                                       "--verifier",
+                                       "embedded:verifier",
+                                       "--drafter",
+                                       "embedded:drafter",
+                                       "--rank-timeout",
+                                       "60",
+                                       NULL};
+    static const char *const logits[] = {
+        "logits", "--model", "embedded:verifier", "--ids", "1", "--rank-timeout", "60", NULL};
+    static const char *const ids[] = {"logits", "--model",  "embedded:verifier", "--rank-timeout",
+                                      "60",     "--output", "/dev/null",         NULL};
+    static const struct {
+        const char *const *all;
+        const char *wrong[4], *right[4], *word;
+        int code;
+    } table[] = {
+        {run, {"--gamma", "99", "x"}, {"x"}, "--gamma: expected a whole number of", 2},
+        {run, {"--gama=3", "x"}, {"x"}, "unknown option --gama (did you mean --gamma?)", 2},
+        {run, {"--quiet", "--quiet", "x"}, {"x"}, "--quiet is given twice", 2},
+        {chat, {"--verify", "both"}, {NULL}, "--verify: expected token|block, found 'both'", 2},
+        {chat, {"word"}, {NULL}, "unexpected argument 'word'", 2},
+        {logits, {"--threads", "x"}, {"--output", "/dev/null"}, "--threads: expected", 2},
+        {ids, {"--ids", "1,x"}, {"--ids", "1"}, "--ids: id 1: expected", 6}, /* it can be read */
+    };
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        /* whose line it is; of this pair rank 0 cannot hold a conversation */
+        for (int rank = 0; rank < (table[i].all == chat ? 1 : 2); rank++) {
+            const char *const *first = rank == 0 ? table[i].wrong : table[i].right;
+            const char *const *second = rank == 0 ? table[i].right : table[i].wrong;
+            by_hand h = run_ranks(i % 2 == 0, table[i].all, first, second);
+            char told[32];
+
+            (void)snprintf(told, sizeof told, "spc: rank %d: ", rank);
+            cr_expect_eq(h.code[rank], table[i].code, "%s", h.err[rank]);
+            cr_expect_eq(h.code[1 - rank], rank == 0 ? table[i].code : 4, "%s", h.err[1 - rank]);
+            cr_expect(strncmp(h.err[rank], "spc: ", 5) == 0 && strstr(h.err[rank], table[i].word),
+                      "%s", h.err[rank]);
+            cr_expect(strncmp(h.err[1 - rank], told, strlen(told)) == 0 &&
+                          strstr(h.err[1 - rank], table[i].word),
+                      "%s", h.err[1 - rank]);
+            cr_expect_lt(h.ms, 30000);
+        }
+    }
+
+    /* the same line for all, as from mpirun: each tells its user, and none waits */
+    by_hand both = run_by_hand(table[0].all, table[0].wrong, table[0].wrong);
+
+    for (int rank = 0; rank < 2; rank++) {
+        cr_expect_eq(both.code[rank], 2);
+        cr_expect(strncmp(both.err[rank], "spc: --gamma: ", 14) == 0, "%s", both.err[rank]);
+        cr_expect_eq(strchr(both.err[rank], '\n') - both.err[rank] + 1,
+                     (ptrdiff_t)strlen(both.err[rank]), "one line: %s", both.err[rank]);
+    }
+    cr_expect_lt(both.ms, 30000);
+}
+
+/* Where nobody knows who was to be told of what, a rank ends by itself, at once. */
+Test(host_cli_launch, a_line_that_does_not_say_the_place_ends_one_alone)
+{
+#define ALONE "run", "--world", "2", "--meet", "/tmp/spc-test-nobody"
+    static const char *const table[][12] = {
+        {ALONE, "--rank", "1", "--gamma", "99", "--top-k", "x"}, /* two are wrong */
+        {ALONE, "--rank", "x"},
+        {ALONE, "--rank", "1", "--rank-timeout", "x"},
+        {ALONE, "--rank", "7", "--gamma", "99"},
+        {ALONE, "--gamma", "99"},
+        {ALONE, "--rank", "1", "--kv", "q8", "--gamma", "99"}, /* the others find this themselves */
+    };
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        const int64_t start = now_ms();
+
+        spawn_failure(table[i], NULL, 2, "expected");
+        cr_expect_lt(now_ms() - start, 30000);
+    }
+#undef ALONE
 }
 
 /* As --help says of --world. */

@@ -57,7 +57,8 @@ static int run_command(const spc_cli_command *command, int argc, char **argv)
     if (!args) return spc_cli_fail_with(SPC_ENOMEM, "no memory for the arguments");
     command->init(args);
     if (spc_cli_parse(command, argc, argv, args, &line, &error) != SPC_OK) {
-        code = spc_cli_fail(&error);
+        code = command->wrong && error.status == SPC_EUSAGE ? command->wrong(args, &line, &error)
+                                                            : spc_cli_fail(&error);
     } else if (line.help) {
         spc_cli_help(command);
     } else {

@@ -49,6 +49,8 @@ typedef struct {
     const spc_cli_command *command;
     spc_cli_list words;          /* arguments that are no options; item is owned */
     bool given[SPC_CLI_OPTIONS]; /* by index in command->option */
+    bool wrong[SPC_CLI_OPTIONS]; /* the same: given, and its value could not be read */
+    int32_t faults;              /* options that are wrong or unknown */
     bool help;                   /* --help or -h: nothing else counts */
 } spc_cli_line;
 
@@ -65,16 +67,21 @@ struct spc_cli_command {
     void (*init)(void *args); /* fill in defaults */
     /* Do it; returns the exit code, after telling of any error. */
     int (*run)(const void *args, const spc_cli_line *line);
+    /* In its place where the line is wrong, as the error says; args have what could be read.  NULL:
+     * spc_cli_fail. */
+    int (*wrong)(const void *args, const spc_cli_line *line, const spc_error *err);
 };
 
 /* Read the command line behind the command's name into args, which hold the defaults.
- * SPC_EUSAGE names the option, what was expected and what was found. */
+ * SPC_EUSAGE names the first option that is wrong, what was expected and what was found; all others
+ * are read nevertheless.  SPC_ENOMEM */
 spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, void *args,
                          spc_cli_line *line, spc_error *err);
 void spc_cli_parse_free(void *args, spc_cli_line *line);
 
-/* Was this option given?  It must be in the command's table. */
+/* Was this option given?  Can its value not be read?  It must be in the command's table. */
 bool spc_cli_given(const spc_cli_line *line, const char *name);
+bool spc_cli_wrong(const spc_cli_line *line, const char *name);
 
 /* A guess at what a mistyped word was to be. */
 typedef struct {
@@ -347,8 +354,13 @@ typedef struct {
 spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, spc_place *out,
                          spc_error *err);
 
-/* spc_cli_fail for what rank 0 finds wrong before it has met the others (spc_engine_open): they
- * know nothing of it, and would wait for rank 0 until the timeout.  They are told, and end too.
+/* The same where the line is wrong; false: nobody else can be told of it.  More than one option is
+ * wrong, or one that says the place, or there are no others, or they have the same line from spc
+ * launch. */
+bool spc_cli_place_left(const spc_cli_ranks *ranks, const spc_cli_line *line, spc_place *out);
+
+/* spc_cli_fail for what a rank finds wrong before it has met the others (spc_engine_open): they
+ * know nothing of it, and would wait for it until the timeout.  They are told, and end too.
  *
  * options   what all ask of their engines: where that is wrong as well, the others have found it by
  *           themselves and do not come, so nobody is waited for */

@@ -240,6 +240,7 @@ static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cl
 
     const spc_cli_option *o = &c->option[index];
 
+    line->wrong[index] = true; /* until it has been read */
     if (line->given[index] && o->kind != SPC_CLI_LIST) {
         return spc_error_set(err, SPC_EUSAGE, "%s%s is given twice", dashes(o), o->name);
     }
@@ -250,14 +251,18 @@ static spc_status take_option(int argc, char **argv, int *at, void *args, spc_cl
             return spc_error_set(err, SPC_EUSAGE, "%s%s takes no value, found '%s'", dashes(o),
                                  o->name, value);
         }
-        return set_value(o, args, NULL, err);
+    } else {
+        if (!value && *at + 1 < argc) value = argv[++*at];
+        if (!value) {
+            return spc_error_set(err, SPC_EUSAGE, "%s%s: expected %s, found nothing", dashes(o),
+                                 o->name, o->value);
+        }
     }
-    if (!value && *at + 1 < argc) value = argv[++*at];
-    if (!value) {
-        return spc_error_set(err, SPC_EUSAGE, "%s%s: expected %s, found nothing", dashes(o),
-                             o->name, o->value);
-    }
-    return set_value(o, args, value, err);
+
+    spc_status status = set_value(o, args, value, err);
+
+    line->wrong[index] = status != SPC_OK;
+    return status;
 }
 
 static spc_status check_words(const spc_cli_line *line, spc_error *err)
@@ -286,7 +291,8 @@ spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, 
 
     spc_status status = reserve_lists(command, argc, args, line, err);
 
-    for (int i = 0; i < argc && status == SPC_OK; i++) {
+    if (status != SPC_OK) return status;
+    for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
 
         if (!words_only && strcmp(word, "--") == 0) {
@@ -296,19 +302,31 @@ spc_status spc_cli_parse(const spc_cli_command *command, int argc, char **argv, 
             words_only = words_only || runs_command;
         } else if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
             line->help = true;
-            return SPC_OK;
-        } else {
-            status = take_option(argc, argv, &i, args, line, err);
+            break;
+        } else if (take_option(argc, argv, &i, args, line, line->faults > 0 ? NULL : err) !=
+                   SPC_OK) {
+            line->faults++;
         }
     }
-    return status == SPC_OK ? check_words(line, err) : status;
+    if (line->faults > 0) return SPC_EUSAGE;
+    return line->help ? SPC_OK : check_words(line, err);
+}
+
+static bool is_in(const spc_cli_line *line, const bool *which, const char *name)
+{
+    int32_t index = find_option(line->command, name, strlen(name));
+
+    return index >= 0 && which[index];
 }
 
 bool spc_cli_given(const spc_cli_line *line, const char *name)
 {
-    int32_t index = find_option(line->command, name, strlen(name));
+    return is_in(line, line->given, name);
+}
 
-    return index >= 0 && line->given[index];
+bool spc_cli_wrong(const spc_cli_line *line, const char *name)
+{
+    return is_in(line, line->wrong, name);
 }
 
 /* ---- help ------------------------------------------------------------------------------------ */

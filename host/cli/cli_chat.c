@@ -557,6 +557,14 @@ static int chat_run(const void *args, const spc_cli_line *line)
     return interrupted ? SPC_CLI_SIGNALLED + interrupted : 0;
 }
 
+static int chat_wrong(const void *args, const spc_cli_line *line, const spc_error *err)
+{
+    const chat_args *a = args;
+
+    if (check_given(a, NULL) != SPC_OK) return spc_cli_fail(err); /* more than one thing is */
+    return spc_cli_decode_wrong(&a->decode, line, 1, err);
+}
+
 const spc_cli_command spc_cli_chat = {
     "chat",
     "",
@@ -583,4 +591,5 @@ const spc_cli_command spc_cli_chat = {
     sizeof(chat_args),
     chat_init,
     chat_run,
+    chat_wrong,
 };

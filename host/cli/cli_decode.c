@@ -295,6 +295,15 @@ int spc_cli_decode_fail(const spc_cli_decode *decode, const spc_place *place, in
     return spc_cli_place_fail(place, &o, err);
 }
 
+int spc_cli_decode_wrong(const spc_cli_decode *decode, const spc_cli_line *line, int32_t sessions,
+                         const spc_error *err)
+{
+    spc_place place;
+
+    if (!spc_cli_place_left(&decode->ranks, line, &place)) return spc_cli_fail(err);
+    return spc_cli_decode_fail(decode, &place, sessions, err);
+}
+
 int spc_cli_decode_follow(const spc_cli_decode *decode, const spc_place *place, int32_t sessions)
 {
     spc_engine *engine = NULL;

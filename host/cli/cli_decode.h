@@ -193,6 +193,9 @@ spc_status spc_cli_decode_open(const spc_cli_decode *decode, const spc_place *pl
 /* In place of spc_cli_decode_open, where rank 0 has found something wrong: spc_cli_place_fail. */
 int spc_cli_decode_fail(const spc_cli_decode *decode, const spc_place *place, int32_t sessions,
                         const spc_error *err);
+/* The same where any rank's line is wrong (spc_cli_command). */
+int spc_cli_decode_wrong(const spc_cli_decode *decode, const spc_cli_line *line, int32_t sessions,
+                         const spc_error *err);
 
 /* --overlap on, where the device could and this number of sessions and --bonus leave it nothing to
  * do: what is left to be told once there is a device (spc_engine_check).  SPC_EUSAGE */

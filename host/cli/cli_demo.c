@@ -222,4 +222,5 @@ const spc_cli_command spc_cli_demo = {
     sizeof(demo_args),
     demo_init,
     demo_run,
+    NULL,
 };

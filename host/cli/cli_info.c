@@ -452,4 +452,5 @@ const spc_cli_command spc_cli_info = {
     sizeof(info_args),
     info_init,
     info_run,
+    NULL,
 };

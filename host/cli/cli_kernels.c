@@ -120,4 +120,5 @@ const spc_cli_command spc_cli_kernels = {
     sizeof options / sizeof *options,
     sizeof(kernels_args),
     init,
-    run};
+    run,
+    NULL};

@@ -405,4 +405,5 @@ const spc_cli_command spc_cli_launch = {
     sizeof(launch_args),
     init,
     run,
+    NULL,
 };

@@ -211,6 +211,17 @@ static int logits_run(const void *args, const spc_cli_line *line)
     return status == SPC_OK ? 0 : spc_cli_fail(&error);
 }
 
+static int logits_wrong(const void *args, const spc_cli_line *line, const spc_error *err)
+{
+    const logits_args *a = args;
+    spc_place place;
+    spc_engine_options o;
+
+    if (!spc_cli_place_left(&a->ranks, line, &place)) return spc_cli_fail(err);
+    o = engine_options(a, &place);
+    return spc_cli_place_fail(&place, &o, err);
+}
+
 const spc_cli_command spc_cli_logits = {
     "logits",
     "",
@@ -224,4 +235,5 @@ const spc_cli_command spc_cli_logits = {
     sizeof(logits_args),
     logits_init,
     logits_run,
+    logits_wrong,
 };

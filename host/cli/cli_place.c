@@ -7,6 +7,7 @@
 #include "host/ranks/comm.h"
 #include "host/ranks/comm_boot.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Who starts processes, and how each says a process's rank and their number. */
@@ -104,12 +105,38 @@ spc_status spc_cli_place(const spc_cli_ranks *ranks, const spc_cli_line *line, s
     return status;
 }
 
+bool spc_cli_place_left(const spc_cli_ranks *ranks, const spc_cli_line *line, spc_place *out)
+{
+    static const char *const all[] = {"rank", "world", "meet", "ranks-from", "rank-timeout"};
+
+    if (line->faults > 1 || getenv(SPC_CLI_ENV_RANK)) return false;
+    for (int i = 0; i < 5; i++) {
+        if (spc_cli_wrong(line, all[i])) return false;
+    }
+    return spc_cli_place(ranks, line, out, NULL) == SPC_OK && out->world > 1;
+}
+
+/* Rank 0 lets the others come, to tell them; any other comes, and leaves with its reason. */
+static void tell_others(const spc_place *place, const spc_error *why)
+{
+    char text[SPC_ERROR_BYTES];
+    spc_comm *comm;
+
+    if (place->rank == 0) {
+        spc_boot_refuse(place, why);
+    } else if (spc_comm_tcp_open(place, &comm, NULL) == SPC_OK) {
+        (void)snprintf(text, sizeof text, "rank %d: %.480s", (int)place->rank, why->message);
+        comm->ops->abort(comm, text);
+        spc_comm_close(comm);
+    }
+}
+
 int spc_cli_place_fail(const spc_place *place, const spc_engine_options *options,
                        const spc_error *err)
 {
     int code = spc_cli_fail(err); /* first: to meet the others may take a while */
 
-    if (spc_engine_options_check(options, NULL) == SPC_OK) spc_boot_refuse(place, err);
+    if (spc_engine_options_check(options, NULL) == SPC_OK) tell_others(place, err);
     return code;
 }
 

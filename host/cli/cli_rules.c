@@ -201,4 +201,5 @@ const spc_cli_command spc_cli_rules = {
     1,
     init,
     run,
+    NULL,
 };

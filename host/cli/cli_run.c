@@ -575,6 +575,13 @@ done:
     return spc_cli_interrupted ? SPC_CLI_SIGNALLED + (int)spc_cli_interrupted : 0;
 }
 
+static int run_wrong(const void *args, const spc_cli_line *line, const spc_error *err)
+{
+    const run_args *a = args;
+
+    return spc_cli_decode_wrong(&a->decode, line, a->batch, err);
+}
+
 const spc_cli_command spc_cli_run = {
     "run",
     "[PROMPT ...]",
@@ -592,4 +599,5 @@ const spc_cli_command spc_cli_run = {
     sizeof(run_args),
     run_init,
     run_run,
+    run_wrong,
 };

@@ -115,4 +115,5 @@ const spc_cli_command spc_cli_tokenize = {
     sizeof(tokenize_args),
     tokenize_init,
     tokenize_run,
+    NULL,
 };

@@ -548,4 +548,5 @@ const spc_cli_command spc_cli_tune = {
     sizeof options / sizeof *options,
     sizeof(tune_args),
     init,
-    run};
+    run,
+    NULL};
