@@ -182,8 +182,8 @@ typedef struct {
     uint64_t room;            /* bytes that are free there */
 } spc_claim;
 
-/* Ranks may each have a GPU, and a drafter one of its own. */
-enum { SPC_CLAIMS = SPC_RANKS_MAX + 1 };
+/* Ranks may each have a GPU, and a drafter others of its own. */
+enum { SPC_CLAIMS = 2 * SPC_RANKS_MAX };
 
 typedef struct {
     spc_claim item[SPC_CLAIMS];

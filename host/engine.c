@@ -316,9 +316,10 @@ static spc_status place_models(spc_engine *engine, const spc_engine_options *o, 
     if (status != SPC_OK || !drafter) return status;
     if (o->drafter_device) {
         spc_apart_drafter(engine->backend, drafter);
-        return SPC_OK;
+        world = spc_device_ranks(o->drafter_device);
+    } else {
+        drafter->alone = o->drafter_tp <= 1 && (world > 1 || o->nccl_comm);
     }
-    drafter->alone = o->drafter_tp <= 1 && (world > 1 || o->nccl_comm);
     if (drafter->alone) return SPC_OK;
     return spc_plan_check_cut(drafter, world, spc_bundle_where(engine->drafter.bundle), err);
 }

@@ -95,6 +95,7 @@ static spc_status check_ranks(const spc_engine_options *o, spc_error *err)
         return spc_error_set(err, SPC_EUSAGE, "tp: expected 1 to %d ranks, found %d", SPC_RANKS_MAX,
                              (int)(o->tp < 0 ? o->tp : tp));
     }
+    if (spc_device_ranks(o->drafter_device) > 1) return SPC_OK; /* ranks of its own */
     if (tp == 1 && (o->drafter_tp < 0 || o->drafter_tp > 1)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "drafter-tp: expected 1, as the verifier has one rank (tp), found %d",

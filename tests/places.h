@@ -35,7 +35,7 @@ static inline placed open_cut(int32_t which, int32_t tp, const char *device,
     o.drafter_device = drafter_device;
     o.tp = tp;
     o.threads = strcmp(device, "cpu") == 0 ? 2 : 0;
-    p.drafter.plan->alone = true;
+    p.drafter.plan->alone = spc_device_ranks(drafter_device) == 1;
     if (drafter_device) {
         status = spc_apart_open(&o, NULL, NULL, &backend, &error);
         if (status == SPC_OK) spc_apart_drafter(backend, p.drafter.plan);

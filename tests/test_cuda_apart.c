@@ -83,6 +83,13 @@ Test(cuda_apart, rows_of_several_tiles_cross_too, .timeout = 280)
     close_placed(&b);
 }
 
+/* The drafter sharded over two ranks of its own, which share a GPU. */
+Test(cuda_apart, a_drafter_on_several_gpus_gives_the_bits_of_one, .timeout = 280)
+{
+    if (two_gpus()) compare("cuda:0", "cuda:0", "cuda:1,cuda:1");
+    compare("cpu", "cpu", "cuda:0,cuda:0");
+}
+
 /* ---- beside ranks ---- */
 
 static void compare_ranks(int32_t pair, const char *devices, const char *drafter_device)
@@ -115,6 +122,7 @@ Test(cuda_apart, a_drafter_beside_ranks_gives_the_bits_of_one_on_each, .timeout 
 Test(cuda_apart, ranks_look_at_their_slices_of_rows_that_cross, .timeout = 280)
 {
     compare_ranks(WIDE_PAIR, "cuda:0,cuda:0", "cuda:0");
+    if (two_gpus()) compare_ranks(WIDE_PAIR, "cuda:0,cuda:0", "cuda:1,cuda:1");
 }
 
 /* Rows of the two kinds of devices differ in their last bits, as above. */
@@ -131,8 +139,11 @@ Test(cuda_apart, details_are_those_of_the_cpu, .timeout = 280)
     static const struct {
         int32_t tp;
         const char *device, *drafter_device;
-    } places[] = {
-        {1, "cuda", NULL}, {1, "cuda", "cpu"}, {1, "cpu", "cuda"}, {2, "cuda:0,cuda:0", NULL}};
+    } places[] = {{1, "cuda", NULL},
+                  {1, "cuda", "cpu"},
+                  {1, "cpu", "cuda"},
+                  {1, "cpu", "cuda:0,cuda:0"},
+                  {2, "cuda:0,cuda:0", NULL}};
     placed cpu = open_placed(ALIKE, "cpu", NULL, SPC_OVERLAP_OFF);
 
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
@@ -201,6 +212,27 @@ Test(cuda_apart, one_gpu_is_not_two)
               error.message);
 }
 
+/* Nor can ranks of both models wait for each other on one. */
+Test(cuda_apart, gpus_of_a_sharded_drafter_are_its_own)
+{
+    static const char *const devices[] = {"cuda", "auto", "cuda:0", "cuda:0,cuda:0"};
+    char told[320];
+    spc_error error;
+
+    for (int i = 0; i < 4; i++) {
+        cr_expect_eq(open_engine(devices[i], "cuda:0,cuda:0", 0, false, told, &error), SPC_EUSAGE);
+        cr_expect(strstr(error.message, "found cuda:0, which is one of its"), "%s", error.message);
+    }
+    cr_expect_eq(open_engine("cpu", "cuda:0,cuda:x", 0, false, told, &error), SPC_EUSAGE);
+    cr_expect(strstr(error.message, "drafter-device: device cuda:0,cuda:x: expected cuda, or 2 of"),
+              "%s", error.message);
+    cr_expect_eq(open_engine("cpu", "cuda:0,cuda:0,cuda:0", 0, false, told, &error), SPC_EUSAGE);
+    cr_expect(strstr(error.message, "cannot be sharded over 3 ranks"), "%s", error.message);
+    cr_assert_eq(open_engine("cpu", "cuda:0,cuda:0", 0, false, told, &error), SPC_OK, "%s",
+                 error.message);
+    cr_expect(strstr(told, "; drafter on 2 ranks on one GPU, the first cuda:0, "), "%s", told);
+}
+
 #ifdef SPC_TESTS_FIBER_RUNTIME_H
 
 /* A GPU that fails while its neighbour works ends the session, and nothing leaks. */
@@ -251,10 +283,9 @@ Test(cuda_apart, a_device_that_fails_is_told)
     static const struct {
         int32_t tp, launches;
         const char *device, *drafter_device;
-    } cases[] = {{1, 40, "cuda", "cpu"},
-                 {1, 40, "cpu", "cuda"},
-                 {2, 40, "cpu", "cuda"},
-                 {2, 120, "cuda:0,cuda:0", "cuda:0"}};
+    } cases[] = {{1, 40, "cuda", "cpu"},           {1, 40, "cpu", "cuda"},
+                 {2, 40, "cpu", "cuda"},           {1, 300, "cpu", "cuda:0,cuda:0"},
+                 {2, 300, "cpu", "cuda:0,cuda:0"}, {2, 120, "cuda:0,cuda:0", "cuda:0"}};
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         placed p =

@@ -114,7 +114,7 @@ Test(host_cli_launch, a_failure_has_one_message_and_one_code)
         {{"launch", "-n", "2", "--", "run", "--tp", "4", "x"}, 2, "tp: expected 1 or 2"},
         {{"launch", "-n", "2", "--", "run", "--drafter-device", "cpu", "--drafter-tp", "2", "x"},
          2,
-         "expected one of them, found cpu and 2"},
+         "expected one of them, found cpu and 2 (to shard it over GPUs of its own"},
         {{"launch", "-n", "2", "--", "run", "--drafter-device", "tpu", "x"},
          2,
          "expected cpu, cuda or cuda:N, found 'tpu'"},

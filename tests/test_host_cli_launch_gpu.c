@@ -99,6 +99,9 @@ Test(host_cli_launch_gpu, processes_print_what_one_gpu_prints)
         {4,
          {MODEL("llama"), "--rule", "opt:alpha=0.2", "--temperature", "0.8", "--drafter-device",
           "cuda:0", "--verify", "block", NULL}},
+        {2, /* GPUs of its own */
+         {MODEL("llama"), "--rule", "opt:alpha=0.2", "--temperature", "0.8", "--drafter-device",
+          "cuda:2,cuda:3", "--drafter-tp", "2", "--drafter-vocab", "30", "--bonus", "step", NULL}},
     };
     const char *prompts = write_prompts(2);
 

@@ -38,6 +38,7 @@ struct spc_backend {
     const spc_backend_ops *ops[APART_SIDES];
     spc_backend *own[APART_SIDES];
     bool gpu[APART_SIDES];
+    bool cut;             /* the drafter's side are ranks: GPUs in this process */
     bool grouped;         /* the verifier's side is one of several processes */
     spc_drivers *drivers; /* rank 0 the verifier, the caller's; rank 1 the drafter */
     char device[320];

@@ -100,18 +100,33 @@ static spc_status run_verb(spc_backend *b, spc_error *err)
     return spc_verb_run(v, v->runner->ops, v->runner->own, NULL, err);
 }
 
+/* Put rows of the drafter's ranks together. */
+static spc_status gather_wanted(const spc_runner *r, spc_error *err)
+{
+    spc_status status = SPC_OK;
+
+    for (int32_t i = 0, next; i < r->wanted_count && status == SPC_OK; i = next) {
+        for (next = i + 1; next < r->wanted_count; next++) {
+            if (r->wanted[next] != r->wanted[i] + next - i) break;
+        }
+        status = r->ops->gather(r->own, r->wanted[i], next - i, err);
+    }
+    return status;
+}
+
 /* Rows of logits that lie on a device come to the host as they are asked for; whether it failed
  * meanwhile is known behind them. */
 static spc_status fetch(spc_backend *b, spc_error *err)
 {
     spc_runner *r = b->verb.runner;
+    spc_status status = b->cut ? gather_wanted(r, err) : SPC_OK;
 
-    for (int32_t i = 0; i < r->wanted_count; i++) {
+    for (int32_t i = 0; i < r->wanted_count && status == SPC_OK; i++) {
         int32_t output = r->wanted[i];
 
         r->first = r->ops->logits(r->own, output) - (ptrdiff_t)output * r->ids;
     }
-    return r->ops->gather ? r->ops->gather(r->own, 0, 0, err) : SPC_OK;
+    return r->ops->gather && status == SPC_OK ? r->ops->gather(r->own, 0, 0, err) : status;
 }
 
 /* With arguments that stay, whatever becomes of the caller's. */
@@ -146,10 +161,10 @@ spc_status spc_apart_verb(const spc_verb *v, spc_error *err)
     spc_backend *b = r->backend;
     spc_status status;
 
-    if (v->kind ==
-        SPC_VERB_GATHER) { /* they are whole: only a wait, where that is for given time */
+    if (v->kind == SPC_VERB_GATHER) {
+        /* where they are whole it is only a wait, if that is for given time */
         for (int32_t i = 0; i < v->count; i++) r->wanted[i] = v->draft + i;
-        r->wanted_count = b->timeout_ms > 0 ? v->count : 0;
+        r->wanted_count = b->timeout_ms > 0 || b->cut ? v->count : 0;
         b->verb.runner = r;
         return spc_apart_work(b, NULL, fetch, err);
     }

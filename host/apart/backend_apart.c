@@ -80,47 +80,110 @@ static spc_status open_drafter(spc_backend *b, const spc_engine_options *o, int3
                                spc_error *err)
 {
     bool cuda = b->gpu[APART_DRAFTER];
+    int32_t ranks = spc_device_ranks(o->drafter_device);
+    const spc_backend_ops **ops = &b->ops[APART_DRAFTER];
+    spc_backend **own = &b->own[APART_DRAFTER];
     spc_error error;
-    spc_status status =
-        spc_device_open(o->drafter_device, cuda ? 0 : threads, cuda ? NULL : o->isa, NULL, NULL,
-                        &b->ops[APART_DRAFTER], &b->own[APART_DRAFTER], &error);
+    spc_status status;
 
+    b->cut = ranks > 1;
+    if (b->cut) {
+        status = spc_device_open_ranks(o->drafter_device, ranks, 0, NULL, ops, own, &error);
+    } else {
+        status = spc_device_open(o->drafter_device, cuda ? 0 : threads, cuda ? NULL : o->isa, NULL,
+                                 NULL, ops, own, &error);
+    }
     if (status == SPC_OK) return SPC_OK;
     return spc_error_set(err, status, "drafter-device: %s", error.message);
 }
 
+/* Is "cuda:N" among the devices that this text names? */
+static bool names_gpu(const char *text, int32_t number)
+{
+    char name[24];
+    size_t bytes = (size_t)snprintf(name, sizeof name, "cuda:%d", (int)number);
+
+    for (; (text = strstr(text, name)); text += bytes) {
+        if (text[bytes] == ',' || text[bytes] == '\0') return true;
+    }
+    return false;
+}
+
+/* Ranks of the verifier and of the drafter that wait for each other on one GPU might wait for ever:
+ * each for a kernel that the other's keep from beginning.  (GPUs of other processes are not known
+ * here.) */
+static spc_status check_own_gpus(const spc_backend *b, const spc_engine_options *o, spc_error *err)
+{
+    const char *verifier = b->ops[APART_VERIFIER]->device(b->own[APART_VERIFIER]);
+    bool first = o->device && strcmp(o->device, "cuda") == 0 && !b->grouped; /* 0, 1, ... */
+
+    for (const char *at = o->drafter_device; at; at = strchr(at, ',')) {
+        int32_t number = (int32_t)strtol(at + (*at == ',') + 5, NULL, 10);
+
+        if (names_gpu(verifier, number) || (o->device && names_gpu(o->device, number)) ||
+            (first && number < spc_options_ranks(o))) {
+            return spc_error_set(err, SPC_EUSAGE,
+                                 "drafter-device: expected GPUs that the verifier does not run on, "
+                                 "as the drafter has several, found cuda:%d, which is one of its",
+                                 (int)number);
+        }
+        if (*at == ',') at++;
+    }
+    return SPC_OK;
+}
+
 /* One GPU for both is not apart: a single backend runs its rounds as one graph.  Of ranks it may be
  * one's: then the drafter is on this one alone. */
-static spc_status check_different(const spc_backend *b, spc_error *err)
+static spc_status check_different(const spc_backend *b, const spc_engine_options *o, spc_error *err)
 {
     const char *one = b->ops[APART_VERIFIER]->device(b->own[APART_VERIFIER]);
     const char *two = b->ops[APART_DRAFTER]->device(b->own[APART_DRAFTER]);
     size_t name = strcspn(one, ",");
 
-    if (!b->gpu[APART_VERIFIER] || b->timeout_ms > 0 || strncmp(one, two, name + 1) != 0) {
-        return SPC_OK;
-    }
+    if (!b->gpu[APART_VERIFIER]) return SPC_OK;
+    if (b->cut) return check_own_gpus(b, o, err);
+    if (b->timeout_ms > 0 || strncmp(one, two, name + 1) != 0) return SPC_OK;
     return spc_error_set(err, SPC_EUSAGE,
                          "drafter-device: expected another device than the verifier's, found "
                          "%.*s for both: leave it out",
                          (int)name, one);
 }
 
+/* A drafter on several GPUs is sharded over them, said or not. */
+static spc_status check_drafter_ranks(const spc_engine_options *o, spc_error *err)
+{
+    int32_t ranks = spc_device_ranks(o->drafter_device);
+
+    if (o->drafter_tp >= 0 && (o->drafter_tp <= 1 || o->drafter_tp == ranks)) {
+        if (ranks <= SPC_RANKS_MAX) return SPC_OK;
+        return spc_error_set(err, SPC_EUSAGE, "drafter-device: expected 1 to %d GPUs, found %d",
+                             SPC_RANKS_MAX, (int)ranks);
+    }
+    if (ranks > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-tp: expected %d (the GPUs of drafter-device), found %d",
+                             (int)ranks, (int)o->drafter_tp);
+    }
+    return spc_error_set(err, SPC_EUSAGE,
+                         "drafter-device and drafter-tp: one gives the drafter its own device, "
+                         "the other shards it over all ranks of the verifier: expected one of "
+                         "them, found %.40s and %d (to shard it over GPUs of its own name them, "
+                         "as cuda:2,cuda:3)",
+                         o->drafter_device, (int)o->drafter_tp);
+}
+
 spc_status spc_apart_check(const spc_engine_options *o, spc_error *err)
 {
+    spc_status status;
+
     if (!o->drafter) {
         return spc_error_set(err, SPC_EUSAGE,
                              "drafter-device: there is no drafter for %.40s: name one, or leave "
                              "the device out",
                              o->drafter_device);
     }
-    if (o->drafter_tp > 1) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "drafter-device and drafter-tp: one gives the drafter its own device, "
-                             "the other shards it over all ranks of the verifier: expected one of "
-                             "them, found %.40s and %d",
-                             o->drafter_device, (int)o->drafter_tp);
-    }
+    status = check_drafter_ranks(o, err);
+    if (status != SPC_OK) return status;
     if (o->nccl_comm) {
         return spc_error_set(
             err, SPC_EUNSUPPORTED,
@@ -128,8 +191,7 @@ spc_status spc_apart_check(const spc_engine_options *o, spc_error *err)
             "each draft for themselves: leave the drafter's device out, or have spc "
             "make the ranks (tp, place)");
     }
-    if (strcmp(o->drafter_device, "cpu") != 0 &&
-        (!spc_device_is_cuda(o->drafter_device) || spc_device_ranks(o->drafter_device) > 1)) {
+    if (strcmp(o->drafter_device, "cpu") != 0 && !spc_device_is_cuda(o->drafter_device)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "drafter-device: expected cpu, cuda or cuda:N, found '%.40s'",
                              o->drafter_device);
@@ -171,7 +233,7 @@ spc_status spc_apart_open(const spc_engine_options *o, spc_comm *comm, const cha
                                   : strncmp(b->ops[APART_VERIFIER]->name, "cuda", 4) == 0;
     if (!comm || comm->rank == 0) {
         status = open_drafter(b, o, beside, &error);
-        if (status == SPC_OK) status = check_different(b, &error);
+        if (status == SPC_OK) status = check_different(b, o, &error);
         if (status == SPC_OK) status = spc_drivers_open(APART_SIDES, &b->drivers, &error);
     }
     if (status != SPC_OK) {

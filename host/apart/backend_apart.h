@@ -13,8 +13,10 @@
  *
  * The verifier's side may be ranks, threads or processes: the drafter then runs beside the first
  * rank alone, whose process hands each other the ids of its slice of the drafter's rows
- * (group_rows.c), and all decide alike.  What fails on the drafter's device, or hangs there for
- * longer than ranks wait for each other, ends all of them (apart_side.c). */
+ * (group_rows.c), and all decide alike.  So may the drafter's side, ranks on GPUs of its own: they
+ * draw over their slices, and put together the rows that cross.  What fails on the drafter's
+ * device, or hangs there for longer than ranks wait for each other, ends all of them
+ * (apart_side.c). */
 #ifndef SPC_HOST_BACKEND_APART_H
 #define SPC_HOST_BACKEND_APART_H
 

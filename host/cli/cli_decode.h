@@ -119,8 +119,9 @@ typedef struct {
         SPC_CLI_DECODE_ROW(                                                                        \
             args, "drafter-device", "NAME",                                                        \
             "run the drafter on its own device: cpu (with its own threads), cuda or\n"             \
-            "cuda:N; with several ranks, in the first rank's process alone; by\n"                  \
-            "default the verifier's device",                                                       \
+            "cuda:N; or shard it over GPUs that no rank has, cuda:2,cuda:3; with\n"                \
+            "several ranks, in the first rank's process alone; by default the\n"                   \
+            "verifier's device",                                                                   \
             TEXT, drafter_device, 0, 0),                                                           \
         SPC_CLI_DECODE_ROW(args, "drafter-vocab", "N|FILE", SPC_CLI_DRAFTER_VOCAB, TEXT,           \
                            drafter_vocab, 0, 0),                                                   \

@@ -363,6 +363,12 @@ static spc_status check_info(const char *name, const info_args *a, spc_error *er
                              "cuda or cuda:N",
                              a->device);
     }
+    if (spc_device_ranks(a->drafter_device) > 1) {
+        return spc_error_set(err, SPC_EUSAGE,
+                             "drafter-device %.60s: the plan is of one drafter that is not cut: "
+                             "expected cpu, cuda or cuda:N",
+                             a->drafter_device);
+    }
     spc_engine_options_init(&o);
     o.verifier = name;
     o.drafter = a->drafter;

@@ -145,18 +145,20 @@ typedef struct {
                              "cuda:0,cuda:1": one GPU per rank, over NCCL, or, for tests, one GPU
                              named as often as there are ranks */
     /* Where the drafter runs.  NULL: where the verifier does.  Otherwise "cpu", "cuda" or "cuda:1",
-     * but not the GPU that device means.  Drafts are drawn there and verified where the verifier
-     * runs; rows of drafter logits that a decision may read (those of the drafts, and one more with
-     * SPC_BONUS_TARGET) pass through host memory, 4 vocab bytes each, if either device is a GPU.
-     * With verifier and drafter both on the CPU, each has threads of its own.
+     * but not the GPU that device means; or "cuda:2,cuda:3": it is sharded over these, over NCCL,
+     * on which no rank of the verifier may run (or, for tests, one GPU several times).  Drafts are
+     * drawn there and verified where the verifier runs; rows of drafter logits that a decision may
+     * read (those of the drafts, and one more with SPC_BONUS_TARGET) pass through host memory, 4
+     * vocab bytes each, if either device is a GPU. With verifier and drafter both on the CPU, each
+     * has threads of its own.
      *
      * With ranks (tp, a list of devices, place) the drafter exists in rank 0's process alone, and
      * the others do not load it.  Drafts go to all ranks; other processes also get 4 vocab / ranks
      * bytes of each of the rows above.  The device may then be the GPU of a rank.  If it fails, or
      * one of its calls takes longer than ranks wait for each other (place->timeout_ms; in one
      * process two minutes), all ranks end with SPC_EDEVICE; what hangs is left alone when the
-     * engine closes, including its thread and the drafter's memory.  Not with drafter_tp > 1 or
-     * nccl_comm */
+     * engine closes, including its thread and the drafter's memory.  Not with nccl_comm, nor, but
+     * for several GPUs, with drafter_tp > 1 */
     const char *drafter_device;
     /* Tokens that the drafter may draft.  NULL: all.  "32768": the first so many ids, which are the
      * frequent ones where tokenizers number tokens as they found them (byte-level BPE: GPT-2,
@@ -177,7 +179,8 @@ typedef struct {
                                block of its quantised matrices for each rank.  Sums over ranks
                                round differently from those of one */
     int32_t drafter_tp;     /* the same for the drafter: tp; or 0 or 1: not sharded, run by the
-                               first rank alone, or replicated on every GPU */
+                               first rank alone, or replicated on every GPU.  Of a drafter_device of
+                               several GPUs: their number, or 0 or 1, which mean that, too */
     void *nccl_comm;        /* NULL, or an ncclComm_t of which this engine is one rank, on a GPU of
                                its own (device "cuda:N").  Every rank, in a thread or process of
                                its own, opens an engine with the same options and makes the same
