@@ -195,6 +195,45 @@ Test(cuda_ranks, a_block_that_two_ranks_share_counts_once, .timeout = 280)
     }
 }
 
+/* ---- some tokens ------------------------------------------------------------------------------
+ */
+
+static const char *const some_tokens = "4109 4096 4097 4095 17 2 300 301 302 1000 3333";
+
+/* Each rank leaves those of its slice, and of the others there that they are never drafted. */
+Test(cuda_ranks, rows_of_some_tokens_are_those_of_one_gpu, .timeout = 280)
+{
+    const char *path = narrowed_file(some_tokens);
+    spc_backend_ops alone = ops_of(1, SHARED);
+    tiny_model tiny = tiny_open(wide, 7, 1);
+    spc_model model = {.plan = tiny.plan, .bundle = tiny.bundle, .config = tiny.config};
+    const int32_t count = CUT_ROWS * tiny.plan->ids;
+    spc_error error;
+    cut_text one;
+
+    cr_assert_eq(spc_narrow_head(&model, path, tiny.plan->ids, NULL, NULL, &error), SPC_OK);
+    one = cut_text_of(&alone, &model);
+    for (int32_t world = 2; world <= 4; world += 2) {
+        spc_backend_ops ops = ops_of(world, world / 2 % way_count);
+        cut_text all = cut_text_of(&ops, &model);
+        int32_t drafted = 0;
+
+        for (int32_t i = 0; i < count; i++) {
+            const float want = one.logits[i], got = all.logits[i];
+
+            cr_assert(want == SPC_LOGIT_NEVER ? got == want : fabsf(got - want) < RANKS_TOLERANCE,
+                      "%d ranks, token %d: %g, want %g", (int)world, (int)(i % tiny.plan->ids),
+                      (double)got, (double)want);
+            drafted += want != SPC_LOGIT_NEVER;
+        }
+        cr_expect_eq(drafted, CUT_ROWS * tiny.plan->drafted);
+        free(all.logits);
+    }
+    free(one.logits);
+    tiny_close(&tiny);
+    (void)unlink(path);
+}
+
 /* ---- drawing and verification -----------------------------------------------------------------
  */
 
@@ -241,7 +280,7 @@ Test(cuda_ranks, a_sharded_drafter_of_some_tokens_decides_as_on_one_gpu, .timeou
 {
     static const char *const rules[] = {"token-v3:alpha=0.5", "opt:alpha=0.2",
                                         "seq-chow:alpha=0.02"};
-    const char *path = narrowed_file("4109 4096 4095 17 2 300 301 302 1000 3333");
+    const char *path = narrowed_file(some_tokens);
     const struct {
         const char *some;
         int32_t world;
