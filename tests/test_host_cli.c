@@ -128,6 +128,7 @@ static const struct {
       "overlap",
       "!plain-launches",
       "!json",
+      "logprobs",
       "!keep-going",
       "!stats",
       "!quiet"}},

@@ -132,6 +132,77 @@ Test(host_cli_chat_json, a_line_may_say_how_its_reply_is_decoded)
     close_pair(&p);
 }
 
+/* spc run, given the conversations that these replies are of, tells the same. */
+static void expect_logprobs_of_run(const chat_pair *p, const char *conversations,
+                                   const char *const *top, const json_t *replies)
+{
+    for (size_t i = 0; i < json_array_size(replies); i++) {
+        json_t *run = JSON(conversations, "run", "--verifier", p->verifier.path, "--drafter",
+                           p->drafter.path, "--json", "--temperature", "0", "--max-tokens", "12",
+                           "--gamma", "3", "--input", "-", "--logprobs", top[i]);
+
+        cr_assert_eq(json_array_size(run), json_array_size(replies));
+        expect_same_reply(replies, i, run, i);
+        cr_expect_gt(json_array_size(field(run, i, "logprobs")), 1);
+        cr_expect(json_equal(field(replies, i, "logprobs"), field(run, i, "logprobs")), "reply %zu",
+                  i);
+        json_decref(run);
+    }
+}
+
+/* Of every reply, also where a session goes on; a line may ask for others than the rest. */
+Test(host_cli_chat_json, log_probabilities_are_those_of_spc_run)
+{
+    static const char *const top[] = {"2", "2", "0"};
+    chat_pair p = open_pair();
+    json_t *plain = JSON("{\"content\": \"Good morning.\"}\n{\"content\": \"Where is it?\"}\n"
+                         "{\"content\": \"Thank you.\"}\n",
+                         DRIVEN(&p), "--gamma", "3");
+    json_t *told = JSON("{\"content\": \"Good morning.\"}\n{\"content\": \"Where is it?\"}\n"
+                        "{\"content\": \"Thank you.\", \"logprobs\": 0}\n",
+                        DRIVEN(&p), "--gamma", "3", "--logprobs", "2");
+    char said[2048];
+
+    cr_assert_eq(json_array_size(told), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *first = json_array_get(field(told, i, "logprobs"), 0);
+
+        cr_expect(json_equal(field(told, i, "ids"), field(plain, i, "ids")));
+        cr_expect_null(json_object_get(json_array_get(plain, i), "logprobs"));
+        cr_expect_eq(json_array_size(json_object_get(first, "top")), i < 2 ? 2 : 0);
+    }
+
+    const char *one = text_in(told, 0, "text"), *two = text_in(told, 1, "text");
+
+#define SAYS(role) "{\"role\": \"" role "\", \"content\": \"%s\"}"
+#define ONE        "{\"messages\": [" SAYS("user")
+#define TWO        ONE ", " SAYS("assistant") ", " SAYS("user")
+    (void)snprintf(said, sizeof said,
+                   ONE "]}\n" TWO "]}\n" TWO ", " SAYS("assistant") ", " SAYS("user") "]}\n",
+                   "Good morning.", "Good morning.", one, "Where is it?", "Good morning.", one,
+                   "Where is it?", two, "Thank you.");
+    expect_logprobs_of_run(&p, said, top, told);
+    json_decref(plain);
+    json_decref(told);
+    close_pair(&p);
+}
+
+Test(host_cli_chat_json, log_probabilities_go_with_json)
+{
+    chat_pair p = open_pair();
+    spawn_result r = SPAWN("{\"content\": \"Good morning.\", \"logprobs\": 1}\n"
+                           "{\"content\": \"Good morning.\"}\n",
+                           CHAT(&p), "--keep-going", "--max-tokens", "2", "--input", "-");
+
+    FAILURE(2, "--logprobs: they are printed with --json alone", CHAT(&p), "--logprobs", "1");
+    cr_expect_eq(r.code, 6);
+    cr_expect_eq(count_lines(r.out), 1, "%s", r.out);
+    cr_expect(strstr(r.err, "stdin: line 1: \"logprobs\": they are printed with --json alone"),
+              "%s", r.err);
+    spawn_free(&r);
+    close_pair(&p);
+}
+
 static const char wrong[] = "{\"content\": \"The cat sleeps on the old chair.\"}\n"
                             "{\"id\": 1, \"content\": 3}\n"
                             "Good morning.\n"

@@ -199,3 +199,56 @@ Test(host_cli_details, log_probabilities_go_with_json_and_rounds)
     spawn_failure(many, NULL, 2, "spc: --logprobs: expected a whole number of 0 to 20");
     spawn_failure(rule, NULL, 2, "spc: --logprobs: rule drafter-only runs one model at a time");
 }
+
+/* The key of a line, which holds for it alone. */
+Test(host_cli_details, a_line_may_ask_for_log_probabilities)
+{
+    json_t *all = JSON(THREE, "run", "--json", "--logprobs", "1", "--to", "de", "--rule", RULE);
+    json_t *one =
+        JSON("{\"prompt\": \"" FIRST "\", \"logprobs\": null}\n"
+             "{\"prompt\": \"" SECOND "\", \"logprobs\": 1}\n"
+             "{\"prompt\": \"" THIRD "\"}\n",
+             "run", "--json", "--to", "de", "--rule", RULE, "--input", "-", "--batch", "3");
+
+    cr_assert_eq(json_array_size(one), 3);
+    cr_expect_null(json_object_get(json_array_get(one, 0), "logprobs"));
+    cr_expect(json_equal(field(one, 1, "logprobs"), field(all, 1, "logprobs")));
+    cr_expect_null(json_object_get(json_array_get(one, 2), "logprobs"));
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect(json_equal(field(one, i, "ids"), field(all, i, "ids")));
+    }
+    json_decref(all);
+    json_decref(one);
+}
+
+Test(host_cli_details, a_line_that_asks_for_what_there_is_not_is_refused_alone)
+{
+    static const char lines[] = "{\"prompt\": \"x\", \"logprobs\": 21}\n"
+                                "{\"prompt\": \"x\", \"logprobs\": true}\n"
+                                "{\"prompt\": \"x\", \"logprobs\": -1}\n"
+                                "{\"prompt\": \"x\", \"logprobs\": 1}\n"
+                                "{\"prompt\": \"x\"}\n";
+    spawn_result r = SPAWN(lines, "run", "--json", "--keep-going", "--max-tokens", "2", "--rule",
+                           "drafter-only", "--input", "-");
+    spawn_result text =
+        SPAWN(lines, "run", "--keep-going", "--max-tokens", "2", "--quiet", "--input", "-");
+    json_t *results = parse_lines(r.out);
+
+    cr_expect_eq(r.code, 6, "%s", r.err);
+    cr_assert_eq(json_array_size(results), 5);
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect(strstr(string(results, i, "error"), "\"logprobs\": expected a whole number of 0 "
+                                                      "to 20"));
+    }
+    cr_expect_str_eq(string(results, 3, "error"),
+                     "stdin: line 4: logprobs: rule drafter-only runs one model at a time, and no "
+                     "round says why a token came about: choose a rule that verifies drafts, or "
+                     "leave them out");
+    cr_expect_eq(json_array_size(field(results, 4, "ids")), 2);
+    cr_expect_eq(text.code, 6);
+    cr_expect(strstr(text.err, "line 4: \"logprobs\": they are printed with --json alone"), "%s",
+              text.err);
+    json_decref(results);
+    spawn_free(&r);
+    spawn_free(&text);
+}

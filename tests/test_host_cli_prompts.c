@@ -36,7 +36,7 @@ Test(host_cli_prompts, bad_prompts_are_exit_6_and_their_line_is_named)
         {6,
          "stdin: line 1: unknown key \"max-tokens\"; known: prompt, ids, messages, id, max_tokens, "
          "seed, temperature, stop, top_k, top_p, min_p, min_tokens, repetition_penalty, "
-         "presence_penalty, frequency_penalty, logit_bias\n",
+         "presence_penalty, frequency_penalty, logit_bias, logprobs\n",
          "{\"prompt\":\"a\",\"max-tokens\":3}",
          {"run", "--input", "-"}},
         {6, "\"max_tokens\": expected a whole", "{\"prompt\":\"a\",\"max_tokens\":-1}", INPUT},

@@ -210,7 +210,8 @@ json_t *spc_cli_json_text(const char *text);
 
 /* What a line says of how it is decoded, in place of the command line. */
 typedef struct {
-    bool has_seed, has_stop, has_bias;
+    bool has_seed, has_stop, has_bias, has_logprobs;
+    int32_t logprobs; /* as of the option */
     uint64_t seed;
     uint32_t has;               /* numbers that it says, by bit ... */
     spc_session_options number; /* ... in their fields */

@@ -4,6 +4,7 @@
  * What the models read is always the chat template's text of the whole conversation; the session
  * runs only what is new of it (spc_session_restart). */
 #include "cli_decode.h"
+#include "cli_details.h"
 #include "cli_lines.h"
 #include "cli_said.h"
 #include "host/session.h"
@@ -47,6 +48,7 @@ static const spc_cli_option options[] = {
     {"json", NULL,
      "one line per reply, a JSON object: text, ids, how it ended (\"finish\"), counters",
      SPC_CLI_FLAG, offsetof(chat_args, json), 0, 0},
+    SPC_CLI_LOGPROBS_ROW(chat_args),
     {"keep-going", NULL,
      "where a line of --input cannot be read or replied to, say so (with --json as a\n"
      "reply, {\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next, as if it\n"
@@ -77,7 +79,8 @@ typedef struct {
     int64_t turns, refused; /* asked for by --input, and of them those without a reply */
     spc_session *session;   /* NULL before the first reply */
     bool special;           /* the session's options are those of a line */
-    uint64_t seed;          /* of the session */
+    uint64_t seed;          /* of the session ... */
+    int32_t top_logprobs;   /* ... and if it keeps logprobs, of how many others */
     spc_cli_total total;
 } chat_state;
 
@@ -153,9 +156,9 @@ static spc_status begin_reply(chat_state *chat, const int32_t *ids, int32_t coun
     if (special) spc_cli_own_apply(chat->own, &o);
     chat->special = special;
     chat->seed = o.seed;
+    chat->top_logprobs = o.top_logprobs;
     status = spc_session_open(chat->engine, &o, ids, count, &chat->session, err);
-    /* what the command line says has been checked: the line's own options are to blame */
-    return status == SPC_ERULE || status == SPC_EUSAGE ? SPC_EINPUT : status;
+    return spc_cli_own_blame(status);
 }
 
 /* Decode until the reply ends, by itself or by Ctrl-C. */
@@ -176,6 +179,7 @@ static spc_status decode(chat_state *chat, const int32_t *ids, int32_t count, sp
 static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes)
 {
     int32_t count;
+    const spc_logprob *logprobs = spc_session_logprobs(chat->session, &count);
     const int32_t *tokens = spc_session_tokens(chat->session, &count);
     spc_stats stats;
     json_t *object = json_object();
@@ -194,6 +198,11 @@ static json_t *reply_json(const chat_state *chat, const char *text, size_t bytes
     failed |= json_object_set_new(object, "gamma", spc_cli_json_gamma(chat->way.options.gamma));
     failed |= json_object_set_new(object, "seed", json_integer((json_int_t)chat->seed));
     failed |= json_object_set_new(object, "reused_tokens", json_integer(stats.reused_tokens));
+    if (logprobs) {
+        failed |= json_object_set_new(
+            object, "logprobs",
+            spc_cli_logprobs_json(chat->engine, logprobs, count, chat->top_logprobs));
+    }
     if (failed == 0 && spc_cli_json_stats(object, &stats, spc_cli_positions(&chat->way, &stats))) {
         return object;
     }
@@ -349,10 +358,14 @@ static spc_status answer_line(chat_state *chat, bool *over, spc_error *err)
     if (got && status == SPC_OK) {
         char *text = line.text;
 
-        line.text = NULL;
         chat->own = &line.own;
-        status = line.messages ? begin_with(chat, line.messages, &inner)
-                               : make_turn(chat, text, line.bytes, &inner);
+        status = spc_cli_own_check(&line.own, chat->args->json, &inner);
+        if (status == SPC_OK && line.messages) {
+            status = begin_with(chat, line.messages, &inner);
+        } else if (status == SPC_OK) {
+            line.text = NULL;
+            status = make_turn(chat, text, line.bytes, &inner);
+        }
         chat->own = NULL;
         if (status != SPC_OK) (void)in_line(chat, status, &inner, err);
     }
@@ -473,18 +486,20 @@ static spc_status check_given(const chat_args *a, spc_error *err)
 static spc_status check_args(const chat_args *a, spc_error *err)
 {
     spc_chat_template chat;
+    spc_status status;
 
     if (a->keep_going && !a->input) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--keep-going is for the lines of --input FILE, and none is given: "
                              "leave it out, or give a file");
     }
-    if (!a->chat_template) return SPC_OK;
-    if (!spc_chat_find(a->chat_template, &chat)) {
+    if (a->chat_template && !spc_chat_find(a->chat_template, &chat)) {
         return spc_error_set(err, SPC_EUSAGE,
                              "--chat-template: expected one of " SPC_CHAT_NAMES ", found '%.60s'",
                              a->chat_template);
     }
+    status = spc_cli_check_logprobs(&a->decode, a->json, "leave them out", err);
+    if (status != SPC_OK || !a->chat_template) return status;
     return check_system(&chat, a->system, err);
 }
 

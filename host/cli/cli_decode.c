@@ -232,6 +232,14 @@ spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *
     return spc_session_options_check(o, &params, err);
 }
 
+spc_status spc_cli_check_logprobs(const spc_cli_decode *decode, bool json, const char *instead,
+                                  spc_error *err)
+{
+    if (json || decode->logprobs < 0) return SPC_OK;
+    return spc_error_set(err, SPC_EUSAGE,
+                         "--logprobs: they are printed with --json alone: add it, or %s", instead);
+}
+
 /* Warnings, where models run that run apart, KV caches that are smaller than all contexts, n-grams
  * in place of a drafter, and what gamma auto starts from: the rest of the engine's log is on the
  * result or of no use here. */

@@ -168,6 +168,14 @@ typedef struct {
                            "print no statistics on stderr, and no progress of prompts", FLAG,      \
                            quiet, 0, 0)
 
+/* Of what has results in JSON. */
+#define SPC_CLI_LOGPROBS_ROW(args)                                                          \
+    SPC_CLI_DECODE_ROW(                                                                     \
+        args, "logprobs", "N",                                                              \
+        "with --json: log-probability of each token to the verifier, before temperature,\n" \
+        "truncation and rule, and those of the N most probable tokens, as \"logprobs\"",    \
+        INT, logprobs, 0, SPC_TOP_LOGPROBS_MAX)
+
 /* The session's defaults; no models. */
 void spc_cli_decode_init(spc_cli_decode *decode);
 
@@ -183,6 +191,12 @@ typedef struct {
 /* Read them, before any model is loaded.  Says on stderr which operating point was taken. */
 spc_status spc_cli_decode_way(const spc_cli_decode *decode, const spc_cli_line *line,
                               spc_cli_way *out, spc_error *err);
+
+/* --logprobs, where results are JSON or are not.  SPC_EUSAGE
+ *
+ * instead   what may be done about it, beside giving --json */
+spc_status spc_cli_check_logprobs(const spc_cli_decode *decode, bool json, const char *instead,
+                                  spc_error *err);
 
 /* Open the models for so many sessions.  Warnings of the engine go to stderr, rank 0's only.
  *

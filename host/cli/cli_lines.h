@@ -26,14 +26,20 @@ const char *spc_cli_text_of(const json_t *value);
     X(repetition_penalty)   \
     X(presence_penalty)     \
     X(frequency_penalty)    \
-    X(logit_bias)
+    X(logit_bias)           \
+    X(logprobs)
 
 /* Read those of prompt->line into prompt->own; ranges are those of a session.  SPC_EINPUT */
 spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err);
+/* May the line say it, where results are JSON or are not?  SPC_EINPUT */
+spc_status spc_cli_own_check(const spc_cli_own *own, bool json, spc_error *err);
 /* Does the line say anything of it? */
 bool spc_cli_own_any(const spc_cli_own *own);
 /* Put them into options, which borrow of it. */
 void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *options);
+/* What a session that has not been opened with these options is an error of.  What the command line
+ * says has been checked: where options are to blame, they are the line's. */
+spc_status spc_cli_own_blame(spc_status status);
 
 /* ---- lines ---- */
 

@@ -79,6 +79,20 @@ static spc_status read_seed(const char *where, const json_t *value, spc_cli_own 
     return status;
 }
 
+static spc_status read_logprobs(const char *where, const json_t *value, spc_cli_own *own,
+                                spc_error *err)
+{
+    json_int_t top = json_integer_value(value);
+
+    own->has_logprobs = true;
+    own->logprobs = (int32_t)top;
+    if (json_is_integer(value) && top >= 0 && top <= SPC_TOP_LOGPROBS_MAX) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "%s: \"logprobs\": expected a whole number of 0 to %d, of most probable "
+                         "tokens beside each",
+                         where, SPC_TOP_LOGPROBS_MAX);
+}
+
 /* ---- stop strings, bias -----------------------------------------------------------------------
  */
 
@@ -151,6 +165,7 @@ spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err)
     json_t *seed = spc_cli_said_of(prompt->line, "seed");
     json_t *stop = spc_cli_said_of(prompt->line, "stop");
     json_t *bias = spc_cli_said_of(prompt->line, "logit_bias");
+    json_t *logprobs = spc_cli_said_of(prompt->line, "logprobs");
     spc_cli_own *own = &prompt->own;
     spc_status status = SPC_OK;
 
@@ -162,12 +177,21 @@ spc_status spc_cli_own_read(spc_cli_prompt *prompt, spc_error *err)
     if (status == SPC_OK && seed) status = read_seed(prompt->where, seed, own, err);
     if (status == SPC_OK && stop) status = read_stop(prompt->where, stop, own, err);
     if (status == SPC_OK && bias) status = read_biases(prompt->where, bias, own, err);
+    if (status == SPC_OK && logprobs) status = read_logprobs(prompt->where, logprobs, own, err);
     return status;
+}
+
+spc_status spc_cli_own_check(const spc_cli_own *own, bool json, spc_error *err)
+{
+    if (json || !own->has_logprobs) return SPC_OK;
+    return spc_error_set(err, SPC_EINPUT,
+                         "\"logprobs\": they are printed with --json alone: add it, or leave the "
+                         "key out");
 }
 
 bool spc_cli_own_any(const spc_cli_own *own)
 {
-    return own->has || own->has_seed || own->has_stop || own->has_bias;
+    return own->has || own->has_seed || own->has_stop || own->has_bias || own->has_logprobs;
 }
 
 void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *o)
@@ -186,6 +210,17 @@ void spc_cli_own_apply(const spc_cli_own *own, spc_session_options *o)
         o->logit_bias = own->bias;
         o->logit_bias_count = own->bias_count;
     }
+    if (own->has_logprobs) {
+        o->logprobs = true;
+        o->top_logprobs = own->logprobs;
+    }
+}
+
+spc_status spc_cli_own_blame(spc_status status)
+{
+    bool options = status == SPC_ERULE || status == SPC_EUSAGE || status == SPC_EUNSUPPORTED;
+
+    return options ? SPC_EINPUT : status;
 }
 
 void spc_cli_own_free(spc_cli_own *own)

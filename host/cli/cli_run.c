@@ -37,8 +37,9 @@ static const spc_cli_option options[] = {
            "that is repeated in the result, if wanted, and its own \"max_tokens\",\n"
            "\"min_tokens\", \"seed\", \"temperature\", \"top_k\", \"top_p\", \"min_p\",\n"
            "\"repetition_penalty\", \"presence_penalty\", \"frequency_penalty\",\n"
-           "\"logit_bias\" ({\"ID\": X, ...}) and \"stop\" (a text or an array of texts; null\n"
-           "is as good as no key); a message's content may be an array of {\"type\": \"text\", "
+           "\"logit_bias\" ({\"ID\": X, ...}), \"stop\" (a text or an array of texts) and,\n"
+           "with --json, \"logprobs\" (null is as good as no key); a message's content may be an "
+           "array of {\"type\": \"text\", "
            "\"text\": TEXT},\n"
            "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
@@ -69,10 +70,7 @@ static const spc_cli_option options[] = {
            "it, log-probability of the token; with --json as \"details\", otherwise a table\n"
            "on stderr.  Not for rules that run one model at a time",
            FLAG, decode.details, 0, 0),
-    OPTION("logprobs", "N",
-           "with --json: log-probability of each token to the verifier, before temperature,\n"
-           "truncation and rule, and those of the N most probable tokens, as \"logprobs\"",
-           INT, decode.logprobs, 0, SPC_TOP_LOGPROBS_MAX),
+    SPC_CLI_LOGPROBS_ROW(run_args),
     OPTION("keep-going", NULL,
            "where a prompt cannot be read or decoded, say so (with --json as a result,\n"
            "{\"index\": N, \"id\": ID, \"error\": TEXT}) and go on with the next; exit code 6",
@@ -104,8 +102,8 @@ typedef struct job {
     size_t bytes;
     int32_t *tokens;          /* [count] */
     spc_token_detail *detail; /* [count], or NULL: not wanted */
-    spc_logprob *logprobs;    /* [count, 1 + decode.logprobs], or NULL: not wanted */
-    int32_t count;
+    spc_logprob *logprobs;    /* [count, 1 + top_logprobs], or NULL: not wanted */
+    int32_t count, top_logprobs;
     uint64_t seed;
     spc_finish finish;
     spc_stats stats;
@@ -195,11 +193,13 @@ static spc_status open_job(run_state *run, spc_cli_prompt *prompt, job *j, spc_e
     if (status != SPC_OK) return status;
     o = options_of(run, prompt);
     j->seed = o.seed;
-    status = spc_session_open(run->engine, &o, prompt->ids, prompt->count, &j->session, &inner);
+    j->top_logprobs = o.top_logprobs;
+    status = spc_cli_own_check(&prompt->own, run->args->json, &inner);
+    if (status == SPC_OK) {
+        status = spc_session_open(run->engine, &o, prompt->ids, prompt->count, &j->session, &inner);
+    }
     if (status == SPC_OK) return SPC_OK;
-    /* what the command line says has been checked: the line's own options are to blame */
-    if (status == SPC_ERULE || status == SPC_EUSAGE) status = SPC_EINPUT;
-    return spc_error_set(err, status, "%s: %s", prompt->where, inner.message);
+    return spc_error_set(err, spc_cli_own_blame(status), "%s: %s", prompt->where, inner.message);
 }
 
 /* Begin the next prompt, if there is one.  One that is refused has its result at once, where the
@@ -257,8 +257,7 @@ static void take_details(run_state *run, job *j)
     j->detail = keep(run, detail, (size_t)count * sizeof *detail);
     logprobs = spc_session_logprobs(j->session, &count);
     j->logprobs =
-        keep(run, logprobs,
-             (size_t)count * (1 + (size_t)run->way.options.top_logprobs) * sizeof *logprobs);
+        keep(run, logprobs, (size_t)count * (1 + (size_t)j->top_logprobs) * sizeof *logprobs);
 }
 
 /* Take the result out of a session that ended, and give its slot back. */
@@ -329,7 +328,7 @@ static json_t *job_json(const run_state *run, const job *j)
     if (j->logprobs) {
         failed |= json_object_set_new(
             object, "logprobs",
-            spc_cli_logprobs_json(run->engine, j->logprobs, j->count, run->args->decode.logprobs));
+            spc_cli_logprobs_json(run->engine, j->logprobs, j->count, j->top_logprobs));
     }
     if (failed == 0 &&
         spc_cli_json_stats(object, &j->stats, spc_cli_positions(&run->way, &j->stats)))
@@ -421,15 +420,10 @@ static spc_status check_args(const run_args *a, const spc_cli_line *line, spc_er
     if (a->stream && a->json) {
         return spc_error_set(err, SPC_EUSAGE, "--stream and --json do not go together");
     }
-    if (a->decode.logprobs >= 0 && !a->json) {
-        return spc_error_set(err, SPC_EUSAGE,
-                             "--logprobs: they are printed with --json alone: add it, or choose "
-                             "--details, which have a table");
-    }
     if (a->stream && a->batch > 1) {
         return spc_error_set(err, SPC_EUSAGE, "--stream takes one prompt at a time: no --batch");
     }
-    return SPC_OK;
+    return spc_cli_check_logprobs(&a->decode, a->json, "choose --details, which have a table", err);
 }
 
 /* What can be told of the models before their weights are loaded. */
