@@ -365,6 +365,52 @@ Test(host_cli_chat, a_terminal_sees_how_far_a_long_message_is)
     close_pair(&p);
 }
 
+/* A chat model continues a prompt as any other does: somebody at a terminal is told, once, where
+ * there is a template and it is not applied. */
+Test(host_cli_chat, a_terminal_is_told_that_run_applies_no_template)
+{
+    static const char hint[] =
+        "spc: the prompt is continued as it is, without the model's chat template (mistral-nemo); "
+        "for replies: spc chat, or \"messages\" in --input\n";
+    chat_pair p = open_pair();
+    const char *const run[] = {
+        "run", "--verifier", p.verifier.path, "--drafter", p.drafter.path, "--max-tokens",
+        "2",   NULL};
+    const struct {
+        const char *in, *more[3];
+        bool terminal, told;
+    } table[] = {{"", {"Good morning.", "Good night."}, true, true},
+                 {"", {"Good morning.", "--quiet"}, true, false},
+                 {"", {"Good morning."}, false, false},
+                 {"{\"messages\": [{\"role\": \"user\", \"content\": \"Good morning.\"}]}\n\004",
+                  {"--input", "-"},
+                  true,
+                  false},
+                 {"{\"ids\": [7]}\n\004", {"--input", "-"}, true, false}};
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        arguments a = join(run, table[i].more);
+        spawn_result r =
+            spawn(a.arg, &(const spawn_options){.terminal = table[i].terminal, .in = table[i].in});
+        const char *found = strstr(r.out, hint);
+
+        cr_expect_eq(r.code, 0, "%s", r.out);
+        cr_expect_eq(found != NULL, table[i].told, "%zu: %s", i, r.out);
+        cr_expect(!found || !strstr(found + strlen(hint), "chat template"), "%s", r.out);
+        cr_expect_null(strstr(r.err, "chat template"), "%s", r.err);
+        spawn_free(&r);
+    }
+    folder_write(&p.verifier, "chat_template.jinja", "{{ x }}", 7);
+
+    arguments none = join(run, (const char *const[]){"Good morning.", NULL});
+    spawn_result r = spawn(none.arg, &(const spawn_options){.terminal = true});
+
+    cr_expect_eq(r.code, 0, "%s", r.out);
+    cr_expect_null(strstr(r.out, "template"), "%s", r.out);
+    spawn_free(&r);
+    close_pair(&p);
+}
+
 Test(host_cli_chat, nothing_said_is_no_reply)
 {
     chat_pair p = open_pair();

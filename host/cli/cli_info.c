@@ -218,7 +218,8 @@ static void print_text(const model_info *m)
     } else {
         spc_cli_print("%-18snone\n", "tokenizer");
     }
-    spc_cli_print("%-18s%s\n", "chat template", m->chat ? m->chat : "none that is known");
+    spc_cli_print("%-18s%s%s\n", "chat template", m->chat ? m->chat : "none that is known",
+                  m->chat ? ", for spc chat and \"messages\" of spc run --input" : "");
 }
 
 /* The numbers of ranks that the model can be cut for; returns how many. */

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a line may hold.  Each name once: they are looked for, and listed. */
 #define KEYS(X)          X(prompt) X(ids) X(messages) X(id) SPC_CLI_OWN_KEYS(X)
@@ -279,4 +280,18 @@ spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages
     if (status == SPC_OK) *end = chat.stop_token;
     free(message);
     return status;
+}
+
+void spc_cli_tell_template(const spc_engine *engine)
+{
+    spc_chat_facts chat;
+    spc_error none;
+    char line[192];
+
+    if (!isatty(STDERR_FILENO) || spc_engine_chat(engine, NULL, &chat, &none) != SPC_OK) return;
+    (void)snprintf(line, sizeof line,
+                   "the prompt is continued as it is, without the model's chat template (%s); for "
+                   "replies: spc chat, or \"messages\" in --input",
+                   chat.name);
+    spc_cli_note(line);
 }

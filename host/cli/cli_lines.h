@@ -77,4 +77,8 @@ spc_status spc_cli_conversation(const spc_engine *engine, const json_t *messages
                                 const char *chat_template, int32_t **ids, int32_t *count,
                                 int32_t *end, spc_error *err);
 
+/* Tell somebody at a terminal that a prompt is no message to a verifier that has a chat template:
+ * who expects a reply would wonder at what comes.  What scripts read of stderr stays as it is. */
+void spc_cli_tell_template(const spc_engine *engine);
+
 #endif

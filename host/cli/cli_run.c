@@ -121,6 +121,7 @@ typedef struct {
     int32_t running;
     int64_t prompts, refused; /* begun, and of them those without a result */
     bool reading;             /* there may be more prompts */
+    bool told_template;       /* that there is one, and it is not applied */
     spc_cli_total total;
     spc_error error; /* the first; status SPC_OK: none */
 } run_state;
@@ -162,6 +163,8 @@ static spc_status prompt_ids(run_state *run, spc_cli_prompt *prompt, spc_error *
         status = spc_cli_translation(run->engine, a->to, prompt->text, prompt->bytes, &prompt->ids,
                                      &prompt->count, &inner);
     } else {
+        if (!run->told_template && !a->decode.quiet) spc_cli_tell_template(run->engine);
+        run->told_template = true;
         status = spc_engine_encode(run->engine, prompt->text, prompt->bytes, true, &prompt->ids,
                                    &prompt->count, &inner);
     }
@@ -580,6 +583,9 @@ const spc_cli_command spc_cli_run = {
     "run",
     "[PROMPT ...]",
     "decode prompts with a drafter and a verifier under a deferral rule",
+    "A prompt is continued as it is, also by a chat model: its replies are to \"messages\" "
+    "(--input),\n"
+    "or in spc chat.\n"
     "Without prompts on the command line and without --input, every line of stdin is a prompt.\n"
     "Prints every answer and an end of line on stdout, in the order of the prompts; an answer may\n"
     "have several lines (--json: one line per prompt).  Two lines of statistics go to stderr.\n"
