@@ -46,6 +46,11 @@ static const spc_backend_ops *cuda_ops(void)
 #endif
 }
 
+bool spc_device_knows_cuda(void)
+{
+    return cuda_ops() != NULL;
+}
+
 int32_t spc_device_ranks(const char *device)
 {
     int32_t count = 1;

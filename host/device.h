@@ -72,4 +72,7 @@ int32_t spc_device_ranks(const char *device);
 /* Does a device's text mean a GPU for certain ("cuda", "cuda:1")? */
 bool spc_device_is_cuda(const char *device);
 
+/* Has this build CUDA? */
+bool spc_device_knows_cuda(void);
+
 #endif

@@ -2,6 +2,7 @@
 /* engine_kernels.c - an engine reads a table of kernels, or makes one. */
 #include "engine.h"
 
+#include "device.h"
 #include "entry.h"
 
 #include <string.h>
@@ -36,6 +37,21 @@ static spc_status no_gpu(const char *device, spc_error *err)
     return spc_error_set(err, SPC_EUSAGE, "kernels are chosen for one GPU: found %.200s", device);
 }
 
+/* Not what an engine would say of such a build, to use the CPU: it has no kernels to choose from.
+ * What else is wrong with the options is told first. */
+static spc_status no_cuda(const spc_engine_options *options, spc_error *err)
+{
+    spc_engine_options o = *options;
+    spc_status status;
+
+    if (spc_device_is_cuda(o.device) || strcmp(o.device, "auto") == 0) o.device = "cpu";
+    status = spc_engine_options_check(&o, err);
+    if (status != SPC_OK) return status;
+    return spc_error_set(err, SPC_EUNSUPPORTED,
+                         "kernels are chosen for one GPU, and this build has no CUDA: build with "
+                         "-DSPC_CUDA=ON; on a CPU there is nothing to choose");
+}
+
 spc_status spc_tune_engine(spc_engine *engine, const spc_tuning *how, const char *path,
                            spc_error *err)
 {
@@ -66,6 +82,7 @@ spc_status spc_tune_kernels(const spc_engine_options *options, const char *path,
     status = spc_kernels_place(path, err);
     o = *options;
     o.kernels = NULL;
+    if (status == SPC_OK && !spc_device_knows_cuda()) status = no_cuda(&o, err);
     if (status == SPC_OK) status = spc_engine_open(&o, &engine, err);
     if (status != SPC_OK) return status;
     status = spc_tune_engine(engine, &how, path, err);

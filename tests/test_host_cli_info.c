@@ -342,6 +342,22 @@ Test(host_cli_info, keys_and_values_of_16_bits_are_half_as_large)
     json_decref(lines);
 }
 
+/* Where there is no GPU, kernels cannot be chosen, and there is none the less a CPU to run on. */
+static void expect_gpu_for_kernels(const char *device)
+{
+    spawn_result r = SPAWN(NULL, "tune-kernels", "--device", device, "--output", "none.json");
+
+    spawn_one_line(r.err, "tune-kernels");
+    if (strstr(r.err, "no CUDA")) {
+        cr_expect_eq(r.code, 2);
+        cr_expect_str_eq(r.err,
+                         "spc: kernels are chosen for one GPU, and this build has no CUDA: build "
+                         "with -DSPC_CUDA=ON; on a CPU there is nothing to choose\n");
+    }
+    cr_expect(r.code == 2 || r.code == 4, "%d", r.code);
+    spawn_free(&r);
+}
+
 Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
 {
     static const char *const unknown[] = {"gpu", "", "cud", "cuda0", "cpu:1"};
@@ -373,6 +389,8 @@ Test(host_cli_info, a_device_that_cannot_be_had_is_refused)
     spawn_failure(kernels, NULL, 2, "kernels: expected one GPU");
     spawn_failure(no_gpu, NULL, 2, "one GPU: found cpu");
     spawn_failure(no_file, NULL, 2, "--output is missing");
+    expect_gpu_for_kernels("cuda");
+    expect_gpu_for_kernels("auto");
     spawn_failure(plain, NULL, 2, "plain-launches");
     spawn_failure(overlap, NULL, 2, "overlap");
 }
