@@ -317,15 +317,6 @@ static bool bench_load(const options *o)
     return true;
 }
 
-/* Threads of the backend, from its description: what the read rate is measured with. */
-static int32_t threads_of(const char *device)
-{
-    const char *comma = strchr(device, ',');
-    long threads = comma ? strtol(comma + 1, NULL, 10) : 1;
-
-    return threads > 0 ? (int32_t)threads : 1;
-}
-
 int main(int count, char **arguments)
 {
     options o;
@@ -339,7 +330,7 @@ int main(int count, char **arguments)
         return spc_status_exit_code(m.error.status);
     }
 
-    int32_t threads = threads_of(m.ops->device(m.backend));
+    int32_t threads = measure_threads(m.ops->device(m.backend));
     double read_rate = measure_read_rate(threads, READ_BYTES);
     bool ok = read_rate > 0;
 

@@ -4,6 +4,7 @@
  *
  * The output file is the state: points it holds are not run again, so an interrupted sweep goes on
  * where it was. */
+#include "bench/measure.h"
 #include "bench/quality_python.h"
 #include "bench/sweep.h"
 
@@ -404,15 +405,18 @@ static void set_hash(json_t *setup, const char *key, uint64_t hash)
 static json_t *setup_of(const sweep *s)
 {
     const options *o = s->o;
+    spc_engine_facts facts;
     json_t *seeds = json_array(), *setup;
 
+    spc_engine_describe(s->job.engine, &facts);
     for (int32_t i = 0; i < s->grid.seeds; i++) {
         (void)json_array_append_new(seeds, json_integer(s->grid.seed[i]));
     }
-    setup = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:o}", "metric", o->metric, "verifier",
-                      o->verifier, "drafter", o->drafter, "examples", (int)s->data.count,
-                      "max_tokens", (int)o->max_tokens, "threads", (int)o->threads, "seed",
-                      (json_int_t)s->grid.seed[0], "seeds", seeds);
+    setup =
+        json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:o}", "metric", o->metric, "verifier",
+                  o->verifier, "drafter", o->drafter, "examples", (int)s->data.count, "max_tokens",
+                  (int)o->max_tokens, "threads", (int)measure_threads(facts.device), "seed",
+                  (json_int_t)s->grid.seed[0], "seeds", seeds);
     if (setup) {
         set_hash(setup, "data_hash", sweep_data_hash(&s->data));
         set_hash(setup, "verifier_hash", s->model_hash[0]);

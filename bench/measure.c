@@ -108,6 +108,13 @@ static void *reader_main(void *argument)
     return NULL;
 }
 
+int32_t measure_threads(const char *device)
+{
+    int threads = 0;
+
+    return sscanf(device, "cpu, %d thread", &threads) == 1 ? threads : 0;
+}
+
 /* One pass of all threads; nanoseconds from the first begin to the last end, 0 when the system
  * refuses a thread. */
 static uint64_t read_pass(reader *readers, int32_t threads)

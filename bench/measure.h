@@ -33,6 +33,10 @@ bool measure_run(bool (*fn)(void *user), void (*prepare)(void *user), void *user
 /* Quantile 0 .. 1 of values [count], which are sorted in place; linear between neighbours. */
 double measure_quantile(double *values, int32_t count, double quantile);
 
+/* CPU threads of a device, as its description has them ("cpu, 2 threads, avx512"); 0: it is a GPU.
+ */
+int32_t measure_threads(const char *device);
+
 /* GB/s (10^9 bytes) at which so many threads together read a buffer of `bytes`, far larger than the
  * caches; best of several passes.  0: no memory or no threads. */
 double measure_read_rate(int32_t threads, size_t bytes);

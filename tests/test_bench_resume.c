@@ -304,6 +304,41 @@ Test(bench_resume, results_of_other_settings_are_not_gone_on_with)
     folder_close(&f);
 }
 
+/* 0 is another number on another machine: what is recorded, and gone on with, is how many ran. */
+Test(bench_resume, threads_are_recorded_as_those_that_ran)
+{
+    folder f = folder_open();
+    char number[16];
+    command c;
+    spawn_result r;
+    char *text;
+    json_t *line;
+    json_int_t threads;
+
+    write_data(&f);
+    make_command(&f, "out.jsonl", &c);
+    c.args[5] = "drafter-only";
+    c.args[9] = "0";
+    r = run(&c);
+    cr_assert_eq(r.code, 0, "%s", r.err);
+    spawn_free(&r);
+    text = text_of(c.output);
+    line = json_loads(text, JSON_DISABLE_EOF_CHECK, NULL); /* the first of two */
+    threads = json_integer_value(json_object_get(line, "threads"));
+    cr_assert_gt(threads, 0, "%s", text);
+    (void)snprintf(number, sizeof number, "%d", (int)threads);
+    c.args[9] = number;
+    r = run(&c);
+    cr_expect_eq(r.code, 0, "%s", r.err);
+    spawn_free(&r);
+    json_decref(line);
+    free(text);
+    text = text_of(c.output);
+    cr_expect_eq(count_lines(text), 2, "nothing was left to measure: %s", text);
+    free(text);
+    folder_close(&f);
+}
+
 #define DEMO_DRAFTER SPC_SOURCE_DIR "/weights/demo/drafter"
 
 /* The demo drafter under a name, as it is or with its last byte changed. */
