@@ -1,23 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gamma auto: what is chosen follows times and verdicts, costs little where drafts are hopeless,
- * and leaves the law.  The clock is a toy that only forwards move, so every choice can be told. */
-#include "decode.h"
-#include "toy.h"
+/* test_host_gamma.c - gamma auto: what is chosen follows times and verdicts, costs little where
+ * drafts are hopeless, and leaves greedy text as it is. */
+#include "toygamma.h"
 
 #include <math.h>
 
-enum { CONTEXT = 4096 };
-
 /* A drafter at a fifth of the verifier's time, rows at a hundredth of it. */
 static const toy_clock usual = {0, 200, 1, 1000, 10};
-
-static spc_session_options auto_options(const char *rule, float temperature, uint64_t seed)
-{
-    spc_session_options o = options_of(rule, SPC_GAMMA_AUTO, temperature);
-
-    o.seed = seed;
-    return o;
-}
 
 /* Steps of one session until it has so many tokens; the clock's time per token. */
 static double run_to(spc_session *s, const toy_clock *clock, int32_t tokens)
@@ -32,14 +21,6 @@ static double run_to(spc_session *s, const toy_clock *clock, int32_t tokens)
         (void)spc_session_tokens(s, &count);
     }
     return (double)(clock->now_ns - start) / (count - before);
-}
-
-static spc_stats stats_of(const spc_session *s)
-{
-    spc_stats stats;
-
-    spc_session_stats(s, &stats);
-    return stats;
 }
 
 /* A session by itself on an engine that runs by a toy's clock. */
@@ -77,17 +58,6 @@ static double time_of(toy_pair pair, const char *rule, int32_t gamma, float temp
     *stats = stats_of(s);
     close_timed(s);
     return time;
-}
-
-static toy_pair pair_of(float spread, bool equal, bool reversed)
-{
-    return (toy_pair){.seed = 31,
-                      .vocab = 24,
-                      .context = CONTEXT,
-                      .sessions = 1,
-                      .spread = spread,
-                      .equal = equal,
-                      .reversed = reversed};
 }
 
 /* ---- what is chosen ---- */
@@ -261,227 +231,6 @@ Test(host_gamma, a_batch_is_no_slower_than_without_drafts)
         spc_engine_close(engine);
     }
     cr_expect_lt(time[0], time[1] * 1.01, "%g ns a token, plain %g", time[0], time[1]);
-}
-
-/* ---- what it takes to begin ---- */
-
-/* A prompt of 400 tokens takes the drafter as long as 12 tokens take the verifier. */
-static const toy_clock long_prompts = {0, 200, 30, 1000, 40};
-
-/* Time of one text behind a prompt of 400 tokens, on an engine that has decoded `before` of them.
- */
-static double time_behind_prompt(int32_t gamma, int32_t tokens, int32_t before, decoded *d)
-{
-    toy_clock clock = long_prompts;
-    toy_pair pair = pair_of(6, true, false);
-    prompt p = prompt_made(400, pair.vocab, 3), other = prompt_made(40, pair.vocab, 5);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-    spc_session_options o = options_of("strict", gamma, 0);
-
-    o.max_tokens = 3;
-    *d = decode(engine, &o, &other); /* both models are measured */
-    for (int32_t i = 0; i < before; i++) (void)decode(engine, &o, &other);
-    o.max_tokens = tokens;
-
-    uint64_t start = clock.now_ns;
-
-    *d = decode(engine, &o, &p);
-    spc_engine_close(engine);
-    return (double)(clock.now_ns - start);
-}
-
-/* Drafts are always kept, and each of the first tokens would come faster, but for the drafter's
- * prompt: with few tokens to come strict is no slower than plain decoding, with many it drafts. */
-Test(host_gamma, a_prompt_is_drafted_behind_where_what_is_to_come_pays_for_it)
-{
-    for (int32_t tokens = 1; tokens <= 256; tokens *= 2) {
-        decoded plain, chosen, fixed;
-        double plain_ns = time_behind_prompt(0, tokens, 0, &plain);
-        double chosen_ns = time_behind_prompt(SPC_GAMMA_AUTO, tokens, 0, &chosen);
-        double fixed_ns = time_behind_prompt(8, tokens, 0, &fixed);
-
-        cr_expect(same_tokens(&plain, &chosen));
-        cr_expect_leq(chosen_ns, plain_ns * 1.0001, "%d tokens: %g, plain %g", (int)tokens,
-                      chosen_ns, plain_ns);
-        cr_expect_leq(chosen_ns, fixed_ns * 1.2, "%d tokens: %g, gamma 8 %g", (int)tokens,
-                      chosen_ns, fixed_ns);
-        if (tokens <= 4) cr_expect_gt(fixed_ns, plain_ns * 1.02, "there is something to lose");
-        if (tokens <= 4) cr_expect_eq(chosen.stats.drafter_calls, 0);
-        if (tokens >= 64) cr_expect_lt(chosen_ns, plain_ns * 0.8);
-    }
-}
-
-/* What may come is many tokens, what has come so far were three: it waits, and begins where the
- * text goes on. */
-Test(host_gamma, how_much_is_to_come_is_learned_from_what_came)
-{
-    decoded known, unknown;
-
-    (void)time_behind_prompt(SPC_GAMMA_AUTO, 256, 0, &unknown);
-    cr_expect_leq(unknown.stats.chosen[0], 2, "nothing says that it is short");
-    (void)time_behind_prompt(SPC_GAMMA_AUTO, 256, 200, &known);
-    cr_expect_gt(known.stats.chosen[0], unknown.stats.chosen[0] + 2);
-    cr_expect_lt(known.stats.chosen[0], 64, "%d", (int)known.stats.chosen[0]);
-    cr_expect(same_tokens(&known, &unknown));
-}
-
-/* Texts of one noise do not tell each other how long they are: that would lean on it. */
-Test(host_gamma, a_text_does_not_know_how_long_one_of_its_noise_was)
-{
-    toy_clock clock = long_prompts;
-    toy_pair pair = pair_of(6, true, false);
-    prompt p = prompt_made(5, pair.vocab, 3);
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-
-    for (uint64_t seed = 1; seed <= 2; seed++) {
-        spc_session_options o = auto_options("strict", 1, 1);
-
-        o.max_tokens = 3;
-        (void)decode(engine, &o, &p);
-        o.seed = seed;
-
-        spc_session *s = open_session(engine, &o, &p);
-
-        cr_expect_eq(s->choice.replies.ended > 0, seed == 2);
-        cr_expect_eq(s->choice.replies.tokens, 3 * s->choice.replies.ended, "three tokens each");
-        spc_session_close(s);
-    }
-    spc_engine_close(engine);
-}
-
-/* A drafter that begins late behind a prompt longer than a step takes reads it in chunks, between
- * which its caller has the word. */
-Test(host_gamma, a_drafter_that_begins_late_reads_the_prompt_in_chunks)
-{
-    toy_clock clock = long_prompts;
-    toy_pair pair = pair_of(6, true, false);
-    int32_t long_prompt[1500];
-    spc_session_options o = auto_options("strict", 0, 1);
-    int64_t rows, most = 0;
-    spc_session *s;
-
-    for (int32_t i = 0; i < 1500; i++) long_prompt[i] = i % pair.vocab;
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-
-    o.max_tokens = 400;
-    cr_assert_eq(spc_session_open(engine, &o, long_prompt, 1500, &s, NULL), SPC_OK);
-    while (spc_session_finish(s) == SPC_FINISH_RUNNING) {
-        bool begun = stats_of(s).rounds > 0;
-
-        rows = toy_rows(engine->drafter.runner);
-        cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
-        rows = toy_rows(engine->drafter.runner) - rows;
-        if (begun && rows > most) most = rows;
-    }
-    cr_expect_eq(most, engine->scratch.rows);
-    cr_expect_lt(stats_of(s).chosen[0], 10);
-    spc_session_close(s);
-    spc_engine_close(engine);
-}
-
-/* Of sessions with one prompt the drafter reads it once, also where it begins behind it. */
-Test(host_gamma, a_drafter_that_begins_late_reads_a_shared_prompt_once)
-{
-    enum { MANY = 8, LENGTH = 400 };
-    toy_clock clock = long_prompts;
-    toy_pair pair = pair_of(6, true, false);
-    prompt p = prompt_made(LENGTH, pair.vocab, 3);
-    spc_session_options o = auto_options("strict", 0, 1);
-    spc_session *s[MANY];
-    int64_t drawn = 0, begun = 0;
-    decoded plain, last;
-
-    pair.clock = &clock;
-    pair.sessions = MANY;
-    spc_engine *engine = toy_engine(&pair);
-
-    engine->prefix_off = false;
-    o.max_tokens = 200;
-    for (int32_t k = 0; k < MANY; k++) {
-        if (k == MANY - 1) o.gamma = 0;
-        s[k] = open_session(engine, &o, &p);
-    }
-    for (int32_t step = 0; step < 1000; step++) {
-        cr_assert_eq(spc_engine_step(engine, s, MANY, NULL), SPC_OK);
-    }
-    for (int32_t k = 0; k < MANY - 1; k++) {
-        begun += stats_of(s[k]).drafter_calls > 0;
-        /* a round that keeps all its drafts leaves one row */
-        drawn += stats_of(s[k]).drafter_calls + stats_of(s[k]).catch_up + stats_of(s[k]).rounds;
-    }
-    cr_expect_eq(begun, MANY - 1);
-    cr_expect_lt(toy_rows(engine->drafter.runner) - drawn, 2 * LENGTH, "%d rows for prompts",
-                 (int)(toy_rows(engine->drafter.runner) - drawn));
-    plain = decoded_of(s[MANY - 1]);
-    cr_expect_eq(plain.count, o.max_tokens);
-    for (int32_t k = 0; k < MANY - 1; k++) {
-        last = decoded_of(s[k]);
-        cr_expect(same_tokens(&plain, &last), "session %d", (int)k);
-        cr_expect_eq(sum_of(last.stats.rejected), 0, "its drafter read what stands there");
-    }
-    for (int32_t k = 0; k < MANY; k++) spc_session_close(s[k]);
-    spc_engine_close(engine);
-}
-
-/* Time of a batch of texts behind one prompt, `tokens` each, and whether its drafter ran. */
-static double time_behind_one_prompt(int32_t gamma, int32_t tokens, bool *drafted)
-{
-    enum { MANY = 8 };
-    toy_clock clock = long_prompts;
-    toy_pair pair = pair_of(6, true, false);
-    prompt p = prompt_made(400, pair.vocab, 3), other = prompt_made(40, pair.vocab, 5);
-    spc_session_options o = options_of("strict", gamma, 0);
-    spc_session *s[MANY];
-    double time;
-
-    pair.clock = &clock;
-    pair.sessions = MANY;
-    spc_engine *engine = toy_engine(&pair);
-
-    engine->prefix_off = false;
-    o.max_tokens = 3;
-    (void)decode(engine, &o, &other); /* both models are measured */
-    o.max_tokens = tokens;
-    for (int32_t k = 0; k < MANY; k++) s[k] = open_session(engine, &o, &p);
-    time = -(double)clock.now_ns;
-    for (int32_t step = 0; step < 2 * tokens + 8; step++) {
-        cr_assert_eq(spc_engine_step(engine, s, MANY, NULL), SPC_OK);
-    }
-    time += (double)clock.now_ns;
-    *drafted = false;
-    for (int32_t k = 0; k < MANY; k++) {
-        cr_expect_eq(decoded_of(s[k]).count, tokens);
-        *drafted = *drafted || stats_of(s[k]).drafter_calls > 0;
-        spc_session_close(s[k]);
-    }
-    spc_engine_close(engine);
-    return time;
-}
-
-/* What the drafter reads once for all of them, all of them pay for; and the first to have read its
- * prompt does not begin to draft as if it were alone. */
-Test(host_gamma, a_prompt_that_several_share_is_weighed_once_by_all_of_them)
-{
-    for (int32_t tokens = 4; tokens <= 64; tokens += 4) {
-        bool none, all, drafted;
-        double plain = time_behind_one_prompt(0, tokens, &none);
-        double fixed = time_behind_one_prompt(4, tokens, &all);
-        double chosen = time_behind_one_prompt(SPC_GAMMA_AUTO, tokens, &drafted);
-
-        cr_expect(!none && all);
-        cr_expect_leq(chosen, plain * 1.0001, "%d tokens: %g, plain %g", (int)tokens, chosen,
-                      plain);
-        cr_expect_leq(chosen, fixed * 1.05, "%d tokens: %g, gamma 4 %g", (int)tokens, chosen,
-                      fixed);
-        if (tokens < 32) cr_expect_gt(fixed, plain * 1.05, "there is something to lose");
-        if (tokens < 32) cr_expect_not(drafted);
-        if (tokens > 60) cr_expect_lt(fixed, plain * 0.95, "there is something to gain");
-    }
 }
 
 /* ---- the same text ---- */
@@ -674,74 +423,4 @@ Test(host_gamma, the_log_tells_what_it_starts_from)
     cr_expect_str_eq(line, "gamma auto: drafter 0.080 ms a token, verifier 0.900 ms for 1 row; "
                            "drafting pays from an acceptance of 0.10; at 0.70 plain decoding is "
                            "expected to be the fastest");
-}
-
-/* ---- the law under the noise of the product ---- */
-
-enum { LAW_TOKENS = 3, LAW_VOCAB = 3, LAW_SEQUENCES = 27, LAW_RUNS = 60000 };
-
-/* Looks at what it must not: the drafts of the last round that were discarded. */
-static int32_t by_discarded(const spc_session *s)
-{
-    return s->counters.rounds == 0 ? 3 : s->token[s->length] == 0 ? 0 : 3;
-}
-
-/* Distance of what many seeds emit from the product of the targets. */
-static double distance_from_target(int32_t gamma, int32_t (*cheat)(const spc_session *session))
-{
-    static int32_t seen[LAW_SEQUENCES];
-    toy_clock clock = {0, 600, 0, 1000, 10};
-    toy_pair pair = {.seed = 11, .vocab = LAW_VOCAB, .context = 32, .sessions = 1, .spread = 4};
-    toy_law law = {"strict", 1, true};
-    spc_session_options o = options_of("strict", gamma, 1);
-    prompt p = {{1, 0}, 2};
-    double sum = 0;
-
-    pair.clock = &clock;
-    spc_engine *engine = toy_engine(&pair);
-
-    memset(seen, 0, sizeof seen);
-    o.max_tokens = 8;
-    for (int32_t run = 0; run < LAW_RUNS; run++) {
-        int32_t count = 0, index = 0;
-        const int32_t *token = NULL;
-
-        o.seed = (uint64_t)run;
-        spc_session *s = open_session(engine, &o, &p);
-
-        while (count < LAW_TOKENS) {
-            if (cheat) s->gamma = cheat(s);
-            cr_assert_eq(spc_session_step(s, NULL), SPC_OK);
-            token = spc_session_tokens(s, &count);
-        }
-        for (int32_t i = 0; i < LAW_TOKENS; i++) index = index * LAW_VOCAB + token[i];
-        seen[index]++;
-        spc_session_close(s);
-    }
-    spc_engine_close(engine);
-    for (int32_t index = 0; index < LAW_SEQUENCES; index++) {
-        int32_t text[2 + LAW_TOKENS] = {1, 0, index / 9, index / 3 % 3, index % 3};
-        double wanted = 1;
-
-        for (int32_t i = 0; i < LAW_TOKENS; i++) {
-            double pi[TOY_VOCAB];
-
-            toy_target(&pair, &law, text, 2 + i, pi);
-            wanted *= pi[text[2 + i]];
-        }
-        sum += fabs((double)seen[index] / LAW_RUNS - wanted) / 2;
-    }
-    return sum;
-}
-
-/* Scripts of outcomes (test_host_law.c) cannot see noise that is used twice; seeds can. */
-Test(host_gamma, chosen_lengths_leave_the_law_and_a_look_at_discarded_drafts_would_not)
-{
-    double chosen = distance_from_target(SPC_GAMMA_AUTO, NULL);
-    double fixed = distance_from_target(3, NULL);
-    double cheated = distance_from_target(3, by_discarded);
-
-    cr_expect_lt(chosen, 0.008, "chosen: %g", chosen); /* 27 cells: 0.006 by chance at most */
-    cr_expect_lt(fixed, 0.008, "fixed: %g", fixed);
-    cr_expect_gt(cheated, 0.012, "the check can tell: %g", cheated);
 }
