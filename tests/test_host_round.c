@@ -306,6 +306,7 @@ Test(host_round, a_bad_row_ends_the_session_before_its_token)
                     cr_expect(same_tokens(&d, &clean), "%s: nobody reads row %d", o.rule, (int)i);
                 } else {
                     expect_failure(&d, &clean, drafter, PROMPT + i);
+                    cr_expect_eq(d.stats.rounds, i / (LONG + 1) + 1, "the round that met it");
                 }
             }
         } while (next_mode(&o));

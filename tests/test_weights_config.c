@@ -141,6 +141,27 @@ Test(weights_config, rope_in_its_forms)
     cr_assert(plain.buffers_bfloat16);
 }
 
+/* Numbers and sizes at the ends of what is allowed are. */
+Test(weights_config, ends_of_ranges_belong_to_them)
+{
+    spc_config least = config_with("{\"rope_theta\":1,\"rms_norm_eps\":0,"
+                                   "\"num_hidden_layers\":1,\"bos_token_id\":0,"
+                                   "\"rope_scaling\":{\"type\":\"linear\",\"factor\":1}}",
+                                   NULL);
+    spc_config most = config_with("{\"rope_theta\":1e12,\"rms_norm_eps\":1,"
+                                  "\"rope_scaling\":{\"type\":\"linear\",\"factor\":1e6}}",
+                                  NULL);
+
+    cr_expect_eq(least.rope.theta, 1);
+    cr_expect_eq(least.norm_eps, 0);
+    cr_expect_eq(least.layers, 1);
+    cr_expect_eq(least.bos, 0);
+    cr_expect_eq(least.rope.factor, 1);
+    cr_expect_eq(most.rope.theta, 1e12);
+    cr_expect_eq(most.norm_eps, 1);
+    cr_expect_eq(most.rope.factor, 1e6);
+}
+
 Test(weights_config, yarn_and_its_defaults)
 {
     spc_config plain = config_with("{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,"

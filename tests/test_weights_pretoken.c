@@ -116,12 +116,15 @@ Test(weights_pretoken, bad_patterns_and_endless_ones)
 
     cr_assert_neq(spc_pattern_open("t.json", "(", &p, &err), SPC_OK);
     cr_assert_null(p);
-    cr_assert_not_null(strstr(err.message, "t.json"), "%s", err.message);
+    cr_assert_str_eq(err.message,
+                     "t.json: pattern '(': missing closing parenthesis at character 1");
     memset(text, 'a', sizeof text);
     text[sizeof text - 1] = '!';
     cr_assert_eq(spc_pattern_open("t", "(a+)+$", &p, &err), SPC_OK);
     cr_assert_eq(spc_pattern_split(p, text, (spc_span){0, sizeof text}, true, true, &spans, &err),
                  SPC_EINPUT, "2^62 ways to match: the work is bounded");
+    cr_assert_str_eq(err.message,
+                     "the tokenizer's pattern gives up on this text: match limit exceeded");
     spc_spans_free(&spans);
     spc_pattern_close(p);
 }

@@ -310,6 +310,41 @@ Test(weights_tokenizer, an_added_token_may_rename_a_word)
     spc_tokenizer_close(t);
 }
 
+/* What stands for a mark may be longer than the mark: pieces grow. */
+Test(weights_tokenizer, a_mark_may_stand_for_a_longer_text)
+{
+    static const struct {
+        const char *content, *text;
+    } table[] = {{" ", "a sea, a ship"},
+                 {"", "asea,aship"},
+                 {" and then ", "a and then sea, and then a and then ship"}};
+    int32_t *ids, count;
+    spc_error error;
+    char *text;
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        json_t *root = read_json(SPC_TEST_VECTORS "/tokenizers/spbpe-gemma.json");
+        json_t *steps = json_object_get(json_object_get(root, "decoder"), "decoders");
+        spc_tokenizer *t;
+        char *json;
+
+        (void)json_object_set_new(json_array_get(steps, 0), "content",
+                                  json_string(table[i].content));
+        json = json_dumps(root, JSON_COMPACT);
+        cr_assert_eq(spc_tokenizer_open("m", json, strlen(json), &t, &error), SPC_OK, "%s",
+                     error.message);
+        cr_assert_eq(spc_tokenizer_encode(t, "a sea, a ship", 13, false, &ids, &count, &error),
+                     SPC_OK);
+        cr_assert_eq(spc_tokenizer_decode(t, ids, count, true, &text, NULL, &error), SPC_OK);
+        cr_expect_str_eq(text, table[i].text);
+        free(text);
+        free(ids);
+        free(json);
+        spc_tokenizer_close(t);
+        json_decref(root);
+    }
+}
+
 /* ---- added tokens in a text -------------------------------------------------------------------
  */
 
