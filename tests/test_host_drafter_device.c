@@ -185,6 +185,71 @@ Test(host_drafter_device, the_drafter_works_while_the_verifier_does, .timeout = 
     for (int i = 0; i < APART_SIDES; i++) (void)sem_destroy(&begun[i]);
 }
 
+/* ---- times ---- */
+
+/* A round as it is, of which a test says how long it took, and the engine's time until its
+ * verdicts.
+ */
+static spc_round_times said;
+static uint64_t now, decided;
+
+static spc_status round_with_times(spc_runner *drafter, spc_runner *verifier,
+                                   spc_round_request *request, int32_t count, spc_verdict *out,
+                                   spc_verdict *late, spc_round_times *times, spc_error *err)
+{
+    spc_status status = spc_apart_round(drafter, verifier, request, count, out, late, times, err);
+
+    *times = said;
+    now += decided;
+    return status;
+}
+
+static uint64_t now_of(void *user)
+{
+    (void)user;
+    return now;
+}
+
+/* Of the time until a round's verdicts, drafts have what verification leaves; where the round was
+ * under way before, in the same proportion. */
+Test(host_drafter_device, a_rounds_time_is_split_between_the_models)
+{
+    static const struct {
+        spc_round_times said;
+        uint64_t decided, draft, verify;
+    } table[] = {{{700, UINT64_MAX}, 1000, 300, 700},       {{1200, UINT64_MAX}, 1000, 0, 1000},
+                 {{UINT64_MAX, UINT64_MAX}, 1000, 0, 1000}, {{500, 2000}, 1000, 750, 250},
+                 {{UINT64_MAX, 2000}, 1000, 0, 1000},       {{0, 0}, 1000, 0, 1000}};
+    placed p = open_placed(ALIKE, "cpu", "cpu", SPC_OVERLAP_OFF);
+    spc_backend_ops ops = *p.engine->ops;
+    spc_session_options o = options_of("strict", 2, 1);
+    prompt q = {{3, 4}, 2};
+    spc_session *session;
+    spc_stats before, after;
+
+    o.bonus = SPC_BONUS_STEP;
+    o.ignore_stop = true;
+    session = open_session(p.engine, &o, &q);
+    cr_assert_eq(spc_session_step(session, NULL), SPC_OK); /* feeds the prompt */
+    ops.round = round_with_times;
+    p.engine->ops = &ops;
+    p.engine->clock = (spc_clock){now_of, NULL};
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        said = table[i].said;
+        decided = table[i].decided;
+        spc_session_stats(session, &before);
+        cr_assert_eq(spc_session_step(session, NULL), SPC_OK);
+        spc_session_stats(session, &after);
+        cr_expect_eq(after.draft_ns - before.draft_ns, table[i].draft, "%zu: %d", i,
+                     (int)(after.draft_ns - before.draft_ns));
+        cr_expect_eq(after.verify_ns - before.verify_ns, table[i].verify, "%zu", i);
+        cr_expect_eq(after.other_ns, before.other_ns, "%zu", i);
+    }
+    p.engine->ops = &spc_backend_apart;
+    spc_session_close(session);
+    close_placed(&p);
+}
+
 /* ---- the engine ---- */
 
 Test(host_drafter_device, an_engine_tells_where_its_models_run)
