@@ -246,6 +246,13 @@ static bool may_probe(spc_engine *engine, const spc_session *s, int32_t k, int32
     return false;
 }
 
+/* Does a round tell how drafts fare?  Under bonus=step also one without any: it has that of its
+ * last row. */
+static bool hears_of_drafts(const spc_gamma_lane *lane)
+{
+    return lane->chosen > 0 || lane->last == SPC_LAST_STEP;
+}
+
 static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t count, bool plain)
 {
     spc_gamma *g = &engine->gamma;
@@ -268,7 +275,7 @@ static void take_choice(spc_engine *engine, spc_session *s, int32_t k, int32_t c
         return;
     }
     if (lane->most > 0) s->choice.before = lane->chosen; /* 0 for want of room says nothing */
-    if (lane->chosen > 0 || lane->last != SPC_LAST_NEVER) {
+    if (hears_of_drafts(lane)) {
         *probe = (spc_probe){0, SPC_PROBE_FIRST};
     } else {
         probe->idle++;
@@ -313,7 +320,8 @@ static void keep_choices(spc_engine *engine, spc_session *const *sessions, int32
         drafts = drafts || !plain;
         if (s->gamma != SPC_GAMMA_AUTO) continue;
         s->counters.chosen[s->round_gamma]++;
-        s->choice.probe.idle += plain;
+        g->lane[k].chosen = s->round_gamma;
+        s->choice.probe.idle += !hears_of_drafts(&g->lane[k]);
     }
     if (g->learns) g->drafting = drafts ? g->drafting + 1 : 0;
 }
@@ -331,9 +339,10 @@ bool spc_gamma_stays(spc_engine *engine, spc_session *const *sessions, int32_t c
     }
     for (int32_t k = 0; k < count; k++) {
         const spc_session *s = sessions[k];
-        bool idle = g->lane[k].chosen == 0 && g->lane[k].last == SPC_LAST_NEVER;
 
-        if (s->gamma == SPC_GAMMA_AUTO && idle && may_probe(engine, s, k, count)) return false;
+        if (s->gamma == SPC_GAMMA_AUTO && !hears_of_drafts(&g->lane[k]) &&
+            may_probe(engine, s, k, count))
+            return false;
     }
     return true;
 }

@@ -275,7 +275,7 @@ static void round_commit(spc_session *s, const spc_lane *lane, const spc_verdict
     int32_t first = s->length, kept = 0;
 
     s->counters.rounds++;
-    spc_gamma_judged(s, v->verified < s->round_gamma ? v->verified : s->round_gamma, v->accepted);
+    spc_gamma_judged(s, v->verified, v->accepted); /* under bonus=step one is behind the last */
     s->counters.zero_residuals += (v->status & SPC_STATUS_ZERO_RESIDUAL) != 0;
     while (kept < v->count && s->finish == SPC_FINISH_RUNNING) {
         count_row(s, v, kept);
