@@ -225,6 +225,20 @@ Test(rules_gamma, a_sequence_does_not_draft_at_the_cost_of_the_others)
     for (int k = 1; k < 8; k++) cr_expect_eq(lane[k].chosen, 3);
 }
 
+/* Where rows are dear one sequence drafts and the other does not, be it a single draft. */
+Test(rules_gamma, of_two_sequences_one_may_draft_alone)
+{
+    spc_gamma_times t = {line(0.1f, 0.1f), line(2, 1), 0};
+    spc_gamma_lane lane[2] = {lane_of(0.9f, SPC_LAST_NEVER), lane_of(0.02f, SPC_LAST_NEVER)};
+
+    for (int32_t most = 1; most <= SPC_GAMMA_MAX; most += 5) {
+        lane[0].most = lane[1].most = most;
+        (void)spc_gamma_lengths(&t, lane, 2);
+        cr_expect_geq(lane[0].chosen, 1);
+        cr_expect_eq(lane[1].chosen, 0);
+    }
+}
+
 Test(rules_gamma, a_change_must_promise_three_percent)
 {
     spc_gamma_times t = {line(1.17f, 0), line(6.22f, 0), 0};
