@@ -23,7 +23,7 @@ set(MOST
   # Slices.  The view of a row, and the two rows of a fold.
   "combine_kernel"                  112
   "close_kernel"                    144
-  "tiles_kernel"                    312
+  "tiles_kernel"                    344
   # Spills of some words, where one block more for each multiprocessor is worth it.
   "attend_kernelI11weights_f32Li256ELb1" 56
   "attend_leaves_kernelI11weights_f32Li256ELb1" 32
