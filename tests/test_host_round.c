@@ -122,6 +122,28 @@ Test(host_round, without_drafts_the_drafter_runs_only_for_rules_that_read_it)
     }
 }
 
+/* The only token of a round without drafts is the target's, where that of others is the verifier's,
+ * too: at the end of a budget, say. */
+Test(host_round, without_drafts_a_token_is_the_targets_wherever_bonuses_come_from)
+{
+    static const toy_pair pair = {.seed = 7, .vocab = 8, .context = 64, .sessions = 1, .spread = 3};
+    static const char *const some[] = {"opt:alpha=0.1", "token-v3:alpha=0.5", "chow:alpha=0.3"};
+    spc_engine *engine = toy_engine(&pair);
+
+    for (size_t r = 0; r < sizeof some / sizeof *some; r++) {
+        spc_session_options o = options_for(some[r], 0, 1, 40);
+        decoded target, verifier;
+
+        o.bonus = SPC_BONUS_TARGET;
+        target = decode(engine, &o, &start);
+        o.bonus = SPC_BONUS_VERIFIER;
+        verifier = decode(engine, &o, &start);
+        cr_expect(same_tokens(&target, &verifier), "%s", some[r]);
+        cr_expect_eq(verifier.stats.drafter_calls, target.stats.drafter_calls);
+    }
+    spc_engine_close(engine);
+}
+
 /* The lag of many rounds without drafts is one longer forward, not a special case. */
 Test(host_round, a_drafter_that_fell_behind_catches_up)
 {
