@@ -111,7 +111,7 @@ Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
 {
     static const spc_logit_bias bias = {3, 1};
 
-    for (int32_t kind = 0; kind < 2; kind++) {
+    for (int32_t kind = 0; kind < 3; kind++) {
         fixture f = open_turns(0, SPC_OVERLAP_ON);
         spc_session *session[3];
         spc_session_options o = way_options(&turn_ways[0], 1);
@@ -121,7 +121,8 @@ Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
         o.ignore_stop = true;
         o.details = kind == 0;
         o.logit_bias = &bias;
-        o.logit_bias_count = kind;
+        o.logit_bias_count = kind == 1;
+        o.logprobs = kind == 2;
         open_endless(f.engine, &turn_ways[0], session, 2);
         session[2] = open_session(f.engine, &o, &p);
         for (int32_t step = 0; step < 8; step++) {
