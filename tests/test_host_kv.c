@@ -18,6 +18,35 @@
 
 #include <math.h>
 
+/* ---- memory that is counted ----------------------------------------------------------------- */
+
+/* What no machine has is more than any machine has, and not little by wrapping. */
+Test(host_kv, sizes_beyond_all_memory_stay_there)
+{
+    char memory[4 * CARVE_ALIGNMENT];
+    carver count = {NULL, 0}, take = {memory, 0};
+
+    cr_expect_eq(times(3, 5), 15);
+    cr_expect_eq(times(CARVE_MOST, 0), 0);
+    cr_expect_eq(times(CARVE_MOST, 1), CARVE_MOST);
+    cr_expect_eq(times(CARVE_MOST / 2, 3), CARVE_MOST);
+    cr_expect_eq(times((size_t)1 << 40, (int64_t)1 << 40), CARVE_MOST);
+
+    cr_expect_eq(carve(&take, 1), memory);
+    cr_expect_eq(carve(&take, CARVE_ALIGNMENT), memory + CARVE_ALIGNMENT);
+    cr_expect_eq(carve(&take, 0), memory + 2 * CARVE_ALIGNMENT);
+    cr_expect_eq(take.used, 2 * CARVE_ALIGNMENT);
+    cr_expect_null(carve(&count, CARVE_ALIGNMENT + 1));
+    cr_expect_eq(count.used, 2 * CARVE_ALIGNMENT, "as much as is taken");
+
+    (void)carve(&count, CARVE_MOST - CARVE_ALIGNMENT);
+    cr_expect_eq(count.used, CARVE_MOST, "together they are too many");
+    (void)carve(&count, 1);
+    cr_expect_eq(count.used, CARVE_MOST);
+    cr_expect_null(carve(&take, SIZE_MAX));
+    cr_expect_eq(take.used, CARVE_MOST, "one is");
+}
+
 /* ---- rounding ---------------------------------------------------------------------------------
  */
 

@@ -78,6 +78,18 @@ Test(host_pages, of_equal_pages_the_one_that_saves_most_is_found)
     spc_pages_close(&p);
 }
 
+/* What is behind the context is no room. */
+Test(host_pages, pages_are_room_up_to_the_end_of_the_context)
+{
+    enum { P = SPC_PAGE_TOKENS };
+
+    cr_expect_eq(spc_pages_room(0, 2 * P + 3), 0);
+    cr_expect_eq(spc_pages_room(2, 2 * P + 3), 2 * P);
+    cr_expect_eq(spc_pages_room(3, 2 * P + 3), 2 * P + 3);
+    cr_expect_eq(spc_pages_room(4, 2 * P + 3), 2 * P + 3);
+    cr_expect_eq(spc_pages_room(2, 2 * P), 2 * P);
+}
+
 Test(host_pages, there_is_at_least_one_and_no_more_than_can_be_counted)
 {
     spc_pages p;
