@@ -171,6 +171,7 @@ Test(host_cli, help_of_a_command_lists_its_options_and_no_others)
         cr_expect_eq(count_of(help, "\n  --"), options + 1, "and --help itself: %s", help);
         cr_expect_str_eq(help, short_help);
         cr_expect_str_eq(help, help_on);
+        cr_expect_null(strstr(help, "default -"), "a default that is no value: %s", help);
         cr_expect(strstr(help, commands[c].name));
         free(help);
         free(help_on);

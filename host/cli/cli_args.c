@@ -346,6 +346,7 @@ static void help_default(const spc_cli_option *o, const char *args, char *text, 
     switch (o->kind) {
     case SPC_CLI_AUTO:
     case SPC_CLI_INT:
+        if (o->kind == SPC_CLI_INT && *(const int32_t *)field < o->low) break; /* there is none */
         (void)snprintf(value, sizeof value, "%" PRId32, *(const int32_t *)field);
         if (o->kind == SPC_CLI_AUTO && *(const int32_t *)field < 0) (void)strcpy(value, "auto");
         break;

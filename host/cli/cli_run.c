@@ -38,9 +38,8 @@ static const spc_cli_option options[] = {
            "\"min_tokens\", \"seed\", \"temperature\", \"top_k\", \"top_p\", \"min_p\",\n"
            "\"repetition_penalty\", \"presence_penalty\", \"frequency_penalty\",\n"
            "\"logit_bias\" ({\"ID\": X, ...}), \"stop\" (a text or an array of texts) and,\n"
-           "with --json, \"logprobs\" (null is as good as no key); a message's content may be an "
-           "array of {\"type\": \"text\", "
-           "\"text\": TEXT},\n"
+           "with --json, \"logprobs\" (null is as good as no key); a message's content may\n"
+           "be an array of {\"type\": \"text\", \"text\": TEXT},\n"
            "whose texts are put together, and a \"name\" is refused; -: stdin",
            TEXT, input, 0, 0),
     OPTION("chat-template", "NAME",
