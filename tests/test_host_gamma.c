@@ -187,6 +187,46 @@ Test(host_gamma, drafting_begins_again_where_it_pays_again)
     expect_found_out("token-v3:alpha=0.6", SPC_BONUS_STEP, dear_rows, 1401);
 }
 
+/* Rounds in flight have the length of the one before; those that tell nothing of drafts count, and
+ * no other is sent along where it is time to try. */
+static void expect_counted(const char *rule, spc_bonus_mode bonus, toy_clock clock, bool counts)
+{
+    toy_pair pair = pair_of(40, false, true);
+    spc_session_options o = auto_options(rule, 1, 1);
+    spc_session *s;
+    spc_engine *engine;
+    int32_t idle, tries = 0;
+
+    o.bonus = bonus;
+    s = open_timed(&pair, &clock, &o);
+    engine = s->engine;
+    (void)run_to(s, &clock, 1000);
+    s->in_flight = true;
+    s->round_gamma = 2;
+    idle = s->choice.probe.idle;
+    cr_assert_eq(spc_gamma_choose(engine, &s, 1, NULL), SPC_OK);
+    cr_expect_eq(s->choice.probe.idle, idle);
+    s->round_gamma = 0;
+    for (int32_t i = 0; i < 3; i++) cr_assert_eq(spc_gamma_choose(engine, &s, 1, NULL), SPC_OK);
+    cr_expect_eq(s->choice.probe.idle, idle + (counts ? 3 : 0), "%s, bonus %d", rule, (int)bonus);
+    while (counts && tries++ < SPC_PROBE_LAST && spc_gamma_stays(engine, &s, 1)) {
+        cr_assert_eq(spc_gamma_choose(engine, &s, 1, NULL), SPC_OK);
+    }
+    cr_expect(!counts || tries < SPC_PROBE_LAST);
+    s->in_flight = false;
+    spc_session_close(s);
+    spc_engine_close(engine);
+}
+
+Test(host_gamma, rounds_in_flight_count_towards_the_next_try)
+{
+    const toy_clock dear_rows = {0, 100, 1, 1000, 300};
+
+    expect_counted("strict", SPC_BONUS_TARGET, usual, true);
+    expect_counted("strict", SPC_BONUS_STEP, usual, false);
+    expect_counted("token-v3:alpha=0.6", SPC_BONUS_TARGET, dear_rows, true);
+}
+
 /* A drafter that hardly pays for itself, but whose last row is read whatever is drafted. */
 Test(host_gamma, a_row_that_is_read_anyway_speaks_for_drafting)
 {
