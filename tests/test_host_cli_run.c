@@ -373,6 +373,31 @@ static json_int_t sum_at(const json_t *results, size_t i, const char *key)
     return sum;
 }
 
+/* ", accepted 12 (5 3 2 1 1)": of all results together, by the position of drafts. */
+static void expect_positions(const char *err, const json_t *results, const char *key)
+{
+    json_int_t by_position[16] = {0}, all = 0;
+    size_t positions = 0, k;
+    char text[160];
+    const json_t *number;
+
+    for (size_t i = 0; i < json_array_size(results); i++) {
+        positions = json_array_size(field(results, i, key));
+        cr_assert(positions > 0 && positions <= 16);
+        json_array_foreach(field(results, i, key), k, number)
+        {
+            by_position[k] += json_integer_value(number);
+            all += json_integer_value(number);
+        }
+    }
+    (void)snprintf(text, sizeof text, ", %s %" JSON_INTEGER_FORMAT " (", key, all);
+    for (k = 0; k < positions; k++) {
+        (void)snprintf(text + strlen(text), sizeof text - strlen(text),
+                       "%" JSON_INTEGER_FORMAT "%s", by_position[k], k + 1 < positions ? " " : ")");
+    }
+    cr_expect(strstr(err, text), "%s in %s", text, err);
+}
+
 /* Two lines: "spc: strict: 34 tokens in ...", and one that ends in "hash 0123456789abcdef". */
 static void expect_statistics(const char *err, const json_t *results)
 {
@@ -400,6 +425,9 @@ static void expect_statistics(const char *err, const json_t *results)
     cr_expect(strlen(err) > strlen(tail) && !strcmp(err + strlen(err) - strlen(tail), tail),
               "%s in %s", tail, err);
     cr_expect_eq(count_lines(err), 2);
+    expect_positions(err, results, "accepted");
+    expect_positions(err, results, "rejected");
+    expect_positions(err, results, "deferred");
 }
 
 Test(host_cli_run, statistics_are_two_lines_on_stderr_and_quiet_leaves_them_out)

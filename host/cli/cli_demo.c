@@ -106,7 +106,6 @@ static void print_texts(char *const text[RULES])
             who[used++] = (char)('1' + r);
             who[used++] = ' ';
         }
-        who[used - 1] = '\0';
         spc_cli_print("    %-8s %s\n", who, text[first]);
     }
 }
