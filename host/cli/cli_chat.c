@@ -29,9 +29,9 @@ static const spc_cli_option options[] = {
      SPC_CLI_TEXT, offsetof(chat_args, system), 0, 0},
     {"chat-template", "NAME",
      "one of chatml, deepseek-r1, deepseek-r1-old, gemma2, gemma3, llama2, llama3,\n"
-     "llama3.1, mistral-v1, mistral-v1-old, mistral-v3, mistral-nemo, phi3, phi3.5, phi4,\n"
-     "phi4-mini, qwen2, qwen2.5, qwen3, qwen3-no-thinking, smollm2; default: the\n"
-     "verifier's own",
+     "llama3.1, mistral-v1, mistral-v1-old, mistral-v3, mistral-nemo, phi3, phi3.5,\n"
+     "phi4, phi4-mini, qwen2, qwen2.5, qwen3, qwen3-no-thinking, smollm2; default:\n"
+     "the verifier's own",
      SPC_CLI_TEXT, offsetof(chat_args, chat_template), 0, 0},
     SPC_CLI_DECODE_OPTIONS(chat_args),
     SPC_CLI_DECODE_ROW(chat_args, "seed", "N",
