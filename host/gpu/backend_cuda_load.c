@@ -401,7 +401,7 @@ static spc_status send_all(spc_runner *r, const spc_bundle *bundle, spc_error *e
                                 spc_cuda_attend_workspace_init(r->workspace, r->backend->stream),
                                 "workspace", err);
     }
-    if (status == SPC_OK) {
+    if (status == SPC_OK && r->verify_bytes > 0) { /* of slices there is none */
         status =
             spc_cuda_workspace_init(r->verify_workspace, r->verify_bytes, r->backend->stream, err);
     }
