@@ -341,6 +341,104 @@ Test(cuda_driver, a_condition_is_set_once, .signal = SIGABRT)
     (void)added(&p, exec, 1, 0);
 }
 
+/* A kernel that says so elsewhere stops the device. */
+Test(cuda_driver, a_condition_is_set_by_its_own_graph, .signal = SIGABRT)
+{
+    probe p = open_probe();
+    spc_round_ask_args args = {p.outcome, p.from, 1, {0, 1}};
+    cudaGraphExec_t exec;
+
+    begin(&p);
+    args.condition = ask(&p, 0);
+    begin_body(&p, 0, args.condition);
+    add_one(&p, 1, false);
+    end_body(&p, 0);
+    exec = end(&p);
+    (void)added(&p, exec, 1, 0);
+    (void)spc_cuda_round_ask(&args, p.stream[0]);
+}
+
+/* A wait for a stream says nothing of others. */
+Test(cuda_driver, a_wait_is_for_one_stream)
+{
+    probe p = open_probe();
+    bool waited = false;
+
+    fiber_gpu.late = true;
+    for (int run = 0; run < 64; run++) {
+        const float before = *p.count;
+
+        add_one(&p, 0, false);
+        ok(cudaMemsetAsync(p.from, 0, sizeof *p.from, p.stream[1]), "set");
+        ok(cudaStreamSynchronize(p.stream[1]), "wait");
+        waited = waited || *p.count == before;
+        ok(cudaStreamSynchronize(p.stream[0]), "wait");
+        cr_expect_eq(*p.count, before + 1);
+    }
+    fiber_gpu.late = false;
+    cr_expect(waited, "the other stream has always been waited for, too");
+    close_probe(&p);
+}
+
+/* To free memory may wait for the device, as the toolkit has it, and need not. */
+Test(cuda_driver, memory_is_freed_when_the_device_has_done_with_it, .signal = SIGABRT)
+{
+    probe p = open_probe();
+
+    fiber_gpu.late = true;
+    add_one(&p, 0, false);
+    ok(cudaFree(p.one), "free");
+    (void)cudaStreamSynchronize(p.stream[0]);
+}
+
+/* So it is for what others are about meanwhile. */
+Test(cuda_driver, memory_is_freed_while_the_device_is_at_work)
+{
+    probe p = open_probe(), other = open_probe();
+
+    fiber_gpu.late = true;
+    add_one(&p, 0, false);
+    close_probe(&other);
+    ok(cudaStreamSynchronize(p.stream[0]), "run");
+    fiber_gpu.late = false;
+    cr_expect_eq(*p.count, 1);
+    close_probe(&p);
+}
+
+/* Kernels of one run between those of the other: a += b, b += a, by turns that nobody decides. */
+Test(cuda_driver, graphs_of_two_streams_overlap)
+{
+    enum { NODES = 8 };
+    probe p[2] = {open_probe(), open_probe()};
+    cudaGraphExec_t exec[2];
+    float one_by_one[2] = {1, 1};
+    bool overlap = false;
+
+    for (int i = 0; i < 2; i++) {
+        spc_add_args a = {p[i].count, p[1 - i].count, p[i].count, 1, false};
+
+        begin(&p[i]);
+        for (int k = 0; k < NODES; k++) ok(spc_cuda_add(&a, p[i].stream[0]), "add");
+        exec[i] = end(&p[i]);
+    }
+    for (int k = 0; k < 2 * NODES; k++) {
+        one_by_one[k / NODES] += one_by_one[1 - k / NODES];
+    }
+    fiber_gpu.late = true;
+    for (int run = 0; run < 64; run++) {
+        *p[0].count = *p[1].count = 1;
+        for (int i = 0; i < 2; i++) ok(cudaGraphLaunch(exec[i], p[i].stream[0]), "launch");
+        for (int i = 0; i < 2; i++) ok(cudaStreamSynchronize(p[i].stream[0]), "run");
+        overlap = overlap || (*p[0].count != one_by_one[0] && *p[1].count != one_by_one[0]);
+    }
+    fiber_gpu.late = false;
+    cr_expect(overlap);
+    for (int i = 0; i < 2; i++) {
+        ok(cudaGraphExecDestroy(exec[i]), "destroy");
+        close_probe(&p[i]);
+    }
+}
+
 #ifdef SPC_TESTS_PTX
 /* Weights are all that a kernel may read before it waits; these another kernel has written. */
 Test(cuda_driver, what_kernels_write_is_not_read_early, .signal = SIGABRT)

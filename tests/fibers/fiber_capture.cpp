@@ -161,6 +161,7 @@ cudaError_t fiber_submit(const void *kernel, int blocks, int threads, bool toget
     error = fiber_may_launch();
     if (error == cudaSuccess && fiber_gpu.late) {
         return fiber_send(fiber_launches_on(), [=]() mutable {
+            fiber_check_words(copy.data(), copy.size());
             fiber_run(blocks, threads, together, body, copy.data());
         });
     }

@@ -268,6 +268,51 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     return cudaSuccess;
 }
 
+/* Freed while the device was at work: a driver may wait until it is idle, and need not. */
+static std::map<const char *, size_t> gone;
+
+void fiber_must_be_there(const void *at)
+{
+    auto next = gone.upper_bound((const char *)at);
+
+    if (next == gone.begin()) return;
+    --next;
+    if ((const char *)at >= next->first + next->second) return;
+    fprintf(stderr, "fibers: memory was freed before the device had done with it\n");
+    abort();
+}
+
+void fiber_check_words(const void *words, size_t bytes)
+{
+    for (size_t i = 0; !gone.empty() && i + sizeof(void *) <= bytes; i += sizeof(void *)) {
+        const void *at;
+
+        memcpy(&at, (const char *)words + i, sizeof at);
+        fiber_must_be_there(at);
+    }
+}
+
+/* When all is done that was sent so far. */
+static void free_later(const char *memory, size_t bytes, void (*let_go)(const char *memory))
+{
+    if (fiber_is_busy()) gone[memory] = bytes;
+    fiber_at_end([=] {
+        gone.erase(memory);
+        let_go(memory);
+    });
+}
+
+static void free_memory_of(const char *memory)
+{
+    fiber_memory_freed(memory);
+    free((char *)(uintptr_t)memory - HEADER);
+}
+
+static void free_pinned(const char *memory)
+{
+    free((char *)(uintptr_t)memory);
+}
+
 cudaError_t cudaFree(void *memory)
 {
     header taken;
@@ -275,21 +320,20 @@ cudaError_t cudaFree(void *memory)
     if (!memory) return cudaSuccess;
     if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
-    fiber_catch_up();
 
     std::lock_guard<std::mutex> lock(fiber_turn);
 
-    fiber_memory_freed(memory);
     if (guarded.count(memory)) {
+        fiber_memory_freed(memory);
         (void)munmap(memory, guarded[memory]);
         guarded.erase(memory);
         return cudaSuccess;
     }
     memcpy(&taken, (char *)memory - HEADER, sizeof taken);
-    free((char *)memory - HEADER);
     fiber_gpu.used -= taken.bytes;
     fiber_gpu.used_on[taken.device] -= taken.bytes;
     fiber_gpu.allocations--;
+    free_later((const char *)memory, taken.bytes, free_memory_of);
     return cudaSuccess;
 }
 
@@ -310,13 +354,13 @@ cudaError_t cudaFreeHost(void *memory)
 {
     if (!memory) return cudaSuccess;
     if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
-    fiber_catch_up();
 
     std::lock_guard<std::mutex> lock(fiber_turn);
+    const size_t bytes = pinned[(const char *)memory];
 
     pinned.erase((const char *)memory);
-    free(memory);
     fiber_gpu.pinned--;
+    free_later((const char *)memory, bytes, free_pinned);
     return cudaSuccess;
 }
 

@@ -53,7 +53,7 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cu
     if (!graph) return fiber_failed(cudaErrorInvalidValue);
     if (fiber_limited(fiber_gpu.no_condition)) return fiber_failed(cudaErrorNotSupported);
     graph->conditions.push_back(
-        {std::make_shared<fiber_value>(fiber_value{value, false}), 0, value, 0});
+        {std::make_shared<fiber_value>(fiber_value{value, false, false}), 0, value, 0});
 
     const std::lock_guard<std::mutex> lock(conditions_change);
 
@@ -100,11 +100,16 @@ void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value)
     const std::lock_guard<std::mutex> lock(conditions_change);
     const std::shared_ptr<fiber_value> to = conditions.at(handle).lock();
 
+    if (!to || !to->running) {
+        fprintf(stderr, "fibers: a condition is set by a kernel outside its graph\n");
+        abort();
+    }
     if (to->set) {
         fprintf(stderr, "fibers: a condition is set twice\n");
         abort();
     }
-    *to = {value, true};
+    to->now = value;
+    to->set = true;
 }
 
 /* All conditions have one node, here and in bodies. */
@@ -151,17 +156,70 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return cudaSuccess;
 }
 
-static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock);
+/* Of the kernels that may, some begin at times. */
+static void begin_early(fiber_node &node)
+{
+    if (!node.early || begun || !fiber_toss()) return;
+    fiber_gpu.early++;
+    begun = &node;
+    fiber_begin_early(node.blocks, node.threads, node.body, node.user.data());
+}
 
+/* How far a graph, or the body of a node, has come. */
+struct fiber_part {
+    fiber_graph *graph;
+    std::vector<size_t> left, ready;
+    std::vector<std::vector<size_t>> behind;
+    size_t inside; /* node whose body runs */
+};
+
+/* A graph that runs: the graph, and the bodies that it is in, the innermost last. */
+typedef std::vector<fiber_part> fiber_run_of_graph;
+
+static fiber_part part_of(fiber_graph *graph)
+{
+    fiber_part p = {graph, std::vector<size_t>(graph->nodes.size()), {}, {}, 0};
+
+    p.behind.resize(graph->nodes.size());
+    for (fiber_condition &c : graph->conditions) *c.value = {c.initial, false, true};
+    for (size_t i = 0; i < graph->nodes.size(); i++) {
+        p.left[i] = graph->nodes[i].after.size();
+        if (p.left[i] == 0) p.ready.push_back(i);
+        for (size_t before : graph->nodes[i].after) p.behind[before].push_back(i);
+    }
+    return p;
+}
+
+static void end_node(fiber_part &p, size_t node)
+{
+    for (size_t i : p.behind[node]) {
+        if (--p.left[i] == 0) p.ready.push_back(i);
+    }
+}
+
+/* Any that may run: what has begun ends next. */
+static size_t take_node(fiber_part &p)
+{
+    static uint32_t dice = 1;
+    size_t which, node;
+
+    dice = dice * 1664525u + 1013904223u;
+    which = (dice >> 16) % p.ready.size();
+    for (size_t i = 0; i < p.ready.size(); i++) {
+        if (&p.graph->nodes[p.ready[i]] == begun) which = i;
+    }
+    node = p.ready[which];
+    p.ready.erase(p.ready.begin() + (ptrdiff_t)which);
+    return node;
+}
+
+/* What is not a body. */
 static void run_node(fiber_node &node, std::unique_lock<std::mutex> &lock)
 {
+    fiber_check_words(node.user.data(), node.user.size());
     if (begun == &node) {
         begun = nullptr;
         fiber_end_early(node.blocks, node.threads, node.body, node.user.data());
-    } else if (node.inner) {
-        if (!node.condition->now) return;
-        fiber_gpu.bodies++;
-        run_nodes(node.inner.get(), lock);
     } else if (node.blocks == 0) { /* it may wait for another thread's */
         lock.unlock();
         node.body(node.user.data());
@@ -171,48 +229,39 @@ static void run_node(fiber_node &node, std::unique_lock<std::mutex> &lock)
     }
 }
 
-/* Sometimes, of the kernels that may. */
-static void begin_early(fiber_node &node)
+static void end_part(fiber_run_of_graph *run)
 {
-    if (!node.early || begun || !fiber_toss()) return;
-    fiber_gpu.early++;
-    begun = &node;
-    fiber_begin_early(node.blocks, node.threads, node.body, node.user.data());
+    for (fiber_condition &c : run->back().graph->conditions) c.value->running = false;
+    run->pop_back();
+    if (!run->empty()) end_node(run->back(), run->back().inside);
 }
 
-/* In any order that the nodes' edges allow. */
-static void run_nodes(fiber_graph *graph, std::unique_lock<std::mutex> &lock)
+/* One more node, in any order that edges allow; true: that was the last. */
+static bool run_step(fiber_run_of_graph *run, std::unique_lock<std::mutex> &lock)
 {
-    static uint32_t dice = 1;
-    std::vector<size_t> left(graph->nodes.size()), ready;
-    std::vector<std::vector<size_t>> behind(graph->nodes.size());
+    fiber_part &p = run->back();
+    size_t at;
 
-    for (fiber_condition &c : graph->conditions) *c.value = {c.initial, false};
-    for (size_t i = 0; i < graph->nodes.size(); i++) {
-        left[i] = graph->nodes[i].after.size();
-        if (left[i] == 0) ready.push_back(i);
-        for (size_t before : graph->nodes[i].after) behind[before].push_back(i);
+    if (p.ready.empty() || fiber_is_stuck()) {
+        end_part(run);
+        return run->empty();
     }
-    while (!ready.empty() && !fiber_is_stuck()) {
-        dice = dice * 1664525u + 1013904223u;
+    at = take_node(p);
 
-        size_t which = (dice >> 16) % ready.size();
+    fiber_node &node = p.graph->nodes[at];
 
-        for (size_t i = 0; i < ready.size(); i++) { /* what has begun ends next */
-            if (&graph->nodes[ready[i]] == begun) which = i;
-        }
-
-        const size_t node = ready[which];
-
-        ready.erase(ready.begin() + (ptrdiff_t)which);
-        if (&graph->nodes[node] != begun) {
-            for (size_t i : behind[node]) begin_early(graph->nodes[i]);
-        }
-        run_node(graph->nodes[node], lock);
-        for (size_t i : behind[node]) {
-            if (--left[i] == 0) ready.push_back(i);
-        }
+    if (&node != begun) {
+        for (size_t i : p.behind[at]) begin_early(p.graph->nodes[i]);
     }
+    if (node.inner && node.condition->now) {
+        fiber_gpu.bodies++;
+        p.inside = at;
+        run->push_back(part_of(node.inner.get()));
+        return false;
+    }
+    if (!node.inner) run_node(node, lock);
+    end_node(p, at);
+    return false;
 }
 
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t stream)
@@ -235,22 +284,29 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
     if (error != cudaSuccess) return error;
     fiber_gpu.replays++;
     if (fiber_gpu.late) {
-        return fiber_send(stream, [graph] {
+        const auto run = std::make_shared<fiber_run_of_graph>();
+
+        return fiber_send_steps(stream, [graph, run] {
             std::unique_lock<std::mutex> later(fiber_turn);
 
-            run_nodes(graph, later);
+            if (run->empty()) run->push_back(part_of(graph));
+            return run_step(run.get(), later);
         });
     }
-    run_nodes(graph, lock);
+
+    fiber_run_of_graph run = {part_of(graph)};
+
+    while (!run_step(&run, lock)) continue;
     return cudaSuccess;
 }
 
+/* One that is under way goes when it has ended, which nobody waits for. */
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
-    if (!fiber_captures()) fiber_catch_up(); /* one that is under way ends */
+    fiber_at_end([graph] { delete graph; });
+
     std::lock_guard<std::mutex> lock(fiber_turn);
 
-    delete graph;
     fiber_gpu.graphs--;
     return cudaSuccess;
 }

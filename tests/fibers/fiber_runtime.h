@@ -3,7 +3,11 @@
  *
  * Everything happens at once: streams are names.  Or, where a test wants that (fiber_gpu.late), as
  * late as it may: what was sent is done, in an order that streams and events allow, when the host
- * waits for it.  Fresh memory holds garbage.  Threads take turns with kernels. */
+ * waits for it; of graphs on several streams node by node.  Fresh memory holds garbage.  Threads
+ * take turns with kernels.
+ *
+ * What the toolkit leaves open is refused: nothing to copy or to set, memory that is freed while
+ * the device is about to touch it. */
 #ifndef SPC_TESTS_FIBER_RUNTIME_H
 #define SPC_TESTS_FIBER_RUNTIME_H
 
@@ -128,6 +132,8 @@ void fiber_on(cudaStream_t stream);
 /* Do what was sent so far: each stream in its order, of several streams whichever dice say among
  * those that need not wait for an event. */
 void fiber_catch_up(void);
+/* The same, up to what this stream was sent last. */
+void fiber_catch_up_on(cudaStream_t stream);
 /* The device is at work, between the two: its memory can be touched. */
 void fiber_at_work(void);
 void fiber_at_rest(void);
@@ -262,6 +268,7 @@ static inline cudaError_t cudaMemset(void *at, int value, size_t bytes)
 static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stream)
 {
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (bytes == 0) return cudaErrorInvalidValue;
     if (fiber_gpu.late) return fiber_set_later(at, value, bytes, stream);
     return cudaMemset(at, value, bytes);
 }
@@ -307,6 +314,7 @@ static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t byt
                                           cudaMemcpyKind kind, cudaStream_t stream)
 {
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (bytes == 0) return cudaErrorInvalidValue;
     if (fiber_gpu.late) return fiber_copy_later(to, from, bytes, kind, stream);
     if (fiber_is_stuck() && kind != cudaMemcpyDeviceToDevice) fiber_must_not_wait(); /* pageable */
     fiber_at_work();
@@ -320,9 +328,14 @@ static inline cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const voi
                                             size_t from_pitch, size_t width, size_t height,
                                             cudaMemcpyKind kind, cudaStream_t stream)
 {
-    (void)kind;
     if (fiber_refuse(stream) != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
-    fiber_catch_up();
+    if (width == 0 || height == 0 || to_pitch < width || from_pitch < width)
+        return cudaErrorInvalidValue;
+    for (size_t i = 0; i < height && fiber_gpu.late; i++) {
+        (void)fiber_copy_later((char *)to + i * to_pitch, (const char *)from + i * from_pitch,
+                               width, kind, stream);
+    }
+    if (fiber_gpu.late) return cudaSuccess;
     fiber_at_work();
     for (size_t i = 0; i < height && !fiber_is_stuck(); i++) {
         memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
@@ -377,11 +390,10 @@ static inline cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    (void)stream;
     fiber_gpu.waits++;
     if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
     if (fiber_is_stuck()) fiber_must_not_wait();
-    fiber_catch_up();
+    fiber_catch_up_on(stream);
     fiber_meet(false);
     return cudaSuccess;
 }

@@ -74,17 +74,6 @@ int fiber_device_of(cudaStream_t stream)
     return stream ? devices.at(stream) : device;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t)
-{
-    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
-    if (!stuck) {
-        meeting = false;
-        return cudaSuccess;
-    }
-    last_error = cudaErrorNotReady;
-    return cudaErrorNotReady;
-}
-
 cudaError_t fiber_failed(cudaError_t error)
 {
     if (error != cudaSuccess) last_error = error;
@@ -129,12 +118,13 @@ void fiber_must_not_wait(void)
 struct fiber_work {
     size_t serial;
     size_t after; /* serial of what must have been done, of another stream; 0: nothing */
-    std::function<void()> work;
+    std::function<bool()> step;
 };
 
 static std::map<cudaStream_t, std::deque<fiber_work>> sent;
 static std::map<cudaStream_t, size_t> last; /* serial of what a stream was sent last */
 static std::set<size_t> undone;
+static std::vector<std::function<void()>> at_end; /* when nothing is left */
 static size_t serials, left;
 static thread_local cudaStream_t launches_on;
 
@@ -148,17 +138,39 @@ cudaStream_t fiber_launches_on(void)
     return launches_on;
 }
 
-cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t after)
+cudaError_t fiber_send_steps(cudaStream_t stream, std::function<bool()> step, size_t after)
 {
-    sent[stream].push_back({++serials, after, std::move(work)});
+    sent[stream].push_back({++serials, after, std::move(step)});
     last[stream] = serials;
     undone.insert(serials);
     left++;
     return cudaSuccess;
 }
 
-/* Do the next of any stream that need not wait: mostly of the last one, so that streams come far
- * ahead of each other. */
+cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t after)
+{
+    return fiber_send_steps(
+        stream,
+        [work]() {
+            work();
+            return true;
+        },
+        after);
+}
+
+void fiber_at_end(std::function<void()> then)
+{
+    if (left == 0) return then();
+    at_end.push_back(std::move(then));
+}
+
+bool fiber_is_busy(void)
+{
+    return left > 0;
+}
+
+/* Do the next step of any stream that need not wait: mostly of the last one, so that streams come
+ * far ahead of each other. */
 static void do_one(void)
 {
     static uint32_t dice = 1;
@@ -183,12 +195,13 @@ static void do_one(void)
     before = ready[which];
 
     std::deque<fiber_work> &queue = *before;
-    fiber_work next = std::move(queue.front());
 
+    if (!queue.front().step()) return;
+    undone.erase(queue.front().serial);
     queue.pop_front();
-    next.work();
-    undone.erase(next.serial);
-    left--;
+    if (--left > 0) return;
+    for (const auto &then : at_end) then();
+    at_end.clear();
 }
 
 static void catch_up_to(size_t serial)
@@ -201,8 +214,25 @@ void fiber_catch_up(void)
     while (left > 0) do_one();
 }
 
+void fiber_catch_up_on(cudaStream_t stream)
+{
+    if (left > 0) catch_up_to(last[stream]);
+}
+
+/* Who asks again and again sees it go on. */
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    if (fiber_unsafe() != cudaSuccess) return cudaErrorStreamCaptureUnsupported;
+    if (!stuck && left > 0 && undone.count(last[stream])) do_one();
+    if (stuck || (left > 0 && undone.count(last[stream]))) return fiber_failed(cudaErrorNotReady);
+    meeting = false;
+    return cudaSuccess;
+}
+
 static void move_bytes(void *to, const void *from, size_t bytes)
 {
+    fiber_must_be_there(to);
+    fiber_must_be_there(from);
     fiber_at_work();
     memcpy(to, from, bytes);
     fiber_memory_written(to, bytes);
@@ -220,7 +250,7 @@ cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcp
         return fiber_send(stream, [=] { move_bytes(to, copy.data(), copy.size()); });
     }
     if (kind == cudaMemcpyDeviceToHost && !fiber_is_pinned(to) && !fiber_gpu.reads_host) {
-        fiber_catch_up();
+        fiber_catch_up_on(stream);
         move_bytes(to, from, bytes);
         return cudaSuccess;
     }
@@ -230,6 +260,7 @@ cudaError_t fiber_copy_later(void *to, const void *from, size_t bytes, cudaMemcp
 cudaError_t fiber_set_later(void *at, int value, size_t bytes, cudaStream_t stream)
 {
     return fiber_send(stream, [=] {
+        fiber_must_be_there(at);
         fiber_at_work();
         memset(at, value, bytes);
         fiber_memory_written(at, bytes);

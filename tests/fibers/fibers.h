@@ -117,6 +117,9 @@ cudaError_t fiber_may_launch(void);
 /* What the code that runs was written for, as ptxVersion has it. */
 int fiber_code(void);
 bool fiber_is_pinned(const void *at);
+/* What the device comes to is still there; all that words of a kernel's arguments may mean. */
+void fiber_must_be_there(const void *at);
+void fiber_check_words(const void *words, size_t bytes);
 /* Of a kernel; where memory is guarded none may be an address of the host. */
 void fiber_check_arguments(const void *arguments, size_t bytes);
 
@@ -133,13 +136,20 @@ cudaStream_t fiber_launches_on(void);
 /* While everything is late: one more piece of work for a stream, behind what it was sent before
  * and, where after is not 0, behind the work of that serial number. */
 cudaError_t fiber_send(cudaStream_t stream, std::function<void()> work, size_t after = 0);
+/* The same for what takes several steps, which those of other streams may come between; the step
+ * that ends it says so. */
+cudaError_t fiber_send_steps(cudaStream_t stream, std::function<bool()> step, size_t after = 0);
+/* When all that was sent so far is done, or now. */
+void fiber_at_end(std::function<void()> then);
+/* Is anything left to be done? */
+bool fiber_is_busy(void);
 
 /* ---- fiber_capture.cpp, fiber_graph.cpp ----------------------------------------------------- */
 
 /* What a kernel says of a condition, once for each time that its graph runs. */
 struct fiber_value {
     unsigned now;
-    bool set;
+    bool set, running; /* whether its graph does */
 };
 
 /* A kernel, or a body that runs if its condition says so; what must have run before it. */
