@@ -546,6 +546,36 @@ Test(cuda_chain, where_bodies_have_no_early_kernels_other_graphs_do)
     cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
 }
 
+/* It might refuse them when a body is recorded, and what is told there comes too late. */
+Test(cuda_chain, what_bodies_refuse_is_found_out_ahead_of_them)
+{
+    fixture f = open_chained(0, true);
+    spc_session_options o = long_options(2);
+    prompt p = prompt_made(3, VOCAB, 1);
+    decoded a = decode(f.engine, &o, &p), b;
+    const char *said;
+    int graphs;
+
+    if (fiber_gpu.code < 90) cr_skip_test("kernels of this code do not begin early");
+    close_fixture(&f);
+    graphs = fiber_gpu.graphs;
+    fiber_gpu.no_early_body = true;
+    f = open_chained(0, true);
+    for (int i = 0; i < 3; i++) {
+        b = decode(f.engine, &o, &p);
+        expect_same(&a, &b, "token-v3", 2);
+        cr_expect_gt(b.stats.chained, 0);
+    }
+    said = f.engine->ops->notice(f.engine->backend);
+    cr_assert_not_null(said);
+    cr_expect(strstr(said, ": bodies of conditional nodes cannot"), "%s", said);
+    close_fixture(&f);
+    cr_expect_eq(fiber_gpu.graphs, graphs + 1, "one that may not be destroyed");
+    fiber_gpu.no_early_body = false;
+    fiber_gpu.graphs = graphs;
+    cr_expect_eq(cudaGetLastError(), cudaSuccess, "an application would find it");
+}
+
 /* A recording that fails half way is forgotten, and the device with it unharmed. */
 Test(cuda_chain, a_body_that_cannot_be_recorded_is_done_without)
 {

@@ -61,6 +61,7 @@ struct spc_backend {
     bool early;                 /* kernels may begin before those in front of them have ended ... */
     bool early_inside;          /* ... in bodies of conditional nodes too */
     bool no_bodies;             /* graphs with conditional nodes were refused */
+    bool knows_bodies;          /* ... or found to take what is launched */
     unsigned lacks, told; /* bits: what the device cannot do (cuda_lack), what was told of it */
     char notice[160];
     size_t stack_bytes; /* of the device's threads, taken when it was opened */

@@ -70,6 +70,16 @@ static spc_round_condition new_condition(const spc_backend *b)
     return (spc_round_condition){0, 0};
 }
 
+static struct cudaGraphNodeParams body_if(cudaGraphConditionalHandle condition)
+{
+    struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
+
+    params.conditional.handle = condition;
+    params.conditional.type = cudaGraphCondTypeIf;
+    params.conditional.size = 1;
+    return params;
+}
+
 /* Record what `run` launches as the body of a conditional node behind all that was recorded so far;
  * the body is recorded on a stream of its own. */
 static bool record_body(fused_round *r, spc_round_condition condition, cudaStream_t on,
@@ -85,11 +95,8 @@ static bool record_body(fused_round *r, spc_round_condition condition, cudaStrea
     size_t count;
     bool ok, early = b->early;
 
-    struct cudaGraphNodeParams params = {.type = cudaGraphNodeTypeConditional};
+    struct cudaGraphNodeParams params = body_if(condition.handle);
 
-    params.conditional.handle = condition.handle;
-    params.conditional.type = cudaGraphCondTypeIf;
-    params.conditional.size = 1;
     if (cudaStreamGetCaptureInfo(stream, &capturing, NULL, &graph, &behind, &edges, &count) !=
             cudaSuccess ||
         capturing != cudaStreamCaptureStatusActive ||
@@ -108,7 +115,47 @@ static bool record_body(fused_round *r, spc_round_condition condition, cudaStrea
     return cudaStreamEndCapture(on, &body) == cudaSuccess && ok;
 }
 
+/* Does a body take what `run` launches?  One of a graph that is not under record: what is found out
+ * in a body of one that is, is found out too late (can_record).  A graph whose body was refused
+ * stays, and so does its memory: to destroy it might crash the driver as well. */
+static bool takes_in_body(fused_round *r, bool (*run)(fused_round *r, spc_error *err))
+{
+    spc_backend *b = r->verifier->backend;
+    cudaError_t failed = b->failed;
+    cudaGraphConditionalHandle condition;
+    struct cudaGraphNodeParams params;
+    cudaGraph_t graph = NULL, body = NULL;
+    cudaGraphNode_t node;
+    bool begun = false, valid = true, ok = false;
+
+    if (cudaGraphCreate(&graph, 0) != cudaSuccess) return false;
+    if (cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault) ==
+        cudaSuccess) {
+        params = body_if(condition);
+        begun =
+            cudaGraphAddNode(&node, graph, NULL, NULL, 0, &params) == cudaSuccess &&
+            cudaStreamBeginCaptureToGraph(b->stream, params.conditional.phGraph_out[0], NULL, NULL,
+                                          0, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    }
+    if (begun) {
+        ok = run(r, NULL);
+        b->failed = failed; /* the device has come to no harm */
+        valid = cudaStreamEndCapture(b->stream, &body) == cudaSuccess;
+        ok = ok && valid;
+    }
+    if (valid) (void)cudaGraphDestroy(graph);
+    if (!ok) (void)cudaGetLastError();
+    return ok;
+}
+
 #else
+
+static bool takes_in_body(fused_round *r, bool (*run)(fused_round *r, spc_error *err))
+{
+    (void)r;
+    (void)run;
+    return false;
+}
 
 static spc_round_condition new_condition(const spc_backend *b)
 {
@@ -266,11 +313,37 @@ static bool can_record(fused_round *r)
     return graph != NULL;
 }
 
+/* What of it may stand in bodies?  Asked once, ahead of the first: a refusal there could not be
+ * mended. */
+static void ask_of_bodies(fused_round *r)
+{
+    spc_backend *b = r->verifier->backend;
+    const bool early = b->early;
+
+    if (b->no_bodies || b->knows_bodies) return;
+    b->early = early && b->early_inside;
+    b->knows_bodies = takes_in_body(r, bodies);
+    if (!b->knows_bodies && b->early) {
+        b->early = false;
+        b->knows_bodies = takes_in_body(r, bodies);
+        b->early_inside = !b->knows_bodies;
+        if (b->knows_bodies) spc_cuda_lacks(b, CUDA_NO_EARLY_INSIDE);
+    }
+    b->early = early;
+    b->no_bodies = !b->knows_bodies;
+}
+
+static bool has_bodies(const fused_round *r)
+{
+    return r->shape.chained || r->shape.in_turns || r->shape.late.count > 0;
+}
+
 static bool record_all(fused_round *r, cuda_fused_graph *g)
 {
     spc_backend *b = r->verifier->backend;
 
     if (!can_record(r)) return false;
+    if (has_bodies(r)) ask_of_bodies(r);
     if (r->shape.in_turns) {
         g->drafts = record_on(r, b->side, chained_body);
         if (g->drafts) g->exec = record_on(r, b->stream, turn_body);

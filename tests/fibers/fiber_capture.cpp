@@ -97,6 +97,9 @@ static cudaError_t record_launch(fiber_node node)
     if (fiber_limited(fiber_gpu.no_body) && r->is_body) { /* this alone */
         return fiber_failed(cudaErrorStreamCaptureUnsupported);
     }
+    if (fiber_limited(fiber_gpu.no_early_body) && node.early && r->is_body) {
+        return invalidate(r, cudaErrorNotSupported);
+    }
     if (fiber_limited(fiber_gpu.no_record)) return invalidate(r, cudaErrorStreamCaptureUnsupported);
     add_node(r, fiber_launches_on(), std::move(node));
     return cudaSuccess;
@@ -234,7 +237,8 @@ static bool is_joined(const fiber_recording *r)
 }
 
 /* A body that is not valid when it ends is freed although its node has it, and to end the graph
- * around it is the end of the process: https://github.com/NVIDIA/cuda-python/issues/2918. */
+ * around it is the end of the process, as to destroy it may be:
+ * https://github.com/NVIDIA/cuda-python/issues/2918. */
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
 {
     std::unique_ptr<fiber_recording> r;
@@ -263,7 +267,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
     if (error == cudaSuccess) {
         *out = r->graph;
     } else if (r->is_body) {
-        recorded.back()->lost_body = true;
+        r->graph->lost = true;
+        if (fiber_captures()) recorded.back()->lost_body = true;
     } else {
         std::lock_guard<std::mutex> lock(fiber_turn);
 

@@ -3,6 +3,7 @@
  * them run. */
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdio.h>
 #include <stdlib.h>
 #include <vector>
@@ -59,6 +60,20 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cu
 
     *out = graph->conditions.back().handle = conditions.size();
     conditions.push_back(graph->conditions.back().value);
+    return cudaSuccess;
+}
+
+/* Graphs that were made so, until they are destroyed: those that nobody may destroy are not lost.
+ */
+static std::set<cudaGraph_t> made;
+
+cudaError_t cudaGraphCreate(cudaGraph_t *out, unsigned)
+{
+    std::lock_guard<std::mutex> lock(fiber_turn);
+
+    *out = new fiber_graph{};
+    made.insert(*out);
+    fiber_gpu.graphs++;
     return cudaSuccess;
 }
 
@@ -303,10 +318,16 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
 /* One that is under way goes when it has ended, which nobody waits for. */
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
+    for (const fiber_node &node : graph->nodes) {
+        if (!node.inner || !node.inner->lost) continue;
+        fprintf(stderr, "fibers: a driver would crash: a graph has a body that was not valid\n");
+        abort();
+    }
     fiber_at_end([graph] { delete graph; });
 
     std::lock_guard<std::mutex> lock(fiber_turn);
 
+    made.erase(graph);
     fiber_gpu.graphs--;
     return cudaSuccess;
 }

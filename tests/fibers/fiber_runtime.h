@@ -89,7 +89,8 @@ typedef struct {
     int early;            /* kernels of graphs that began before the one in front of them */
     int major;            /* of compute capability; from 9 on kernels may begin early */
     bool no_early;        /* graphs cannot hold kernels that do, though it is 9 */
-    bool no_early_inside; /* bodies of conditional nodes cannot */
+    bool no_early_inside; /* bodies of conditional nodes cannot, as it shows when they are to run */
+    bool no_early_body;   /* the same, as it shows when they are recorded */
     int waits;            /* of the host for the device */
     bool no_upload;       /* graphs find no memory on the device */
     int fails_at_upload;  /* so does this one of them alone; 0: none */
@@ -191,6 +192,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
                                      const cudaGraphEdgeData **edges, size_t *count);
 cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle *out, cudaGraph_t graph,
                                              unsigned value, unsigned flags);
+cudaError_t cudaGraphCreate(cudaGraph_t *out, unsigned flags);
 cudaError_t cudaGraphAddNode(cudaGraphNode_t *out, cudaGraph_t graph,
                              const cudaGraphNode_t *dependencies, const cudaGraphEdgeData *edges,
                              size_t count, cudaGraphNodeParams *params);

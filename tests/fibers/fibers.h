@@ -175,6 +175,7 @@ struct fiber_graph {
     std::vector<fiber_condition> conditions;
     std::vector<std::shared_ptr<void>> held;
     std::vector<cudaGraph_t> bodies; /* one for each conditional node, as the toolkit gives them */
+    bool lost;                       /* a body that was invalid when it ended */
 };
 
 typedef std::vector<size_t> fiber_frontier; /* the last nodes of a stream */
