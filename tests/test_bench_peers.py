@@ -182,7 +182,7 @@ class SpecBench(unittest.TestCase):
                                *options], text=True, capture_output=True, check=False)
 
     def test_lines_of_every_category_and_method(self):
-        done = self.call("--method", "strict=--rule strict", "--method", "same=--gamma 2 --drafter " +
+        done = self.call("--method", "strict=--gamma 2", "--method", "same=--gamma 2 --drafter " +
                          str(self.folder / "verifier"), "--method", "sampled=--seed 3",
                          "--tokens", "24", "--clock", "cpu", "--", "--threads", "1")
         self.assertEqual((done.returncode, done.stderr), (0, ""))

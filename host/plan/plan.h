@@ -93,11 +93,10 @@ typedef enum {
 typedef struct {
     char name[SPC_PLAN_NAME]; /* as in the checkpoint */
     int32_t rows, cols;       /* [rows, cols]; cols 0: a vector [rows] */
-    int32_t of_rows,
-        of_cols;      /* the checkpoint's tensor, of which they are a part: all of it unless
-                         several weights are one tensor, or the plan is one of several ranks */
-    int32_t row, col; /* where the part begins */
-    float plus;       /* vectors: added to every entry (Gemma stores w - 1) */
+    int32_t of_rows, of_cols; /* the checkpoint's tensor, of which they are a part: all of it ... */
+    int32_t row, col;         /* ... but where one tensor is several weights, or the plan is one of
+                                 several ranks: where they begin */
+    float plus;               /* vectors: added to every entry (Gemma stores w - 1) */
     spc_relative relative;
 } spc_weight;
 
