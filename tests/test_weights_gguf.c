@@ -2,6 +2,7 @@
 /* test_weights_gguf.c - files that the gguf package wrote (vectors/make_gguf.py): their blocks,
  * their tokenizers, the models they amount to; and files that are damaged. */
 #include "weights/bundle_tokenizer.h"
+#include "weights/config.h"
 #include "weights/gguf_model.h"
 #include "weights/quant.h"
 #include "weights/tokenizer.h"
@@ -147,6 +148,33 @@ Test(weights_gguf, byte_level_tokenizers_give_the_reference_ids)
                   30);
     expect_golden("bytelevel-gpt4o", SPC_TEST_VECTORS "/tokenizers/bytelevel-gpt4o.golden.json",
                   10);
+}
+
+/* Files of Phi-4 say so that it has no window, which others of its architecture have. */
+Test(weights_gguf, a_window_of_0_is_none)
+{
+    static const char key[] = "phi3.attention.sliding_window";
+    static const uint32_t none = 0;
+    opened o = open_gguf(FOLDER "phi3-short.gguf");
+    char *at = memmem(o.bytes, o.count, key, sizeof key - 1);
+    spc_config c;
+    spc_error error;
+
+    cr_assert_not_null(at);
+    for (int i = 0; i < 2; i++) {
+        spc_blob file = {"m.gguf", o.bytes, o.count};
+        spc_bundle *b;
+
+        if (i == 1)
+            memcpy(at + sizeof key - 1 + sizeof none, &none, sizeof none); /* behind the type */
+        cr_assert_eq(spc_bundle_open_memory("m", &file, 1, &b, &error), SPC_OK, "%s",
+                     error.message);
+        cr_assert_eq(spc_config_read(b, &c, &error), SPC_OK, "%s", error.message);
+        cr_expect_eq(c.window, i == 0 ? 24 : 0);
+        cr_expect_eq(c.sliding[0], i == 0);
+        spc_bundle_close(b);
+    }
+    close_gguf(&o);
 }
 
 /* The tokenizer of FILE.tokenizer.gguf, its splitting called `name` in place of `was`. */

@@ -326,12 +326,16 @@ static void make_gemma(maker *m)
 
 static void make_switches(maker *m)
 {
+    int64_t window;
+
     set(m, m->root, "tie_word_embeddings", json_boolean(!tensor(m, "lm_head.weight")));
     if (strncmp(m->architecture, "gemma", 5) == 0) {
         make_gemma(m);
         return;
     }
-    copy_whole(m, "attention.sliding_window", "sliding_window", false);
+    if (whole(m, "attention.sliding_window", false, &window) && window > 0) { /* 0: Phi-4, none */
+        set(m, m->root, "sliding_window", json_integer(window));
+    }
     if (tensor(m, "model.layers.0.self_attn.q_proj.bias")) {
         set(m, m->root, "attention_bias", json_true());
     }
