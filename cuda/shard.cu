@@ -134,7 +134,7 @@ static __device__ __noinline__ void read_question(const shard_args<Batch> *a, in
 }
 
 /* Is sequence s asked for a k-th row, or at all?  Blocks are launched for as many as there may be,
- * and those that have none leave at once: to read a question takes one thread some microseconds. */
+ * and those that have none leave at once: a question is read by one thread, word after word. */
 template <typename Batch>
 static __device__ bool is_asked(const shard_args<Batch> *a, int32_t s, int32_t k)
 {

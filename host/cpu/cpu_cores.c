@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cpu_cores.c - a core's hardware threads share its arithmetic and its way to memory, which one
- * thread of ours keeps busy: a second one only waits for the first, and more of them for each other
- * behind every matrix. */
+/* cpu_cores.c - a core's hardware threads share its arithmetic and its way to memory: of a second
+ * thread there little is expected (as llama.cpp's default has it; not measured here), and it is one
+ * more to wait for behind every matrix. */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
