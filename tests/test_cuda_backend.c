@@ -30,7 +30,7 @@ Test(cuda_backend, logits_are_those_of_the_reference_in_chunks_of_any_size)
 {
     static const int32_t chunks[] = {1, 2, 5, 6, 13}; /* two of them for each model */
 
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         float *whole = golden_run(&g, 0, g.count), off;
 
@@ -51,7 +51,7 @@ Test(cuda_backend, logits_are_those_of_the_reference_in_chunks_of_any_size)
 
 Test(cuda_backend, greedy_continuations_are_those_of_the_reference)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
 
         golden_feed(&g, 1, g.prompt, g.prompt_count, 0);
@@ -67,7 +67,7 @@ Test(cuda_backend, greedy_continuations_are_those_of_the_reference)
 
 Test(cuda_backend, a_rewound_slot_goes_on_as_if_it_had_never_been_further)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         float *whole = golden_run(&g, 0, g.count);
         int32_t half = g.count / 2, wrong[3] = {1, 2, 3};
@@ -91,7 +91,7 @@ Test(cuda_backend, a_shared_beginning_has_the_bits_of_one_that_was_run)
 {
     int32_t shared = 0;
 
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
 
         for (int32_t pages = 0; pages < 3; pages++) shared += golden_shares(&g, pages);
@@ -156,7 +156,7 @@ Test(cuda_backend, a_page_is_not_written_in_the_launch_in_which_another_slot_rea
 /* Slots of different lengths in one forward, some rows wanted, others not. */
 Test(cuda_backend, a_row_has_the_same_bits_beside_other_slots)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         float *whole = golden_run(&g, 0, g.count);
         int32_t slot[GOLDEN_ROWS], token[GOLDEN_ROWS], position[GOLDEN_ROWS], output[GOLDEN_ROWS];
@@ -194,7 +194,7 @@ Test(cuda_backend, logits_by_the_library_are_those_of_the_reference)
                                       .outputs = GOLDEN_ROWS,
                                       .library = true};
 
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         spc_error error;
         float *all, off;
@@ -398,7 +398,7 @@ static void expect_again(golden *g, int32_t slot, int32_t times, const float *pl
  */
 Test(cuda_backend, a_recorded_forward_has_the_bits_of_a_plain_one)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         float *plain = plain_row(&g);
         int32_t replays = fiber_gpu.replays;
@@ -439,7 +439,7 @@ Test(cuda_backend, kernels_begin_early_and_results_stay)
 {
     enum { CAN, OLD, OLD_CODE, REFUSES, ASKED, KINDS };
 
-    for (int32_t m = 0; m < GOLDEN_MODELS * 2; m++) { /* of those that cannot, one a model */
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS * 2; m++) { /* of those that cannot, one a model */
         const int kind = m % 2 == 0 ? CAN : 1 + m / 2 % (KINDS - 1);
         const char *said;
         char what[64];

@@ -166,9 +166,31 @@ Test(cuda_backend_refusals, code_that_does_not_load_for_another_reason_is_not_sa
     cr_expect(strstr(error.message, "kernels: out of memory"), "%s", error.message);
 }
 
+Test(cuda_backend_refusals, experts_have_no_kernels)
+{
+    tiny_model m = tiny_open("{\"architectures\": [\"MixtralForCausalLM\"], \"vocab_size\": 8,"
+                             " \"hidden_size\": 16, \"num_hidden_layers\": 1,"
+                             " \"num_attention_heads\": 2, \"intermediate_size\": 16,"
+                             " \"max_position_embeddings\": 16, \"num_local_experts\": 3,"
+                             " \"num_experts_per_tok\": 2}",
+                             5, 1);
+    spc_backend *backend;
+    spc_runner *runner;
+    spc_error error;
+
+    cr_assert_eq(spc_backend_cuda.open(&backend, 0, NULL, &error), SPC_OK);
+    cr_expect_eq(spc_backend_cuda.load(backend, m.plan, m.bundle, &golden_limits, &runner, &error),
+                 SPC_EUNSUPPORTED);
+    cr_expect_null(runner);
+    cr_expect(strstr(error.message, "route, has no kernel on the GPU; use device cpu"), "%s",
+              error.message);
+    spc_backend_cuda.close(backend);
+    tiny_close(&m);
+}
+
 Test(cuda_backend_refusals, a_runner_takes_what_memory_said_and_its_weights)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         size_t memory = g.ops->memory(g.backend, g.plan, &golden_limits);
         size_t weights = (size_t)spc_bundle_bytes(g.bundle);

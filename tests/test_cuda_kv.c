@@ -32,7 +32,7 @@ Test(cuda_kv, logits_are_those_of_the_cpu_with_the_same_type_in_any_company, .ti
 {
     int32_t shared = 0;
 
-    for (int32_t n = 0; n < GOLDEN_MODELS; n++) { /* with the types by turns */
+    for (int32_t n = 0; n < GOLDEN_GPU_MODELS; n++) { /* with the types by turns */
         const char *model = golden_models[n];
         golden g = golden_open(&spc_backend_cuda, model), cpu;
 
@@ -118,7 +118,7 @@ Test(cuda_kv, heads_of_odd_sizes_are_read_too)
 /* Nothing but keys and values is smaller, and they by half. */
 Test(cuda_kv, sixteen_bits_take_half_of_the_memory)
 {
-    for (int32_t m = 0; m < GOLDEN_MODELS; m++) {
+    for (int32_t m = 0; m < GOLDEN_GPU_MODELS; m++) {
         golden g = golden_open(&spc_backend_cuda, golden_models[m]);
         size_t whole = g.ops->memory(g.backend, g.plan, &golden_limits);
         uint64_t kv = spc_kv_bytes(g.plan, &golden_limits);

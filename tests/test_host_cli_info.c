@@ -112,6 +112,24 @@ Test(host_cli_info, json_tells_what_a_model_is)
     }
 }
 
+Test(host_cli_info, experts_are_told_where_there_are_any)
+{
+    static const char qwen[] = SPC_TEST_VECTORS "/qwen3-moe";
+    json_t *info = info_of(qwen), *dense = info_of(TINY);
+    char *text = OUTPUT(NULL, "info", qwen), *other = OUTPUT(NULL, "info", TINY);
+
+    cr_expect(strstr(text, "\nexperts           6, of which a token takes 3\n"), "%s", text);
+    cr_expect_null(strstr(other, "experts"));
+    expect_whole(info, "ffn", 32);
+    expect_whole(info, "experts", 6);
+    expect_whole(info, "experts_per_token", 3);
+    expect_whole(dense, "experts", 0);
+    json_decref(info);
+    json_decref(dense);
+    free(text);
+    free(other);
+}
+
 /* What stands behind a name at the beginning of a line; NULL: no such line. */
 static const char *line_of(const char *text, const char *name)
 {

@@ -109,6 +109,8 @@ Test(host_gguf, models_compute_what_their_checkpoints_compute)
     expect_distance("smollm3.gguf", "smollm3", 0, 1e-6);
     expect_distance("phi3-short.gguf", "phi3-short", 0, 1e-6);
     expect_distance("phi3-long.gguf", "phi3-long", 0, 1e-6);
+    expect_distance("mixtral.gguf", "mixtral", 0, 1e-6);
+    expect_distance("qwen3-moe.gguf", "qwen3-moe", 0, 1e-6);
 }
 
 Test(host_gguf, a_split_model_is_read_by_its_first_part)
@@ -121,6 +123,8 @@ Test(host_gguf, quantised_weights_are_off_by_what_their_steps_allow)
 {
     expect_distance("llama-Q8_0.gguf", "llama", 1e-4, 0.02);
     expect_distance("llama-Q4_0.gguf", "llama", 1e-2, 0.25);
+    /* (transformers with the quantised weights: 0.028) */
+    expect_distance("qwen3-moe-Q8_0.gguf", "qwen3-moe", 1e-4, 0.05);
 }
 
 /* Caches of models name their files by a hash, and a file may have lost its name on the way. */

@@ -50,7 +50,16 @@ static const family families[] = {
      " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
      " \"sliding_window\": 4, \"partial_rotary_factor\": 0.5,"
      " \"original_max_position_embeddings\": 4, \"rope_scaling\": {\"type\": \"longrope\","
-     " \"short_factor\": [1, 1.5], \"long_factor\": [2, 9]}}"}};
+     " \"short_factor\": [1, 1.5], \"long_factor\": [2, 9]}}"},
+    {"Qwen3-MoE, drafted by Mixtral",
+     "{\"architectures\": [\"MixtralForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 16,"
+     " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+     " \"head_dim\": 6, \"intermediate_size\": 24, \"max_position_embeddings\": 16,"
+     " \"num_local_experts\": 3, \"num_experts_per_tok\": 1}",
+     "{\"architectures\": [\"Qwen3MoeForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 24,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
+     " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
+     " \"num_experts\": 5, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 12}"}};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 static const char *const rules[] = {"strict",

@@ -237,6 +237,67 @@ Test(host_plan, a_plan_asks_for_every_tensor_of_its_model_once)
     }
 }
 
+/* ---- experts ----------------------------------------------------------------------------------
+ */
+
+/* mixtral: 2 layers of 5 experts, of which a row takes 2; qwen3-moe: 2 of 6, of which it takes 3.
+ * What it reads of experts is that part of their 3 * 32 * width, whatever row it is. */
+Test(host_plan, a_row_reads_as_many_experts_as_it_takes)
+{
+    static const struct {
+        const char *folder;
+        int32_t experts, chosen, width;
+    } cases[] = {{SPC_TEST_VECTORS "/mixtral", 5, 2, 48},
+                 {SPC_TEST_VECTORS "/qwen3-moe", 6, 3, 32}};
+
+    for (int32_t m = 0; m < COUNT(cases); m++) {
+        fixture f = open_folder(cases[m].folder);
+        uint64_t expert = 4 * 3 * 32 * (uint64_t)cases[m].width, embedding = 4 * 63 * 32;
+        uint64_t idle = 2 * expert * (uint64_t)(cases[m].experts - cases[m].chosen);
+        uint64_t exact = spc_bundle_bytes(f.bundle) - embedding - idle;
+        uint64_t found = spc_plan_weight_bytes(f.plan, f.bundle);
+
+        expect_tensors(&f, cases[m].folder);
+        cr_expect(found <= exact && exact - found <= 2 * 3 * 6, "%s: %d, not %d", cases[m].folder,
+                  (int)found, (int)exact);
+        close_fixture(&f);
+    }
+}
+
+Test(host_plan, ops_of_experts_say_whose_matrices_they_take)
+{
+    static const char *const folders[] = {SPC_TEST_VECTORS "/mixtral",
+                                          SPC_TEST_VECTORS "/qwen3-moe"};
+    static const char *const first[2][3] = {
+        {"block_sparse_moe.experts.0.w1", "block_sparse_moe.experts.0.w3",
+         "block_sparse_moe.experts.0.w2"},
+        {"mlp.experts.0.gate_proj", "mlp.experts.0.up_proj", "mlp.experts.0.down_proj"}};
+    static const int32_t gated[] = {2 * 2 * 48, 2 * 3 * 32};
+
+    for (int32_t m = 0; m < COUNT(folders); m++) {
+        fixture f = open_folder(folders[m]);
+        const spc_op *op = f.plan->op;
+        char name[SPC_PLAN_NAME];
+
+        while (op->kind != SPC_OP_ROUTE) op++;
+        cr_assert_eq(op[-1].kind, SPC_OP_LINEAR);
+        cr_expect(op[1].kind == SPC_OP_EXPERTS && op[2].kind == SPC_OP_GLU &&
+                  op[3].kind == SPC_OP_MIX);
+        cr_expect(op[1].b == op[0].out && op[3].b == op[0].out && op[0].a == op[-1].out);
+        cr_expect_eq(op[1].a, op[-1].a, "experts read what their router reads");
+        for (int32_t k = 0; k < 3; k++) {
+            const spc_op *of = k < 2 ? &op[1] : &op[3];
+
+            (void)snprintf(name, sizeof name, "model.layers.0.%s.weight", first[m][k]);
+            cr_expect_str_eq(f.plan->weight[of->weight[k % 2]].name, name);
+            cr_expect_eq(spc_op_matrices(f.plan, of), f.config.experts);
+        }
+        cr_expect_eq(f.plan->buffer[op[1].out].dim, gated[m]);
+        cr_expect_eq(f.plan->buffer[op[2].out].dim, gated[m] / 2);
+        close_fixture(&f);
+    }
+}
+
 /* ---- encoders ---------------------------------------------------------------------------------
  */
 

@@ -70,6 +70,8 @@ static spc_config config_with(const char *change, const char *generation)
 #define QWEN2        FAMILY("Qwen2ForCausalLM")
 #define SMOLLM3      FAMILY("SmolLM3ForCausalLM")
 #define PHI3         FAMILY("Phi3ForCausalLM")
+#define MIXTRAL      FAMILY("MixtralForCausalLM")
+#define QWEN3_MOE    FAMILY("Qwen3MoeForCausalLM")
 #define GEMMA2       FAMILY("Gemma2ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
 #define GEMMA3       FAMILY("Gemma3ForCausalLM") "\"tie_word_embeddings\":null,\"hidden_act\":null,"
 
@@ -240,6 +242,30 @@ Test(weights_config, smollm3_has_layers_without_positions)
     cr_expect_eq(sliding_layers(&idle), 0);
 }
 
+/* Released files of Qwen3-MoE have num_experts, those that transformers 5 writes the other name. */
+Test(weights_config, experts_and_what_a_token_takes_of_them)
+{
+    spc_config dense = config_with("{\"num_local_experts\":4,\"num_experts_per_tok\":2}", NULL);
+    spc_config mixtral = config_with(MIXTRAL "\"num_local_experts\":4,\"num_experts_per_tok\":2,"
+                                             "\"norm_topk_prob\":false,\"sliding_window\":9}",
+                                     NULL);
+    spc_config qwen = config_with(QWEN3_MOE "\"num_experts\":6,\"num_experts_per_tok\":3,"
+                                            "\"moe_intermediate_size\":48,\"mlp_only_layers\":[],"
+                                            "\"decoder_sparse_step\":1}",
+                                  NULL);
+    spc_config again = config_with(QWEN3_MOE "\"num_local_experts\":6,\"num_experts_per_tok\":6,"
+                                             "\"moe_intermediate_size\":48,"
+                                             "\"norm_topk_prob\":true}",
+                                   NULL);
+
+    cr_expect_eq(dense.experts, 0);
+    cr_expect(mixtral.experts == 4 && mixtral.chosen == 2 && mixtral.ffn == 896);
+    cr_expect(mixtral.shares_add_up, "whatever its file says");
+    cr_expect_eq(sliding_layers(&mixtral), 6);
+    cr_expect(qwen.experts == 6 && qwen.chosen == 3 && qwen.ffn == 48 && !qwen.shares_add_up);
+    cr_expect(again.experts == 6 && again.chosen == 6 && again.shares_add_up);
+}
+
 /* Phi-3's files: three in one matrix, a part of a head, divisors by the length of the context. */
 Test(weights_config, phi3_turns_a_part_of_a_head_by_lists)
 {
@@ -381,6 +407,17 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {SMOLLM3 "\"no_rope_layers\":[1,1,2,1,1,1]}", "no_rope_layers: expected 6 times 0 or 1",
          "another type"},
         {SMOLLM3 "\"no_rope_layer_interval\":0}", "no_rope_layer_interval", "found 0"},
+        {MIXTRAL "\"num_experts_per_tok\":2}", "num_local_experts", "none"},
+        {MIXTRAL "\"num_local_experts\":4}", "num_experts_per_tok", "none"},
+        {MIXTRAL "\"num_local_experts\":4,\"num_experts_per_tok\":5}",
+         "num_experts_per_tok: expected a whole number of 1 to 4", "found 5"},
+        {MIXTRAL "\"num_local_experts\":100,\"num_experts_per_tok\":65}", "of 1 to 64", "found 65"},
+        {MIXTRAL "\"num_local_experts\":65536}", "num_local_experts", "found 65536"},
+        {QWEN3_MOE "\"num_experts\":4,\"num_experts_per_tok\":2}", "moe_intermediate_size", "none"},
+        {QWEN3_MOE "\"num_experts\":4,\"mlp_only_layers\":[1]}", "mlp_only_layers: expected []",
+         "another type"},
+        {QWEN3_MOE "\"num_experts\":4,\"decoder_sparse_step\":2}", "decoder_sparse_step",
+         "found 2"},
         {"{\"rope_scaling\":{\"rope_type\":\"yarn\"}}", "factor", "none"},
         {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1}}",
          "beta_fast: expected more than beta_slow", "found 1"},
@@ -541,8 +578,8 @@ static bool makes_a_plan(void *user, const char *text, size_t bytes)
 Test(weights_config, every_damaged_byte_is_refused_or_harmless)
 {
     static const char *const names[] = {
-        "fp8",       "gemma3", "gemma3-images", "llama",   "mistral-window",
-        "phi3-long", "qwen3",  "rope-yarn",     "smollm3", "t5-relu"};
+        "fp8",   "gemma3",    "gemma3-images", "llama",   "mistral-window", "phi3-long",
+        "qwen3", "qwen3-moe", "rope-yarn",     "smollm3", "t5-relu"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];

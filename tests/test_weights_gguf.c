@@ -73,6 +73,38 @@ Test(weights_gguf, blocks_are_what_the_reference_takes_them_for)
     close_gguf(&o);
 }
 
+/* ---- experts ----------------------------------------------------------------------------------
+ */
+
+Test(weights_gguf, a_table_of_experts_has_a_matrix_for_each)
+{
+    opened o = open_gguf(FOLDER "qwen3-moe.gguf");
+    spc_tensor *table = (spc_tensor *)(uintptr_t)tensor_of(o.gguf, "blk.1.ffn_down_exps.weight");
+    const spc_tensor kept = *table;
+
+    for (int32_t i = 0; i < 3; i++) {
+        spc_tensor_list list = {0};
+        spc_error error;
+        spc_status status;
+
+        *table = kept;
+        if (i == 1) table->rank = 2;
+        if (i == 2) table->shape[0] = 1 << 20;
+        status = spc_gguf_tensors("file", o.gguf, o.gguf, &list, &error);
+        if (i == 0) {
+            cr_expect_eq(status, SPC_OK, "%s", error.message);
+            cr_expect_eq(list.count, 57);
+        } else {
+            cr_expect_eq(status, SPC_ESHAPE);
+            cr_expect(strstr(error.message, "file: tensor 'blk.1.ffn_down_exps.weight': expected a "
+                                            "matrix for each of 1 to 65536 experts"),
+                      "%s", error.message);
+        }
+        spc_tensor_list_free(&list);
+    }
+    close_gguf(&o);
+}
+
 /* ---- tokenizers -------------------------------------------------------------------------------
  */
 

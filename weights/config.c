@@ -209,6 +209,7 @@ static spc_status read_decoder(const reader *r, const spc_bundle *bundle, spc_co
     if (s == SPC_OK) s = spc_config_number(r, "rms_norm_eps", 0, 1, 1e-6, &c->norm_eps);
     if (s == SPC_OK) s = spc_config_read_ropes(r, c);
     if (s == SPC_OK) s = spc_config_read_family(r, c);
+    if (s == SPC_OK) s = spc_config_read_experts(r, c);
     if (c->contained) c->tied = !spc_bundle_find(bundle, "lm_head.weight");
     return s;
 }

@@ -40,6 +40,7 @@ enum {
     SPC_CONFIG_STOPS = 8,
     SPC_CONFIG_NAME = 64,
     SPC_CONFIG_LAYERS = 1024,
+    SPC_CONFIG_CHOSEN = 64,
     SPC_CONFIG_CONTEXT = 1 << 24
 };
 
@@ -55,7 +56,7 @@ typedef struct {
     int32_t heads;        /* query heads */
     int32_t kv_heads;     /* divides heads */
     int32_t head_dim;     /* even */
-    int32_t ffn;          /* intermediate size */
+    int32_t ffn;          /* intermediate size; of one expert, where there are several */
     int32_t context;      /* max_position_embeddings, in tokens; T5: n_positions */
     int32_t context_most; /* what may be asked for: more where positions are relative (T5), or
                              where rope has divisors of its own for more (Phi-3) */
@@ -71,6 +72,10 @@ typedef struct {
     int32_t window;                      /* positions a sliding layer sees, its own included */
     uint8_t sliding[SPC_CONFIG_LAYERS];  /* [layers] 1: the layer sees the window only */
     uint8_t unturned[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer has no rotary positions (NoPE) */
+    int32_t
+        experts; /* feed-forward parts of a layer, of which each token takes some; 0: it is one */
+    int32_t chosen;     /* experts that a token takes, at most SPC_CONFIG_CHOSEN */
+    bool shares_add_up; /* the shares of those chosen are scaled to a sum of 1 */
     bool fused;  /* queries, keys and values are one matrix; so are gates and what they gate */
     bool scaled; /* quantization_config: every matrix of 8-bit floats has scales beside it */
     bool buffers_bfloat16;   /* what a model computes when it is built (rotary frequencies, Gemma's

@@ -45,6 +45,10 @@ spc_status spc_config_read_ropes(const spc_config_reader *r, spc_config *c);
  * (config_family.c). */
 spc_status spc_config_read_family(const spc_config_reader *r, spc_config *c);
 
+/* How many experts there are, and what a token takes of them; ffn is then one expert's
+ * (config_experts.c). */
+spc_status spc_config_read_experts(const spc_config_reader *r, spc_config *c);
+
 /* A model of text and images whose text model is a decoder: from here on the reader reads that
  * one's keys, and c has its architecture.  Others are left as they are (config_container.c). */
 spc_status spc_config_open_container(spc_config_reader *r, spc_config *c);

@@ -20,7 +20,7 @@ static const struct {
 } architectures[] = {{"llama", "LlamaForCausalLM"},   {"qwen2", "Qwen2ForCausalLM"},
                      {"qwen3", "Qwen3ForCausalLM"},   {"gemma2", "Gemma2ForCausalLM"},
                      {"gemma3", "Gemma3ForCausalLM"}, {"smollm3", "SmolLM3ForCausalLM"},
-                     {"phi3", "Phi3ForCausalLM"}};
+                     {"phi3", "Phi3ForCausalLM"},     {"qwen3moe", "Qwen3MoeForCausalLM"}};
 
 /* The object under way; the first failure stays. */
 typedef struct {
@@ -120,6 +120,7 @@ static void make_names(maker *m)
 {
     spc_gguf_string text = {"", 0};
     const char *name = NULL;
+    int64_t experts = 0;
 
     (void)spc_gguf_text(spc_gguf_find(m->g, "general.architecture"), &text);
     for (size_t i = 0; i < sizeof architectures / sizeof *architectures; i++) {
@@ -132,13 +133,18 @@ static void make_names(maker *m)
     }
     if (!name) {
         m->status = spc_error_set(m->err, SPC_EMODEL,
-                                  "%s: general.architecture: expected one of llama (Mistral too), "
-                                  "qwen2, qwen3, gemma2, gemma3, smollm3, phi3; found '%.*s'",
+                                  "%s: general.architecture: expected one of llama (Mistral and "
+                                  "Mixtral too), qwen2, qwen3, qwen3moe, gemma2, gemma3, smollm3, "
+                                  "phi3; found '%.*s'",
                                   m->where, text.bytes < 40 ? (int)text.bytes : 40, text.text);
         return;
     }
     if (strcmp(m->architecture, "llama") == 0 && find(m, "attention.sliding_window")) {
         name = "MistralForCausalLM";
+    }
+    if (strcmp(m->architecture, "llama") == 0 &&
+        spc_gguf_integer(find(m, "expert_count"), &experts) && experts > 0) {
+        name = "MixtralForCausalLM";
     }
     set(m, m->root, "architectures", json_pack("[s]", name));
     set(m, m->root, "model_type", json_string(m->architecture));
@@ -324,6 +330,20 @@ static void make_gemma(maker *m)
     }
 }
 
+/* Whoever runs such files makes the shares of a token's experts add up. */
+static void make_experts(maker *m)
+{
+    int64_t experts = 0;
+    const bool qwen = strcmp(m->architecture, "qwen3moe") == 0;
+
+    if (!whole(m, "expert_count", qwen, &experts) || experts == 0) return;
+    set(m, m->root, "num_local_experts", json_integer(experts));
+    copy_whole(m, "expert_used_count", "num_experts_per_tok", true);
+    if (!qwen) return;
+    copy_whole(m, "expert_feed_forward_length", "moe_intermediate_size", true);
+    set(m, m->root, "norm_topk_prob", json_true());
+}
+
 static void make_switches(maker *m)
 {
     int64_t window;
@@ -383,6 +403,7 @@ spc_status spc_gguf_config(const char *where, const spc_gguf *head, const spc_te
     if (m.status == SPC_OK) make_names(&m);
     if (m.status == SPC_OK) make_sizes(&m);
     if (m.status == SPC_OK) make_rope(&m);
+    if (m.status == SPC_OK) make_experts(&m);
     if (m.status == SPC_OK) make_switches(&m);
     if (m.status == SPC_OK) make_ids(&m);
     if (m.status == SPC_OK) {

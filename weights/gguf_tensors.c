@@ -37,15 +37,31 @@ static const pair layer[] = {{"attn_norm", "input_layernorm"},
                              {"attn_q_norm", "self_attn.q_norm"},
                              {"attn_k_norm", "self_attn.k_norm"},
                              {"ffn_norm", "post_attention_layernorm"},
+                             {"ffn_gate_inp", "mlp.gate"},
                              {"ffn_gate", "mlp.gate_proj"},
                              {"ffn_up", "mlp.up_proj"},
                              {"ffn_down", "mlp.down_proj"},
                              {"post_attention_norm", "post_attention_layernorm"},
                              {"post_ffw_norm", "post_feedforward_layernorm"}};
 
+enum { EXPERTS_MOST = 1 << 16 };
+
+/* Experts: one tensor of rank 3 for all of them, here and in a file of Mixtral's. */
+static const struct {
+    const char *gguf, *qwen3, *mixtral;
+} expert[] = {{"ffn_gate_exps.weight", "gate_proj", "w1"},
+              {"ffn_up_exps.weight", "up_proj", "w3"},
+              {"ffn_down_exps.weight", "down_proj", "w2"}};
+
 static bool is_gemma(const mapper *m)
 {
     return strncmp(m->architecture, "gemma", 5) == 0;
+}
+
+/* (Under the name of Llama; Llama's files have no experts.) */
+static bool is_mixtral(const mapper *m)
+{
+    return strcmp(m->architecture, "llama") == 0;
 }
 
 /* "blk.3.attn_q.weight" to "model.layers.3.self_attn.q_proj.weight"; false: no such. */
@@ -72,6 +88,9 @@ static bool map_layer(const mapper *m, const char *name, char *out, size_t room)
         }
         if (strcmp(m->architecture, "phi3") == 0 && strcmp(layer[i].gguf, "ffn_up") == 0) {
             to = "mlp.gate_up_proj";
+        }
+        if (is_mixtral(m) && strcmp(layer[i].gguf, "ffn_gate_inp") == 0) {
+            to = "block_sparse_moe.gate";
         }
         (void)snprintf(out, room, "model.layers.%d.%s%s", (int)number, to, dot);
         return true;
@@ -190,14 +209,64 @@ static spc_status align(const mapper *m, spc_tensor *t, void **owned)
     return SPC_OK;
 }
 
+/* Which of the tables of experts is it, and of which layer?  -1: none. */
+static int32_t experts_of(const spc_tensor *t, int32_t *number)
+{
+    int32_t used = 0;
+
+    if (sscanf(t->name, "blk.%9" SCNd32 ".%n", number, &used) != 1 || used == 0 || *number < 0) {
+        return -1;
+    }
+    for (int32_t i = 0; i < (int32_t)(sizeof expert / sizeof *expert); i++) {
+        if (strcmp(t->name + used, expert[i].gguf) == 0) return i;
+    }
+    return -1;
+}
+
+/* A table of all experts' matrices as one tensor for each. */
+static spc_status add_experts(const mapper *m, const spc_tensor *table, int32_t which,
+                              int32_t number)
+{
+    const char *part = is_mixtral(m) ? "block_sparse_moe" : "mlp";
+    const char *to = is_mixtral(m) ? expert[which].mixtral : expert[which].qwen3;
+    spc_status status = SPC_OK;
+
+    if (table->rank != 3 || table->shape[0] < 1 || table->shape[0] > EXPERTS_MOST) {
+        return spc_error_set(
+            m->err, SPC_ESHAPE,
+            "%s: tensor '%s': expected a matrix for each of 1 to %d experts, found "
+            "a tensor of rank %d",
+            m->where, table->name, EXPERTS_MOST, (int)table->rank);
+    }
+    for (int64_t e = 0; e < table->shape[0] && status == SPC_OK; e++) {
+        const uint64_t bytes = table->bytes / (uint64_t)table->shape[0];
+        char name[128];
+        void *owned = NULL;
+        spc_tensor t = {.name = name,
+                        .dtype = table->dtype,
+                        .rank = 2,
+                        .shape = {table->shape[1], table->shape[2]},
+                        .bytes = bytes};
+
+        t.data = (const char *)table->data + (uint64_t)e * bytes;
+        (void)snprintf(name, sizeof name, "model.layers.%d.%s.experts.%" PRId64 ".%s.weight",
+                       (int)number, part, e, to);
+        status = align(m, &t, &owned);
+        if (status == SPC_OK && !spc_tensor_list_add(m->list, &t, owned)) status = no_memory(m);
+    }
+    return status;
+}
+
 static spc_status add(const mapper *m, const spc_tensor *tensor)
 {
     char name[128];
     spc_tensor t = *tensor;
+    int32_t number, experts = experts_of(tensor, &number);
     void *owned = NULL;
     int64_t heads;
     spc_status status;
 
+    if (experts >= 0) return add_experts(m, tensor, experts, number);
     if (!map_name(m, t.name, name, sizeof name)) {
         return spc_error_set(m->err, SPC_EMODEL,
                              "%s: tensor '%s': no such part of a model of architecture '%s' is "

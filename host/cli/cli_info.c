@@ -260,6 +260,10 @@ static void print_info(const char *name, const model_info *m)
     spc_cli_print("%-18s%d query, %d key/value, of %d\n", "heads", (int)c->heads, (int)c->kv_heads,
                   (int)c->head_dim);
     spc_cli_print("%-18s%d\n", "feed-forward size", (int)c->ffn);
+    if (c->experts > 0) {
+        spc_cli_print("%-18s%d, of which a token takes %d\n", "experts", (int)c->experts,
+                      (int)c->chosen);
+    }
     spc_cli_print("%-18s%d%s\n", "vocabulary", (int)c->vocab,
                   c->tied ? ", head tied to the embedding" : "");
     spc_cli_print("%-18s%d tokens", "longest context", (int)c->context);
@@ -318,13 +322,15 @@ static json_t *info_json(const char *name, const model_info *m)
     const spc_config *c = &m->model.config;
     int32_t worlds[SPC_RANKS_MAX], world_count = worlds_of(m, worlds);
     json_t *object = json_pack(
-        "{s:o, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, s:I}",
+        "{s:o, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:i, s:s?, s:I, "
+        "s:I}",
         "model", spc_cli_json_text(name), "architecture", c->architecture, "parameters",
         (json_int_t)spc_plan_parameters(m->model.plan), "hidden_size", (int)c->dim,
         "encoder_layers", (int)c->encoder_layers, "layers", (int)c->layers, "heads", (int)c->heads,
-        "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim, "ffn", (int)c->ffn, "vocab",
-        (int)c->vocab, "tied", (int)c->tied, "context", (int)c->context, "chat_template", m->chat,
-        "weight_bytes", (json_int_t)m->weight_bytes, "row_bytes", (json_int_t)m->row_bytes);
+        "kv_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim, "ffn", (int)c->ffn, "experts",
+        (int)c->experts, "experts_per_token", (int)c->chosen, "vocab", (int)c->vocab, "tied",
+        (int)c->tied, "context", (int)c->context, "chat_template", m->chat, "weight_bytes",
+        (json_int_t)m->weight_bytes, "row_bytes", (json_int_t)m->row_bytes);
 
     if (put(object, "dtypes", dtypes_json(m)) && put(object, "tokenizer", tokenizer_json(m)) &&
         put(object, "stop", spc_cli_json_ids(c->stop, c->stop_count)) &&

@@ -4,6 +4,7 @@
  * Linear ops and attention are split over a team of threads, outputs against outputs and heads
  * against heads, everything else row against row (cpu_rows.c) or sequence against sequence, so that
  * no sum depends on the number of threads.  What a model takes and how it is read: cpu_load.c. */
+#include "cpu_experts.h"
 #include "cpu_round.h"
 #include "cpu_rows.h"
 #include "cpu_runner.h"
@@ -336,6 +337,9 @@ static spc_status run_op(spc_runner *r, const spc_op *op, const spc_rows *rows, 
     case SPC_OP_RECALL: cpu_recall(r, op, rows); break;
     case SPC_OP_REDUCE: return cpu_reduce(r, op, rows->count, err);
     case SPC_OP_HEAD: cpu_head(r, op, rows); break;
+    case SPC_OP_ROUTE:
+    case SPC_OP_EXPERTS:
+    case SPC_OP_MIX: spc_cpu_experts_run(r, op, rows->count); break;
     default: spc_cpu_rows_run(r, op, rows); break;
     }
     return SPC_OK;

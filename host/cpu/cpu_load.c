@@ -24,6 +24,25 @@ static int32_t most_rows(const spc_runner *r)
     return r->plan->encoder_ops > 0 && l->context > l->rows ? l->context : l->rows;
 }
 
+/* Most rows that an op's products have: of experts, one for each that a row takes. */
+static int64_t most_pairs(const spc_runner *r)
+{
+    const spc_config *c = &r->plan->config;
+
+    return (int64_t)most_rows(r) * (c->experts > 0 ? c->chosen : 1);
+}
+
+static void lay_out_experts(spc_runner *r, carver *to)
+{
+    const spc_config *c = &r->plan->config;
+    const int64_t pairs = most_pairs(r);
+
+    r->pair = carve(to, times(sizeof *r->pair, pairs));
+    r->first = carve(to, times(sizeof *r->first, (int64_t)c->experts + 1));
+    r->gathered = carve(to, times(times(sizeof(float), pairs), c->dim > c->ffn ? c->dim : c->ffn));
+    r->mixed = carve(to, times(times(sizeof(float), pairs), c->dim));
+}
+
 static void lay_out_memory(spc_runner *r, carver *to)
 {
     const spc_limits *l = &r->limits;
@@ -45,8 +64,8 @@ static size_t own_floats(const spc_runner *r, const spc_weight *w)
 /* Room for the rows of the widest linear op, quantised. */
 static void lay_out_quantised(spc_runner *r, carver *to)
 {
-    int32_t most = most_rows(r);
-    int64_t rows = most > r->limits.outputs ? most : r->limits.outputs, cols = 0, stride;
+    int64_t most = most_pairs(r), rows = most > r->limits.outputs ? most : r->limits.outputs;
+    int64_t cols = 0, stride;
 
     for (int32_t i = 0; i < r->plan->weight_count; i++) {
         if (r->plan->weight[i].cols > cols) cols = r->plan->weight[i].cols;
@@ -66,6 +85,7 @@ static size_t lay_out(spc_runner *r, char *base)
     const spc_limits *l = &r->limits;
     carver to = {base, 0};
     int32_t rows = most_rows(r);
+    int64_t pairs = most_pairs(r);
     size_t angles = times(times(sizeof(float), l->context), c->rope.pairs);
 
     r->matrix = carve(&to, times(sizeof *r->matrix, plan->weight_count));
@@ -82,7 +102,7 @@ static size_t lay_out(spc_runner *r, char *base)
 
         if (base) r->buffer[i] = buffer;
     }
-    r->out = carve(&to, times(sizeof *r->out, rows > l->outputs ? rows : l->outputs));
+    r->out = carve(&to, times(sizeof *r->out, pairs > l->outputs ? pairs : l->outputs));
     r->wanted = carve(&to, times(times(sizeof(float), l->outputs), c->dim));
     r->logits = carve(&to, times(times(sizeof(float), l->outputs), plan->ids));
     if (plan->subset) r->some = carve(&to, times(times(sizeof(float), l->outputs), plan->drafted));
@@ -96,6 +116,7 @@ static size_t lay_out(spc_runner *r, char *base)
     r->scores = carve(&to, times(times(sizeof(float),
                                        (int64_t)spc_team_count(r->backend->team) * SPC_CPU_QUERIES),
                                  l->context));
+    if (c->experts > 0) lay_out_experts(r, &to);
     if (plan->encoder_ops > 0) lay_out_memory(r, &to);
     lay_out_quantised(r, &to);
     r->part = carve(&to, times(sizeof *r->part, plan->weight_count));

@@ -28,7 +28,7 @@ struct spc_runner {
                            [heads, 2 context - 1], by the key's offset from the query plus context
                            - 1; NULL for other matrices */
     float **buffer;     /* [buffers] each [most_rows, dim] */
-    float **out;        /* [most_rows] where the rows of a linear op begin */
+    float **out;        /* [pairs] where the rows of a linear op begin, or those of experts */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
     float *some;        /* [outputs, plan->drafted] of a drafter that drafts some tokens */
@@ -42,6 +42,12 @@ struct spc_runner {
     float **scale; /* [weights] of matrices of 8-bit floats and I8, as float32; NULL for others */
     void **part;   /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
                       each other in the checkpoint; NULL: read where it is mapped */
+
+    /* plans with experts: a pair is a row and one of the experts it takes (cpu_experts.c) */
+    int32_t *pair;   /* [pairs] row times chosen + k, in the order of their experts */
+    int32_t *first;  /* [experts + 1] where the pairs of each begin */
+    float *gathered; /* [pairs, dim or ffn, the wider] inputs of experts, in that order */
+    float *mixed;    /* [pairs, dim] outputs of MIX before they are added, row by row */
 
     /* plans with an encoder */
     spc_kv memory;            /* a slot's pages are its own */

@@ -4,10 +4,12 @@
  *
  * Mistral sees a window, Qwen2 adds vectors to queries, keys and values, Qwen3 norms queries and
  * keys, SmolLM3 has layers without positions, Phi-3 tensors that are several matrices, and heads of
- * which a part turns; all but the norms is the config's, as are the sizes. */
+ * which a part turns, Mixtral and Qwen3-MoE experts; all but the norms and the names of experts is
+ * the config's, as are the sizes. */
 #include "arch_parts.h"
 
-static void layer(spc_plan *plan, const spc_arch_buffers *b, int32_t i, bool qk_norm)
+static void layer(spc_plan *plan, const spc_arch_buffers *b, int32_t i, bool qk_norm,
+                  const spc_arch_experts *experts)
 {
     int32_t dim = plan->config.dim;
 
@@ -17,27 +19,46 @@ static void layer(spc_plan *plan, const spc_arch_buffers *b, int32_t i, bool qk_
     spc_arch_add(plan, b->hidden, b->hidden, b->projected);
     spc_arch_norm(plan, b->normed, b->hidden,
                   spc_arch_weight(plan, i, "post_attention_layernorm.weight", dim, 0), 0);
-    spc_arch_feed_forward(plan, b, i);
+    if (experts) {
+        spc_arch_feed_experts(plan, b, i, experts);
+    } else {
+        spc_arch_feed_forward(plan, b, i);
+    }
     spc_arch_add(plan, b->hidden, b->hidden, b->projected);
 }
 
-static void decoder(spc_plan *plan, bool qk_norm)
+/* experts: how they are named; NULL: there are none */
+static void decoder(spc_plan *plan, bool qk_norm, const spc_arch_experts *experts)
 {
     spc_arch_buffers b = spc_arch_buffers_of(plan);
     int32_t embedding = spc_arch_embed(plan, &b, 1);
 
-    for (int32_t i = 0; i < plan->config.layers; i++) layer(plan, &b, i, qk_norm);
+    for (int32_t i = 0; i < plan->config.layers; i++) layer(plan, &b, i, qk_norm, experts);
     spc_arch_head(plan, &b, embedding, 0);
 }
 
 static void build(spc_plan *plan)
 {
-    decoder(plan, false);
+    decoder(plan, false, NULL);
 }
 
 static void build_qwen3(spc_plan *plan)
 {
-    decoder(plan, true);
+    decoder(plan, true, NULL);
+}
+
+static void build_mixtral(spc_plan *plan)
+{
+    static const spc_arch_experts names = {"block_sparse_moe", "w1", "w3", "w2"};
+
+    decoder(plan, false, &names);
+}
+
+static void build_qwen3_moe(spc_plan *plan)
+{
+    static const spc_arch_experts names = {"mlp", "gate_proj", "up_proj", "down_proj"};
+
+    decoder(plan, true, &names);
 }
 
 const spc_architecture spc_arch_llama = {"LlamaForCausalLM", build};
@@ -46,3 +67,5 @@ const spc_architecture spc_arch_smollm3 = {"SmolLM3ForCausalLM", build};
 const spc_architecture spc_arch_phi3 = {"Phi3ForCausalLM", build};
 const spc_architecture spc_arch_qwen2 = {"Qwen2ForCausalLM", build};
 const spc_architecture spc_arch_qwen3 = {"Qwen3ForCausalLM", build_qwen3};
+const spc_architecture spc_arch_mixtral = {"MixtralForCausalLM", build_mixtral};
+const spc_architecture spc_arch_qwen3_moe = {"Qwen3MoeForCausalLM", build_qwen3_moe};

@@ -9,13 +9,20 @@ spc_arch_buffers spc_arch_buffers_of(spc_plan *plan)
     const spc_config *c = &plan->config;
     int32_t queries = c->heads * c->head_dim, keys = c->kv_heads * c->head_dim;
 
-    return (spc_arch_buffers){spc_plan_buffer(plan, "hidden", c->dim),
-                              spc_plan_buffer(plan, "normed", c->dim),
-                              spc_plan_buffer(plan, "qkv", queries + 2 * keys),
-                              spc_plan_buffer(plan, "attended", queries),
-                              spc_plan_buffer(plan, "projected", c->dim),
-                              spc_plan_buffer(plan, "gated", 2 * c->ffn),
-                              spc_plan_buffer(plan, "product", c->ffn)};
+    int32_t parts = c->experts > 0 ? c->chosen : 1;
+    spc_arch_buffers b = {spc_plan_buffer(plan, "hidden", c->dim),
+                          spc_plan_buffer(plan, "normed", c->dim),
+                          spc_plan_buffer(plan, "qkv", queries + 2 * keys),
+                          spc_plan_buffer(plan, "attended", queries),
+                          spc_plan_buffer(plan, "projected", c->dim),
+                          spc_plan_buffer(plan, "gated", 2 * parts * c->ffn),
+                          spc_plan_buffer(plan, "product", parts * c->ffn),
+                          -1,
+                          -1};
+
+    if (c->experts > 0) b.scores = spc_plan_buffer(plan, "scores", c->experts);
+    if (c->experts > 0) b.route = spc_plan_buffer(plan, "route", 2 * c->chosen);
+    return b;
 }
 
 int32_t spc_arch_weight(spc_plan *plan, int32_t layer, const char *name, int32_t rows, int32_t cols)
@@ -135,6 +142,44 @@ void spc_arch_feed_forward(spc_plan *plan, const spc_arch_buffers *b, int32_t la
     spc_plan_op(plan, op);
     op = spc_op_of(SPC_OP_LINEAR, b->projected, b->product, -1);
     matrix(plan, &op, layer, "mlp.down_proj", c->dim, c->ffn, c->mlp_bias);
+    spc_plan_op(plan, op);
+}
+
+/* The matrices of all experts, behind each other; returns the first. */
+static int32_t expert_matrices(spc_plan *plan, int32_t layer, const spc_arch_experts *names,
+                               const char *name, int32_t rows, int32_t cols)
+{
+    int32_t first = plan->weight_count;
+
+    for (int32_t i = 0; i < plan->config.experts; i++) {
+        char full[64];
+
+        (void)snprintf(full, sizeof full, "%s.experts.%d.%s.weight", names->part, (int)i, name);
+        (void)spc_arch_weight(plan, layer, full, rows, cols);
+    }
+    return first;
+}
+
+void spc_arch_feed_experts(spc_plan *plan, const spc_arch_buffers *b, int32_t layer,
+                           const spc_arch_experts *names)
+{
+    const spc_config *c = &plan->config;
+    spc_op op = spc_op_of(SPC_OP_LINEAR, b->scores, b->normed, -1);
+    char router[48];
+
+    (void)snprintf(router, sizeof router, "%s.gate.weight", names->part);
+    op.weight[0] = spc_arch_weight(plan, layer, router, c->experts, c->dim);
+    spc_plan_op(plan, op);
+    spc_plan_op(plan, spc_op_of(SPC_OP_ROUTE, b->route, b->scores, -1));
+    op = spc_op_of(SPC_OP_EXPERTS, b->gated, b->normed, b->route);
+    op.weight[0] = expert_matrices(plan, layer, names, names->gate, c->ffn, c->dim);
+    op.weight[1] = expert_matrices(plan, layer, names, names->up, c->ffn, c->dim);
+    spc_plan_op(plan, op);
+    op = spc_op_of(SPC_OP_GLU, b->product, b->gated, -1);
+    op.activation = c->activation;
+    spc_plan_op(plan, op);
+    op = spc_op_of(SPC_OP_MIX, b->projected, b->product, b->route);
+    op.weight[0] = expert_matrices(plan, layer, names, names->down, c->dim, c->ffn);
     spc_plan_op(plan, op);
 }
 

@@ -8,6 +8,7 @@
 
 typedef struct {
     int32_t hidden, normed, qkv, attended, projected, gated, product;
+    int32_t scores, route; /* of experts, where the config has any */
 } spc_arch_buffers;
 
 /* The buffers of a decoder of this config. */
@@ -29,6 +30,16 @@ void spc_arch_attention(spc_plan *plan, const spc_arch_buffers *b, int32_t layer
 
 /* projected = feed-forward of normed. */
 void spc_arch_feed_forward(spc_plan *plan, const spc_arch_buffers *b, int32_t layer);
+
+/* How a family names the tensors of experts: PART.gate.weight, and PART.experts.N.GATE.weight ...
+ */
+typedef struct {
+    const char *part, *gate, *up, *down;
+} spc_arch_experts;
+
+/* The same, of the experts that a router chooses. */
+void spc_arch_feed_experts(spc_plan *plan, const spc_arch_buffers *b, int32_t layer,
+                           const spc_arch_experts *names);
 
 /* hidden = rows of the embedding times scale; returns the embedding. */
 int32_t spc_arch_embed(spc_plan *plan, const spc_arch_buffers *b, float scale);

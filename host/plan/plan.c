@@ -11,8 +11,9 @@
 #include <string.h>
 
 static const spc_architecture *const architectures[] = {
-    &spc_arch_llama, &spc_arch_mistral, &spc_arch_qwen2,  &spc_arch_qwen3, &spc_arch_smollm3,
-    &spc_arch_phi3,  &spc_arch_gemma2,  &spc_arch_gemma3, &spc_arch_t5};
+    &spc_arch_llama,   &spc_arch_mistral, &spc_arch_qwen2,    &spc_arch_qwen3,
+    &spc_arch_smollm3, &spc_arch_phi3,    &spc_arch_gemma2,   &spc_arch_gemma3,
+    &spc_arch_t5,      &spc_arch_mixtral, &spc_arch_qwen3_moe};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 const char *spc_op_name(spc_op_kind kind)
@@ -92,7 +93,7 @@ spc_op spc_op_of(spc_op_kind kind, int32_t out, int32_t a, int32_t b)
 spc_status spc_plan_build(const spc_config *config, const char *where, spc_plan **out,
                           spc_error *err)
 {
-    char known[256] = "";
+    char known[320] = "";
     size_t used = 0;
     spc_plan *plan;
     int32_t i = 0;
@@ -150,7 +151,14 @@ int32_t spc_plan_bucket(const spc_config *config, spc_relative relative, int32_t
     return first + (bucket < buckets ? bucket : buckets - 1);
 }
 
-/* What a decoded row reads of a weight: nothing, the row of its token, or all of it. */
+/* Is a weight one of those that stand at `first`, one for each expert or one alone? */
+static bool is_among(const spc_plan *plan, const spc_op *op, int32_t first, int32_t weight)
+{
+    return first >= 0 && weight >= first && weight < first + spc_op_matrices(plan, op);
+}
+
+/* What a decoded row reads of a weight: nothing, the row of its token, or all of it; of an expert's
+ * as much as the tokens that take it are of all of them. */
 static uint64_t row_reads(const spc_plan *plan, int32_t weight, uint64_t bytes)
 {
     uint64_t most = 0;
@@ -159,7 +167,10 @@ static uint64_t row_reads(const spc_plan *plan, int32_t weight, uint64_t bytes)
         const spc_op *op = &plan->op[i];
 
         for (int32_t k = 0; k < SPC_OP_WEIGHTS; k++) {
-            if (op->weight[k] != weight && op->bias[k] != weight) continue;
+            if (!is_among(plan, op, op->weight[k], weight) && op->bias[k] != weight) continue;
+            if (spc_op_matrices(plan, op) > 1) {
+                return bytes * (uint64_t)plan->config.chosen / (uint64_t)plan->config.experts;
+            }
             if (op->kind != SPC_OP_EMBED) return bytes;
             most = bytes / (uint64_t)plan->weight[weight].rows;
         }
@@ -308,7 +319,8 @@ static size_t print_weights(const spc_plan *plan, const int32_t *index, const ch
 }
 
 /* What the op does otherwise than the plain one of its kind. */
-static void print_settings(const spc_op *op, char *text, size_t used, size_t bytes)
+static void print_settings(const spc_plan *plan, const spc_op *op, char *text, size_t used,
+                           size_t bytes)
 {
     if (op->window > 0 && used < bytes) {
         used += (size_t)snprintf(text + used, bytes - used, "  window %d", (int)op->window);
@@ -318,6 +330,10 @@ static void print_settings(const spc_op *op, char *text, size_t used, size_t byt
     }
     if (op->local && used < bytes) {
         used += (size_t)snprintf(text + used, bytes - used, "  local");
+    }
+    if (spc_op_matrices(plan, op) > 1 && used < bytes) {
+        used += (size_t)snprintf(text + used, bytes - used, "  and %d experts more",
+                                 (int)plan->config.experts - 1);
     }
     if (op->scale != 1 && used < bytes) {
         (void)snprintf(text + used, bytes - used, "  scale %.6g", (double)op->scale);
@@ -333,7 +349,7 @@ void spc_plan_print(const spc_plan *plan, void (*line)(void *user, const char *t
 
         used = print_weights(plan, op->weight, "", text, used, sizeof text);
         used = print_weights(plan, op->bias, "+ ", text, used, sizeof text);
-        print_settings(op, text, used, sizeof text);
+        print_settings(plan, op, text, used, sizeof text);
         line(user, text);
     }
 }

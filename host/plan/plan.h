@@ -34,25 +34,35 @@
  * RELU     out = max(a, 0)
  * GLU      out = activation(a[0 .. n)) * a[n .. 2n)
  * ADD      out = a + b
- * REDUCE   out = the sum of every rank's out, in place (a is out); plans of several ranks only
- * HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits are wanted
+ * ROUTE    out = the config's `chosen` experts of highest score in a, highest first, as numbers,
+ * and the share of each behind them: exp of its score, over the sum of exp of all scores, or of the
+ * chosen ones where shares add up EXPERTS  out = of each expert chosen in b, first w[0] a of all of
+ * them, then w[1] a of all MIX      out = the sum over the experts chosen in b of their share times
+ * w[0] of their part of a REDUCE   out = the sum of every rank's out, in place (a is out); plans of
+ * several ranks only HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits
+ * are wanted
+ *
+ * In EXPERTS and MIX w[k] is the matrix of expert 0; those of the others are the weights behind it.
  *
  * In QK_NORM, ROPE and ATTEND a holds queries [heads, head_dim], keys and values
  * [kv_heads, head_dim]; in STORE it ends with such keys and values, in RECALL it begins with
  * such queries. */
-#define SPC_OP_MAP(X)    \
-    X(EMBED, "embed")    \
-    X(NORM, "norm")      \
-    X(LINEAR, "linear")  \
-    X(QK_NORM, "qknorm") \
-    X(ROPE, "rope")      \
-    X(ATTEND, "attend")  \
-    X(STORE, "store")    \
-    X(RECALL, "recall")  \
-    X(RELU, "relu")      \
-    X(GLU, "glu")        \
-    X(ADD, "add")        \
-    X(REDUCE, "reduce")  \
+#define SPC_OP_MAP(X)     \
+    X(EMBED, "embed")     \
+    X(NORM, "norm")       \
+    X(LINEAR, "linear")   \
+    X(QK_NORM, "qknorm")  \
+    X(ROPE, "rope")       \
+    X(ATTEND, "attend")   \
+    X(STORE, "store")     \
+    X(RECALL, "recall")   \
+    X(RELU, "relu")       \
+    X(GLU, "glu")         \
+    X(ADD, "add")         \
+    X(ROUTE, "route")     \
+    X(EXPERTS, "experts") \
+    X(MIX, "mix")         \
+    X(REDUCE, "reduce")   \
     X(HEAD, "head")
 
 #define SPC_OP_ENUM(id, name) SPC_OP_##id,
@@ -186,6 +196,12 @@ void spc_plan_op(spc_plan *plan, spc_op op);
 /* An op of this kind over these buffers: no weights, all positions, scale 1, no cap. */
 spc_op spc_op_of(spc_op_kind kind, int32_t out, int32_t a, int32_t b);
 
+/* Matrices behind each of an op's weights: those of all experts, or one. */
+static inline int32_t spc_op_matrices(const spc_plan *plan, const spc_op *op)
+{
+    return op->kind == SPC_OP_EXPERTS || op->kind == SPC_OP_MIX ? plan->config.experts : 1;
+}
+
 /* An architecture: its name in config.json, and who writes its plan. */
 typedef struct {
     const char *name;
@@ -194,6 +210,7 @@ typedef struct {
 
 extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
 extern const spc_architecture spc_arch_smollm3, spc_arch_phi3, spc_arch_gemma2, spc_arch_gemma3;
+extern const spc_architecture spc_arch_mixtral, spc_arch_qwen3_moe;
 extern const spc_architecture spc_arch_t5;
 
 const char *spc_op_name(spc_op_kind kind);

@@ -4,7 +4,7 @@
  * Architectures know nothing of ranks: what is cut follows from how ops hang together.  A linear op
  * whose output an attention or a gate takes is cut by outputs; one whose input comes out of them is
  * cut by inputs, and its output summed; everything between the sums and such ops is whole on every
- * rank. */
+ * rank.  So are the ops of experts, each of which is cut like a feed-forward part of its own. */
 #include "plan.h"
 
 #include "rules/shard.h"
@@ -63,9 +63,11 @@ static int32_t largest_block(const spc_plan *plan, const spc_op *op, const spc_b
     int32_t largest = 1;
 
     for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
-        const spc_tensor *t = spc_bundle_find(bundle, plan->weight[op->weight[k]].name);
+        for (int32_t i = 0; i < spc_op_matrices(plan, op); i++) {
+            const spc_tensor *t = spc_bundle_find(bundle, plan->weight[op->weight[k] + i].name);
 
-        if (t && spc_plan_block(t->dtype) > largest) largest = spc_plan_block(t->dtype);
+            if (t && spc_plan_block(t->dtype) > largest) largest = spc_plan_block(t->dtype);
+        }
     }
     return largest;
 }
@@ -77,7 +79,7 @@ void spc_plan_read_blocks(spc_plan *plan, const spc_bundle *bundle)
         const spc_op *op = &plan->op[i];
         int32_t *block = &plan->gate_block, largest;
 
-        if (op->kind != SPC_OP_LINEAR) continue;
+        if (op->kind != SPC_OP_LINEAR && op->kind != SPC_OP_MIX) continue;
         if (is_made(plan, op->a, is_attention)) {
             block = &plan->attention_block;
         } else if (!is_made(plan, op->a, is_gate)) {
@@ -111,7 +113,11 @@ static bool has_blocks(const spc_plan *plan, int32_t world)
 
 static bool columns_divide(const spc_plan *plan, int32_t world)
 {
-    return has_blocks(plan, world) || plan->config.ffn % world == 0;
+    const int32_t ffn = plan->config.ffn;
+
+    if (has_blocks(plan, world)) return true;
+    if (plan->config.experts > 0 && ffn / world % plan->gate_block != 0) return false;
+    return ffn % world == 0;
 }
 
 bool spc_plan_divides(const spc_plan *plan, int32_t world)
@@ -267,6 +273,15 @@ static void cut_inputs(const share *s, spc_weight *w, bool gate)
     w->cols = in.before + in.count + in.behind;
 }
 
+/* Matrix k of a linear op: one, or each expert's. */
+static void cut_matrices(const share *s, spc_plan *plan, const spc_op *op, int32_t k,
+                         void (*cut)(const share *s, spc_weight *w, bool which), bool which)
+{
+    for (int32_t i = 0; i < spc_op_matrices(plan, op); i++) {
+        cut(s, &plan->weight[op->weight[k] + i], which);
+    }
+}
+
 /* A linear op with its weights; true: its output is to be summed. */
 static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, spc_op *op)
 {
@@ -277,17 +292,20 @@ static bool cut_linear(const spc_plan *whole, const share *s, spc_plan *plan, sp
         if (whole->op[i].a == op->out && is_gate(whole->op[i].kind)) heads = false;
     }
     for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
-        spc_weight *w = &plan->weight[op->weight[k]];
-
         if (taken) {
-            cut_outputs(s, w, heads);
+            cut_matrices(s, plan, op, k, cut_outputs, heads);
             if (op->bias[k] >= 0) cut_outputs(s, &plan->weight[op->bias[k]], heads);
         } else if (made) {
-            cut_inputs(s, w, gate);
+            cut_matrices(s, plan, op, k, cut_inputs, gate);
             if (s->rank > 0) op->bias[k] = -1; /* once in the sum */
         }
     }
     return made;
+}
+
+static bool is_linear(spc_op_kind kind)
+{
+    return kind == SPC_OP_LINEAR || kind == SPC_OP_EXPERTS || kind == SPC_OP_MIX;
 }
 
 /* Widths of what is cut. */
@@ -300,6 +318,11 @@ static void cut_buffer(const share *s, spc_plan *plan, const spc_op *op)
         for (int32_t k = 0; k < SPC_OP_WEIGHTS && op->weight[k] >= 0; k++) {
             out->dim += plan->weight[op->weight[k]].rows;
         }
+    }
+    if (op->kind == SPC_OP_EXPERTS) out->dim = 2 * plan->config.chosen * plan->config.ffn;
+    if (op->kind == SPC_OP_GLU && plan->config.experts > 0) {
+        out->dim = plan->config.chosen * plan->config.ffn;
+        return;
     }
     if (is_attention(op->kind) || is_gate(op->kind)) {
         const inputs in = own_inputs(s, is_gate(op->kind));
@@ -314,7 +337,7 @@ static void cut_op(const spc_plan *whole, const share *s, spc_plan *plan, spc_op
 {
     bool summed = op.kind == SPC_OP_EMBED;
 
-    if (op.kind == SPC_OP_LINEAR) summed = cut_linear(whole, s, plan, &op);
+    if (is_linear(op.kind)) summed = cut_linear(whole, s, plan, &op);
     if (op.kind == SPC_OP_HEAD && whole->subset) {
         cut_drafted(s, plan, &plan->weight[op.weight[0]]);
     } else if (op.kind == SPC_OP_EMBED || op.kind == SPC_OP_HEAD) {

@@ -68,14 +68,31 @@ def phi3_long(original):
                                  "original_max_position_embeddings": original, **factors})
 
 
+def mixtral():
+    """Two of five experts, whose shares add up; a window."""
+    return hf.MixtralForCausalLM(hf.MixtralConfig(
+        **SIZES, num_local_experts=5, num_experts_per_tok=2, sliding_window=24))
+
+
+def qwen3_moe(shares_add_up=True):
+    """Three of six experts, narrower than intermediate_size says."""
+    return hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(
+        **SIZES, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32,
+        norm_topk_prob=shares_add_up))
+
+
 FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images, "smollm3": smollm3,
-            "phi3": phi3, "phi3-short": lambda: phi3_long(64), "phi3-long": lambda: phi3_long(16)}
+            "phi3": phi3, "phi3-short": lambda: phi3_long(64), "phi3-long": lambda: phi3_long(16),
+            "mixtral": mixtral, "qwen3-moe": qwen3_moe,
+            "qwen3-moe-shares": lambda: qwen3_moe(False)}
 
 
 def make(name):
     torch.manual_seed(len(name))
     model = FAMILIES[name]()
     model.set_attn_implementation("eager")
+    if hasattr(model.config, "num_experts_per_tok"):
+        model.set_experts_implementation("eager")  # the grouped form knows no float64
     model = model.float().eval()
     for key, tensor in model.named_parameters():
         if key.endswith(("bias", "norm.weight")):

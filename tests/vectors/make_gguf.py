@@ -9,7 +9,8 @@
   MODEL.gguf       the checkpoints ../MODEL as converters write them: Llama's heads interleaved,
                    Gemma's norms plus one; matrices as BF16, which these weights fit exactly
   MODEL-TYPE.gguf  the same with matrices quantised by the package
-  phi3-short, phi3-long, smollm3    the checkpoints of that name, in float32
+  phi3-short, phi3-long, smollm3, mixtral, qwen3-moe    the checkpoints of that name, in float32
+  qwen3-moe-Q8_0   the last one, quantised
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
   mixed-low.gguf   the same of Q2_K, Q3_K, IQ4_XS and IQ4_NL
@@ -22,6 +23,7 @@
 import json
 import math
 import pathlib
+import re
 import struct
 import sys
 
@@ -41,6 +43,7 @@ LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_att
          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
          "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
          "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+         "mlp.gate": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_inp",
          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 PLAIN = {"post_attention_layernorm": "ffn_norm"}
 GEMMA = {"post_attention_layernorm": "post_attention_norm",
@@ -95,6 +98,24 @@ def name_of(name, gemma):
     return f"blk.{layer}.{({**LAYER, **(GEMMA if gemma else PLAIN)})[part]}.{kind}"
 
 
+EXPERTS = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps",
+           "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
+
+
+def stacked(tensors):
+    """Names of GGUF; of the experts of a layer one tensor for each kind of matrix."""
+    out = {}
+    for name, x in tensors.items():
+        found = re.fullmatch(r"model\.layers\.(\d+)\.\w+\.experts\.(\d+)\.(\w+)\.weight", name)
+        if not found:
+            yield name, x
+            continue
+        layer, expert, part = found.groups()
+        out.setdefault(f"blk.{layer}.{EXPERTS[part]}.weight", {})[int(expert)] = x
+    for name, matrices in out.items():
+        yield name, np.stack([matrices[i] for i in range(len(matrices))])
+
+
 def interleave(x, heads):
     """The two halves of each head by turns, as converters of Llama put them."""
     rest = x.shape[1:]
@@ -136,6 +157,11 @@ def metadata(writer, c, arch):
         for key in ("long", "short"):
             writer.add_tensor(f"rope_factors_{key}.weight",
                               np.array(rope[key + "_factor"], np.float32))
+    if "num_local_experts" in c:
+        writer.add_expert_count(c["num_local_experts"])
+        writer.add_expert_used_count(c["num_experts_per_tok"])
+    if "moe_intermediate_size" in c:
+        writer.add_expert_feed_forward_length(c["moe_intermediate_size"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 
@@ -146,13 +172,13 @@ def model(name, arch, kind=None, split=None, file=None):
     out = OUT / ("split.gguf" if split else (file or (arch if kind is None else f"{arch}-{kind.name}")) + ".gguf")
     writer = gguf.GGUFWriter(out, arch, split_max_tensors=split or 0)
     metadata(writer, c, arch)
-    for tensor, x in load(folder).items():
-        to = name_of(tensor, arch.startswith("gemma"))
+    for tensor, x in stacked(load(folder)):
+        to = tensor if tensor.startswith("blk.") else name_of(tensor, arch.startswith("gemma"))
         if arch in ("llama", "smollm3") and (".attn_q." in to or ".attn_k." in to):
             x = interleave(x, c["num_attention_heads" if "_q." in to else "num_key_value_heads"])
         if arch.startswith("gemma") and "norm" in to:
             x = x + np.float32(1)
-        if x.ndim == 1:
+        if x.ndim == 1 or "ffn_gate_inp" in to:  # (converters keep routers)
             writer.add_tensor(to, np.ascontiguousarray(x, np.float32))
             continue
         wanted = Q.BF16 if kind is None else kind
@@ -357,6 +383,9 @@ def main():
         model("llama", "llama", kind)
     for name in ("smollm3", "phi3-short", "phi3-long"):
         model(name, name.split("-")[0], Q.F32, file=name)
+    model("mixtral", "llama", Q.F32, file="mixtral")
+    model("qwen3-moe", "qwen3moe", Q.F32, file="qwen3-moe")
+    model("qwen3-moe", "qwen3moe", Q.Q8_0, file="qwen3-moe-Q8_0")
     model("llama", "llama", split=16)
     for name, pre in (("bytelevel-gpt2", "gpt-2"), ("bytelevel-llama3", "llama-bpe"),
                       ("bytelevel-qwen2", "qwen2"), ("bytelevel-gpt4o", "gpt-4o"),
