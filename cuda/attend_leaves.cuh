@@ -185,7 +185,8 @@ static __device__ __forceinline__ void load_head(const attend_work &w, const lea
 
     if (!is_query && h->position / w.keys / w.together != at.share) h->kind = HEAD_NONE;
     x->load(h->kind == HEAD_NONE ? NULL : row + (int64_t)head * a.head_dim, of, weight,
-            turns ? w.rope.cosine + angle : NULL, turns ? w.rope.sine + angle : NULL);
+            turns ? w.rope.cosine + angle : NULL, turns ? w.rope.sine + angle : NULL,
+            is_query && w.rope.query_scale ? w.rope.query_scale + h->position : NULL);
 }
 
 /* All heads of a block to their places: queries, with zeros as far as products go, into its memory,

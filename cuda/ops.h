@@ -204,13 +204,15 @@ typedef struct {
 } spc_cuda_pages;
 
 /* What happens to queries, keys and values before attention, each part where its pointers are:
- * norm of every head of queries and keys, rotation by position, keys and values into the cache. */
+ * norm of every head of queries and keys, rotation by position, then queries times a factor of
+ * their position, keys and values into the cache. */
 typedef struct {
     float *qkv;                /* [rows, width]: ends with keys, values; queries before them */
     const float *query_weight; /* [head_dim] of the norm; NULL: none */
     const float *key_weight;   /* the same */
     const float *cosine;       /* [context, pairs]; NULL: no rotation */
     const float *sine;         /* the same */
+    const float *query_scale;  /* [context], beside a rotation; NULL: none */
     spc_cuda_pages cache;      /* key NULL: none */
     const int32_t *slot;       /* [rows] */
     const int32_t *position;   /* [rows] */

@@ -32,10 +32,11 @@ static __global__ void __launch_bounds__(OPS_THREADS)
     const float *weight = is_value ? NULL : h < a.heads ? a.query_weight : a.key_weight;
     const float *cosine = is_value || !a.cosine ? NULL : a.cosine + (int64_t)position * of.pairs;
     const float *sine = cosine ? a.sine + (int64_t)position * of.pairs : NULL;
+    const float *scale = a.query_scale && h < a.heads ? a.query_scale + position : NULL;
     void *cache = is_value ? a.cache.value : a.cache.key;
     const int64_t at = row_in(a.cache, page, (h - a.heads) % a.kv_heads, position, a.head_dim);
 
-    x.load(head, of, weight, cosine, sine);
+    x.load(head, of, weight, cosine, sine, scale);
     x.turn(a.head_dim, a.eps);
     x.each(of, [&](int32_t i, float entry) {
         if (weight || cosine) head[i] = entry;
@@ -50,8 +51,9 @@ cudaError_t spc_cuda_rope(const spc_rope_args *a, cudaStream_t stream)
     if (!a->qkv || !a->position || a->heads < 0 || a->kv_heads < 1 || a->rows < 1 ||
         a->head_dim < 2 || a->head_dim > SPC_ATTEND_HEAD_DIM || a->head_dim % 2 != 0 ||
         a->width < heads * a->head_dim || !a->query_weight != !a->key_weight ||
-        !a->cosine != !a->sine || a->pairs < 0 || a->pairs > a->head_dim / 2 ||
-        !a->cache.key != !a->cache.value || (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
+        !a->cosine != !a->sine || (a->query_scale && !a->cosine) || a->pairs < 0 ||
+        a->pairs > a->head_dim / 2 || !a->cache.key != !a->cache.value ||
+        (a->cache.key && (!a->slot || !is_cache(&a->cache)))) {
         return cudaErrorInvalidValue;
     }
     return launch_op(rope_kernel, (heads * a->rows + OPS_WARPS - 1) / OPS_WARPS, *a, stream,

@@ -50,7 +50,8 @@ struct rope_pairs {
 template <int PAIRS> struct rope_head {
     float x[PAIRS], y[PAIRS]; /* 0 where there are none */
     float cosine[PAIRS], sine[PAIRS], x_weight[PAIRS], y_weight[PAIRS];
-    bool normed, turned;
+    float scale; /* of what is turned */
+    bool normed, turned, scaled;
 
     /* The lane's p-th two. */
     static __device__ __forceinline__ int32_t two(int p)
@@ -60,12 +61,16 @@ template <int PAIRS> struct rope_head {
 
     /* head     NULL: zeros
      * weight   of the norm; NULL: none
-     * angles   of rotation, cosines and sines of the position; NULL: none */
+     * angles   of rotation, cosines and sines of the position; NULL: none
+     * factor   of what is turned; NULL: none */
     __device__ __forceinline__ void load(const float *head, rope_pairs of, const float *weight,
-                                         const float *cosines, const float *sines)
+                                         const float *cosines, const float *sines,
+                                         const float *factor)
     {
         normed = weight;
         turned = cosines;
+        scaled = factor;
+        scale = scaled ? *factor : 1.0f;
 #pragma unroll
         for (int p = 0; p < PAIRS; p++) {
             const int32_t i = two(p), first = of.first(i), second = of.second(i);
@@ -84,18 +89,18 @@ template <int PAIRS> struct rope_head {
     __device__ __forceinline__ void turn(int32_t head_dim, float eps)
     {
         if (normed) {
-            float square = 0.0f, scale;
+            float square = 0.0f, whole;
 
 #pragma unroll
             for (int p = 0; p < PAIRS; p++) {
                 square = fmaf(x[p], x[p], square);
                 square = fmaf(y[p], y[p], square);
             }
-            scale = 1.0f / sqrtf(warp_sum(square) / (float)head_dim + eps);
+            whole = 1.0f / sqrtf(warp_sum(square) / (float)head_dim + eps);
 #pragma unroll
             for (int p = 0; p < PAIRS; p++) {
-                x[p] = x[p] * scale * x_weight[p];
-                y[p] = y[p] * scale * y_weight[p];
+                x[p] = x[p] * whole * x_weight[p];
+                y[p] = y[p] * whole * y_weight[p];
             }
         }
         if (!turned) return;
@@ -105,6 +110,12 @@ template <int PAIRS> struct rope_head {
 
             y[p] = y[p] * cosine[p] + x[p] * sine[p];
             x[p] = first;
+        }
+        if (!scaled) return;
+#pragma unroll
+        for (int p = 0; p < PAIRS; p++) {
+            x[p] *= scale;
+            y[p] *= scale;
         }
     }
 

@@ -12,13 +12,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const golden_models[] = {
-    "llama",        "llama31-rope",    "mistral-window",  "qwen2",
-    "qwen3",        "gemma2",          "gemma3",          "rope-linear",
-    "rope-dynamic", "rope-yarn",       "rope-yarn-given", "t5-relu",
-    "t5-gated",     "gemma3-images",   "mistral3-images", "smollm3",
-    "phi3",         "phi3-short",      "phi3-long",       "mixtral",
-    "qwen3-moe",    "qwen3-moe-shares"};
+static const char *const golden_models[] = {"llama",
+                                            "llama31-rope",
+                                            "mistral-window",
+                                            "qwen2",
+                                            "qwen3",
+                                            "gemma2",
+                                            "gemma3",
+                                            "rope-linear",
+                                            "rope-dynamic",
+                                            "rope-yarn",
+                                            "rope-yarn-given",
+                                            "t5-relu",
+                                            "t5-gated",
+                                            "gemma3-images",
+                                            "mistral3-images",
+                                            "smollm3",
+                                            "phi3",
+                                            "phi3-short",
+                                            "phi3-long",
+                                            "ministral3",
+                                            "ministral3-images",
+                                            "mixtral",
+                                            "qwen3-moe",
+                                            "qwen3-moe-shares"};
 
 enum {
     GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models,

@@ -324,12 +324,14 @@ static spc_rope_args before(const spc_attend_args *a, int kind, dice *d)
     if (kind & 1) rope.key_weight = random_floats(d, (size_t)a->head_dim, 1);
     if (kind & 2) rope.cosine = random_floats(d, angles, 1);
     if (kind & 2) rope.sine = random_floats(d, angles, 1);
+    if (kind & 2 && dice_below(d, 2)) rope.query_scale = random_floats(d, (size_t)a->context, 1);
     return rope;
 }
 
 static void free_before(spc_rope_args *rope)
 {
-    const void *all[] = {rope->query_weight, rope->key_weight, rope->cosine, rope->sine};
+    const void *all[] = {rope->query_weight, rope->key_weight, rope->cosine, rope->sine,
+                         rope->query_scale};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (all[i]) unshare((void *)(uintptr_t)all[i]);

@@ -262,6 +262,7 @@ typedef struct {
     int32_t heads, kv_heads, head_dim;
     bool norm, rotate, cache;
     int32_t pairs;
+    bool scale;
 } rope_case;
 
 /* The loops of backend_cpu.c. */
@@ -284,6 +285,9 @@ static void rope_on_cpu(const spc_rope_args *a, const int32_t *position, float *
                 head[k] = x * c - y * s;
                 head[k + half] = y * c + x * s;
             }
+            for (int32_t k = 0; a->query_scale && h < a->heads && k < a->head_dim; k++) {
+                head[k] *= a->query_scale[position[r]];
+            }
         }
     }
 }
@@ -299,6 +303,7 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
     float *qkv = random_floats(d, count, 1), *expected = malloc(count * sizeof *expected);
     float *weights = random_floats(d, (size_t)(2 * c->head_dim), 1);
     float *angles = random_floats(d, (size_t)(2 * CONTEXT * half), 1);
+    float *scales = random_floats(d, CONTEXT, 1);
     char *cache = shared(2 * PAGES * page * sizeof(float)),
          *written = malloc(4 * SPC_ATTEND_HEAD_DIM);
     int32_t *where = shared(2 * ROWS * sizeof *where), *table = shared(sizeof pages);
@@ -317,6 +322,7 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
     if (c->norm) a.key_weight = weights + c->head_dim;
     if (c->rotate) a.cosine = angles;
     if (c->rotate) a.sine = angles + CONTEXT * half;
+    if (c->scale) a.query_scale = scales;
     if (c->cache) {
         a.cache = (spc_cuda_pages){
             cache, cache + PAGES * page * sizeof(float), table, WIDTH, (int64_t)page, type};
@@ -349,6 +355,7 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
     unshare(qkv);
     unshare(weights);
     unshare(angles);
+    unshare(scales);
     unshare(cache);
     unshare(where);
     unshare(table);
@@ -357,12 +364,13 @@ static void check_rope(const rope_case *c, spc_weight_type type, dice *d)
 Test(cuda_ops, heads_are_normed_rotated_and_cached)
 {
     static const rope_case cases[] = {
-        {4, 2, 16, false, true, true, 0},  {4, 2, 16, true, true, true, 0},
-        {3, 1, 2, true, true, true, 0},    {2, 2, 80, false, true, true, 0},
-        {8, 1, 256, true, true, true, 0},  {4, 4, 32, false, false, true, 0},
-        {0, 4, 32, false, false, true, 0}, {5, 1, 64, true, true, false, 0},
-        {6, 3, 96, true, false, false, 0}, {4, 2, 128, false, true, true, 48},
-        {4, 2, 16, true, true, true, 1},   {2, 1, 256, true, true, true, 127}};
+        {4, 2, 16, false, true, true, 0, false},  {4, 2, 16, true, true, true, 0, false},
+        {3, 1, 2, true, true, true, 0, false},    {2, 2, 80, false, true, true, 0, false},
+        {8, 1, 256, true, true, true, 0, false},  {4, 4, 32, false, false, true, 0, false},
+        {0, 4, 32, false, false, true, 0, false}, {5, 1, 64, true, true, false, 0, false},
+        {6, 3, 96, true, false, false, 0, false}, {4, 2, 128, false, true, true, 48, false},
+        {4, 2, 16, true, true, true, 1, false},   {2, 1, 256, true, true, true, 127, false},
+        {4, 2, 32, false, true, true, 0, true},   {3, 1, 80, true, true, true, 7, true}};
     dice d = {5};
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -425,6 +433,9 @@ Test(cuda_ops, launchers_refuse_what_they_have_no_kernel_for)
     attend.cache.type = SPC_WEIGHT_Q8_0;
     cr_expect_eq(spc_cuda_attend(&attend, NULL), cudaErrorInvalidValue, "quantised keys");
     rope.head_dim = 2;
+    rope.query_scale = x;
+    cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "a scale of what stays");
+    rope.query_scale = NULL;
     rope.slot = zero;
     rope.cache = attend.cache;
     cr_expect_eq(spc_cuda_rope(&rope, NULL), cudaErrorInvalidValue, "quantised keys");

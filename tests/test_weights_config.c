@@ -67,6 +67,7 @@ static spc_config config_with(const char *change, const char *generation)
 /* Changes of a config begin like this, to be of another family. */
 #define FAMILY(name) "{\"architectures\":[\"" name "\"],"
 #define MISTRAL      FAMILY("MistralForCausalLM")
+#define MINISTRAL3   FAMILY("Ministral3ForCausalLM")
 #define QWEN2        FAMILY("Qwen2ForCausalLM")
 #define SMOLLM3      FAMILY("SmolLM3ForCausalLM")
 #define PHI3         FAMILY("Phi3ForCausalLM")
@@ -266,6 +267,36 @@ Test(weights_config, experts_and_what_a_token_takes_of_them)
     cr_expect(again.experts == 6 && again.chosen == 6 && again.shares_add_up);
 }
 
+/* What Ministral 3's files say of positions; others' do not say it, and are read without it. */
+Test(weights_config, ministral_3_makes_queries_grow)
+{
+#define GROWTH                                                                          \
+    "\"rope_parameters\":{\"rope_type\":\"yarn\",\"type\":\"yarn\",\"rope_theta\":1e6," \
+    "\"factor\":16.0,\"original_max_position_embeddings\":128,\"mscale\":1.0,"          \
+    "\"mscale_all_dim\":1.0,\"llama_4_scaling_beta\":0.1}}"
+    spc_config grows = config_with(MINISTRAL3 "\"attention_bias\":true," GROWTH, NULL);
+    spc_config slides = config_with(MINISTRAL3 "\"sliding_window\":47," GROWTH, NULL);
+    spc_config other = config_with(MISTRAL GROWTH, NULL);
+    spc_config still = config_with(MINISTRAL3 "\"rope_parameters\":{\"rope_type\":\"yarn\","
+                                              "\"factor\":16.0}}",
+                                   NULL);
+    spc_config plain = config_with(MINISTRAL3 "\"rope_parameters\":{\"rope_theta\":1e6,"
+                                              "\"llama_4_scaling_beta\":0}}",
+                                   NULL);
+
+    cr_expect_eq(grows.rope.kind, SPC_ROPE_YARN);
+    cr_expect_eq(grows.rope.query_growth, 0.1);
+    cr_expect_eq(grows.rope.original_context, 128);
+    cr_expect_eq(grows.rope.attention, 1, "mscale is mscale_all_dim");
+    cr_expect(!grows.qkv_bias && !grows.out_bias);
+    cr_expect_eq(sliding_layers(&grows), 0);
+    cr_expect_eq(sliding_layers(&slides), 6);
+    cr_expect_eq(other.rope.query_growth, 0);
+    cr_expect_eq(still.rope.query_growth, 0);
+    cr_expect_eq(plain.rope.query_growth, 0);
+    cr_expect_eq(plain.rope.kind, SPC_ROPE_PLAIN);
+}
+
 /* Phi-3's files: three in one matrix, a part of a head, divisors by the length of the context. */
 Test(weights_config, phi3_turns_a_part_of_a_head_by_lists)
 {
@@ -396,6 +427,13 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
          "proportional"},
         {"{\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":2}}",
          "short_factor: expected an array of 32 numbers", "none"},
+        {MINISTRAL3 "\"rope_theta\":1e6}", "rope_parameters: expected an object", "none"},
+        {MINISTRAL3 "\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8,"
+                    "\"llama_4_scaling_beta\":0.1}}",
+         "llama_4_scaling_beta: expected 0 (the rope_type is not yarn)", "found 0.1"},
+        {MINISTRAL3 "\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":8,"
+                    "\"llama_4_scaling_beta\":-1}}",
+         "llama_4_scaling_beta", "found -1"},
         {PHI3 "\"partial_rotary_factor\":0.02}", "partial_rotary_factor: expected so much",
          "found 0.02"},
         {PHI3 "\"partial_rotary_factor\":0.05}", "partial_rotary_factor: expected so much",
@@ -578,8 +616,8 @@ static bool makes_a_plan(void *user, const char *text, size_t bytes)
 Test(weights_config, every_damaged_byte_is_refused_or_harmless)
 {
     static const char *const names[] = {
-        "fp8",   "gemma3",    "gemma3-images", "llama",   "mistral-window", "phi3-long",
-        "qwen3", "qwen3-moe", "rope-yarn",     "smollm3", "t5-relu"};
+        "fp8",       "gemma3", "gemma3-images", "llama",     "ministral3-images", "mistral-window",
+        "phi3-long", "qwen3",  "qwen3-moe",     "rope-yarn", "smollm3",           "t5-relu"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];

@@ -99,6 +99,32 @@ Test(weights_config_container, the_text_model_is_asked_before_the_whole)
     cr_expect_eq(c.window, 0);
 }
 
+/* The same container, of two years. */
+Test(weights_config_container, the_type_of_the_text_model_says_which_it_is)
+{
+    spc_config c = read_config(MISTRAL3 "\"text_config\":{\"model_type\":\"ministral3\","
+                                        "\"hidden_size\":3072,\"tie_word_embeddings\":true,"
+                                        "\"rope_parameters\":{\"rope_type\":\"yarn\","
+                                        "\"factor\":16,\"rope_theta\":1e6,\"mscale\":1.0,"
+                                        "\"original_max_position_embeddings\":16384,"
+                                        "\"mscale_all_dim\":1,\"llama_4_scaling_beta\":0.1}}}");
+
+    cr_expect_str_eq(c.architecture, "Ministral3ForCausalLM");
+    cr_expect_str_eq(c.model_type, "ministral3");
+    cr_expect_eq(c.vocab, 131072);
+    cr_expect_eq(c.dim, 3072);
+    cr_expect_eq(c.layers, 34);
+    cr_expect_eq(c.heads, 32);
+    cr_expect_eq(c.kv_heads, 8);
+    cr_expect_eq(c.head_dim, 128);
+    cr_expect_eq(c.ffn, 14336);
+    cr_expect_eq(c.context, 262144);
+    cr_expect_eq(c.norm_eps, 1e-5);
+    cr_expect_eq(c.window, 0);
+    cr_expect_eq(c.rope.query_growth, 0.1);
+    cr_expect_eq(c.rope.original_context, 16384);
+}
+
 /* Files of different years tie it in different places, and by default. */
 Test(weights_config_container, a_head_in_the_checkpoint_is_the_head)
 {
@@ -117,6 +143,8 @@ Test(weights_config_container, what_is_wrong_is_named)
     expect_refused(GEMMA3 "\"text_config\":3}", "text_config: expected an object");
     expect_refused(GEMMA3 "\"hidden_size\":2560}",
                    "expected a model_type 'gemma3_text', found none");
+    expect_refused(MISTRAL3 "\"text_config\":{\"model_type\":\"mistral4\"}}",
+                   "expected a model_type 'mistral' or 'ministral3', found mistral4");
     expect_refused(GEMMA3 "\"text_config\":{\"model_type\":\"gemma4\"}}",
                    "expected a model_type 'gemma3_text', found gemma4");
     expect_refused(GEMMA3 "\"text_config\":{\"model_type\":\"gemma3_text\",\"hidden_size\":\"x\"}}",

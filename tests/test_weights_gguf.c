@@ -477,6 +477,35 @@ Test(weights_gguf, what_gemma_differs_in_is_read)
     free(bytes);
 }
 
+/* Ministral 3: how yarn stretches, and how queries grow with it; without it they would not. */
+Test(weights_gguf, what_ministral_differs_in_is_read)
+{
+    static const char key[] = "mistral3.rope.scaling.type";
+    opened o = open_gguf(FOLDER "ministral3.gguf");
+    char *at = memmem(o.bytes, o.count, key, sizeof key - 1);
+    spc_blob file = {"m.gguf", o.bytes, o.count};
+    spc_bundle *b;
+    spc_config c;
+    spc_error error;
+
+    cr_assert_not_null(at);
+    for (int i = 0; i < 2; i++) {
+        if (i == 1) memcpy(at + sizeof key - 1 + 12, "none", 4); /* behind type and length */
+        cr_assert_eq(spc_bundle_open_memory("m", &file, 1, &b, &error), SPC_OK, "%s",
+                     error.message);
+        cr_assert_eq(spc_config_read(b, &c, &error), i == 0 ? SPC_OK : SPC_EMODEL, "%d", i);
+        spc_bundle_close(b);
+    }
+    cr_expect(strstr(error.message, "llama_4_scaling_beta: expected 0"), "%s", error.message);
+    cr_expect_str_eq(c.architecture, "Ministral3ForCausalLM");
+    cr_expect_eq(c.rope.kind, SPC_ROPE_YARN);
+    cr_expect_eq(c.rope.query_growth, 0.5);
+    cr_expect_eq(c.rope.original_context, 8);
+    cr_expect(c.rope.beta_fast == 4 && c.rope.beta_slow == 1);
+    cr_expect_float_eq(c.rope.attention, 1.0941800, 1e-6, "(1 + 0.1 ln 8) / (1 + 0.05 ln 8)");
+    close_gguf(&o);
+}
+
 Test(weights_gguf, an_unknown_architecture_or_splitting_is_named)
 {
     expect_patch_refused("general.architecture\x08", "general.architecturx\x08", SPC_EMODEL,

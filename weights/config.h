@@ -32,6 +32,8 @@ typedef struct {
     double beta_slow;         /* ... and below which it is stretched by the factor */
     bool truncate;            /* yarn: the pairs between are counted in whole numbers */
     double attention;         /* yarn, long: sines and cosines times this; 1 otherwise */
+    double query_growth;      /* yarn, of Ministral 3: queries times
+                                 1 + this ln(1 + floor(position / original_context)); 0: they stay */
     float divisor[SPC_ROPE_PAIRS];      /* divisors, long: [pairs] of each pair's frequency */
     float long_divisor[SPC_ROPE_PAIRS]; /* long: the same for contexts beyond original_context */
 } spc_rope;

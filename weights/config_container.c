@@ -7,6 +7,7 @@
  * files hold only what differs from it. */
 #include "config_read.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const struct {
@@ -23,7 +24,13 @@ static const struct {
                    "{\"vocab_size\": 32000, \"hidden_size\": 4096, \"intermediate_size\": 14336,"
                    " \"num_hidden_layers\": 32, \"num_attention_heads\": 32,"
                    " \"num_key_value_heads\": 8, \"max_position_embeddings\": 131072,"
-                   " \"sliding_window\": 4096}"}};
+                   " \"sliding_window\": 4096}"},
+                  {"Mistral3ForConditionalGeneration", "ministral3", "Ministral3ForCausalLM",
+                   "{\"vocab_size\": 131072, \"hidden_size\": 4096, \"intermediate_size\": 14336,"
+                   " \"num_hidden_layers\": 34, \"num_attention_heads\": 32,"
+                   " \"num_key_value_heads\": 8, \"head_dim\": 128,"
+                   " \"max_position_embeddings\": 262144, \"rms_norm_eps\": 1e-5}"}};
+enum { CONTAINERS = sizeof containers / sizeof *containers };
 
 /* What the whole model says where text_config does not.  (Whether there is a head beside the
  * embedding, files of different years say in different places: the checkpoint decides.) */
@@ -53,25 +60,46 @@ static json_t *merged(const json_t *whole, const json_t *text, const char *defau
     return NULL;
 }
 
+static bool is_container(const spc_config *c)
+{
+    for (size_t i = 0; i < CONTAINERS; i++) {
+        if (strcmp(c->architecture, containers[i].architecture) == 0) return true;
+    }
+    return false;
+}
+
+/* The container whose text model is of this type.  SPC_EMODEL: which types there are. */
+static spc_status find_type(const spc_config_reader *r, const spc_config *c, const char *type,
+                            size_t *out)
+{
+    char expected[80] = "";
+
+    for (*out = 0; *out < CONTAINERS; ++*out) {
+        size_t used = strlen(expected);
+
+        if (strcmp(c->architecture, containers[*out].architecture) != 0) continue;
+        if (type && strcmp(type, containers[*out].type) == 0) return SPC_OK;
+        (void)snprintf(expected + used, sizeof expected - used, "%s'%s'", used > 0 ? " or " : "",
+                       containers[*out].type);
+    }
+    return spc_error_set(r->err, SPC_EMODEL,
+                         "%s: text_config: expected a model_type %s, found %s%.60s", r->where,
+                         expected, type ? "" : "none", type ? type : "");
+}
+
 spc_status spc_config_open_container(spc_config_reader *r, spc_config *c)
 {
     const json_t *text;
-    const char *type;
     json_t *root;
-    size_t i = 0;
+    size_t i;
     spc_status s;
 
-    while (strcmp(c->architecture, containers[i].architecture) != 0) {
-        if (++i == sizeof containers / sizeof *containers) return SPC_OK;
-    }
+    if (!is_container(c)) return SPC_OK;
     s = spc_config_object(r, "text_config", &text);
-    if (s != SPC_OK) return s;
-    type = json_string_value(json_object_get(text, "model_type"));
-    if (!type || strcmp(type, containers[i].type) != 0) {
-        return spc_error_set(r->err, SPC_EMODEL,
-                             "%s: text_config: expected a model_type '%s', found %s%.60s", r->where,
-                             containers[i].type, type ? "" : "none", type ? type : "");
+    if (s == SPC_OK) {
+        s = find_type(r, c, json_string_value(json_object_get(text, "model_type")), &i);
     }
+    if (s != SPC_OK) return s;
     root = merged(r->root, text, containers[i].defaults);
     if (!root) return no_memory(r);
     json_decref((json_t *)(uintptr_t)r->root);

@@ -17,8 +17,9 @@ static family family_of(const spc_config *c)
     static const struct {
         const char *begin;
         family is;
-    } names[] = {{"Mistral", MISTRAL}, {"Mixtral", MISTRAL}, {"Qwen2", QWEN2},     {"Qwen3", QWEN3},
-                 {"Gemma2", GEMMA2},   {"Gemma3", GEMMA3},   {"SmolLM3", SMOLLM3}, {"Phi3", PHI3}};
+    } names[] = {{"Mistral", MISTRAL}, {"Ministral3", MISTRAL}, {"Mixtral", MISTRAL},
+                 {"Qwen2", QWEN2},     {"Qwen3", QWEN3},        {"Gemma2", GEMMA2},
+                 {"Gemma3", GEMMA3},   {"SmolLM3", SMOLLM3},    {"Phi3", PHI3}};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strncmp(c->architecture, names[i].begin, strlen(names[i].begin)) == 0) {

@@ -15,6 +15,11 @@ static bool is_phi3(const spc_config *c)
     return strncmp(c->architecture, "Phi3", 4) == 0;
 }
 
+static bool is_ministral3(const spc_config *c)
+{
+    return strncmp(c->architecture, "Ministral3", 10) == 0;
+}
+
 /* Its name, or NULL where there is none: not stretched. */
 static spc_status read_type(const spc_config_reader *r, const char **out)
 {
@@ -160,6 +165,20 @@ static spc_status read_part(const spc_config_reader *r, const spc_config *c, spc
     return SPC_OK;
 }
 
+/* Ministral 3: queries grow with the number of original contexts before them. */
+static spc_status read_growth(const spc_config_reader *r, const spc_config *c, const char *kind,
+                              spc_rope *rope)
+{
+    static const char key[] = "llama_4_scaling_beta";
+    spc_status s = SPC_OK;
+
+    if (is_ministral3(c)) s = spc_config_number(r, key, 0, 1e6, 0, &rope->query_growth);
+    if (s == SPC_OK && rope->query_growth > 0 && (!kind || strcmp(kind, "yarn") != 0)) {
+        return spc_config_wrong(r, key, "0 (the rope_type is not yarn)");
+    }
+    return s;
+}
+
 /* One set of frequencies from an object with its parameters. */
 static spc_status read_rope(const spc_config_reader *r, const spc_config *c, spc_rope *rope)
 {
@@ -167,6 +186,7 @@ static spc_status read_rope(const spc_config_reader *r, const spc_config *c, spc
     spc_status s = read_type(r, &kind);
 
     if (s == SPC_OK) s = read_part(r, c, rope);
+    if (s == SPC_OK) s = read_growth(r, c, kind, rope);
     if (s != SPC_OK) return s;
     if (kind && (strcmp(kind, "longrope") == 0 ||
                  (is_phi3(c) && (strcmp(kind, "su") == 0 || strcmp(kind, "yarn") == 0)))) {
@@ -247,6 +267,9 @@ static spc_status read_ropes(const spc_config_reader *r, spc_config *c)
                              r->where);
     }
     inner.root = parameters ? parameters : scaling;
+    if (!inner.root && is_ministral3(c)) { /* its class stretches where a file does not say */
+        return spc_config_wrong(r, "rope_parameters", "an object");
+    }
     if (!inner.root) return SPC_OK;
     if (json_object_get(parameters, "full_attention")) return read_by_layer(&inner, c);
     if (parameters) {

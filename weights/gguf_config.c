@@ -17,10 +17,11 @@ static const char short_factors[] = "rope_factors_short.weight";
 /* general.architecture, and the class of transformers that computes the same. */
 static const struct {
     const char *gguf, *name;
-} architectures[] = {{"llama", "LlamaForCausalLM"},   {"qwen2", "Qwen2ForCausalLM"},
-                     {"qwen3", "Qwen3ForCausalLM"},   {"gemma2", "Gemma2ForCausalLM"},
-                     {"gemma3", "Gemma3ForCausalLM"}, {"smollm3", "SmolLM3ForCausalLM"},
-                     {"phi3", "Phi3ForCausalLM"},     {"qwen3moe", "Qwen3MoeForCausalLM"}};
+} architectures[] = {{"llama", "LlamaForCausalLM"},        {"qwen2", "Qwen2ForCausalLM"},
+                     {"qwen3", "Qwen3ForCausalLM"},        {"gemma2", "Gemma2ForCausalLM"},
+                     {"gemma3", "Gemma3ForCausalLM"},      {"smollm3", "SmolLM3ForCausalLM"},
+                     {"phi3", "Phi3ForCausalLM"},          {"qwen3moe", "Qwen3MoeForCausalLM"},
+                     {"mistral3", "Ministral3ForCausalLM"}};
 
 /* The object under way; the first failure stays. */
 typedef struct {
@@ -113,6 +114,11 @@ static bool is_phi3(const maker *m)
     return strcmp(m->architecture, "phi3") == 0;
 }
 
+static bool is_ministral3(const maker *m)
+{
+    return strcmp(m->architecture, "mistral3") == 0;
+}
+
 /* ---- parts ------------------------------------------------------------------------------------
  */
 
@@ -135,7 +141,7 @@ static void make_names(maker *m)
         m->status = spc_error_set(m->err, SPC_EMODEL,
                                   "%s: general.architecture: expected one of llama (Mistral and "
                                   "Mixtral too), qwen2, qwen3, qwen3moe, gemma2, gemma3, smollm3, "
-                                  "phi3; found '%.*s'",
+                                  "phi3, mistral3; found '%.*s'",
                                   m->where, text.bytes < 40 ? (int)text.bytes : 40, text.text);
         return;
     }
@@ -237,19 +243,41 @@ static void make_long(maker *m, json_t *rope)
     }
 }
 
+/* What yarn learns to multiply attention with: 0.1 m ln(factor) + 1. */
+static double yarn_scale(double factor, double m)
+{
+    return factor > 1 ? 0.1 * m * log(factor) + 1 : 1;
+}
+
+/* Ministral 3's files say what yarn's scale is divided by as mscale_all_dim does: by its m, which
+ * multiplies the logarithm; mscale itself is 1. */
+static double yarn_divisor(maker *m, double factor)
+{
+    static const char key[] = "rope.scaling.yarn_log_multiplier";
+    double all = 0;
+
+    if (!is_ministral3(m) || !number(m, key, false, &all)) return 1;
+    if (all < 0 || all > 1e6) wrong(m, key, "a number of 0 to 1e6");
+    return all > 0 ? yarn_scale(factor, all) : 1;
+}
+
 static void make_yarn(maker *m, json_t *rope)
 {
-    double factor = 1, attention = 1;
+    double factor = 1, attention = 1, scale, beta;
     int64_t context;
 
     (void)number(m, "rope.scaling.factor", true, &factor);
     if (whole(m, "rope.scaling.original_context_length", false, &context)) {
         set(m, rope, "original_max_position_embeddings", json_integer(context));
     }
-    if (number(m, "rope.scaling.attn_factor", false, &attention)) {
-        double scale = factor > 1 ? 0.1 * log(factor) + 1 : 1;
-
-        set(m, rope, "attention_factor", json_real(attention * scale));
+    scale = yarn_scale(factor, 1) / yarn_divisor(m, factor);
+    (void)number(m, "rope.scaling.attn_factor", false, &attention);
+    set(m, rope, "attention_factor", json_real(attention * scale));
+    if (number(m, "rope.scaling.yarn_beta_fast", false, &beta)) {
+        set(m, rope, "beta_fast", json_real(beta));
+    }
+    if (number(m, "rope.scaling.yarn_beta_slow", false, &beta)) {
+        set(m, rope, "beta_slow", json_real(beta));
     }
     set(m, rope, "rope_type", json_string("yarn"));
     set(m, rope, "factor", json_real(factor));
@@ -288,7 +316,7 @@ static void make_scaling(maker *m, json_t *rope)
 static void make_rope(maker *m)
 {
     bool gemma3 = strcmp(m->architecture, "gemma3") == 0;
-    double theta = gemma3 ? 1e6 : 1e4, local = 1e4;
+    double theta = gemma3 ? 1e6 : 1e4, local = 1e4, growth;
     json_t *rope = json_object();
 
     if (!rope) {
@@ -298,6 +326,9 @@ static void make_rope(maker *m)
     (void)number(m, "rope.freq_base", false, &theta);
     set(m, rope, "rope_theta", json_real(theta));
     make_scaling(m, rope);
+    if (is_ministral3(m) && number(m, "attention.temperature_scale", false, &growth)) {
+        set(m, rope, "llama_4_scaling_beta", json_real(growth));
+    }
     if (!gemma3) {
         set(m, m->root, "rope_parameters", rope);
         return;

@@ -124,18 +124,27 @@ static const spc_gguf_value *find(const mapper *m, const char *key)
     return spc_gguf_find(m->head, full);
 }
 
-/* Heads whose rows are interleaved, or 0: queries and keys of Llama and of SmolLM3. */
+/* Converters interleave the heads of Llama and of what they take for its like. */
+static bool is_interleaved(const mapper *m)
+{
+    static const char *const names[] = {"llama", "smollm3", "mistral3"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(m->architecture, names[i]) == 0) return true;
+    }
+    return false;
+}
+
+/* Heads whose rows are interleaved, or 0: queries and keys. */
 static spc_status heads_of(const mapper *m, const spc_tensor *t, int64_t *out)
 {
     bool query = strstr(t->name, ".attn_q.") != NULL, key = strstr(t->name, ".attn_k.") != NULL;
-    bool interleaved =
-        strcmp(m->architecture, "llama") == 0 || strcmp(m->architecture, "smollm3") == 0;
     const spc_gguf_value *heads = find(m, "attention.head_count");
     const spc_gguf_value *kv_heads = find(m, "attention.head_count_kv");
     const spc_gguf_value *v = key && kv_heads ? kv_heads : heads;
 
     *out = 0;
-    if (!interleaved || (!query && !key)) return SPC_OK;
+    if (!is_interleaved(m) || (!query && !key)) return SPC_OK;
     if (spc_gguf_integer(v, out) && *out > 0 && t->rank > 0 && *out <= t->shape[0] &&
         t->shape[0] % (2 * *out) == 0) {
         return SPC_OK;

@@ -113,6 +113,9 @@ static size_t lay_out(spc_runner *r, char *base)
         r->cosine[k] = carve(&to, angles);
         r->sine[k] = carve(&to, angles);
     }
+    if (spc_rope_scales_queries(c)) {
+        r->query_scale = carve(&to, times(sizeof(float), l->context));
+    }
     r->scores = carve(&to, times(times(sizeof(float),
                                        (int64_t)spc_team_count(r->backend->team) * SPC_CPU_QUERIES),
                                  l->context));
@@ -306,6 +309,9 @@ spc_status spc_cpu_load(spc_backend *b, const spc_plan *plan, const spc_bundle *
     cut_head(r);
     for (int32_t k = 0; k < spc_rope_kinds(&plan->config); k++) {
         spc_rope_angles(&plan->config, k, limits->context, r->cosine[k], r->sine[k]);
+    }
+    if (r->query_scale) {
+        spc_rope_query_scales(&plan->config, limits->context, r->query_scale);
     }
     *out = r;
     return SPC_OK;

@@ -136,7 +136,13 @@ static void qk_norm_rows(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
-/* Rotate queries and keys: entry i of a head turns with entry i + pairs. */
+static void scale_entries(float *x, int32_t count, float factor)
+{
+    for (int32_t k = 0; k < count; k++) x[k] *= factor;
+}
+
+/* Rotate queries and keys: entry i of a head turns with entry i + pairs.  Queries may then be
+ * multiplied with what their position has. */
 static void rope_rows(void *user, int32_t thread, int32_t from, int32_t to)
 {
     const row_job *job = user;
@@ -158,6 +164,10 @@ static void rope_rows(void *user, int32_t thread, int32_t from, int32_t to)
                 head[k] = x * cosine[k] - y * sine[k];
                 head[k + pairs] = y * cosine[k] + x * sine[k];
             }
+        }
+        if (r->query_scale) {
+            scale_entries(r->buffer[op->a] + (int64_t)i * width, c->heads * c->head_dim,
+                          r->query_scale[job->rows->position[i]]);
         }
     }
 }

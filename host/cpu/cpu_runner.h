@@ -37,8 +37,9 @@ struct spc_runner {
     int32_t *room;    /* [slots] tokens that a slot's pages take */
     float *cosine[2]; /* [context, pairs that turn] of rope, and of local_rope where there is one */
     float *sine[2];   /* the same */
-    float *scores;    /* [threads, SPC_CPU_QUERIES, context] */
-    spc_q8 quantised; /* input of a linear op with quantised matrices */
+    float *query_scale; /* [context] what queries are multiplied with behind; NULL: nothing */
+    float *scores;      /* [threads, SPC_CPU_QUERIES, context] */
+    spc_q8 quantised;   /* input of a linear op with quantised matrices */
     float **scale; /* [weights] of matrices of 8-bit floats and I8, as float32; NULL for others */
     void **part;   /* [weights] copies of matrices cut by inputs, whose rows do not lie behind
                       each other in the checkpoint; NULL: read where it is mapped */

@@ -126,7 +126,8 @@ struct spc_runner {
     spc_row_stats *ahead_stats; /* [CUDA_LANE_DRAFTS] */
     spc_kv cache;
     spc_kv memory;              /* of plans with an encoder: a slot's pages are its own */
-    float *cosine[2], *sine[2]; /* [context, head_dim / 2] of rope, and of local_rope */
+    float *cosine[2], *sine[2]; /* [context, pairs that turn] of rope, and of local_rope */
+    float *query_scale;         /* [context] what queries are multiplied with; NULL: nothing */
     float *workspace;           /* of attention */
     void *linear_scratch;       /* of linear ops whose columns several blocks share */
     void *linear_wide;          /* of those over more than SPC_LINEAR_STRIP rows on tensor cores, or

@@ -171,6 +171,9 @@ static size_t lay_out_device(spc_runner *r, char *base)
         r->cosine[k] = carve(&to, times(times(sizeof(float), l->context), c->rope.pairs));
         r->sine[k] = carve(&to, times(times(sizeof(float), l->context), c->rope.pairs));
     }
+    if (spc_rope_scales_queries(c)) {
+        r->query_scale = carve(&to, times(sizeof(float), l->context));
+    }
     r->workspace =
         carve(&to, times(sizeof(float),
                          spc_cuda_attend_workspace(rows, c->heads, c->head_dim, l->context)));
@@ -330,6 +333,10 @@ static spc_status send_angles(spc_runner *r, spc_error *err)
         spc_rope_angles(c, k, r->limits.context, angles, angles + count);
         code = spc_cuda_send_floats(r, r->cosine[k], angles, count);
         if (code == cudaSuccess) code = spc_cuda_send_floats(r, r->sine[k], angles + count, count);
+    }
+    if (code == cudaSuccess && r->query_scale) { /* no more of them than cosines */
+        spc_rope_query_scales(c, r->limits.context, angles);
+        code = spc_cuda_send_floats(r, r->query_scale, angles, (size_t)r->limits.context);
     }
     free(angles);
     return spc_cuda_check(r->backend, code, "rotary angles", err);

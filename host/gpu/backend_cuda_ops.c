@@ -140,6 +140,7 @@ static spc_rope_args rope_args(const spc_runner *r, const spc_op *norm, const sp
     if (rope) a.cosine = r->cosine[rope->local];
     if (rope) a.sine = r->sine[rope->local];
     if (rope) a.pairs = c->rope.pairs;
+    if (rope) a.query_scale = r->query_scale;
     if (write) {
         a.cache = layer_of(r, write->kind == SPC_OP_STORE ? &r->memory : &r->cache, write->layer);
     }

@@ -2,9 +2,10 @@
 /* arch_llama.c - Llama and its relatives: RMSNorm, rotary positions, grouped-query attention,
  * SwiGLU.
  *
- * Mistral sees a window, Qwen2 adds vectors to queries, keys and values, Qwen3 norms queries and
- * keys, SmolLM3 has layers without positions, Phi-3 tensors that are several matrices, and heads of
- * which a part turns, Mixtral and Qwen3-MoE experts; all but the norms and the names of experts is
+ * Mistral sees a window, in Ministral 3 queries grow with their position, Qwen2 adds vectors to
+ * queries, keys and values, Qwen3 norms queries and keys, SmolLM3 has layers without positions,
+ * Phi-3 tensors that are several matrices, and heads of which a part turns, Mixtral and Qwen3-MoE
+ * experts; all but the norms and the names of experts is
  * the config's, as are the sizes. */
 #include "arch_parts.h"
 
@@ -63,6 +64,7 @@ static void build_qwen3_moe(spc_plan *plan)
 
 const spc_architecture spc_arch_llama = {"LlamaForCausalLM", build};
 const spc_architecture spc_arch_mistral = {"MistralForCausalLM", build};
+const spc_architecture spc_arch_ministral3 = {"Ministral3ForCausalLM", build};
 const spc_architecture spc_arch_smollm3 = {"SmolLM3ForCausalLM", build};
 const spc_architecture spc_arch_phi3 = {"Phi3ForCausalLM", build};
 const spc_architecture spc_arch_qwen2 = {"Qwen2ForCausalLM", build};

@@ -24,7 +24,8 @@
  * LINEAR   out = w[0] a, and w[1] a, w[2] a behind it where there are several; plus bias[0] ...
  * QK_NORM  NORM of each head of a, in place: queries by w[0], keys by w[1]
  * ROPE     queries and keys of a rotated by their position, in place, each head as far as the
- *          config's rope turns it; by that, or by local_rope where `local` is set
+ *          config's rope turns it; by that, or by local_rope where `local` is set; then queries
+ *          times what rope has for their position (rope.h)
  * ATTEND   keys and values of a go into the cache of `layer`; out = attention over positions up to
  *          the own one, or over the last `window` of them; scores are `scale` q k, bounded by
  *          `cap` tanh(score / cap) where there is a cap, and w[0] adds what it has for the relative
@@ -211,7 +212,7 @@ typedef struct {
 extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
 extern const spc_architecture spc_arch_smollm3, spc_arch_phi3, spc_arch_gemma2, spc_arch_gemma3;
 extern const spc_architecture spc_arch_mixtral, spc_arch_qwen3_moe;
-extern const spc_architecture spc_arch_t5;
+extern const spc_architecture spc_arch_ministral3, spc_arch_t5;
 
 const char *spc_op_name(spc_op_kind kind);
 

@@ -76,3 +76,19 @@ void spc_rope_angles(const spc_config *config, int32_t kind, int32_t context, fl
         }
     }
 }
+
+bool spc_rope_scales_queries(const spc_config *config)
+{
+    return config->rope.query_growth > 0;
+}
+
+void spc_rope_query_scales(const spc_config *config, int32_t context, float *scale)
+{
+    const spc_rope *rope = &config->rope;
+
+    for (int32_t position = 0; position < context; position++) {
+        int32_t before = position / rope->original_context;
+
+        scale[position] = (float)(1 + rope->query_growth * log1p(before));
+    }
+}

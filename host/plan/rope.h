@@ -16,4 +16,12 @@ int32_t spc_rope_kinds(const spc_config *config);
 void spc_rope_angles(const spc_config *config, int32_t kind, int32_t context, float *cosine,
                      float *sine);
 
+/* Are queries multiplied by a factor of their position (Ministral 3)? */
+bool spc_rope_scales_queries(const spc_config *config);
+
+/* The factors of the positions 0 .. context - 1.
+ *
+ * scale   [context], receives them */
+void spc_rope_query_scales(const spc_config *config, int32_t context, float *scale);
+
 #endif

@@ -43,6 +43,27 @@ def mistral3_images():
     return hf.Mistral3ForConditionalGeneration(config)
 
 
+def ministral3_config(beta=0.5, **rope):
+    """The text, of 40 tokens, is five times as long as the original context."""
+    return hf.Ministral3Config(**SIZES, sliding_window=None, rope_parameters={
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "beta_fast": 4.0, "beta_slow": 1.0,
+        "original_max_position_embeddings": 8, "llama_4_scaling_beta": beta, **rope})
+
+
+def ministral3():
+    """mscale over mscale_all_dim is not 1."""
+    return hf.Ministral3ForCausalLM(ministral3_config(mscale=1.0, mscale_all_dim=0.5))
+
+
+def ministral3_images():
+    """As it is published: of text and images, mscale over mscale_all_dim is 1."""
+    vision = hf.PixtralVisionConfig(**VISION, head_dim=8)
+    config = hf.Mistral3Config(text_config=ministral3_config(0.1, mscale=1.0, mscale_all_dim=1.0),
+                               vision_config=vision, spatial_merge_size=1, image_token_index=60,
+                               tie_word_embeddings=True)
+    return hf.Mistral3ForConditionalGeneration(config)
+
+
 def smollm3():
     """The fourth layer has no positions; biases."""
     return hf.SmolLM3ForCausalLM(hf.SmolLM3Config(
@@ -82,6 +103,7 @@ def qwen3_moe(shares_add_up=True):
 
 
 FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images, "smollm3": smollm3,
+            "ministral3": ministral3, "ministral3-images": ministral3_images,
             "phi3": phi3, "phi3-short": lambda: phi3_long(64), "phi3-long": lambda: phi3_long(16),
             "mixtral": mixtral, "qwen3-moe": qwen3_moe,
             "qwen3-moe-shares": lambda: qwen3_moe(False)}

@@ -9,7 +9,7 @@
   MODEL.gguf       the checkpoints ../MODEL as converters write them: Llama's heads interleaved,
                    Gemma's norms plus one; matrices as BF16, which these weights fit exactly
   MODEL-TYPE.gguf  the same with matrices quantised by the package
-  phi3-short, phi3-long, smollm3, mixtral, qwen3-moe    the checkpoints of that name, in float32
+  phi3-short, phi3-long, smollm3, ministral3, mixtral, qwen3-moe    the checkpoints of that name, in float32
   qwen3-moe-Q8_0   the last one, quantised
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
@@ -148,6 +148,15 @@ def metadata(writer, c, arch):
         writer.add_key_value("gemma3.rope.freq_base_swa",
                              float(c["rope_parameters"]["sliding_attention"]["rope_theta"]),
                              gguf.GGUFValueType.FLOAT32)
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    if arch == "mistral3":
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     if rope.get("rope_type") == "longrope":
         original = rope["original_max_position_embeddings"]
         scale = math.log(c["max_position_embeddings"] / original) / math.log(original)
@@ -174,7 +183,7 @@ def model(name, arch, kind=None, split=None, file=None):
     metadata(writer, c, arch)
     for tensor, x in stacked(load(folder)):
         to = tensor if tensor.startswith("blk.") else name_of(tensor, arch.startswith("gemma"))
-        if arch in ("llama", "smollm3") and (".attn_q." in to or ".attn_k." in to):
+        if arch in ("llama", "smollm3", "mistral3") and (".attn_q." in to or ".attn_k." in to):
             x = interleave(x, c["num_attention_heads" if "_q." in to else "num_key_value_heads"])
         if arch.startswith("gemma") and "norm" in to:
             x = x + np.float32(1)
@@ -386,6 +395,7 @@ def main():
     model("mixtral", "llama", Q.F32, file="mixtral")
     model("qwen3-moe", "qwen3moe", Q.F32, file="qwen3-moe")
     model("qwen3-moe", "qwen3moe", Q.Q8_0, file="qwen3-moe-Q8_0")
+    model("ministral3", "mistral3", Q.F32, file="ministral3")
     model("llama", "llama", split=16)
     for name, pre in (("bytelevel-gpt2", "gpt-2"), ("bytelevel-llama3", "llama-bpe"),
                       ("bytelevel-qwen2", "qwen2"), ("bytelevel-gpt4o", "gpt-4o"),
