@@ -117,9 +117,12 @@ Test(host_cli_info, experts_are_told_where_there_are_any)
     static const char qwen[] = SPC_TEST_VECTORS "/qwen3-moe";
     json_t *info = info_of(qwen), *dense = info_of(TINY);
     char *text = OUTPUT(NULL, "info", qwen), *other = OUTPUT(NULL, "info", TINY);
+    char *blocks = OUTPUT(NULL, "info", SPC_TEST_VECTORS "/gguf/qwen3-moe-Q8_0.gguf");
 
     cr_expect(strstr(text, "\nexperts           6, of which a token takes 3\n"), "%s", text);
     cr_expect_null(strstr(other, "experts"));
+    cr_expect(strstr(text, "\ncan be cut for    1, 2 ranks\n"), "%s", text);
+    cr_expect(strstr(blocks, "\ncan be cut for    1 rank\n"), "an expert is one block: %s", blocks);
     expect_whole(info, "ffn", 32);
     expect_whole(info, "experts", 6);
     expect_whole(info, "experts_per_token", 3);
@@ -128,6 +131,7 @@ Test(host_cli_info, experts_are_told_where_there_are_any)
     json_decref(dense);
     free(text);
     free(other);
+    free(blocks);
 }
 
 /* What stands behind a name at the beginning of a line; NULL: no such line. */

@@ -5,8 +5,7 @@
  * Mistral sees a window, in Ministral 3 queries grow with their position, Qwen2 adds vectors to
  * queries, keys and values, Qwen3 norms queries and keys, SmolLM3 has layers without positions,
  * Phi-3 tensors that are several matrices, and heads of which a part turns, Mixtral and Qwen3-MoE
- * experts; all but the norms and the names of experts is
- * the config's, as are the sizes. */
+ * experts; all but the norms and the names of experts is the config's, as are the sizes. */
 #include "arch_parts.h"
 
 static void layer(spc_plan *plan, const spc_arch_buffers *b, int32_t i, bool qk_norm,
