@@ -35,7 +35,8 @@ static const char *const golden_models[] = {"llama",
                                             "ministral3-images",
                                             "mixtral",
                                             "qwen3-moe",
-                                            "qwen3-moe-shares"};
+                                            "qwen3-moe-shares",
+                                            "granite"};
 
 enum {
     GOLDEN_MODELS = sizeof golden_models / sizeof *golden_models,

@@ -108,6 +108,7 @@ Test(host_gguf, models_compute_what_their_checkpoints_compute)
     expect_distance("gemma3.gguf", "gemma3", 0, 1e-6);
     expect_distance("smollm3.gguf", "smollm3", 0, 1e-6);
     expect_distance("ministral3.gguf", "ministral3", 0, 1e-6);
+    expect_distance("granite.gguf", "granite", 0, 1e-6);
     expect_distance("phi3-short.gguf", "phi3-short", 0, 1e-6);
     expect_distance("phi3-long.gguf", "phi3-long", 0, 1e-6);
     expect_distance("mixtral.gguf", "mixtral", 0, 1e-6);

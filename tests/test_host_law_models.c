@@ -59,7 +59,18 @@ static const family families[] = {
      "{\"architectures\": [\"Qwen3MoeForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 24,"
      " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
      " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
-     " \"num_experts\": 5, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 12}"}};
+     " \"num_experts\": 5, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 12}"},
+    {"Granite, drafted by Ministral 3",
+     "{\"architectures\": [\"Ministral3ForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 16,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+     " \"head_dim\": 6, \"intermediate_size\": 24, \"max_position_embeddings\": 16,"
+     " \"rope_parameters\": {\"rope_type\": \"yarn\", \"factor\": 8, \"llama_4_scaling_beta\": 0.5,"
+     " \"original_max_position_embeddings\": 2}}",
+     "{\"architectures\": [\"GraniteForCausalLM\"], \"vocab_size\": 3, \"hidden_size\": 24,"
+     " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2,"
+     " \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 16,"
+     " \"attention_multiplier\": 0.5, \"embedding_multiplier\": 2, \"residual_multiplier\": 0.5,"
+     " \"logits_scaling\": 2}"}};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 static const char *const rules[] = {"strict",

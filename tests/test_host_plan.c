@@ -209,9 +209,9 @@ static void expect_tensors(const fixture *f, const char *folder)
  * embedding all, of one apart from the head a single row. */
 Test(host_plan, a_plan_asks_for_every_tensor_of_its_model_once)
 {
-    static const char *const relatives[] = {"mistral-window", "qwen2",           "qwen3",
-                                            "gemma2",         "gemma3",          "smollm3",
-                                            "phi3",           "mistral3-images", "ministral3"};
+    static const char *const relatives[] = {"mistral-window", "qwen2",   "qwen3", "gemma2",
+                                            "gemma3",         "smollm3", "phi3",  "mistral3-images",
+                                            "ministral3",     "granite"};
 
     for (int32_t m = 0; m < MODELS; m++) {
         fixture f = open_fixture(m);

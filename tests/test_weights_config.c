@@ -69,6 +69,7 @@ static spc_config config_with(const char *change, const char *generation)
 #define MISTRAL      FAMILY("MistralForCausalLM")
 #define MINISTRAL3   FAMILY("Ministral3ForCausalLM")
 #define QWEN2        FAMILY("Qwen2ForCausalLM")
+#define GRANITE      FAMILY("GraniteForCausalLM")
 #define SMOLLM3      FAMILY("SmolLM3ForCausalLM")
 #define PHI3         FAMILY("Phi3ForCausalLM")
 #define MIXTRAL      FAMILY("MixtralForCausalLM")
@@ -297,6 +298,26 @@ Test(weights_config, ministral_3_makes_queries_grow)
     cr_expect_eq(plain.rope.kind, SPC_ROPE_PLAIN);
 }
 
+Test(weights_config, granite_multiplies_by_numbers_of_its_own)
+{
+    spc_config usual = config_with(GRANITE "\"sliding_window\":8}", NULL);
+    spc_config given = config_with(GRANITE "\"attention_multiplier\":0.0078125,"
+                                           "\"embedding_multiplier\":12,\"logits_scaling\":16,"
+                                           "\"residual_multiplier\":0.22,\"mlp_bias\":true}",
+                                   NULL);
+    spc_config llama = config_with("{\"residual_multiplier\":0.22,\"logits_scaling\":16}", NULL);
+
+    cr_expect_eq(usual.attention_scale, 1, "not by the length of heads");
+    cr_expect_eq(sliding_layers(&usual), 0);
+    cr_expect(usual.head_scale == 1 && usual.embedding_scale == 1 && usual.residual_scale == 1);
+    cr_expect_eq(given.attention_scale, 0.0078125);
+    cr_expect_eq(given.embedding_scale, 12);
+    cr_expect_eq(given.residual_scale, 0.22);
+    cr_expect_eq(given.head_scale, 0.0625);
+    cr_expect(given.mlp_bias);
+    cr_expect(llama.head_scale == 1 && llama.residual_scale == 1);
+}
+
 /* Phi-3's files: three in one matrix, a part of a head, divisors by the length of the context. */
 Test(weights_config, phi3_turns_a_part_of_a_head_by_lists)
 {
@@ -434,6 +455,10 @@ Test(weights_config, what_is_wrong_is_named_with_what_was_expected_and_found)
         {MINISTRAL3 "\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":8,"
                     "\"llama_4_scaling_beta\":-1}}",
          "llama_4_scaling_beta", "found -1"},
+        {GRANITE "\"residual_multiplier\":0}", "residual_multiplier", "found 0"},
+        {GRANITE "\"logits_scaling\":0}", "logits_scaling", "found 0"},
+        {GRANITE "\"attention_multiplier\":\"x\"}", "attention_multiplier", "found 'x'"},
+        {GRANITE "\"embedding_multiplier\":-1}", "embedding_multiplier", "found -1"},
         {PHI3 "\"partial_rotary_factor\":0.02}", "partial_rotary_factor: expected so much",
          "found 0.02"},
         {PHI3 "\"partial_rotary_factor\":0.05}", "partial_rotary_factor: expected so much",
@@ -615,9 +640,19 @@ static bool makes_a_plan(void *user, const char *text, size_t bytes)
 
 Test(weights_config, every_damaged_byte_is_refused_or_harmless)
 {
-    static const char *const names[] = {
-        "fp8",       "gemma3", "gemma3-images", "llama",     "ministral3-images", "mistral-window",
-        "phi3-long", "qwen3",  "qwen3-moe",     "rope-yarn", "smollm3",           "t5-relu"};
+    static const char *const names[] = {"fp8",
+                                        "gemma3",
+                                        "gemma3-images",
+                                        "granite",
+                                        "llama",
+                                        "ministral3-images",
+                                        "mistral-window",
+                                        "phi3-long",
+                                        "qwen3",
+                                        "qwen3-moe",
+                                        "rope-yarn",
+                                        "smollm3",
+                                        "t5-relu"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512];

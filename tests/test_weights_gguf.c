@@ -243,11 +243,13 @@ static spc_tokenizer *renamed(const char *file, const char *was, const char *nam
     return t;
 }
 
-/* Models that DeepSeek taught split text as Qwen2 does, SmolLM3 and Phi-4 as Llama 3 does, under
- * names of their own. */
+/* Models that DeepSeek taught split text as Qwen2 does, SmolLM3 and Phi-4 as Llama 3 does, Granite
+ * as GPT-2 does (but for numbers, of which this vocabulary knows the digits), under names of their
+ * own. */
 Test(weights_gguf, a_name_may_stand_for_the_splitting_of_another)
 {
     static const char *const names[][3] = {{"bytelevel-qwen2", "qwen2", "deepseek-r1-qwen"},
+                                           {"bytelevel-gpt2", "gpt-2", "refact"},
                                            {"bytelevel-llama3", "llama-bpe", "smaug-bpe"},
                                            {"bytelevel-llama3", "llama-bpe", "dbrx"}};
 
@@ -503,6 +505,59 @@ Test(weights_gguf, what_ministral_differs_in_is_read)
     cr_expect_eq(c.rope.original_context, 8);
     cr_expect(c.rope.beta_fast == 4 && c.rope.beta_slow == 1);
     cr_expect_float_eq(c.rope.attention, 1.0941800, 1e-6, "(1 + 0.1 ln 8) / (1 + 0.05 ln 8)");
+    close_gguf(&o);
+}
+
+/* A copy of a file in which the bytes `was` are others. */
+static spc_status read_patched(const opened *o, const char *was, const char *is, size_t count,
+                               spc_config *c, spc_error *error)
+{
+    char *bytes = malloc(o->count), *at = memmem(o->bytes, o->count, was, count);
+    spc_blob file = {"m.gguf", bytes, o->count};
+    spc_bundle *b;
+    spc_status status;
+
+    cr_assert_not_null(at, "%s", was);
+    memcpy(bytes, o->bytes, o->count);
+    memcpy(bytes + (at - o->bytes), is, count);
+    cr_assert_eq(spc_bundle_open_memory("m", &file, 1, &b, error), SPC_OK, "%s", error->message);
+    status = spc_config_read(b, c, error);
+    spc_bundle_close(b);
+    free(bytes);
+    return status;
+}
+
+/* Granite's multipliers; but for the logits' they may be absent, which is as in other models. */
+Test(weights_gguf, what_granite_differs_in_is_read)
+{
+    static const char turns[] = "granite.rope.scaling.finetuned\x07\0\0\0\1";
+    static const char rests[] = "granite.rope.scaling.finetuned\x07\0\0\0\0";
+    static const char *const keys[][2] = {{"granite.attention.scale", "granite.attention.scalx"},
+                                          {"granite.embedding_scale", "granite.embedding_scalx"},
+                                          {"granite.residual_scale", "granite.residual_scalx"}};
+    opened o = open_gguf(FOLDER "granite.gguf");
+    spc_config c;
+    spc_error error;
+
+    cr_assert_eq(read_patched(&o, turns, turns, sizeof turns - 1, &c, &error), SPC_OK);
+    cr_expect_str_eq(c.architecture, "GraniteForCausalLM");
+    cr_expect_float_eq(c.attention_scale, 0.4, 1e-7);
+    cr_expect_eq(c.embedding_scale, 6);
+    cr_expect_float_eq(c.residual_scale, 0.22, 1e-7);
+    cr_expect_eq(c.head_scale, 1.0 / 3);
+    cr_expect(c.qkv_bias && c.mlp_bias && c.tied);
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(read_patched(&o, keys[i][0], keys[i][1], strlen(keys[i][0]), &c, &error),
+                     SPC_OK, "%s", error.message);
+        cr_expect_eq(c.attention_scale == 0.25, i == 0, "of heads of 16");
+        cr_expect_eq(c.embedding_scale == 1, i == 1);
+        cr_expect_eq(c.residual_scale == 1, i == 2);
+    }
+    cr_expect_eq(read_patched(&o, "granite.logit_scale", "granite.logit_scalx", 19, &c, &error),
+                 SPC_EMODEL);
+    cr_expect(strstr(error.message, "granite.logit_scale: expected"), "%s", error.message);
+    cr_expect_eq(read_patched(&o, turns, rests, sizeof turns - 1, &c, &error), SPC_EMODEL);
+    cr_expect(strstr(error.message, "finetuned: expected true"), "%s", error.message);
     close_gguf(&o);
 }
 

@@ -205,7 +205,7 @@ static spc_status read_decoder(const reader *r, const spc_bundle *bundle, spc_co
 
     c->context_most = c->context;
     c->start = -1;
-    c->head_scale = 1;
+    c->head_scale = c->embedding_scale = c->residual_scale = 1;
     if (s == SPC_OK) s = spc_config_number(r, "rms_norm_eps", 0, 1, 1e-6, &c->norm_eps);
     if (s == SPC_OK) s = spc_config_read_ropes(r, c);
     if (s == SPC_OK) s = spc_config_read_family(r, c);

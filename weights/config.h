@@ -91,6 +91,8 @@ typedef struct {
     int32_t bucket_distance; /* ... and the distance from which on all share the last one */
     bool gated;              /* T5: the feed-forward part multiplies two matrices' outputs */
     double head_scale;       /* logits are multiplied with it */
+    double embedding_scale;  /* the same for embedded rows, beside what an architecture does ... */
+    double residual_scale;   /* ... and for what layers add to them (Granite) */
     int32_t bos;             /* -1: none */
     int32_t stop_count;      /* end-of-sequence ids; generation_config.json first */
     int32_t stop[SPC_CONFIG_STOPS]; /* [stop_count] */

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef enum { LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, SMOLLM3, PHI3 } family;
+typedef enum { LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, SMOLLM3, PHI3, GRANITE } family;
 
 static family family_of(const spc_config *c)
 {
@@ -19,7 +19,8 @@ static family family_of(const spc_config *c)
         family is;
     } names[] = {{"Mistral", MISTRAL}, {"Ministral3", MISTRAL}, {"Mixtral", MISTRAL},
                  {"Qwen2", QWEN2},     {"Qwen3", QWEN3},        {"Gemma2", GEMMA2},
-                 {"Gemma3", GEMMA3},   {"SmolLM3", SMOLLM3},    {"Phi3", PHI3}};
+                 {"Gemma3", GEMMA3},   {"SmolLM3", SMOLLM3},    {"Phi3", PHI3},
+                 {"Granite", GRANITE}};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strncmp(c->architecture, names[i].begin, strlen(names[i].begin)) == 0) {
@@ -61,8 +62,25 @@ static spc_status read_biases(const spc_config_reader *r, family f, spc_config *
     if (f == MISTRAL || f == PHI3) attention = false; /* have none, whatever the file says */
     c->qkv_bias = f == QWEN2 || attention;
     c->out_bias = f != QWEN2 && attention;
-    c->mlp_bias = (f == LLAMA || f == SMOLLM3) && mlp;
+    c->mlp_bias = (f == LLAMA || f == SMOLLM3 || f == GRANITE) && mlp;
     return SPC_OK;
+}
+
+/* Granite's multipliers: of scores, embedded rows, what layers add to them, and logits. */
+static spc_status read_multipliers(const spc_config_reader *r, spc_config *c)
+{
+    double divisor;
+    spc_status s = spc_config_number(r, "attention_multiplier", 1e-6, 1e6, 1, &c->attention_scale);
+
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "embedding_multiplier", 1e-6, 1e6, 1, &c->embedding_scale);
+    }
+    if (s == SPC_OK) {
+        s = spc_config_number(r, "residual_multiplier", 1e-3, 1e3, 1, &c->residual_scale);
+    }
+    if (s == SPC_OK) s = spc_config_number(r, "logits_scaling", 1e-6, 1e6, 1, &divisor);
+    if (s == SPC_OK) c->head_scale = 1 / divisor;
+    return s;
 }
 
 /* Scores: how they are scaled and bounded. */
@@ -71,6 +89,7 @@ static spc_status read_scores(const spc_config_reader *r, family f, spc_config *
     double scalar = c->head_dim;
     spc_status s = SPC_OK;
 
+    if (f == GRANITE) return read_multipliers(r, c);
     if (is_gemma(f)) {
         s = spc_config_number(r, "query_pre_attn_scalar", 1e-6, 1e9, 256, &scalar);
         if (s == SPC_OK) {
@@ -181,7 +200,7 @@ static spc_status read_windows(const spc_config_reader *r, family f, spc_config 
     const json_t *window = json_object_get(r->root, "sliding_window");
     spc_status s;
 
-    if (f == LLAMA) return SPC_OK;
+    if (f == LLAMA || f == GRANITE) return SPC_OK;
     s = list && !json_is_null(list) ? listed_layers(r, list, c) : default_layers(r, f, c);
     if (s != SPC_OK) return s;
     if (!window || json_is_null(window)) { /* nothing slides without a window */

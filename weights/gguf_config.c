@@ -17,11 +17,11 @@ static const char short_factors[] = "rope_factors_short.weight";
 /* general.architecture, and the class of transformers that computes the same. */
 static const struct {
     const char *gguf, *name;
-} architectures[] = {{"llama", "LlamaForCausalLM"},        {"qwen2", "Qwen2ForCausalLM"},
-                     {"qwen3", "Qwen3ForCausalLM"},        {"gemma2", "Gemma2ForCausalLM"},
-                     {"gemma3", "Gemma3ForCausalLM"},      {"smollm3", "SmolLM3ForCausalLM"},
-                     {"phi3", "Phi3ForCausalLM"},          {"qwen3moe", "Qwen3MoeForCausalLM"},
-                     {"mistral3", "Ministral3ForCausalLM"}};
+} architectures[] = {{"llama", "LlamaForCausalLM"},         {"qwen2", "Qwen2ForCausalLM"},
+                     {"qwen3", "Qwen3ForCausalLM"},         {"gemma2", "Gemma2ForCausalLM"},
+                     {"gemma3", "Gemma3ForCausalLM"},       {"smollm3", "SmolLM3ForCausalLM"},
+                     {"phi3", "Phi3ForCausalLM"},           {"qwen3moe", "Qwen3MoeForCausalLM"},
+                     {"mistral3", "Ministral3ForCausalLM"}, {"granite", "GraniteForCausalLM"}};
 
 /* The object under way; the first failure stays. */
 typedef struct {
@@ -141,7 +141,7 @@ static void make_names(maker *m)
         m->status = spc_error_set(m->err, SPC_EMODEL,
                                   "%s: general.architecture: expected one of llama (Mistral and "
                                   "Mixtral too), qwen2, qwen3, qwen3moe, gemma2, gemma3, smollm3, "
-                                  "phi3, mistral3; found '%.*s'",
+                                  "phi3, mistral3, granite; found '%.*s'",
                                   m->where, text.bytes < 40 ? (int)text.bytes : 40, text.text);
         return;
     }
@@ -375,6 +375,29 @@ static void make_experts(maker *m)
     set(m, m->root, "norm_topk_prob", json_true());
 }
 
+/* Granite's multipliers; what a file leaves out, or gives as 0, is not scaled, or as others are. */
+static void make_granite(maker *m)
+{
+    static const char *const given[][2] = {{"attention.scale", "attention_multiplier"},
+                                           {"embedding_scale", "embedding_multiplier"},
+                                           {"residual_scale", "residual_multiplier"},
+                                           {"logit_scale", "logits_scaling"}};
+    static const char turns[] = "rope.scaling.finetuned";
+    double head_dim = json_number_value(json_object_get(m->root, "head_dim")), value;
+    bool turning = true;
+
+    set(m, m->root, "attention_multiplier", json_real(head_dim > 0 ? 1 / sqrt(head_dim) : 1));
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        bool must = strcmp(given[i][0], "logit_scale") == 0;
+
+        if (!number(m, given[i][0], must, &value) || (value == 0 && !must)) continue;
+        set(m, m->root, given[i][1], json_real(value));
+    }
+    if (find(m, turns) && (!spc_gguf_bool(find(m, turns), &turning) || !turning)) {
+        wrong(m, turns, "true (a model with rotary positions)");
+    }
+}
+
 static void make_switches(maker *m)
 {
     int64_t window;
@@ -387,6 +410,7 @@ static void make_switches(maker *m)
     if (whole(m, "attention.sliding_window", false, &window) && window > 0) { /* 0: Phi-4, none */
         set(m, m->root, "sliding_window", json_integer(window));
     }
+    if (strcmp(m->architecture, "granite") == 0) make_granite(m);
     if (tensor(m, "model.layers.0.self_attn.q_proj.bias")) {
         set(m, m->root, "attention_bias", json_true());
     }

@@ -127,7 +127,7 @@ static const spc_gguf_value *find(const mapper *m, const char *key)
 /* Converters interleave the heads of Llama and of what they take for its like. */
 static bool is_interleaved(const mapper *m)
 {
-    static const char *const names[] = {"llama", "smollm3", "mistral3"};
+    static const char *const names[] = {"llama", "smollm3", "mistral3", "granite"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(m->architecture, names[i]) == 0) return true;

@@ -45,6 +45,7 @@ typedef struct {
 static const splitting splittings[] = {{"gpt-2", gpt2, false, false, false, false},
                                        {"smollm", gpt2, true, false, false, false},
                                        {"starcoder", gpt2, true, false, false, false},
+                                       {"refact", gpt2, true, false, false, false},
                                        {"llama-bpe", llama3, false, false, true, true},
                                        {"smaug-bpe", llama3, false, false, false, false},
                                        {"dbrx", llama3, false, false, false, false},
@@ -56,9 +57,9 @@ static const splitting splittings[] = {{"gpt-2", gpt2, false, false, false, fals
 /* tokenizer.ggml.model "llama": SentencePiece, whose scores say what merges first. */
 static const splitting sentencepiece = {"", NULL, false, false, false, true};
 
-#define KNOWN                                                                                    \
-    "llama; gpt2 with pre gpt-2, smollm, starcoder, llama-bpe, smaug-bpe, dbrx, gpt-4o, qwen2, " \
-    "deepseek-r1-qwen, tekken"
+#define KNOWN                                                                                     \
+    "llama; gpt2 with pre gpt-2, smollm, starcoder, refact, llama-bpe, smaug-bpe, dbrx, gpt-4o, " \
+    "qwen2, deepseek-r1-qwen, tekken"
 
 typedef struct {
     const char *where;

@@ -203,6 +203,7 @@ void spc_arch_head(spc_plan *plan, const spc_arch_buffers *b, int32_t embedding,
     spc_arch_norm(plan, b->normed, b->hidden, spc_plan_weight(plan, "model.norm.weight", c->dim, 0),
                   plus);
     op.weight[0] = c->tied ? embedding : spc_plan_weight(plan, "lm_head.weight", c->vocab, c->dim);
+    op.scale = (float)c->head_scale;
     op.cap = (float)c->final_cap;
     spc_plan_op(plan, op);
 }

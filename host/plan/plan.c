@@ -11,9 +11,9 @@
 #include <string.h>
 
 static const spc_architecture *const architectures[] = {
-    &spc_arch_llama,   &spc_arch_mistral, &spc_arch_qwen2,     &spc_arch_qwen3,
-    &spc_arch_smollm3, &spc_arch_phi3,    &spc_arch_gemma2,    &spc_arch_gemma3,
-    &spc_arch_t5,      &spc_arch_mixtral, &spc_arch_qwen3_moe, &spc_arch_ministral3};
+    &spc_arch_llama,     &spc_arch_mistral,    &spc_arch_qwen2,  &spc_arch_qwen3, &spc_arch_smollm3,
+    &spc_arch_phi3,      &spc_arch_gemma2,     &spc_arch_gemma3, &spc_arch_t5,    &spc_arch_mixtral,
+    &spc_arch_qwen3_moe, &spc_arch_ministral3, &spc_arch_granite};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 const char *spc_op_name(spc_op_kind kind)

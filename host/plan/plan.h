@@ -212,7 +212,7 @@ typedef struct {
 extern const spc_architecture spc_arch_llama, spc_arch_mistral, spc_arch_qwen2, spc_arch_qwen3;
 extern const spc_architecture spc_arch_smollm3, spc_arch_phi3, spc_arch_gemma2, spc_arch_gemma3;
 extern const spc_architecture spc_arch_mixtral, spc_arch_qwen3_moe;
-extern const spc_architecture spc_arch_ministral3, spc_arch_t5;
+extern const spc_architecture spc_arch_ministral3, spc_arch_granite, spc_arch_t5;
 
 const char *spc_op_name(spc_op_kind kind);
 

@@ -71,6 +71,16 @@ def smollm3():
         rope_parameters={"rope_type": "default", "rope_theta": 5e6}))
 
 
+def granite():
+    """All four multipliers; biases; an eps that counts."""
+    sizes = dict(SIZES)
+    del sizes["head_dim"]
+    return hf.GraniteForCausalLM(hf.GraniteConfig(
+        **sizes, rms_norm_eps=0.05, embedding_multiplier=6.0, attention_multiplier=0.4,
+        residual_multiplier=0.22, logits_scaling=3.0, attention_bias=True, mlp_bias=True,
+        tie_word_embeddings=True))
+
+
 def phi3(**settings):
     """Fused matrices; a window."""
     sizes = SIZES | settings
@@ -103,6 +113,7 @@ def qwen3_moe(shares_add_up=True):
 
 
 FAMILIES = {"gemma3-images": gemma3_images, "mistral3-images": mistral3_images, "smollm3": smollm3,
+            "granite": granite,
             "ministral3": ministral3, "ministral3-images": ministral3_images,
             "phi3": phi3, "phi3-short": lambda: phi3_long(64), "phi3-long": lambda: phi3_long(16),
             "mixtral": mixtral, "qwen3-moe": qwen3_moe,

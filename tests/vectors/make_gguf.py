@@ -9,7 +9,7 @@
   MODEL.gguf       the checkpoints ../MODEL as converters write them: Llama's heads interleaved,
                    Gemma's norms plus one; matrices as BF16, which these weights fit exactly
   MODEL-TYPE.gguf  the same with matrices quantised by the package
-  phi3-short, phi3-long, smollm3, ministral3, mixtral, qwen3-moe    the checkpoints of that name, in float32
+  phi3-short, phi3-long, smollm3, ministral3, granite, mixtral, qwen3-moe    the checkpoints of that name, in float32
   qwen3-moe-Q8_0   the last one, quantised
   split-0000*      Llama, in two parts
   mixed-K.gguf     a whole model whose matrices are random blocks of Q4_K, Q5_K and Q6_K
@@ -154,6 +154,12 @@ def metadata(writer, c, arch):
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
         writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
         writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    if arch == "granite":
+        writer.add_attention_scale(c["attention_multiplier"])
+        writer.add_embedding_scale(c["embedding_multiplier"])
+        writer.add_residual_scale(c["residual_multiplier"])
+        writer.add_logit_scale(c["logits_scaling"])
+        writer.add_rope_scaling_finetuned(True)
     if arch == "mistral3":
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
         writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
@@ -183,7 +189,7 @@ def model(name, arch, kind=None, split=None, file=None):
     metadata(writer, c, arch)
     for tensor, x in stacked(load(folder)):
         to = tensor if tensor.startswith("blk.") else name_of(tensor, arch.startswith("gemma"))
-        if arch in ("llama", "smollm3", "mistral3") and (".attn_q." in to or ".attn_k." in to):
+        if arch in ("llama", "smollm3", "mistral3", "granite") and (".attn_q." in to or ".attn_k." in to):
             x = interleave(x, c["num_attention_heads" if "_q." in to else "num_key_value_heads"])
         if arch.startswith("gemma") and "norm" in to:
             x = x + np.float32(1)
@@ -390,7 +396,7 @@ def main():
         model(name, name)
     for kind in (Q.Q8_0, Q.Q4_0):
         model("llama", "llama", kind)
-    for name in ("smollm3", "phi3-short", "phi3-long"):
+    for name in ("smollm3", "phi3-short", "phi3-long", "granite"):
         model(name, name.split("-")[0], Q.F32, file=name)
     model("mixtral", "llama", Q.F32, file="mixtral")
     model("qwen3-moe", "qwen3moe", Q.F32, file="qwen3-moe")
