@@ -261,6 +261,10 @@ static bool bench_model(model *m, const char *name, const options *o, double rea
         (void)printf("\n%s, %s, %d tokens in the cache (%s), %.2f MB of weights per forward\n",
                      name, m->ops->device(m->backend), (int)o->context, spc_kv_name(o->kv),
                      (double)m->weight_bytes * 1e-6);
+        if (m->plan->config.experts > 0) {
+            (void)printf(
+                "(of experts what one row takes: several rows read more than is counted)\n");
+        }
         (void)printf("weights  rows  median ms      p10      p90     GB/s of read to one row\n");
     }
     ok = ok && bench_rows(m, o, name, true, read_rate) && bench_rows(m, o, name, false, read_rate);
