@@ -185,6 +185,9 @@ static inline unsigned __reduce_min_sync(unsigned mask, unsigned value)
 void fiber_atomic(const void *at, size_t bytes, bool writes);
 void fiber_fence(void);
 
+/* Shared memory of which a block may read what it has not written, for nothing comes of it. */
+void fiber_may_be_left(const void *at, size_t bytes);
+
 /* What fiber_atomic is told of is not told again. */
 #define FIBER_UNSEEN __attribute__((no_sanitize("thread")))
 

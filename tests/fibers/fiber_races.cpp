@@ -16,7 +16,8 @@
  * Between launches: that one ends before the next begins; kernels that begin early are looked at as
  * if they did not.
  *
- * Nor may a kernel touch what is no memory of the device, nor read of it what nobody wrote. */
+ * Nor may a kernel touch what is no memory of the device, nor read of it what nobody wrote; shared
+ * memory holds nothing but what the block itself wrote. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,7 @@ struct fiber_view {
     std::vector<lane> lanes;     /* of an epoch that goes on: a thread, and those it met there */
 };
 
-extern "C" char __executable_start, _end; /* of the program */
+extern "C" char __executable_start, __bss_start, _end; /* of the program */
 
 namespace
 {
@@ -45,6 +46,19 @@ namespace
 bool is_shared(const void *at)
 {
     return (const char *)at >= &__executable_start && (const char *)at < &_end;
+}
+
+struct {
+    const char *at;
+    size_t bytes;
+} may_be_left;
+
+/* Variables that begin as what others have left: not what a thread is told of itself with. */
+bool begins_left(const void *at)
+{
+    return (const char *)at >= &__bss_start && (const char *)at < &_end && at != &threadIdx &&
+           at != &blockIdx && at != &gridDim &&
+           (size_t)((const char *)at - may_be_left.at) >= may_be_left.bytes;
 }
 
 /* Where a thread stands between two barriers. */
@@ -249,7 +263,7 @@ inline void check_memory(const void *at, size_t bytes, bool writes, bool atomic,
 struct access {
     const fiber *self;
     uint32_t number; /* with `atomic` */
-    bool shared, writes;
+    bool shared, left, writes;
     uint32_t atomic;
     const void *from;
 };
@@ -260,9 +274,22 @@ inline bool ended_before(uint32_t number, const access &a)
            knows_ended(number, *a.self, moment_of(a.number), a.shared);
 }
 
+/* What is wrong with shared memory that the block has not written. */
+FIBER_APART void refuse_left(const void *at, const access &a)
+{
+    fprintf(stderr,
+            "fibers: thread %u of block %u reads shared memory at %p, which nobody of its block "
+            "wrote (0x%tx)\n",
+            threadIdx.x, blockIdx.x, at, (const char *)a.from - &__executable_start);
+    abort();
+}
+
 /* May it touch what was touched so? */
 inline void check_order(const touched &t, const void *at, const access &a)
 {
+    if (a.left && (is_earlier(t.write) || moment_of(t.write).block != moment_of(a.number).block)) {
+        refuse_left(at, a);
+    }
     if (!(t.write & a.atomic) && !ended_before(t.write, a)) {
         found(at, a.writes ? "writes" : "reads", "wrote", t.write, moment_of(a.number), a.from);
     }
@@ -348,7 +375,10 @@ __attribute__((always_inline)) inline void touch(const void *at, size_t bytes, b
     fiber *const self = fiber_inside;
 
     if (!self || (size_t)((const char *)at - self->stack.get()) < FIBER_STACK) return;
-    const access a = {self, number_of(self, threadIdx.x) | atomic, is_shared(at), writes, atomic,
+    const bool shared = is_shared(at), reads = !writes || atomic != 0;
+    const access a = {self,   number_of(self, threadIdx.x) | atomic,
+                      shared, shared && reads && begins_left(at),
+                      writes, atomic,
                       from};
 
     if (!a.shared) check_memory(at, bytes, writes, atomic != 0, from);
@@ -459,6 +489,11 @@ void fiber_atomic(const void *at, size_t bytes, bool writes)
 void fiber_touch(const void *at, size_t bytes, bool writes)
 {
     if (looked_at) touch(at, bytes, writes, 0, __builtin_return_address(0));
+}
+
+void fiber_may_be_left(const void *at, size_t bytes)
+{
+    may_be_left = {(const char *)at, bytes};
 }
 
 /* ---- what compilers call ---- */
