@@ -264,10 +264,8 @@ static __device__ float sum_of_tiles(void)
 static __device__ __noinline__ void await_begun(int32_t begun)
 {
     const int32_t slot = scratch.ahead[begun].slot;
-    const int32_t claim = claim_piece(slot, true);
 
-    run_rest(slot, claim, false);
-    if (claim <= 0) read_text(slot); /* for who draws by the sums */
+    run_rest(slot, claim_piece(slot, true), false);
     await_sums(slot);
     end_sums();
     __syncthreads();
@@ -281,12 +279,6 @@ static __device__ __noinline__ void await_begun(int32_t begun)
 /* The tiles' sums of a row, in round->tile_weight.  scratch.job is the sum's. */
 static __device__ __noinline__ void fold_tiles(const spc_row_pair *pair, spc_summand what, float x)
 {
-    const int32_t begun = find_begun(pair->row, what, x);
-
-    if (begun >= 0) {
-        await_begun(begun);
-        return;
-    }
     fold_text(pair, what, x);
     run_job();
     await_sums(scratch.slot);
@@ -295,8 +287,14 @@ static __device__ __noinline__ void fold_tiles(const spc_row_pair *pair, spc_sum
 /* Sum over the row; leaves the tiles' sums in round->tile_weight. */
 static __device__ __noinline__ float fold(const spc_row_pair *pair, spc_summand what, float x)
 {
-    fold_tiles(pair, what, x);
-    end_sums();
+    const int32_t begun = find_begun(pair->row, what, x);
+
+    if (begun >= 0) {
+        await_begun(begun);
+    } else {
+        fold_tiles(pair, what, x);
+        end_sums();
+    }
     return sum_of_tiles();
 }
 

@@ -147,7 +147,7 @@ static void attend_on_cpu(const spc_attend_args *a, int32_t row, int32_t head, f
 
 static const attend_case attend_cases[] = {
     {4, 4, 16, 40, 0, {1, 0}, {0, 0}, 0, false, false},
-    {4, 2, 64, 300, 0, {6, 1}, {200, 5}, 0, false, false},
+    {4, 2, 64, 320, 0, {6, 1}, {200, 319}, 0, false, false}, /* up to the last page */
     {8, 1, 128, 300, 0, {9, 7}, {127, 250}, 0, false, false},
     {6, 3, 80, 300, 37, {6, 3}, {250, 10}, 30, false, false},
     {7, 1, 2, 300, 1, {2, 2}, {31, 128}, 0, false, false},
@@ -247,29 +247,62 @@ Test(cuda_attend, attention_of_a_row_does_not_depend_on_its_company)
     }
 }
 
+/* The keys that break lie in a step which others of a strip see all of: from row `from` on it is
+ * seen, or up to row `to`. */
 Test(cuda_attend, a_broken_key_breaks_the_rows_that_see_it_and_no_others)
 {
-    static const attend_case capped = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 30, false, false};
-    static const attend_case plain = {4, 2, 64, 300, 0, {6, 0}, {200, 0}, 0, false, false};
+    static const struct {
+        attend_case c;
+        int32_t key, from, to;
+    } cases[] = {
+        {{4, 2, 64, 300, 0, {6, 0}, {204, 0}, 0, false, false}, 207, 3, 5},
+        {{4, 2, 64, 300, 0, {6, 0}, {204, 0}, 30, false, false}, 207, 3, 5},
+        {{4, 2, 64, 300, 37, {6, 0}, {204, 0}, 0, false, false}, 170, 0, 2},
+        {{256, 256, 16, 60, 0, {6, 0}, {44, 0}, 0, false, false}, 47, 3, 5}, /* that walk */
+        {{256, 256, 16, 60, 20, {6, 0}, {44, 0}, 0, false, false}, 27, 0, 2},
+    };
     /* 70000 is no half: a half overflows */
     static const float keys[] = {NAN, 1, NAN, 70000, 1}, values[] = {NAN, NAN, 1, 1, 70000};
+    enum { KINDS = 5, CASES = sizeof cases / sizeof *cases };
 
-    for (int n = 0; n < CACHE_TYPES * 2 * 5; n++) {
+    for (int n = 0; n < CACHE_TYPES * CASES * KINDS; n++) {
+        const int32_t k = n / KINDS % CASES, sharing = cases[k].c.heads / cases[k].c.kv_heads;
         dice d = {8};
-        spc_attend_args a = attend_args(n / 5 % 2 ? &capped : &plain, cache_types[n / 10], &d);
-        int64_t at = row_of(&a.cache, a.head_dim, 0, 0, 203); /* seen from row 3 on */
-        bool breaks = n % 5 < 3 || a.cache.type == SPC_WEIGHT_F16;
+        spc_attend_args a = attend_args(&cases[k].c, cache_types[n / KINDS / CASES], &d);
+        int64_t at = row_of(&a.cache, a.head_dim, 0, 0, cases[k].key);
+        bool breaks = n % KINDS < 3 || a.cache.type == SPC_WEIGHT_F16;
 
-        put_entry(&a.cache, a.cache.key, at + 5, keys[n % 5]);
-        put_entry(&a.cache, a.cache.value, at + 9, values[n % 5]);
+        put_entry(&a.cache, a.cache.key, at + 5, keys[n % KINDS]);
+        put_entry(&a.cache, a.cache.value, at + 9, values[n % KINDS]);
         wait_for(spc_cuda_attend(&a, NULL), "attend");
         for (int32_t i = 0; i < a.rows * a.heads * a.head_dim; i++) {
             int32_t row = i / (a.heads * a.head_dim), head = i / a.head_dim % a.heads;
-
+            bool sees = row >= cases[k].from && row <= cases[k].to && head < sharing;
             float out = a.out[row * a.out_width + i % (a.heads * a.head_dim)];
 
-            cr_assert_eq(isnan(out) != 0, breaks && row >= 3 && head < 2, "%d: row %d, head %d", n,
-                         (int)row, (int)head);
+            cr_assert_eq(isnan(out) != 0, breaks && sees, "%d: row %d, head %d", n, (int)row,
+                         (int)head);
+        }
+        free_attend(&a);
+    }
+}
+
+/* Of one key before the last, and of one head. */
+Test(cuda_attend, a_broken_bias_breaks_its_head_alone)
+{
+    static const attend_case c = {4, 2, 64, 300, 0, {6, 0}, {204, 0}, 0, true, false};
+
+    for (int n = 0; n < CACHE_TYPES; n++) {
+        dice d = {8};
+        spc_attend_args a = attend_args(&c, cache_types[n], &d);
+
+        ((float *)(uintptr_t)a.bias)[1 * (2 * c.context - 1) + c.context - 2] = NAN;
+        wait_for(spc_cuda_attend(&a, NULL), "attend");
+        for (int32_t i = 0; i < a.rows * a.heads; i++) {
+            float out = a.out[i / a.heads * a.out_width + i % a.heads * a.head_dim];
+
+            cr_assert_eq(isnan(out) != 0, i % a.heads == 1, "%d: row %d, head %d", n,
+                         (int)(i / a.heads), (int)(i % a.heads));
         }
         free_attend(&a);
     }

@@ -148,6 +148,30 @@ Test(cuda_verify, models_that_know_some_tokens)
     batch_free(&b);
 }
 
+/* Both models' rows lie in one memory, of which the drafter knows less, or takes it for other
+ * tokens: its rows are not those of the verifier, though they begin there. */
+Test(cuda_verify, rows_that_begin_at_one_place)
+{
+    dice d = {10};
+    batch b = batch_of(5000, 5002);
+
+    for (int n = 0; n < 4; n++) {
+        spc_row_params p = params_in_mode(n < 2 ? "strict" : "token-v2:alpha=0.2", 0);
+        spc_verify_batch v = verify_batch(&b);
+        spc_subset *subset = NULL;
+
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        v.stats = NULL;
+        v.drafter.logits = v.verifier.logits;
+        v.drafter.width = 4100;
+        if (n % 2) subset = subset_of(&d, b.vocab, 0.9, 7, &v.drafter);
+        if (n % 2) v.verifier.width = v.drafter.width;
+        expect_same(&b, &v, n % 2 ? "other tokens" : "fewer tokens");
+        if (subset) unshare(subset);
+    }
+    batch_free(&b);
+}
+
 Test(cuda_verify, drafts_without_a_distribution)
 {
     dice d = {8};
@@ -314,6 +338,7 @@ static void expect_queued(batch *b, const spc_verify_batch *v, const char *what)
     queued.workspace = workspace_of(queued.workspace_bytes);
     run(b, &queued, what);
     expect_as_on_cpu(b->out, &want, what);
+    expect_idle(queued.workspace, what);
     unshare(queued.workspace);
 }
 
@@ -559,6 +584,7 @@ Test(cuda_verify, batches_of_other_shapes_follow_each_other_on_one_workspace)
             cr_assert_eq((uint32_t)b.out->count[s], 0x5a5a5a5au, "nothing beyond the batch");
         }
         expect_as_on_cpu(b.out, &want, "a shape after others");
+        expect_idle(workspace, "a shape after others");
         batch_free(&b);
     }
     cr_assert_eq(spc_cuda_workspace_init((char *)workspace + 8, bytes - 8, NULL, &err), SPC_EUSAGE);
@@ -594,6 +620,7 @@ static void expect_draws(batch *b, int32_t plain, const spc_edits *edits, const 
         ok(cudaDeviceSynchronize(), "run");
         cr_assert(memcmp(out, &want, sizeof want) == 0, "%s, queued: tokens %d %d, want %d %d",
                   what, out->token[0], out->token[1], want.token[0], want.token[1]);
+        expect_idle(a.workspace, what);
     }
     unshare(a.workspace);
     a.workspace = NULL;

@@ -18,6 +18,25 @@ static inline void *workspace_of(size_t bytes)
     return memory;
 }
 
+/* Between launches nothing is counted, and no job is in use or open (cuda/workspace.cuh). */
+static inline void expect_idle(const void *workspace, const char *what)
+{
+    enum { LATEST = 34 }; /* the job that was posted last */
+    uint32_t word[SPC_QUEUE_HEADER_BYTES / 4];
+    int32_t left[SPC_QUEUE_JOBS];
+
+    ok(cudaMemcpy(word, workspace, sizeof word, cudaMemcpyDeviceToHost), "header");
+    ok(cudaMemcpy(left, (const char *)workspace + sizeof word, sizeof left, cudaMemcpyDeviceToHost),
+       "jobs");
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) {
+        cr_assert(i == LATEST || word[i] == 0, "%s: word %zu of the workspace is %u", what, i,
+                  (unsigned)word[i]);
+    }
+    for (int32_t i = 0; i < SPC_QUEUE_JOBS; i++) {
+        cr_assert_leq(left[i], 0, "%s: job %d has %d pieces", what, (int)i, (int)left[i]);
+    }
+}
+
 static inline void run(batch *b, const spc_verify_batch *v, const char *what)
 {
     spc_error err;
@@ -78,6 +97,7 @@ static inline void expect_same_again(batch *b, const spc_verify_batch *v, int la
         (void)snprintf(name, sizeof name, "%s, queued, launch %d", what, repeat);
         run(b, &queued, name);
         expect_same_results(b->out, &want, name);
+        expect_idle(queued.workspace, name);
     }
     unshare(queued.workspace);
 }
