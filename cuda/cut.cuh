@@ -52,18 +52,18 @@ static __device__ void begin_kept(job_text *text, float cut)
     text->kind = JOB_KEPT;
 }
 
-/* mass: of what the softmax keeps; 0: the first level tells. */
+/* mass: of what the softmax keeps; 0: the first level tells.  (Of any mass a top-p above 0 wants 1
+ * or more.) */
 static __device__ void begin_nucleus(job_text *text, float top_p, uint64_t mass)
 {
     const float floor = spc_nucleus_floor(text->stats.max, text->params.sampling.temperature,
                                           scratch.q.vocab, top_p);
-    const uint64_t target = spc_nucleus_target(top_p, mass);
 
     text->kind = JOB_BINS;
     text->what = 1;
     /* where the first level tells the mass, all that is kept must be in it */
     text->search = spc_search_begin(&text->view, mass > 0 ? floor : text->softmax.cut,
-                                    text->stats.max, mass > 0 && target == 0 ? 1 : target);
+                                    text->stats.max, spc_nucleus_target(top_p, mass));
 }
 
 /* The first stage of a row of which view, cells, params and stats are there. */
@@ -129,9 +129,7 @@ static __device__ void end_bins(int32_t slot)
 
     if (threadIdx.x == 0) {
         if (text->search.target == 0) {
-            const uint64_t target = spc_nucleus_target(text->params.sampling.top_p, from);
-
-            text->search.target = target > 0 ? target : 1;
+            text->search.target = spc_nucleus_target(text->params.sampling.top_p, from);
         }
         scratch.bin = -1;
         scratch.above = before + from;

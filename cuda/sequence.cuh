@@ -235,14 +235,11 @@ static __device__ __noinline__ void decide(const Batch *b, int32_t s, int32_t li
     __syncthreads();
 }
 
-/* A row that is cut has all that the first pass can find out. */
+/* A row that is cut has all that the first pass can find out: by the thread that wrote it down. */
 static __device__ void ripen(int32_t s)
 {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        fence_blocks();
-        atomicAdd(&scratch.q.cells[s].ripe, scratch.q.tiles);
-    }
+    fence_blocks();
+    atomicAdd(&scratch.q.cells[s].ripe, scratch.q.tiles);
 }
 
 /* All tiles of a row are there that is cut: of the one that is finished[i].  It goes on by itself,
@@ -272,7 +269,7 @@ template <typename Batch> static __device__ __noinline__ void finish_row(const B
     __syncthreads();
     if (scratch.claim >= 0) {
         post(scratch.claim, 0);
-    } else {
+    } else if (threadIdx.x == 0) {
         ripen(s);
     }
 }
@@ -286,13 +283,13 @@ static __device__ __noinline__ void go_on(int32_t slot)
         return;
     }
 
-    const int32_t s = scratch.job.sequence;
-
     if (threadIdx.x == 0) {
+        const int32_t s = scratch.job.sequence;
+
         put_record(row_of(&scratch.q, s, scratch.job.row), {scratch.job.stats, 1});
         give_slot(slot);
+        ripen(s);
     }
-    ripen(s);
 }
 
 #endif

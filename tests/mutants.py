@@ -84,6 +84,8 @@ MUST_FAIL = [
      "return row->logits.data && row->subset;"),
     ("some tokens on a device", "rows are taken for plain", "cuda/stage.cuh",
      "row->logits.data && !row->subset && !row->allowed", "row->logits.data && !row->allowed"),
+    ("some tokens on a device", "rows have no end", "cuda/stage.cuh",
+     " || element < 0 ||\n            element >= width) {", " || element < 0) {"),
     ("some tokens on a device", "rows of one place have one width", "cuda/decide.cuh",
      " && scratch.known_width[r] == row->width", ""),
     ("broken keys", "all see what the last does", "cuda/attend_leaves.cuh",
@@ -155,6 +157,8 @@ MUST_FAIL = [
      "    const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;",
      "    const int32_t live = spc_live(a.b.live, a.b.sequences), i = (int32_t)threadIdx.x;\n"
      "    if (((const volatile uint8_t *)a.q.all)[-1] == 1) return;"),
+    ("queue", "a sum that nobody asked for is one of the launch before", "cuda/tile_sums.cuh",
+     "    if (!needs.unscaled) to->sum_one = 0.0f;\n", ""),
     ("queue", "a sum that was begun keeps its job", "cuda/decide.cuh",
      "        give_slot(a->slot);\n    }", "    }"),
     ("queue", "a sum that was begun stays open", "cuda/decide.cuh",

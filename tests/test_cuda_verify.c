@@ -155,8 +155,8 @@ Test(cuda_verify, rows_that_begin_at_one_place)
     dice d = {10};
     batch b = batch_of(5000, 5002);
 
-    for (int n = 0; n < 4; n++) {
-        spc_row_params p = params_in_mode(n < 2 ? "strict" : "token-v2:alpha=0.2", 0);
+    for (int n = 0; n < 6; n++) {
+        spc_row_params p = params_in_mode(n < 3 ? "strict" : "token-v2:alpha=0.2", 0);
         spc_verify_batch v = verify_batch(&b);
         spc_subset *subset = NULL;
 
@@ -164,9 +164,10 @@ Test(cuda_verify, rows_that_begin_at_one_place)
         v.stats = NULL;
         v.drafter.logits = v.verifier.logits;
         v.drafter.width = 4100;
-        if (n % 2) subset = subset_of(&d, b.vocab, 0.9, 7, &v.drafter);
-        if (n % 2) v.verifier.width = v.drafter.width;
-        expect_same(&b, &v, n % 2 ? "other tokens" : "fewer tokens");
+        if (n % 3) subset = subset_of(&d, b.vocab, 0.9, 7, &v.drafter);
+        if (n % 3) v.verifier.width = v.drafter.width;
+        if (n % 3 == 2) v.drafter.width -= 100;
+        expect_same(&b, &v, n % 3 ? "other tokens" : "fewer tokens");
         if (subset) unshare(subset);
     }
     batch_free(&b);
@@ -653,6 +654,50 @@ Test(cuda_verify, draws)
             expect_draws(&b, 0, m % 2 ? &edits : NULL, rules[r]);
         }
     }
+    batch_free(&b);
+}
+
+/* Rows of bf16, of which tiles come in pairs where few sums are asked for, behind draws that asked
+ * for more: nothing of those is taken for theirs. */
+Test(cuda_verify, rows_of_several_tiles_of_bf16_are_drawn_from_behind_others)
+{
+    enum { VOCAB = 2 * SPC_TILE + 100, STRIDE = VOCAB + 4 };
+    dice d = {14};
+    batch b = batch_of(VOCAB, STRIDE);
+    size_t entries = (size_t)SEQUENCES * ROWS * STRIDE, bytes;
+    uint16_t *narrow = shared(entries * sizeof *narrow);
+    drawn *out = shared(sizeof *out), want;
+    void *workspace;
+
+    bytes = spc_workspace_bytes(SEQUENCES, 0, VOCAB);
+    workspace = workspace_of(bytes);
+    for (int r = 0; r < 2 * TOY_RULES; r++) {
+        const char *rule = r % 2 ? "strict" : toy_rules[r / 2];
+        spc_row_params p = params_in_mode(rule, 0);
+        spc_draw_batch a = draw_batch(&b);
+
+        p.sampling.temperature = 0.7f;
+        batch_fill(&b, &d, &p, 3.0, NULL);
+        for (size_t i = 0; i < entries; i++) {
+            narrow[i] = (uint16_t)(spc_float_bits(b.drafter[i]) >> 16);
+        }
+        a.logits.logits = (spc_logits){narrow, SPC_LOGITS_BF16};
+        a.token = out->token;
+        a.stats = out->stats;
+        a.log_probability = out->log_probability;
+        cr_assert_eq(spc_cpu_draw_batch(&a, NULL, NULL), SPC_OK);
+        want = *out;
+        a.workspace = workspace;
+        a.workspace_bytes = bytes;
+        memset(out, 0x5a, sizeof *out);
+        cr_assert_eq(spc_cuda_draw_batch(&a, NULL, NULL), SPC_OK);
+        ok(cudaDeviceSynchronize(), "run");
+        expect_drawn(out, &want, rule);
+        expect_idle(workspace, rule);
+    }
+    unshare(workspace);
+    unshare(narrow);
+    unshare(out);
     batch_free(&b);
 }
 
