@@ -136,19 +136,19 @@ Test(cuda_turns, what_is_looked_at_stays_in_one_batch)
 
 /* Two halves are in flight, and behind them the drafter is fed a chunk of a long prompt in every
  * step: on the other stream, so the next drafts wait for it. */
-static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
+static uint64_t run_beside_a_prompt(spc_engine *engine, const way *w, int64_t *in_turns)
 {
     spc_session *session[3];
-    spc_session_options o = way_options(&turn_ways[3], 5);
-    prompt p = prompt_made(14, VOCAB, 9);
+    spc_session_options o = way_options(w, 5);
+    prompt p = prompt_made(30, VOCAB, 9);
     uint64_t hash = 0;
     spc_error error;
 
-    open_endless(engine, &turn_ways[3], session, 2);
+    open_endless(engine, w, session, 2);
     session[2] = open_session(engine, &o, &p);
     engine->prefill_rows = 3;
     engine->drafter.runner->graphs.off = true; /* on fibers a graph runs as a whole */
-    for (int32_t step = 0; step < 26; step++) {
+    for (int32_t step = 0; step < 36; step++) {
         (void)spc_engine_step(engine, session, step < 4 ? 2 : 3, &error);
         *in_turns += session[0]->in_flight && session[0]->in_turns && session[2]->filling;
     }
@@ -161,15 +161,18 @@ static uint64_t run_beside_a_prompt(spc_engine *engine, int64_t *in_turns)
 
 Test(cuda_turns, a_prompt_is_fed_beside_them)
 {
-    fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
-    int64_t none = 0, in_turns = 0;
-
     skip_without_chains();
-    cr_expect_eq(run_beside_a_prompt(one.engine, &none),
-                 run_beside_a_prompt(two.engine, &in_turns));
-    cr_expect(none == 0 && in_turns > 4, "%d, %d", (int)none, (int)in_turns);
-    close_fixture(&one);
-    close_fixture(&two);
+    for (int32_t w = 2; w < 4; w++) {
+        fixture one = open_turns(0, SPC_OVERLAP_OFF), two = open_turns(0, SPC_OVERLAP_ON);
+        int64_t none = 0, in_turns = 0;
+
+        cr_expect_eq(run_beside_a_prompt(one.engine, &turn_ways[w], &none),
+                     run_beside_a_prompt(two.engine, &turn_ways[w], &in_turns), "%s",
+                     turn_ways[w].rule);
+        cr_expect(none == 0 && in_turns > 4, "%d, %d", (int)none, (int)in_turns);
+        close_fixture(&one);
+        close_fixture(&two);
+    }
 }
 
 /* Three prompts are fed by themselves, a forward of each model a step, and one of them is cancelled
