@@ -84,6 +84,44 @@ Test(cuda_chain, company_that_ends_and_joins_is_the_same_too)
     cr_expect(ended > 0 && ended < PAIRS * SESSIONS, "%d", (int)ended);
 }
 
+/* Of so many lanes one block has not a thread for each number that is put right. */
+Test(cuda_chain, a_large_company_is_the_same_too)
+{
+    enum { MANY = 10, DRAFTED = 7 };
+    uint64_t hash[2] = {0, 0};
+    int64_t chained = 0;
+
+    skip_without_chains();
+    for (int32_t on = 0; on < 2; on++) {
+        fixture f = open_pair_for(0, false, MANY, false);
+        spc_session *session[MANY];
+        spc_error error;
+
+        f.engine->chain[0].off = on == 0;
+        for (int32_t i = 0; i < MANY; i++) {
+            spc_session_options o = options_of("strict", DRAFTED, 1);
+            prompt p = prompt_made(2 + i % 3, VOCAB, 3 + (uint32_t)i);
+
+            o.seed = (uint64_t)i;
+            o.ignore_stop = true;
+            session[i] = open_session(f.engine, &o, &p);
+        }
+        for (int32_t step = 0; step < 6; step++) {
+            (void)spc_engine_step(f.engine, session, MANY, &error);
+        }
+        for (int32_t i = 0; i < MANY; i++) {
+            decoded d = decoded_of(session[i]);
+
+            hash[on] = (hash[on] ^ d.stats.output_hash) * 0x9e3779b97f4a7c15u;
+            chained += d.stats.chained;
+            spc_session_close(session[i]);
+        }
+        close_fixture(&f);
+    }
+    cr_expect_eq(hash[0], hash[1]);
+    cr_expect_geq(chained, 2 * MANY, "%d", (int)chained);
+}
+
 /* Verdicts at a given rate come from one place, wherever rounds run. */
 Test(cuda_chain, synthetic_acceptance_is_that_of_composed_rounds)
 {
@@ -136,8 +174,8 @@ static spc_session_options long_options(uint64_t seed)
     return o;
 }
 
-/* A session that begins anew with as many tokens and the same last one, another seed, another last
- * one; one that takes the place of one that was closed; one that is stepped in between. */
+/* A session that begins anew with as many tokens, of which one within or the last is another; one
+ * that takes the place of one that was closed; one that is stepped in between. */
 Test(cuda_chain, a_round_that_flies_serves_the_one_it_was_sent_for_alone)
 {
     fixture f = open_chained(0, true), g = open_chained(0, false);
@@ -145,7 +183,7 @@ Test(cuda_chain, a_round_that_flies_serves_the_one_it_was_sent_for_alone)
     prompt p = {{3, 4, 5}, 3}, other = {{3, 6, 5, 4}, 4};
 
     skip_without_chains();
-    for (int32_t i = 0; i < 4; i++) {
+    for (int32_t i = 0; i < 5; i++) {
         spc_session *session = open_session(f.engine, &o, &p), *second = NULL;
         spc_error error;
         prompt again = p;
@@ -153,11 +191,12 @@ Test(cuda_chain, a_round_that_flies_serves_the_one_it_was_sent_for_alone)
 
         step_until_it_flies(f.engine, session);
         step_until_it_flies(f.engine, session);
-        if (i == 0) { /* the same length and the same last token behind another one */
+        if (i == 0 || i == 4) { /* the same length behind another token, with another last one */
             b = decoded_of(session);
             memcpy(again.id + 3, b.token, (size_t)b.count * sizeof *b.token);
             again.count += b.count;
-            again.id[1] = 6;
+            if (i == 0) again.id[1] = 6;
+            if (i == 4) again.id[again.count - 1] = (again.id[again.count - 1] + 1) % VOCAB;
             cr_assert_eq(spc_session_restart(session, again.id, again.count, &error), SPC_OK);
         } else if (i == 1) { /* the same prompt: another length by now */
             cr_assert_eq(spc_session_restart(session, p.id, p.count, &error), SPC_OK);
