@@ -98,6 +98,47 @@ Test(cuda_shard, bad_rows_and_drafts)
     batch_free(&b);
 }
 
+/* As on the CPU (test_host_shard.c); and nothing is written behind what is sent. */
+Test(cuda_shard, little_room_is_told_and_kept_to)
+{
+    enum { LITTLE = 8 }; /* bytes: not a row, nor any bins */
+    dice d = {35};
+    batch b = batch_of(9000, 9000);
+    spc_row_params p = params_in_mode("strict", 3);
+    spc_verify_batch v = verify_batch(&b);
+    spc_error err;
+
+    batch_fill(&b, &d, &p, 3.0, NULL);
+    for (int32_t full = 0; full < 2; full++) { /* steps that have room: none, or the first */
+        toy_ranks ranks = ranks_of(v.params, DRAFTS, v.vocab, 1, true);
+        size_t first = spc_verify_first_bytes(&v, &ranks.rank[0]);
+        void *answers = ranks.rank[0].answers;
+        char *sent = malloc(first);
+
+        memset(b.out, 0xa5, sizeof *b.out);
+        for (int32_t step = 0; step < 40; step++) {
+            send(&ranks, step < full ? first : LITTLE);
+            if (step >= full) ok(cudaMemset(answers, 0x5a, first), "answers");
+            cr_assert_eq(spc_cuda_verify_partial(&v, ranks.rank, step, NULL, &err), SPC_OK);
+            cr_assert_eq(device_verify_combine(&v, ranks.rank, step, NULL, &err), SPC_OK);
+            ok(cudaMemcpy(sent, answers, first, cudaMemcpyDeviceToHost), "answers");
+            for (size_t i = LITTLE; i < first && step >= full; i++) {
+                cr_assert_eq(sent[i], 0x5a, "step %d, byte %zu", (int)step, i);
+            }
+        }
+        cr_assert_eq(*ranks.rank[0].left, 0);
+        for (int32_t s = 0; s < SEQUENCES; s++) {
+            if (b.drafts[s] == 0 && !b.bonus[s]) continue; /* asks nothing */
+            cr_assert_eq(b.out->status[s], (uint32_t)SPC_STATUS_BAD_PARAM, "%d: %d", (int)full,
+                         (int)s);
+            cr_assert_eq(b.out->count[s], 0);
+        }
+        free(sent);
+        ranks_free(&ranks);
+    }
+    batch_free(&b);
+}
+
 Test(cuda_shard, draws)
 {
     static const char *const rules[] = {"strict", "chow-log:alpha=1"};

@@ -163,7 +163,7 @@ Test(cuda_verify, rows_that_begin_at_one_place)
         batch_fill(&b, &d, &p, 3.0, NULL);
         v.stats = NULL;
         v.drafter.logits = v.verifier.logits;
-        v.drafter.width = 4100;
+        v.drafter.width = n < 3 ? 4100 : 4000; /* of the second tile some, none */
         if (n % 3) subset = subset_of(&d, b.vocab, 0.9, 7, &v.drafter);
         if (n % 3) v.verifier.width = v.drafter.width;
         if (n % 3 == 2) v.drafter.width -= 100;
