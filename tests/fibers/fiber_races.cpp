@@ -93,7 +93,7 @@ struct {
     page *is;
 } used[64]; /* of `pages`, those touched last, by the end of their number */
 
-/* Memory of the device, and which of its bytes were written. */
+/* Memory of the device, and which of its bytes were written; null: all. */
 struct allocation {
     const char *at;
     size_t bytes;
@@ -252,11 +252,11 @@ inline void check_memory(const void *at, size_t bytes, bool writes, bool atomic,
     const size_t first_byte = of ? (size_t)((const char *)at - of->at) : 0;
 
     if (!of || of->bytes - first_byte < bytes ||
-        ((!writes || atomic) && !all_written(&of->written[first_byte], bytes))) {
+        ((!writes || atomic) && of->written && !all_written(&of->written[first_byte], bytes))) {
         refuse_memory(of, at, bytes, writes, from);
         return;
     }
-    if (writes) memset(&of->written[first_byte], 1, bytes);
+    if (writes && of->written) memset(&of->written[first_byte], 1, bytes);
 }
 
 /* An access of the thread that runs. */
@@ -410,8 +410,11 @@ void fiber_memory_freed(const void *at)
     last_used = nullptr;
 }
 
-void fiber_memory_lent(const void *, size_t)
+void fiber_memory_lent(const void *at, size_t bytes)
 {
+    std::lock_guard<std::mutex> lock(allocations_turn);
+
+    if (looked_at) allocations[(const char *)at] = {(const char *)at, bytes, nullptr};
 }
 
 void fiber_memory_written(const void *at, size_t bytes)
@@ -420,7 +423,7 @@ void fiber_memory_written(const void *at, size_t bytes)
     std::lock_guard<std::mutex> lock(allocations_turn);
     const allocation *const of = allocation_of(at);
 
-    if (!of) return;
+    if (!of || !of->written) return;
     const size_t left = (size_t)(of->at + of->bytes - (const char *)at);
 
     memset(&of->written[(const char *)at - of->at], 1, bytes < left ? bytes : left);
