@@ -74,10 +74,9 @@ typedef struct {
     int32_t window;                      /* positions a sliding layer sees, its own included */
     uint8_t sliding[SPC_CONFIG_LAYERS];  /* [layers] 1: the layer sees the window only */
     uint8_t unturned[SPC_CONFIG_LAYERS]; /* [layers] 1: the layer has no rotary positions (NoPE) */
-    int32_t
-        experts; /* feed-forward parts of a layer, of which each token takes some; 0: it is one */
-    int32_t chosen;     /* experts that a token takes, at most SPC_CONFIG_CHOSEN */
-    bool shares_add_up; /* the shares of those chosen are scaled to a sum of 1 */
+    int32_t experts;                     /* feed-forward parts of a layer; 0: it is one */
+    int32_t chosen;                      /* experts that a token takes, at most SPC_CONFIG_CHOSEN */
+    bool shares_add_up;                  /* the shares of those chosen are scaled to a sum of 1 */
     bool fused;  /* queries, keys and values are one matrix; so are gates and what they gate */
     bool scaled; /* quantization_config: every matrix of 8-bit floats has scales beside it */
     bool buffers_bfloat16;   /* what a model computes when it is built (rotary frequencies, Gemma's

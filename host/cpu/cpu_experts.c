@@ -13,8 +13,8 @@
 #include <string.h>
 
 /* Outputs that go to a thread together, and what reading their weights costs, in pairs that are
- * multiplied with them; multiplications that are worth a thread's while; entries that are. */
-enum { TILE = 16, COST_READ = 3, PRODUCTS = 8192 * TILE, ENTRIES = 16384 };
+ * multiplied with them; multiplications that are worth a thread's while. */
+enum { TILE = 16, COST_READ = 3, PRODUCTS = 8192 * TILE };
 
 /* The products of EXPERTS or MIX: of each expert's `parts` matrices with its pairs. */
 typedef struct {
@@ -135,18 +135,6 @@ static void gather_share(void *user, int32_t thread, int32_t from, int32_t to)
     }
 }
 
-/* Items [0, count) of `entries` floats each: by all threads, where there is enough to do. */
-static void share_out(spc_runner *r, int32_t count, int32_t entries, spc_team_fn fn, void *user)
-{
-    int32_t grain = (ENTRIES + entries - 1) / entries;
-
-    if (grain >= count) {
-        fn(user, 0, 0, count);
-    } else {
-        spc_team_run(r->backend->team, count, grain, fn, user);
-    }
-}
-
 /* ---- products ---------------------------------------------------------------------------------
  */
 
@@ -246,7 +234,7 @@ static void run_products(experts_job *job)
         }
     }
     r->quantised.stride = job->cols;
-    share_out(r, job->pairs, job->cols, gather_share, job);
+    spc_cpu_over_rows(r, job->pairs, job->cols, gather_share, job);
     job->shares = spc_team_count(r->backend->team);
     if (products / PRODUCTS < job->shares) job->shares = (int32_t)(products / PRODUCTS);
     if (job->shares <= 1) {
@@ -295,6 +283,6 @@ void spc_cpu_experts_run(spc_runner *r, const spc_op *op, int32_t rows)
     sort_pairs(r, op, job.pairs);
     run_products(&job);
     if (op->kind == SPC_OP_MIX) {
-        share_out(r, rows, r->plan->config.chosen * job.rows, mix_share, &job);
+        spc_cpu_over_rows(r, rows, (int64_t)r->plan->config.chosen * job.rows, mix_share, &job);
     }
 }

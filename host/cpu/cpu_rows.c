@@ -19,16 +19,20 @@ typedef struct {
     int32_t cols;
 } row_job;
 
-/* Rows [0, count), each worth `cost` additions. */
-static void over_rows(row_job *job, int32_t count, int64_t cost, spc_team_fn fn)
+void spc_cpu_over_rows(spc_runner *r, int32_t count, int64_t cost, spc_team_fn fn, void *user)
 {
     int64_t grain = (ALONE + cost - 1) / cost;
 
     if (grain >= count) {
-        fn(job, 0, 0, count);
+        fn(user, 0, 0, count);
     } else {
-        spc_team_run(job->runner->backend->team, count, (int32_t)grain, fn, job);
+        spc_team_run(r->backend->team, count, (int32_t)grain, fn, user);
     }
+}
+
+static void over_rows(row_job *job, int32_t count, int64_t cost, spc_team_fn fn)
+{
+    spc_cpu_over_rows(job->runner, count, cost, fn, job);
 }
 
 static void embed_rows(void *user, int32_t thread, int32_t from, int32_t to)

@@ -9,6 +9,9 @@
  * team where there is enough to do. */
 void spc_cpu_rows_run(spc_runner *r, const spc_op *op, const spc_rows *rows);
 
+/* fn over [0, count), each item worth `cost` additions: on the calling thread, or by the team. */
+void spc_cpu_over_rows(spc_runner *r, int32_t count, int64_t cost, spc_team_fn fn, void *user);
+
 /* The keys and values that rows of op->a end with go into a cache. */
 void spc_cpu_rows_store(spc_runner *r, const spc_op *op, const spc_rows *rows, const spc_kv *kv);
 

@@ -28,7 +28,7 @@ struct spc_runner {
                            [heads, 2 context - 1], by the key's offset from the query plus context
                            - 1; NULL for other matrices */
     float **buffer;     /* [buffers] each [most_rows, dim] */
-    float **out;        /* [pairs] where the rows of a linear op begin, or those of experts */
+    float **out;        /* [most_rows, or pairs] where the rows of a linear op begin */
     float *wanted;      /* [outputs, dim] rows whose logits are wanted, gathered */
     float *logits;      /* [outputs, plan->ids] */
     float *some;        /* [outputs, plan->drafted] of a drafter that drafts some tokens */

@@ -8,7 +8,6 @@ spc_arch_buffers spc_arch_buffers_of(spc_plan *plan)
 {
     const spc_config *c = &plan->config;
     int32_t queries = c->heads * c->head_dim, keys = c->kv_heads * c->head_dim;
-
     int32_t parts = c->experts > 0 ? c->chosen : 1;
     spc_arch_buffers b = {spc_plan_buffer(plan, "hidden", c->dim),
                           spc_plan_buffer(plan, "normed", c->dim),

@@ -35,13 +35,13 @@
  * RELU     out = max(a, 0)
  * GLU      out = activation(a[0 .. n)) * a[n .. 2n)
  * ADD      out = a + b
- * ROUTE    out = the config's `chosen` experts of highest score in a, highest first, as numbers,
- * and the share of each behind them: exp of its score, over the sum of exp of all scores, or of the
- * chosen ones where shares add up EXPERTS  out = of each expert chosen in b, first w[0] a of all of
- * them, then w[1] a of all MIX      out = the sum over the experts chosen in b of their share times
- * w[0] of their part of a REDUCE   out = the sum of every rank's out, in place (a is out); plans of
- * several ranks only HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits
- * are wanted
+ * ROUTE    out = the config's `chosen` experts of highest score in a, highest first, as numbers;
+ *          behind them the share of each: exp of its score, over the sum of exp of all scores, or
+ *          over that of the chosen ones where shares add up
+ * EXPERTS  out = of each expert chosen in b, first w[0] a of all of them, then w[1] a of all
+ * MIX      out = over the experts chosen in b, the sum of their share times w[0] of their part of a
+ * REDUCE   out = the sum of every rank's out, in place (a is out); plans of several ranks only
+ * HEAD     logits = w[0] a `scale`, bounded by `cap`; only for rows whose logits are wanted
  *
  * In EXPERTS and MIX w[k] is the matrix of expert 0; those of the others are the weights behind it.
  *
